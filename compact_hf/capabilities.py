@@ -1,0 +1,79 @@
+"""The ten atomic visual capabilities, their groups, and the one text of what "needed" means.
+
+The teacher's prompt, the verifier's prompt and the questions about drawn scenes all take their definitions
+from here, so that the three cannot drift apart (paper, section 3.1 and appendix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from compact_hf.errors import UnknownCapabilityError
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One atom.
+
+    Attributes:
+        name (`str`): the word used in prompts, journals and releases.
+        group (`str`): `attribution`, `recognition` or `relation`.
+        definition (`str`): what a question that needs it asks about.
+    """
+
+    name: str
+    group: str
+    definition: str
+
+
+_ATOMS: Final = (
+    Capability("color", "attribution", "naming or comparing the colours of things"),
+    Capability("shape", "attribution", "naming or describing the shapes of things"),
+    Capability("object_recognition", "recognition", "naming the things that are there"),
+    Capability("action_recognition", "recognition", "what is being done; one actor is enough"),
+    Capability("text_recognition", "recognition", "reading text in the picture"),
+    Capability(
+        "spatial_recognition", "recognition", "the layout of the whole scene: arrangement, depth, perspective"
+    ),
+    Capability("counting", "recognition", "how many of something there are"),
+    Capability("spatial_relationship", "relation", "where particular things are relative to each other"),
+    Capability(
+        "object_interaction",
+        "relation",
+        "how two or more things act on each other; at least one is active, two still things do not count",
+    ),
+    Capability("scene_understanding", "relation", "what kind of place or setting it is"),
+)
+
+CAPABILITIES: Final[dict[str, Capability]] = {atom.name: atom for atom in _ATOMS}
+"""Name -> atom, in the paper's order. That order is the canonical one everywhere."""
+
+GROUPS: Final[tuple[str, ...]] = ("attribution", "recognition", "relation")
+
+NEEDED_RULE: Final = (
+    "A question needs a capability if without it the things referred to, or the answer, would be different. "
+    "A capability that is only touched on in passing is not needed. Naming a thing only to point at it is not "
+    'object_recognition: "What colour is the car?" needs color alone, while "What is the red thing?" needs '
+    "color and object_recognition, because the answer itself names a thing."
+)
+"""The one rule of "needed", quoted word for word to teachers and verifiers and obeyed by drawn scenes."""
+
+
+def canonical(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names without repeats, in the paper's order.
+
+    Raises:
+        UnknownCapabilityError: a name is not one of the ten.
+    """
+    wanted = set(names)
+    unknown = wanted - CAPABILITIES.keys()
+    if unknown:
+        raise UnknownCapabilityError(sorted(unknown)[0], tuple(CAPABILITIES))
+    return tuple(name for name in CAPABILITIES if name in wanted)
+
+
+def described(names: Iterable[str] = CAPABILITIES) -> str:
+    """Return one line `- name: definition` for each name, in the order given, for a prompt."""
+    return "\n".join(f"- {name}: {CAPABILITIES[name].definition}" for name in names)

@@ -1,0 +1,87 @@
+"""Everything this package raises on purpose.
+
+    CompactError                     exit 1
+    ├── UsageError                   exit 2   the command or the call is wrong
+    │   ├── UnknownCapabilityError
+    │   └── IdentityError                     a run folder belongs to another run
+    ├── StoppedEarly                 exit 3   budget or Ctrl-C; the same command goes on
+    ├── SourceError                           pictures cannot be read at all
+    ├── TeacherError                          the teacher refuses for good (key, model, request)
+    │   └── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
+    ├── JournalError                          the run folder is locked, damaged, full or of another version
+    ├── ReleaseError                          a release cannot be written or is not valid
+    ├── TuningError                           a recipe, a base or a training run
+    └── EvaluationError                       a model or a data set cannot be judged
+
+Each message is one line that says what was got, what is allowed, and what to do next. Attributes carry the
+parts for those who catch them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CompactError(Exception):
+    """Base of the tree. `exit_status` is what the command line ends with."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(CompactError):
+    """The command or the call cannot be carried out as given."""
+
+    exit_status = 2
+
+
+class UnknownCapabilityError(UsageError):
+    """A capability name is not one of the ten."""
+
+    def __init__(self, name: str, allowed: tuple[str, ...]) -> None:
+        self.name = name
+        self.allowed = allowed
+        super().__init__(f"unknown capability {name!r}; the ten are {', '.join(allowed)}")
+
+
+class IdentityError(UsageError):
+    """The run folder was started with other settings than the ones asked for now."""
+
+    def __init__(self, run: str, differences: dict[str, tuple[object, object]]) -> None:
+        self.run = run
+        self.differences = differences
+        told = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
+        super().__init__(f"{run} holds another run ({told}); give these again to go on with it, or choose another --out")
+
+
+class StoppedEarly(CompactError):
+    """The run ended before its work did, with nothing lost; the same command goes on."""
+
+    exit_status = 3
+
+
+class SourceError(CompactError):
+    """The place where pictures should come from cannot be read, or holds none."""
+
+
+class TeacherError(CompactError):
+    """The teacher refuses for good: asking again would change nothing."""
+
+
+class TeacherUnavailableError(TeacherError):
+    """The teacher cannot be reached, or keeps failing after every retry."""
+
+
+class JournalError(CompactError):
+    """The run folder cannot be used: locked, damaged, full, or of another version."""
+
+
+class ReleaseError(CompactError):
+    """A release cannot be written, or what stands there is not a valid one."""
+
+
+class TuningError(CompactError):
+    """A recipe, a base model or a training run failed."""
+
+
+class EvaluationError(CompactError):
+    """A model or a data set cannot be judged."""

@@ -1,0 +1,175 @@
+"""What flows from picture to release: Picture, Task, Draft, Verdict, Turn, Conversation, Reject, Row.
+
+Small frozen values without behaviour but their ids and their way to and from JSON. Ids are hashes of content,
+so that they are the same in every run, on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Final, Literal, TypeVar
+
+T = TypeVar("T")
+
+MAX_CONFIDENCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that has been looked at and can be read again.
+
+    Attributes:
+        image_id (`str`): 32 hex digits, the SHA-256 of the file's bytes.
+        ref (`str`): where its source finds it: a path relative to the folder, or `scene:SEED`.
+        width, height (`int`): pixels, EXIF orientation applied.
+        image_source (`str`): a name for the origin that may be published; never an absolute path.
+        image_license (`str`): licence of the picture, `unknown` where nobody said.
+    """
+
+    image_id: str
+    ref: str
+    width: int
+    height: int
+    image_source: str
+    image_license: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An image and the combinations to ask for in one round.
+
+    Attributes:
+        image_id (`str`): the picture's id.
+        round (`int`): 1 for the first.
+        combinations (`tuple[tuple[str, ...], ...]`): each with k distinct capabilities in canonical order.
+    """
+
+    image_id: str
+    round: int
+    combinations: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the teacher wrote for one combination; `confidence` in per cent, 0 to 100."""
+
+    question: str
+    answer: str
+    confidence: int
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the verifier found a question to need, and its own answer; it knew neither the draft's."""
+
+    capabilities: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An accepted question with its answer.
+
+    Attributes:
+        capabilities (`tuple[str, ...]`): the combination that was asked for.
+        verified_capabilities (`tuple[str, ...]`): what the verifier found.
+        confidence (`int`): the teacher's, 0 to 100.
+    """
+
+    question: str
+    answer: str
+    capabilities: tuple[str, ...]
+    verified_capabilities: tuple[str, ...]
+    confidence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Something that was dropped, and why.
+
+    Attributes:
+        stage (`str`): `picture`, `generation`, `verification`, `conversation`, `instruction`.
+        reason (`str`): a short fixed phrase, the key under which rejects are counted.
+        subject (`str`): the picture's ref, the question, or the row's id.
+        detail (`str`): what was got, for people.
+        capabilities (`tuple[str, ...]`): the combination that was asked for, where there is one.
+    """
+
+    stage: Literal["picture", "generation", "verification", "conversation", "instruction"]
+    reason: str
+    subject: str
+    detail: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """An image with its 2 to 3 accepted turns, all of the image's one k."""
+
+    image_id: str
+    k: int
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a row: `role` is `user` or `assistant`, `content` has no `<image>`."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a release but for its picture's bytes, which `picture` reads when they are written.
+
+    `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_picture` is None for
+    rows without a picture.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str
+    k: int | None = None
+    capabilities: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    image_id: str | None = None
+    image_source: str | None = None
+    image_license: str | None = None
+    teacher: str | None = None
+    verifier: str | None = None
+    preset_version: str | None = None
+    read_picture: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
+
+
+def digest(*parts: object, length: int = 32) -> str:
+    """Return the first `length` hex digits of the SHA-256 of the parts' canonical JSON."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def to_json(record: Any) -> str:
+    """Return a record as one line of JSON with sorted keys."""
+    return json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """Return the record of type `kind` that `to_json` wrote.
+
+    Raises:
+        pydantic.ValidationError: the text is not such a record.
+    """
+    adapter = _adapter(kind)
+    return adapter.validate_json(text)  # type: ignore[no-any-return]
+
+
+@cache
+def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
