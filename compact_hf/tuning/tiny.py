@@ -1,0 +1,150 @@
+"""A LLaVA small enough to train on a CPU in minutes, built here from nothing: no download, no weights given.
+
+Texts in (what the student is to read and write), a folder out that `from_pretrained` and
+`trl sft --model_name_or_path` load: model, tokenizer, processor and the training chat template. It has every part
+the real one has (CLIP tower, two-layer projector, Llama, 'pad to square' preprocessing), each of them small, so the
+whole line of tuning and judging runs for real on a laptop. It knows nothing before it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from compact_hf.errors import TuningError
+from compact_hf.tuning.chat_template import chat_template
+
+if TYPE_CHECKING:
+    from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
+
+IMAGE_EDGE: Final = 112
+PATCH_EDGE: Final = 14
+WIDTH: Final = 128
+VOCABULARY: Final = 2048
+MAX_TOKENS: Final = 1024
+_SPECIAL: Final = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+
+
+def build_tiny(out: Path, texts: Iterable[str], *, seed: int) -> Path:
+    """Build the tiny LLaVA with freshly drawn weights and save it in the folder `out`.
+
+    Args:
+        out (`Path`): a folder that does not exist yet, or is empty.
+        texts (`Iterable[str]`): questions and answers; words that stand there become one token each as long as
+            the vocabulary (2,048) lasts, anything else is spelt in bytes, so nothing is unknown.
+        seed (`int`): of the weights. The same texts and seed give the same files.
+
+    Returns:
+        `Path`: `out`.
+
+    Raises:
+        TuningError: `out` already holds something.
+    """
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TuningError(f"{out} already holds something; the tiny model needs a new or empty folder")
+    tokenizer = _tokenizer(texts)
+    processor = _processor(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(_config(tokenizer))
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return out
+
+
+def _tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the texts and on the chat template's own words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # A word inside a sentence carries the space before it: so must an answer that is one word.
+    spaced = (f" {text}" for text in texts)
+    bpe.train_from_iterator((*_frame(), *spaced), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        model_max_length=MAX_TOKENS,
+        padding_side="left",
+    )
+
+
+def _frame() -> tuple[str, ...]:
+    """Return the sentences that stand around every question, so that their words are tokens too."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turn = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    rendered, _ = render_jinja_template([turn], chat_template=chat_template(), bos_token="", eos_token="")
+    return tuple(rendered)
+
+
+def _processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Pad to a square in CLIP's mean colour, shrink, normalise: LLaVA-1.5's preprocessing at a third of its size."""
+    from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    images = LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": IMAGE_EDGE},
+        crop_size={"height": IMAGE_EDGE, "width": IMAGE_EDGE},
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH_EDGE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template(),
+    )
+
+
+def _config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = CLIPVisionConfig(
+        image_size=IMAGE_EDGE,
+        patch_size=PATCH_EDGE,
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        # Every layer of so small a tower is needed; LLaVA-1.5 leaves out CLIP's last one (-2).
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=(IMAGE_EDGE // PATCH_EDGE) ** 2,
+        tie_word_embeddings=True,
+    )
