@@ -1,0 +1,52 @@
+"""Pictures fit to be published: in goes a file's bytes, out comes the same picture without any metadata."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, Final
+
+from PIL import Image
+
+from compact_hf.images.containers import Bare
+from compact_hf.images.decode import loaded, stripped
+
+_QUALITY: Final = 95
+_LOSSLESS_WEBP: Final = b"VP8L"
+
+
+def clean(data: bytes) -> bytes:
+    """Return the same picture without EXIF, XMP, IPTC, comments, thumbnails and whatever follows its end.
+
+    The compressed pixels stay untouched wherever they can. The picture is decoded and written anew, in the same
+    format, only where it has to be: turned the right way up (EXIF orientation), the first frame of an animation,
+    sixteen-bit grey (as eight-bit grey), a file without a proper end; and a GIF becomes a PNG. The same bytes in
+    give the same bytes out, and cleaning twice changes nothing.
+
+    Args:
+        data (`bytes`): a JPEG, PNG, WebP or GIF file; `look` has found that it decodes.
+
+    Raises:
+        PictureError: the bytes are no picture, or it has to be decoded and cannot be.
+    """
+    file = stripped(data)
+    if file.complete and file.orientation == 1:
+        return file.data
+    return stripped(_written_anew(file)).data
+
+
+def _written_anew(file: Bare) -> bytes:
+    image = loaded(file)
+    # Nothing but what the pixels mean may be written back: Pillow would carry comments over.
+    image.info = {name: image.info[name] for name in ("icc_profile", "transparency") if name in image.info}
+    return _encoded(image, file)
+
+
+def _encoded(image: Image.Image, file: Bare) -> bytes:
+    out = BytesIO()
+    options: dict[str, Any] = {"format": "PNG"}
+    if file.format == "JPEG":
+        options = {"format": "JPEG", "quality": _QUALITY, "subsampling": 0}
+    elif file.format == "WEBP":
+        options = {"format": "WEBP", "quality": _QUALITY, "lossless": _LOSSLESS_WEBP in file.data}
+    image.save(out, **options, icc_profile=image.info.get("icc_profile"))
+    return out.getvalue()

@@ -1,0 +1,38 @@
+"""Pictures as teachers get them: in goes a file's bytes, out comes a small upright RGB JPEG."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final
+
+from PIL import Image
+
+from compact_hf.images.decode import loaded, stripped
+
+_QUALITY: Final = 90
+
+
+def for_teacher(data: bytes, max_edge: int = 1024) -> bytes:
+    """Return the picture as a JPEG without metadata, RGB, upright, transparency on white.
+
+    Args:
+        data (`bytes`): a JPEG, PNG, WebP or GIF file.
+        max_edge (`int`, *optional*, defaults to 1024): pixels that the longer edge has at most; smaller pictures
+            keep their size.
+
+    Raises:
+        PictureError: the bytes are no picture, or cannot be decoded.
+    """
+    image = _on_white(loaded(stripped(data), at_least=max_edge))
+    image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
+    out = BytesIO()
+    image.save(out, format="JPEG", quality=_QUALITY)
+    return out.getvalue()
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    seen = image.convert("RGBA")
+    white = Image.new("RGBA", seen.size, "white")
+    return Image.alpha_composite(white, seen).convert("RGB")
