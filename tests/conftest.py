@@ -1,0 +1,53 @@
+"""What every test runs in: no network, no keys, no caches of the developer's, the same examples every time."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# Before anything imports torch, huggingface_hub or gradio, which read these once. Subprocesses inherit them.
+_SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# A proxy would be asked for our own servers on the loopback interface.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+for name in (*_SECRETS, *_PROXIES):
+    os.environ.pop(name, None)
+_hf_home = tempfile.mkdtemp(prefix="compact-tests-")
+atexit.register(shutil.rmtree, _hf_home, ignore_errors=True)
+os.environ |= {
+    "HF_HOME": _hf_home,
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MPLBACKEND": "agg",
+    # Two workers on two cores: more threads would only wait for each other.
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
+settings.load_profile("same_every_time")
+
+_connect = socket.socket.connect
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def _connect_to_loopback(self: socket.socket, address: Any) -> None:
+    if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(_LOOPBACK):
+        raise OSError(f"a test tried to reach {address[0]}; tests run offline")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline() -> Iterator[None]:
+    """Nothing but the loopback interface can be reached."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", _connect_to_loopback)
+        yield
