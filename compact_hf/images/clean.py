@@ -12,6 +12,7 @@ from compact_hf.images.decode import loaded, stripped
 
 _QUALITY: Final = 95
 _LOSSLESS_WEBP: Final = b"VP8L"
+_LONGEST_WEBP: Final = 16383
 
 
 def clean(data: bytes) -> bytes:
@@ -19,8 +20,9 @@ def clean(data: bytes) -> bytes:
 
     The compressed pixels stay untouched wherever they can. The picture is decoded and written anew, in the same
     format, only where it has to be: turned the right way up (EXIF orientation), the first frame of an animation,
-    sixteen-bit grey (as eight-bit grey), a file without a proper end; and a GIF becomes a PNG. The same bytes in
-    give the same bytes out, and cleaning twice changes nothing.
+    sixteen-bit grey (as eight-bit grey), a file without a proper end; and a GIF becomes a PNG, as does the rare
+    animation that is larger than a still WebP can be. The same bytes in give the same bytes out, and cleaning twice
+    changes nothing.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file; `look` has found that it decodes.
@@ -46,7 +48,7 @@ def _encoded(image: Image.Image, file: Bare) -> bytes:
     options: dict[str, Any] = {"format": "PNG"}
     if file.format == "JPEG":
         options = {"format": "JPEG", "quality": _QUALITY, "subsampling": 0}
-    elif file.format == "WEBP":
+    elif file.format == "WEBP" and max(image.size) <= _LONGEST_WEBP:
         options = {"format": "WEBP", "quality": _QUALITY, "lossless": _LOSSLESS_WEBP in file.data}
     image.save(out, **options, icc_profile=image.info.get("icc_profile"))
     return out.getvalue()
