@@ -1,0 +1,136 @@
+"""The card of a release: in go its facts, out comes README.md, a YAML header that `datasets` reads and a text.
+
+Everything in it is measured (facts.py) or follows from the layout; the text is templates/card.md.jinja.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.release.facts import Facts
+from compact_hf.release.features import features
+from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, place_of
+
+CARD: Final = "README.md"
+TAG: Final = "compact_hf"
+"""Tag in the header by which an earlier release is known as ours."""
+
+_TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md.jinja"
+_SIZES: Final = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
+
+
+def card(facts: Facts) -> str:
+    """Return README.md of a release: header and text."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["number"] = "{:,}".format
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(header=_header(facts), facts=facts, capabilities=tuple(CAPABILITIES), ks=sorted(facts.turns))
+
+
+def header_of(folder: Path) -> dict[str, Any]:
+    """Return the YAML header of the card in `folder`, empty where there is no card or no header.
+
+    Raises:
+        OSError: the card cannot be read.
+        ValueError: the header is not YAML, or not a mapping.
+    """
+    import yaml
+
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        header = yaml.safe_load(text[4:].split("\n---\n", 1)[0])
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a mapping")
+    return header
+
+
+def is_release(folder: Path) -> bool:
+    """Whether `folder` holds a release of ours, whole or damaged, and no other file."""
+    try:
+        tags = header_of(folder).get("tags")
+    except (OSError, ValueError):
+        return False
+    return isinstance(tags, list) and TAG in tags and not foreign_files(folder)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return the paths below `folder`, sorted, of files and links that are no part of a release."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(folder).as_posix() for path in paths)
+    return sorted(name for name in names if name != CARD and place_of(name) is None)
+
+
+def card_configs(facts: Facts) -> list[dict[str, Any]]:
+    """Return the header's `configs`: for each config the globs of its splits, without a copy of any file."""
+    listed: list[dict[str, Any]] = []
+    for name, leaves in facts.configs.items():
+        globs = {
+            split: [f"data/{leaf}/{split}-*.parquet" for leaf in leaves if (leaf, split) in facts.shards]
+            for split in SPLITS
+        }
+        files = [{"split": split, "path": paths} for split, paths in globs.items() if paths]
+        default = {"default": True} if name == DEFAULT_CONFIG else {}
+        listed.append({"config_name": name, **default, "version": facts.version, "data_files": files})
+    return listed
+
+
+def _header(facts: Facts) -> str:
+    from huggingface_hub import DatasetCardData
+
+    header = DatasetCardData(
+        language=["en"],
+        license=_license(facts),
+        annotations_creators=["machine-generated"],
+        task_categories=["visual-question-answering", "image-text-to-text"],
+        size_categories=[next((name for limit, name in _SIZES if facts.rows() < limit), "n>10M")],
+        pretty_name="COMPACT",
+        tags=[TAG, "arxiv:2504.21850", "visual-instruction-tuning", "compositional"],
+        configs=card_configs(facts),
+        dataset_info=[_info(facts, name, leaves) for name, leaves in facts.configs.items()],
+    )
+    return header.to_yaml()
+
+
+def _info(facts: Facts, name: str, leaves: tuple[str, ...]) -> dict[str, Any]:
+    of = {place: shards for place, shards in facts.shards.items() if place[0] in leaves}
+    splits = [
+        {
+            "name": split,
+            "num_bytes": sum(shards.nbytes for (_, its), shards in of.items() if its == split),
+            "num_examples": facts.rows(*leaves, split=split),
+        }
+        for split in SPLITS
+        if any(its == split for _, its in of)
+    ]
+    return {
+        "config_name": name,
+        "features": features()._to_yaml_list(),
+        "splits": splits,
+        "download_size": sum(shards.file_bytes for shards in of.values()),
+        "dataset_size": sum(shards.nbytes for shards in of.values()),
+    }
+
+
+def _license(facts: Facts) -> str:
+    """The one licence of all pictures as the Hub spells it; `other` where there are several, `unknown` if none."""
+    licenses = {license.lower() for _, license in facts.pictures}
+    if len(licenses) > 1:
+        return "other"
+    return licenses.pop() if licenses else "unknown"

@@ -1,0 +1,103 @@
+"""Parquet files of one split of one leaf, written as a stream: in go records, out come numbered files.
+
+Row groups of at most 100 rows and 100 MB, files of about 500 MB (what the Hub's viewer likes), so that no more than
+one row group is ever in memory. The same records give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.release.facts import Shards
+from compact_hf.release.layout import file_name
+
+MAX_GROUP_ROWS: Final = 100
+MAX_GROUP_BYTES: Final = 100 * 10**6
+MAX_FILE_BYTES: Final = 500 * 10**6
+
+
+class ShardWriter:
+    """Writes one split of one leaf below `root`; `close` gives the files their final names.
+
+    Args:
+        root (`Path`): the folder of the release.
+        leaf, split (`str`): which part of it.
+        features (`datasets.Features`): the columns.
+    """
+
+    def __init__(self, root: Path, leaf: str, split: str, features: Any) -> None:
+        self._root, self._leaf, self._split, self._features = root, leaf, split, features
+        self._schema = features.arrow_schema
+        self._group: list[dict[str, Any]] = []
+        self._group_bytes = 0
+        self._writer: Any = None
+        self._in_file = 0  # bytes, as Arrow, in the file that is open
+        self._files: list[Path] = []
+        self._rows = self._nbytes = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take one record of `features`; an OSError means that the disk did not take what came before."""
+        size = sum(len(image["bytes"]) for image in record["images"])
+        if self._group and self._group_bytes + size > MAX_GROUP_BYTES:
+            self._write_group()
+        self._group.append(record)
+        self._group_bytes += size
+        if len(self._group) == MAX_GROUP_ROWS:
+            self._write_group()
+
+    def close(self) -> Shards:
+        """Write what is left, number the files, and say what was written."""
+        if self._group:
+            self._write_group()
+        self._close_file()
+        for index, path in enumerate(self._files):
+            path.rename(self._root / file_name(self._leaf, self._split, index, len(self._files)))
+        folder = self._root / "data" / self._leaf
+        sizes = [path.stat().st_size for path in sorted(folder.glob(f"{self._split}-*.parquet"))]
+        return Shards(rows=self._rows, files=len(sizes), nbytes=self._nbytes, file_bytes=sum(sizes))
+
+    def abandon(self) -> None:
+        """Let go of the open file, which will be deleted; nothing to do after `close`."""
+        if self._writer is not None:
+            with suppress(OSError):  # the disk may be full, which is why we are here
+                self._writer.close()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        table = pa.Table.from_pylist(self._group, schema=self._schema)
+        self._group, self._group_bytes = [], 0
+        if self._writer is not None and self._in_file + table.nbytes > MAX_FILE_BYTES:
+            self._close_file()
+        if self._writer is None:
+            self._open_file()
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        self._in_file += table.nbytes
+        self._nbytes += table.nbytes
+        self._rows += table.num_rows
+
+    def _open_file(self) -> None:
+        import pyarrow.parquet as pq
+        from datasets.arrow_writer import get_parquet_column_options
+        from datasets.config import DEFAULT_CDC_OPTIONS
+
+        path = self._root / "data" / self._leaf / f"{self._split}-{len(self._files):05d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files.append(path)
+        # As `Dataset.to_parquet` writes: content-defined chunks let the Hub store what versions have in common once.
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
+            write_page_index=True,
+            **get_parquet_column_options(self._features, self._schema),
+        )
+        self._writer.add_key_value_metadata({"content_defined_chunking": json.dumps(DEFAULT_CDC_OPTIONS)})
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._in_file = None, 0

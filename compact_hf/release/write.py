@@ -1,0 +1,123 @@
+"""Writing a release: in go rows (and rejects, to be counted), out comes a folder that `load_dataset` reads.
+
+The folder holds README.md and Parquet files with embedded pictures (layout.py). Memory does not grow with the
+number of rows; the same rows in the same order give the same Parquet files, byte for byte; and the folder is there
+completely or not at all (folder.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.images.clean import clean
+from compact_hf.images.decode import PictureError
+from compact_hf.images.look import image_id_of
+from compact_hf.records import Reject, Row
+from compact_hf.release.card import card, is_release
+from compact_hf.release.facts import Facts, Shards, Tally
+from compact_hf.release.features import features, record
+from compact_hf.release.folder import replacing
+from compact_hf.release.layout import leaf_of, order_of, split_of
+from compact_hf.release.parquet import ShardWriter
+
+_VERSION: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
+_READERS: Final = 4  # reading and copying let go of Python's lock, so threads are enough
+_AHEAD: Final = 32  # pictures read before they are written
+
+
+def write(rows: Iterable[Row | Reject], out: Path, *, version: str) -> Facts:
+    """Write a release.
+
+    Args:
+        rows (`Iterable[Row | Reject]`): the rows, in the order in which they shall lie in their leaf, and the
+            rejects that the card shall count. Read once, as a stream.
+        out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
+        version (`str`): X.Y.Z.
+
+    Returns:
+        What was written, as the card says it.
+
+    Raises:
+        UsageError: `version` is not X.Y.Z.
+        ReleaseError: `out` holds something else or cannot be written, there are no rows, or a picture cannot be
+            read any more or is another than the one that was asked about. `out` is as it was before.
+    """
+    if not _VERSION.fullmatch(version):
+        raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
+    try:
+        with replacing(out, ours=is_release) as folder:
+            tally = Tally()
+            shards = _write_shards(_counted(rows, tally), folder)
+            if not shards:
+                raise ReleaseError(f"there are no rows for {out}: {_told(tally)}")
+            facts = tally.facts(version, shards)
+            (folder / "README.md").write_text(card(facts), encoding="utf-8")
+    except OSError as error:
+        raise ReleaseError(
+            f"{out} cannot be written ({error.strerror or error}); "
+            "nothing was changed, make room or choose another --out"
+        ) from error
+    return facts
+
+
+def _write_shards(rows: Iterable[Row], folder: Path) -> dict[tuple[str, str], Shards]:
+    columns = features()
+    writers: dict[tuple[str, str], ShardWriter] = {}
+    try:
+        for row, picture in _with_pictures(rows):
+            place = leaf_of(row.k, row.image_id), split_of(row.k, row.image_id)
+            if place not in writers:
+                writers[place] = ShardWriter(folder, *place, columns)
+            writers[place].add(record(row, picture))
+        in_order = sorted(writers, key=lambda place: (order_of(place[0]), place[1]))
+        return {place: writers[place].close() for place in in_order}
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+
+
+def _with_pictures(rows: Iterable[Row]) -> Iterator[tuple[Row, bytes | None]]:
+    """Yield each row with its cleaned picture, in order, a few pictures being read ahead."""
+    waiting: deque[tuple[Row, Future[bytes | None]]] = deque()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for row in rows:
+            waiting.append((row, pool.submit(_picture, row)))
+            if len(waiting) == _AHEAD:
+                first, picture = waiting.popleft()
+                yield first, picture.result()
+        for first, picture in waiting:
+            yield first, picture.result()
+
+
+def _picture(row: Row) -> bytes | None:
+    if row.read_picture is None:
+        return None
+    try:
+        data = row.read_picture()
+        if image_id_of(data) != row.image_id:
+            raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
+        return clean(data)
+    except (OSError, PictureError) as error:
+        raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
+
+
+def _counted(rows: Iterable[Row | Reject], tally: Tally) -> Iterator[Row]:
+    for row in rows:
+        if isinstance(row, Reject):
+            tally.reject(row)
+        else:
+            tally.row(row)
+            yield row
+
+
+def _told(tally: Tally) -> str:
+    if not tally.rejects:
+        return "nothing was accepted or rejected; generate more first"
+    told = ", ".join(f"{reason} {count}" for (_, reason), count in tally.rejects.most_common(5))
+    return f"everything was rejected ({told}); generate more first"
