@@ -1,0 +1,108 @@
+"""Small picture files of every kind, and the real photographs that scikit-image and scikit-learn ship."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+WIDTH, HEIGHT = 48, 32
+ORIENTATION = 0x0112
+SECRET = b"GPS 48.8583 N 2.2945 E"
+
+
+def drawing(mode: str = "RGB", *, seed: int = 0) -> Image.Image:
+    """A picture of 48 x 32 pixels that looks different from every side."""
+    noise = np.random.default_rng(seed).integers(0, 40, (HEIGHT, WIDTH, 3))
+    ramp = np.linspace(0, 200, WIDTH)[None, :, None] * np.linspace(0.2, 1, HEIGHT)[:, None, None]
+    pixels = Image.fromarray((noise + ramp * [1, 0.6, 0.3]).astype("uint8"))
+    if mode not in ("RGBA", "LA"):
+        return pixels.convert(mode)
+    pixels.putalpha(Image.linear_gradient("L").resize(pixels.size))
+    return pixels.convert(mode)
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    out = BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    """What a camera writes: an orientation and where the picture was taken."""
+    written = Image.Exif()
+    written[ORIENTATION] = orientation
+    written[0x010E] = SECRET.decode()
+    return written
+
+
+def animation(format: str) -> bytes:
+    return encoded(drawing(), format, save_all=True, append_images=[drawing(seed=1)], duration=50)
+
+
+def deep_grey() -> bytes:
+    """A sixteen-bit grey PNG, as X-rays are, whose values run over the whole range."""
+    return encoded(
+        Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype("uint16")), "PNG"
+    )
+
+
+KINDS: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(drawing(), "JPEG", exif=exif(), comment=SECRET),
+    "jpeg grey": lambda: encoded(drawing("L"), "JPEG", exif=exif()),
+    "jpeg cmyk": lambda: encoded(drawing("CMYK"), "JPEG"),
+    "jpeg progressive": lambda: encoded(drawing(), "JPEG", progressive=True, exif=exif(), xmp=b"<x>" + SECRET),
+    "jpeg restarts": lambda: encoded(drawing(), "JPEG", restart_marker_blocks=1),
+    "png": lambda: encoded(drawing(), "PNG", exif=exif()),
+    "png grey": lambda: encoded(drawing("L"), "PNG"),
+    "png palette": lambda: encoded(drawing("P"), "PNG", transparency=3),
+    "png alpha": lambda: encoded(drawing("RGBA"), "PNG"),
+    "png grey alpha": lambda: encoded(drawing("LA"), "PNG"),
+    "png black and white": lambda: encoded(drawing("1"), "PNG"),
+    "png animated": lambda: animation("PNG"),
+    "webp": lambda: encoded(drawing(), "WEBP", exif=exif(), xmp=SECRET),
+    "webp simple": lambda: encoded(drawing(), "WEBP"),
+    "webp lossless": lambda: encoded(drawing("RGBA"), "WEBP", lossless=True, exact=True, exif=exif()),
+}
+"""Kinds whose compressed pixels may stand as they are."""
+
+REWRITTEN: dict[str, Callable[[], bytes]] = {
+    "png deep grey": deep_grey,
+    "webp animated": lambda: animation("WEBP"),
+    "gif animated": lambda: animation("GIF"),
+}
+"""Kinds that are published in another form."""
+
+
+def photographs() -> list[Path]:
+    """The pictures in scikit-image's and scikit-learn's wheels; neither package is imported."""
+    found: list[Path] = []
+    for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        files = sorted((Path(spec.origin).parent / folder).iterdir())
+        found += [path for path in files if path.suffix in (".png", ".jpg", ".gif")]
+    return found
+
+
+class Bytes:
+    """A source of one picture whose bytes are given."""
+
+    identity = "bytes"
+    image_source = "bytes"
+    image_license = "CC0-1.0"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def refs(self) -> Iterator[str]:
+        yield "it"
+
+    def read(self, ref: str) -> bytes:
+        return self._data

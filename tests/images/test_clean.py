@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from compact_hf.images.clean import clean
+from compact_hf.images.decode import PictureError
+from tests.images.made import KINDS, ORIENTATION, REWRITTEN, SECRET, drawing, encoded, exif, photographs
+
+METADATA = {"exif", "xmp", "comment", "photoshop", "mp", "XML:com.adobe.xmp", "Raw profile type exif"}
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(BytesIO(data))
+    image.load()
+    return image
+
+
+def same_pixels(one: Image.Image, other: Image.Image) -> bool:
+    return one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_stay_exactly_as_they_were(kind: str) -> None:
+    data = KINDS[kind]()
+    assert same_pixels(opened(clean(data)), opened(data))
+
+
+@pytest.mark.parametrize("kind", KINDS | REWRITTEN)
+def test_no_metadata_is_left(kind: str) -> None:
+    cleaned = clean((KINDS | REWRITTEN)[kind]())
+    assert SECRET not in cleaned
+    assert not METADATA & opened(cleaned).info.keys()
+    assert not opened(cleaned).getexif()
+
+
+@pytest.mark.parametrize("kind", KINDS | REWRITTEN)
+def test_cleaning_twice_changes_nothing(kind: str) -> None:
+    cleaned = clean((KINDS | REWRITTEN)[kind]())
+    assert clean(cleaned) == cleaned
+
+
+@pytest.mark.parametrize("photograph", photographs(), ids=lambda path: path.name)
+def test_photographs_keep_their_pixels_and_lose_their_metadata(photograph: Path) -> None:
+    data = photograph.read_bytes()
+    cleaned = opened(clean(data))
+    assert same_pixels(cleaned, opened(data))
+    assert not METADATA & cleaned.info.keys()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientation_is_applied(format: str, orientation: int) -> None:
+    smooth = drawing().resize((480, 320), Image.Resampling.BICUBIC)
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(smooth, format, exif=exif(orientation), **options)
+    upright = ImageOps.exif_transpose(opened(data))
+    cleaned = opened(clean(data))
+    assert cleaned.format == format
+    assert cleaned.size == upright.size
+    assert ORIENTATION not in cleaned.getexif()
+    difference = np.abs(np.asarray(cleaned.convert("RGB"), int) - np.asarray(upright.convert("RGB"), int))
+    assert difference.mean() < (2 if format == "JPEG" else 1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_follows_the_end_is_dropped(kind: str) -> None:
+    data = KINDS[kind]()
+    assert clean(data + b"a motion photo's film: " + SECRET * 100) == clean(data)
+
+
+def test_colour_profile_is_kept() -> None:
+    chelsea = next(path for path in photographs() if path.name == "chelsea.png")
+    profile = opened(chelsea.read_bytes()).info["icc_profile"]
+    for format in ("JPEG", "PNG", "WEBP"):
+        for orientation in (1, 6):
+            data = encoded(drawing(), format, icc_profile=profile, exif=exif(orientation))
+            assert opened(clean(data)).info["icc_profile"] == profile
+
+
+def test_deep_grey_becomes_eight_bits_over_the_same_range() -> None:
+    """Pillow turns values above 255 white when it makes RGB of sixteen-bit grey, which would blank an X-ray."""
+    pixels = np.asarray(opened(clean(REWRITTEN["png deep grey"]())))
+    assert pixels.dtype == np.uint8
+    assert pixels[0, 0] == 0
+    assert pixels[-1, -1] == 255
+    assert abs(pixels.mean() - 127.5) < 1
+
+
+def test_animations_become_their_first_frame() -> None:
+    for kind in ("png animated", "webp animated", "gif animated"):
+        cleaned = opened(clean((KINDS | REWRITTEN)[kind]()))
+        assert getattr(cleaned, "n_frames", 1) == 1
+        assert cleaned.format in ("PNG", "WEBP")
+        difference = np.abs(np.asarray(cleaned.convert("RGB"), int) - np.asarray(drawing(), int))
+        assert difference.mean() < 12
+
+
+def test_garbage_between_segments_is_skipped_as_decoders_do() -> None:
+    data = KINDS["jpeg"]()
+    after_jfif = 20
+    assert clean(data[:after_jfif] + b"\x00\x01" + data[after_jfif:]) == clean(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"BM" + bytes(60), b"<svg/>"])
+def test_what_is_no_picture_raises(data: bytes) -> None:
+    with pytest.raises(PictureError, match=r"empty file|not a picture"):
+        clean(data)
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Image.Image:
+    mode = draw(st.sampled_from(["RGB", "RGBA", "L"]))
+    width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    return drawing(mode, seed=draw(st.integers(0, 99))).resize((width, height))
+
+
+@given(image=pictures(), orientation=st.integers(0, 9), format=st.sampled_from(["PNG", "WEBP"]), tail=st.binary())
+def test_lossless_pictures_keep_every_pixel(image: Image.Image, orientation: int, format: str, tail: bytes) -> None:
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    data = encoded(image, format, exif=exif(orientation), **options)
+    cleaned = clean(data + tail)
+    expected = ImageOps.exif_transpose(opened(data)).convert("RGBA")
+    got = opened(cleaned).convert("RGBA")
+    opaque = np.asarray(expected)[..., 3:] > 0
+    assert got.size == expected.size
+    assert np.array_equal(np.asarray(got) * opaque, np.asarray(expected) * opaque)
+    assert clean(cleaned) == cleaned

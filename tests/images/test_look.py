@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.errors import SourceError
+from compact_hf.images.clean import clean
+from compact_hf.images.encode import for_teacher
+from compact_hf.images.folder import MAX_BYTES, Folder
+from compact_hf.images.look import look
+from compact_hf.records import Picture, Reject
+from tests.images.made import HEIGHT, KINDS, REWRITTEN, WIDTH, Bytes, drawing, encoded, exif, photographs
+
+ALL_KINDS = KINDS | REWRITTEN
+FILES = {kind: make() for kind, make in ALL_KINDS.items()}
+
+
+def rejected(data: bytes) -> str:
+    found = look(Bytes(data), "it")
+    assert isinstance(found, Reject), found
+    assert (found.stage, found.subject) == ("picture", "it")
+    assert found.detail
+    return found.reason
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_picture_is_known_by_its_bytes(kind: str) -> None:
+    found = look(Bytes(FILES[kind]), "it")
+    image_id = hashlib.sha256(FILES[kind]).hexdigest()[:32]
+    assert found == Picture(image_id, "it", WIDTH, HEIGHT, "bytes", "CC0-1.0")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_size_is_what_people_see(format: str, orientation: int) -> None:
+    found = look(Bytes(encoded(drawing(), format, exif=exif(orientation))), "it")
+    assert isinstance(found, Picture)
+    seen = (HEIGHT, WIDTH) if orientation >= 5 else (WIDTH, HEIGHT)
+    assert (found.width, found.height) == seen
+
+
+def test_real_photographs_are_pictures() -> None:
+    for path in photographs():
+        found = look(Bytes(path.read_bytes()), path.name)
+        if path.name == "no_time_for_that_tiny.gif":
+            assert isinstance(found, Reject)
+        else:
+            assert isinstance(found, Picture), found
+
+
+def test_reasons() -> None:
+    assert rejected(b"") == "empty file"
+    assert rejected(b"not a picture at all") == "not a picture"
+    assert rejected(b"\xff\xd8\xff\xe0 and then nothing of use") == "corrupt picture"
+    assert rejected(encoded(drawing().resize((500, 15)), "PNG")) == "too small"
+
+
+def test_the_end_of_a_cut_jpeg_is_missed() -> None:
+    photograph = next(path for path in photographs() if path.name == "rocket.jpg").read_bytes()
+    assert rejected(photograph[: len(photograph) * 9 // 10]) == "corrupt picture"
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims to be huge in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(10_001, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_decompression_bombs_are_never_decoded(size: tuple[int, int]) -> None:
+    assert rejected(bomb(*size)) == "too many pixels"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "here.png").write_bytes(FILES["png"])
+    with (tmp_path / "vast.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    for ref, detail in (("gone.png", "No such file"), ("vast.png", "too large"), ("../here.png", "out of the folder")):
+        found = look(Folder(tmp_path), ref)
+        assert isinstance(found, Reject)
+        assert found.reason == "unreadable file"
+        assert detail in found.detail
+        assert str(tmp_path) not in found.detail
+
+
+def test_a_source_that_breaks_down_is_not_the_pictures_fault() -> None:
+    class Broken(Bytes):
+        def read(self, ref: str) -> bytes:
+            raise SourceError("the disk is gone")
+
+    with pytest.raises(SourceError, match="the disk is gone"):
+        look(Broken(b""), "it")
+
+
+def survives(data: bytes) -> None:
+    """Whatever the bytes, they are a picture that can be sent and published, or a reject."""
+    found = look(Bytes(data), "it")
+    if isinstance(found, Picture):
+        for_teacher(data, 24)
+        again = look(Bytes(clean(data)), "it")
+        assert isinstance(again, Picture)
+        assert (again.width, again.height) == (found.width, found.height)
+
+
+@given(kind=st.sampled_from(sorted(FILES)), share=st.floats(0, 1))
+def test_a_file_cut_anywhere_never_crashes(kind: str, share: float) -> None:
+    survives(FILES[kind][: int(share * len(FILES[kind]))])
+
+
+@given(
+    kind=st.sampled_from(sorted(FILES)),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
+)
+def test_a_file_with_wrong_bytes_never_crashes(kind: str, changes: list[tuple[float, int]]) -> None:
+    data = bytearray(FILES[kind])
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    survives(bytes(data))
