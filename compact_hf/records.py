@@ -164,8 +164,8 @@ def from_json(kind: type[T], text: str | bytes) -> T:
     Raises:
         pydantic.ValidationError: the text is not such a record.
     """
-    adapter = _adapter(kind)
-    return adapter.validate_json(text)  # type: ignore[no-any-return]
+    hashable: type = kind  # mypy takes type[T] for unhashable
+    return _adapter(hashable).validate_json(text)  # type: ignore[no-any-return]
 
 
 @cache
