@@ -1,0 +1,176 @@
+"""The contact sheet: pictures with their questions, answers and capabilities, by k.
+
+In: `Shown` pictures. Out: an HTML fragment with the pictures inside it (for the report and other pages), or one
+PNG (for a README or a card).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from compact_hf.pictures.style import group_of, k_tone, spoken, tone
+from compact_hf.records import Turn
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+_THUMB: Final = 400
+_QUALITY: Final = 82
+_CARD: Final = 400
+_GAP: Final = 20
+_PAD: Final = 16
+_SHEET: Final = "#eef0f4"
+# A runaway question or answer is cut after this many lines, so that no card can outgrow its paper.
+_LINES: Final = 6
+_TALLEST_TURN: Final = 2 * _LINES * 23 + 4 * 22 + 38
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as the contact sheet shows it.
+
+    Attributes:
+        picture (`bytes`): the encoded file.
+        k (`int`): the complexity all its turns share.
+        turns (`tuple[Turn, ...]`): its accepted questions and answers.
+        caption (`str`): where it comes from, such as its ref; never an absolute path.
+    """
+
+    picture: bytes
+    k: int
+    turns: tuple[Turn, ...]
+    caption: str = ""
+
+
+def pick(shown: Iterable[Shown], count: int) -> tuple[Shown, ...]:
+    """Return at most `count` pictures, as evenly over k as there are, the first of each k, ordered by k."""
+    by_k: dict[int, list[Shown]] = {}
+    for one in shown:
+        by_k.setdefault(one.k, []).append(one)
+    taken = dict.fromkeys(sorted(by_k), 0)
+    for _ in range(count):
+        open_ks = [k for k in taken if taken[k] < len(by_k[k])]
+        if not open_ks:
+            break
+        taken[min(open_ks, key=lambda k: taken[k])] += 1
+    return tuple(one for k, number in taken.items() for one in by_k[k][:number])
+
+
+def fragment(shown: Sequence[Shown]) -> str:
+    """Return the pictures as HTML, one section per k. The page around it brings `report.css`.
+
+    Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
+    """
+    from compact_hf.pictures.page import environment
+
+    sections = {k: [one for one in shown if one.k == k] for k in sorted({one.k for one in shown})}
+    return environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
+
+
+def thumbnail(picture: bytes) -> dict[str, Any]:
+    """Return `url` (a data URL), `width` and `height` in pixels of a picture, made small."""
+    small = _small(picture, _THUMB)
+    file = io.BytesIO()
+    small.save(file, format="WEBP", quality=_QUALITY, method=4)
+    url = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"url": url, "width": small.width, "height": small.height}
+
+
+def png(shown: Sequence[Shown], *, columns: int = 3) -> bytes:
+    """Return the pictures with their questions as one PNG file, `columns` side by side."""
+    from PIL import Image
+
+    cards = [_card(one) for one in shown]
+    rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
+    heights = [max(card.height for card in row) for row in rows]
+    width = columns * _CARD + (columns + 1) * _GAP
+    sheet = Image.new("RGB", (width, sum(heights) + _GAP * (len(rows) + 1)), _SHEET)
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, card in enumerate(row):
+            backing = Image.new("RGB", (_CARD, height), tone("paper"))
+            backing.paste(card)
+            sheet.paste(backing, (_GAP + column * (_CARD + _GAP), top))
+        top += height + _GAP
+    file = io.BytesIO()
+    sheet.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _card(one: Shown) -> PillowImage.Image:
+    """Draw one picture with its k and turns; the height is what the words need."""
+    from PIL import Image, ImageDraw
+
+    picture = _small(one.picture, _CARD)
+    card = Image.new("RGB", (_CARD, picture.height + _PAD + _TALLEST_TURN * len(one.turns)), tone("paper"))
+    card.paste(picture, ((_CARD - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(card)
+    _label(pen, (10, 10), f"k = {one.k}", fill=tone(k_tone(one.k)))
+    top = picture.height + _PAD
+    for turn in one.turns:
+        top = _turn(pen, turn, top)
+    return card.crop((0, 0, _CARD, top))
+
+
+def _turn(pen: ImageDraw, turn: Turn, top: int) -> int:
+    """Write a turn from `top` on; return where the next one starts."""
+    for text, bold, color in ((turn.question, False, tone("ink")), (turn.answer, True, tone("accent"))):
+        font = _font(17, bold=bold)
+        for line in _lines(text, font, _CARD - 2 * _PAD)[:_LINES]:
+            pen.text((_PAD, top), line, font=font, fill=color)
+            top += 23
+    left = _PAD
+    for name in turn.capabilities:
+        width = 16 + round(_font(13).getlength(spoken(name)))
+        if left + width > _CARD - _PAD:
+            left, top = _PAD, top + 22
+        pen.rounded_rectangle((left, top + 6, left + 10, top + 16), 2, fill=tone(group_of(name)))
+        pen.text((left + 16, top + 3), spoken(name), font=_font(13), fill=tone("muted"))
+        left += width + 14
+    return top + 38
+
+
+def _label(pen: ImageDraw, place: tuple[int, int], text: str, *, fill: str) -> None:
+    left, top = place
+    font = _font(16, bold=True)
+    dark = sum(bytes.fromhex(fill[1:])) < 3 * 140
+    pen.rounded_rectangle((left, top, left + font.getlength(text) + 16, top + 27), 6, fill=fill)
+    pen.text((left + 8, top + 4), text, font=font, fill=tone("paper" if dark else "ink"))
+
+
+def _lines(text: str, font: FreeTypeFont, width: int) -> list[str]:
+    """Break a text at spaces so that no line is wider than `width` pixels, long words apart."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
+    """Return DejaVu Sans as matplotlib ships it, so that the sheet is the same on every machine."""
+    from pathlib import Path
+
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)
+
+
+def _small(picture: bytes, side: int) -> PillowImage.Image:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small

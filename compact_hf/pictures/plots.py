@@ -1,0 +1,160 @@
+"""Plots of what was made: how complex it is, how broad, and which capabilities are needed together.
+
+In: how often each combination of capabilities was accepted (its length is k). Out: `Plot`s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Final
+
+from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.pictures.plot import Plot, Table
+from compact_hf.pictures.style import ABOVE, BESIDE, canvas, hide_axis, k_look, name_capabilities, spoken, tone
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPER_MEAN_K: Final = {"LLaVA-665K (paper)": 1.95, "COMPACT (paper)": 2.89}
+"""Mean k that the paper reports, judged by Gemini on samples of 5,400 and 7,200 questions (arXiv 2504.21850)."""
+
+
+def k_distribution(accepted: Mapping[tuple[str, ...], int], *, means: Mapping[str, float] | None = None) -> Plot:
+    """Draw how many questions there are of each k.
+
+    Args:
+        accepted: how often each combination was accepted; its length is k.
+        means: label -> mean k of other data, marked over the bars, such as `PAPER_MEAN_K`. The sampled k is a lower
+            bound of the k that a judge finds, so name in the label whose figure it is.
+    """
+    counts: Counter[int] = Counter()
+    for combination, count in accepted.items():
+        counts[len(combination)] += count
+    total = counts.total()
+    mean = sum(k * count for k, count in counts.items()) / total if total else 0.0
+    ks = range(min(counts, default=1), max(counts, default=3) + 1)
+    shares = {k: counts[k] / total if total else 0.0 for k in ks}
+    with canvas(3.2) as (figure, axes):
+        for k in ks:
+            axes.bar(k, counts[k], width=0.72, **k_look(k))
+            axes.annotate(f"{counts[k]:,}\n{shares[k]:.0%}", (k, counts[k]), **ABOVE)
+        axes.set(xlabel="k, capabilities needed", xticks=list(ks))
+        hide_axis(axes, "y")
+        _mark_means(axes, {"here": mean, **(means or {})}, above=max(counts.values(), default=0) or 1)
+    told = ", ".join(f"{counts[k]:,} of k = {k} ({shares[k]:.0%})" for k in ks)
+    return Plot(
+        "k-distribution",
+        "Questions by k",
+        f"Bars: {told}. The mean k is {mean:.2f}.",
+        Table(
+            ("k", "questions", "share"),
+            (
+                *((str(k), f"{counts[k]:,}", f"{shares[k]:.1%}") for k in ks),
+                ("all", f"{total:,}", f"mean k {mean:.2f}"),
+            ),
+        ),
+        figure,
+    )
+
+
+def _mark_means(axes: Axes, means: Mapping[str, float], *, above: float) -> None:
+    """Set one line per mean over the bars, where nothing collides: a mark at its k, its name beside it."""
+    middle = sum(axes.get_xlim()) / 2
+    for line, (label, value) in enumerate(means.items()):
+        place = (value, above * (1.42 + 0.16 * line))
+        left = value > middle
+        axes.plot(*place, marker="v", color=tone("ink"), markersize=7)
+        beside = {**BESIDE, "xytext": (-8, 0), "ha": "right"} if left else {**BESIDE, "xytext": (8, 0)}
+        axes.annotate(f"mean k {value:.2f}, {label}", place, **beside)
+    axes.set_ylim(0, above * (1.42 + 0.16 * len(means)))
+
+
+def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
+    """Draw how many accepted questions need each of the ten capabilities, by k.
+
+    Capabilities that no question needs are shown with 0: a gap is what one looks for here.
+    """
+    counts = {name: Counter[int]() for name in CAPABILITIES}
+    for combination, count in accepted.items():
+        for name in combination:
+            counts[name][len(combination)] += count
+    ks = sorted({len(combination) for combination in accepted})
+    names = list(CAPABILITIES)
+    most = max(counter.total() for counter in counts.values()) or 1
+    with canvas(3.9) as (figure, axes):
+        left = dict.fromkeys(names, 0)
+        for k in ks:
+            widths = [counts[name][k] for name in names]
+            axes.barh(names, widths, left=list(left.values()), height=0.72, label=f"k = {k}", **k_look(k))
+            left = {name: left[name] + counts[name][k] for name in names}
+        for name in names:
+            axes.annotate(f"{left[name]:,}", (left[name], name), **BESIDE)
+        axes.set_xlim(0, most * 1.14)
+        name_capabilities(axes, names)
+        hide_axis(axes, "x")
+        if ks:
+            figure.legend(loc="outside lower center", ncols=len(ks))
+    fewest = min(names, key=lambda name: counts[name].total())
+    return Plot(
+        "coverage",
+        "Questions that need each capability",
+        f"Stacked bars, one for each of the ten capabilities; the fewest questions, "
+        f"{counts[fewest].total():,}, need {spoken(fewest)}.",
+        Table(
+            ("capability", *(f"k = {k}" for k in ks), "all"),
+            tuple((spoken(name), *(f"{counts[name][k]:,}" for k in ks), f"{counts[name].total():,}") for name in names),
+        ),
+        figure,
+    )
+
+
+def cooccurrence(accepted: Mapping[tuple[str, ...], int]) -> Plot:
+    """Draw how many accepted questions need each of the 45 pairs of capabilities."""
+    pairs: Counter[tuple[str, ...]] = Counter()
+    for combination, count in accepted.items():
+        for pair in combinations(canonical(combination), 2):
+            pairs[pair] += count
+    names = list(CAPABILITIES)
+    every = list(combinations(names, 2))
+    most = max(pairs.values(), default=0) or 1
+    with canvas(4.6) as (figure, axes):
+        from matplotlib.patches import Rectangle
+
+        for pair in every:
+            column, row = names.index(pair[0]), names.index(pair[1])
+            # Strength is opacity, so that the same drawing reads on light and on dark paper.
+            strength = 0.65 * pairs[pair] / most
+            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=tone("rule")))
+            axes.add_patch(
+                Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=tone("k3"), alpha=strength, linewidth=0)
+            )
+            axes.text(column, row, f"{pairs[pair]:,}", ha="center", va="center", fontsize=9)
+        axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
+        axes.set_xticks(
+            range(len(names) - 1),
+            [spoken(name) for name in names[:-1]],
+            rotation=55,
+            ha="right",
+            rotation_mode="anchor",
+        )
+        axes.set_yticks(range(1, len(names)), [spoken(name) for name in names[1:]])
+        axes.tick_params(length=0, labelsize=9.5)
+        axes.spines[:].set_visible(False)
+    missing = sum(pairs[pair] == 0 for pair in every)
+    common = max(every, key=lambda pair: pairs[pair])
+    return Plot(
+        "cooccurrence",
+        "Capabilities needed together",
+        f"A triangle of the 45 pairs; {45 - missing} of them occur, most often {spoken(common[0])} with "
+        f"{spoken(common[1])} ({pairs[common]:,} questions).",
+        Table(
+            ("pair", "questions"),
+            tuple(
+                (f"{spoken(one)} + {spoken(other)}", f"{pairs[one, other]:,}")
+                for one, other in sorted(every, key=lambda pair: -pairs[pair])
+            ),
+        ),
+        figure,
+    )

@@ -1,0 +1,152 @@
+"""Plots and plain words about learning: loss by step, accuracy of one or more models beside the majority answer.
+
+In: points and `Score`s, shares from 0 to 1. Out: `Plot`s, and `told`, what the figures say in sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.pictures.plot import Plot, Table
+from compact_hf.pictures.style import MARKERS, canvas, name_capabilities, spoken, tone
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A share of right answers with its 95% interval, each from 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well each model answers one set of questions.
+
+    Attributes:
+        label (`str`): what the questions have in common: `k = 2`, a capability's name, `all`.
+        n (`int`): how many questions.
+        majority (`float`): share that the set's most frequent answer gets right.
+        by_model (`tuple[Interval, ...]`): in the order of the models' names.
+    """
+
+    label: str
+    n: int
+    majority: float
+    by_model: tuple[Interval, ...]
+
+
+def loss(points: Sequence[tuple[int, float]]) -> Plot:
+    """Draw the training loss: `points` are (step, loss) in order of step."""
+    steps, losses = [step for step, _ in points], [value for _, value in points]
+    with canvas(2.6) as (figure, axes):
+        axes.plot(steps, losses, color=tone("accent"), linewidth=1.8)
+        axes.set(xlabel="step", ylabel="loss, answers only", xlim=(0, max(steps, default=1)), ylim=(0, None))
+        axes.grid(axis="y")
+    # Enough rows to read the curve from, whatever the run's length.
+    rows = [points[round(index * (len(points) - 1) / 7)] for index in range(8)] if len(points) > 8 else list(points)
+    told = (
+        f"It falls from {losses[0]:.2f} at step {steps[0]} to {losses[-1]:.2f} at step {steps[-1]}." if points else ""
+    )
+    return Plot(
+        "loss",
+        "Training loss",
+        f"A line over {len(points)} logged steps. {told}".strip(),
+        Table(("step", "loss"), tuple((f"{step:,}", f"{value:.3f}") for step, value in rows)),
+        figure,
+    )
+
+
+def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title: str) -> Plot:
+    """Draw each model's share of right answers with its 95% interval, and the majority answer's as a bar.
+
+    Args:
+        scores: one line each, from top to bottom.
+        models: the models' names, at most four, such as `("before", "after")`.
+        name: unique on the page, such as `accuracy-by-k`.
+    """
+    step = 0.5 / max(len(models), 1)
+    with canvas(1.25 + 0.42 * len(scores)) as (figure, axes):
+        places = list(range(len(scores)))
+        axes.barh(
+            places,
+            [score.majority * 100 for score in scores],
+            0.78,
+            facecolor=tone("rule"),
+            label="always the most frequent answer",
+        )
+        for index, model in enumerate(models):
+            shift = (index - (len(models) - 1) / 2) * step
+            found = [score.by_model[index] for score in scores]
+            axes.errorbar(
+                [one.value * 100 for one in found],
+                [place + shift for place in places],
+                xerr=[[(one.value - one.low) * 100 for one in found], [(one.high - one.value) * 100 for one in found]],
+                fmt=MARKERS[index],
+                color=tone("accent") if index else tone("ink"),
+                markerfacecolor=tone("accent") if index else tone("paper"),
+                markersize=6.5,
+                elinewidth=1.6,
+                clip_on=False,
+                label=model,
+            )
+        axes.set(xlim=(0, 100), ylim=(len(scores) - 0.5, -0.5), xlabel="% right, with 95% interval")
+        _name_lines(axes, scores)
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=len(models) + 1, columnspacing=1.2)
+    return Plot(name, title, told(scores, models), _table(scores, models), figure)
+
+
+def told(scores: Sequence[Score], models: Sequence[str]) -> str:
+    """Return one sentence per score: the models' shares, n, and whether the last beats the majority answer.
+
+    "Beats" is said only where the whole 95% interval lies above the majority's share.
+    """
+    sentences = []
+    for score in scores:
+        shares = ", ".join(f"{one.value:.0%} {model}" for one, model in zip(score.by_model, models, strict=True))
+        last = score.by_model[-1]
+        if last.low > score.majority:
+            against = "above"
+        elif last.high < score.majority:
+            against = "below"
+        else:
+            against = "not clearly apart from"
+        sentences.append(
+            f"{_spoken_label(score)} (n = {score.n:,}): {shares}, {against} the {score.majority:.0%} of always giving "
+            f"the most frequent answer."
+        )
+    return " ".join(sentences)
+
+
+def _name_lines(axes: Axes, scores: Sequence[Score]) -> None:
+    labels = [f"{_spoken_label(score)}  (n = {score.n:,})" for score in scores]
+    name_capabilities(axes, [score.label for score in scores], labels)
+
+
+def _spoken_label(score: Score) -> str:
+    return spoken(score.label) if score.label in CAPABILITIES else score.label
+
+
+def _table(scores: Sequence[Score], models: Sequence[str]) -> Table:
+    return Table(
+        ("questions", "n", "majority", *(f"{model} (95%)" for model in models)),
+        tuple(
+            (
+                _spoken_label(score),
+                f"{score.n:,}",
+                f"{score.majority:.1%}",
+                *(f"{one.value:.1%} ({one.low:.0%}–{one.high:.0%})" for one in score.by_model),
+            )
+            for score in scores
+        ),
+    )

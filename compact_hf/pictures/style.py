@@ -1,0 +1,173 @@
+"""One look for everything that people look at: tones, type, sizes, and the canvas every plot is drawn on.
+
+In: names (a group, a k, the number of a model). Out: colors, hatches and markers that stay apart for
+color-blind eyes and in black and white (each family of tones is a ladder of lightness; words, hatches or
+markers say the same again), and `canvas`, a matplotlib figure that leaves the reader's own rcParams alone.
+
+Each tone has a light and a dark value. Plots are drawn in the light ones; `css_variables` and `themed` let a
+web page swap them, so that one SVG serves both schemes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from compact_hf.capabilities import CAPABILITIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TONES: Final[dict[str, tuple[str, str]]] = {
+    "paper": ("#ffffff", "#171a21"),
+    "ink": ("#1f2430", "#e7e9ef"),
+    "muted": ("#596273", "#a3abba"),
+    "rule": ("#d8dce4", "#383e4b"),
+    "accent": ("#6b3fa0", "#c6a5ea"),
+    # Okabe and Ito's hues, moved apart in lightness: orange is the lightest, green the darkest.
+    "attribution": ("#e39c12", "#f0b849"),
+    "recognition": ("#3a86c4", "#6fb1e6"),
+    "relation": ("#0c6650", "#2f9c7d"),
+    # The ladder of k: one hue, darker (on dark paper: deeper) with each step.
+    "k1": ("#d3bfe6", "#eadff6"),
+    "k2": ("#a37cc8", "#bd9be0"),
+    "k3": ("#6f3fa3", "#8d61c0"),
+    "k4": ("#45206f", "#683d9c"),
+    "k5": ("#220b3d", "#4b2778"),
+}
+"""Name -> (value on light paper, value on dark paper). No value is used twice: `themed` replaces by value."""
+
+MARKERS: Final = ("o", "D", "s", "^")
+"""One for each model of a plot, in order; the first is drawn hollow."""
+
+_K_HATCHES: Final = ("", "///", "", "---", "")
+_WIDTH: Final = 5.0
+_POINTS: Final = 11.0
+
+
+def tone(name: str) -> str:
+    """Return the light value of a tone, `#rrggbb`."""
+    return TONES[name][0]
+
+
+def group_of(capability: str) -> str:
+    """Return the group that a capability is colored by."""
+    return CAPABILITIES[capability].group
+
+
+def k_tone(k: int) -> str:
+    """Return the name of the tone for questions of `k` capabilities; 5 and more share the last step."""
+    return f"k{min(max(k, 1), 5)}"
+
+
+def k_look(k: int) -> dict[str, Any]:
+    """Return face color and hatch of the bars for `k`, as matplotlib's keywords."""
+    return {"facecolor": tone(k_tone(k)), "hatch": _K_HATCHES[min(max(k, 1), 5) - 1]}
+
+
+def spoken(capability: str) -> str:
+    """Return a capability's name as people write it: `text_recognition` is "text recognition"."""
+    return capability.replace("_", " ")
+
+
+def css_variables(scheme: int) -> str:
+    """Return the declarations `--tone-NAME: VALUE;` for one scheme: 0 is light, 1 is dark."""
+    return " ".join(f"--tone-{name}: {values[scheme]};" for name, values in TONES.items())
+
+
+def themed(svg: str) -> str:
+    """Return an SVG whose light tones have become CSS variables, for a page that declares `css_variables`."""
+    for name, (light, _) in TONES.items():
+        svg = svg.replace(light, f"var(--tone-{name})")
+    return svg
+
+
+def rc(salt: str = "") -> dict[str, Any]:
+    """Return the matplotlib settings of every plot, for an `rc_context`.
+
+    Args:
+        salt (`str`): what an SVG's ids are derived from, so that the same plot gives the same file and two
+            plots on one page do not share ids.
+    """
+    return {
+        "font.family": ["DejaVu Sans"],
+        "font.size": _POINTS,
+        "axes.labelsize": _POINTS,
+        "axes.labelcolor": tone("ink"),
+        "axes.edgecolor": tone("muted"),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.linewidth": 0.8,
+        "figure.facecolor": tone("paper"),
+        "axes.facecolor": tone("paper"),
+        "grid.color": tone("rule"),
+        "grid.linewidth": 0.8,
+        "hatch.color": tone("paper"),
+        "hatch.linewidth": 0.9,
+        "legend.frameon": False,
+        "legend.fontsize": _POINTS - 1,
+        "legend.handlelength": 1.4,
+        "patch.edgecolor": tone("paper"),
+        "patch.force_edgecolor": True,
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt or "compact_hf",
+        "text.color": tone("ink"),
+        "xtick.color": tone("muted"),
+        "xtick.labelcolor": tone("ink"),
+        "ytick.color": tone("muted"),
+        "ytick.labelcolor": tone("ink"),
+    }
+
+
+@contextmanager
+def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure 5 inches wide and `height` inches high, and its axes, under the settings of `rc`.
+
+    Narrow on purpose: on a phone it is shown at about its own size, so the type stays legible.
+    """
+    # Figure without pyplot: no global state, no display, nothing to close.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(rc()):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        yield figure, figure.subplots()
+
+
+ABOVE: Final[dict[str, Any]] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+"""How a bar's number is annotated over it."""
+
+BESIDE: Final[dict[str, Any]] = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+"""How a bar's number is annotated to the right of it."""
+
+
+def hide_axis(axes: Axes, which: str) -> None:
+    """Hide the `x` or the `y` axis, where every bar carries its number."""
+    axes.get_xaxis().set_visible(False) if which == "x" else axes.get_yaxis().set_visible(False)
+    axes.spines["bottom" if which == "x" else "left"].set_visible(False)
+
+
+def name_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] | None = None) -> None:
+    """Write names down the left side, from top to bottom, each capability with a mark of its group.
+
+    Args:
+        names: capabilities or anything else, which gets no mark.
+        labels: what to write in their place.
+    """
+    axes.set_yticks(range(len(names)), labels or [spoken(name) for name in names])
+    axes.tick_params(axis="y", length=0, pad=14)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    for place, name in enumerate(names):
+        if name in CAPABILITIES:
+            axes.add_patch(_swatch(axes, place, tone(group_of(name))))
+
+
+def _swatch(axes: Axes, place: float, color: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    # x in parts of the axes, y in data: it stays in the gap between the words and the bars.
+    where = axes.get_yaxis_transform()
+    return Rectangle((-0.035, place - 0.28), 0.02, 0.56, transform=where, clip_on=False, facecolor=color)
