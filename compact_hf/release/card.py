@@ -5,13 +5,14 @@ Everything in it is measured (facts.py) or follows from the layout; the text is 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.release.facts import Facts
 from compact_hf.release.features import features
-from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, place_of
+from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, place_of
 
 CARD: Final = "README.md"
 TAG: Final = "compact_hf"
@@ -77,17 +78,21 @@ def foreign_files(folder: Path) -> list[str]:
     return sorted(name for name in names if name != CARD and place_of(name) is None)
 
 
-def card_configs(facts: Facts) -> list[dict[str, Any]]:
-    """Return the header's `configs`: for each config the globs of its splits, without a copy of any file."""
+def listed_configs(places: Collection[tuple[str, str]], version: str) -> list[dict[str, Any]]:
+    """Return the header's `configs`: for each config the globs of its splits, without a copy of any file.
+
+    Args:
+        places (`Collection[tuple[str, str]]`): each (leaf, split) that has files.
+        version (`str`): X.Y.Z, which `datasets` shows as the version of what it loads.
+    """
     listed: list[dict[str, Any]] = []
-    for name, leaves in facts.configs.items():
+    for name, leaves in configs(leaf for leaf, _ in places).items():
         globs = {
-            split: [f"data/{leaf}/{split}-*.parquet" for leaf in leaves if (leaf, split) in facts.shards]
-            for split in SPLITS
+            split: [f"data/{leaf}/{split}-*.parquet" for leaf in leaves if (leaf, split) in places] for split in SPLITS
         }
         files = [{"split": split, "path": paths} for split, paths in globs.items() if paths]
         default = {"default": True} if name == DEFAULT_CONFIG else {}
-        listed.append({"config_name": name, **default, "version": facts.version, "data_files": files})
+        listed.append({"config_name": name, **default, "version": version, "data_files": files})
     return listed
 
 
@@ -102,7 +107,7 @@ def _header(facts: Facts) -> str:
         size_categories=[next((name for limit, name in _SIZES if facts.rows() < limit), "n>10M")],
         pretty_name="COMPACT",
         tags=[TAG, "arxiv:2504.21850", "visual-instruction-tuning", "compositional"],
-        configs=card_configs(facts),
+        configs=listed_configs(facts.shards, facts.version),
         dataset_info=[_info(facts, name, leaves) for name, leaves in facts.configs.items()],
     )
     return header.to_yaml()
