@@ -1,0 +1,41 @@
+# Everything a developer runs. Each target sets up .venv by itself, once per change of pyproject.toml or constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: setup demo test test-slow style quality golden
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/compact demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Minutes long each, so one after the other and with every core.
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+style: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+quality: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Records tests/golden anew. Only for a change that is meant: the files are what other people's data were made with.
+golden: setup
+	$(BIN)/python -m pytest -n 0 --golden -k golden
