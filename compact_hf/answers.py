@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or phrase."
+"""LLaVA-1.5's response format prompt: the first turn of a conversation carries it, and so must a question in evaluation."""
+
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBERS: Final = {
     word: str(value)

@@ -56,6 +56,14 @@ class Folder:
             raise SourceError(self._nothing_found(others))
         yield from sorted(found)
 
+    def stamp(self, ref: str) -> str:
+        """Return the file's size and time of change, or an empty text where it is gone."""
+        try:
+            found = (self._root / ref).stat()
+        except OSError:
+            return ""
+        return f"{found.st_size}:{found.st_mtime_ns}"
+
     def read(self, ref: str) -> bytes:
         """Return the file's bytes.
 

@@ -32,6 +32,10 @@ class Source(Protocol):
         """
         ...
 
+    def stamp(self, ref: str) -> str:
+        """Return a text that changes when the file at `ref` does, found without reading it; a look holds as long."""
+        ...
+
     def read(self, ref: str) -> bytes:
         """Return the picture file's bytes.
 

@@ -1,0 +1,100 @@
+"""When a request may be sent, and whether a failed one is sent again. Shared by all requests to one teacher.
+
+A server that says "too many requests" slows everybody: all wait for the delay it named, then one goes ahead as a
+probe, and the rest follow once the probe was answered. Other failures are retried one by one, each a little later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compact_hf.teachers.teacher import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to go on trying.
+
+    Attributes:
+        attempts (`int`): times that one request is sent before it is given up for now.
+        first_delay_s, longest_delay_s (`float`): the pause doubles from the first to the longest, in seconds.
+        overload_s (`float`): how long a server may keep saying "too many requests" before the run stops.
+    """
+
+    attempts: int = 5
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 30.0
+    overload_s: float = 900.0
+
+
+class Admission:
+    """One teacher's gate. `clock` and `sleep` are the event loop's own."""
+
+    def __init__(self, patience: Patience | None = None) -> None:
+        self.patience = patience or Patience()
+        self._jitter = random.Random()
+        self._held_until: float | None = None
+        self._held_since = 0.0
+        self._holds = 0
+        self._probing = False
+        self._changed = asyncio.Event()
+
+    async def wait(self, stopped: Callable[[], bool]) -> None:
+        """Return once a request may be sent, or as soon as the run is being stopped."""
+        clock = asyncio.get_running_loop().time
+        while self._held_until is not None and not stopped():
+            if not self._probing and clock() >= self._held_until:
+                self._probing = True
+                return
+            delay = 0.5 if self._probing else min(0.5, max(0.0, self._held_until - clock()))
+            changed = self._changed
+            try:
+                # Half a second at most, so that Ctrl-C is heard within a long hold.
+                await asyncio.wait_for(changed.wait(), delay)
+            except TimeoutError:
+                continue
+
+    def answered(self) -> None:
+        """Take note of a reply: the server is well."""
+        if self._held_until is not None:
+            self._held_until = None
+            self._release()
+        self._holds = 0
+
+    def retry_delay(self, failure: Failure, attempt: int) -> float | None:
+        """Return the seconds after which to ask again, None to give the request up for now.
+
+        Args:
+            attempt (`int`): how many times the request was sent and failed other than by overload, at least 1
+                unless overload is all that it met.
+        """
+        now = asyncio.get_running_loop().time()
+        if failure.overloaded:
+            if self._holds == 0:
+                self._held_since = now
+            self._holds += 1
+            if now - self._held_since > self.patience.overload_s:
+                return None
+            pause = failure.retry_after if failure.retry_after is not None else self._pause(self._holds)
+            self._held_until = max(self._held_until or 0.0, now + pause)
+            self._release()
+            return 0.0
+        if self._probing:
+            # The probe was heard, though not answered: whatever is wrong now, it is not overload.
+            self._held_until = None
+            self._release()
+        if not failure.worth_retrying or attempt >= self.patience.attempts:
+            return None
+        return failure.retry_after if failure.retry_after is not None else self._pause(attempt)
+
+    def _pause(self, attempt: int) -> float:
+        full = min(self.patience.longest_delay_s, self.patience.first_delay_s * 2 ** min(attempt - 1, 16))
+        return full * self._jitter.uniform(0.5, 1.0)
+
+    def _release(self) -> None:
+        self._probing = False
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,264 @@
+"""The journal: one SQLite file per run that holds all that was seen, asked and answered. The run folder is the run.
+
+Whatever is written here survives a kill at any moment (WAL, one transaction a write), and whatever is found here is
+never asked again. Values are JSON; the journal knows neither capabilities nor methods.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from filelock import FileLock, Timeout
+
+from compact_hf.errors import IdentityError, JournalError, UsageError
+from compact_hf.records import Picture, Reject, from_json, to_json
+from compact_hf.teachers.teacher import Reply, Role
+
+JOURNAL_VERSION: Final = 1
+FILE_NAME: Final = "journal.sqlite"
+_LOCK_NAME: Final = "journal.lock"
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE replies (key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outcomes (image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An image that is done: which picture it was, and what the method made of it (JSON)."""
+
+    image_id: str
+    ref: str
+    body: str
+
+
+class Journal:
+    """A run folder's journal, open for writing (`open`) or for reading beside a writer (`read`)."""
+
+    def __init__(self, run: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.run = run
+        self._db = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, run: Path, identity: Mapping[str, Any]) -> Self:
+        """Start a run in the folder `run`, or go on with the one that is there.
+
+        Args:
+            identity (`Mapping[str, Any]`): the settings that decide what is asked; JSON values.
+
+        Raises:
+            IdentityError: the folder holds a run with another identity.
+            JournalError: another process writes to it, or it is damaged, full, or of another version.
+            UsageError: the folder holds something that is not a run.
+        """
+        file = run / FILE_NAME
+        if run.exists() and not run.is_dir():
+            raise UsageError(f"--out {run} is a file; give a folder that is new, empty, or an earlier run")
+        if not file.exists() and run.is_dir() and any(entry.name != _LOCK_NAME for entry in run.iterdir()):
+            raise UsageError(
+                f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
+            )
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(run / _LOCK_NAME)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise JournalError(f"another process is working on {run}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
+        try:
+            journal = cls(run, _connect(file), lock)
+            with journal._spoken():
+                journal._start_or_check(identity)
+        except BaseException:
+            lock.release()
+            raise
+        return journal
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Open a run to look at it, also while another process writes.
+
+        Raises:
+            JournalError: there is no run in the folder, or it is damaged or of another version.
+        """
+        file = run / FILE_NAME
+        if not file.is_file():
+            raise JournalError(f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made")
+        journal = cls(run, _connect(file), None)
+        with journal._spoken():
+            journal._check_version()
+        return journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let other processes have the run."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that the run was started with."""
+        found: dict[str, Any] = json.loads(self._meta("identity"))
+        return found
+
+    def look(self, ref: str, stamp: str) -> Picture | Reject | None:
+        """Return what was seen at `ref`, None where nobody looked since its `stamp` (size and time) changed."""
+        with self._spoken():
+            row = self._db.execute("SELECT stamp, image_id, body FROM looks WHERE ref = ?", (ref,)).fetchone()
+        if row is None or row[0] != stamp:
+            return None
+        return from_json(Reject if row[1] is None else Picture, row[2])
+
+    def record_look(self, ref: str, stamp: str, seen: Picture | Reject) -> None:
+        """Keep what was seen at `ref`."""
+        image_id = seen.image_id if isinstance(seen, Picture) else None
+        self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(seen)))
+
+    def picture_rejects(self) -> Iterator[Reject]:
+        """Yield the rejects among the pictures, files with the same content as an earlier one included."""
+        for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
+            yield from_json(Reject, body)
+        again = (
+            "SELECT looks.ref, first.ref FROM looks JOIN (SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) "
+            "AS first USING (image_id) WHERE looks.ref != first.ref ORDER BY looks.ref"
+        )
+        for ref, first in self._rows(again):
+            yield Reject("picture", "duplicate picture", ref, f"same content as {first}")
+
+    def picture(self, ref: str) -> Picture:
+        """Return the picture that was seen at `ref`, which must be one that was finished."""
+        with self._spoken():
+            row = self._db.execute("SELECT body FROM looks WHERE ref = ?", (ref,)).fetchone()
+        return from_json(Picture, row[0])
+
+    def pictures_seen(self) -> int:
+        """Return how many different pictures were looked at and could be read."""
+        return self._count("SELECT count(DISTINCT image_id) FROM looks")
+
+    def reply(self, key: str) -> Reply | None:
+        """Return the journalled reply to a request, if there is one."""
+        with self._spoken():
+            row = self._db.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
+        return from_json(Reply, row[0]) if row else None
+
+    def record_reply(self, image_id: str, role: Role, reply: Reply) -> None:
+        """Keep a reply. Once this returns, its request is never sent again."""
+        self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (reply.key, image_id, role, to_json(reply)))
+
+    def replies(self) -> Iterator[tuple[str, Role, Reply]]:
+        """Yield (image id, role, reply) in the order of image ids and keys."""
+        for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY image_id, key"):
+            yield image_id, role, from_json(Reply, body)
+
+    def finished_ids(self) -> set[str]:
+        """Return the ids of the images that are done."""
+        return {image_id for (image_id,) in self._rows("SELECT image_id FROM outcomes")}
+
+    def record_outcome(self, finished: Finished) -> None:
+        """Keep what became of an image: it is done."""
+        self._write(
+            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", (finished.image_id, finished.ref, finished.body)
+        )
+
+    def outcomes(self) -> Iterator[Finished]:
+        """Yield the images that are done in the order of their ids, a few in memory at a time."""
+        for image_id, ref, body in self._rows("SELECT image_id, ref, body FROM outcomes ORDER BY image_id"):
+            yield Finished(image_id, ref, body)
+
+    def _start_or_check(self, identity: Mapping[str, Any]) -> None:
+        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            meta = {"journal_version": JOURNAL_VERSION, "identity": dict(identity)}
+            with self._db:
+                # One transaction: a kill in here leaves an empty file, which the next start fills.
+                self._db.execute("BEGIN")
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.executemany(
+                    "INSERT INTO meta VALUES (?, ?)",
+                    [(name, json.dumps(value, sort_keys=True)) for name, value in meta.items()],
+                )
+            return
+        self._check_version()
+        wanted = json.loads(json.dumps(dict(identity)))
+        held = self.identity
+        differences = {
+            name: (held.get(name), wanted.get(name))
+            for name in sorted(held.keys() | wanted.keys())
+            if held.get(name) != wanted.get(name)
+        }
+        if differences:
+            raise IdentityError(str(self.run), differences)
+
+    def _check_version(self) -> None:
+        try:
+            version = json.loads(self._meta("journal_version"))
+        except (sqlite3.OperationalError, TypeError):
+            version = None
+        if version != JOURNAL_VERSION:
+            raise JournalError(
+                f"{self.run} was written by another version (journal {version}, this one reads {JOURNAL_VERSION}); "
+                "use the compact_hf that wrote it, or give another --out"
+            )
+
+    def _meta(self, name: str) -> str:
+        (value,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(value)
+
+    def _count(self, query: str) -> int:
+        with self._spoken():
+            return int(self._db.execute(query).fetchone()[0])
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._spoken():
+            yield from self._db.execute(query)
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        with self._spoken():
+            self._db.execute(statement, values)
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """Turn SQLite's errors into one line that says what to do."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+            if "full" in said or "disk I/O" in said:
+                told = f"the disk under {self.run} is full or failing ({said}); make room and run the same command"
+            elif "locked" in said:
+                told = f"another process holds {self.run} ({said}); wait for it and run the same command"
+            else:
+                told = f"{self.run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
+            raise JournalError(told) from error
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    try:
+        # Autocommit: every write is its own transaction, on disk before it counts.
+        connection = sqlite3.connect(file, isolation_level=None, timeout=10)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"{file} cannot be used ({error}); restore it from a copy, or give another --out"
+        ) from error
+    return connection

@@ -1,0 +1,246 @@
+"""The runner: drives each picture's process, sends what it asks, and streams. It knows no capability and no method.
+
+A process is a generator: it yields lists of requests, is sent the replies in the same order, and returns the JSON of
+what became of the picture. It sees nothing but its own picture's replies, so neither timing nor a kill can change what
+it asks. Replies that are journalled already are handed over without asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from dataclasses import dataclass, field
+
+from compact_hf.engine.admission import Admission, Patience
+from compact_hf.engine.journal import Finished, Journal
+from compact_hf.errors import StoppedEarly, TeacherUnavailableError
+from compact_hf.records import Picture
+from compact_hf.teachers.teacher import Failure, Reply, Request, Role, Teacher
+
+Process = Generator[list[Request], list[Reply], str]
+
+# So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
+_GIVEN_UP_IN_A_ROW = 10
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands in this session; the caller may read it at any time."""
+
+    finished: int = 0
+    sent: int = 0
+    failures: int = 0
+    unfinished: int = 0
+    last_failure: str = ""
+
+
+class _GivenUp(Exception):
+    """A request that will not be answered in this session; its picture stays unfinished."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """One teacher with its queue and gate."""
+
+    teacher: Teacher
+    admission: Admission
+    queue: asyncio.Queue[Request | None] = field(default_factory=asyncio.Queue)
+    pending: dict[str, asyncio.Future[Reply | Failure]] = field(default_factory=dict)
+
+    async def requests(self) -> AsyncIterator[Request]:
+        while (request := await self.queue.get()) is not None:
+            yield request
+
+
+class Runner:
+    """Run processes over pictures.
+
+    Args:
+        journal (`Journal`): where replies and outcomes go.
+        teachers (`Mapping[Role, Teacher]`): who is asked in each role.
+        concurrency (`int`): pictures worked on at the same time.
+        patience (`Patience`, *optional*): how long to go on trying.
+        stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished.
+        on_progress (`Callable[[Progress, Finished | None], None]`, *optional*): called after each finished picture
+            (with it) and after each failure (without).
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        teachers: Mapping[Role, Teacher],
+        *,
+        concurrency: int,
+        patience: Patience | None = None,
+        stop: asyncio.Event | None = None,
+        on_progress: Callable[[Progress, Finished | None], None] = lambda progress, finished: None,
+    ) -> None:
+        self.progress = Progress()
+        self._journal = journal
+        self._lines: dict[Role, _Line] = {
+            role: _Line(teacher, Admission(patience)) for role, teacher in teachers.items()
+        }
+        self._concurrency = concurrency
+        self._stop = stop or asyncio.Event()
+        self._on_progress = on_progress
+        self._active = 0  # pictures in hand
+        self._moving = 0  # pictures and requests that do not wait for a reply
+        self._exhausted = False
+        self._cut_short = False
+        self._answered_once = False
+        self._given_up_in_a_row = 0
+
+    async def run(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> Progress:
+        """Drive every picture to its end.
+
+        Raises:
+            StoppedEarly: `stop` was set, or some pictures could not be finished; the same run goes on.
+            TeacherError: the teacher refuses for good or cannot be reached.
+            JournalError: the journal cannot be written.
+        """
+        pumps = [asyncio.ensure_future(self._pump(line)) for line in self._lines.values()]
+        feeder = asyncio.ensure_future(self._feed(pictures, process))
+        try:
+            # The feeder ends when all is done; a pump only ends before it by an error.
+            done, _ = await asyncio.wait([feeder, *pumps], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        finally:
+            for task in (feeder, *pumps):
+                task.cancel()
+            await asyncio.gather(feeder, *pumps, return_exceptions=True)
+        if self._cut_short:
+            raise StoppedEarly(f"stopped after {self.progress.finished} pictures; the same command goes on")
+        if self.progress.unfinished:
+            raise StoppedEarly(
+                f"{self.progress.unfinished} pictures are unfinished (last: {self.progress.last_failure}); "
+                "the same command tries them again"
+            )
+        return self.progress
+
+    async def _feed(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> None:
+        slots = asyncio.Semaphore(self._concurrency)
+
+        async def drive(picture: Picture) -> None:
+            try:
+                await self._drive(picture, process(picture))
+            finally:
+                self._active -= 1
+                self._moving -= 1
+                slots.release()
+                await self._flush_if_idle()
+
+        try:
+            # A task group: the first error ends the others, and nothing outlives the run.
+            async with asyncio.TaskGroup() as group:
+                async for picture in pictures:
+                    await slots.acquire()
+                    if self._stop.is_set():
+                        self._cut_short = True
+                        break
+                    self._active += 1
+                    self._moving += 1
+                    group.create_task(drive(picture))
+                self._exhausted = True
+                await self._flush_if_idle()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await pictures.aclose()
+
+    async def _drive(self, picture: Picture, process: Process) -> None:
+        try:
+            requests = next(process)
+            while True:
+                requests = process.send(await self._ask_all(requests))
+        except StopIteration as end:
+            finished = Finished(picture.image_id, picture.ref, end.value)
+            self._journal.record_outcome(finished)
+            self.progress.finished += 1
+            self._on_progress(self.progress, finished)
+        except _GivenUp:
+            self.progress.unfinished += not self._stop.is_set()
+        finally:
+            process.close()
+
+    async def _ask_all(self, requests: list[Request]) -> list[Reply]:
+        # The picture's own motion becomes that of its requests, until the last of them is answered.
+        self._moving += len(requests) - 1
+        try:
+            answers = await asyncio.gather(*map(self._ask, requests), return_exceptions=True)
+        finally:
+            self._moving -= len(requests) - 1
+        replies: list[Reply] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            replies.append(answer)
+        return replies
+
+    async def _ask(self, request: Request) -> Reply:
+        found = self._journal.reply(request.key)
+        if found is not None:
+            return found
+        line = self._lines[request.role]
+        attempt = 0
+        while True:
+            await line.admission.wait(self._stop.is_set)
+            if self._stop.is_set():
+                self._cut_short = True
+                raise _GivenUp
+            answer = await self._send(line, request)
+            if isinstance(answer, Reply):
+                self._journal.record_reply(request.image_id, request.role, answer)
+                line.admission.answered()
+                self._answered_once = True
+                self._given_up_in_a_row = 0
+                return answer
+            self.progress.failures += 1
+            self.progress.last_failure = answer.message
+            self._on_progress(self.progress, None)
+            attempt += not answer.overloaded
+            delay = line.admission.retry_delay(answer, attempt)
+            if delay is None:
+                self._give_up(line, answer)
+            elif delay:
+                await self._pause(delay)
+
+    async def _send(self, line: _Line, request: Request) -> Reply | Failure:
+        future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
+        line.pending[request.key] = future
+        line.queue.put_nowait(request)
+        self.progress.sent += 1
+        self._moving -= 1
+        try:
+            await self._flush_if_idle()
+            return await future
+        finally:
+            self._moving += 1
+
+    async def _pause(self, delay: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), delay)
+
+    def _give_up(self, line: _Line, failure: Failure) -> None:
+        self._given_up_in_a_row += 1
+        never = not self._answered_once and failure.worth_retrying
+        if never or self._given_up_in_a_row >= _GIVEN_UP_IN_A_ROW:
+            raise TeacherUnavailableError(
+                f"{line.teacher.name} does not answer: {failure.message}; nothing is lost, "
+                "run the same command when it does"
+            )
+        raise _GivenUp
+
+    async def _flush_if_idle(self) -> None:
+        """Tell the teachers when every picture in hand waits for a reply and no other can start."""
+        full = self._exhausted or self._active == self._concurrency
+        if self._active and not self._moving and full:
+            for line in self._lines.values():
+                await line.teacher.flush()
+
+    async def _pump(self, line: _Line) -> None:
+        async for answer in line.teacher.ask(line.requests()):
+            future = line.pending.pop(answer.key, None)
+            if future is not None and not future.done():
+                future.set_result(answer)

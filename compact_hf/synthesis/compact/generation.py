@@ -1,0 +1,109 @@
+"""Step 2, conversation generation: from the teacher's reply to a draft, or a reject with its reason.
+
+Each check is a small filter: it returns None where a draft passes and the reason where it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pydantic import ValidationError
+
+from compact_hf.answers import is_uninformative, normalise, word_overlap
+from compact_hf.records import Draft, Reject, Turn
+from compact_hf.synthesis.compact.preset import Preset
+from compact_hf.synthesis.compact.prompts import DraftReply
+from compact_hf.synthesis.compact.sampling import Combination
+from compact_hf.teachers.teacher import Reply
+
+# RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
+MAX_ANSWER_WORDS: Final = 8
+_JOINED: Final = re.compile(
+    r"(?:\band|\bor|[,;?])\s+(?:what|which|who|whose|whom|where|when|why|how|is|are|does|do|did|can)\b", re.IGNORECASE
+)
+
+
+def read_draft(reply: Reply, combination: Combination) -> Draft | Reject:
+    """Return the draft in a teacher's reply, or a reject: declined, or not the JSON that was asked for."""
+    if reply.refused:
+        return Reject("generation", "declined", "", reply.refused, combination)
+    try:
+        read = DraftReply.model_validate_json(reply.text)
+    except ValidationError as error:
+        return Reject("generation", "malformed reply", reply.text[:200], _told(error), combination)
+    return Draft(" ".join(read.question.split()), " ".join(read.answer.split()), read.confidence, combination)
+
+
+def drop_reason(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    """Return (reason, detail) for the first check that the draft fails, None where it passes all."""
+    for check in _CHECKS:
+        failed = check(draft, accepted, preset)
+        if failed is not None:
+            return failed
+    return None
+
+
+def _told(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
+
+
+def _empty(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return None if draft.question and draft.answer else ("empty question or answer", "")
+
+
+def _uninformative(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return ("uninformative answer", draft.answer) if is_uninformative(draft.answer) else None
+
+
+def _long(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return ("long answer", draft.answer) if len(draft.answer.split()) > MAX_ANSWER_WORDS else None
+
+
+def _marked(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    # Trainers put the picture where the text says <image>: a literal one would break them.
+    return ("image placeholder in the text", "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
+
+
+def _unsure(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    if draft.confidence < preset.min_confidence:
+        return "low confidence", f"{draft.confidence} < {preset.min_confidence}"
+    return None
+
+
+def _joined(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    # Not before the first few words: "In the picture, what ..." is one question.
+    head, _, tail = draft.question.partition(" ")
+    asked_already = re.match(r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE)
+    found = _JOINED.search(tail) if asked_already else None
+    return ("joined questions", found[0].strip()) if found else None
+
+
+def _given_away(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    answer = normalise(draft.answer)
+    # "Is it red or blue?" offers its answer among others; that is a choice, not a leak.
+    if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):
+        return "answer in the question", draft.answer
+    return None
+
+
+def _repeated(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    for turn in accepted:
+        overlap = word_overlap(draft.question, turn.question)
+        if overlap > preset.max_overlap:
+            return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
+    return None
+
+
+_CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (
+    _empty,
+    _marked,
+    _uninformative,
+    _long,
+    _unsure,
+    _joined,
+    _given_away,
+    _repeated,
+)

@@ -1,0 +1,57 @@
+"""A preset: every parameter of the method, under a name and a version that stand in each row of a release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from compact_hf.errors import UsageError
+
+METHOD: Final = "compact"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """COMPACT's parameters (paper, section 3.2 and appendix).
+
+    Attributes:
+        name, version (`str`): together the `preset_version` of rows; the version goes up with any change of prompts,
+            checks or parameters.
+        ks (`tuple[int, ...]`): k is drawn uniformly from these.
+        min_confidence (`int`): per cent, 0 to 100; a draft below is dropped.
+        max_overlap (`float`): share of words, 0 to 1; a question above it repeats an accepted one of its image.
+        max_rounds (`int`): rounds after which an image is given up.
+        max_turns, min_turns (`int`): accepted questions at which an image is done, and that it needs to be kept.
+        max_edge (`int`): pixels on the longer edge of the picture that teacher and verifier see.
+    """
+
+    name: str
+    version: str
+    ks: tuple[int, ...] = (1, 2, 3)
+    min_confidence: int = 70
+    max_overlap: float = 0.6
+    max_rounds: int = 10
+    max_turns: int = 3
+    min_turns: int = 2
+    max_edge: int = 1024
+
+    @property
+    def preset_version(self) -> str:
+        """`NAME@VERSION`, as it stands in rows."""
+        return f"{self.name}@{self.version}"
+
+
+PAPER: Final = Preset(name="paper", version="1")
+
+PRESETS: Final = {preset.name: preset for preset in (PAPER,)}
+
+
+def preset_named(name: str) -> Preset:
+    """Return a preset by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"got the preset {name!r}; there is {', '.join(PRESETS)}")
+    return PRESETS[name]

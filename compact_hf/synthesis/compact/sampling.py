@@ -1,0 +1,44 @@
+"""Step 1, capability sampling: which k an image gets, and which combination to ask for next (paper, section 3.2).
+
+Pure: what comes out is a function of the seed, the image and what this image was asked before, whatever other images do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Final
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.records import digest
+
+Combination = tuple[str, ...]
+
+MAX_K: Final = len(CAPABILITIES)
+
+
+def draw_k(seed: int, image_id: str, ks: Sequence[int]) -> int:
+    """Return the image's k, uniform over `ks`."""
+    return random.Random(digest("k", seed, image_id)).choice(sorted(ks))
+
+
+def draw_combination(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Combination | None:
+    """Return the next k distinct capabilities to ask an image for, in canonical order.
+
+    Never one of `asked`. Capabilities that this image was not asked for yet come first, then the least asked ones, so
+    that its questions cover different atoms; among equals the seed decides.
+
+    Returns:
+        None when all combinations of k were asked, which for small or large k comes before the rounds end.
+    """
+    uses = Counter(name for combination in asked for name in combination)
+    left = [combination for combination in combinations(CAPABILITIES, k) if combination not in set(asked)]
+    if not left:
+        return None
+    # Least used first, compared atom by atom: with one fresh atom left, it and the freshest company.
+    wear = {combination: sorted(uses[name] for name in combination) for combination in left}
+    least = min((sum(counts), counts) for counts in wear.values())
+    fresh = [combination for combination in left if (sum(wear[combination]), wear[combination]) == least]
+    return random.Random(digest("combination", seed, image_id, k, len(asked))).choice(fresh)

@@ -1,0 +1,41 @@
+"""Teachers by name, as `--teacher NAME[:MODEL]` gives them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final
+
+from compact_hf.errors import UsageError
+from compact_hf.teachers.teacher import Teacher
+
+NAMES: Final = ("gemini", "scenes")
+
+
+def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed: int = 0) -> Teacher:
+    """Return the teacher that `spec` names.
+
+    Args:
+        spec (`str`): `NAME` or `NAME:MODEL`.
+        url (`str`, *optional*): the server to ask instead of the service's own (gemini).
+        noise, seed (*optional*): the faults that the scenes teacher plants, and where.
+
+    Raises:
+        UsageError: no such teacher, or a setting that it does not have.
+    """
+    name, _, model = spec.partition(":")
+    match name:
+        case "gemini":
+            from compact_hf.teachers.gemini import DEFAULT_MODEL, Gemini
+
+            if noise:
+                raise UsageError("only the teacher scenes plants noise; leave --noise out for gemini")
+            return Gemini(model or DEFAULT_MODEL, url=url)
+        case "scenes":
+            from compact_hf.teachers.scenes import ScenesTeacher
+
+            if model or url:
+                raise UsageError("the teacher scenes has neither model nor URL; write --teacher scenes")
+            return ScenesTeacher(noise=noise, seed=seed)
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{meant}")

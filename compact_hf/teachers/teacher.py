@@ -1,0 +1,185 @@
+"""The interface behind which every teacher stands: requests in as a stream, replies out as they come.
+
+A teacher only asks, once. Retries, rates and budgets belong to the engine, so that they hold for all of them alike: a
+teacher says `Failure` for what may go through later and raises `TeacherError` for what never will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from compact_hf.errors import SourceError
+from compact_hf.images.encode import for_teacher
+from compact_hf.records import Task
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Role = Literal["teacher", "verifier"]
+
+
+class Exposure:
+    """One picture as teachers get it: encoded once, off the event loop, and shared by all requests about it."""
+
+    def __init__(self, read: Callable[[], bytes], *, ref: str, max_edge: int) -> None:
+        self.ref = ref
+        self._read = read
+        self._max_edge = max_edge
+        self._jpeg: asyncio.Future[bytes] | None = None
+
+    async def jpeg(self) -> bytes:
+        """Return the picture as a JPEG without metadata, at most `max_edge` pixels on its longer edge.
+
+        Raises:
+            SourceError: the picture cannot be read any more.
+        """
+        if self._jpeg is None:
+            self._jpeg = asyncio.ensure_future(asyncio.to_thread(lambda: for_teacher(self._read(), self._max_edge)))
+        # Shielded: one request that is cancelled must not take the picture away from the others.
+        return await asyncio.shield(self._jpeg)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing to ask about one picture.
+
+    Attributes:
+        key (`str`): hash of all that decides the answer; ties the reply to the request and names it in the journal.
+        role (`str`): `teacher` (write a draft) or `verifier` (say what a question needs).
+        image_id (`str`): the picture's id.
+        exposure (`Exposure`): the picture.
+        prompt (`str`): the text for teachers that read.
+        schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
+        subject (`Task | str`): what the prompt asks, for teachers that compute instead of reading: the task of a
+            `teacher` request, the question's text of a `verifier` request. Nothing that the prompt does not say too.
+    """
+
+    key: str
+    role: Role
+    image_id: str
+    exposure: Exposure = field(compare=False)
+    prompt: str
+    schema: type[BaseModel] = field(compare=False)
+    subject: Task | str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, final: it is journalled and the request never sent again.
+
+    Attributes:
+        key (`str`): the request's key.
+        text (`str`): the JSON as the teacher sent it, unparsed; empty where `refused` says why.
+        refused (`str`): the reason for which a teacher gave no answer (a finish reason such as `SAFETY`), or empty.
+        model (`str`): the exact model version that answered.
+        input_tokens, output_tokens (`int`): as billed; thinking counts as output.
+        planted (`str`): what fault the scenes teacher put in on purpose, or empty. Only ever counted, never judged by.
+    """
+
+    key: str
+    text: str
+    model: str
+    refused: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    planted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No answer this time; nothing was journalled and the same request may be sent again.
+
+    Attributes:
+        key (`str`): the request's key.
+        message (`str`): one line on what went wrong, without secrets.
+        overloaded (`bool`): the server asked everybody to slow down (429, 503).
+        retry_after (`float | None`): seconds that the server asked to wait, where it said so.
+        worth_retrying (`bool`): False where this very request will fail again (400), though others may not.
+    """
+
+    key: str
+    message: str
+    overloaded: bool = False
+    retry_after: float | None = None
+    worth_retrying: bool = True
+
+
+class Teacher(Protocol):
+    """A backend: one method, `flush` and `close`.
+
+    Attributes:
+        name (`str`): `NAME:MODEL` or `NAME`, part of a run's identity and of every row.
+        ks (`range`): the values of k that it can be asked for.
+        sources (`str | None`): the one kind of source it can speak about, None for any.
+    """
+
+    name: str
+    ks: range
+    sources: str | None
+
+    def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        """Yield one `Reply` or `Failure` per request, in the order in which they come back.
+
+        Raises:
+            TeacherError: asking will not help (wrong key, unknown model).
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Take note that no further request can come before a reply: send what was held back."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+async def answer_each(
+    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Reply | Failure]]
+) -> AsyncGenerator[Reply | Failure, None]:
+    """Turn a coroutine that answers one request into a teacher's stream.
+
+    Every request is started as it comes; how many are in flight is the engine's to decide. The first error that
+    `answer` raises ends the stream; ending the stream cancels what is in flight.
+    """
+    answered: asyncio.Queue[Reply | Failure | BaseException | None] = asyncio.Queue()
+    running: set[asyncio.Task[None]] = set()
+
+    async def one(request: Request) -> None:
+        try:
+            answered.put_nowait(await answer(request))
+        except SourceError as error:
+            # This picture is gone; the others are not.
+            answered.put_nowait(Failure(request.key, str(error), worth_retrying=False))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            answered.put_nowait(error)
+
+    def start(work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        running.add(task)
+        task.add_done_callback(ended)
+
+    async def feed() -> None:
+        async for request in requests:
+            start(one(request))
+        me = asyncio.current_task()
+        while others := {task for task in running if task is not me}:
+            await asyncio.wait(others)
+        answered.put_nowait(None)
+
+    start(feed())
+    try:
+        while (item := await answered.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        for task in tuple(running):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
