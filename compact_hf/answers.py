@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's response format prompt: the first turn of a conversation carries it, and so must a question in evaluation."""
+"""LLaVA-1.5's response format prompt: a conversation's first turn carries it, and so does a question in evaluation."""
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBERS: Final = {
@@ -74,9 +74,11 @@ _IRREGULAR: Final = {
     "loaves": "loaf",
     "scarves": "scarf",
 }
+_PLURAL: Final = re.compile(r"\ws$")
 _NOT_PLURAL: Final = ("ss", "us", "is", "as", "os")
 _BETWEEN_DIGITS: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
-_PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-|-(?!\w)|(?<!\d):|:(?!\d)|_")
+_PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-(?!\d)|-(?!\w)|(?<!\d):|:(?!\d)")
+_POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
 _WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -90,8 +92,8 @@ def normalise(answer: str) -> str:
     >>> normalise("The two Dogs.")
     '2 dog'
     """
-    text = _BETWEEN_DIGITS.sub("", answer.strip().casefold().replace("’", "'"))
-    text = text.replace("'s ", " ").replace("'", "")
+    text = _BETWEEN_DIGITS.sub("", answer.strip().casefold().replace("’", "'").replace("_", " "))
+    text = _POSSESSIVE.sub("", text).replace("'", "")
     words = _PUNCTUATION.sub(" ", text).split()
     kept = [word for word in words if word not in _ARTICLES] or words
     singular = (_singular(word) for word in kept)
@@ -124,7 +126,7 @@ def word_overlap(question: str, other: str) -> float:
 
 
 def _singular(word: str) -> str:
-    if len(word) <= 3 or not word.endswith("s") or word.endswith(_NOT_PLURAL) or word in _IRREGULAR:
+    if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_NOT_PLURAL) or word in _IRREGULAR:
         singular = word
     elif word.endswith("ies") and len(word) > 4:
         singular = word[:-3] + "y"

@@ -7,8 +7,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -32,6 +33,8 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+GOLDEN: Final = Path(__file__).parent / "golden"
+
 settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
 settings.load_profile("same_every_time")
 
@@ -51,3 +54,22 @@ def offline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", _connect_to_loopback)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden", action="store_true", help="record tests/golden anew instead of comparing (make golden)"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of that name in tests/golden: `golden("capabilities.txt", text)`."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--golden"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{name} changed; if it is meant to, run `make golden`"
+
+    return compare

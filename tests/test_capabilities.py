@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES, GROUPS, NEEDED_RULE, canonical, described
+from compact_hf.errors import UnknownCapabilityError, UsageError
+
+names = st.sampled_from(list(CAPABILITIES))
+
+
+def test_the_ten_of_the_paper_in_its_groups() -> None:
+    groups = {group: [name for name, atom in CAPABILITIES.items() if atom.group == group] for group in GROUPS}
+    assert groups == {
+        "attribution": ["color", "shape"],
+        "recognition": [
+            "object_recognition",
+            "action_recognition",
+            "text_recognition",
+            "spatial_recognition",
+            "counting",
+        ],
+        "relation": ["spatial_relationship", "object_interaction", "scene_understanding"],
+    }
+
+
+def test_what_teachers_are_told_is_golden(golden: Callable[[str, str], None]) -> None:
+    """These words go into every prompt: another wording asks for other data, and has to be a new preset version."""
+    golden("capabilities.txt", f"{described()}\n\n{NEEDED_RULE}\n")
+
+
+@given(st.lists(names))
+def test_canonical_order_depends_on_nothing_but_the_set(some: list[str]) -> None:
+    ordered = canonical(some)
+    assert ordered == canonical(reversed(some)) == canonical(ordered)
+    assert set(ordered) == set(some)
+    assert len(ordered) == len(set(some))
+    assert ordered == tuple(name for name in CAPABILITIES if name in some)
+
+
+@given(st.lists(names, unique=True))
+def test_described_gives_one_line_each_in_the_order_asked(some: list[str]) -> None:
+    lines = described(some).splitlines()
+    assert [line.split(":")[0].removeprefix("- ") for line in lines] == some
+
+
+def test_unknown_names_are_told_with_the_ten() -> None:
+    with pytest.raises(
+        UnknownCapabilityError, match=r"unknown capability 'colour'; the ten are color, shape, "
+    ) as caught:
+        canonical(["color", "colour"])
+    assert caught.value.name == "colour"
+    assert caught.value.allowed == tuple(CAPABILITIES)
+    assert isinstance(caught.value, UsageError)

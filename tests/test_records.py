@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.records import (
+    Conversation,
+    Draft,
+    Picture,
+    Reject,
+    Row,
+    Task,
+    Turn,
+    Verdict,
+    digest,
+    from_json,
+    to_json,
+)
+
+# Pydantic builds them from their type hints, so that a new field is tested as soon as it stands there.
+records = st.one_of(*(st.builds(kind) for kind in (Picture, Task, Draft, Verdict, Turn, Reject, Conversation)))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(records)
+def test_json_there_and_back_is_the_same_record(record: Any) -> None:
+    text = to_json(record)
+    assert from_json(type(record), text) == record
+    assert "\n" not in text
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"capabilities": ["color"]}', '{"capabilities": "color", "answer": "red"}']
+)
+def test_what_is_no_such_record_raises(text: str) -> None:
+    with pytest.raises(ValidationError):
+        from_json(Verdict, text)
+
+
+def test_records_cannot_be_changed() -> None:
+    verdict = Verdict(("color",), "red")
+    with pytest.raises(FrozenInstanceError):
+        verdict.answer = "blue"  # type: ignore[misc]
+
+
+def test_rows_are_equal_whatever_reads_their_picture() -> None:
+    assert Row("1", (), "compact", read_picture=lambda: b"a") == Row("1", (), "compact", read_picture=lambda: b"b")
+
+
+@given(st.lists(json_values, max_size=3))
+def test_digests_depend_on_nothing_but_the_value(parts: list[Any]) -> None:
+    assert digest(*parts) == digest(*json.loads(json.dumps(parts)))
+    assert len(digest(*parts)) == 32
+    assert digest(*parts, length=12) == digest(*parts)[:12]
+
+
+def test_digests_tell_parts_apart() -> None:
+    assert len({digest("a", "b"), digest("ab"), digest(["a", "b"]), digest("b", "a"), digest("a", "b", None)}) == 5
+
+
+def test_digests_are_the_same_on_every_machine() -> None:
+    """Ids in published releases: another digest would make other rows of the same data."""
+    text = json.dumps([1, "é", list(CAPABILITIES)], ensure_ascii=False, separators=(",", ":"))
+    assert digest(1, "é", list(CAPABILITIES)) == hashlib.sha256(text.encode()).hexdigest()[:32]
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
