@@ -34,9 +34,7 @@ _ATOMS: Final = (
     Capability("object_recognition", "recognition", "naming the things that are there"),
     Capability("action_recognition", "recognition", "what is being done; one actor is enough"),
     Capability("text_recognition", "recognition", "reading text in the picture"),
-    Capability(
-        "spatial_recognition", "recognition", "the layout of the whole scene: arrangement, depth, perspective"
-    ),
+    Capability("spatial_recognition", "recognition", "the layout of the whole scene: arrangement, depth, perspective"),
     Capability("counting", "recognition", "how many of something there are"),
     Capability("spatial_relationship", "relation", "where particular things are relative to each other"),
     Capability(

@@ -50,7 +50,9 @@ class IdentityError(UsageError):
         self.run = run
         self.differences = differences
         told = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
-        super().__init__(f"{run} holds another run ({told}); give these again to go on with it, or choose another --out")
+        super().__init__(
+            f"{run} holds another run ({told}); give these again to go on with it, or choose another --out"
+        )
 
 
 class StoppedEarly(CompactError):
