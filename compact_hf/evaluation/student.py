@@ -1,0 +1,153 @@
+"""The model that is judged: a folder or a Hub repository in, its answers to questions about pictures out.
+
+Either holds a whole vision-language model, or a LoRA adapter whose `adapter_config.json` names its base. It runs on
+a GPU where there is one and else on the CPU, in the precision it was saved in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.errors import EvaluationError
+from compact_hf.images.decode import loaded, stripped
+from compact_hf.records import digest
+from compact_hf.tuning.progress import without_progress_bars
+
+SHORT_ANSWER: Final = "Answer the question using a single word or phrase."
+"""LLaVA's request for a short answer, as it stands in the first turn of the training data."""
+
+_ADAPTER: Final = "adapter_config.json"
+_KINDS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
+_NOT_NEEDED: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
+
+
+class Student:
+    """A loaded model that answers questions about pictures, greedily.
+
+    Args:
+        model (`str`): a folder or a Hub repository.
+
+    Raises:
+        EvaluationError: it cannot be found or loaded, or is no vision-language model.
+    """
+
+    def __init__(self, model: str) -> None:
+        import torch
+        from transformers import AutoProcessor
+
+        folder = located(model)
+        self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        try:
+            with without_progress_bars():
+                network = _network(folder)
+                # An adapter's folder has the processor that it was trained with.
+                self._processor: Any = AutoProcessor.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise EvaluationError(f"model {model} cannot be loaded: {_line(error)}") from error
+        if not hasattr(self._processor, "image_processor"):
+            raise EvaluationError(f"model {model} takes no pictures; give a vision-language model such as LLaVA")
+        if not self._processor.chat_template:
+            raise EvaluationError(f"model {model} has no chat template; save the one it was trained with beside it")
+        self._network: Any = network.to(self._device).eval()
+
+    def answer(self, asked: Sequence[tuple[bytes, str]], *, max_new_tokens: int) -> list[str]:
+        """Return the model's answers to (encoded picture, question) pairs, in one batch.
+
+        Args:
+            asked: at most as many pairs as fit into memory at once; `SHORT_ANSWER` is put below each question.
+            max_new_tokens (`int`): where an answer is cut.
+
+        Raises:
+            PictureError: a picture cannot be decoded.
+        """
+        import torch
+
+        pictures = {data: loaded(stripped(data)).convert("RGB") for data in {data for data, _ in asked}}
+        conversations = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": pictures[data]},
+                        {"type": "text", "text": f"{question}\n{SHORT_ANSWER}"},
+                    ],
+                }
+            ]
+            for data, question in asked
+        ]
+        inputs = self._processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            # The template writes the special tokens itself; answers follow at the end, so padding stands in front.
+            processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
+        ).to(self._device, dtype=self._network.dtype)
+        with torch.inference_mode():
+            tokens = self._network.generate(**inputs, max_new_tokens=max_new_tokens)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self._processor.batch_decode(new, skip_special_tokens=True)]
+
+
+def located(model: str) -> Path:
+    """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
+
+    Raises:
+        EvaluationError: there is neither, or the folder holds no model.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(model)
+    if not folder.exists():
+        try:
+            with without_progress_bars():
+                folder = Path(snapshot_download(model, ignore_patterns=_NOT_NEEDED))
+        except (OSError, ValueError) as error:
+            raise EvaluationError(
+                f"no model {model!r}: it is no folder here, and the Hub does not give it ({_line(error)})"
+            ) from error
+    if not any((folder / name).is_file() for name in ("config.json", _ADAPTER)):
+        raise EvaluationError(f"{model} is no model: a folder with config.json or {_ADAPTER} is needed")
+    return folder
+
+
+def identity(model: str) -> str:
+    """Return a hash of a model's files, so that a model trained anew in the same place counts as another.
+
+    Raises:
+        EvaluationError: as `located`.
+    """
+    folder = located(model)
+    found = []
+    for path in sorted({path for kind in _KINDS for path in folder.glob(kind)}):
+        with path.open("rb") as file:
+            found.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return digest(found)
+
+
+def _network(folder: Path) -> Any:
+    """Load a whole model, or an adapter merged into its base."""
+    from transformers import AutoModelForImageTextToText
+
+    if not (folder / _ADAPTER).is_file():
+        network = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    else:
+        from peft import PeftModel
+
+        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        network = AutoModelForImageTextToText.from_pretrained(located(base), dtype="auto")
+        network = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    # Vicuna's settings for chatting would be reported as ignored at every batch.
+    network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+    return network
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error's text: transformers' go on for a page."""
+    told = str(error).strip().splitlines()
+    return told[0].strip() if told else type(error).__name__
