@@ -1,0 +1,91 @@
+"""The wheel as people get it: built from the checkout, installed into an environment of its own, run elsewhere."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = {"compact_hf": "compact_hf", "model_card": "compact_hf/_model_card", "spaces_demo": "compact_hf/_spaces_demo"}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (built,) = folder.glob("compact_hf-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment with the wheel alone; dependencies are seen through a path file.
+
+    A path file adds a folder without reading the path files in it, so that an editable install stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere") / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=folder)
+    packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip())
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
+    return folder / "bin"
+
+
+def test_the_wheel_holds_what_the_package_reads_at_run_time(wheel: Path) -> None:
+    tracked = run("git", "ls-files", *SHIPPED, cwd=ROOT).splitlines()
+    expected = {SHIPPED[name.split("/")[0]] + name.removeprefix(name.split("/")[0]) for name in tracked}
+    held = set(ZipFile(wheel).namelist())
+    assert expected <= held, sorted(expected - held)
+    for needed in ("recipes/*.yaml", "*.jinja", "_model_card/*", "_spaces_demo/app.py", "py.typed"):
+        assert any(Path(name).match(needed) for name in held), needed
+
+
+def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
+    for name in ZipFile(wheel).namelist():
+        assert name.startswith(("compact_hf/", "compact_hf-")), name
+        assert "__pycache__" not in name, name
+        assert not name.endswith((".pyc", ".orig", ".log")), name
+
+
+def test_the_metadata_say_what_to_install(wheel: Path) -> None:
+    archive = ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    lines = archive.read(name).decode().splitlines()
+    extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
+    assert extras == {"tune", "eval", "demo", "openai", "ray", "testing", "dev", "all"}
+    core = [line for line in lines if line.startswith("Requires-Dist: ") and "extra ==" not in line]
+    assert core
+    assert not any("torch" in line for line in core)
+    assert "Requires-Python: >=3.11" in lines
+    assert "License-Expression: Apache-2.0" in lines
+
+
+def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:
+    found = run(installed / "python", "-c", "import compact_hf; print(compact_hf.__file__)", cwd=tmp_path)
+    assert Path(found.strip()).is_relative_to(installed.parent)
+
+
+def test_the_command_answers_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    assert "generate" in run(installed / "compact", "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    run(installed / "compact", "demo", "--out", "demo", cwd=tmp_path)
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+    assert list((tmp_path / "demo" / "release" / "data").rglob("*.parquet"))
