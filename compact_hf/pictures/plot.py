@@ -57,7 +57,7 @@ class Plot:
         return file.getvalue()
 
     def png(self, *, dpi: int = 200) -> bytes:
-        """Return the plot as a PNG file in light tones; 200 dpi make it 1000 pixels wide."""
+        """Return the plot as a PNG file in light tones; 200 dpi make it 900 pixels wide."""
         from matplotlib import rc_context
 
         file = io.BytesIO()

@@ -84,13 +84,13 @@ def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
     names = list(CAPABILITIES)
     most = max(counter.total() for counter in counts.values()) or 1
     with canvas(3.9) as (figure, axes):
-        left = dict.fromkeys(names, 0)
+        left = [0] * len(names)
         for k in ks:
             widths = [counts[name][k] for name in names]
-            axes.barh(names, widths, left=list(left.values()), height=0.72, label=f"k = {k}", **k_look(k))
-            left = {name: left[name] + counts[name][k] for name in names}
-        for name in names:
-            axes.annotate(f"{left[name]:,}", (left[name], name), **BESIDE)
+            axes.barh(range(len(names)), widths, left=left, height=0.72, label=f"k = {k}", **k_look(k))
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        for place, end in enumerate(left):
+            axes.annotate(f"{end:,}", (end, place), **BESIDE)
         axes.set_xlim(0, most * 1.14)
         name_capabilities(axes, names)
         hide_axis(axes, "x")

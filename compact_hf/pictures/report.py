@@ -151,5 +151,5 @@ def drawn(report: Report) -> tuple[Plot, ...]:
     return tuple(made)
 
 
-def _accuracy_told(section: AccuracySection | None) -> str:
-    return scores.told((section.overall, *section.by_k), section.models) if section else ""
+def _accuracy_told(section: AccuracySection | None) -> tuple[str, ...]:
+    return scores.told((section.overall, *section.by_k), section.models) if section else ()

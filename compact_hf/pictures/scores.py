@@ -103,13 +103,13 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(models) + 1, columnspacing=1.2)
-    return Plot(name, title, told(scores, models), _table(scores, models), figure)
+    return Plot(name, title, " ".join(told(scores, models)), _table(scores, models), figure)
 
 
-def told(scores: Sequence[Score], models: Sequence[str]) -> str:
-    """Return one sentence per score: the models' shares, n, and whether the last beats the majority answer.
+def told(scores: Sequence[Score], models: Sequence[str]) -> tuple[str, ...]:
+    """Return one sentence per score: n, the models' shares, and how the last one stands to the majority answer.
 
-    "Beats" is said only where the whole 95% interval lies above the majority's share.
+    "Above" and "below" are said only where the whole 95% interval is.
     """
     sentences = []
     for score in scores:
@@ -122,10 +122,10 @@ def told(scores: Sequence[Score], models: Sequence[str]) -> str:
         else:
             against = "not clearly apart from"
         sentences.append(
-            f"{_spoken_label(score)} (n = {score.n:,}): {shares}, {against} the {score.majority:.0%} of always giving "
-            f"the most frequent answer."
+            f"{_spoken_label(score)} (n = {score.n:,}): {shares}, which is {against} the {score.majority:.0%} that "
+            "always giving the most frequent answer gets right."
         )
-    return " ".join(sentences)
+    return tuple(sentences)
 
 
 def _name_lines(axes: Axes, scores: Sequence[Score]) -> None:

@@ -27,9 +27,9 @@ TONES: Final[dict[str, tuple[str, str]]] = {
     "rule": ("#d8dce4", "#383e4b"),
     "accent": ("#6b3fa0", "#c6a5ea"),
     # Okabe and Ito's hues, moved apart in lightness: orange is the lightest, green the darkest.
-    "attribution": ("#e39c12", "#f0b849"),
-    "recognition": ("#3a86c4", "#6fb1e6"),
-    "relation": ("#0c6650", "#2f9c7d"),
+    "attribution": ("#e39c12", "#f7cc70"),
+    "recognition": ("#3a86c4", "#5ca5df"),
+    "relation": ("#0c6650", "#2c8a6e"),
     # The ladder of k: one hue, darker (on dark paper: deeper) with each step.
     "k1": ("#d3bfe6", "#eadff6"),
     "k2": ("#a37cc8", "#bd9be0"),
@@ -43,7 +43,7 @@ MARKERS: Final = ("o", "D", "s", "^")
 """One for each model of a plot, in order; the first is drawn hollow."""
 
 _K_HATCHES: Final = ("", "///", "", "---", "")
-_WIDTH: Final = 5.0
+_WIDTH: Final = 4.5
 _POINTS: Final = 11.0
 
 
@@ -115,6 +115,8 @@ def rc(salt: str = "") -> dict[str, Any]:
         "svg.fonttype": "none",
         "svg.hashsalt": salt or "compact_hf",
         "text.color": tone("ink"),
+        # A dollar in a reason is a dollar, not mathematics.
+        "text.parse_math": False,
         "xtick.color": tone("muted"),
         "xtick.labelcolor": tone("ink"),
         "ytick.color": tone("muted"),
@@ -124,7 +126,7 @@ def rc(salt: str = "") -> dict[str, Any]:
 
 @contextmanager
 def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure 5 inches wide and `height` inches high, and its axes, under the settings of `rc`.
+    """Yield a figure 4.5 inches wide and `height` inches high, and its axes, under the settings of `rc`.
 
     Narrow on purpose: on a phone it is shown at about its own size, so the type stays legible.
     """

@@ -1,0 +1,75 @@
+"""One made-up run, with every section, that the tests of this folder draw."""
+
+from __future__ import annotations
+
+import io
+import random
+from functools import cache
+from itertools import combinations
+
+import pytest
+from PIL import Image
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.pictures.contact_sheet import Shown
+from compact_hf.pictures.dropped import RejectCount
+from compact_hf.pictures.report import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
+from compact_hf.pictures.scores import Interval, Score
+from compact_hf.records import Turn
+
+HOSTILE = "<script>alert('1')</script> & \"quotes\""
+
+
+@cache
+def picture(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
+    """Return a PNG file of noise, the worst there is for a picture's size in bytes."""
+    file = io.BytesIO()
+    noise = random.Random(seed).randbytes(3 * size[0] * size[1])
+    Image.frombytes("RGB", size, noise).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def shown(seed: int, k: int, *, question: str = "What is the word on the sign?") -> Shown:
+    """Return a picture with two turns of k capabilities."""
+    names = tuple(CAPABILITIES)[:k]
+    return Shown(picture(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
+
+
+def score(label: str, n: int = 50) -> Score:
+    """Return made-up shares of two models."""
+    return Score(label, n, 0.3, (Interval(0.1, 0.05, 0.2), Interval(0.6, 0.5, 0.7)))
+
+
+@pytest.fixture(scope="session")
+def accepted() -> dict[tuple[str, ...], int]:
+    """Every combination of one to three capabilities but for those with object_interaction alone or in pairs."""
+    return {
+        combination: 1 + len(combination) + len(combination[0]) % 4
+        for k in (1, 2, 3)
+        for combination in combinations(CAPABILITIES, k)
+        if k == 3 or "object_interaction" not in combination
+    }
+
+
+@pytest.fixture(scope="session")
+def report(accepted: dict[tuple[str, ...], int]) -> Report:
+    """A report with every section, its words full of markup."""
+    return Report(
+        title="A run",
+        summary=f"Made up, with {HOSTILE}.",
+        facts=(Fact("pictures", "200"), Fact("questions", "612", "2 or 3 a picture")),
+        accepted=accepted,
+        pictures=[shown(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
+        rejects=[RejectCount(f"a {HOSTILE} reason", 9), RejectCount("confidence below 70", 12, planted=13, caught=12)],
+        release=ReleaseSection((Fact("rows", "612"),), Example("Load it:", "load_dataset(DIR)", HOSTILE)),
+        training=TrainingSection((Fact("steps", "600"),), tuple((step, 3 / step) for step in range(1, 61))),
+        accuracy=AccuracySection(
+            models=("before", "after"),
+            overall=score("all"),
+            by_k=tuple(score(f"k = {k}") for k in (1, 2, 3)),
+            by_capability=tuple(score(name) for name in CAPABILITIES),
+            questions="Reserved scenes.",
+            caveat="Nothing about photographs.",
+        ),
+        next_steps=(Example("Go on:", "compact status RUN"),),
+    )

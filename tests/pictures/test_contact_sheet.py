@@ -1,0 +1,69 @@
+"""The contact sheet: fair over k, small, and safe from what teachers write."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from compact_hf.pictures.contact_sheet import Shown, fragment, pick, png, thumbnail
+from compact_hf.records import Turn
+
+from .conftest import HOSTILE, picture, shown
+
+
+@given(st.lists(st.integers(1, 5), max_size=40), st.integers(0, 30))
+def test_pick_is_even_over_k_and_keeps_the_order(ks: list[int], count: int) -> None:
+    pictures = [Shown(b"", k, (), str(place)) for place, k in enumerate(ks)]
+    picked = pick(pictures, count)
+    have, taken = Counter(ks), Counter(one.k for one in picked)
+    assert len(picked) == min(count, len(ks))
+    assert list(picked) == sorted(picked, key=lambda one: (one.k, int(one.caption)))
+    for k in have:
+        others = max((taken[other] for other in have), default=0)
+        assert taken[k] == have[k] or taken[k] >= others - 1
+        assert [one for one in picked if one.k == k] == [one for one in pictures if one.k == k][: taken[k]]
+
+
+def test_what_a_teacher_wrote_is_never_markup() -> None:
+    page = fragment([shown(1, 2, question=HOSTILE)])
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_every_capability_of_a_question_is_named() -> None:
+    page = fragment([shown(1, 3)])
+    for name in ("color", "shape", "object recognition"):
+        assert f">{name}</li>" in page
+
+
+def test_a_large_picture_is_made_small_and_keeps_its_shape() -> None:
+    small = thumbnail(picture(1, (1600, 800)))
+    assert (small["width"], small["height"]) == (400, 200)
+    head, data = small["url"].split(",", 1)
+    assert head == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+        assert opened.size == (400, 200)
+
+
+def test_pictures_of_any_mode_are_shown() -> None:
+    for mode in ("L", "P", "RGBA", "1"):
+        file = io.BytesIO()
+        Image.new(mode, (30, 20)).save(file, format="PNG")
+        assert thumbnail(file.getvalue())["width"] == 30
+
+
+def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question() -> None:
+    runaway = Turn("word " * 3000, "unbroken" * 500, ("color",), ("color",), 90)
+    with Image.open(io.BytesIO(png([shown(1, 1), Shown(picture(2), 3, (runaway,)), shown(3, 2)], columns=3))) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width == 3 * 400 + 4 * 20
+        assert sheet.height < 1200
+
+
+def test_the_png_sheet_is_the_same_every_time() -> None:
+    assert png([shown(1, 1), shown(2, 2)]) == png([shown(1, 1), shown(2, 2)])

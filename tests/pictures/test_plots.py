@@ -1,0 +1,155 @@
+"""Plots: the same data give the same file, every number stands in the table, gaps and markup are shown as such."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import combinations
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.pictures import dropped, plots, scores
+from compact_hf.pictures.dropped import RejectCount
+from compact_hf.pictures.plot import Plot
+from compact_hf.pictures.report import Report, drawn
+from compact_hf.pictures.scores import Interval, Score
+from compact_hf.pictures.style import TONES
+
+_COMBINATIONS = st.dictionaries(
+    st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=4).map(canonical),
+    st.integers(1, 50),
+    max_size=12,
+)
+
+
+def cells(plot: Plot) -> dict[str, tuple[str, ...]]:
+    """Return the table's rows by their first cell."""
+    return {row[0]: row[1:] for row in plot.table.rows}
+
+
+def words(svg: str) -> list[str]:
+    """Return every text in an SVG."""
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.fixture(scope="module")
+def every(report: Report) -> tuple[Plot, ...]:
+    return drawn(report)
+
+
+def test_the_same_data_give_the_same_bytes(every: tuple[Plot, ...], report: Report) -> None:
+    again = drawn(report)
+    assert [plot.svg() for plot in every] == [plot.svg() for plot in again]
+    assert [plot.png(dpi=50) for plot in every] == [plot.png(dpi=50) for plot in again]
+
+
+def test_another_process_draws_the_same_bytes() -> None:
+    code = (
+        "from compact_hf.pictures.plots import coverage\n"
+        "print(coverage({('color', 'shape'): 3, ('color',): 2}).svg(), end='')"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert told == plots.coverage({("color", "shape"): 3, ("color",): 2}).svg()
+
+
+def test_every_plot_has_words_and_a_regular_table(every: tuple[Plot, ...]) -> None:
+    assert len({plot.name for plot in every}) == len(every) == 7
+    for plot in every:
+        assert plot.title
+        assert re.search(r"\d", plot.alt)
+        assert plot.table.rows
+        assert {len(row) for row in plot.table.rows} == {len(plot.table.head)}
+
+
+def test_png_and_svg_are_what_they_say(every: tuple[Plot, ...]) -> None:
+    for plot in every:
+        with Image.open(io.BytesIO(plot.png(dpi=200))) as opened:
+            assert (opened.format, opened.width) == ("PNG", 900)
+        assert words(plot.svg())
+
+
+def test_inline_plots_leave_color_and_ids_to_the_page(every: tuple[Plot, ...]) -> None:
+    pages = "".join(plot.inline() for plot in every)
+    ids = re.findall(r' id="([^"]*)"', pages)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", pages)) <= set(ids)
+    assert not [light for light, _ in TONES.values() if light in pages]
+    assert "<style" not in pages
+    assert "<?xml" not in pages
+
+
+@settings(max_examples=8)
+@given(_COMBINATIONS)
+def test_tables_count_what_a_plain_count_counts(accepted: dict[tuple[str, ...], int]) -> None:
+    flat = [combination for combination, count in accepted.items() for _ in range(count)]
+    by_k = cells(plots.k_distribution(accepted))
+    assert by_k["all"][0] == f"{len(flat):,}"
+    for k, number in Counter(map(len, flat)).items():
+        assert by_k[str(k)][0] == str(number)
+    by_name = cells(plots.coverage(accepted))
+    by_pair = cells(plots.cooccurrence(accepted))
+    for name in CAPABILITIES:
+        assert by_name[name.replace("_", " ")][-1] == str(sum(name in combination for combination in flat))
+    for one, other in combinations(CAPABILITIES, 2):
+        together = sum(one in combination and other in combination for combination in flat)
+        assert by_pair[f"{one} + {other}".replace("_", " ")] == (str(together),)
+
+
+def test_a_capability_that_nothing_needs_is_shown_with_nought() -> None:
+    plot = plots.coverage({("color",): 4})
+    assert "object interaction" in words(plot.svg())
+    assert cells(plot)["object interaction"] == ("0", "0")
+
+
+def test_means_of_other_data_are_named_beside_our_own() -> None:
+    told = words(plots.k_distribution({("color",): 1, ("color", "shape"): 1}, means=plots.PAPER_MEAN_K).svg())
+    assert {"mean k 1.50, here", "mean k 1.95, LLaVA-665K (paper)", "mean k 2.89, COMPACT (paper)"} <= set(told)
+
+
+def test_planted_faults_are_told_apart_from_rejects() -> None:
+    plot = dropped.rejects(
+        [RejectCount("repeats another", 9), RejectCount("low confidence", 12, planted=13, caught=11)]
+    )
+    assert cells(plot)["low confidence"] == ("12", "13", "11")
+    assert cells(plot)["repeats another"] == ("9", "–", "–")
+    assert "Of 13 planted faults 11 were dropped." in plot.alt
+    assert {"dropped", "planted"} <= set(words(plot.svg()))
+
+
+def test_without_planted_faults_nothing_is_said_of_them() -> None:
+    plot = dropped.rejects([RejectCount("repeats another", 9)])
+    assert plot.table.head == ("reason", "dropped")
+    assert "planted" not in plot.alt + plot.title + plot.svg()
+
+
+def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
+    told = " ".join(words(dropped.rejects([RejectCount("<b>a</b> & $x^2$", 1)]).svg()))
+    assert "<b>a</b> & $x^2$" in told
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (Interval(0.6, 0.5, 0.7), "above the 40%"),
+        (Interval(0.2, 0.1, 0.3), "below the 40%"),
+        (Interval(0.45, 0.35, 0.55), "not clearly apart from the 40%"),
+    ],
+)
+def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Interval, said: str) -> None:
+    (sentence,) = scores.told([Score("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after"))
+    assert said in sentence
+    assert "n = 90" in sentence
+    assert "0% before" in sentence
+
+
+def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:
+    rows = scores.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
+    assert (rows[0][0], rows[-1][0], len(rows)) == ("10", "5,000", 8)

@@ -1,0 +1,127 @@
+"""The report: one file that needs nothing else, complete where there are figures, safe, and small."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from compact_hf.pictures.report import Report, render
+
+_VOID = {"meta", "img", "br", "path", "use"}
+
+
+class Page(HTMLParser):
+    """What a page is made of: its tags with their attributes, its ids, its headings, and whether tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop() == tag
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, attrs in self.tags if (value := attrs.get(attribute)) is not None]
+
+
+@pytest.fixture(scope="module")
+def text(report: Report) -> str:
+    return render(report)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_it_needs_no_network_and_no_script(page: Page, text: str) -> None:
+    assert all(source.startswith("data:") for source in page.values("src"))
+    assert all(link.startswith("#") for link in (*page.values("href"), *page.values("xlink:href")))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_two_hundred_pictures_stay_under_three_megabytes(text: str) -> None:
+    assert len(text.encode()) < 3_000_000
+
+
+def test_the_same_report_gives_the_same_page(report: Report, text: str) -> None:
+    assert render(report) == text
+
+
+def test_tags_are_closed_and_links_lead_somewhere(page: Page) -> None:
+    assert page.open == []
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    links = page.values("href") + page.values("xlink:href")
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert set(page.values("aria-labelledby")) <= set(ids)
+
+
+def test_headings_step_down_one_by_one(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: Page) -> None:
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    plots = [attrs for tag, attrs in page.tags if tag == "figure"]
+    assert len(pictures) == 24
+    assert all(attrs["alt"] for attrs in pictures)
+    assert len(plots) == 7
+    assert all(attrs["aria-label"] for attrs in plots)
+    assert [tag for tag, _ in page.tags].count("table") == 7
+
+
+def test_nothing_that_was_passed_in_becomes_markup(text: str) -> None:
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") > 20
+
+
+def test_light_and_dark_come_from_the_readers_setting(text: str) -> None:
+    assert "prefers-color-scheme: dark" in text
+    assert text.count("--tone-ink:") == 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "anchor"),
+    [
+        ({"release": None}, "release"),
+        ({"training": None}, "training"),
+        ({"accuracy": None}, "accuracy"),
+        ({"rejects": ()}, "dropped"),
+        ({"pictures": ()}, "pictures"),
+        ({"next_steps": ()}, "next"),
+    ],
+)
+def test_a_part_without_figures_is_left_out_with_its_link(
+    report: Report, text: str, missing: dict[str, object], anchor: str
+) -> None:
+    small = replace(report, **{"pictures": report.pictures[:2], **missing})
+    without = Page(render(small))
+    assert f'id="{anchor}"' in text
+    assert anchor not in without.values("id")
+    assert f"#{anchor}" not in without.values("href")
+
+
+def test_an_empty_run_still_gives_a_page() -> None:
+    assert Page(render(Report("Nothing yet", "No picture was kept.", (), {}))).values("id")

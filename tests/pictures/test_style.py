@@ -1,0 +1,57 @@
+"""The one look: legible, apart in black and white and for color-blind eyes, and nobody else's settings changed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import matplotlib
+import pytest
+
+from compact_hf.capabilities import CAPABILITIES, GROUPS
+from compact_hf.pictures import plots
+from compact_hf.pictures.style import TONES, css_variables, k_look, k_tone, themed
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of `#rrggbb`, 0 to 1 (WCAG 2.1)."""
+    channels = [value / 255 for value in bytes.fromhex(color.removeprefix("#"))]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colors, 1 to 21 (WCAG 2.1)."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+@pytest.mark.parametrize("name", ["ink", "muted", "accent"])
+def test_words_stand_out_from_the_paper(name: str, scheme: int) -> None:
+    assert contrast(TONES[name][scheme], TONES["paper"][scheme]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_groups_and_ks_stay_apart_without_color(scheme: int) -> None:
+    groups = sorted((TONES[group][scheme] for group in GROUPS), key=luminance)
+    ks = [TONES[k_tone(k)][scheme] for k in range(1, 6)]
+    assert all(contrast(one, other) >= 1.4 for one, other in pairwise(groups))
+    assert all(contrast(one, other) >= 1.4 for one, other in pairwise(ks))
+    assert [luminance(color) for color in ks] == sorted((luminance(color) for color in ks), reverse=True)
+
+
+def test_neighboring_ks_differ_in_hatch_too() -> None:
+    hatches = [k_look(k)["hatch"] for k in range(1, 6)]
+    assert all(one != other for one, other in pairwise(hatches))
+
+
+def test_no_two_tones_share_a_light_value_because_themes_replace_by_value() -> None:
+    assert len({light for light, _ in TONES.values()}) == len(TONES)
+    assert themed(f"fill: {TONES['k3'][0]}") == "fill: var(--tone-k3)"
+    assert f"--tone-k3: {TONES['k3'][1]};" in css_variables(1)
+
+
+def test_drawing_leaves_the_readers_settings_alone() -> None:
+    before = matplotlib.rcParams.copy()
+    plots.coverage({(name,): 1 for name in CAPABILITIES}).svg()
+    assert matplotlib.rcParams == before
