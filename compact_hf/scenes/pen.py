@@ -1,0 +1,137 @@
+"""A pen that draws a small picture on glass, larger than life, and hands it out smooth.
+
+Coordinates are pixels of a thing in the foreground, from the middle of its foot: x to the right, y upwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Color = tuple[int, int, int]
+Point = tuple[float, float]
+
+# Drawn so many times too large and averaged down: Pillow's own lines are jagged.
+OVERSAMPLING: Final = 3
+INK: Final[Color] = (52, 44, 52)
+
+
+class Pen:
+    """Draws on a transparent sheet of `width` x `height`, times `scale`; the foot is `below` above the lower edge."""
+
+    def __init__(self, width: int, height: int, *, scale: float, below: int = 4) -> None:
+        from PIL import Image, ImageDraw
+
+        self._zoom = OVERSAMPLING * scale
+        self._size = (math.ceil(width * scale), math.ceil(height * scale))
+        self._sheet = Image.new("RGBA", (self._size[0] * OVERSAMPLING, self._size[1] * OVERSAMPLING))
+        self._draw = ImageDraw.Draw(self._sheet)
+        self._foot = (self._sheet.width / 2, self._sheet.height - below * self._zoom)
+
+    def polygon(self, points: Sequence[Point], fill: Color, *, edge: float = 1.6) -> None:
+        """Fill the polygon and draw its edge, `edge` wide, in a darker shade."""
+        corners = [self._at(point) for point in points]
+        self._draw.polygon(corners, fill=fill)
+        if edge:
+            self._draw.line([*corners, corners[0], corners[1]], darker(fill), self._thick(edge), joint="curve")
+
+    def ellipse(self, center: Point, rx: float, ry: float, fill: Color, *, edge: float = 1.6) -> None:
+        """Fill an ellipse."""
+        x, y = self._at(center)
+        box = (x - rx * self._zoom, y - ry * self._zoom, x + rx * self._zoom, y + ry * self._zoom)
+        self._draw.ellipse(box, fill, darker(fill) if edge else None, self._thick(edge) if edge else 0)
+
+    def box(
+        self, left: float, low: float, right: float, high: float, fill: Color, *, round: float = 0, edge: float = 1.6
+    ) -> None:
+        """Fill an upright rectangle with corners of radius `round`."""
+        x0, y0 = self._at((left, high))
+        x1, y1 = self._at((right, low))
+        outline = darker(fill) if edge else None
+        self._draw.rounded_rectangle(
+            (x0, y0, x1, y1), round * self._zoom, fill, outline, self._thick(edge) if edge else 0
+        )
+
+    def line(self, points: Sequence[Point], fill: Color, width: float) -> None:
+        """Draw a line with round ends and joints."""
+        corners = [self._at(point) for point in points]
+        self._draw.line(corners, fill, self._thick(width), joint="curve")
+        r = width * self._zoom / 2
+        for x, y in (corners[0], corners[-1]):
+            self._draw.ellipse((x - r, y - r, x + r, y + r), fill)
+
+    def limb(self, points: Sequence[Point], fill: Color, width: float) -> None:
+        """Draw a line with an edge, as arms and legs have."""
+        self.line(points, darker(fill), width + 2.4)
+        self.line(points, fill, width)
+
+    def arc(self, center: Point, r: float, start: float, end: float, fill: Color, width: float) -> None:
+        """Draw part of a circle, from `start` to `end` degrees, clockwise from three o'clock."""
+        x, y = self._at(center)
+        r *= self._zoom
+        self._draw.arc((x - r, y - r, x + r, y + r), start, end, fill, self._thick(width))
+
+    def text(self, center: Point, word: str, size: float, fill: Color) -> None:
+        """Write a word around `center` with letters `size` from line to line."""
+        from PIL import ImageFont
+
+        font = ImageFont.load_default(size * self._zoom)
+        self._draw.text(self._at(center), word, fill, font, anchor="mm", stroke_width=size * self._zoom / 30)
+
+    def sheet(self) -> Image:
+        """Return the drawing in its own size."""
+        return self._sheet.reduce(OVERSAMPLING)
+
+    def _at(self, point: Point) -> Point:
+        return self._foot[0] + point[0] * self._zoom, self._foot[1] - point[1] * self._zoom
+
+    def _thick(self, width: float) -> int:
+        return max(1, round(width * self._zoom))
+
+
+def darker(color: Color, by: float = 0.3) -> Color:
+    """Return the color mixed with black."""
+    r, g, b = color
+    return round(r * (1 - by)), round(g * (1 - by)), round(b * (1 - by))
+
+
+def lighter(color: Color, by: float = 0.4) -> Color:
+    """Return the color mixed with white."""
+    r, g, b = color
+    return round(r + (255 - r) * by), round(g + (255 - g) * by), round(b + (255 - b) * by)
+
+
+def outline(shape: str, r: float) -> list[Point]:
+    """Return the outline of one of `kinds.SHAPES` that fits about a circle of radius `r` around the origin."""
+    if shape == "round":
+        return _round(r, 40)
+    if shape == "square":
+        return [(-r * 0.88, -r * 0.88), (r * 0.88, -r * 0.88), (r * 0.88, r * 0.88), (-r * 0.88, r * 0.88)]
+    if shape == "triangular":
+        return [(-r * 1.12, -r * 0.86), (r * 1.12, -r * 0.86), (0, r * 1.06)]
+    if shape == "diamond-shaped":
+        return [(0, -r * 1.14), (r * 1.02, 0), (0, r * 1.14), (-r * 1.02, 0)]
+    if shape == "star-shaped":
+        radii = [r * 1.16, r * 0.56] * 5
+        turns = [math.pi / 2 + math.pi * i / 5 for i in range(10)]
+        return [(radius * math.cos(turn), radius * math.sin(turn)) for radius, turn in zip(radii, turns, strict=True)]
+    return _heart(r)
+
+
+def _round(r: float, corners: int) -> list[Point]:
+    turns = (2 * math.pi * i / corners for i in range(corners))
+    return [(r * math.cos(turn), r * math.sin(turn)) for turn in turns]
+
+
+def _heart(r: float) -> list[Point]:
+    points = []
+    for i in range(40):
+        turn = 2 * math.pi * i / 40
+        x = 16 * math.sin(turn) ** 3
+        y = 13 * math.cos(turn) - 5 * math.cos(2 * turn) - 2 * math.cos(3 * turn) - math.cos(4 * turn)
+        points.append((x * r / 15, (y + 2) * r / 15))
+    return points

@@ -1,0 +1,212 @@
+"""People as drawings: a man, a woman, a boy or a girl in one of the poses that show what they do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from compact_hf.scenes.kinds import COLORS
+from compact_hf.scenes.pen import INK, Color, Pen, Point
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How the limbs stand, facing right. Each limb is (upper, lower) in degrees from hanging down, forwards first.
+
+    Attributes:
+        near, far (`tuple[int, int]`): the arms.
+        front, back (`tuple[int, int]`): the legs.
+        lean (`int`): degrees that the trunk leans forwards.
+        lift (`int`): pixels above the ground.
+    """
+
+    near: tuple[int, int] = (-12, -6)
+    far: tuple[int, int] = (12, 6)
+    front: tuple[int, int] = (7, 4)
+    back: tuple[int, int] = (-7, -4)
+    lean: int = 0
+    lift: int = 0
+
+
+POSES: Final[dict[str, Pose]] = {
+    "": Pose(),
+    "waving": Pose(far=(150, 175)),
+    "jumping": Pose(near=(-145, -150), far=(145, 150), front=(55, -35), back=(-40, -100), lift=16),
+    "reading": Pose(near=(25, 95), far=(35, 110)),
+    "sitting": Pose(near=(25, 60), far=(30, 70), front=(82, 2), back=(74, -4)),
+    "drinking": Pose(far=(60, 165)),
+    "pushing": Pose(near=(62, 84), far=(80, 92), front=(30, -8), back=(-32, -44), lean=20),
+    "pulling": Pose(near=(-72, -84), far=(-84, -90), front=(38, 2), back=(-14, -46), lean=16),
+    "painting": Pose(far=(78, 112)),
+    "photographing": Pose(near=(70, 140), far=(82, 150)),
+    "feeding": Pose(near=(55, 80), far=(58, 84), front=(24, -40), back=(0, -60), lean=24),
+    "chasing": Pose(near=(72, 88), far=(96, 100), front=(58, 0), back=(-40, -88), lean=22, lift=3),
+}
+
+SKINS: Final[dict[str, Color]] = {
+    "man": (236, 188, 150),
+    "woman": (205, 150, 112),
+    "boy": (247, 208, 172),
+    "girl": (163, 112, 80),
+}
+HAIR: Final[dict[str, Color]] = {
+    "man": (78, 54, 40),
+    "woman": (44, 34, 36),
+    "boy": (196, 128, 56),
+    "girl": (38, 28, 28),
+}
+TROUSERS: Final[Color] = (112, 122, 142)
+
+
+def draw_person(kind: str, color: str, pose: str, scale: float) -> Image:
+    """Return a person, facing right, with the middle of the feet at the middle of the lower edge.
+
+    Args:
+        color (`str`): of the clothes.
+        pose (`str`): an action, a verb of `kinds.VERBS`, or empty for standing.
+    """
+    pen = Pen(128, 136, scale=scale)
+    if pose == "sleeping":
+        _lying(pen, kind, COLORS[color])
+    else:
+        _upright(pen, kind, COLORS[color], pose)
+    return pen.sheet()
+
+
+def chest(kind: str, pose: str) -> Point:
+    """Return where a sign hangs, from the middle of the foot."""
+    small = kind in ("boy", "girl")
+    if pose == "sleeping":
+        return 12, 17
+    at = _hip(kind, pose)
+    lean = math.radians(POSES[pose].lean)
+    up = 15 if small else 19
+    return at[0] + up * math.sin(lean), at[1] + up * math.cos(lean)
+
+
+def _hip(kind: str, pose: str) -> Point:
+    legs = 30 if kind in ("boy", "girl") else 38
+    stance = POSES[pose]
+    reach = max(_reach(stance.front), _reach(stance.back))
+    low = 14 if pose == "sitting" else legs * reach
+    return -stance.lean * 0.5, low + stance.lift
+
+
+def _reach(leg: tuple[int, int]) -> float:
+    return (math.cos(math.radians(leg[0])) + math.cos(math.radians(leg[1]))) / 2
+
+
+def _limb(start: Point, angles: tuple[int, int], length: float) -> list[Point]:
+    points = [start]
+    for angle in angles:
+        x, y = points[-1]
+        turn = math.radians(angle)
+        points.append((x + length / 2 * math.sin(turn), y - length / 2 * math.cos(turn)))
+    return points
+
+
+def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
+    small = kind in ("boy", "girl")
+    stance = POSES[pose]
+    legs, arms, trunk, broad = (30, 28, 30, 22) if small else (38, 36, 38, 27)
+    hip = _hip(kind, pose)
+    lean = math.radians(stance.lean)
+    neck = (hip[0] + trunk * math.sin(lean), hip[1] + trunk * math.cos(lean))
+    shoulder = (neck[0] - 4 * math.sin(lean), neck[1] - 5)
+    skin = SKINS[kind]
+    for leg, dx in ((stance.back, -5), (stance.front, 5)):
+        points = _limb((hip[0] + dx, hip[1] + 2), leg, legs)
+        pen.limb(points, TROUSERS if kind in ("man", "boy") else skin, 8)
+        foot = points[-1]
+        pen.limb([foot, (foot[0] + 6, foot[1] + 0.5)], INK, 4)
+    near = _limb((shoulder[0] - broad / 2 + 3, shoulder[1] - 2), stance.near, arms)
+    far = _limb((shoulder[0] + broad / 2 - 3, shoulder[1] - 2), stance.far, arms)
+    _trunk(pen, kind, color, hip, neck, broad)
+    for arm in (near, far):
+        pen.limb(arm, skin, 6.5)
+        pen.limb(arm[:2], color, 7.5)
+    _head(pen, kind, (neck[0] + 3 * math.sin(lean) * 4, neck[1] + (12 if small else 13)))
+    _prop(pen, pose, far[-1], near[-1], neck)
+
+
+def _trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, broad: float) -> None:
+    half = broad / 2
+    hem = (half + 9, hip[1] - 9) if kind in ("woman", "girl") else (half, hip[1] - 1)
+    pen.polygon(
+        [
+            (neck[0] - half + 3, neck[1]),
+            (neck[0] + half - 3, neck[1]),
+            (neck[0] + half, neck[1] - 5),
+            (hip[0] + hem[0], hem[1]),
+            (hip[0] - hem[0], hem[1]),
+            (neck[0] - half, neck[1] - 5),
+        ],
+        color,
+    )
+
+
+def _head(pen: Pen, kind: str, at: Point) -> None:
+    x, y = at
+    hair, skin = HAIR[kind], SKINS[kind]
+    if kind == "woman":
+        pen.ellipse((x - 3, y - 3), 15, 18, hair)
+    if kind == "girl":
+        pen.ellipse((x - 15, y - 3), 6, 8, hair)
+        pen.ellipse((x + 12, y - 3), 5, 7, hair)
+    pen.ellipse((x - 1, y + 3), 13, 13, hair)
+    pen.ellipse((x + 1, y - 1), 11.5, 12, skin)
+    if kind == "man":
+        pen.ellipse((x + 3, y - 8), 8, 5.5, hair, edge=0)
+        pen.ellipse((x + 4, y - 5.5), 6.5, 3, skin, edge=0)
+    if kind == "boy":
+        pen.polygon([(x - 12, y + 5), (x - 9, y + 14), (x + 6, y + 15), (x + 12, y + 6)], (236, 236, 236))
+        pen.line([(x + 8, y + 6), (x + 19, y + 5)], darker_cap(), 4)
+    pen.ellipse((x + 1, y + 1), 1.5, 2, INK, edge=0)
+    pen.ellipse((x + 8, y + 1), 1.5, 2, INK, edge=0)
+    pen.arc((x + 4.5, y - 3), 4, 20, 160, INK, 1.4)
+
+
+def darker_cap() -> Color:
+    """Return the color of a cap's peak."""
+    return (170, 170, 170)
+
+
+def _prop(pen: Pen, pose: str, hand: Point, other: Point, neck: Point) -> None:
+    x, y = hand
+    if pose == "reading":
+        pen.polygon([(x - 8, y + 14), (x - 8, y - 2), (x + 2, y - 5), (x + 2, y + 11)], (250, 248, 240))
+        pen.polygon([(x + 2, y + 11), (x + 2, y - 5), (x + 12, y - 2), (x + 12, y + 14)], (250, 248, 240))
+    elif pose == "drinking":
+        pen.polygon([(x - 3, y + 8), (x + 6, y + 9), (x + 5, y - 3), (x - 1, y - 3)], (240, 246, 250))
+    elif pose == "photographing":
+        pen.box(x - 8, y - 5, x + 8, y + 8, (60, 62, 70), round=2)
+        pen.ellipse((x + 9, y + 1), 4, 5, (150, 190, 220))
+        pen.polygon([(x + 14, y + 10), (x + 24, y + 17), (x + 17, y + 7), (x + 27, y + 6)], (255, 244, 160), edge=0)
+    elif pose == "painting":
+        pen.line([(x - 3, y - 2), (x + 11, y + 4)], (150, 104, 62), 3)
+        pen.ellipse((x + 13, y + 5), 4.5, 3.5, (90, 200, 210))
+        pen.box(other[0] - 6, other[1] - 12, other[0] + 6, other[1] - 1, (180, 186, 194))
+    elif pose == "feeding":
+        pen.polygon([(x - 7, y + 4), (x + 9, y + 4), (x + 6, y - 4), (x - 4, y - 4)], (232, 232, 238))
+        pen.ellipse((x + 1, y + 5), 6, 3, (176, 118, 60))
+
+
+def _lying(pen: Pen, kind: str, color: Color) -> None:
+    small = kind in ("boy", "girl")
+    skin = SKINS[kind]
+    length = 34 if small else 42
+    pen.limb([(length - 14, 8), (length + 6, 7)], TROUSERS if kind in ("man", "boy") else skin, 9)
+    pen.limb([(length + 6, 7), (length + 7, 13)], INK, 4)
+    pen.box(-18, 2, length - 8, 22, color, round=8)
+    pen.limb([(-8, 14), (4, 8), (12, 8)], skin, 6)
+    pen.ellipse((-36, 8), 17, 7, (246, 246, 250))
+    pen.ellipse((-33, 16), 13, 13, HAIR[kind])
+    pen.ellipse((-30, 15), 10.5, 11, skin)
+    for dx in (-34, -27):
+        pen.arc((dx, 17), 2.5, 10, 170, INK, 1.3)
+    for dx, dy, size in ((-14, 36, 11), (-4, 46, 14)):
+        pen.text((dx, dy), "z", size, INK)
