@@ -91,7 +91,7 @@ class Admission:
         return failure.retry_after if failure.retry_after is not None else self._pause(attempt)
 
     def _pause(self, attempt: int) -> float:
-        full = min(self.patience.longest_delay_s, self.patience.first_delay_s * 2 ** min(attempt - 1, 16))
+        full = min(self.patience.longest_delay_s, self.patience.first_delay_s * 2.0 ** min(attempt - 1, 16))
         return full * self._jitter.uniform(0.5, 1.0)
 
     def _release(self) -> None:

@@ -27,7 +27,9 @@ _LOCK_NAME: Final = "journal.lock"
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE replies (key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, body TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE outcomes (image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -94,7 +96,9 @@ class Journal:
         """
         file = run / FILE_NAME
         if not file.is_file():
-            raise JournalError(f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made")
+            raise JournalError(
+                f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
+            )
         journal = cls(run, _connect(file), None)
         with journal._spoken():
             journal._check_version()
@@ -126,7 +130,7 @@ class Journal:
             row = self._db.execute("SELECT stamp, image_id, body FROM looks WHERE ref = ?", (ref,)).fetchone()
         if row is None or row[0] != stamp:
             return None
-        return from_json(Reject if row[1] is None else Picture, row[2])
+        return from_json(Reject, row[2]) if row[1] is None else from_json(Picture, row[2])
 
     def record_look(self, ref: str, stamp: str, seen: Picture | Reject) -> None:
         """Keep what was seen at `ref`."""
@@ -138,8 +142,9 @@ class Journal:
         for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
             yield from_json(Reject, body)
         again = (
-            "SELECT looks.ref, first.ref FROM looks JOIN (SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) "
-            "AS first USING (image_id) WHERE looks.ref != first.ref ORDER BY looks.ref"
+            "SELECT looks.ref, first.ref FROM looks JOIN "
+            "(SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) AS first USING (image_id) "
+            "WHERE looks.ref != first.ref ORDER BY looks.ref"
         )
         for ref, first in self._rows(again):
             yield Reject("picture", "duplicate picture", ref, f"same content as {first}")
@@ -258,7 +263,5 @@ def _connect(file: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.DatabaseError as error:
-        raise JournalError(
-            f"{file} cannot be used ({error}); restore it from a copy, or give another --out"
-        ) from error
+        raise JournalError(f"{file} cannot be used ({error}); restore it from a copy, or give another --out") from error
     return connection

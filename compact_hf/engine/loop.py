@@ -15,8 +15,8 @@ T = TypeVar("T")
 def run_to_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run `work(stop)` and return its result.
 
-    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second interrupts at once. Where an event loop
-    runs in this thread already, as in a notebook, the work gets a thread and a loop of its own.
+    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second interrupts at once. Where an event
+    loop runs in this thread already, as in a notebook, the work gets a thread and a loop of its own.
     """
     try:
         asyncio.get_running_loop()

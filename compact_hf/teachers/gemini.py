@@ -43,7 +43,7 @@ class Gemini:
     """
 
     ks = range(1, 11)
-    sources = None
+    sources: str | None = None
 
     def __init__(self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self._key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name, "").strip())), "")
@@ -90,22 +90,21 @@ class Gemini:
             timeout=httpx.Timeout(self._timeout_s, pool=None),
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
         )
-        options = HttpOptions(
-            base_url=self._url, timeout=round(self._timeout_s * 1000), httpx_async_client=self._http
-        )
+        options = HttpOptions(base_url=self._url, timeout=round(self._timeout_s * 1000), httpx_async_client=self._http)
         return Client(api_key=self._key, vertexai=False, http_options=options)
 
     async def _answer(self, request: Request) -> Reply | Failure:
         import httpx
         from google.genai.errors import APIError
-        from google.genai.types import Part
+        from google.genai.types import Content, Part
 
         if self._client is None:
             raise TeacherError("the teacher gemini was closed")
         picture = Part.from_bytes(data=await request.exposure.jpeg(), mime_type="image/jpeg")
+        contents = Content(role="user", parts=[picture, Part.from_text(text=request.prompt)])
         try:
             response = await self._client.aio.models.generate_content(
-                model=self._model, contents=[picture, request.prompt], config=self._config(request)
+                model=self._model, contents=contents, config=self._config(request)
             )
         except APIError as error:
             return self._failed(request, error)
@@ -133,7 +132,8 @@ class Gemini:
         said = " ".join((error.message or error.status or "no message").split()).replace(self._key, "<key>")
         if error.code in _BAD_KEY or "API_KEY_INVALID" in str(error.details):
             raise TeacherError(
-                f"{self.name} refuses the key ({error.code}: {said}); set a valid GEMINI_API_KEY and run the same command"
+                f"{self.name} refuses the key ({error.code}: {said}); "
+                "set a valid GEMINI_API_KEY and run the same command"
             )
         if error.code == 404:
             raise TeacherError(

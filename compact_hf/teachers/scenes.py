@@ -40,7 +40,7 @@ class ScenesTeacher:
     """
 
     ks = range(1, 6)
-    sources = "scenes"
+    sources: str | None = "scenes"
 
     def __init__(self, *, noise: float = 0.0, seed: int = 0) -> None:
         if not 0 <= noise <= 1:

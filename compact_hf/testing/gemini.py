@@ -3,9 +3,9 @@
     with GeminiServer() as server:
         generate("PICTURES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=anything
 
-It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher: it writes a question for
-the capabilities that the prompt lists, and as a verifier says for its own questions what they need. It cannot see: what it
-writes is only as true as the protocol needs. Faults are planted by handing it `faults`.
+It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher: it writes a question
+for the capabilities that the prompt lists, and as a verifier says for its own questions what they need. It cannot see:
+what it writes is only as true as the protocol needs. What goes wrong is decided by the `fault` it is given.
 
 As a program it serves until Ctrl-C:
 
@@ -78,8 +78,8 @@ class GeminiServer(LocalServer):
     Args:
         key (`str`, *optional*): the key that is accepted.
         model (`str`, *optional*): the version that it says it is; requests for `no-such-model` get a 404.
-        accept_rate (`float`, *optional*, defaults to 1.0): share, 0 to 1, of questions that it judges to need exactly what
-            they were written for; the others need one capability more.
+        accept_rate (`float`, *optional*, defaults to 1.0): share, 0 to 1, of questions that it judges to need exactly
+            what they were written for; the others need one capability more.
         latency_s (`float`, *optional*, defaults to 0.0): seconds before each answer.
         fault (`Fault`, *optional*): decides which requests go wrong, and how.
 
@@ -132,7 +132,7 @@ class GeminiServer(LocalServer):
         # Words differ from question to question, or they would all be dropped as repetitions of each other.
         rng = random.Random(digest(asked.picture.hex()[:4096], needed))
         one, two, three, four, answer = rng.sample(_THINGS, 5)
-        question = f"Which {one} beside that {two} resembles some {three} under any {four}?"
+        question = f"Which {one} {two} {three} {four}?"
         self._written[question] = needed
         return {"question": question, "answer": answer, "confidence": rng.randint(75, 99)}
 

@@ -1,6 +1,6 @@
 """`compact generate`: pictures in, a run folder out; the same call goes on where it stopped (paper, steps 1 to 3).
 
-    compact generate PICTURES --out RUN
+compact generate PICTURES --out RUN
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What teacher and verifier are asked, word for word, and the JSON that must come back.
 
-The verifier's prompt holds the question alone: neither the combination that was asked for, nor the draft's answer, nor its
-confidence, so that it cannot agree out of politeness. (The authors' script tells it what is expected: a marked departure.)
+The verifier's prompt holds the question alone: neither the combination that was asked for, nor the draft's answer, nor
+its confidence, so that it cannot agree out of politeness. (The authors' script tells it what is expected: a marked
+departure.)
 Any change here raises the preset's version.
 """
 
@@ -49,7 +50,11 @@ class VerdictReply(BaseModel):
 
 def teacher_prompt(combination: Combination) -> str:
     """Return the prompt that asks for one question that needs exactly `combination` (paper, step 2)."""
-    count = "this one visual capability" if len(combination) == 1 else f"all of these {len(combination)} visual capabilities"
+    count = (
+        "this one visual capability"
+        if len(combination) == 1
+        else f"all of these {len(combination)} visual capabilities"
+    )
     return f"""Look at the picture and write one question about it that needs {count}, and no other:
 
 {described(combination)}
@@ -65,8 +70,8 @@ The question
 The answer is a single word or a short phrase. Never answer with "unknown", "none", "not visible" or the like: choose
 something that can be seen instead.
 
-The confidence is a whole number from 0 to 100: how sure you are that the answer is right and that the question needs exactly
-what is listed above.
+The confidence is a whole number from 0 to 100: how sure you are that the answer is right and that the question needs
+exactly what is listed above.
 
 Return JSON with the fields question, answer and confidence."""
 
@@ -83,7 +88,7 @@ Which of these visual capabilities does it need?
 
 What "needs" means: {NEEDED_RULE}
 
-Answer the question too, from the picture alone, with a single word or a short phrase. If the picture does not answer it, the
-answer is "unanswerable".
+Answer the question too, from the picture alone, with a single word or a short phrase. If the picture does not answer
+it, the answer is "unanswerable".
 
 Return JSON with the fields capabilities (the names of those that are needed, each once) and answer."""

@@ -1,6 +1,6 @@
 """Step 1, capability sampling: which k an image gets, and which combination to ask for next (paper, section 3.2).
 
-Pure: what comes out is a function of the seed, the image and what this image was asked before, whatever other images do.
+Pure: what comes out is a function of the seed, the image and what this image was asked before, whatever others do.
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+"""Make compositional visual instruction data from your own pictures, tune with it, and judge the result by k.
+
+    from compact_hf import assemble, generate
+    generate("photos", "run")                          # needs GEMINI_API_KEY
+    assemble(["run"], "release", version="1.0.0")
+
+Every name below is what the command of that name does. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from compact_hf.demo import run_demo
+    from compact_hf.errors import CompactError
+    from compact_hf.evaluation.evaluate import evaluate
+    from compact_hf.release.assemble import assemble
+    from compact_hf.release.validate import validate
+    from compact_hf.synthesis.compact.generate import generate
+    from compact_hf.synthesis.compact.status import status
+    from compact_hf.tuning.train import tune
+
+__all__ = ["CompactError", "assemble", "evaluate", "generate", "run_demo", "status", "tune", "validate"]
+
+_HOME: Final = {
+    "CompactError": "compact_hf.errors",
+    "assemble": "compact_hf.release.assemble",
+    "evaluate": "compact_hf.evaluation.evaluate",
+    "generate": "compact_hf.synthesis.compact.generate",
+    "run_demo": "compact_hf.demo",
+    "status": "compact_hf.synthesis.compact.status",
+    "tune": "compact_hf.tuning.train",
+    "validate": "compact_hf.release.validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

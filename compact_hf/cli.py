@@ -1,0 +1,347 @@
+"""The command `compact`: parsing and talking only; each command is one call of the Python API.
+
+Data goes to stdout, talk to stderr. Exit 0: done, 1: failed, 2: wrong usage, 3: stopped early and the same command
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.errors import CompactError, UsageError
+from compact_hf.talk import Bar, say
+
+_EXTRAS: Final = {
+    "torch": "tune",
+    "transformers": "tune",
+    "trl": "tune",
+    "peft": "tune",
+    "accelerate": "tune",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        status: int = chosen.run(chosen)
+    except CompactError as error:
+        if chosen.debug:
+            raise
+        say(f"compact: {error}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        say("compact: interrupted; the same command goes on where it stopped")
+        return 3
+    except BrokenPipeError:
+        # Whoever read stdout has had enough (`| head`); Python must not complain about it at its end.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if chosen.debug or package not in _EXTRAS:
+            raise
+        say(f"compact: this needs {package}, which is not installed; pip install 'compact_hf[{_EXTRAS[package]}]'")
+        return 1
+    return status
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from compact_hf.demo import run_demo
+
+    bars: dict[str, Bar] = {}
+
+    def show(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[stage] = Bar(stage)
+        bars[stage].show(done, total, note)
+
+    result = run_demo(chosen.out, on_progress=show)
+    for bar in bars.values():
+        bar.close()
+    _tell(result.summary)
+    return 0
+
+
+def _generate(chosen: argparse.Namespace) -> int:
+    from compact_hf.synthesis.compact.generate import Standing, generate
+
+    with Bar("pictures") as bar:
+        told = ""
+
+        def show(standing: Standing) -> None:
+            nonlocal told
+            if standing.last_failure != told:
+                told = standing.last_failure
+                say(f"compact: trying again: {told}")
+            bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
+
+        standing = generate(
+            chosen.source,
+            chosen.out,
+            teacher=chosen.teacher,
+            teacher_url=chosen.teacher_url,
+            verifier=chosen.verifier,
+            verifier_url=chosen.verifier_url,
+            ks=chosen.k,
+            limit=chosen.limit,
+            preset=chosen.preset,
+            seed=chosen.seed,
+            concurrency=chosen.concurrency,
+            noise=chosen.noise,
+            on_progress=show,
+        )
+    say(
+        f"{standing.kept} of {standing.finished} pictures kept, {standing.accepted} questions accepted; next: "
+        f"compact status {chosen.out}, compact assemble {chosen.out} --out release --version 1.0.0"
+    )
+    return 0
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from compact_hf.synthesis.compact.status import status
+
+    found = status(chosen.run_folder)
+    if chosen.json:
+        _tell_json(asdict(found))
+        return 0
+    identity = found.identity
+    _tell(f"{identity['source']}  {identity['preset']}  k {identity['k']}  seed {identity['seed']}")
+    _tell(f"teacher {identity['teacher']}, verifier {identity['verifier']}; answered: {', '.join(found.models)}")
+    _tell(
+        f"pictures {found.pictures}, finished {found.finished}, kept {found.conversations}; questions {found.questions}"
+    )
+    requests = ", ".join(f"{role} {count}" for role, count in sorted(found.requests.items()))
+    _tell(f"requests {requests or 0}; tokens {found.input_tokens:,} in, {found.output_tokens:,} out")
+    _tell_table(
+        ("k", "kept pictures", "questions", "drafts"),
+        [(k, found.conversations_by_k[k], found.questions_by_k[k], found.drafts_by_k[k]) for k in found.drafts_by_k],
+    )
+    ks = list(found.drafts_by_k)
+    _tell_table(
+        ("capability", *(f"k = {k}" for k in ks)),
+        [(name, *(counts[k] for k in ks)) for name, counts in found.questions_by_capability.items()],
+    )
+    _tell_table(
+        ("dropped at", "reason", "count", "for example"),
+        [(one.stage, one.reason, one.count, _example(one.examples[0])) for one in found.rejects],
+    )
+    _tell_table(
+        ("planted", "count", "passed", "dropped as"),
+        [(one.fault, one.count, one.passed, _counts(one.dropped)) for one in found.planted],
+    )
+    return 0
+
+
+def _assemble(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.assemble import assemble
+
+    facts = assemble(
+        chosen.runs,
+        chosen.out,
+        version=chosen.version,
+        instruction=chosen.instruction,
+        image_root=chosen.image_root,
+        instruction_fraction=chosen.instruction_fraction,
+        instruction_rows=chosen.instruction_rows,
+        seed=chosen.seed,
+    )
+    _tell_table(
+        ("config", "train", "validation"),
+        [
+            (name, facts.rows(*leaves, split="train"), facts.rows(*leaves, split="validation"))
+            for name, leaves in facts.configs.items()
+        ],
+    )
+    _tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
+    say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
+    return 0
+
+
+def _validate(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.validate import validate
+
+    report = validate(chosen.release)
+    for problem in report.problems:
+        _tell(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}")
+    for check, count in report.counts.items():
+        say(f"{check}: {count}")
+    if not report.is_valid:
+        say(f"compact: {chosen.release} is not a valid release: {sum(report.counts.values())} problems")
+        return 1
+    say(f"{chosen.release} is valid: {sum(report.rows.values())} rows")
+    return 0
+
+
+def _tune(chosen: argparse.Namespace) -> int:
+    from compact_hf.tuning.train import tune
+
+    result = tune(chosen.recipe, overrides=_overrides(chosen.settings), on_line=say)
+    say(
+        f"{result.steps} steps in {result.seconds:.0f} s; next: compact evaluate {result.output_dir} scenes:200 --out D"
+    )
+    _tell(str(result.output_dir))
+    return 0
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from compact_hf.evaluation.evaluate import evaluate
+
+    with Bar("questions") as bar:
+        results = evaluate(chosen.model, chosen.dataset, chosen.out, split=chosen.split, on_progress=bar.show)
+    rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
+    rows += results.by_capability.items()
+    _tell_table(
+        ("questions", "n", "accuracy", "95% interval", "majority answer"),
+        [
+            (
+                name,
+                score.n,
+                f"{score.accuracy:.3f}",
+                f"{score.low:.3f} to {score.high:.3f}",
+                f"{score.majority.accuracy:.3f}",
+            )
+            for name, score in rows
+        ],
+    )
+    say(f"all of it is in {chosen.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compact",
+        description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
+        epilog="example: compact demo --out demo-out",
+    )
+    parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder (default: demo-out)")
+
+    generate = _command(
+        commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
+    )
+    generate.add_argument("source", help="a folder of pictures, or scenes:N")
+    generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
+    generate.add_argument("--teacher", metavar="NAME[:MODEL]", help="gemini, scenes (default: by the source)")
+    generate.add_argument("--teacher-url", metavar="URL", help="another server that speaks the teacher's protocol")
+    generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
+    generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
+    generate.add_argument("--k", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)")
+    generate.add_argument("--limit", type=int, metavar="N", help="work on the first N pictures only")
+    generate.add_argument("--preset", default="paper", help="the method's settings (default: paper)")
+    generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
+    generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="pictures at a time (default: 16)")
+    generate.add_argument(
+        "--noise", type=float, default=0.0, metavar="SHARE", help="faults that the teacher scenes plants, 0 to 1"
+    )
+
+    status = _command(commands, "status", _status, "what a run has done so far", "compact status run")
+    status.add_argument("run_folder", metavar="RUN", type=Path)
+    status.add_argument("--json", action="store_true", help="for machines")
+
+    assemble = _command(
+        commands, "assemble", _assemble, "write a release", "compact assemble run --out release --version 1.0.0"
+    )
+    assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
+    assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
+    assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
+    assemble.add_argument(
+        "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
+    )
+    share = assemble.add_mutually_exclusive_group()
+    share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
+    share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
+    assemble.add_argument("--seed", type=int, default=0, help="decides which rows (default: 0)")
+
+    validate = _command(commands, "validate", _validate, "check a release", "compact validate release")
+    validate.add_argument("release", type=Path, metavar="DIR")
+
+    tune = _command(
+        commands, "tune", _tune, "train: trl sft --config RECIPE", "compact tune tiny-cpu --dataset_name release"
+    )
+    tune.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
+    tune.add_argument("settings", nargs=argparse.REMAINDER, metavar="...", help="settings that replace the recipe's")
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "accuracy by k and by capability",
+        "compact evaluate student scenes:200 --out results",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="a folder or a repository: a model or an adapter")
+    evaluate.add_argument("dataset", metavar="DATASET", help="a release, a repository, or scenes:N (reserved scenes)")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or begun by this same command")
+    evaluate.add_argument("--split", choices=("train", "validation"), default="validation", help="of a release")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, description=purpose, epilog=f"example: {example}"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None
+
+
+def _overrides(settings: Sequence[str]) -> dict[str, str]:
+    pairs = dict(zip(settings[::2], settings[1::2], strict=False))
+    if len(settings) % 2 or not all(name.startswith("--") for name in pairs):
+        raise UsageError(f"got the settings {' '.join(settings)!r}; give them as trl sft takes them: --name value")
+    return {name.removeprefix("--"): value for name, value in pairs.items()}
+
+
+def _example(reject: Any) -> str:
+    shown = f"{reject.subject} ({reject.detail})" if reject.detail else reject.subject
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _tell(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _tell_json(value: Any) -> None:
+    _tell(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True))
+
+
+def _tell_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
+    if not rows:
+        return
+    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
+    _tell("")
+    for line in lines:
+        cells = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        _tell("  ".join(cells).rstrip())

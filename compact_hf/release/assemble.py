@@ -1,0 +1,88 @@
+"""`compact assemble`: run folders in, a release folder out, with the instruction part beside the compositional one.
+
+compact assemble RUN... --out DIR --version 1.0.0 [--instruction FILE --image-root DIR]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from compact_hf.errors import UsageError
+from compact_hf.records import Reject, Row
+from compact_hf.release.facts import Facts
+from compact_hf.release.instruction import instruction_rows as sampled_rows
+from compact_hf.release.layout import split_of
+from compact_hf.release.write import write
+from compact_hf.synthesis.compact.assembly import conversation_rows
+
+INSTRUCTION_FRACTION: Final = 0.05
+"""The share of LLaVA-665K that the paper mixes in (section 3.4)."""
+
+
+def assemble(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    version: str,
+    instruction: str | Path | None = None,
+    image_root: str | Path | None = None,
+    instruction_fraction: float | None = None,
+    instruction_rows: int | None = None,
+    seed: int = 0,
+) -> Facts:
+    """Write one release of the conversations in the runs and a sample of an instruction file.
+
+    Args:
+        runs (`Sequence[str | Path]`): run folders, at least one; shards of one run or different runs.
+        out (`str | Path`): a folder that is new, empty, or an earlier release, which is then replaced.
+        version (`str`): X.Y.Z.
+        instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
+        image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
+        instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
+        instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
+        seed (`int`, *optional*, defaults to 0): decides which.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: no runs, or arguments that do not fit together.
+        JournalError: a folder is not a run.
+        SourceError: pictures are gone.
+        ReleaseError: `out` holds something else, or there is nothing to write.
+    """
+    if not runs:
+        raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
+    given = [
+        name
+        for name, value in (
+            ("--image-root", image_root),
+            ("--instruction-fraction", instruction_fraction),
+            ("--instruction-rows", instruction_rows),
+        )
+        if value is not None
+    ]
+    if instruction is None and given:
+        raise UsageError(f"{given[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
+    if instruction_fraction is None and instruction_rows is None:
+        instruction_fraction = INSTRUCTION_FRACTION
+
+    def rows() -> Iterator[Row | Reject]:
+        held_out: set[str] = set()
+        for row in conversation_rows([Path(run) for run in runs]):
+            if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
+                held_out.add(row.image_id)
+            yield row
+        if instruction is not None:
+            yield from sampled_rows(
+                Path(instruction),
+                image_root=Path(image_root or Path(instruction).parent),
+                seed=seed,
+                rows=instruction_rows,
+                fraction=instruction_fraction,
+                held_out=held_out,
+            )
+
+    return write(rows(), Path(out), version=version)
