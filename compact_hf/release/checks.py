@@ -99,7 +99,7 @@ def _pictures(record: Record) -> Iterator[Defect]:
             continue
         # Cleaning changes nothing that is clean: no EXIF, GPS, XMP, comment, thumbnail or second frame is left.
         if clean(image["bytes"]) != image["bytes"]:
-            yield "picture with metadata", "EXIF, comments or anything else that is not the picture"
+            yield "picture is not clean", "has metadata, an orientation, further frames or no proper end"
 
 
 def _instruction(record: Record) -> Iterator[Defect]:

@@ -7,6 +7,7 @@ the next call clears what was left.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,28 +30,33 @@ def replacing(out: Path, *, ours: Callable[[Path], bool]) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    out = out.absolute()
+    out = Path(os.path.abspath(out))  # `..` has no name to put a sibling beside
     work = out.parent / f".{out.name}.writing"
     new, old = work / "new", work / "old"
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
-            if old.exists() and not out.exists():  # killed between the two renames below
-                old.rename(out)
-            _refuse_other(out, ours)
-            shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
             try:
+                _put_back(old, out)  # a kill between the two renames below left it there
+                _refuse_other(out, ours)
+                for left in (old, new):
+                    shutil.rmtree(left, ignore_errors=True)
+                new.mkdir()
                 yield new
                 _refuse_other(out, ours)  # it may have changed in the meantime
                 if out.exists():
                     out.rename(old)
                 new.rename(out)
             finally:
+                _put_back(old, out)
                 shutil.rmtree(work, ignore_errors=True)
     except Timeout:
         raise ReleaseError(f"{out} is being written by another process; wait for it or choose another --out") from None
+
+
+def _put_back(old: Path, out: Path) -> None:
+    if old.exists() and not out.exists():
+        old.rename(out)
 
 
 def _refuse_other(out: Path, ours: Callable[[Path], bool]) -> None:

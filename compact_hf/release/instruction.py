@@ -120,7 +120,7 @@ def _row(item: Any, images: Folder, held_out: Container[str]) -> Row | Reject:
         if any(_MARK in turn["value"] for turn in item["conversations"]):
             return _reject("names no picture for its <image>", item)
         return row
-    if not isinstance(image, str) or not _is_path(image):
+    if not isinstance(image, str) or not image or "\0" in image:
         return _reject("image is not a path", item, repr(image))
     picture = look(images, image)
     if isinstance(picture, Reject):
@@ -159,11 +159,6 @@ def _messages(item: Any) -> tuple[Message, ...] | Reject:
     return tuple(messages)
 
 
-def _is_path(image: str) -> bool:
-    """Whether `image` can be the name of a file at all: encodable and without a null character."""
-    return bool(image) and "\0" not in image and image.encode(errors="replace").decode() == image
-
-
 def _reject(reason: str, item: Any, detail: str = "") -> Reject:
     return Reject("instruction", reason, _name(item), detail)
 
@@ -178,8 +173,9 @@ def _items(file: Path) -> Iterator[Any]:
     try:
         with file.open("rb") as stream:
             yield from ijson.items(stream, "item", use_float=True)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not valid JSON ({' '.join(str(error).split())}); get or write it anew") from None
+    except ijson.JSONError as error:
+        reason = str(error).strip().split("\n")[0].strip()  # the lines after it quote the file
+        raise UsageError(f"{file} is not valid JSON ({reason}); get or write it anew") from None
 
 
 def _refuse_other_formats(file: Path) -> None:
@@ -191,5 +187,5 @@ def _refuse_other_formats(file: Path) -> None:
     if start != b"[":
         raise UsageError(
             f"{file} does not start as a JSON list; LLaVA's format is one list of objects "
-            "(JSON lines can be turned into it with `jq -s .`)"
+            "(`jq -s .` makes one of JSON lines)"
         )

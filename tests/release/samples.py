@@ -1,38 +1,32 @@
-"""Rows with real pictures for the tests of a release."""
+"""Rows with real pictures, items in LLaVA's format, and what a folder holds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import pytest
+from PIL import Image
 
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Message, Row, Turn
 
-CAPABILITIES = ("color", "shape", "counting", "text_recognition")
+CAPABILITIES = ("color", "shape", "counting")
 
 
-@cache
-def picture(number: int, *, name: str = "JPEG") -> bytes:
-    """A small picture file, another one for each number."""
-    from PIL import Image
-
+def picture(number: int, *, file_format: str = "JPEG", **options: Any) -> bytes:
+    """A small picture file, another one for each number up to 65,535."""
     out = BytesIO()
-    Image.new("RGB", (32, 24), (number % 256, number // 256 % 256, 77)).save(out, name)
+    Image.new("RGB", (32, 24), (number % 256, number // 256, 77)).save(out, file_format, **options)
     return out.getvalue()
 
 
-def row(number: int, *, k: int = 1) -> Row:
-    """A compositional row with two turns."""
-    data = picture(number)
-    turns = tuple(
-        Turn(f"Question {at} about picture {number}?", f"answer {at}", CAPABILITIES[:k], CAPABILITIES[:k], 90)
-        for at in range(2)
-    )
+def row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
+    """A compositional row with two turns about its own picture."""
+    data = data or picture(number, file_format="PNG")
+    asked = CAPABILITIES[:k]
+    turns = tuple(Turn(f"Question {at} about {number}?", f"answer {at}", asked, asked, 90) for at in (1, 2))
     messages = [
         message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
     ]
@@ -41,7 +35,7 @@ def row(number: int, *, k: int = 1) -> Row:
         messages=tuple(messages),
         source="compact",
         k=k,
-        capabilities=CAPABILITIES[:k],
+        capabilities=asked,
         turns=turns,
         image_id=image_id_of(data),
         image_source="scenes",
@@ -54,11 +48,11 @@ def row(number: int, *, k: int = 1) -> Row:
 
 
 def rows(count: int) -> Iterator[Row]:
-    """`count` compositional rows of k = 1, 2, 3 in turn."""
+    """`count` compositional rows, k = 1, 2, 3 in turn."""
     return (row(number, k=number % 3 + 1) for number in range(count))
 
 
-def llava_item(number: int, *, image: str | None = None) -> dict[str, object]:
+def item(number: int, *, image: str | None = None) -> dict[str, Any]:
     """One item of LLaVA's format."""
     mark = "<image>\n" if image else ""
     conversations = [
@@ -68,17 +62,6 @@ def llava_item(number: int, *, image: str | None = None) -> dict[str, object]:
     return {"id": str(number), **({"image": image} if image else {}), "conversations": conversations}
 
 
-@pytest.fixture
-def llava(tmp_path: Path) -> tuple[Path, Path]:
-    """A LLaVA-format file of 6 rows with pictures and 4 without, and its image root."""
-    root = tmp_path / "pictures"
-    (root / "coco").mkdir(parents=True)
-    items = []
-    for number in range(10):
-        image = f"coco/{number}.jpg" if number < 6 else None
-        if image:
-            (root / image).write_bytes(picture(1000 + number))
-        items.append(llava_item(number, image=image))
-    file = tmp_path / "llava.json"
-    file.write_text(json.dumps(items))
-    return file, root
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
