@@ -35,7 +35,8 @@ COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "background": (35, 102, 168, 234, 301),
     "foreground": (52, 135, 201, 284),
 }
-FOOT: Final[dict[Depth, int]] = {"background": 208, "foreground": 322}
+FOOT: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
+_FILLED: Final[dict[Depth, float]] = {"background": 0.75, "foreground": 0.9}
 
 
 class Layout:
@@ -67,9 +68,9 @@ class Layout:
         self.verbs = {category: rng.choice(verbs) for category, verbs in VERBS_FOR.items()}
         for _ in range(rng.choice((1, 2, 2, 3))):
             self._put_event()
-        for depth, share in (("background", 0.75), ("foreground", 0.9)):
-            for column in list(self.free[depth]):
-                if rng.random() < share:
+        for depth, columns in self.free.items():
+            for column in list(columns):
+                if rng.random() < _FILLED[depth]:
                     self._put(self._kind(self._category()), depth, column)
         return self._sorted()
 
@@ -90,7 +91,7 @@ class Layout:
         return [*rng.sample(fit, number - 1), rng.choice(odd)]
 
     def _category(self) -> Category:
-        return self.rng.choices(("object", "person", "animal"), (4, 3, 3))[0]  # type: ignore[return-value]
+        return self.rng.choices(("object", "person", "animal"), (4, 3, 3))[0]
 
     def _kind(self, category: Category) -> Kind:
         return self.rng.choice(self.kinds[category])

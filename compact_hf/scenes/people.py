@@ -130,7 +130,7 @@ def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
         pen.limb(arm, skin, 6.5)
         pen.limb(arm[:2], color, 7.5)
     _head(pen, kind, (neck[0] + 3 * math.sin(lean) * 4, neck[1] + (12 if small else 13)))
-    _prop(pen, pose, far[-1], near[-1], neck)
+    _prop(pen, pose, far[-1], near[-1])
 
 
 def _trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, broad: float) -> None:
@@ -164,18 +164,13 @@ def _head(pen: Pen, kind: str, at: Point) -> None:
         pen.ellipse((x + 4, y - 5.5), 6.5, 3, skin, edge=0)
     if kind == "boy":
         pen.polygon([(x - 12, y + 5), (x - 9, y + 14), (x + 6, y + 15), (x + 12, y + 6)], (236, 236, 236))
-        pen.line([(x + 8, y + 6), (x + 19, y + 5)], darker_cap(), 4)
+        pen.line([(x + 8, y + 6), (x + 19, y + 5)], (170, 170, 170), 4)
     pen.ellipse((x + 1, y + 1), 1.5, 2, INK, edge=0)
     pen.ellipse((x + 8, y + 1), 1.5, 2, INK, edge=0)
     pen.arc((x + 4.5, y - 3), 4, 20, 160, INK, 1.4)
 
 
-def darker_cap() -> Color:
-    """Return the color of a cap's peak."""
-    return (170, 170, 170)
-
-
-def _prop(pen: Pen, pose: str, hand: Point, other: Point, neck: Point) -> None:
+def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
     x, y = hand
     if pose == "reading":
         pen.polygon([(x - 8, y + 14), (x - 8, y - 2), (x + 2, y - 5), (x + 2, y + 11)], (250, 248, 240))

@@ -101,7 +101,9 @@ _HAPPENS: Final = _same(verb for verb in VERBS if verb != "feeding")
 PHRASES: Final = (
     Phrase("shape", "before", "{v}", _same(SHAPES), ("object",)),
     Phrase("color", "before", "{v}", _same(COLORS), ("object", "animal")),
-    Phrase("action_recognition", "before", "{v}", _same(("sleeping", "jumping", "sitting", "waving")), _ACTORS),
+    Phrase(
+        "action_recognition", "before", "{v}", _same(("sleeping", "jumping", "sitting", "singing", "waving")), _ACTORS
+    ),
     Phrase("color", "after", "in {v}", _same(COLORS), ("person",)),
     Phrase("color", "after", "dressed in {v}", _same(COLORS), ("person",)),
     Phrase("shape", "after", "with the {v} sign", _same(SHAPES), _ACTORS),

@@ -28,7 +28,7 @@ class Scenes:
         """Yield `scene:SEED` in the order of the seeds."""
         return (f"scene:{seed}" for seed in range(self.start, self.stop))
 
-    def stamp(self, ref: str) -> str:
+    def stamp(self, ref: str) -> str:  # noqa: ARG002 (the Source protocol names it)
         """Return nothing: a seed's scene never changes."""
         return ""
 
