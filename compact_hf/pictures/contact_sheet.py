@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.pictures.style import group_of, k_tone, spoken, tone
@@ -25,7 +26,6 @@ _QUALITY: Final = 82
 _CARD: Final = 400
 _GAP: Final = 20
 _PAD: Final = 16
-_SHEET: Final = "#eef0f4"
 # A runaway question or answer is cut after this many lines, so that no card can outgrow its paper.
 _LINES: Final = 6
 _TALLEST_TURN: Final = 2 * _LINES * 23 + 4 * 22 + 38
@@ -63,7 +63,7 @@ def pick(shown: Iterable[Shown], count: int) -> tuple[Shown, ...]:
 
 
 def fragment(shown: Sequence[Shown]) -> str:
-    """Return the pictures as HTML, one section per k. The page around it brings `report.css`.
+    """Return the pictures as HTML, one section per k. The page around it brings `stylesheet`.
 
     Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
     """
@@ -71,6 +71,11 @@ def fragment(shown: Sequence[Shown]) -> str:
 
     sections = {k: [one for one in shown if one.k == k] for k in sorted({one.k for one in shown})}
     return environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
+
+
+def stylesheet() -> str:
+    """Return the CSS of `fragment`, for a page that declares `style.css_variables`."""
+    return Path(__file__).with_name("templates").joinpath("contact_sheet.css").read_text(encoding="utf-8")
 
 
 def thumbnail(picture: bytes) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def png(shown: Sequence[Shown], *, columns: int = 3) -> bytes:
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     heights = [max(card.height for card in row) for row in rows]
     width = columns * _CARD + (columns + 1) * _GAP
-    sheet = Image.new("RGB", (width, sum(heights) + _GAP * (len(rows) + 1)), _SHEET)
+    sheet = Image.new("RGB", (width, sum(heights) + _GAP * (len(rows) + 1)), tone("ground"))
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, card in enumerate(row):
@@ -158,8 +163,6 @@ def _lines(text: str, font: FreeTypeFont, width: int) -> list[str]:
 
 def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
     """Return DejaVu Sans as matplotlib ships it, so that the sheet is the same on every machine."""
-    from pathlib import Path
-
     from matplotlib import get_data_path
     from PIL import ImageFont
 

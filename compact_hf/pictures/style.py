@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TONES: Final[dict[str, tuple[str, str]]] = {
     "paper": ("#ffffff", "#171a21"),
+    "ground": ("#f5f6f9", "#0e1014"),
     "ink": ("#1f2430", "#e7e9ef"),
     "muted": ("#596273", "#a3abba"),
     "rule": ("#d8dce4", "#383e4b"),

@@ -13,7 +13,7 @@ from PIL import Image
 from compact_hf.pictures.contact_sheet import Shown, fragment, pick, png, thumbnail
 from compact_hf.records import Turn
 
-from .conftest import HOSTILE, picture, shown
+from .samples import HOSTILE, picture, shown
 
 
 @given(st.lists(st.integers(1, 5), max_size=40), st.integers(0, 30))
