@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import gallery
 import gradio as gr
+from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import CompactError
@@ -22,7 +24,7 @@ from compact_hf.images.decode import PictureError
 from compact_hf.pictures.contact_sheet import Shown, fragment, stylesheet
 from compact_hf.pictures.style import css_variables, spoken
 
-SCENES = 90
+SCENES = 60
 ROWS_PER_K = 60
 PAGE = 12
 LONGEST_QUESTION = 300
@@ -37,7 +39,7 @@ questions.
 NO_MODEL = """### No model is set
 Set the variable `MODEL_ID` of this Space (Settings, Variables) to a vision-language model or to an adapter that
 `compact tune` made, as a Hub repository such as `ORG/NAME` or as a folder, and start it again. A model of 7 billion
-parameters needs a GPU with 16 GB.
+parameters needs a GPU with 24 GB.
 """
 
 
@@ -112,7 +114,8 @@ def _examples(shown: Sequence[Shown]) -> list[list[str]]:
     folder = Path(tempfile.mkdtemp(prefix="compact-space-"))
     examples = []
     for number, one in enumerate(shown):
-        path = folder / f"{number}.png"
+        with Image.open(BytesIO(one.picture)) as opened:
+            path = folder / f"{number}.{(opened.format or 'png').lower()}"
         path.write_bytes(one.picture)
         examples.append([str(path), one.turns[0].question])
     return examples
