@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from compact_hf.demo import run_demo
+    from compact_hf.demo.way import run_demo
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.release.assemble import assemble
@@ -29,7 +29,7 @@ _HOME: Final = {
     "assemble": "compact_hf.release.assemble",
     "evaluate": "compact_hf.evaluation.evaluate",
     "generate": "compact_hf.synthesis.compact.generate",
-    "run_demo": "compact_hf.demo",
+    "run_demo": "compact_hf.demo.way",
     "status": "compact_hf.synthesis.compact.status",
     "tune": "compact_hf.tuning.train",
     "validate": "compact_hf.release.validate",

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from compact_hf.demo import run_demo
+    from compact_hf.demo.way import run_demo
 
     bars: dict[str, Bar] = {}
 
@@ -65,7 +65,7 @@ def _demo(chosen: argparse.Namespace) -> int:
             bars[stage] = Bar(stage)
         bars[stage].show(done, total, note)
 
-    result = run_demo(chosen.out, on_progress=show)
+    result = run_demo(chosen.out, scenes=chosen.scenes, steps=chosen.steps, on_progress=show)
     for bar in bars.values():
         bar.close()
     _tell(result.summary)
@@ -227,7 +227,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = _command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
-    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder (default: demo-out)")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder; again: goes on")
+    demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
 
     generate = _command(
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"

@@ -21,7 +21,9 @@ from compact_hf.teachers.teacher import Reply
 # RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8
 _JOINED: Final = re.compile(
-    r"(?:\band|\bor|[,;?])\s+(?:what|which|who|whose|whom|where|when|why|how|is|are|does|do|did|can)\b", re.IGNORECASE
+    r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
+    r"(?:what|which|who|whose|whom|where|when|why|how|is|are|does|do|did|can)\b",
+    re.IGNORECASE,
 )
 
 

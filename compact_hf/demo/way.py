@@ -1,0 +1,193 @@
+"""`compact demo`: the whole way, offline, in minutes: drawn scenes in, a report out.
+
+    compact demo --out demo-out
+
+    demo-out/run/              the journal of generation, with planted faults
+    demo-out/instruction/      a small file in LLaVA's format, with its pictures
+    demo-out/release/          the data set, read by `load_dataset`
+    demo-out/base/, student/   the tiny model before and after `trl sft`; training.json, training.log
+    demo-out/before/, after/   its answers to questions about reserved scenes
+    demo-out/report.html       all of it, to look at
+
+The same command goes on where it stopped. No network, no key, no GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.demo.instruction_file import write_instruction_file
+from compact_hf.demo.story import Story, report_of, summary_of
+from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.scoring import Results
+from compact_hf.pictures.report import render
+from compact_hf.records import from_json
+from compact_hf.release.assemble import assemble
+from compact_hf.release.facts import Facts
+from compact_hf.release.validate import validate
+from compact_hf.synthesis.compact.generate import Standing, generate
+from compact_hf.synthesis.compact.status import status
+from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.tiny import build_tiny
+from compact_hf.tuning.train import TrainingResult, tune
+
+SCENES: Final = 400
+NOISE: Final = 0.3
+RECIPE: Final = "tiny-cpu"
+_FEWEST_SCENES: Final = 40
+_VERSION: Final = "1.0.0"
+_RESERVED: Final = 200
+_WITH_PICTURE: Final = 60
+_WITHOUT_PICTURE: Final = 20
+_INSTRUCTION_ROWS: Final = 40
+_MARK: Final = ".compact-demo"
+_STEP: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
+_FIRST_LOOK: Final = """\
+from datasets import load_dataset
+
+data = load_dataset("{release}")
+print({{split: len(rows) for split, rows in data.items()}})
+hardest = max(data["train"], key=lambda row: row["k"] or 0)
+print(hardest["images"][0].size, "k =", hardest["k"])
+for turn in hardest["turns"]:
+    print(turn["question"], "->", turn["answer"], turn["capabilities"])"""
+
+Tell = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo left: the report's path, and a few plain sentences on what came out and how to go on."""
+
+    report: Path
+    summary: str
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    scenes: int = SCENES,
+    steps: int | None = None,
+    on_progress: Tell = lambda stage, done, total, note: None,
+) -> Demo:
+    """Go the whole way from pictures to a tuned model's score by k, or go on with it.
+
+    Args:
+        out (`str | Path`): a folder that is new, empty, or an earlier demo's.
+        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, for rows in both splits.
+        steps (`int`, *optional*, defaults to the recipe's): training steps.
+        on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
+
+    Raises:
+        UsageError: `out` holds something else, or `scenes` is too small.
+        CompactError: whatever a stage raises; the same call goes on there.
+    """
+    if scenes < _FEWEST_SCENES:
+        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} for rows in both splits")
+    folder = _claimed(Path(out))
+    _generate(folder / "run", scenes, on_progress)
+    facts = _assemble(folder, on_progress)
+    code = _FIRST_LOOK.format(release=folder / "release")
+    printed = _printed(code)
+    base = _base(folder, on_progress)
+    before = _evaluate(base, folder / "before", "questions before tuning", on_progress)
+    training = _train(folder, steps, on_progress)
+    after = _evaluate(training.output_dir, folder / "after", "questions after tuning", on_progress)
+    story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after)
+    page = folder / "report.html"
+    page.write_text(render(report_of(story)), encoding="utf-8")
+    return Demo(page, summary_of(story))
+
+
+def _claimed(folder: Path) -> Path:
+    if folder.exists() and not (folder / _MARK).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder} already holds something that is not a demo; give a new or empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
+    except OSError as error:
+        raise UsageError(f"--out {folder} cannot be written ({error.strerror}); give another folder") from error
+    return folder
+
+
+def _generate(run: Path, scenes: int, tell: Tell) -> None:
+    def show(standing: Standing) -> None:
+        tell("pictures", standing.finished, standing.pictures, f"{standing.accepted} questions")
+
+    generate(f"scenes:{scenes}", run, noise=NOISE, on_progress=show)
+
+
+def _assemble(folder: Path, tell: Tell) -> Facts:
+    file = write_instruction_file(folder / "instruction", with_picture=_WITH_PICTURE, without_picture=_WITHOUT_PICTURE)
+    release = folder / "release"
+    facts = assemble([folder / "run"], release, version=_VERSION, instruction=file, instruction_rows=_INSTRUCTION_ROWS)
+    report = validate(release)
+    if not report.is_valid:
+        raise ReleaseError(f"{release} is not valid: {report.counts}; this is a defect of compact_hf, please report it")
+    tell("release", facts.rows(), facts.rows(), "rows written and checked")
+    return facts
+
+
+def _base(folder: Path, tell: Tell) -> Path:
+    base = folder / "base"
+    if not base.exists():
+        # Renamed when it is whole, so that a kill cannot leave half a model behind.
+        half = folder / "base.part"
+        shutil.rmtree(half, ignore_errors=True)
+        with without_progress_bars():
+            build_tiny(half, _texts(folder / "release"), seed=0).rename(base)
+    tell("tiny model", 1, 1, "")
+    return base
+
+
+def _texts(release: Path) -> list[str]:
+    from datasets import load_dataset
+
+    with without_progress_bars():
+        rows = load_dataset(str(release), split="train", columns=["messages"])
+    return [message["content"] for row in rows for message in row["messages"]]
+
+
+def _train(folder: Path, steps: int | None, tell: Tell) -> TrainingResult:
+    record, student = folder / "training.json", folder / "student"
+    if record.exists():
+        return from_json(TrainingResult, record.read_bytes())
+    shutil.rmtree(student, ignore_errors=True)
+    overrides = {
+        "model_name_or_path": str(folder / "base"),
+        "dataset_name": str(folder / "release"),
+        "output_dir": str(student),
+        **({"max_steps": str(steps), "save_steps": str(steps)} if steps else {}),
+    }
+
+    def show(line: str) -> None:
+        if step := _STEP.match(line):
+            tell("training steps", int(step[1]), int(step[2]), "")
+
+    result = tune(RECIPE, overrides=overrides, log=folder / "training.log", on_line=show)
+    record.write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
+    return result
+
+
+def _evaluate(model: Path, out: Path, stage: str, tell: Tell) -> Results:
+    return evaluate(
+        str(model), f"scenes:{_RESERVED}", out, on_progress=lambda done, total: tell(stage, done, total, "")
+    )
+
+
+def _printed(code: str) -> str:
+    """Run a snippet as its reader would, and return what it prints."""
+    said = io.StringIO()
+    scope: dict[str, Any] = {}
+    with without_progress_bars(), contextlib.redirect_stdout(said):
+        exec(compile(code, "<first look>", "exec"), scope)
+    return said.getvalue()
