@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.release.facts import Facts
-from compact_hf.release.features import features
+from compact_hf.release.features import features_in_card
 from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, place_of
 
 CARD: Final = "README.md"
@@ -25,6 +25,14 @@ _SIZES: Final = (
     (10**5, "10K<n<100K"),
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
+)
+# Those of the Hub's identifiers that pictures come under; the Hub refuses a card with any other word.
+_LICENSES: Final = frozenset(
+    (
+        "unknown mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
+        "cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
+        "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0"
+    ).split()
 )
 
 
@@ -126,7 +134,7 @@ def _info(facts: Facts, name: str, leaves: tuple[str, ...]) -> dict[str, Any]:
     ]
     return {
         "config_name": name,
-        "features": features()._to_yaml_list(),
+        "features": features_in_card(),
         "splits": splits,
         "download_size": sum(shards.file_bytes for shards in of.values()),
         "dataset_size": sum(shards.nbytes for shards in of.values()),
@@ -134,8 +142,6 @@ def _info(facts: Facts, name: str, leaves: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _license(facts: Facts) -> str:
-    """The one licence of all pictures as the Hub spells it; `other` where there are several, `unknown` if none."""
-    licenses = {license.lower() for _, license in facts.pictures}
-    if len(licenses) > 1:
-        return "other"
-    return licenses.pop() if licenses else "unknown"
+    """The one licence of all pictures as the Hub spells it, `other` where it is none of the Hub's or not one."""
+    licenses = {license.lower() for _, license in facts.pictures} or {"unknown"}
+    return licenses.pop() if len(licenses) == 1 and licenses <= _LICENSES else "other"

@@ -55,7 +55,7 @@ def _holds_null(value: Any) -> bool:
 def _place(record: Record, leaf: str, split: str) -> Iterator[Defect]:
     k, image_id = record["k"], record["image_id"]
     if image_id is not None and not _ID.fullmatch(image_id):
-        yield "image_id is no hash", image_id
+        yield "image_id is no hash", repr(image_id)
         return
     if leaf_of(k, image_id) != leaf:
         yield "wrong leaf", f"belongs into {leaf_of(k, image_id)}"
@@ -70,7 +70,7 @@ def _messages(record: Record) -> Iterator[Defect]:
         yield "roles do not alternate", " ".join(roles) or "no messages"
     for message in messages:
         if "<image>" in message["content"]:
-            yield "<image> in the text", message["content"]
+            yield "<image> in the text", repr(message["content"][:80])
         if not message["content"].strip():
             yield "empty message", message["role"]
 
@@ -78,10 +78,10 @@ def _messages(record: Record) -> Iterator[Defect]:
 def _paths(record: Record) -> Iterator[Defect]:
     for name, value in record.items():
         if isinstance(value, str) and _ABSOLUTE.match(value):
-            yield "absolute path", f"{name} is {value}"
+            yield "absolute path", f"{name} is {value!r}"
     for image in record["images"]:
         if re.search(r"[/\\]", image["path"] or ""):
-            yield "absolute path", f"the picture's path names folders: {image['path']}"
+            yield "absolute path", f"the picture's path names folders: {image['path']!r}"
 
 
 def _pictures(record: Record) -> Iterator[Defect]:

@@ -47,6 +47,13 @@ def features() -> Any:
     )
 
 
+def features_in_card() -> list[dict[str, Any]]:
+    """Return the features as `dataset_info` in a card's header spells them."""
+    # The one way to this spelling that does not go through a card of `datasets`' own making.
+    spelled: list[dict[str, Any]] = features()._to_yaml_list()
+    return spelled
+
+
 def record(row: Row, picture: bytes | None) -> dict[str, Any]:
     """Return `row` as a record of `features()`, with `picture` (an encoded file) embedded without a path."""
     return {

@@ -17,7 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import UsageError
 from compact_hf.release.card import CARD, foreign_files, header_of, listed_configs
 from compact_hf.release.checks import defects
-from compact_hf.release.features import features
+from compact_hf.release.features import features, features_in_card
 from compact_hf.release.layout import configs, file_name, place_of
 from compact_hf.release.parquet import MAX_GROUP_ROWS
 
@@ -84,12 +84,16 @@ class _Findings:
             self.pictures[split] |= pictures
 
 
-def validate(path: Path) -> Report:
+def validate(path: str | Path) -> Report:
     """Check a release.
+
+    Args:
+        path (`str | Path`): the folder of the release.
 
     Raises:
         UsageError: `path` is no folder.
     """
+    path = Path(path)
     if not path.is_dir():
         raise UsageError(f"{path} is not a folder; give the folder of a release")
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
@@ -183,7 +187,7 @@ def _card(path: Path, places: Collection[Place], rows: Mapping[Place, int]) -> I
         return
     if header["configs"] != listed_configs(places, version):
         yield Problem("card's configs are not those of the files", CARD)
-    if any(info.get("features") != features()._to_yaml_list() for info in header["dataset_info"]):
+    if any(info.get("features") != features_in_card() for info in header["dataset_info"]):
         yield Problem("card's features differ", CARD)
     for name, leaves in configs(leaf for leaf, _ in places).items():
         there: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import pytest
 from compact_hf.records import Message, Reject, Row
 from compact_hf.release.card import header_of, is_release
 from compact_hf.release.facts import Facts
+from compact_hf.release.features import features
 from compact_hf.release.write import write
 
 from .samples import row, rows
@@ -36,7 +37,7 @@ def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
 
 
 def test_the_header_counts_every_config(tmp_path: Path) -> None:
-    from compact_hf.release.features import features
+    from datasets import Features
 
     facts, header, _ = written(tmp_path / "out", *rows(60), TEXT_ROW)
     assert [info["config_name"] for info in header["dataset_info"]] == list(facts.configs)
@@ -45,14 +46,20 @@ def test_the_header_counts_every_config(tmp_path: Path) -> None:
         assert {split["name"]: split["num_examples"] for split in info["splits"]} == {
             split: count for split in ("train", "validation") if (count := facts.rows(*leaves, split=split))
         }
-        assert info["features"] == features()._to_yaml_list()
+        assert Features._from_yaml_list(info["features"]) == features()
         sizes = [path.stat().st_size for leaf in leaves for path in (tmp_path / "out" / "data" / leaf).iterdir()]
         assert info["download_size"] == sum(sizes)
 
 
 @pytest.mark.parametrize(
     ("licenses", "told"),
-    [(["CC0-1.0", "CC0-1.0"], "cc0-1.0"), (["CC0-1.0", "unknown"], "other"), (["unknown"], "unknown"), ([], "unknown")],
+    [
+        (["CC0-1.0", "CC0-1.0"], "cc0-1.0"),
+        (["CC0-1.0", "CC-BY-4.0"], "other"),
+        (["ask my aunt"], "other"),
+        (["unknown"], "unknown"),
+        ([], "unknown"),
+    ],
 )
 def test_the_licence_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
     pictures = [replace(row(number), image_license=license) for number, license in enumerate(licenses)]
