@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError
 from compact_hf.images.decode import loaded, stripped
 from compact_hf.records import digest
 from compact_hf.tuning.progress import without_progress_bars
-
-SHORT_ANSWER: Final = "Answer the question using a single word or phrase."
-"""LLaVA's request for a short answer, as it stands in the first turn of the training data."""
 
 _ADAPTER: Final = "adapter_config.json"
 _KINDS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
@@ -58,7 +56,8 @@ class Student:
         """Return the model's answers to (encoded picture, question) pairs, in one batch.
 
         Args:
-            asked: at most as many pairs as fit into memory at once; `SHORT_ANSWER` is put below each question.
+            asked: at most as many pairs as fit into memory at once; each question is followed by LLaVA's request
+                for a short answer, as in the first turn of the training data.
             max_new_tokens (`int`): where an answer is cut.
 
         Raises:
@@ -73,7 +72,7 @@ class Student:
                     "role": "user",
                     "content": [
                         {"type": "image", "image": pictures[data]},
-                        {"type": "text", "text": f"{question}\n{SHORT_ANSWER}"},
+                        {"type": "text", "text": f"{question}\n{SHORT_ANSWER_INSTRUCTION}"},
                     ],
                 }
             ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.tuning.chat_template import chat_template
+from compact_hf.tuning.progress import without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
@@ -52,8 +53,9 @@ def build_tiny(out: Path, texts: Iterable[str], *, seed: int) -> Path:
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(_config(tokenizer))
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with without_progress_bars():
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
     return out
 
 

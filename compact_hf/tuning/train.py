@@ -79,7 +79,7 @@ def tune(
     if status != 0:
         more = f"; all it said is in {log}" if log else ""
         raise TuningError(f"trl sft ended with status {status}: {last_telling}{more}")
-    output_dir = Path(settings["output_dir"])
+    output_dir = Path(str(settings["output_dir"]))
     steps, loss = _curve(output_dir, since=wall_clock)
     return TrainingResult(output_dir, steps=steps, loss=loss, seconds=time.monotonic() - began)
 
@@ -115,7 +115,10 @@ def _writing(log: Path | None) -> Iterator[IO[str] | None]:
 
 @contextmanager
 def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Start the command in a session of its own, and leave none of its processes behind."""
+    """Start the command in a session of its own, so that all it starts can be stopped together.
+
+    Where this very process is killed, the pipe breaks, which ends them at the next line they write.
+    """
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
