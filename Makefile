@@ -10,10 +10,11 @@ WORKERS ?= 2
 
 setup: $(READY)
 
+# Not compiled: that takes a minute of two cores, and Python compiles by itself the tenth of it that is ever imported.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 demo: setup
