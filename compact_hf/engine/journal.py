@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,11 +79,15 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
         try:
-            journal = cls(run, _connect(file), lock)
+            journal = cls(run, _connect(run), lock)
+        except JournalError:
+            lock.release()
+            raise
+        try:
             with journal._spoken():
                 journal._start_or_check(identity)
         except BaseException:
-            lock.release()
+            journal.close()
             raise
         return journal
 
@@ -99,9 +103,13 @@ class Journal:
             raise JournalError(
                 f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
             )
-        journal = cls(run, _connect(file), None)
-        with journal._spoken():
-            journal._check_version()
+        journal = cls(run, _connect(run), None)
+        try:
+            with journal._spoken():
+                journal._check_version()
+        except BaseException:
+            journal.close()
+            raise
         return journal
 
     def __enter__(self) -> Self:
@@ -240,28 +248,34 @@ class Journal:
         with self._spoken():
             self._db.execute(statement, values)
 
-    @contextmanager
-    def _spoken(self) -> Iterator[None]:
-        """Turn SQLite's errors into one line that says what to do."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            said = str(error)
-            if "full" in said or "disk I/O" in said:
-                told = f"the disk under {self.run} is full or failing ({said}); make room and run the same command"
-            elif "locked" in said:
-                told = f"another process holds {self.run} ({said}); wait for it and run the same command"
-            else:
-                told = f"{self.run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
-            raise JournalError(told) from error
+    def _spoken(self) -> AbstractContextManager[None]:
+        return _spoken(self.run)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+@contextmanager
+def _spoken(run: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one line that says what to do."""
     try:
-        # Autocommit: every write is its own transaction, on disk before it counts.
-        connection = sqlite3.connect(file, isolation_level=None, timeout=10)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        yield
     except sqlite3.DatabaseError as error:
-        raise JournalError(f"{file} cannot be used ({error}); restore it from a copy, or give another --out") from error
+        said = str(error)
+        if "full" in said or "disk I/O" in said:
+            told = f"the disk under {run} is full or failing ({said}); make room and run the same command"
+        elif "locked" in said:
+            told = f"another process holds {run} ({said}); wait for it and run the same command"
+        else:
+            told = f"{run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
+        raise JournalError(told) from error
+
+
+def _connect(run: Path) -> sqlite3.Connection:
+    with _spoken(run):
+        # Autocommit: every write is its own transaction, on disk before it counts.
+        connection = sqlite3.connect(run / FILE_NAME, isolation_level=None, timeout=10)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
     return connection

@@ -1,0 +1,245 @@
+"""The runner streams, remembers, retries, and stops; shown with processes and teachers made for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from compact_hf.engine.admission import Patience
+from compact_hf.engine.journal import Journal
+from compact_hf.engine.runner import Process, Progress, Runner
+from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
+from compact_hf.records import Picture
+from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, answer_each
+
+QUICK = Patience(attempts=3, first_delay_s=0.001, longest_delay_s=0.005, overload_s=0.2)
+
+
+class Anything(BaseModel):
+    pass
+
+
+class Echo:
+    """Answers with the prompt in upper case; `answer` may do something else first."""
+
+    name = "echo"
+    ks = range(1, 11)
+    sources: str | None = None
+
+    def __init__(self, answer: Callable[[Request, int], Reply | Failure | None] = lambda request, number: None) -> None:
+        self.sent: list[str] = []
+        self._answer = answer
+
+    async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        async for item in answer_each(requests, self._one):
+            yield item
+
+    async def _one(self, request: Request) -> Reply | Failure:
+        number = len(self.sent)
+        self.sent.append(request.key)
+        await asyncio.sleep(0)
+        answer = self._answer(request, number)
+        return answer or Reply(request.key, text=request.prompt.upper(), model="echo")
+
+    async def flush(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Batch(Echo):
+    """Holds every request back until it is flushed, as a batch service would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self._flushed = asyncio.Event()
+
+    async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        held: list[Request] = []
+
+        async def hold() -> None:
+            while (request := await anext(requests, None)) is not None:
+                held.append(request)
+
+        collecting = asyncio.ensure_future(hold())
+        try:
+            while True:
+                await self._flushed.wait()
+                await asyncio.sleep(0)  # whoever flushed may have queued its last request just now
+                self._flushed.clear()
+                now, held[:] = list(held), []
+                if now:
+                    self.batches.append(len(now))
+                for request in now:
+                    yield Reply(request.key, text=request.prompt.upper(), model="batch")
+        finally:
+            collecting.cancel()
+
+    async def flush(self) -> None:
+        self._flushed.set()
+
+
+def request(picture: Picture, prompt: str) -> Request:
+    exposure = Exposure(lambda: b"", ref=picture.ref, max_edge=64)
+    return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, prompt)
+
+
+def rounds(count: int) -> Callable[[Picture], Process]:
+    """A process that asks `count` times, each time about the reply before."""
+
+    def process(picture: Picture) -> Process:
+        said = "a"
+        for _ in range(count):
+            (reply,) = yield [request(picture, said)]
+            said = reply.text + "b"
+        return f'"{said}"'
+
+    return process
+
+
+async def pictures(count: int) -> AsyncGenerator[Picture, None]:
+    for index in range(count):
+        yield Picture(f"{index:032x}", f"{index}.jpg", 64, 64, "test")
+
+
+THREE_ROUNDS = rounds(3)
+
+
+def run(
+    journal: Journal,
+    teacher: Echo,
+    *,
+    count: int = 5,
+    process: Callable[[Picture], Process] = THREE_ROUNDS,
+    concurrency: int = 4,
+    stop_at: int | None = None,
+) -> Progress:
+    async def main() -> Progress:
+        stop = asyncio.Event()
+
+        def told(progress: Progress, finished: object) -> None:
+            if stop_at is not None and progress.finished >= stop_at:
+                stop.set()
+
+        runner = Runner(
+            journal,
+            {"teacher": teacher},
+            concurrency=concurrency,
+            patience=QUICK,
+            stop=stop,
+            on_progress=told,
+        )
+        return await asyncio.wait_for(runner.run(pictures(count), process), 30)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal.open(tmp_path / "run", {})
+
+
+def bodies(journal: Journal) -> list[str]:
+    return [finished.body for finished in journal.outcomes()]
+
+
+def test_every_picture_is_driven_to_its_end(journal: Journal) -> None:
+    progress = run(journal, Echo(), count=20)
+    assert (progress.finished, progress.sent) == (20, 60)
+    assert bodies(journal) == ['"ABBb"'] * 20
+
+
+def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal) -> None:
+    def process(picture: Picture) -> Process:
+        replies = yield [request(picture, word) for word in ("one", "two", "three")]
+        return " ".join(reply.text for reply in replies)
+
+    run(journal, Echo(), process=process)
+    assert bodies(journal) == ["ONE TWO THREE"] * 5
+
+
+def test_a_journalled_request_is_never_sent_again(journal: Journal) -> None:
+    first = Echo()
+    with pytest.raises(StoppedEarly, match="the same command goes on"):
+        run(journal, first, count=50, stop_at=7)
+    second = Echo()
+    run(journal, second, count=50)
+    assert not set(first.sent) & set(second.sent)
+    assert len(first.sent) + len(second.sent) == 150
+    assert bodies(journal) == ['"ABBb"'] * 50
+
+
+def test_a_failure_that_passes_is_retried(journal: Journal) -> None:
+    def flaky(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "hiccup") if number % 3 == 0 else None
+
+    progress = run(journal, Echo(flaky))
+    assert progress.finished == 5
+    assert progress.failures > 0
+
+
+def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journal) -> None:
+    def poisoned(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
+
+    with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished \(last: 500 for this one\)"):
+        run(journal, Echo(poisoned), count=12)
+    assert len(bodies(journal)) == 11
+
+
+def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
+    with pytest.raises(TeacherUnavailableError, match="echo does not answer: nobody there; nothing is lost"):
+        run(journal, Echo(lambda request, number: Failure(request.key, "nobody there")))
+
+
+def test_a_teacher_that_goes_away_ends_the_run_and_what_came_is_kept(journal: Journal) -> None:
+    with pytest.raises(TeacherUnavailableError):
+        run(journal, Echo(lambda request, number: Failure(request.key, "gone") if number > 90 else None), count=60)
+    assert bodies(journal)
+
+
+def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
+    def storm(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "429", overloaded=True, retry_after=0.01) if number < 12 else None
+
+    teacher = Echo(storm)
+    assert run(journal, teacher, count=8, concurrency=8).finished == 8
+    # All eight met the storm together; after that one probe went ahead for each delay.
+    assert len(teacher.sent) == 24 + 12
+
+
+def test_a_storm_that_does_not_end_stops_the_run(journal: Journal) -> None:
+    with pytest.raises(TeacherUnavailableError, match="429"):
+        run(journal, Echo(lambda request, number: Failure(request.key, "429", overloaded=True, retry_after=0.02)))
+
+
+def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:
+    def refuse(request: Request, number: int) -> Reply | None:
+        if number == 4:
+            raise TeacherError("no such model")
+        return None
+
+    with pytest.raises(TeacherError, match="no such model"):
+        run(journal, Echo(refuse))
+
+
+def test_an_error_in_a_process_is_not_swallowed(journal: Journal) -> None:
+    def process(picture: Picture) -> Process:
+        yield [request(picture, "a")]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(journal, Echo(), process=process)
+
+
+@pytest.mark.parametrize(("count", "concurrency", "batches"), [(6, 6, [6, 6, 6]), (6, 100, [6, 6, 6]), (6, 3, [3] * 6)])
+def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
+    journal: Journal, count: int, concurrency: int, batches: list[int]
+) -> None:
+    teacher = Batch()
+    run(journal, teacher, count=count, concurrency=concurrency)
+    assert teacher.batches == batches
