@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.scenes.pen import Color, Pen, darker, lighter
@@ -190,7 +191,7 @@ def _floor(pen: Pen, light: Color, dark: Color) -> None:
     """Draw tiles that run towards the horizon."""
     pen.box(-HALF, 0, HALF, HORIZON, light, edge=0)
     rows = [0, 46, 84, 114, 138, 157, HORIZON]
-    for row, (low, high) in enumerate(zip(rows, rows[1:], strict=False)):
+    for row, (low, high) in enumerate(pairwise(rows)):
         for column in range(-7, 7):
             if (row + column) % 2:
                 a, b = (1.5 - low / 260) * 52, (1.5 - high / 260) * 52

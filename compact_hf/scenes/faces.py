@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PAPER: Final[Color] = (252, 250, 240)
-WORN: Final = 22
-"""Radius of a sign that is worn."""
+WORN: Final = 21
+"""Radius of a sign with a word that is worn; a blank one is smaller, so that more of the wearer can be seen."""
+WORN_BLANK: Final = 15
 
 # Where a word finds the most room: above or below the middle, in radii.
 _ROOM: Final = {"triangular": -0.42, "star-shaped": 0.02, "heart-shaped": 0.12}
@@ -35,7 +36,7 @@ def draw_worn_sign(shape: str, word: str, scale: float) -> Image:
     """Return the sign that a person or an animal wears, centered on its sheet."""
     side = 2 * WORN + 14
     pen = Pen(side, side, scale=scale, below=side // 2)
-    draw_face(pen, (0, 0), shape, WORN, PAPER, word)
+    draw_face(pen, (0, 0), shape, WORN if word else WORN_BLANK, PAPER, word)
     return pen.sheet()
 
 

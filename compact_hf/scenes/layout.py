@@ -15,6 +15,7 @@ from typing import Final, Literal
 from compact_hf.scenes.kinds import (
     ACTIONS,
     ARRANGEMENTS,
+    CATEGORIES,
     COLORS,
     INDOORS,
     KINDS,
@@ -29,6 +30,10 @@ from compact_hf.scenes.scene import Scene, Thing
 
 Depth = Literal["foreground", "background"]
 
+_FRONT: Final[Depth] = "foreground"
+_BACK: Final[Depth] = "background"
+_FACINGS: Final[tuple[Literal[1, -1], ...]] = (1, -1)
+
 # The two rows are set off against each other by half a column, so that of any two things one is clearly further
 # to the left.
 COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
@@ -36,6 +41,9 @@ COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "foreground": (52, 135, 201, 284),
 }
 FOOT: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
+# How often a free slot goes to an object, a person, an animal: mixed company, or one sort in the majority, which
+# makes groups to count and to choose from.
+_MIXES: Final = ((4, 3, 3), (6, 2, 2), (2, 6, 2), (2, 2, 6))
 _FILLED: Final[dict[Depth, float]] = {"background": 0.75, "foreground": 0.9}
 
 
@@ -51,22 +59,28 @@ class Layout:
         self.shapes = rng.sample(SHAPES, 2)
         self.words = rng.sample(WORDS, 2)
         self.actions = {category: rng.sample(acts, min(2, len(acts))) for category, acts in ACTIONS.items()}
+        self.mix = rng.choice(_MIXES)
+        odd = rng.choice((1, 2))
         self.kinds: dict[Category, list[Kind]] = {
-            "person": self._some("person", 2),
-            "animal": self._some("animal", 3),
-            "object": self._some("object", 4),
+            "person": self._some("person", 2, 0),
+            "animal": self._some("animal", 3, odd),
+            "object": self._some("object", 4, odd),
         }
+        self.verbs = {category: rng.choice(verbs) for category, verbs in VERBS_FOR.items()}
         self.arrangement = ""
         self.things: list[Thing] = []
+        # Slots of things that nobody acts on and that act on nobody.
+        self.patient: dict[tuple[Depth, int], int] = {}
         self.free: dict[Depth, list[int]] = {depth: list(range(len(xs))) for depth, xs in COLUMNS.items()}
 
     def scene(self) -> Scene:
-        """Return the scene: a group or none, one to three events, and singles in most of what is left."""
+        """Return the scene: often near misses or a group, one to three events, singles in most of what is left."""
         rng = self.rng
+        if rng.random() < 0.55:
+            self._put_near_misses()
         if rng.random() < 0.45:
             self._put_group()
-        self.verbs = {category: rng.choice(verbs) for category, verbs in VERBS_FOR.items()}
-        for _ in range(rng.choice((1, 2, 2, 3))):
+        for _ in range(rng.choice((1, 2, 3))):
             self._put_event()
         for depth, columns in self.free.items():
             for column in list(columns):
@@ -80,18 +94,15 @@ class Layout:
         things = (replace(self.things[i], target=index.get(self.things[i].target, -1)) for i in order)
         return Scene(self.seed, self.place, self.night, self.arrangement, tuple(things))
 
-    def _some(self, category: Category, number: int) -> list[Kind]:
-        """Return a few kinds: each welcome here, at home here or odd here, none that people would argue about."""
-        rng = self.rng
-        allowed = [kind for kind in KINDS.values() if kind.category == category and not kind.small]
-        odd = [kind for kind in allowed if self.place in kind.odd]
-        fit = [kind for kind in allowed if kind.fits(self.place)]
-        if not odd:
-            return rng.sample(fit, number)
-        return [*rng.sample(fit, number - 1), rng.choice(odd)]
+    def _some(self, category: Category, number: int, odd: int) -> list[Kind]:
+        """Return a few kinds, `odd` of them out of place here, the rest at home or welcome everywhere."""
+        kinds = [kind for kind in KINDS.values() if kind.category == category and not kind.small]
+        fitting = [kind for kind in kinds if kind.fits(self.place)]
+        strange = [kind for kind in kinds if self.place in kind.odd]
+        return [*self.rng.sample(fitting, number - odd), *self.rng.sample(strange, odd)]
 
     def _category(self) -> Category:
-        return self.rng.choices(("object", "person", "animal"), (4, 3, 3))[0]
+        return self.rng.choices(("object", "person", "animal"), self.mix)[0]
 
     def _kind(self, category: Category) -> Kind:
         return self.rng.choice(self.kinds[category])
@@ -100,7 +111,8 @@ class Layout:
         """Put a thing in a free slot and return its index."""
         rng = self.rng
         actor = kind.category != "object"
-        wears = rng.random() < (0.45 if actor else 1.0) and (actor or kind.shaped)
+        wears = rng.random() < 0.5 if actor else kind.shaped
+        written = rng.random() < (0.7 if wears else 0.5 * (kind.category == "object"))
         thing = Thing(
             kind=kind.name,
             color=rng.choice(self.colors),
@@ -109,41 +121,84 @@ class Layout:
             depth=depth,
             facing=rng.choice((1, -1)),
             shape=rng.choice(self.shapes) if wears else "",
-            word=rng.choice(self.words) if wears and rng.random() < 0.6 else "",
+            word=rng.choice(self.words) if written else "",
             action=rng.choice(self.actions[kind.category]) if actor and active and rng.random() < 0.85 else "",
         )
         self.free[depth].remove(column)
+        self.patient[depth, column] = len(self.things)
         self.things.append(thing)
         return len(self.things) - 1
 
-    def _put_event(self) -> None:
-        """Put somebody and, beside them, what they act on; nothing where no two neighbours are free."""
+    def _put_near_misses(self) -> None:
+        """Put one thing that is hard to tell: others are all like it, but each in one respect.
+
+        Without near misses hardly a question of four or five capabilities would need each of them.
+        """
         rng = self.rng
-        pairs = [(depth, column) for depth, columns in self.free.items() for column in columns if column + 1 in columns]
+        category = rng.choices(CATEGORIES, (1, 2, 2))[0]
+        depth, across = rng.choice(((_FRONT, _BACK), (_BACK, _FRONT)))
+        kinds = [kind for kind in self.kinds[category] if kind.category != "object" or kind.shaped]
+        if not kinds:
+            return
+        rng.shuffle(kinds)
+        if rng.random() < 0.5:
+            kinds.sort(key=lambda kind: kind.fits(self.place))
+        values = {
+            "kind": [kinds[0].name, kinds[-1].name],
+            "color": rng.sample(self.colors, 2),
+            "shape": rng.sample(self.shapes, 2),
+            "word": rng.sample(self.words, 2),
+            "action": rng.sample(self.actions[category], min(2, len(self.actions[category]))) or [""],
+        }
+        respects = [respect for respect, choice in values.items() if len(choice) > 1]
+        differing = [None, *rng.sample(respects, min(rng.choice((2, 3)), len(respects)))]
+        places = [(depth, column) for column in rng.sample(self.free[depth], len(differing))]
+        for respect, (row, column) in zip(
+            [*differing, None], [*places, (across, rng.choice(self.free[across]))], strict=True
+        ):
+            alike = {name: choice[name == respect] for name, choice in values.items()}
+            thing = self.things[self._put(KINDS[alike["kind"]], row, column)]
+            self.things[-1] = replace(
+                thing, color=alike["color"], shape=alike["shape"], word=alike["word"], action=alike["action"]
+            )
+
+    def _put_event(self) -> None:
+        """Put somebody into a free slot and let them act on what stands, or is put, beside them."""
+        rng = self.rng
+        pairs = [
+            (depth, column, column + facing, facing)
+            for depth, columns in self.free.items()
+            for column in columns
+            for facing in _FACINGS
+            if column + facing in columns or (depth, column + facing) in self.patient
+        ]
         if not pairs:
             return
-        depth, column = rng.choice(pairs)
-        category = self._category()
+        depth, column, beside, facing = rng.choice(pairs)
+        target = self.patient.pop((depth, beside), -1)
+        if target < 0:
+            target = self._put(self._kind(self._category()), depth, beside)
+        category = self.things[target].what.category
         by_animal = category != "object" and rng.random() < 0.25
-        facing: Literal[1, -1] = rng.choice((1, -1))
-        agent_column, target_column = (column, column + 1) if facing == 1 else (column + 1, column)
-        target = self._put(self._kind(category), depth, target_column)
-        agent = self._put(self._kind("animal" if by_animal else "person"), depth, agent_column, active=False)
         verb = "chasing" if by_animal else self.verbs[category]
-        foot = self.things[agent].y
-        self.things[target] = replace(self.things[target], y=foot)
+        agent = self._put(self._kind("animal" if by_animal else "person"), depth, column, active=False)
+        for one in (target, agent):
+            self.patient = {slot: index for slot, index in self.patient.items() if index != one}
+        self.things[target] = replace(self.things[target], y=self.things[agent].y)
         self.things[agent] = replace(self.things[agent], facing=facing, doing=verb, target=target)
 
     def _put_group(self) -> None:
         """Lay three to five small things out in two slots of the foreground."""
         rng = self.rng
+        left = rng.choice((0, 2))
+        if not {left, left + 1} <= set(self.free[_FRONT]):
+            return
         self.arrangement = rng.choice(ARRANGEMENTS)
         number = {"row": rng.randint(3, 4), "circle": 5, "triangle": 3}[self.arrangement]
         kind = rng.choice([kind for kind in KINDS.values() if kind.small])
-        left = rng.choice((0, 2))
-        middle = (COLUMNS["foreground"][left] + COLUMNS["foreground"][left + 1]) // 2
-        self.free["foreground"].remove(left)
-        self.free["foreground"].remove(left + 1)
+        middle = (COLUMNS[_FRONT][left] + COLUMNS[_FRONT][left + 1]) // 2
+        self.free[_FRONT].remove(left)
+        self.free[_FRONT].remove(left + 1)
         for dx, dy in _places(self.arrangement, number):
             thing = Thing(kind.name, rng.choice(self.colors), middle + dx, FOOT["foreground"] + dy, "foreground")
             self.things.append(replace(thing, grouped=True))
@@ -152,8 +207,8 @@ class Layout:
 def _places(arrangement: str, number: int) -> list[tuple[int, int]]:
     """Return the offset, in pixels, of each member of a group from the middle of its ground line."""
     if arrangement == "row":
-        return [(round(37 * (i - (number - 1) / 2)), -14) for i in range(number)]
+        return [(round(44 * (i - (number - 1) / 2)), -16) for i in range(number)]
     if arrangement == "triangle":
-        return [(0, -58), (-38, 0), (38, 0)]
+        return [(0, -62), (-42, 0), (42, 0)]
     turns = (2 * math.pi * i / number - math.pi / 2 for i in range(number))
-    return [(round(50 * math.cos(turn)), round(-34 + 32 * math.sin(turn))) for turn in turns]
+    return [(round(54 * math.cos(turn)), round(-38 + 36 * math.sin(turn))) for turn in turns]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.scenes.faces import PAPER, draw_face, shine, write_word
-from compact_hf.scenes.kinds import COLORS
+from compact_hf.scenes.kinds import COLORS, KINDS
 from compact_hf.scenes.pen import INK, Color, Pen, darker, lighter, outline
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ RUBBER: Final[Color] = (56, 56, 62)
 
 def draw_object(kind: str, color: str, shape: str, word: str, scale: float) -> Image:
     """Return an object with the middle of its foot at the middle of the lower edge."""
-    pen = Pen(96, 104, scale=scale)
+    pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].small else 1))
     if kind in SHAPED:
         SHAPED[kind](pen, COLORS[color], shape, word)
     else:
         PLAIN[kind](pen, COLORS[color])
+        if word:
+            pen.text((0, WORD_AT[kind]), word, 24, INK, halo=PAPER)
     return pen.sheet()
 
 
@@ -272,3 +274,21 @@ PLAIN: Final[dict[str, Callable[[Pen, Color], None]]] = {
     "sofa": _sofa,
     "television": _television,
 }
+
+WORD_AT: Final[dict[str, float]] = {
+    "parasol": 30,
+    "surfboard": 46,
+    "fridge": 62,
+    "stove": 47,
+    "hydrant": 40,
+    "car": 24,
+    "tent": 14,
+    "sled": 23,
+    "tractor": 31,
+    "wheelbarrow": 38,
+    "bathtub": 24,
+    "toilet": 54,
+    "sofa": 42,
+    "television": 34,
+}
+"""How high a word stands on an object that has no face for it."""

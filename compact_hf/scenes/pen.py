@@ -75,12 +75,15 @@ class Pen:
         r *= self._zoom
         self._draw.arc((x - r, y - r, x + r, y + r), start, end, fill, self._thick(width))
 
-    def text(self, center: Point, word: str, size: float, fill: Color) -> None:
-        """Write a word around `center` with letters `size` from line to line."""
+    def text(self, center: Point, word: str, size: float, fill: Color, *, halo: Color | None = None) -> None:
+        """Write a word around `center` with letters `size` from line to line, set off by a halo."""
         from PIL import ImageFont
 
         font = ImageFont.load_default(size * self._zoom)
-        self._draw.text(self._at(center), word, fill, font, anchor="mm", stroke_width=size * self._zoom / 30)
+        at, bold = self._at(center), size * self._zoom / 30
+        if halo is not None:
+            self._draw.text(at, word, halo, font, anchor="mm", stroke_width=bold * 4)
+        self._draw.text(at, word, fill, font, anchor="mm", stroke_width=bold)
 
     def sheet(self) -> Image:
         """Return the drawing in its own size."""

@@ -37,7 +37,7 @@ POSES: Final[dict[str, Pose]] = {
     "waving": Pose(far=(150, 175)),
     "jumping": Pose(near=(-145, -150), far=(145, 150), front=(55, -35), back=(-40, -100), lift=16),
     "reading": Pose(near=(25, 95), far=(35, 110)),
-    "sitting": Pose(near=(25, 60), far=(30, 70), front=(82, 2), back=(74, -4)),
+    "sitting": Pose(near=(25, 60), far=(30, 70), front=(88, 8), back=(78, 2)),
     "drinking": Pose(far=(60, 165)),
     "pushing": Pose(near=(62, 84), far=(80, 92), front=(30, -8), back=(-32, -44), lean=20),
     "pulling": Pose(near=(-72, -84), far=(-84, -90), front=(38, 2), back=(-14, -46), lean=16),
@@ -81,10 +81,10 @@ def chest(kind: str, pose: str) -> Point:
     """Return where a sign hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
-        return 12, 17
+        return 6, 14
     at = _hip(kind, pose)
     lean = math.radians(POSES[pose].lean)
-    up = 15 if small else 19
+    up = 6 if small else 9
     return at[0] + up * math.sin(lean), at[1] + up * math.cos(lean)
 
 
@@ -92,7 +92,7 @@ def _hip(kind: str, pose: str) -> Point:
     legs = 30 if kind in ("boy", "girl") else 38
     stance = POSES[pose]
     reach = max(_reach(stance.front), _reach(stance.back))
-    low = 14 if pose == "sitting" else legs * reach
+    low = 21 if pose == "sitting" else legs * reach
     return -stance.lean * 0.5, low + stance.lift
 
 
@@ -118,6 +118,8 @@ def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
     neck = (hip[0] + trunk * math.sin(lean), hip[1] + trunk * math.cos(lean))
     shoulder = (neck[0] - 4 * math.sin(lean), neck[1] - 5)
     skin = SKINS[kind]
+    if pose == "sitting":
+        pen.box(hip[0] - 16, 0, hip[0] + 10, hip[1] - 3, (188, 150, 108), round=2)
     for leg, dx in ((stance.back, -5), (stance.front, 5)):
         points = _limb((hip[0] + dx, hip[1] + 2), leg, legs)
         pen.limb(points, TROUSERS if kind in ("man", "boy") else skin, 8)

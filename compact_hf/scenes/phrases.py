@@ -92,6 +92,7 @@ class Phrase:
 
 
 _SIDES: Final = {"left of": "left", "right of": "right"}
+_BESIDE: Final = {"next to": "next to"}
 _DEPTHS: Final = _same(("foreground", "background"))
 _HALVES: Final = _same(("left half", "right half"))
 _ALL_ACTIONS: Final = _same(dict.fromkeys(action for actions in ACTIONS.values() for action in actions))
@@ -113,6 +114,7 @@ PHRASES: Final = (
     Phrase("spatial_recognition", "after", "in the {v} of the picture", _HALVES),
     Phrase("spatial_relationship", "after", "to the {v} of the {o}", _SIDES),
     Phrase("spatial_relationship", "after", "{v} of the {o}", _SIDES),
+    Phrase("spatial_relationship", "after", "{v} the {o}", _BESIDE),
     Phrase("shape", "clause", "{is} {v}", _same(SHAPES), ("object",)),
     Phrase("shape", "clause", "{wears} a {v} sign", _same(SHAPES), _ACTORS),
     Phrase("color", "clause", "{is} {v}", _same(COLORS), ("object", "animal")),
@@ -135,6 +137,8 @@ PHRASES: Final = (
     Phrase("object_interaction", "clause", "{a} {o} is {v}", _ACTIVE),
     Phrase("spatial_relationship", "clause", "{is} to the {v} of the {o}", _SIDES),
     Phrase("spatial_relationship", "clause", "{stands} to the {v} of the {o}", _SIDES),
+    Phrase("spatial_relationship", "clause", "{stands} {v} the {o}", _BESIDE),
+    Phrase("spatial_relationship", "clause", "{is} {v} the {o}", _BESIDE),
 )
 """In the order in which they may follow each other in one noun phrase."""
 

@@ -19,6 +19,9 @@ from compact_hf.scenes.scene import SIZE, Scene, Thing
 # Whatever is closer than this to a line, or to being straight above another thing, is on neither side of it.
 CLEARLY: Final = 12
 
+BESIDE: Final = 108
+"""Whatever is closer in the same row is next to a thing; neighbours never stand further apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -27,7 +30,7 @@ class Constraint:
     Attributes:
         capability (`str`): what it takes to check it.
         value (`str`): a color, shape, action, word or arrangement; `foreground`, `background`, `left half`, `right
-            half`; `left of`, `right of`; `odd`; or a verb of `kinds.VERBS`, active (the thing does it to
+            half`; `left of`, `right of`, `next to`; `odd`; or a verb of `kinds.VERBS`, active (the thing does it to
             something) or passive (it is done to the thing).
         other (`str`): the noun of the other thing of a relation; of a passive verb, who does it, or empty.
     """
@@ -86,7 +89,7 @@ def holds(scene: Scene, thing: Thing, constraint: Constraint) -> bool:
             return _lies(scene, thing, value)
         case "spatial_relationship":
             other = the_only(scene, constraint.other)
-            return other is not None and side_of(thing, other) == value.removesuffix(" of")
+            return other is not None and _related(thing, value, other)
         case "object_interaction":
             return _interacts(scene, thing, value, constraint.other)
         case "scene_understanding":
@@ -159,6 +162,12 @@ def half_of(thing: Thing) -> str:
 def _referents(scene: Scene, program: Program) -> list[Thing] | list[str]:
     things = chosen(scene, program.noun, program.constraints)
     return counted(things, program.count) if program.count else things
+
+
+def _related(thing: Thing, relation: str, other: Thing) -> bool:
+    if relation == "next to":
+        return thing is not other and thing.depth == other.depth and abs(thing.x - other.x) < BESIDE
+    return side_of(thing, other) == relation.removesuffix(" of")
 
 
 def _lies(scene: Scene, thing: Thing, where: str) -> bool:

@@ -12,12 +12,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import combinations
+from itertools import combinations, islice
 from operator import and_
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.scenes.kinds import CATEGORIES, COLORS, VERBS
-from compact_hf.scenes.program import CLEARLY, Constraint, Program, answer, holds, is_a, needed
+from compact_hf.scenes.program import BESIDE, CLEARLY, Constraint, Program, answer, holds, is_a, needed, the_only
 from compact_hf.scenes.scene import SIZE, Scene
 
 Part = tuple[Constraint, int]
@@ -51,9 +51,10 @@ def facts(scene: Scene) -> Facts:
 def find(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> Program | None:
     """Return a program drawn by `rng` that needs exactly `capabilities`; None where the scene has none."""
     for asked in rng.sample(_askable(capabilities), len(_askable(capabilities))):
-        program = next(_programs(scene, asked, capabilities, rng), None)
-        if program is not None:
-            return program
+        # One of a kind is what most counts would come to, and the answer "1" could be guessed.
+        programs = list(islice(_programs(scene, asked, capabilities, rng), 5 if asked == "counting" else 1))
+        if programs:
+            return next((program for program in programs if answer(scene, program) != "1"), programs[0])
     return None
 
 
@@ -87,7 +88,7 @@ def _programs(scene: Scene, asked: str, capabilities: tuple[str, ...], rng: rand
     rng.shuffle(nouns)
     for noun in nouns:
         for parts, mask in _chains(known, known.nouns.get(noun, 0), rest, rng):
-            for program in _questions(scene, known, Program(asked, noun, parts), mask, grouped, rng):
+            for program in _questions(known, Program(asked, noun, parts), mask, grouped, rng):
                 said = {noun, program.other, *(part.value for part in parts), *(part.other for part in parts)}
                 if answer(scene, program) not in {None, *said} and needed(scene, program) == capabilities:
                     yield program
@@ -116,9 +117,7 @@ def _without(base: int, chain: tuple[Part, ...], dropped: int) -> int:
     return reduce(and_, (mask for i, (_, mask) in enumerate(chain) if i != dropped), base)
 
 
-def _questions(
-    scene: Scene, known: Facts, program: Program, mask: int, grouped: bool, rng: random.Random
-) -> Iterator[Program]:
+def _questions(known: Facts, program: Program, mask: int, grouped: bool, rng: random.Random) -> Iterator[Program]:
     """Yield the ways to complete `program`, whose constraints leave the things in `mask`."""
     asked, noun, parts = program.asked, program.noun, program.constraints
     several = mask & (mask - 1)
@@ -144,7 +143,7 @@ def _questions(
 
 
 def _axis(part: Constraint) -> str:
-    if part.capability == "spatial_relationship" or part.value.endswith(" half"):
+    if part.value in ("left of", "right of", "left half", "right half"):
         return "x"
     return "z" if part.value in ("foreground", "background") else ""
 
@@ -161,6 +160,12 @@ def _anchors(scene: Scene, nouns: dict[str, int]) -> Iterator[str]:
         others = (thing for thing in scene.things if thing is not anchor)
         if not anchor.what.home and all(abs(thing.x - anchor.x) >= CLEARLY for thing in others):
             yield name
+
+
+def _has_clear_neighbours(scene: Scene, name: str) -> bool:
+    anchor = the_only(scene, name)
+    row = [thing for thing in scene.things if anchor is not None and thing.depth == anchor.depth]
+    return anchor is not None and all(abs(abs(thing.x - anchor.x) - BESIDE) >= CLEARLY for thing in row)
 
 
 def _said(scene: Scene, capability: str, anchors: tuple[str, ...]) -> list[Constraint]:
@@ -184,6 +189,7 @@ def _said(scene: Scene, capability: str, anchors: tuple[str, ...]) -> list[Const
                 values.append((scene.arrangement, ""))
         case "spatial_relationship":
             values = [(side, name) for name in anchors for side in ("left of", "right of")]
+            values += [("next to", name) for name in anchors if _has_clear_neighbours(scene, name)]
         case "object_interaction":
             agents = [thing for thing in things if thing.doing]
             values = [(thing.doing, "") for thing in agents] + [(VERBS[thing.doing], "") for thing in agents]

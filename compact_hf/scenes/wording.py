@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from compact_hf.scenes.kinds import CATEGORIES, KINDS, Category, category_of
-from compact_hf.scenes.phrases import PLURALS, read, write
+from compact_hf.scenes.phrases import read, write
 from compact_hf.scenes.program import Program
 
 _NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
