@@ -5,6 +5,7 @@ Everything in it is measured (facts.py) or follows from the layout; the text is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ CARD: Final = "README.md"
 TAG: Final = "compact_hf"
 """Tag in the header by which an earlier release is known as ours."""
 
+# Beside the data lie the card and what the Hub and its client leave in every copy of a repository.
+_BESIDE: Final = re.compile(rf"{re.escape(CARD)}|\.gitattributes|\.cache/huggingface/.*")
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md.jinja"
 _SIZES: Final = (
     (10**3, "n<1K"),
@@ -83,7 +86,7 @@ def foreign_files(folder: Path) -> list[str]:
     """Return the paths below `folder`, sorted, of files and links that are no part of a release."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(folder).as_posix() for path in paths)
-    return sorted(name for name in names if name != CARD and place_of(name) is None)
+    return sorted(name for name in names if place_of(name) is None and not _BESIDE.fullmatch(name))
 
 
 def listed_configs(places: Collection[tuple[str, str]], version: str) -> list[dict[str, Any]]:

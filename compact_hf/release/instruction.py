@@ -147,7 +147,7 @@ def _messages(item: Any) -> tuple[Message, ...] | Reject:
     messages = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            return _reject("message without text", item, repr(turn))
+            return _reject("message without text", item, repr(turn)[:80])
         role = _ROLES.get(str(turn.get("from")))
         if role is None:
             return _reject("unknown role", item, repr(turn.get("from")))

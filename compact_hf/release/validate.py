@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,13 +99,14 @@ def validate(path: str | Path) -> Report:
         raise UsageError(f"{path} is not a folder; give the folder of a release")
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
     files = {name: place for name in names if (place := place_of(name))}
+    schema = features().arrow_schema  # here and not in the threads: `datasets` must not be imported by two at once
     findings = _Findings()
     for name in foreign_files(path):
         findings.add(Problem("file that is no part of a release", name))
     for problem in _numbering(files):
         findings.add(problem)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets go of Python's lock
-        for of_file in pool.map(lambda file: _check_file(path, *file), files.items()):
+        for of_file in pool.map(partial(_check_file, path, schema), files, files.values()):
             findings.merge(of_file)
     for problem in [*_between_files(findings), *_card(path, set(files.values()), findings.rows)]:
         findings.add(problem)
@@ -120,24 +122,24 @@ def _numbering(files: Mapping[str, Place]) -> Iterator[Problem]:
         yield Problem("data files are missing or too many", name, detail=f"{count[files[name]]} are there")
 
 
-def _check_file(root: Path, name: str, place: Place) -> _Findings:
+def _check_file(root: Path, schema: Any, name: str, place: Place) -> _Findings:
     import pyarrow as pa
 
     findings = _Findings()
     try:
-        _check_rows(root, name, place, findings)
+        _check_rows(root, schema, name, place, findings)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         findings.add(Problem("unreadable file", name, detail=" ".join(str(error).split())))
     return findings
 
 
-def _check_rows(root: Path, name: str, place: Place, findings: _Findings) -> None:
+def _check_rows(root: Path, schema: Any, name: str, place: Place, findings: _Findings) -> None:
     import pyarrow.parquet as pq
 
     leaf, split = place
     with pq.ParquetFile(root / name, pre_buffer=False) as file:
         findings.rows[place] += file.metadata.num_rows
-        if wrong := _schema_difference(file.schema_arrow):
+        if wrong := _schema_difference(file.schema_arrow, schema):
             findings.add(Problem("schema differs", name, detail=wrong))
             return
         for batch in file.iter_batches(batch_size=MAX_GROUP_ROWS):
@@ -149,9 +151,8 @@ def _check_rows(root: Path, name: str, place: Place, findings: _Findings) -> Non
                     findings.pictures[split].add(record["image_id"])
 
 
-def _schema_difference(schema: Any) -> str:
+def _schema_difference(schema: Any, expected: Any) -> str:
     """Return what differs between a file's schema and a release's, an empty string where nothing does."""
-    expected = features().arrow_schema
     if schema.names != expected.names:
         return f"columns {', '.join(schema.names)}; should be {', '.join(expected.names)}"
     for name in expected.names:

@@ -75,27 +75,42 @@ def image(record: Record, **changes: Any) -> None:
     record["images"][0] |= changes
 
 
+def of_k1(record: Record) -> None:
+    """Make a row of k = 2 a right one of k = 1, which then lies in the wrong leaf."""
+    record |= {"k": 1, "capabilities": ["color"]}
+    for one in record["turns"]:
+        one |= {"capabilities": ["color"], "verified_capabilities": ["color"]}
+
+
+def without_answer(record: Record) -> None:
+    record["messages"][1]["content"] = " "
+    turn(record, answer=" ")
+
+
+def with_eleventh_capability(record: Record) -> None:
+    record["capabilities"] = ["color", "shape", "smell"]
+    turn(record, capabilities=["color", "smell"], verified_capabilities=["color", "smell"])
+
+
+def with_mark(record: Record) -> None:
+    record["messages"][0]["content"] = "<image>\n" + record["messages"][0]["content"]
+
+
 DEFECTS_OF_A_ROW: dict[str, Callable[[Record], None]] = {
     "null value": lambda one: one.update(messages=None),
     "image_id is no hash": lambda one: one.update(image_id="../../picture.jpg"),
-    "wrong leaf": lambda one: (
-        one.update(k=1, capabilities=["color"]),
-        [of.update(capabilities=["color"], verified_capabilities=["color"]) for of in one["turns"]],
-    )[0],
+    "wrong leaf": of_k1,
     "wrong split": lambda one: one.update(image_id="0" * 32),
     "roles do not alternate": lambda one: one["messages"][2].update(role="assistant"),
-    "<image> in the text": lambda one: one["messages"][0].update(content=f"<image>\n{one['messages'][0]['content']}"),
-    "empty message": lambda one: (one["messages"][1].update(content=" "), turn(one, answer=" "))[0],
+    "<image> in the text": with_mark,
+    "empty message": without_answer,
     "picture and image_id do not match": lambda one: one.update(images=[]),
     "picture does not decode": lambda one: image(one, bytes=one["images"][0]["bytes"][:-40]),
     "picture is not clean": lambda one: image(one, bytes=with_metadata()),
     "absolute path": lambda one: one.update(image_source="/home/me/pictures"),
     "provenance is missing": lambda one: one.update(verifier=None),
     "no turns": lambda one: one.update(turns=[], messages=[], capabilities=[]),
-    "unknown capability": lambda one: (
-        one.update(capabilities=["color", "smell", "shape"]),
-        turn(one, capabilities=["color", "smell"], verified_capabilities=["color", "smell"]),
-    )[0],
+    "unknown capability": with_eleventh_capability,
     "k is not the number of capabilities": lambda one: turn(
         one, capabilities=["color"], verified_capabilities=["color"]
     ),
@@ -231,6 +246,19 @@ def test_a_lost_file_is_found(release: Path) -> None:
 
 def test_an_empty_folder_is_no_release(tmp_path: Path) -> None:
     assert validate(tmp_path).counts == {"no data files": 1, "card cannot be read": 1}
+
+
+def test_what_the_hub_leaves_beside_is_no_problem(release: Path) -> None:
+    (release / ".gitattributes").touch()
+    (release / ".cache" / "huggingface").mkdir(parents=True)
+    (release / ".cache" / "huggingface" / "README.md.metadata").touch()
+    assert validate(release).is_valid
+
+
+def test_a_link_is_no_part_of_a_release(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (release / "data" / "more").symlink_to(tmp_path / "folder")
+    assert validate(release).counts == {"file that is no part of a release": 1}
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
