@@ -80,7 +80,10 @@ def stylesheet() -> str:
 
 def thumbnail(picture: bytes) -> dict[str, Any]:
     """Return `url` (a data URL), `width` and `height` in pixels of a picture, made small."""
-    small = _small(picture, _THUMB)
+    from PIL import Image
+
+    small = _rgb(picture)
+    small.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, format="WEBP", quality=_QUALITY, method=4)
     url = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
@@ -110,9 +113,9 @@ def png(shown: Sequence[Shown], *, columns: int = 3) -> bytes:
 
 def _card(one: Shown) -> PillowImage.Image:
     """Draw one picture with its k and turns; the height is what the words need."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageOps
 
-    picture = _small(one.picture, _CARD)
+    picture = ImageOps.contain(_rgb(one.picture), (_CARD, _CARD), Image.Resampling.LANCZOS)
     card = Image.new("RGB", (_CARD, picture.height + _PAD + _TALLEST_TURN * len(one.turns)), tone("paper"))
     card.paste(picture, ((_CARD - picture.width) // 2, 0))
     pen = ImageDraw.Draw(card)
@@ -170,10 +173,8 @@ def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)
 
 
-def _small(picture: bytes, side: int) -> PillowImage.Image:
+def _rgb(picture: bytes) -> PillowImage.Image:
     from PIL import Image
 
     with Image.open(io.BytesIO(picture)) as opened:
-        small = opened.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return small
+        return opened.convert("RGB")
