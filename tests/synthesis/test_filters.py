@@ -1,0 +1,125 @@
+"""Drafts and verdicts: what is dropped, and for which reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.records import Draft, Reject, Turn, Verdict
+from compact_hf.synthesis.compact import generation, verification
+from compact_hf.synthesis.compact.preset import PAPER, preset_named
+from compact_hf.teachers.teacher import Reply
+
+COMBINATION = ("color", "counting")
+ACCEPTED = Turn("How many red boats lie at the pier?", "3", COMBINATION, COMBINATION, 90)
+
+
+def draft(question: str = "What color are both kites?", answer: str = "green", confidence: int = 90) -> Draft:
+    return Draft(question, answer, confidence, COMBINATION)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (draft(), None),
+        (draft(question=""), "empty question or answer"),
+        (draft(answer=""), "empty question or answer"),
+        (draft(question="<image> What color are the kites?"), "image placeholder in the text"),
+        (draft(answer="Not visible."), "uninformative answer"),
+        (draft(answer="N/A"), "uninformative answer"),
+        (draft(answer="none"), "uninformative answer"),
+        (draft(answer="they are both of a bright kind of green"), "long answer"),
+        (draft(confidence=70), None),
+        (draft(confidence=69), "low confidence"),
+        (draft(question="What color is the kite, and how many boats are there?"), "joined questions"),
+        (draft(question="What color is the kite and on which side is the boat?"), "joined questions"),
+        (draft(question="What color is the kite? How many boats are there?"), "joined questions"),
+        (draft(question="In this place, what color is the kite?"), None),
+        (draft(question="What color are the kite and the boat that is moored?"), None),
+        (draft(question="What color is the green kite?"), "answer in the question"),
+        (draft(question="Is the kite green or blue?"), None),
+        (draft(question="What color is the greenest kite?"), None),
+        (draft(question="How many red boats lie near the pier?", answer="2"), "repeats a question"),
+        (draft(question="How many red kites fly over the sea?", answer="2"), None),
+    ],
+)
+def test_each_check_drops_what_it_is_there_for(written: Draft, reason: str | None) -> None:
+    failed = generation.drop_reason(written, [ACCEPTED], PAPER)
+    assert (failed[0] if failed else None) == reason
+
+
+def reply(text: str = "", refused: str = "") -> Reply:
+    return Reply("key", text=text, refused=refused, model="m")
+
+
+@pytest.mark.parametrize(
+    ("came", "reason"),
+    [
+        (reply('{"question": " What\\n color? ", "answer": "red", "confidence": 80}'), None),
+        (reply(refused="finish reason SAFETY"), "declined"),
+        (reply('{"question": "What color?", "answer": "r'), "malformed reply"),
+        (reply('{"question": "What color?", "answer": 3, "confidence": 80}'), "malformed reply"),
+        (reply('{"question": "What color?", "answer": "red", "confidence": 101}'), "malformed reply"),
+        (reply('{"question": "What color?", "answer": "red"}'), "malformed reply"),
+        (reply("[]"), "malformed reply"),
+    ],
+)
+def test_a_reply_becomes_a_draft_or_a_reject(came: Reply, reason: str | None) -> None:
+    read = generation.read_draft(came, COMBINATION)
+    if reason is None:
+        assert read == Draft("What color?", "red", 80, COMBINATION)
+    else:
+        assert isinstance(read, Reject)
+        assert (read.reason, read.capabilities) == (reason, COMBINATION)
+
+
+@given(st.text())
+def test_whatever_a_teacher_sends_is_a_draft_or_a_reject(text: str) -> None:
+    assert isinstance(generation.read_draft(reply(text), COMBINATION), Draft | Reject)
+    assert isinstance(verification.read_verdict(reply(text), draft()), Verdict | Reject)
+
+
+@pytest.mark.parametrize(
+    ("needed", "reason"),
+    [
+        (("color", "counting"), None),
+        (("color", "shape", "counting"), "needs more capabilities"),
+        (("color",), "needs fewer capabilities"),
+        ((), "needs fewer capabilities"),
+        (("color", "shape"), "needs other capabilities"),
+        (("shape",), "needs other capabilities"),
+    ],
+)
+def test_a_draft_passes_only_with_exactly_its_capabilities(needed: tuple[str, ...], reason: str | None) -> None:
+    failed = verification.drop_reason(draft(), Verdict(needed, "green"))
+    assert (failed[0] if failed else None) == reason
+
+
+subsets = st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1).map(lambda names: tuple(sorted(names)))
+
+
+@given(subsets, subsets)
+def test_acceptance_is_equality_of_sets(asked: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    accepted = verification.drop_reason(Draft("Q?", "a", 90, asked), Verdict(needed, "b")) is None
+    assert accepted == (set(asked) == set(needed))
+
+
+def test_the_order_and_repetition_of_a_verdict_do_not_matter() -> None:
+    text = json.dumps({"capabilities": ["counting", "color", "counting"], "answer": "3"})
+    assert verification.read_verdict(reply(text), draft()) == Verdict(COMBINATION, "3")
+
+
+def test_a_capability_that_does_not_exist_is_a_malformed_verdict() -> None:
+    read = verification.read_verdict(reply('{"capabilities": ["telepathy"], "answer": "3"}'), draft())
+    assert isinstance(read, Reject)
+    assert read.reason == "malformed verdict"
+
+
+def test_the_papers_parameters() -> None:
+    preset = preset_named("paper")
+    assert (preset.ks, preset.min_confidence, preset.max_overlap) == ((1, 2, 3), 70, 0.6)
+    assert (preset.max_rounds, preset.max_turns, preset.min_turns) == (10, 3, 2)

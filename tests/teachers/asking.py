@@ -1,0 +1,61 @@
+"""Putting requests to a teacher without an engine, for the tests of teachers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncGenerator, Sequence
+
+from PIL import Image
+
+from compact_hf.records import Task, digest
+from compact_hf.synthesis.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
+from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Teacher
+
+
+def photograph(width: int = 64, height: int = 48) -> bytes:
+    """Return a small picture with GPS data in its EXIF, as a phone writes it."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8825)[1] = "N"
+    exif[0x010F] = "SecretPhoneMaker"
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: bytes = b"", round: int = 1) -> Request:
+    exposure = Exposure(lambda: picture or photograph(), ref=ref, max_edge=1024)
+    key = digest(ref, combination, round)
+    return Request(
+        key,
+        "teacher",
+        "0" * 32,
+        exposure,
+        teacher_prompt(combination),
+        DraftReply,
+        Task("0" * 32, round, (combination,)),
+    )
+
+
+def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
+    exposure = Exposure(photograph, ref=ref, max_edge=1024)
+    return Request(
+        digest(ref, question), "verifier", "0" * 32, exposure, verifier_prompt(question), VerdictReply, question
+    )
+
+
+def put(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failure]:
+    """Ask, wait for every answer, and return them in the order of the requests."""
+
+    async def stream() -> AsyncGenerator[Request, None]:
+        for request in requests:
+            yield request
+
+    async def main() -> dict[str, Reply | Failure]:
+        try:
+            return {answer.key: answer async for answer in teacher.ask(stream())}
+        finally:
+            await teacher.close()
+
+    answers = asyncio.run(main())
+    return [answers[request.key] for request in requests]

@@ -1,0 +1,217 @@
+"""The real google-genai client against a server that speaks Gemini's protocol over loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from starlette.responses import JSONResponse, Response
+
+from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.gemini import Gemini, retry_delay
+from compact_hf.teachers.teacher import Failure, Reply
+from compact_hf.testing.gemini import (
+    KEY,
+    Asked,
+    GeminiServer,
+    blocked_response,
+    content_response,
+    error_response,
+)
+from tests.teachers.asking import draft_request, photograph, put, verdict_request
+
+COMBINATION = ("color", "counting")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+
+
+@pytest.fixture
+def server() -> Iterator[GeminiServer]:
+    with GeminiServer() as started:
+        yield started
+
+
+def answer_to(response: Response) -> Reply | Failure:
+    """Return what the teacher makes of one response of the server."""
+    with GeminiServer(fault=lambda asked, number: response) as server:
+        (answer,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    return answer
+
+
+def test_a_draft_comes_back_as_the_models_own_json(server: GeminiServer) -> None:
+    (reply,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+    assert set(json.loads(reply.text)) == {"question", "answer", "confidence"}
+    assert reply.model == "gemini:gemini-3.8-flash-double"
+    assert reply.input_tokens > 258
+    assert reply.output_tokens > 20  # thinking is billed as output
+
+
+def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: GeminiServer) -> None:
+    put(Gemini(url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
+    (asked,) = server.asked
+    with Image.open(io.BytesIO(asked.picture)) as sent:
+        assert sent.format == "JPEG"
+        assert sent.size == (1024, 683)
+        assert not sent.getexif()
+    assert b"SecretPhoneMaker" not in asked.picture
+    assert "- color:" in asked.prompt
+    config = asked.body["generationConfig"]
+    assert config["responseMimeType"] == "application/json"
+    assert list(config["thinkingConfig"].values()) == ["LOW"]  # the SDK mixes thinkingLevel and thinking_level
+    assert asked.body["store"] is False
+    assert "temperature" not in config
+
+
+def test_the_verifier_is_not_led(server: GeminiServer) -> None:
+    """What reaches it is the picture, the question and the ten definitions, the same for every question."""
+    put(Gemini(url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
+    one, other = sorted((asked.prompt for asked in server.asked), key=lambda prompt: "ANOTHER" in prompt)
+    assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
+    assert "confidence" not in one
+
+
+def test_many_requests_are_in_flight_together() -> None:
+    with GeminiServer(latency_s=0.2) as server:
+        requests = [draft_request(COMBINATION, round=number) for number in range(20)]
+        answers = put(Gemini(url=server.url), requests)
+    assert all(isinstance(answer, Reply) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("response", "refused"),
+    [
+        (blocked_response(), "prompt blocked: SAFETY"),
+        (content_response(None, finish="SAFETY"), "finish reason SAFETY"),
+        (content_response('{"question": "Wh', finish="MAX_TOKENS"), "finish reason MAX_TOKENS"),
+        (content_response(None, finish="RECITATION"), "finish reason RECITATION"),
+        (content_response(None), "empty answer"),
+        (JSONResponse({"candidates": []}), "no candidates"),
+    ],
+)
+def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
+    reply = answer_to(response)
+    assert isinstance(reply, Reply)
+    assert (reply.refused, reply.text) == (refused, "")
+
+
+@pytest.mark.parametrize(
+    ("response", "overloaded", "retry_after", "worth_retrying"),
+    [
+        (error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=2), True, 2.0, True),
+        (error_response(503, "UNAVAILABLE", "overloaded"), True, None, True),
+        (error_response(500, "INTERNAL", "oops"), False, None, True),
+        (error_response(400, "INVALID_ARGUMENT", "Unable to process input image"), False, None, False),
+        (Response("<html>gateway</html>", status_code=502), False, None, True),
+        (Response('{"candidates": [{"con', media_type="application/json"), False, None, True),
+    ],
+)
+def test_what_may_pass_is_a_failure_for_the_engine(
+    response: Response, overloaded: bool, retry_after: float | None, worth_retrying: bool
+) -> None:
+    failure = answer_to(response)
+    assert isinstance(failure, Failure), failure
+    assert (failure.overloaded, failure.retry_after, failure.worth_retrying) == (
+        overloaded,
+        retry_after,
+        worth_retrying,
+    )
+    assert "\n" not in failure.message
+
+
+def test_a_wrong_key_is_refused_in_one_line_that_does_not_show_it(
+    server: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "wrong-and-secret")
+    with pytest.raises(TeacherError, match="refuses the key") as refused:
+        put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    assert "wrong-and-secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_model_is_refused(server: GeminiServer) -> None:
+    with pytest.raises(TeacherError, match="no-such-model is not there"):
+        put(Gemini("no-such-model", url=server.url), [draft_request(COMBINATION)])
+
+
+def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
+    with GeminiServer(latency_s=3) as server:
+        (failure,) = put(Gemini(url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
+    assert isinstance(failure, Failure)
+    assert failure.worth_retrying
+
+
+def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
+    (failure,) = put(Gemini(url="http://127.0.0.1:9"), [draft_request(COMBINATION)])
+    assert isinstance(failure, Failure)
+    assert "http://127.0.0.1:9 cannot be reached" in failure.message
+
+
+def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
+    from compact_hf.errors import SourceError
+    from compact_hf.teachers.teacher import Exposure, Request
+
+    def gone() -> bytes:
+        raise SourceError("b.jpg cannot be read any more")
+
+    there = draft_request(COMBINATION)
+    lost = Request(
+        "lost", "teacher", "1" * 32, Exposure(gone, ref="b.jpg", max_edge=64), there.prompt, there.schema, ""
+    )
+    reply, failure = put(Gemini(url=server.url), [there, lost])
+    assert isinstance(reply, Reply)
+    assert failure == Failure("lost", "b.jpg cannot be read any more", worth_retrying=False)
+
+
+def test_no_key_says_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY")
+    with pytest.raises(UsageError, match="set GEMINI_API_KEY"):
+        Gemini()
+
+
+def test_the_other_variable_is_taken_too(server: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY")
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)
+    (reply,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="must start with http"):
+        Gemini(url="localhost:8000")
+
+
+@pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        ({"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "2.5s"}]}}, 2.5),
+        ({"error": {"details": [{"@type": "type.googleapis.com/google.rpc.Help"}]}}, None),
+        ({"error": {}}, None),
+        ("not JSON", None),
+    ],
+)
+def test_the_servers_own_delay_is_read(details: object, seconds: float | None) -> None:
+    assert retry_delay(details) == seconds
+
+
+def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None:
+    """A double that takes anything would prove nothing."""
+    import httpx
+
+    url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
+    assert httpx.post(url, json={}, headers={"x-goog-api-key": "no"}).status_code == 400
+    body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {}}
+    refused = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
+    assert "expected one picture" in refused.json()["error"]["message"]
+    assert server.asked == []
+
+
+def test_the_double_is_asked_in_the_order_of_its_log(server: GeminiServer) -> None:
+    put(Gemini(url=server.url), [verdict_request("What is red?")])
+    assert [type(asked) for asked in server.asked] == [Asked]

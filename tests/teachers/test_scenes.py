@@ -1,0 +1,114 @@
+"""The embedded teacher plants what it says, and its verifier finds it from the scene alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import UsageError
+from compact_hf.scenes.questions import supported
+from compact_hf.scenes.scene import scene_of
+from compact_hf.teachers.registry import open_teacher
+from compact_hf.teachers.scenes import PLANTED, ScenesTeacher
+from compact_hf.teachers.teacher import Reply, Request
+from tests.teachers.asking import draft_request, put, verdict_request
+
+SEEDS = range(30)
+
+
+def requests(k: int = 2) -> list[Request]:
+    return [
+        draft_request(combination, ref=f"scene:{seed}")
+        for seed in SEEDS
+        for combination in supported(scene_of(seed), k)[:8]
+    ]
+
+
+def drafts(teacher: ScenesTeacher, k: int = 2) -> list[tuple[Request, Reply]]:
+    asked = requests(k)
+    return [
+        (request, reply) for request, reply in zip(asked, put(teacher, asked), strict=True) if isinstance(reply, Reply)
+    ]
+
+
+def judged(written: list[tuple[Request, Reply]]) -> list[dict[str, object]]:
+    asked = [
+        verdict_request(json.loads(reply.text)["question"], ref=request.exposure.ref) for request, reply in written
+    ]
+    return [json.loads(reply.text) for reply in put(ScenesTeacher(), asked) if isinstance(reply, Reply)]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_without_noise_the_verifier_agrees_with_every_draft(k: int) -> None:
+    written = drafts(ScenesTeacher(), k)
+    assert len(written) > 100
+    for (request, reply), verdict in zip(written, judged(written), strict=True):
+        draft = json.loads(reply.text)
+        assert not reply.planted
+        assert tuple(verdict["capabilities"]) == request.subject.combinations[0], draft["question"]
+        assert verdict["answer"] == draft["answer"], draft["question"]
+
+
+def test_every_fault_is_planted_and_labelled_as_what_it_is() -> None:
+    written = drafts(ScenesTeacher(noise=1.0))
+    kinds = Counter(reply.planted for _, reply in written)
+    assert set(PLANTED) <= set(kinds)
+    for (request, reply), verdict in zip(written, judged(written), strict=True):
+        draft = json.loads(reply.text)
+        asked, needed = set(request.subject.combinations[0]), set(verdict["capabilities"])
+        match reply.planted:
+            case "wrong answer":
+                assert needed == asked
+                assert verdict["answer"] != draft["answer"]
+            case "superfluous capability":
+                assert needed > asked
+            case "missing capability":
+                assert needed < asked
+            case "joined question":
+                assert ", and " in draft["question"]
+            case "low confidence":
+                assert draft["confidence"] < 70
+            case _:
+                assert needed == asked
+
+
+def test_the_share_of_faults_is_the_noise() -> None:
+    written = drafts(ScenesTeacher(noise=0.25))
+    share = sum(bool(reply.planted) for _, reply in written) / len(written)
+    assert 0.15 < share < 0.32
+
+
+def test_the_same_seed_plants_the_same_faults() -> None:
+    first, again, other = (
+        [(reply.text, reply.planted) for _, reply in drafts(ScenesTeacher(noise=0.5, seed=seed))] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_combination_that_the_scene_does_not_support_is_declined() -> None:
+    scene = scene_of(0)
+    everything = set(combinations(CAPABILITIES, 3)) - set(supported(scene, 3))
+    (reply,) = put(ScenesTeacher(), [draft_request(sorted(everything)[0], ref="scene:0")])
+    assert isinstance(reply, Reply)
+    assert reply.refused == "the picture does not support it"
+
+
+def test_a_question_about_anything_else_needs_nothing() -> None:
+    (reply,) = put(ScenesTeacher(), [verdict_request("Who wrote Hamlet?", ref="scene:0")])
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.text) == {"capabilities": [], "answer": "unanswerable"}
+
+
+def test_noise_is_a_share() -> None:
+    with pytest.raises(UsageError, match=r"got a noise of 1\.5"):
+        ScenesTeacher(noise=1.5)
+
+
+def test_an_unknown_teacher_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"there are gemini, scenes \(did you mean gemini\?\)"):
+        open_teacher("gemni")
