@@ -69,20 +69,23 @@ def assemble(
     if instruction_fraction is None and instruction_rows is None:
         instruction_fraction = INSTRUCTION_FRACTION
 
+    held_out: set[str] = set()
+    sampled: Iterator[Row | Reject] = iter(())
+    if instruction is not None:  # refuses a wrong file at once, reads it after the runs, when `held_out` is complete
+        sampled = sampled_rows(
+            Path(instruction),
+            image_root=Path(image_root or Path(instruction).parent),
+            seed=seed,
+            rows=instruction_rows,
+            fraction=instruction_fraction,
+            held_out=held_out,
+        )
+
     def rows() -> Iterator[Row | Reject]:
-        held_out: set[str] = set()
         for row in conversation_rows([Path(run) for run in runs]):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
-        if instruction is not None:
-            yield from sampled_rows(
-                Path(instruction),
-                image_root=Path(image_root or Path(instruction).parent),
-                seed=seed,
-                rows=instruction_rows,
-                fraction=instruction_fraction,
-                held_out=held_out,
-            )
+        yield from sampled
 
     return write(rows(), Path(out), version=version)

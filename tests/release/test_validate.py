@@ -139,6 +139,12 @@ def test_a_defect_of_a_row_is_found_where_it_is(check: str, release: Path) -> No
     assert not report.is_valid
 
 
+@pytest.mark.parametrize("asked", [["color", "shape", "color"], ["color", "color"]])
+def test_a_capability_counts_once(asked: list[str], release: Path) -> None:
+    rewrite(release, K2, lambda records: turn(records[0], capabilities=asked))
+    assert validate(release).counts["k is not the number of capabilities"] == 1
+
+
 @pytest.mark.parametrize("path", ["/home/me/a.png", "a/b.png", "C:\\a.png", "file:a/b.png"])
 def test_a_picture_s_path_names_no_folders(path: str, release: Path) -> None:
     rewrite(release, K2, lambda records: image(records[0], path=path))

@@ -1,0 +1,68 @@
+"""Assembling runs and an instruction file into a release."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compact_hf.errors import UsageError
+from compact_hf.records import Row
+from compact_hf.release.assemble import assemble
+from compact_hf.release.layout import split_of
+from compact_hf.release.validate import validate
+from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.generate import generate
+
+from .samples import contents, item
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over drawn scenes."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    generate("scenes:40", run)
+    return run
+
+
+@pytest.fixture
+def instruction(run: Path, tmp_path: Path) -> Path:
+    """An instruction file about two pictures of the run, one of which is held out, and about none."""
+    of_run = [row for row in conversation_rows([run]) if isinstance(row, Row)]
+    items = [item(0)]
+    for split in ("train", "validation"):
+        picture = next(row for row in of_run if split_of(row.k, row.image_id) == split)
+        assert picture.read_picture is not None
+        (tmp_path / f"{split}.png").write_bytes(picture.read_picture())
+        items.append(item(1, image=f"{split}.png"))
+    file = tmp_path / "llava.json"
+    file.write_text(json.dumps(items))
+    return file
+
+
+def test_the_same_runs_give_the_same_release(run: Path, instruction: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assemble([run], tmp_path / name, version="1.0.0", instruction=instruction, instruction_rows=3)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_held_out_picture_is_not_trained_on(run: Path, instruction: Path, tmp_path: Path) -> None:
+    facts = assemble([run], tmp_path / "out", version="1.0.0", instruction=instruction, instruction_rows=3)
+    assert facts.rejects["instruction", "picture is in the validation split"] == 1
+    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
+    assert validate(tmp_path / "out").counts == {}
+
+
+def test_a_wrong_instruction_file_is_refused_before_the_runs_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "llava.json"
+    file.write_text("{}")
+    with pytest.raises(UsageError, match="does not start as a JSON list"):
+        assemble([tmp_path / "no run"], tmp_path / "out", version="1.0.0", instruction=file)
+
+
+def test_no_run_and_stray_options_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run was given"):
+        assemble([], tmp_path / "out", version="1.0.0")
+    with pytest.raises(UsageError, match="needs --instruction"):
+        assemble([run], tmp_path / "out", version="1.0.0", instruction_rows=3)
