@@ -69,7 +69,7 @@ class AccuracySection:
         overall (`Score`): all questions together.
         by_k, by_capability (`tuple[Score, ...]`): the same questions, parted.
         questions (`str`): one sentence that says where the questions come from.
-        caveat (`str`): what these figures do not show.
+        caveat (`str`): what these figures show, and what they do not.
     """
 
     models: tuple[str, ...]

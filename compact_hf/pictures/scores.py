@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from compact_hf.capabilities import CAPABILITIES
@@ -33,7 +34,7 @@ class Score:
     Attributes:
         label (`str`): what the questions have in common: `k = 2`, a capability's name, `all`.
         n (`int`): how many questions.
-        majority (`float`): share that the set's most frequent answer gets right.
+        majority (`float`): share that the majority answers get right: for each k the most frequent one.
         by_model (`tuple[Interval, ...]`): in the order of the models' names.
     """
 
@@ -80,7 +81,7 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
             [score.majority * 100 for score in scores],
             0.78,
             facecolor=tone("rule"),
-            label="always the most frequent answer",
+            label="majority answer",
         )
         for index, model in enumerate(models):
             shift = (index - (len(models) - 1) / 2) * step
@@ -97,13 +98,19 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
                 clip_on=False,
                 label=model,
             )
-        axes.set(xlim=(0, 100), ylim=(len(scores) - 0.5, -0.5), xlabel="% right, with 95% interval")
+        axes.set(xlim=(0, _limit(scores)), ylim=(len(scores) - 0.5, -0.5), xlabel="% right, with 95% interval")
         _name_lines(axes, scores)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(models) + 1, columnspacing=1.2)
     return Plot(name, title, " ".join(told(scores, models)), _table(scores, models), figure)
+
+
+def _limit(scores: Sequence[Score]) -> int:
+    """Return where the axis ends, per cent in tens: low scores would be a heap at the left of a full axis."""
+    highest = max((max(score.majority, *(one.high for one in score.by_model)) for score in scores), default=1.0)
+    return min(100, max(20, 10 * ceil(10.5 * highest)))
 
 
 def told(scores: Sequence[Score], models: Sequence[str]) -> tuple[str, ...]:
@@ -123,7 +130,7 @@ def told(scores: Sequence[Score], models: Sequence[str]) -> tuple[str, ...]:
             against = "not clearly apart from"
         sentences.append(
             f"{_spoken_label(score)} (n = {score.n:,}): {shares}, which is {against} the {score.majority:.0%} that "
-            "always giving the most frequent answer gets right."
+            "the majority answer gets right."
         )
     return tuple(sentences)
 
