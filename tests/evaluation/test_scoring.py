@@ -1,0 +1,126 @@
+"""Scoring: laws that hold for any predictions, and figures that others have computed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers, score, wilson
+
+ANSWERS = ("red", "Red.", "two", "2", "left", "a dog", "dogs")
+
+
+def predicted(k: int, names: tuple[str, ...], answer: str, prediction: str) -> Prediction:
+    return Prediction("id", k, names, "Which?", answer, prediction, is_right(prediction, answer))
+
+
+predictions = st.lists(
+    st.builds(
+        predicted,
+        st.integers(1, 5),
+        st.lists(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=3, unique=True).map(tuple),
+        st.sampled_from(ANSWERS),
+        st.sampled_from(ANSWERS),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        # Newcombe (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0000),
+    ],
+)
+def test_the_interval_is_wilsons(right: int, n: int, low: float, high: float) -> None:
+    assert wilson(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_holds_the_share_inside_0_to_1_and_is_the_same_from_the_other_side(
+    counts: tuple[int, int],
+) -> None:
+    right, n = counts
+    low, high = wilson(right, n)
+    assert 0 <= low <= right / n <= high <= 1
+    assert low < high
+    assert wilson(n - right, n) == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
+
+
+@given(predictions, st.randoms(use_true_random=False))
+def test_the_order_of_predictions_does_not_matter(made: list[Prediction], rng: object) -> None:
+    mixed = list(made)
+    rng.shuffle(mixed)  # type: ignore[attr-defined]
+    assert score(made, model="m", dataset="d") == score(mixed, model="m", dataset="d")
+
+
+@given(predictions)
+def test_the_scores_by_k_weigh_up_to_the_overall_one(made: list[Prediction]) -> None:
+    results = score(made, model="m", dataset="d")
+    assert sum(one.n for one in results.by_k.values()) == results.overall.n == len(made)
+    weighed = sum(one.n * one.accuracy for one in results.by_k.values()) / len(made)
+    assert results.overall.accuracy == pytest.approx(weighed)
+    majority = sum(one.majority.right for one in results.by_k.values())
+    assert results.overall.majority.right == majority
+    named = sum(len(one.capabilities) for one in made)
+    assert sum(one.n for one in results.by_capability.values()) == named
+
+
+@given(predictions)
+def test_no_constant_answer_per_k_beats_the_baseline(made: list[Prediction]) -> None:
+    results = score(made, model="m", dataset="d")
+    for k, found in results.by_k.items():
+        of_k = [one.answer for one in made if one.k == k]
+        assert found.majority.right == max(sum(is_right(guess, answer) for answer in of_k) for guess in ANSWERS)
+
+
+def test_answers_count_as_right_after_normalising_only() -> None:
+    assert is_right("The red.", "red")
+    assert is_right("two", "2")
+    assert not is_right("red ball", "red")
+    assert not is_right("", "")
+
+
+def test_the_majority_answer_is_the_most_frequent_of_its_k_and_ties_go_by_the_alphabet() -> None:
+    reference = [(1, "Red"), (1, "blue"), (1, "red."), (2, "two"), (2, "one")]
+    assert majority_answers(reference) == {1: "red", 2: "1"}
+
+
+def test_results_are_the_documented_json() -> None:
+    made = [
+        predicted(2, ("counting", "color"), "two", "2"),
+        predicted(1, ("color",), "red", "blue"),
+        predicted(1, ("color",), "red", "red"),
+        predicted(1, ("shape",), "round", "round"),
+    ]
+    found = score(made, model="student", dataset="set").to_json()
+    assert json.loads(json.dumps(found)) == found
+    assert list(found) == ["schema", "model", "dataset", "overall", "by_k", "by_capability"]
+    assert (found["schema"], found["model"], found["dataset"]) == (1, "student", "set")
+    low, high = wilson(2, 3)
+    assert found["by_k"]["1"] == {
+        "n": 3,
+        "right": 2,
+        "accuracy": 2 / 3,
+        "low": low,
+        "high": high,
+        "majority": {"right": 2, "accuracy": 2 / 3},
+    }
+    assert list(found["by_k"]) == ["1", "2"]
+    assert list(found["by_capability"]) == ["color", "shape", "counting"]
+
+
+def test_nothing_to_score_is_an_error_not_a_nought() -> None:
+    with pytest.raises(EvaluationError, match="set gave no questions"):
+        score([], model="m", dataset="set")
