@@ -98,7 +98,9 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
                 clip_on=False,
                 label=model,
             )
-        axes.set(xlim=(0, _limit(scores)), ylim=(len(scores) - 0.5, -0.5), xlabel="% right, with 95% interval")
+        axes.set(xlim=(0, _limit(scores)), ylim=(len(scores) - 0.5, -0.5))
+        # To the right: centred under a narrow axis it would run out of the figure.
+        axes.set_xlabel("% right, with 95% interval", loc="right")
         _name_lines(axes, scores)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)

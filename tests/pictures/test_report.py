@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -114,9 +115,9 @@ def test_light_and_dark_come_from_the_readers_setting(text: str) -> None:
     ],
 )
 def test_a_part_without_figures_is_left_out_with_its_link(
-    report: Report, text: str, missing: dict[str, object], anchor: str
+    report: Report, text: str, missing: dict[str, Any], anchor: str
 ) -> None:
-    small = replace(report, **{"pictures": report.pictures[:2], **missing})
+    small = replace(replace(report, pictures=report.pictures[:2]), **missing)
     without = Page(render(small))
     assert f'id="{anchor}"' in text
     assert anchor not in without.values("id")

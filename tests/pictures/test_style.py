@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import matplotlib
@@ -55,3 +57,9 @@ def test_drawing_leaves_the_readers_settings_alone() -> None:
     before = matplotlib.rcParams.copy()
     plots.coverage({(name,): 1 for name in CAPABILITIES}).svg()
     assert matplotlib.rcParams == before
+
+
+def test_importing_the_report_imports_nothing_heavy() -> None:
+    code = "import sys, compact_hf.pictures.report; print({'matplotlib', 'PIL', 'jinja2', 'numpy'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.strip() == "set()"
