@@ -144,7 +144,7 @@ def _messages(item: Any) -> tuple[Message, ...] | Reject:
     turns = item.get("conversations")
     if not isinstance(turns, list) or not turns:
         return _reject("no conversations", item)
-    messages = []
+    messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             return _reject("message without text", item, repr(turn)[:80])
@@ -152,7 +152,10 @@ def _messages(item: Any) -> tuple[Message, ...] | Reject:
         if role is None:
             return _reject("unknown role", item, repr(turn.get("from")))
         messages.append(Message(role, without_image_marks(turn["value"])))
-    if len(messages) % 2 or any(message.role != _TURN_OF[at % 2] for at, message in enumerate(messages)):
+    if messages[0].role == "assistant":
+        # LLaVA's own trainer skips a first message that is not the user's; a few of its rows have one.
+        del messages[0]
+    if not messages or len(messages) % 2 or any(message.role != _TURN_OF[at % 2] for at, message in enumerate(messages)):
         return _reject("roles do not alternate", item, " ".join(message.role for message in messages))
     if not all(message.content for message in messages):
         return _reject("empty message", item)

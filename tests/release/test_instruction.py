@@ -111,7 +111,13 @@ def test_a_row_that_cannot_be_used_is_a_reject_with_its_reason(reason: str, tmp_
     assert (reject.stage, reject.reason) == ("instruction", reason)
 
 
-@pytest.mark.parametrize("odd", [MESSAGES[:1], MESSAGES * 2 + MESSAGES[:1]])
+def test_a_first_message_of_the_model_is_skipped_as_llava_skips_it() -> None:
+    (row,) = sample([{"conversations": [MESSAGES[1], *MESSAGES]}], rows=1)
+    assert isinstance(row, Row)
+    assert [message.role for message in row.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("odd", [MESSAGES[:1], MESSAGES[1:], MESSAGES * 2 + MESSAGES[:1]])
 def test_a_conversation_that_ends_with_a_question_is_rejected(odd: list[Any]) -> None:
     (reject,) = sample([{"conversations": odd}], rows=1)
     assert isinstance(reject, Reject)

@@ -1,0 +1,201 @@
+"""The command line: data on stdout, talk on stderr, one clear line for what is wrong, and the right exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compact_hf.cli import main
+from compact_hf.scenes.scene import EVALUATION_SEEDS
+from compact_hf.testing.gemini import KEY, GeminiServer
+from tests.teachers.asking import photograph
+
+SCENES = "scenes:12"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(photograph())
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    assert main(["generate", SCENES, "--out", str(folder), "--noise", "0.5"]) == 0
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run a command that must fail, and return its status and the one line that it says."""
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as usage:
+        status = int(usage.code or 0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    line = said.err.strip().splitlines()[-1]
+    assert line.startswith("compact"), said.err
+    return status, line
+
+
+BAD: dict[str, tuple[list[str], int, str]] = {
+    "no key": (["generate", "PICTURES", "--out", "NEW"], 2, "set GEMINI_API_KEY"),
+    "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "there are gemini, scenes"),
+    "scenes on photographs": (
+        ["generate", "PICTURES", "--out", "NEW", "--teacher", "scenes"],
+        2,
+        "only knows drawn scenes",
+    ),
+    "k of 0": (["generate", SCENES, "--out", "NEW", "--k", "0"], 2, "a question needs 1 to 10"),
+    "k of 11": (["generate", SCENES, "--out", "NEW", "--k", "1,11"], 2, "a question needs 1 to 10"),
+    "k without questions": (["generate", SCENES, "--out", "NEW", "--k", "6"], 2, "has questions for k = 1 to 5"),
+    "k that is no number": (["generate", SCENES, "--out", "NEW", "--k", "one"], 2, "such as 1,2,3"),
+    "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 1, "no such folder"),
+    "no scenes": (["generate", "scenes:0", "--out", "NEW"], 2, "holds no scene"),
+    "reserved scenes": (
+        ["generate", f"scenes:{EVALUATION_SEEDS.start}-{EVALUATION_SEEDS.start + 5}", "--out", "NEW"],
+        2,
+        "reserved for evaluation",
+    ),
+    "no pictures at a time": (["generate", SCENES, "--out", "NEW", "--concurrency", "0"], 2, "must be at least 1"),
+    "unknown preset": (["generate", SCENES, "--out", "NEW", "--preset", "fast"], 2, "there is paper"),
+    "noise for nobody": (["generate", SCENES, "--out", "NEW", "--noise", "2"], 2, "0 (none) to 1"),
+    "--out is full of something else": (["generate", SCENES, "--out", "PICTURES"], 2, "not a run"),
+    "--out is a file": (["generate", SCENES, "--out", "FILE"], 2, "is a file"),
+    "status of nothing": (["status", "NOWHERE"], 1, "is not a run"),
+    "assemble nothing": (["assemble", "NOWHERE", "--out", "NEW", "--version", "1.0.0"], 1, "is not a run"),
+    "a version that is none": (["assemble", "RUN", "--out", "NEW", "--version", "one"], 2, "is not a version"),
+    "assemble over something else": (["assemble", "RUN", "--out", "PICTURES", "--version", "1.0.0"], 1, "holds"),
+    "an image root alone": (
+        ["assemble", "RUN", "--out", "NEW", "--version", "1.0.0", "--image-root", "PICTURES"],
+        2,
+        "--image-root needs --instruction",
+    ),
+    "validate nothing": (["validate", "NOWHERE"], 2, "is not a folder"),
+    "unknown recipe": (["tune", "tiny-gpu"], 1, "tiny-cpu"),
+    "settings without names": (["tune", "tiny-cpu", "output_dir", "x"], 2, "--name value"),
+    "evaluate no model": (["evaluate", "NOWHERE", "scenes:2", "--out", "NEW"], 1, "NOWHERE"),
+    "demo over something else": (["demo", "--out", "PICTURES"], 2, "not a demo"),
+    "a demo too small": (["demo", "--out", "NEW", "--scenes", "3"], 2, "at least 40"),
+    "unknown command": (["genrate"], 2, "invalid choice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_line(
+    case: str, tmp_path: Path, pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, status, told = BAD[case]
+    (tmp_path / "file").write_text("mine")
+    places = {
+        "PICTURES": pictures,
+        "NEW": tmp_path / "new",
+        "NOWHERE": tmp_path / "nowhere",
+        "RUN": run,
+        "FILE": tmp_path / "file",
+    }
+    got, line = refused(capsys, *(str(places.get(argument, argument)) for argument in arguments))
+    assert got == status, line
+    assert told in line or told in line.replace(str(tmp_path / "nowhere"), "NOWHERE")
+    assert [path.name for path in pictures.iterdir()] == ["a.jpg"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_folder_and_one_without_pictures_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.mkdir()
+    text.mkdir()
+    (text / "notes.txt").write_text("no picture")
+    assert refused(capsys, "generate", str(empty), "--out", str(tmp_path / "run")) == (
+        1,
+        f"compact: {empty} is empty; put JPEG, PNG or WebP files into it",
+    )
+    status, line = refused(capsys, "generate", str(text), "--out", str(tmp_path / "run"))
+    assert (status, "1 .txt" in line) == (1, True)
+
+
+def test_a_server_that_is_not_there_ends_in_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    url = "http://127.0.0.1:9"
+    status, line = refused(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", url)
+    assert status == 1
+    assert f"{url} cannot be reached" in line
+    assert "nothing is lost" in line
+
+
+def test_a_wrong_key_ends_in_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "a-wrong-key")
+    with GeminiServer() as server:
+        status, line = refused(
+            capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", server.url
+        )
+    assert status == 1
+    assert "refuses the key" in line
+    assert "a-wrong-key" not in line
+
+
+def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "journal.sqlite").read_bytes()
+    status, line = refused(capsys, "generate", SCENES, "--out", str(run), "--noise", "0.5", "--seed", "7")
+    assert status == 2
+    assert "seed was 0, now 7" in line
+    assert (run / "journal.sqlite").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    # Nobody, root included, can make a folder in /proc.
+    status, line = refused(capsys, "generate", SCENES, "--out", "/proc/run")
+    assert (status, "cannot write" in line) == (1, True)
+
+
+def test_generate_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", SCENES, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "12 of 12" in said.err
+    assert "compact assemble" in said.err
+
+
+def test_status_is_a_table_for_people_and_json_for_machines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["status", str(run)]) == 0
+    table = capsys.readouterr().out
+    assert "dropped at" in table
+    assert "planted" in table
+    assert main(["status", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["finished"] == 12
+    assert found["questions"] == sum(found["questions_by_k"].values()) > 0
+
+
+def test_assemble_and_validate_say_what_is_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = tmp_path / "release"
+    assert main(["assemble", str(run), "--out", str(release), "--version", "1.0.0"]) == 0
+    assert "compositional" in capsys.readouterr().out
+    assert main(["validate", str(release)]) == 0
+    assert "is valid" in capsys.readouterr().err
+    next(release.rglob("*.parquet")).write_bytes(b"PAR1")
+    assert main(["validate", str(release)]) == 1
+    assert "unreadable file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["demo", "generate", "status", "assemble", "validate", "tune", "evaluate"])
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"example: compact {name}" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,37 @@
+"""The face: sorted, complete, lazy, and without a name that leads nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import compact_hf
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "google.genai", "matplotlib", "pyarrow", "pydantic", "PIL")
+
+
+def test_the_names_are_sorted_and_each_leads_somewhere() -> None:
+    assert compact_hf.__all__ == sorted(compact_hf.__all__)
+    for name in compact_hf.__all__:
+        assert callable(getattr(compact_hf, name)), name
+        assert name in dir(compact_hf)
+
+
+def test_every_public_function_says_what_it_raises() -> None:
+    for name in compact_hf.__all__:
+        if name != "CompactError":
+            assert "Raises:" in getattr(compact_hf, name).__doc__, name
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'anotate'"):
+        _ = compact_hf.anotate
+
+
+@pytest.mark.parametrize("what", ["import compact_hf", "from compact_hf.cli import _parser; _parser()"])
+def test_nothing_heavy_is_imported_before_it_is_used(what: str) -> None:
+    code = f"{what}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
