@@ -76,7 +76,7 @@ class Layout:
     def scene(self) -> Scene:
         """Return the scene: often near misses or a group, one to three events, singles in most of what is left."""
         rng = self.rng
-        if rng.random() < 0.55:
+        if rng.random() < 0.65:
             self._put_near_misses()
         if rng.random() < 0.45:
             self._put_group()
@@ -105,7 +105,8 @@ class Layout:
         return self.rng.choices(("object", "person", "animal"), self.mix)[0]
 
     def _kind(self, category: Category) -> Kind:
-        return self.rng.choice(self.kinds[category])
+        kinds = self.kinds[category]
+        return self.rng.choices(kinds, [1 if kind.fits(self.place) else 2 for kind in kinds])[0]
 
     def _put(self, kind: Kind, depth: Depth, column: int, *, active: bool = True) -> int:
         """Put a thing in a free slot and return its index."""
@@ -142,7 +143,7 @@ class Layout:
             return
         rng.shuffle(kinds)
         if rng.random() < 0.5:
-            kinds.sort(key=lambda kind: kind.fits(self.place))
+            kinds.sort(key=lambda kind: not kind.fits(self.place))
         values = {
             "kind": [kinds[0].name, kinds[-1].name],
             "color": rng.sample(self.colors, 2),
@@ -151,7 +152,7 @@ class Layout:
             "action": rng.sample(self.actions[category], min(2, len(self.actions[category]))) or [""],
         }
         respects = [respect for respect, choice in values.items() if len(choice) > 1]
-        differing = [None, *rng.sample(respects, min(rng.choice((2, 3)), len(respects)))]
+        differing = [None, *rng.sample(respects, min(rng.choice((2, 3, 3)), len(respects)))]
         places = [(depth, column) for column in rng.sample(self.free[depth], len(differing))]
         for respect, (row, column) in zip(
             [*differing, None], [*places, (across, rng.choice(self.free[across]))], strict=True
@@ -174,7 +175,8 @@ class Layout:
         ]
         if not pairs:
             return
-        depth, column, beside, facing = rng.choice(pairs)
+        near = [pair for pair in pairs if (pair[0], pair[2]) in self.patient]
+        depth, column, beside, facing = rng.choice(near if near and rng.random() < 0.7 else pairs)
         target = self.patient.pop((depth, beside), -1)
         if target < 0:
             target = self._put(self._kind(self._category()), depth, beside)

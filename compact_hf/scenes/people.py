@@ -81,7 +81,7 @@ def chest(kind: str, pose: str) -> Point:
     """Return where a sign hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
-        return 6, 14
+        return 4, 13
     at = _hip(kind, pose)
     lean = math.radians(POSES[pose].lean)
     up = 6 if small else 9
@@ -195,15 +195,15 @@ def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
 def _lying(pen: Pen, kind: str, color: Color) -> None:
     small = kind in ("boy", "girl")
     skin = SKINS[kind]
-    length = 34 if small else 42
-    pen.limb([(length - 14, 8), (length + 6, 7)], TROUSERS if kind in ("man", "boy") else skin, 9)
-    pen.limb([(length + 6, 7), (length + 7, 13)], INK, 4)
-    pen.box(-18, 2, length - 8, 22, color, round=8)
-    pen.limb([(-8, 14), (4, 8), (12, 8)], skin, 6)
-    pen.ellipse((-36, 8), 17, 7, (246, 246, 250))
-    pen.ellipse((-33, 16), 13, 13, HAIR[kind])
-    pen.ellipse((-30, 15), 10.5, 11, skin)
-    for dx in (-34, -27):
-        pen.arc((dx, 17), 2.5, 10, 170, INK, 1.3)
-    for dx, dy, size in ((-14, 36, 11), (-4, 46, 14)):
-        pen.text((dx, dy), "z", size, INK)
+    end = 32 if small else 38
+    pen.limb([(end - 14, 8), (end, 7)], TROUSERS if kind in ("man", "boy") else skin, 9)
+    pen.limb([(end, 7), (end + 1, 13)], INK, 4)
+    pen.box(-17, 2, end - 11, 21 if small else 23, color, round=8)
+    pen.limb([(-8, 14), (2, 8), (9, 8)], skin, 6)
+    pen.ellipse((-30, 8), 15, 7, (246, 246, 250))
+    pen.ellipse((-28, 16), 13, 13, HAIR[kind])
+    pen.ellipse((-25, 15), 10.5, 11, skin)
+    for x in (-29, -22):
+        pen.arc((x, 17), 2.5, 10, 170, INK, 1.3)
+    for x, y, size in ((-12, 36, 12), (-2, 46, 15)):
+        pen.text((x, y), "z", size, INK)

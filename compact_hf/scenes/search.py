@@ -11,9 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import combinations, islice
-from operator import and_
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.scenes.kinds import CATEGORIES, COLORS, VERBS
@@ -98,23 +97,26 @@ def _chains(
     known: Facts, base: int, names: list[str], rng: random.Random
 ) -> Iterator[tuple[tuple[Constraint, ...], int]]:
     """Yield one constraint for each of `names` such that none is redundant, and the mask of what they leave."""
-    choices = [rng.sample(known.parts[name], len(known.parts[name])) for name in names]
+    choices = []
+    for name in names:
+        telling = [part for part in known.parts[name] if 0 != part[1] & base != base]
+        choices.append(rng.sample(telling, len(telling)))
 
-    def extend(chain: tuple[Part, ...], mask: int) -> Iterator[tuple[tuple[Constraint, ...], int]]:
+    def extend(
+        chain: tuple[Constraint, ...], left: int, without: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[Constraint, ...], int]]:
+        """Go on from a chain that leaves `left`, and `without[i]` if its i-th constraint is dropped."""
         if len(chain) == len(choices):
-            yield tuple(part for part, _ in chain), mask
+            yield chain, left
             return
-        for part in choices[len(chain)]:
-            longer = (*chain, part)
-            left = mask & part[1]
-            if left and all(_without(base, longer, i) != left for i in range(len(longer))):
-                yield from extend(longer, left)
+        for part, mask in choices[len(chain)]:
+            fewer = left & mask
+            dropped = (*(more & mask for more in without), left)
+            if fewer and fewer not in dropped:
+                yield from extend((*chain, part), fewer, dropped)
 
-    return extend((), base)
-
-
-def _without(base: int, chain: tuple[Part, ...], dropped: int) -> int:
-    return reduce(and_, (mask for i, (_, mask) in enumerate(chain) if i != dropped), base)
+    if base:
+        yield from extend((), base, ())
 
 
 def _questions(known: Facts, program: Program, mask: int, grouped: bool, rng: random.Random) -> Iterator[Program]:

@@ -1,0 +1,144 @@
+"""Laws of scene questions: right, needed in every part, not given away by their words, and understood again."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import combinations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import UnknownCapabilityError
+from compact_hf.scenes.questions import UNANSWERABLE, SceneQuestion, ask, supported, understand
+from compact_hf.scenes.scene import scene_of
+
+from .reader import read
+
+seeds = st.integers(min_value=0, max_value=10**6)
+
+
+@st.composite
+def asked_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
+    """A scene's seed and one of its questions, of every k from 1 to 5."""
+    seed = draw(seeds)
+    combos = supported(scene_of(seed), draw(st.integers(1, 5)))
+    assume(combos)
+    question = ask(scene_of(seed), draw(st.sampled_from(combos)), random.Random(draw(st.integers(0, 99))))
+    assert question is not None
+    return seed, question
+
+
+@given(asked_questions())
+def test_answer_is_what_an_independent_reader_finds(case: tuple[int, SceneQuestion]) -> None:
+    seed, question = case
+    assert read(scene_of(seed), question.question).answer() == question.answer
+
+
+@given(asked_questions())
+def test_question_says_exactly_its_capabilities_and_needs_each(case: tuple[int, SceneQuestion]) -> None:
+    seed, question = case
+    reading = read(scene_of(seed), question.question)
+    parts = {*reading.tests, *(["counting"] if reading.count else [])}
+    assert {reading.asked, *parts} == set(question.capabilities)
+    assert len(parts) == len(question.capabilities) - 1
+    for part in parts:
+        assert reading.referents(without=part) != reading.referents(), f"{part} is superfluous: {question.question}"
+
+
+@given(asked_questions())
+def test_answer_is_short_and_not_in_the_question(case: tuple[int, SceneQuestion]) -> None:
+    _, question = case
+    words = re.findall(r"[\w-]+", question.question)
+    assert 1 <= len(question.answer.split()) <= 2
+    assert not set(question.answer.split()) & set(words)
+
+
+@given(asked_questions())
+def test_question_is_one_sentence_of_plain_english(case: tuple[int, SceneQuestion]) -> None:
+    text = case[1].question
+    assert re.fullmatch(r"[A-Z][^.?!]*\?", text)
+    assert "  " not in text
+    assert "{" not in text
+    assert " a a" not in text
+    assert " a o" not in text
+
+
+@given(asked_questions())
+def test_verifier_finds_the_same_from_text_and_truth_alone(case: tuple[int, SceneQuestion]) -> None:
+    seed, question = case
+    assert understand(scene_of(seed), question.question) == question
+
+
+@given(seeds, st.integers(1, 3))
+def test_exactly_the_supported_combinations_have_a_question(seed: int, k: int) -> None:
+    scene = scene_of(seed)
+    rng = random.Random(seed)
+    has_one = {combo for combo in combinations(CAPABILITIES, k) if ask(scene, combo, rng) is not None}
+    assert has_one == set(supported(scene, k))
+
+
+@given(seeds)
+def test_superfluous_phrase_is_not_needed(seed: int) -> None:
+    scene = scene_of(seed)
+    kinds = [thing.kind for thing in scene.things]
+    alone = [thing for thing in scene.things if kinds.count(thing.kind) == 1 and thing.what.category != "person"]
+    assume(alone)
+    for thing in alone:
+        found = understand(scene, f"What color is the {thing.kind} in the {thing.depth}?")
+        assert found is not None
+        assert (found.capabilities, found.answer) == (("color",), thing.color)
+
+
+@given(seeds)
+def test_what_is_not_there_is_unanswerable(seed: int) -> None:
+    scene = scene_of(seed)
+    missing = next(kind for kind in ("sofa", "crab", "tractor") if kind not in {thing.kind for thing in scene.things})
+    found = understand(scene, f"What color is the {missing}?")
+    assert found is not None
+    assert found.answer == UNANSWERABLE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "What is the capital of France?",
+        "What color is the unicorn?",
+        "What color is the dog and how many cats are there?",
+        "What color is the dog",
+    ],
+)
+def test_other_questions_are_not_understood(text: str) -> None:
+    assert understand(scene_of(0), text) is None
+
+
+def test_same_generator_asks_the_same_and_wording_varies() -> None:
+    scene = scene_of(3)
+    combo = supported(scene, 2)[0]
+    assert ask(scene, combo, random.Random(5)) == ask(scene, combo, random.Random(5))
+    assert len({ask(scene, combo, random.Random(i)) for i in range(40)}) >= 5
+
+
+def test_unknown_capability_is_refused() -> None:
+    with pytest.raises(UnknownCapabilityError, match="smell"):
+        ask(scene_of(0), ("smell",), random.Random(0))
+
+
+def test_all_175_combinations_up_to_three_are_asked_of_some_scene() -> None:
+    missing = {combo for k in (1, 2, 3) for combo in combinations(CAPABILITIES, k)}
+    for seed in range(600):
+        scene = scene_of(seed)
+        missing -= {combo for combo in missing if ask(scene, combo, random.Random(seed)) is not None}
+        if not missing:
+            return
+    pytest.fail(f"no scene has a question for {sorted(missing)}")
+
+
+@pytest.mark.parametrize(("k", "spread"), [(4, 60), (5, 15)])
+def test_four_and_five_capabilities_are_asked_in_many_combinations(k: int, spread: int) -> None:
+    asked = {combo for seed in range(50) for combo in supported(scene_of(seed), k)}
+    assert len(asked) >= spread
+    assert {name for combo in asked for name in combo} == set(CAPABILITIES)

@@ -1,0 +1,141 @@
+"""Laws of scenes: a seed is a scene, the truth is complete and sensible, and everything true can be seen."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from compact_hf.records import from_json, to_json
+from compact_hf.scenes.kinds import ACTIONS, COLORS, INDOORS, KINDS, PLACES, SHAPES, VERBS, WORDS
+from compact_hf.scenes.render import png, render
+from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Scene, Thing, scene_of
+
+seeds = st.integers(min_value=0, max_value=10**9)
+
+
+def differ(one: Scene, other: Scene) -> bool:
+    """Whether the pictures of two scenes differ."""
+    return ImageChops.difference(render(one), render(other)).getbbox() is not None
+
+
+def showing(thing: Thing) -> Scene:
+    """Return a scene with nothing else in it."""
+    return Scene(0, "beach", False, "", (thing,))
+
+
+@given(seeds)
+def test_seed_is_a_scene_and_its_bytes(seed: int) -> None:
+    assert scene_of(seed) == scene_of(seed)
+    assert png(scene_of(seed)) == png(scene_of(seed))
+
+
+def test_bytes_do_not_depend_on_what_was_drawn_before() -> None:
+    from compact_hf.scenes import render as module
+
+    first = png(scene_of(11))
+    for cached in (module._actor, module._object, module._worn_sign, module._backdrop):
+        cached.cache_clear()
+    assert png(scene_of(11)) == first
+
+
+def test_pictures_are_the_size_they_say_and_all_different() -> None:
+    files = {png(scene_of(seed)) for seed in range(20)}
+    assert len(files) == 20
+    for file in files:
+        with Image.open(io.BytesIO(file)) as picture:
+            assert (picture.mode, picture.size, picture.format) == ("RGB", (SIZE, SIZE), "PNG")
+            assert not picture.info
+
+
+@given(seeds)
+def test_truth_survives_json(seed: int) -> None:
+    assert from_json(Scene, to_json(scene_of(seed))) == scene_of(seed)
+
+
+@given(seeds)
+def test_everything_stands_in_the_picture_where_nobody_argues(seed: int) -> None:
+    scene = scene_of(seed)
+    assert scene.things
+    for thing in scene.things:
+        assert 20 <= thing.x <= SIZE - 20
+        assert 150 <= thing.y <= SIZE
+        assert scene.place in thing.what.odd or thing.what.fits(scene.place)
+
+
+@given(seeds)
+def test_who_acts_acts_on_a_neighbour_and_faces_it(seed: int) -> None:
+    scene = scene_of(seed)
+    for thing in scene.things:
+        assert bool(thing.doing) == (thing.target >= 0)
+        if thing.doing:
+            target = scene.things[thing.target]
+            assert target.depth == thing.depth
+            assert (target.x - thing.x) * thing.facing > 0
+            assert not thing.action
+            assert thing.what.category == "person" or thing.doing == "chasing"
+
+
+@given(seeds)
+def test_groups_are_of_one_kind(seed: int) -> None:
+    scene = scene_of(seed)
+    grouped = [thing for thing in scene.things if thing.grouped]
+    assert bool(grouped) == bool(scene.arrangement)
+    assert len({thing.kind for thing in grouped}) <= 1
+    assert not grouped or 3 <= len(grouped) <= 5
+
+
+def test_every_place_and_kind_comes_up() -> None:
+    scenes = [scene_of(seed) for seed in range(300)]
+    assert {scene.place for scene in scenes} == set(PLACES)
+    assert {thing.kind for scene in scenes for thing in scene.things} == set(KINDS)
+
+
+def test_places_differ_and_night_shows() -> None:
+    outdoors = [place for place in PLACES if place not in INDOORS]
+    shown = [(place, False) for place in PLACES] + [(place, True) for place in outdoors]
+    pictures = {render(Scene(0, place, night, "", ())).tobytes() for place, night in shown}
+    assert len(pictures) == len(shown)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_shows_its_color(kind: str) -> None:
+    pictures = {
+        render(showing(Thing(kind, color, 168, 300, "foreground", shape="round"))).tobytes() for color in COLORS
+    }
+    assert len(pictures) == len(COLORS)
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.category != "object"])
+def test_every_action_and_deed_shows(kind: str) -> None:
+    plain = Thing(kind, "red", 168, 300, "foreground")
+    shown = [plain, *(replace(plain, action=action) for action in ACTIONS[plain.what.category])]
+    other = Thing("cup", "blue", 250, 300, "foreground")
+    deeds = VERBS if plain.what.category == "person" else ("chasing",)
+    pictures = {render(showing(thing)).tobytes() for thing in shown}
+    pictures |= {
+        render(Scene(0, "beach", False, "", (replace(plain, doing=verb, target=1), other))).tobytes() for verb in deeds
+    }
+    assert len(pictures) == len(shown) + len(deeds)
+
+
+@given(seeds)
+def test_words_and_shapes_show(seed: int) -> None:
+    scene = scene_of(seed)
+    for i, thing in enumerate(scene.things):
+        for name, values in (("word", WORDS), ("shape", SHAPES)):
+            value = getattr(thing, name)
+            if value:
+                other = replace(thing, **{name: next(other for other in values if other != value)})
+                # Alone, because things in front may cover it.
+                assert differ(
+                    showing(replace(thing, doing="", target=-1)), showing(replace(other, doing="", target=-1))
+                ), i
+
+
+def test_evaluation_seeds_draw_scenes_like_any_other() -> None:
+    assert scene_of(EVALUATION_SEEDS.start).things
