@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +141,10 @@ def _network(folder: Path) -> Any:
 
         base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
         network = AutoModelForImageTextToText.from_pretrained(located(base), dtype="auto")
-        network = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks by the name that transformers 5.23 has deprecated; nobody here can change that.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            network = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
     # Vicuna's settings for chatting would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return network

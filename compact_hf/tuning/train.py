@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.tuning.model_card import write_card
 from compact_hf.tuning.recipes import read_recipe, recipe_path
 
 # The launcher's own "CalledProcessError" follows the training script's error and says nothing.
@@ -81,6 +82,7 @@ def tune(
         raise TuningError(f"trl sft ended with status {status}: {last_telling}{more}")
     output_dir = Path(str(settings["output_dir"]))
     steps, loss = _curve(output_dir, since=wall_clock)
+    write_card(output_dir, settings=settings)
     return TrainingResult(output_dir, steps=steps, loss=loss, seconds=time.monotonic() - began)
 
 

@@ -91,7 +91,7 @@ def test_other_questions_are_not_taken_for_them(model: str, dataset: str, done: 
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(EvaluationError, match="holds something else"):
-        evaluate(model, dataset, tmp_path)
+        evaluate(model, dataset, tmp_path, split="train")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -116,5 +116,5 @@ def test_what_is_no_model_is_told_in_one_line(dataset: str, tmp_path: Path, what
     if what == "adapter without base":
         (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}')
     with pytest.raises(EvaluationError, match=told) as caught:
-        evaluate(str(folder), dataset, tmp_path / "out")
+        evaluate(str(folder), dataset, tmp_path / "out", split="train")
     assert "\n" not in str(caught.value)
