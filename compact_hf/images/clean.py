@@ -5,8 +5,6 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any, Final
 
-from PIL import Image
-
 from compact_hf.images.containers import Bare
 from compact_hf.images.decode import loaded, stripped
 
@@ -33,22 +31,16 @@ def clean(data: bytes) -> bytes:
     file = stripped(data)
     if file.complete and file.orientation == 1:
         return file.data
-    return stripped(_written_anew(file)).data
+    return _written_anew(file)
 
 
 def _written_anew(file: Bare) -> bytes:
     image = loaded(file)
-    # Nothing but what the pixels mean may be written back: Pillow would carry comments over.
-    image.info = {name: image.info[name] for name in ("icc_profile", "transparency") if name in image.info}
-    return _encoded(image, file)
-
-
-def _encoded(image: Image.Image, file: Bare) -> bytes:
-    out = BytesIO()
     options: dict[str, Any] = {"format": "PNG"}
     if file.format == "JPEG":
         options = {"format": "JPEG", "quality": _QUALITY, "subsampling": 0}
     elif file.format == "WEBP" and max(image.size) <= _LONGEST_WEBP:
         options = {"format": "WEBP", "quality": _QUALITY, "lossless": _LOSSLESS_WEBP in file.data}
+    out = BytesIO()
     image.save(out, **options, icc_profile=image.info.get("icc_profile"))
     return out.getvalue()

@@ -27,9 +27,13 @@ _DECODERS: Final[dict[Format, type[ImageFile.ImageFile]]] = {
     "GIF": GifImagePlugin.GifImageFile,
 }
 # What Pillow raises on bad files: OSError where a stream is cut or broken, SyntaxError for a bad header or chunk,
-# ValueError for impossible values, EOFError and struct.error for short reads, the rest where its parsers index,
-# look up or combine what is not there.
-_BAD_FILE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError)
+# ValueError for impossible values, EOFError where a frame is missing, struct.error and IndexError where a chunk behind
+# the pixels is shorter than its kind.
+_BAD_FILE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
+# A GIF's frame may be larger than the GIF; Pillow checks that itself. The warning is raised only where warnings are.
+_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+# What the pixels mean, and nothing else: Pillow writes comments that it has read into whatever it saves.
+_MEANING: Final = ("icc_profile", "transparency")
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,13 +84,15 @@ def opened(picture: Bare) -> ImageFile.ImageFile:
         image = _DECODERS[picture.format](BytesIO(picture.data))
     except _BAD_FILE as error:
         raise _corrupt(picture, error) from error
+    except _BOMB as error:
+        raise PictureError("too many pixels", str(error)) from error
     if image.width * image.height > MAX_PIXELS:
         raise PictureError("too many pixels", f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
     return image
 
 
 def loaded(picture: Bare, *, at_least: int | None = None) -> Image.Image:
-    """Return the first frame's pixels, the right way up.
+    """Return the first frame's pixels, the right way up, with colour profile and transparent colour alone as `info`.
 
     Args:
         picture (`Bare`): from `stripped`.
@@ -104,6 +110,9 @@ def loaded(picture: Bare, *, at_least: int | None = None) -> Image.Image:
         image.load()
     except _BAD_FILE as error:
         raise _corrupt(picture, error) from error
+    except _BOMB as error:
+        raise PictureError("too many pixels", str(error)) from error
+    image.info = {name: image.info[name] for name in _MEANING if name in image.info}
     pixels = _eight_bit(image)
     return pixels.transpose(_UPRIGHT[picture.orientation]) if picture.orientation in _UPRIGHT else pixels
 

@@ -41,8 +41,14 @@ def exif(orientation: int = 1) -> Image.Exif:
     return written
 
 
-def animation(format: str) -> bytes:
-    return encoded(drawing(), format, save_all=True, append_images=[drawing(seed=1)], duration=50)
+def animation(format: str, **options: Any) -> bytes:
+    return encoded(drawing(), format, save_all=True, append_images=[drawing(seed=1)], duration=50, **options)
+
+
+def rgb_jpeg() -> bytes:
+    """A JPEG of red, green and blue instead of luma and chroma, which nothing but its Adobe segment says."""
+    data = encoded(drawing(), "JPEG", keep_rgb=True)
+    return data.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
 
 
 def deep_grey() -> bytes:
@@ -57,6 +63,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "jpeg grey": lambda: encoded(drawing("L"), "JPEG", exif=exif()),
     "jpeg cmyk": lambda: encoded(drawing("CMYK"), "JPEG"),
     "jpeg progressive": lambda: encoded(drawing(), "JPEG", progressive=True, exif=exif(), xmp=b"<x>" + SECRET),
+    "jpeg rgb": rgb_jpeg,
     "jpeg restarts": lambda: encoded(drawing(), "JPEG", restart_marker_blocks=1),
     "png": lambda: encoded(drawing(), "PNG", exif=exif()),
     "png grey": lambda: encoded(drawing("L"), "PNG"),
@@ -73,8 +80,8 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 REWRITTEN: dict[str, Callable[[], bytes]] = {
     "png deep grey": deep_grey,
-    "webp animated": lambda: animation("WEBP"),
-    "gif animated": lambda: animation("GIF"),
+    "webp animated": lambda: animation("WEBP", exif=exif(), xmp=SECRET),
+    "gif animated": lambda: animation("GIF", comment=SECRET),
 }
 """Kinds that are published in another form."""
 

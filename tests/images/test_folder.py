@@ -33,7 +33,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     elsewhere = filled(tmp_path / "elsewhere", "far.png")
     root = filled(tmp_path / "root", "near.png", "sub/low.png")
     (root / "linked").symlink_to(elsewhere)
+    filled(tmp_path / "beside", "other.png")
     (root / "sub" / "again").symlink_to(root)
+    (root / "sub" / "itself").symlink_to(root / "sub")
     (root / "above").symlink_to(tmp_path)
     (root / "broken.png").symlink_to(tmp_path / "nowhere.png")
     assert list(Folder(root).refs()) == ["linked/far.png", "near.png", "sub/low.png"]

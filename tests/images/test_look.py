@@ -66,12 +66,12 @@ def test_the_end_of_a_cut_jpeg_is_missed() -> None:
     assert rejected(photograph[: len(photograph) * 9 // 10]) == "corrupt picture"
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG that claims to be huge in a few bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
@@ -81,6 +81,27 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(10_001, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_decompression_bombs_are_never_decoded(size: tuple[int, int]) -> None:
     assert rejected(bomb(*size)) == "too many pixels"
+
+
+def test_a_frame_larger_than_its_gif_is_never_decoded() -> None:
+    screen, frame = struct.pack("<HHBBB", 48, 32, 0, 0, 0), struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0)
+    assert rejected(b"GIF89a" + screen + b"," + frame + b"\x02\x02\x4c\x01\x00;") == "too many pixels"
+
+
+@pytest.mark.parametrize("kind", [b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"tRNS", b"IHDR"])
+@pytest.mark.parametrize("behind_the_pixels", [False, True])
+def test_chunks_too_short_for_their_kind_never_crash(kind: bytes, behind_the_pixels: bool) -> None:
+    data = FILES["png"]
+    at = data.rindex(b"IEND") - 4 if behind_the_pixels else 33
+    for length in range(3):
+        survives(data[:at] + chunk(kind, b"\0" * length) + data[at:])
+
+
+def test_a_vast_colour_profile_is_never_unpacked() -> None:
+    profile = chunk(b"iCCP", b"vast\0\0" + zlib.compress(bytes(2**24)))
+    after_header = 33
+    data = FILES["png"]
+    assert rejected(data[:after_header] + profile + data[after_header:]) == "corrupt picture"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
