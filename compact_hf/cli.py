@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     except BrokenPipeError:
         # Whoever read stdout has had enough (`| head`); Python must not complain about it at its end.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -95,6 +95,7 @@ def _generate(chosen: argparse.Namespace) -> int:
             ks=chosen.k,
             limit=chosen.limit,
             preset=chosen.preset,
+            strict=chosen.strict,
             seed=chosen.seed,
             concurrency=chosen.concurrency,
             noise=chosen.noise,
@@ -243,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--k", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)")
     generate.add_argument("--limit", type=int, metavar="N", help="work on the first N pictures only")
     generate.add_argument("--preset", default="paper", help="the method's settings (default: paper)")
+    generate.add_argument(
+        "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
+    )
     generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
     generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="pictures at a time (default: 16)")
     generate.add_argument(

@@ -1,4 +1,4 @@
-"""What the demo tells: its figures in, the report's sections and a few plain sentences out. Nothing is measured here."""
+"""What the demo tells: its figures in, the report's sections and a few plain sentences out. Nothing is measured."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FOUND_AS: Final = {
     "missing capability": "needs fewer capabilities",
     "joined question": "joined questions",
     "low confidence": "low confidence",
-    "wrong answer": "wrong answer",
+    "wrong answer": "answer not confirmed",
 }
-"""Planted fault -> the reason that is there to find it. Nothing in the preset `paper` looks for a wrong answer."""
+"""Planted fault -> the reason that is there to find it. The last takes `--strict`: the paper compares no answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def report_of(story: Story) -> Report:
     return Report(
         title="COMPACT from drawn scenes",
         summary=(
-            f"Made offline by `compact demo`: {found.pictures} drawn scenes were asked about by the embedded teacher, "
+            f"Made offline by compact demo: {found.pictures} drawn scenes were asked about by the embedded teacher, "
             f"every question was verified, and a tiny model was tuned on what passed. Faults were planted in a part of "
             "the drafts, to see what verification finds."
         ),
@@ -74,7 +74,9 @@ def report_of(story: Story) -> Report:
             ),
         ),
         accepted=Counter(turn.capabilities for row in rows for turn in row.turns),
-        pictures=[Shown(row.read_picture(), row.k or 0, row.turns) for row in rows if row.read_picture],
+        pictures=[
+            Shown(row.read_picture(), row.k or 0, row.turns, f"row {row.id[:8]}") for row in rows if row.read_picture
+        ],
         rejects=tuple(_reject_counts(found)),
         release=ReleaseSection(
             facts=tuple(

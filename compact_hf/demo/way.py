@@ -123,7 +123,7 @@ def _generate(run: Path, scenes: int, tell: Tell) -> None:
     def show(standing: Standing) -> None:
         tell("pictures", standing.finished, standing.pictures, f"{standing.accepted} questions")
 
-    generate(f"scenes:{scenes}", run, noise=NOISE, on_progress=show)
+    generate(f"scenes:{scenes}", run, noise=NOISE, strict=True, on_progress=show)
 
 
 def _assemble(folder: Path, tell: Tell) -> Facts:

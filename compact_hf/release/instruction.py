@@ -155,7 +155,8 @@ def _messages(item: Any) -> tuple[Message, ...] | Reject:
     if messages[0].role == "assistant":
         # LLaVA's own trainer skips a first message that is not the user's; a few of its rows have one.
         del messages[0]
-    if not messages or len(messages) % 2 or any(message.role != _TURN_OF[at % 2] for at, message in enumerate(messages)):
+    alternate = all(message.role == _TURN_OF[at % 2] for at, message in enumerate(messages))
+    if not messages or len(messages) % 2 or not alternate:
         return _reject("roles do not alternate", item, " ".join(message.role for message in messages))
     if not all(message.content for message in messages):
         return _reject("empty message", item)

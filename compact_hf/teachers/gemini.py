@@ -100,8 +100,10 @@ class Gemini:
 
         if self._client is None:
             raise TeacherError("the teacher gemini was closed")
-        picture = Part.from_bytes(data=await request.exposure.jpeg(), mime_type="image/jpeg")
-        contents = Content(role="user", parts=[picture, Part.from_text(text=request.prompt)])
+        parts = [Part.from_text(text=request.prompt)]
+        if request.exposure is not None:
+            parts.insert(0, Part.from_bytes(data=await request.exposure.jpeg(), mime_type="image/jpeg"))
+        contents = Content(role="user", parts=parts)
         try:
             response = await self._client.aio.models.generate_content(
                 model=self._model, contents=contents, config=self._config(request)

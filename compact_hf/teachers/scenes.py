@@ -54,6 +54,10 @@ class ScenesTeacher:
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
         async for request in requests:
+            if request.exposure is None:
+                # Without the picture nothing is known of the scene.
+                yield Reply(request.key, text=json.dumps({"answer": "unanswerable"}), model="scenes")
+                continue
             scene = self._scene(seed_of(request.exposure.ref))
             if isinstance(request.subject, Task):
                 yield self._draft(request, request.subject, scene)

@@ -50,7 +50,7 @@ class Request:
         key (`str`): hash of all that decides the answer; ties the reply to the request and names it in the journal.
         role (`str`): `teacher` (write a draft) or `verifier` (say what a question needs).
         image_id (`str`): the picture's id.
-        exposure (`Exposure`): the picture.
+        exposure (`Exposure | None`): the picture; None for a question that is asked without it.
         prompt (`str`): the text for teachers that read.
         schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
         subject (`Task | str`): what the prompt asks, for teachers that compute instead of reading: the task of a
@@ -60,7 +60,7 @@ class Request:
     key: str
     role: Role
     image_id: str
-    exposure: Exposure = field(compare=False)
+    exposure: Exposure | None = field(compare=False)
     prompt: str
     schema: type[BaseModel] = field(compare=False)
     subject: Task | str

@@ -3,9 +3,9 @@
     with GeminiServer() as server:
         generate("PICTURES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=anything
 
-It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher: it writes a question
-for the capabilities that the prompt lists, and as a verifier says for its own questions what they need. It cannot see:
-what it writes is only as true as the protocol needs. What goes wrong is decided by the `fault` it is given.
+It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher: it writes a
+question for the capabilities that the prompt lists, and as a verifier says for its own questions what they need. It
+cannot see: what it writes is only as true as the protocol needs. What goes wrong is decided by its `fault`.
 
 As a program it serves until Ctrl-C:
 
@@ -30,11 +30,10 @@ from typing import Any, Final
 
 from PIL import Image, UnidentifiedImageError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import digest
 from compact_hf.testing.server import LocalServer
 
@@ -43,10 +42,21 @@ KEY: Final = "test-key"
 
 _PATH: Final = "/{version}/models/{model}:generateContent"
 _NEEDS: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
-_THINGS: Final = (
-    "marble bucket lantern ribbon kettle anchor blanket wheel basket feather ladder mirror pillow saddle trumpet "
-    "violin window zipper acorn barrel candle dagger engine funnel goblet hammer island jacket kitten locket"
-).split()
+_QUESTION: Final = re.compile(r"^Which .*\?$", re.MULTILINE)
+_FILLERS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
+_WORDS: Final = {
+    "color": "marble bucket lantern ribbon kettle".split(),
+    "shape": "anchor blanket wheel basket feather".split(),
+    "object_recognition": "ladder mirror pillow saddle trumpet".split(),
+    "action_recognition": "violin window zipper acorn barrel".split(),
+    "text_recognition": "candle dagger engine funnel goblet".split(),
+    "spatial_recognition": "hammer island jacket kitten locket".split(),
+    "counting": "magnet napkin orchid paddle quiver".split(),
+    "spatial_relationship": "rocket sandal tablet teapot turnip".split(),
+    "object_interaction": "vessel walnut wagon whistle yogurt".split(),
+    "scene_understanding": "zebra bamboo cactus dolphin ember".split(),
+}
+"""The words by which the double knows its own questions again, also after it was started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,9 @@ class Asked:
     """One request as the server understood it.
 
     Attributes:
-        role (`str`): `teacher` or `verifier`, by the schema that was asked for.
+        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for.
         prompt (`str`): the text part.
-        picture (`bytes`): the picture part, a JPEG.
+        picture (`bytes`): the picture part, a JPEG; empty for `blind`.
         body (`dict`): the JSON body as it came.
         headers (`dict[str, str]`): lower-case names.
     """
@@ -103,7 +113,6 @@ class GeminiServer(LocalServer):
         self._accept_rate = accept_rate
         self._latency_s = latency_s
         self._fault = fault
-        self._written: dict[str, tuple[str, ...]] = {}
 
     async def _generate(self, request: Request) -> Response:
         if request.headers.get("x-goog-api-key") != self._key:
@@ -114,6 +123,8 @@ class GeminiServer(LocalServer):
             return error_response(404, "NOT_FOUND", "models/no-such-model is not found for API version v1beta")
         try:
             asked = _understood(await request.json(), dict(request.headers))
+        except ClientDisconnect:
+            return Response(status_code=499)
         except (ValueError, KeyError, TypeError) as error:
             return error_response(400, "INVALID_ARGUMENT", f"cannot read the request: {error}")
         self.asked.append(asked)
@@ -124,25 +135,36 @@ class GeminiServer(LocalServer):
 
     def answer(self, asked: Asked) -> Response:
         """Return the answer of a model that does what it is told."""
-        written = self._draft(asked) if asked.role == "teacher" else self._verdict(asked)
+        match asked.role:
+            case "teacher":
+                written = self._draft(asked)
+            case "verifier":
+                written = self._verdict(asked)
+            case _:
+                written = {"answer": "no idea"}
         return content_response(json.dumps(written), model=self._model, prompt_tokens=258 + len(asked.prompt) // 4)
 
     def _draft(self, asked: Asked) -> dict[str, Any]:
-        needed = tuple(_NEEDS.findall(asked.prompt))
-        # Words differ from question to question, or they would all be dropped as repetitions of each other.
+        needed = _NEEDS.findall(asked.prompt)
         rng = random.Random(digest(asked.picture.hex()[:4096], needed))
-        one, two, three, four, answer = rng.sample(_THINGS, 5)
-        question = f"Which {one} {two} {three} {four}?"
-        self._written[question] = needed
-        return {"question": question, "answer": answer, "confidence": rng.randint(75, 99)}
+        # Words differ from question to question, or they would be dropped as repetitions of each other.
+        words = [*rng.sample(_FILLERS, 3), *(rng.choice(_WORDS[name]) for name in needed)]
+        question = f"Which {' '.join(words)}?"
+        return {"question": question, "answer": _answer(question), "confidence": rng.randint(75, 99)}
 
     def _verdict(self, asked: Asked) -> dict[str, Any]:
-        question = next((text for text in self._written if text in asked.prompt), "")
-        needed = list(self._written.get(question, ()))
-        rng = random.Random(digest("verdict", question))
+        found = _QUESTION.search(asked.prompt)
+        words = found[0].rstrip("?").split() if found else []
+        needed = [name for name, known in _WORDS.items() if set(known) & set(words)]
+        rng = random.Random(digest("verdict", words))
         if rng.random() >= self._accept_rate:
-            needed.append(rng.choice([name for name in CAPABILITIES if name not in needed]))
-        return {"capabilities": needed, "answer": "something"}
+            needed.append(rng.choice([name for name in _WORDS if name not in needed]))
+        return {"capabilities": needed, "answer": _answer(found[0])} if found else {"capabilities": [], "answer": ""}
+
+
+def _answer(question: str) -> str:
+    """Return the one answer that the double gives to a question, whether it writes or judges."""
+    return random.Random(digest("answer", question)).choice([word for word in _FILLERS if word not in question])
 
 
 def content_response(
@@ -190,13 +212,16 @@ def error_response(
 def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
     parts = [part for content in body["contents"] for part in content["parts"]]
     prompt = "".join(part.get("text", "") for part in parts)
-    pictures = [data for part in parts if (data := part.get("inlineData") or part.get("inline_data"))]
-    if len(pictures) != 1:
-        raise ValueError(f"expected one picture, got {len(pictures)}")
-    picture = _jpeg(pictures[0])
     config = body["generationConfig"]
     schema = config.get("responseSchema") or config.get("response_schema") or config.get("responseJsonSchema")
-    role = "teacher" if "confidence" in schema["properties"] else "verifier"
+    if not schema:
+        raise ValueError("expected a response schema")
+    fields = schema["properties"]
+    role = "teacher" if "confidence" in fields else "verifier" if "capabilities" in fields else "blind"
+    pictures = [data for part in parts if (data := part.get("inlineData") or part.get("inline_data"))]
+    if len(pictures) != (role != "blind"):
+        raise ValueError(f"expected {'no' if role == 'blind' else 'one'} picture, got {len(pictures)}")
+    picture = _jpeg(pictures[0]) if pictures else b""
     return Asked(role, prompt, picture, body, headers)
 
 

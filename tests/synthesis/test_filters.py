@@ -95,7 +95,7 @@ def test_whatever_a_teacher_sends_is_a_draft_or_a_reject(text: str) -> None:
     ],
 )
 def test_a_draft_passes_only_with_exactly_its_capabilities(needed: tuple[str, ...], reason: str | None) -> None:
-    failed = verification.drop_reason(draft(), Verdict(needed, "green"))
+    failed = verification.drop_reason(draft(), Verdict(needed, "blue"), PAPER)
     assert (failed[0] if failed else None) == reason
 
 
@@ -104,8 +104,28 @@ subsets = st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1).map(lambda 
 
 @given(subsets, subsets)
 def test_acceptance_is_equality_of_sets(asked: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    accepted = verification.drop_reason(Draft("Q?", "a", 90, asked), Verdict(needed, "b")) is None
+    accepted = verification.drop_reason(Draft("Q?", "a", 90, asked), Verdict(needed, "b"), PAPER) is None
     assert accepted == (set(asked) == set(needed))
+
+
+@pytest.mark.parametrize(("answer", "reason"), [("Green.", None), ("blue", "answer not confirmed")])
+def test_a_strict_preset_wants_the_verifiers_own_answer_to_agree(answer: str, reason: str | None) -> None:
+    failed = verification.drop_reason(draft(), Verdict(COMBINATION, answer), preset_named("paper", strict=True))
+    assert (failed[0] if failed else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("came", "reason"),
+    [
+        (reply('{"answer": "The green"}'), "answerable without the picture"),
+        (reply('{"answer": "blue"}'), None),
+        (reply("cut off"), None),
+        (reply(refused="finish reason SAFETY"), None),
+    ],
+)
+def test_an_answer_that_is_guessed_without_the_picture_is_dropped(came: Reply, reason: str | None) -> None:
+    failed = verification.guessed(came, draft())
+    assert (failed[0] if failed else None) == reason
 
 
 def test_the_order_and_repetition_of_a_verdict_do_not_matter() -> None:

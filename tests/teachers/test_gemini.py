@@ -206,9 +206,10 @@ def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None
 
     url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
     assert httpx.post(url, json={}, headers={"x-goog-api-key": "no"}).status_code == 400
-    body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {}}
-    refused = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
-    assert "expected one picture" in refused.json()["error"]["message"]
+    for schema, missing in (({}, "a response schema"), ({"properties": {"confidence": {}}}, "one picture")):
+        body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"responseSchema": schema}}
+        refused = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
+        assert f"expected {missing}" in refused.json()["error"]["message"]
     assert server.asked == []
 
 

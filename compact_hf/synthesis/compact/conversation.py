@@ -14,7 +14,14 @@ from pydantic import BaseModel
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, digest, from_json, to_json
 from compact_hf.synthesis.compact import generation, verification
 from compact_hf.synthesis.compact.preset import Preset
-from compact_hf.synthesis.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
+from compact_hf.synthesis.compact.prompts import (
+    BlindReply,
+    DraftReply,
+    VerdictReply,
+    blind_prompt,
+    teacher_prompt,
+    verifier_prompt,
+)
 from compact_hf.synthesis.compact.sampling import Combination, draw_combination, draw_k
 from compact_hf.teachers.teacher import Exposure, Reply, Request, Role
 
@@ -72,7 +79,11 @@ def converse(
         result: Draft | Turn | Reject = _draft(written, combination, turns, preset)
         if isinstance(result, Draft):
             (judged,) = yield [_judge(image_id, result.question, exposure)]
-            result = _turn(result, judged)
+            draft, result = result, _turn(result, judged, preset)
+            if preset.strict and isinstance(result, Turn):
+                (blind,) = yield [_ask_blindly(image_id, draft.question)]
+                if guess := verification.guessed(blind, draft):
+                    result = Reject("verification", guess[0], draft.question, guess[1], combination)
             if isinstance(result, Turn):
                 turns.append(result)
                 models.append((written.model, judged.model))
@@ -96,8 +107,12 @@ def _judge(image_id: str, question: str, exposure: Exposure) -> Request:
     return _request("verifier", image_id, exposure, verifier_prompt(question), VerdictReply, question)
 
 
+def _ask_blindly(image_id: str, question: str) -> Request:
+    return _request("verifier", image_id, None, blind_prompt(question), BlindReply, question)
+
+
 def _request(
-    role: Role, image_id: str, exposure: Exposure, prompt: str, schema: type[BaseModel], subject: Task | str
+    role: Role, image_id: str, exposure: Exposure | None, prompt: str, schema: type[BaseModel], subject: Task | str
 ) -> Request:
     # The run's identity fixes teacher, model and picture size; within a run the prompt about a picture is all there is.
     return Request(digest(role, image_id, prompt), role, image_id, exposure, prompt, schema, subject)
@@ -111,11 +126,11 @@ def _draft(reply: Reply, combination: Combination, turns: list[Turn], preset: Pr
     return Reject("generation", failed[0], draft.question, failed[1], combination) if failed else draft
 
 
-def _turn(draft: Draft, reply: Reply) -> Turn | Reject:
+def _turn(draft: Draft, reply: Reply, preset: Preset) -> Turn | Reject:
     verdict = verification.read_verdict(reply, draft)
     if isinstance(verdict, Reject):
         return verdict
-    failed = verification.drop_reason(draft, verdict)
+    failed = verification.drop_reason(draft, verdict, preset)
     if failed:
         return Reject("verification", failed[0], draft.question, failed[1], draft.capabilities)
     return Turn(draft.question, draft.answer, draft.capabilities, verdict.capabilities, draft.confidence)

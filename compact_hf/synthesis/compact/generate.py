@@ -24,7 +24,7 @@ from compact_hf.images.source import Source
 from compact_hf.records import Picture, Reject, digest
 from compact_hf.synthesis.compact.conversation import converse, outcome_of
 from compact_hf.synthesis.compact.preset import METHOD, Preset, preset_named
-from compact_hf.synthesis.compact.prompts import teacher_prompt, verifier_prompt
+from compact_hf.synthesis.compact.prompts import blind_prompt, teacher_prompt, verifier_prompt
 from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.sources import open_source
 from compact_hf.teachers.registry import open_teacher
@@ -66,6 +66,7 @@ def generate(
     ks: tuple[int, ...] | None = None,
     limit: int | None = None,
     preset: str = "paper",
+    strict: bool = False,
     seed: int = 0,
     concurrency: int = DEFAULT_CONCURRENCY,
     noise: float = 0.0,
@@ -84,6 +85,8 @@ def generate(
         ks (`tuple[int, ...]`, *optional*, defaults to the preset's): each image's k is drawn uniformly from these.
         limit (`int`, *optional*): work on the first so many pictures.
         preset (`str`, *optional*, defaults to `paper`): the method's parameters by name.
+        strict (`bool`, *optional*, defaults to False): two checks more: the verifier's own answer must agree, and the
+            question must not be answered rightly without the picture (one request more per question).
         seed (`int`, *optional*, defaults to 0): decides every draw.
         concurrency (`int`, *optional*, defaults to 16): pictures worked on at the same time.
         noise (`float`, *optional*, defaults to 0.0): share of faulty drafts that the scenes teacher plants.
@@ -103,7 +106,7 @@ def generate(
         if value < 1:
             raise UsageError(f"got {name} {value}; it must be at least 1")
     pictures = open_source(source)
-    chosen = preset_named(preset)
+    chosen = preset_named(preset, strict=strict)
     is_scenes = pictures.identity == "scenes"
     teacher = teacher or ("scenes" if is_scenes else "gemini")
     writer = open_teacher(teacher, url=teacher_url, noise=noise, seed=seed)
@@ -149,7 +152,7 @@ class _Run:
             "k": list(self.ks),
             "method": METHOD,
             "preset": self.preset.preset_version,
-            "prompts": digest(teacher_prompt(tuple(CAPABILITIES)), verifier_prompt(""), length=12),
+            "prompts": digest(teacher_prompt(tuple(CAPABILITIES)), verifier_prompt(""), blind_prompt(""), length=12),
             "teacher": self.teacher.name,
             "verifier": self.verifier.name,
             "max_edge": self.preset.max_edge,

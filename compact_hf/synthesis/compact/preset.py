@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError
@@ -23,6 +23,8 @@ class Preset:
         max_rounds (`int`): rounds after which an image is given up.
         max_turns, min_turns (`int`): accepted questions at which an image is done, and that it needs to be kept.
         max_edge (`int`): pixels on the longer edge of the picture that teacher and verifier see.
+        strict (`bool`): two checks more, beyond the paper: the verifier's own answer must agree with the draft's, and
+            the question must not be answered rightly without the picture.
     """
 
     name: str
@@ -34,11 +36,12 @@ class Preset:
     max_turns: int = 3
     min_turns: int = 2
     max_edge: int = 1024
+    strict: bool = False
 
     @property
     def preset_version(self) -> str:
-        """`NAME@VERSION`, as it stands in rows."""
-        return f"{self.name}@{self.version}"
+        """`NAME@VERSION` or `NAME@VERSION+strict`, as it stands in rows."""
+        return f"{self.name}@{self.version}{'+strict' if self.strict else ''}"
 
 
 PAPER: Final = Preset(name="paper", version="1")
@@ -46,12 +49,12 @@ PAPER: Final = Preset(name="paper", version="1")
 PRESETS: Final = {preset.name: preset for preset in (PAPER,)}
 
 
-def preset_named(name: str) -> Preset:
-    """Return a preset by its name.
+def preset_named(name: str, *, strict: bool = False) -> Preset:
+    """Return a preset by its name, with or without the two strict checks.
 
     Raises:
         UsageError: there is none of that name.
     """
     if name not in PRESETS:
         raise UsageError(f"got the preset {name!r}; there is {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return replace(PRESETS[name], strict=strict)

@@ -48,6 +48,14 @@ class VerdictReply(BaseModel):
     answer: str
 
 
+class BlindReply(BaseModel):
+    """The verifier's JSON where it is asked without the picture."""
+
+    model_config = ConfigDict(strict=True)
+
+    answer: str
+
+
 def teacher_prompt(combination: Combination) -> str:
     """Return the prompt that asks for one question that needs exactly `combination` (paper, step 2)."""
     count = (
@@ -92,3 +100,14 @@ Answer the question too, from the picture alone, with a single word or a short p
 it, the answer is "unanswerable".
 
 Return JSON with the fields capabilities (the names of those that are needed, each once) and answer."""
+
+
+def blind_prompt(question: str) -> str:
+    """Return the prompt that asks a question about a picture without showing the picture."""
+    return f"""This question was asked about a picture that you are not shown:
+
+{question}
+
+Give the most likely answer all the same, with a single word or a short phrase.
+
+Return JSON with the field answer."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from compact_hf.answers import same_answer
 from compact_hf.capabilities import canonical
 from compact_hf.records import Draft, Reject, Verdict
-from compact_hf.synthesis.compact.prompts import VerdictReply
+from compact_hf.synthesis.compact.preset import Preset
+from compact_hf.synthesis.compact.prompts import BlindReply, VerdictReply
 from compact_hf.teachers.teacher import Reply
 
 
@@ -25,13 +27,16 @@ def read_verdict(reply: Reply, draft: Draft) -> Verdict | Reject:
     return Verdict(canonical(read.capabilities), " ".join(read.answer.split()))
 
 
-def drop_reason(draft: Draft, verdict: Verdict) -> tuple[str, str] | None:
-    """Return (reason, detail) where a verdict speaks against its draft, None where the draft is accepted.
+def drop_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[str, str] | None:
+    """Return (reason, detail) where a verdict speaks against its draft, None where it does not.
 
-    It passes only where exactly the k capabilities that were asked for are needed (paper, step 3).
+    A draft passes only where exactly the k capabilities that were asked for are needed (paper, step 3); a strict preset
+    also wants the verifier's own answer to be the draft's.
     """
     asked, needed = set(draft.capabilities), set(verdict.capabilities)
     if asked == needed:
+        if preset.strict and not same_answer(draft.answer, verdict.answer):
+            return "answer not confirmed", f"{draft.answer}; the verifier says {verdict.answer}"
         return None
     detail = f"asked for {', '.join(draft.capabilities)}; needs {', '.join(verdict.capabilities) or 'none'}"
     if needed > asked:
@@ -39,3 +44,17 @@ def drop_reason(draft: Draft, verdict: Verdict) -> tuple[str, str] | None:
     if needed < asked:
         return "needs fewer capabilities", detail
     return "needs other capabilities", detail
+
+
+def guessed(reply: Reply, draft: Draft) -> tuple[str, str] | None:
+    """Return (reason, detail) where the answer was found without the picture, None where it was not (strict presets).
+
+    No answer at all is a question that cannot be answered blindly: it passes.
+    """
+    if reply.refused:
+        return None
+    try:
+        answer = BlindReply.model_validate_json(reply.text).answer
+    except ValidationError:
+        return None
+    return ("answerable without the picture", answer) if same_answer(draft.answer, answer) else None
