@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from compact_hf.scenes.kinds import COLORS
-from compact_hf.scenes.pen import INK, Color, Pen, Point, darker, lighter
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, darker, lighter
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ BUILDS: Final[dict[str, Build]] = {
 }
 
 
-def draw_animal(kind: str, color: str, pose: str, scale: float) -> Image:
+def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
     """Return an animal, facing right, with its middle at the middle of the lower edge.
 
     Args:
@@ -75,7 +72,7 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Image:
     else:
         mouth = {"crab": _crab, "turtle": _turtle, "penguin": _penguin}[kind](pen, shade, pose)
     _signs_of(pen, pose, mouth)
-    return pen.sheet()
+    return pen.drawing()
 
 
 def flank(kind: str, pose: str) -> Point:

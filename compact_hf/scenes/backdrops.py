@@ -29,7 +29,7 @@ def draw_backdrop(place: str, *, night: bool) -> Image:
 
     pen = Pen(SIZE, SIZE, scale=1, below=0)
     PLACES[place](pen, night)
-    picture = pen.sheet().convert("RGB")
+    picture = pen.drawing().image.convert("RGB")
     if night:
         # The ground lies in the dark too, but things keep their colors: they are pasted on afterwards.
         picture = Images.blend(picture, Images.new("RGB", picture.size, NIGHT[0]), 0.28)

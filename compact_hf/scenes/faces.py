@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from compact_hf.scenes.pen import INK, Color, Pen, Point, lighter, outline
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, lighter, outline
 
 PAPER: Final[Color] = (252, 250, 240)
 WORN: Final = 21
@@ -32,12 +29,12 @@ def write_word(pen: Pen, center: Point, shape: str, r: float, color: Color, word
     pen.text((center[0], center[1] + r * _ROOM.get(shape, 0)), word, r * 0.86, PAPER if dark else INK)
 
 
-def draw_worn_sign(shape: str, word: str, scale: float) -> Image:
+def draw_worn_sign(shape: str, word: str, scale: float) -> Drawing:
     """Return the sign that a person or an animal wears, centered on its sheet."""
     side = 2 * WORN + 14
     pen = Pen(side, side, scale=scale, below=side // 2)
     draw_face(pen, (0, 0), shape, WORN if word else WORN_BLANK, PAPER, word)
-    return pen.sheet()
+    return pen.drawing()
 
 
 def shine(pen: Pen, center: Point, r: float, color: Color) -> None:

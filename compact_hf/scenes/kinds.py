@@ -98,12 +98,12 @@ _KINDS: Final = (
     Kind("rabbit", "rabbits", "animal"),
     _bound("cow", "animal", "farm"),
     _bound("pig", "animal", "farm"),
-    _bound("sheep", "animal", "farm", plural="sheep"),
+    _bound("sheep", "animal", "farm", ("ski slope",), plural="sheep"),
     _bound("crab", "animal", "beach"),
-    _bound("turtle", "animal", "beach"),
-    _bound("deer", "animal", "forest", ("farm",), plural="deer"),
-    _bound("bear", "animal", "forest"),
-    _bound("penguin", "animal", "ski slope"),
+    _bound("turtle", "animal", "beach", ("forest", "farm")),
+    _bound("deer", "animal", "forest", ("farm", "ski slope"), plural="deer"),
+    _bound("bear", "animal", "forest", ("ski slope",)),
+    _bound("penguin", "animal", "ski slope", ("beach",)),
     *(
         Kind(name, name + "s", "object", shaped=True)
         for name in ("sign", "balloon", "kite", "cushion", "gift", "easel")
@@ -118,7 +118,7 @@ _KINDS: Final = (
     _bound("tent", "object", "forest", ("beach", "farm", "ski slope")),
     _bound("sled", "object", "ski slope"),
     _bound("tractor", "object", "farm", ("street", "forest")),
-    _bound("wheelbarrow", "object", "farm", ("street", "forest")),
+    _bound("wheelbarrow", "object", "farm", ("street", "forest", "beach")),
     _bound("bathtub", "object", "bathroom"),
     _bound("toilet", "object", "bathroom"),
     _bound("sofa", "object", "living room", ("kitchen",)),

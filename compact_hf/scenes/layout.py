@@ -26,7 +26,7 @@ from compact_hf.scenes.kinds import (
     Category,
     Kind,
 )
-from compact_hf.scenes.scene import Scene, Thing
+from compact_hf.scenes.scene import SIZE, Scene, Thing
 
 Depth = Literal["foreground", "background"]
 
@@ -38,8 +38,9 @@ _FACINGS: Final[tuple[Literal[1, -1], ...]] = (1, -1)
 # to the left.
 COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "background": (35, 102, 168, 234, 301),
-    "foreground": (52, 135, 201, 284),
+    "foreground": (52, 131, 205, 284),
 }
+EDGE: Final = 60
 FOOT: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
 # How often a free slot goes to an object, a person, an animal: mixed company, or one sort in the majority, which
 # makes groups to count and to choose from.
@@ -114,13 +115,15 @@ class Layout:
         actor = kind.category != "object"
         wears = rng.random() < 0.5 if actor else kind.shaped
         written = rng.random() < (0.7 if wears else 0.5 * (kind.category == "object"))
+        x = COLUMNS[depth][column] + rng.randint(-3, 3)
         thing = Thing(
             kind=kind.name,
             color=rng.choice(self.colors),
-            x=COLUMNS[depth][column] + rng.randint(-4, 4),
+            x=x,
             y=FOOT[depth] + rng.randint(-5, 5),
             depth=depth,
-            facing=rng.choice((1, -1)),
+            # At the edge of the picture a head must not stick out of it.
+            facing=rng.choice(_FACINGS) if EDGE < x < SIZE - EDGE else 1 if x <= EDGE else -1,
             shape=rng.choice(self.shapes) if wears else "",
             word=rng.choice(self.words) if written else "",
             action=rng.choice(self.actions[kind.category]) if actor and active and rng.random() < 0.85 else "",

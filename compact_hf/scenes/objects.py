@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from compact_hf.scenes.faces import PAPER, draw_face, shine, write_word
 from compact_hf.scenes.kinds import COLORS, KINDS
-from compact_hf.scenes.pen import INK, Color, Pen, darker, lighter, outline
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from compact_hf.scenes.pen import INK, Color, Drawing, Pen, darker, lighter, outline
 
 WOOD: Final[Color] = (164, 116, 72)
 STEEL: Final[Color] = (176, 184, 194)
@@ -18,7 +15,7 @@ GLASS: Final[Color] = (196, 226, 240)
 RUBBER: Final[Color] = (56, 56, 62)
 
 
-def draw_object(kind: str, color: str, shape: str, word: str, scale: float) -> Image:
+def draw_object(kind: str, color: str, shape: str, word: str, scale: float) -> Drawing:
     """Return an object with the middle of its foot at the middle of the lower edge."""
     pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].small else 1))
     if kind in SHAPED:
@@ -27,7 +24,7 @@ def draw_object(kind: str, color: str, shape: str, word: str, scale: float) -> I
         PLAIN[kind](pen, COLORS[color])
         if word:
             pen.text((0, WORD_AT[kind]), word, 24, INK, halo=PAPER)
-    return pen.sheet()
+    return pen.drawing()
 
 
 def _sign(pen: Pen, color: Color, shape: str, word: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,26 @@ Point = tuple[float, float]
 # Drawn so many times too large and averaged down: Pillow's own lines are jagged.
 OVERSAMPLING: Final = 3
 INK: Final[Color] = (52, 44, 52)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Something drawn: its pixels, and where their upper left corner lies, in pixels from the foot."""
+
+    image: Image
+    left: int
+    top: int
+
+    def mirrored(self) -> Drawing:
+        """Return the drawing facing the other way."""
+        from PIL.Image import Transpose
+
+        turned = self.image.transpose(Transpose.FLIP_LEFT_RIGHT)
+        return Drawing(turned, -self.left - turned.width, self.top)
+
+    def paste(self, picture: Image, x: int, y: int) -> None:
+        """Put the drawing onto `picture`, its foot at (`x`, `y`)."""
+        picture.paste(self.image, (x + self.left, y + self.top), self.image)
 
 
 class Pen:
@@ -85,14 +106,17 @@ class Pen:
             self._draw.text(at, word, halo, font, anchor="mm", stroke_width=bold * 4)
         self._draw.text(at, word, fill, font, anchor="mm", stroke_width=bold)
 
-    def sheet(self) -> Image:
-        """Return the drawing in its own size."""
+    def drawing(self) -> Drawing:
+        """Return what was drawn, smooth and in its own size, without the empty glass around it."""
         from PIL import Image
 
         # Whatever is drawn covers what is below it, so the sheet is its own premultiplied form; saying so spares
         # Pillow a conversion that takes longer than all the drawing.
         premultiplied = Image.frombytes("RGBa", self._sheet.size, self._sheet.tobytes())
-        return premultiplied.reduce(OVERSAMPLING).convert("RGBA")
+        sheet = premultiplied.reduce(OVERSAMPLING).convert("RGBA")
+        box = sheet.getbbox() or (0, 0, 1, 1)
+        left, foot = sheet.width // 2, round(self._foot[1] / OVERSAMPLING)
+        return Drawing(sheet.crop(box), box[0] - left, box[1] - foot)
 
     def _at(self, point: Point) -> Point:
         return self._foot[0] + point[0] * self._zoom, self._foot[1] - point[1] * self._zoom

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from compact_hf.scenes.kinds import COLORS
-from compact_hf.scenes.pen import INK, Color, Pen, Point
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ HAIR: Final[dict[str, Color]] = {
 TROUSERS: Final[Color] = (112, 122, 142)
 
 
-def draw_person(kind: str, color: str, pose: str, scale: float) -> Image:
+def draw_person(kind: str, color: str, pose: str, scale: float) -> Drawing:
     """Return a person, facing right, with the middle of the feet at the middle of the lower edge.
 
     Args:
@@ -74,7 +71,7 @@ def draw_person(kind: str, color: str, pose: str, scale: float) -> Image:
         _lying(pen, kind, COLORS[color])
     else:
         _upright(pen, kind, COLORS[color], pose)
-    return pen.sheet()
+    return pen.drawing()
 
 
 def chest(kind: str, pose: str) -> Point:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 from compact_hf.scenes.animals import draw_animal, flank
 from compact_hf.scenes.backdrops import draw_backdrop
 from compact_hf.scenes.faces import draw_worn_sign
+from compact_hf.scenes.kinds import KINDS
 from compact_hf.scenes.objects import draw_object
+from compact_hf.scenes.pen import Drawing
 from compact_hf.scenes.people import chest, draw_person
 from compact_hf.scenes.scene import Scene, Thing
 
@@ -44,16 +46,13 @@ def png(scene: Scene) -> bytes:
 def _draw_thing(picture: Image, thing: Thing) -> None:
     scale, pose = SCALE[thing.depth], thing.action or thing.doing
     if thing.what.category == "object":
-        sheet = _object(thing.kind, thing.color, thing.shape, thing.word, scale)
-    else:
-        sheet = _actor(thing.kind, thing.color, pose, scale, thing.facing)
-    foot = sheet.height - round(4 * scale)
-    picture.paste(sheet, (thing.x - sheet.width // 2, thing.y - foot), sheet)
-    if thing.shape and thing.what.category != "object":
+        _object(thing.kind, thing.color, thing.shape, thing.word, scale).paste(picture, thing.x, thing.y)
+        return
+    _actor(thing.kind, thing.color, pose, scale, thing.facing).paste(picture, thing.x, thing.y)
+    if thing.shape:
         x, y = chest(thing.kind, pose) if thing.what.category == "person" else flank(thing.kind, pose)
-        sign = _worn_sign(thing.shape, thing.word, scale)
-        left = thing.x + round(x * scale) * thing.facing - sign.width // 2
-        picture.paste(sign, (left, thing.y - round(y * scale) - sign.height // 2), sign)
+        at = thing.x + round(x * scale) * thing.facing, thing.y - round(y * scale)
+        _worn_sign(thing.shape, thing.word, scale).paste(picture, *at)
 
 
 def _draw_rope(picture: Image, thing: Thing, target: Thing) -> None:
@@ -65,23 +64,21 @@ def _draw_rope(picture: Image, thing: Thing, target: Thing) -> None:
     ImageDraw.Draw(picture).line(ends, (120, 84, 48), 3)
 
 
-@lru_cache(maxsize=4096)
-def _actor(kind: str, color: str, pose: str, scale: float, facing: int) -> Image:
-    from PIL.Image import Transpose
-
-    if facing < 0:
-        return _actor(kind, color, pose, scale, 1).transpose(Transpose.FLIP_LEFT_RIGHT)
-    person = kind in ("man", "woman", "boy", "girl")
-    return draw_person(kind, color, pose, scale) if person else draw_animal(kind, color, pose, scale)
-
-
 @lru_cache(maxsize=2048)
-def _object(kind: str, color: str, shape: str, word: str, scale: float) -> Image:
+def _actor(kind: str, color: str, pose: str, scale: float, facing: int) -> Drawing:
+    if facing < 0:
+        return _actor(kind, color, pose, scale, 1).mirrored()
+    draw = draw_person if KINDS[kind].category == "person" else draw_animal
+    return draw(kind, color, pose, scale)
+
+
+@lru_cache(maxsize=1024)
+def _object(kind: str, color: str, shape: str, word: str, scale: float) -> Drawing:
     return draw_object(kind, color, shape, word, scale)
 
 
 @lru_cache(maxsize=512)
-def _worn_sign(shape: str, word: str, scale: float) -> Image:
+def _worn_sign(shape: str, word: str, scale: float) -> Drawing:
     return draw_worn_sign(shape, word, scale)
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageChops
 
 from compact_hf.records import from_json, to_json
 from compact_hf.scenes.kinds import ACTIONS, COLORS, INDOORS, KINDS, PLACES, SHAPES, VERBS, WORDS
+from compact_hf.scenes.layout import Depth
 from compact_hf.scenes.render import png, render
 from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Scene, Thing, scene_of
 
@@ -108,6 +109,17 @@ def test_every_kind_shows_its_color(kind: str) -> None:
         render(showing(Thing(kind, color, 168, 300, "foreground", shape="round"))).tobytes() for color in COLORS
     }
     assert len(pictures) == len(COLORS)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_is_large_enough_to_be_made_out(kind: str) -> None:
+    depth: Depth = "foreground" if KINDS[kind].small else "background"
+    empty = render(Scene(0, "beach", False, "", ()))
+    for action in ("", *ACTIONS[KINDS[kind].category]):
+        alone = render(showing(Thing(kind, "red", 168, 250, depth, shape="round", action=action)))
+        box = ImageChops.difference(alone, empty).getbbox()
+        assert box is not None
+        assert max(box[2] - box[0], box[3] - box[1]) >= 36, action
 
 
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.category != "object"])
