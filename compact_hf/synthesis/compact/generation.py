@@ -22,7 +22,9 @@ from compact_hf.teachers.teacher import Reply
 MAX_ANSWER_WORDS: Final = 8
 _JOINED: Final = re.compile(
     r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
-    r"(?:what|which|who|whose|whom|where|when|why|how|is|are|does|do|did|can)\b",
+    # "and is it", but not the "and is" of "the person who wears pink and is in the background".
+    r"(?:what|which|whom|when|why|how|(?:is|are|does|do|did|can)\s+(?:it|he|she|they|there|the|this|that|any)|"
+    r"(?<=[,;?] )(?:who|whose|where)|(?<=[,;?] and )(?:who|whose|where))\b",
     re.IGNORECASE,
 )
 
