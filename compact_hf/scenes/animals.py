@@ -76,7 +76,7 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
 
 
 def flank(kind: str, pose: str) -> Point:
-    """Return where a sign hangs, from the middle of the foot."""
+    """Return where a badge hangs, from the middle of the foot."""
     if kind not in BUILDS:
         return 0, {"crab": 22, "turtle": 24, "penguin": 30}[kind] + (20 if pose == "jumping" else 0)
     rump, chest = _trunk(kind, pose)

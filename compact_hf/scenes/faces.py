@@ -7,9 +7,9 @@ from typing import Final
 from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, lighter, outline
 
 PAPER: Final[Color] = (252, 250, 240)
-WORN: Final = 21
-"""Radius of a sign with a word that is worn; a blank one is smaller, so that more of the wearer can be seen."""
-WORN_BLANK: Final = 15
+BADGE: Final = 21
+"""Radius of a badge with a word; a blank one is smaller, so that more of the wearer can be seen."""
+BLANK_BADGE: Final = 15
 
 # Where a word finds the most room: above or below the middle, in radii.
 _ROOM: Final = {"triangular": -0.42, "star-shaped": 0.02, "heart-shaped": 0.12}
@@ -29,11 +29,11 @@ def write_word(pen: Pen, center: Point, shape: str, r: float, color: Color, word
     pen.text((center[0], center[1] + r * _ROOM.get(shape, 0)), word, r * 0.86, PAPER if dark else INK)
 
 
-def draw_worn_sign(shape: str, word: str, scale: float) -> Drawing:
-    """Return the sign that a person or an animal wears, centered on its sheet."""
-    side = 2 * WORN + 14
+def draw_badge(shape: str, word: str, scale: float) -> Drawing:
+    """Return the badge that a person or an animal wears, centered on its sheet."""
+    side = 2 * BADGE + 14
     pen = Pen(side, side, scale=scale, below=side // 2)
-    draw_face(pen, (0, 0), shape, WORN if word else WORN_BLANK, PAPER, word)
+    draw_face(pen, (0, 0), shape, BADGE if word else BLANK_BADGE, PAPER, word)
     return pen.drawing()
 
 

@@ -75,7 +75,7 @@ def draw_person(kind: str, color: str, pose: str, scale: float) -> Drawing:
 
 
 def chest(kind: str, pose: str) -> Point:
-    """Return where a sign hangs, from the middle of the foot."""
+    """Return where a badge hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
         return 4, 13

@@ -43,7 +43,12 @@ _NUMBER: Final = {
     "stands": ("stands", "stand"),
     "wears": ("wears", "wear"),
     "it": ("it", "them"),
+    "badge": ("badge", "badges"),
+    "a_": ("a ", ""),
+    "the_": ("the ", ""),
+    "their": ("the", "their"),
 }
+"""Words that follow the noun's number."""
 _ACTORS: Final[tuple[Category, ...]] = ("person", "animal")
 _ACTIVE: Final = {passive: active for active, passive in VERBS.items()}
 
@@ -63,6 +68,7 @@ class Phrase:
             verbs that follow the noun's number.
         words (`Mapping[str, str]`): each value it can say -> the words for it.
         of (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
+        together (`bool`): for the shape and the word of one badge, said together, and for nothing else.
     """
 
     capability: str
@@ -70,6 +76,12 @@ class Phrase:
     text: str
     words: Mapping[str, str]
     of: tuple[Category, ...] = CATEGORIES
+    together: bool = False
+
+    @property
+    def has_subject(self) -> bool:
+        """Whether it is a clause of which the noun is not the subject: "that nobody would expect"."""
+        return self.form == "clause" and (not self.text.startswith("{") or self.text.startswith("{a}"))
 
     @property
     def has_other(self) -> bool:
@@ -107,22 +119,24 @@ PHRASES: Final = (
     ),
     Phrase("color", "after", "in {v}", _same(COLORS), ("person",)),
     Phrase("color", "after", "dressed in {v}", _same(COLORS), ("person",)),
-    Phrase("shape", "after", "with the {v} sign", _same(SHAPES), _ACTORS),
+    Phrase("shape", "after", "with {the_}{v} {badge}", _same(SHAPES), _ACTORS),
+    Phrase("shape", "after", "with {the_}{v} {badge}", _same(SHAPES), _ACTORS, together=True),
+    Phrase("text_recognition", "after", 'bearing "{v}"', _same(WORDS), _ACTORS, together=True),
     Phrase("text_recognition", "after", 'with the word "{v}" on {it}', _same(WORDS), ("object",)),
-    Phrase("text_recognition", "after", 'with a sign that says "{v}"', _same(WORDS), _ACTORS),
+    Phrase("text_recognition", "after", 'with "{v}" on {their} {badge}', _same(WORDS), _ACTORS),
     Phrase("spatial_recognition", "after", "in the {v}", _DEPTHS | _same(ARRANGEMENTS)),
     Phrase("spatial_recognition", "after", "in the {v} of the picture", _HALVES),
     Phrase("spatial_relationship", "after", "to the {v} of the {o}", _SIDES),
     Phrase("spatial_relationship", "after", "{v} of the {o}", _SIDES),
     Phrase("spatial_relationship", "after", "{v} the {o}", _BESIDE),
     Phrase("shape", "clause", "{is} {v}", _same(SHAPES), ("object",)),
-    Phrase("shape", "clause", "{wears} a {v} sign", _same(SHAPES), _ACTORS),
+    Phrase("shape", "clause", "{wears} {a_}{v} {badge}", _same(SHAPES), _ACTORS),
     Phrase("color", "clause", "{is} {v}", _same(COLORS), ("object", "animal")),
-    Phrase("color", "clause", "{wears} {v}", _same(COLORS), ("person",)),
+    Phrase("color", "clause", "{is} dressed in {v}", _same(COLORS), ("person",)),
     Phrase("action_recognition", "clause", "{is} {v}", _ALL_ACTIONS, _ACTORS),
     Phrase("text_recognition", "clause", '{says} "{v}"', _same(WORDS), ("object",)),
     Phrase("text_recognition", "clause", 'the word "{v}" is written on', _same(WORDS), ("object",)),
-    Phrase("text_recognition", "clause", '{wears} a sign that says "{v}"', _same(WORDS), _ACTORS),
+    Phrase("text_recognition", "clause", '{wears} {a_}{badge} that {says} "{v}"', _same(WORDS), _ACTORS),
     Phrase("scene_understanding", "clause", "{does} not belong in this kind of place", {"odd": ""}),
     Phrase("scene_understanding", "clause", "{is} out of place in these surroundings", {"odd": ""}),
     Phrase("scene_understanding", "clause", "{looks} wrong for a place like this", {"odd": ""}),
@@ -143,26 +157,27 @@ PHRASES: Final = (
 """In the order in which they may follow each other in one noun phrase."""
 
 
-def write(noun: str, constraints: Iterable[Constraint], rng: random.Random, *, plural: bool) -> str:
+def write(noun: str, constraints: tuple[Constraint, ...], rng: random.Random, *, plural: bool) -> str:
     """Return a noun phrase in wording drawn by `rng`: "the red kite" or, plural, "red kites".
 
     No article goes before a plural.
     """
     category = category_of(noun)
-    placed: list[tuple[int, Form, str]] = []
-    constraints = tuple(constraints)
-    for constraint in constraints:
-        fitting = [i for i, phrase in enumerate(PHRASES) if phrase.says(constraint) and category in phrase.of]
-        i = rng.choice(fitting)
-        placed.append((i, PHRASES[i].form, PHRASES[i].fill(constraint, plural=plural)))
-    placed = _with_trailing_clauses(placed, constraints, category, plural=plural)
-    placed.sort()
-    words: dict[Form, list[str]] = {form: [text for _, at, text in placed if at == form] for form in _FORMS}
-    parts = [*words["before"], PLURALS[noun] if plural else noun, *words["after"]]
-    if clauses := words["clause"]:
-        parts.append("who" if category == "person" and clauses[0][:2] not in ("a ", "an") else "that")
-        parts.append(_listed(clauses))
-    return " ".join(parts if plural else ["the", *parts])
+    placed = sorted((_drawn(constraint, category, constraints, rng), constraint) for constraint in constraints)
+    if any(PHRASES[i].form == "clause" for i, _ in placed):
+        placed = sorted((_trailing(i, constraint, category), constraint) for i, constraint in placed)
+    said: dict[Form, list[str]] = {form: [] for form in _FORMS}
+    linked = any(PHRASES[i].has_subject for i, _ in placed)
+    for i, constraint in placed:
+        phrase = PHRASES[i]
+        text = phrase.fill(constraint, plural=plural)
+        if phrase.form == "clause" and (linked or not said["clause"]):
+            text = f"{'who' if category == 'person' and not phrase.has_subject else 'that'} {text}"
+        said[phrase.form].append(text)
+    words = [*said["before"], PLURALS[noun] if plural else noun, *said["after"]]
+    if said["clause"]:
+        words.append(_listed(said["clause"]))
+    return " ".join(words if plural else ["the", *words])
 
 
 def read(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
@@ -190,22 +205,28 @@ def read(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
 
 _FORMS: Final[tuple[Form, ...]] = ("before", "after", "clause")
 _LINK: Final = re.compile(r" (?:that|who) ")
-_COMMA: Final = re.compile(r"(?:,| and) ")
+_COMMA: Final = re.compile(r"(?:,| and) (?:(?:that|who) )?")
 
 
-def _with_trailing_clauses(
-    placed: list[tuple[int, Form, str]], constraints: tuple[Constraint, ...], category: Category, *, plural: bool
-) -> list[tuple[int, Form, str]]:
-    """Move phrases that end in a noun of their own into the clause, if a clause would follow them."""
-    if not any(form == "clause" for _, form, _ in placed):
-        return placed
-    moved = []
-    for (i, form, text), constraint in zip(placed, constraints, strict=True):
-        if form == "after" and (PHRASES[i].has_other or text.endswith("picture")):
-            i = max(j for j, p in enumerate(PHRASES) if p.form == "clause" and p.says(constraint) and category in p.of)
-            text = PHRASES[i].fill(constraint, plural=plural)
-        moved.append((i, PHRASES[i].form, text))
-    return moved
+def _drawn(constraint: Constraint, category: Category, constraints: tuple[Constraint, ...], rng: random.Random) -> int:
+    """Return the index of a phrase for `constraint`, one of several `constraints` on the same noun."""
+    badge = {"shape", "text_recognition"}
+    together = (
+        category != "object" and constraint.capability in badge and badge <= {other.capability for other in constraints}
+    )
+    return rng.choice([i for i in _fitting(constraint, category) if PHRASES[i].together == together])
+
+
+def _trailing(i: int, constraint: Constraint, category: Category) -> int:
+    """Return a clause instead of the phrase `i` if that ends in a noun of its own, which a clause would describe."""
+    phrase = PHRASES[i]
+    if phrase.form == "after" and (phrase.has_other or phrase.text.endswith("picture")):
+        return max(j for j in _fitting(constraint, category) if PHRASES[j].form == "clause")
+    return i
+
+
+def _fitting(constraint: Constraint, category: Category) -> list[int]:
+    return [i for i, phrase in enumerate(PHRASES) if phrase.says(constraint) and category in phrase.of]
 
 
 def _listed(clauses: list[str]) -> str:

@@ -23,7 +23,7 @@ BESIDE: Final = 108
 """Whatever is closer in the same row is next to a thing; neighbours never stand further apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Constraint:
     """One condition on a thing.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.scenes.animals import draw_animal, flank
 from compact_hf.scenes.backdrops import draw_backdrop
-from compact_hf.scenes.faces import draw_worn_sign
+from compact_hf.scenes.faces import draw_badge
 from compact_hf.scenes.kinds import KINDS
 from compact_hf.scenes.objects import draw_object
 from compact_hf.scenes.pen import Drawing
@@ -52,7 +52,7 @@ def _draw_thing(picture: Image, thing: Thing) -> None:
     if thing.shape:
         x, y = chest(thing.kind, pose) if thing.what.category == "person" else flank(thing.kind, pose)
         at = thing.x + round(x * scale) * thing.facing, thing.y - round(y * scale)
-        _worn_sign(thing.shape, thing.word, scale).paste(picture, *at)
+        _badge(thing.shape, thing.word, scale).paste(picture, *at)
 
 
 def _draw_rope(picture: Image, thing: Thing, target: Thing) -> None:
@@ -78,8 +78,8 @@ def _object(kind: str, color: str, shape: str, word: str, scale: float) -> Drawi
 
 
 @lru_cache(maxsize=512)
-def _worn_sign(shape: str, word: str, scale: float) -> Drawing:
-    return draw_worn_sign(shape, word, scale)
+def _badge(shape: str, word: str, scale: float) -> Drawing:
+    return draw_badge(shape, word, scale)
 
 
 @lru_cache(maxsize=16)

@@ -25,8 +25,8 @@ class Thing:
         x, y (`int`): middle and foot, in pixels from the upper left corner.
         depth (`str`): `foreground` or `background`.
         facing (`int`): 1 to the right, -1 to the left.
-        shape (`str`): its own, or of the sign that a person or an animal wears; empty: neither.
-        word (`str`): on its face, or on the sign it wears; empty: none.
+        shape (`str`): its own, or of the badge that a person or an animal wears; empty: neither.
+        word (`str`): on its face, or on the badge it wears; empty: none.
         action (`str`): what a person or an animal does for itself; empty: nothing worth a word.
         doing (`str`): what it does to `target`, a verb of `kinds.VERBS`; empty: nothing.
         target (`int`): index into the scene's things; -1 where `doing` is empty.

@@ -32,7 +32,7 @@ ODD = ("not belong in this kind of place", "out of place", "wrong for a place", 
 CATEGORIES = {"object": "object", "person": "person", "people": "person", "animal": "animal"}
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 HEADS = (
-    "the sign worn by ", "the sign of ", "the shape of ", "the color of ", "the clothes of ", "the clothing of ",
+    "the badge worn by ", "the badge of ", "the shape of ", "the color of ", "the clothes of ", "the clothing of ",
     "a person doing to ", "the number of ", "the picture show", "What kind of thing ",
     "of the picture is", "depth of the scene",
 )  # fmt: skip
@@ -76,7 +76,6 @@ def read(scene: Scene, question: str) -> Reading:
     for head in HEADS:
         text = text.replace(head, " ")
     tests = _conditions(text, scene.place, scene.arrangement, things)
-    text = re.sub(r"[\w-]+ sign\b|signs? that", "", text) if re.search(r"\b(wears?|with (a|the)) ", text) else text
     count = next((n for word, n in NUMBERS.items() if f"exactly {word} of" in question), 0)
     return Reading(
         [thing for thing in things if _noun(text) in (thing["kind"], thing["category"])], tests, asked, finish, count
