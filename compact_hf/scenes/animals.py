@@ -11,12 +11,12 @@ from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, darker, light
 
 @dataclass(frozen=True, slots=True)
 class Stance:
-    """Where a four-legged animal's parts are, facing right, for legs of length 1 (scaled by `Build.legs`).
+    """Where a four-legged animal's parts are, facing right.
 
     Attributes:
-        rump, chest (`Point`): the ends of the body; heights count from the top of straight legs.
+        rump, chest (`Point`): the ends of the body, from where it rests on straight legs.
         head (`Point`): from the chest.
-        feet (`tuple[Point, ...]`): the hind feet, then the front feet; empty: tucked away.
+        feet (`tuple[Point, ...]`): the hind feet, then the front feet, from the ground; empty: tucked away.
         lift (`int`): pixels above the ground.
     """
 
@@ -33,7 +33,7 @@ STANCES: Final[dict[str, Stance]] = {
     "eating": Stance(head=(21, -8)),
     "jumping": Stance((-15, -2), (12, 9), (16, 15), ((-33, -9), (-27, -13), (28, 12), (22, 6)), 20),
     "chasing": Stance((-15, 2), (13, 2), (19, 11), ((-36, 6), (-29, 1), (35, 7), (28, 2))),
-    "sleeping": Stance((-15, -99), (13, -99), (18, -3), ()),
+    "sleeping": Stance(head=(18, -3), feet=()),
 }
 
 
@@ -71,7 +71,7 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
         mouth = _four_legged(pen, kind, shade, pose)
     else:
         mouth = {"crab": _crab, "turtle": _turtle, "penguin": _penguin}[kind](pen, shade, pose)
-    _signs_of(pen, pose, mouth)
+    _marks_of(pen, pose, mouth)
     return pen.drawing()
 
 
@@ -259,7 +259,7 @@ def eye(pen: Pen, at: Point, *, closed: bool) -> None:
         pen.ellipse((at[0] + 0.8, at[1]), 2, 2.4, INK, edge=0)
 
 
-def _signs_of(pen: Pen, pose: str, mouth: Point) -> None:
+def _marks_of(pen: Pen, pose: str, mouth: Point) -> None:
     """Draw what makes an action unmistakable."""
     x, y = mouth
     if pose == "sleeping":

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, lighter, outline
+from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, Point, lighter, outline
 
-PAPER: Final[Color] = (252, 250, 240)
-BADGE: Final = 21
+BADGE: Final = 23
 """Radius of a badge with a word; a blank one is smaller, so that more of the wearer can be seen."""
 BLANK_BADGE: Final = 15
 
@@ -26,7 +25,7 @@ def draw_face(pen: Pen, center: Point, shape: str, r: float, color: Color, word:
 def write_word(pen: Pen, center: Point, shape: str, r: float, color: Color, word: str) -> None:
     """Write a word on a face that is `color`."""
     dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 150
-    pen.text((center[0], center[1] + r * _ROOM.get(shape, 0)), word, r * 0.86, PAPER if dark else INK)
+    pen.text((center[0], center[1] + r * _ROOM.get(shape, 0)), word, r * 0.9, PAPER if dark else INK)
 
 
 def draw_badge(shape: str, word: str, scale: float) -> Drawing:

@@ -21,6 +21,7 @@ Point = tuple[float, float]
 # Drawn so many times too large and averaged down: Pillow's own lines are jagged.
 OVERSAMPLING: Final = 3
 INK: Final[Color] = (52, 44, 52)
+PAPER: Final[Color] = (252, 250, 240)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compact_hf.scenes.kinds import COLORS
-from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point
+from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +172,24 @@ def _head(pen: Pen, kind: str, at: Point) -> None:
 def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
     x, y = hand
     if pose == "reading":
-        pen.polygon([(x - 8, y + 14), (x - 8, y - 2), (x + 2, y - 5), (x + 2, y + 11)], (250, 248, 240))
-        pen.polygon([(x + 2, y + 11), (x + 2, y - 5), (x + 12, y - 2), (x + 12, y + 14)], (250, 248, 240))
+        pen.polygon([(x - 11, y + 17), (x - 11, y - 3), (x + 2, y - 7), (x + 2, y + 13)], PAPER)
+        pen.polygon([(x + 2, y + 13), (x + 2, y - 7), (x + 15, y - 3), (x + 15, y + 17)], PAPER)
+        for dy in (2, 7):
+            pen.line([(x - 8, y + dy), (x - 1, y + dy - 2)], INK, 1.2)
+            pen.line([(x + 5, y + dy - 2), (x + 12, y + dy)], INK, 1.2)
     elif pose == "drinking":
-        pen.polygon([(x - 3, y + 8), (x + 6, y + 9), (x + 5, y - 3), (x - 1, y - 3)], (240, 246, 250))
+        pen.polygon([(x - 5, y + 12), (x + 8, y + 12), (x + 6, y - 5), (x - 3, y - 5)], (240, 246, 250))
+        pen.polygon([(x - 4, y + 5), (x + 7, y + 5), (x + 6, y - 5), (x - 3, y - 5)], (244, 164, 72), edge=0)
+        pen.line([(x + 2, y + 6), (x - 3, y + 19)], (220, 60, 60), 2)
     elif pose == "photographing":
-        pen.box(x - 8, y - 5, x + 8, y + 8, (60, 62, 70), round=2)
-        pen.ellipse((x + 9, y + 1), 4, 5, (150, 190, 220))
-        pen.polygon([(x + 14, y + 10), (x + 24, y + 17), (x + 17, y + 7), (x + 27, y + 6)], (255, 244, 160), edge=0)
+        pen.box(x - 9, y - 6, x + 9, y + 9, (60, 62, 70), round=2)
+        pen.ellipse((x + 10, y + 1), 4.5, 6, (150, 190, 220))
+        pen.polygon([(x + 15, y + 10), (x + 26, y + 19), (x + 19, y + 7), (x + 30, y + 6)], (255, 240, 120), edge=1)
     elif pose == "painting":
-        pen.line([(x - 3, y - 2), (x + 11, y + 4)], (150, 104, 62), 3)
-        pen.ellipse((x + 13, y + 5), 4.5, 3.5, (90, 200, 210))
-        pen.box(other[0] - 6, other[1] - 12, other[0] + 6, other[1] - 1, (180, 186, 194))
+        pen.line([(x - 5, y - 3), (x + 12, y + 5)], (150, 104, 62), 3.4)
+        pen.ellipse((x + 15, y + 6), 6, 4.5, (90, 200, 210))
+        pen.box(other[0] - 8, other[1] - 15, other[0] + 8, other[1] - 1, (180, 186, 194))
+        pen.ellipse((other[0], other[1] - 1), 8, 3, (90, 200, 210))
     elif pose == "feeding":
         pen.polygon([(x - 7, y + 4), (x + 9, y + 4), (x + 6, y - 4), (x - 4, y - 4)], (232, 232, 238))
         pen.ellipse((x + 1, y + 5), 6, 3, (176, 118, 60))
