@@ -20,8 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/compact demo
 
+# A file stays with one worker, so that what its tests share (a tuned model, a wheel) is made once.
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Minutes long each, so one after the other and with every core.
 test-slow: setup
