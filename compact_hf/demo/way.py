@@ -36,7 +36,9 @@ from compact_hf.release.facts import Facts
 from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import Standing, generate
 from compact_hf.synthesis.compact.status import status
+from compact_hf.tuning.model_card import write_card
 from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.recipes import read_recipe, recipe_path
 from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.train import TrainingResult, tune
 
@@ -100,8 +102,11 @@ def run_demo(
     printed = _printed(code)
     base = _base(folder, on_progress)
     before = _evaluate(base, folder / "before", "questions before tuning", on_progress)
-    training = _train(folder, steps, on_progress)
+    settings = _settings(folder, steps)
+    training = _train(folder, settings, on_progress)
     after = _evaluate(training.output_dir, folder / "after", "questions after tuning", on_progress)
+    # Last, over the card that TRL leaves: only now are the scores known.
+    write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=after.to_json())
     story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after)
     page = folder / "report.html"
     page.write_text(render(report_of(story)), encoding="utf-8")
@@ -157,23 +162,27 @@ def _texts(release: Path) -> list[str]:
     return [message["content"] for row in rows for message in row["messages"]]
 
 
-def _train(folder: Path, steps: int | None, tell: Tell) -> TrainingResult:
-    record, student = folder / "training.json", folder / "student"
-    if record.exists():
-        return from_json(TrainingResult, record.read_bytes())
-    shutil.rmtree(student, ignore_errors=True)
-    overrides = {
+def _settings(folder: Path, steps: int | None) -> dict[str, str]:
+    """Return what replaces the recipe's settings, as `trl sft` takes it."""
+    return {
         "model_name_or_path": str(folder / "base"),
         "dataset_name": str(folder / "release"),
-        "output_dir": str(student),
+        "output_dir": str(folder / "student"),
         **({"max_steps": str(steps), "save_steps": str(steps)} if steps else {}),
     }
+
+
+def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult:
+    record = folder / "training.json"
+    if record.exists():
+        return from_json(TrainingResult, record.read_bytes())
+    shutil.rmtree(folder / "student", ignore_errors=True)
 
     def show(line: str) -> None:
         if step := _STEP.match(line):
             tell("training steps", int(step[1]), int(step[2]), "")
 
-    result = tune(RECIPE, overrides=overrides, log=folder / "training.log", on_line=show)
+    result = tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
     record.write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
     return result
 
