@@ -40,8 +40,9 @@ COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "background": (35, 102, 168, 234, 301),
     "foreground": (52, 131, 205, 284),
 }
-EDGE: Final = 60
 FOOT: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
+# Who stands closer than this to the edge of the picture faces its middle, or a head would stick out of it.
+EDGE: Final = 60
 # How often a free slot goes to an object, a person, an animal: mixed company, or one sort in the majority, which
 # makes groups to count and to choose from.
 _MIXES: Final = ((4, 3, 3), (6, 2, 2), (2, 6, 2), (2, 2, 6))
@@ -122,7 +123,6 @@ class Layout:
             x=x,
             y=FOOT[depth] + rng.randint(-5, 5),
             depth=depth,
-            # At the edge of the picture a head must not stick out of it.
             facing=rng.choice(_FACINGS) if EDGE < x < SIZE - EDGE else 1 if x <= EDGE else -1,
             shape=rng.choice(self.shapes) if wears else "",
             word=rng.choice(self.words) if written else "",
@@ -205,7 +205,7 @@ class Layout:
         self.free[_FRONT].remove(left)
         self.free[_FRONT].remove(left + 1)
         for dx, dy in _places(self.arrangement, number):
-            thing = Thing(kind.name, rng.choice(self.colors), middle + dx, FOOT["foreground"] + dy, "foreground")
+            thing = Thing(kind.name, rng.choice(self.colors), middle + dx, FOOT[_FRONT] + dy, _FRONT)
             self.things.append(replace(thing, grouped=True))
 
 

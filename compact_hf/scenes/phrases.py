@@ -30,6 +30,10 @@ from compact_hf.scenes.program import Constraint
 
 Form = Literal["before", "after", "clause"]
 
+_FORMS: Final[tuple[Form, ...]] = ("before", "after", "clause")
+_LINK: Final = re.compile(r" (?:that|who) ")
+_COMMA: Final = re.compile(r"(?:,| and) (?:(?:that|who) )?")
+
 PLURALS: Final = {kind.name: kind.plural for kind in KINDS.values()} | {
     "object": "objects",
     "person": "people",
@@ -201,11 +205,6 @@ def read(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
         at = step[1]
         link = _COMMA.match(text, at)
     return (_singulars()[match[0]], tuple(found)) if at == len(text) else None
-
-
-_FORMS: Final[tuple[Form, ...]] = ("before", "after", "clause")
-_LINK: Final = re.compile(r" (?:that|who) ")
-_COMMA: Final = re.compile(r"(?:,| and) (?:(?:that|who) )?")
 
 
 def _drawn(constraint: Constraint, category: Category, constraints: tuple[Constraint, ...], rng: random.Random) -> int:

@@ -73,6 +73,7 @@ class Scene:
 
 def scene_of(seed: int) -> Scene:
     """Return the scene that `seed`, any integer, stands for."""
+    # Here, because the layout is made of the records above.
     from compact_hf.scenes.layout import Layout
 
     return Layout(seed).scene()

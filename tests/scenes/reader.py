@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from compact_hf.scenes.kinds import KINDS
@@ -29,7 +30,9 @@ DONE = {
     "chased": "chasing",
 }
 ODD = ("not belong in this kind of place", "out of place", "wrong for a place", "nobody would expect")
-CATEGORIES = {"object": "object", "person": "person", "people": "person", "animal": "animal"}
+NOUNS = {"object": "object", "objects": "object", "person": "person", "people": "person"}
+NOUNS |= {"animal": "animal", "animals": "animal"}
+NOUNS |= {name: kind.name for kind in KINDS.values() for name in (kind.name, kind.plural)}
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 HEADS = (
     "the badge worn by ", "the badge of ", "the shape of ", "the color of ", "the clothes of ", "the clothing of ",
@@ -65,11 +68,17 @@ class Reading:
         return self.finish([thing for thing in self.pool if str(thing["index"]) in wanted])
 
 
+@lru_cache(maxsize=4)
+def plain(scene: Scene) -> tuple[Thing, ...]:
+    """Return the scene's things as plain records."""
+    return tuple(
+        asdict(thing) | {"index": i, "category": KINDS[thing.kind].category} for i, thing in enumerate(scene.things)
+    )
+
+
 def read(scene: Scene, question: str) -> Reading:
     """Read a question about a scene."""
-    things = [
-        asdict(thing) | {"index": i, "category": KINDS[thing.kind].category} for i, thing in enumerate(scene.things)
-    ]
+    things = list(plain(scene))
     asked, finish = _asked(question, scene.place, scene.arrangement, things)
     text = re.sub(r"on which side of the \w+", "", question, flags=re.I)
     text = re.sub(r"[Tt]o which side of the \w+", "", text)
@@ -77,15 +86,13 @@ def read(scene: Scene, question: str) -> Reading:
         text = text.replace(head, " ")
     tests = _conditions(text, scene.place, scene.arrangement, things)
     count = next((n for word, n in NUMBERS.items() if f"exactly {word} of" in question), 0)
-    return Reading(
-        [thing for thing in things if _noun(text) in (thing["kind"], thing["category"])], tests, asked, finish, count
-    )
+    noun = _noun(text)
+    pool = [thing for thing in things if noun in (thing["kind"], thing["category"])]
+    return Reading(pool, tests, asked, finish, count)
 
 
 def _noun(text: str) -> str:
-    names = CATEGORIES | {name + "s": noun for name, noun in CATEGORIES.items()}
-    names |= {kind.name: kind.name for kind in KINDS.values()} | {kind.plural: kind.name for kind in KINDS.values()}
-    return next((names[word] for word in re.findall(r"\w+", text) if word in names), "")
+    return next((NOUNS[word] for word in re.findall(r"\w+", text) if word in NOUNS), "")
 
 
 def _conditions(text: str, place: str, arrangement: str, things: list[Thing]) -> dict[str, Test]:
