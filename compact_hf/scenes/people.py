@@ -31,7 +31,7 @@ class Pose:
 
 POSES: Final[dict[str, Pose]] = {
     "": Pose(),
-    "waving": Pose(far=(150, 175)),
+    "waving": Pose(far=(122, 172)),
     "jumping": Pose(near=(-145, -150), far=(145, 150), front=(55, -35), back=(-40, -100), lift=16),
     "reading": Pose(near=(25, 95), far=(35, 110)),
     "sitting": Pose(near=(25, 60), far=(30, 70), front=(88, 8), back=(78, 2)),
@@ -109,7 +109,7 @@ def _limb(start: Point, angles: tuple[int, int], length: float) -> list[Point]:
 def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
     small = kind in ("boy", "girl")
     stance = POSES[pose]
-    legs, arms, trunk, broad = (30, 28, 30, 22) if small else (38, 36, 38, 27)
+    legs, arms, trunk, broad = (30, 32, 30, 22) if small else (38, 36, 38, 27)
     hip = _hip(kind, pose)
     lean = math.radians(stance.lean)
     neck = (hip[0] + trunk * math.sin(lean), hip[1] + trunk * math.cos(lean))
@@ -124,11 +124,13 @@ def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
         pen.limb([foot, (foot[0] + 6, foot[1] + 0.5)], INK, 4)
     near = _limb((shoulder[0] - broad / 2 + 3, shoulder[1] - 2), stance.near, arms)
     far = _limb((shoulder[0] + broad / 2 - 3, shoulder[1] - 2), stance.far, arms)
+    head = (neck[0] + 12 * math.sin(lean), neck[1] + (12 if small else 13))
+    _long_hair(pen, kind, head)
     _trunk(pen, kind, color, hip, neck, broad)
     for arm in (near, far):
         pen.limb(arm, skin, 6.5)
         pen.limb(arm[:2], color, 7.5)
-    _head(pen, kind, (neck[0] + 3 * math.sin(lean) * 4, neck[1] + (12 if small else 13)))
+    _head(pen, kind, head)
     _prop(pen, pose, far[-1], near[-1])
 
 
@@ -148,22 +150,32 @@ def _trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, broad: fl
     )
 
 
+def _long_hair(pen: Pen, kind: str, at: Point) -> None:
+    """Draw the hair that falls behind the shoulders."""
+    x, y = at
+    if kind == "woman":
+        pen.polygon(
+            [(x - 14, y + 4), (x - 17, y - 22), (x - 6, y - 26), (x + 10, y - 26), (x + 14, y - 20), (x + 12, y + 4)],
+            HAIR[kind],
+        )
+    if kind == "girl":
+        pen.ellipse((x - 16, y - 3), 6, 9, HAIR[kind])
+        pen.ellipse((x + 14, y - 3), 6, 9, HAIR[kind])
+
+
 def _head(pen: Pen, kind: str, at: Point) -> None:
     x, y = at
     hair, skin = HAIR[kind], SKINS[kind]
-    if kind == "woman":
-        pen.ellipse((x - 3, y - 3), 15, 18, hair)
-    if kind == "girl":
-        pen.ellipse((x - 15, y - 3), 6, 8, hair)
-        pen.ellipse((x + 12, y - 3), 5, 7, hair)
     pen.ellipse((x - 1, y + 3), 13, 13, hair)
     pen.ellipse((x + 1, y - 1), 11.5, 12, skin)
     if kind == "man":
         pen.ellipse((x + 3, y - 8), 8, 5.5, hair, edge=0)
         pen.ellipse((x + 4, y - 5.5), 6.5, 3, skin, edge=0)
-    if kind == "boy":
+    elif kind == "boy":
         pen.polygon([(x - 12, y + 5), (x - 9, y + 14), (x + 6, y + 15), (x + 12, y + 6)], (236, 236, 236))
         pen.line([(x + 8, y + 6), (x + 19, y + 5)], (170, 170, 170), 4)
+    else:
+        pen.polygon([(x - 10, y + 5), (x - 4, y + 13), (x + 8, y + 12), (x + 12, y + 4), (x + 3, y + 8)], hair, edge=0)
     pen.ellipse((x + 1, y + 1), 1.5, 2, INK, edge=0)
     pen.ellipse((x + 8, y + 1), 1.5, 2, INK, edge=0)
     pen.arc((x + 4.5, y - 3), 4, 20, 160, INK, 1.4)
@@ -190,6 +202,9 @@ def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
         pen.ellipse((x + 15, y + 6), 6, 4.5, (90, 200, 210))
         pen.box(other[0] - 8, other[1] - 15, other[0] + 8, other[1] - 1, (180, 186, 194))
         pen.ellipse((other[0], other[1] - 1), 8, 3, (90, 200, 210))
+    elif pose == "chasing":
+        for height, length in ((66, 12), (54, 17), (42, 12)):
+            pen.line([(-30, height), (-30 - length, height)], INK, 2)
     elif pose == "feeding":
         pen.polygon([(x - 7, y + 4), (x + 9, y + 4), (x + 6, y - 4), (x - 4, y - 4)], (232, 232, 238))
         pen.ellipse((x + 1, y + 5), 6, 3, (176, 118, 60))
