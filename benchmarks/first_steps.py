@@ -2,9 +2,9 @@
 
     python benchmarks/first_steps.py [--json] [--from-nothing] [--repetitions R]
 
-Prints the seconds of `compact --help` (median of the repetitions, with their range). With --from-nothing it also clones
-this checkout into a temporary folder and times `make demo` and `make test` there, downloads and set-up included, each in
-a clone of its own.
+Prints the seconds of `compact --help` (median of the repetitions, with their range). With --from-nothing it also
+clones this checkout into a temporary folder and times `make demo` and `make test` there, downloads and set-up included,
+each in a clone of its own.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import subprocess
@@ -84,8 +85,23 @@ def test_the_command_answers_outside_the_checkout(installed: Path, tmp_path: Pat
     assert "generate" in run(installed / "compact", "--help", cwd=tmp_path)
 
 
-@pytest.mark.slow
-def test_the_demo_runs_from_the_wheel_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
-    run(installed / "compact", "demo", "--out", "demo", cwd=tmp_path)
+def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed: Path, tmp_path: Path) -> None:
+    """The whole way at its smallest; a second call finds all of it done and tells the same."""
+    command = (installed / "compact", "demo", "--out", "demo", "--scenes", "40", "--steps", "3")
+    told = run(*command, cwd=tmp_path)
+    assert "what to do next" in told
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     assert list((tmp_path / "demo" / "release" / "data").rglob("*.parquet"))
+    assert "pipeline_tag: image-text-to-text" in (tmp_path / "demo" / "student" / "README.md").read_text()
+    assert run(*command, cwd=tmp_path) == told
+
+
+@pytest.mark.slow
+def test_the_demo_at_its_full_size_learns(installed: Path, tmp_path: Path) -> None:
+    run(installed / "compact", "demo", "--out", "demo", cwd=tmp_path)
+    losses = [loss for _, loss in json.loads((tmp_path / "demo" / "training.json").read_text())["loss"]]
+    assert losses[-1] < 0.7 * losses[0]
+    before, after = (
+        json.loads((tmp_path / "demo" / when / "results.json").read_text()) for when in ("before", "after")
+    )
+    assert after["overall"]["low"] > before["overall"]["high"]
