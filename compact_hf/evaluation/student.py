@@ -54,44 +54,53 @@ class Student:
         self._network: Any = network.to(self._device).eval()
 
     def answer(self, asked: Sequence[tuple[bytes, str]], *, max_new_tokens: int) -> list[str]:
-        """Return the model's answers to (encoded picture, question) pairs, in one batch.
+        """Return the model's answers to (encoded picture, question) pairs.
 
         Args:
-            asked: at most as many pairs as fit into memory at once; each question is followed by LLaVA's request
-                for a short answer, as in the first turn of the training data.
+            asked: answered in one batch, or where that is too much for the memory, in halves of it. Each question is
+                followed by LLaVA's request for a short answer, as in the first turn of the training data.
             max_new_tokens (`int`): where an answer is cut.
 
         Raises:
             PictureError: a picture cannot be decoded.
+            EvaluationError: the memory is too small for a single question.
         """
         import torch
 
+        try:
+            inputs = self._inputs(asked)
+            with torch.inference_mode():
+                tokens = self._network.generate(**inputs, max_new_tokens=max_new_tokens)
+        except torch.OutOfMemoryError as error:
+            if len(asked) == 1:
+                raise EvaluationError(
+                    f"the memory of {self._device} is too small for this model: {_line(error)}"
+                ) from error
+        else:
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            return [text.strip() for text in self._processor.batch_decode(new, skip_special_tokens=True)]
+        middle = len(asked) // 2
+        halves = (asked[:middle], asked[middle:])
+        return [answer for half in halves for answer in self.answer(half, max_new_tokens=max_new_tokens)]
+
+    def _inputs(self, asked: Sequence[tuple[bytes, str]]) -> Any:
+        # Questions about one picture come one after another; it is decoded once.
         pictures = {data: loaded(stripped(data)).convert("RGB") for data in {data for data, _ in asked}}
-        conversations = [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image", "image": pictures[data]},
-                        {"type": "text", "text": f"{question}\n{SHORT_ANSWER_INSTRUCTION}"},
-                    ],
-                }
-            ]
-            for data, question in asked
-        ]
-        inputs = self._processor.apply_chat_template(
+        conversations = []
+        for data, question in asked:
+            picture = {"type": "image", "image": pictures[data]}
+            request = {"type": "text", "text": f"{question}\n{SHORT_ANSWER_INSTRUCTION}"}
+            conversations.append([{"role": "user", "content": [picture, request]}])
+        return self._processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            # The template writes the special tokens itself; answers follow at the end, so padding stands in front.
+            # The template writes the special tokens itself; answers follow at the end, so padding stands in front;
+            # training leaves its own maximum length in the tokenizer, which is none of ours.
             processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
         ).to(self._device, dtype=self._network.dtype)
-        with torch.inference_mode():
-            tokens = self._network.generate(**inputs, max_new_tokens=max_new_tokens)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self._processor.batch_decode(new, skip_special_tokens=True)]
 
 
 def located(model: str) -> Path:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compact_hf.errors import EvaluationError, IdentityError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.student import Student
 from compact_hf.records import from_json
 from compact_hf.tuning.tiny import build_tiny
-from tests.tuning.samples import release, texts
+from tests.tuning.samples import picture, release, texts
 
 BATCH = 4
 
@@ -118,3 +120,26 @@ def test_what_is_no_model_is_told_in_one_line(dataset: str, tmp_path: Path, what
     with pytest.raises(EvaluationError, match=told) as caught:
         evaluate(str(folder), dataset, tmp_path / "out", split="train")
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_too_large_for_the_memory_is_answered_in_halves(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    student, sizes = Student(model), []
+    generate = student._network.generate
+    asked = [(picture(color), "What color is the thing?") for color in ("red", "green", "blue", "red", "green")]
+    expected = [student.answer([one], max_new_tokens=4)[0] for one in asked]
+
+    def limited(**inputs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("no room")
+        return generate(**inputs)
+
+    monkeypatch.setattr(student._network, "generate", limited)
+    most = 2
+    assert student.answer(asked, max_new_tokens=4) == expected
+    assert sizes == [5, 2, 3, 1, 2]
+    most = 0
+    with pytest.raises(EvaluationError, match="too small for this model: no room"):
+        student.answer(asked, max_new_tokens=4)
