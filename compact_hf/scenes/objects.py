@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from compact_hf.scenes.faces import draw_face, shine, write_word
+from compact_hf.scenes.faces import Lettering, draw_face, lettering_on, shine
 from compact_hf.scenes.kinds import COLORS, KINDS
 from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, darker, lighter, outline
 
@@ -15,55 +15,53 @@ GLASS: Final[Color] = (196, 226, 240)
 RUBBER: Final[Color] = (56, 56, 62)
 
 
-def draw_object(kind: str, color: str, shape: str, word: str, scale: float) -> Drawing:
+def draw_object(kind: str, color: str, shape: str, scale: float) -> Drawing:
     """Return an object with the middle of its foot at the middle of the lower edge."""
     pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].small else 1))
     if kind in SHAPED:
-        SHAPED[kind](pen, COLORS[color], shape, word)
+        SHAPED[kind](pen, COLORS[color], shape)
     else:
         PLAIN[kind](pen, COLORS[color])
-        if word:
-            pen.text((0, WORD_AT[kind]), word, 24, INK, halo=PAPER)
     return pen.drawing()
 
 
-def _sign(pen: Pen, color: Color, shape: str, word: str) -> None:
+def lettering(kind: str, color: str, shape: str) -> Lettering:
+    """Return how a word stands on an object."""
+    middle = (0, WORD_AT[kind])
+    return lettering_on(middle, shape, 31, COLORS[color]) if kind in SHAPED else Lettering(middle, 24, INK, PAPER)
+
+
+def _sign(pen: Pen, color: Color, shape: str) -> None:
     pen.limb([(0, 0), (0, 40)], STEEL, 5)
-    draw_face(pen, (0, 56), shape, 31, color, word)
+    draw_face(pen, (0, 56), shape, 31, color)
 
 
-def _balloon(pen: Pen, color: Color, shape: str, word: str) -> None:
+def _balloon(pen: Pen, color: Color, shape: str) -> None:
     pen.line([(0, 4), (-3, 12), (2, 18), (0, 26)], INK, 1.6)
     pen.polygon([(-6, 0), (6, 0), (3, 7), (-3, 7)], STEEL)
     pen.polygon([(-5, 24), (5, 24), (0, 34)], darker(color, 0.15))
     draw_face(pen, (0, 57), shape, 31, color)
     shine(pen, (0, 57), 31, color)
-    if word:
-        write_word(pen, (0, 57), shape, 31, color, word)
 
 
-def _kite(pen: Pen, color: Color, shape: str, word: str) -> None:
+def _kite(pen: Pen, color: Color, shape: str) -> None:
     pen.line([(0, 28), (-8, 21), (7, 14), (-6, 8), (4, 2)], INK, 1.6)
     for x, y in ((-8, 21), (7, 14), (-6, 8)):
         pen.polygon([(x - 6, y + 4), (x - 6, y - 4), (x + 6, y + 4), (x + 6, y - 4)], lighter(color, 0.35), edge=1)
     draw_face(pen, (0, 57), shape, 31, color)
     for a, b in (((0, 85), (0, 30)), ((-22, 57), (22, 57))):
         pen.line([a, b], darker(color, 0.25), 2)
-    if word:
-        write_word(pen, (0, 57), shape, 31, color, word)
 
 
-def _cushion(pen: Pen, color: Color, shape: str, word: str) -> None:
+def _cushion(pen: Pen, color: Color, shape: str) -> None:
     rim = outline(shape, 31)
     for x, y in rim[:: max(1, len(rim) // 10)]:
         pen.ellipse((x, y + 33), 5, 5, lighter(color, 0.5))
     draw_face(pen, (0, 33), shape, 31, color)
     pen.polygon([(x * 0.8, y * 0.8 + 33) for x, y in rim], lighter(color, 0.12), edge=1)
-    if word:
-        write_word(pen, (0, 33), shape, 31, color, word)
 
 
-def _gift(pen: Pen, color: Color, shape: str, word: str) -> None:
+def _gift(pen: Pen, color: Color, shape: str) -> None:
     top = 33 + max(y for x, y in outline(shape, 31) if abs(x) < 4 or shape == "square")
     draw_face(pen, (0, 33), shape, 31, color)
     ribbon = lighter(color, 0.72)
@@ -71,15 +69,13 @@ def _gift(pen: Pen, color: Color, shape: str, word: str) -> None:
     for side in (-1, 1):
         pen.polygon([(0, top), (side * 15, top + 11), (side * 15, top - 3)], ribbon)
     pen.ellipse((0, top + 1), 4, 4, ribbon)
-    if word:
-        write_word(pen, (0, 33), shape, 31, color, word)
 
 
-def _easel(pen: Pen, color: Color, shape: str, word: str) -> None:
+def _easel(pen: Pen, color: Color, shape: str) -> None:
     for a, b in (((-24, 0), (0, 88)), ((24, 0), (0, 88)), ((0, 8), (0, 88))):
         pen.limb([a, b], WOOD, 4)
     pen.limb([(-24, 22), (24, 22)], WOOD, 5)
-    draw_face(pen, (0, 53), shape, 31, color, word)
+    draw_face(pen, (0, 53), shape, 31, color)
 
 
 def _cup(pen: Pen, color: Color) -> None:
@@ -241,7 +237,7 @@ def _television(pen: Pen, color: Color) -> None:
         pen.ellipse((27, y), 4, 4, PAPER)
 
 
-SHAPED: Final[dict[str, Callable[[Pen, Color, str, str], None]]] = {
+SHAPED: Final[dict[str, Callable[[Pen, Color, str], None]]] = {
     "sign": _sign,
     "balloon": _balloon,
     "kite": _kite,
@@ -273,6 +269,12 @@ PLAIN: Final[dict[str, Callable[[Pen, Color], None]]] = {
 }
 
 WORD_AT: Final[dict[str, float]] = {
+    "sign": 56,
+    "balloon": 57,
+    "kite": 57,
+    "cushion": 33,
+    "gift": 33,
+    "easel": 53,
     "parasol": 30,
     "surfboard": 46,
     "fridge": 62,
@@ -288,4 +290,4 @@ WORD_AT: Final[dict[str, float]] = {
     "sofa": 42,
     "television": 34,
 }
-"""How high a word stands on an object that has no face for it."""
+"""How high the middle of the face is, or of the word on an object that has no face."""

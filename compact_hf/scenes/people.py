@@ -78,7 +78,7 @@ def chest(kind: str, pose: str) -> Point:
     """Return where a badge hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
-        return 4, 13
+        return 13, 15
     at = _hip(kind, pose)
     lean = math.radians(POSES[pose].lean)
     up = 6 if small else 9

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.scenes.animals import draw_animal, flank
 from compact_hf.scenes.backdrops import draw_backdrop
-from compact_hf.scenes.faces import draw_badge
+from compact_hf.scenes.faces import draw_badge, draw_word
 from compact_hf.scenes.kinds import KINDS
-from compact_hf.scenes.objects import draw_object
-from compact_hf.scenes.pen import Drawing
+from compact_hf.scenes.objects import draw_object, lettering
+from compact_hf.scenes.pen import Color, Drawing
 from compact_hf.scenes.people import chest, draw_person
 from compact_hf.scenes.scene import Scene, Thing
 
@@ -46,9 +46,14 @@ def png(scene: Scene) -> bytes:
 def _draw_thing(picture: Image, thing: Thing) -> None:
     scale, pose = SCALE[thing.depth], thing.action or thing.doing
     if thing.what.category == "object":
-        _object(thing.kind, thing.color, thing.shape, thing.word, scale).paste(picture, thing.x, thing.y)
+        _object(thing.kind, thing.color, thing.shape, scale).paste(picture, thing.x, thing.y)
+        if thing.word:
+            look = lettering(thing.kind, thing.color, thing.shape)
+            height = round(look.at[1] * scale)
+            _word(thing.word, look.size, look.fill, look.halo, scale).paste(picture, thing.x, thing.y - height)
         return
-    _actor(thing.kind, thing.color, pose, scale, thing.facing).paste(picture, thing.x, thing.y)
+    actor = _actor(thing.kind, thing.color, pose, scale)
+    (actor if thing.facing > 0 else actor.mirrored()).paste(picture, thing.x, thing.y)
     if thing.shape:
         x, y = chest(thing.kind, pose) if thing.what.category == "person" else flank(thing.kind, pose)
         at = thing.x + round(x * scale) * thing.facing, thing.y - round(y * scale)
@@ -65,16 +70,19 @@ def _draw_rope(picture: Image, thing: Thing, target: Thing) -> None:
 
 
 @lru_cache(maxsize=2048)
-def _actor(kind: str, color: str, pose: str, scale: float, facing: int) -> Drawing:
-    if facing < 0:
-        return _actor(kind, color, pose, scale, 1).mirrored()
+def _actor(kind: str, color: str, pose: str, scale: float) -> Drawing:
     draw = draw_person if KINDS[kind].category == "person" else draw_animal
     return draw(kind, color, pose, scale)
 
 
 @lru_cache(maxsize=1024)
-def _object(kind: str, color: str, shape: str, word: str, scale: float) -> Drawing:
-    return draw_object(kind, color, shape, word, scale)
+def _object(kind: str, color: str, shape: str, scale: float) -> Drawing:
+    return draw_object(kind, color, shape, scale)
+
+
+@lru_cache(maxsize=128)
+def _word(word: str, size: float, fill: Color, halo: Color | None, scale: float) -> Drawing:
+    return draw_word(word, size, fill, halo, scale)
 
 
 @lru_cache(maxsize=512)

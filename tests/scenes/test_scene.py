@@ -39,7 +39,7 @@ def test_bytes_do_not_depend_on_what_was_drawn_before() -> None:
     from compact_hf.scenes import render as module
 
     first = png(scene_of(11))
-    for cached in (module._actor, module._object, module._badge, module._backdrop):
+    for cached in (module._actor, module._object, module._word, module._badge, module._backdrop):
         cached.cache_clear()
     assert png(scene_of(11)) == first
 
