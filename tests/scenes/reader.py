@@ -36,7 +36,7 @@ NOUNS |= {name: kind.name for kind in KINDS.values() for name in (kind.name, kin
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 HEADS = (
     "the badge worn by ", "the badge of ", "the shape of ", "the color of ", "the clothes of ", "the clothing of ",
-    "a person doing to ", "the number of ", "the picture show", "What kind of thing ",
+    "a person doing to ", "the number of ", "the picture show", "What kind of thing ", "What kind of arrangement ",
     "of the picture is", "depth of the scene",
 )  # fmt: skip
 
@@ -157,7 +157,7 @@ def _asked(
         return "scene_understanding", lambda _: place
     if question.startswith(("How many", "What is the number")):
         return "counting", lambda left: str(len(left))
-    if question.startswith(("How are", "What pattern")):
+    if question.startswith(("In which formation", "What kind of arrangement", "What pattern")):
         return "spatial_recognition", lambda left: arrangement if all(thing["grouped"] for thing in left) else ""
     if question.startswith(("In which plane", "At what depth")):
         return "spatial_recognition", of_one("depth")
@@ -172,7 +172,7 @@ def _asked(
         return "shape", of_one("shape")
     if question.startswith(("What does", "What word", "Which word")):
         return "text_recognition", of_one("word")
-    if re.match(r"What is (someone|a person|being) (doing|done) to", question):
+    if re.match(r"What (is|can) (someone|a person) (be seen )?doing to", question):
         return "object_interaction", lambda left: next(
             thing["doing"] for thing in things if thing["target"] == left[0]["index"] and thing["category"] == "person"
         )
