@@ -21,7 +21,8 @@ class Patience:
     Attributes:
         attempts (`int`): times that one request is sent before it is given up for now.
         first_delay_s, longest_delay_s (`float`): the pause doubles from the first to the longest, in seconds.
-        overload_s (`float`): how long a server may keep saying "too many requests" before the run stops.
+        overload_s (`float`): how long a server may keep saying "too many requests" before the run stops; a longer
+            delay than this is not waited for either.
     """
 
     attempts: int = 5
@@ -31,24 +32,29 @@ class Patience:
 
 
 class Admission:
-    """One teacher's gate. `clock` and `sleep` are the event loop's own."""
+    """One teacher's gate.
+
+    What a request met only tells how the server is where it was sent after the newest hold began: replies to older
+    ones still arrive while everybody waits. So each request carries the number of holds there had been when it left.
+    """
 
     def __init__(self, patience: Patience | None = None) -> None:
         self.patience = patience or Patience()
         self._jitter = random.Random()
-        self._held_until: float | None = None
-        self._held_since = 0.0
         self._holds = 0
+        self._held_until: float | None = None
+        self._overloaded_since = 0.0
+        self._holds_in_a_row = 0
         self._probing = False
         self._changed = asyncio.Event()
 
-    async def wait(self, stopped: Callable[[], bool]) -> None:
-        """Return once a request may be sent, or as soon as the run is being stopped."""
+    async def wait(self, stopped: Callable[[], bool]) -> int:
+        """Return the number of holds so far once a request may be sent, or as soon as the run is being stopped."""
         clock = asyncio.get_running_loop().time
         while self._held_until is not None and not stopped():
             if not self._probing and clock() >= self._held_until:
                 self._probing = True
-                return
+                break
             delay = 0.5 if self._probing else min(0.5, max(0.0, self._held_until - clock()))
             changed = self._changed
             try:
@@ -56,39 +62,47 @@ class Admission:
                 await asyncio.wait_for(changed.wait(), delay)
             except TimeoutError:
                 continue
+        return self._holds
 
-    def answered(self) -> None:
-        """Take note of a reply: the server is well."""
-        if self._held_until is not None:
+    def answered(self, holds: int) -> None:
+        """Take note of a reply to a request that was sent after so many holds: the server is well."""
+        if holds == self._holds and self._held_until is not None:
             self._held_until = None
+            self._holds_in_a_row = 0
             self._release()
-        self._holds = 0
 
-    def retry_delay(self, failure: Failure, attempt: int) -> float | None:
-        """Return the seconds after which to ask again, None to give the request up for now.
+    def overloaded(self, failure: Failure, holds: int) -> bool:
+        """Make everybody wait; return False where that would take longer than `overload_s`."""
+        now = asyncio.get_running_loop().time()
+        if holds == self._holds:
+            if self._held_until is None:
+                self._overloaded_since = now
+            self._holds += 1
+            self._holds_in_a_row += 1
+            self._release()
+        elif self._held_until is None:
+            return True
+        if failure.retry_after is None:
+            delay = self._pause(self._holds_in_a_row)
+        else:
+            # Never at once, whatever the server says: one probe would follow another without end.
+            delay = max(failure.retry_after, self.patience.first_delay_s)
+        self._held_until = max(self._held_until or 0.0, now + delay)
+        return self._held_until - self._overloaded_since <= self.patience.overload_s
+
+    def retry_delay(self, failure: Failure, holds: int, attempt: int) -> float | None:
+        """Return the seconds after which to ask again what failed other than by overload, None to give it up for now.
 
         Args:
-            attempt (`int`): how many times the request was sent and failed other than by overload, at least 1
-                unless overload is all that it met.
+            attempt (`int`): how many times the request failed like this, at least 1.
         """
-        now = asyncio.get_running_loop().time()
-        if failure.overloaded:
-            if self._holds == 0:
-                self._held_since = now
-            self._holds += 1
-            if now - self._held_since > self.patience.overload_s:
-                return None
-            pause = failure.retry_after if failure.retry_after is not None else self._pause(self._holds)
-            self._held_until = max(self._held_until or 0.0, now + pause)
-            self._release()
-            return 0.0
-        if self._probing:
-            # The probe was heard, though not answered: whatever is wrong now, it is not overload.
-            self._held_until = None
+        if holds == self._holds and self._probing:
+            # The probe found out nothing: another one is due.
             self._release()
         if not failure.worth_retrying or attempt >= self.patience.attempts:
             return None
-        return failure.retry_after if failure.retry_after is not None else self._pause(attempt)
+        delay = failure.retry_after if failure.retry_after is not None else self._pause(attempt)
+        return delay if delay <= self.patience.overload_s else None
 
     def _pause(self, attempt: int) -> float:
         full = min(self.patience.longest_delay_s, self.patience.first_delay_s * 2.0 ** min(attempt - 1, 16))

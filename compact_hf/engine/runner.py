@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from compact_hf.engine.admission import Admission, Patience
 from compact_hf.engine.journal import Finished, Journal
-from compact_hf.errors import StoppedEarly, TeacherUnavailableError
+from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
 from compact_hf.teachers.teacher import Failure, Reply, Request, Role, Teacher
 
@@ -45,12 +45,12 @@ class _Line:
 
     teacher: Teacher
     admission: Admission
-    queue: asyncio.Queue[Request | None] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[Request] = field(default_factory=asyncio.Queue)
     pending: dict[str, asyncio.Future[Reply | Failure]] = field(default_factory=dict)
 
     async def requests(self) -> AsyncIterator[Request]:
-        while (request := await self.queue.get()) is not None:
-            yield request
+        while True:
+            yield await self.queue.get()
 
 
 class Runner:
@@ -61,7 +61,8 @@ class Runner:
         teachers (`Mapping[Role, Teacher]`): who is asked in each role.
         concurrency (`int`): pictures worked on at the same time.
         patience (`Patience`, *optional*): how long to go on trying.
-        stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished.
+        stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
+            sets it too, where the teacher is gone.
         on_progress (`Callable[[Progress, Finished | None], None]`, *optional*): called after each finished picture
             (with it) and after each failure (without).
     """
@@ -90,13 +91,15 @@ class Runner:
         self._cut_short = False
         self._answered_once = False
         self._given_up_in_a_row = 0
+        self._gone: TeacherUnavailableError | None = None
 
     async def run(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> Progress:
         """Drive every picture to its end.
 
         Raises:
             StoppedEarly: `stop` was set, or some pictures could not be finished; the same run goes on.
-            TeacherError: the teacher refuses for good or cannot be reached.
+            TeacherError: the teacher refuses for good, or ended before its last reply.
+            TeacherUnavailableError: the teacher cannot be reached, or keeps failing.
             JournalError: the journal cannot be written.
         """
         pumps = [asyncio.ensure_future(self._pump(line)) for line in self._lines.values()]
@@ -110,6 +113,8 @@ class Runner:
             for task in (feeder, *pumps):
                 task.cancel()
             await asyncio.gather(feeder, *pumps, return_exceptions=True)
+        if self._gone is not None:
+            raise self._gone
         if self._cut_short:
             raise StoppedEarly(f"stopped after {self.progress.finished} pictures; the same command goes on")
         if self.progress.unfinished:
@@ -185,26 +190,30 @@ class Runner:
         line = self._lines[request.role]
         attempt = 0
         while True:
-            await line.admission.wait(self._stop.is_set)
+            holds = await line.admission.wait(self._stop.is_set)
             if self._stop.is_set():
                 self._cut_short = True
                 raise _GivenUp
             answer = await self._send(line, request)
             if isinstance(answer, Reply):
                 self._journal.record_reply(request.image_id, request.role, answer)
-                line.admission.answered()
+                line.admission.answered(holds)
                 self._answered_once = True
                 self._given_up_in_a_row = 0
                 return answer
             self.progress.failures += 1
             self.progress.last_failure = answer.message
             self._on_progress(self.progress, None)
-            attempt += not answer.overloaded
-            delay = line.admission.retry_delay(answer, attempt)
+            if answer.overloaded:
+                if not line.admission.overloaded(answer, holds):
+                    self._end(f"{line.teacher.name} says for too long that it is overloaded: {answer.message}")
+                continue
+            attempt += 1
+            delay = line.admission.retry_delay(answer, holds, attempt)
             if delay is None:
                 self._give_up(line, answer)
-            elif delay:
-                await self._pause(delay)
+                raise _GivenUp
+            await self._pause(delay)
 
     async def _send(self, line: _Line, request: Request) -> Reply | Failure:
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
@@ -224,13 +233,15 @@ class Runner:
 
     def _give_up(self, line: _Line, failure: Failure) -> None:
         self._given_up_in_a_row += 1
-        never = not self._answered_once and failure.worth_retrying
+        # Who has not answered anybody yet may still be answering the others.
+        never = not self._answered_once and failure.worth_retrying and not line.pending
         if never or self._given_up_in_a_row >= _GIVEN_UP_IN_A_ROW:
-            raise TeacherUnavailableError(
-                f"{line.teacher.name} does not answer: {failure.message}; nothing is lost, "
-                "run the same command when it does"
-            )
-        raise _GivenUp
+            self._end(f"gave up asking {line.teacher.name}: {failure.message}")
+
+    def _end(self, why: str) -> None:
+        """Stop the run, but for what is in flight: it is being paid for."""
+        self._gone = self._gone or TeacherUnavailableError(f"{why}; nothing is lost, run the same command later")
+        self._stop.set()
 
     async def _flush_if_idle(self) -> None:
         """Tell the teachers when every picture in hand waits for a reply and no other can start."""
@@ -240,7 +251,9 @@ class Runner:
                 await line.teacher.flush()
 
     async def _pump(self, line: _Line) -> None:
-        async for answer in line.teacher.ask(line.requests()):
-            future = line.pending.pop(answer.key, None)
-            if future is not None and not future.done():
-                future.set_result(answer)
+        async with contextlib.aclosing(line.teacher.ask(line.requests())) as answers:
+            async for answer in answers:
+                future = line.pending.pop(answer.key, None)
+                if future is not None and not future.done():
+                    future.set_result(answer)
+        raise TeacherError(f"{line.teacher.name} ended before its last reply; run the same command to go on")
