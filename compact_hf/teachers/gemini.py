@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
@@ -28,6 +29,7 @@ TIMEOUT_S: Final = 120.0
 _MAX_CONNECTIONS: Final = 1024
 _OVERLOADED: Final = (429, 503)
 _BAD_KEY: Final = (401, 403)
+_LONGEST_LINE: Final = 300
 
 
 class Gemini:
@@ -39,7 +41,7 @@ class Gemini:
         timeout_s (`float`, *optional*, defaults to 120): for one request, in seconds.
 
     Raises:
-        UsageError: no key in the environment.
+        UsageError: no usable key in the environment, or `url` is not the address of a server.
     """
 
     ks = range(1, 11)
@@ -52,8 +54,9 @@ class Gemini:
                 "the teacher gemini needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "
                 "environment, or try without one: compact generate scenes:200 --out RUN"
             )
-        if url is not None and not re.match(r"https?://[^/]", url):
-            raise UsageError(f"got the teacher URL {url!r}; it must start with http:// or https:// and name a server")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UsageError("the key in the environment holds characters that no key has; copy it again")
+        self._server = "the Gemini API" if url is None else _server(url)
         self.name = f"gemini:{model}"
         self._model = model
         self._url = url
@@ -103,21 +106,28 @@ class Gemini:
         parts = [Part.from_text(text=request.prompt)]
         if request.exposure is not None:
             parts.insert(0, Part.from_bytes(data=await request.exposure.jpeg(), mime_type="image/jpeg"))
-        contents = Content(role="user", parts=parts)
+        contents, config = Content(role="user", parts=parts), self._config(request)
         try:
             response = await self._client.aio.models.generate_content(
-                model=self._model, contents=contents, config=self._config(request)
+                model=self._model, contents=contents, config=config
             )
         except APIError as error:
-            return self._failed(request, error)
-        except TimeoutError:
-            return Failure(request.key, f"no answer within {self._timeout_s:.0f} s")
-        except (httpx.HTTPError, OSError) as error:
-            return Failure(request.key, f"{self._url or 'the Gemini API'} cannot be reached ({type(error).__name__})")
-        except ValueError as error:
-            # The SDK parses the body itself: a truncated or foreign one is a broken transfer, not an answer.
-            return Failure(request.key, f"the reply is not Gemini's JSON ({type(error).__name__})")
-        return _read(request, response, self._model)
+            failure = self._failed(request, error)
+        except (TimeoutError, httpx.TimeoutException):
+            failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
+        except (httpx.ConnectError, OSError) as error:
+            failure = Failure(request.key, f"{self._server} cannot be reached ({type(error).__name__})")
+        except httpx.HTTPError as error:
+            failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
+        except (ValueError, TypeError, AttributeError) as error:
+            # The SDK reads bodies without looking at what they are: a truncated or foreign one ends in any of these.
+            failure = Failure(request.key, f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
+        else:
+            return _read(request, response, self._model)
+        # Raised out here, where no traceback shows the error behind it, which may quote the key.
+        if isinstance(failure, TeacherError):
+            raise failure
+        return failure
 
     def _config(self, request: Request) -> GenerateContentConfig:
         from google.genai.types import GenerateContentConfig, ThinkingConfig, ThinkingLevel
@@ -130,40 +140,67 @@ class Gemini:
             store=False,
         )
 
-    def _failed(self, request: Request, error: APIError) -> Failure:
-        said = " ".join((error.message or error.status or "no message").split()).replace(self._key, "<key>")
+    def _failed(self, request: Request, error: APIError) -> Failure | TeacherError:
+        said = _line(str(error.message or error.status or "no message")).replace(self._key, "<key>")
         if error.code in _BAD_KEY or "API_KEY_INVALID" in str(error.details):
-            raise TeacherError(
+            return TeacherError(
                 f"{self.name} refuses the key ({error.code}: {said}); "
                 "set a valid GEMINI_API_KEY and run the same command"
             )
         if error.code == 404:
-            raise TeacherError(
+            return TeacherError(
                 f"{self.name} is not there ({error.code}: {said}); name a model that exists with --teacher gemini:MODEL"
             )
         return Failure(
             request.key,
             f"{error.code} {said}",
             overloaded=error.code in _OVERLOADED,
-            retry_after=retry_delay(error.details),
+            retry_after=retry_delay(error),
             worth_retrying=error.code >= 500 or error.code in (408, 429),
         )
 
 
-def retry_delay(details: Any) -> float | None:
-    """Return the seconds of `google.rpc.RetryInfo` in an error's body, or None: the SDK itself ignores them."""
-    body = details.get("error", details) if isinstance(details, Mapping) else {}
-    for detail in body.get("details") or []:
+def _server(url: str) -> str:
+    """Return the scheme, host and port of an address, without what else may stand in it."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and re.fullmatch(r"[\w.-]+|[\da-f:]+", parts.hostname or "", re.ASCII):
+            port = "" if parts.port is None else f":{parts.port}"
+            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+            return f"{parts.scheme}://{host}{port}"
+    except ValueError:
+        pass
+    raise UsageError(f"got the teacher URL {url!r}; it must start with http:// or https:// and name a server")
+
+
+def _line(text: str) -> str:
+    """Return a text from the network as one line of what can be printed and written as UTF-8."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_LINE]).split())
+
+
+def retry_delay(error: APIError) -> float | None:
+    """Return the seconds that the server asks to wait, or None: the SDK itself ignores them.
+
+    They stand in `google.rpc.RetryInfo` in the error's body; proxies only send the header `Retry-After`.
+    """
+    body = error.details
+    for name in ("error", "details"):
+        body = body.get(name) if isinstance(body, Mapping) else None
+    for detail in body if isinstance(body, list) else ():
         if isinstance(detail, Mapping) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
-            found = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
+            found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
             if found:
                 return float(found[1])
-    return None
+    header = getattr(error.response, "headers", {}).get("retry-after", "")
+    return float(header) if re.fullmatch(r"\d{1,9}", header) else None
 
 
-def _read(request: Request, response: GenerateContentResponse, model: str) -> Reply:
+def _read(request: Request, response: GenerateContentResponse, model: str) -> Reply | Failure:
     """Turn a response into a reply. A blocked prompt, a blocked answer and an unfinished one are refusals."""
     usage = response.usage_metadata
+    if not (response.candidates or response.prompt_feedback or usage):
+        # JSON, but of somebody else: not to be kept as an answer.
+        return Failure(request.key, "the reply holds nothing that Gemini's replies hold")
     spent_in = (usage.prompt_token_count or 0) if usage else 0
     spent_out = ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0
     text, refused = "", ""
@@ -173,7 +210,7 @@ def _read(request: Request, response: GenerateContentResponse, model: str) -> Re
         refused = f"prompt blocked: {reason.value}" if reason else "no candidates"
     else:
         candidate = response.candidates[0]
-        finish = candidate.finish_reason.value if candidate.finish_reason else "no finish reason"
+        finish = candidate.finish_reason.value if candidate.finish_reason else "missing"
         parts = (candidate.content.parts or []) if candidate.content else []
         text = "".join(part.text for part in parts if part.text and not part.thought)
         if finish != "STOP":
@@ -182,9 +219,10 @@ def _read(request: Request, response: GenerateContentResponse, model: str) -> Re
             refused = "empty answer"
     return Reply(
         request.key,
-        text=text,
+        # JSON may spell halves of surrogate pairs, which are no text and cannot be written down.
+        text=text.encode(errors="replace").decode(),
         refused=refused,
-        model=f"gemini:{response.model_version or model}",
+        model=f"gemini:{_line(response.model_version or model)}",
         input_tokens=spent_in,
         output_tokens=spent_out,
     )

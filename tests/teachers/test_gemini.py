@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from google.genai.errors import APIError
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
@@ -92,7 +93,7 @@ def test_many_requests_are_in_flight_together() -> None:
         (content_response('{"question": "Wh', finish="MAX_TOKENS"), "finish reason MAX_TOKENS"),
         (content_response(None, finish="RECITATION"), "finish reason RECITATION"),
         (content_response(None), "empty answer"),
-        (JSONResponse({"candidates": []}), "no candidates"),
+        (JSONResponse({"candidates": [], "usageMetadata": {"promptTokenCount": 300}}), "no candidates"),
     ],
 )
 def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
@@ -110,6 +111,12 @@ def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, re
         (error_response(400, "INVALID_ARGUMENT", "Unable to process input image"), False, None, False),
         (Response("<html>gateway</html>", status_code=502), False, None, True),
         (Response('{"candidates": [{"con', media_type="application/json"), False, None, True),
+        (JSONResponse({"error": {"code": 429}}, status_code=429, headers={"Retry-After": "7"}), True, 7.0, True),
+        (error_response(500, "INTERNAL", "a\nb\x1b[31m" + "x" * 10_000), False, None, True),
+        *((JSONResponse(body), False, None, True) for body in (None, [], 5, "text", {"error": "text"})),
+        *((JSONResponse({"error": error}, status_code=500), False, None, True) for error in (None, 5, {"message": 5})),
+        (JSONResponse({"error": {"details": {"a": 1}}}, status_code=500), False, None, True),
+        (Response("no gzip", headers={"Content-Encoding": "gzip"}), False, None, True),
     ],
 )
 def test_what_may_pass_is_a_failure_for_the_engine(
@@ -122,7 +129,24 @@ def test_what_may_pass_is_a_failure_for_the_engine(
         retry_after,
         worth_retrying,
     )
-    assert "\n" not in failure.message
+    assert failure.message.isprintable()
+    assert len(failure.message) < 400
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_replaced() -> None:
+    body = json.dumps({"candidates": [{"finishReason": "STOP", "content": {"parts": [{"text": "red \ud83d"}]}}]})
+    reply = answer_to(Response(body, media_type="application/json"))
+    assert isinstance(reply, Reply)
+    assert reply.text == "red ?"
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_not_even_a_traceback_shows_the_key_that_a_server_quotes(code: int) -> None:
+    import traceback
+
+    with pytest.raises(TeacherError) as refused:
+        answer_to(error_response(code, "DENIED", f"no entry with {KEY}"))
+    assert KEY not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_wrong_key_is_refused_in_one_line_that_does_not_show_it(
@@ -182,9 +206,26 @@ def test_the_other_variable_is_taken_too(server: GeminiServer, monkeypatch: pyte
     assert isinstance(reply, Reply)
 
 
-def test_an_address_that_is_none_is_refused() -> None:
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host", "http://", "http://a b", "http://h:99999", "http://[::1", "http://\u0300x"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="must start with http"):
-        Gemini(url="localhost:8000")
+        Gemini(url=url)
+
+
+def test_a_password_in_an_address_stays_there() -> None:
+    (failure,) = put(Gemini(url="http://me:secret@127.0.0.1:9"), [draft_request(COMBINATION)])
+    assert isinstance(failure, Failure)
+    assert failure.message == "http://127.0.0.1:9 cannot be reached (ConnectError)"
+
+
+@pytest.mark.parametrize("damaged", ["caf\u00e9", "two\nlines"])
+def test_a_key_that_was_copied_wrongly_is_refused_unshown(damaged: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", damaged)
+    with pytest.raises(UsageError, match="copy it again") as refused:
+        Gemini()
+    assert damaged not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +238,7 @@ def test_an_address_that_is_none_is_refused() -> None:
     ],
 )
 def test_the_servers_own_delay_is_read(details: object, seconds: float | None) -> None:
-    assert retry_delay(details) == seconds
+    assert retry_delay(APIError(429, details)) == seconds
 
 
 def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None:
