@@ -1,7 +1,8 @@
 """The journal: one SQLite file per run that holds all that was seen, asked and answered. The run folder is the run.
 
 Whatever is written here survives a kill at any moment (WAL, one transaction a write), and whatever is found here is
-never asked again. Values are JSON; the journal knows neither capabilities nor methods.
+never asked again. A power cut may cost the last replies, never the file. Values are JSON; the journal knows neither
+capabilities nor methods.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
         try:
-            journal = cls(run, _connect(run), lock)
+            journal = cls(run, _connect(run, "rwc"), lock)
         except JournalError:
             lock.release()
             raise
@@ -93,7 +94,7 @@ class Journal:
 
     @classmethod
     def read(cls, run: Path) -> Self:
-        """Open a run to look at it, also while another process writes.
+        """Open a run to look at it, also while another process writes. Nothing is changed.
 
         Raises:
             JournalError: there is no run in the folder, or it is damaged or of another version.
@@ -103,7 +104,13 @@ class Journal:
             raise JournalError(
                 f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
             )
-        journal = cls(run, _connect(run), None)
+        try:
+            journal = cls(run, _connect(run, "ro"), None)
+        except JournalError:
+            if (run / f"{FILE_NAME}-wal").exists():
+                raise
+            # Where nothing can be written, SQLite only reads a file that nobody writes to either.
+            journal = cls(run, _connect(run, "ro&immutable=1"), None)
         try:
             with journal._spoken():
                 journal._check_version()
@@ -263,18 +270,23 @@ def _spoken(run: Path) -> Iterator[None]:
             told = f"the disk under {run} is full or failing ({said}); make room and run the same command"
         elif "locked" in said:
             told = f"another process holds {run} ({said}); wait for it and run the same command"
+        elif "unable to open" in said or "readonly" in said:
+            told = f"{run / FILE_NAME} cannot be opened ({said}); let it and its folder be read and written"
         else:
             told = f"{run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
         raise JournalError(told) from error
 
 
-def _connect(run: Path) -> sqlite3.Connection:
+def _connect(run: Path, mode: str) -> sqlite3.Connection:
     with _spoken(run):
+        uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
         # Autocommit: every write is its own transaction, on disk before it counts.
-        connection = sqlite3.connect(run / FILE_NAME, isolation_level=None, timeout=10)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
+            if mode == "rwc":
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.DatabaseError:
             connection.close()
             raise
