@@ -198,7 +198,14 @@ def _evaluate(chosen: argparse.Namespace) -> int:
     from compact_hf.evaluation.evaluate import evaluate
 
     with Bar("questions") as bar:
-        results = evaluate(chosen.model, chosen.dataset, chosen.out, split=chosen.split, on_progress=bar.show)
+        results = evaluate(
+            chosen.model,
+            chosen.dataset,
+            chosen.out,
+            split=chosen.split,
+            swap_pictures=chosen.swap_pictures,
+            on_progress=bar.show,
+        )
     rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
     rows += results.by_capability.items()
     _tell_table(
@@ -291,6 +298,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="a folder or a repository: a model or an adapter")
     evaluate.add_argument("dataset", metavar="DATASET", help="a release, a repository, or scenes:N (reserved scenes)")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or begun by this same command")
+    evaluate.add_argument(
+        "--swap-pictures", action="store_true", help="a control: each question about another question's picture"
+    )
     evaluate.add_argument("--split", choices=("train", "validation"), default="validation", help="of a release")
     return parser
 

@@ -6,8 +6,8 @@
     demo-out/instruction/      a small file in LLaVA's format, with its pictures
     demo-out/release/          the data set, read by `load_dataset`
     demo-out/base/, student/   the tiny model before and after `trl sft`; training.json, training.log
-    demo-out/before/, after/   its answers to questions about reserved scenes
-    demo-out/report.html       all of it, to look at
+    demo-out/before/, after/   its answers to questions about reserved scenes; swapped/: about other pictures
+    demo-out/report.html       all of it, to look at; contact_sheet.png, a few of the pictures
 
 The same command goes on where it stopped. No network, no key, no GPU.
 """
@@ -29,6 +29,7 @@ from compact_hf.demo.story import Story, report_of, summary_of
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
+from compact_hf.pictures import contact_sheet
 from compact_hf.pictures.report import render
 from compact_hf.records import from_json
 from compact_hf.release.assemble import assemble
@@ -51,6 +52,7 @@ _RESERVED: Final = 200
 _WITH_PICTURE: Final = 60
 _WITHOUT_PICTURE: Final = 20
 _INSTRUCTION_ROWS: Final = 40
+_ON_SHEET: Final = 6
 _MARK: Final = ".compact-demo"
 _STEP: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
 _FIRST_LOOK: Final = """\
@@ -105,11 +107,14 @@ def run_demo(
     settings = _settings(folder, steps)
     training = _train(folder, settings, on_progress)
     after = _evaluate(training.output_dir, folder / "after", "questions after tuning", on_progress)
+    swapped = _evaluate(training.output_dir, folder / "swapped", "pictures swapped", on_progress, swap_pictures=True)
     # Last, over the card that TRL leaves: only now are the scores known.
     write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=after.to_json())
-    story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after)
-    page = folder / "report.html"
-    page.write_text(render(report_of(story)), encoding="utf-8")
+    story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after, swapped)
+    page, sheet = folder / "report.html", folder / "contact_sheet.png"
+    report = report_of(story)
+    page.write_text(render(report), encoding="utf-8")
+    sheet.write_bytes(contact_sheet.png(contact_sheet.pick(report.pictures, _ON_SHEET)))
     return Demo(page, summary_of(story))
 
 
@@ -187,9 +192,13 @@ def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult
     return result
 
 
-def _evaluate(model: Path, out: Path, stage: str, tell: Tell) -> Results:
+def _evaluate(model: Path, out: Path, stage: str, tell: Tell, *, swap_pictures: bool = False) -> Results:
     return evaluate(
-        str(model), f"scenes:{_RESERVED}", out, on_progress=lambda done, total: tell(stage, done, total, "")
+        str(model),
+        f"scenes:{_RESERVED}",
+        out,
+        swap_pictures=swap_pictures,
+        on_progress=lambda done, total: tell(stage, done, total, ""),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -62,6 +62,23 @@ def questions_of(dataset: str, *, split: Literal["train", "validation"] = "valid
         raise EvaluationError(f"{dataset} has no questions in {CONFIG}, {split}; choose the other split or more data")
     asked = [(one.id, one.question, one.answer, one.k, one.capabilities) for one in found]
     return Questions(name, digest(asked), found)
+
+
+def with_swapped_pictures(asked: Questions) -> Questions:
+    """Return the same questions, each about the picture of the one that stands half the list away.
+
+    Raises:
+        EvaluationError: there is only one question.
+    """
+    count = len(asked.questions)
+    if count < 2:
+        raise EvaluationError(f"{asked.name} has one question; swapping pictures takes at least two")
+    # Neighbours share a picture; half the list away there is another one.
+    swapped = tuple(
+        replace(question, read_picture=asked.questions[(index + count // 2) % count].read_picture)
+        for index, question in enumerate(asked.questions)
+    )
+    return Questions(f"{asked.name}, pictures swapped", digest("swapped", asked.identity), swapped)
 
 
 def _count(dataset: str) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from compact_hf.errors import EvaluationError, IdentityError
-from compact_hf.evaluation.dataset import Questions, questions_of
+from compact_hf.evaluation.dataset import Questions, questions_of, with_swapped_pictures
 from compact_hf.evaluation.predict import predict
 from compact_hf.evaluation.scoring import Prediction, Results, score
 from compact_hf.evaluation.student import identity
@@ -39,6 +39,7 @@ def evaluate(
     out: Path,
     *,
     split: Literal["train", "validation"] = "validation",
+    swap_pictures: bool = False,
     batch_size: int = BATCH,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Results:
@@ -49,6 +50,8 @@ def evaluate(
         dataset (`str`): a release's folder, a Hub repository, or `scenes:N`.
         out (`Path`): a new or empty folder, or one that this very evaluation was begun in.
         split (`str`, *optional*, defaults to `validation`): of a release.
+        swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's picture, as a
+            control: what a model still gets right, it knows from the words.
         batch_size (`int`, *optional*, defaults to 64): questions answered at once.
         on_progress (`Callable[[int, int], None]`, *optional*): called with how many of how many are answered.
 
@@ -57,6 +60,8 @@ def evaluate(
         IdentityError: `out` holds the evaluation of another model or data set.
     """
     asked = questions_of(dataset, split=split)
+    if swap_pictures:
+        asked = with_swapped_pictures(asked)
     try:
         _claim(out, _told(model, asked, batch_size))
         if not (out / _WHOLE).exists():

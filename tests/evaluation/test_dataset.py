@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.dataset import questions_of
+from compact_hf.evaluation.dataset import questions_of, with_swapped_pictures
 from compact_hf.images.look import image_id_of
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from tests.tuning.samples import release, row
@@ -46,6 +46,17 @@ def test_scenes_are_the_reserved_ones_and_the_same_every_time() -> None:
     assert all(len(one.capabilities) == one.k for one in asked.questions)
     assert asked.questions[0].read_picture().startswith(b"\x89PNG")
     assert asked.identity == questions_of("scenes:5").identity
+
+
+def test_swapped_pictures_are_other_pictures_of_the_same_questions() -> None:
+    asked = questions_of("scenes:4")
+    swapped = with_swapped_pictures(asked)
+    assert [one.question for one in swapped.questions] == [one.question for one in asked.questions]
+    pictures = [[one.read_picture() for one in each.questions] for each in (asked, swapped)]
+    assert all(mine != other for mine, other in zip(*pictures, strict=True))
+    assert sorted(pictures[0]) == sorted(pictures[1])
+    assert swapped.identity != asked.identity
+    assert swapped.name.endswith("pictures swapped")
 
 
 def test_more_scenes_ask_the_same_questions_first() -> None:
