@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.question import Question
 from compact_hf.records import digest
+from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import reserved, seed_of
 from compact_hf.tuning.progress import without_progress_bars
 

@@ -217,3 +217,8 @@ def _places(arrangement: str, number: int) -> list[tuple[int, int]]:
         return [(0, -62), (-42, 0), (42, 0)]
     turns = (2 * math.pi * i / number - math.pi / 2 for i in range(number))
     return [(round(54 * math.cos(turn)), round(-38 + 36 * math.sin(turn))) for turn in turns]
+
+
+def scene_of(seed: int) -> Scene:
+    """Return the scene that `seed`, any integer, stands for: the same one on every machine."""
+    return Layout(seed).scene()

@@ -1,4 +1,4 @@
-"""A scene's truth: the place and every thing in it. A seed goes in, the same `Scene` comes out on every machine.
+"""A scene's truth: the place and every thing in it.
 
 Positions are pixels in a picture of `SIZE` x `SIZE`; `x` is a thing's middle, `y` its foot.
 """
@@ -69,11 +69,3 @@ class Scene:
     night: bool
     arrangement: str
     things: tuple[Thing, ...]
-
-
-def scene_of(seed: int) -> Scene:
-    """Return the scene that `seed`, any integer, stands for."""
-    # Here, because the layout is made of the records above.
-    from compact_hf.scenes.layout import Layout
-
-    return Layout(seed).scene()
