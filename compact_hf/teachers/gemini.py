@@ -6,14 +6,13 @@ request, always with a time-out; the engine retries.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
+from compact_hf.teachers.wire import key_in, one_line, seconds, server_of
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +28,6 @@ TIMEOUT_S: Final = 120.0
 _MAX_CONNECTIONS: Final = 1024
 _OVERLOADED: Final = (429, 503)
 _BAD_KEY: Final = (401, 403)
-_LONGEST_LINE: Final = 300
 
 
 class Gemini:
@@ -48,15 +46,13 @@ class Gemini:
     sources: str | None = None
 
     def __init__(self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name, "").strip())), "")
+        self._key = key_in(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
                 "the teacher gemini needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "
                 "environment, or try without one: compact generate scenes:200 --out RUN"
             )
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise UsageError("the key in the environment holds characters that no key has; copy it again")
-        self._server = "the Gemini API" if url is None else _server(url)
+        self._server = "the Gemini API" if url is None else server_of(url)
         self.name = f"gemini:{model}"
         self._model = model
         self._url = url
@@ -141,7 +137,7 @@ class Gemini:
         )
 
     def _failed(self, request: Request, error: APIError) -> Failure | TeacherError:
-        said = _line(str(error.message or error.status or "no message")).replace(self._key, "<key>")
+        said = one_line(str(error.message or error.status or "no message").replace(self._key, "<key>"))
         if error.code in _BAD_KEY or "API_KEY_INVALID" in str(error.details):
             return TeacherError(
                 f"{self.name} refuses the key ({error.code}: {said}); "
@@ -160,24 +156,6 @@ class Gemini:
         )
 
 
-def _server(url: str) -> str:
-    """Return the scheme, host and port of an address, without what else may stand in it."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and re.fullmatch(r"[\w.-]+|[\da-f:]+", parts.hostname or "", re.ASCII):
-            port = "" if parts.port is None else f":{parts.port}"
-            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            return f"{parts.scheme}://{host}{port}"
-    except ValueError:
-        pass
-    raise UsageError(f"got the teacher URL {url!r}; it must start with http:// or https:// and name a server")
-
-
-def _line(text: str) -> str:
-    """Return a text from the network as one line of what can be printed and written as UTF-8."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_LINE]).split())
-
-
 def retry_delay(error: APIError) -> float | None:
     """Return the seconds that the server asks to wait, or None: the SDK itself ignores them.
 
@@ -191,8 +169,7 @@ def retry_delay(error: APIError) -> float | None:
             found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
             if found:
                 return float(found[1])
-    header = getattr(error.response, "headers", {}).get("retry-after", "")
-    return float(header) if re.fullmatch(r"\d{1,9}", header) else None
+    return seconds(getattr(error.response, "headers", {}).get("retry-after", ""))
 
 
 def _read(request: Request, response: GenerateContentResponse, model: str) -> Reply | Failure:
@@ -222,7 +199,7 @@ def _read(request: Request, response: GenerateContentResponse, model: str) -> Re
         # JSON may spell halves of surrogate pairs, which are no text and cannot be written down.
         text=text.encode(errors="replace").decode(),
         refused=refused,
-        model=f"gemini:{_line(response.model_version or model)}",
+        model=f"gemini:{one_line(response.model_version or model)}",
         input_tokens=spent_in,
         output_tokens=spent_out,
     )
