@@ -122,14 +122,17 @@ def _reject_counts(found: Status) -> Iterator[RejectCount]:
 
 
 def _accuracy(story: Story) -> AccuracySection:
-    runs = (story.before, story.after, story.swapped)
+    runs = (story.before, story.swapped, story.after)
     after = story.after
     return AccuracySection(
-        models=("before", "after", "after, pictures swapped"),
+        models=("before", "swapped", "after"),
         overall=_score("all", *(run.overall for run in runs)),
         by_k=tuple(_score(f"k = {k}", *(run.by_k[k] for run in runs)) for k in after.by_k),
         by_capability=tuple(_score(name, *(run.by_capability[name] for run in runs)) for name in after.by_capability),
-        questions=f"{after.overall.n} questions about scenes whose seeds are reserved: no training data may use them.",
+        questions=(
+            f"{after.overall.n} questions about scenes whose seeds are reserved: no training data may use them. "
+            "Swapped: after tuning, with each question put to another question's picture."
+        ),
         caveat=_caveat(story),
     )
 

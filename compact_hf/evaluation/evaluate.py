@@ -34,9 +34,9 @@ _RESULTS: Final = "results.json"
 
 
 def evaluate(
-    model: str,
-    dataset: str,
-    out: Path,
+    model: str | Path,
+    dataset: str | Path,
+    out: str | Path,
     *,
     split: Literal["train", "validation"] = "validation",
     swap_pictures: bool = False,
@@ -46,9 +46,9 @@ def evaluate(
     """Ask a model a data set's questions and score its answers.
 
     Args:
-        model (`str`): a folder or a Hub repository: a whole model or a LoRA adapter.
-        dataset (`str`): a release's folder, a Hub repository, or `scenes:N`.
-        out (`Path`): a new or empty folder, or one that this very evaluation was begun in.
+        model (`str | Path`): a folder or a Hub repository: a whole model or a LoRA adapter.
+        dataset (`str | Path`): a release's folder, a Hub repository, or `scenes:N`.
+        out (`str | Path`): a new or empty folder, or one that this very evaluation was begun in.
         split (`str`, *optional*, defaults to `validation`): of a release.
         swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's picture, as a
             control: what a model still gets right, it knows from the words.
@@ -59,6 +59,7 @@ def evaluate(
         EvaluationError: the model or the data set cannot be used, or `out` cannot be written or holds other things.
         IdentityError: `out` holds the evaluation of another model or data set.
     """
+    model, dataset, out = str(model), str(dataset), Path(out)
     asked = questions_of(dataset, split=split)
     if swap_pictures:
         asked = with_swapped_pictures(asked)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Final
 
 from compact_hf.errors import TuningError
@@ -51,7 +52,7 @@ class TrainingResult:
 def tune(
     recipe: Path | str,
     *,
-    overrides: Mapping[str, str],
+    overrides: Mapping[str, str] = MappingProxyType({}),
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> TrainingResult:
@@ -59,7 +60,7 @@ def tune(
 
     Args:
         recipe (`Path` or `str`): a YAML file or a shipped recipe's name.
-        overrides (`Mapping[str, str]`): settings that replace the recipe's, e.g. `{"output_dir": "student"}`.
+        overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's, e.g. `{"output_dir": "student"}`.
         log (`Path`, *optional*): a file for everything TRL prints.
         on_line (`Callable[[str], None]`, *optional*): called with each line, progress lines too, as they come.
 
