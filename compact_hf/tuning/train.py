@@ -60,7 +60,7 @@ def tune(
 
     Args:
         recipe (`Path` or `str`): a YAML file or a shipped recipe's name.
-        overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's, e.g. `{"output_dir": "student"}`.
+        overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's: `{"output_dir": "student"}`.
         log (`Path`, *optional*): a file for everything TRL prints.
         on_line (`Callable[[str], None]`, *optional*): called with each line, progress lines too, as they come.
 
