@@ -9,7 +9,8 @@ import pytest
 
 from compact_hf.cli import main
 from compact_hf.scenes.scene import EVALUATION_SEEDS
-from compact_hf.testing.gemini import KEY, GeminiServer
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import KEY
 from tests.teachers.asking import photograph
 
 SCENES = "scenes:12"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.testing.gemini import KEY
+from compact_hf.testing.model import KEY
 
 
 @pytest.fixture(scope="session")

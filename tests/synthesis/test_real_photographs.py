@@ -26,7 +26,8 @@ from compact_hf.release.assemble import assemble
 from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
-from compact_hf.testing.gemini import KEY, Asked, GeminiServer, content_response, error_response
+from compact_hf.testing.gemini import GeminiServer, content_response, error_response
+from compact_hf.testing.model import KEY, Asked
 
 
 def released(run: Path) -> dict[str, str]:

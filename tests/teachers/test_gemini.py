@@ -14,14 +14,8 @@ from starlette.responses import JSONResponse, Response
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.teachers.teacher import Failure, Reply
-from compact_hf.testing.gemini import (
-    KEY,
-    Asked,
-    GeminiServer,
-    blocked_response,
-    content_response,
-    error_response,
-)
+from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
+from compact_hf.testing.model import KEY, Asked
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
 
 COMBINATION = ("color", "counting")

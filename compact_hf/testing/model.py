@@ -1,0 +1,187 @@
+"""What the doubles of services share: a model that cannot see, and the server around it.
+
+It writes a question for the capabilities that the prompt lists, and as a verifier says for its own questions what they
+need; it knows them again by their words, also after it was started anew and behind another protocol. What it writes is
+only as true as the protocol needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import random
+import re
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from PIL import Image, UnidentifiedImageError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from compact_hf.records import digest
+from compact_hf.testing.server import LocalServer
+
+KEY: Final = "test-key"
+"""The only key that the doubles take, unless told otherwise."""
+
+_NEEDS: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
+_QUESTION: Final = re.compile(r"^Which .*\?$", re.MULTILINE)
+_FILLERS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
+_WORDS: Final = {
+    "color": "marble bucket lantern ribbon kettle".split(),
+    "shape": "anchor blanket wheel basket feather".split(),
+    "object_recognition": "ladder mirror pillow saddle trumpet".split(),
+    "action_recognition": "violin window zipper acorn barrel".split(),
+    "text_recognition": "candle dagger engine funnel goblet".split(),
+    "spatial_recognition": "hammer island jacket kitten locket".split(),
+    "counting": "magnet napkin orchid paddle quiver".split(),
+    "spatial_relationship": "rocket sandal tablet teapot turnip".split(),
+    "object_interaction": "vessel walnut wagon whistle yogurt".split(),
+    "scene_understanding": "zebra bamboo cactus dolphin ember".split(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as a server understood it.
+
+    Attributes:
+        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for.
+        prompt (`str`): the text part.
+        picture (`bytes`): the picture part, a JPEG; empty for `blind`.
+        body (`dict`): the JSON body as it came.
+        headers (`dict[str, str]`): lower-case names.
+    """
+
+    role: str
+    prompt: str
+    picture: bytes
+    body: dict[str, Any] = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+
+
+Fault = Callable[[Asked, int], Response | None]
+"""Called with each request and its number from 0: a response to send instead of the answer, or None."""
+
+
+class ModelServer(LocalServer, ABC):
+    """Answer requests like a model that keeps to the schema; subclasses speak a protocol.
+
+    Args:
+        routes (`Sequence[Route]`): where the protocol's requests come in.
+        accept_rate (`float`): share, 0 to 1, of questions that it judges to need exactly what they were written for;
+            the others need one capability more.
+        latency_s (`float`): seconds before each answer.
+        fault (`Fault`): decides which requests go wrong, and how.
+
+    Attributes:
+        asked (`list[Asked]`): every request that was understood, in order.
+    """
+
+    def __init__(self, routes: Sequence[Route], *, accept_rate: float, latency_s: float, fault: Fault) -> None:
+        super().__init__(Starlette(routes=routes))
+        self.asked: list[Asked] = []
+        self._accept_rate = accept_rate
+        self._latency_s = latency_s
+        self._fault = fault
+
+    @abstractmethod
+    def answer(self, asked: Asked) -> Response:
+        """Return the answer of a model that does what it is told."""
+
+    @abstractmethod
+    def refuse(self, why: str) -> Response:
+        """Return the error for a request that the service would not understand."""
+
+    async def serve(self, request: Request, understood: Callable[[dict[str, Any], dict[str, str]], Asked]) -> Response:
+        """Answer one request that `understood` makes out of its body and headers."""
+        try:
+            asked = understood(await request.json(), dict(request.headers))
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except (ValueError, KeyError, TypeError) as error:
+            return self.refuse(f"cannot read the request: {error}")
+        self.asked.append(asked)
+        fault = self._fault(asked, len(self.asked) - 1)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return fault or self.answer(asked)
+
+    def written(self, asked: Asked) -> dict[str, Any]:
+        """Return the JSON that the model writes."""
+        match asked.role:
+            case "teacher":
+                return _draft(asked)
+            case "verifier":
+                return _verdict(asked, self._accept_rate)
+        return {"answer": "no idea"}
+
+
+def asked_for(
+    prompt: str, schema: dict[str, Any], pictures: Sequence[bytes], body: dict[str, Any], headers: dict[str, str]
+) -> Asked:
+    """Return a request whose role shows in its schema.
+
+    Raises:
+        ValueError: the pictures are not what that role gets: one JPEG, or none where the question is asked blindly.
+    """
+    fields = schema["properties"]
+    role = "teacher" if "confidence" in fields else "verifier" if "capabilities" in fields else "blind"
+    if len(pictures) != (role != "blind"):
+        raise ValueError(f"expected {'no' if role == 'blind' else 'one'} picture, got {len(pictures)}")
+    for data in pictures:
+        try:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                image.load()
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"the picture is not a JPEG: {error}") from error
+    return Asked(role, prompt, b"".join(pictures), body, headers)
+
+
+def _draft(asked: Asked) -> dict[str, Any]:
+    needed = _NEEDS.findall(asked.prompt)
+    rng = random.Random(digest(asked.picture.hex()[:4096], needed))
+    # Words differ from question to question, or they would be dropped as repetitions of each other.
+    words = [*rng.sample(_FILLERS, 3), *(rng.choice(_WORDS[name]) for name in needed)]
+    question = f"Which {' '.join(words)}?"
+    return {"question": question, "answer": _answer(question), "confidence": rng.randint(75, 99)}
+
+
+def _verdict(asked: Asked, accept_rate: float) -> dict[str, Any]:
+    found = _QUESTION.search(asked.prompt)
+    words = found[0].rstrip("?").split() if found else []
+    needed = [name for name, known in _WORDS.items() if set(known) & set(words)]
+    rng = random.Random(digest("verdict", words))
+    if rng.random() >= accept_rate:
+        needed.append(rng.choice([name for name in _WORDS if name not in needed]))
+    return {"capabilities": needed, "answer": _answer(found[0])} if found else {"capabilities": [], "answer": ""}
+
+
+def _answer(question: str) -> str:
+    """Return the one answer that the double gives to a question, whether it writes or judges."""
+    return random.Random(digest("answer", question)).choice([word for word in _FILLERS if word not in question])
+
+
+def serve_until_ctrl_c(
+    module: str, purpose: str, server: Callable[..., ModelServer], arguments: Iterable[str] | None
+) -> None:
+    """Be the program `python -m MODULE`: the URL goes to stdout."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=purpose)
+    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
+    parser.add_argument("--accept-rate", type=float, default=1.0, metavar="R", help="share of drafts that pass, 0 to 1")
+    chosen = parser.parse_args(None if arguments is None else list(arguments))
+    with server(latency_s=chosen.latency, accept_rate=chosen.accept_rate) as started:
+        sys.stderr.write(f"{purpose} The key is {KEY!r}; Ctrl-C ends it.\n")
+        sys.stdout.write(f"{started.url}\n")
+        sys.stdout.flush()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            sys.stderr.write(f"answered {len(started.asked)} requests\n")
