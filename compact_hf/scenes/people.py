@@ -78,7 +78,8 @@ def chest(kind: str, pose: str) -> Point:
     """Return where a badge hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
-        return 13, 15
+        # Towards the legs: in the middle it would hide what the sleeper wears, further on a neighbour's badge.
+        return (20, 13) if small else (24, 13)
     at = _hip(kind, pose)
     lean = math.radians(POSES[pose].lean)
     up = 6 if small else 9
