@@ -28,6 +28,7 @@ _LOCK_NAME: Final = "journal.lock"
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX looks_by_image ON looks (image_id, ref);
 CREATE TABLE replies (
     key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, body TEXT NOT NULL
 ) WITHOUT ROWID;
@@ -139,16 +140,12 @@ class Journal:
         found: dict[str, Any] = json.loads(self._meta("identity"))
         return found
 
-    def look(self, ref: str, stamp: str) -> Picture | Reject | None:
-        """Return what was seen at `ref`, None where nobody looked since its `stamp` (size and time) changed."""
-        with self._spoken():
-            row = self._db.execute("SELECT stamp, image_id, body FROM looks WHERE ref = ?", (ref,)).fetchone()
-        if row is None or row[0] != stamp:
-            return None
-        return from_json(Reject, row[2]) if row[1] is None else from_json(Picture, row[2])
+    def looks(self) -> dict[str, tuple[str, str | None]]:
+        """Return ref -> (stamp, id of the picture that was seen there), the id None for what cannot be used."""
+        return {ref: (stamp, image_id) for ref, stamp, image_id in self._rows("SELECT ref, stamp, image_id FROM looks")}
 
     def record_look(self, ref: str, stamp: str, seen: Picture | Reject) -> None:
-        """Keep what was seen at `ref`."""
+        """Keep what was seen at `ref` while its stamp (size and time) was this."""
         image_id = seen.image_id if isinstance(seen, Picture) else None
         self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(seen)))
 
@@ -164,11 +161,13 @@ class Journal:
         for ref, first in self._rows(again):
             yield Reject("picture", "duplicate picture", ref, f"same content as {first}")
 
-    def picture(self, ref: str) -> Picture:
-        """Return the picture that was seen at `ref`, which must be one that was finished."""
+    def picture(self, image_id: str, ref: str) -> Picture | None:
+        """Return the picture with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
         with self._spoken():
-            row = self._db.execute("SELECT body FROM looks WHERE ref = ?", (ref,)).fetchone()
-        return from_json(Picture, row[0])
+            row = self._db.execute(
+                "SELECT body FROM looks WHERE image_id = ? ORDER BY ref != ?, ref LIMIT 1", (image_id, ref)
+            ).fetchone()
+        return from_json(Picture, row[0]) if row else None
 
     def pictures_seen(self) -> int:
         """Return how many different pictures were looked at and could be read."""
@@ -185,8 +184,8 @@ class Journal:
         self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (reply.key, image_id, role, to_json(reply)))
 
     def replies(self) -> Iterator[tuple[str, Role, Reply]]:
-        """Yield (image id, role, reply) in the order of image ids and keys."""
-        for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY image_id, key"):
+        """Yield (image id, role, reply) in the order of their keys."""
+        for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY key"):
             yield image_id, role, from_json(Reply, body)
 
     def finished_ids(self) -> set[str]:

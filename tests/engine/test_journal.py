@@ -24,17 +24,23 @@ def test_what_was_written_is_there_in_the_next_process(tmp_path: Path) -> None:
         journal.record_reply(PICTURE.image_id, "teacher", reply)
         journal.record_outcome(Finished(PICTURE.image_id, "a.jpg", "{}"))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
-        assert journal.look("a.jpg", "1:2") == PICTURE
+        assert journal.looks() == {"a.jpg": ("1:2", PICTURE.image_id), "b.jpg": ("1:2", None)}
+        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
         assert journal.reply("key") == reply
         assert journal.finished_ids() == {PICTURE.image_id}
         assert list(journal.picture_rejects()) == [Reject("picture", "empty file", "b.jpg")]
         assert list(journal.outcomes()) == [Finished(PICTURE.image_id, "a.jpg", "{}")]
 
 
-def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_picture_is_found_where_it_is_now(tmp_path: Path) -> None:
+    moved = Picture(PICTURE.image_id, "moved.jpg", 640, 480, "pictures")
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_look("a.jpg", "10:1", PICTURE)
-        assert journal.look("a.jpg", "11:2") is None
+        journal.record_look("a.jpg", "1:2", PICTURE)
+        journal.record_look("moved.jpg", "1:2", moved)
+        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
+        journal.record_look("a.jpg", "", Reject("picture", "unreadable file", "a.jpg"))
+        assert journal.picture(PICTURE.image_id, "a.jpg") == moved
+        assert journal.picture("cd" * 16, "a.jpg") is None
 
 
 def test_the_same_content_under_two_names_counts_once_and_is_said(tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
         with pytest.raises(JournalError, match=r"full .*make room and run the same command"):
             journal.record_reply("x", "teacher", Reply("key", text="y" * 1_000_000, model="m"))
     with Journal.open(tmp_path, IDENTITY) as journal:
-        assert journal.look("a.jpg", "") == PICTURE
+        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
 
 
 def test_a_folder_that_is_no_run_cannot_be_read(tmp_path: Path) -> None:

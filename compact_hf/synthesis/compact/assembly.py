@@ -19,13 +19,15 @@ from compact_hf.images.source import Source
 from compact_hf.records import Conversation, Message, Picture, Reject, Row, digest
 from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
 from compact_hf.synthesis.compact.preset import METHOD
+from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.sources import reopen_source
 
 
 def conversation_rows(runs: Sequence[Path]) -> Iterator[Row | Reject]:
     """Yield a row for every conversation in the runs, and every reject, a few in memory at a time.
 
-    A picture that several runs asked about counts once, for the first of them in the order given.
+    A picture that several runs asked about counts once, for the first of them in the order given. A picture that the
+    run's last start did not find any more is left out.
 
     Raises:
         JournalError: one of the folders is not a run, or cannot be read.
@@ -44,8 +46,11 @@ def conversation_rows(runs: Sequence[Path]) -> Iterator[Row | Reject]:
             outcome = outcome_of(finished.body)
             yield from outcome.rejects
             if outcome.conversation is not None:
-                picture = journal.picture(finished.ref)
-                yield _row(outcome, outcome.conversation, picture, source, journal.identity)
+                picture = journal.picture(finished.image_id, finished.ref)
+                if picture is None:
+                    yield Reject("conversation", "picture is gone", finished.ref)
+                else:
+                    yield _row(outcome, outcome.conversation, picture, source, journal.identity)
 
 
 def messages_of(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
@@ -81,5 +86,5 @@ def _row(
         teacher=outcome.teacher,
         verifier=outcome.verifier,
         preset_version=identity["preset"],
-        read_picture=partial(source.read, picture.ref),
+        read_picture=partial(read_again, source, picture),
     )

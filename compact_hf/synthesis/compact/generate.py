@@ -6,10 +6,9 @@ compact generate PICTURES --out RUN
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,19 +18,18 @@ from compact_hf.engine.journal import Finished, Journal
 from compact_hf.engine.loop import run_to_end
 from compact_hf.engine.runner import Process, Progress, Runner
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.images.look import look
 from compact_hf.images.source import Source
-from compact_hf.records import Picture, Reject, digest
+from compact_hf.records import Picture, digest
 from compact_hf.synthesis.compact.conversation import converse, outcome_of
 from compact_hf.synthesis.compact.preset import METHOD, Preset, preset_named
 from compact_hf.synthesis.compact.prompts import blind_prompt, teacher_prompt, verifier_prompt
 from compact_hf.synthesis.compact.sampling import MAX_K
+from compact_hf.synthesis.pictures import looked_at, read_again
 from compact_hf.synthesis.sources import open_source
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.teacher import Exposure, Teacher
 
 DEFAULT_CONCURRENCY: Final = 16
-_LOOKS_AHEAD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Standing:
     """Where a run stands, for progress bars.
 
     Attributes:
-        pictures (`int`): pictures to work on in all, as far as is known.
+        pictures (`int`): pictures to work on in all, as far as is known: fewer as some turn out to be unusable.
         finished, kept (`int`): pictures that are done, and those of them that became conversations.
         accepted (`int`): accepted questions.
         sent, failures (`int`): requests of this session, and those that got no answer.
@@ -47,12 +45,12 @@ class Standing:
     """
 
     pictures: int
-    finished: int = 0
-    kept: int = 0
-    accepted: int = 0
-    sent: int = 0
-    failures: int = 0
-    last_failure: str = ""
+    finished: int
+    kept: int
+    accepted: int
+    sent: int
+    failures: int
+    last_failure: str
 
 
 def generate(
@@ -83,7 +81,7 @@ def generate(
             `gemini` otherwise; the verifier to the teacher, without its noise.
         teacher_url, verifier_url (`str`, *optional*): other servers; the verifier's defaults to the teacher's.
         ks (`tuple[int, ...]`, *optional*, defaults to the preset's): each image's k is drawn uniformly from these.
-        limit (`int`, *optional*): work on the first so many pictures.
+        limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
         preset (`str`, *optional*, defaults to `paper`): the method's parameters by name.
         strict (`bool`, *optional*, defaults to False): two checks more: the verifier's own answer must agree, and the
             question must not be answered rightly without the picture (one request more per question).
@@ -159,28 +157,20 @@ class _Run:
         }
 
     async def go(self, open_journal: Callable[[], Journal], stop: asyncio.Event) -> Standing:
-        refs = await asyncio.to_thread(lambda: list(self.source.refs()))
-        with open_journal() as journal:
-            try:
-                return await self._go(journal, refs, stop)
-            finally:
-                await self.teacher.close()
-                await self.verifier.close()
+        refs = await asyncio.to_thread(lambda: sorted(self.source.refs(), key=partial(digest, "order", self.seed)))
+        async with contextlib.AsyncExitStack() as opened:
+            opened.push_async_callback(self.teacher.close)
+            opened.push_async_callback(self.verifier.close)
+            return await self._go(opened.enter_context(open_journal()), refs, stop)
 
     async def _go(self, journal: Journal, refs: list[str], stop: asyncio.Event) -> Standing:
-        done = journal.finished_ids()
-        total = min(len(refs), self.limit or len(refs))
-        standing = _counted(journal, Standing(total))
-        self.on_progress(standing)
+        tally = _Tally(journal, refs, self.limit)
+        self.on_progress(tally.standing(Progress()))
 
         def told(progress: Progress, finished: Finished | None) -> None:
-            nonlocal standing
             if finished is not None:
-                standing = _with(standing, finished)
-            standing = replace(
-                standing, sent=progress.sent, failures=progress.failures, last_failure=progress.last_failure
-            )
-            self.on_progress(standing)
+                tally.add(finished)
+            self.on_progress(tally.standing(progress))
 
         runner = Runner(
             journal,
@@ -189,75 +179,60 @@ class _Run:
             stop=stop,
             on_progress=told,
         )
-        await runner.run(self._pictures(journal, refs, done), self._process)
+        progress = await runner.run(self._pictures(journal, refs, tally), self._process)
         if not journal.pictures_seen():
             raise SourceError(
                 f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
             )
-        return standing
+        return tally.standing(progress)
 
     def _process(self, picture: Picture) -> Process:
-        def read() -> bytes:
-            try:
-                return self.source.read(picture.ref)
-            except OSError as error:
-                raise SourceError(f"{picture.ref} cannot be read any more: {error.strerror}") from error
-
-        exposure = Exposure(read, ref=picture.ref, max_edge=self.preset.max_edge)
+        exposure = Exposure(partial(read_again, self.source, picture), ref=picture.ref, max_edge=self.preset.max_edge)
         return converse(picture.image_id, exposure, seed=self.seed, ks=self.ks, preset=self.preset)
 
-    async def _pictures(self, journal: Journal, refs: list[str], done: set[str]) -> AsyncGenerator[Picture, None]:
-        """Look at the pictures in order, a few ahead, and yield those that are still to be worked on."""
+    async def _pictures(self, journal: Journal, refs: list[str], tally: _Tally) -> AsyncGenerator[Picture, None]:
+        """Yield the pictures that are still to be worked on."""
+        done = journal.finished_ids()
         seen: set[str] = set()
-        async for looked in _looked(self.source, journal, refs):
-            if not isinstance(looked, Picture) or looked.image_id in seen:
-                continue
-            seen.add(looked.image_id)
-            if looked.image_id not in done:
-                yield looked
-            if len(seen) == self.limit:
-                return
+        async with contextlib.aclosing(looked_at(self.source, journal, refs)) as looks:
+            async for ref, image_id in looks:
+                if image_id is None or image_id in seen:
+                    tally.unusable += 1
+                    continue
+                seen.add(image_id)
+                if image_id not in done and (picture := journal.picture(image_id, ref)) is not None:
+                    yield picture
+                if len(seen) == self.limit:
+                    return
 
 
-async def _looked(source: Source, journal: Journal, refs: list[str]) -> AsyncGenerator[Picture | Reject, None]:
-    """Yield what is seen at each reference, in order; what the journal holds is not looked at again."""
-    ahead: deque[tuple[str, str, asyncio.Future[Picture | Reject]]] = deque()
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(_LOOKS_AHEAD, thread_name_prefix="look") as pool:
-        for ref in refs:
-            stamp = source.stamp(ref)
-            known = journal.look(ref, stamp)
-            if known is not None:
-                while ahead:
-                    yield await _record(journal, ahead.popleft())
-                yield known
-                continue
-            ahead.append((ref, stamp, loop.run_in_executor(pool, look, source, ref)))
-            if len(ahead) == _LOOKS_AHEAD:
-                yield await _record(journal, ahead.popleft())
-        while ahead:
-            yield await _record(journal, ahead.popleft())
+class _Tally:
+    """Counts a run's pictures, those of earlier sessions included."""
 
+    def __init__(self, journal: Journal, refs: list[str], limit: int | None) -> None:
+        self.unusable = 0
+        self._listed = len(refs)
+        self._limit = limit
+        self._finished = self._kept = self._accepted = 0
+        for finished in journal.outcomes():
+            self.add(finished)
 
-async def _record(journal: Journal, looking: tuple[str, str, asyncio.Future[Picture | Reject]]) -> Picture | Reject:
-    ref, stamp, future = looking
-    seen = await future
-    journal.record_look(ref, stamp, seen)
-    return seen
+    def add(self, finished: Finished) -> None:
+        conversation = outcome_of(finished.body).conversation
+        self._finished += 1
+        if conversation is not None:
+            self._kept += 1
+            self._accepted += len(conversation.turns)
 
-
-def _counted(journal: Journal, standing: Standing) -> Standing:
-    for finished in journal.outcomes():
-        standing = _with(standing, finished)
-    return standing
-
-
-def _with(standing: Standing, finished: Finished) -> Standing:
-    outcome = outcome_of(finished.body)
-    accepted = len(outcome.conversation.turns) if outcome.conversation else 0
-    return replace(
-        standing,
-        finished=standing.finished + 1,
-        kept=standing.kept + (outcome.conversation is not None),
-        accepted=standing.accepted + accepted,
-    )
+    def standing(self, progress: Progress) -> Standing:
+        usable = self._listed - self.unusable
+        return Standing(
+            # Earlier sessions may have gone beyond today's limit, or seen pictures that are gone.
+            pictures=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
+            finished=self._finished,
+            kept=self._kept,
+            accepted=self._accepted,
+            sent=progress.sent,
+            failures=progress.failures,
+            last_failure=progress.last_failure,
+        )

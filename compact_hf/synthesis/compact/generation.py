@@ -15,6 +15,7 @@ from compact_hf.answers import is_uninformative, normalise, word_overlap
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.prompts import DraftReply
+from compact_hf.synthesis.compact.reading import read_json
 from compact_hf.synthesis.compact.sampling import Combination
 from compact_hf.teachers.teacher import Reply
 
@@ -34,7 +35,7 @@ def read_draft(reply: Reply, combination: Combination) -> Draft | Reject:
     if reply.refused:
         return Reject("generation", "declined", "", reply.refused, combination)
     try:
-        read = DraftReply.model_validate_json(reply.text)
+        read = read_json(DraftReply, reply.text)
     except ValidationError as error:
         return Reject("generation", "malformed reply", reply.text[:200], _told(error), combination)
     return Draft(" ".join(read.question.split()), " ".join(read.answer.split()), read.confidence, combination)

@@ -12,6 +12,7 @@ from compact_hf.capabilities import canonical
 from compact_hf.records import Draft, Reject, Verdict
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.prompts import BlindReply, VerdictReply
+from compact_hf.synthesis.compact.reading import read_json
 from compact_hf.teachers.teacher import Reply
 
 
@@ -20,7 +21,7 @@ def read_verdict(reply: Reply, draft: Draft) -> Verdict | Reject:
     if reply.refused:
         return Reject("verification", "verifier declined", draft.question, reply.refused, draft.capabilities)
     try:
-        read = VerdictReply.model_validate_json(reply.text)
+        read = read_json(VerdictReply, reply.text)
     except ValidationError as error:
         said = error.errors(include_url=False, include_input=False)[0]["msg"]
         return Reject("verification", "malformed verdict", draft.question, said, draft.capabilities)
@@ -54,7 +55,7 @@ def guessed(reply: Reply, draft: Draft) -> tuple[str, str] | None:
     if reply.refused:
         return None
     try:
-        answer = BlindReply.model_validate_json(reply.text).answer
+        answer = read_json(BlindReply, reply.text).answer
     except ValidationError:
         return None
     return ("answerable without the picture", answer) if same_answer(draft.answer, answer) else None
