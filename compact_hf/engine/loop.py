@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,8 +16,11 @@ T = TypeVar("T")
 def run_to_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run `work(stop)` and return its result.
 
-    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second interrupts at once. Where an event
-    loop runs in this thread already, as in a notebook, the work gets a thread and a loop of its own.
+    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second cancels it. Where an event loop
+    runs in this thread already, as in a notebook, the work gets a thread and a loop of its own.
+
+    Raises:
+        KeyboardInterrupt: the work was cancelled.
     """
     try:
         asyncio.get_running_loop()
@@ -30,34 +34,41 @@ async def _listening(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) ->
     if threading.current_thread() is not threading.main_thread():
         return await work(stop)
     loop = asyncio.get_running_loop()
+    # asyncio's own, which cancels the work.
+    second = signal.getsignal(signal.SIGINT)
 
-    def first() -> None:
-        stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, second)
+        loop.call_soon_threadsafe(stop.set)
 
-    loop.add_signal_handler(signal.SIGINT, first)
+    signal.signal(signal.SIGINT, first)
     try:
         return await work(stop)
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, second)
 
 
 def _in_a_thread(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
-    ready = threading.Event()
-    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    started: Future[Callable[[], None]] = Future()
 
     async def main() -> T:
         stop = asyncio.Event()
-        started.append((asyncio.get_running_loop(), stop))
-        ready.set()
-        return await work(stop)
+        task = asyncio.ensure_future(work(stop))
+        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed just now: the work is done
+                loop.call_soon_threadsafe(task.cancel if stop.is_set() else stop.set)
+
+        started.set_result(interrupt)
+        return await task
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(lambda: asyncio.run(main()))
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            ready.wait()
-            loop, stop = started[0]
-            loop.call_soon_threadsafe(stop.set)
-            return future.result()
+        while True:
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                started.result()()
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
