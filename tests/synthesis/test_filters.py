@@ -81,6 +81,38 @@ def test_a_reply_becomes_a_draft_or_a_reject(came: Reply, reason: str | None) ->
         assert (read.reason, read.capabilities) == (reason, COMBINATION)
 
 
+JSON = '{\n "question": "What color?",\n "answer": "red", "confidence": 80}'
+
+
+@pytest.mark.parametrize(
+    "text", [f"```json\n{JSON}\n```", f"```\n{JSON}\n```\n", f"\n```JSON\r\n{JSON}```", f"```json  \n{JSON}\n  ```"]
+)
+def test_json_in_a_fence_is_read(text: str) -> None:
+    assert generation.read_draft(reply(text), COMBINATION) == Draft("What color?", "red", 80, COMBINATION)
+    verdict = text.replace(JSON, '{"capabilities": ["color", "counting"], "answer": "3"}')
+    assert verification.read_verdict(reply(verdict), draft()) == Verdict(COMBINATION, "3")
+    blind = text.replace(JSON, '{"answer": "green"}')
+    assert verification.guessed(reply(blind), draft()) == ("answerable without the picture", "green")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{JSON}",  # the fence was cut, so who knows what else was
+        f"```json\n{JSON[:-1]}\n```",
+        f"```python\n{JSON}\n```",
+        f"Here you are:\n```json\n{JSON}\n```",
+        f"```json\n{JSON}\n```\n```json\n{JSON}\n```",
+        "```json",
+        "``````",
+    ],
+)
+def test_nothing_else_around_json_is_mended(text: str) -> None:
+    read = generation.read_draft(reply(text), COMBINATION)
+    assert isinstance(read, Reject)
+    assert read.reason == "malformed reply"
+
+
 @given(st.text())
 def test_whatever_a_teacher_sends_is_a_draft_or_a_reject(text: str) -> None:
     assert isinstance(generation.read_draft(reply(text), COMBINATION), Draft | Reject)
