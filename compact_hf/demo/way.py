@@ -87,7 +87,7 @@ def run_demo(
 
     Args:
         out (`str | Path`): a folder that is new, empty, or an earlier demo's.
-        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, for rows in both splits.
+        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, to learn from.
         steps (`int`, *optional*, defaults to the recipe's): training steps.
         on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
 
@@ -96,7 +96,7 @@ def run_demo(
         CompactError: whatever a stage raises; the same call goes on there.
     """
     if scenes < _FEWEST_SCENES:
-        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} for rows in both splits")
+        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} to have something to learn from")
     folder = _claimed(Path(out))
     _generate(folder / "run", scenes, on_progress)
     facts = _assemble(folder, on_progress)

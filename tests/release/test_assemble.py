@@ -22,7 +22,7 @@ from .samples import contents, item
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over drawn scenes."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    generate("scenes:40", run)
+    generate("scenes:120", run)  # enough for the 5% that are held out
     return run
 
 
