@@ -96,7 +96,7 @@ def run_demo(
         CompactError: whatever a stage raises; the same call goes on there.
     """
     if scenes < _FEWEST_SCENES:
-        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} to have something to learn from")
+        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} to learn from")
     folder = _claimed(Path(out))
     _generate(folder / "run", scenes, on_progress)
     facts = _assemble(folder, on_progress)
