@@ -24,6 +24,7 @@ _EXTRAS: Final = {
     "trl": "tune",
     "peft": "tune",
     "accelerate": "tune",
+    "openai": "openai",
 }
 
 
@@ -244,8 +245,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("source", help="a folder of pictures, or scenes:N")
     generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
-    generate.add_argument("--teacher", metavar="NAME[:MODEL]", help="gemini, scenes (default: by the source)")
-    generate.add_argument("--teacher-url", metavar="URL", help="another server that speaks the teacher's protocol")
+    generate.add_argument("--teacher", metavar="NAME[:MODEL]", help="gemini, openai, scenes (default: by the source)")
+    generate.add_argument("--teacher-url", metavar="URL", help="another server of the teacher's protocol, such as vLLM")
     generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
     generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
     generate.add_argument("--k", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 BAD: dict[str, tuple[list[str], int, str]] = {
     "no key": (["generate", "PICTURES", "--out", "NEW"], 2, "set GEMINI_API_KEY"),
-    "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "there are gemini, scenes"),
+    "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "there are gemini, openai"),
+    "no model": (["generate", "PICTURES", "--out", "NEW", "--teacher", "openai"], 2, "--teacher openai:MODEL"),
+    "no key for OpenAI": (
+        ["generate", "PICTURES", "--out", "NEW", "--teacher", "openai:m", "--teacher-url", "https://api.openai.com"],
+        2,
+        "set OPENAI_API_KEY",
+    ),
     "scenes on photographs": (
         ["generate", "PICTURES", "--out", "NEW", "--teacher", "scenes"],
         2,
@@ -147,6 +154,18 @@ def test_a_wrong_key_ends_in_one_line(
     assert status == 1
     assert "refuses the key" in line
     assert "a-wrong-key" not in line
+
+
+def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "compact_hf.teachers.openai", raising=False)
+    assert refused(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher", "openai:m") == (
+        1,
+        "compact: this needs openai, which is not installed; pip install 'compact_hf[openai]'",
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from compact_hf.errors import UsageError
 from compact_hf.teachers.teacher import Teacher
 
-NAMES: Final = ("gemini", "scenes")
+NAMES: Final = ("gemini", "openai", "scenes")
 
 
 def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed: int = 0) -> Teacher:
@@ -16,20 +16,24 @@ def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed:
 
     Args:
         spec (`str`): `NAME` or `NAME:MODEL`.
-        url (`str`, *optional*): the server to ask instead of the service's own (gemini).
+        url (`str`, *optional*): the server to ask instead of the service's own (gemini, openai).
         noise, seed (*optional*): the faults that the scenes teacher plants, and where.
 
     Raises:
         UsageError: no such teacher, or a setting that it does not have.
     """
     name, _, model = spec.partition(":")
+    if noise and name != "scenes" and name in NAMES:
+        raise UsageError(f"only the teacher scenes plants noise; leave --noise out for {name}")
     match name:
         case "gemini":
             from compact_hf.teachers.gemini import DEFAULT_MODEL, Gemini
 
-            if noise:
-                raise UsageError("only the teacher scenes plants noise; leave --noise out for gemini")
             return Gemini(model or DEFAULT_MODEL, url=url)
+        case "openai":
+            from compact_hf.teachers.openai import OpenAI
+
+            return OpenAI(model, url=url)
         case "scenes":
             from compact_hf.teachers.scenes import ScenesTeacher
 

@@ -1,0 +1,247 @@
+"""Any server that speaks OpenAI's protocol as teacher or verifier: vLLM, SGLang, llama.cpp's server, OpenAI itself.
+
+In: requests with a prompt, a picture and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
+request, always with a time-out; the engine retries. The key comes from OPENAI_API_KEY; one's own server needs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from pydantic import BaseModel, ValidationError
+
+from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
+from compact_hf.teachers.wire import key_in, one_line, seconds, server_of
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionContentPartParam
+
+SERVICE_URL: Final = "https://api.openai.com/v1"
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+# Longer than a service takes: a server on one GPU lets requests wait until it has room for them.
+TIMEOUT_S: Final = 300.0
+_NO_KEY: Final = "no-key-needed"  # the SDK insists on one
+_OVERLOADED: Final = (429, 503)
+# Errors 400 that are the model's answer to this picture, not a mistake in the request.
+_NOT_ALLOWED: Final = ("content_filter", "content_policy_violation")
+
+
+class OpenAI:
+    """Ask one model behind an OpenAI-compatible server.
+
+    Args:
+        model (`str`): the model's name, as the server lists it at `/v1/models`.
+        url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server; `/v1` may be left out.
+        timeout_s (`float`, *optional*, defaults to 300): for one request, in seconds.
+
+    Raises:
+        UsageError: no model is named, OpenAI is to be asked without a key, or `url` is not the address of a server.
+    """
+
+    ks = range(1, 11)
+    sources: str | None = None
+
+    def __init__(self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        if not model:
+            raise UsageError("the teacher openai needs the name of a model: --teacher openai:MODEL")
+        url = url or os.environ.get("OPENAI_BASE_URL") or SERVICE_URL
+        self._server = server_of(url)
+        self._key = key_in([KEY_VARIABLE]) or _NO_KEY
+        if self._key == _NO_KEY and f".{urlsplit(url).hostname}".endswith(".openai.com"):
+            raise UsageError(
+                f"the teacher openai needs a key and found none: set {KEY_VARIABLE} in the environment, or name a "
+                "server of your own with --teacher-url, such as http://localhost:8000/v1"
+            )
+        self.name = f"openai:{model}"
+        self._model = model
+        self._url = _with_version(url)
+        self._timeout_s = timeout_s
+        self._client: AsyncOpenAI | None = None
+
+    async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        """See `Teacher.ask`."""
+        self._client = self._client or AsyncOpenAI(
+            api_key=self._key, base_url=self._url, timeout=self._timeout_s, max_retries=0
+        )
+        async for item in answer_each(requests, self._answer):
+            yield item
+
+    async def flush(self) -> None:
+        """Nothing is ever held back."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _answer(self, request: Request) -> Reply | Failure:
+        try:
+            body = await self._sent(request)
+        except APIStatusError as error:
+            answer = self._failed(request, error)
+        except (TimeoutError, APITimeoutError):
+            answer = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
+        except APIConnectionError as error:
+            reason = type(error.__cause__ or error).__name__
+            answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
+        else:
+            return _read(request, body, self._model)
+        # Raised out here, where no traceback shows the error behind it, which may quote the key.
+        if isinstance(answer, TeacherError):
+            raise answer
+        return answer
+
+    async def _sent(self, request: Request) -> bytes:
+        """Return the body of the server's answer. The SDK's own reading of it would let anything pass as a reply."""
+        if self._client is None:
+            raise TeacherError(f"the teacher {self.name} was closed")
+        content: list[ChatCompletionContentPartParam] = [{"type": "text", "text": request.prompt}]
+        if request.exposure is not None:
+            jpeg = base64.b64encode(await request.exposure.jpeg()).decode()
+            content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}})
+        # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
+        async with asyncio.timeout(self._timeout_s):
+            # No temperature: a departure that RECIPE names, the same as for Gemini.
+            response = await self._client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=[{"role": "user", "content": content}],
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {
+                        "name": request.schema.__name__,
+                        "schema": strict_schema(request.schema),
+                        "strict": True,
+                    },
+                },
+                store=False,
+            )
+        return response.content
+
+    def _failed(self, request: Request, error: APIStatusError) -> Reply | Failure | TeacherError:
+        code = error.status_code
+        said = one_line(_message(error).replace(self._key, "<key>"))
+        if code == 401:
+            # What the server says is left out: OpenAI quotes the key's first and last letters.
+            return TeacherError(
+                f"{self.name} at {self._server} wants a valid key ({code}); set {KEY_VARIABLE} and run the same command"
+            )
+        if code == 403:
+            return TeacherError(
+                f"{self.name} at {self._server} may not be asked with this key ({code}: {said}); "
+                f"set another {KEY_VARIABLE} or name another model"
+            )
+        if code == 404:
+            return TeacherError(
+                f"{self.name} is not at {self._server} ({code}: {said}); name a model that the server lists at "
+                "/v1/models with --teacher openai:MODEL, and check --teacher-url"
+            )
+        if error.code == "insufficient_quota":
+            # A 429 too, but one that no waiting mends.
+            return TeacherError(f"{self.name}: the account is used up ({code}: {said}); top it up, then go on")
+        if error.code in _NOT_ALLOWED:
+            return Reply(request.key, text="", model=self.name, refused=f"{error.code}: {said}")
+        return Failure(
+            request.key,
+            f"{code} {said}",
+            overloaded=code in _OVERLOADED,
+            retry_after=seconds(error.response.headers.get("retry-after", "")),
+            worth_retrying=code >= 500 or code in (408, 409, 429),
+        )
+
+
+def _with_version(url: str) -> str:
+    """Return an address whose path is the protocol's usual one where it has none."""
+    parts = urlsplit(url)
+    return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1"))
+
+
+def _message(error: APIStatusError) -> str:
+    """Return what the server says: in OpenAI's envelope, in an older or a foreign one, or as plain text."""
+    body = error.body
+    for name in ("error", "message", "detail"):
+        if isinstance(body, dict):
+            body = body.get(name, body)
+    return str(body or "no message")
+
+
+def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's JSON schema in the strict form that OpenAI demands: every field required, no others."""
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, list):
+            return [strict(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        closed = {name: strict(value) for name, value in part.items()}
+        if closed.get("type") == "object":
+            closed |= {"additionalProperties": False, "required": list(closed.get("properties", {}))}
+        return closed
+
+    schema: dict[str, Any] = strict(model.model_json_schema())
+    return schema
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0  # thinking included
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+def _read(request: Request, body: bytes, model: str) -> Reply | Failure:
+    """Turn a response's body into a reply. A refusal, a filtered answer and an unfinished one are refusals."""
+    try:
+        read = _Completion.model_validate_json(body)
+    except ValidationError as error:
+        kind = error.errors(include_url=False, include_input=False, include_context=False)[0]["type"]
+        return Failure(request.key, f"the reply is not OpenAI's JSON ({kind})")
+    usage = read.usage or _Usage()
+    text, refused = "", ""
+    if not read.choices:
+        refused = "no choices"
+    else:
+        choice = read.choices[0]
+        if choice.message.refusal:
+            refused = f"refused: {one_line(choice.message.refusal)}"
+        elif choice.finish_reason != "stop":
+            refused = f"finish reason {one_line(choice.finish_reason or 'missing')}"
+        elif not choice.message.content:
+            refused = "empty answer"
+        else:
+            text = choice.message.content
+    return Reply(
+        request.key,
+        text=text,
+        refused=refused,
+        model=f"openai:{_without_folders(one_line(read.model or model))}",
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+    )
+
+
+def _without_folders(model: str) -> str:
+    """Return a model's name as it may be published: local servers tend to name the file that they read it from."""
+    return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|[A-Za-z]:[/\\]", model) else model

@@ -1,0 +1,178 @@
+"""A server that speaks OpenAI's protocol over loopback, for tests, benchmarks and trying things out without a model.
+
+    with OpenAIServer() as server:
+        generate("PICTURES", "RUN", teacher="openai:double", teacher_url=server.url)     # OPENAI_API_KEY=test-key
+
+It reads requests as strictly as the service (key, fields, picture, strict schema) and answers them like a teacher that
+cannot see (testing/model.py). What goes wrong is decided by its `fault`.
+
+As a program it serves until Ctrl-C:
+
+    python -m compact_hf.testing.openai --latency 0.3
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from compact_hf.records import digest
+from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
+
+# What the service takes, of what a teacher has reason to send. Sampling settings are not among it: current models
+# refuse them.
+_FIELDS: Final = {"model", "messages", "response_format", "store", "max_completion_tokens", "reasoning_effort"}
+_DATA_URL: Final = "data:image/jpeg;base64,"
+
+
+class OpenAIServer(ModelServer):
+    """Answer `/v1/chat/completions` like a model that keeps to the schema, and list it at `/v1/models`.
+
+    Args:
+        key (`str | None`, *optional*): the key that is accepted; None takes any, as a server of one's own does.
+        model (`str`, *optional*): the model that it says it is; requests for `no-such-model` get a 404.
+        accept_rate, latency_s, fault (*optional*): as for `ModelServer`; by default nothing goes wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str | None = KEY,
+        model: str = "double-2026-11-21",
+        accept_rate: float = 1.0,
+        latency_s: float = 0.0,
+        fault: Fault = lambda asked, number: None,
+    ) -> None:
+        routes = [
+            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+        ]
+        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault)
+        self._key = key
+        self._model = model
+
+    async def _complete(self, request: Request) -> Response:
+        return self._locked(request) or await self.serve(request, _understood)
+
+    async def _models(self, request: Request) -> Response:
+        listed = {"id": self._model, "object": "model", "created": 0, "owned_by": "compact_hf"}
+        return self._locked(request) or JSONResponse({"object": "list", "data": [listed]})
+
+    def _locked(self, request: Request) -> Response | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme == "Bearer" and key and self._key in (None, key):
+            return None
+        # The service quotes the key's ends.
+        return error_response(401, f"Incorrect API key provided: {key[:4]}***{key[-4:]}.", code="invalid_api_key")
+
+    def answer(self, asked: Asked) -> Response:
+        """See `ModelServer.answer`."""
+        if asked.body["model"] == "no-such-model":
+            return error_response(404, "The model `no-such-model` does not exist.", code="model_not_found")
+        text = json.dumps(self.written(asked))
+        return content_response(text, model=self._model, prompt_tokens=765 + len(asked.prompt) // 4)
+
+    def refuse(self, why: str) -> Response:
+        """See `ModelServer.refuse`."""
+        return error_response(400, why)
+
+
+def content_response(
+    text: str | None,
+    *,
+    model: str = "double",
+    finish: str = "stop",
+    refusal: str | None = None,
+    prompt_tokens: int = 800,
+) -> Response:
+    """Return a chat completion; `text` None is an answer without content, as beside a refusal."""
+    completion_tokens = len(text or "") // 4 + 20
+    return JSONResponse(
+        {
+            "id": f"chatcmpl-{digest(text, length=16)}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text, "refusal": refusal},
+                    "finish_reason": finish,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt_tokens + completion_tokens,
+            },
+        }
+    )
+
+
+def error_response(
+    status: int, message: str, *, code: str | None = None, retry_after_s: float | None = None
+) -> Response:
+    """Return an error as the service words it, with a Retry-After header where a delay is given."""
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
+    if unknown := body.keys() - _FIELDS:
+        raise ValueError(f"unrecognized request arguments: {', '.join(sorted(unknown))}")
+    (message,) = body["messages"]
+    if message["role"] != "user" or not isinstance(body["model"], str):
+        raise ValueError("expected a model and a message of the user")
+    parts = message["content"]
+    prompt = "".join(part["text"] for part in parts if part["type"] == "text")
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    if len(urls) + sum(part["type"] == "text" for part in parts) != len(parts):
+        raise ValueError("expected parts of the types text and image_url")
+    return asked_for(prompt, _schema(body["response_format"]), [_jpeg(url) for url in urls], body, headers)
+
+
+def _schema(response_format: dict[str, Any]) -> dict[str, Any]:
+    given = response_format["json_schema"]
+    if response_format["type"] != "json_schema" or given["strict"] is not True:
+        raise ValueError("expected a response format of the type json_schema, strict")
+    if not re.fullmatch(r"[\w-]{1,64}", given["name"], re.ASCII):
+        raise ValueError(f"expected a name of letters, digits, _ and -, got {given['name']!r}")
+    for part in _objects(given["schema"]):
+        if part.get("additionalProperties") is not False or set(part["required"]) != set(part["properties"]):
+            raise ValueError("a strict schema requires all its properties and allows no others")
+    schema: dict[str, Any] = given["schema"]
+    return schema
+
+
+def _objects(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield every schema of an object in a schema."""
+    if isinstance(part, dict):
+        if part.get("type") == "object":
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            yield from _objects(inner)
+
+
+def _jpeg(url: str) -> bytes:
+    if not url.startswith(_DATA_URL):
+        raise ValueError(f"expected a data URL of image/jpeg in base64, got {url[:30]!r}")
+    return base64.b64decode(url.removeprefix(_DATA_URL), validate=True)
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Serve until Ctrl-C."""
+    serve_until_ctrl_c("compact_hf.testing.openai", "Speaks OpenAI's protocol.", OpenAIServer, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""The real openai client against a server that speaks OpenAI's protocol over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+from PIL import Image
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.openai import OpenAI, strict_schema
+from compact_hf.teachers.registry import open_teacher
+from compact_hf.teachers.teacher import Failure, Reply
+from compact_hf.testing.model import KEY
+from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+from tests.teachers.asking import draft_request, photograph, put, verdict_request
+
+COMBINATION = ("color", "counting")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as started:
+        yield started
+
+
+def answer_to(response: Response) -> Reply | Failure:
+    """Return what the teacher makes of one response of the server."""
+    with OpenAIServer(fault=lambda asked, number: response) as server:
+        (answer,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+        assert len(server.asked) == 1  # the client repeats nothing by itself
+    return answer
+
+
+def completion(**changes: object) -> dict[str, object]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}
+    return {"object": "chat.completion", "choices": [choice | changes]}
+
+
+def test_a_draft_comes_back_as_the_models_own_json(server: OpenAIServer) -> None:
+    (reply,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+    assert set(json.loads(reply.text)) == {"question", "answer", "confidence"}
+    assert reply.model == "openai:double-2026-11-21"
+    assert reply.input_tokens > 765
+    assert reply.output_tokens > 20
+
+
+def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: OpenAIServer) -> None:
+    put(OpenAI("vendor/model:tag", url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
+    (asked,) = server.asked
+    with Image.open(io.BytesIO(asked.picture)) as sent:
+        assert sent.format == "JPEG"
+        assert sent.size == (1024, 683)
+        assert not sent.getexif()
+    assert b"SecretPhoneMaker" not in asked.picture
+    assert "- color:" in asked.prompt
+    assert set(asked.body) == {"model", "messages", "response_format", "store"}  # no temperature among it
+    assert asked.body["model"] == "vendor/model:tag"
+    assert asked.body["store"] is False
+    assert [part["type"] for part in asked.body["messages"][0]["content"]] == ["image_url", "text"]
+
+
+def test_the_verifier_is_not_led(server: OpenAIServer) -> None:
+    """What reaches it is the picture, the question and the ten definitions, the same for every question."""
+    put(OpenAI("m", url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
+    one, other = sorted((asked.prompt for asked in server.asked), key=lambda prompt: "ANOTHER" in prompt)
+    assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
+    assert {asked.role for asked in server.asked} == {"verifier"}
+
+
+def test_a_schema_is_made_strict_all_the_way_down() -> None:
+    class Part(BaseModel):
+        note: str = ""
+
+    class Whole(BaseModel):
+        type: str
+        parts: list[Part]
+
+    schema = strict_schema(Whole)
+    assert (schema["required"], schema["additionalProperties"]) == (["type", "parts"], False)
+    assert (schema["$defs"]["Part"]["required"], schema["$defs"]["Part"]["additionalProperties"]) == (["note"], False)
+
+
+def test_many_requests_are_in_flight_together() -> None:
+    with OpenAIServer(latency_s=0.2) as server:
+        requests = [draft_request(COMBINATION, round=number) for number in range(20)]
+        answers = put(OpenAI("m", url=server.url, timeout_s=3), requests)
+    assert all(isinstance(answer, Reply) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("response", "refused"),
+    [
+        (content_response(None, refusal="I cannot help\nwith that."), "refused: I cannot help with that."),
+        (content_response('{"question": "Wh', finish="length"), "finish reason length"),
+        (content_response(None, finish="content_filter"), "finish reason content_filter"),
+        (content_response('{"question": "Wh', finish="abort"), "finish reason abort"),
+        (content_response(None), "empty answer"),
+        (content_response(""), "empty answer"),
+        (JSONResponse(completion(finish_reason=None)), "finish reason missing"),
+        (JSONResponse({"choices": []}), "no choices"),
+        (
+            error_response(400, "Your input image may contain content", code="content_policy_violation"),
+            "content_policy_violation: Your input image may contain content",
+        ),
+    ],
+)
+def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
+    reply = answer_to(response)
+    assert isinstance(reply, Reply)
+    assert (reply.refused, reply.text) == (refused, "")
+
+
+@pytest.mark.parametrize(
+    ("response", "overloaded", "retry_after", "worth_retrying"),
+    [
+        (error_response(429, "slow down", code="rate_limit_exceeded", retry_after_s=2), True, 2.0, True),
+        (error_response(429, "slow down", retry_after_s=0.25), True, 0.25, True),
+        (JSONResponse({}, status_code=429, headers={"Retry-After": "Sat, 21 Nov 2026 23:00:00 GMT"}), True, None, True),
+        (error_response(503, "loading the model", retry_after_s=7), True, 7.0, True),
+        (error_response(500, "oops"), False, None, True),
+        (error_response(400, "cannot process the image"), False, None, False),
+        (error_response(422, "unknown field"), False, None, False),
+        (Response("<html>gateway</html>", status_code=502), False, None, True),
+        (Response('{"choices": [{"mess', media_type="application/json"), False, None, True),
+        (Response("<html>a page</html>", media_type="text/html"), False, None, True),
+        (error_response(500, "a\nb\x1b[31m" + "x" * 10_000), False, None, True),
+        *((JSONResponse(body), False, None, True) for body in (None, [], 5, "text", {}, {"error": "text"})),
+        *((JSONResponse({"choices": choices}), False, None, True) for choices in (None, "ab", [5], [{"message": 5}])),
+        (JSONResponse(completion(message={"content": ["parts"]})), False, None, True),
+        (JSONResponse({**completion(), "usage": "much"}), False, None, True),
+        *((JSONResponse({"error": error}, status_code=500), False, None, True) for error in (None, 5, {"message": 5})),
+        (JSONResponse(["odd"], status_code=500), False, None, True),
+        (Response("no gzip", headers={"Content-Encoding": "gzip"}), False, None, True),
+    ],
+)
+def test_what_may_pass_is_a_failure_for_the_engine(
+    response: Response, overloaded: bool, retry_after: float | None, worth_retrying: bool
+) -> None:
+    failure = answer_to(response)
+    assert isinstance(failure, Failure), failure
+    assert (failure.overloaded, failure.retry_after, failure.worth_retrying) == (
+        overloaded,
+        retry_after,
+        worth_retrying,
+    )
+    assert failure.message.isprintable()
+    assert len(failure.message) < 400
+
+
+def test_what_a_server_says_of_its_error_is_passed_on() -> None:
+    said = {
+        "OpenAI's": JSONResponse({"error": {"message": "too large"}}, status_code=400),
+        "vLLM's older": JSONResponse({"object": "error", "message": "too large"}, status_code=400),
+        "FastAPI's": JSONResponse({"detail": "too large"}, status_code=400),
+        "plain": Response("too large", status_code=400),
+    }
+    for response in said.values():
+        failure = answer_to(response)
+        assert isinstance(failure, Failure)
+        assert failure.message == "400 too large"
+
+
+def test_a_reply_without_usage_and_model_is_a_reply() -> None:
+    reply = answer_to(JSONResponse(completion()))
+    assert isinstance(reply, Reply)
+    assert (reply.model, reply.input_tokens, reply.output_tokens) == ("openai:m", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", "openai:Qwen/Qwen3-VL-8B-Instruct"),
+        ("/home/me/models/qwen.gguf", "openai:qwen.gguf"),
+        ("C:\\models\\qwen.gguf", "openai:qwen.gguf"),
+        ("./models/qwen/", "openai:qwen"),
+    ],
+)
+def test_a_model_is_known_by_its_name_not_by_where_it_lies(said: str, kept: str) -> None:
+    reply = answer_to(content_response("{}", model=said))
+    assert isinstance(reply, Reply)
+    assert reply.model == kept
+
+
+def test_a_wrong_key_is_refused_in_one_line_that_shows_no_letter_of_it(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "QXZ7-and-secret-9WVK")
+    with pytest.raises(TeacherError, match=r"wants a valid key \(401\); set OPENAI_API_KEY") as refused:
+        put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "\n" not in str(refused.value)
+    assert "QXZ7" not in shown
+    assert "9WVK" not in shown
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_not_even_a_traceback_shows_the_key_that_a_server_quotes(code: int) -> None:
+    with pytest.raises(TeacherError, match="no entry with <key>") as refused:
+        answer_to(error_response(code, f"no entry with {KEY}"))
+    assert KEY not in "".join(traceback.format_exception(refused.value))
+
+
+def test_an_unknown_model_is_refused(server: OpenAIServer) -> None:
+    with pytest.raises(TeacherError, match=r"openai:no-such-model is not at http.*does not exist.*lists at /v1/models"):
+        put(OpenAI("no-such-model", url=server.url), [draft_request(COMBINATION)])
+
+
+def test_an_account_that_is_used_up_ends_the_run_where_waiting_would_not_help() -> None:
+    with pytest.raises(TeacherError, match="the account is used up"):
+        answer_to(error_response(429, "You exceeded your current quota", code="insufficient_quota", retry_after_s=1))
+
+
+def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
+    with OpenAIServer(latency_s=3) as server:
+        (failure,) = put(OpenAI("m", url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
+    assert failure == Failure(failure.key, f"{server.url} gave no answer within 0.2 s")
+
+
+def test_a_server_that_drips_is_given_up_too() -> None:
+    """A byte every tenth of a second keeps any pause below the time-out, and would go on for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        done = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while not done.wait(0.1):
+                    connection.sendall(b" ")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            (failure,) = put(OpenAI("m", url=url, timeout_s=0.5), [draft_request(COMBINATION)])
+        finally:
+            done.set()
+            dripping.join()
+    assert failure == Failure(failure.key, f"{url} gave no answer within 0.5 s")
+
+
+def test_a_connection_that_breaks_off_half_way_is_a_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def cut() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices"')
+
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        (failure,) = put(OpenAI("m", url=url), [draft_request(COMBINATION)])
+        cutting.join()
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith(f"the connection to {url} failed (")
+    assert failure.worth_retrying
+
+
+def test_nobody_at_the_address_is_a_failure_that_names_it_without_its_password() -> None:
+    (failure,) = put(OpenAI("m", url="http://me:secret@127.0.0.1:9/v1"), [draft_request(COMBINATION)])
+    assert isinstance(failure, Failure)
+    assert failure.message == "the connection to http://127.0.0.1:9 failed (ConnectError)"
+
+
+def test_a_server_of_ones_own_is_asked_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with OpenAIServer(key=None) as server:
+        (reply,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+
+
+@pytest.mark.parametrize("url", [None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1"])
+def test_openai_itself_wants_a_key(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UsageError, match="set OPENAI_API_KEY in the environment, or name a server"):
+        OpenAI("m", url=url)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_the_protocols_path_may_be_left_out(server: OpenAIServer, path: str) -> None:
+    (reply,) = put(OpenAI("m", url=server.url + path), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+
+
+def test_the_clients_own_variable_names_a_server_too(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    (reply,) = put(OpenAI("m"), [draft_request(COMBINATION)])
+    assert isinstance(reply, Reply)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="must start with http"):
+        OpenAI("m", url=url)
+
+
+def test_a_key_that_was_copied_wrongly_is_refused_unshown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "two\nlines")
+    with pytest.raises(UsageError, match="copy it again"):
+        OpenAI("m", url="http://localhost:8000")
+
+
+def test_a_model_has_to_be_named() -> None:
+    with pytest.raises(UsageError, match="needs the name of a model: --teacher openai:MODEL"):
+        open_teacher("openai", url="http://localhost:8000")
+
+
+def test_it_plants_no_noise() -> None:
+    with pytest.raises(UsageError, match="leave --noise out for openai"):
+        open_teacher("openai:m", url="http://localhost:8000", noise=0.5)
+
+
+def test_a_name_with_colons_reaches_the_server_whole(server: OpenAIServer) -> None:
+    put(open_teacher("openai:ft:base:us::id", url=server.url), [draft_request(COMBINATION)])
+    assert server.asked[0].body["model"] == "ft:base:us::id"
+
+
+def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None:
+    """A double that takes anything would prove nothing."""
+    url = f"{server.url}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert httpx.post(url, json={}).status_code == 401
+    schema = {"type": "object", "properties": {"confidence": {}}, "required": ["confidence"]}
+    strict = schema | {"additionalProperties": False}
+    text = {"type": "text", "text": "hello"}
+    for parts, given, more, missing in (
+        ([text], strict, {}, "expected one picture"),
+        ([text], schema, {}, "a strict schema requires all"),
+        ([text], strict, {"temperature": 0}, "unrecognized request arguments: temperature"),
+        ([{"type": "input_text", "text": "hello"}], strict, {}, "parts of the types text and image_url"),
+        ([{"type": "image_url", "image_url": {"url": "https://x/a.jpg"}}], strict, {}, "expected a data URL"),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,AAAA"}}],
+            strict,
+            {},
+            "the picture is not a JPEG",
+        ),
+    ):
+        response_format = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": given}}
+        body = {
+            "model": "m",
+            "messages": [{"role": "user", "content": parts}],
+            "response_format": response_format,
+            **more,
+        }
+        refused = httpx.post(url, json=body, headers=headers)
+        assert refused.status_code == 400
+        assert missing in refused.json()["error"]["message"]
+    assert server.asked == []
+
+
+def test_the_double_lists_its_model(server: OpenAIServer) -> None:
+    async def listed() -> list[str]:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY) as client:
+            return [model.id async for model in client.models.list()]
+
+    assert asyncio.run(listed()) == ["double-2026-11-21"]
