@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -113,19 +114,24 @@ def generate(
     for asked in (writer, judge):
         if asked.sources is not None and asked.sources != pictures.identity:
             raise UsageError(f"the teacher {asked.name} only knows drawn scenes, got {source}; use --teacher gemini")
-    wanted = _checked_ks(ks or chosen.ks, writer)
+    wanted = _checked_ks(ks or chosen.ks, writer, chosen)
     run = _Run(pictures, writer, judge, wanted, chosen, seed, limit, concurrency, on_progress)
     journal_at = partial(Journal.open, Path(out), run.identity())
     return run_to_end(partial(run.go, journal_at))
 
 
-def _checked_ks(ks: tuple[int, ...], teacher: Teacher) -> tuple[int, ...]:
+def _checked_ks(ks: tuple[int, ...], teacher: Teacher, preset: Preset) -> tuple[int, ...]:
     for k in ks:
         if not 1 <= k <= MAX_K:
             raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
         if k not in teacher.ks:
             raise UsageError(
                 f"got k = {k}; the teacher {teacher.name} has questions for k = {teacher.ks.start} to {teacher.ks[-1]}"
+            )
+        if math.comb(MAX_K, k) < preset.min_turns:
+            raise UsageError(
+                f"got k = {k}, which leaves {math.comb(MAX_K, k)} combination to ask for; "
+                f"a picture needs {preset.min_turns} questions to be kept, so give k up to {MAX_K - 1}"
             )
     return tuple(sorted(set(ks)))
 

@@ -1,0 +1,91 @@
+"""The command's streams in the hands of others: closed, full, cut off, or unable to take every sign."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.cli import main
+from compact_hf.engine.journal import Finished, Journal
+from compact_hf.errors import UsageError
+from compact_hf.records import Reject, to_json
+from compact_hf.synthesis.compact.conversation import Outcome
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.synthesis.compact.status import status
+
+SCENES = "scenes:12"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streams") / "run"
+    generate(SCENES, folder)
+    return folder
+
+
+def piped(*arguments: str, **places: Any) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from compact_hf.cli import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", code, *arguments], text=True, timeout=60, check=False, **places)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(run: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = piped("status", str(run), stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_result_that_cannot_be_written_is_said_in_one_line(run: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ended = piped("status", str(run), stdout=full, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "cannot write to stdout: No space left" in ended.stderr
+
+
+def test_work_goes_on_when_nobody_listens_to_its_talk(run: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = piped("generate", SCENES, "--out", str(tmp_path / "new"), stderr=writing, stdout=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert status(tmp_path / "new").finished == 12
+
+
+def test_status_shows_what_any_terminal_and_any_encoding_can_take(run: Path, tmp_path: Path) -> None:
+    hostile = Reject("generation", "long answer", "\x1b[31mred\r\u202e", "caf\u00e9 \u26f5")
+    with Journal.open(run, status(run).identity) as journal:
+        outcome = Outcome(1, None, (hostile,), (), "", "")
+        journal.record_outcome(Finished("0" * 32, "scene:0", to_json(outcome)))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for options in ([], ["--json"]):
+        ended = piped("status", str(run), *options, env=environment, capture_output=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert not {"\x1b", "\r"} & set(ended.stdout)
+    assert any(hostile.subject == one["examples"][0]["subject"] for one in json.loads(ended.stdout)["rejects"])
+
+
+def test_options_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["generate", SCENES, "--ou", "run"])
+    assert refused.value.code == 2
+    assert "required: --out" in capsys.readouterr().err
+
+
+def test_a_command_without_a_command_says_that_one_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([])
+    assert refused.value.code == 2
+    assert "required: COMMAND" in capsys.readouterr().err
+
+
+def test_a_k_that_can_never_give_two_questions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "any")
+    with pytest.raises(UsageError, match="give k up to 9"):
+        generate(str(tmp_path), tmp_path / "run", ks=(3, 10))
