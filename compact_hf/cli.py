@@ -7,16 +7,17 @@ goes on.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, UsageError
-from compact_hf.talk import Bar, say
+from compact_hf.talk import Bar, say, silence
 
 _EXTRAS: Final = {
     "torch": "tune",
@@ -33,17 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
+        _end_of_data()
     except CompactError as error:
         if chosen.debug:
             raise
         say(f"compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        say("compact: interrupted; the same command goes on where it stopped")
+        say("compact: interrupted; nothing is lost, run the same command again")
         return 3
     except BrokenPipeError:
-        # Whoever read stdout has had enough (`| head`); Python must not complain about it at its end.
-        sys.stdout = None
+        # Whoever read stdout has had enough (`| head`).
+        silence(sys.stdout)
         return 0
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -77,13 +79,13 @@ def _generate(chosen: argparse.Namespace) -> int:
     from compact_hf.synthesis.compact.generate import Standing, generate
 
     with Bar("pictures") as bar:
-        told = ""
+        failures = 0
 
         def show(standing: Standing) -> None:
-            nonlocal told
-            if standing.last_failure != told:
-                told = standing.last_failure
-                say(f"compact: trying again: {told}")
+            nonlocal failures
+            if standing.failures > failures:
+                failures = standing.failures
+                bar.note(f"compact: trying again: {standing.last_failure}")
             bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
 
         standing = generate(
@@ -174,7 +176,7 @@ def _validate(chosen: argparse.Namespace) -> int:
 
     report = validate(chosen.release)
     for problem in report.problems:
-        _tell(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}")
+        _tell(_printable(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"))
     for check, count in report.counts.items():
         say(f"{check}: {count}")
     if not report.is_valid:
@@ -231,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="compact",
         description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
         epilog="example: compact demo --out demo-out",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -250,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
     generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
     generate.add_argument("--k", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)")
-    generate.add_argument("--limit", type=int, metavar="N", help="work on the first N pictures only")
+    generate.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
     generate.add_argument("--preset", default="paper", help="the method's settings (default: paper)")
     generate.add_argument(
         "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
@@ -310,7 +313,7 @@ def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, example: str
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=purpose, epilog=f"example: {example}"
+        name, help=purpose, description=purpose, epilog=f"example: {example}", allow_abbrev=False
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(run=run)
@@ -341,18 +344,46 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _tell(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    if sys.stdout is None:
+        raise CompactError("stdout is closed, so there is nowhere to put the result; leave it open")
+    encoding = sys.stdout.encoding or "utf-8"
+    with _writable():
+        # Whatever stands in questions and file names, it can be shown, if need be as an escape.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _tell_json(value: Any) -> None:
-    _tell(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True))
+    _tell(json.dumps(value, indent=2, sort_keys=True))
+
+
+def _end_of_data() -> None:
+    """Have everything written now, while an error can still be told."""
+    if sys.stdout is not None:
+        with _writable():
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise CompactError(f"cannot write to stdout: {error.strerror}; give it a place with room") from error
+
+
+def _printable(text: str) -> str:
+    """Return a text without what moves a terminal's cursor or changes its colours."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _tell_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
     if not rows:
         return
-    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    lines = [head, *([_printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
     _tell("")
