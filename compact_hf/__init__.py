@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.release.assemble import assemble
+    from compact_hf.release.publish import publish
     from compact_hf.release.validate import validate
     from compact_hf.synthesis.compact.generate import generate
     from compact_hf.synthesis.compact.status import status
     from compact_hf.tuning.train import tune
 
-__all__ = ["CompactError", "assemble", "evaluate", "generate", "run_demo", "status", "tune", "validate"]
+__all__ = ["CompactError", "assemble", "evaluate", "generate", "publish", "run_demo", "status", "tune", "validate"]
 
 _HOME: Final = {
     "CompactError": "compact_hf.errors",
     "assemble": "compact_hf.release.assemble",
     "evaluate": "compact_hf.evaluation.evaluate",
     "generate": "compact_hf.synthesis.compact.generate",
+    "publish": "compact_hf.release.publish",
     "run_demo": "compact_hf.demo.way",
     "status": "compact_hf.synthesis.compact.status",
     "tune": "compact_hf.tuning.train",

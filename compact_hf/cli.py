@@ -186,6 +186,21 @@ def _validate(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _publish(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.publish import publish
+
+    published = publish(
+        chosen.release, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
+    )
+    if published.pushed is None:
+        _tell_table(("file", "bytes"), list(published.files.items()))
+        say(f"{published.tag} would be {len(published.files)} files, {sum(published.files.values()):,} bytes")
+        return 0
+    say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
+    _tell(published.pushed.url)
+    return 0
+
+
 def _tune(chosen: argparse.Namespace) -> int:
     from compact_hf.tuning.train import tune
 
@@ -285,6 +300,14 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = _command(commands, "validate", _validate, "check a release", "compact validate release")
     validate.add_argument("release", type=Path, metavar="DIR")
+
+    publish = _command(
+        commands, "publish", _publish, "put a release on the Hub, in one piece", "compact publish release org/compact"
+    )
+    publish.add_argument("release", type=Path, metavar="DIR")
+    publish.add_argument("repository", metavar="ORG/NAME", help="a data set's; created where it is not there")
+    publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
+    publish.add_argument("--dry-run", action="store_true", help="check, and list the files only")
 
     tune = _command(
         commands, "tune", _tune, "train: trl sft --config RECIPE", "compact tune tiny-cpu --dataset_name release"

@@ -10,6 +10,8 @@
     │   └── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
     ├── JournalError                          the run folder is locked, damaged, full or of another version
     ├── ReleaseError                          a release cannot be written or is not valid
+    ├── HubError                              the Hub refuses: token, rights, name, or another state than expected
+    │   └── HubUnavailableError               the Hub cannot be reached, or keeps failing; the same call goes on
     ├── TuningError                           a recipe, a base or a training run
     └── EvaluationError                       a model or a data set cannot be judged
 
@@ -79,6 +81,21 @@ class JournalError(CompactError):
 
 class ReleaseError(CompactError):
     """A release cannot be written, or what stands there is not a valid one."""
+
+
+class HubError(CompactError):
+    """The Hub refuses what was asked of it, or a repository is in another state than expected."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub cannot be reached, or keeps failing; nothing is lost, and the same call goes on.
+
+    `retry_after_s` is how many seconds it asked to wait, 0 where it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class TuningError(CompactError):

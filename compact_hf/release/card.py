@@ -86,7 +86,12 @@ def foreign_files(folder: Path) -> list[str]:
     """Return the paths below `folder`, sorted, of files and links that are no part of a release."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(folder).as_posix() for path in paths)
-    return sorted(name for name in names if place_of(name) is None and not _BESIDE.fullmatch(name))
+    return sorted(name for name in names if is_foreign(name))
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file of this path (inside a folder or a repository) is no part of a release."""
+    return place_of(name) is None and not _BESIDE.fullmatch(name)
 
 
 def listed_configs(places: Collection[tuple[str, str]], version: str) -> list[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""What goes wrong with the Hub, in words: in go the exceptions of its client, out come ours, each one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compact_hf.errors import HubError, HubUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+
+def valid_name(repo_id: str) -> str:
+    """Return the name as it is if it has a namespace; its characters are the client's to check.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if repo_id.count("/") != 1:
+        raise UsageError(f"{repo_id!r} is not a repository's name; give namespace/name, such as org/compact")
+    return repo_id
+
+
+@contextmanager
+def in_words(repo_id: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn what the client raises into one clear line."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError:
+        raise HubError("there is no token for the Hub; set HF_TOKEN, or run `hf auth login`") from None
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repo_id!r} is not a repository's name: {_line(error)}") from error
+    except errors.OfflineModeIsEnabled:
+        raise HubError("HF_HUB_OFFLINE is set, and publishing needs the Hub; unset it") from None
+    except errors.HfHubHTTPError as error:
+        raise _of_answer(repo_id, error) from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx' or httpx2's: whichever the client uses
+        raise HubUnavailableError(f"the Hub cannot be reached ({_line(error) or type(error).__name__})") from error
+    except RuntimeError as error:  # the client's wrapper around the upload of one file
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise _of_answer(repo_id, error.__cause__) from error
+        raise HubUnavailableError(f"an upload to the Hub broke off ({_line(error.__cause__ or error)})") from error
+    except ConnectionError as error:
+        raise HubUnavailableError(f"the Hub cannot be reached ({_line(error)})") from error
+    except json.JSONDecodeError as error:
+        raise HubUnavailableError("the Hub answers with something other than JSON, as it does when it fails") from error
+    except ValueError as error:
+        raise HubError(f"the Hub does not take it for {repo_id}: {_line(error)}") from error
+    except OSError as error:
+        raise HubError(
+            f"{error.filename or folder or repo_id} cannot be read ({error.strerror}); mend it and run it again"
+        ) from error
+
+
+def _of_answer(repo_id: str, error: HfHubHTTPError) -> HubError:
+    """Return the error for an answer that is not a success."""
+    status, told = error.response.status_code, _line(error.server_message or error)
+    match status:
+        case 401:
+            return HubError(
+                f"the Hub does not take the token (401: {told}); make one at huggingface.co/settings/tokens"
+            )
+        case 402 | 403:
+            return HubError(f"the token may not write to {repo_id} ({status}: {told}); take one with write access")
+        case 404:
+            return HubError(f"{repo_id} is not there, or not for this token (404: {told})")
+        case 409 | 412:
+            return HubError(f"{repo_id} was changed by someone else ({status}: {told}); run the same again")
+        case _ if status == 429 or status >= 500:
+            after = error.response.headers.get("Retry-After", "")
+            return HubUnavailableError(
+                f"the Hub is busy or failing ({status}: {told})", retry_after_s=float(after) if after.isdigit() else 0.0
+            )
+        case _:
+            return HubError(f"the Hub refuses it for {repo_id} ({status}: {told})")
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,23 @@
+"""Serve the Hub's double until Ctrl-C and print what a client's shell has to export.
+
+python -m compact_hf.testing.hub
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from compact_hf.testing.hub.server import HubServer
+
+if __name__ == "__main__":
+    with HubServer() as server:
+        sys.stderr.write(
+            "speaking the Hub's protocol until Ctrl-C; repositories of `tester` and `org` can be written\n"
+        )
+        sys.stdout.writelines(f"export {name}={value}\n" for name, value in server.environment.items())
+        sys.stdout.flush()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            sys.stderr.write(f"answered {len(server.asked)} requests\n")

@@ -1,0 +1,86 @@
+"""Who may do what at the Hub's double, and how a refusal looks on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from compact_hf.testing.hub.store import Refusal, Repository, Store
+
+TOKEN: Final = "hf_test"
+"""The token that may read and write."""
+READ_TOKEN: Final = "hf_test_read"
+"""The token that may only read."""
+USER: Final = "tester"
+ORGANIZATION: Final = "org"
+
+_KINDS: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
+
+
+@dataclass(slots=True)
+class State:
+    """What the routes share.
+
+    Attributes:
+        url (`str`): of the server, for the addresses that it gives out.
+        upload_mode (`str`, *optional*): `lfs` or `regular` for every file, None to decide by its content.
+    """
+
+    store: Store
+    url: str
+    upload_mode: str | None
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.hub
+    return state
+
+
+def repository_of(request: Request, *, writing: bool = False) -> Repository:
+    """Return the repository that the path names.
+
+    Raises:
+        Refusal: it is not there, is private and the token missing, or the token may not write to it.
+    """
+    path = request.path_params
+    name = f"{path['namespace']}/{path['name']}"
+    role = role_of(request)
+    try:
+        found = state_of(request).store.repository(_KINDS[path.get("kind", "models")], name)
+    except Refusal as refusal:
+        # Those without a token are not told whether a repository is missing or private.
+        raise refusal if role else Refusal(401, str(refusal), code="RepoNotFound") from None
+    if found.private and not role:
+        raise Refusal(401, "Repository not found", code="RepoNotFound")
+    if writing:
+        require_write(request, path["namespace"])
+    return found
+
+
+def role_of(request: Request) -> str:
+    """Return `write`, `read`, or an empty string without a token; refuse a token that is not known."""
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if given and given not in (TOKEN, READ_TOKEN):
+        raise Refusal(401, "Invalid credentials in Authorization header")
+    return {TOKEN: "write", READ_TOKEN: "read"}.get(given, "")
+
+
+def require_write(request: Request, namespace: str) -> None:
+    role = role_of(request)
+    if not role:
+        raise Refusal(401, "Invalid username or password.")
+    if role != "write" or namespace not in (USER, ORGANIZATION):
+        raise Refusal(403, f"You don't have the rights to write under the namespace {namespace!r}")
+
+
+async def refused(request: Request, refusal: Exception) -> Response:
+    """Answer a `Refusal` in the form that the client reads."""
+    assert isinstance(refusal, Refusal)
+    headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {})}
+    body: dict[str, object] = {"error": str(refusal)}
+    if request.url.path == "/api/repos/create":
+        body["url"] = state_of(request).url  # the client reads it even where the repository is there already
+    return JSONResponse(body, status_code=refusal.status, headers=headers)

@@ -1,0 +1,119 @@
+"""A server that speaks the Hub's protocol over loopback, for tests and for trying publishing out without an account.
+
+    with HubServer() as server:
+        subprocess.run(["compact", "publish", "release", "org/compact"], env=os.environ | server.environment)
+
+It takes what huggingface_hub and datasets send (repositories, files, LFS, commits, pull requests, tags) and answers as
+the Hub does, each revision with its own files and tags. Everything is kept in memory. The clients read their settings
+once, when they are imported, so they run in a process that was started with `environment`. What goes wrong is decided
+by its `fault` (faults.py has the usual ones).
+
+As a program it serves until Ctrl-C:
+
+    python -m compact_hf.testing.hub
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from compact_hf.testing.hub.access import TOKEN, State, refused
+from compact_hf.testing.hub.faults import Lost
+from compact_hf.testing.hub.store import Refusal, Store
+from compact_hf.testing.server import LocalServer
+
+
+class _Revision(StringConvertor):
+    regex = r"refs/[a-z]+/[^/]+|[^/]+"
+
+
+class _Kind(StringConvertor):
+    regex = "models|datasets|spaces"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request.
+
+    Attributes:
+        method (`str`): such as GET.
+        path (`str`): decoded, without the query.
+        query (`str`): as it came.
+        headers (`dict[str, str]`): lower-case names.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str] = field(repr=False)
+
+
+Fault = Callable[[Asked, int], Response | None]
+"""Called with each request and its number from 0: a response to send instead of the answer, or None."""
+
+
+class HubServer(LocalServer):
+    """Serve repositories from memory.
+
+    Args:
+        upload_mode (`str`, *optional*): `lfs` or `regular` for every file; by default a file with zero bytes at its
+            beginning, or of more than 10 MB, goes to LFS.
+        fault (`Fault`, *optional*): decides which requests go wrong, and how.
+
+    Attributes:
+        asked (`list[Asked]`): every request, in order.
+        store (`Store`): what the server holds.
+        environment (`dict[str, str]`): what a client's process needs to talk to this server instead of the Hub.
+    """
+
+    def __init__(self, *, upload_mode: str | None = None, fault: Fault = lambda asked, number: None) -> None:
+        register_url_convertor("revision", _Revision())
+        register_url_convertor("kind", _Kind())
+        from compact_hf.testing.hub import pulls, reading, writing  # their routes use the two converters
+
+        app = Starlette(
+            routes=[*pulls.ROUTES, *writing.ROUTES, *reading.ROUTES],
+            exception_handlers={Refusal: refused},
+            middleware=[Middleware(_Front, server=self)],
+        )
+        super().__init__(app)
+        self.asked: list[Asked] = []
+        self.fault = fault
+        self.store = Store()
+        app.state.hub = State(self.store, self.url, upload_mode)
+        self.environment = {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
+
+class _Front:
+    """Notes each request down, and lets the fault answer first."""
+
+    def __init__(self, app: ASGIApp, server: HubServer) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+        asked = Asked(scope["method"], unquote(scope["path"]), scope["query_string"].decode(), headers)
+        self._server.asked.append(asked)
+        fault = self._server.fault(asked, len(self._server.asked) - 1)
+        if isinstance(fault, Lost):
+            await self._app(scope, receive, _nowhere)
+        await (fault or self._app)(scope, receive, send)
+
+
+async def _nowhere(message: Message) -> None:
+    """Send nothing."""
