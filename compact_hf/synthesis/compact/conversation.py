@@ -123,7 +123,9 @@ def _draft(reply: Reply, combination: Combination, turns: list[Turn], preset: Pr
     if isinstance(draft, Reject):
         return draft
     failed = generation.drop_reason(draft, turns, preset)
-    return Reject("generation", failed[0], draft.question, failed[1], combination) if failed else draft
+    if failed is None:
+        return draft
+    return Reject("generation", failed[0], draft.question[: generation.MAX_QUESTION_SIGNS], failed[1], combination)
 
 
 def _turn(draft: Draft, reply: Reply, preset: Preset) -> Turn | Reject:

@@ -21,6 +21,10 @@ from compact_hf.teachers.teacher import Reply
 
 # RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8
+MAX_ANSWER_SIGNS: Final = 100
+MAX_QUESTION_SIGNS: Final = 400
+# NUL and its like, and what turns the direction of the text around it.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _JOINED: Final = re.compile(
     r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
     # "and is it", but not the "and is" of "the person who wears pink and is in the background".
@@ -64,7 +68,16 @@ def _uninformative(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tu
 
 
 def _long(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    return ("long answer", draft.answer) if len(draft.answer.split()) > MAX_ANSWER_WORDS else None
+    if len(draft.question) > MAX_QUESTION_SIGNS:
+        return "long question", f"{len(draft.question)} > {MAX_QUESTION_SIGNS} signs"
+    if len(draft.answer) > MAX_ANSWER_SIGNS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
+        return "long answer", draft.answer[:MAX_ANSWER_SIGNS]
+    return None
+
+
+def _unwritable(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    found = _CONTROL.search(draft.question) or _CONTROL.search(draft.answer)
+    return ("control character", repr(found[0])) if found else None
 
 
 def _marked(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
@@ -104,9 +117,10 @@ def _repeated(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[s
 
 _CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (
     _empty,
+    _long,
+    _unwritable,
     _marked,
     _uninformative,
-    _long,
     _unsure,
     _joined,
     _given_away,

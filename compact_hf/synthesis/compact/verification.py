@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from compact_hf.answers import same_answer
 from compact_hf.capabilities import canonical
 from compact_hf.records import Draft, Reject, Verdict
+from compact_hf.synthesis.compact.generation import MAX_ANSWER_SIGNS
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.prompts import BlindReply, VerdictReply
 from compact_hf.synthesis.compact.reading import read_json
@@ -37,7 +38,7 @@ def drop_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[str, st
     asked, needed = set(draft.capabilities), set(verdict.capabilities)
     if asked == needed:
         if preset.strict and not same_answer(draft.answer, verdict.answer):
-            return "answer not confirmed", f"{draft.answer}; the verifier says {verdict.answer}"
+            return "answer not confirmed", f"{draft.answer}; the verifier says {verdict.answer[:MAX_ANSWER_SIGNS]}"
         return None
     detail = f"asked for {', '.join(draft.capabilities)}; needs {', '.join(verdict.capabilities) or 'none'}"
     if needed > asked:
