@@ -2,6 +2,7 @@
 
 In: requests with a prompt, a picture and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
 request, always with a time-out; the engine retries. The key comes from OPENAI_API_KEY; one's own server needs none.
+The extra `openai` stands among the imports: this file is imported only where its teacher is opened.
 """
 
 from __future__ import annotations
@@ -201,8 +202,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0  # thinking included
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None  # thinking included
 
 
 class _Completion(BaseModel):
@@ -237,8 +238,8 @@ def _read(request: Request, body: bytes, model: str) -> Reply | Failure:
         text=text,
         refused=refused,
         model=f"openai:{_without_folders(one_line(read.model or model))}",
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
+        input_tokens=usage.prompt_tokens or 0,
+        output_tokens=usage.completion_tokens or 0,
     )
 
 

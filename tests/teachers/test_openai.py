@@ -178,8 +178,9 @@ def test_what_a_server_says_of_its_error_is_passed_on() -> None:
         assert failure.message == "400 too large"
 
 
-def test_a_reply_without_usage_and_model_is_a_reply() -> None:
-    reply = answer_to(JSONResponse(completion()))
+@pytest.mark.parametrize("more", [{}, {"usage": None}, {"usage": {"prompt_tokens": None}}, {"model": None}])
+def test_a_reply_without_usage_and_model_is_a_reply(more: dict[str, object]) -> None:
+    reply = answer_to(JSONResponse(completion() | more))
     assert isinstance(reply, Reply)
     assert (reply.model, reply.input_tokens, reply.output_tokens) == ("openai:m", 0, 0)
 
