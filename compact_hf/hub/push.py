@@ -160,7 +160,7 @@ def _push(
     on_progress: Callable[[str], None],
 ) -> Pushed:
     api = target.api
-    author = api.whoami()["name"]
+    author = api.whoami(cache=True)["name"]  # the Hub counts these strictly, and we may come again
     sdk = "gradio" if target.repo_type == "space" else None
     api.create_repo(**target.place, private=private or None, exist_ok=True, space_sdk=sdk)
     if private and not api.repo_info(**target.place).private:

@@ -76,11 +76,8 @@ def require_write(request: Request, namespace: str) -> None:
         raise Refusal(403, f"You don't have the rights to write under the namespace {namespace!r}")
 
 
-async def refused(request: Request, refusal: Exception) -> Response:
+async def refused(_: Request, refusal: Exception) -> Response:
     """Answer a `Refusal` in the form that the client reads."""
     assert isinstance(refusal, Refusal)
     headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {})}
-    body: dict[str, object] = {"error": str(refusal)}
-    if request.url.path == "/api/repos/create":
-        body["url"] = state_of(request).url  # the client reads it even where the repository is there already
-    return JSONResponse(body, status_code=refusal.status, headers=headers)
+    return JSONResponse({"error": str(refusal)}, status_code=refusal.status, headers=headers)

@@ -201,10 +201,11 @@ class Store:
         self._repositories: dict[tuple[str, str], Repository] = {}
 
     def create(self, kind: str, name: str, *, private: bool, author: str) -> Repository:
-        if (kind, name) in self._repositories:
-            raise Refusal(409, "You already created this repo")
         self._repositories[kind, name] = Repository(kind, name, private=private, author=author)
         return self._repositories[kind, name]
+
+    def has(self, kind: str, name: str) -> bool:
+        return (kind, name) in self._repositories
 
     def repository(self, kind: str, name: str) -> Repository:
         if (kind, name) not in self._repositories:

@@ -26,8 +26,11 @@ async def _create(request: Request) -> Response:
     require_write(request, namespace)
     name = f"{namespace}/{body['name']}"
     private = body.get("visibility") == "private"
+    answer = {"url": _page_of(request, kind, name), "name": name}
+    if state_of(request).store.has(kind, name):  # the client reads the address here too
+        return JSONResponse({"error": "You already created this repo", **answer}, 409)
     state_of(request).store.create(kind, name, private=private, author=USER)
-    return JSONResponse({"url": _page_of(request, kind, name), "name": name})
+    return JSONResponse(answer)
 
 
 async def _validate_yaml(request: Request) -> Response:

@@ -1,0 +1,44 @@
+"""Running the Hub's real clients against the double: in a process of their own, as they read their settings once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.testing.hub.server import HubServer
+
+ROOT: Final = Path(__file__).parents[2]
+COMPACT: Final = "import sys; from compact_hf.cli import main; sys.exit(main())"
+_TELL: Final = "\nimport json; print('told:' + json.dumps(told))"
+
+
+def start(server: HubServer, source: str, *arguments: object, home: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start Python source as a client of the server; `home` is where it caches."""
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | server.environment | {"HF_HOME": str(home)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(
+    server: HubServer, source: str, *arguments: object, home: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    process = start(server, source, *arguments, home=home, **environment)
+    out, err = process.communicate(timeout=180)
+    return subprocess.CompletedProcess(source, process.returncode, out, err)
+
+
+def told(server: HubServer, source: str, *arguments: object, home: Path, **environment: str) -> Any:
+    """Run it to its end and return what it has put into `told`."""
+    done = run(server, source + _TELL, *arguments, home=home, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.rpartition("told:")[2])
