@@ -54,14 +54,14 @@ def read_config(file: Path) -> Config:
         UsageError: there is no such file, or a key is missing, unknown or of the wrong kind.
     """
     try:
-        return Config.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return Config.model_validate(yaml.safe_load(file.read_bytes()))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}; give a config such as compact-scenes.yaml") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "the whole of it"
         raise UsageError(f"{file}: {place}: {first['msg']}; the keys are {', '.join(Config.model_fields)}") from error
 
 
@@ -112,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CompactError as error:
         say(f"build_compact: {error}")
         return error.exit_status
+    except KeyboardInterrupt:
+        say("build_compact: interrupted; what was finished is kept, run the same command again")
+        return 3
     return 0
 
 

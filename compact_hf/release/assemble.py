@@ -22,7 +22,7 @@ INSTRUCTION_FRACTION: Final = 0.05
 
 
 def assemble(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     version: str,
@@ -35,7 +35,7 @@ def assemble(
     """Write one release of the conversations in the runs and a sample of an instruction file.
 
     Args:
-        runs (`Sequence[str | Path]`): run folders, at least one; shards of one run or different runs.
+        runs (`str | Path | Sequence[str | Path]`): a run folder, or several: shards of one run or different runs.
         out (`str | Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
         instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
@@ -53,7 +53,8 @@ def assemble(
         SourceError: pictures are gone.
         ReleaseError: `out` holds something else, or there is nothing to write.
     """
-    if not runs:
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not folders:
         raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
     given = [
         name
@@ -82,7 +83,7 @@ def assemble(
         )
 
     def rows() -> Iterator[Row | Reject]:
-        for row in conversation_rows([Path(run) for run in runs]):
+        for row in conversation_rows(folders):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row

@@ -53,6 +53,16 @@ def test_an_unknown_key_is_named_with_those_that_exist(config: Path) -> None:
         read_config(config)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"\xff\xfe\xff", "is not YAML"), (b"a: [", "is not YAML"), (b"", "the whole of it"), (b"- 1", "the whole of it")],
+)
+def test_a_file_that_is_no_config_is_said_to_be_none(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=told):
+        read_config(tmp_path / "odd.yaml")
+
+
 def test_a_config_that_is_not_there_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.yaml"), "--out", str(tmp_path / "build")]) == 2
     assert "cannot read" in capsys.readouterr().err

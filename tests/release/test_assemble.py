@@ -48,7 +48,7 @@ def test_the_same_runs_give_the_same_release(run: Path, instruction: Path, tmp_p
 
 
 def test_a_held_out_picture_is_not_trained_on(run: Path, instruction: Path, tmp_path: Path) -> None:
-    facts = assemble([run], tmp_path / "out", version="1.0.0", instruction=instruction, instruction_rows=3)
+    facts = assemble(run, tmp_path / "out", version="1.0.0", instruction=instruction, instruction_rows=3)
     assert facts.rejects["instruction", "picture is in the validation split"] == 1
     assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
     assert validate(tmp_path / "out").counts == {}
