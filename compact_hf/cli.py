@@ -187,8 +187,12 @@ def _validate(chosen: argparse.Namespace) -> int:
 
 
 def _publish(chosen: argparse.Namespace) -> int:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
     from compact_hf.release.publish import publish
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     published = publish(
         chosen.release, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
     )
