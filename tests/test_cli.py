@@ -87,6 +87,9 @@ BAD: dict[str, tuple[list[str], int, str]] = {
         "--image-root needs --instruction",
     ),
     "validate nothing": (["validate", "NOWHERE"], 2, "is not a folder"),
+    "publish nothing": (["publish", "NOWHERE", "org/compact"], 2, "is not a folder"),
+    "publish without a namespace": (["publish", "PICTURES", "compact"], 2, "give namespace/name"),
+    "publish offline": (["publish", "PICTURES", "org/compact"], 1, "HF_HUB_OFFLINE is set"),
     "unknown recipe": (["tune", "tiny-gpu"], 1, "tiny-cpu"),
     "settings without names": (["tune", "tiny-cpu", "output_dir", "x"], 2, "--name value"),
     "evaluate no model": (["evaluate", "NOWHERE", "scenes:2", "--out", "NEW"], 1, "NOWHERE"),
@@ -213,7 +216,7 @@ def test_assemble_and_validate_say_what_is_there(run: Path, tmp_path: Path, caps
     assert "unreadable file" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["demo", "generate", "status", "assemble", "validate", "tune", "evaluate"])
+@pytest.mark.parametrize("name", ["demo", "generate", "status", "assemble", "validate", "publish", "tune", "evaluate"])
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoFile
 
 _CHUNK: Final = 1 << 20
 _HUBS_OWN: Final = ".gitattributes"  # the Hub puts it into every repository
@@ -36,12 +36,16 @@ def files_of(folder: str | Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in chosen}
 
 
-def differences(api: HfApi, repo_id: str, *, repo_type: str, revision: str, folder: Path) -> Iterator[str]:
-    """Yield what differs between a revision and a folder, cheap things first."""
+def tree(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
+    """Return the files of a revision by path."""
     from huggingface_hub import RepoFile
 
     listed = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
-    there = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+    return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+
+
+def differences(there: Mapping[str, RepoFile], folder: Path) -> Iterator[str]:
+    """Yield what differs between the files of a revision and a folder, cheap things first."""
     here = files_of(folder)
     for name in there.keys() - here.keys() - {_HUBS_OWN}:
         yield f"{name} is no part of the folder"

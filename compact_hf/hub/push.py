@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
-from compact_hf.hub.contents import differences, files_of
+from compact_hf.hub.contents import differences, files_of, tree
 from compact_hf.hub.words import in_words, valid_name
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class _Target:
 
     def difference(self, revision: str) -> str:
         """Return how a revision differs from the folder, an empty string where it does not."""
-        return next(differences(self.api, **self.place, revision=revision, folder=self.folder), "")
+        return next(differences(tree(self.api, **self.place, revision=revision), self.folder), "")
+
+    def hashes(self, revision: str) -> dict[str, str]:
+        """Return path -> git's hash."""
+        return {path: file.blob_id for path, file in tree(self.api, **self.place, revision=revision).items()}
 
 
 def push(
@@ -208,8 +212,8 @@ def _through_pull_request(
         api.change_discussion_status(**target.place, discussion_num=pull.num, new_status="open")
     api.merge_pull_request(**target.place, discussion_num=pull.num)
     commit = target.head("main")
-    if found := target.difference(commit):
-        raise HubError(f"main of {target.repo_id} was changed while merging ({found}); no tag was set, run it again")
+    if target.hashes(commit) != target.hashes(head):
+        raise HubError(f"main of {target.repo_id} was changed while merging; no tag was set, run the same again")
     return commit
 
 

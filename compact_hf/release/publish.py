@@ -66,7 +66,8 @@ def publish(
         HubError: the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
-    there = standing(repo_id, repo_type="dataset")  # first, because a wrong name must not cost a validation
+    files = files_of(folder)
+    there = standing(repo_id, repo_type="dataset")  # before the validation, because a wrong name must not cost one
     if foreign := list(filter(is_foreign, there.files)):
         raise ReleaseError(
             f"{repo_id} holds files that are no part of a release, and would be lost ({', '.join(foreign[:3])}"
@@ -76,7 +77,6 @@ def publish(
     header = header_of(folder)
     tag = f"v{header['configs'][0]['version']}"
     _refuse_version(repo_id, tag, there.tags)
-    files = files_of(folder)
     if dry_run:
         return Published(tag, files, None)
     pushed = push(

@@ -312,9 +312,48 @@ except HubError as error:
     assert statuses(repository) == ["closed", "merged"]
 
 
-def test_a_pull_request_of_that_title_by_another_is_left_alone(server: HubServer, folder: Path, tmp_path: Path) -> None:
+def test_two_who_upload_into_one_pull_request_do_not_mix_their_files(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    def intrude(asked: Asked, number: int) -> None:
+        if "/commit/refs/pr/1" in asked.path:
+            theirs = things(server).at("main").files[".gitattributes"]
+            things(server).add("refs/pr/1", {"theirs.txt": theirs}, title="theirs", message="", author="tester")
+
+    server.fault = intrude
+    done = run(server, PUSH, folder, home=tmp_path / "home")
+    line = done.stderr.splitlines()[-1]
+    assert "org/things was changed by someone else (412: " in line
+    assert at(things(server), "main") == {}
+    server.fault = lambda asked, number: None
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
+    assert statuses(things(server)) == ["merged"]
+
+
+def test_pull_requests_of_others_or_for_something_else_are_left_alone(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
     repository = server.store.create("dataset", "org/things", private=False, author="tester")
     repository.open("Release v1", "", author="someone", draft=False)
+    repository.open("Release v0", "", author="tester", draft=True)
     told(server, PUSH, folder, home=tmp_path / "home")
-    assert statuses(repository) == ["open", "merged"]
-    assert at(repository, "refs/pr/1") == {}
+    assert statuses(repository) == ["open", "draft", "merged"]
+    assert at(repository, "refs/pr/1") == at(repository, "refs/pr/2") == {}
+
+
+def test_a_commit_to_main_during_the_merge_gets_no_tag(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    def intrude(asked: Asked, number: int) -> None:
+        if asked.path.endswith("/merge"):
+            files = dict(things(server).at("main").files)
+            things(server).add(
+                MAIN, {**files, "theirs.txt": files[".gitattributes"]}, title="theirs", message="", author="tester"
+            )
+
+    server.fault = intrude
+    done = run(server, PUSH, folder, home=tmp_path / "home")
+    assert "was changed while merging; no tag was set" in done.stderr.splitlines()[-1]
+    assert "refs/tags/v1" not in things(server).refs
+    server.fault = lambda asked, number: None
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
