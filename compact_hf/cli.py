@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        say("compact: interrupted; nothing is lost, run the same command again")
+        say("compact: interrupted; what was finished is kept, run the same command again")
         return 3
     except BrokenPipeError:
         # Whoever read stdout has had enough (`| head`).
