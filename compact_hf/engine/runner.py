@@ -58,7 +58,7 @@ class Runner:
 
     Args:
         journal (`Journal`): where replies and outcomes go.
-        teachers (`Mapping[Role, Teacher]`): who is asked in each role.
+        teachers (`Mapping[Role, Teacher]`): who is asked in each role; may be the same in both.
         concurrency (`int`): pictures worked on at the same time.
         patience (`Patience`, *optional*): how long to go on trying.
         stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
@@ -79,9 +79,10 @@ class Runner:
     ) -> None:
         self.progress = Progress()
         self._journal = journal
-        self._lines: dict[Role, _Line] = {
-            role: _Line(teacher, Admission(patience)) for role, teacher in teachers.items()
-        }
+        # One line a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
+        lines = {id(teacher): _Line(teacher, Admission(patience)) for teacher in teachers.values()}
+        self._lines = tuple(lines.values())
+        self._line_of = {role: lines[id(teacher)] for role, teacher in teachers.items()}
         self._concurrency = concurrency
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
@@ -102,7 +103,7 @@ class Runner:
             TeacherUnavailableError: the teacher cannot be reached, or keeps failing.
             JournalError: the journal cannot be written.
         """
-        pumps = [asyncio.ensure_future(self._pump(line)) for line in self._lines.values()]
+        pumps = [asyncio.ensure_future(self._pump(line)) for line in self._lines]
         feeder = asyncio.ensure_future(self._feed(pictures, process))
         try:
             # The feeder ends when all is done; a pump only ends before it by an error.
@@ -187,7 +188,7 @@ class Runner:
         found = self._journal.reply(request.key)
         if found is not None:
             return found
-        line = self._lines[request.role]
+        line = self._line_of[request.role]
         attempt = 0
         while True:
             holds = await line.admission.wait(self._stop.is_set)
@@ -247,7 +248,7 @@ class Runner:
         """Tell the teachers when every picture in hand waits for a reply and no other can start."""
         full = self._exhausted or self._active == self._concurrency
         if self._active and not self._moving and full:
-            for line in self._lines.values():
+            for line in self._lines:
                 await line.teacher.flush()
 
     async def _pump(self, line: _Line) -> None:

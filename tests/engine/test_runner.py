@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from compact_hf.engine.journal import Journal
 from compact_hf.engine.runner import Process, Progress, Runner
 from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, answer_each
+from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
 
 QUICK = Patience(attempts=3, first_delay_s=0.001, longest_delay_s=0.005, overload_s=0.2)
 
@@ -271,6 +272,31 @@ def test_a_teacher_that_ends_too_soon_is_not_taken_for_a_finished_run(journal: J
 
     with pytest.raises(TeacherError, match="ended before its last reply"):
         run(journal, Brief())
+
+
+def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
+    at: dict[str, float] = {}
+
+    def answer(request: Request, number: int) -> Failure | None:
+        at.setdefault(request.role, asyncio.get_running_loop().time())
+        return Failure(request.key, "429", overloaded=True, retry_after=0.15) if number == 0 else None
+
+    def process(picture: Picture) -> Process:
+        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+        return "{}"
+
+    async def one_and_later_another() -> AsyncGenerator[Picture, None]:
+        async for picture in pictures(2):
+            yield picture
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        teacher = Echo(answer)
+        both: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
+        await Runner(journal, both, concurrency=2, patience=QUICK).run(one_and_later_another(), process)
+
+    asyncio.run(main())
+    assert at["verifier"] - at["teacher"] > 0.14
 
 
 def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:

@@ -110,7 +110,12 @@ def generate(
     teacher = teacher or ("scenes" if is_scenes else "gemini")
     writer = open_teacher(teacher, url=teacher_url, noise=noise, seed=seed)
     same = verifier is None or verifier == teacher
-    judge = open_teacher(verifier or teacher, url=verifier_url or (teacher_url if same else None), seed=seed)
+    judging_url = verifier_url or (teacher_url if same else None)
+    judge = (
+        writer
+        if same and judging_url == teacher_url and not noise
+        else open_teacher(verifier or teacher, url=judging_url, seed=seed)
+    )
     for asked in (writer, judge):
         if asked.sources is not None and asked.sources != pictures.identity:
             raise UsageError(f"the teacher {asked.name} only knows drawn scenes, got {source}; use --teacher gemini")

@@ -34,7 +34,8 @@ def draw_combination(seed: int, image_id: str, k: int, asked: Sequence[Combinati
         None when all combinations of k were asked, which for small or large k comes before the rounds end.
     """
     uses = Counter(name for combination in asked for name in combination)
-    left = [combination for combination in combinations(CAPABILITIES, k) if combination not in set(asked)]
+    done = set(asked)
+    left = [combination for combination in combinations(CAPABILITIES, k) if combination not in done]
     if not left:
         return None
     # Least used first, compared atom by atom: with one fresh atom left, it and the freshest company.
