@@ -7,17 +7,15 @@ goes on.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, UsageError
-from compact_hf.talk import Bar, say, silence
+from compact_hf.talk import Bar, end_of_data, printable, say, silence, tell, tell_json, tell_table
 
 _EXTRAS: Final = {
     "torch": "tune",
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
-        _end_of_data()
+        end_of_data()
     except CompactError as error:
         if chosen.debug:
             raise
@@ -71,7 +69,7 @@ def _demo(chosen: argparse.Namespace) -> int:
     result = run_demo(chosen.out, scenes=chosen.scenes, steps=chosen.steps, on_progress=show)
     for bar in bars.values():
         bar.close()
-    _tell(result.summary)
+    tell(result.summary)
     return 0
 
 
@@ -116,30 +114,30 @@ def _status(chosen: argparse.Namespace) -> int:
 
     found = status(chosen.run_folder)
     if chosen.json:
-        _tell_json(asdict(found))
+        tell_json(asdict(found))
         return 0
     identity = found.identity
-    _tell(f"{identity['source']}  {identity['preset']}  k {identity['k']}  seed {identity['seed']}")
-    _tell(f"teacher {identity['teacher']}, verifier {identity['verifier']}; answered: {', '.join(found.models)}")
-    _tell(
+    tell(f"{identity['source']}  {identity['preset']}  k {identity['k']}  seed {identity['seed']}")
+    tell(f"teacher {identity['teacher']}, verifier {identity['verifier']}; answered: {', '.join(found.models)}")
+    tell(
         f"pictures {found.pictures}, finished {found.finished}, kept {found.conversations}; questions {found.questions}"
     )
     requests = ", ".join(f"{role} {count}" for role, count in sorted(found.requests.items()))
-    _tell(f"requests {requests or 0}; tokens {found.input_tokens:,} in, {found.output_tokens:,} out")
-    _tell_table(
+    tell(f"requests {requests or 0}; tokens {found.input_tokens:,} in, {found.output_tokens:,} out")
+    tell_table(
         ("k", "kept pictures", "questions", "drafts"),
         [(k, found.conversations_by_k[k], found.questions_by_k[k], found.drafts_by_k[k]) for k in found.drafts_by_k],
     )
     ks = list(found.drafts_by_k)
-    _tell_table(
+    tell_table(
         ("capability", *(f"k = {k}" for k in ks)),
         [(name, *(counts[k] for k in ks)) for name, counts in found.questions_by_capability.items()],
     )
-    _tell_table(
+    tell_table(
         ("dropped at", "reason", "count", "for example"),
         [(one.stage, one.reason, one.count, _example(one.examples[0])) for one in found.rejects],
     )
-    _tell_table(
+    tell_table(
         ("planted", "count", "passed", "dropped as"),
         [(one.fault, one.count, one.passed, _counts(one.dropped)) for one in found.planted],
     )
@@ -159,14 +157,14 @@ def _assemble(chosen: argparse.Namespace) -> int:
         instruction_rows=chosen.instruction_rows,
         seed=chosen.seed,
     )
-    _tell_table(
+    tell_table(
         ("config", "train", "validation"),
         [
             (name, facts.rows(*leaves, split="train"), facts.rows(*leaves, split="validation"))
             for name, leaves in facts.configs.items()
         ],
     )
-    _tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
+    tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
     say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
     return 0
 
@@ -176,7 +174,7 @@ def _validate(chosen: argparse.Namespace) -> int:
 
     report = validate(chosen.release)
     for problem in report.problems:
-        _tell(_printable(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"))
+        tell(printable(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"))
     for check, count in report.counts.items():
         say(f"{check}: {count}")
     if not report.is_valid:
@@ -197,11 +195,11 @@ def _publish(chosen: argparse.Namespace) -> int:
         chosen.release, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
     )
     if published.pushed is None:
-        _tell_table(("file", "bytes"), list(published.files.items()))
+        tell_table(("file", "bytes"), list(published.files.items()))
         say(f"{published.tag} would be {len(published.files)} files, {sum(published.files.values()):,} bytes")
         return 0
     say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
-    _tell(published.pushed.url)
+    tell(published.pushed.url)
     return 0
 
 
@@ -212,7 +210,7 @@ def _tune(chosen: argparse.Namespace) -> int:
     say(
         f"{result.steps} steps in {result.seconds:.0f} s; next: compact evaluate {result.output_dir} scenes:200 --out D"
     )
-    _tell(str(result.output_dir))
+    tell(str(result.output_dir))
     return 0
 
 
@@ -230,7 +228,7 @@ def _evaluate(chosen: argparse.Namespace) -> int:
         )
     rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
     rows += results.by_capability.items()
-    _tell_table(
+    tell_table(
         ("questions", "n", "accuracy", "95% interval", "majority answer"),
         [
             (
@@ -368,55 +366,3 @@ def _example(reject: Any) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _tell(text: str) -> None:
-    if sys.stdout is None:
-        raise CompactError("stdout is closed, so there is nowhere to put the result; leave it open")
-    encoding = sys.stdout.encoding or "utf-8"
-    with _writable():
-        # Whatever stands in questions and file names, it can be shown, if need be as an escape.
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-
-
-def _tell_json(value: Any) -> None:
-    _tell(json.dumps(value, indent=2, sort_keys=True))
-
-
-def _end_of_data() -> None:
-    """Have everything written now, while an error can still be told."""
-    if sys.stdout is not None:
-        with _writable():
-            sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _writable() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        silence(sys.stdout)
-        raise CompactError(f"cannot write to stdout: {error.strerror}; give it a place with room") from error
-
-
-def _printable(text: str) -> str:
-    """Return a text without what moves a terminal's cursor or changes its colours."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
-
-
-def _tell_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
-    if not rows:
-        return
-    lines = [head, *([_printable(str(cell)) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
-    _tell("")
-    for line in lines:
-        cells = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
-        _tell("  ".join(cells).rstrip())

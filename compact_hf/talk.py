@@ -1,12 +1,17 @@
-"""What the command line says on stderr: lines, progress bars on a terminal, plain lines elsewhere."""
+"""What the command line says: data on stdout; on stderr lines, and progress bars where it is a terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
+
+from compact_hf.errors import CompactError
 
 _EVERY_S: Final = 10.0
 """Seconds between the lines that stand for a progress bar where stderr is no terminal."""
@@ -26,6 +31,65 @@ def silence(stream: TextIO) -> None:
     """Send what is left for a stream nowhere, or Python complains about it at its end."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def tell(text: str) -> None:
+    """Write one line of data to stdout.
+
+    Raises:
+        CompactError: it cannot be written.
+        BrokenPipeError: whoever read stdout has had enough.
+    """
+    if sys.stdout is None:
+        raise CompactError("stdout is closed, so there is nowhere to put the result; leave it open")
+    encoding = sys.stdout.encoding or "utf-8"
+    with _writable():
+        # Whatever stands in questions and file names, it can be shown, if need be as an escape.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def tell_json(value: Any) -> None:
+    """Write a value to stdout as JSON, in ASCII, so that it is the same in every encoding."""
+    tell(json.dumps(value, indent=2, sort_keys=True))
+
+
+def end_of_data() -> None:
+    """Have everything written now, while an error can still be told; raises as `tell` does."""
+    if sys.stdout is not None:
+        with _writable():
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise CompactError(f"cannot write to stdout: {error.strerror}; give it a place with room") from error
+
+
+def printable(text: str) -> str:
+    """Return a text without what moves a terminal's cursor or changes its colours."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def tell_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
+    if not rows:
+        return
+    lines = [head, *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
+    tell("")
+    for line in lines:
+        cells = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        tell("  ".join(cells).rstrip())
 
 
 class Bar:
