@@ -147,7 +147,7 @@ def test_a_large_upload_in_several_commits_is_not_seen_before_its_end(tmp_path: 
             return Stalled()
         return None
 
-    with HubServer(upload_mode="regular", fault=stall) as server:
+    with HubServer(all_regular=True, fault=stall) as server:
         process = start(server, PUSH, folder, home=tmp_path / "home", HF_HUB_DISABLE_XET="0")
         assert second.wait(60)
         process.kill()

@@ -26,12 +26,12 @@ class State:
 
     Attributes:
         url (`str`): of the server, for the addresses that it gives out.
-        upload_mode (`str`, *optional*): `lfs` or `regular` for every file, None to decide by its content.
+        all_regular (`bool`): whether no file goes to LFS.
     """
 
     store: Store
     url: str
-    upload_mode: str | None
+    all_regular: bool
 
 
 def state_of(request: Request) -> State:

@@ -9,9 +9,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.testing.hub.access import USER, repository_of, require_write
+from compact_hf.testing.hub.paths import API
 from compact_hf.testing.hub.store import MAIN, PullRequest, Refusal, Repository
 
-_DISCUSSIONS: Final = "/api/{kind:kind}/{namespace}/{name}/discussions"
+_DISCUSSIONS: Final = f"{API}/discussions"
 _UNFINISHED: Final = ("draft", "open")
 
 

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.testing.hub.access import ORGANIZATION, USER, repository_of, role_of, state_of
+from compact_hf.testing.hub.paths import API, PAGES
 from compact_hf.testing.hub.store import Commit, File, Refusal
 
-_REPOSITORY: Final = "/api/{kind:kind}/{namespace}/{name}"
 _PAGE: Final = 50
 """Entries on one page of a listing; the client follows the Link header to the next."""
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -165,19 +165,14 @@ def _page(request: Request, listed: Sequence[Any]) -> Response:
     return JSONResponse(listed[start : start + _PAGE], headers=headers)
 
 
-def _resolving() -> Iterator[Route]:
-    for prefix in ("/{kind:kind}", ""):
-        yield Route(prefix + "/{namespace}/{name}/resolve/{revision:revision}/{path:path}", _file, methods=["GET"])
-
-
 ROUTES: Final = [
     Route("/api/whoami-v2", _whoami),
-    Route(_REPOSITORY, _info),
-    Route(_REPOSITORY + "/revision/{revision:revision}", _info),
-    Route(_REPOSITORY + "/tree/{revision:revision}", _tree),
-    Route(_REPOSITORY + "/tree/{revision:revision}/{path:path}", _tree),
-    Route(_REPOSITORY + "/paths-info/{revision:revision}", _paths_info, methods=["POST"]),
-    Route(_REPOSITORY + "/commits/{revision:revision}", _commits),
-    Route(_REPOSITORY + "/refs", _refs),
-    *_resolving(),
+    Route(API, _info),
+    Route(API + "/revision/{revision:revision}", _info),
+    Route(API + "/tree/{revision:revision}", _tree),
+    Route(API + "/tree/{revision:revision}/{path:path}", _tree),
+    Route(API + "/paths-info/{revision:revision}", _paths_info, methods=["POST"]),
+    Route(API + "/commits/{revision:revision}", _commits),
+    Route(API + "/refs", _refs),
+    *(Route(page + "/resolve/{revision:revision}/{path:path}", _file) for page in PAGES),
 ]

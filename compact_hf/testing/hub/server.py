@@ -17,26 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from starlette.applications import Starlette
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from compact_hf.testing.hub import pulls, reading, writing
 from compact_hf.testing.hub.access import TOKEN, State, refused
 from compact_hf.testing.hub.faults import Lost
 from compact_hf.testing.hub.store import Refusal, Store
 from compact_hf.testing.server import LocalServer
-
-
-class _Revision(StringConvertor):
-    regex = r"refs/[a-z]+/[^/]+|[^/]+"
-
-
-class _Kind(StringConvertor):
-    regex = "models|datasets|spaces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +55,18 @@ class HubServer(LocalServer):
     """Serve repositories from memory.
 
     Args:
-        upload_mode (`str`, *optional*): `lfs` or `regular` for every file; by default a file with zero bytes at its
-            beginning, or of more than 10 MB, goes to LFS.
+        all_regular (`bool`, *optional*, defaults to False): let no file go to LFS; by default a file with zero bytes
+            at its beginning, or of more than 10 MB, does.
         fault (`Fault`, *optional*): decides which requests go wrong, and how.
 
     Attributes:
         asked (`list[Asked]`): every request, in order.
+        fault (`Fault`): may be set anew while the server runs.
         store (`Store`): what the server holds.
         environment (`dict[str, str]`): what a client's process needs to talk to this server instead of the Hub.
     """
 
-    def __init__(self, *, upload_mode: str | None = None, fault: Fault = lambda asked, number: None) -> None:
-        register_url_convertor("revision", _Revision())
-        register_url_convertor("kind", _Kind())
-        from compact_hf.testing.hub import pulls, reading, writing  # their routes use the two converters
-
+    def __init__(self, *, all_regular: bool = False, fault: Fault = lambda asked, number: None) -> None:
         app = Starlette(
             routes=[*pulls.ROUTES, *writing.ROUTES, *reading.ROUTES],
             exception_handlers={Refusal: refused},
@@ -88,7 +76,7 @@ class HubServer(LocalServer):
         self.asked: list[Asked] = []
         self.fault = fault
         self.store = Store()
-        app.state.hub = State(self.store, self.url, upload_mode)
+        app.state.hub = State(self.store, self.url, all_regular)
         self.environment = {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -107,7 +95,7 @@ class _Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-        asked = Asked(scope["method"], unquote(scope["path"]), scope["query_string"].decode(), headers)
+        asked = Asked(scope["method"], scope["path"], scope["query_string"].decode(), headers)
         self._server.asked.append(asked)
         fault = self._server.fault(asked, len(self._server.asked) - 1)
         if isinstance(fault, Lost):

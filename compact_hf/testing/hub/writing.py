@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.testing.hub.access import USER, repository_of, require_write, state_of
+from compact_hf.testing.hub.paths import API, PAGES
 from compact_hf.testing.hub.store import File, Refusal, Repository
 
-_REPOSITORY: Final = "/api/{kind:kind}/{namespace}/{name}"
-_LFS: Final = "/{namespace}/{name}.git/info/lfs"
+_LFS: Final = ".git/info/lfs"
 _REGULAR_BYTES: Final = 10_000_000
 """Larger files go to LFS, whatever is in them."""
 
@@ -51,7 +51,7 @@ async def _preupload(request: Request) -> Response:
     body = await request.json()
     answers = []
     for asked in body["files"]:
-        mode = state_of(request).upload_mode or _upload_mode(asked)
+        mode = "regular" if state_of(request).all_regular else _upload_mode(asked)
         there = commit.files.get(asked["path"])
         oid = None if there is None else there.sha256 if mode == "lfs" else there.oid
         answers.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
@@ -162,10 +162,10 @@ def _page_of(request: Request, kind: str, name: str) -> str:
 ROUTES: Final = [
     Route("/api/repos/create", _create, methods=["POST"]),
     Route("/api/validate-yaml", _validate_yaml, methods=["POST"]),
-    Route(_REPOSITORY + "/preupload/{revision:revision}", _preupload, methods=["POST"]),
-    Route(_REPOSITORY + "/commit/{revision:revision}", _commit, methods=["POST"]),
-    Route(_REPOSITORY + "/tag/{revision:revision}", _tag, methods=["POST", "DELETE"]),
+    Route(API + "/preupload/{revision:revision}", _preupload, methods=["POST"]),
+    Route(API + "/commit/{revision:revision}", _commit, methods=["POST"]),
+    Route(API + "/tag/{revision:revision}", _tag, methods=["POST", "DELETE"]),
     Route("/lfs/{oid}", _lfs_put, methods=["PUT"]),
-    *(Route(f"{prefix}{_LFS}/objects/batch", _lfs_batch, methods=["POST"]) for prefix in ("/{kind:kind}", "")),
-    *(Route(f"{prefix}{_LFS}/verify", _lfs_verify, methods=["POST"]) for prefix in ("/{kind:kind}", "")),
+    *(Route(f"{page}{_LFS}/objects/batch", _lfs_batch, methods=["POST"]) for page in PAGES),
+    *(Route(f"{page}{_LFS}/verify", _lfs_verify, methods=["POST"]) for page in PAGES),
 ]
