@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.testing.hub.server import HubServer
+from compact_hf.testing.hub.store import Repository
 
 ROOT: Final = Path(__file__).parents[2]
 COMPACT: Final = "import sys; from compact_hf.cli import main; sys.exit(main())"
+PUSH: Final = """
+import sys
+from compact_hf.hub.push import push
+pushed = push(sys.argv[1], "org/things", repo_type="dataset", message="Release v1", tag="v1")
+told = [pushed.commit, pushed.tag, pushed.url]
+"""
 _TELL: Final = "\nimport json; print('told:' + json.dumps(told))"
 
 
@@ -42,3 +49,21 @@ def told(server: HubServer, source: str, *arguments: object, home: Path, **envir
     done = run(server, source + _TELL, *arguments, home=home, **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rpartition("told:")[2])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def at(repository: Repository, revision: str) -> dict[str, bytes]:
+    """What a revision holds, without what the Hub puts there itself."""
+    files = repository.at(revision).files
+    return {path: file.data for path, file in files.items() if path != ".gitattributes"}
+
+
+def things(server: HubServer) -> Repository:
+    return server.store.repository("dataset", "org/things")
+
+
+def statuses(repository: Repository) -> list[str]:
+    return [pull.status for pull in repository.pulls]

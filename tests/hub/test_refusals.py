@@ -1,0 +1,164 @@
+"""What cannot be pushed is refused in one clear line, and other people's changes are never mixed with the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compact_hf.testing.hub.access import READ_TOKEN
+from compact_hf.testing.hub.faults import unavailable
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.testing.hub.store import MAIN
+
+from .clients import PUSH, at, contents, run, statuses, things, told
+
+
+def test_a_hub_that_keeps_failing_or_is_not_there_is_one_clear_line(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    source = """
+import sys
+from compact_hf.errors import HubUnavailableError
+from compact_hf.hub import push as module
+module._WAITS_S = ()
+try:
+    module.push(sys.argv[1], "org/things", repo_type="dataset", message="Release v1")
+except HubUnavailableError as error:
+    told = str(error)
+"""
+    server.fault = lambda asked, number: unavailable()
+    assert told(server, source, folder, home=tmp_path / "home").startswith("the Hub is busy or failing (503: ")
+    nowhere = told(server, source, folder, home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    assert nowhere.startswith("the Hub cannot be reached (")
+    offline = source.replace("HubUnavailableError", "HubError")
+    assert "HF_HUB_OFFLINE is set" in told(server, offline, folder, home=tmp_path / "home", HF_HUB_OFFLINE="1")
+
+
+def test_what_the_hub_refuses_is_one_clear_line_and_changes_nothing(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    source = """
+import os, pathlib, sys
+from compact_hf.errors import CompactError
+from compact_hf.hub.push import push
+folder, empty = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+empty.mkdir()
+told = {}
+
+def refused(case, folder=folder, name="org/things", token=os.environ["HF_TOKEN"], **options):
+    os.environ["HF_TOKEN"] = token
+    try:
+        push(folder, name, repo_type="dataset", message="Release v1", **options)
+    except CompactError as error:
+        told[case] = [type(error).__name__, str(error)]
+
+right = os.environ["HF_TOKEN"]
+refused("no token", token="")
+refused("unknown token", token="hf_wrong")
+refused("may only read", token=sys.argv[3])
+refused("another's namespace", name="someone/things", token=right)
+refused("bad characters", name="org/thi ngs")
+refused("no namespace", name="things")
+refused("no folder", folder=empty / "nowhere")
+refused("no files", folder=empty)
+(empty / "README.md").write_text("---\\na: [\\n---\\n")
+refused("bad header", folder=empty)
+push(folder, "org/things", repo_type="dataset", message="Release v1", tag="v1")
+refused("public", private=True)
+(folder / "data" / "words.txt").write_text("other words")
+refused("tag taken", tag="v1")
+"""
+    before = contents(folder)
+    got = told(server, source, folder, tmp_path / "empty", READ_TOKEN, home=tmp_path / "home")
+    expected = {
+        "no token": ("HubError", "set HF_TOKEN"),
+        "unknown token": ("HubError", "does not take the token"),
+        "may only read": ("HubError", "may not write to org/things"),
+        "another's namespace": ("HubError", "may not write to someone/things"),
+        "bad characters": ("UsageError", "'org/thi ngs' is not a repository's name"),
+        "no namespace": ("UsageError", "give namespace/name"),
+        "no folder": ("UsageError", "is not a folder"),
+        "no files": ("UsageError", "holds no files"),
+        "bad header": ("HubError", "Invalid metadata in README.md"),
+        "public": ("HubError", "is public"),
+        "tag taken": ("HubError", "data/words.txt has 10 bytes, should have 11"),
+    }
+    assert got.keys() == expected.keys()
+    for case, (kind, part) in expected.items():
+        assert got[case][0] == kind, got[case]
+        assert part in got[case][1], got[case]
+        assert "\n" not in got[case][1]
+        assert "hf_" not in got[case][1], "a token must not be shown"
+    assert at(things(server), "main") == at(things(server), "v1") == before
+
+
+def test_a_main_that_moves_meanwhile_is_not_mixed_with_the_folder(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    source = """
+import sys
+from huggingface_hub import CommitOperationAdd, HfApi
+from compact_hf.errors import HubError
+from compact_hf.hub.push import push
+
+def move(commit):
+    add = CommitOperationAdd("theirs.txt", b"theirs")
+    HfApi().create_commit("org/things", [add], commit_message="theirs", repo_type="dataset")
+
+try:
+    push(sys.argv[1], "org/things", repo_type="dataset", message="Release v1", tag="v1", check=move)
+except HubError as error:
+    told = str(error)
+"""
+    assert "was changed in the meantime; nothing was merged" in told(server, source, folder, home=tmp_path / "home")
+    repository = things(server)
+    assert at(repository, "main") == {"theirs.txt": b"theirs"}
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert at(repository, "main") == at(repository, "v1") == contents(folder)
+    assert statuses(repository) == ["closed", "merged"]
+
+
+def test_two_who_upload_into_one_pull_request_do_not_mix_their_files(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    def intrude(asked: Asked, number: int) -> None:
+        if "/commit/refs/pr/1" in asked.path:
+            theirs = things(server).at("main").files[".gitattributes"]
+            things(server).add("refs/pr/1", {"theirs.txt": theirs}, title="theirs", message="", author="tester")
+
+    server.fault = intrude
+    done = run(server, PUSH, folder, home=tmp_path / "home")
+    line = done.stderr.splitlines()[-1]
+    assert "org/things was changed by someone else (412: " in line
+    assert at(things(server), "main") == {}
+    server.fault = lambda asked, number: None
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
+    assert statuses(things(server)) == ["merged"]
+
+
+def test_pull_requests_of_others_or_for_something_else_are_left_alone(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    repository = server.store.create("dataset", "org/things", private=False, author="tester")
+    repository.open("Release v1", "", author="someone", draft=False)
+    repository.open("Release v0", "", author="tester", draft=True)
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert statuses(repository) == ["open", "draft", "merged"]
+    assert at(repository, "refs/pr/1") == at(repository, "refs/pr/2") == {}
+
+
+def test_a_commit_to_main_during_the_merge_gets_no_tag(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    def intrude(asked: Asked, number: int) -> None:
+        if asked.path.endswith("/merge"):
+            files = dict(things(server).at("main").files)
+            things(server).add(
+                MAIN, {**files, "theirs.txt": files[".gitattributes"]}, title="theirs", message="", author="tester"
+            )
+
+    server.fault = intrude
+    done = run(server, PUSH, folder, home=tmp_path / "home")
+    assert "was changed while merging; no tag was set" in done.stderr.splitlines()[-1]
+    assert "refs/tags/v1" not in things(server).refs
+    server.fault = lambda asked, number: None
+    told(server, PUSH, folder, home=tmp_path / "home")
+    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
