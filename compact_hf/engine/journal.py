@@ -106,9 +106,11 @@ class Journal:
                 f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
             )
         try:
-            journal = cls(run, _connect(run, "ro"), None)
+            # For writing, or SQLite would leave its two side files behind.
+            journal = cls(run, _connect(run, "rw"), None)
         except JournalError:
-            if (run / f"{FILE_NAME}-wal").exists():
+            side = run / f"{FILE_NAME}-wal"
+            if side.exists() and side.stat().st_size:
                 raise
             # Where nothing can be written, SQLite only reads a file that nobody writes to either.
             journal = cls(run, _connect(run, "ro&immutable=1"), None)

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,59 +16,63 @@ T = TypeVar("T")
 def run_to_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run `work(stop)` and return its result.
 
-    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second cancels it. Where an event loop
-    runs in this thread already, as in a notebook, the work gets a thread and a loop of its own.
+    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second cancels it; the third interrupts
+    wherever it is. Where an event loop runs in this thread already, as in a notebook, the work gets a thread and a
+    loop of its own.
 
     Raises:
         KeyboardInterrupt: the work was cancelled.
     """
+    ctrl_c = _CtrlC()
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_listening(work))
-    return _in_a_thread(work)
+        with ctrl_c.heard():
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                return asyncio.run(ctrl_c.guard(work))
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(lambda: asyncio.run(ctrl_c.guard(work))).result()
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
-async def _listening(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
-    stop = asyncio.Event()
-    if threading.current_thread() is not threading.main_thread():
-        return await work(stop)
-    loop = asyncio.get_running_loop()
-    # asyncio's own, which cancels the work.
-    second = signal.getsignal(signal.SIGINT)
+class _CtrlC:
+    """Carries Ctrl-C from the main thread, the only one that hears it, to the loop in which the work runs."""
 
-    def first(*_: object) -> None:
-        signal.signal(signal.SIGINT, second)
-        loop.call_soon_threadsafe(stop.set)
+    def __init__(self) -> None:
+        self._presses = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._act: Callable[[], object] = lambda: None
 
-    signal.signal(signal.SIGINT, first)
-    try:
-        return await work(stop)
-    finally:
-        signal.signal(signal.SIGINT, second)
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._pressed)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
-
-def _in_a_thread(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
-    started: Future[Callable[[], None]] = Future()
-
-    async def main() -> T:
+    async def guard(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
         stop = asyncio.Event()
         task = asyncio.ensure_future(work(stop))
-        loop = asyncio.get_running_loop()
 
-        def interrupt() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed just now: the work is done
-                loop.call_soon_threadsafe(task.cancel if stop.is_set() else stop.set)
+        def act() -> None:
+            if self._presses > 0:
+                stop.set()
+            if self._presses > 1:
+                task.cancel()
 
-        started.set_result(interrupt)
+        self._act, self._loop = act, asyncio.get_running_loop()
+        act()  # it may have been pressed before there was a loop
         return await task
 
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: asyncio.run(main()))
-        while True:
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                started.result()()
-            except asyncio.CancelledError:
-                raise KeyboardInterrupt from None
+    def _pressed(self, *_: object) -> None:
+        self._presses += 1
+        if self._presses > 2:
+            raise KeyboardInterrupt
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed just now: the work is done
+                self._loop.call_soon_threadsafe(self._act)

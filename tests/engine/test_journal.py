@@ -73,6 +73,15 @@ def test_a_run_can_be_read_while_another_process_writes_to_it(tmp_path: Path) ->
         assert reader.pictures_seen() == 1
 
 
+def test_reading_a_run_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        journal.record_look("a.jpg", "", PICTURE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with Journal.read(tmp_path) as journal:
+        assert journal.pictures_seen() == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="not a run"):

@@ -242,6 +242,8 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
                 self.sent.append(request.key)
                 await asyncio.sleep(0.2)
                 return Reply(request.key, text="late", model="slow")
+            while len(self.sent) < 3:
+                await asyncio.sleep(0.01)
             return Failure(request.key, "quota", overloaded=True, retry_after=86400.0)
 
     teacher = Slow()
