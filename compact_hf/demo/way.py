@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from compact_hf.demo.instruction_file import write_instruction_file
 from compact_hf.demo.story import Story, report_of, summary_of
-from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
 from compact_hf.pictures import contact_sheet
@@ -58,7 +58,7 @@ _STEP: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
 _FIRST_LOOK: Final = """\
 from datasets import load_dataset
 
-data = load_dataset("{release}")
+data = load_dataset({release!r})
 print({{split: len(rows) for split, rows in data.items()}})
 hardest = max(data["train"], key=lambda row: row["k"] or 0)
 print(hardest["images"][0].size, "k =", hardest["k"])
@@ -92,15 +92,15 @@ def run_demo(
         on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
 
     Raises:
-        UsageError: `out` holds something else, or `scenes` is too small.
+        UsageError: `out` holds something else or a demo with other settings, or `scenes` is too small.
         CompactError: whatever a stage raises; the same call goes on there.
     """
     if scenes < _FEWEST_SCENES:
         raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} to learn from")
-    folder = _claimed(Path(out))
+    folder = _claimed(Path(out), {"scenes": scenes, "steps": steps})
     _generate(folder / "run", scenes, on_progress)
     facts = _assemble(folder, on_progress)
-    code = _FIRST_LOOK.format(release=folder / "release")
+    code = _FIRST_LOOK.format(release=str(folder / "release"))
     printed = _printed(code)
     base = _base(folder, on_progress)
     before = _evaluate(base, folder / "before", "questions before tuning", on_progress)
@@ -118,12 +118,21 @@ def run_demo(
     return Demo(page, summary_of(story))
 
 
-def _claimed(folder: Path) -> Path:
-    if folder.exists() and not (folder / _MARK).exists() and (not folder.is_dir() or any(folder.iterdir())):
+def _claimed(folder: Path, settings: dict[str, int | None]) -> Path:
+    mark = folder / _MARK
+    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {folder} already holds something that is not a demo; give a new or empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MARK).touch()
+        held = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else settings
+        if held != settings:
+            # What was trained and judged belongs to the settings of the first call.
+            raise IdentityError(
+                str(folder), {name: (held.get(name), now) for name, now in settings.items() if held.get(name) != now}
+            )
+        mark.write_text(json.dumps(settings), encoding="utf-8")
+    except ValueError as error:
+        raise UsageError(f"--out {folder} holds a demo that was cut off at its start; remove {mark}") from error
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written ({error.strerror}); give another folder") from error
     return folder
@@ -188,7 +197,10 @@ def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult
             tell("training steps", int(step[1]), int(step[2]), "")
 
     result = tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
-    record.write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
+    # Renamed when it is whole, as the base is.
+    half = record.with_suffix(".part")
+    half.write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
+    half.rename(record)
     return result
 
 

@@ -1,0 +1,24 @@
+"""A demo's folder: taken only where it is free, or where the same demo goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compact_hf.demo.way import run_demo
+from compact_hf.errors import IdentityError, UsageError
+
+
+def test_a_demo_with_other_settings_is_not_mixed_into_an_earlier_one(tmp_path: Path) -> None:
+    """Its student would have learnt from other pictures than the report tells of."""
+    (tmp_path / ".compact-demo").write_text('{"scenes": 400, "steps": null}')
+    with pytest.raises(IdentityError, match=r"\(scenes was 400, now 50\)"):
+        run_demo(tmp_path, scenes=50)
+    assert [path.name for path in tmp_path.iterdir()] == [".compact-demo"]
+
+
+def test_a_demo_that_was_cut_off_at_its_start_says_what_to_remove(tmp_path: Path) -> None:
+    (tmp_path / ".compact-demo").touch()
+    with pytest.raises(UsageError, match=r"remove .*\.compact-demo"):
+        run_demo(tmp_path, scenes=50)
