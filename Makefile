@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test test-slow style quality golden
+.PHONY: setup demo test test-slow style quality golden figures
 
 setup: $(READY)
 
@@ -41,3 +41,13 @@ quality: setup
 # Records tests/golden anew. Only for a change that is meant: the files are what other people's data were made with.
 golden: setup
 	$(BIN)/python -m pytest -n 0 --golden -k golden
+
+# What README shows: figures and a picture, measured and made anew. About half an hour on two cores.
+figures: setup
+	mkdir -p docs/figures docs/pictures
+	$(BIN)/python benchmarks/scenes.py --json > docs/figures/scenes.json
+	$(BIN)/python benchmarks/assembly.py --json > docs/figures/assembly.json
+	$(BIN)/python benchmarks/first_steps.py --from-nothing --json > docs/figures/first_steps.json
+	$(BIN)/compact demo --out demo-out
+	cp demo-out/contact_sheet.png docs/pictures/contact_sheet.png
+	$(BIN)/python benchmarks/readme.py

@@ -28,7 +28,17 @@ TARGETS = {"demo": 12 * 60.0, "test": 15 * 60.0}
 def seconds(*command: str | Path, cwd: Path) -> float:
     """Run a command to its end and return its wall time; it must not fail."""
     start = time.perf_counter()
-    subprocess.run(command, cwd=cwd, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=True)
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-5000:]}")
     return time.perf_counter() - start
 
 
