@@ -79,7 +79,7 @@ def chest(kind: str, pose: str) -> Point:
     small = kind in ("boy", "girl")
     if pose == "sleeping":
         # Towards the legs: in the middle it would hide what the sleeper wears, further on a neighbour's badge.
-        return (20, 13) if small else (24, 13)
+        return (16, 13) if small else (18, 13)
     at = _hip(kind, pose)
     lean = math.radians(POSES[pose].lean)
     up = 6 if small else 9
