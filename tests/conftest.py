@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ _SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "H
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 for name in (*_SECRETS, *_PROXIES):
     os.environ.pop(name, None)
+# A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that: tests that press it for a
+# child would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _hf_home = tempfile.mkdtemp(prefix="compact-tests-")
 atexit.register(shutil.rmtree, _hf_home, ignore_errors=True)
 os.environ |= {
