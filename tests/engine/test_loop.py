@@ -42,12 +42,15 @@ except KeyboardInterrupt:
 def test_the_first_ctrl_c_lets_work_finish_and_the_second_ends_it(
     place: str, presses: int, seconds: str, told: str
 ) -> None:
-    child = subprocess.Popen([sys.executable, "-c", CHILD, place, seconds], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for expected in ("started", "stopping")[:presses]:
-        assert child.stdout.readline().strip() == expected
-        child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, "-c", CHILD, place, seconds], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            for expected in ("started", "stopping")[:presses]:
+                assert child.stdout.readline().strip() == expected
+                child.send_signal(signal.SIGINT)
+            said, _ = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert " ".join(said.split()).removeprefix("stopping ") == told
     assert child.returncode == 0
 

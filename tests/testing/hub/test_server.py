@@ -176,19 +176,18 @@ for name, token in (("write", os.environ["HF_TOKEN"]), ("read", sys.argv[1]), ("
 
 
 def test_as_a_program_it_says_what_a_client_has_to_export(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compact_hf.testing.hub"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = [process.stdout.readline().strip() for _ in range(5)]
-    exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-    asked = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
-    done = subprocess.run(
-        [sys.executable, "-c", asked],
-        env=os.environ | exported | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert (exported["HF_TOKEN"], done.stdout.strip()) == (TOKEN, "tester")
+    command = [sys.executable, "-m", "compact_hf.testing.hub"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline().strip() for _ in range(5)]
+            exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+            asked = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
+            environment = os.environ | exported | {"HF_HOME": str(tmp_path)}
+            told = subprocess.check_output([sys.executable, "-c", asked], env=environment, text=True)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (exported["HF_TOKEN"], told.strip()) == (TOKEN, "tester")
     assert (process.returncode, said.splitlines()[-1]) == (0, "answered 1 requests")
