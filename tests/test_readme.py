@@ -1,0 +1,84 @@
+"""README cannot rot: its example prints what it says, its commands exist, its tree is the tree, figures are files'."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme import table
+from compact_hf.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language: str) -> list[str]:
+    """Return the contents of README's blocks of one language, "" for those that name none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for of, text in blocks if of == language]
+
+
+def test_the_example_prints_what_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _ = fenced("python")
+    promised = fenced("")[0]
+    monkeypatch.chdir(tmp_path)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(code, "README.md", "exec"), {})
+    assert said.getvalue() == promised
+
+
+def test_the_example_has_about_ten_lines() -> None:
+    assert len(fenced("python")[0].splitlines()) <= 12
+
+
+def test_every_config_that_readme_loads_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import load_dataset
+
+    from compact_hf import assemble, generate
+
+    monkeypatch.chdir(tmp_path)
+    generate("scenes:60", "run")
+    assemble(["run"], "release", version="1.0.0")
+    loaded = 0
+    for line in fenced("python")[1].splitlines():
+        data = eval(line.partition("#")[0], {"load_dataset": load_dataset})
+        loaded += len(list(data["train"])) > 0
+    assert loaded == 5
+
+
+def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.partition("#")[0].strip() for block in fenced("sh") for line in block.splitlines()]
+    inline = re.findall(r"`(?:GEMINI_API_KEY=\S+ )?(compact \w+ [^`]+)`", README)
+    lines += [text for text in inline if "..." not in text]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("compact ")]
+    assert len(commands) >= 6
+    for arguments in commands:
+        _parser().parse_args(arguments)
+
+
+def test_every_path_that_readme_names_is_there() -> None:
+    inside = {line.split()[0] for line in fenced("")[1].splitlines() if line.startswith("  ")}
+    assert {name.rstrip("/") for name in inside} <= {
+        path.relative_to(ROOT / "compact_hf").as_posix() for path in (ROOT / "compact_hf").rglob("*")
+    }
+    assert len(inside) > 10
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for script in re.findall(r"(?:python|--config) ([\w/.-]+\.(?:py|yaml))", README):
+        assert (ROOT / script).exists(), script
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_figures_are_those_of_the_files() -> None:
+    assert table() in README
