@@ -260,6 +260,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
     demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
 
+    _add_data_commands(commands)
+    _add_model_commands(commands)
+    return parser
+
+
+def _add_data_commands(commands: Any) -> None:
     generate = _command(
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
     )
@@ -311,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
     publish.add_argument("--dry-run", action="store_true", help="check, and list the files only")
 
+
+def _add_model_commands(commands: Any) -> None:
     tune = _command(
         commands, "tune", _tune, "train: trl sft --config RECIPE", "compact tune tiny-cpu --dataset_name release"
     )
@@ -331,7 +339,6 @@ def _parser() -> argparse.ArgumentParser:
         "--swap-pictures", action="store_true", help="a control: each question about another question's picture"
     )
     evaluate.add_argument("--split", choices=("train", "validation"), default="validation", help="of a release")
-    return parser
 
 
 def _command(
