@@ -12,7 +12,8 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
-from compact_hf.teachers.gemini import Gemini, retry_delay
+from compact_hf.teachers.gemini import Gemini
+from compact_hf.teachers.gemini_protocol import retry_delay
 from compact_hf.teachers.teacher import Failure, Reply
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
 from compact_hf.testing.model import KEY, Asked
