@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Reject, Row, digest
-from compact_hf.release.instruction import instruction_rows, without_image_marks
+from compact_hf.release.instruction import instruction_rows
 
 from .samples import item, picture
 
@@ -145,28 +145,6 @@ def test_a_row_that_comes_twice_is_taken_once() -> None:
     drawn = sample([item(1), item(2), item(1), item(1)], rows=4)
     assert sum(isinstance(row, Row) for row in drawn) == 2
     assert [row.reason for row in drawn if isinstance(row, Reject)] == ["repeats another row"] * 2
-
-
-@given(st.lists(st.sampled_from(["<image>", "<ima", "ge>", "\n", "word", " "])).map("".join))
-def test_no_mark_is_left_in_a_text(text: str) -> None:
-    clean = without_image_marks(text)
-    assert "<image>" not in clean
-    assert without_image_marks(clean) == clean
-    assert "<image>" in text or clean == text.strip()
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("<image>\nWhat?", "What?"),
-        ("What?\n<image>", "What?"),
-        ("One\n<image>\ntwo", "One\ntwo"),
-        ("See <image> here", "See  here"),
-        ("<ima<image>ge>What?", "What?"),
-    ],
-)
-def test_a_mark_takes_one_line_break_with_it(text: str, clean: str) -> None:
-    assert without_image_marks(text) == clean
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""The mark that stands for the picture in texts of LLaVA's format; its items are tested where they are used."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.images.llava import without_image_marks
+
+
+@given(st.lists(st.sampled_from(["<image>", "<ima", "ge>", "\n", "word", " "])).map("".join))
+def test_no_mark_is_left_in_a_text(text: str) -> None:
+    clean = without_image_marks(text)
+    assert "<image>" not in clean
+    assert without_image_marks(clean) == clean
+    assert "<image>" in text or clean == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("<image>\nWhat?", "What?"),
+        ("What?\n<image>", "What?"),
+        ("One\n<image>\ntwo", "One\ntwo"),
+        ("See <image> here", "See  here"),
+        ("<ima<image>ge>What?", "What?"),
+    ],
+)
+def test_a_mark_takes_one_line_break_with_it(text: str, clean: str) -> None:
+    assert without_image_marks(text) == clean
