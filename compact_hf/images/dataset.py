@@ -1,0 +1,256 @@
+"""A data set of `datasets`, on the Hub or in a folder, as a source of pictures.
+
+In: `hf://datasets/org/name@revision[/config]`, or a folder that `load_dataset` takes. Out: references `SPLIT/ROW`
+(`SPLIT/ROW/PLACE` where a row has a list of pictures), and pictures' bytes as they lie there.
+
+The rows are taken once into the cache of `datasets`, at one commit, and read there: the n-th picture, now or when a
+release is made, is one look into a memory-mapped file. A stream has no n-th row. `?files=data/train-0000*.parquet` at
+the end takes some files of a large repository only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from compact_hf.errors import SourceError, UsageError
+from compact_hf.records import digest
+
+HUB: Final = "hf://datasets/"
+LOCAL: Final = "dataset:"
+_HUB_ADDRESS: Final = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?]+))?(?:/(?P<config>[^/?*]+))?")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_OPTIONS: Final = ("config", "split", "files")
+_HOW: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which rows of which data set.
+
+    Attributes:
+        path (`str`): `org/name`, or the absolute path of a folder.
+        on_hub (`bool`): which of the two.
+        revision (`str`): a branch, a tag or a commit of a repository; empty for its main branch.
+        config, split (`str`): empty for the default config, and for all its splits.
+        files (`str`): a glob over a repository's or a folder's files; empty for those that belong to the config.
+    """
+
+    path: str
+    on_hub: bool
+    revision: str = ""
+    config: str = ""
+    split: str = ""
+    files: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the address in `hf://datasets/...` or in what `str` makes of an address.
+
+        Raises:
+            UsageError: it is no such text.
+        """
+        place, _, query = text.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := options.keys() - set(_OPTIONS):
+            raise UsageError(f"{text!r} has {sorted(unknown)[0]!r}; after the ? may stand {', '.join(_OPTIONS)}")
+        if place.startswith(LOCAL):
+            return cls(unquote(place.removeprefix(LOCAL)), on_hub=False, **options)
+        match = _HUB_ADDRESS.fullmatch(place.removeprefix(HUB))
+        if match is None or not place.startswith(HUB):
+            raise UsageError(f"{text!r} is not the address of a data set; write {_HOW}")
+        if match["config"] and "config" in options:
+            raise UsageError(f"{text!r} names two configs; leave one out")
+        parts = {"revision": unquote(match["revision"] or ""), "config": match["config"] or ""}
+        return cls(match["path"], on_hub=True, **parts | options)
+
+    def __str__(self) -> str:
+        revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
+        place = f"{HUB}{self.path}{revision}" if self.on_hub else f"{LOCAL}{quote(self.path)}"
+        options = {name: value for name in _OPTIONS if (value := getattr(self, name))}
+        return f"{place}?{urlencode(options, safe='/*')}" if options else place
+
+
+class DatasetPictures:
+    """The pictures of a data set.
+
+    Args:
+        address (`Address`): which; a repository's revision is taken at the commit that it stands for now.
+
+    Attributes:
+        splits (`dict[str, Any]`): split -> its `datasets.Dataset`, in the order of their names.
+        column (`str`): the one that holds the pictures: `images`, `image`, or the first of that kind.
+        several (`bool`): it holds a list of pictures in each row.
+
+    Raises:
+        SourceError: there is no such data set, it cannot be read, or it has no column of pictures.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.image_license = "unknown"
+        if address.on_hub:
+            commit, self.image_license = _resolved(address)
+            address = replace(address, revision=commit)
+        self.address = address
+        self.identity = str(address)
+        self.image_source = address.path if address.on_hub else Path(address.path).name
+        self.splits = _loaded(address)
+        features = next(iter(self.splits.values())).features
+        self.column, self.several = _picture_column(features, self.identity)
+        # As Arrow a picture is the bytes of its file; as a row it would be decoded.
+        self._pictures = {
+            split: rows.select_columns([self.column]).with_format("arrow") for split, rows in self.splits.items()
+        }
+        self._roots = tuple(_roots(address))
+        self._stamp = address.revision if address.on_hub else _stamp_of(Path(address.path))
+
+    def refs(self) -> Iterator[str]:
+        """Yield a reference for every picture, split by split, in the order of the rows."""
+        import pyarrow.compute as pc
+
+        for split, rows in self._pictures.items():
+            number = 0
+            for batch in rows.iter(1000):
+                counts = pc.list_value_length(batch[self.column]).to_pylist() if self.several else [1] * len(batch)
+                for count in counts:
+                    if self.several:
+                        yield from (f"{split}/{number}/{place}" for place in range(count or 0))
+                    else:
+                        yield f"{split}/{number}"
+                    number += 1
+
+    def stamp(self, ref: str) -> str:
+        """Return the commit, or for a folder a hash of its files' names, sizes and times."""
+        return self._stamp if self._found(ref) else ""
+
+    def read(self, ref: str) -> bytes:
+        """Return the picture file's bytes.
+
+        Raises:
+            OSError: there is no such row, or no picture in it.
+        """
+        found = self._found(ref)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "no such row", ref)
+        split, number, place = found
+        held = self._pictures[split][number][self.column][0].as_py()
+        if self.several:
+            held = held[place] if held and place < len(held) else None
+        return self.bytes_of(held, ref)
+
+    def bytes_of(self, held: dict[str, Any] | None, ref: str) -> bytes:
+        """Return the file of a picture as Arrow holds it: its bytes, or the path of a file.
+
+        Raises:
+            OSError: it holds neither, or the file cannot be read or is none of the data set's.
+        """
+        if held and held["bytes"]:
+            data: bytes = held["bytes"]
+            return data
+        if not (held and held["path"]):
+            raise FileNotFoundError(errno.ENOENT, "no picture in this row", ref)
+        path = Path(held["path"]).resolve()
+        # Somebody else's table may name any file of this machine.
+        if not any(path.is_relative_to(root) for root in self._roots):
+            raise PermissionError(errno.EPERM, "leads out of the data set", ref)
+        return path.read_bytes()
+
+    def _found(self, ref: str) -> tuple[str, int, int] | None:
+        match = re.fullmatch(r"(.+?)/(\d{1,18})(?:/(\d{1,9}))?", ref)
+        if match is None or match[1] not in self._pictures or (match[3] is None) == self.several:
+            return None
+        number = int(match[2])
+        return (match[1], number, int(match[3] or 0)) if number < len(self._pictures[match[1]]) else None
+
+
+def _resolved(address: Address) -> tuple[str, str]:
+    """Return (commit, licence) of a repository."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().dataset_info(address.path, revision=address.revision or None)
+    except (OSError, ValueError) as error:
+        if _COMMIT.fullmatch(address.revision):  # it may lie in the cache already
+            return address.revision, "unknown"
+        raise SourceError(_told(address, error)) from error
+    license = found.card_data.get("license") if found.card_data else None
+    return found.sha or address.revision, license if isinstance(license, str) else "unknown"
+
+
+def _loaded(address: Address) -> dict[str, Any]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    wanted: dict[str, Any] = {"revision": address.revision} if address.on_hub else {}
+    if address.files:
+        wanted["data_files"] = address.files
+    try:
+        with _bars_on_a_terminal():
+            loaded = load_dataset(address.path, address.config or None, **wanted)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise SourceError(_told(address, error)) from error
+    if address.split and address.split not in loaded:
+        raise SourceError(f"{address} has the splits {', '.join(loaded)}; give one of them, or none for all")
+    chosen = {split: loaded[split] for split in sorted(loaded) if address.split in ("", split)}
+    if not any(len(rows) for rows in chosen.values()):
+        raise SourceError(f"{address} has no rows; give another data set")
+    return chosen
+
+
+def _picture_column(features: Any, identity: str) -> tuple[str, bool]:
+    from datasets import Image, List
+
+    kinds = {
+        name: isinstance(kind, List)
+        for name, kind in features.items()
+        if isinstance(kind.feature if isinstance(kind, List) else kind, Image)
+    }
+    for name in ("images", "image", *kinds):
+        if name in kinds:
+            return name, kinds[name]
+    raise SourceError(
+        f"{identity} has no column of pictures (it has {', '.join(features)}); one of the type Image is needed"
+    )
+
+
+def _roots(address: Address) -> Iterator[Path]:
+    """The folders in which a data set's files lie."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    if not address.on_hub:
+        yield Path(address.path).resolve()
+    yield from (Path(folder).resolve() for folder in (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE))
+
+
+def _stamp_of(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    facts = [(str(path.relative_to(folder)), (found := path.stat()).st_size, found.st_mtime_ns) for path in files]
+    return digest(facts, length=16)
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal() -> Iterator[None]:
+    """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    if not (sys.stderr and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _told(address: Address, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{address} cannot be read ({said}); check the name, the revision and HF_TOKEN"
