@@ -1,7 +1,8 @@
 """When a request may be sent, and whether a failed one is sent again. Shared by all requests to one teacher.
 
 A server that says "too many requests" slows everybody: all wait for the delay it named, then one goes ahead as a
-probe, and the rest follow once the probe was answered. Other failures are retried one by one, each a little later.
+probe, and the rest follow once the probe was answered, half as many at the same time. Other failures are retried one by
+one, each a little later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compact_hf.engine.rates import Limits, Rates, Slots
 from compact_hf.teachers.teacher import Failure
 
 
@@ -36,12 +38,18 @@ class Admission:
 
     What a request met only tells how the server is where it was sent after the newest hold began: replies to older
     ones still arrive while everybody waits. So each request carries the number of holds there had been when it left.
+
+    Attributes:
+        slots (`Slots`), rates (`Rates`): how many requests may be in flight, and how many sent in a minute.
+        holds (`int`): times that everybody was told to wait.
     """
 
-    def __init__(self, patience: Patience | None = None) -> None:
+    def __init__(self, limits: Limits, patience: Patience | None = None) -> None:
         self.patience = patience or Patience()
+        self.slots = Slots(limits.in_flight)
+        self.rates = Rates(limits)
         self._jitter = random.Random()
-        self._holds = 0
+        self.holds = 0
         self._held_until: float | None = None
         self._overloaded_since = 0.0
         self._holds_in_a_row = 0
@@ -62,11 +70,13 @@ class Admission:
                 await asyncio.wait_for(changed.wait(), delay)
             except TimeoutError:
                 continue
-        return self._holds
+        return self.holds
 
-    def answered(self, holds: int) -> None:
+    def answered(self, holds: int, tokens: int) -> None:
         """Take note of a reply to a request that was sent after so many holds: the server is well."""
-        if holds == self._holds and self._held_until is not None:
+        self.rates.spent(tokens)
+        self.slots.widen()
+        if holds == self.holds and self._held_until is not None:
             self._held_until = None
             self._holds_in_a_row = 0
             self._release()
@@ -74,10 +84,11 @@ class Admission:
     def overloaded(self, failure: Failure, holds: int) -> bool:
         """Make everybody wait; return False where that would take longer than `overload_s`."""
         now = asyncio.get_running_loop().time()
-        if holds == self._holds:
+        if holds == self.holds:
             if self._held_until is None:
                 self._overloaded_since = now
-            self._holds += 1
+                self.slots.narrow()
+            self.holds += 1
             self._holds_in_a_row += 1
             self._release()
         elif self._held_until is None:
@@ -96,7 +107,7 @@ class Admission:
         Args:
             attempt (`int`): how many times the request failed like this, at least 1.
         """
-        if holds == self._holds and self._probing:
+        if holds == self.holds and self._probing:
             # The probe found out nothing: another one is due.
             self._release()
         if not failure.worth_retrying or attempt >= self.patience.attempts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
 from compact_hf.teachers.teacher import Reply, Role
 
-JOURNAL_VERSION: Final = 1
+JOURNAL_VERSION: Final = 2
 FILE_NAME: Final = "journal.sqlite"
 _LOCK_NAME: Final = "journal.lock"
 _SCHEMA: Final = """
@@ -30,19 +31,33 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX looks_by_image ON looks (image_id, ref);
 CREATE TABLE replies (
-    key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, body TEXT NOT NULL
+    key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE outcomes (image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, accepted INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
+) WITHOUT ROWID;
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An image that is done: which picture it was, and what the method made of it (JSON)."""
+    """An image that is done: which picture it was, what became of it (JSON), and how many questions of it are kept."""
 
     image_id: str
     ref: str
     body: str
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one model was asked in one role, and the tokens that it billed."""
+
+    role: Role
+    model: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
 
 
 class Journal:
@@ -183,12 +198,19 @@ class Journal:
 
     def record_reply(self, image_id: str, role: Role, reply: Reply) -> None:
         """Keep a reply. Once this returns, its request is never sent again."""
-        self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (reply.key, image_id, role, to_json(reply)))
+        row = reply.key, image_id, role, time.time(), to_json(reply)
+        self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
 
     def replies(self) -> Iterator[tuple[str, Role, Reply]]:
         """Yield (image id, role, reply) in the order of their keys."""
         for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY key"):
             yield image_id, role, from_json(Reply, body)
+
+    def spending(self) -> list[Spending]:
+        """Return what was asked and billed so far, by role and model."""
+        tokens = "sum(body ->> '$.input_tokens'), sum(body ->> '$.output_tokens')"
+        query = f"SELECT role, body ->> '$.model' AS model, count(*), {tokens} FROM replies GROUP BY role, model"
+        return [Spending(*row) for row in self._rows(query)]
 
     def finished_ids(self) -> set[str]:
         """Return the ids of the images that are done."""
@@ -196,14 +218,23 @@ class Journal:
 
     def record_outcome(self, finished: Finished) -> None:
         """Keep what became of an image: it is done."""
-        self._write(
-            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", (finished.image_id, finished.ref, finished.body)
-        )
+        row = finished.image_id, finished.ref, finished.accepted, time.time(), finished.body
+        self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many images are done, how many of them kept questions, and how many questions that were."""
+        query = "SELECT count(*), coalesce(sum(accepted > 0), 0), coalesce(sum(accepted), 0) FROM outcomes"
+        ((finished, kept, accepted),) = self._rows(query)
+        return finished, kept, accepted
+
+    def finished_at(self) -> list[float]:
+        """Return when images were done, in seconds since 1970, in ascending order."""
+        return [at for (at,) in self._rows("SELECT at FROM outcomes ORDER BY at")]
 
     def outcomes(self) -> Iterator[Finished]:
         """Yield the images that are done in the order of their ids, a few in memory at a time."""
-        for image_id, ref, body in self._rows("SELECT image_id, ref, body FROM outcomes ORDER BY image_id"):
-            yield Finished(image_id, ref, body)
+        for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
+            yield Finished(*row)
 
     def _start_or_check(self, identity: Mapping[str, Any]) -> None:
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:

@@ -1,7 +1,7 @@
 """The runner: drives each picture's process, sends what it asks, and streams. It knows no capability and no method.
 
-A process is a generator: it yields lists of requests, is sent the replies in the same order, and returns the JSON of
-what became of the picture. It sees nothing but its own picture's replies, so neither timing nor a kill can change what
+A process is a generator: it yields lists of requests, is sent the replies in the same order, and returns what became
+of the picture. It sees nothing but its own picture's replies, so neither timing nor a kill can change what
 it asks. Replies that are journalled already are handed over without asking.
 """
 
@@ -13,15 +13,28 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from dataclasses import dataclass, field
 
 from compact_hf.engine.admission import Admission, Patience
+from compact_hf.engine.budget import Budget
 from compact_hf.engine.journal import Finished, Journal
-from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
+from compact_hf.engine.rates import Limits
+from compact_hf.errors import CompactError, SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
 from compact_hf.teachers.teacher import Failure, Reply, Request, Role, Teacher
 
-Process = Generator[list[Request], list[Reply], str]
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a process returns: what became of its picture (JSON), and how many questions of it are kept."""
+
+    body: str
+    accepted: int
+
+
+Process = Generator[list[Request], list[Reply], Result]
 
 # So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
 _GIVEN_UP_IN_A_ROW = 10
+# Pictures that are made ready beside those in flight, at least.
+_AHEAD = 4
 
 
 @dataclass(slots=True)
@@ -59,7 +72,8 @@ class Runner:
     Args:
         journal (`Journal`): where replies and outcomes go.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role; may be the same in both.
-        concurrency (`int`): pictures worked on at the same time.
+        limits (`Limits`): what each of them may be asked at most, at the same time and in a minute.
+        budget (`Budget`, *optional*): what the run may cost.
         patience (`Patience`, *optional*): how long to go on trying.
         stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
             sets it too, where the teacher is gone.
@@ -72,7 +86,8 @@ class Runner:
         journal: Journal,
         teachers: Mapping[Role, Teacher],
         *,
-        concurrency: int,
+        limits: Limits,
+        budget: Budget | None = None,
         patience: Patience | None = None,
         stop: asyncio.Event | None = None,
         on_progress: Callable[[Progress, Finished | None], None] = lambda progress, finished: None,
@@ -80,10 +95,12 @@ class Runner:
         self.progress = Progress()
         self._journal = journal
         # One line a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
-        lines = {id(teacher): _Line(teacher, Admission(patience)) for teacher in teachers.values()}
+        lines = {id(teacher): _Line(teacher, Admission(limits, patience)) for teacher in teachers.values()}
         self._lines = tuple(lines.values())
         self._line_of = {role: lines[id(teacher)] for role, teacher in teachers.items()}
-        self._concurrency = concurrency
+        self._budget = budget or Budget()
+        # A few more than requests in flight, so that the next picture is ready when a place gets free.
+        self._hands = limits.in_flight + max(_AHEAD, limits.in_flight // 4)
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
         self._active = 0  # pictures in hand
@@ -92,13 +109,14 @@ class Runner:
         self._cut_short = False
         self._answered_once = False
         self._given_up_in_a_row = 0
-        self._gone: TeacherUnavailableError | None = None
+        self._ended_by: CompactError | None = None
 
     async def run(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> Progress:
         """Drive every picture to its end.
 
         Raises:
-            StoppedEarly: `stop` was set, or some pictures could not be finished; the same run goes on.
+            StoppedEarly: `stop` was set, the budget is used up, or some pictures could not be finished; the same run
+                goes on.
             TeacherError: the teacher refuses for good, or ended before its last reply.
             TeacherUnavailableError: the teacher cannot be reached, or keeps failing.
             JournalError: the journal cannot be written.
@@ -114,8 +132,8 @@ class Runner:
             for task in (feeder, *pumps):
                 task.cancel()
             await asyncio.gather(feeder, *pumps, return_exceptions=True)
-        if self._gone is not None:
-            raise self._gone
+        if self._ended_by is not None:
+            raise self._ended_by
         if self._cut_short:
             raise StoppedEarly(f"stopped after {self.progress.finished} pictures; the same command goes on")
         if self.progress.unfinished:
@@ -126,7 +144,7 @@ class Runner:
         return self.progress
 
     async def _feed(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> None:
-        slots = asyncio.Semaphore(self._concurrency)
+        slots = asyncio.Semaphore(self._hands)
 
         async def drive(picture: Picture) -> None:
             try:
@@ -161,7 +179,7 @@ class Runner:
             while True:
                 requests = process.send(await self._ask_all(requests))
         except StopIteration as end:
-            finished = Finished(picture.image_id, picture.ref, end.value)
+            finished = Finished(picture.image_id, picture.ref, end.value.body, end.value.accepted)
             self._journal.record_outcome(finished)
             self.progress.finished += 1
             self._on_progress(self.progress, finished)
@@ -191,16 +209,8 @@ class Runner:
         line = self._line_of[request.role]
         attempt = 0
         while True:
-            holds = await line.admission.wait(self._stop.is_set)
-            if self._stop.is_set():
-                self._cut_short = True
-                raise _GivenUp
-            answer = await self._send(line, request)
+            answer, holds = await self._answer(line, request)
             if isinstance(answer, Reply):
-                self._journal.record_reply(request.image_id, request.role, answer)
-                line.admission.answered(holds)
-                self._answered_once = True
-                self._given_up_in_a_row = 0
                 return answer
             self.progress.failures += 1
             self.progress.last_failure = answer.message
@@ -215,6 +225,56 @@ class Runner:
                 self._give_up(line, answer)
                 raise _GivenUp
             await self._pause(delay)
+
+    async def _answer(self, line: _Line, request: Request) -> tuple[Reply | Failure, int]:
+        """Send a request once there is room for it; return what came back, and after how many holds it was sent."""
+        try:
+            await line.teacher.prepare(request)
+        except SourceError as error:
+            # This picture is gone; the others are not.
+            return Failure(request.key, str(error), worth_retrying=False), line.admission.holds
+        holds = await self._admitted(line)
+        try:
+            answer = await self._send(line, request)
+            reply = answer if isinstance(answer, Reply) else None
+            if reply is not None:
+                self._journal.record_reply(request.image_id, request.role, reply)
+                line.admission.answered(holds, reply.input_tokens + reply.output_tokens)
+                self._answered_once = True
+                self._given_up_in_a_row = 0
+            self._budget.came_back(request.role, reply)
+            return answer, holds
+        finally:
+            line.admission.slots.give_back()
+
+    async def _admitted(self, line: _Line) -> int:
+        """Take a place in flight, and return the number of holds so far."""
+        while True:
+            holds = await line.admission.wait(self._stop.is_set)
+            await self._place(line)
+            # A hold may have begun meanwhile.
+            ready = holds == line.admission.holds and await line.admission.rates.wait(self._stop)
+            if ready and holds == line.admission.holds and not self._stop.is_set():
+                if not (why := self._budget.spent_up()):
+                    self._budget.sent()
+                    return holds
+                self._finish(StoppedEarly(f"{why} and run the same command to go on"))
+            line.admission.slots.give_back()
+            if self._stop.is_set():
+                self._cut_short = True
+                raise _GivenUp
+
+    async def _place(self, line: _Line) -> None:
+        if not line.admission.slots.are_taken:
+            await line.admission.slots.take()
+            return
+        # Who waits for a place waits for a reply to somebody else.
+        self._moving -= 1
+        try:
+            await self._flush_if_idle()
+            await line.admission.slots.take()
+        finally:
+            self._moving += 1
 
     async def _send(self, line: _Line, request: Request) -> Reply | Failure:
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
@@ -240,15 +300,21 @@ class Runner:
             self._end(f"gave up asking {line.teacher.name}: {failure.message}")
 
     def _end(self, why: str) -> None:
+        self._finish(TeacherUnavailableError(f"{why}; nothing is lost, run the same command later"))
+
+    def _finish(self, why: CompactError) -> None:
         """Stop the run, but for what is in flight: it is being paid for."""
-        self._gone = self._gone or TeacherUnavailableError(f"{why}; nothing is lost, run the same command later")
+        self._ended_by = self._ended_by or why
         self._stop.set()
 
     async def _flush_if_idle(self) -> None:
-        """Tell the teachers when every picture in hand waits for a reply and no other can start."""
-        full = self._exhausted or self._active == self._concurrency
-        if self._active and not self._moving and full:
-            for line in self._lines:
+        """Tell a teacher when no request can come any more before a reply.
+
+        That is so where all its places are taken, or where every picture in hand waits and no other can start.
+        """
+        waiting = self._active and not self._moving and (self._exhausted or self._active == self._hands)
+        for line in self._lines:
+            if waiting or line.admission.slots.are_taken:
                 await line.teacher.flush()
 
     async def _pump(self, line: _Line) -> None:

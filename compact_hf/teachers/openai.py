@@ -8,7 +8,6 @@ The extra `openai` stands among the imports: this file is imported only where it
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -48,6 +47,7 @@ class OpenAI:
     """
 
     ks = range(1, 11)
+    in_batches = False
     sources: str | None = None
 
     def __init__(self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
@@ -66,6 +66,11 @@ class OpenAI:
         self._url = _with_version(url)
         self._timeout_s = timeout_s
         self._client: AsyncOpenAI | None = None
+
+    async def prepare(self, request: Request) -> None:
+        """See `Teacher.prepare`: the picture is encoded."""
+        if request.exposure is not None:
+            await request.exposure.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
@@ -107,8 +112,8 @@ class OpenAI:
             raise TeacherError(f"the teacher {self.name} was closed")
         content: list[ChatCompletionContentPartParam] = [{"type": "text", "text": request.prompt}]
         if request.exposure is not None:
-            jpeg = base64.b64encode(await request.exposure.jpeg()).decode()
-            content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}})
+            url = f"data:image/jpeg;base64,{await request.exposure.base64()}"
+            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
         async with asyncio.timeout(self._timeout_s):
             # No temperature: a departure that RECIPE names, the same as for Gemini.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import TeacherError, UsageError
@@ -41,6 +42,7 @@ class ScenesTeacher:
     """
 
     ks = range(1, 6)
+    in_batches = False
     sources: str | None = "scenes"
 
     def __init__(self, *, noise: float = 0.0, seed: int = 0) -> None:
@@ -52,18 +54,17 @@ class ScenesTeacher:
         # The scenes being talked about are kept: each is asked about two to twenty times in a row.
         self._scene = lru_cache(maxsize=1024)(scene_of)
 
+    async def prepare(self, request: Request) -> None:
+        """Nothing: the scene is known by its seed."""
+
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
         async for request in requests:
-            if request.exposure is None:
-                # Without the picture nothing is known of the scene.
-                yield Reply(request.key, text=json.dumps({"answer": "unanswerable"}), model="scenes")
-                continue
-            scene = self._scene(seed_of(request.exposure.ref))
+            scene = self._scene(seed_of(request.exposure.ref)) if request.exposure is not None else None
             if isinstance(request.subject, Task):
-                yield self._draft(request, request.subject, scene)
+                yield self._written(request, request.subject, scene)
             else:
-                yield self._verdict(request, request.subject, scene)
+                yield self._judged(request, request.subject, scene)
 
     async def flush(self) -> None:
         """Nothing is ever held back."""
@@ -71,25 +72,47 @@ class ScenesTeacher:
     async def close(self) -> None:
         """Nothing to give back."""
 
-    def _draft(self, request: Request, task: Task, scene: Scene) -> Reply:
-        if len(task.combinations) != 1:
-            raise TeacherError(f"the teacher scenes writes one question a request, got {len(task.combinations)}")
+    def _written(self, request: Request, task: Task, scene: Scene | None) -> Reply:
+        if scene is None:
+            raise TeacherError("the teacher scenes writes questions about scenes, and was shown none")
         rng = random.Random(digest("scenes teacher", self._seed, request.key))
-        fault = rng.choice(PLANTED) if rng.random() < self._noise else ""
-        found = ask(scene, task.combinations[0], rng)
-        if found is None:
+        drafts, planted = zip(*(self._draft(scene, combination, rng) for combination in task.combinations), strict=True)
+        if len(drafts) == 1 and not drafts[0]["supported"]:
             return Reply(request.key, text="", refused="the picture does not support it", model=self.name)
-        written = {"question": found.question, "answer": found.answer, "confidence": _CONFIDENCE}
-        spoilt = _plant(fault, scene, found, rng)
-        return Reply(request.key, text=json.dumps(written | spoilt), model=self.name, planted=fault if spoilt else "")
+        reply = _reply(request, "drafts", drafts, self.name)
+        return replace(reply, planted=planted) if any(planted) else reply
 
-    def _verdict(self, request: Request, question: str, scene: Scene) -> Reply:
-        found = understand(scene, question)
-        judged = {
-            "capabilities": list(found.capabilities) if found else [],
-            "answer": found.answer if found else "unanswerable",
-        }
-        return Reply(request.key, text=json.dumps(judged), model=self.name)
+    def _draft(self, scene: Scene, combination: tuple[str, ...], rng: random.Random) -> tuple[dict[str, Any], str]:
+        fault = rng.choice(PLANTED) if rng.random() < self._noise else ""
+        found = ask(scene, combination, rng)
+        if found is None:
+            return {"supported": False, "question": "", "answer": "", "confidence": 0}, ""
+        spoilt = _plant(fault, scene, found, rng)
+        draft = {"supported": True, "question": found.question, "answer": found.answer, "confidence": _CONFIDENCE}
+        return draft | spoilt, fault if spoilt else ""
+
+    def _judged(self, request: Request, questions: tuple[str, ...], scene: Scene | None) -> Reply:
+        if scene is None:
+            # Without the picture nothing is known of it.
+            return _reply(request, "answers", [{"answer": "unanswerable"} for _ in questions], self.name)
+        understood = [understand(scene, question) for question in questions]
+        verdicts = [
+            {
+                "capabilities": list(found.capabilities) if found else [],
+                "answer": found.answer if found else "unanswerable",
+            }
+            for found in understood
+        ]
+        return _reply(request, "verdicts", verdicts, self.name)
+
+
+def _reply(request: Request, name: str, items: Sequence[Mapping[str, Any]], model: str) -> Reply:
+    """Return the items as the JSON that the schema asks for: the one alone, or several by number under a name."""
+    if len(items) == 1:
+        written = {field: value for field, value in items[0].items() if field in request.schema.model_fields}
+        return Reply(request.key, text=json.dumps(written), model=model)
+    numbered = [{"number": number, **item} for number, item in enumerate(items, 1)]
+    return Reply(request.key, text=json.dumps({name: numbered}), model=model)
 
 
 def _plant(fault: str, scene: Scene, found: SceneQuestion, rng: random.Random) -> dict[str, str | int]:

@@ -7,6 +7,7 @@ teacher says `Failure` for what may go through later and raises `TeacherError` f
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -28,18 +29,29 @@ class Exposure:
         self.ref = ref
         self._read = read
         self._max_edge = max_edge
-        self._jpeg: asyncio.Future[bytes] | None = None
+        self._encoded: asyncio.Future[str] | None = None
 
-    async def jpeg(self) -> bytes:
-        """Return the picture as a JPEG without metadata, at most `max_edge` pixels on its longer edge.
+    async def base64(self) -> str:
+        """Return the picture in base64, as services take it: a JPEG without metadata, of at most `max_edge` pixels.
 
         Raises:
             SourceError: the picture cannot be read any more.
         """
-        if self._jpeg is None:
-            self._jpeg = asyncio.ensure_future(asyncio.to_thread(lambda: for_teacher(self._read(), self._max_edge)))
+        if self._encoded is None:
+            self._encoded = asyncio.ensure_future(asyncio.to_thread(self._encode))
         # Shielded: one request that is cancelled must not take the picture away from the others.
-        return await asyncio.shield(self._jpeg)
+        return await asyncio.shield(self._encoded)
+
+    async def jpeg(self) -> bytes:
+        """Return the JPEG itself; see `base64`."""
+        return b64decode(await self.base64())
+
+    def forget(self) -> None:
+        """Give the memory back; whoever asks again has the picture encoded anew."""
+        self._encoded = None
+
+    def _encode(self) -> str:
+        return b64encode(for_teacher(self._read(), self._max_edge)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +65,8 @@ class Request:
         exposure (`Exposure | None`): the picture; None for a question that is asked without it.
         prompt (`str`): the text for teachers that read.
         schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
-        subject (`Task | str`): what the prompt asks, for teachers that compute instead of reading: the task of a
-            `teacher` request, the question's text of a `verifier` request. Nothing that the prompt does not say too.
+        subject (`Task | tuple[str, ...]`): what the prompt asks, for teachers that compute instead of reading: the task
+            of a `teacher` request, the questions of a `verifier` request. Nothing that the prompt does not say too.
     """
 
     key: str
@@ -63,7 +75,7 @@ class Request:
     exposure: Exposure | None = field(compare=False)
     prompt: str
     schema: type[BaseModel] = field(compare=False)
-    subject: Task | str
+    subject: Task | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,8 @@ class Reply:
         refused (`str`): the reason for which a teacher gave no answer (a finish reason such as `SAFETY`), or empty.
         model (`str`): the exact model version that answered.
         input_tokens, output_tokens (`int`): as billed; thinking counts as output.
-        planted (`str`): what fault the scenes teacher put in on purpose, or empty. Only ever counted, never judged by.
+        planted (`tuple[str, ...]`): for each draft the fault that the scenes teacher put in on purpose, or nothing; no
+            entries where there is none at all. Only ever counted, never judged by.
     """
 
     key: str
@@ -85,7 +98,7 @@ class Reply:
     refused: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
-    planted: str = ""
+    planted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +121,27 @@ class Failure:
 
 
 class Teacher(Protocol):
-    """A backend: one method, `flush` and `close`.
+    """A backend: one method that asks, and `prepare`, `flush` and `close` around it.
 
     Attributes:
         name (`str`): `NAME:MODEL` or `NAME`, part of a run's identity and of every row.
         ks (`range`): the values of k that it can be asked for.
         sources (`str | None`): the one kind of source it can speak about, None for any.
+        in_batches (`bool`): it holds all requests back until `flush` and sends them together.
     """
 
     name: str
     ks: range
     sources: str | None
+    in_batches: bool
+
+    async def prepare(self, request: Request) -> None:
+        """Do what can be done before the request takes its place among those in flight, such as encode its picture.
+
+        Raises:
+            SourceError: the picture cannot be read any more.
+        """
+        ...
 
     def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """Yield one `Reply` or `Failure` per request, in the order in which they come back.

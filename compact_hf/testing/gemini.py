@@ -34,7 +34,7 @@ class GeminiServer(ModelServer):
     Args:
         key (`str`, *optional*): the key that is accepted.
         model (`str`, *optional*): the version that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault (*optional*): as for `ModelServer`; by default nothing goes wrong.
+        accept_rate, latency_s, fault, remember (*optional*): as for `ModelServer`; by default nothing goes wrong.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class GeminiServer(ModelServer):
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
         fault: Fault = lambda asked, number: None,
+        remember: bool = True,
     ) -> None:
         routes = [Route(_PATH, self._generate, methods=["POST"])]
-        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault)
+        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, remember=remember)
         self._key = key
         self._model = model
 

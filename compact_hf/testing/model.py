@@ -32,7 +32,8 @@ KEY: Final = "test-key"
 """The only key that the doubles take, unless told otherwise."""
 
 _NEEDS: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
-_QUESTION: Final = re.compile(r"^Which .*\?$", re.MULTILINE)
+_SET: Final = re.compile(r"^\d+\. (\w+(?:, \w+)*)$", re.MULTILINE)
+_QUESTION: Final = re.compile(r"^(?:\d+\. )?(Which .*\?)$", re.MULTILINE)
 _FILLERS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
 _WORDS: Final = {
     "color": "marble bucket lantern ribbon kettle".split(),
@@ -54,6 +55,7 @@ class Asked:
 
     Attributes:
         role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for.
+        several (`bool`): the schema holds a list: several questions are asked for, or about.
         prompt (`str`): the text part.
         picture (`bytes`): the picture part, a JPEG; empty for `blind`.
         body (`dict`): the JSON body as it came.
@@ -61,6 +63,7 @@ class Asked:
     """
 
     role: str
+    several: bool
     prompt: str
     picture: bytes
     body: dict[str, Any] = field(repr=False)
@@ -80,14 +83,20 @@ class ModelServer(LocalServer, ABC):
             the others need one capability more.
         latency_s (`float`): seconds before each answer.
         fault (`Fault`): decides which requests go wrong, and how.
+        remember (`bool`): keep what was asked, pictures and all.
 
     Attributes:
-        asked (`list[Asked]`): every request that was understood, in order.
+        asked (`list[Asked]`): every request that was understood, in order; empty where it does not remember.
+        answered (`int`): how many those were.
     """
 
-    def __init__(self, routes: Sequence[Route], *, accept_rate: float, latency_s: float, fault: Fault) -> None:
+    def __init__(
+        self, routes: Sequence[Route], *, accept_rate: float, latency_s: float, fault: Fault, remember: bool
+    ) -> None:
         super().__init__(Starlette(routes=routes))
         self.asked: list[Asked] = []
+        self.answered = 0
+        self._remember = remember
         self._accept_rate = accept_rate
         self._latency_s = latency_s
         self._fault = fault
@@ -108,20 +117,27 @@ class ModelServer(LocalServer, ABC):
             return Response(status_code=499)
         except (ValueError, KeyError, TypeError) as error:
             return self.refuse(f"cannot read the request: {error}")
-        self.asked.append(asked)
-        fault = self._fault(asked, len(self.asked) - 1)
+        number, self.answered = self.answered, self.answered + 1
+        if self._remember:
+            self.asked.append(asked)
+        fault = self._fault(asked, number)
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         return fault or self.answer(asked)
 
     def written(self, asked: Asked) -> dict[str, Any]:
         """Return the JSON that the model writes."""
-        match asked.role:
-            case "teacher":
-                return _draft(asked)
-            case "verifier":
-                return _verdict(asked, self._accept_rate)
-        return {"answer": "no idea"}
+        if asked.role == "teacher":
+            if asked.several:
+                sets = [found.split(", ") for found in _SET.findall(asked.prompt)]
+                return _numbered("drafts", [{"supported": True, **_draft(asked, needed)} for needed in sets])
+            return _draft(asked, _NEEDS.findall(asked.prompt))
+        questions = _QUESTION.findall(asked.prompt)
+        if asked.role == "verifier":
+            verdicts = [_verdict(question, self._accept_rate) for question in questions]
+            return _numbered("verdicts", verdicts) if asked.several else verdicts[0]
+        answers = [{"answer": "no idea"} for _ in questions]
+        return _numbered("answers", answers) if asked.several else answers[0]
 
 
 def asked_for(
@@ -132,21 +148,37 @@ def asked_for(
     Raises:
         ValueError: the pictures are not what that role gets: one JPEG, or none where the question is asked blindly.
     """
-    fields = schema["properties"]
-    role = "teacher" if "confidence" in fields else "verifier" if "capabilities" in fields else "blind"
+    fields = schema["properties"].keys()
+    role = (
+        "teacher"
+        if fields & {"confidence", "drafts"}
+        else "verifier"
+        if fields & {"capabilities", "verdicts"}
+        else "blind"
+    )
     if len(pictures) != (role != "blind"):
         raise ValueError(f"expected {'no' if role == 'blind' else 'one'} picture, got {len(pictures)}")
     for data in pictures:
-        try:
-            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-                image.load()
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"the picture is not a JPEG: {error}") from error
-    return Asked(role, prompt, b"".join(pictures), body, headers)
+        _check_jpeg(data)
+    several = bool(fields & {"drafts", "verdicts", "answers"})
+    return Asked(role, several, prompt, b"".join(pictures), body, headers)
 
 
-def _draft(asked: Asked) -> dict[str, Any]:
-    needed = _NEEDS.findall(asked.prompt)
+def _check_jpeg(data: bytes) -> None:
+    # The header and the end are looked at, not what lies between: that would cost more than all the rest.
+    try:
+        Image.open(io.BytesIO(data), formats=["JPEG"]).close()
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"the picture is not a JPEG: {error}") from error
+    if not data.endswith(b"\xff\xd9"):
+        raise ValueError("the picture is a JPEG that was cut")
+
+
+def _numbered(name: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: [{"number": number, **item} for number, item in enumerate(items, 1)]}
+
+
+def _draft(asked: Asked, needed: Sequence[str]) -> dict[str, Any]:
     rng = random.Random(digest(asked.picture.hex()[:4096], needed))
     # Words differ from question to question, or they would be dropped as repetitions of each other.
     words = [*rng.sample(_FILLERS, 3), *(rng.choice(_WORDS[name]) for name in needed)]
@@ -154,14 +186,13 @@ def _draft(asked: Asked) -> dict[str, Any]:
     return {"question": question, "answer": _answer(question), "confidence": rng.randint(75, 99)}
 
 
-def _verdict(asked: Asked, accept_rate: float) -> dict[str, Any]:
-    found = _QUESTION.search(asked.prompt)
-    words = found[0].rstrip("?").split() if found else []
+def _verdict(question: str, accept_rate: float) -> dict[str, Any]:
+    words = question.rstrip("?").split()
     needed = [name for name, known in _WORDS.items() if set(known) & set(words)]
     rng = random.Random(digest("verdict", words))
     if rng.random() >= accept_rate:
         needed.append(rng.choice([name for name in _WORDS if name not in needed]))
-    return {"capabilities": needed, "answer": _answer(found[0])} if found else {"capabilities": [], "answer": ""}
+    return {"capabilities": needed, "answer": _answer(question)}
 
 
 def _answer(question: str) -> str:
@@ -177,11 +208,11 @@ def serve_until_ctrl_c(
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
     parser.add_argument("--accept-rate", type=float, default=1.0, metavar="R", help="share of drafts that pass, 0 to 1")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
-    with server(latency_s=chosen.latency, accept_rate=chosen.accept_rate) as started:
+    with server(latency_s=chosen.latency, accept_rate=chosen.accept_rate, remember=False) as started:
         sys.stderr.write(f"{purpose} The key is {KEY!r}; Ctrl-C ends it.\n")
         sys.stdout.write(f"{started.url}\n")
         sys.stdout.flush()
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            sys.stderr.write(f"answered {len(started.asked)} requests\n")
+            sys.stderr.write(f"answered {started.answered} requests\n")

@@ -38,7 +38,7 @@ class OpenAIServer(ModelServer):
     Args:
         key (`str | None`, *optional*): the key that is accepted; None takes any, as a server of one's own does.
         model (`str`, *optional*): the model that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault (*optional*): as for `ModelServer`; by default nothing goes wrong.
+        accept_rate, latency_s, fault, remember (*optional*): as for `ModelServer`; by default nothing goes wrong.
     """
 
     def __init__(
@@ -49,12 +49,13 @@ class OpenAIServer(ModelServer):
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
         fault: Fault = lambda asked, number: None,
+        remember: bool = True,
     ) -> None:
         routes = [
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
         ]
-        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault)
+        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, remember=remember)
         self._key = key
         self._model = model
 

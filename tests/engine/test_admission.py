@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from compact_hf.engine.admission import Admission, Patience
+from compact_hf.engine.rates import Limits
 from compact_hf.teachers.teacher import Failure
 
 PATIENCE = Patience(attempts=3, first_delay_s=0.02, longest_delay_s=10.0, overload_s=60.0)
@@ -24,10 +25,10 @@ async def passes(admission: Admission, within_s: float) -> bool:
 
 def test_a_reply_to_a_request_from_before_the_hold_does_not_end_it() -> None:
     async def main() -> None:
-        admission = Admission(PATIENCE)
+        admission = Admission(Limits(100), PATIENCE)
         early = [await admission.wait(lambda: False) for _ in range(2)]
         assert admission.overloaded(overload(retry_after=5.0), early[0])
-        admission.answered(early[1])
+        admission.answered(early[1], 0)
         assert not await passes(admission, 0.1)
 
     asyncio.run(main())
@@ -37,7 +38,7 @@ def test_many_refusals_at_once_are_one_hold() -> None:
     """Sixteen requests that meet the same moment of overload must not double the delay sixteen times."""
 
     async def main() -> None:
-        admission = Admission(PATIENCE)
+        admission = Admission(Limits(100), PATIENCE)
         for holds in [await admission.wait(lambda: False) for _ in range(16)]:
             assert admission.overloaded(overload(), holds)
         assert await passes(admission, 0.2)
@@ -47,11 +48,11 @@ def test_many_refusals_at_once_are_one_hold() -> None:
 
 def test_one_probe_goes_ahead_and_its_reply_lets_all_go() -> None:
     async def main() -> None:
-        admission = Admission(PATIENCE)
+        admission = Admission(Limits(100), PATIENCE)
         admission.overloaded(overload(), await admission.wait(lambda: False))
         probe = await admission.wait(lambda: False)
         assert not await passes(admission, 0.1)
-        admission.answered(probe)
+        admission.answered(probe, 0)
         assert await passes(admission, 0.1)
         assert await passes(admission, 0.1)
 
@@ -60,7 +61,7 @@ def test_one_probe_goes_ahead_and_its_reply_lets_all_go() -> None:
 
 def test_a_probe_that_finds_out_nothing_is_followed_by_another() -> None:
     async def main() -> None:
-        admission = Admission(PATIENCE)
+        admission = Admission(Limits(100), PATIENCE)
         admission.overloaded(overload(), await admission.wait(lambda: False))
         probe = await admission.wait(lambda: False)
         assert admission.retry_delay(Failure("key", "time-out"), probe, 1) is not None
@@ -72,7 +73,7 @@ def test_a_probe_that_finds_out_nothing_is_followed_by_another() -> None:
 
 def test_a_server_that_names_no_time_at_all_is_not_asked_without_end() -> None:
     async def main() -> int:
-        admission, asked = Admission(PATIENCE), 0
+        admission, asked = Admission(Limits(100), PATIENCE), 0
         until = asyncio.get_running_loop().time() + 0.3
         while asyncio.get_running_loop().time() < until:
             admission.overloaded(overload(retry_after=0.0), await admission.wait(lambda: False))
@@ -84,7 +85,7 @@ def test_a_server_that_names_no_time_at_all_is_not_asked_without_end() -> None:
 
 def test_a_delay_beyond_all_patience_is_not_waited_for() -> None:
     async def main() -> None:
-        admission = Admission(PATIENCE)
+        admission = Admission(Limits(100), PATIENCE)
         holds = await admission.wait(lambda: False)
         assert admission.retry_delay(Failure("key", "500", retry_after=3600.0), holds, 1) is None
         assert not admission.overloaded(overload(retry_after=3600.0), holds)

@@ -17,19 +17,19 @@ PICTURE = Picture("ab" * 16, "a.jpg", 640, 480, "pictures")
 
 
 def test_what_was_written_is_there_in_the_next_process(tmp_path: Path) -> None:
-    reply = Reply("key", text='{"answer": "red"}', model="gemini:x", input_tokens=7, planted="low confidence")
+    reply = Reply("key", text='{"answer": "red"}', model="gemini:x", input_tokens=7, planted=("low confidence",))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
         journal.record_look("a.jpg", "1:2", PICTURE)
         journal.record_look("b.jpg", "1:2", Reject("picture", "empty file", "b.jpg"))
         journal.record_reply(PICTURE.image_id, "teacher", reply)
-        journal.record_outcome(Finished(PICTURE.image_id, "a.jpg", "{}"))
+        journal.record_outcome(Finished(PICTURE.image_id, "a.jpg", "{}", 3))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
         assert journal.looks() == {"a.jpg": ("1:2", PICTURE.image_id), "b.jpg": ("1:2", None)}
         assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
         assert journal.reply("key") == reply
         assert journal.finished_ids() == {PICTURE.image_id}
         assert list(journal.picture_rejects()) == [Reject("picture", "empty file", "b.jpg")]
-        assert list(journal.outcomes()) == [Finished(PICTURE.image_id, "a.jpg", "{}")]
+        assert list(journal.outcomes()) == [Finished(PICTURE.image_id, "a.jpg", "{}", 3)]
 
 
 def test_a_picture_is_found_where_it_is_now(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     Journal.open(tmp_path, IDENTITY).close()
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'journal_version'")
-    with pytest.raises(JournalError, match="journal 99, this one reads 1"):
+    with pytest.raises(JournalError, match="journal 99, this one reads 2"):
         Journal.open(tmp_path, IDENTITY)
 
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from compact_hf.engine.admission import Patience
 from compact_hf.engine.journal import Journal
-from compact_hf.engine.runner import Process, Progress, Runner
+from compact_hf.engine.rates import Limits
+from compact_hf.engine.runner import Process, Progress, Result, Runner
 from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
@@ -30,6 +31,7 @@ class Echo:
     name = "echo"
     ks = range(1, 11)
     sources: str | None = None
+    in_batches = False
 
     def __init__(self, answer: Callable[[Request, int], Reply | Failure | None] = lambda request, number: None) -> None:
         self.sent: list[str] = []
@@ -45,6 +47,8 @@ class Echo:
         await asyncio.sleep(0)
         answer = self._answer(request, number)
         return answer or Reply(request.key, text=request.prompt.upper(), model="echo")
+
+    async def prepare(self, request: Request) -> None: ...
 
     async def flush(self) -> None: ...
 
@@ -86,7 +90,7 @@ class Batch(Echo):
 
 def request(picture: Picture, prompt: str) -> Request:
     exposure = Exposure(lambda: b"", ref=picture.ref, max_edge=64)
-    return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, prompt)
+    return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, (prompt,))
 
 
 def rounds(count: int) -> Callable[[Picture], Process]:
@@ -97,7 +101,7 @@ def rounds(count: int) -> Callable[[Picture], Process]:
         for _ in range(count):
             (reply,) = yield [request(picture, said)]
             said = reply.text + "b"
-        return f'"{said}"'
+        return Result(f'"{said}"', 1)
 
     return process
 
@@ -129,7 +133,7 @@ def run(
         runner = Runner(
             journal,
             {"teacher": teacher},
-            concurrency=concurrency,
+            limits=Limits(concurrency),
             patience=QUICK,
             stop=stop,
             on_progress=told,
@@ -157,7 +161,7 @@ def test_every_picture_is_driven_to_its_end(journal: Journal) -> None:
 def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal) -> None:
     def process(picture: Picture) -> Process:
         replies = yield [request(picture, word) for word in ("one", "two", "three")]
-        return " ".join(reply.text for reply in replies)
+        return Result(" ".join(reply.text for reply in replies), 1)
 
     run(journal, Echo(), process=process)
     assert bodies(journal) == ["ONE TWO THREE"] * 5
@@ -285,7 +289,7 @@ def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
 
     def process(picture: Picture) -> Process:
         yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
-        return "{}"
+        return Result("{}", 0)
 
     async def one_and_later_another() -> AsyncGenerator[Picture, None]:
         async for picture in pictures(2):
@@ -295,7 +299,7 @@ def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
     async def main() -> None:
         teacher = Echo(answer)
         both: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
-        await Runner(journal, both, concurrency=2, patience=QUICK).run(one_and_later_another(), process)
+        await Runner(journal, both, limits=Limits(2), patience=QUICK).run(one_and_later_another(), process)
 
     asyncio.run(main())
     assert at["verifier"] - at["teacher"] > 0.14

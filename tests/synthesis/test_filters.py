@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.capabilities import CAPABILITIES
+from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE
 from compact_hf.records import Draft, Reject, Turn, Verdict
 from compact_hf.synthesis.compact import generation, verification
 from compact_hf.synthesis.compact.preset import PAPER, preset_named
+from compact_hf.synthesis.compact.prompts import several_prompt, verify_several_prompt
 from compact_hf.teachers.teacher import Reply
 
 COMBINATION = ("color", "counting")
@@ -20,6 +21,10 @@ ACCEPTED = Turn("How many red boats lie at the pier?", "3", COMBINATION, COMBINA
 
 def draft(question: str = "What color are both kites?", answer: str = "green", confidence: int = 90) -> Draft:
     return Draft(question, answer, confidence, COMBINATION)
+
+
+def turn() -> Turn:
+    return Turn("What color are both kites?", "green", COMBINATION, COMBINATION, 90)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +71,16 @@ def reply(text: str = "", refused: str = "") -> Reply:
     return Reply("key", text=text, refused=refused, model="m")
 
 
+def read_one(came: Reply) -> Draft | Reject:
+    (read,) = generation.read_drafts(came, [COMBINATION])
+    return read
+
+
+def judge_one(came: Reply) -> Verdict | Reject:
+    (read,) = verification.read_verdicts(came, [draft()])
+    return read
+
+
 @pytest.mark.parametrize(
     ("came", "reason"),
     [
@@ -79,7 +94,7 @@ def reply(text: str = "", refused: str = "") -> Reply:
     ],
 )
 def test_a_reply_becomes_a_draft_or_a_reject(came: Reply, reason: str | None) -> None:
-    read = generation.read_draft(came, COMBINATION)
+    read = read_one(came)
     if reason is None:
         assert read == Draft("What color?", "red", 80, COMBINATION)
     else:
@@ -94,11 +109,11 @@ JSON = '{\n "question": "What color?",\n "answer": "red", "confidence": 80}'
     "text", [f"```json\n{JSON}\n```", f"```\n{JSON}\n```\n", f"\n```JSON\r\n{JSON}```", f"```json  \n{JSON}\n  ```"]
 )
 def test_json_in_a_fence_is_read(text: str) -> None:
-    assert generation.read_draft(reply(text), COMBINATION) == Draft("What color?", "red", 80, COMBINATION)
+    assert read_one(reply(text)) == Draft("What color?", "red", 80, COMBINATION)
     verdict = text.replace(JSON, '{"capabilities": ["color", "counting"], "answer": "3"}')
-    assert verification.read_verdict(reply(verdict), draft()) == Verdict(COMBINATION, "3")
+    assert judge_one(reply(verdict)) == Verdict(COMBINATION, "3")
     blind = text.replace(JSON, '{"answer": "green"}')
-    assert verification.guessed(reply(blind), draft()) == ("answerable without the picture", "green")
+    assert verification.guesses(reply(blind), [turn()]) == ["green"]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +129,15 @@ def test_json_in_a_fence_is_read(text: str) -> None:
     ],
 )
 def test_nothing_else_around_json_is_mended(text: str) -> None:
-    read = generation.read_draft(reply(text), COMBINATION)
+    read = read_one(reply(text))
     assert isinstance(read, Reject)
     assert read.reason == "malformed reply"
 
 
 @given(st.text())
 def test_whatever_a_teacher_sends_is_a_draft_or_a_reject(text: str) -> None:
-    assert isinstance(generation.read_draft(reply(text), COMBINATION), Draft | Reject)
-    assert isinstance(verification.read_verdict(reply(text), draft()), Verdict | Reject)
+    assert isinstance(read_one(reply(text)), Draft | Reject)
+    assert isinstance(judge_one(reply(text)), Verdict | Reject)
 
 
 @pytest.mark.parametrize(
@@ -157,26 +172,25 @@ def test_a_strict_preset_wants_the_verifiers_own_answer_to_agree(answer: str, re
 
 
 @pytest.mark.parametrize(
-    ("came", "reason"),
+    ("came", "guess"),
     [
-        (reply('{"answer": "The green"}'), "answerable without the picture"),
-        (reply('{"answer": "blue"}'), None),
-        (reply("cut off"), None),
-        (reply(refused="finish reason SAFETY"), None),
+        (reply('{"answer": "The green"}'), "The green"),
+        (reply('{"answer": "blue"}'), ""),
+        (reply("cut off"), ""),
+        (reply(refused="finish reason SAFETY"), ""),
     ],
 )
-def test_an_answer_that_is_guessed_without_the_picture_is_dropped(came: Reply, reason: str | None) -> None:
-    failed = verification.guessed(came, draft())
-    assert (failed[0] if failed else None) == reason
+def test_only_the_turns_own_answer_counts_as_guessed(came: Reply, guess: str) -> None:
+    assert verification.guesses(came, [turn()]) == [guess]
 
 
 def test_the_order_and_repetition_of_a_verdict_do_not_matter() -> None:
     text = json.dumps({"capabilities": ["counting", "color", "counting"], "answer": "3"})
-    assert verification.read_verdict(reply(text), draft()) == Verdict(COMBINATION, "3")
+    assert judge_one(reply(text)) == Verdict(COMBINATION, "3")
 
 
 def test_a_capability_that_does_not_exist_is_a_malformed_verdict() -> None:
-    read = verification.read_verdict(reply('{"capabilities": ["telepathy"], "answer": "3"}'), draft())
+    read = judge_one(reply('{"capabilities": ["telepathy"], "answer": "3"}'))
     assert isinstance(read, Reject)
     assert read.reason == "malformed verdict"
 
@@ -185,3 +199,63 @@ def test_the_papers_parameters() -> None:
     preset = preset_named("paper")
     assert (preset.ks, preset.min_confidence, preset.max_overlap) == ((1, 2, 3), 70, 0.6)
     assert (preset.max_rounds, preset.max_turns, preset.min_turns) == (10, 3, 2)
+
+
+THREE = (("color", "shape"), ("color", "counting"), ("shape", "counting"))
+
+
+def numbered(*items: dict[str, object]) -> str:
+    return json.dumps({"drafts": items})
+
+
+def item(number: int, *, supported: bool = True, **changed: object) -> dict[str, object]:
+    filled = {"question": "What?", "answer": "red", "confidence": 90} if supported else {}
+    return {
+        "number": number,
+        "supported": supported,
+        "question": "",
+        "answer": "",
+        "confidence": 0,
+        **filled,
+        **changed,
+    }
+
+
+def test_several_drafts_are_read_by_number_and_one_that_is_wrong_costs_no_other() -> None:
+    read = generation.read_drafts(reply(numbered(item(3), item(1), item(9))), THREE)
+    assert [one.capabilities for one in read] == list(THREE)
+    assert [getattr(one, "reason", "") for one in read] == ["", "malformed reply", ""]
+    twice = generation.read_drafts(reply(numbered(item(1), item(2), item(2), item(3))), THREE)
+    assert [getattr(one, "reason", "") for one in twice] == ["", "malformed reply", ""]
+
+
+def test_a_combination_can_be_declined_by_itself() -> None:
+    read = generation.read_drafts(reply(numbered(item(1), item(2, supported=False), item(3))), THREE)
+    assert [getattr(one, "reason", "") for one in read] == ["", "declined", ""]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", numbered(item(1))[:-3], numbered(item(1, answer=3)), numbered(item(1, confidence=101))]
+)
+def test_a_reply_with_several_drafts_that_breaks_the_schema_is_dropped_whole(text: str) -> None:
+    read = generation.read_drafts(reply(text), THREE)
+    assert [getattr(one, "reason", "") for one in read] == ["malformed reply"] * 3
+
+
+def test_several_verdicts_and_answers_are_read_by_number() -> None:
+    drafts = [Draft(f"What {index}?", "red", 90, combination) for index, combination in enumerate(THREE)]
+    verdicts = [{"number": number, "capabilities": ["color"], "answer": str(number)} for number in (2, 1)]
+    read = verification.read_verdicts(reply(json.dumps({"verdicts": verdicts})), drafts)
+    assert read[:2] == [Verdict(("color",), "1"), Verdict(("color",), "2")]
+    assert isinstance(read[2], Reject)
+    assert (read[2].reason, read[2].subject) == ("malformed verdict", "What 2?")
+    answers = [{"number": 2, "answer": "red"}, {"number": 1, "answer": "blue"}]
+    turns = [Turn(one.question, one.answer, one.capabilities, one.capabilities, 90) for one in drafts]
+    assert verification.guesses(reply(json.dumps({"answers": answers})), turns) == ["", "red", ""]
+
+
+def test_every_prompt_states_the_rule_and_never_the_answer() -> None:
+    for prompt in (several_prompt(THREE), verify_several_prompt(["What is it?"])):
+        assert NEEDED_RULE in prompt
+    assert "1. color, shape\n2. color, counting\n3. shape, counting" in several_prompt(THREE)
+    assert "1. Why?\n2. Where?" in verify_several_prompt(["Why?", "Where?"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.synthesis.compact.sampling import draw_combination, draw_k
+from compact_hf.synthesis.compact.sampling import draw_combinations, draw_k
 
 seeds = st.integers(0, 2**31)
 image_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -17,10 +17,7 @@ ks = st.integers(1, 10)
 
 
 def drawn(seed: int, image_id: str, k: int, rounds: int) -> list[tuple[str, ...]]:
-    asked: list[tuple[str, ...]] = []
-    while len(asked) < rounds and (combination := draw_combination(seed, image_id, k, asked)) is not None:
-        asked.append(combination)
-    return asked
+    return list(draw_combinations(seed, image_id, k, [], rounds))
 
 
 @given(seeds, image_ids, ks)
@@ -51,6 +48,14 @@ def test_capabilities_not_asked_for_yet_come_first(seed: int, image_id: str, k: 
 def test_what_is_asked_is_a_function_of_seed_image_and_past(seed: int, image_id: str, k: int) -> None:
     assert drawn(seed, image_id, k, 5) == drawn(seed, image_id, k, 5)
     assert drawn(seed, image_id, k, 5) == drawn(seed, image_id, k, 8)[:5]
+
+
+@given(seeds, image_ids, ks, st.integers(0, 6))
+def test_rounds_of_several_combinations_ask_for_the_same_ones_as_rounds_of_one(
+    seed: int, image_id: str, k: int, first: int
+) -> None:
+    whole = drawn(seed, image_id, k, 8)
+    assert [*whole[:first], *draw_combinations(seed, image_id, k, whole[:first], 8 - first)] == whole
 
 
 def test_k_is_uniform() -> None:

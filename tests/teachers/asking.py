@@ -40,7 +40,7 @@ def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: 
 def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
     exposure = Exposure(photograph, ref=ref, max_edge=1024)
     return Request(
-        digest(ref, question), "verifier", "0" * 32, exposure, verifier_prompt(question), VerdictReply, question
+        digest(ref, question), "verifier", "0" * 32, exposure, verifier_prompt(question), VerdictReply, (question,)
     )
 
 

@@ -55,12 +55,12 @@ def test_without_noise_the_verifier_agrees_with_every_draft(k: int) -> None:
 
 def test_every_fault_is_planted_and_labelled_as_what_it_is() -> None:
     written = drafts(ScenesTeacher(noise=1.0))
-    kinds = Counter(reply.planted for _, reply in written)
+    kinds = Counter("".join(reply.planted) for _, reply in written)
     assert set(PLANTED) <= set(kinds)
     for (request, reply), verdict in zip(written, judged(written), strict=True):
         draft = json.loads(reply.text)
         asked, needed = set(request.subject.combinations[0]), set(verdict["capabilities"])
-        match reply.planted:
+        match "".join(reply.planted):
             case "wrong answer":
                 assert needed == asked
                 assert verdict["answer"] != draft["answer"]

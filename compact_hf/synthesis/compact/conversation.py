@@ -1,28 +1,36 @@
 """The rounds of one image: sample, generate, verify, until it has its questions (paper, sections 3.2 and 3.3).
 
 In: an image. Out: its conversation, or nothing, and every reject on the way. A generator that yields requests and is
-sent replies; it knows no clock, no teacher and no other image.
+sent replies; it knows no clock, no teacher and no other image. A round asks for as many combinations as the preset puts
+into one request, and what passes has passed the same checks, however many were asked for together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from compact_hf.records import Conversation, Draft, Reject, Task, Turn, digest, from_json, to_json
+from compact_hf.engine.runner import Process, Result
+from compact_hf.records import Conversation, Draft, Reject, Task, Turn, Verdict, digest, from_json, to_json
 from compact_hf.synthesis.compact import generation, verification
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.prompts import (
+    BlindAnswersReply,
     BlindReply,
     DraftReply,
+    DraftsReply,
     VerdictReply,
+    VerdictsReply,
     blind_prompt,
+    blind_several_prompt,
+    several_prompt,
     teacher_prompt,
     verifier_prompt,
+    verify_several_prompt,
 )
-from compact_hf.synthesis.compact.sampling import Combination, draw_combination, draw_k
+from compact_hf.synthesis.compact.sampling import Combination, draw_combinations, draw_k
 from compact_hf.teachers.teacher import Exposure, Reply, Request, Role
 
 
@@ -34,8 +42,8 @@ class Outcome:
         k (`int`): the k that was drawn for it.
         conversation (`Conversation | None`): None where fewer than the preset's `min_turns` were accepted.
         rejects (`tuple[Reject, ...]`): in the order in which they came.
-        drafts (`tuple[tuple[str, str], ...]`): for each round the key of the teacher's reply and the reason for which
-            it was dropped, empty where it became a turn.
+        drafts (`tuple[tuple[str, str], ...]`): for each combination that was asked for, in order, the key of the
+            teacher's reply and the reason for which the draft was dropped, empty where it became a turn.
         teacher, verifier (`str`): the model versions that wrote and judged the turns.
     """
 
@@ -52,16 +60,14 @@ def outcome_of(body: str) -> Outcome:
     return from_json(Outcome, body)
 
 
-def converse(
-    image_id: str, exposure: Exposure, *, seed: int, ks: tuple[int, ...], preset: Preset
-) -> Generator[list[Request], list[Reply], str]:
+def converse(image_id: str, exposure: Exposure, *, seed: int, ks: tuple[int, ...], preset: Preset) -> Process:
     """Ask about one image until it has `max_turns` accepted questions or `max_rounds` are over.
 
     Yields:
         A list of requests; the replies to them, in the same order, must be sent back.
 
     Returns:
-        The `Outcome` as JSON.
+        The `Outcome` as JSON, and the number of its turns where they make a conversation.
     """
     k = draw_k(seed, image_id, ks)
     asked: list[Combination] = []
@@ -69,67 +75,108 @@ def converse(
     rejects: list[Reject] = []
     drafts: list[tuple[str, str]] = []
     models: list[tuple[str, str]] = []
-    while len(turns) < preset.max_turns and len(asked) < preset.max_rounds:
-        combination = draw_combination(seed, image_id, k, asked)
-        if combination is None:
+    rounds = 0
+    while len(turns) < preset.max_turns and rounds < preset.max_rounds:
+        combinations = draw_combinations(seed, image_id, k, asked, preset.combinations_per_request)
+        if not combinations:
             break
-        asked.append(combination)
-        write = _write(Task(image_id, len(asked), (combination,)), exposure)
-        (written,) = yield [write]
-        result: Draft | Turn | Reject = _draft(written, combination, turns, preset)
-        if isinstance(result, Draft):
-            (judged,) = yield [_judge(image_id, result.question, exposure)]
-            draft, result = result, _turn(result, judged, preset)
-            if preset.strict and isinstance(result, Turn):
-                (blind,) = yield [_ask_blindly(image_id, draft.question)]
-                if guess := verification.guessed(blind, draft):
-                    result = Reject("verification", guess[0], draft.question, guess[1], combination)
+        rounds += 1
+        asked += combinations
+        written = yield from _round(Task(image_id, rounds, combinations), exposure, turns, preset)
+        for result in written.results:
+            # Once more: two of one round may repeat each other.
+            if isinstance(result, Turn) and (again := generation.repetition(result.question, turns, preset)):
+                result = Reject("generation", again[0], result.question, again[1], result.capabilities)
             if isinstance(result, Turn):
                 turns.append(result)
-                models.append((written.model, judged.model))
-        if isinstance(result, Reject):
-            rejects.append(result)
-        drafts.append((write.key, result.reason if isinstance(result, Reject) else ""))
+                models.append((written.teacher, written.verifier))
+            else:
+                rejects.append(result)
+            drafts.append((written.key, result.reason if isinstance(result, Reject) else ""))
     conversation = Conversation(image_id, k, tuple(turns)) if len(turns) >= preset.min_turns else None
     if conversation is None:
-        detail = f"{len(turns)} accepted in {len(asked)} rounds, {preset.min_turns} needed"
+        detail = f"{len(turns)} accepted in {rounds} rounds, {preset.min_turns} needed"
         rejects.append(Reject("conversation", "too few questions", image_id, detail))
     teachers, verifiers = (", ".join(sorted(set(names))) for names in zip(*models, strict=True)) if models else ("", "")
-    return to_json(Outcome(k, conversation, tuple(rejects), tuple(drafts), teachers, verifiers))
+    outcome = Outcome(k, conversation, tuple(rejects), tuple(drafts), teachers, verifiers)
+    return Result(to_json(outcome), len(turns) if conversation is not None else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What a round brought: a turn or a reject for each of its combinations, and who wrote and judged them."""
+
+    key: str
+    results: list[Turn | Reject]
+    teacher: str
+    verifier: str
+
+
+def _round(
+    task: Task, exposure: Exposure, turns: list[Turn], preset: Preset
+) -> Generator[list[Request], list[Reply], _Round]:
+    write = _write(task, exposure)
+    (written,) = yield [write]
+    read = [_filtered(one, turns, preset) for one in generation.read_drafts(written, task.combinations)]
+    drafts = [draft for draft in read if isinstance(draft, Draft)]
+    results: dict[tuple[str, ...], Turn | Reject] = {one.capabilities: one for one in read if isinstance(one, Reject)}
+    judge = ""
+    if drafts:
+        (judged,) = yield [_judge(task.image_id, [draft.question for draft in drafts], exposure)]
+        judge = judged.model
+        for draft, verdict in zip(drafts, verification.read_verdicts(judged, drafts), strict=True):
+            results[draft.capabilities] = _verified(draft, verdict, preset)
+    passed = [result for result in results.values() if isinstance(result, Turn)]
+    if passed and preset.strict:
+        (blind,) = yield [_ask_blindly(task.image_id, [turn.question for turn in passed])]
+        for turn, guess in zip(passed, verification.guesses(blind, passed), strict=True):
+            if guess:
+                reason = "answerable without the picture"
+                results[turn.capabilities] = Reject("verification", reason, turn.question, guess, turn.capabilities)
+    return _Round(write.key, [results[combination] for combination in task.combinations], written.model, judge)
 
 
 def _write(task: Task, exposure: Exposure) -> Request:
-    prompt = teacher_prompt(task.combinations[0])
-    return _request("teacher", task.image_id, exposure, prompt, DraftReply, task)
+    if len(task.combinations) == 1:
+        return _request("teacher", task.image_id, exposure, teacher_prompt(task.combinations[0]), DraftReply, task)
+    return _request("teacher", task.image_id, exposure, several_prompt(task.combinations), DraftsReply, task)
 
 
-def _judge(image_id: str, question: str, exposure: Exposure) -> Request:
-    return _request("verifier", image_id, exposure, verifier_prompt(question), VerdictReply, question)
+def _judge(image_id: str, questions: Sequence[str], exposure: Exposure) -> Request:
+    if len(questions) == 1:
+        return _request("verifier", image_id, exposure, verifier_prompt(questions[0]), VerdictReply, tuple(questions))
+    return _request("verifier", image_id, exposure, verify_several_prompt(questions), VerdictsReply, tuple(questions))
 
 
-def _ask_blindly(image_id: str, question: str) -> Request:
-    return _request("verifier", image_id, None, blind_prompt(question), BlindReply, question)
+def _ask_blindly(image_id: str, questions: Sequence[str]) -> Request:
+    if len(questions) == 1:
+        return _request("verifier", image_id, None, blind_prompt(questions[0]), BlindReply, tuple(questions))
+    return _request("verifier", image_id, None, blind_several_prompt(questions), BlindAnswersReply, tuple(questions))
 
 
 def _request(
-    role: Role, image_id: str, exposure: Exposure | None, prompt: str, schema: type[BaseModel], subject: Task | str
+    role: Role,
+    image_id: str,
+    exposure: Exposure | None,
+    prompt: str,
+    schema: type[BaseModel],
+    subject: Task | tuple[str, ...],
 ) -> Request:
     # The run's identity fixes teacher, model and picture size; within a run the prompt about a picture is all there is.
     return Request(digest(role, image_id, prompt), role, image_id, exposure, prompt, schema, subject)
 
 
-def _draft(reply: Reply, combination: Combination, turns: list[Turn], preset: Preset) -> Draft | Reject:
-    draft = generation.read_draft(reply, combination)
+def _filtered(draft: Draft | Reject, turns: list[Turn], preset: Preset) -> Draft | Reject:
     if isinstance(draft, Reject):
         return draft
     failed = generation.drop_reason(draft, turns, preset)
     if failed is None:
         return draft
-    return Reject("generation", failed[0], draft.question[: generation.MAX_QUESTION_SIGNS], failed[1], combination)
+    question = draft.question[: generation.MAX_QUESTION_SIGNS]
+    return Reject("generation", failed[0], question, failed[1], draft.capabilities)
 
 
-def _turn(draft: Draft, reply: Reply, preset: Preset) -> Turn | Reject:
-    verdict = verification.read_verdict(reply, draft)
+def _verified(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
     if isinstance(verdict, Reject):
         return verdict
     failed = verification.drop_reason(draft, verdict, preset)

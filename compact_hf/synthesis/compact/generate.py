@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.capabilities import CAPABILITIES
 from compact_hf.engine.journal import Finished, Journal
 from compact_hf.engine.loop import run_to_end
+from compact_hf.engine.rates import Limits
 from compact_hf.engine.runner import Process, Progress, Runner
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, digest
-from compact_hf.synthesis.compact.conversation import converse, outcome_of
+from compact_hf.synthesis.compact.conversation import converse
 from compact_hf.synthesis.compact.preset import METHOD, Preset, preset_named
-from compact_hf.synthesis.compact.prompts import blind_prompt, teacher_prompt, verifier_prompt
+from compact_hf.synthesis.compact.prompts import prompts_version
 from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.pictures import looked_at, read_again
 from compact_hf.synthesis.sources import open_source
@@ -161,7 +161,7 @@ class _Run:
             "k": list(self.ks),
             "method": METHOD,
             "preset": self.preset.preset_version,
-            "prompts": digest(teacher_prompt(tuple(CAPABILITIES)), verifier_prompt(""), blind_prompt(""), length=12),
+            "prompts": prompts_version(self.preset.combinations_per_request),
             "teacher": self.teacher.name,
             "verifier": self.verifier.name,
             "max_edge": self.preset.max_edge,
@@ -186,7 +186,7 @@ class _Run:
         runner = Runner(
             journal,
             {"teacher": self.teacher, "verifier": self.verifier},
-            concurrency=self.concurrency,
+            limits=Limits(self.concurrency),
             stop=stop,
             on_progress=told,
         )
@@ -224,16 +224,12 @@ class _Tally:
         self.unusable = 0
         self._listed = len(refs)
         self._limit = limit
-        self._finished = self._kept = self._accepted = 0
-        for finished in journal.outcomes():
-            self.add(finished)
+        self._finished, self._kept, self._accepted = journal.counts()
 
     def add(self, finished: Finished) -> None:
-        conversation = outcome_of(finished.body).conversation
         self._finished += 1
-        if conversation is not None:
-            self._kept += 1
-            self._accepted += len(conversation.turns)
+        self._kept += finished.accepted > 0
+        self._accepted += finished.accepted
 
     def standing(self, progress: Progress) -> Standing:
         usable = self._listed - self.unusable

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from compact_hf.answers import is_uninformative, normalise, word_overlap
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.synthesis.compact.preset import Preset
-from compact_hf.synthesis.compact.prompts import DraftReply
-from compact_hf.synthesis.compact.reading import read_json
+from compact_hf.synthesis.compact.prompts import DraftReply, DraftsReply, NumberedDraft
+from compact_hf.synthesis.compact.reading import by_number, read_json, said_of
 from compact_hf.synthesis.compact.sampling import Combination
 from compact_hf.teachers.teacher import Reply
 
@@ -34,14 +34,44 @@ _JOINED: Final = re.compile(
 )
 
 
-def read_draft(reply: Reply, combination: Combination) -> Draft | Reject:
-    """Return the draft in a teacher's reply, or a reject: declined, or not the JSON that was asked for."""
+def read_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draft | Reject]:
+    """Return what a teacher's reply holds for each combination: a draft, or a reject.
+
+    A reject says that the teacher declined, or that this draft or the whole reply is not the JSON that was asked for.
+    """
+
+    def rejects(reason: str, subject: str, detail: str) -> list[Draft | Reject]:
+        return [Reject("generation", reason, subject, detail, combination) for combination in combinations]
+
     if reply.refused:
-        return Reject("generation", "declined", "", reply.refused, combination)
+        return rejects("declined", "", reply.refused)
     try:
-        read = read_json(DraftReply, reply.text)
+        if len(combinations) == 1:
+            return [_draft(read_json(DraftReply, reply.text), combinations[0])]
+        found = by_number(read_json(DraftsReply, reply.text).drafts, len(combinations))
     except ValidationError as error:
-        return Reject("generation", "malformed reply", reply.text[:200], _told(error), combination)
+        return rejects("malformed reply", reply.text[:200], said_of(error))
+    return [_numbered(number, draft, combinations[number - 1]) for number, draft in enumerate(found, 1)]
+
+
+def repetition(question: str, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    """Return (reason, detail) where a question repeats one of the image's accepted ones, None where it does not."""
+    for turn in accepted:
+        overlap = word_overlap(question, turn.question)
+        if overlap > preset.max_overlap:
+            return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
+    return None
+
+
+def _numbered(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
+    if draft is None:
+        return Reject("generation", "malformed reply", "", f"not one draft of number {number}", combination)
+    if not draft.supported:
+        return Reject("generation", "declined", "", "the picture does not support it", combination)
+    return _draft(draft, combination)
+
+
+def _draft(read: DraftReply | NumberedDraft, combination: Combination) -> Draft:
     return Draft(" ".join(read.question.split()), " ".join(read.answer.split()), read.confidence, combination)
 
 
@@ -52,11 +82,6 @@ def drop_reason(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple
         if failed is not None:
             return failed
     return None
-
-
-def _told(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
 
 
 def _empty(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
@@ -108,11 +133,7 @@ def _given_away(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple
 
 
 def _repeated(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    for turn in accepted:
-        overlap = word_overlap(draft.question, turn.question)
-        if overlap > preset.max_overlap:
-            return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
-    return None
+    return repetition(draft.question, accepted, preset)
 
 
 _CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (

@@ -20,8 +20,10 @@ class Preset:
         ks (`tuple[int, ...]`): k is drawn uniformly from these.
         min_confidence (`int`): per cent, 0 to 100; a draft below is dropped.
         max_overlap (`float`): share of words, 0 to 1; a question above it repeats an accepted one of its image.
+        combinations_per_request (`int`): how many combinations one round asks for, in one request.
         max_rounds (`int`): rounds after which an image is given up.
-        max_turns, min_turns (`int`): accepted questions at which an image is done, and that it needs to be kept.
+        max_turns, min_turns (`int`): accepted questions at which an image is done, and that it needs to be kept. A
+            round that asks for several may bring more than `max_turns`: a surplus, all of which is kept.
         max_edge (`int`): pixels on the longer edge of the picture that teacher and verifier see.
         strict (`bool`): two checks more, beyond the paper: the verifier's own answer must agree with the draft's, and
             the question must not be answered rightly without the picture.
@@ -32,6 +34,7 @@ class Preset:
     ks: tuple[int, ...] = (1, 2, 3)
     min_confidence: int = 70
     max_overlap: float = 0.6
+    combinations_per_request: int = 1
     max_rounds: int = 10
     max_turns: int = 3
     min_turns: int = 2
@@ -46,15 +49,31 @@ class Preset:
 
 PAPER: Final = Preset(name="paper", version="1")
 
-PRESETS: Final = {preset.name: preset for preset in (PAPER,)}
+# Four combinations bring three questions where a teacher has four drafts in five accepted; one request writes them and
+# one judges them, so that the picture travels twice instead of six times or more.
+EFFICIENT: Final = Preset(name="efficient", version="1", combinations_per_request=4, max_rounds=4)
+# In batches a round takes up to two days: more is asked for at once, and less often.
+BATCHED: Final = replace(EFFICIENT, name="efficient-batch", combinations_per_request=6, max_rounds=2)
+
+PRESETS: Final = {preset.name: preset for preset in (PAPER, EFFICIENT)}
 
 
-def preset_named(name: str, *, strict: bool = False) -> Preset:
+def preset_named(name: str, *, strict: bool = False, in_batches: bool = False) -> Preset:
     """Return a preset by its name, with or without the two strict checks.
 
+    Args:
+        in_batches (`bool`, *optional*, defaults to False): for a teacher that takes a day for whatever it is asked:
+            `efficient` then asks for a surplus at once, and for two rounds at most.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it would wait for too many batches.
     """
     if name not in PRESETS:
-        raise UsageError(f"got the preset {name!r}; there is {', '.join(PRESETS)}")
-    return replace(PRESETS[name], strict=strict)
+        raise UsageError(f"got the preset {name!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    if in_batches and preset != EFFICIENT:
+        raise UsageError(
+            f"got the preset {name} for a teacher that answers in batches; its {preset.max_rounds} rounds of two "
+            "requests each would wait for up to twenty batches, each up to 24 hours: use --preset efficient"
+        )
+    return replace(BATCHED if in_batches else preset, strict=strict)

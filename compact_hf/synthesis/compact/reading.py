@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 Read = TypeVar("Read", bound=BaseModel)
+
+
+class _Numbered(Protocol):
+    number: int
+
+
+Item = TypeVar("Item", bound=_Numbered)
 
 _FENCE: Final = "```"
 
@@ -22,3 +31,19 @@ def read_json(schema: type[Read], text: str) -> Read:
     if first.rstrip().lower() in (_FENCE, f"{_FENCE}json") and rest.endswith(_FENCE):
         text = rest.removesuffix(_FENCE)
     return schema.model_validate_json(text)
+
+
+def by_number(items: Sequence[Item], wanted: int) -> list[Item | None]:
+    """Return the items numbered 1 to `wanted` in that order, None for each that is missing or there twice.
+
+    Numbers that were not asked for are passed over: whatever carries one answers nothing.
+    """
+    times = Counter(item.number for item in items)
+    held = {item.number: item for item in items}
+    return [held[number] if times[number] == 1 else None for number in range(1, wanted + 1)]
+
+
+def said_of(error: ValidationError) -> str:
+    """Return in one line what is wrong with a reply, without quoting it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"

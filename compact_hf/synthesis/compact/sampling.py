@@ -24,15 +24,22 @@ def draw_k(seed: int, image_id: str, ks: Sequence[int]) -> int:
     return random.Random(digest("k", seed, image_id)).choice(sorted(ks))
 
 
-def draw_combination(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Combination | None:
-    """Return the next k distinct capabilities to ask an image for, in canonical order.
+def draw_combinations(
+    seed: int, image_id: str, k: int, asked: Sequence[Combination], count: int
+) -> tuple[Combination, ...]:
+    """Return the next `count` combinations to ask an image for, fewer where fewer are left.
 
-    Never one of `asked`. Capabilities that this image was not asked for yet come first, then the least asked ones, so
-    that its questions cover different atoms; among equals the seed decides.
-
-    Returns:
-        None when all combinations of k were asked, which for small or large k comes before the rounds end.
+    Each has k distinct capabilities in canonical order and is none of `asked`. Capabilities that this image was not
+    asked for yet come first, then the least asked ones, so that its questions cover different atoms; among equals the
+    seed decides. For small or large k all are used up before the rounds end.
     """
+    drawn: list[Combination] = []
+    while len(drawn) < count and (found := _draw(seed, image_id, k, [*asked, *drawn])):
+        drawn.append(found)
+    return tuple(drawn)
+
+
+def _draw(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Combination | None:
     uses = Counter(name for combination in asked for name in combination)
     done = set(asked)
     left = [combination for combination in combinations(CAPABILITIES, k) if combination not in done]

@@ -5,27 +5,58 @@ The verifier says what the question needs; only here, in code, is that compared 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 
 from compact_hf.answers import same_answer
 from compact_hf.capabilities import canonical
-from compact_hf.records import Draft, Reject, Verdict
+from compact_hf.records import Draft, Reject, Turn, Verdict
 from compact_hf.synthesis.compact.generation import MAX_ANSWER_SIGNS
 from compact_hf.synthesis.compact.preset import Preset
-from compact_hf.synthesis.compact.prompts import BlindReply, VerdictReply
-from compact_hf.synthesis.compact.reading import read_json
+from compact_hf.synthesis.compact.prompts import (
+    BlindAnswersReply,
+    BlindReply,
+    NumberedVerdict,
+    VerdictReply,
+    VerdictsReply,
+)
+from compact_hf.synthesis.compact.reading import by_number, read_json, said_of
 from compact_hf.teachers.teacher import Reply
 
 
-def read_verdict(reply: Reply, draft: Draft) -> Verdict | Reject:
-    """Return the verdict in a verifier's reply, or a reject: declined, or not the JSON that was asked for."""
+def read_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:
+    """Return what a verifier's reply holds for each draft that it was asked about: a verdict, or a reject.
+
+    A reject says that the verifier declined, or that this verdict or the whole reply is not the JSON asked for.
+    """
+
+    def rejects(reason: str, detail: str) -> list[Verdict | Reject]:
+        return [Reject("verification", reason, draft.question, detail, draft.capabilities) for draft in drafts]
+
     if reply.refused:
-        return Reject("verification", "verifier declined", draft.question, reply.refused, draft.capabilities)
+        return rejects("verifier declined", reply.refused)
     try:
-        read = read_json(VerdictReply, reply.text)
+        if len(drafts) == 1:
+            return [_verdict(read_json(VerdictReply, reply.text))]
+        found = by_number(read_json(VerdictsReply, reply.text).verdicts, len(drafts))
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        return Reject("verification", "malformed verdict", draft.question, said, draft.capabilities)
+        return rejects("malformed verdict", said_of(error))
+    return [
+        _verdict(verdict)
+        if verdict is not None
+        else Reject(
+            "verification",
+            "malformed verdict",
+            draft.question,
+            f"not one verdict of number {number}",
+            draft.capabilities,
+        )
+        for number, (verdict, draft) in enumerate(zip(found, drafts, strict=True), 1)
+    ]
+
+
+def _verdict(read: VerdictReply | NumberedVerdict) -> Verdict:
     return Verdict(canonical(read.capabilities), " ".join(read.answer.split()))
 
 
@@ -48,15 +79,19 @@ def drop_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[str, st
     return "needs other capabilities", detail
 
 
-def guessed(reply: Reply, draft: Draft) -> tuple[str, str] | None:
-    """Return (reason, detail) where the answer was found without the picture, None where it was not (strict presets).
+def guesses(reply: Reply, turns: Sequence[Turn]) -> list[str]:
+    """Return for each turn the answer that was found without the picture where it is the turn's, else nothing.
 
-    No answer at all is a question that cannot be answered blindly: it passes.
+    No answer at all is a question that cannot be answered blindly: it passes (strict presets).
     """
     if reply.refused:
-        return None
+        return [""] * len(turns)
     try:
-        answer = read_json(BlindReply, reply.text).answer
+        if len(turns) == 1:
+            answers = [read_json(BlindReply, reply.text).answer]
+        else:
+            found = by_number(read_json(BlindAnswersReply, reply.text).answers, len(turns))
+            answers = [answer.answer if answer is not None else "" for answer in found]
     except ValidationError:
-        return None
-    return ("answerable without the picture", answer) if same_answer(draft.answer, answer) else None
+        return [""] * len(turns)
+    return [answer if same_answer(turn.answer, answer) else "" for turn, answer in zip(turns, answers, strict=True)]

@@ -1,0 +1,139 @@
+"""How much may be sent at once, and how much in a minute. Shared by all requests to one teacher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final
+
+from aiolimiter import AsyncLimiter
+
+from compact_hf.errors import UsageError
+
+_MINUTE: Final = 60.0
+# What a request is taken to cost until replies say better: a picture and a page of text.
+_FIRST_GUESS_TOKENS: Final = 2000.0
+_NARROWED: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a teacher may be asked at most.
+
+    Attributes:
+        in_flight (`int`): requests at the same time.
+        rpm (`float | None`): requests a minute.
+        tpm (`float | None`): tokens a minute, in and out.
+
+    Raises:
+        UsageError: one of them is not above 0.
+    """
+
+    in_flight: int
+    rpm: float | None = None
+    tpm: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("concurrency", self.in_flight), ("rpm", self.rpm), ("tpm", self.tpm)):
+            if value is not None and not value > 0:
+                raise UsageError(f"got {name} {value:g}; it must be above 0")
+
+
+class Slots:
+    """Places for requests in flight: first come, first served; fewer after an overload, one by one more again.
+
+    Additive increase, multiplicative decrease: the number of places halves with each overload, and grows by one for
+    each time that so many requests were answered as there are places.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._places = float(most)
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether nothing more can be sent before something comes back."""
+        return self._taken >= int(self._places)
+
+    async def take(self) -> None:
+        """Return once a place is free; it is taken then."""
+        if not self.are_taken and not self._waiting:
+            self._taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Leave a place to the next one."""
+        self._taken -= 1
+        self._admit()
+
+    def narrow(self) -> None:
+        """Halve the places, to one at least; who has one keeps it."""
+        self._places = max(1.0, self._places * _NARROWED)
+
+    def widen(self) -> None:
+        """Take note that a request was answered."""
+        self._places = min(float(self._most), self._places + 1.0 / self._places)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and not self.are_taken:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
+
+
+class Rates:
+    """Keeps requests and tokens a minute below their limits, evenly spread, in any sixty seconds.
+
+    What a request will cost in tokens is only known afterwards: it is taken to cost what the ones before it did on
+    average, so that the limit holds in the long run.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        # A bucket lets its contents through at once and then leaks: both together make the rate of a minute.
+        self._requests = None if limits.rpm is None else _bucket(limits.rpm, at_once=max(1.0, limits.rpm / _MINUTE))
+        self._tokens = None if limits.tpm is None else _bucket(limits.tpm, at_once=limits.tpm / 6)
+        self._expected = _FIRST_GUESS_TOKENS
+        self._seen = 0
+
+    async def wait(self, stop: asyncio.Event) -> bool:
+        """Return True once one more request may be sent, False as soon as `stop` is set."""
+        if self._requests is not None and not await _unless(stop, self._requests.acquire()):
+            return False
+        if self._tokens is None:
+            return True
+        return await _unless(stop, self._tokens.acquire(min(self._expected, self._tokens.max_rate)))
+
+    def spent(self, tokens: int) -> None:
+        """Take note of what a request cost."""
+        self._seen += 1
+        self._expected += (tokens - self._expected) / self._seen
+
+
+def _bucket(per_minute: float, *, at_once: float) -> AsyncLimiter:
+    leaking = max(per_minute - at_once, at_once)
+    return AsyncLimiter(at_once, _MINUTE * at_once / leaking)
+
+
+async def _unless(stop: asyncio.Event, awaited: Awaitable[None]) -> bool:
+    waiting = asyncio.ensure_future(awaited)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+    finally:
+        waiting.cancel()
+        stopped.cancel()
