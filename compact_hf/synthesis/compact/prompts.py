@@ -101,13 +101,13 @@ class BlindAnswersReply(_Reply):
     answers: list[NumberedAnswer]
 
 
-_QUESTION_RULES: Final = """\
+QUESTION_RULES: Final = """\
 - is one natural sentence in which the capabilities work together; it is not two questions joined by "and";
 - cannot be answered without seeing the picture;
 - asks only about what is visible, and has one answer on which careful people would agree;
 - does not contain its own answer, and does not name the capabilities."""
 
-_ANSWER_RULES: Final = """\
+ANSWER_RULES: Final = """\
 Never answer with "unknown", "none", "not visible" or the like: choose
 something that can be seen instead."""
 
@@ -126,9 +126,9 @@ def teacher_prompt(combination: Combination) -> str:
 What "needs" means: {NEEDED_RULE}
 
 The question
-{_QUESTION_RULES}
+{QUESTION_RULES}
 
-The answer is a single word or a short phrase. {_ANSWER_RULES}
+The answer is a single word or a short phrase. {ANSWER_RULES}
 
 The confidence is a whole number from 0 to 100: how sure you are that the answer is right and that the question needs
 exactly what is listed above.
@@ -152,9 +152,9 @@ What "needs" means: {NEEDED_RULE}
 
 Each question
 - asks about something else than the other questions do;
-{_QUESTION_RULES}
+{QUESTION_RULES}
 
-Each answer is a single word or a short phrase. {_ANSWER_RULES}
+Each answer is a single word or a short phrase. {ANSWER_RULES}
 
 Not every picture supports every set: where no such question can be asked about what is visible, set supported to false
 and leave question and answer empty. That is better than a question that needs something else.
