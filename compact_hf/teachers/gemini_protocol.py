@@ -42,8 +42,9 @@ def failed(key: str, error: APIError, *, teacher: str, secret: str) -> Failure |
             f"{teacher} refuses the key ({error.code}: {said}); set a valid GEMINI_API_KEY and run the same command"
         )
     if error.code == 404:
+        name = teacher.partition(":")[0]
         return TeacherError(
-            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher gemini:MODEL"
+            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher {name}:MODEL"
         )
     return Failure(
         key,

@@ -23,18 +23,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.records import digest
+from compact_hf.testing.gemini_batch import GeminiBatches
 from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
 
 _PATH: Final = "/{version}/models/{model}:generateContent"
 
 
 class GeminiServer(ModelServer):
-    """Answer `generateContent` like a model that keeps to the schema.
+    """Answer `generateContent`, one by one and in batches, like a model that keeps to the schema.
 
     Args:
         key (`str`, *optional*): the key that is accepted.
         model (`str`, *optional*): the version that it says it is; requests for `no-such-model` get a 404.
         accept_rate, latency_s, fault, remember (*optional*): as for `ModelServer`; by default nothing goes wrong.
+
+    Attributes:
+        batches (`GeminiBatches`): its batches and files, and what goes wrong with them.
     """
 
     def __init__(
@@ -47,19 +51,23 @@ class GeminiServer(ModelServer):
         fault: Fault = lambda asked, number: None,
         remember: bool = True,
     ) -> None:
-        routes = [Route(_PATH, self._generate, methods=["POST"])]
+        self.batches = GeminiBatches(refused=self._refused, understood=_understood, respond=self.respond)
+        routes = [Route(_PATH, self._generate, methods=["POST"]), *self.batches.routes()]
         super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, remember=remember)
         self._key = key
         self._model = model
 
     async def _generate(self, request: Request) -> Response:
+        return self._refused(request) or await self.serve(request, _understood)
+
+    def _refused(self, request: Request) -> Response | None:
         if request.headers.get("x-goog-api-key") != self._key:
             return error_response(
                 400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID"
             )
-        if request.path_params["model"] == "no-such-model":
+        if request.path_params.get("model") == "no-such-model":
             return error_response(404, "NOT_FOUND", "models/no-such-model is not found for API version v1beta")
-        return await self.serve(request, _understood)
+        return None
 
     def answer(self, asked: Asked) -> Response:
         """See `ModelServer.answer`."""

@@ -117,13 +117,17 @@ class ModelServer(LocalServer, ABC):
             return Response(status_code=499)
         except (ValueError, KeyError, TypeError) as error:
             return self.refuse(f"cannot read the request: {error}")
+        response = self.respond(asked)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return response
+
+    def respond(self, asked: Asked) -> Response:
+        """Count a request, and return its answer or what a fault puts in the answer's place."""
         number, self.answered = self.answered, self.answered + 1
         if self._remember:
             self.asked.append(asked)
-        fault = self._fault(asked, number)
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
-        return fault or self.answer(asked)
+        return self._fault(asked, number) or self.answer(asked)
 
     def written(self, asked: Asked) -> dict[str, Any]:
         """Return the JSON that the model writes."""
