@@ -103,6 +103,14 @@ def prices_of(
     return {role: price if _is_free(teachers[role]) else given for role, price in found.items()}
 
 
+def price_in_words(teacher: str, price: Price | None) -> str:
+    """Return one line on what a teacher charges, or on what to give where nobody knows."""
+    if price is None:
+        return f"{teacher}: the price is not known; give --price-in and --price-out, in USD per million tokens"
+    into, out = f"{price.input_per_million:g}", f"{price.output_per_million:g}"
+    return f"{teacher}: {into} USD in, {out} USD out per million tokens ({price.source})"
+
+
 def _is_free(teacher: str) -> bool:
     return teacher.partition(":")[0] in _FREE
 

@@ -2,64 +2,77 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.capabilities import CAPABILITIES
 from compact_hf.engine.journal import Journal
-from compact_hf.records import Reject
-from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
-from compact_hf.teachers.teacher import Reply, Role
+from compact_hf.records import Reject, from_json
+from compact_hf.synthesis.compact.conversation import outcome_of
+from compact_hf.synthesis.compact.preset import METHOD, PAPER
+from compact_hf.synthesis.compact.tally import Fared, Planted, Rejected, Tally
+from compact_hf.synthesis.shards import runs_in
+from compact_hf.teachers.prices import Price, prices_of
+from compact_hf.teachers.teacher import Role
 
-EXAMPLES: Final = 3
-"""Rejects shown of each reason."""
+ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
+IDLE_S: Final = 300.0
+"""Seconds without a finished picture after which a run is taken to stand still."""
+_NOISY: Final = "scenes:noise"
+"""How a teacher's name starts that plants faults."""
+_NEWEST: Final = 500
+"""Finished pictures, at most, by which the pace is taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """All rejects of one reason.
+class Spent:
+    """What one role was asked and what that cost.
 
     Attributes:
-        stage, reason (`str`): as in `records.Reject`.
-        count (`int`): how many.
-        examples (`tuple[Reject, ...]`): the first few.
+        teacher (`str`): who is asked, `NAME:MODEL`.
+        requests, input_tokens, output_tokens (`int`): answered requests and their tokens as billed.
+        price (`Price | None`): what the teacher charges today, None where nobody knows.
+        cost (`float | None`): USD, at that price.
     """
 
-    stage: str
-    reason: str
-    count: int
-    examples: tuple[Reject, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """What became of one kind of planted fault: `dropped` maps each reason to how often it caught the fault."""
-
-    fault: str
-    count: int
-    passed: int
-    dropped: dict[str, int]
+    teacher: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    price: Price | None
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A run in numbers.
+    """A run in numbers; of a method other than COMPACT only what all methods have.
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
         pictures, finished, conversations, questions (`int`): pictures that could be read, that are done, that were
             kept; accepted questions in those that were kept.
+        surplus (`int`): of these questions the ones beyond three a picture, from which assembly may choose.
         conversations_by_k, questions_by_k (`dict[int, int]`): k -> how many.
-        drafts_by_k (`dict[int, int]`): k -> drafts that were asked for.
+        drafts_by_k, accepted_by_k (`dict[int, int]`): k -> drafts that were asked for, and that passed all checks,
+            those of pictures that were not kept included.
         questions_by_capability (`dict[str, dict[int, int]]`): capability -> k -> kept questions that need it.
+        coverage (`dict[str, dict[str, int]]`): capability -> capability -> kept questions that need both; with itself:
+            that need the one. Symmetrical.
+        combinations (`tuple[Fared, ...]`): how drafts for each combination fared.
         rejects (`tuple[Rejected, ...]`): most frequent first within their stage.
         planted (`tuple[Planted, ...]`): empty without a scenes teacher's noise.
         requests (`dict[str, int]`): role -> replies in the journal.
         input_tokens, output_tokens (`int`): of all replies, as billed.
+        spending (`dict[str, Spent]`): role -> what it was asked and what that cost.
+        cost (`float | None`): USD so far, at today's prices; None where one is not known.
+        cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.
+        first_at, last_at (`float | None`): when the first and the newest picture was finished, in seconds since 1970.
+        pace (`float | None`): pictures a second, by the newest ones; None where the run stands still.
     """
 
     identity: dict[str, Any]
@@ -67,111 +80,129 @@ class Status:
     finished: int
     conversations: int
     questions: int
+    surplus: int
     conversations_by_k: dict[int, int]
     questions_by_k: dict[int, int]
     drafts_by_k: dict[int, int]
+    accepted_by_k: dict[int, int]
     questions_by_capability: dict[str, dict[int, int]]
+    coverage: dict[str, dict[str, int]]
+    combinations: tuple[Fared, ...]
     rejects: tuple[Rejected, ...]
     planted: tuple[Planted, ...]
     requests: dict[str, int]
     input_tokens: int
     output_tokens: int
+    spending: dict[str, Spent]
+    cost: float | None
+    cost_per_question: float | None
     models: tuple[str, ...]
+    first_at: float | None
+    last_at: float | None
+    pace: float | None
 
 
-def status(run: str | Path) -> Status:
+@dataclass(frozen=True, slots=True)
+class _AnyOutcome:
+    """What the outcomes of all methods hold."""
+
+    rejects: tuple[Reject, ...]
+
+
+def status(run: str | Path, *, price_in: float | None = None, price_out: float | None = None) -> Status:
     """Return where a run stands.
+
+    Args:
+        run (`str | Path`): a run folder, or a folder that holds the shards of one.
+        price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
 
     Raises:
         JournalError: the folder is not a run, or cannot be read.
+        UsageError: the prices are not two, or negative.
     """
-    tally = _Tally()
-    with Journal.read(Path(run)) as journal:
+    with ExitStack() as opened:
+        journals = [opened.enter_context(Journal.read(folder)) for folder in runs_in(Path(run))]
+        identity = journals[0].identity
+        tally = _tally(journals, identity)
+        spending = _spending(journals, identity, price_in, price_out)
+        counts = [journal.counts() for journal in journals]
+        finished, kept, questions = (sum(column) for column in zip(*counts, strict=True))
+        times = sorted(at for journal in journals for at in journal.finished_at())
+        models = sorted({one.model for journal in journals for one in journal.spending()})
+        pictures = sum(journal.pictures_seen() for journal in journals)
+    costs = [spent.cost for spent in spending.values() if spent.cost is not None]
+    cost = math.fsum(costs) if len(costs) == len(spending) else None
+    return Status(
+        identity=identity,
+        pictures=pictures,
+        finished=finished,
+        conversations=kept,
+        questions=questions,
+        surplus=tally.surplus,
+        conversations_by_k={k: tally.conversations[k] for k in sorted(tally.drafts)},
+        questions_by_k=tally.questions(),
+        drafts_by_k={k: tally.drafts[k] for k in sorted(tally.drafts)},
+        accepted_by_k={k: tally.passed[k] for k in sorted(tally.drafts)},
+        questions_by_capability=tally.questions_by_capability(),
+        coverage=tally.coverage(),
+        combinations=tally.combinations(),
+        rejects=tally.rejects(),
+        planted=tuple(tally.planted()),
+        requests={role: spent.requests for role, spent in spending.items()},
+        input_tokens=sum(spent.input_tokens for spent in spending.values()),
+        output_tokens=sum(spent.output_tokens for spent in spending.values()),
+        spending=spending,
+        cost=cost,
+        cost_per_question=cost / questions if cost is not None and questions else None,
+        models=tuple(models),
+        first_at=times[0] if times else None,
+        last_at=times[-1] if times else None,
+        pace=_pace(times, time.time()),
+    )
+
+
+def _tally(journals: Sequence[Journal], identity: Mapping[str, Any]) -> Tally:
+    faults: dict[str, list[str]] = {}
+    if identity.get("teacher", "").startswith(_NOISY):
+        for journal in journals:
+            faults |= {reply.key: [*reversed(reply.planted)] for _, _, reply in journal.replies() if reply.planted}
+    tally = Tally(faults, enough=PAPER.max_turns)
+    for journal in journals:
         for reject in journal.picture_rejects():
             tally.reject(reject)
-        for _, role, reply in journal.replies():
-            tally.reply(role, reply)
         for finished in journal.outcomes():
-            tally.outcome(outcome_of(finished.body))
-        return tally.status(journal.identity, journal.pictures_seen())
+            if identity["method"] == METHOD:
+                tally.outcome(outcome_of(finished.body))
+            else:
+                # What else other methods make of a picture is theirs to read.
+                for reject in from_json(_AnyOutcome, finished.body).rejects:
+                    tally.reject(reject)
+    return tally
 
 
-class _Tally:
-    def __init__(self) -> None:
-        self.outcomes = 0
-        self.conversations: Counter[int] = Counter()
-        self.questions: Counter[int] = Counter()
-        self.drafts: Counter[int] = Counter()
-        self.capabilities: Counter[tuple[str, int]] = Counter()
-        self.rejects: Counter[tuple[str, str]] = Counter()
-        self.examples: dict[tuple[str, str], list[Reject]] = {}
-        self.faults: dict[str, str] = {}
-        self.planted: Counter[tuple[str, str]] = Counter()
-        self.requests: Counter[str] = Counter()
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.models: set[str] = set()
-
-    def reject(self, reject: Reject) -> None:
-        reason = reject.stage, reject.reason
-        self.rejects[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(reject)
-
-    def reply(self, role: Role, reply: Reply) -> None:
-        self.requests[role] += 1
-        self.input_tokens += reply.input_tokens
-        self.output_tokens += reply.output_tokens
-        self.models.add(reply.model)
-        if reply.planted:
-            self.faults[reply.key] = reply.planted
-
-    def outcome(self, outcome: Outcome) -> None:
-        self.outcomes += 1
-        self.drafts[outcome.k] += len(outcome.drafts)
-        for key, reason in outcome.drafts:
-            if key in self.faults:
-                self.planted[self.faults[key], reason] += 1
-        for reject in outcome.rejects:
-            self.reject(reject)
-        if outcome.conversation is not None:
-            turns = outcome.conversation.turns
-            self.conversations[outcome.k] += 1
-            self.questions[outcome.k] += len(turns)
-            self.capabilities.update((name, outcome.k) for turn in turns for name in turn.capabilities)
-
-    def status(self, identity: dict[str, Any], pictures: int) -> Status:
-        ks = sorted(self.drafts)
-        return Status(
-            identity=identity,
-            pictures=pictures,
-            finished=self.outcomes,
-            conversations=self.conversations.total(),
-            questions=self.questions.total(),
-            conversations_by_k={k: self.conversations[k] for k in ks},
-            questions_by_k={k: self.questions[k] for k in ks},
-            drafts_by_k={k: self.drafts[k] for k in ks},
-            questions_by_capability={name: {k: self.capabilities[name, k] for k in ks} for name in CAPABILITIES},
-            rejects=tuple(
-                Rejected(stage, reason, count, tuple(self.examples[stage, reason]))
-                for (stage, reason), count in sorted(self.rejects.items(), key=_by_stage_and_count)
-            ),
-            planted=tuple(self._planted()),
-            requests=dict(self.requests),
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            models=tuple(sorted(self.models)),
-        )
-
-    def _planted(self) -> Iterator[Planted]:
-        for fault in sorted({fault for fault, _ in self.planted}):
-            fates = {fate: count for (of, fate), count in sorted(self.planted.items()) if of == fault}
-            passed = fates.pop("", 0)
-            yield Planted(fault, passed + sum(fates.values()), passed, fates)
+def _spending(
+    journals: Sequence[Journal], identity: Mapping[str, Any], price_in: float | None, price_out: float | None
+) -> dict[str, Spent]:
+    teachers = {role: identity[role] for role in ROLES if role in identity}
+    prices = prices_of(teachers, price_in=price_in, price_out=price_out)
+    counted = [one for journal in journals for one in journal.spending()]
+    found: dict[str, Spent] = {}
+    for role, teacher in teachers.items():
+        own = [one for one in counted if one.role == role]
+        into, out = sum(one.input_tokens for one in own), sum(one.output_tokens for one in own)
+        price = prices[role]
+        cost = None if price is None else price.cost(into, out)
+        found[role] = Spent(teacher, sum(one.requests for one in own), into, out, price, cost)
+    return found
 
 
-def _by_stage_and_count(item: tuple[tuple[str, str], int]) -> tuple[int, int, str]:
-    (stage, reason), count = item
-    order = ("picture", "generation", "verification", "conversation", "instruction")
-    return order.index(stage), -count, reason
+def _pace(times: Sequence[float], now: float) -> float | None:
+    """Return the pictures a second among the newest, since the run last stood still; None where it does so now."""
+    if not times or now - times[-1] > IDLE_S:
+        return None
+    newest = times[-_NEWEST:]
+    start = len(newest) - 1
+    while start and newest[start] - newest[start - 1] <= IDLE_S:
+        start -= 1
+    seconds = newest[-1] - newest[start]
+    return (len(newest) - 1 - start) / seconds if seconds > 0 else None
