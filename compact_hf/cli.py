@@ -74,7 +74,8 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _generate(chosen: argparse.Namespace) -> int:
-    from compact_hf.synthesis.compact.generate import Standing, generate
+    from compact_hf.synthesis.compact.generate import generate
+    from compact_hf.synthesis.standing import Standing
 
     with Bar("pictures") as bar:
         failures = 0
@@ -94,13 +95,22 @@ def _generate(chosen: argparse.Namespace) -> int:
             verifier=chosen.verifier,
             verifier_url=chosen.verifier_url,
             ks=chosen.k,
-            limit=chosen.limit,
             preset=chosen.preset,
             strict=chosen.strict,
+            max_edge=chosen.max_edge,
             seed=chosen.seed,
-            concurrency=chosen.concurrency,
+            shard=chosen.shard,
             noise=chosen.noise,
+            limit=chosen.limit,
+            concurrency=chosen.concurrency,
+            rpm=chosen.rpm,
+            tpm=chosen.tpm,
+            max_requests=chosen.max_requests,
+            max_cost=chosen.max_cost,
+            price_in=chosen.price_in,
+            price_out=chosen.price_out,
             on_progress=show,
+            on_wait=lambda line: bar.note(f"compact: {line}"),
         )
     say(
         f"{standing.kept} of {standing.finished} pictures kept, {standing.accepted} questions accepted; next: "
@@ -271,18 +281,36 @@ def _add_data_commands(commands: Any) -> None:
     )
     generate.add_argument("source", help="a folder of pictures, or scenes:N")
     generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
-    generate.add_argument("--teacher", metavar="NAME[:MODEL]", help="gemini, openai, scenes (default: by the source)")
+    generate.add_argument(
+        "--teacher",
+        metavar="NAME[:MODEL]",
+        help="gemini, gemini-batch, local, openai, scenes (default: by the source)",
+    )
     generate.add_argument("--teacher-url", metavar="URL", help="another server of the teacher's protocol, such as vLLM")
     generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
     generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
     generate.add_argument("--k", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)")
     generate.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
-    generate.add_argument("--preset", default="paper", help="the method's settings (default: paper)")
+    generate.add_argument(
+        "--preset",
+        default="paper",
+        help="paper (default): a question a request; efficient: several, a third of the price",
+    )
     generate.add_argument(
         "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
     )
     generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
-    generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="pictures at a time (default: 16)")
+    generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
+    generate.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
+    generate.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
+    generate.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
+    generate.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
+    generate.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
+    generate.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+    generate.add_argument(
+        "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
+    )
+    generate.add_argument("--shard", metavar="I/N", help="the I-th of N parts only; numbers are those of all parts")
     generate.add_argument(
         "--noise", type=float, default=0.0, metavar="SHARE", help="faults that the teacher scenes plants, 0 to 1"
     )

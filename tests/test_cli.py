@@ -49,7 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 BAD: dict[str, tuple[list[str], int, str]] = {
     "no key": (["generate", "PICTURES", "--out", "NEW"], 2, "set GEMINI_API_KEY"),
-    "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "there are gemini, openai"),
+    "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "did you mean gemini?"),
     "no model": (["generate", "PICTURES", "--out", "NEW", "--teacher", "openai"], 2, "--teacher openai:MODEL"),
     "no key for OpenAI": (
         ["generate", "PICTURES", "--out", "NEW", "--teacher", "openai:m", "--teacher-url", "https://api.openai.com"],
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[list[str], int, str]] = {
         "reserved for evaluation",
     ),
     "no pictures at a time": (["generate", SCENES, "--out", "NEW", "--concurrency", "0"], 2, "must be at least 1"),
-    "unknown preset": (["generate", SCENES, "--out", "NEW", "--preset", "fast"], 2, "there is paper"),
+    "unknown preset": (["generate", SCENES, "--out", "NEW", "--preset", "fast"], 2, "there are paper, efficient"),
     "noise for nobody": (["generate", SCENES, "--out", "NEW", "--noise", "2"], 2, "0 (none) to 1"),
     "--out is full of something else": (["generate", SCENES, "--out", "PICTURES"], 2, "not a run"),
     "--out is a file": (["generate", SCENES, "--out", "FILE"], 2, "is a file"),

@@ -35,8 +35,9 @@ from compact_hf.records import from_json
 from compact_hf.release.assemble import assemble
 from compact_hf.release.facts import Facts
 from compact_hf.release.validate import validate
-from compact_hf.synthesis.compact.generate import Standing, generate
+from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
+from compact_hf.synthesis.standing import Standing
 from compact_hf.tuning.model_card import write_card
 from compact_hf.tuning.progress import without_progress_bars
 from compact_hf.tuning.recipes import read_recipe, recipe_path

@@ -35,6 +35,8 @@ Process = Generator[list[Request], list[Reply], Result]
 _GIVEN_UP_IN_A_ROW = 10
 # Pictures that are made ready beside those in flight, at least.
 _AHEAD = 4
+# Pictures in hand at a time where requests are sent in batches: enough for the largest.
+_IN_BATCHES = 10_000
 
 
 @dataclass(slots=True)
@@ -95,12 +97,18 @@ class Runner:
         self.progress = Progress()
         self._journal = journal
         # One line a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
-        lines = {id(teacher): _Line(teacher, Admission(limits, patience)) for teacher in teachers.values()}
+        in_batches = any(teacher.in_batches for teacher in teachers.values())
+        # A few more than requests in flight, so that the next picture is ready when a place gets free; in batches as
+        # many as a batch can take.
+        self._hands = _IN_BATCHES if in_batches else limits.in_flight + max(_AHEAD, limits.in_flight // 4)
+        unlimited = Limits(self._hands)
+        lines = {
+            id(teacher): _Line(teacher, Admission(unlimited if teacher.in_batches else limits, patience))
+            for teacher in teachers.values()
+        }
         self._lines = tuple(lines.values())
         self._line_of = {role: lines[id(teacher)] for role, teacher in teachers.items()}
         self._budget = budget or Budget()
-        # A few more than requests in flight, so that the next picture is ready when a place gets free.
-        self._hands = limits.in_flight + max(_AHEAD, limits.in_flight // 4)
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
         self._active = 0  # pictures in hand

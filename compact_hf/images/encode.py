@@ -12,7 +12,11 @@ from compact_hf.images.decode import loaded, stripped
 _QUALITY: Final = 90
 
 
-def for_teacher(data: bytes, max_edge: int = 1024) -> bytes:
+MAX_EDGE: Final = 1024
+"""Pixels on the longer edge of a picture that is sent, unless told otherwise."""
+
+
+def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     """Return the picture as a JPEG without metadata, RGB, upright, transparency on white.
 
     Args:

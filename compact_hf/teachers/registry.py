@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.teacher import Teacher
 
-NAMES: Final = ("gemini", "openai", "scenes")
+NAMES: Final = ("gemini", "gemini-batch", "local", "openai", "scenes")
 
 
-def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed: int = 0) -> Teacher:
+def open_teacher(
+    spec: str,
+    *,
+    url: str | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    state_dir: Path,
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> Teacher:
     """Return the teacher that `spec` names.
 
     Args:
         spec (`str`): `NAME` or `NAME:MODEL`.
-        url (`str`, *optional*): the server to ask instead of the service's own (gemini, openai).
+        url (`str`, *optional*): the server to ask instead of the service's own (gemini, gemini-batch, openai).
         noise, seed (*optional*): the faults that the scenes teacher plants, and where.
+        state_dir (`Path`): the run folder, where gemini-batch remembers what it has sent.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line what gemini-batch waits for.
 
     Raises:
         UsageError: no such teacher, or a setting that it does not have.
@@ -25,11 +37,22 @@ def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed:
     name, _, model = spec.partition(":")
     if noise and name != "scenes" and name in NAMES:
         raise UsageError(f"only the teacher scenes plants noise; leave --noise out for {name}")
+    if url and name in ("local", "scenes"):
+        raise UsageError(f"the teacher {name} asks no server; leave its URL out")
     match name:
         case "gemini":
             from compact_hf.teachers.gemini import DEFAULT_MODEL, Gemini
 
             return Gemini(model or DEFAULT_MODEL, url=url)
+        case "gemini-batch":
+            from compact_hf.teachers.gemini import DEFAULT_MODEL
+            from compact_hf.teachers.gemini_batch import GeminiBatch
+
+            return GeminiBatch(model or DEFAULT_MODEL, state_dir=state_dir, url=url, on_wait=on_wait)
+        case "local":
+            from compact_hf.teachers.local import Local
+
+            return Local(model)
         case "openai":
             from compact_hf.teachers.openai import OpenAI
 
@@ -37,8 +60,8 @@ def open_teacher(spec: str, *, url: str | None = None, noise: float = 0.0, seed:
         case "scenes":
             from compact_hf.teachers.scenes import ScenesTeacher
 
-            if model or url:
-                raise UsageError("the teacher scenes has neither model nor URL; write --teacher scenes")
+            if model:
+                raise UsageError("the teacher scenes has no models; write --teacher scenes")
             return ScenesTeacher(noise=noise, seed=seed)
     near = difflib.get_close_matches(name, NAMES, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""

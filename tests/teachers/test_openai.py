@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -327,16 +328,16 @@ def test_a_key_that_was_copied_wrongly_is_refused_unshown(monkeypatch: pytest.Mo
 
 def test_a_model_has_to_be_named() -> None:
     with pytest.raises(UsageError, match="needs the name of a model: --teacher openai:MODEL"):
-        open_teacher("openai", url="http://localhost:8000")
+        open_teacher("openai", url="http://localhost:8000", state_dir=Path("run"))
 
 
 def test_it_plants_no_noise() -> None:
     with pytest.raises(UsageError, match="leave --noise out for openai"):
-        open_teacher("openai:m", url="http://localhost:8000", noise=0.5)
+        open_teacher("openai:m", url="http://localhost:8000", state_dir=Path("run"), noise=0.5)
 
 
 def test_a_name_with_colons_reaches_the_server_whole(server: OpenAIServer) -> None:
-    put(open_teacher("openai:ft:base:us::id", url=server.url), [draft_request(COMBINATION)])
+    put(open_teacher("openai:ft:base:us::id", url=server.url, state_dir=Path("run")), [draft_request(COMBINATION)])
     assert server.asked[0].body["model"] == "ft:base:us::id"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -110,5 +111,5 @@ def test_noise_is_a_share() -> None:
 
 
 def test_an_unknown_teacher_suggests_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"there are gemini, openai, scenes \(did you mean gemini\?\)"):
-        open_teacher("gemni")
+    with pytest.raises(UsageError, match=r"there are gemini, gemini-batch, local, openai, scenes \(did you mean gemini\?\)"):
+        open_teacher("gemni", state_dir=Path("run"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError
+from compact_hf.images.encode import MAX_EDGE
 
 METHOD: Final = "compact"
 
@@ -38,7 +39,7 @@ class Preset:
     max_rounds: int = 10
     max_turns: int = 3
     min_turns: int = 2
-    max_edge: int = 1024
+    max_edge: int = MAX_EDGE
     strict: bool = False
 
     @property
