@@ -16,12 +16,16 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.records import digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
 HUB: Final = "hf://datasets/"
 LOCAL: Final = "dataset:"
@@ -94,10 +98,8 @@ class DatasetPictures:
     """
 
     def __init__(self, address: Address) -> None:
-        self.image_license = "unknown"
-        if address.on_hub:
-            commit, self.image_license = _resolved(address)
-            address = replace(address, revision=commit)
+        if address.on_hub and not _COMMIT.fullmatch(address.revision):
+            address = replace(address, revision=_facts(address).sha or "")
         self.address = address
         self.identity = str(address)
         self.image_source = address.path if address.on_hub else Path(address.path).name
@@ -110,6 +112,18 @@ class DatasetPictures:
         }
         self._roots = tuple(_roots(address))
         self._stamp = address.revision if address.on_hub else _stamp_of(Path(address.path))
+
+    @cached_property
+    def image_license(self) -> str:
+        """The licence that a repository's card names, `unknown` where it names none or cannot be asked."""
+        if not self.address.on_hub:
+            return "unknown"
+        try:
+            card = _facts(self.address).card_data
+        except SourceError:
+            return "unknown"
+        license = card.get("license") if card else None
+        return license if isinstance(license, str) else "unknown"
 
     def refs(self) -> Iterator[str]:
         """Yield a reference for every picture, split by split, in the order of the rows."""
@@ -170,23 +184,20 @@ class DatasetPictures:
         return (match[1], number, int(match[3] or 0)) if number < len(self._pictures[match[1]]) else None
 
 
-def _resolved(address: Address) -> tuple[str, str]:
-    """Return (commit, licence) of a repository."""
+def _facts(address: Address) -> DatasetInfo:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
 
     try:
-        found = HfApi().dataset_info(address.path, revision=address.revision or None)
-    except (OSError, ValueError) as error:
-        if _COMMIT.fullmatch(address.revision):  # it may lie in the cache already
-            return address.revision, "unknown"
+        return HfApi().dataset_info(address.path, revision=address.revision or None)
+    except (OSError, ValueError, HTTPError) as error:
         raise SourceError(_told(address, error)) from error
-    license = found.card_data.get("license") if found.card_data else None
-    return found.sha or address.revision, license if isinstance(license, str) else "unknown"
 
 
 def _loaded(address: Address) -> dict[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
 
     wanted: dict[str, Any] = {"revision": address.revision} if address.on_hub else {}
     if address.files:
@@ -194,7 +205,7 @@ def _loaded(address: Address) -> dict[str, Any]:
     try:
         with _bars_on_a_terminal():
             loaded = load_dataset(address.path, address.config or None, **wanted)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         raise SourceError(_told(address, error)) from error
     if address.split and address.split not in loaded:
         raise SourceError(f"{address} has the splits {', '.join(loaded)}; give one of them, or none for all")

@@ -32,20 +32,19 @@ def look(source: Source, ref: str) -> Picture | Reject:
 
     Returns:
         The `Picture`, or a `Reject` of stage `picture` whose reason is `unreadable file`, `empty file`,
-        `not a picture`, `corrupt picture`, `too many pixels` or `too small`.
+        `not a picture`, `corrupt picture`, `too many pixels`, `too small`, or what the source says of it.
 
     Raises:
         SourceError: the source as a whole cannot be read any more.
     """
     try:
         data = source.read(ref)
-    except OSError as error:
-        return Reject("picture", "unreadable file", ref, error.strerror or type(error).__name__)
-    try:
         file = stripped(data)
         width, height = opened(file).size
         # An eighth of a JPEG takes as many bytes to decode as the whole, and a fraction of the time.
         loaded(file, at_least=1)
+    except OSError as error:
+        return Reject("picture", "unreadable file", ref, error.strerror or type(error).__name__)
     except PictureError as error:
         return Reject("picture", error.reason, ref, error.detail)
     if min(width, height) < MIN_EDGE:

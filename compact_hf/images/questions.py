@@ -18,17 +18,17 @@ from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
 from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.decode import PictureError
 from compact_hf.images.exchanges import SHAPES, Exchange, Shape, columns_of, exchanges_of, shape_of
 from compact_hf.images.llava import Defect, items_of, refuse_other_formats, spoken_in
 from compact_hf.images.look import image_id_of
 from compact_hf.images.source import Source
-from compact_hf.records import Reject
 
 _SCHEMA: Final = """
 CREATE TABLE pictures (key TEXT PRIMARY KEY, ref TEXT NOT NULL) WITHOUT ROWID;
 CREATE UNIQUE INDEX by_ref ON pictures (ref);
 CREATE TABLE asked (key TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (key, number));
-CREATE TABLE without (number INTEGER PRIMARY KEY, row TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE without (ref TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -68,8 +68,6 @@ class QuestionedPictures:
     def __init__(self, pictures: Source, rows: Iterator[tuple[AskedRow, Located | Defect]]) -> None:
         self._pictures = pictures
         self.identity = pictures.identity
-        self.image_source = pictures.image_source
-        self.image_license = pictures.image_license
         # Without a name SQLite makes a file of its own, and takes it away again.
         self._db = sqlite3.connect("", check_same_thread=False)
         self._db.executescript(_SCHEMA)
@@ -82,25 +80,39 @@ class QuestionedPictures:
             content.update(f"{body}\n{where}\n".encode())
         self.content = content.hexdigest()[:16]
 
+    @property
+    def image_source(self) -> str:
+        """See `Source`."""
+        return self._pictures.image_source
+
+    @property
+    def image_license(self) -> str:
+        """See `Source`."""
+        return self._pictures.image_license
+
     def refs(self) -> Iterator[str]:
-        """Yield every picture once, in the order of its first row.
+        """Yield every picture once, and every row without a picture, so that a look at it says so; sorted.
 
         Raises:
             SourceError: no row has a picture.
         """
-        found = self._db.execute(
-            "SELECT ref FROM pictures JOIN asked USING (key) GROUP BY ref ORDER BY min(number)"
-        ).fetchall()
-        if not found:
+        if not self._db.execute("SELECT count(*) FROM pictures").fetchone()[0]:
             raise SourceError(f"none of the {self.rows} rows of {self.identity} has one picture; give other rows")
-        yield from (ref for (ref,) in found)
+        for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
+            yield ref
 
     def stamp(self, ref: str) -> str:
         """See `Source.stamp`."""
         return self._pictures.stamp(ref)
 
     def read(self, ref: str) -> bytes:
-        """See `Source.read`."""
+        """See `Source.read`.
+
+        Raises:
+            PictureError: the row has no picture, or several.
+        """
+        for reason, detail in self._db.execute("SELECT reason, detail FROM without WHERE ref = ?", (ref,)):
+            raise PictureError(reason, detail)
         return self._pictures.read(ref)
 
     def asked(self, ref: str) -> tuple[AskedRow, ...]:
@@ -110,14 +122,9 @@ class QuestionedPictures:
         )
         return tuple(_row_of(body) for (body,) in bodies)
 
-    def without_picture(self) -> Iterator[Reject]:
-        """Yield the rows that have no picture, or several."""
-        for row, reason, detail in self._db.execute("SELECT row, reason, detail FROM without ORDER BY number"):
-            yield Reject("picture", reason, row, detail)
-
     def _take(self, number: int, row: str, body: str, where: Located | Defect) -> None:
         if isinstance(where, Defect):
-            self._db.execute("INSERT INTO without VALUES (?, ?, ?, ?)", (number, row, *where))
+            self._db.execute("INSERT INTO without VALUES (?, ?, ?)", (f"row {row}", *where))
         else:
             self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", where)
             self._db.execute("INSERT INTO asked VALUES (?, ?, ?)", (where.key, number, body))

@@ -41,6 +41,7 @@ class Source(Protocol):
 
         Raises:
             OSError: this one picture cannot be read.
+            PictureError: there is no picture at this reference, and why.
             SourceError: the place cannot be read at all any more.
         """
         ...

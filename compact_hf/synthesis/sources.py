@@ -1,10 +1,19 @@
-"""SOURCE as people write it: a folder of pictures, or `scenes:N`."""
+"""SOURCE and DATASET as people write them: where pictures come from, and questions about them.
+
+SOURCE: a folder of pictures, `scenes:N`, or a data set on the Hub. DATASET: a data set on the Hub, a folder that
+`load_dataset` takes, such as a release, or a file in LLaVA's format.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
+from compact_hf.errors import UsageError
+from compact_hf.images.dataset import HUB, LOCAL, Address, DatasetPictures
 from compact_hf.images.folder import Folder
+from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
 from compact_hf.images.source import Source
 from compact_hf.scenes.source import Scenes, parse_scenes
 
@@ -12,12 +21,18 @@ _SCENES: Final = "scenes"
 
 
 def open_source(text: str) -> Source:
-    """Return the source that `text` names: `scenes:N`, `scenes:A-B`, or the path of a folder.
+    """Return the source that `text` names.
+
+    Args:
+        text (`str`): `scenes:N`, `scenes:A-B`, `hf://datasets/org/name[@revision][/config][?split=NAME]`, or the path
+            of a folder.
 
     Raises:
-        UsageError: not a number of scenes, or scenes that are reserved for evaluation.
-        SourceError: no such folder.
+        UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a data set's address.
+        SourceError: no such folder or data set.
     """
+    if text.startswith(HUB):
+        return DatasetPictures(Address.parse(text))
     return parse_scenes(text) if text.partition(":")[0] == _SCENES else Folder(text)
 
 
@@ -25,6 +40,42 @@ def reopen_source(identity: str) -> Source:
     """Return the source that a journal names, to read its pictures again.
 
     Raises:
-        SourceError: the folder is gone.
+        SourceError: the folder or the data set is gone.
     """
+    if identity.startswith((HUB, LOCAL)):
+        return DatasetPictures(Address.parse(identity))
     return Scenes(0, 1) if identity == _SCENES else Folder(identity)
+
+
+def open_dataset(text: str, *, split: str | None = None, image_root: str | None = None) -> QuestionedPictures:
+    """Return the pictures and questions of the data set that `text` names.
+
+    Args:
+        text (`str`): `org/name[@revision][/config]`, with or without `hf://datasets/` before it; a folder; or a JSON
+            file in LLaVA's format.
+        split (`str`, *optional*): one split; all of them by default.
+        image_root (`str`, *optional*, defaults to the JSON file's folder): the source, such as a folder, in which its
+            image paths are references.
+
+    Raises:
+        UsageError: arguments that do not fit together, or a name of nothing.
+        SourceError: no such data set, or one without pictures or questions.
+    """
+    path = Path(text)
+    if path.suffix == ".json":
+        if split is not None:
+            raise UsageError(f"got the split {split!r}, and {text} has none; leave --split out")
+        return of_llava(path, open_source(image_root or str(path.parent)))
+    if image_root is not None:
+        raise UsageError(f"--image-root is for the paths in a JSON file, and {text} is none; leave it out")
+    if path.is_dir():
+        address = Address(str(path.resolve()), on_hub=False)
+    elif text.startswith(HUB):
+        address = Address.parse(text)
+    elif "/" in text and not path.is_absolute():
+        address = Address.parse(f"{HUB}{text}")
+    else:
+        raise UsageError(f"there is no {text}; give a folder, a JSON file, or org/name of a data set on the Hub")
+    if split is not None and address.split not in ("", split):
+        raise UsageError(f"{text!r} and --split {split} name two splits; leave one out")
+    return of_dataset(DatasetPictures(replace(address, split=split or address.split)))
