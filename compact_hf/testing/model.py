@@ -1,8 +1,8 @@
 """What the doubles of services share: a model that cannot see, and the server around it.
 
 It writes a question for the capabilities that the prompt lists, and as a verifier says for its own questions what they
-need; it knows them again by their words, also after it was started anew and behind another protocol. What it writes is
-only as true as the protocol needs.
+need; it knows them again by their words, also after it was started anew and behind another protocol. Of other questions
+it says anything, but the same each time. What it writes is only as true as the protocol needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ KEY: Final = "test-key"
 
 _NEEDS: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
 _SET: Final = re.compile(r"^\d+\. (\w+(?:, \w+)*)$", re.MULTILINE)
-_QUESTION: Final = re.compile(r"^(?:\d+\. )?(Which .*\?)$", re.MULTILINE)
+_OWN: Final = re.compile(r"Which (?:[a-z]+ ){3,}[a-z]+\?")
+_NUMBER: Final = re.compile(r"^\d+\. ")
 _FILLERS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
 _WORDS: Final = {
     "color": "marble bucket lantern ribbon kettle".split(),
@@ -136,7 +137,7 @@ class ModelServer(LocalServer, ABC):
                 sets = [found.split(", ") for found in _SET.findall(asked.prompt)]
                 return _numbered("drafts", [{"supported": True, **_draft(asked, needed)} for needed in sets])
             return _draft(asked, _NEEDS.findall(asked.prompt))
-        questions = _QUESTION.findall(asked.prompt)
+        questions = _questions(asked)
         if asked.role == "verifier":
             verdicts = [_verdict(question, self._accept_rate) for question in questions]
             return _numbered("verdicts", verdicts) if asked.several else verdicts[0]
@@ -190,10 +191,19 @@ def _draft(asked: Asked, needed: Sequence[str]) -> dict[str, Any]:
     return {"question": question, "answer": _answer(question), "confidence": rng.randint(75, 99)}
 
 
+def _questions(asked: Asked) -> list[str]:
+    """Return what is asked: the prompt's second paragraph, line by line where it asks several."""
+    paragraph = asked.prompt.split("\n\n")[1]
+    return [_NUMBER.sub("", line) for line in paragraph.split("\n")] if asked.several else [paragraph]
+
+
 def _verdict(question: str, accept_rate: float) -> dict[str, Any]:
     words = question.rstrip("?").split()
-    needed = [name for name, known in _WORDS.items() if set(known) & set(words)]
     rng = random.Random(digest("verdict", words))
+    if not _OWN.fullmatch(question) or not set(words[1:4]) <= set(_FILLERS):
+        # Somebody else's question: it cannot know, but it always says the same.
+        return {"capabilities": rng.sample(list(_WORDS), rng.randrange(5)), "answer": _answer(question)}
+    needed = [name for name, known in _WORDS.items() if set(known) & set(words)]
     if rng.random() >= accept_rate:
         needed.append(rng.choice([name for name in _WORDS if name not in needed]))
     return {"capabilities": needed, "answer": _answer(question)}
