@@ -121,36 +121,17 @@ def _generate(chosen: argparse.Namespace) -> int:
 
 def _status(chosen: argparse.Namespace) -> int:
     from compact_hf.synthesis.compact.status import status
+    from compact_hf.synthesis.compact.tables import Table, status_parts
 
-    found = status(chosen.run_folder)
+    found = status(chosen.run_folder, price_in=chosen.price_in, price_out=chosen.price_out)
     if chosen.json:
         tell_json(asdict(found))
         return 0
-    identity = found.identity
-    tell(f"{identity['source']}  {identity['preset']}  k {identity['k']}  seed {identity['seed']}")
-    tell(f"teacher {identity['teacher']}, verifier {identity['verifier']}; answered: {', '.join(found.models)}")
-    tell(
-        f"pictures {found.pictures}, finished {found.finished}, kept {found.conversations}; questions {found.questions}"
-    )
-    requests = ", ".join(f"{role} {count}" for role, count in sorted(found.requests.items()))
-    tell(f"requests {requests or 0}; tokens {found.input_tokens:,} in, {found.output_tokens:,} out")
-    tell_table(
-        ("k", "kept pictures", "questions", "drafts"),
-        [(k, found.conversations_by_k[k], found.questions_by_k[k], found.drafts_by_k[k]) for k in found.drafts_by_k],
-    )
-    ks = list(found.drafts_by_k)
-    tell_table(
-        ("capability", *(f"k = {k}" for k in ks)),
-        [(name, *(counts[k] for k in ks)) for name, counts in found.questions_by_capability.items()],
-    )
-    tell_table(
-        ("dropped at", "reason", "count", "for example"),
-        [(one.stage, one.reason, one.count, _example(one.examples[0])) for one in found.rejects],
-    )
-    tell_table(
-        ("planted", "count", "passed", "dropped as"),
-        [(one.fault, one.count, one.passed, _counts(one.dropped)) for one in found.planted],
-    )
+    for part in status_parts(found):
+        if isinstance(part, Table):
+            tell_table(part.head, part.rows)
+        else:
+            tell(part)
     return 0
 
 
@@ -316,7 +297,9 @@ def _add_data_commands(commands: Any) -> None:
     )
 
     status = _command(commands, "status", _status, "what a run has done so far", "compact status run")
-    status.add_argument("run_folder", metavar="RUN", type=Path)
+    status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
+    status.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
+    status.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
     status.add_argument("--json", action="store_true", help="for machines")
 
     assemble = _command(
@@ -392,12 +375,3 @@ def _overrides(settings: Sequence[str]) -> dict[str, str]:
     if len(settings) % 2 or not all(name.startswith("--") for name in pairs):
         raise UsageError(f"got the settings {' '.join(settings)!r}; give them as trl sft takes them: --name value")
     return {name.removeprefix("--"): value for name, value in pairs.items()}
-
-
-def _example(reject: Any) -> str:
-    shown = f"{reject.subject} ({reject.detail})" if reject.detail else reject.subject
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())

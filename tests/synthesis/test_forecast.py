@@ -128,7 +128,6 @@ def forecast(
     pictures: int = 1000, preset: Preset = EFFICIENT, price: Price | None = DOLLAR, **settings: object
 ) -> Forecast:
     defaults = {
-        "ks": (1, 2, 3),
         "teachers": GEMINI,
         "prices": {"teacher": price, "verifier": price},
         "limits": Limits(16),

@@ -93,7 +93,6 @@ def forecast_for(
     pictures: int,
     preset: Preset,
     *,
-    ks: Sequence[int],
     teachers: Mapping[Role, str],
     prices: Mapping[Role, Price | None],
     limits: Limits,
@@ -103,8 +102,7 @@ def forecast_for(
 
     Args:
         pictures (`int`): pictures in all, those that are finished included.
-        preset (`Preset`): the method's parameters, strict or not.
-        ks (`Sequence[int]`): each picture's k is drawn uniformly from these.
+        preset (`Preset`): the method's parameters, `ks` and `strict` included.
         teachers (`Mapping[Role, str]`): who is asked in each role, `NAME:MODEL`.
         prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.prices_of` gives it.
         limits (`Limits`): requests in flight, and what may be asked in a minute.
@@ -113,8 +111,8 @@ def forecast_for(
     finished = measured.finished if measured else 0
     to_do = max(0, pictures - finished)
     known = measured if measured is not None and finished >= ENOUGH else None
-    mean = _mean(expected(preset, k, fate_of(k, known)) for k in ks)
-    lines = tuple(_lines(to_do, mean, preset, ks=ks, teachers=teachers, prices=prices, known=known))
+    mean = _mean(expected(preset, k, fate_of(k, known)) for k in preset.ks)
+    lines = tuple(_lines(to_do, mean, preset, teachers, prices, known))
     costs = [line.cost for line in lines if line.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(lines) else None
     questions = round(to_do * mean.questions)
@@ -158,8 +156,6 @@ def _lines(
     pictures: int,
     mean: Expected,
     preset: Preset,
-    *,
-    ks: Sequence[int],
     teachers: Mapping[Role, str],
     prices: Mapping[Role, Price | None],
     known: Status | None,
@@ -176,20 +172,20 @@ def _lines(
         elif spent is not None:
             into, out = (requests * tokens / spent.requests for tokens in (spent.input_tokens, spent.output_tokens))
         else:
-            into = requests * _assumed_input(kind, questions / requests if requests else 1, preset, ks)
+            into = requests * _assumed_input(kind, questions / requests if requests else 1, preset)
             out = questions * (_OUTPUT_TOKENS[kind] + THINKING_TOKENS)
         into, out = round(pictures * into), round(pictures * out)
         price = prices[role]
         yield Line(kind, round(pictures * requests), into, out, None if price is None else price.cost(into, out))
 
 
-def _assumed_input(kind: Kind, questions: float, preset: Preset, ks: Sequence[int]) -> float:
+def _assumed_input(kind: Kind, questions: float, preset: Preset) -> float:
     """Return the tokens of one request that holds so many questions: the real prompt's, and the picture's."""
     several = preset.combinations_per_request > 1
     asked = [_QUESTION] * max(1, round(questions))
     match kind:
         case "teacher":
-            drawn = [draw_combinations(0, "", k, (), preset.combinations_per_request) for k in ks]
+            drawn = [draw_combinations(0, "", k, (), preset.combinations_per_request) for k in preset.ks]
             prompts = [several_prompt(one) if several else teacher_prompt(one[0]) for one in drawn]
         case "verifier":
             prompts = [verify_several_prompt(asked) if several else verifier_prompt(_QUESTION)]

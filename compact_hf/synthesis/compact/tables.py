@@ -149,21 +149,22 @@ def _declined(found: Status) -> Table:
 
 
 def _rejects(found: Status) -> Table:
+    head = ("dropped at", "reason", "count")
     rows = [(one.stage, one.reason, one.count) for one in found.rejects]
-    widths = (max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True))
+    widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))
     room = WIDTH - sum(width + _GAP for width in widths)
-    examples = (_example(one.examples[0], room) for one in found.rejects)
-    return Table(
-        ("dropped at", "reason", "count", "for example"),
-        [(*row, example) for row, example in zip(rows, examples, strict=True)],
-    )
+    examples = (_cut(_example(one.examples[0]), room) for one in found.rejects)
+    return Table((*head, "for example"), [(*row, example) for row, example in zip(rows, examples, strict=True)])
 
 
-def _example(reject: Reject, room: int) -> str:
-    shown = (
+def _example(reject: Reject) -> str:
+    return (
         f"{reject.subject} ({reject.detail})" if reject.subject and reject.detail else reject.subject or reject.detail
     )
-    return shown if len(shown) <= room else f"{shown[: room - 3]}..."
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 3]}..."
 
 
 def _counts(counts: dict[str, int]) -> str:
