@@ -15,10 +15,11 @@ from typing import Any
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import canonical
 from compact_hf.engine.journal import Finished, Journal
+from compact_hf.errors import UsageError
 from compact_hf.images.source import Source
 from compact_hf.records import Conversation, Message, Picture, Reject, Row, digest
 from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
-from compact_hf.synthesis.compact.preset import METHOD
+from compact_hf.synthesis.compact.preset import CONVERSING
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.sources import reopen_source
 
@@ -30,11 +31,15 @@ def conversation_rows(runs: Sequence[Path]) -> Iterator[Row | Reject]:
     run's last start did not find any more is left out.
 
     Raises:
+        UsageError: one of the runs makes no conversations.
         JournalError: one of the folders is not a run, or cannot be read.
         SourceError: the pictures of a run are gone.
     """
     with ExitStack() as opened:
         journals = [opened.enter_context(Journal.read(run)) for run in runs]
+        for journal in journals:
+            if (method := journal.identity["method"]) not in CONVERSING:
+                raise UsageError(f"{journal.run} is a run of {method}, which makes no conversations; leave it out")
         for journal in journals:
             yield from journal.picture_rejects()
         last = ""
@@ -74,9 +79,9 @@ def _row(
     turns = conversation.turns
     asked = {name for turn in turns for name in turn.capabilities}
     return Row(
-        id=digest(METHOD, conversation.image_id, [(turn.question, turn.answer) for turn in turns]),
+        id=digest(identity["method"], conversation.image_id, [(turn.question, turn.answer) for turn in turns]),
         messages=messages_of([(turn.question, turn.answer) for turn in turns]),
-        source=METHOD,
+        source=identity["method"],
         k=conversation.k,
         capabilities=canonical(asked),
         turns=turns,

@@ -9,6 +9,8 @@ from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
 
 METHOD: Final = "compact"
+CONVERSING: Final = (METHOD, "augment")
+"""The methods whose outcomes are conversations: what `status` counts and `assemble` takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from compact_hf.engine.journal import Journal
 from compact_hf.records import Reject, from_json
 from compact_hf.synthesis.compact.conversation import outcome_of
-from compact_hf.synthesis.compact.preset import METHOD, PAPER
+from compact_hf.synthesis.compact.preset import CONVERSING, PAPER
 from compact_hf.synthesis.compact.tally import Fared, Planted, Rejected, Tally
 from compact_hf.synthesis.shards import runs_in
 from compact_hf.teachers.prices import Price, prices_of
@@ -49,7 +49,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A run in numbers; of a method other than COMPACT only what all methods have.
+    """A run in numbers; of a method that makes no conversations only what all methods have.
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
@@ -171,7 +171,7 @@ def _tally(journals: Sequence[Journal], identity: Mapping[str, Any]) -> Tally:
         for reject in journal.picture_rejects():
             tally.reject(reject)
         for finished in journal.outcomes():
-            if identity["method"] == METHOD:
+            if identity["method"] in CONVERSING:
                 tally.outcome(outcome_of(finished.body))
             else:
                 # What else other methods make of a picture is theirs to read.
