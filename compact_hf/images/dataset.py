@@ -75,6 +75,11 @@ class Address:
         parts = {"revision": unquote(match["revision"] or ""), "config": match["config"] or ""}
         return cls(match["path"], on_hub=True, **parts | options)
 
+    @property
+    def told(self) -> str:
+        """As people would say it."""
+        return str(self) if self.on_hub else self.path
+
     def __str__(self) -> str:
         revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
         place = f"{HUB}{self.path}{revision}" if self.on_hub else f"{LOCAL}{quote(self.path)}"
@@ -105,7 +110,7 @@ class DatasetPictures:
         self.image_source = address.path if address.on_hub else Path(address.path).name
         self.splits = _loaded(address)
         features = next(iter(self.splits.values())).features
-        self.column, self.several = _picture_column(features, self.identity)
+        self.column, self.several = _picture_column(features, address)
         # As Arrow a picture is the bytes of its file; as a row it would be decoded.
         self._pictures = {
             split: rows.select_columns([self.column]).with_format("arrow") for split, rows in self.splits.items()
@@ -208,14 +213,16 @@ def _loaded(address: Address) -> dict[str, Any]:
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
         raise SourceError(_told(address, error)) from error
     if address.split and address.split not in loaded:
-        raise SourceError(f"{address} has the splits {', '.join(loaded)}; give one of them, or none for all")
+        raise SourceError(
+            f"{address.told} has the splits {', '.join(sorted(loaded))}; give one of them, or none for all"
+        )
     chosen = {split: loaded[split] for split in sorted(loaded) if address.split in ("", split)}
     if not any(len(rows) for rows in chosen.values()):
-        raise SourceError(f"{address} has no rows; give another data set")
+        raise SourceError(f"{address.told} has no rows; give another data set")
     return chosen
 
 
-def _picture_column(features: Any, identity: str) -> tuple[str, bool]:
+def _picture_column(features: Any, address: Address) -> tuple[str, bool]:
     from datasets import Image, List
 
     kinds = {
@@ -227,7 +234,7 @@ def _picture_column(features: Any, identity: str) -> tuple[str, bool]:
         if name in kinds:
             return name, kinds[name]
     raise SourceError(
-        f"{identity} has no column of pictures (it has {', '.join(features)}); one of the type Image is needed"
+        f"{address.told} has no column of pictures (it has {', '.join(features)}); one of the type Image is needed"
     )
 
 
@@ -264,4 +271,5 @@ def _bars_on_a_terminal() -> Iterator[None]:
 
 def _told(address: Address, error: Exception) -> str:
     said = " ".join(str(error).split())
-    return f"{address} cannot be read ({said}); check the name, the revision and HF_TOKEN"
+    to_do = "check the name, the revision and HF_TOKEN" if address.on_hub else "give a folder that load_dataset takes"
+    return f"{address.told} cannot be read ({said}); {to_do}"
