@@ -140,8 +140,8 @@ def of_dataset(pictures: DatasetPictures) -> QuestionedPictures:
     shape = shape_of(columns)
     if shape is None:
         raise SourceError(
-            f"{pictures.address.told} has no questions (its columns are {', '.join(columns)}); one of {', '.join(SHAPES)} "
-            "is needed"
+            f"{pictures.address.told} has no questions (its columns are {', '.join(columns)}); "
+            f"one of {', '.join(SHAPES)} is needed"
         )
     return QuestionedPictures(pictures, _rows_of_dataset(pictures, shape))
 

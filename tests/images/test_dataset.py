@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.images.dataset import Address, DatasetPictures
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
 from compact_hf.images.exchanges import Exchange, exchanges_of, shape_of
 from compact_hf.images.folder import Folder
 from compact_hf.images.llava import Defect
