@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.engine.journal import Journal
+from compact_hf.engine.journal import Journal, Spending
 from compact_hf.records import Reject, from_json
 from compact_hf.synthesis.compact.conversation import outcome_of
 from compact_hf.synthesis.compact.preset import CONVERSING, PAPER
@@ -124,12 +124,12 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         journals = [opened.enter_context(Journal.read(folder)) for folder in runs_in(Path(run))]
         identity = journals[0].identity
         tally = _tally(journals, identity)
-        spending = _spending(journals, identity, price_in, price_out)
+        counted = [one for journal in journals for one in journal.spending()]
         counts = [journal.counts() for journal in journals]
         finished, kept, questions = (sum(column) for column in zip(*counts, strict=True))
         times = sorted(at for journal in journals for at in journal.finished_at())
-        models = sorted({one.model for journal in journals for one in journal.spending()})
         pictures = sum(journal.pictures_seen() for journal in journals)
+    spending = _spending(counted, identity, price_in, price_out)
     costs = [spent.cost for spent in spending.values() if spent.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(spending) else None
     return Status(
@@ -154,7 +154,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         spending=spending,
         cost=cost,
         cost_per_question=cost / questions if cost is not None and questions else None,
-        models=tuple(models),
+        models=tuple(sorted({one.model for one in counted})),
         first_at=times[0] if times else None,
         last_at=times[-1] if times else None,
         pace=_pace(times, time.time()),
@@ -181,11 +181,10 @@ def _tally(journals: Sequence[Journal], identity: Mapping[str, Any]) -> Tally:
 
 
 def _spending(
-    journals: Sequence[Journal], identity: Mapping[str, Any], price_in: float | None, price_out: float | None
+    counted: Sequence[Spending], identity: Mapping[str, Any], price_in: float | None, price_out: float | None
 ) -> dict[str, Spent]:
     teachers = {role: identity[role] for role in ROLES if role in identity}
     prices = prices_of(teachers, price_in=price_in, price_out=price_out)
-    counted = [one for journal in journals for one in journal.spending()]
     found: dict[str, Spent] = {}
     for role, teacher in teachers.items():
         own = [one for one in counted if one.role == role]

@@ -61,14 +61,15 @@ def status_parts(found: Status) -> Iterator[str | Table]:
 def forecast_parts(found: Forecast) -> Iterator[str | Table]:
     """Yield what `compact generate --dry-run` says."""
     more = f" beside {found.finished:,} that are finished" if found.finished else ""
-    yield f"{found.pictures:,} pictures{more}; expected: {found.kept:,} kept, {found.questions:,} questions"
+    kept, questions = _rough(found.kept), _rough(found.questions)
+    yield f"{found.pictures:,} pictures{more}; expected: about {kept:,} kept, {questions:,} questions"
     lines = [
         (_KINDS[line.kind], line.requests, line.input_tokens, line.output_tokens, line.cost) for line in found.lines
     ]
     lines.append(("all", found.requests, found.input_tokens, found.output_tokens, found.cost))
     yield _figures(
         ("asked", "requests", "tokens in", "tokens out", "USD"),
-        [(name, *(f"{count:,}" for count in counts), _money(cost)) for name, *counts, cost in lines],
+        [(name, *(f"{_rough(count):,}" for count in counts), _money(cost)) for name, *counts, cost in lines],
     )
     yield ""
     if found.cost_per_question is not None:
@@ -179,6 +180,11 @@ def _figures(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         for line in lines:
             line[column] = line[column].rjust(width)
     return Table(lines[0], lines[1:])
+
+
+def _rough(count: int) -> int:
+    """Return an expected number without the digits that would claim too much: three of them stay."""
+    return round(count, min(0, 3 - len(str(count))))
 
 
 def _share(part: int, whole: int) -> str:
