@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.engine.journal import FILE_NAME
+from compact_hf.errors import JournalError
 
 _TABLES: Final = ("looks", "replies", "outcomes")
 # The two bytes of the file's header that say whether a write-ahead log belongs to it; 1 is no (sqlite.org/fileformat2).
@@ -53,15 +54,22 @@ def add_snapshot(taken: bytes, run: Path) -> None:
     Both tell of the same requests by the same keys, so that together they are a journal again.
 
     Raises:
-        OSError, sqlite3.DatabaseError: the folder cannot be written.
+        JournalError: the folder cannot be written.
     """
     file = run / FILE_NAME
-    if not _has_begun(file):
-        # A log without its journal would be taken for this one's.
-        for side in ("-wal", "-shm"):
-            file.with_name(f"{FILE_NAME}{side}").unlink(missing_ok=True)
-        write_snapshot(taken, run)
-        return
+    try:
+        if _has_begun(file):
+            _insert(taken, file)
+        else:
+            # A log without its journal would be taken for this one's.
+            for side in ("-wal", "-shm"):
+                file.with_name(f"{FILE_NAME}{side}").unlink(missing_ok=True)
+            write_snapshot(taken, run)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise JournalError(f"{file} cannot be written ({error}); make room there and run the same command") from error
+
+
+def _insert(taken: bytes, file: Path) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as journal, closing(sqlite3.connect(":memory:")) as other:
         other.deserialize(taken)
         journal.execute("BEGIN")
