@@ -93,14 +93,14 @@ class Reject:
     """Something that was dropped, and why.
 
     Attributes:
-        stage (`str`): `picture`, `generation`, `verification`, `conversation`, `instruction`.
+        stage (`str`): `picture`, `generation`, `verification`, `conversation`, `assembly`, `instruction`.
         reason (`str`): a short fixed phrase, the key under which rejects are counted.
         subject (`str`): the picture's ref, the question, or the row's id.
         detail (`str`): what was got, for people.
         capabilities (`tuple[str, ...]`): the combination that was asked for, where there is one.
     """
 
-    stage: Literal["picture", "generation", "verification", "conversation", "instruction"]
+    stage: Literal["picture", "generation", "verification", "conversation", "assembly", "instruction"]
     reason: str
     subject: str
     detail: str = ""

@@ -43,6 +43,8 @@ class Config(BaseModel):
     strict: bool
     k: list[int]
     seed: int
+    max_similarity: float
+    balance: bool
     limit: int | None = None
     instruction: Instruction | None = None
 
@@ -90,6 +92,8 @@ def build(config: Config, out: Path) -> Path:
         [out / "run"],
         release,
         version=config.version,
+        max_similarity=config.max_similarity,
+        balance=config.balance,
         instruction=part.file if part else None,
         image_root=part.image_root if part else None,
         instruction_fraction=part.fraction if part else None,

@@ -58,7 +58,7 @@ class Story:
 def report_of(story: Story) -> Report:
     """Return the page that tells the story."""
     found = story.status
-    rows = [row for row in conversation_rows([story.folder / "run"]) if isinstance(row, Row)]
+    rows = [row for row in conversation_rows([story.folder / "run"], max_similarity=1) if isinstance(row, Row)]
     asked = found.requests.get("teacher", 0)
     return Report(
         title="COMPACT from drawn scenes",

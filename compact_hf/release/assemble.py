@@ -1,11 +1,11 @@
 """`compact assemble`: run folders in, a release folder out, with the instruction part beside the compositional one.
 
-compact assemble RUN... --out DIR --version 1.0.0 [--instruction FILE --image-root DIR]
+compact assemble RUN... --out DIR --version 1.0.0 [--balance] [--instruction FILE --image-root DIR]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ from compact_hf.release.instruction import instruction_rows as sampled_rows
 from compact_hf.release.layout import split_of
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.balance import Balance
+from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 
 INSTRUCTION_FRACTION: Final = 0.05
 """The share of LLaVA-665K that the paper mixes in (section 3.4)."""
@@ -26,29 +28,39 @@ def assemble(
     out: str | Path,
     *,
     version: str,
+    max_similarity: float = MAX_SIMILARITY,
+    balance: bool = False,
     instruction: str | Path | None = None,
     image_root: str | Path | None = None,
     instruction_fraction: float | None = None,
     instruction_rows: int | None = None,
     seed: int = 0,
+    on_balance: Callable[[Balance], None] = lambda balance: None,
 ) -> Facts:
     """Write one release of the conversations in the runs and a sample of an instruction file.
 
     Args:
-        runs (`str | Path | Sequence[str | Path]`): a run folder, or several: shards of one run or different runs.
+        runs (`str | Path | Sequence[str | Path]`): a run folder, or several: shards of one run or different runs; or a
+            folder that holds the shards of one.
         out (`str | Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
+        max_similarity (`float`, *optional*, defaults to 0.9): 0 to 1; a question that shares more of its words, and its
+            answer, with one about an earlier image is dropped. 1 keeps all, as drawn scenes need it, whose wording
+            repeats by design.
+        balance (`bool`, *optional*, defaults to False): of images with more than two questions take the two or three
+            that make capabilities, pairs of them and k most even; otherwise all are taken.
         instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
         image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
         instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
         seed (`int`, *optional*, defaults to 0): decides which.
+        on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
 
     Returns:
         What was written.
 
     Raises:
-        UsageError: no runs, or arguments that do not fit together.
+        UsageError: no runs, or arguments that are out of range or do not fit together.
         JournalError: a folder is not a run.
         SourceError: pictures are gone.
         ReleaseError: `out` holds something else, or there is nothing to write.
@@ -83,7 +95,7 @@ def assemble(
         )
 
     def rows() -> Iterator[Row | Reject]:
-        for row in conversation_rows(folders):
+        for row in conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=on_balance):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
