@@ -1,0 +1,147 @@
+"""A tiny LLaVA that has learnt by heart what a teacher and a verifier say to a handful of pictures.
+
+Lessons in (picture, prompt, reply), a folder out that `local:FOLDER` opens. The prompts are long and hardly differ:
+their paragraphs become one token each, so that the seconds of CPU go into what is to be told apart, the few lines that
+change and the picture. Text comes in and goes out as with any other model.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from compact_hf.images.encode import for_teacher
+from compact_hf.tuning.tiny import build_tiny
+
+BATCH = 20
+EDGE = 28  # pixels: two patches by two
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is shown (a picture's file, or nothing), what is asked, and what is to be said."""
+
+    picture: bytes | None
+    prompt: str
+    reply: str
+
+
+def untaught(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterable[str] = (), seed: int = 0) -> Path:
+    """Build a model that knows nothing, smaller still than compact_hf's; each of `paragraphs` becomes one token."""
+    build_tiny(out, texts, seed=seed)
+    processor, config = AutoProcessor.from_pretrained(out), AutoConfig.from_pretrained(out)
+    processor.tokenizer.add_tokens(sorted(set(paragraphs)))
+    processor.image_processor.size = {"shortest_edge": EDGE}
+    processor.image_processor.crop_size = {"height": EDGE, "width": EDGE}
+    processor.save_pretrained(out)
+    config.vision_config.image_size = EDGE
+    config.image_seq_length = (EDGE // config.vision_config.patch_size) ** 2
+    config.text_config.num_hidden_layers = 2
+    torch.manual_seed(seed)
+    LlavaForConditionalGeneration(config).save_pretrained(out)
+    return out
+
+
+def taught(out: Path, lessons: Sequence[Lesson], *, spelt: Iterable[str] = (), max_steps: int = 600) -> Path:
+    """Build a model and train it until it says each reply; paragraphs in `spelt` are read word by word."""
+    paragraphs = {part for lesson in lessons for part in lesson.prompt.split("\n\n")} - set(spelt)
+    untaught(out, [*spelt, *(lesson.reply for lesson in lessons)], paragraphs=paragraphs)
+    processor, network = AutoProcessor.from_pretrained(out), LlavaForConditionalGeneration.from_pretrained(out).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
+    # One kind at a time: pictures and none do not go together in a batch.
+    kinds = [[lesson for lesson in lessons if (lesson.picture is None) is blind] for blind in (False, True)]
+    parts = [kind[start :: -(-len(kind) // BATCH)] for kind in kinds for start in range(-(-len(kind) // BATCH))]
+    batches = [_tensors(processor, part) for part in parts]
+    for step in range(max_steps):
+        inputs, labels = batches[step % len(batches)]
+        scores = network(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % len(batches) == 0 and float(loss.detach()) < 0.05 and all(map(partial(_known, network), batches)):
+            break
+    else:
+        raise AssertionError(f"the tiny teacher did not learn its lessons in {max_steps} steps")
+    network.save_pretrained(out)
+    return out
+
+
+@torch.no_grad()
+def _known(network: Any, batch: tuple[dict[str, Any], torch.Tensor]) -> bool:
+    inputs, labels = batch
+    said = network(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].argmax(-1)
+    return bool(((said == labels) | (labels == -100)).all())
+
+
+def pixels(picture: bytes) -> Image.Image:
+    """The picture as a teacher is shown it."""
+    return Image.open(io.BytesIO(for_teacher(picture))).convert("RGB")
+
+
+def _tensors(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Prompts with padding in front, replies with padding behind; what is to be learnt is the replies."""
+    tokenizer = processor.tokenizer
+    conversations = []
+    for lesson in lessons:
+        picture = [] if lesson.picture is None else [{"type": "image", "image": pixels(lesson.picture)}]
+        conversations.append([{"role": "user", "content": [*picture, {"type": "text", "text": lesson.prompt}]}])
+    asked = processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
+    )
+    said = tokenizer(
+        [lesson.reply + tokenizer.eos_token for lesson in lessons],
+        padding=True,
+        padding_side="right",
+        add_special_tokens=False,
+        return_tensors="pt",
+    )
+    mask = torch.cat([asked["attention_mask"], said["attention_mask"]], dim=1)
+    labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
+    inputs = {
+        "input_ids": torch.cat([asked["input_ids"], said["input_ids"]], dim=1),
+        "attention_mask": mask,
+        # Counted from the first token that is none of the padding's, as in generation.
+        "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+    }
+    if "pixel_values" in asked:
+        inputs["pixel_values"] = asked["pixel_values"]
+    return inputs, labels
+
+
+def with_bytes_as_llama_has_them(folder: Path) -> Path:
+    """Give a model a tokenizer as Llama's: signs, `▁` for a space, and `<0x00>` to `<0xFF>` for all other bytes."""
+    processor = AutoProcessor.from_pretrained(folder)
+    special = processor.tokenizer.convert_ids_to_tokens(range(5))
+    signs = [chr(code) for code in range(33, 127)]
+    vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *signs]
+    bpe = Tokenizer(
+        models.BPE({token: number for number, token in enumerate(vocabulary)}, [], byte_fallback=True, fuse_unk=True)
+    )
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    processor.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, extra_special_tokens={"image_token": "<image>"}, **names
+    )
+    processor.save_pretrained(folder)
+    return folder
