@@ -46,8 +46,6 @@ class GeminiBatch:
     ks = range(1, 11)
     sources: str | None = None
     in_batches = True
-    max_rounds = 2
-    """Each round is a wait of up to a day: a method that has more of them is not for this teacher."""
 
     def __init__(
         self,
@@ -110,25 +108,34 @@ class GeminiBatch:
         feeder = asyncio.ensure_future(self._feed(requests))
         try:
             while self._asked or not self._exhausted:
-                fresh: deque[Request] = deque()
-                if await self._woken(feeder, waiting=bool(dispatch.due(self._asked))):
-                    held = dispatch.keys()
-                    fresh.extend(request for key, request in self._asked.items() if key not in held)
-                while True:
-                    for failure in await dispatch.write(fresh):
+                flushed = await self._woken(feeder, waiting=bool(dispatch.due(self._asked)))
+                await dispatch.look_after(self._asked)
+                # Answers that are here go first: what follows from them goes out with what waits.
+                if flushed and not dispatch.collected(self._asked):
+                    for failure in await self._send(dispatch):
                         yield self._handed_over(failure)
-                    await dispatch.look_after(self._asked)
-                    for job in dispatch.collected(self._asked):
-                        for answer in self._answers(job):
-                            yield self._handed_over(answer)
-                        dispatch.handed_over(job)
-                    if not fresh:
-                        break
+                for job in dispatch.collected(self._asked):
+                    for answer in self._answers(job):
+                        yield self._handed_over(answer)
+                    # The engine writes the last one down in the next turn of the loop; not before is it safe.
+                    await asyncio.sleep(0)
+                    dispatch.handed_over(job)
         finally:
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
+            dispatch.tidy(self._asked)
             if running := dispatch.running(self._asked):
                 self._on_wait(f"{running} left running at {self._server}; the same command collects what comes of it")
+
+    async def _send(self, dispatch: Dispatch) -> list[Failure]:
+        """Write and send what is in no job yet; return a failure for each picture that cannot be read any more."""
+        held = dispatch.keys()
+        fresh = deque(request for key, request in self._asked.items() if key not in held)
+        failures: list[Failure] = []
+        while fresh:
+            failures += await dispatch.write(fresh)
+            await dispatch.look_after(self._asked)
+        return failures
 
     async def _feed(self, requests: AsyncIterator[Request]) -> None:
         try:
@@ -164,16 +171,21 @@ class GeminiBatch:
         # At once: a request that failed may be asked again while the others are still handed over.
         job.keys = [key for key in job.keys if key not in due]
         results = self._folder.results(job)
-        with self._folder.spoken():
+        with self._folder.handing(job) as handing:
             for answer in read_results(results, self._model) if results.exists() else ():
                 if answer.key in due:
                     due.remove(answer.key)
+                    handing(answer.key)
                     yield answer
-        for key in sorted(due):
-            yield Failure(key, f"the batch {job.ended}")
+            for key in sorted(due):
+                handing(key)
+                yield Failure(key, f"the batch {job.ended}")
 
     def _handed_over(self, answer: Reply | Failure) -> Reply | Failure:
         del self._asked[answer.key]
-        # It may lead to new requests, which are to go out together: another flush will tell when.
-        self._flushed.clear()
+        # It may lead to new requests, which are to go out together: another flush tells when, if any can come.
+        if self._exhausted:
+            self._flushed.set()
+        else:
+            self._flushed.clear()
         return answer

@@ -75,6 +75,9 @@ class Dispatch:
         self._number = {job.id: number for number, job in enumerate(self._jobs, 1)}
         # Whoever was killed here may have submitted it.
         self._maybe_made = {job.id for job in self._jobs if job.stage == "uploaded"}
+        self._handed_before = [
+            job for job in self._jobs if job.stage == "collected" and folder.handed(job).issuperset(job.keys)
+        ]
         self._looks: dict[str, Look] = {}
         self._troubled_since: float | None = None
 
@@ -96,12 +99,21 @@ class Dispatch:
         return f"{count} {'batch' if count == 1 else 'batches'}" if count else ""
 
     def handed_over(self, job: Job) -> None:
-        """Forget a job, but for those of its requests that nobody asked for in this session."""
+        """Forget a job, but for those of its requests that nobody has asked for yet."""
+        handed = self._folder.handed(job)
+        job.keys = [key for key in job.keys if key not in handed]
         if job.keys:
             self._folder.keep(job)
         else:
             self._folder.forget(job)
             self._jobs.remove(job)
+
+    def tidy(self, asked: Container[str]) -> None:
+        """Forget the jobs that an earlier session handed over whole and was killed before it forgot them."""
+        due = self.due(asked)
+        for job in self._handed_before:
+            if job in self._jobs and job not in due:
+                self._folder.forget(job)
 
     async def write(self, fresh: deque[Request]) -> list[Failure]:
         """Make one job of the requests on the left, as many as it holds; return a failure for each lost picture.

@@ -1,7 +1,8 @@
 """What the batch teacher knows of its jobs, on disk, so that a kill at any moment costs nothing.
 
 In: a run folder. Out, in its folder `batches`, for each job: ID.json (the job; written whole or not at all),
-ID.requests.jsonl (from before it is uploaded until it is submitted) and ID.results.jsonl (once it was collected).
+ID.requests.jsonl (from before it is uploaded until it is submitted), ID.results.jsonl (once it was collected) and
+ID.handed (a line for each answer that was handed over).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,6 +89,22 @@ class JobFolder:
         """Return where the job's results are kept."""
         return self._folder / f"{job.id}.results.jsonl"
 
+    def handed(self, job: Job) -> set[str]:
+        """Return the keys whose answers were handed over, in this session or an earlier one."""
+        with self.spoken():
+            log = self._log(job)
+            return set(log.read_text(encoding="utf-8").split()) if log.exists() else set()
+
+    @contextmanager
+    def handing(self, job: Job) -> Iterator[Callable[[str], None]]:
+        """Yield a function that notes a key whose answer is about to be handed over."""
+        with self.spoken(), self._log(job).open("ab", buffering=0) as log:
+
+            def note(key: str) -> None:
+                log.write(f"{key}\n".encode())
+
+            yield note
+
     def half_written(self, path: Path) -> Path:
         """Return where a file is written before it is whole."""
         return path.with_name(path.name + _HALF_WRITTEN)
@@ -115,10 +132,13 @@ class JobFolder:
         """Give up all that is kept of the job, and the folder with the last one."""
         with self.spoken():
             # The job last: what is left of it after a kill in here is found again, and forgotten then.
-            for path in (self.requests(job), self.results(job), self._folder / f"{job.id}.json"):
+            for path in (self.requests(job), self.results(job), self._log(job), self._folder / f"{job.id}.json"):
                 path.unlink(missing_ok=True)
             if not any(self._folder.iterdir()):
                 self._folder.rmdir()
+
+    def _log(self, job: Job) -> Path:
+        return self._folder / f"{job.id}.handed"
 
     def _read(self, file: Path) -> Job:
         try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
+_SPELLED_OTHERWISE: Final = {"response_schema", "response_json_schema", "store"}
 _PASSING: Final = (408, 409, 429, 499)
 
 
@@ -91,16 +92,15 @@ async def _line(request: Request) -> bytes:
 
 
 def _settings(request: Request) -> dict[str, Any]:
-    """Return the settings that the request would have by itself, as they are spelled on the wire."""
-    config = config_for(request).model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"response_schema", "store"}
-    )
-    return {"generationConfig": {**config, "responseSchema": _schema(request.schema)}, "store": False}
+    """Return the settings that the request has when it goes by itself, as they are spelled on the wire."""
+    config = config_for(request)
+    found = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_SPELLED_OTHERWISE)
+    return {"generationConfig": {**found, "responseSchema": _schema(request.schema)}, "store": config.store}
 
 
 @lru_cache(maxsize=16)
 def _schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return a schema in Gemini's words. (A batch takes `responseJsonSchema` too, and then does not keep to it.)"""
+    """Return a schema in Gemini's words: a batch takes `responseJsonSchema` too, but was seen not to keep to it."""
     from google.genai.types import JSONSchema, Schema
 
     found = Schema.from_json_schema(json_schema=JSONSchema.model_validate(schema.model_json_schema()))

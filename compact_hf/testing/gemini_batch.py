@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -100,7 +100,10 @@ class GeminiBatches:
         upload_id = request.query_params.get("upload_id")
         if upload_id is not None:
             # The address itself is the leave to write to it: no key.
-            return self._gone_wrong("chunk") or self._chunk(upload_id, request.headers, await request.body())
+            try:
+                return self._gone_wrong("chunk") or self._chunk(upload_id, request.headers, await request.body())
+            except ClientDisconnect:
+                return Response(status_code=499)
         if problem := self._refused(request) or self._gone_wrong("upload"):
             return problem
         headers = request.headers
@@ -137,6 +140,8 @@ class GeminiBatches:
         try:
             batch = (await request.json())["batch"]
             display_name, file = batch["displayName"], batch["inputConfig"]["fileName"]
+        except ClientDisconnect:
+            return Response(status_code=499)
         except (ValueError, KeyError, TypeError) as error:
             return _invalid(f"expected batch.displayName and batch.inputConfig.fileName ({error!r})")
         if file not in self.files:
