@@ -18,14 +18,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
 from compact_hf.records import digest
-
-if TYPE_CHECKING:
-    from huggingface_hub import DatasetInfo
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -47,7 +44,7 @@ class DatasetPictures:
 
     def __init__(self, address: Address) -> None:
         if address.on_hub and not _COMMIT.fullmatch(address.revision):
-            address = replace(address, revision=_facts(address).sha or "")
+            address = replace(address, revision=_commit(address))
         self.address = address
         self.identity = str(address)
         self.image_source = address.path if address.on_hub else Path(address.path).name
@@ -63,15 +60,8 @@ class DatasetPictures:
 
     @cached_property
     def image_license(self) -> str:
-        """The licence that a repository's card names, `unknown` where it names none or cannot be asked."""
-        if not self.address.on_hub:
-            return "unknown"
-        try:
-            card = _facts(self.address).card_data
-        except SourceError:
-            return "unknown"
-        license = card.get("license") if card else None
-        return license if isinstance(license, str) else "unknown"
+        """The licence that a repository's card names, `unknown` where it names none or cannot be read."""
+        return _license(self.address) if self.address.on_hub else "unknown"
 
     def refs(self) -> Iterator[str]:
         """Yield a reference for every picture, split by split, in the order of the rows."""
@@ -132,22 +122,38 @@ class DatasetPictures:
         return (match[1], number, int(match[3] or 0)) if number < len(self._pictures[match[1]]) else None
 
 
-def _facts(address: Address) -> DatasetInfo:
+def _commit(address: Address) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
 
     try:
-        return HfApi().dataset_info(address.path, revision=address.revision or None)
+        return HfApi().dataset_info(address.path, revision=address.revision or None).sha or ""
     except (OSError, ValueError, HTTPError) as error:
         raise SourceError(_told(address, error)) from error
 
 
+def _license(address: Address) -> str:
+    from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
+
+    try:
+        card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
+        license = DatasetCard.load(card).data.get("license")
+    except (OSError, ValueError, HTTPError):
+        return "unknown"
+    return license if isinstance(license, str) else "unknown"
+
+
 def _loaded(address: Address) -> dict[str, Any]:
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
 
-    wanted: dict[str, Any] = {"revision": address.revision} if address.on_hub else {}
+    wanted: dict[str, Any] = {}
+    if address.on_hub:
+        # Without the Hub `datasets` takes what it loaded last of a repository: so each address has a cache of its own.
+        own = digest(str(replace(address, split="")), length=16)
+        wanted = {"revision": address.revision, "cache_dir": str(Path(config.HF_DATASETS_CACHE) / "compact_hf" / own)}
     if address.files:
         wanted["data_files"] = address.files
     try:
