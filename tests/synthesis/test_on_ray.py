@@ -36,7 +36,19 @@ PARTS = (Shard(1, 2), Shard(2, 2))
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def disk() -> Iterator[Path]:
+    """The machines' disk; with a short name, as Ray's sockets lie in it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(disk: Path) -> Iterator[str]:
     """One Ray for all tests here, and its address: two CPUs, and the key of the local server in its environment."""
     import ray
 
@@ -205,22 +217,22 @@ def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("disk", ["kept", "lost"])
-def test_a_killed_worker_loses_nothing(disk: str, few: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder_is", ["kept", "lost"])
+def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path) -> None:
     """SIGKILL half-way; where the machine's disk is gone too, the next worker goes on from what was sent last."""
     out, kept, killed_at = tmp_path / "out", set[str](), list[int]()
 
     def kill(asked: Asked, number: int) -> Response | None:
-        if not killed_at and number >= 15 and (disk == "kept" or len(journalled(out / PARTS[0].folder)) > 3):
+        if not killed_at and number >= 15 and (folder_is == "kept" or len(journalled(out / PARTS[0].folder)) > 3):
             killed_at.append(number)
             folder = on_disk(out, PARTS[0])
             os.kill(worker_of(folder), signal.SIGKILL)
-            kept.update(journalled(folder if disk == "kept" else out / PARTS[0].folder))
-            if disk == "lost":
+            kept.update(journalled(folder if folder_is == "kept" else out / PARTS[0].folder))
+            if folder_is == "lost":
                 shutil.rmtree(folder)
         return None
 
-    with GeminiServer(accept_rate=0.7, latency_s=0.05 if disk == "kept" else 0.5, fault=kill) as server:
+    with GeminiServer(accept_rate=0.7, latency_s=0.05 if folder_is == "kept" else 0.5, fault=kill) as server:
         standing = generate_on_ray(str(few), out, shards=2, teacher_url=server.url, concurrency=2)
     assert (standing.finished, len(killed_at)) == (7, 1)
     assert len(kept) > 3
@@ -283,20 +295,13 @@ except CompactError as error:
 """
 
 
-@pytest.fixture
-def sessions() -> Iterator[Path]:
-    """A folder for Ray's sessions of child processes; with a short name, as Ray's sockets lie in it."""
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def child(few: Path, out: Path, server: GeminiServer, sessions: Path, **environment: str) -> subprocess.Popen[str]:
+def child(few: Path, out: Path, server: GeminiServer, **environment: str) -> subprocess.Popen[str]:
     """Start a process with a Ray of its own."""
     # conftest.py puts the key into the environment of every test here.
     kept = {name: value for name, value in os.environ.items() if name != "GEMINI_API_KEY"}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(few), str(out), server.url],
-        env=kept | {"RAY_TMPDIR": str(sessions), "RAY_ADDRESS": "local"} | environment,
+        env=kept | {"RAY_ADDRESS": "local"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -305,7 +310,7 @@ def child(few: Path, out: Path, server: GeminiServer, sessions: Path, **environm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, tmp_path: Path, sessions: Path) -> None:
+def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, tmp_path: Path, disk: Path) -> None:
     out, enough = tmp_path / "out", threading.Event()
 
     def count(asked: Asked, number: int) -> Response | None:
@@ -315,7 +320,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
 
     with (
         GeminiServer(accept_rate=0.7, latency_s=0.5, fault=count) as server,
-        child(few, out, server, sessions, GEMINI_API_KEY=KEY) as running,
+        child(few, out, server, GEMINI_API_KEY=KEY) as running,
     ):
         try:
             assert enough.wait(60)
@@ -328,7 +333,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
     assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", told)
     kept = set.union(*(journalled(run) for run in runs_in(out)))
     assert kept == keys(server.asked, few)
-    for path in (*sessions.rglob("*"), *out.rglob("*")):
+    for path in (*disk.rglob("*"), *out.rglob("*")):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert not any(KEY.encode() in command for command in commands)
     with GeminiServer(accept_rate=0.7) as server:
@@ -338,8 +343,9 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: Path, sessions: Path) -> None:
-    with GeminiServer() as server, child(few, tmp_path / "out", server, sessions) as running:
+@pytest.mark.usefixtures("disk")
+def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server, child(few, tmp_path / "out", server) as running:
         said, told = running.communicate(timeout=60)
     assert (running.returncode, said) == (2, "")
     assert re.match(r"UsageError shard \d/2 on \S+: the teacher gemini needs a key and found none", told)
@@ -347,12 +353,10 @@ def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(
-    few: Path, tmp_path: Path, sessions: Path, cluster: str
-) -> None:
+def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(few: Path, tmp_path: Path, cluster: str) -> None:
     """The driver has none, and the workers have theirs."""
     out = tmp_path / "out"
-    with GeminiServer(accept_rate=0.7) as server, child(few, out, server, sessions, RAY_ADDRESS=cluster) as running:
+    with GeminiServer(accept_rate=0.7) as server, child(few, out, server, RAY_ADDRESS=cluster) as running:
         assert running.communicate(timeout=60) == ("", "")
     assert running.returncode == 0
     assert released(out) == whole(few, tmp_path / "run")

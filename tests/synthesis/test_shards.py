@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from compact_hf.engine.journal import FILE_NAME
-from compact_hf.errors import JournalError, UsageError
+from compact_hf.errors import IdentityError, JournalError, UsageError
+from compact_hf.release.assemble import assemble
+from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.shards import Shard, runs_in
+from compact_hf.synthesis.standing import Standing
+from compact_hf.testing.gemini import GeminiServer
 
 COUNTS = st.integers(1, 20)
 
@@ -105,3 +111,42 @@ def test_half_a_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     run(tmp_path / Shard(2, 2).folder)
     with pytest.raises(JournalError, match="holds shards of 2 and of 4; name those of one run"):
         runs_in(tmp_path)
+
+
+def shards_into(out: Path, source: str, count: int, **settings: Any) -> list[Standing]:
+    return [generate(source, out / part.folder, shard=str(part), **settings) for part in shards_of(count)]
+
+
+def released(run: Path) -> dict[str, bytes]:
+    """Assemble a run, or the shards in a folder, and return the Parquet files."""
+    out = run.parent / f"{run.name}-release"
+    assemble(runs_in(run), out, version="1.0.0")
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.parquet")}
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_shards_of_scenes_give_the_release_of_the_whole_byte_for_byte(tmp_path: Path, limit: int | None) -> None:
+    whole = generate("scenes:12", tmp_path / "run", limit=limit, noise=0.3)
+    parts = shards_into(tmp_path / "shards", "scenes:12", 3, limit=limit, noise=0.3)
+    assert sum(part.finished for part in parts) == whole.finished == (limit or 12)
+    assert sum(part.sent for part in parts) == whole.sent
+    assert released(tmp_path / "shards") == released(tmp_path / "run")
+
+
+def test_a_picture_that_two_shards_meet_comes_into_the_release_once(few: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(few, pictures)
+    for number, file in enumerate(sorted(few.iterdir())):
+        shutil.copy(file, pictures / f"again-{number}{file.suffix}")
+    with GeminiServer(accept_rate=0.7) as server:
+        whole = generate(str(pictures), tmp_path / "run", teacher_url=server.url)
+        parts = shards_into(tmp_path / "shards", str(pictures), 2, teacher_url=server.url)
+    assert sum(part.finished for part in parts) > whole.finished == 7
+    assert released(tmp_path / "shards") == released(tmp_path / "run")
+
+
+def test_a_shard_goes_on_as_itself_only(tmp_path: Path) -> None:
+    generate("scenes:4", tmp_path / "run", shard="1/2")
+    assert generate("scenes:4", tmp_path / "run", shard="1/2").sent == 0
+    with pytest.raises(IdentityError, match="shard was '1/2', now '2/2'"):
+        generate("scenes:4", tmp_path / "run", shard="2/2")
