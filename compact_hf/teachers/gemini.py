@@ -1,4 +1,5 @@
-"""Gemini as teacher or verifier, through google-genai. The key comes from GEMINI_API_KEY or GOOGLE_API_KEY.
+"""Gemini as teacher or verifier: google-genai's requests, types and errors. The key comes from GEMINI_API_KEY or
+GOOGLE_API_KEY.
 
 In: requests with a prompt, a picture and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
 request, always with a time-out; the engine retries.
@@ -6,24 +7,24 @@ request, always with a time-out; the engine retries.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TeacherError, UsageError
-from compact_hf.teachers.gemini_protocol import config_for, failed, read_response
+from compact_hf.teachers.gemini_protocol import failed, read_response
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
 from compact_hf.teachers.wire import key_in, server_of
 
 if TYPE_CHECKING:
-    import httpx
-    from google.genai import Client
+    from compact_hf.teachers.connections import Connections
+    from compact_hf.teachers.gemini_requests import Requests
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.
 DEFAULT_MODEL: Final = "gemini-3.8-flash"
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 TIMEOUT_S: Final = 120.0
-_MAX_CONNECTIONS: Final = 1024
 
 
 class Gemini:
@@ -54,8 +55,8 @@ class Gemini:
         self._model = model
         self._url = url
         self._timeout_s = timeout_s
-        self._client: Client | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._requests: Requests | None = None
+        self._connections: Connections | None = None
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`: the picture is encoded."""
@@ -64,7 +65,11 @@ class Gemini:
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
-        self._client = self._client or self._connect()
+        from compact_hf.teachers.connections import Connections
+        from compact_hf.teachers.gemini_requests import Requests
+
+        self._requests = Requests(self._model, key=self._key, url=self._url, timeout_s=self._timeout_s)
+        self._connections = Connections()
         async for item in answer_each(requests, self._answer):
             yield item
 
@@ -73,42 +78,25 @@ class Gemini:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aio.aclose()
-            self._client = None
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
-
-    def _connect(self) -> Client:
-        import httpx
-        from google.genai import Client
-        from google.genai.types import HttpOptions
-
-        # Our own httpx client: the SDK would otherwise pick one of three by what happens to be installed, each with
-        # its own errors and limits.
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(self._timeout_s, pool=None),
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
-        )
-        options = HttpOptions(base_url=self._url, timeout=round(self._timeout_s * 1000), httpx_async_client=self._http)
-        return Client(api_key=self._key, vertexai=False, http_options=options)
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
     async def _answer(self, request: Request) -> Reply | Failure:
         import httpx
         from google.genai.errors import APIError
-        from google.genai.types import Content, Part
 
-        if self._client is None:
+        from compact_hf.teachers.gemini_requests import read
+
+        if self._connections is None or self._requests is None:
             raise TeacherError("the teacher gemini was closed")
-        parts = [Part.from_text(text=request.prompt)]
-        if request.exposure is not None:
-            parts.insert(0, Part.from_bytes(data=await request.exposure.jpeg(), mime_type="image/jpeg"))
-        contents, config = Content(role="user", parts=parts), config_for(request)
+        written = await self._requests.written(request)
         try:
-            response = await self._client.aio.models.generate_content(
-                model=self._model, contents=contents, config=config
-            )
+            # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._connections.send(written)
+            await APIError.raise_for_async_response(response)
+            answer = read(response.content)
         except APIError as error:
             failure = failed(request.key, error, teacher=self.name, secret=self._key)
         except (TimeoutError, httpx.TimeoutException):
@@ -117,11 +105,11 @@ class Gemini:
             failure = Failure(request.key, f"{self._server} cannot be reached ({type(error).__name__})")
         except httpx.HTTPError as error:
             failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
-        except (ValueError, TypeError, AttributeError) as error:
-            # The SDK reads bodies without looking at what they are: a truncated or foreign one ends in any of these.
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            # A truncated or a foreign body; the client's reading of errors ends in any of these.
             failure = Failure(request.key, f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
         else:
-            return read_response(request.key, response, self._model)
+            return read_response(request.key, answer, self._model)
         # Raised out here, where no traceback shows the error behind it, which may quote the key.
         if isinstance(failure, TeacherError):
             raise failure

@@ -26,6 +26,7 @@ from compact_hf.records import digest
 from compact_hf.testing.gemini_batch import GeminiBatches
 from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
 
+_URL_SAFE: Final = str.maketrans("-_", "+/")
 _PATH: Final = "/{version}/models/{model}:generateContent"
 
 
@@ -136,7 +137,8 @@ def _jpeg(blob: dict[str, str]) -> bytes:
     kind = blob.get("mimeType") or blob.get("mime_type")
     if kind != "image/jpeg":
         raise ValueError(f"expected image/jpeg, got {kind}")
-    return base64.b64decode(blob["data"], altchars=b"-_", validate=True)
+    # Either alphabet, as the service takes it.
+    return base64.b64decode(blob["data"].translate(_URL_SAFE), validate=True)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -24,7 +24,9 @@ class LocalServer:
     def __init__(self, app: Starlette) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none", backlog=2048)
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, lifespan="off", ws="none", backlog=2048, timeout_keep_alive=75
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="local server", daemon=True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
+import httpx
 import pytest
 from google.genai.errors import APIError
 from PIL import Image
@@ -252,3 +255,52 @@ def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None
 def test_the_double_is_asked_in_the_order_of_its_log(server: GeminiServer) -> None:
     put(Gemini(url=server.url), [verdict_request("What is red?")])
     assert [type(asked) for asked in server.asked] == [Asked]
+
+
+def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> None:
+    body = {
+        "candidates": [
+            {
+                "finishReason": "STOP",
+                "content": {"parts": [{"text": "red", "mood": "sunny"}], "dialect": 1},
+                "novelty": {"a": 1},
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 5, "dreamsTokenCount": 7},
+        "weather": [],
+    }
+    reply = answer_to(JSONResponse(body))
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.input_tokens) == ("red", 5)
+
+
+def test_a_request_is_what_the_client_itself_would_send() -> None:
+    """Prompt and picture are put into a recorded request: the client's own must not differ from it in anything."""
+    from google.genai import Client
+    from google.genai.types import Content, HttpOptions, Part
+
+    from compact_hf.teachers.gemini_protocol import config_for
+
+    request = draft_request(COMBINATION, picture=photograph(300, 200))
+    hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')
+
+    async def sent_by_the_client(server: GeminiServer) -> None:
+        async with Client(
+            api_key=KEY, http_options=HttpOptions(base_url=server.url, httpx_async_client=httpx.AsyncClient())
+        ).aio as client:
+            for one in (request, hostile):
+                picture = Part.from_bytes(data=await one.exposure.jpeg(), mime_type="image/jpeg")
+                contents = Content(role="user", parts=[picture, Part.from_text(text=one.prompt)])
+                config = config_for(one)
+                await client.models.generate_content(model="gemini-3.8-flash", contents=contents, config=config)
+
+    with GeminiServer() as server:
+        put(Gemini(url=server.url), [request, replace(hostile, key="other")])
+        asyncio.run(sent_by_the_client(server))
+    ours, theirs = (sorted(server.asked[at : at + 2], key=lambda asked: asked.prompt) for at in (0, 2))
+    for our, their in zip(ours, theirs, strict=True):
+        assert (our.prompt, our.picture) == (their.prompt, their.picture)
+        assert our.body["generationConfig"] == their.body["generationConfig"]
+        assert our.body.keys() == their.body.keys()
+        for name in ("content-type", "x-goog-api-key", "x-goog-api-client", "user-agent"):
+            assert our.headers[name] == their.headers[name]
