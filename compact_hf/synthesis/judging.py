@@ -1,7 +1,7 @@
-"""Asking the verifier what several questions about one picture need, for methods that begin with questions.
+"""Checking drafts about one picture: the filters, then what the verifier finds them to need (paper, step 3).
 
-In: drafts, of a teacher or of a data set. Out: a verdict or a reject for each. The prompts and the reading are those of
-synthesis/compact: whatever wrote a question, it is judged in the same way.
+In: drafts, of a teacher or of a data set. Out: a turn, a verdict or a reject for each. Whatever wrote a question, and
+for whichever method, it is judged in the same way.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def request(
     subject: Task | tuple[str, ...],
 ) -> Request:
     """Return a request whose key is that of its prompt about its picture."""
+    # The run's identity fixes teacher, model and picture size; within a run the prompt about a picture is all there is.
     return Request(digest(role, image_id, prompt), role, image_id, exposure, prompt, schema, subject)
 
 

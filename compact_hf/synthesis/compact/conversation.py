@@ -7,31 +7,17 @@ into one request, and what passes has passed the same checks, however many were 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
-from pydantic import BaseModel
-
 from compact_hf.engine.runner import Process, Result
-from compact_hf.records import Conversation, Draft, Reject, Task, Turn, Verdict, digest, from_json, to_json
-from compact_hf.synthesis.compact import generation, verification
+from compact_hf.records import Conversation, Draft, Reject, Task, Turn, from_json, to_json
+from compact_hf.synthesis.compact import generation
 from compact_hf.synthesis.compact.preset import Preset
-from compact_hf.synthesis.compact.prompts import (
-    BlindAnswersReply,
-    BlindReply,
-    DraftReply,
-    DraftsReply,
-    VerdictReply,
-    VerdictsReply,
-    blind_prompt,
-    blind_several_prompt,
-    several_prompt,
-    teacher_prompt,
-    verifier_prompt,
-    verify_several_prompt,
-)
+from compact_hf.synthesis.compact.prompts import DraftReply, DraftsReply, several_prompt, teacher_prompt
 from compact_hf.synthesis.compact.sampling import Combination, draw_combinations, draw_k
-from compact_hf.teachers.teacher import Exposure, Reply, Request, Role
+from compact_hf.synthesis.judging import filtered, request, verified
+from compact_hf.teachers.teacher import Exposure, Reply, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,69 +103,15 @@ def _round(
 ) -> Generator[list[Request], list[Reply], _Round]:
     write = _write(task, exposure)
     (written,) = yield [write]
-    read = [_filtered(one, turns, preset) for one in generation.read_drafts(written, task.combinations)]
+    read = [filtered(one, turns, preset) for one in generation.read_drafts(written, task.combinations)]
     drafts = [draft for draft in read if isinstance(draft, Draft)]
-    results: dict[tuple[str, ...], Turn | Reject] = {one.capabilities: one for one in read if isinstance(one, Reject)}
-    judge = ""
-    if drafts:
-        (judged,) = yield [_judge(task.image_id, [draft.question for draft in drafts], exposure)]
-        judge = judged.model
-        for draft, verdict in zip(drafts, verification.read_verdicts(judged, drafts), strict=True):
-            results[draft.capabilities] = _verified(draft, verdict, preset)
-    passed = [result for result in results.values() if isinstance(result, Turn)]
-    if passed and preset.strict:
-        (blind,) = yield [_ask_blindly(task.image_id, [turn.question for turn in passed])]
-        for turn, guess in zip(passed, verification.guesses(blind, passed), strict=True):
-            if guess:
-                reason = "answerable without the picture"
-                results[turn.capabilities] = Reject("verification", reason, turn.question, guess, turn.capabilities)
-    return _Round(write.key, [results[combination] for combination in task.combinations], written.model, judge)
+    judged = yield from verified(task.image_id, exposure, drafts, preset)
+    result_of = {draft.capabilities: result for draft, (result, _) in zip(drafts, judged, strict=True)}
+    results = [result_of[one.capabilities] if isinstance(one, Draft) else one for one in read]
+    return _Round(write.key, results, written.model, ", ".join(sorted({model for _, model in judged})))
 
 
 def _write(task: Task, exposure: Exposure) -> Request:
     if len(task.combinations) == 1:
-        return _request("teacher", task.image_id, exposure, teacher_prompt(task.combinations[0]), DraftReply, task)
-    return _request("teacher", task.image_id, exposure, several_prompt(task.combinations), DraftsReply, task)
-
-
-def _judge(image_id: str, questions: Sequence[str], exposure: Exposure) -> Request:
-    if len(questions) == 1:
-        return _request("verifier", image_id, exposure, verifier_prompt(questions[0]), VerdictReply, tuple(questions))
-    return _request("verifier", image_id, exposure, verify_several_prompt(questions), VerdictsReply, tuple(questions))
-
-
-def _ask_blindly(image_id: str, questions: Sequence[str]) -> Request:
-    if len(questions) == 1:
-        return _request("verifier", image_id, None, blind_prompt(questions[0]), BlindReply, tuple(questions))
-    return _request("verifier", image_id, None, blind_several_prompt(questions), BlindAnswersReply, tuple(questions))
-
-
-def _request(
-    role: Role,
-    image_id: str,
-    exposure: Exposure | None,
-    prompt: str,
-    schema: type[BaseModel],
-    subject: Task | tuple[str, ...],
-) -> Request:
-    # The run's identity fixes teacher, model and picture size; within a run the prompt about a picture is all there is.
-    return Request(digest(role, image_id, prompt), role, image_id, exposure, prompt, schema, subject)
-
-
-def _filtered(draft: Draft | Reject, turns: list[Turn], preset: Preset) -> Draft | Reject:
-    if isinstance(draft, Reject):
-        return draft
-    failed = generation.drop_reason(draft, turns, preset)
-    if failed is None:
-        return draft
-    question = draft.question[: generation.MAX_QUESTION_SIGNS]
-    return Reject("generation", failed[0], question, failed[1], draft.capabilities)
-
-
-def _verified(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
-    if isinstance(verdict, Reject):
-        return verdict
-    failed = verification.drop_reason(draft, verdict, preset)
-    if failed:
-        return Reject("verification", failed[0], draft.question, failed[1], draft.capabilities)
-    return Turn(draft.question, draft.answer, draft.capabilities, verdict.capabilities, draft.confidence)
+        return request("teacher", task.image_id, exposure, teacher_prompt(task.combinations[0]), DraftReply, task)
+    return request("teacher", task.image_id, exposure, several_prompt(task.combinations), DraftsReply, task)
