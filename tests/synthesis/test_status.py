@@ -184,6 +184,8 @@ def test_the_shards_of_a_run_are_counted_together(tmp_path: Path) -> None:
     found = status(tmp_path)
     assert (found.finished, found.requests["teacher"], found.input_tokens) == (3, 2, 2_000_000)
     assert found.drafts_by_k == {1: 3}
+    assert "shard" not in found.identity
+    assert status(tmp_path / "shard-1-of-2").identity["shard"] == "1/2"
 
 
 def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
     with ExitStack() as opened:
         journals = [opened.enter_context(Journal.read(folder)) for folder in runs_in(Path(run))]
         identity = journals[0].identity
+        if len(journals) > 1:
+            identity.pop("shard", None)
         tally = _tally(journals, identity)
         counted = [one for journal in journals for one in journal.spending()]
         counts = [journal.counts() for journal in journals]

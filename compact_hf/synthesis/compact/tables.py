@@ -34,9 +34,14 @@ class Table:
 def status_parts(found: Status) -> Iterator[str | Table]:
     """Yield what `compact status` says, from the run's settings to what was dropped."""
     identity = found.identity
-    settings = [f"{name} {identity[name]}" for name in ("method", "preset", "k", "seed") if name in identity]
-    yield "  ".join([str(identity["source"]), *settings])
-    teachers = ", ".join(f"{role} {spent.teacher}" for role, spent in found.spending.items())
+    settings = {name: identity[name] for name in ("method", "preset", "k", "seed", "shard") if name in identity}
+    if "k" in settings:
+        settings["k"] = ",".join(map(str, settings["k"]))
+    yield "  ".join([str(identity["source"]), *(f"{name} {value}" for name, value in settings.items())])
+    roles: dict[str, list[str]] = {spent.teacher: [] for spent in found.spending.values()}
+    for role, spent in found.spending.items():
+        roles[spent.teacher].append(role)
+    teachers = ", ".join(f"{' and '.join(names)} {teacher}" for teacher, names in roles.items())
     yield f"{teachers}; answered: {', '.join(found.models) or 'nobody yet'}"
     surplus = f", {found.surplus:,} of them beyond three a picture" if found.surplus else ""
     yield (
