@@ -7,9 +7,12 @@ from typing import Final
 
 from PIL import Image
 
-from compact_hf.images.decode import loaded, stripped
+from compact_hf.images.containers import Bare
+from compact_hf.images.decode import loaded, opened, stripped
 
 _QUALITY: Final = 90
+# Bytes per pixel; more is a JPEG of a quality that a teacher does not see.
+_LIGHT: Final = 0.5
 
 
 MAX_EDGE: Final = 1024
@@ -17,7 +20,9 @@ MAX_EDGE: Final = 1024
 
 
 def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
-    """Return the picture as a JPEG without metadata, RGB, upright, transparency on white.
+    """Return the picture as a JPEG without metadata, upright, transparency on white.
+
+    A JPEG that is all that already, and light, stays as it is: nothing is lost, and nothing has to be decoded.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
@@ -27,11 +32,22 @@ def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     Raises:
         PictureError: the bytes are no picture, or cannot be decoded.
     """
-    image = _on_white(loaded(stripped(data), at_least=max_edge))
+    file = stripped(data)
+    if _can_be_sent(file, max_edge):
+        return file.data
+    image = _on_white(loaded(file, at_least=max_edge))
     image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
     out = BytesIO()
     image.save(out, format="JPEG", quality=_QUALITY)
     return out.getvalue()
+
+
+def _can_be_sent(file: Bare, max_edge: int) -> bool:
+    if file.format != "JPEG" or not file.complete or file.orientation != 1:
+        return False
+    image = opened(file)
+    light = len(file.data) <= image.width * image.height * _LIGHT
+    return image.mode == "RGB" and max(image.size) <= max_edge and light
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -67,3 +67,13 @@ def test_the_same_bytes_in_give_the_same_bytes_out() -> None:
 def test_a_cut_file_raises() -> None:
     with pytest.raises(PictureError, match="corrupt picture"):
         for_teacher(KINDS["jpeg"]()[:-200])
+
+
+def test_a_light_jpeg_of_the_right_size_is_sent_pixel_for_pixel() -> None:
+    photograph = opened(next(path for path in photographs() if path.name == "china.jpg").read_bytes())
+    light = encoded(photograph, "JPEG", quality=80, comment=SECRET)
+    sent = for_teacher(light)
+    assert SECRET not in sent
+    assert np.array_equal(np.asarray(opened(sent)), np.asarray(opened(light)))
+    heavy = encoded(photograph, "JPEG", quality=100, subsampling=0)
+    assert len(for_teacher(heavy)) < len(heavy) / 2

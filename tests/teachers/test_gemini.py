@@ -285,9 +285,9 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
     hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')
 
     async def sent_by_the_client(server: GeminiServer) -> None:
-        async with Client(
-            api_key=KEY, http_options=HttpOptions(base_url=server.url, httpx_async_client=httpx.AsyncClient())
-        ).aio as client:
+        http = httpx.AsyncClient()
+        options = HttpOptions(base_url=server.url, httpx_async_client=http)
+        async with http, Client(api_key=KEY, http_options=options).aio as client:
             for one in (request, hostile):
                 picture = Part.from_bytes(data=await one.exposure.jpeg(), mime_type="image/jpeg")
                 contents = Content(role="user", parts=[picture, Part.from_text(text=one.prompt)])
