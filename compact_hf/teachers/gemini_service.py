@@ -90,7 +90,13 @@ class BatchService:
         self._timeout_s = timeout_s
         self._heard: dict[str, dict[str, Any]] = {}
         self._http = httpx.AsyncClient(timeout=timeout_s, event_hooks={"response": [self._overhear]})
-        options = HttpOptions(base_url=url, timeout=round(timeout_s * 1000), httpx_async_client=self._http)
+        options = HttpOptions(
+            base_url=url,
+            # The one in which the service documents batches and files.
+            api_version="v1beta",
+            timeout=round(timeout_s * 1000),
+            httpx_async_client=self._http,
+        )
         self._client = Client(api_key=key, vertexai=False, http_options=options)
 
     async def close(self) -> None:
