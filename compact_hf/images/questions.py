@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from compact_hf.errors import SourceError
 from compact_hf.images.dataset import DatasetPictures
 from compact_hf.images.decode import PictureError
 from compact_hf.images.exchanges import SHAPES, Exchange, Shape, columns_of, exchanges_of, shape_of
-from compact_hf.images.llava import Defect, items_of, refuse_other_formats, spoken_in
+from compact_hf.images.llava import Defect, items_of, refuse_other_formats
 from compact_hf.images.look import image_id_of
 from compact_hf.images.source import Source
 
@@ -75,7 +75,7 @@ class QuestionedPictures:
         self.rows = 0
         for row, where in rows:
             self.rows += 1
-            body = json.dumps(asdict(row))
+            body = _body_of(row)
             self._take(self.rows, row.row, body, where)
             content.update(f"{body}\n{where}\n".encode())
         self.content = content.hexdigest()[:16]
@@ -191,8 +191,7 @@ def _located(pictures: DatasetPictures, held: dict[str, Any], place: str) -> Loc
 
 def _rows_of_llava(file: Path) -> Iterator[tuple[AskedRow, Located | Defect]]:
     for number, item in enumerate(items_of(file)):
-        spoken = spoken_in(item)
-        found = spoken if isinstance(spoken, Defect) else exchanges_of(item, "conversations")
+        found = exchanges_of(item, "conversations")
         row = _asked_row(str(number), item.get("id") if isinstance(item, dict) else None, found)
         image = item.get("image") if isinstance(item, dict) else None
         if image is None:
@@ -210,7 +209,11 @@ def _asked_row(place: str, id: Any, found: tuple[Exchange, ...] | Defect) -> Ask
     return AskedRow(place, name, found)
 
 
+def _body_of(row: AskedRow) -> str:
+    pairs = [(exchange.question, exchange.answer) for exchange in row.exchanges]
+    return json.dumps([row.row, row.id, pairs, row.defect])
+
+
 def _row_of(body: str) -> AskedRow:
-    held = json.loads(body)
-    exchanges = tuple(Exchange(**exchange) for exchange in held["exchanges"])
-    return AskedRow(held["row"], held["id"], exchanges, tuple(held["defect"]))
+    row, id, pairs, (reason, detail) = json.loads(body)
+    return AskedRow(row, id, tuple(Exchange(*pair) for pair in pairs), (reason, detail))

@@ -108,7 +108,7 @@ def augment(
         {"teacher": writer, "verifier": judge},
         partial(_process, asked, seed, ks, preset),
         {
-            "k": "k + 1",
+            "k": ["k+1"],
             "method": METHOD,
             "rows": asked.content,
             "preset": preset.preset_version,
