@@ -54,7 +54,7 @@ def cluster(disk: Path) -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEMINI_API_KEY", KEY)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
