@@ -17,7 +17,7 @@ from itertools import chain, combinations
 from typing import Final
 
 from compact_hf.synthesis.compact.preset import PAPER
-from compact_hf.synthesis.compact.sampling import Combination
+from compact_hf.synthesis.compact.sampling import MAX_K, Combination
 
 FEWEST: Final = PAPER.min_turns
 MOST: Final = PAPER.max_turns
@@ -106,9 +106,9 @@ def _entropy(counts: Iterable[int]) -> float:
 def _levels(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
     """Return how many questions of each k to take.
 
-    Each k can have between two and three for each image. Of one level for all, cut to what each k can have, the most
-    even is the highest one that is not above the mean of the numbers weighted by themselves: above it, another question
-    of the ks that follow the level makes the sum of squares by the square of the sum grow.
+    Each k can have between two and three for each image. All ks get the same number, or the nearest to it that they can
+    have; the most even number, and of several the highest, is where one more makes the sum of squares by the square of
+    the sum grow, which it goes on doing from there.
     """
     least: Counter[int] = Counter()
     most: Counter[int] = Counter()
@@ -119,10 +119,12 @@ def _levels(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
     def cut(level: int) -> dict[int, int]:
         return {k: max(least[k], min(level, most[k])) for k in sorted(most)}
 
-    def above_mean(level: int) -> bool:
-        return sum(count * (level - count) for count in cut(level).values()) > 0
+    def too_high(level: int) -> bool:
+        lower, higher = cut(level - 1).values(), cut(level).values()
+        squares = [sum(count**2 for count in counts) for counts in (lower, higher)]
+        return squares[1] * sum(lower) ** 2 > squares[0] * sum(higher) ** 2
 
-    return cut(bisect_right(range(max(most.values(), default=0) + 1), False, key=above_mean) - 1)
+    return cut(bisect_right(range(1, max(most.values(), default=0) + 1), False, key=too_high))
 
 
 def _lower(
@@ -158,25 +160,20 @@ class _Spread:
         asked = Counter(questions)
         atoms = sorted({atom for combination in asked for atom in combination})
         pairs = sorted({pair for combination in asked for pair in combinations(combination, 2)})
-        self._atoms = {combination: [atoms.index(atom) for atom in combination] for combination in asked}
-        self._pairs = {
-            combination: [len(atoms) + pairs.index(pair) for pair in combinations(combination, 2)]
-            for combination in asked
-        }
-        self._counts = [0] * (len(atoms) + len(pairs))
+        place = {cell: at for at, cell in enumerate([*atoms, *pairs])}
+        self._cells = {needed: [place[cell] for cell in (*needed, *combinations(needed, 2))] for needed in asked}
+        # The squares of n counts by the square of their mean are n^2 / total^2 of them: here as whole numbers.
+        needs = {size: sum(math.comb(k, size) * level for k, level in levels.items()) or 1 for size in (1, 2)}
+        of_atom, of_pair = (len(atoms) * needs[2]) ** 2, (len(pairs) * needs[1]) ** 2
+        self._unit = [of_atom] * len(atoms) + [of_pair] * len(pairs)
+        self._own = [of_atom * k + of_pair * math.comb(k, 2) for k in range(MAX_K + 1)]
+        self._counts = [0] * len(place)  # in units
         for combination, count in asked.items():
             self._change(combination, count)
-        # The sum of squares of n counts by their mean's square is n^2 / total^2 of it: here as whole numbers.
-        needs = {size: sum(math.comb(k, size) * level for k, level in levels.items()) or 1 for size in (1, 2)}
-        self._atom = (len(atoms) * needs[2]) ** 2
-        self._pair = (len(pairs) * needs[1]) ** 2
 
     def weight(self, combination: Combination) -> int:
-        """Return how often what a question needs is needed."""
-        count = self._counts.__getitem__
-        return self._atom * sum(map(count, self._atoms[combination])) + self._pair * sum(
-            map(count, self._pairs[combination])
-        )
+        """Return how often what a question needs is needed, in units."""
+        return sum(map(self._counts.__getitem__, self._cells[combination]))
 
     def heaviest(self, questions: Sequence[Combination], taken: Sequence[int]) -> int:
         """Return the position of the question whose loss evens most, the last one of equals."""
@@ -192,11 +189,11 @@ class _Spread:
         given_up = [(self.weight(questions[at]), at) for at in range(len(questions)) if at not in taken]
         best, move = 0, (0, 0)
         for out in taken if given_up else ():
-            weight, needed = self.weight(questions[out]), questions[out]
-            whole = self._own(len(needed))
+            needed = set(questions[out])
+            weight = self.weight(questions[out]) - self._own[len(needed)]
             for other, into in given_up:
                 # Half of what the sums of squares change by; what both need stays as it is.
-                change = other - weight + whole - self._own(len(set(needed).intersection(questions[into])))
+                change = other - weight - self._own[len(needed.intersection(questions[into]))]
                 if change < best:
                     best, move = change, (out, into)
         if best == 0:
@@ -207,10 +204,6 @@ class _Spread:
         self._change(questions[into], 1)
         return True
 
-    def _own(self, k: int) -> int:
-        """Return what a question of k adds to its own weight."""
-        return self._atom * k + self._pair * math.comb(k, 2)
-
     def _change(self, combination: Combination, by: int) -> None:
-        for cell in chain(self._atoms[combination], self._pairs[combination]):
-            self._counts[cell] += by
+        for cell in self._cells[combination]:
+            self._counts[cell] += by * self._unit[cell]
