@@ -30,6 +30,8 @@ from compact_hf.teachers.local_generation import TOKENS_PER_QUESTION
 from compact_hf.teachers.local_model import network_of
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
+from compact_hf.testing.hub.server import HubServer
+from tests.hub.clients import told
 from tests.teachers.asking import photograph, put
 from tests.teachers.tiny_teacher import untaught, with_bytes_as_llama_has_them
 
@@ -383,3 +385,26 @@ def test_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(ModuleNotFoundError) as missing:
         open_teacher(f"local:{folder}", state_dir=tmp_path)
     assert missing.value.name == "xgrammar"
+
+
+def test_a_model_of_the_hub_is_asked_and_named_as_it_was_when_the_run_began(folder: Path, tmp_path: Path) -> None:
+    source = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from tests.teachers.asking import put
+from tests.teachers.test_local import asking
+from compact_hf.teachers.registry import open_teacher
+
+api = HfApi()
+api.create_repo("org/tiny")
+commit = api.upload_folder(repo_id="org/tiny", folder_path=sys.argv[1]).oid
+teacher = open_teacher("local:org/tiny", state_dir=Path())
+(Path(sys.argv[1]) / "config.json").write_text("{}")
+api.upload_folder(repo_id="org/tiny", folder_path=sys.argv[1])
+(reply,) = put(teacher, [asking(1)])
+told = [teacher.name, reply.model, commit]
+"""
+    with HubServer() as hub:
+        name, model, commit = told(hub, source, copied(folder, tmp_path), home=tmp_path / "home")
+    assert (name, model) == ("local:org/tiny", f"local:org/tiny@{commit}")
