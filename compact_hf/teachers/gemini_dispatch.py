@@ -123,6 +123,7 @@ class Dispatch:
         """
         if not fresh:
             return []
+        self._on_wait(f"batch {self._made + 1}: writing, {len(fresh):,} requests to go")
         job = Job(self._folder.teacher, [])
         whole = self._folder.requests(job)
         part = self._folder.half_written(whole)
@@ -184,7 +185,9 @@ class Dispatch:
             elif job.age_s() > _UPLOAD_GOOD_S:
                 self._folder.advance(job, "written")
         if job.stage == "written":
-            job.file = await self._service.upload(self._folder.requests(job), job.id)
+            file = self._folder.requests(job)
+            self._on_wait(f"batch {self._number[job.id]} of {self._made}: sending {file.stat().st_size / 1e6:,.1f} MB")
+            job.file = await self._service.upload(file, job.id)
             self._folder.advance(job, "uploaded")
         if job.stage == "uploaded":
             self._maybe_made.add(job.id)
@@ -227,4 +230,4 @@ class Dispatch:
         look = self._looks.get(job.id)
         if job.stage == "submitted":
             return look.state if look else "SUBMITTED"
-        return f"{job.stage.upper()} HERE"
+        return "NOT SENT"

@@ -131,8 +131,8 @@ class JobFolder:
     def forget(self, job: Job) -> None:
         """Give up all that is kept of the job, and the folder with the last one."""
         with self.spoken():
-            # The job last: what is left of it after a kill in here is found again, and forgotten then.
-            for path in (self.requests(job), self.results(job), self._log(job), self._folder / f"{job.id}.json"):
+            # The job first: without it, what a kill in here leaves over is cleared away the next time.
+            for path in (self._folder / f"{job.id}.json", self.requests(job), self.results(job), self._log(job)):
                 path.unlink(missing_ok=True)
             if not any(self._folder.iterdir()):
                 self._folder.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import tracemalloc
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -365,10 +366,13 @@ def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> Non
     told: list[str] = []
     put(batch(tmp_path, server, on_wait=told.append), drafts(4))
     assert told == [
+        "batch 1: writing, 4 requests to go",
+        told[1],
         "batch 1 of 1: PENDING for 0 min, 0 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
     ]
+    assert re.fullmatch(r"batch 1 of 1: sending \d\.\d MB", told[1])
     told.clear()
     put(batch(tmp_path, server, on_wait=told.append, limits=Limits(max_requests=2)), drafts(4))
     assert "2 of 2 batches: 2 RUNNING for 0 min, 2 of 4 answered" in told
@@ -394,7 +398,7 @@ def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path:
         while not teacher._asked:
             await asyncio.sleep(0.01)
         await teacher.flush()
-        while not told:
+        while not any("PENDING" in line for line in told):
             await asyncio.sleep(0.01)
         started = asyncio.get_running_loop().time()
         waiting.cancel()
