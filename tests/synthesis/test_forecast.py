@@ -190,6 +190,8 @@ def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path
     assert (found.pictures, found.finished) == (100, 40)
     assert any("measured on 40 finished pictures" in line for line in found.basis)
     assert (found.input_tokens, found.cost) == (0, 0)
+    assert measured.pace is not None
+    assert found.seconds == pytest.approx(100 / measured.pace)
     generate("scenes:140", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
     after = status(tmp_path / "run")
     # Scenes differ more than coin flips do: what one declines, its neighbours in the request decline too.

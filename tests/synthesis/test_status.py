@@ -150,16 +150,19 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
             clock.now += 2
             journal.record_outcome(empty_outcome(number))
         found = status(tmp_path / "run")
-        assert found.pace == pytest.approx(1 / 2)
+        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), True)
         assert (found.first_at, found.last_at) == (first_at + 60, clock.now)
         clock.now += 301
-        assert status(tmp_path / "run").pace is None
+        found = status(tmp_path / "run")
+        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), False)
+        assert any("not running" in str(part) for part in status_parts(found))
 
 
 def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
     found = status(tmp_path / "run")
-    assert (found.finished, found.pace, found.first_at, found.cost, found.cost_per_question) == (0, None, None, 0, None)
+    assert (found.finished, found.pace, found.is_running, found.first_at) == (0, None, False, None)
+    assert (found.cost, found.cost_per_question) == (0, None)
     assert "no picture is finished yet" in list(status_parts(found))
 
 

@@ -220,7 +220,7 @@ def _basis(known: Status | None, teachers: Mapping[Role, str], prices: Mapping[R
         yield f"from {ENOUGH} finished pictures on the run's own means are used: try --limit {2 * ENOUGH} first"
     else:
         share = sum(known.accepted_by_k.values()) / sum(known.drafts_by_k.values())
-        yield f"measured on {known.finished:,} finished pictures: {share:.0%} of drafts pass; tokens of a request"
+        yield f"measured on {known.finished:,} finished pictures: {share:.0%} of drafts pass; tokens; pace"
     for role, teacher in teachers.items():
         if role == "teacher" or teacher != teachers["teacher"]:
             yield price_in_words(teacher, prices[role])

@@ -72,7 +72,8 @@ class Status:
         cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.
         first_at, last_at (`float | None`): when the first and the newest picture was finished, in seconds since 1970.
-        pace (`float | None`): pictures a second, by the newest ones; None where the run stands still.
+        pace (`float | None`): pictures a second, by the newest ones since the run last stood still; None before two.
+        is_running (`bool`): a picture was finished in the last five minutes.
     """
 
     identity: dict[str, Any]
@@ -100,6 +101,7 @@ class Status:
     first_at: float | None
     last_at: float | None
     pace: float | None
+    is_running: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         models=tuple(sorted({one.model for one in counted})),
         first_at=times[0] if times else None,
         last_at=times[-1] if times else None,
-        pace=_pace(times, time.time()),
+        pace=_pace(times),
+        is_running=bool(times) and time.time() - times[-1] <= IDLE_S,
     )
 
 
@@ -197,13 +200,10 @@ def _spending(
     return found
 
 
-def _pace(times: Sequence[float], now: float) -> float | None:
-    """Return the pictures a second among the newest, since the run last stood still; None where it does so now."""
-    if not times or now - times[-1] > IDLE_S:
-        return None
+def _pace(times: Sequence[float]) -> float | None:
     newest = times[-_NEWEST:]
     start = len(newest) - 1
-    while start and newest[start] - newest[start - 1] <= IDLE_S:
+    while start > 0 and newest[start] - newest[start - 1] <= IDLE_S:
         start -= 1
-    seconds = newest[-1] - newest[start]
+    seconds = newest[-1] - newest[start] if newest else 0.0
     return (len(newest) - 1 - start) / seconds if seconds > 0 else None

@@ -79,7 +79,7 @@ def forecast_parts(found: Forecast) -> Iterator[str | Table]:
     yield ""
     if found.cost_per_question is not None:
         yield f"{_money(found.cost_per_question)} USD a question"
-    if found.seconds is not None:
+    if found.seconds:
         yield f"roughly {_duration(found.seconds)}"
     yield from found.basis
 
@@ -88,10 +88,10 @@ def _pace(found: Status) -> str:
     if found.last_at is None:
         return "no picture is finished yet"
     ago = _duration(time.time() - found.last_at)
-    if found.pace is None:
+    if not found.is_running:
         return f"not running: the newest picture was finished {ago} ago"
-    a_minute = 60 * found.pace
-    return f"running: {a_minute:,.{0 if a_minute >= 10 else 1}f} pictures a minute, the newest {ago} ago"
+    pace = "" if found.pace is None else f"{_a_minute(found.pace)}, "
+    return f"running: {pace}the newest picture was finished {ago} ago"
 
 
 def _spending(found: Status) -> Table:
@@ -190,6 +190,10 @@ def _figures(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def _rough(count: int) -> int:
     """Return an expected number without the digits that would claim too much: three of them stay."""
     return round(count, min(0, 3 - len(str(count))))
+
+
+def _a_minute(pace: float) -> str:
+    return f"{60 * pace:,.{0 if 60 * pace >= 10 else 1}f} pictures a minute"
 
 
 def _share(part: int, whole: int) -> str:
