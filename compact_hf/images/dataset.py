@@ -25,6 +25,7 @@ from compact_hf.images.address import Address
 from compact_hf.records import digest
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_ABSOLUTE: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
 class DatasetPictures:
@@ -47,7 +48,6 @@ class DatasetPictures:
             address = replace(address, revision=_commit(address))
         self.address = address
         self.identity = str(address)
-        self.image_source = address.path if address.on_hub else Path(address.path).name
         self.splits = _loaded(address)
         features = next(iter(self.splits.values())).features
         self.column, self.several = _picture_column(features, address)
@@ -55,13 +55,10 @@ class DatasetPictures:
         self._pictures = {
             split: rows.select_columns([self.column]).with_format("arrow") for split, rows in self.splits.items()
         }
+        said = [name for name in ("image_source", "image_license") if name in features]
+        self._origins = {split: rows.select_columns(said) for split, rows in self.splits.items() if said}
         self._roots = tuple(_roots(address))
         self._stamp = address.revision if address.on_hub else _stamp_of(Path(address.path))
-
-    @cached_property
-    def image_license(self) -> str:
-        """The licence that a repository's card names, `unknown` where it names none or cannot be read."""
-        return _license(self.address) if self.address.on_hub else "unknown"
 
     def refs(self) -> Iterator[str]:
         """Yield a reference for every picture, split by split, in the order of the rows."""
@@ -77,6 +74,19 @@ class DatasetPictures:
                     else:
                         yield f"{split}/{number}"
                     number += 1
+
+    def origin(self, ref: str) -> tuple[str, str]:
+        """Return what the row says, as a release's does, else the data set's name and the licence in its card."""
+        found = self._found(ref)
+        said = self._origins[found[0]][found[1]] if found is not None and self._origins else {}
+        source, license = str(said.get("image_source") or ""), str(said.get("image_license") or "")
+        if not source or _ABSOLUTE.match(source):
+            source = self.address.path if self.address.on_hub else Path(self.address.path).name
+        return source, license or self._license
+
+    @cached_property
+    def _license(self) -> str:
+        return _license(self.address) if self.address.on_hub else "unknown"
 
     def stamp(self, ref: str) -> str:
         """Return the commit, or for a folder a hash of its files' names, sizes and times."""

@@ -28,8 +28,6 @@ class Folder:
         SourceError: there is no such folder.
     """
 
-    image_license: str = "unknown"
-
     def __init__(self, path: str | Path) -> None:
         self._root = Path(path).resolve()
         if not self._root.exists():
@@ -37,7 +35,7 @@ class Folder:
         if not self._root.is_dir():
             raise SourceError(f"{path} is a file, not a folder; give the folder that it lies in")
         self.identity = str(self._root)
-        self.image_source = self._root.name or "folder"
+        self._name = self._root.name or "folder"
 
     def refs(self) -> Iterator[str]:
         """Yield the pictures' paths relative to the folder, with forward slashes, sorted.
@@ -55,6 +53,10 @@ class Folder:
         if not found:
             raise SourceError(self._nothing_found(others))
         yield from sorted(found)
+
+    def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
+        """Return the folder's own name, and a licence that is unknown."""
+        return self._name, "unknown"
 
     def stamp(self, ref: str) -> str:
         """Return the file's size and time of change, or an empty text where it is gone."""

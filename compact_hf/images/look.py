@@ -51,4 +51,4 @@ def look(source: Source, ref: str) -> Picture | Reject:
         return Reject("picture", "too small", ref, f"{width} x {height}, at least {MIN_EDGE} on the shorter edge")
     if file.orientation in _SIDEWAYS:
         width, height = height, width
-    return Picture(image_id_of(data), ref, width, height, source.image_source, source.image_license)
+    return Picture(image_id_of(data), ref, width, height, *source.origin(ref))

@@ -80,16 +80,6 @@ class QuestionedPictures:
             content.update(f"{body}\n{where}\n".encode())
         self.content = content.hexdigest()[:16]
 
-    @property
-    def image_source(self) -> str:
-        """See `Source`."""
-        return self._pictures.image_source
-
-    @property
-    def image_license(self) -> str:
-        """See `Source`."""
-        return self._pictures.image_license
-
     def refs(self) -> Iterator[str]:
         """Yield every picture once, and every row without a picture, so that a look at it says so; sorted.
 
@@ -100,6 +90,10 @@ class QuestionedPictures:
             raise SourceError(f"none of the {self.rows} rows of {self.identity} has one picture; give other rows")
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
+
+    def origin(self, ref: str) -> tuple[str, str]:
+        """See `Source.origin`."""
+        return self._pictures.origin(ref)
 
     def stamp(self, ref: str) -> str:
         """See `Source.stamp`."""

@@ -1,4 +1,4 @@
-"""Where pictures come from: the four names that a folder, drawn scenes and every other origin have in common."""
+"""Where pictures come from: what a folder, drawn scenes and every other origin have in common."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ class Source(Protocol):
 
     Attributes:
         identity (`str`): what makes it this place and no other; part of a run's identity, never published.
-        image_source (`str`): a name for it that may be published; never an absolute path.
-        image_license (`str`): licence of its pictures, `unknown` where nobody said.
     """
 
     @property
     def identity(self) -> str: ...
-
-    @property
-    def image_source(self) -> str: ...
-
-    @property
-    def image_license(self) -> str: ...
 
     def refs(self) -> Iterator[str]:
         """Yield every picture's reference once, in an order that is the same each time.
 
         Raises:
             SourceError: the place cannot be read, or holds no pictures.
+        """
+        ...
+
+    def origin(self, ref: str) -> tuple[str, str]:
+        """Return where a picture comes from, by a name that may be published and is never an absolute path, and its
+        licence, `unknown` where nobody said.
         """
         ...
 

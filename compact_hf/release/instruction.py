@@ -119,7 +119,7 @@ def _row(item: Any, images: Folder, held_out: Container[str]) -> Row | Reject:
         row,
         image_id=picture.image_id,
         # LLaVA's pool keeps each data set in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
-        image_source=PurePosixPath(image).parts[0] if "/" in image else images.image_source,
+        image_source=PurePosixPath(image).parts[0] if "/" in image else images.origin(image)[0],
         image_license=picture.image_license,
         read_picture=partial(images.read, image),
     )

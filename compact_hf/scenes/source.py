@@ -22,12 +22,14 @@ class Scenes:
     stop: int
 
     identity: ClassVar[str] = "scenes"
-    image_source: ClassVar[str] = "scenes"
-    image_license: ClassVar[str] = "CC0-1.0"
 
     def refs(self) -> Iterator[str]:
         """Yield `scene:SEED` in the order of the seeds."""
         return (f"scene:{seed}" for seed in range(self.start, self.stop))
+
+    def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
+        """Return `scenes`, and that they are free for any use."""
+        return "scenes", "CC0-1.0"
 
     def stamp(self, ref: str) -> str:  # noqa: ARG002 (the Source protocol names it)
         """Return nothing: a seed's scene never changes."""

@@ -102,14 +102,15 @@ class Bytes:
     """A source of one picture whose bytes are given."""
 
     identity = "bytes"
-    image_source = "bytes"
-    image_license = "CC0-1.0"
 
     def __init__(self, data: bytes) -> None:
         self._data = data
 
     def refs(self) -> Iterator[str]:
         yield "it"
+
+    def origin(self, ref: str) -> tuple[str, str]:
+        return "bytes", "CC0-1.0"
 
     def read(self, ref: str) -> bytes:
         return self._data

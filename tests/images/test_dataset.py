@@ -96,13 +96,25 @@ def test_each_picture_is_read_by_its_row(tmp_path: Path) -> None:
     source = opened(folder_of(tmp_path, [asked(A), asked(B), asked(A)]))
     assert list(source.refs()) == ["train/0", "train/1", "train/2"]
     assert [source.read(ref) for ref in source.refs()] == [A, B, A]
-    assert (source.image_source, source.image_license) == ("data set", "unknown")
+    assert source.origin("train/1") == ("data set", "unknown")
     seen = look(source, "train/1")
     assert isinstance(seen, Picture)
     assert seen.image_id == image_id_of(B)
     again = DatasetPictures(Address.parse(source.identity))
     assert again.read("train/1") == B
     assert again.stamp("train/1") == source.stamp("train/1") != ""
+
+
+def test_a_picture_keeps_the_origin_that_its_row_names_unless_it_is_a_path(tmp_path: Path) -> None:
+    features = Features(ONE | {"image_source": Value("string"), "image_license": Value("string")})
+    named = [("coco", "cc-by-4.0"), (None, None), ("/home/me/photos", "mit")]
+    rows = [{**asked(A), "image_source": source, "image_license": license} for source, license in named]
+    source = opened(folder_of(tmp_path, rows, features))
+    origins = [("coco", "cc-by-4.0"), ("data set", "unknown"), ("data set", "mit")]
+    assert [source.origin(ref) for ref in source.refs()] == origins
+    seen = look(source, "train/0")
+    assert isinstance(seen, Picture)
+    assert (seen.image_source, seen.image_license) == ("coco", "cc-by-4.0")
 
 
 def test_a_list_of_pictures_has_a_reference_for_each(tmp_path: Path) -> None:

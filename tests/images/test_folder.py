@@ -49,7 +49,7 @@ def test_what_only_looks_like_a_file_is_left_out(tmp_path: Path) -> None:
 
 def test_the_name_is_published_and_never_the_path(tmp_path: Path) -> None:
     folder = Folder(filled(tmp_path / "street scenes", "a.png"))
-    assert (folder.image_source, folder.image_license) == ("street scenes", "unknown")
+    assert folder.origin("a.png") == ("street scenes", "unknown")
     assert folder.identity == str(tmp_path / "street scenes")
 
 

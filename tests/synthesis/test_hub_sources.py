@@ -13,6 +13,7 @@ from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.model import KEY
 from tests.hub.clients import told
+from tests.synthesis.data_sets import pictures, questions_folder
 
 WAY: Final = """
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import CompactError
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
 from compact_hf.records import Row
 from compact_hf.release.publish import publish
 from compact_hf.synthesis.annotate.annotate import annotate
@@ -27,9 +30,12 @@ from compact_hf.synthesis.annotate.summary import annotations_of
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.generate import generate
 
-release, second, runs, gemini = sys.argv[1:]
+release, second, plain, runs, gemini = sys.argv[1:]
 runs = Path(runs)
 publish(release, "org/compact")
+HfApi().create_repo("org/plain", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/plain", folder_path=plain, repo_type="dataset")
+told_of_plain = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
 
 def identity(run):
     with Journal.read(runs / run) as journal:
@@ -47,6 +53,7 @@ told = {
     "main": identity("main"),
     "questions": sorted(one.question for one in annotations_of(runs / "main")),
     "rejects": found.rejects,
+    "plain": told_of_plain,
 }
 annotate("hf://datasets/org/compact@v1.0.0/k3", runs / "k3", split="train", verifier_url=gemini)
 told["k3"] = identity("k3")
@@ -104,14 +111,17 @@ def test_a_repository_is_annotated_and_generated_from_at_one_commit(
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     home = tmp_path / "home"
+    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    (plain / "README.md").write_text("---\nlicense: mit\n---\nTwo pictures.\n")
     with HubServer() as hub, GeminiServer() as gemini:
-        seen = told(hub, WAY, release, second, tmp_path / "runs", gemini.url, home=home)
+        seen = told(hub, WAY, release, second, plain, tmp_path / "runs", gemini.url, home=home)
         hub.fault = unreachable
         offline = told(hub, AGAIN, tmp_path / "runs" / "generated", home=home, HF_HUB_OFFLINE="1")
 
     assert seen["main"] == f"hf://datasets/org/compact@{seen['sha']}"
     assert seen["questions"] == sorted(turn["question"] for row in rows_of(release, "all") for turn in row["turns"])
     assert seen["rejects"] == {}
+    assert seen["plain"] == ["org/plain", "mit"]
     assert seen["k3"] == f"hf://datasets/org/compact@{seen['sha']}?config=k3&split=train"
     k3 = rows_of(release, "k3")
     assert set(seen["of_k3"]) <= {row["id"] for row in k3}
@@ -119,7 +129,7 @@ def test_a_repository_is_annotated_and_generated_from_at_one_commit(
         assert "cannot be read" in told_of
         assert what in told_of
         assert "\n" not in told_of
-    assert seen["sources"] == [["org/compact", "cc0-1.0"]]
+    assert seen["sources"] == [["scenes", "CC0-1.0"]]
     assert seen["rows"] == len(k3)
     assert seen["read"]
     assert f"source was 'hf://datasets/org/compact@{seen['sha']}', now" in seen["moved"]
