@@ -1,4 +1,4 @@
-"""The real google-genai client with files and batches, against a server that speaks their protocol over loopback."""
+"""What goes out in a batch and what comes back: the real google-genai client against a server over loopback."""
 
 from __future__ import annotations
 
@@ -8,30 +8,25 @@ import json
 import re
 import tracemalloc
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.responses import Response
 
-from compact_hf.errors import JournalError, SourceError, TeacherError, TeacherUnavailableError, UsageError
+from compact_hf.errors import SourceError, UsageError
 from compact_hf.synthesis.compact.prompts import DraftsReply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.teachers.gemini_batch import GeminiBatch
-from compact_hf.teachers.gemini_dispatch import Limits, Pace
-from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.teachers.gemini_dispatch import Limits
 from compact_hf.teachers.gemini_jsonl import write_requests
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.hub.faults import Cut
 from compact_hf.testing.model import KEY
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
-
-QUICK = Pace(first_s=0.02, longest_s=0.05, settle_s=0.02, patience_s=5.0)
-CALLS = ("upload", "chunk", "create", "created", "get", "download")
+from tests.teachers.batching import batch, drafts
 
 
 @pytest.fixture(autouse=True)
@@ -43,40 +38,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[GeminiServer]:
     with GeminiServer() as started:
         yield started
-
-
-def batch(run: Path, server: GeminiServer, **more: Any) -> GeminiBatch:
-    return GeminiBatch(state_dir=run, url=server.url, **{"pace": QUICK, **more})
-
-
-def drafts(count: int) -> list[Request]:
-    return [draft_request(("color", "counting"), ref=f"{number}.jpg") for number in range(count)]
-
-
-def some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[Reply | Failure]:
-    """Ask, take so many answers, and leave."""
-
-    async def stream() -> AsyncGenerator[Request, None]:
-        for request in requests:
-            yield request
-
-    async def main() -> list[Reply | Failure]:
-        answers = teacher.ask(stream())
-        taken = [await anext(answers) for _ in range(count)]
-        await answers.aclose()
-        await teacher.close()
-        return taken
-
-    return asyncio.run(main())
-
-
-def kept(run: Path) -> list[str]:
-    """Return the kinds of files that are kept of jobs."""
-    return sorted(path.name.partition(".")[2] for path in (run / FOLDER).iterdir()) if (run / FOLDER).exists() else []
-
-
-def once(call: str, response: Response) -> Callable[[str, int], Response | None]:
-    return lambda called, number: response if (called, number) == (call, 0) else None
 
 
 def test_a_batch_brings_what_the_same_requests_bring_one_by_one(server: GeminiServer, tmp_path: Path) -> None:
@@ -232,135 +193,6 @@ def test_what_a_newer_service_adds_to_a_response_is_no_harm(server: GeminiServer
     assert isinstance(reply, Reply)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("trouble", [error_response(503, "UNAVAILABLE", "overloaded"), Cut()], ids=["503", "cut"])
-def test_trouble_in_any_call_costs_nothing_but_time(
-    call: str, trouble: Response, server: GeminiServer, tmp_path: Path
-) -> None:
-    """Also where the job was made and only the answer was lost: it is found by its name, not made again."""
-    told: list[str] = []
-    if call == "chunk" and not isinstance(trouble, Cut):
-        trouble.headers["X-Goog-Upload-Status"] = "cancelled"  # or the SDK waits seven seconds for a better one
-    server.batches.fault = once(call, trouble)
-    answers = put(batch(tmp_path, server, on_wait=told.append), drafts(3))
-    assert all(isinstance(answer, Reply) for answer in answers)
-    assert (len(server.batches.jobs), server.answered) == (1, 3)
-    assert any("trying again" in line for line in told)
-
-
-def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: GeminiServer, tmp_path: Path) -> None:
-    revoked = error_response(403, "PERMISSION_DENIED", f"the key {KEY} was revoked")
-    server.batches.fault = lambda call, number: revoked if call == "get" else None
-    with pytest.raises(TeacherError, match="refuses the key") as refused:
-        put(batch(tmp_path, server), drafts(3))
-    assert KEY not in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert all(KEY not in path.read_text() for path in (tmp_path / FOLDER).iterdir())
-    server.batches.fault = lambda call, number: None
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(3)))
-    assert (len(server.batches.jobs), server.answered) == (1, 3)
-
-
-def test_an_unknown_model_is_refused(server: GeminiServer, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="a model that exists with --teacher gemini-batch:MODEL"):
-        put(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, pace=QUICK), drafts(1))
-
-
-def test_a_batch_that_is_refused_says_how_to_do_without(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("create", error_response(400, "FAILED_PRECONDITION", "no batches on the free tier"))
-    with pytest.raises(TeacherError, match=r"no batches on the free tier.*--teacher gemini:gemini-3.8-flash"):
-        put(batch(tmp_path, server), drafts(1))
-
-
-def test_a_service_out_of_reach_is_waited_for_only_so_long(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = lambda call, number: error_response(500, "INTERNAL", "oops")
-    with pytest.raises(TeacherUnavailableError, match="500 oops; nothing is lost, run the same command later"):
-        put(batch(tmp_path, server, pace=Pace(0.02, 0.02, 0.02, patience_s=0.1)), drafts(1))
-
-
-def test_a_new_job_waits_for_room_as_long_as_others_run(server: GeminiServer, tmp_path: Path) -> None:
-    full = error_response(429, "RESOURCE_EXHAUSTED", "too many batches")
-    server.batches.looks = 12
-    server.batches.fault = lambda call, number: (
-        full if call == "create" and number and server.batches.jobs[0].looked_at < 12 else None
-    )
-    pace = Pace(0.02, 0.02, 0.02, patience_s=0.1)
-    answers = put(batch(tmp_path, server, limits=Limits(max_requests=2), pace=pace), drafts(4))
-    assert all(isinstance(answer, Reply) for answer in answers)
-    assert (len(server.batches.jobs), server.answered) == (2, 4)
-
-
-def test_a_job_that_somebody_deleted_is_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("get", error_response(404, "NOT_FOUND", "there is no such batch"))
-    (failure,) = put(batch(tmp_path, server), drafts(1))
-    assert failure == Failure(failure.key, "the batch is not at the service any more (there is no such batch)")
-
-
-def test_results_that_are_gone_are_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("download", error_response(403, "PERMISSION_DENIED", "files are kept for two days"))
-    (failure,) = put(batch(tmp_path, server), drafts(1))
-    assert isinstance(failure, Failure)
-    assert kept(tmp_path) == []
-
-
-def test_what_was_not_handed_over_yet_is_there_the_next_time(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    taken = some(batch(tmp_path, server), requests, 2)
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    rest = [request for request in requests if request.key not in {answer.key for answer in taken}]
-    assert len(put(batch(tmp_path, server), rest)) == 3
-    assert kept(tmp_path) == []
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
-
-
-def test_what_was_handed_over_but_lost_on_the_way_is_there_the_next_time(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    some(batch(tmp_path, server), requests, 5)
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), requests[4:]))
-    assert kept(tmp_path) == []
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
-
-
-def test_what_was_handed_over_whole_is_forgotten_by_the_next_session(server: GeminiServer, tmp_path: Path) -> None:
-    some(batch(tmp_path, server), drafts(5), 5)
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    put(batch(tmp_path, server), [])
-    assert kept(tmp_path) == []
-
-
-def test_answers_that_nobody_asks_for_are_kept_until_somebody_does(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    some(batch(tmp_path, server), requests, 1)
-    put(batch(tmp_path, server), requests[1:2])
-    put(batch(tmp_path, server), [])
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    put(batch(tmp_path, server), requests[2:])
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
-    assert kept(tmp_path) == []
-
-
-def test_another_teacher_leaves_these_jobs_alone(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(2)
-    some(batch(tmp_path, server), requests, 1)
-    put(GeminiBatch("gemini-other", state_dir=tmp_path, url=server.url, pace=QUICK), requests)
-    assert len(server.batches.jobs) == 2
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-
-
-def test_an_upload_that_the_service_no_longer_keeps_is_sent_again(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = lambda call, number: error_response(403, "DENIED", "stop here") if call == "create" else None
-    with pytest.raises(TeacherError, match="stop here"):
-        put(batch(tmp_path, server), drafts(2))
-    server.batches.fault = lambda call, number: None
-    (file,) = (tmp_path / FOLDER).glob("*.json")
-    job = json.loads(file.read_text())
-    assert job["stage"] == "uploaded"
-    file.write_text(json.dumps({**job, "since": job["since"] - 41 * 3600}))
-    server.batches.files.clear()
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
-    assert (len(server.batches.jobs), server.answered) == (1, 2)
-
-
 def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.looks = 4
     told: list[str] = []
@@ -376,41 +208,6 @@ def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> Non
     told.clear()
     put(batch(tmp_path, server, on_wait=told.append, limits=Limits(max_requests=2)), drafts(4))
     assert "2 of 2 batches: 2 RUNNING for 0 min, 2 of 4 answered" in told
-
-
-def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.looks = 10**9
-    told: list[str] = []
-
-    async def main() -> float:
-        teacher = batch(tmp_path, server, on_wait=told.append, pace=Pace(60, 60, 0.02, 60))
-
-        async def stream() -> AsyncGenerator[Request, None]:
-            for request in drafts(2):
-                yield request
-            await asyncio.Event().wait()
-
-        async def wait() -> None:
-            async for answer in teacher.ask(stream()):
-                raise AssertionError(answer)
-
-        waiting = asyncio.create_task(wait())
-        while not teacher._asked:
-            await asyncio.sleep(0.01)
-        await teacher.flush()
-        while not any("PENDING" in line for line in told):
-            await asyncio.sleep(0.01)
-        started = asyncio.get_running_loop().time()
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await teacher.close()
-        return asyncio.get_running_loop().time() - started
-
-    assert asyncio.run(main()) < 1
-    assert told[-1] == f"1 batch left running at {server.url}; the same command collects what comes of it"
-    server.batches.looks = 1
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
-    assert (len(server.batches.jobs), server.answered) == (1, 2)
 
 
 def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiServer, tmp_path: Path) -> None:
@@ -440,28 +237,6 @@ def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiS
 
     asyncio.run(main())
     assert [len(job.results) for job in server.batches.jobs] == [3, 3]
-
-
-def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).write_text("in the way")
-    with pytest.raises(JournalError, match=r"cannot keep batches in .* and run the same command"):
-        put(batch(tmp_path, server), drafts(1))
-    assert server.batches.calls.total() == 0
-
-
-def test_a_damaged_job_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "compact-1.json").write_text("{")
-    with pytest.raises(JournalError, match=r"compact-1.json is damaged .* or remove it"):
-        put(batch(tmp_path, server), drafts(1))
-
-
-def test_what_was_being_written_at_a_kill_is_cleared_away(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    for name in ("compact-1.requests.jsonl", "compact-2.requests.jsonl.part", "compact-2.json.part"):
-        (tmp_path / FOLDER / name).write_text("half")
-    put(batch(tmp_path, server), drafts(1))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_key_says_which_variable_to_set_and_nothing_is_written(

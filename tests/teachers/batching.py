@@ -1,0 +1,47 @@
+"""Putting requests to the batch teacher without an engine, at the pace of tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from compact_hf.teachers.gemini_batch import GeminiBatch
+from compact_hf.teachers.gemini_dispatch import Pace
+from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.teachers.teacher import Failure, Reply, Request
+from compact_hf.testing.gemini import GeminiServer
+from tests.teachers.asking import draft_request
+
+QUICK = Pace(first_s=0.02, longest_s=0.05, settle_s=0.02, patience_s=5.0)
+
+
+def batch(run: Path, server: GeminiServer, **more: Any) -> GeminiBatch:
+    return GeminiBatch(state_dir=run, url=server.url, **{"pace": QUICK, **more})
+
+
+def drafts(count: int) -> list[Request]:
+    return [draft_request(("color", "counting"), ref=f"{number}.jpg") for number in range(count)]
+
+
+def some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[Reply | Failure]:
+    """Ask, take so many answers, and leave."""
+
+    async def stream() -> AsyncGenerator[Request, None]:
+        for request in requests:
+            yield request
+
+    async def main() -> list[Reply | Failure]:
+        answers = teacher.ask(stream())
+        taken = [await anext(answers) for _ in range(count)]
+        await answers.aclose()
+        await teacher.close()
+        return taken
+
+    return asyncio.run(main())
+
+
+def kept(run: Path) -> list[str]:
+    """Return the kinds of files that are kept of jobs."""
+    return sorted(path.name.partition(".")[2] for path in (run / FOLDER).iterdir()) if (run / FOLDER).exists() else []
