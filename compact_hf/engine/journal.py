@@ -26,16 +26,17 @@ from compact_hf.teachers.teacher import Reply, Role
 JOURNAL_VERSION: Final = 2
 FILE_NAME: Final = "journal.sqlite"
 _LOCK_NAME: Final = "journal.lock"
+# WITHOUT ROWID where rows are short only: there a row over a quarter of a page takes a page of its own.
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX looks_by_image ON looks (image_id, ref);
 CREATE TABLE replies (
     key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE outcomes (
     image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, accepted INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
-) WITHOUT ROWID;
+);
 """
 
 

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.gemini_protocol import failed, read_response
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
 from compact_hf.teachers.wire import key_in, server_of
-
-if TYPE_CHECKING:
-    from compact_hf.teachers.connections import Connections
-    from compact_hf.teachers.gemini_requests import Requests
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.
@@ -53,10 +49,13 @@ class Gemini:
         self._server = "the Gemini API" if url is None else server_of(url)
         self.name = f"gemini:{model}"
         self._model = model
-        self._url = url
         self._timeout_s = timeout_s
-        self._requests: Requests | None = None
-        self._connections: Connections | None = None
+        # Here and not when the first request comes: the imports take a second, in which nothing else could happen.
+        from compact_hf.teachers.connections import Connections
+        from compact_hf.teachers.gemini_requests import Requests
+
+        self._requests = Requests(model, key=self._key, url=url, timeout_s=timeout_s)
+        self._connections = Connections()
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`: the picture is encoded."""
@@ -65,11 +64,6 @@ class Gemini:
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
-        from compact_hf.teachers.connections import Connections
-        from compact_hf.teachers.gemini_requests import Requests
-
-        self._requests = Requests(self._model, key=self._key, url=self._url, timeout_s=self._timeout_s)
-        self._connections = Connections()
         async for item in answer_each(requests, self._answer):
             yield item
 
@@ -78,9 +72,7 @@ class Gemini:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._connections is not None:
-            await self._connections.close()
-            self._connections = None
+        await self._connections.close()
 
     async def _answer(self, request: Request) -> Reply | Failure:
         import httpx
@@ -88,8 +80,6 @@ class Gemini:
 
         from compact_hf.teachers.gemini_requests import read
 
-        if self._connections is None or self._requests is None:
-            raise TeacherError("the teacher gemini was closed")
         written = await self._requests.written(request)
         try:
             # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.

@@ -1,0 +1,116 @@
+"""The two ends of benchmarks/generation.py: a server in a process of its own that writes down when each request came,
+and the pictures that are asked about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import random
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+from starlette.responses import Response
+
+from compact_hf.testing.gemini import GeminiServer, error_response
+from compact_hf.testing.model import Asked
+
+LARGE_EVERY = 10  # one picture in ten is of 3000 x 2000 pixels, the others of 640 x 480
+
+
+@dataclass(frozen=True)
+class Came:
+    """One request at the server: when, whether it was answered, whether it carried a picture, and what it was."""
+
+    at: float
+    answered: bool
+    picture: bool
+    digest: str
+
+
+class Service:
+    """GeminiServer in another process; leaving the block ends it.
+
+    Args:
+        latency_s, accept_rate: as for GeminiServer.
+        storm_s (`float`): from the 100th request on, answer nothing but 429 for so many seconds.
+        delay_s (`float`): the delay that each 429 states.
+    """
+
+    def __init__(
+        self, *, latency_s: float, accept_rate: float = 0.8, storm_s: float = 0.0, delay_s: float = 5.0
+    ) -> None:
+        self._ours, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        settings = latency_s, accept_rate, storm_s, delay_s
+        self._process = context.Process(target=_serve, args=(theirs, *settings), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self.url: str = self._ours.recv()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def came(self) -> list[Came]:
+        """Return all requests so far."""
+        self._ours.send("came")
+        found: list[Came] = self._ours.recv()
+        return found
+
+
+def _serve(pipe: Connection, latency_s: float, accept_rate: float, storm_s: float, delay_s: float) -> None:
+    came: list[Came] = []
+    began: list[float] = []
+
+    def note(asked: Asked, number: int) -> Response | None:
+        now = time.time()
+        if storm_s and number == 100:
+            began.append(now)
+        refused = bool(began) and now - began[0] < storm_s
+        name = hashlib.sha256(asked.prompt.encode() + asked.picture[-2048:] + asked.picture[:2048]).hexdigest()
+        came.append(Came(now, not refused, bool(asked.picture), name))
+        return error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=delay_s) if refused else None
+
+    with GeminiServer(latency_s=latency_s, accept_rate=accept_rate, fault=note, remember=False) as server:
+        pipe.send(server.url)
+        while pipe.recv():
+            pipe.send(list(came))
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """Write `count` different photographs, JPEG files, into a new folder; goes on where it stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    small, large = _photographs((640, 480)), _photographs((3000, 2000))
+    for number in range(count):
+        file = folder / f"{number:05d}.jpg"
+        if file.exists():
+            continue
+        chosen = (large if number % LARGE_EVERY == 0 else small)[number % len(small)].copy()
+        rng = random.Random(number)
+        patch = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
+        chosen.paste(patch, (rng.randrange(chosen.width - 64), rng.randrange(chosen.height - 64)))
+        out = io.BytesIO()
+        chosen.save(out, "JPEG", quality=85)
+        file.write_bytes(out.getvalue())
+    return folder
+
+
+def _photographs(size: tuple[int, int]) -> list[Image.Image]:
+    """Eight photographs that scikit-image ships, at this size."""
+    import skimage
+
+    files = sorted(
+        file for file in (Path(skimage.__file__).parent / "data").iterdir() if file.suffix in (".jpg", ".png")
+    )
+    return [Image.open(file).convert("RGB").resize(size) for file in files[:8]]
