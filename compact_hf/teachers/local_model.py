@@ -92,6 +92,12 @@ def processor_of(place: Place) -> Any:
     try:
         with _without_progress_bars():
             processor = AutoProcessor.from_pretrained(place.model, revision=place.commit)
+    except ImportError as error:
+        # Such as torchvision, without which Qwen's cannot take videos, nor anything else.
+        raise UsageError(
+            f"the processor of {place.model} cannot be loaded: {line_of(error).partition('. ')[0]}; "
+            "install the package that it names"
+        ) from error
     except _CANNOT_LOAD as error:
         raise UsageError(f"the processor of {place.model} cannot be loaded: {line_of(error)}") from error
     if not hasattr(processor, "image_processor"):

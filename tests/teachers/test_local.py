@@ -33,6 +33,7 @@ from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
 from compact_hf.testing.hub.server import HubServer
 from tests.hub.clients import told
 from tests.teachers.asking import photograph, put
+from tests.teachers.other_models import gemma, idefics
 from tests.teachers.tiny_teacher import untaught, with_bytes_as_llama_has_them
 
 SCHEMAS = (DraftReply, DraftsReply, VerdictReply, VerdictsReply, BlindReply, BlindAnswersReply)
@@ -46,6 +47,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llamas_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_bytes_as_llama_has_them(untaught(tmp_path_factory.mktemp("local") / "llama"))
+
+
+@pytest.fixture(scope="module")
+def gemmas(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    return gemma(tmp_path_factory.mktemp("local") / "gemma", folder)
+
+
+@pytest.fixture(scope="module")
+def idefics_too(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    return idefics(tmp_path_factory.mktemp("local") / "idefics", folder)
 
 
 class Watched:
@@ -110,11 +121,11 @@ def babbling(folder: Path) -> Callable[[Any], Any]:
     return load
 
 
-@pytest.mark.parametrize("tokens", ["folder", "llamas_bytes"])
+@pytest.mark.parametrize("kind", ["folder", "llamas_bytes", "gemmas", "idefics_too"])
 def test_whatever_a_model_would_say_its_reply_has_the_schema(
-    tokens: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = request.getfixturevalue(tokens)
+    model = request.getfixturevalue(kind)
     monkeypatch.setattr(local_generation, "network_of", babbling(model))
     asked = [asking(number, SCHEMAS[number % 6], blind=number % 5 == 4) for number in range(48)]
     read: dict[str, list[BaseModel]] = {schema.__name__: [] for schema in SCHEMAS}
