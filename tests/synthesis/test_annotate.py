@@ -17,8 +17,8 @@ from compact_hf.errors import IdentityError, JournalError, SourceError, StoppedE
 from compact_hf.records import Reject, to_json
 from compact_hf.synthesis.annotate.annotate import annotate
 from compact_hf.synthesis.annotate.annotation import Annotated, Annotation
+from compact_hf.synthesis.annotate.parquet import FILE_NAME
 from compact_hf.synthesis.annotate.summary import Pair, annotations_of, summary
-from compact_hf.synthesis.annotate.table import FILE_NAME
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.judging import QUESTIONS_PER_REQUEST

@@ -18,8 +18,8 @@ from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
 from compact_hf.synthesis.annotate.annotation import METHOD, annotate_picture
+from compact_hf.synthesis.annotate.parquet import write_table
 from compact_hf.synthesis.annotate.summary import Summary, summary
-from compact_hf.synthesis.annotate.table import write_table
 from compact_hf.synthesis.judging import judging_version
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms

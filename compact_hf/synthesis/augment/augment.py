@@ -19,7 +19,7 @@ from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
 from compact_hf.synthesis.augment.prompts import rewriting_version
-from compact_hf.synthesis.augment.rewriting import METHOD, PRESET, augment_picture
+from compact_hf.synthesis.augment.rewriting import BATCHED, METHOD, PRESET, augment_picture
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.judging import judging_version
@@ -101,7 +101,8 @@ def augment(
     for one in (writer, judge):
         if one.sources not in (None, asked.identity):
             raise UsageError(f"the teacher {one.name} only knows drawn scenes, got {dataset}; use --teacher gemini")
-    preset = replace(PRESET, strict=strict, max_edge=max_edge)
+    in_batches = writer.in_batches or judge.in_batches
+    preset = replace(BATCHED if in_batches else PRESET, strict=strict, max_edge=max_edge)
     ks = range(writer.ks.start, min(writer.ks.stop, MAX_K + 1))
     return Run(
         asked,

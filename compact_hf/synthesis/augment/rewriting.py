@@ -36,6 +36,9 @@ PRESET: Final = replace(
 )
 """The filters of `paper`; four questions of a picture are rewritten in one request, each with up to three atoms."""
 
+# Each round waits for two batches, up to 24 hours each.
+BATCHED: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
+
 
 @dataclass(slots=True)
 class _Picture:
