@@ -1,31 +1,40 @@
-"""Memory and speed of writing and validating a release: `python benchmarks/assembly.py [--rows 1000 10000] [--json]`.
+"""Memory and speed of assembling and validating: `python benchmarks/assembly.py [--rows 1000 10000] [--json]`.
 
-In: a number of rows, each with a picture of about 30 KB made on the spot (noise, so that nothing compresses away).
-Out: one table with the peak resident memory of a fresh process for each number of rows and step; what counts is that
-it stays the same. `imports` is the peak before the step, with every library loaded.
+In: a number of rows, each with a picture of about 30 KB made on the spot (noise, so that nothing compresses away); to
+choose from, a journal with as many images of four or five accepted questions each. Out: one table with the peak
+resident memory of a fresh process for each number of rows and step; `imports` is the peak before the step, with every
+library loaded. What counts is that writing and validating stay the same. Choosing (near-duplicates are dropped, the
+rest is balanced) holds the questions' words and grows with their number, whatever the pictures are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from compact_hf.capabilities import CAPABILITIES as ATOMS
+from compact_hf.engine.journal import Finished, Journal
 from compact_hf.images.look import image_id_of
-from compact_hf.records import Message, Row, Turn, digest
+from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
+from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.conversation import Outcome
 
 EDGE = 185  # pixels; noise of this size takes about 30 KB as a JPEG
 CAPABILITIES = ("color", "shape", "counting")
-STEPS = ("write", "validate")
+STEPS = ("choose", "write", "validate")
+WORDS = 5000  # as many different words as some 100,000 people's questions about pictures have
 
 
 def picture(number: int) -> bytes:
@@ -64,6 +73,29 @@ def rows(count: int) -> Iterator[Row]:
         )
 
 
+def outcome(number: int) -> Outcome:
+    """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
+    rng = random.Random(number)
+    k = rng.randint(1, 3)
+    turns = []
+    for _ in range(rng.randint(4, 5)):
+        asked = tuple(sorted(rng.sample(list(ATOMS), k)))
+        # Some words are far more frequent than others, as in any language.
+        words = (f"word{int(WORDS ** rng.random())}" for _ in range(rng.randint(6, 14)))
+        turns.append(Turn(" ".join(words), f"answer {int(WORDS ** rng.random())}", asked, asked, 90))
+    return Outcome(k, Conversation(digest(number), k, tuple(turns)), (), (), "none", "none")
+
+
+def journalled(count: int, run: Path) -> None:
+    """Write the journal of a run over `count` images."""
+    identity = {"source": "scenes", "method": "compact", "preset": "efficient@1"}
+    with Journal.open(run, identity) as journal:
+        for number in range(count):
+            of = Picture(digest(number), f"scene:{number}", 64, 64, "scenes")
+            journal.record_look(of.ref, "", of)
+            journal.record_outcome(Finished(of.image_id, of.ref, to_json(outcome(number)), 5))
+
+
 def peak() -> float:
     """Peak resident memory of this process so far, in MB."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -78,8 +110,12 @@ def measure(step: str, count: int, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as warm:
         write(rows(3), Path(warm) / "out", version="1.0.0")
         validate(Path(warm) / "out")
+    if step == "choose":
+        journalled(count, out.with_suffix(".run"))
     imports, start = peak(), time.perf_counter()
-    if step == "write":
+    if step == "choose":
+        deque(conversation_rows([out.with_suffix(".run")], balance=True), maxlen=0)
+    elif step == "write":
         write(rows(count), out, version="1.0.0")
     elif not validate(out).is_valid:
         sys.exit(f"the release of {count} rows is not valid")

@@ -13,6 +13,7 @@ from compact_hf.release.assemble import assemble
 from compact_hf.release.layout import split_of
 from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.balance import Balance
 from compact_hf.synthesis.compact.generate import generate
 
 from .samples import contents, item
@@ -52,6 +53,23 @@ def test_a_held_out_picture_is_not_trained_on(run: Path, instruction: Path, tmp_
     assert facts.rejects["instruction", "picture is in the validation split"] == 1
     assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
     assert validate(tmp_path / "out").counts == {}
+
+
+def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_the_card(
+    run: Path, tmp_path: Path
+) -> None:
+    told: list[Balance] = []
+    whole = assemble(run, tmp_path / "whole", version="1.0.0", max_similarity=1)
+    new = assemble(run, tmp_path / "new", version="1.0.0")
+    even = assemble(run, tmp_path / "even", version="1.0.0", balance=True, on_balance=told.append)
+    assert not any(stage == "assembly" for stage, _ in whole.rejects)
+    assert whole.turns.total() > new.turns.total() > even.turns.total()
+    assert new.rejects["assembly", "near-duplicate question"] == even.rejects["assembly", "near-duplicate question"] > 0
+    assert even.rejects["assembly", "surplus for balance"] == new.turns.total() - even.turns.total()
+    assert (told[0].before.questions, told[0].after.questions) == (new.turns.total(), even.turns.total())
+    assert told[0].before.ks < told[0].after.ks
+    assert "surplus for balance" in (tmp_path / "even" / "README.md").read_text()
+    assert validate(tmp_path / "even").counts == {}
 
 
 def test_a_wrong_instruction_file_is_refused_before_the_runs_are_read(tmp_path: Path) -> None:
