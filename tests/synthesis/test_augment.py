@@ -123,6 +123,16 @@ def test_the_teacher_sees_questions_and_answers_and_the_verifier_of_the_new_ones
         assert "What is number" not in prompt
 
 
+def test_in_batches_one_round_is_enough_and_says_so(folder: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        server.batches.looks = 1  # done at the first look
+        augment(str(folder), tmp_path / "run", teacher="gemini-batch", teacher_url=server.url, limit=2)
+        assert len(server.batches.jobs) == 3  # what the questions need, new ones, what those need
+    told = status(tmp_path / "run")
+    assert told.identity["preset"] == "k-plus-1-batch@1"
+    assert told.questions > 0
+
+
 def answered(
     needs: dict[str, tuple[str, ...]],
     write: Callable[[tuple[str, ...]], dict[str, Any] | None],
