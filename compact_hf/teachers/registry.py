@@ -10,6 +10,7 @@ from typing import Final
 from compact_hf.errors import UsageError
 from compact_hf.teachers.teacher import Teacher
 
+IN_BATCHES: Final = ("gemini-batch",)
 NAMES: Final = ("gemini", "gemini-batch", "local", "openai", "scenes")
 
 
@@ -63,6 +64,26 @@ def open_teacher(
             if model:
                 raise UsageError("the teacher scenes has no models; write --teacher scenes")
             return ScenesTeacher(noise=noise, seed=seed)
-    near = difflib.get_close_matches(name, NAMES, n=1)
+    raise _unknown(spec)
+
+
+def full_name(spec: str) -> str:
+    """Return the name that the teacher of `spec` has, its model included, without opening it: no key is needed.
+
+    Raises:
+        UsageError: no such teacher.
+    """
+    name, _, model = spec.partition(":")
+    if name not in NAMES:
+        raise _unknown(spec)
+    if name in ("gemini", "gemini-batch") and not model:
+        from compact_hf.teachers.gemini import DEFAULT_MODEL
+
+        return f"{name}:{DEFAULT_MODEL}"
+    return spec
+
+
+def _unknown(spec: str) -> UsageError:
+    near = difflib.get_close_matches(spec.partition(":")[0], NAMES, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{meant}")
+    return UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{meant}")

@@ -1,0 +1,37 @@
+"""`compact demo`: parsing and talking."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from compact_hf.commands.command import command
+from compact_hf.talk import Bar, tell
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    demo = command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder; again: goes on")
+    demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
+    demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from compact_hf.demo.way import run_demo
+
+    bars: dict[str, Bar] = {}
+
+    def show(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[stage] = Bar(stage)
+        bars[stage].show(done, total, note)
+
+    result = run_demo(chosen.out, scenes=chosen.scenes, steps=chosen.steps, on_progress=show)
+    for bar in bars.values():
+        bar.close()
+    tell(result.summary)
+    return 0

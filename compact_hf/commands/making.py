@@ -1,0 +1,155 @@
+"""`compact generate` and `status`: parsing and talking."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from compact_hf.commands.command import command
+from compact_hf.errors import UsageError
+from compact_hf.talk import Bar, say, tell, tell_json, tell_table
+
+if TYPE_CHECKING:
+    from compact_hf.synthesis.compact.tables import Table
+    from compact_hf.synthesis.standing import Standing
+
+
+_PLANNED: Final = (
+    *("teacher", "verifier", "ks", "preset", "strict", "shard", "limit"),
+    *("concurrency", "rpm", "tpm", "price_in", "price_out"),
+)
+"""What decides how much is asked."""
+_MORE: Final = ("teacher_url", "verifier_url", "max_edge", "seed", "noise", "max_requests", "max_cost")
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    generate = command(
+        commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
+    )
+    generate.add_argument("source", help="a folder of pictures, or scenes:N")
+    generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
+    generate.add_argument(
+        "--teacher",
+        metavar="NAME[:MODEL]",
+        help="gemini, gemini-batch, local, openai, scenes (default: by the source)",
+    )
+    generate.add_argument("--teacher-url", metavar="URL", help="another server of the teacher's protocol, such as vLLM")
+    generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
+    generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
+    generate.add_argument(
+        "--k", dest="ks", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
+    )
+    generate.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
+    generate.add_argument(
+        "--preset",
+        default="paper",
+        help="paper (default): a question a request; efficient: several, a third of the price",
+    )
+    generate.add_argument(
+        "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
+    generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
+    generate.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
+    generate.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
+    generate.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
+    generate.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
+    generate.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
+    generate.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+    generate.add_argument(
+        "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
+    )
+    generate.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
+    generate.add_argument("--shard", metavar="I/N", help="the I-th of N parts only; numbers are those of all parts")
+    generate.add_argument(
+        "--runner", choices=("local", "ray"), default="local", help="ray: on the cluster that there is (default: local)"
+    )
+    generate.add_argument("--shards", type=int, metavar="N", help="with --runner ray: parts to cut the run into")
+    generate.add_argument(
+        "--noise", type=float, default=0.0, metavar="SHARE", help="faults that the teacher scenes plants, 0 to 1"
+    )
+
+    status = command(commands, "status", _status, "what a run has done so far", "compact status run")
+    status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
+    status.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
+    status.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+    status.add_argument("--json", action="store_true", help="for machines")
+
+
+def _generate(chosen: argparse.Namespace) -> int:
+    settings = {name: getattr(chosen, name) for name in (*_PLANNED, *_MORE)}
+    if chosen.runner == "ray" and (chosen.shards is None or chosen.shard is not None):
+        raise UsageError("--runner ray cuts the run itself: give --shards N, and no --shard")
+    if chosen.runner == "local" and chosen.shards is not None:
+        raise UsageError("--shards N needs --runner ray; for one part of a run on this machine give --shard I/N")
+    if chosen.dry_run:
+        return _plan(chosen.source, chosen.out, {name: settings[name] for name in _PLANNED})
+    with Bar("pictures") as bar:
+        standing = _generated(chosen, settings, bar)
+    say(
+        f"{standing.kept} of {standing.finished} pictures kept, {standing.accepted} questions accepted; next: "
+        f"compact status {chosen.out}, compact assemble {chosen.out} --out release --version 1.0.0"
+    )
+    return 0
+
+
+def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -> Standing:
+    failures = 0
+
+    def show(standing: Standing) -> None:
+        nonlocal failures
+        if standing.failures > failures:
+            failures = standing.failures
+            bar.note(f"compact: trying again: {standing.last_failure}")
+        bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
+
+    if chosen.runner == "ray":
+        from compact_hf.synthesis.on_ray import generate_on_ray
+
+        del settings["shard"]
+        return generate_on_ray(chosen.source, chosen.out, shards=chosen.shards, on_progress=show, **settings)
+    from compact_hf.synthesis.compact.generate import generate
+
+    def wait(line: str) -> None:
+        bar.note(f"compact: {line}")
+
+    return generate(chosen.source, chosen.out, on_progress=show, on_wait=wait, **settings)
+
+
+def _plan(source: str, out: Path, settings: dict[str, Any]) -> int:
+    from compact_hf.synthesis.compact.plan import plan
+    from compact_hf.synthesis.compact.tables import forecast_parts
+
+    _tell_parts(forecast_parts(plan(source, out, **settings)))
+    return 0
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from compact_hf.synthesis.compact.status import status
+    from compact_hf.synthesis.compact.tables import status_parts
+
+    found = status(chosen.run_folder, price_in=chosen.price_in, price_out=chosen.price_out)
+    if chosen.json:
+        tell_json(asdict(found))
+        return 0
+    _tell_parts(status_parts(found))
+    return 0
+
+
+def _tell_parts(parts: Iterator[str | Table]) -> None:
+    for part in parts:
+        if isinstance(part, str):
+            tell(part)
+        else:
+            tell_table(part.head, part.rows)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None

@@ -1,0 +1,99 @@
+"""`compact assemble`, `validate` and `publish`: parsing and talking."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from compact_hf.commands.command import command
+from compact_hf.talk import printable, say, tell, tell_table
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    assemble = command(
+        commands, "assemble", _assemble, "write a release", "compact assemble run --out release --version 1.0.0"
+    )
+    assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
+    assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
+    assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
+    assemble.add_argument(
+        "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
+    )
+    share = assemble.add_mutually_exclusive_group()
+    share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
+    share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
+    assemble.add_argument("--seed", type=int, default=0, help="decides which rows (default: 0)")
+
+    validate = command(commands, "validate", _validate, "check a release", "compact validate release")
+    validate.add_argument("release", type=Path, metavar="DIR")
+
+    publish = command(
+        commands, "publish", _publish, "put a release on the Hub, in one piece", "compact publish release org/compact"
+    )
+    publish.add_argument("release", type=Path, metavar="DIR")
+    publish.add_argument("repository", metavar="ORG/NAME", help="a data set's; created where it is not there")
+    publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
+    publish.add_argument("--dry-run", action="store_true", help="check, and list the files only")
+
+
+def _assemble(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.assemble import assemble
+
+    facts = assemble(
+        chosen.runs,
+        chosen.out,
+        version=chosen.version,
+        instruction=chosen.instruction,
+        image_root=chosen.image_root,
+        instruction_fraction=chosen.instruction_fraction,
+        instruction_rows=chosen.instruction_rows,
+        seed=chosen.seed,
+    )
+    tell_table(
+        ("config", "train", "validation"),
+        [
+            (name, facts.rows(*leaves, split="train"), facts.rows(*leaves, split="validation"))
+            for name, leaves in facts.configs.items()
+        ],
+    )
+    tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
+    say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
+    return 0
+
+
+def _validate(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.validate import validate
+
+    report = validate(chosen.release)
+    for problem in report.problems:
+        tell(printable(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"))
+    for check, count in report.counts.items():
+        say(f"{check}: {count}")
+    if not report.is_valid:
+        say(f"compact: {chosen.release} is not a valid release: {sum(report.counts.values())} problems")
+        return 1
+    say(f"{chosen.release} is valid: {sum(report.rows.values())} rows")
+    return 0
+
+
+def _publish(chosen: argparse.Namespace) -> int:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    from compact_hf.release.publish import publish
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    published = publish(
+        chosen.release, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
+    )
+    if published.pushed is None:
+        tell_table(("file", "bytes"), list(published.files.items()))
+        say(f"{published.tag} would be {len(published.files)} files, {sum(published.files.values()):,} bytes")
+        return 0
+    say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
+    tell(published.pushed.url)
+    return 0

@@ -1,0 +1,67 @@
+"""`compact generate ... --dry-run`: what a run will take from here on, before anything is asked. It needs no key.
+
+In: what `generate` takes. Out: a `Forecast`. The pictures are listed, not looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from compact_hf.engine.journal import FILE_NAME
+from compact_hf.engine.rates import Limits
+from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
+from compact_hf.synthesis.compact.generate import default_teacher
+from compact_hf.synthesis.compact.preset import preset_named
+from compact_hf.synthesis.compact.status import status
+from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.synthesis.shards import Shard
+from compact_hf.synthesis.sources import open_source
+from compact_hf.teachers.registry import IN_BATCHES, full_name
+from compact_hf.teachers.teacher import Role
+
+
+def plan(
+    source: str,
+    out: str | Path,
+    *,
+    teacher: str | None = None,
+    verifier: str | None = None,
+    ks: tuple[int, ...] | None = None,
+    preset: str = "paper",
+    strict: bool = False,
+    shard: str | None = None,
+    limit: int | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    rpm: float | None = None,
+    tpm: float | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+) -> Forecast:
+    """Say what `generate` with these settings will take: requests, tokens, US dollars, time.
+
+    Args:
+        all as for `generate`. Where `out` holds the run already, its own means are used instead of assumptions.
+
+    Raises:
+        UsageError: an argument cannot be carried out.
+        SourceError: there are no pictures to work on.
+        JournalError: `out` holds a run that cannot be read.
+    """
+    part = None if shard is None else Shard.parse(shard)
+    terms = Terms(limit, concurrency, rpm, tpm, price_in=price_in, price_out=price_out).of(part)
+    pictures = open_source(source)
+    writer = full_name(teacher or default_teacher(pictures))
+    teachers: dict[Role, str] = {"teacher": writer, "verifier": full_name(verifier) if verifier else writer}
+    in_batches = any(name.partition(":")[0] in IN_BATCHES for name in teachers.values())
+    chosen = preset_named(preset, strict=strict, in_batches=in_batches)
+    refs = list(pictures.refs())
+    count = len(refs if part is None else part.own(refs))
+    return forecast_for(
+        count if terms.limit is None else min(count, terms.limit),
+        replace(chosen, ks=ks or chosen.ks),
+        teachers=teachers,
+        prices=terms.prices(teachers),
+        limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
+        measured=status(out) if (Path(out) / FILE_NAME).is_file() else None,
+    )
