@@ -154,8 +154,8 @@ class Dispatch:
         for job in self.due(asked):
             if job.stage == "collected":
                 continue
-            # Without room for a new job there may still be news of the others; without an answer there is none.
-            if trouble is not None and (job.stage != "submitted" or not trouble.overloaded):
+            # Where there is no room for a new job, there is none for the next; news of others there may be.
+            if trouble is not None and job.stage != "submitted":
                 continue
             try:
                 with self._folder.spoken():

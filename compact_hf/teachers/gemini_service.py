@@ -28,11 +28,7 @@ _LISTED_AT_ONCE: Final = 100
 
 
 class Trouble(Exception):
-    """A call that did not work this time. `overloaded`: the service asks for less, or has no room for more jobs."""
-
-    def __init__(self, message: str, *, overloaded: bool = False) -> None:
-        self.overloaded = overloaded
-        super().__init__(message)
+    """A call that did not work this time: nobody answered, or the service has no room for more."""
 
 
 class Gone(Exception):
@@ -192,7 +188,7 @@ class BatchService:
         if isinstance(found, TeacherError):
             return found
         if found.worth_retrying:
-            return Trouble(found.message, overloaded=found.overloaded)
+            return Trouble(found.message)
         return TeacherError(
             f"{self._teacher} refuses a batch ({found.message}); the same requests go one by one with "
             f"--teacher gemini:{self._model}"

@@ -26,7 +26,7 @@ from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.model import KEY
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
-from tests.teachers.batching import batch, drafts
+from tests.teachers.batching import QUICK, batch, drafts
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +90,9 @@ def test_pictures_are_encoded_one_at_a_time_and_forgotten(tmp_path: Path) -> Non
     file = io.BytesIO()
     Image.effect_noise((1024, 1024), 90).save(file, "JPEG", quality=95)
     requests = [draft_request(("color",), ref=f"{number}.jpg", picture=file.getvalue()) for number in range(40)]
+    asyncio.run(
+        write_requests(tmp_path / "f", deque(drafts(1)), max_bytes=1, max_requests=1)
+    )  # imports take memory too
     tracemalloc.start()
     try:
         keys, _ = asyncio.run(write_requests(tmp_path / "f", deque(requests), max_bytes=10**9, max_requests=100))
@@ -226,11 +229,19 @@ def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiS
             queue.put_nowait(request)
         await teacher.flush()
         answers = teacher.ask(stream())
-        for request in requests[3:]:
+        for request in requests[3:5]:
             await anext(answers)
             queue.put_nowait(request)
             await teacher.flush()
-        for _ in range(3):
+        await anext(answers)
+        # What follows from the third answer takes its time: the flushes before it are void.
+        fourth = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(20 * QUICK.settle_s)
+        assert len(server.batches.jobs) == 1
+        queue.put_nowait(requests[5])
+        await teacher.flush()
+        await fourth
+        for _ in range(2):
             await anext(answers)
         await answers.aclose()
         await teacher.close()
