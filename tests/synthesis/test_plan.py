@@ -1,0 +1,58 @@
+"""What a run will take, told before anything is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compact_hf.cli import main
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.synthesis.compact.plan import plan
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+
+
+def test_a_plan_needs_no_key_and_leaves_nothing_behind(few: Path, tmp_path: Path) -> None:
+    found = plan(str(few), tmp_path / "run", preset="efficient")
+    assert (found.pictures, found.finished) == (7, 0)
+    assert found.cost is not None
+    assert found.cost > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_efficient_costs_less_than_paper_and_a_batch_half_of_that(few: Path, tmp_path: Path) -> None:
+    paper = plan(str(few), tmp_path)
+    efficient = plan(str(few), tmp_path, preset="efficient")
+    batch = plan(str(few), tmp_path, preset="efficient", teacher="gemini-batch")
+    costs = [one.cost_per_question for one in (paper, efficient, batch)]
+    assert costs[0] > costs[1] > 1.9 * costs[2]
+
+
+def test_limits_and_shards_are_planned_for(few: Path, tmp_path: Path) -> None:
+    assert plan(str(few), tmp_path, limit=4).pictures == 4
+    assert [plan(str(few), tmp_path, shard=f"{index}/2").pictures for index in (1, 2)] == [4, 3]
+    assert [plan(str(few), tmp_path, shard=f"{index}/2", limit=3).pictures for index in (1, 2)] == [2, 1]
+
+
+def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    generate("scenes:60", out, limit=20, preset="efficient")
+    began = plan("scenes:60", out, preset="efficient")
+    assert (began.pictures, began.finished) == (40, 20)
+    assert any("measured on 20" in line for line in began.basis)
+    standing = generate("scenes:60", out, preset="efficient")
+    assert began.requests == pytest.approx(standing.sent, rel=0.25)
+
+
+def test_the_command_prints_a_table_and_asks_nothing(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "7 pictures" in said
+    assert "USD a question" in said
+    assert not (tmp_path / "run").exists()
