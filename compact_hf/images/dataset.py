@@ -217,15 +217,17 @@ def _stamp_of(folder: Path) -> str:
 def _bars_on_a_terminal() -> Iterator[None]:
     """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
     import datasets
+    from huggingface_hub import utils as hub
 
-    shown = not datasets.are_progress_bars_disabled()
-    if not (sys.stderr and sys.stderr.isatty()):
-        datasets.disable_progress_bars()
+    shown = [bars for bars in (datasets, hub) if not bars.are_progress_bars_disabled()]
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    for bars in shown if not seen else ():
+        bars.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
-            datasets.enable_progress_bars()
+        for bars in shown:
+            bars.enable_progress_bars()
 
 
 def _told(address: Address, error: Exception) -> str:

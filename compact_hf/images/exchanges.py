@@ -48,24 +48,29 @@ def exchanges_of(row: Mapping[str, Any], shape: Shape) -> tuple[Exchange, ...] |
 
     Questions are without `<image>` and without LLaVA's request for a short answer, which is about the answer's form.
     """
-    match shape:
-        case "turns" | "texts":
-            names = ("question", "answer") if shape == "turns" else ("user", "assistant")
-            found = [tuple(_text(turn.get(name)) for name in names) for turn in row[shape] or ()]
-        case "messages" | "conversations":
-            spoken = _messages(row[shape] or ()) if shape == "messages" else spoken_in(row)
-            if isinstance(spoken, Defect):
-                return spoken
-            found = [(asked.content, told.content) for asked, told in zip(spoken[::2], spoken[1::2], strict=True)]
-        case "question":
-            found = [(_text(row["question"]), _answer(row))]
-    exchanges = tuple(Exchange(_bare(question), answer) for question, answer in found)
-    return exchanges or Defect("no questions")
+    if shape == "question":
+        return (Exchange(_bare(_text(row["question"])), _answer(row)),)
+    if shape == "conversations":
+        spoken = spoken_in(row)
+    else:
+        turns = row[shape] or []
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            return Defect("not a list of objects", repr(turns)[:80])
+        if shape != "messages":
+            asked, told = ("question", "answer") if shape == "turns" else ("user", "assistant")
+            found = tuple(Exchange(_bare(_text(turn.get(asked))), _text(turn.get(told))) for turn in turns)
+            return found or Defect("no questions")
+        spoken = _messages(turns)
+    if isinstance(spoken, Defect):
+        return spoken
+    return tuple(
+        Exchange(_bare(one.content), other.content) for one, other in zip(spoken[::2], spoken[1::2], strict=True)
+    )
 
 
-def _messages(spoken: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
+def _messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
     messages: list[Message] = []
-    for message in spoken:
+    for message in turns:
         role = message.get("role")
         if role == "system":
             continue

@@ -69,6 +69,8 @@ def open_dataset(text: str, *, split: str | None = None, image_root: str | None 
         return of_llava(path, open_source(image_root or str(path.parent)))
     if image_root is not None:
         raise UsageError(f"--image-root is for the paths in a JSON file, and {text} is none; leave it out")
+    if path.is_file():
+        raise UsageError(f"{text} is a file of another kind; give a .json file in LLaVA's format, or a folder")
     if path.is_dir():
         address = Address(str(path.resolve()), on_hub=False)
     elif text.startswith(HUB):

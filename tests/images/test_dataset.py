@@ -206,6 +206,10 @@ def test_the_usual_shapes_of_rows_are_all_read_alike(row: dict[str, Any]) -> Non
     [
         ({"turns": []}, "no questions"),
         ({"turns": None}, "no questions"),
+        ({"turns": ["What?", "Where?"]}, "not a list of objects"),
+        ({"messages": '[{"role": "user"}]'}, "not a list of objects"),
+        ({"conversations": "What?"}, "no conversations"),
+        ({"texts": [1]}, "not a list of objects"),
         ({"messages": MESSAGES[:2]}, "roles do not alternate"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "unknown role"),
         ({"conversations": SPOKEN[::-1] * 2}, "roles do not alternate"),

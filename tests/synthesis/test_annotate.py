@@ -221,6 +221,7 @@ def test_a_run_of_another_command_is_refused(tmp_path: Path) -> None:
     ("arguments", "error", "told"),
     [
         ({"dataset": "nothing-here"}, UsageError, "give a folder, a JSON file, or org/name"),
+        ({"dataset": "{folder}/train-00000-of-00001.parquet"}, UsageError, "a file of another kind"),
         ({"dataset": "{folder}", "image_root": "x"}, UsageError, "--image-root is for the paths in a JSON file"),
         ({"dataset": "{folder}", "split": "test"}, SourceError, "has the splits train"),
         ({"dataset": "{folder}", "verifier": "scenes"}, UsageError, "only knows drawn scenes"),
