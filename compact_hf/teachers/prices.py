@@ -21,7 +21,8 @@ _PROVIDERS: Final = {"gemini": "google", "gemini-batch": "google", "openai": "op
 _BATCH: Final = ("gemini-batch",)
 _BATCH_SHARE: Final = 0.5
 """Of the usual price, where genai-prices lists none for batches: Google's rule for all of its models."""
-_FREE: Final = ("local", "scenes")
+FREE: Final = ("local", "scenes")
+"""Teachers that run here, by the first part of their names."""
 _MILLION: Final = 1_000_000
 # Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One picture and a page of text stay
 # below every such step, so that one price per model is enough.
@@ -57,7 +58,7 @@ def price_of(teacher: str, *, at: datetime | None = None) -> Price | None:
         None where nobody knows: a model that genai-prices does not list, such as one's own server's.
     """
     name, _, model = teacher.partition(":")
-    if name in _FREE:
+    if name in FREE:
         return Price(0.0, 0.0, "runs here")
     if name not in _PROVIDERS:
         return None
@@ -112,7 +113,7 @@ def price_in_words(teacher: str, price: Price | None) -> str:
 
 
 def _is_free(teacher: str) -> bool:
-    return teacher.partition(":")[0] in _FREE
+    return teacher.partition(":")[0] in FREE
 
 
 def _listed(model: str, provider: str, at: datetime | None, **context: str) -> Price | None:

@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
 from compact_hf.engine.rates import Limits
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.records import Task, digest
 from compact_hf.synthesis.compact.conversation import converse, outcome_of
-from compact_hf.synthesis.compact.dry_run import dry_run
 from compact_hf.synthesis.compact.expectation import Expected, Fate, expected
 from compact_hf.synthesis.compact.forecast import Forecast, fate_of, forecast_for
 from compact_hf.synthesis.compact.generate import generate
+from compact_hf.synthesis.compact.plan import plan
 from compact_hf.synthesis.compact.preset import EFFICIENT, PAPER, Preset
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.compact.tables import Table, forecast_parts
@@ -229,7 +230,7 @@ def test_a_dry_run_needs_no_key_asks_nobody_and_writes_nothing(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GEMINI_API_KEY")
-    found = dry_run(str(few), tmp_path / "run", limit=5, strict=True)
+    found = plan(str(few), tmp_path / "run", limit=5, strict=True)
     assert (found.pictures, found.finished) == (5, 0)
     assert any("gemini:gemini-3.8-flash: 0.75 USD in" in line for line in found.basis)
     assert not (tmp_path / "run").exists()
@@ -239,7 +240,7 @@ def test_a_dry_run_goes_on_from_what_the_run_has_done(few: Path, tmp_path: Path)
     with GeminiServer() as server:
         generate(str(few), tmp_path / "run", teacher_url=server.url, limit=3)
         asked = server.answered
-        found = dry_run(str(few), tmp_path / "run")
+        found = plan(str(few), tmp_path / "run")
         assert server.answered == asked
     assert (found.pictures, found.finished) == (len(list(few.iterdir())) - 3, 3)
 
@@ -247,29 +248,44 @@ def test_a_dry_run_goes_on_from_what_the_run_has_done(few: Path, tmp_path: Path)
 def test_a_dry_run_in_another_runs_folder_is_refused_as_the_run_would_be(tmp_path: Path) -> None:
     generate("scenes:3", tmp_path / "run")
     with pytest.raises(IdentityError, match="preset was 'paper@1', now 'efficient@1'"):
-        dry_run("scenes:3", tmp_path / "run", preset="efficient")
-    assert dry_run("scenes:30", tmp_path / "run").pictures == 27
+        plan("scenes:3", tmp_path / "run", preset="efficient")
+    assert plan("scenes:30", tmp_path / "run").pictures == 27
+
+
+def test_a_dry_run_takes_planted_faults_for_the_same_run(tmp_path: Path) -> None:
+    generate("scenes:3", tmp_path / "run", noise=0.5)
+    assert plan("scenes:30", tmp_path / "run").finished == 3
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(few: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="k = 11"):
-        dry_run("scenes:3", tmp_path, ks=(11,))
+        plan("scenes:3", tmp_path, ks=(11,))
     with pytest.raises(UsageError, match="did you mean gemini"):
-        dry_run(str(few), tmp_path, teacher="gemni")
+        plan(str(few), tmp_path, teacher="gemni")
     with pytest.raises(UsageError, match="paper"):
-        dry_run(str(few), tmp_path, teacher="gemini-batch")
-    with pytest.raises(UsageError, match="noise"):
-        dry_run(str(few), tmp_path, noise=0.5)
+        plan(str(few), tmp_path, teacher="gemini-batch")
 
 
 def test_batches_are_half_the_price_and_the_time_is_theirs(few: Path, tmp_path: Path) -> None:
-    found = dry_run(str(few), tmp_path, teacher="gemini-batch", preset="efficient")
+    found = plan(str(few), tmp_path, teacher="gemini-batch", preset="efficient")
     assert found.seconds is None
     assert any("gemini-batch:gemini-3.8-flash: 0.375 USD in" in line for line in found.basis)
 
 
 def test_a_shard_takes_its_part(tmp_path: Path) -> None:
-    whole, parts = dry_run("scenes:100", tmp_path), [dry_run("scenes:100", tmp_path, shard=f"{i}/3") for i in (1, 2, 3)]
+    whole, parts = plan("scenes:100", tmp_path), [plan("scenes:100", tmp_path, shard=f"{i}/3") for i in (1, 2, 3)]
     assert sum(part.pictures for part in parts) == whole.pictures == 100
-    limited = [dry_run("scenes:100", tmp_path, shard=f"{index}/3", limit=10).pictures for index in (1, 2, 3)]
+    limited = [plan("scenes:100", tmp_path, shard=f"{index}/3", limit=10).pictures for index in (1, 2, 3)]
     assert sum(limited) == 10
+
+
+def test_the_command_prints_a_forecast_and_leaves_no_folder(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY")
+    assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    for said in ("teacher", "verifier", "all", "USD a question", "roughly", "assumed"):
+        assert said in shown
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass
 from typing import Final, Literal
 
 from compact_hf.engine.rates import Limits
+from compact_hf.errors import UsageError
 from compact_hf.synthesis.compact.expectation import Expected, Fate, expected
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.prompts import (
@@ -24,7 +25,7 @@ from compact_hf.synthesis.compact.prompts import (
     verifier_prompt,
     verify_several_prompt,
 )
-from compact_hf.synthesis.compact.sampling import draw_combinations
+from compact_hf.synthesis.compact.sampling import MAX_K, draw_combinations
 from compact_hf.synthesis.compact.status import Status
 from compact_hf.teachers.prices import Price, price_in_words
 from compact_hf.teachers.teacher import Role
@@ -107,7 +108,13 @@ def forecast_for(
         prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.prices_of` gives it.
         limits (`Limits`): requests in flight, and what may be asked in a minute.
         measured (`Status`, *optional*): the run so far; from ten finished pictures on its means replace assumptions.
+
+    Raises:
+        UsageError: there are no questions of such a k.
     """
+    for k in preset.ks:
+        if not 1 <= k <= MAX_K:
+            raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
     finished = measured.finished if measured else 0
     to_do = max(0, pictures - finished)
     known = measured if measured is not None and finished >= ENOUGH else None

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from compact_hf.engine.journal import FILE_NAME
 from compact_hf.engine.rates import Limits
+from compact_hf.errors import IdentityError
 from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
 from compact_hf.synthesis.compact.generate import default_teacher
 from compact_hf.synthesis.compact.preset import preset_named
-from compact_hf.synthesis.compact.status import status
+from compact_hf.synthesis.compact.status import Status, status
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
 from compact_hf.synthesis.shards import Shard
 from compact_hf.synthesis.sources import open_source
+from compact_hf.teachers.prices import FREE
 from compact_hf.teachers.registry import IN_BATCHES, full_name
 from compact_hf.teachers.teacher import Role
 
@@ -44,7 +47,7 @@ def plan(
         all as for `generate`. Where `out` holds the run already, its own means are used instead of assumptions.
 
     Raises:
-        UsageError: an argument cannot be carried out.
+        UsageError: an argument cannot be carried out, or `out` holds another run.
         SourceError: there are no pictures to work on.
         JournalError: `out` holds a run that cannot be read.
     """
@@ -55,13 +58,34 @@ def plan(
     teachers: dict[Role, str] = {"teacher": writer, "verifier": full_name(verifier) if verifier else writer}
     in_batches = any(name.partition(":")[0] in IN_BATCHES for name in teachers.values())
     chosen = preset_named(preset, strict=strict, in_batches=in_batches)
+    chosen = replace(chosen, ks=tuple(sorted(set(ks or chosen.ks))))
+    settings = {
+        "source": pictures.identity,
+        "k": list(chosen.ks),
+        "preset": chosen.preset_version,
+        "shard": None if part is None else str(part),
+        # What runs here has names of its own, of folders and of planted faults.
+        **{str(role): name for role, name in teachers.items() if name.partition(":")[0] not in FREE},
+    }
     refs = list(pictures.refs())
     count = len(refs if part is None else part.own(refs))
     return forecast_for(
         count if terms.limit is None else min(count, terms.limit),
-        replace(chosen, ks=ks or chosen.ks),
+        chosen,
         teachers=teachers,
         prices=terms.prices(teachers),
         limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-        measured=status(out) if (Path(out) / FILE_NAME).is_file() else None,
+        measured=_so_far(Path(out), settings),
     )
+
+
+def _so_far(out: Path, settings: dict[str, Any]) -> Status | None:
+    if not (out / FILE_NAME).is_file():
+        return None
+    found = status(out)
+    held = {name: found.identity.get(name) for name in settings}
+    if held != settings:
+        raise IdentityError(
+            str(out), {name: (held[name], settings[name]) for name in held if held[name] != settings[name]}
+        )
+    return found
