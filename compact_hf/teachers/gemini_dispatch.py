@@ -121,8 +121,6 @@ class Dispatch:
         Raises:
             JournalError: the run folder cannot be written.
         """
-        if not fresh:
-            return []
         self._on_wait(f"batch {self._made + 1}: writing, {len(fresh):,} requests to go")
         job = Job(self._folder.teacher, [])
         whole = self._folder.requests(job)
