@@ -39,8 +39,8 @@ class Local:
 
     Args:
         model (`str`): a folder, or a repository of the Hub.
-        batch_size (`int`, *optional*, defaults to 16): requests that the model answers at the same time. Halved on its
-            own where the memory is too small. Pictures that are worked on at the same time fill it, so no more help.
+        batch_size (`int`, *optional*, defaults to 16): requests that the model answers at the same time; halved on its
+            own where the memory is too small. It takes as many requests in flight to fill it.
 
     Raises:
         UsageError: there is no such model, or it is none that can be shown a picture and asked.
@@ -69,15 +69,15 @@ class Local:
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
         work = asyncio.ensure_future(self._work())
-        try:
-            async with contextlib.aclosing(answer_each(self._to_the_end(requests), self._answer)) as answers:
+        async with contextlib.aclosing(answer_each(self._to_the_end(requests), self._answer)) as answers:
+            try:
                 async for item in answers:
                     yield item
-        finally:
-            # The thread cannot be cancelled; it ends with its next token.
-            self._stopped.set()
-            work.cancel()
-            await asyncio.wait([work])
+            finally:
+                # The thread cannot be cancelled; it ends with its next token.
+                self._stopped.set()
+                work.cancel()
+                await asyncio.wait([work])
 
     async def flush(self) -> None:
         """Run what waits now, and what is still on its way, without waiting for full batches."""

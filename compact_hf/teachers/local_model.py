@@ -87,6 +87,7 @@ def processor_of(place: Place) -> Any:
     Raises:
         UsageError: transformers cannot load it, or it lacks a part.
     """
+    from jinja2 import TemplateError
     from transformers import AutoProcessor
 
     try:
@@ -104,6 +105,13 @@ def processor_of(place: Place) -> Any:
         raise UsageError(f"{place.model} has a tokenizer but no image processor; save its processor beside its weights")
     if not processor.chat_template:
         raise UsageError(f"{place.model} has no chat template; give a model that was trained to follow instructions")
+    try:
+        content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except (TemplateError, TypeError) as error:
+        raise UsageError(
+            f"the chat template of {place.model} takes no question with a picture: {line_of(error)}"
+        ) from error
     tokenizer = processor.tokenizer
     if tokenizer.eos_token is None:
         raise UsageError(f"the tokenizer of {place.model} has no end token; give another model")

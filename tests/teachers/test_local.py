@@ -336,6 +336,10 @@ def without_template(model: Path) -> None:
     (model / "chat_template.jinja").unlink()
 
 
+def with_a_template_for_text(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ 'USER: ' + messages[0].content }}", encoding="utf-8")
+
+
 def without_image_processor(model: Path) -> None:
     (model / "processor_config.json").unlink()
 
@@ -357,6 +361,7 @@ def without_config(model: Path) -> None:
     ("spoil", "said"),
     [
         (without_template, "has no chat template; give a model that was trained to follow instructions"),
+        (with_a_template_for_text, "the chat template of .* takes no question with a picture: "),
         (without_image_processor, "image processor"),
         (of_text_only, "is of the kind llama, which is not shown pictures and asked; give an image-text-to-text"),
         (of_no_known_kind, "is no model that transformers can load: .*crystal_ball"),
