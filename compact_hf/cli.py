@@ -24,6 +24,7 @@ _EXTRAS: Final = {
     "accelerate": "tune",
     "openai": "openai",
     "ray": "ray",
+    "xgrammar": "local",
 }
 
 
