@@ -105,7 +105,7 @@ def flipped(preset: Preset, k: int, fate: Fate, *, pictures: int) -> Expected:
 @pytest.mark.parametrize("preset", [PAPER, EFFICIENT, replace(EFFICIENT, strict=True)], ids=lambda p: p.preset_version)
 @pytest.mark.parametrize(("k", "fate"), [(2, Fate(1.0, 0.8, 0.9)), (1, Fate(0.6, 0.5, 0.8))])
 def test_the_expectation_is_what_the_method_takes(preset: Preset, k: int, fate: Fate) -> None:
-    found, computed = flipped(preset, k, fate, pictures=700), expected(preset, k, fate)
+    found, computed = flipped(preset, k, fate, pictures=400), expected(preset, k, fate)
     for name in ("teacher", "verifier", "blind", "asked", "kept", "questions"):
         assert getattr(found, name) == pytest.approx(getattr(computed, name), rel=0.05), name
 
@@ -187,13 +187,13 @@ def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path
     measured = status(tmp_path / "run")
     scenes = {"teachers": {"teacher": "scenes:noise=0.3", "verifier": "scenes"}, "measured": measured}
     preset = replace(EFFICIENT, strict=True)
-    found = forecast(140, preset, Price(0.0, 0.0, "runs here"), **scenes)
-    assert (found.pictures, found.finished) == (100, 40)
+    found = forecast(110, preset, Price(0.0, 0.0, "runs here"), **scenes)
+    assert (found.pictures, found.finished) == (70, 40)
     assert any("measured on 40 finished pictures" in line for line in found.basis)
     assert (found.input_tokens, found.cost) == (0, 0)
     assert measured.pace is not None
-    assert found.seconds == pytest.approx(100 / measured.pace)
-    generate("scenes:140", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
+    assert found.seconds == pytest.approx(70 / measured.pace)
+    generate("scenes:110", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
     after = status(tmp_path / "run")
     # Scenes differ more than coin flips do: what one declines, its neighbours in the request decline too.
     asked = sum(after.requests.values()) - sum(measured.requests.values())
