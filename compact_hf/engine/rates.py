@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -98,33 +99,57 @@ class Slots:
 class Rates:
     """Keeps requests and tokens a minute below their limits, evenly spread, in any sixty seconds.
 
-    What a request will cost in tokens is only known afterwards: it is taken to cost what the ones before it did on
-    average, so that the limit holds in the long run.
+    First come, first served. What a request will cost in tokens is only known afterwards: it is taken to cost what the
+    ones before it did on average, so that the limit holds in the long run. Where one costs more than a minute allows,
+    its successor waits until the limit holds on average.
     """
 
     def __init__(self, limits: Limits) -> None:
-        # A bucket lets its contents through at once and then leaks: both together make the rate of a minute.
-        self._requests = None if limits.rpm is None else _bucket(limits.rpm, at_once=max(1.0, limits.rpm / _MINUTE))
-        self._tokens = None if limits.tpm is None else _bucket(limits.tpm, at_once=limits.tpm / 6)
+        self._requests = None if limits.rpm is None else _requests_bucket(limits.rpm)
+        self._tpm = limits.tpm
         self._expected = _FIRST_GUESS_TOKENS
+        self._tokens = None if limits.tpm is None else _tokens_bucket(limits.tpm, self._expected)
         self._seen = 0
+        self._turn = asyncio.Lock()
 
     async def wait(self, stop: asyncio.Event) -> bool:
         """Return True once one more request may be sent, False as soon as `stop` is set."""
-        if self._requests is not None and not await _unless(stop, self._requests.acquire()):
-            return False
-        if self._tokens is None:
-            return True
-        return await _unless(stop, self._tokens.acquire(min(self._expected, self._tokens.max_rate)))
+        return await _unless(stop, self._room())
 
     def spent(self, tokens: int) -> None:
         """Take note of what a request cost."""
         self._seen += 1
         self._expected += (tokens - self._expected) / self._seen
 
+    async def _room(self) -> None:
+        # One by one: the limiter prefers whoever wants least, and each is to count for what requests cost by then.
+        async with self._turn:
+            if self._tpm is not None and self._tokens is not None:
+                fitting = _tokens_bucket(self._tpm, self._expected)
+                if fitting.max_rate != self._tokens.max_rate:
+                    # Full at first: what was sent a moment ago counts.
+                    await fitting.acquire(fitting.max_rate)
+                    self._tokens = fitting
+                await self._tokens.acquire(self._expected)
+            # Last, as this limit is exact and that one an estimate: nothing waits between here and sending.
+            if self._requests is not None:
+                await self._requests.acquire()
 
-def _bucket(per_minute: float, *, at_once: float) -> AsyncLimiter:
-    leaking = max(per_minute - at_once, at_once)
+
+def _requests_bucket(rpm: float) -> AsyncLimiter:
+    """Return a bucket that lets a sixtieth through at once, or one request, and the rest of a minute evenly."""
+    whole = math.floor(rpm) if rpm > 1 else rpm
+    return _bucket(at_once=max(1.0, whole / _MINUTE), leaking=whole * (1 - 1 / _MINUTE))
+
+
+def _tokens_bucket(tpm: float, request: float) -> AsyncLimiter:
+    """Return a bucket that lets a sixth through at once, or one request of so many tokens, and the rest evenly."""
+    at_once = max(tpm / 6, request)
+    return _bucket(at_once=at_once, leaking=max(tpm - at_once, min(tpm, at_once)))
+
+
+def _bucket(*, at_once: float, leaking: float) -> AsyncLimiter:
+    # A bucket lets its contents through at once and then leaks: both together are what a minute sees at most.
     return AsyncLimiter(at_once, _MINUTE * at_once / leaking)
 
 
@@ -133,6 +158,8 @@ async def _unless(stop: asyncio.Event, awaited: Awaitable[None]) -> bool:
     stopped = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            waiting.result()
         return waiting.done()
     finally:
         waiting.cancel()
