@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,7 +101,7 @@ class _Work:
         board = self._board(parts)
         tasks = {self._task(board, part): part for part in parts}
         ended: dict[Shard, Ended] = {}
-        interrupted = False
+        interrupted, heard = False, 0
         try:
             while tasks:
                 if stop.is_set() and not interrupted:
@@ -112,7 +113,9 @@ class _Work:
                     ended[part] = await self._ended(part, ref)
                     if _is_for_all(ended[part]):
                         stop.set()
-                self._collect(await self._get(board.take.remote()))
+                news: News = await self._get(board.since.remote(heard))
+                heard = news.number
+                self._collect(news)
         finally:
             for ref in tasks:
                 self.ray.cancel(ref, force=True)
@@ -125,7 +128,8 @@ class _Work:
         files = {part: self.out / part.folder / FILE_NAME for part in parts}
         collected = {part: file.read_bytes() for part, file in files.items() if file.exists()}
         here = self._on(self.ray.get_runtime_context().get_node_id(), soft=True)
-        return self.ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(collected)
+        board = self.ray.remote(Board).options(num_cpus=0, max_task_retries=-1, scheduling_strategy=here)
+        return board.remote(collected)
 
     def _task(self, board: Any, part: Shard) -> Any:
         task = self.ray.remote(run_shard).options(
@@ -158,16 +162,14 @@ class _Work:
             return Ended("", (StoppedEarly, why))
         return ended
 
-    def _collect(self, news: dict[Shard, News]) -> None:
-        for part, said in news.items():
-            if said.standing is not None:
-                self.standings[part] = said.standing
-            if said.journal is not None:
-                try:
-                    write_snapshot(said.journal, self.out / part.folder)
-                except OSError as error:
-                    raise unwritable(self.out, error) from error
-        if news and self.standings:
+    def _collect(self, news: News) -> None:
+        for part, journal in news.journals.items():
+            try:
+                write_snapshot(journal, self.out / part.folder)
+            except OSError as error:
+                raise unwritable(self.out, error) from error
+        if news.standings:
+            self.standings.update(news.standings)
             self.on_progress(_together(self.standings.values()))
 
     async def _tidy(self, nodes: set[str]) -> None:
@@ -223,9 +225,9 @@ def _ray() -> Iterator[Any]:
             yield ray
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _check_address(os.environ.get("RAY_ADDRESS", ""))
+        address = _address()
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise _no_cluster(error) from error
         try:
@@ -234,15 +236,31 @@ def _ray() -> Iterator[Any]:
             ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Refuse the address of a cluster at which nobody answers: Ray itself would go on trying for minutes."""
+def _address() -> str | None:
+    """Return where to find a cluster, None to leave it to Ray: where nobody answers, it would go on trying for minutes.
+
+    Raises:
+        CompactError: nobody answers at RAY_ADDRESS.
+    """
+    if named := os.environ.get("RAY_ADDRESS"):
+        if (error := _silence_at(named)) is not None:
+            raise _no_cluster(error) from error
+        return None
+    # Here Ray notes the newest cluster of this machine, and leaves the note when the cluster is killed.
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    return "local" if note.is_file() and _silence_at(note.read_text().strip()) is not None else None
+
+
+def _silence_at(address: str) -> Exception | None:
+    """Return why nobody answers at `HOST:PORT`; None where somebody does, or it is a word such as `auto`."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
-        return  # none, a word such as `auto`, or Ray Client's
+        return None
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise _no_cluster(error) from error
+        return error
+    return None
 
 
 def _no_cluster(error: Exception) -> CompactError:

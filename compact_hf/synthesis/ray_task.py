@@ -31,12 +31,13 @@ _SEND_EVERY_S: Final = 5.0
 _SENDING_SHARE: Final = 50
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class News:
-    """What a shard has said: where it stands, and its journal where that was sent anew."""
+    """What shards have said up to the message of this number: where they stand, and their journals."""
 
-    standing: Standing | None = None
-    journal: bytes | None = field(default=None, repr=False)
+    number: int
+    standings: dict[Shard, Standing]
+    journals: dict[Shard, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +49,41 @@ class Ended:
 
 
 class Board:
-    """Keeps what the shards say until the driver takes it, and the newest journal of each for a task that starts anew.
+    """Keeps the newest that each shard has said: for the driver, and for a task that starts anew.
+
+    Whatever is asked of it may be asked twice, as Ray does after a connection broke off.
 
     Args:
         journals (`Mapping[Shard, bytes]`): what was collected before.
     """
 
     def __init__(self, journals: Mapping[Shard, bytes]) -> None:
-        self._journals = dict(journals)
-        self._news: dict[Shard, News] = {}
+        self._number = 0
+        self._journals = {shard: (0, journal) for shard, journal in journals.items()}
+        self._standings: dict[Shard, tuple[int, Standing]] = {}
         self._stopping = False
 
     def begin(self, shard: Shard) -> tuple[bytes | None, bool]:
         """Return the shard's newest journal, and whether it had better not begin."""
-        return self._journals.get(shard), self._stopping
+        _, journal = self._journals.get(shard, (0, None))
+        return journal, self._stopping
 
     def say(self, shard: Shard, standing: Standing | None, journal: bytes | None) -> bool:
         """Take note of where a shard stands; return whether it shall stop."""
-        news = self._news.setdefault(shard, News())
-        news.standing = standing or news.standing
+        self._number += 1
+        if standing is not None:
+            self._standings[shard] = self._number, standing
         if journal is not None:
-            news.journal = self._journals[shard] = journal
+            self._journals[shard] = self._number, journal
         return self._stopping
 
-    def take(self) -> dict[Shard, News]:
-        """Return what was said since this was last called."""
-        taken, self._news = self._news, {}
-        return taken
+    def since(self, number: int) -> News:
+        """Return what was said after the message of that number."""
+        return News(
+            self._number,
+            {shard: standing for shard, (said, standing) in self._standings.items() if said > number},
+            {shard: journal for shard, (said, journal) in self._journals.items() if said > number},
+        )
 
     def stop(self) -> None:
         """Let every shard finish what it has in flight, and begin no more."""

@@ -295,13 +295,12 @@ except CompactError as error:
 """
 
 
-def child(few: Path, out: Path, server: GeminiServer, **environment: str) -> subprocess.Popen[str]:
-    """Start a process with a Ray of its own."""
-    # conftest.py puts the key into the environment of every test here.
-    kept = {name: value for name, value in os.environ.items() if name != "GEMINI_API_KEY"}
+def child(few: Path, out: Path, server: GeminiServer, **environment: str | None) -> subprocess.Popen[str]:
+    """Start a process with a Ray of its own, and without the key that conftest.py gives to every test here."""
+    changed = os.environ | {"RAY_ADDRESS": "local", "GEMINI_API_KEY": None} | environment
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(few), str(out), server.url],
-        env=kept | {"RAY_ADDRESS": "local"} | environment,
+        env={name: value for name, value in changed.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -360,3 +359,15 @@ def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(few: Path, tmp
         assert running.communicate(timeout=60) == ("", "")
     assert running.returncode == 0
     assert released(out) == whole(few, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, disk: Path) -> None:
+    (disk / "ray").mkdir(exist_ok=True)
+    (disk / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with (
+        GeminiServer() as server,
+        child(few, tmp_path / "out", server, GEMINI_API_KEY=KEY, RAY_ADDRESS=None) as running,
+    ):
+        assert running.communicate(timeout=60) == ("", "")
+    assert running.returncode == 0
