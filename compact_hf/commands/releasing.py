@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.commands.command import command
+from compact_hf.synthesis.compact.balance import Balance
+from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 from compact_hf.talk import printable, say, tell, tell_table
 
 
@@ -19,6 +21,19 @@ def add(commands: Any) -> None:
     assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
     assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
+    assemble.add_argument(
+        "--max-similarity",
+        type=float,
+        default=MAX_SIMILARITY,
+        metavar="SHARE",
+        help="drop a question with the answer of one about an earlier image and more of its words than this "
+        "(default: %(default)s; 1 keeps all, as drawn scenes repeat their wording)",
+    )
+    assemble.add_argument(
+        "--balance",
+        action="store_true",
+        help="of images with more than two questions take the two or three that even out capabilities, pairs and k",
+    )
     assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
     assemble.add_argument(
         "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
@@ -43,15 +58,19 @@ def add(commands: Any) -> None:
 def _assemble(chosen: argparse.Namespace) -> int:
     from compact_hf.release.assemble import assemble
 
+    balances: list[Balance] = []
     facts = assemble(
         chosen.runs,
         chosen.out,
         version=chosen.version,
+        max_similarity=chosen.max_similarity,
+        balance=chosen.balance,
         instruction=chosen.instruction,
         image_root=chosen.image_root,
         instruction_fraction=chosen.instruction_fraction,
         instruction_rows=chosen.instruction_rows,
         seed=chosen.seed,
+        on_balance=balances.append,
     )
     tell_table(
         ("config", "train", "validation"),
@@ -61,6 +80,14 @@ def _assemble(chosen: argparse.Namespace) -> int:
         ],
     )
     tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
+    for balance in balances:
+        tell_table(
+            ("evenness", "questions", "k", "capabilities", "pairs"),
+            [
+                (when, found.questions, *(f"{share:.4f}" for share in (found.ks, found.atoms, found.pairs)))
+                for when, found in (("before", balance.before), ("after", balance.after))
+            ],
+        )
     say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
     return 0
 
