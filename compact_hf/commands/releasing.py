@@ -21,13 +21,21 @@ def add(commands: Any) -> None:
     assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
     assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
-    assemble.add_argument(
+    similar = assemble.add_mutually_exclusive_group()
+    similar.add_argument(
         "--max-similarity",
         type=float,
         default=MAX_SIMILARITY,
         metavar="SHARE",
         help="drop a question with the answer of one about an earlier image and more of its words than this "
-        "(default: %(default)s; 1 keeps all, as drawn scenes repeat their wording)",
+        "(default: %(default)s)",
+    )
+    similar.add_argument(
+        "--keep-similar",
+        action="store_const",
+        const=1.0,
+        dest="max_similarity",
+        help="drop none, as drawn scenes repeat their wording",
     )
     assemble.add_argument(
         "--balance",
