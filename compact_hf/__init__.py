@@ -19,15 +19,31 @@ if TYPE_CHECKING:
     from compact_hf.release.assemble import assemble
     from compact_hf.release.publish import publish
     from compact_hf.release.validate import validate
+    from compact_hf.synthesis.annotate.annotate import annotate
+    from compact_hf.synthesis.augment.augment import augment
     from compact_hf.synthesis.compact.generate import generate
     from compact_hf.synthesis.compact.status import status
     from compact_hf.tuning.train import tune
 
-__all__ = ["CompactError", "assemble", "evaluate", "generate", "publish", "run_demo", "status", "tune", "validate"]
+__all__ = [
+    "CompactError",
+    "annotate",
+    "assemble",
+    "augment",
+    "evaluate",
+    "generate",
+    "publish",
+    "run_demo",
+    "status",
+    "tune",
+    "validate",
+]
 
 _HOME: Final = {
     "CompactError": "compact_hf.errors",
+    "annotate": "compact_hf.synthesis.annotate.annotate",
     "assemble": "compact_hf.release.assemble",
+    "augment": "compact_hf.synthesis.augment.augment",
     "evaluate": "compact_hf.evaluation.evaluate",
     "generate": "compact_hf.synthesis.compact.generate",
     "publish": "compact_hf.release.publish",

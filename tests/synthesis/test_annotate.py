@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from datasets import load_dataset
 from starlette.responses import Response
 
+from compact_hf.cli import main
 from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import IdentityError, JournalError, SourceError, StoppedEarly, TeacherError, UsageError
 from compact_hf.records import Reject, to_json
@@ -239,3 +241,24 @@ def test_what_cannot_be_done_is_one_clear_line(
         annotate(dataset, tmp_path / "run", **arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_tells_tables_or_json(
+    folder: Path, server: GeminiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["annotate", str(folder), "--out", str(tmp_path / "run"), "--verifier-url", server.url]
+    assert main([*words, "--max-requests", "5"]) == 3
+    assert "--max-requests" in capsys.readouterr().err
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    found = summary(tmp_path / "run")
+    assert f"{2 * PICTURES} questions about {PICTURES} pictures, judged by gemini" in out
+    assert f"mean k {found.mean_k:.2f}, mode {found.mode_k};" in out
+    for name, count in found.by_capability.items():
+        assert re.search(rf"^{name} +{count} ", out, re.MULTILINE)
+    assert "annotations.parquet" in err
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["by_k"] == {str(k): count for k, count in found.by_k.items()}
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert "method annotate" in capsys.readouterr().out
+    assert len(server.asked) == PICTURES

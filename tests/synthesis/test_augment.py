@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.cli import main
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import StoppedEarly, UsageError
 from compact_hf.images.exchanges import Exchange
@@ -121,6 +122,17 @@ def test_the_teacher_sees_questions_and_answers_and_the_verifier_of_the_new_ones
     for turn in turns:
         prompt = next(prompt for prompt in judged if turn.question in prompt)
         assert "What is number" not in prompt
+
+
+def test_the_command_leads_on_to_a_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _ = scenes_file(tmp_path, "scenes:10", ks=(1,))
+    run, release = str(tmp_path / "run"), str(tmp_path / "release")
+    assert main(["augment", str(file), "--image-root", "scenes:10", "--out", run, "--limit", "6"]) == 0
+    assert f"compact assemble {run}" in capsys.readouterr().err
+    assert main(["status", run]) == 0
+    assert "preset k-plus-1@1  k k+1" in capsys.readouterr().out
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0"]) == 0
+    assert main(["validate", release]) == 0
 
 
 def test_in_batches_one_round_is_enough_and_says_so(folder: Path, tmp_path: Path) -> None:
@@ -246,6 +258,15 @@ def test_two_rewritten_alike_are_one() -> None:
     assert outcome.conversation is not None
     assert len(outcome.conversation.turns) == 1
     assert "repeats a question" in {reject.reason for reject in outcome.rejects}
+
+
+def test_of_two_that_are_nearly_alike_one_is_kept_though_each_passed_by_itself() -> None:
+    needs = {"What is it?": ("color",), "Where is it?": ("color",)}
+    words = iter(["today", "here"])
+    outcome, _ = answered(needs, lambda names: {"question": f"Why so blue and calm {next(words, 'again')}?"})
+    assert outcome.conversation is not None
+    assert [turn.question for turn in outcome.conversation.turns] == ["Why so blue and calm today?"]
+    assert [reason for _, reason in outcome.drafts] == ["", *["repeats a question"] * PRESET.max_rounds]
 
 
 def test_a_teacher_is_not_asked_for_a_larger_k_than_it_knows() -> None:
