@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compact_hf.commands.command import command
-from compact_hf.synthesis.compact.balance import Balance
 from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 from compact_hf.talk import printable, say, tell, tell_table
+
+if TYPE_CHECKING:
+    from compact_hf.synthesis.compact.balance import Balance
 
 
 def add(commands: Any) -> None:
