@@ -148,14 +148,16 @@ class _Work:
         try:
             return await asyncio.to_thread(self.ray.get, ref)
         except self.ray.exceptions.RayActorError as error:
-            raise StoppedEarly(
+            raise _unloadable(error) or StoppedEarly(
                 f"Ray lost what the shards report to ({_first_line(error)}); the same command goes on"
             ) from error
 
     async def _ended(self, part: Shard, ref: Any) -> Ended:
         try:
             ended: Ended = await asyncio.to_thread(self.ray.get, ref)
-        except self.ray.exceptions.RayTaskError:
+        except self.ray.exceptions.RayTaskError as error:
+            if (unloadable := _unloadable(error)) is not None:
+                raise unloadable from error
             raise  # a defect of ours: its traceback is wanted
         except self.ray.exceptions.RayError as error:
             why = f"Ray gave up on shard {part} ({_first_line(error)}); nothing is lost, the same command goes on"
@@ -205,6 +207,17 @@ def _together(standings: Iterable[Standing]) -> Standing:
         sent=sum(row.sent for row in rows),
         failures=sum(row.failures for row in rows),
         last_failure=next((row.last_failure for row in rows if row.last_failure), ""),
+    )
+
+
+def _unloadable(error: Exception) -> CompactError | None:
+    """Return what to raise where a machine cannot load what it shall run, which only the text of the error tells."""
+    told = [line for line in str(error).splitlines() if "ModuleNotFoundError:" in line or "ImportError:" in line]
+    if not told:
+        return None
+    return CompactError(
+        f"a machine of the Ray cluster cannot load compact_hf ({told[-1].strip()}); "
+        "install this very version, with the same extras, on all of them"
     )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from compact_hf.synthesis.standing import Standing
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import KEY, Asked
 
+DRIVERS_OWN = {"Board": "class Board(Base): pass", "run_shard": "def run_shard(*given): pass"}
 PARTS = (Shard(1, 2), Shard(2, 2))
 
 
@@ -371,3 +373,19 @@ def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, 
     ):
         assert running.communicate(timeout=60) == ("", "")
     assert running.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("what", ["Board", "run_shard"])
+def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the driver has loaded from a file is not there for the workers."""
+    module = tmp_path / f"only_here_{what}.py"
+    module.write_text(f"from compact_hf.synthesis.ray_task import Board as Base\n{DRIVERS_OWN[what]}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(f"compact_hf.synthesis.on_ray.{what}", getattr(import_module(module.stem), what))
+    module.unlink()
+    with pytest.raises(CompactError, match=r"a machine of the Ray cluster cannot load .*No module named 'only_here"):
+        generate_on_ray("scenes:4", tmp_path / "out", shards=2)
