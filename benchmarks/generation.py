@@ -140,7 +140,11 @@ def _ours(asked: dict[str, Any], late: list[float]) -> dict[str, Any]:
         concurrency=asked["in_flight"],
     )
     journal = Path(asked["out"]) / FILE_NAME
-    return {"accepted": standing.accepted, "journal_kb": journal.stat().st_size / 1024 / standing.finished}
+    return {
+        "accepted": standing.accepted,
+        "finished": standing.finished,
+        "journal_kb": journal.stat().st_size / 1024 / standing.finished,
+    }
 
 
 async def _beat(late: list[float]) -> None:
@@ -194,7 +198,7 @@ def storm(photos: Path, folder: Path) -> dict[str, Any]:
         "wasted": sum(not one.answered for one in came),
         "allowed": 64 + int(STORM_S / STATED_DELAY_S),
         "asked twice": sum(times - 1 for times in answered.values()),
-        "pictures": 120,
+        "lost": 120 - said["finished"],
         **said,
     }
 

@@ -34,6 +34,7 @@ def table() -> str:
             "100",
         ),
     ]
+    rows += generation(read("generation"))
     for step in ("write", "validate"):
         runs = [run for run in read("assembly")["assembly"] if run["step"] == step]
         counts = " / ".join(f"{run['rows']:,}" for run in runs)
@@ -41,6 +42,49 @@ def table() -> str:
         rows.append((f"peak memory, {step} {counts} rows of 30 KB pictures", f"{peaks} MB", "flat"))
     lines = ["| what | measured | wanted |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
+
+
+def generation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows about generating against the local server."""
+    quick, wide = (found[f"efficient, {load}"] for load in ("64 in flight, 0.3 s", "256 in flight, 1 s"))
+    alone = (found[f"google-genai alone, {load}"] for load in ("64 in flight, 0.3 s", "256 in flight, 1 s"))
+    paper, many = found["paper, 64 in flight, 0.3 s"], found["10,000 pictures, 256 in flight, 0.3 s"]
+    storm, kill, resume = found["storm"], found["kill -9"], found["resume"]
+
+    def both(name: str, form: str) -> str:
+        return f"{quick[name]:{form}} / {wide[name]:{form}}"
+
+    of_alone = " / ".join(f"{one['of ideal']:.2f}" for one in alone)
+    late = max(one["loop late ms"] for one in (quick, wide))
+    return [
+        (
+            "share of the ideal request rate, 64 in flight x 0.3 s / 256 x 1 s (whole runs)",
+            f"{both('of ideal', '.2f')} ({both('of ideal, whole run', '.2f')})",
+            ".95 / .90",
+        ),
+        ("the same with google-genai in a plain loop", of_alone, ""),
+        ("accepted questions a second, the same loads", both("accepted per second", ".0f"), "203 / 240"),
+        ("CPU seconds per 100 accepted questions, the same loads", both("cpu s per 100 accepted", ".2f"), "0.40"),
+        (
+            "requests per accepted question, `efficient` / `paper`",
+            f"{quick['requests per accepted']:.2f} / {paper['requests per accepted']:.2f}",
+            "0.80",
+        ),
+        ("peak memory over 10,000 pictures, 256 in flight", f"{many['peak_mb']} MB", "300 MB"),
+        ("journal, per picture", f"{many['journal_kb']:.1f} KB", "5 KB"),
+        ("longest wait of the event loop", f"{late:.0f} ms", "50 ms"),
+        (
+            "resuming with 100,000 pictures finished, to the first request",
+            f"{resume['seconds to the first request']:.1f} s",
+            "5 s",
+        ),
+        (
+            "a minute of 429s over 120 pictures: pictures lost, requests wasted",
+            f"{storm['lost']}, {storm['wasted']}",
+            f"0, {storm['allowed']}",
+        ),
+        ("requests sent again after `kill -9`, 64 in flight", str(kill["sent again"]), "64"),
+    ]
 
 
 def _minutes(run: dict[str, float]) -> str:

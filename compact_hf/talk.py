@@ -119,11 +119,15 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def note(self, text: str) -> None:
-        """Say one line above the bar, unless another was said in the last ten seconds."""
+    def grumble(self, text: str) -> None:
+        """Say one line above the bar, unless another was grumbled in the last ten seconds."""
         if time.monotonic() - self._noted_at < _EVERY_S:
             return
         self._noted_at = time.monotonic()
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Say one line above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.commands.command import command
+from compact_hf.commands.terms import add_terms, shown_on
 from compact_hf.errors import UsageError
 from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
@@ -43,26 +44,19 @@ def add(commands: Any) -> None:
     generate.add_argument(
         "--k", dest="ks", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
     )
-    generate.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
     generate.add_argument(
         "--preset",
         default="paper",
-        help="paper (default): a question a request; efficient: several, a third of the price",
+        help="paper (default): a question a request; efficient: several, a quarter of the requests",
     )
     generate.add_argument(
         "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
     )
     generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
-    generate.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
-    generate.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
-    generate.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
-    generate.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
-    generate.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
-    generate.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
-    generate.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
     generate.add_argument(
         "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
     )
+    add_terms(generate)
     generate.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
     generate.add_argument("--shard", metavar="I/N", help="the I-th of N parts only; numbers are those of all parts")
     generate.add_argument(
@@ -98,26 +92,17 @@ def _generate(chosen: argparse.Namespace) -> int:
 
 
 def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -> Standing:
-    failures = 0
-
-    def show(standing: Standing) -> None:
-        nonlocal failures
-        if standing.failures > failures:
-            failures = standing.failures
-            bar.note(f"compact: trying again: {standing.last_failure}")
-        bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
-
     if chosen.runner == "ray":
         from compact_hf.synthesis.on_ray import generate_on_ray
 
         del settings["shard"]
-        return generate_on_ray(chosen.source, chosen.out, shards=chosen.shards, on_progress=show, **settings)
+        return generate_on_ray(chosen.source, chosen.out, shards=chosen.shards, on_progress=shown_on(bar), **settings)
     from compact_hf.synthesis.compact.generate import generate
 
     def wait(line: str) -> None:
         bar.note(f"compact: {line}")
 
-    return generate(chosen.source, chosen.out, on_progress=show, on_wait=wait, **settings)
+    return generate(chosen.source, chosen.out, on_progress=shown_on(bar), on_wait=wait, **settings)
 
 
 def _plan(source: str, out: Path, settings: dict[str, Any]) -> int:

@@ -52,10 +52,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What one model was asked in one role, and the tokens that it billed."""
+    """What one model was asked in one role on one day (`YYYY-MM-DD`, UTC), and the tokens that it billed."""
 
     role: Role
     model: str
+    day: str
     requests: int
     input_tokens: int
     output_tokens: int
@@ -208,9 +209,10 @@ class Journal:
             yield image_id, role, from_json(Reply, body)
 
     def spending(self) -> list[Spending]:
-        """Return what was asked and billed so far, by role and model."""
-        tokens = "sum(body ->> '$.input_tokens'), sum(body ->> '$.output_tokens')"
-        query = f"SELECT role, body ->> '$.model' AS model, count(*), {tokens} FROM replies GROUP BY role, model"
+        """Return what was asked and billed so far, by role, model and day: prices change."""
+        tokens = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
+        by = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
+        query = f"SELECT {by}, count(*), {tokens} FROM replies GROUP BY role, model, day"
         return [Spending(*row) for row in self._rows(query)]
 
     def finished_ids(self) -> set[str]:
@@ -236,6 +238,16 @@ class Journal:
         """Yield the images that are done in the order of their ids, a few in memory at a time."""
         for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
             yield Finished(*row)
+
+    def record_plan(self, pictures: int) -> None:
+        """Keep how many pictures are to be worked on in all, as the newest session knows it: for who reads beside."""
+        self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(pictures),))
+
+    def planned(self) -> int | None:
+        """Return how many pictures are to be worked on in all; None where no session has said so."""
+        for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
+            return int(json.loads(value))
+        return None
 
     def _start_or_check(self, identity: Mapping[str, Any]) -> None:
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:

@@ -61,7 +61,7 @@ class _Line:
     teacher: Teacher
     admission: Admission
     queue: asyncio.Queue[Request] = field(default_factory=asyncio.Queue)
-    pending: dict[str, asyncio.Future[Reply | Failure]] = field(default_factory=dict)
+    pending: dict[str, tuple[Request, asyncio.Future[Reply | Failure]]] = field(default_factory=dict)
 
     async def requests(self) -> AsyncIterator[Request]:
         while True:
@@ -131,15 +131,18 @@ class Runner:
         """
         pumps = [asyncio.ensure_future(self._pump(line)) for line in self._lines]
         feeder = asyncio.ensure_future(self._feed(pictures, process))
+        tasks = [feeder, *pumps]
+        if any(line.teacher.in_batches for line in self._lines):
+            tasks.append(asyncio.ensure_future(self._left()))
         try:
             # The feeder ends when all is done; a pump only ends before it by an error.
-            done, _ = await asyncio.wait([feeder, *pumps], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
         finally:
-            for task in (feeder, *pumps):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(feeder, *pumps, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self._ended_by is not None:
             raise self._ended_by
         if self._cut_short:
@@ -150,6 +153,16 @@ class Runner:
                 "the same command tries them again"
             )
         return self.progress
+
+    async def _left(self) -> None:
+        """Return when Ctrl-C is pressed: nobody waits for a batch then, and none is lost.
+
+        A budget that is used up is another matter: what it paid for is waited for.
+        """
+        await self._stop.wait()
+        if self._ended_by is not None:
+            await asyncio.Event().wait()
+        self._cut_short = True
 
     async def _feed(self, pictures: AsyncGenerator[Picture, None], process: Callable[[Picture], Process]) -> None:
         slots = asyncio.Semaphore(self._hands)
@@ -246,7 +259,6 @@ class Runner:
             answer = await self._send(line, request)
             reply = answer if isinstance(answer, Reply) else None
             if reply is not None:
-                self._journal.record_reply(request.image_id, request.role, reply)
                 line.admission.answered(holds, reply.input_tokens + reply.output_tokens)
                 self._answered_once = True
                 self._given_up_in_a_row = 0
@@ -286,7 +298,7 @@ class Runner:
 
     async def _send(self, line: _Line, request: Request) -> Reply | Failure:
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
-        line.pending[request.key] = future
+        line.pending[request.key] = request, future
         line.queue.put_nowait(request)
         self.progress.sent += 1
         self._moving -= 1
@@ -328,7 +340,12 @@ class Runner:
     async def _pump(self, line: _Line) -> None:
         async with contextlib.aclosing(line.teacher.ask(line.requests())) as answers:
             async for answer in answers:
-                future = line.pending.pop(answer.key, None)
-                if future is not None and not future.done():
+                if answer.key not in line.pending:
+                    continue
+                request, future = line.pending.pop(answer.key)
+                if isinstance(answer, Reply):
+                    # Before the teacher is asked for the next one, which it may forget this one for.
+                    self._journal.record_reply(request.image_id, request.role, answer)
+                if not future.done():
                     future.set_result(answer)
         raise TeacherError(f"{line.teacher.name} ended before its last reply; run the same command to go on")

@@ -151,6 +151,7 @@ class Run:
             journal = opened.enter_context(open_journal())
             tally = Tally(journal, len(refs), terms.limit)
             self.on_progress(tally.standing(Progress()))
+            journal.record_plan(tally.standing(Progress()).pictures)
 
             def told(progress: Progress, finished: Finished | None) -> None:
                 if finished is not None:
@@ -170,6 +171,8 @@ class Run:
                 raise SourceError(
                     f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
                 )
+            # Some may have turned out to be unusable.
+            journal.record_plan(tally.standing(progress).pictures)
             return tally.standing(progress)
 
     async def _pictures(

@@ -117,8 +117,6 @@ class GeminiBatch:
                 for job in dispatch.collected(self._asked):
                     for answer in self._answers(job):
                         yield self._handed_over(answer)
-                    # The engine writes the last one down in the next turn of the loop; not before is it safe.
-                    await asyncio.sleep(0)
                     dispatch.handed_over(job)
         finally:
             feeder.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TeacherError
@@ -14,7 +13,6 @@ from compact_hf.teachers.wire import one_line, seconds
 if TYPE_CHECKING:
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentConfig, GenerateContentResponse
-    from pydantic import BaseModel
 
 _OVERLOADED: Final = (429, 503)
 _BAD_KEY: Final = (401, 403)
@@ -22,18 +20,12 @@ _BAD_KEY: Final = (401, 403)
 
 def config_for(request: Request) -> GenerateContentConfig:
     """Return the settings of a request."""
-    return _config(request.schema)
-
-
-@cache
-def _config(schema: type[BaseModel]) -> GenerateContentConfig:
     from google.genai.types import GenerateContentConfig, ThinkingConfig, ThinkingLevel
 
     # No temperature: current models no longer take it (RECIPE's marked departure).
     return GenerateContentConfig(
         response_mime_type="application/json",
-        # Ready JSON: of a class, the client would make it anew for each request.
-        response_json_schema=schema.model_json_schema(),
+        response_schema=request.schema,
         thinking_config=ThinkingConfig(thinking_level=ThinkingLevel.LOW),
         store=False,
     )

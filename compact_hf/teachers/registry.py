@@ -20,6 +20,7 @@ def open_teacher(
     url: str | None = None,
     noise: float = 0.0,
     seed: int = 0,
+    batch_size: int = 16,
     state_dir: Path,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> Teacher:
@@ -29,6 +30,7 @@ def open_teacher(
         spec (`str`): `NAME` or `NAME:MODEL`.
         url (`str`, *optional*): the server to ask instead of the service's own (gemini, gemini-batch, openai).
         noise, seed (*optional*): the faults that the scenes teacher plants, and where.
+        batch_size (`int`, *optional*, defaults to 16): requests in flight, which local answers at the same time.
         state_dir (`Path`): the run folder, where gemini-batch remembers what it has sent.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what gemini-batch waits for.
 
@@ -53,7 +55,7 @@ def open_teacher(
         case "local":
             from compact_hf.teachers.local import Local
 
-            return Local(model)
+            return Local(model, batch_size=batch_size)
         case "openai":
             from compact_hf.teachers.openai import OpenAI
 

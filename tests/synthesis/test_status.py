@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
@@ -158,6 +159,24 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
         assert any("not running" in str(part) for part in status_parts(found))
 
 
+def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        assert status(tmp_path / "run").left is None
+        journal.record_plan(311)
+        for number in range(11):
+            clock.now += 2
+            journal.record_outcome(empty_outcome(number))
+    found = status(tmp_path / "run")
+    assert (found.left, found.pace) == (300, pytest.approx(1 / 2))
+    assert any("300 left: about 10 min" in str(part) for part in status_parts(found))
+
+
+def test_a_run_that_is_over_has_nothing_left(found: Status, tmp_path: Path) -> None:
+    assert found.left == 0
+    generate("scenes:9", tmp_path / "run", limit=4)
+    assert status(tmp_path / "run").left == 0
+
+
 def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
     found = status(tmp_path / "run")
@@ -227,3 +246,18 @@ def test_json_holds_everything(run: Path, found: Status, capsys: pytest.CaptureF
     assert told["spending"]["teacher"]["price"]["source"] == "runs here"
     assert {len(one["examples"]) for one in told["rejects"]} <= {1, 2, 3}
     assert told.keys() == set(Status.__dataclass_fields__)
+
+
+def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(journal_file, "time", clock)
+    days = [datetime(2026, 12, 31, 23, 59, tzinfo=UTC), datetime(2027, 1, 1, 0, 1, tzinfo=UTC)]
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        for number, day in enumerate(days):
+            clock.now = day.timestamp()
+            journal.record_reply("a", "teacher", Reply(str(number), "{}", "m", input_tokens=1_000_000))
+    found = status(tmp_path / "run")
+    # The introductory price ends with the year.
+    assert found.cost == pytest.approx(0.75 + 1.5)
+    assert (found.requests["teacher"], found.input_tokens) == (2, 2_000_000)
+    assert status(tmp_path / "run", price_in=3.0, price_out=0.0).cost == pytest.approx(6.0)

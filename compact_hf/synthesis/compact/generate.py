@@ -99,7 +99,7 @@ def generate(
     if max_edge < 1:
         raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     pictures = open_source(source)
-    opened = partial(open_teacher, seed=seed, state_dir=Path(out), on_wait=on_wait)
+    opened = partial(open_teacher, seed=seed, batch_size=concurrency, state_dir=Path(out), on_wait=on_wait)
     teacher = teacher or default_teacher(pictures)
     writer = opened(teacher, url=teacher_url, noise=noise)
     same = verifier is None or verifier == teacher

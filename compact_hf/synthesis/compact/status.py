@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +38,7 @@ class Spent:
         teacher (`str`): who is asked, `NAME:MODEL`.
         requests, input_tokens, output_tokens (`int`): answered requests and their tokens as billed.
         price (`Price | None`): what the teacher charges today, None where nobody knows.
-        cost (`float | None`): USD, at that price.
+        cost (`float | None`): USD, at the prices of the days on which it was asked.
     """
 
     teacher: str
@@ -68,10 +70,12 @@ class Status:
         requests (`dict[str, int]`): role -> replies in the journal.
         input_tokens, output_tokens (`int`): of all replies, as billed.
         spending (`dict[str, Spent]`): role -> what it was asked and what that cost.
-        cost (`float | None`): USD so far, at today's prices; None where one is not known.
+        cost (`float | None`): USD so far, at each day's prices; None where one is not known.
         cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.
         first_at, last_at (`float | None`): when the first and the newest picture was finished, in seconds since 1970.
+        left (`int | None`): pictures that are still to be worked on, as the newest session of the run knows; None where
+            that is not known.
         pace (`float | None`): pictures a second, by the newest ones since the run last stood still; None before two.
         is_running (`bool`): a picture was finished in the last five minutes.
     """
@@ -100,6 +104,7 @@ class Status:
     models: tuple[str, ...]
     first_at: float | None
     last_at: float | None
+    left: int | None
     pace: float | None
     is_running: bool
 
@@ -133,6 +138,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         finished, kept, questions = (sum(column) for column in zip(*counts, strict=True))
         times = sorted(at for journal in journals for at in journal.finished_at())
         pictures = sum(journal.pictures_seen() for journal in journals)
+        planned = [count for journal in journals if (count := journal.planned()) is not None]
     spending = _spending(counted, identity, price_in, price_out)
     costs = [spent.cost for spent in spending.values() if spent.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(spending) else None
@@ -161,6 +167,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         models=tuple(sorted({one.model for one in counted})),
         first_at=times[0] if times else None,
         last_at=times[-1] if times else None,
+        left=max(0, sum(planned) - finished) if len(planned) == len(journals) else None,
         pace=_pace(times),
         is_running=bool(times) and time.time() - times[-1] <= IDLE_S,
     )
@@ -189,14 +196,20 @@ def _spending(
     counted: Sequence[Spending], identity: Mapping[str, Any], price_in: float | None, price_out: float | None
 ) -> dict[str, Spent]:
     teachers = {role: identity[role] for role in ROLES if role in identity}
-    prices = prices_of(teachers, price_in=price_in, price_out=price_out)
+    priced = partial(prices_of, teachers, price_in=price_in, price_out=price_out)
+    today, of_day = priced(), {day: priced(at=datetime.fromisoformat(day)) for day in {one.day for one in counted}}
     found: dict[str, Spent] = {}
     for role, teacher in teachers.items():
         own = [one for one in counted if one.role == role]
         into, out = sum(one.input_tokens for one in own), sum(one.output_tokens for one in own)
-        price = prices[role]
-        cost = None if price is None else price.cost(into, out)
-        found[role] = Spent(teacher, sum(one.requests for one in own), into, out, price, cost)
+        costs = [
+            price.cost(one.input_tokens, one.output_tokens)
+            for one in own
+            if (price := of_day[one.day][role]) is not None
+        ]
+        known = today[role] is not None and len(costs) == len(own)
+        requests = sum(one.requests for one in own)
+        found[role] = Spent(teacher, requests, into, out, today[role], math.fsum(costs) if known else None)
     return found
 
 

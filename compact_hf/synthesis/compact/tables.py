@@ -88,10 +88,13 @@ def _pace(found: Status) -> str:
     if found.last_at is None:
         return "no picture is finished yet"
     ago = _duration(time.time() - found.last_at)
-    if not found.is_running:
-        return f"not running: the newest picture was finished {ago} ago"
-    pace = "" if found.pace is None else f"{_a_minute(found.pace)}, "
-    return f"running: {pace}the newest picture was finished {ago} ago"
+    if found.left == 0:
+        return f"all pictures are finished, the newest {ago} ago"
+    pace = "" if found.pace is None else f" at {_a_minute(found.pace)}"
+    left = "" if found.left is None else f", {found.left:,} left"
+    if found.left and found.pace:
+        left += f": about {_duration(found.left / found.pace)}"
+    return f"{'running' if found.is_running else 'not running'}{pace}, the newest {ago} ago{left}"
 
 
 def _spending(found: Status) -> Table:
