@@ -20,6 +20,7 @@ from compact_hf.records import Picture
 from compact_hf.synthesis.annotate.annotation import METHOD, annotate_picture
 from compact_hf.synthesis.annotate.parquet import write_table
 from compact_hf.synthesis.annotate.summary import Summary, summary
+from compact_hf.synthesis.compact.generate import default_teacher
 from compact_hf.synthesis.judging import judging_version
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms
@@ -85,9 +86,10 @@ def annotate(
         raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     asked = open_dataset(dataset, split=split, image_root=image_root)
     judge = open_teacher(
-        verifier or ("scenes" if asked.identity == "scenes" else "gemini"),
+        verifier or default_teacher(asked),
         url=verifier_url,
         seed=seed,
+        batch_size=concurrency,
         state_dir=Path(out),
         on_wait=on_wait,
     )

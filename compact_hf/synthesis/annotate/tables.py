@@ -14,7 +14,8 @@ MOST_PAIRS: Final = 10
 
 def summary_parts(found: Summary) -> Iterator[str | Table]:
     """Yield what `compact annotate` says, from the figures that the paper gives to what could not be annotated."""
-    yield f"{found.questions:,} questions about {found.pictures:,} pictures, judged by {', '.join(found.verifiers)}"
+    judges = ", ".join(found.verifiers) or "nobody yet"
+    yield f"{found.questions:,} questions about {found.pictures:,} pictures, judged by {judges}"
     if found.mean_k is not None and found.at_most_2 is not None and found.none_needed is not None:
         yield (
             f"mean k {found.mean_k:.2f}, mode {found.mode_k}; {found.at_most_2:.1%} with k <= 2, "

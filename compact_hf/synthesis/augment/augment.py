@@ -20,6 +20,7 @@ from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
 from compact_hf.synthesis.augment.prompts import rewriting_version
 from compact_hf.synthesis.augment.rewriting import BATCHED, METHOD, PRESET, augment_picture
+from compact_hf.synthesis.compact.generate import default_teacher
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.judging import judging_version
@@ -92,8 +93,8 @@ def augment(
     if max_edge < 1:
         raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     asked = open_dataset(dataset, split=split, image_root=image_root)
-    opened = partial(open_teacher, seed=seed, state_dir=Path(out), on_wait=on_wait)
-    teacher = teacher or ("scenes" if asked.identity == "scenes" else "gemini")
+    opened = partial(open_teacher, seed=seed, batch_size=concurrency, state_dir=Path(out), on_wait=on_wait)
+    teacher = teacher or default_teacher(asked)
     writer = opened(teacher, url=teacher_url)
     same = verifier in (None, teacher)
     judging_url = verifier_url or (teacher_url if same else None)
