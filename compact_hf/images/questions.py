@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class QuestionedPictures:
         self.identity = pictures.identity
         # Without a name SQLite makes a file of its own, and takes it away again.
         self._db = sqlite3.connect("", check_same_thread=False)
+        weakref.finalize(self, self._db.close)
         self._db.executescript(_SCHEMA)
         content = hashlib.sha256()
         self.rows = 0
