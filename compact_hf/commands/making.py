@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
     generate = command(
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
     )
-    generate.add_argument("source", help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config]")
+    generate.add_argument(
+        "source", help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config]"
+    )
     generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
     generate.add_argument(
         "--teacher",
