@@ -148,7 +148,9 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
 @pytest.fixture
 def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes are too long for a test."""
-    monkeypatch.setitem(Gemini.__init__.__kwdefaults__, "timeout_s", 0.4)
+    defaults = Gemini.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout_s", 0.4)
 
 
 @pytest.mark.parametrize("reset", [False, True])
