@@ -99,6 +99,7 @@ class _Work:
 
     async def go(self, parts: list[Shard], stop: asyncio.Event) -> Standing:
         board = self._board(parts)
+        await self._get(board.since.remote(0))  # there before those who report to it
         tasks = {self._task(board, part): part for part in parts}
         ended: dict[Shard, Ended] = {}
         interrupted, heard = False, 0
