@@ -1,4 +1,4 @@
-"""What cannot be run on Ray is refused before anything begins, and a folder of shards belongs to one run and process."""
+"""What cannot run on Ray is refused before anything begins, and a folder of shards belongs to one run and process."""
 
 from __future__ import annotations
 
