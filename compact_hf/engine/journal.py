@@ -325,8 +325,9 @@ def _spoken(run: Path) -> Iterator[None]:
 def _connect(run: Path, mode: str) -> sqlite3.Connection:
     with _spoken(run):
         uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
-        # Autocommit: every write is its own transaction, on disk before it counts.
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+        # Autocommit: every write is its own transaction, on disk before it counts. One thread at a time uses it, not
+        # always the same: what is long to read at the start of a run is read beside the event loop.
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
         try:
             if mode == "rwc":
                 connection.execute("PRAGMA journal_mode = WAL")

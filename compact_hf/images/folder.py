@@ -45,11 +45,12 @@ class Folder:
         """
         found: list[str] = []
         others: Counter[str] = Counter()
-        for path in self._files():
-            if path.suffix.lower() in ENDINGS:
-                found.append(_ref(path.relative_to(self._root)))
+        for ref in self._files():
+            ending = os.path.splitext(ref)[1].lower()
+            if ending in ENDINGS:
+                found.append(_checked(ref))
             else:
-                others[path.suffix.lower() or "without ending"] += 1
+                others[ending or "without ending"] += 1
         if not found:
             raise SourceError(self._nothing_found(others))
         yield from sorted(found)
@@ -61,7 +62,7 @@ class Folder:
     def stamp(self, ref: str) -> str:
         """Return the file's size and time of change, or an empty text where it is gone."""
         try:
-            found = (self._root / ref).stat()
+            found = os.stat(f"{self.identity}/{ref}")
         except OSError:
             return ""
         return f"{found.st_size}:{found.st_mtime_ns}"
@@ -80,22 +81,24 @@ class Folder:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
             return file.read()
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[str]:
+        """Yield the files' paths relative to the folder. Without `Path`, which takes seconds for 100,000 of them."""
         seen = {self._root}
-        waiting = [self._root]
+        waiting = [""]
         while waiting:
             folder = waiting.pop()
-            for path in _listed(folder):
-                if path.name.startswith("."):
+            for entry in _listed(self._root / folder):
+                if entry.name.startswith("."):
                     continue
-                if path.is_file():
-                    yield path
-                elif path.is_dir():
-                    real = path.resolve()
+                ref = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_file():
+                    yield ref
+                elif entry.is_dir():
+                    real = Path(entry.path).resolve()
                     # A link may lead back: to a folder that was listed already, or above the root.
                     if real not in seen and not self._root.is_relative_to(real):
                         seen.add(real)
-                        waiting.append(path)
+                        waiting.append(ref)
 
     def _nothing_found(self, others: Counter[str]) -> str:
         if not others:
@@ -104,15 +107,15 @@ class Folder:
         return f"no JPEG, PNG or WebP file in {self._root} (files seen: {seen}); give a folder that holds some"
 
 
-def _listed(folder: Path) -> list[Path]:
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(f"cannot list {folder}: {error.strerror}; make it readable or move it away") from error
 
 
-def _ref(relative: Path) -> str:
-    ref = relative.as_posix()
+def _checked(ref: str) -> str:
     try:
         ref.encode()
     except UnicodeEncodeError:

@@ -18,6 +18,8 @@ from compact_hf.images.source import Source
 from compact_hf.records import Picture, Reject
 
 _LOOKS_AHEAD: Final = 4
+# References that are passed over before the event loop gets its turn.
+_AT_A_STRETCH: Final = 1000
 
 
 async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> AsyncGenerator[tuple[str, str | None]]:
@@ -30,7 +32,7 @@ async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> As
         SourceError: the source as a whole cannot be read any more.
         JournalError: the journal cannot be written.
     """
-    held = journal.looks()
+    held = await asyncio.to_thread(journal.looks)
     stamps = await asyncio.to_thread(lambda: {ref: source.stamp(ref) for ref in {*held, *refs}})
     for ref in sorted(held.keys() - set(refs)):
         if held[ref][0] != stamps[ref]:
@@ -48,7 +50,9 @@ async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> As
         return ref, seen.image_id if isinstance(seen, Picture) else None
 
     with ThreadPoolExecutor(_LOOKS_AHEAD, thread_name_prefix="look") as pool:
-        for ref in refs:
+        for number, ref in enumerate(refs):
+            if number % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
             known = ref in held and held[ref][0] == stamps[ref]
             ahead.append((ref, None if known else loop.run_in_executor(pool, look, source, ref)))
             while ahead and (ahead[0][1] is None or len(ahead) == _LOOKS_AHEAD):

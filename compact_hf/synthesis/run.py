@@ -162,7 +162,7 @@ class Run:
                 journal,
                 self.teachers,
                 limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-                budget=_budget(journal, terms, prices),
+                budget=await asyncio.to_thread(_budget, journal, terms, prices),
                 stop=stop,
                 on_progress=told,
             )
@@ -179,7 +179,7 @@ class Run:
         self, journal: Journal, refs: list[str], limit: int | None, tally: Tally
     ) -> AsyncGenerator[Picture, None]:
         """Yield the pictures that are still to be worked on."""
-        done = journal.finished_ids()
+        done = await asyncio.to_thread(journal.finished_ids)
         seen: set[str] = set()
         async with contextlib.aclosing(looked_at(self.source, journal, refs)) as looks:
             async for ref, image_id in looks:
@@ -198,6 +198,8 @@ def _budget(journal: Journal, terms: Terms, prices: Mapping[Role, Price | None])
         price = prices[role]
         return 0.0 if price is None else price.cost(reply.input_tokens, reply.output_tokens)
 
+    if terms.max_requests is None and terms.max_cost is None:
+        return Budget()
     spent = journal.spending()
     known = [(price, one) for one in spent if (price := prices[one.role]) is not None]
     return Budget(

@@ -78,14 +78,14 @@ def test_a_folder_that_cannot_be_listed_is_told_and_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path, "a.png", "closed/b.png")
-    listed = Path.iterdir
+    listed = os.scandir
 
     def refuse(path: Path):  # root may list anything, so the refusal is put in by hand
         if path.name == "closed":
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SourceError, match=r"cannot list .*closed: Permission denied; make it readable"):
         list(Folder(tmp_path).refs())
 
