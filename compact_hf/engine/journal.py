@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
+from compact_hf.engine.filesystem import on_network_file_system
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
 from compact_hf.teachers.teacher import Reply, Role
@@ -89,6 +90,11 @@ class Journal:
             raise UsageError(
                 f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
             )
+        if (kind := on_network_file_system(run)) is not None:
+            raise JournalError(
+                f"--out {run} lies on a network file system ({kind}), where SQLite's write-ahead log does not work; "
+                "give an --out on a local disk, such as $TMPDIR/run, and copy the folder afterwards"
+            )
         try:
             run.mkdir(parents=True, exist_ok=True)
             lock = FileLock(run / _LOCK_NAME)
@@ -122,12 +128,14 @@ class Journal:
             raise JournalError(
                 f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
             )
+        side = run / f"{FILE_NAME}-wal"
+        ended = not (side.exists() and side.stat().st_size)
         try:
             # For writing, or SQLite would leave its two side files behind.
-            journal = cls(run, _connect(run, "rw"), None)
+            mode = "ro&immutable=1" if ended and on_network_file_system(run) else "rw"
+            journal = cls(run, _connect(run, mode), None)
         except JournalError:
-            side = run / f"{FILE_NAME}-wal"
-            if side.exists() and side.stat().st_size:
+            if not ended:
                 raise
             # Where nothing can be written, SQLite only reads a file that nobody writes to either.
             journal = cls(run, _connect(run, "ro&immutable=1"), None)

@@ -167,7 +167,8 @@ class Run:
                 on_progress=told,
             )
             progress = await runner.run(self._pictures(journal, refs, terms.limit, tally), self.process)
-            if not journal.pictures_seen():
+            # A shard may hold broken files only; the others go on.
+            if self.shard is None and not journal.pictures_seen():
                 raise SourceError(
                     f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
                 )

@@ -135,3 +135,16 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="is not a run"):
         Journal.read(tmp_path)
+
+
+def test_a_run_on_a_network_file_system_is_refused_but_can_be_read_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal.open(tmp_path / "copied", IDENTITY).close()
+    monkeypatch.setattr("compact_hf.engine.journal.on_network_file_system", lambda path: "nfs4")
+    with pytest.raises(JournalError, match=r"network file system \(nfs4\).*local disk"):
+        Journal.open(tmp_path / "new", IDENTITY)
+    assert not (tmp_path / "new").exists()
+    with Journal.read(tmp_path / "copied") as journal:
+        assert journal.identity == IDENTITY
+    assert {path.name for path in (tmp_path / "copied").iterdir()} <= {FILE_NAME, "journal.lock"}

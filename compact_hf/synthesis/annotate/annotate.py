@@ -20,7 +20,7 @@ from compact_hf.records import Picture
 from compact_hf.synthesis.annotate.annotation import METHOD, annotate_picture
 from compact_hf.synthesis.annotate.parquet import write_table
 from compact_hf.synthesis.annotate.summary import Summary, summary
-from compact_hf.synthesis.compact.generate import default_teacher
+from compact_hf.synthesis.asked import default_teacher
 from compact_hf.synthesis.judging import judging_version
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms

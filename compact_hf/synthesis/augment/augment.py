@@ -18,9 +18,9 @@ from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
+from compact_hf.synthesis.asked import open_both
 from compact_hf.synthesis.augment.prompts import rewriting_version
 from compact_hf.synthesis.augment.rewriting import BATCHED, METHOD, PRESET, augment_picture
-from compact_hf.synthesis.compact.generate import default_teacher
 from compact_hf.synthesis.compact.preset import Preset
 from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.judging import judging_version
@@ -28,7 +28,6 @@ from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms
 from compact_hf.synthesis.sources import open_dataset
 from compact_hf.synthesis.standing import Standing
-from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.teacher import Exposure
 
 
@@ -93,21 +92,24 @@ def augment(
     if max_edge < 1:
         raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     asked = open_dataset(dataset, split=split, image_root=image_root)
-    opened = partial(open_teacher, seed=seed, batch_size=concurrency, state_dir=Path(out), on_wait=on_wait)
-    teacher = teacher or default_teacher(asked)
-    writer = opened(teacher, url=teacher_url)
-    same = verifier in (None, teacher)
-    judging_url = verifier_url or (teacher_url if same else None)
-    judge = writer if same and judging_url == teacher_url else opened(verifier or teacher, url=judging_url)
-    for one in (writer, judge):
-        if one.sources not in (None, asked.identity):
-            raise UsageError(f"the teacher {one.name} only knows drawn scenes, got {dataset}; use --teacher gemini")
-    in_batches = writer.in_batches or judge.in_batches
+    teachers = open_both(
+        asked,
+        teacher=teacher,
+        teacher_url=teacher_url,
+        verifier=verifier,
+        verifier_url=verifier_url,
+        seed=seed,
+        batch_size=concurrency,
+        state_dir=Path(out),
+        on_wait=on_wait,
+    )
+    writer = teachers["teacher"]
+    in_batches = any(one.in_batches for one in teachers.values())
     preset = replace(BATCHED if in_batches else PRESET, strict=strict, max_edge=max_edge)
     ks = range(writer.ks.start, min(writer.ks.stop, MAX_K + 1))
     return Run(
         asked,
-        {"teacher": writer, "verifier": judge},
+        teachers,
         partial(_process, asked, seed, ks, preset),
         {
             "k": ["k+1"],

@@ -16,6 +16,7 @@ from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.source import Source
 from compact_hf.records import Picture
+from compact_hf.synthesis.asked import open_both
 from compact_hf.synthesis.compact.conversation import converse
 from compact_hf.synthesis.compact.preset import METHOD, Preset, preset_named
 from compact_hf.synthesis.compact.prompts import prompts_version
@@ -25,7 +26,6 @@ from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms
 from compact_hf.synthesis.shards import Shard
 from compact_hf.synthesis.sources import open_source
 from compact_hf.synthesis.standing import Standing
-from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.teacher import Exposure, Teacher
 
 
@@ -99,21 +99,23 @@ def generate(
     if max_edge < 1:
         raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     pictures = open_source(source)
-    opened = partial(open_teacher, seed=seed, batch_size=concurrency, state_dir=Path(out), on_wait=on_wait)
-    teacher = teacher or default_teacher(pictures)
-    writer = opened(teacher, url=teacher_url, noise=noise)
-    same = verifier is None or verifier == teacher
-    judging_url = verifier_url or (teacher_url if same else None)
-    one_for_both = same and judging_url == teacher_url and not noise
-    judge = writer if one_for_both else opened(verifier or teacher, url=judging_url)
-    for asked in (writer, judge):
-        if asked.sources is not None and asked.sources != pictures.identity:
-            raise UsageError(f"the teacher {asked.name} only knows drawn scenes, got {source}; use --teacher gemini")
-    chosen = preset_named(preset, strict=strict, in_batches=writer.in_batches or judge.in_batches)
-    chosen = replace(chosen, ks=_checked_ks(ks or chosen.ks, writer, chosen), max_edge=max_edge)
+    teachers = open_both(
+        pictures,
+        teacher=teacher,
+        teacher_url=teacher_url,
+        verifier=verifier,
+        verifier_url=verifier_url,
+        noise=noise,
+        seed=seed,
+        batch_size=concurrency,
+        state_dir=Path(out),
+        on_wait=on_wait,
+    )
+    chosen = preset_named(preset, strict=strict, in_batches=any(one.in_batches for one in teachers.values()))
+    chosen = replace(chosen, ks=_checked_ks(ks or chosen.ks, teachers["teacher"], chosen), max_edge=max_edge)
     return Run(
         pictures,
-        {"teacher": writer, "verifier": judge},
+        teachers,
         partial(_process, pictures, seed, chosen),
         {
             "k": list(chosen.ks),
@@ -127,11 +129,6 @@ def generate(
         terms,
         on_progress,
     ).to_end(Path(out))
-
-
-def default_teacher(pictures: Source) -> str:
-    """Return who is asked about pictures where nobody was named."""
-    return "scenes" if pictures.identity == "scenes" else "gemini"
 
 
 def _checked_ks(ks: tuple[int, ...], teacher: Teacher, preset: Preset) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ from typing import Any
 from compact_hf.engine.journal import FILE_NAME
 from compact_hf.engine.rates import Limits
 from compact_hf.errors import IdentityError
+from compact_hf.synthesis.asked import default_teacher
 from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
-from compact_hf.synthesis.compact.generate import default_teacher
 from compact_hf.synthesis.compact.preset import preset_named
 from compact_hf.synthesis.compact.status import Status, status
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms

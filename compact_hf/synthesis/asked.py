@@ -1,0 +1,53 @@
+"""Who is asked about a source's pictures: the teacher and the verifier, opened from their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from compact_hf.errors import UsageError
+from compact_hf.images.source import Source
+from compact_hf.teachers.registry import open_teacher
+from compact_hf.teachers.teacher import Role, Teacher
+
+
+def default_teacher(pictures: Source) -> str:
+    """Return who is asked about pictures where nobody was named."""
+    return "scenes" if pictures.identity == "scenes" else "gemini"
+
+
+def open_both(
+    pictures: Source,
+    *,
+    teacher: str | None,
+    teacher_url: str | None,
+    verifier: str | None,
+    verifier_url: str | None,
+    noise: float = 0.0,
+    seed: int,
+    batch_size: int,
+    state_dir: Path,
+    on_wait: Callable[[str], None],
+) -> dict[Role, Teacher]:
+    """Return who is asked in each role: one teacher in both where they are the same, which then slows down in both.
+
+    Args:
+        teacher, verifier (`str | None`): `NAME[:MODEL]`; the verifier defaults to the teacher, without its noise.
+        teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's.
+        noise, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
+
+    Raises:
+        UsageError: no such teacher, a setting that it does not have, or one that does not know these pictures.
+    """
+    opened = partial(open_teacher, seed=seed, batch_size=batch_size, state_dir=state_dir, on_wait=on_wait)
+    teacher = teacher or default_teacher(pictures)
+    writer = opened(teacher, url=teacher_url, noise=noise)
+    same = verifier in (None, teacher)
+    judging_url = verifier_url or (teacher_url if same else None)
+    one_for_both = same and judging_url == teacher_url and not noise
+    judge = writer if one_for_both else opened(verifier or teacher, url=judging_url)
+    for one in (writer, judge):
+        if one.sources not in (None, pictures.identity):
+            raise UsageError(f"the teacher {one.name} only knows drawn scenes; name another, such as --teacher gemini")
+    return {"teacher": writer, "verifier": judge}
