@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compact_hf.teachers.teacher import Reply, Role
 
@@ -22,6 +23,7 @@ class Budget:
         first_guess (`float`): US dollars that a request is taken to cost before there is any reply.
         requests (`int`): replies so far.
         cost (`float`): US dollars so far.
+        in_flight (`int`): requests that are on their way.
     """
 
     max_requests: int | None = None
@@ -30,25 +32,36 @@ class Budget:
     first_guess: float = 0.0
     requests: int = 0
     cost: float = 0.0
-    _in_flight: int = 0
+    in_flight: int = 0
+    _came_back: asyncio.Event = field(default_factory=asyncio.Event, repr=False, compare=False)
 
     def spent_up(self) -> str:
         """Return which limit leaves no room for one more request, and what to do; nothing where there is room."""
-        if self.max_requests is not None and self.requests + self._in_flight >= self.max_requests:
+        if self.max_requests is not None and self.requests + self.in_flight >= self.max_requests:
             return f"the budget of {self.max_requests:,} requests is used up; raise --max-requests"
         if self.max_cost is not None:
             mean = self.cost / self.requests if self.requests else self.first_guess
-            if self.cost + mean * (self._in_flight + 1) > self.max_cost:
-                return f"the budget of ${self.max_cost:,.2f} is used up (${self.cost:,.4f} spent); raise --max-cost"
+            if self.cost + mean * (self.in_flight + 1) > self.max_cost:
+                return f"the budget of {_dollars(self.max_cost)} is used up (${self.cost:,.4f} spent); raise --max-cost"
         return ""
 
     def sent(self) -> None:
         """Take note that a request is on its way."""
-        self._in_flight += 1
+        self.in_flight += 1
 
     def came_back(self, role: Role, reply: Reply | None) -> None:
         """Take note of what became of it: a reply, or None."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         if reply is not None:
             self.requests += 1
             self.cost += self.cost_of(role, reply)
+        self._came_back.set()
+        self._came_back = asyncio.Event()
+
+    async def change(self) -> None:
+        """Return once something came back: it may have left room, by failing or by being cheaper than was thought."""
+        await self._came_back.wait()
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4g}"

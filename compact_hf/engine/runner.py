@@ -274,15 +274,33 @@ class Runner:
             await self._place(line)
             # A hold may have begun meanwhile.
             ready = holds == line.admission.holds and await line.admission.rates.wait(self._stop)
-            if ready and holds == line.admission.holds and not self._stop.is_set():
-                if not (why := self._budget.spent_up()):
-                    self._budget.sent()
-                    return holds
-                self._finish(StoppedEarly(f"{why} and run the same command to go on"))
+            if ready and await self._affordable(line, holds):
+                self._budget.sent()
+                return holds
             line.admission.slots.give_back()
             if self._stop.is_set():
                 self._cut_short = True
                 raise _GivenUp
+
+    async def _affordable(self, line: _Line, holds: int) -> bool:
+        """Return True once the budget has room for one more request, False where another hold or the end comes first.
+
+        What is in flight may still leave room: only when nothing is, the budget is used up.
+        """
+        while holds == line.admission.holds and not self._stop.is_set():
+            if not (why := self._budget.spent_up()):
+                return True
+            if not self._budget.in_flight:
+                self._finish(StoppedEarly(f"{why} and run the same command to go on"))
+                return False
+            # Who waits for room waits for a reply to somebody else.
+            self._moving -= 1
+            try:
+                await self._flush_if_idle()
+                await self._budget.change()
+            finally:
+                self._moving += 1
+        return False
 
     async def _place(self, line: _Line) -> None:
         if not line.admission.slots.are_taken:
