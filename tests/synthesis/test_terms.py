@@ -177,7 +177,7 @@ def test_rates_hold_at_the_server(
     with GeminiServer(fault=note) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset="paper", concurrency=64, **terms)
     assert len(at) == 48
-    assert at[-1] - at[0] > (48 - at_once) / a_second * 0.95 > 1
+    assert at[-1] - at[0] > (48 - at_once) / a_second * 0.85 > 1  # the first one had to connect
 
 
 @pytest.mark.parametrize("role", ["--teacher", "--verifier"])
@@ -256,3 +256,14 @@ def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Pa
 def questions_in(asked: Asked) -> list[str]:
     paragraph = asked.prompt.split("\n\n")[1]
     return [re.sub(r"^\d+\. ", "", line) for line in paragraph.split("\n")]
+
+
+def test_a_budget_is_kept_to_in_batches_too(tiny: Path, tmp_path: Path) -> None:
+    """What it leaves no room for waits for the batch to come back, and then the run ends."""
+    settings: dict[str, Any] = {"teacher": "gemini-batch", "preset": "efficient"}
+    with GeminiServer() as server:
+        server.batches.looks = 1
+        for limit, batches in ((5, 1), (10, 2)):
+            with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up"):
+                generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=limit, **settings)
+            assert (len(server.asked), len(server.batches.jobs)) == (limit, batches)
