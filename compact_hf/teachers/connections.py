@@ -10,6 +10,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from compact_hf.errors import TeacherError
+
 
 class Connections:
     """As many connections as there are requests at a time, each used again by the next one."""
@@ -24,6 +26,7 @@ class Connections:
 
         Raises:
             httpx.HTTPError: it could not be sent, or the answer broke off.
+            TeacherError: the environment names a proxy that cannot be used.
         """
         connection = self._free.pop() if self._free else self._connect(request.url)
         try:
@@ -42,8 +45,23 @@ class Connections:
             await connection.aclose()
 
     def _connect(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        proxy = None if proxy_bypass(url.host) else getproxies().get(url.scheme)
         one = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        connection = httpx.AsyncHTTPTransport(verify=self._tls, limits=one, proxy=proxy)
+        try:
+            connection = httpx.AsyncHTTPTransport(verify=self._tls, limits=one, proxy=_proxy_for(url))
+        except (ValueError, ImportError, httpx.InvalidURL):
+            # Its address is not shown: a password may stand in it.
+            raise TeacherError(
+                f"the proxy that the environment names for {url.scheme}:// cannot be used; give http://HOST:PORT, "
+                "or for socks5:// pip install 'httpx[socks]'"
+            ) from None
         self._all.append(connection)
         return connection
+
+
+def _proxy_for(url: httpx.URL) -> str | None:
+    """Return the proxy for an address, as httpx's own client finds it: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY."""
+    if proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    found = proxies.get(url.scheme) or proxies.get("all")
+    return found if not found or "://" in found else f"http://{found}"

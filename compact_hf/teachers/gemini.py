@@ -14,7 +14,7 @@ from typing import Final
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.gemini_protocol import failed, read_response
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
-from compact_hf.teachers.wire import key_in, server_of
+from compact_hf.teachers.wire import key_in, one_line, server_of
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.
@@ -92,10 +92,12 @@ class Gemini:
         except (TimeoutError, httpx.TimeoutException):
             failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
         except (httpx.ConnectError, OSError) as error:
-            failure = Failure(request.key, f"{self._server} cannot be reached ({type(error).__name__})")
+            # The name of the error alone would not tell a wrong name from a wrong certificate.
+            said = one_line(str(error)) or type(error).__name__
+            failure = Failure(request.key, f"{self._server} cannot be reached ({said})")
         except httpx.HTTPError as error:
             failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             # A truncated or a foreign body; the client's reading of errors ends in any of these.
             failure = Failure(request.key, f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TeacherError
 from compact_hf.teachers.teacher import Failure, Reply, Request
-from compact_hf.teachers.wire import one_line, seconds
+from compact_hf.teachers.wire import one_line, seconds, tokens
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
@@ -77,8 +77,8 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
     if not (response.candidates or response.prompt_feedback or usage):
         # JSON, but of somebody else: not to be kept as an answer.
         return Failure(key, "the reply holds nothing that Gemini's replies hold")
-    spent_in = (usage.prompt_token_count or 0) if usage else 0
-    spent_out = ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0
+    spent_in = tokens(usage.prompt_token_count) if usage else 0
+    spent_out = tokens(usage.candidates_token_count) + tokens(usage.thoughts_token_count) if usage else 0
     text, refused = "", ""
     if not response.candidates:
         feedback = response.prompt_feedback

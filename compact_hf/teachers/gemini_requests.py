@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,12 @@ class Requests:
         self._model = model
         self._timeout_s = timeout_s
         self._recorder = _Recorder()
-        options = HttpOptions(base_url=url, httpx_async_client=httpx.AsyncClient(transport=self._recorder))
+        options = HttpOptions(
+            base_url=url,
+            httpx_async_client=httpx.AsyncClient(transport=self._recorder),
+            # Never used; the client would make one of its own, which fails where a proxy is odd.
+            httpx_client=httpx.Client(trust_env=False),
+        )
         self._client = Client(api_key=key, vertexai=False, http_options=options)
         self._recorded: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}
         self._recording = asyncio.Lock()
@@ -109,12 +115,16 @@ def read(body: bytes) -> GenerateContentResponse:
     Raises:
         pydantic.ValidationError: it is not Gemini's JSON.
         ValueError: it is no JSON.
+        RecursionError: it is nested without end.
     """
     from google.genai.types import GenerateContentResponse
     from pydantic import ValidationError
 
     try:
-        return GenerateContentResponse.model_validate_json(body)
+        with warnings.catch_warnings():
+            # Of a finish reason that is newer than the client it warns on stderr; the reject says it.
+            warnings.simplefilter("ignore", UserWarning)
+            return GenerateContentResponse.model_validate_json(body)
     except ValidationError as error:
         unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
     # Python's own reader is slower, and takes halves of surrogate pairs.

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
-from compact_hf.teachers.wire import key_in, one_line, seconds, server_of
+from compact_hf.teachers.wire import key_in, one_line, seconds, server_of, tokens
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam
@@ -97,7 +97,8 @@ class OpenAI:
         except (TimeoutError, APITimeoutError):
             answer = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
         except APIConnectionError as error:
-            reason = type(error.__cause__ or error).__name__
+            cause = error.__cause__ or error
+            reason = one_line(str(cause)) or type(cause).__name__
             answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
         else:
             return _read(request, body, self._model)
@@ -243,8 +244,8 @@ def _read(request: Request, body: bytes, model: str) -> Reply | Failure:
         text=text,
         refused=refused,
         model=f"openai:{_without_folders(one_line(read.model or model))}",
-        input_tokens=usage.prompt_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
+        input_tokens=tokens(usage.prompt_tokens),
+        output_tokens=tokens(usage.completion_tokens),
     )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from compact_hf.errors import UsageError
 
 _LONGEST_LINE: Final = 300
+_MOST_TOKENS: Final = 10**9
 
 
 def key_in(variables: Iterable[str]) -> str:
@@ -50,3 +51,8 @@ def one_line(text: str) -> str:
 def seconds(header: str) -> float | None:
     """Return the seconds that a `Retry-After` header asks to wait; None where it is missing or gives a date."""
     return float(header) if re.fullmatch(r"\d{1,9}(?:\.\d+)?", header) else None
+
+
+def tokens(count: int | None) -> int:
+    """Return what a service says that it billed, 0 where it does not say: a number that sums can be made of."""
+    return min(max(count or 0, 0), _MOST_TOKENS)

@@ -215,7 +215,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 def test_a_password_in_an_address_stays_there() -> None:
     (failure,) = put(Gemini(url="http://me:secret@127.0.0.1:9"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
-    assert failure.message == "http://127.0.0.1:9 cannot be reached (ConnectError)"
+    assert failure.message == "http://127.0.0.1:9 cannot be reached (All connection attempts failed)"
 
 
 @pytest.mark.parametrize("damaged", ["caf\u00e9", "two\nlines"])

@@ -285,7 +285,7 @@ def test_a_connection_that_breaks_off_half_way_is_a_failure() -> None:
 def test_nobody_at_the_address_is_a_failure_that_names_it_without_its_password() -> None:
     (failure,) = put(OpenAI("m", url="http://me:secret@127.0.0.1:9/v1"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
-    assert failure.message == "the connection to http://127.0.0.1:9 failed (ConnectError)"
+    assert failure.message == "the connection to http://127.0.0.1:9 failed (All connection attempts failed)"
 
 
 def test_a_server_of_ones_own_is_asked_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
