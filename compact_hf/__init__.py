@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.release.assemble import assemble
+    from compact_hf.release.exports.export import export
     from compact_hf.release.publish import publish
     from compact_hf.release.validate import validate
     from compact_hf.synthesis.annotate.annotate import annotate
@@ -31,6 +32,7 @@ __all__ = [
     "assemble",
     "augment",
     "evaluate",
+    "export",
     "generate",
     "publish",
     "run_demo",
@@ -45,6 +47,7 @@ _HOME: Final = {
     "assemble": "compact_hf.release.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
     "evaluate": "compact_hf.evaluation.evaluate",
+    "export": "compact_hf.release.exports.export",
     "generate": "compact_hf.synthesis.compact.generate",
     "publish": "compact_hf.release.publish",
     "run_demo": "compact_hf.demo.way",

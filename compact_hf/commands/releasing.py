@@ -1,4 +1,4 @@
-"""`compact assemble`, `validate` and `publish`: parsing and talking."""
+"""`compact assemble`, `export`, `validate` and `publish`: parsing and talking."""
 
 from __future__ import annotations
 
@@ -53,8 +53,27 @@ def add(commands: Any) -> None:
     share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
     assemble.add_argument("--seed", type=int, default=0, help="decides which rows (default: 0)")
 
+    export = command(
+        commands,
+        "export",
+        _export,
+        "write a release in another training code's format",
+        "compact export release --format llava --out llava",
+    )
+    export.add_argument("release", metavar="RELEASE", help="a folder, or org/name[@revision] on the Hub")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("llava", "finevision", "messages"),
+        help="llava: a JSON list, for LLaVA's and LLaMA-Factory's code; finevision: Parquet; messages: JSON lines, "
+        "for TRL",
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
+    export.add_argument("--config", default="all", metavar="NAME", help="one of the release's (default: %(default)s)")
+    export.add_argument("--split", choices=("train", "validation"), help="one of the two (default: both)")
+
     validate = command(commands, "validate", _validate, "check a release", "compact validate release")
-    validate.add_argument("release", type=Path, metavar="DIR")
+    validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
 
     publish = command(
         commands, "publish", _publish, "put a release on the Hub, in one piece", "compact publish release org/compact"
@@ -99,6 +118,15 @@ def _assemble(chosen: argparse.Namespace) -> int:
             ],
         )
     say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.exports.export import export
+
+    counts = export(chosen.release, chosen.out, format=chosen.format, config=chosen.config, split=chosen.split)
+    tell_table(("split", "rows"), list(counts.items()))
+    say(f"written to {chosen.out}")
     return 0
 
 
