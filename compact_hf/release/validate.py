@@ -1,4 +1,7 @@
-"""Validating a release: in goes its folder, out comes a report of every defect (`compact validate DIR`).
+"""Validating a release: in goes its folder or its repository, out comes a report of every defect.
+
+    compact validate release
+    compact validate org/compact@v1.0.0
 
 Files are checked side by side, each as a stream of row groups; what grows with the number of rows is only the ids,
 which must be unique. The rules for one row are in checks.py.
@@ -7,6 +10,7 @@ which must be unique. The rules for one row are in checks.py.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.hub.snapshot import snapshot
+from compact_hf.images.address import HUB
 from compact_hf.release.card import CARD, foreign_files, header_of, listed_configs
 from compact_hf.release.checks import defects
 from compact_hf.release.features import features, features_in_card
@@ -24,6 +30,8 @@ from compact_hf.release.parquet import MAX_GROUP_ROWS
 
 MAX_SHOWN: Final = 10
 """Problems of one check that a report names; the rest are only counted."""
+
+_REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
 
 Place = tuple[str, str]
 
@@ -89,14 +97,15 @@ def validate(path: str | Path) -> Report:
     """Check a release.
 
     Args:
-        path (`str | Path`): the folder of the release.
+        path (`str | Path`): the folder of the release; or, where there is no such folder, `org/name[@revision]` on the
+            Hub, with or without `hf://datasets/` before it, which is downloaded into the Hub's cache.
 
     Raises:
-        UsageError: `path` is no folder.
+        UsageError: `path` is neither a folder nor such a name.
+        HubUnavailableError: the Hub cannot be reached, or keeps failing.
+        HubError: there is no such repository or revision for this token.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise UsageError(f"{path} is not a folder; give the folder of a release")
+    path = _folder_of(path)
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
     files = {name: place for name in names if (place := place_of(name))}
     schema = features().arrow_schema  # here and not in the threads: `datasets` must not be imported by two at once
@@ -111,6 +120,15 @@ def validate(path: str | Path) -> Report:
     for problem in [*_between_files(findings), *_card(path, set(files.values()), findings.rows)]:
         findings.add(problem)
     return Report(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
+
+
+def _folder_of(path: str | Path) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    match = _REPOSITORY.fullmatch(str(path).removeprefix(HUB))
+    if match is None:
+        raise UsageError(f"{path} is not a folder; give the folder of a release, or org/name[@revision] on the Hub")
+    return snapshot(match["name"], repo_type="dataset", revision=match["revision"])
 
 
 def _numbering(files: Mapping[str, Place]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ As a program it serves until Ctrl-C:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class HubServer(LocalServer):
 
     Attributes:
         asked (`list[Asked]`): every request, in order.
+        served (`Counter[str]`): path of a request -> bytes of answers' bodies that were sent for it.
         fault (`Fault`): may be set anew while the server runs.
         store (`Store`): what the server holds.
         environment (`dict[str, str]`): what a client's process needs to talk to this server instead of the Hub.
@@ -74,6 +76,7 @@ class HubServer(LocalServer):
         )
         super().__init__(app)
         self.asked: list[Asked] = []
+        self.served: Counter[str] = Counter()
         self.fault = fault
         self.store = Store()
         app.state.hub = State(self.store, self.url, all_regular)
@@ -100,7 +103,12 @@ class _Front:
         fault = self._server.fault(asked, len(self._server.asked) - 1)
         if isinstance(fault, Lost):
             await self._app(scope, receive, _nowhere)
-        await (fault or self._app)(scope, receive, send)
+
+        async def count(message: Message) -> None:
+            await send(message)
+            self._server.served[asked.path] += len(message.get("body", b""))
+
+        await (fault or self._app)(scope, receive, count)
 
 
 async def _nowhere(message: Message) -> None:
