@@ -57,8 +57,9 @@ def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
         return error_response(429, "RESOURCE_EXHAUSTED", "quota", retry_delay_s=delay)
 
     _, standing = asked_with(tiny, tmp_path / "run", preset, storm, concurrency=concurrency)
-    probes = int(seconds / delay) + 1
-    assert probes <= len(refused) <= concurrency + probes
+    probes = [at for at in refused if at > began[0] + 0.9 * delay]
+    assert 1 <= len(probes) <= seconds / delay
+    assert len(refused) - len(probes) <= concurrency
     assert standing.failures == len(refused)
     assert released(tmp_path / "run") == clean[preset]
 
@@ -98,8 +99,8 @@ def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: 
         generate(str(folder), tmp_path / "run", teacher_url=server.url, preset=preset, concurrency=16)
     before, after = server.crowd[: seen[0]], server.crowd[seen[-1] :]
     assert max(before) > 12
-    assert max(after[:10]) <= 9
-    assert max(after) > max(after[:10])
+    assert max(after[:20]) <= 11
+    assert max(after) > max(after[:20])
 
 
 def test_bursts_of_500_and_503_change_nothing(

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
 
@@ -55,7 +55,8 @@ def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str)
     return server.asked
 
 
-@settings(max_examples=7)
+# Each example is several processes: the first that fails is told as it is, or its shrinking would take minutes.
+@settings(max_examples=7, phases=[Phase.generate])
 @given(
     preset=st.sampled_from(PRESETS),
     kills=st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3),
