@@ -29,7 +29,7 @@ class Limits:
         tpm (`float | None`): tokens a minute, in and out.
 
     Raises:
-        UsageError: one of them is not above 0.
+        UsageError: one of them is not above 0 and finite.
     """
 
     in_flight: int
@@ -38,8 +38,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in (("concurrency", self.in_flight), ("rpm", self.rpm), ("tpm", self.tpm)):
-            if value is not None and not value > 0:
-                raise UsageError(f"got {name} {value:g}; it must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"got {name} {value:g}; it must be above 0 and finite")
 
 
 class Slots:

@@ -205,7 +205,10 @@ class Runner:
             self.progress.finished += 1
             self._on_progress(self.progress, finished)
         except _GivenUp:
-            self.progress.unfinished += not self._stop.is_set()
+            if self._stop.is_set():
+                self._cut_short = True
+            else:
+                self.progress.unfinished += 1
         finally:
             process.close()
 

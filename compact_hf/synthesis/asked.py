@@ -34,7 +34,8 @@ def open_both(
 
     Args:
         teacher, verifier (`str | None`): `NAME[:MODEL]`; the verifier defaults to the teacher, without its noise.
-        teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's.
+        teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's where both
+            speak the same protocol: who named a server of their own does not want another model's pictures elsewhere.
         noise, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
 
     Raises:
@@ -44,10 +45,15 @@ def open_both(
     teacher = teacher or default_teacher(pictures)
     writer = opened(teacher, url=teacher_url, noise=noise)
     same = verifier in (None, teacher)
-    judging_url = verifier_url or (teacher_url if same else None)
+    judging_url = verifier_url or (teacher_url if _protocol(verifier or teacher) == _protocol(teacher) else None)
     one_for_both = same and judging_url == teacher_url and not noise
     judge = writer if one_for_both else opened(verifier or teacher, url=judging_url)
     for one in (writer, judge):
         if one.sources not in (None, pictures.identity):
             raise UsageError(f"the teacher {one.name} only knows drawn scenes; name another, such as --teacher gemini")
     return {"teacher": writer, "verifier": judge}
+
+
+def _protocol(teacher: str) -> str:
+    """Return what the server behind a teacher speaks: Gemini and its batches are at the same address."""
+    return teacher.partition(":")[0].removesuffix("-batch")

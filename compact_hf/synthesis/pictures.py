@@ -49,7 +49,8 @@ async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> As
         journal.record_look(ref, stamps[ref], seen)
         return ref, seen.image_id if isinstance(seen, Picture) else None
 
-    with ThreadPoolExecutor(_LOOKS_AHEAD, thread_name_prefix="look") as pool:
+    pool = ThreadPoolExecutor(_LOOKS_AHEAD, thread_name_prefix="look")
+    try:
         for number, ref in enumerate(refs):
             if number % _AT_A_STRETCH == 0:
                 await asyncio.sleep(0)
@@ -59,6 +60,9 @@ async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> As
                 yield await first()
         while ahead:
             yield await first()
+    finally:
+        # Not here: what is still being looked at may take a while, and requests are in flight.
+        await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
 
 def read_again(source: Source, picture: Picture) -> bytes:

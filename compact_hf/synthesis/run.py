@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,8 +64,8 @@ class Terms:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"got {name} {value}; it must be at least 1")
         for name in ("rpm", "tpm", "max_cost"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise UsageError(f"got {name} {value:g}; it must be above 0")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise UsageError(f"got {name} {value:g}; it must be above 0 and finite")
 
     def of(self, shard: Shard | None) -> Terms:
         """Return one shard's part of what the whole run may work on and spend."""

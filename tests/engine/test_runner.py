@@ -257,6 +257,19 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
     assert all(journal.reply(key) for key in teacher.sent)
 
 
+def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finished_run(journal: Journal) -> None:
+    class Late(Echo):
+        async def _one(self, request: Request) -> Reply | Failure:
+            if request.key.startswith(f"{1:032x}"):
+                await asyncio.sleep(0.1)
+                return Failure(request.key, "400", worth_retrying=False)
+            return Reply(request.key, text="said", model="late")
+
+    with pytest.raises(StoppedEarly, match="the same command goes on"):
+        run(journal, Late(), count=2, process=rounds(1), stop_at=1)
+    assert journal.counts()[0] == 1
+
+
 def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journal: Journal) -> None:
     class Slow(Echo):
         async def _one(self, request: Request) -> Reply | Failure:
