@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
 from compact_hf.engine.admission import Admission, Patience
@@ -97,11 +97,15 @@ class Runner:
         self.progress = Progress()
         self._journal = journal
         # One line a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
-        in_batches = any(teacher.in_batches for teacher in teachers.values())
+        self._in_batches = any(teacher.in_batches for teacher in teachers.values())
         # A few more than requests in flight, so that the next picture is ready when a place gets free; in batches as
         # many as a batch can take.
-        self._hands = _IN_BATCHES if in_batches else limits.in_flight + max(_AHEAD, limits.in_flight // 4)
+        ready = limits.in_flight + max(_AHEAD, limits.in_flight // 4)
+        self._hands = _IN_BATCHES if self._in_batches else ready
         unlimited = Limits(self._hands)
+        # Beside a teacher that answers in batches another one is asked about thousands of pictures at once: they are
+        # made ready as its places get free, or all would be in memory.
+        self._ready = asyncio.Semaphore(ready)
         lines = {
             id(teacher): _Line(teacher, Admission(unlimited if teacher.in_batches else limits, patience))
             for teacher in teachers.values()
@@ -252,6 +256,20 @@ class Runner:
 
     async def _answer(self, line: _Line, request: Request) -> tuple[Reply | Failure, int]:
         """Send a request once there is room for it; return what came back, and after how many holds it was sent."""
+        if not self._in_batches or line.teacher.in_batches:
+            return await self._prepared(line, request)
+        await self._turn(self._ready.acquire, self._ready.locked())
+        try:
+            return await self._prepared(line, request)
+        finally:
+            if request.exposure is not None:
+                request.exposure.forget()
+            self._ready.release()
+
+    async def _prepared(self, line: _Line, request: Request) -> tuple[Reply | Failure, int]:
+        if self._stop.is_set():
+            self._cut_short = True
+            raise _GivenUp
         try:
             await line.teacher.prepare(request)
         except SourceError as error:
@@ -274,7 +292,7 @@ class Runner:
         """Take a place in flight, and return the number of holds so far."""
         while True:
             holds = await line.admission.wait(self._stop.is_set)
-            await self._place(line)
+            await self._turn(line.admission.slots.take, line.admission.slots.are_taken)
             # A hold may have begun meanwhile.
             ready = holds == line.admission.holds and await line.admission.rates.wait(self._stop)
             if ready and await self._affordable(line, holds):
@@ -305,15 +323,15 @@ class Runner:
                 self._moving += 1
         return False
 
-    async def _place(self, line: _Line) -> None:
-        if not line.admission.slots.are_taken:
-            await line.admission.slots.take()
+    async def _turn(self, take: Callable[[], Awaitable[object]], is_taken: bool) -> None:
+        if not is_taken:
+            await take()
             return
         # Who waits for a place waits for a reply to somebody else.
         self._moving -= 1
         try:
             await self._flush_if_idle()
-            await line.admission.slots.take()
+            await take()
         finally:
             self._moving += 1
 
@@ -354,8 +372,11 @@ class Runner:
         That is so where all its places are taken, or where every picture in hand waits and no other can start.
         """
         waiting = self._active and not self._moving and (self._exhausted or self._active == self._hands)
+        live = any(line.pending for line in self._lines if not line.teacher.in_batches)
         for line in self._lines:
-            if waiting or line.admission.slots.are_taken:
+            # What another teacher's replies bring belongs into the same batch.
+            idle = waiting and not (live and line.teacher.in_batches)
+            if idle or line.admission.slots.are_taken:
                 await line.teacher.flush()
 
     async def _pump(self, line: _Line) -> None:

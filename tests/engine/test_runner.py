@@ -344,3 +344,34 @@ def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
     teacher = Batch()
     run(journal, teacher, count=count, concurrency=concurrency)
     assert teacher.batches == batches
+
+
+def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:
+    class Prepared(Echo):
+        ready = most = 0
+
+        async def prepare(self, request: Request) -> None:
+            self.ready += 1
+            self.most = max(self.most, self.ready)
+
+        async def _one(self, request: Request) -> Reply | Failure:
+            await asyncio.sleep(0.001)
+            self.ready -= 1
+            return await super()._one(request)
+
+    def process(picture: Picture) -> Process:
+        (written,) = yield [request(picture, "a")]
+        yield [replace(request(picture, written.text), role="verifier")]
+        return Result("", 1)
+
+    writer, judge = Prepared(), Batch()
+    judge.in_batches = True
+    teachers: Mapping[Role, Teacher] = {"teacher": writer, "verifier": judge}
+
+    async def main() -> Progress:
+        runner = Runner(journal, teachers, limits=Limits(4), patience=QUICK)
+        return await asyncio.wait_for(runner.run(pictures(100), process), 30)
+
+    assert asyncio.run(main()).finished == 100
+    assert writer.most <= 8
+    assert judge.batches == [100]
