@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from starlette.responses import Response
 
-from compact_hf.engine.journal import FILE_NAME, Journal
-from compact_hf.errors import SourceError, StoppedEarly, TeacherError, UsageError
+from compact_hf.errors import SourceError, StoppedEarly, UsageError
 from compact_hf.images.encode import for_teacher
-from compact_hf.images.folder import Folder
 from compact_hf.images.look import image_id_of
-from compact_hf.records import digest
 from compact_hf.release.assemble import assemble
 from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.model import KEY, Asked
-
-
-def released(run: Path) -> dict[str, str]:
-    """Assemble a run and return each Parquet file's name with its hash."""
-    out = run.parent / f"{run.name}-release"
-    assemble([run], out, version="1.0.0")
-    return {
-        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in out.rglob("*.parquet")
-    }
-
-
-def command(folder: Path, run: Path, server: GeminiServer, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        *("-c", "import sys; from compact_hf.cli import main; sys.exit(main())"),
-        *("generate", str(folder), "--out", str(run), "--teacher-url", server.url, "--concurrency", "4", *more),
-    ]
+from tests.synthesis.runs import released
 
 
 def run_over(folder: Path, run: Path) -> Path:
@@ -107,88 +80,6 @@ def test_a_finished_run_asks_nothing_more(few: Path, clean_few: Path) -> None:
 def test_concurrency_leaves_no_trace(few: Path, clean_few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(few), tmp_path / "run", teacher_url=server.url, concurrency=1)
-    assert released(tmp_path / "run") == released(clean_few)
-
-
-def test_kill_9_at_any_moment_loses_nothing_and_pays_nothing_twice(few: Path, clean_few: Path, tmp_path: Path) -> None:
-    """Killed early, later and late, then finished. The release is the clean run's, byte for byte."""
-    run = tmp_path / "run"
-    ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in few.iterdir()}
-    victims: list[subprocess.Popen[bytes]] = []
-
-    def kill(asked: Asked, number: int) -> Response | None:
-        if number == (1, 9, 25)[len(victims) - 1]:
-            victims[-1].send_signal(signal.SIGKILL)
-        return None
-
-    for _ in range(3):
-        before = journalled(run)
-        with GeminiServer(accept_rate=0.7, latency_s=0.02, fault=kill) as server:
-            victims.append(subprocess.Popen(command(few, run, server), stderr=subprocess.DEVNULL))
-            assert victims[-1].wait(60) == -signal.SIGKILL
-        assert not keys(server, ids) & before
-    before = journalled(run)
-    with GeminiServer(accept_rate=0.7) as server:
-        generate(str(few), run, teacher_url=server.url, concurrency=4)
-    assert not keys(server, ids) & before
-    assert released(run) == released(clean_few)
-
-
-def keys(server: GeminiServer, ids: dict[bytes, str]) -> set[str]:
-    """Return the journal's keys of what the server was asked."""
-    return {digest(asked.role, ids[asked.picture], asked.prompt) for asked in server.asked}
-
-
-def journalled(run: Path) -> set[str]:
-    if not (run / FILE_NAME).exists():
-        return set()
-    with Journal.read(run) as journal:
-        return {reply.key for _, _, reply in journal.replies()}
-
-
-def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(few: Path, clean_few: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    reached = threading.Event()
-    with GeminiServer(
-        accept_rate=0.7, latency_s=0.1, fault=lambda asked, number: reached.set() if number == 10 else None
-    ) as server:
-        child = subprocess.Popen(command(few, run, server), stderr=subprocess.PIPE, text=True)
-        assert reached.wait(60)
-        child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
-        asked = len(server.asked)
-    assert child.returncode == 3
-    assert "the same command goes on" in said
-    assert "Traceback" not in said
-    assert len(journalled(run)) == asked  # nothing that was paid for was thrown away
-    with GeminiServer(accept_rate=0.7) as server:
-        generate(str(few), run, teacher_url=server.url)
-    assert released(run) == released(clean_few)
-
-
-def test_a_storm_of_429_loses_no_picture(few: Path, clean_few: Path, tmp_path: Path) -> None:
-    until = time.monotonic() + 1.5
-
-    def storm(asked: Asked, number: int) -> Response | None:
-        left = until - time.monotonic()
-        return error_response(429, "RESOURCE_EXHAUSTED", "quota", retry_delay_s=0.3) if left > 0 else None
-
-    with GeminiServer(accept_rate=0.7, fault=storm) as server:
-        generate(str(few), tmp_path / "run", teacher_url=server.url, concurrency=8)
-    assert released(tmp_path / "run") == released(clean_few)
-
-
-def test_bursts_of_500_and_cut_answers_change_nothing(few: Path, clean_few: Path, tmp_path: Path) -> None:
-    faults = [
-        error_response(500, "INTERNAL", "oops"),
-        Response('{"candidates": [{"content": {"parts": [{"te', media_type="application/json"),
-    ]
-
-    def fault(asked: Asked, number: int) -> Response | None:
-        return faults[number % 2] if number % 9 == 3 else None
-
-    with GeminiServer(accept_rate=0.7, fault=fault) as server:
-        generate(str(few), tmp_path / "run", teacher_url=server.url)
     assert released(tmp_path / "run") == released(clean_few)
 
 
@@ -270,24 +161,6 @@ def test_only_unusable_pictures_is_said_as_such(tmp_path: Path) -> None:
         generate(str(folder), tmp_path / "run", teacher_url=server.url)
 
 
-def test_a_key_that_is_revoked_half_way_stops_the_run_and_shows_nowhere(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secret = "AIza-very-secret-indeed"
-    monkeypatch.setenv("GEMINI_API_KEY", secret)
-
-    def revoke(asked: Asked, number: int) -> Response | None:
-        return error_response(403, "PERMISSION_DENIED", f"key {secret} was revoked") if number > 20 else None
-
-    with GeminiServer(key=secret, fault=revoke) as server, pytest.raises(TeacherError, match="403") as refused:
-        generate(str(few), tmp_path / "run", teacher_url=server.url)
-    assert secret not in str(refused.value)
-    for file in (tmp_path / "run").iterdir():
-        assert secret.encode() not in file.read_bytes()
-    with GeminiServer(key=secret) as server:
-        assert generate(str(few), tmp_path / "run", teacher_url=server.url).finished == len(list(Folder(few).refs()))
-
-
 def test_pictures_that_keep_failing_are_left_for_the_next_time(few: Path, tmp_path: Path) -> None:
     poisoned = for_teacher(sorted(few.iterdir())[3].read_bytes())
 
@@ -307,13 +180,3 @@ def test_generate_works_inside_a_running_event_loop(few: Path, tmp_path: Path) -
             return generate(str(few), tmp_path, teacher_url=server.url, limit=2).finished
 
     assert asyncio.run(cell()) == 2
-
-
-def test_the_command_shows_no_key_in_its_process(few: Path, tmp_path: Path) -> None:
-    with GeminiServer() as server:
-        child = subprocess.Popen(command(few, tmp_path / "run", server, "--limit", "1"), stderr=subprocess.PIPE)
-        arguments = Path(f"/proc/{child.pid}/cmdline").read_bytes()
-        _, said = child.communicate(timeout=60)
-    assert child.returncode == 0
-    assert KEY.encode() not in arguments + said
-    assert os.environ["GEMINI_API_KEY"] == KEY
