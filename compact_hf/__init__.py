@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.release.assemble import assemble
+    from compact_hf.release.diff import diff
     from compact_hf.release.exports.export import export
     from compact_hf.release.publish import publish
     from compact_hf.release.validate import validate
@@ -31,6 +32,7 @@ __all__ = [
     "annotate",
     "assemble",
     "augment",
+    "diff",
     "evaluate",
     "export",
     "generate",
@@ -46,6 +48,7 @@ _HOME: Final = {
     "annotate": "compact_hf.synthesis.annotate.annotate",
     "assemble": "compact_hf.release.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
+    "diff": "compact_hf.release.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.release.exports.export",
     "generate": "compact_hf.synthesis.compact.generate",

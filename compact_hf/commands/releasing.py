@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from compact_hf.commands.command import command
 from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
-from compact_hf.talk import printable, say, tell, tell_table
+from compact_hf.talk import printable, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
+    from compact_hf.release.diff import Difference
     from compact_hf.synthesis.compact.balance import Balance
 
 
@@ -81,7 +82,18 @@ def add(commands: Any) -> None:
     publish.add_argument("release", type=Path, metavar="DIR")
     publish.add_argument("repository", metavar="ORG/NAME", help="a data set's; created where it is not there")
     publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
-    publish.add_argument("--dry-run", action="store_true", help="check, and list the files only")
+    publish.add_argument("--dry-run", action="store_true", help="check, list the files, and say what changed only")
+
+    diff = command(
+        commands,
+        "diff",
+        _diff,
+        "say how a release differs from another",
+        "compact diff org/compact@v1.0.0 release",
+    )
+    for name, metavar, which in (("old", "A", "the one before"), ("new", "B", "the one after")):
+        diff.add_argument(name, metavar=metavar, help=f"{which}: a folder, or ORG/NAME[@REVISION] on the Hub")
+    diff.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _assemble(chosen: argparse.Namespace) -> int:
@@ -157,8 +169,40 @@ def _publish(chosen: argparse.Namespace) -> int:
     )
     if published.pushed is None:
         tell_table(("file", "bytes"), list(published.files.items()))
+        if published.difference:
+            _tell_difference(published.difference)
         say(f"{published.tag} would be {len(published.files)} files, {sum(published.files.values()):,} bytes")
         return 0
     say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
     tell(published.pushed.url)
     return 0
+
+
+def _diff(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.diff import diff
+
+    difference = diff(chosen.old, chosen.new)
+    if chosen.json:
+        tell_json(difference.as_json())
+    else:
+        _tell_difference(difference)
+    return 0
+
+
+def _tell_difference(difference: Difference) -> None:
+    from compact_hf.release.diff import KINDS
+
+    tell_table(
+        ("config", "split", "before", "after", *KINDS),
+        [
+            (*place, changes.before, changes.after, *(getattr(changes, kind) for kind in KINDS))
+            for place, changes in difference.rows.items()
+        ],
+    )
+    tell_table(
+        ("column", "before", "after"),
+        [(name, *(one or "none" for one in of)) for name, of in difference.columns.items()],
+    )
+    tell_table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in difference.examples.items()])
+    told = "; ".join(difference.reasons())
+    say(printable(f"{difference.old} -> {difference.new}: {told or 'nothing changed'}; a {difference.step} change"))

@@ -16,11 +16,13 @@ from compact_hf.release.features import features_in_card
 from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, place_of
 
 CARD: Final = "README.md"
+CHANGELOG: Final = "CHANGELOG.md"
 TAG: Final = "compact_hf"
 """Tag in the header by which an earlier release is known as ours."""
 
-# Beside the data lie the card and what the Hub and its client leave in every copy of a repository.
-_BESIDE: Final = re.compile(rf"{re.escape(CARD)}|\.gitattributes|\.cache/huggingface/.*")
+# Beside the data lie the card, what versions changed (changelog.py), and what the Hub and its client leave in every
+# copy of a repository.
+_BESIDE: Final = re.compile(rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|\.gitattributes|\.cache/huggingface/.*")
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md.jinja"
 _SIZES: Final = (
     (10**3, "n<1K"),
@@ -58,10 +60,18 @@ def header_of(folder: Path) -> dict[str, Any]:
         OSError: the card cannot be read.
         ValueError: the header is not YAML, or not a mapping.
     """
+    path = folder / CARD
+    return header_in(path.read_text(encoding="utf-8") if path.is_file() else "")
+
+
+def header_in(text: str) -> dict[str, Any]:
+    """Return the YAML header of a card's text, empty where it has none.
+
+    Raises:
+        ValueError: the header is not YAML, or not a mapping.
+    """
     import yaml
 
-    path = folder / CARD
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not text.startswith("---\n"):
         return {}
     try:

@@ -2,27 +2,31 @@
 
     compact publish release org/compact
 
-How it gets there in one piece is hub/push.py's; which versions may follow which, and that readers find every config, is
-decided here.
+How it gets there in one piece is hub/push.py's. Here stands what has to be so beforehand: a valid release, a version
+that goes up by as much as its difference to the last one demands (versions.py), an entry in CHANGELOG.md, and that
+readers find every config.
 """
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.contents import files_of
-from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.release.card import header_of, is_foreign
+from compact_hf.hub.push import Pushed, Standing, push, standing
+from compact_hf.release.card import CHANGELOG, header_of, is_foreign
+from compact_hf.release.changelog import published_text
+from compact_hf.release.diff import Difference, diff
+from compact_hf.release.held import Repository
 from compact_hf.release.validate import validate
-
-_TAG: Final = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
+from compact_hf.release.versions import Version, highest, lowest_after, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,13 @@ class Published:
     Attributes:
         tag (`str`): `vX.Y.Z`, from the card's version.
         files (`dict[str, int]`): path -> bytes.
+        difference (`Difference`, *optional*): to the highest version that is there; None where there is none.
         pushed (`Pushed`, *optional*): where it stands; None after a dry run.
     """
 
     tag: str
     files: dict[str, int]
+    difference: Difference | None
     pushed: Pushed | None
 
 
@@ -53,7 +59,8 @@ def publish(
     The same call goes on after an interruption; until it is done, readers see the version before.
 
     Args:
-        folder (`str | Path`): a release that `validate` accepts.
+        folder (`str | Path`): a release that `validate` accepts. Its CHANGELOG.md becomes the repository's: the entry
+            of this version gets the day (UTC) and what changed, and the entries that are there follow.
         repo_id (`str`): `namespace/name`; created where it is not there.
         private (`bool`, *optional*, defaults to False): creates it private, and refuses to publish into a public one.
         dry_run (`bool`, *optional*, defaults to False): only checks and lists.
@@ -61,8 +68,8 @@ def publish(
 
     Raises:
         UsageError: `folder` is no folder, or `repo_id` is not `namespace/name`.
-        ReleaseError: the release is not valid, its version exists or is not above the highest one, the repository
-            holds something else, or the Hub does not hand out what it should.
+        ReleaseError: the release is not valid, its version exists, is not above the highest one or not by as much as
+            the difference demands, the repository holds something else, or the Hub does not hand out what it should.
         HubError: the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
@@ -75,21 +82,27 @@ def publish(
         )
     _refuse_invalid(folder)
     header = header_of(folder)
-    tag = f"v{header['configs'][0]['version']}"
-    _refuse_version(repo_id, tag, there.tags)
+    version = _risen(repo_id, str(header["configs"][0]["version"]), there.tags)
+    last = highest(there.tags)
+    difference = diff(f"{repo_id}@{last.tag}", folder) if last else None
+    if last and difference:
+        _refuse_small_step(repo_id, last, version, difference)
+    changelog = _changelog(folder, repo_id, there, version, difference)
+    files = dict(sorted({**files, CHANGELOG: len(changelog)}.items()))
     if dry_run:
-        return Published(tag, files, None)
+        return Published(version.tag, files, difference, None)
+    _put(changelog, folder)
     pushed = push(
         folder,
         repo_id,
         repo_type="dataset",
-        message=f"Release {tag}",
-        tag=tag,
+        message=f"Release {version.tag}",
+        tag=version.tag,
         private=private,
         check=partial(_refuse_unreadable, repo_id, header, files),
         on_progress=on_progress,
     )
-    return Published(tag, files, pushed)
+    return Published(version.tag, files, difference, pushed)
 
 
 def _refuse_invalid(folder: Path) -> None:
@@ -103,16 +116,47 @@ def _refuse_invalid(folder: Path) -> None:
         )
 
 
-def _refuse_version(repo_id: str, tag: str, tags: tuple[str, ...]) -> None:
-    numbers = {one: tuple(map(int, match.groups())) for one in (*tags, tag) if (match := _TAG.fullmatch(one))}
-    if tag not in numbers:
-        raise ReleaseError(f"the card's version {tag[1:]!r} is not X.Y.Z; assemble the release again")
-    highest = max((one for one in tags if one in numbers), key=numbers.__getitem__, default=None)
-    if highest is not None and numbers[tag] <= numbers[highest]:
-        state = "exists" if tag in tags else "is not above it"
+def _risen(repo_id: str, stated: str, tags: tuple[str, ...]) -> Version:
+    """Return the card's version if it is above the highest that is there."""
+    version, last = version_of(stated), highest(tags)
+    if version is None:
+        raise ReleaseError(f"the card's version {stated!r} is not X.Y.Z; assemble the release again")
+    if last is not None and version <= last:
+        state = "exists" if version.tag in tags else "is not above it"
         raise ReleaseError(
-            f"{repo_id} is at {highest}, and {tag} {state}; a version is never replaced, assemble with a higher one"
+            f"{repo_id} is at {last.tag}, and {version.tag} {state}; a version is never replaced, assemble with a "
+            "higher one"
         )
+    return version
+
+
+def _refuse_small_step(repo_id: str, last: Version, version: Version, difference: Difference) -> None:
+    lowest = lowest_after(last, difference.step)
+    if version < lowest:
+        raise ReleaseError(
+            f"{version} is too small a step from {last.tag} of {repo_id}: {'; '.join(difference.reasons()[:5])}, which "
+            f"is a {difference.step} change; assemble with --version {lowest} or above"
+        )
+
+
+def _changelog(folder: Path, repo_id: str, there: Standing, version: Version, difference: Difference | None) -> bytes:
+    own = (folder / CHANGELOG).read_text(encoding="utf-8") if (folder / CHANGELOG).is_file() else ""
+    history = Repository.at(repo_id, "main").text(CHANGELOG) if CHANGELOG in there.files else ""
+    today = datetime.now(UTC).date().isoformat()
+    text = published_text(own, history, version=str(version), date=today, difference=difference)
+    return text.encode()
+
+
+def _put(changelog: bytes, folder: Path) -> None:
+    """Replace the folder's changelog at once: a kill must not leave half of it, nor a file that is foreign to it."""
+    new = folder.absolute().parent / f".{folder.absolute().name}.changelog"
+    try:
+        new.write_bytes(changelog)
+        os.replace(new, folder / CHANGELOG)
+    except OSError as error:
+        raise ReleaseError(
+            f"{folder / CHANGELOG} cannot be written ({error.strerror}); nothing was published, make it writable"
+        ) from error
 
 
 def _refuse_unreadable(repo_id: str, header: dict[str, Any], files: dict[str, int], commit: str) -> None:

@@ -1,7 +1,7 @@
 """Writing a release: in go rows (and rejects, to be counted), out comes a folder that `load_dataset` reads.
 
-The folder holds README.md and Parquet files with embedded pictures (layout.py). Memory does not grow with the
-number of rows; the same rows in the same order give the same Parquet files, byte for byte; and the folder is there
+The folder holds README.md, CHANGELOG.md and Parquet files with embedded pictures (layout.py). Memory does not grow with
+the number of rows; the same rows in the same order give the same Parquet files, byte for byte; and the folder is there
 completely or not at all (folder.py).
 """
 
@@ -19,7 +19,8 @@ from compact_hf.images.clean import clean
 from compact_hf.images.decode import PictureError
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Reject, Row
-from compact_hf.release.card import card, is_release
+from compact_hf.release.card import CARD, CHANGELOG, card, is_release
+from compact_hf.release.changelog import first_entry
 from compact_hf.release.facts import Facts, Shards, Tally
 from compact_hf.release.features import features, record
 from compact_hf.release.folder import replacing
@@ -57,7 +58,8 @@ def write(rows: Iterable[Row | Reject], out: Path, *, version: str) -> Facts:
             if not shards:
                 raise ReleaseError(f"there are no rows for {out}: {_told(tally)}")
             facts = tally.facts(version, shards)
-            (folder / "README.md").write_text(card(facts), encoding="utf-8")
+            (folder / CARD).write_text(card(facts), encoding="utf-8")
+            (folder / CHANGELOG).write_text(first_entry(facts), encoding="utf-8")
     except OSError as error:
         raise ReleaseError(
             f"{out} cannot be written ({error.strerror or error}); "

@@ -74,9 +74,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1.1.0, with other rows and without k = 3."""
+    """Version 2.0.0, with other rows and without k = 3."""
     out = tmp_path_factory.mktemp("second") / "release"
-    write((row for row in rows(60) if row.k != 3), out, version="1.1.0")
+    write((row for row in rows(60) if row.k != 3), out, version="2.0.0")
     return out
 
 
@@ -109,7 +109,7 @@ def held(repository: Repository, revision: str) -> dict[str, bytes]:
 
 def test_a_dry_run_lists_the_files_and_creates_nothing(way: Told) -> None:
     status, out, said = way.seen["dry"]
-    files = contents(way.first)
+    files = contents(way.first)  # which holds by now what was published
     assert status == 0
     assert {(name, int(size)) for name, size in map(str.split, out.strip().splitlines()[1:])} == {
         (name, len(data)) for name, data in files.items()
@@ -136,18 +136,18 @@ def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way:
     assert way.seen["second"][0] == 0
     assert (way.seen["old"], way.seen["new"]) == (ids(way.first), ids(way.second))
     assert held(way.repository, "v1.0.0") == contents(way.first)
-    assert held(way.repository, "v1.1.0") == held(way.repository, "main") == contents(way.second)
+    assert held(way.repository, "v2.0.0") == held(way.repository, "main") == contents(way.second)
     assert [pull.status for pull in way.repository.pulls] == ["merged", "merged"]
 
 
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("same", "v1.1.0 exists"), ("older", "v1.0.0 exists"), ("lower", "v0.9.0 is not above it")],
+    [("same", "v2.0.0 exists"), ("older", "v1.0.0 exists"), ("lower", "v0.9.0 is not above it")],
 )
 def test_versions_only_rise(way: Told, case: str, reason: str) -> None:
     status, out, said = way.seen[case]
     assert (status, out) == (1, "")
-    assert said.splitlines()[-1].startswith(f"compact: org/compact is at v1.1.0, and {reason}")
+    assert said.splitlines()[-1].startswith(f"compact: org/compact is at v2.0.0, and {reason}")
 
 
 def test_a_config_downloads_its_own_files_only(server: HubServer, second: Path, tmp_path: Path) -> None:
@@ -227,6 +227,47 @@ except CompactError as error:
     assert line.startswith("config all ")
     repository = server.store.repository("dataset", "org/compact")
     assert (held(repository, "main"), repository.pulls[0].status) == ({}, "draft")
+
+
+def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer, tmp_path: Path) -> None:
+    versions = {
+        "first": "1.0.0",
+        "fewer": "1.0.1",
+        "gone": "1.1.0",
+        "enough": "1.1.0",
+        "far": "1.2.0",
+        "noted": "1.1.1",
+    }
+    for name, version in versions.items():
+        left_out = {"first": 0, "gone": 3, "far": 1}.get(name, 2)
+        kept = (row for row in rows(60) if row.k != left_out) if name == "gone" else list(rows(60))[left_out:]
+        write(kept, tmp_path / name, version=version)
+    source = """
+import sys
+from compact_hf import CompactError, publish
+def step(name, **dry):
+    try:
+        done = publish(f"{sys.argv[1]}/{name}", "org/compact", **dry)
+        return [done.tag, done.difference and done.difference.reasons()]
+    except CompactError as error:
+        return [type(error).__name__, str(error)]
+told = [step("first"), step("fewer", dry_run=True), *map(step, ("fewer", "gone", "enough", "noted", "far"))]
+"""
+    first, dry, fewer, gone, enough, noted, far = told(server, source, tmp_path, home=tmp_path / "home")
+    assert first == ["v1.0.0", None]
+    assert dry == fewer == [
+        "ReleaseError",
+        "1.0.1 is too small a step from v1.0.0 of org/compact: 2 rows removed, which is a minor change; "
+        "assemble with --version 1.1.0 or above",
+    ]  # fmt: skip
+    assert "config k3 has no train rows any more" in gone[1]
+    assert "assemble with --version 2.0.0 or above" in gone[1]
+    assert enough == ["v1.1.0", ["2 rows removed"]]
+    assert (noted[0], far) == ("v1.1.1", ["v1.2.0", ["1 rows added"]])
+    repository = server.store.repository("dataset", "org/compact")
+    assert sorted(ref for ref in repository.refs if "tags" in ref) == [
+        f"refs/tags/{tag}" for tag in ("v1.0.0", "v1.1.0", "v1.1.1", "v1.2.0")
+    ]
 
 
 def test_what_is_no_valid_release_is_refused_before_anything_is_created(
