@@ -53,6 +53,7 @@ def add(commands: Any) -> None:
     share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
     share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
     assemble.add_argument("--seed", type=int, default=0, help="decides which rows (default: 0)")
+    _add_hygiene(assemble)
 
     export = command(
         commands,
@@ -96,6 +97,33 @@ def add(commands: Any) -> None:
     diff.add_argument("--json", action="store_true", help="as JSON")
 
 
+def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
+    assemble.add_argument(
+        "--exclude-ids",
+        type=Path,
+        metavar="FILE",
+        help="leave out rows and pictures by id, one a line, comments after #; a picture's id holds for every release",
+    )
+    assemble.add_argument(
+        "--exclude-images-of",
+        action="append",
+        default=[],
+        metavar="DATASET",
+        help="leave out a benchmark's pictures, as they are or compressed or scaled again (not cropped or mirrored): a "
+        "folder, a release, or org/name on the Hub; may be given again",
+    )
+    assemble.add_argument(
+        "--group-similar",
+        type=int,
+        metavar="BITS",
+        help="leave out of training what looks like a picture for validation: perceptual hashes that differ in at most "
+        "so many of 64 bits, 0 to 10 (6 is usual)",
+    )
+    assemble.add_argument(
+        "--image-license", metavar="TEXT", help="of the runs' pictures of unknown licence, such as cc-by-4.0"
+    )
+
+
 def _assemble(chosen: argparse.Namespace) -> int:
     from compact_hf.release.assemble import assemble
 
@@ -111,7 +139,12 @@ def _assemble(chosen: argparse.Namespace) -> int:
         instruction_fraction=chosen.instruction_fraction,
         instruction_rows=chosen.instruction_rows,
         seed=chosen.seed,
+        exclude_ids=chosen.exclude_ids,
+        exclude_images_of=chosen.exclude_images_of,
+        group_similar=chosen.group_similar,
+        image_license=chosen.image_license,
         on_balance=balances.append,
+        on_note=say,
     )
     tell_table(
         ("config", "train", "validation"),

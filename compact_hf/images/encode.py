@@ -35,7 +35,7 @@ def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     file = stripped(data)
     if _can_be_sent(file, max_edge):
         return file.data
-    image = _on_white(loaded(file, at_least=max_edge))
+    image = on_white(loaded(file, at_least=max_edge))
     image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
     out = BytesIO()
     image.save(out, format="JPEG", quality=_QUALITY)
@@ -50,7 +50,8 @@ def _can_be_sent(file: Bare, max_edge: int) -> bool:
     return image.mode == "RGB" and max(image.size) <= max_edge and light
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
+    """Return the picture as RGB, what is transparent in it as white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     seen = image.convert("RGBA")

@@ -5,15 +5,20 @@ compact assemble RUN... --out DIR --version 1.0.0 [--balance] [--instruction FIL
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.records import Reject, Row
+from compact_hf.release.exclusions import Exclusions, ids_in, pictures_of
 from compact_hf.release.facts import Facts
+from compact_hf.release.hygiene import Hygiene
 from compact_hf.release.instruction import instruction_rows as sampled_rows
 from compact_hf.release.layout import split_of
+from compact_hf.release.near_pictures import checked_distance
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.balance import Balance
@@ -21,6 +26,8 @@ from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 
 INSTRUCTION_FRACTION: Final = 0.05
 """The share of LLaVA-665K that the paper mixes in (section 3.4)."""
+
+_LICENSE: Final = re.compile(r"\w[\w .+:/()-]{0,99}")
 
 
 def assemble(
@@ -35,7 +42,12 @@ def assemble(
     instruction_fraction: float | None = None,
     instruction_rows: int | None = None,
     seed: int = 0,
+    exclude_ids: str | Path | None = None,
+    exclude_images_of: str | Path | Sequence[str | Path] = (),
+    group_similar: int | None = None,
+    image_license: str | None = None,
     on_balance: Callable[[Balance], None] = lambda balance: None,
+    on_note: Callable[[str], None] = lambda told: None,
 ) -> Facts:
     """Write one release of the conversations in the runs and a sample of an instruction file.
 
@@ -54,7 +66,18 @@ def assemble(
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
         instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
         seed (`int`, *optional*, defaults to 0): decides which.
+        exclude_ids (`str | Path`, *optional*): a file of ids of rows or pictures to leave out, one a line, comments
+            after `#`. A picture's id holds for every release; a row's changes with its questions.
+        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): benchmarks and the like whose pictures are
+            left out: folders, releases, or `org/name[@revision]` on the Hub. Found are the same files, and the same
+            pictures compressed or scaled again; not what was cropped, mirrored or turned.
+        group_similar (`int`, *optional*): 0 to 10 bits of 64 in which the perceptual hashes of pictures that look alike
+            may differ; those for training that are like one for validation are left out. Groups of more than 1% of the
+            pictures (and more than 10) are told, and stay.
+        image_license (`str`, *optional*): the licence of those of the runs' pictures whose licence is unknown, such as
+            `cc-by-4.0`. The instruction part's pictures are others', and stay as they are.
         on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
+        on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
 
     Returns:
         What was written.
@@ -68,19 +91,20 @@ def assemble(
     folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not folders:
         raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
-    given = [
-        name
-        for name, value in (
-            ("--image-root", image_root),
-            ("--instruction-fraction", instruction_fraction),
-            ("--instruction-rows", instruction_rows),
-        )
-        if value is not None
-    ]
+    options = {
+        "--image-root": image_root,
+        "--instruction-fraction": instruction_fraction,
+        "--instruction-rows": instruction_rows,
+    }
+    given = [name for name, value in options.items() if value is not None]
     if instruction is None and given:
         raise UsageError(f"{given[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
     if instruction_fraction is None and instruction_rows is None:
         instruction_fraction = INSTRUCTION_FRACTION
+    if image_license is not None and not _LICENSE.fullmatch(image_license):
+        raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
+    distance = None if group_similar is None else checked_distance(group_similar)
+    ids = frozenset[str]() if exclude_ids is None else ids_in(Path(exclude_ids))
 
     held_out: set[str] = set()
     sampled: Iterator[Row | Reject] = iter(())
@@ -93,12 +117,31 @@ def assemble(
             fraction=instruction_fraction,
             held_out=held_out,
         )
+    benchmarks = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
+    exclusions = Exclusions(ids, pictures_of([str(each) for each in benchmarks]) if benchmarks else None)
+    hygiene = Hygiene(exclusions, distance=distance)
+
+    def conversations(told: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
+        return conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=told)
 
     def rows() -> Iterator[Row | Reject]:
-        for row in conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=on_balance):
+        hygiene.compare(conversations)
+        for row in hygiene.kept(conversations(on_balance)):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
-        yield from sampled
+        yield from hygiene.kept(sampled)
 
-    return write(rows(), Path(out), version=version)
+    facts = write(_licensed(rows(), image_license), Path(out), version=version)
+    for note in hygiene.notes():
+        on_note(note)
+    return facts
+
+
+def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
+    """Give the pictures of conversations a licence where nobody said one."""
+    for row in rows:
+        if license is not None and isinstance(row, Row) and row.k is not None and row.image_license == "unknown":
+            yield replace(row, image_license=license)
+        else:
+            yield row

@@ -15,8 +15,11 @@ from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.balance import Balance
 from compact_hf.synthesis.compact.generate import generate
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import KEY
+from tests.synthesis.data_sets import pictures
 
-from .samples import contents, item
+from .samples import contents, item, picture
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,30 @@ def test_no_run_and_stray_options_are_refused(run: Path, tmp_path: Path) -> None
         assemble([], tmp_path / "out", version="1.0.0")
     with pytest.raises(UsageError, match="needs --instruction"):
         assemble([run], tmp_path / "out", version="1.0.0", instruction_rows=3)
+
+
+def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    for name in ("photos", "pool"):
+        (tmp_path / name).mkdir()
+    for number, data in enumerate(pictures(3)):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(data)
+    (tmp_path / "pool" / "theirs.jpg").write_bytes(picture(1))
+    (tmp_path / "llava.json").write_text(json.dumps([item(1, image="theirs.jpg")]))
+    with GeminiServer() as gemini:
+        generate(str(tmp_path / "photos"), tmp_path / "run", teacher_url=gemini.url)
+    facts = assemble(
+        tmp_path / "run",
+        tmp_path / "out",
+        version="1.0.0",
+        instruction=tmp_path / "llava.json",
+        image_root=tmp_path / "pool",
+        instruction_rows=1,
+        image_license="cc-by-4.0",
+    )
+    assert facts.pictures == {("photos", "cc-by-4.0"): facts.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
+    assert facts.rows("k1", "k2", "k3") > 0
+    with pytest.raises(UsageError, match="give a short name such as cc-by"):
+        assemble(tmp_path / "run", tmp_path / "other", version="1.0.0", image_license="/mine\n")

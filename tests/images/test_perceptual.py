@@ -1,0 +1,100 @@
+"""Hashes of what pictures look like: copies are near, others far, and groups do not depend on any order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from compact_hf.images.perceptual import BITS, MAX_DISTANCE, groups, nearest, perceptual_hash
+
+from .made import drawing, encoded, exif, photographs
+
+HASHES = st.integers(0, 2**BITS - 1)
+# A regular pattern has next to nothing in its low frequencies, and fewer pixels than are compared say little.
+TOO_LITTLE = ("chessboard_GRAY.png", "chessboard_RGB.png", "no_time_for_that_tiny.gif")
+
+
+def apart(one: int | None, other: int | None) -> int:
+    assert one is not None
+    assert other is not None
+    return (one ^ other).bit_count()
+
+
+@st.composite
+def clustered(draw: st.DrawFn) -> list[int]:
+    """Hashes of which many are a few bits from another, as random ones never are."""
+    found = draw(st.lists(HASHES, min_size=1, max_size=6))
+    for _ in range(draw(st.integers(0, 30))):
+        bits = draw(st.sets(st.integers(0, BITS - 1), max_size=6))
+        found.append(draw(st.sampled_from(found)) ^ sum(1 << bit for bit in bits))
+    return found
+
+
+def partition(numbers: list[int]) -> set[frozenset[int]]:
+    return {frozenset(at for at, of in enumerate(numbers) if of == number) for number in numbers}
+
+
+def by_comparing_each_with_each(hashes: list[int], distance: int) -> set[frozenset[int]]:
+    numbers = list(range(len(hashes)))
+    for at, one in enumerate(hashes):
+        for other, hash in enumerate(hashes[:at]):
+            if apart(one, hash) <= distance:
+                numbers = [numbers[at] if number == numbers[other] else number for number in numbers]
+    return partition(numbers)
+
+
+@given(clustered(), st.integers(0, MAX_DISTANCE))
+def test_groups_are_those_that_comparing_each_with_each_finds(hashes: list[int], distance: int) -> None:
+    assert partition(groups(hashes, distance).tolist()) == by_comparing_each_with_each(hashes, distance)
+
+
+@given(clustered(), st.integers(0, MAX_DISTANCE), st.randoms())
+def test_groups_do_not_depend_on_the_order(hashes: list[int], distance: int, random: Random) -> None:
+    order = list(range(len(hashes)))
+    random.shuffle(order)
+    shuffled = groups([hashes[at] for at in order], distance).tolist()
+    back = {frozenset(order[at] for at in group) for group in partition(shuffled)}
+    assert back == partition(groups(hashes, distance).tolist())
+
+
+@given(HASHES, st.lists(HASHES, max_size=10))
+def test_the_nearest_is_the_least_distance(hash: int, known: list[int]) -> None:
+    expected = min((apart(hash, one) for one in known), default=BITS)
+    assert nearest(hash, np.array(known, dtype=np.uint64)) == expected
+
+
+def test_many_hashes_are_grouped_without_comparing_each_with_each() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**63, 50_000, dtype=np.uint64).tolist()
+    near = [hash ^ 0b101 for hash in hashes[:1000]]
+    assert len(set(groups(hashes + near, 6).tolist())) == 50_000  # each with each would be 1.3 billion comparisons
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in photographs() if path.name not in TOO_LITTLE], ids=lambda path: path.name
+)
+def test_a_photograph_compressed_or_scaled_again_is_near_and_turned_is_far(path: Path) -> None:
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    hash = perceptual_hash(encoded(image, "PNG"))
+    half = image.resize((image.width // 2, image.height // 2))
+    assert apart(hash, perceptual_hash(encoded(image, "JPEG", quality=40))) <= 4
+    assert apart(hash, perceptual_hash(encoded(image, "WEBP", quality=60))) <= 4
+    assert apart(hash, perceptual_hash(encoded(half, "JPEG", quality=75))) <= 4
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    assert apart(hash, perceptual_hash(encoded(turned, "PNG"))) > MAX_DISTANCE
+
+
+def test_orientation_counts_as_it_is_seen() -> None:
+    stored = drawing().transpose(Image.Transpose.ROTATE_90)  # what orientation 6 turns back
+    seen = perceptual_hash(encoded(stored, "JPEG", exif=exif(6), quality=95))
+    assert apart(seen, perceptual_hash(encoded(drawing(), "JPEG", quality=95))) <= 4
+
+
+def test_a_picture_of_one_color_looks_like_nothing() -> None:
+    assert perceptual_hash(encoded(Image.new("RGB", (64, 48), "teal"), "PNG")) is None
