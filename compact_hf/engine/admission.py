@@ -23,8 +23,8 @@ class Patience:
     Attributes:
         attempts (`int`): times that one request is sent before it is given up for now.
         first_delay_s, longest_delay_s (`float`): the pause doubles from the first to the longest, in seconds.
-        overload_s (`float`): how long a server may keep saying "too many requests" before the run stops; a longer
-            delay than this is not waited for either.
+        overload_s (`float`): how long a server may keep saying "too many requests", or fail whoever asks after it has
+            answered before, until the run stops; a longer delay than this is not waited for either.
     """
 
     attempts: int = 5
@@ -55,6 +55,8 @@ class Admission:
         self._holds_in_a_row = 0
         self._probing = False
         self._changed = asyncio.Event()
+        self._answered_once = False
+        self._failing: dict[str, float] = {}  # key -> when it failed first, of what failed since the newest answer
 
     async def wait(self, stopped: Callable[[], bool]) -> int:
         """Return the number of holds so far once a request may be sent, or as soon as the run is being stopped."""
@@ -74,6 +76,8 @@ class Admission:
 
     def answered(self, holds: int, tokens: int) -> None:
         """Take note of a reply to a request that was sent after so many holds: the server is well."""
+        self._answered_once = True
+        self._failing.clear()
         self.rates.spent(tokens)
         self.slots.widen()
         if holds == self.holds and self._held_until is not None:
@@ -110,10 +114,18 @@ class Admission:
         if holds == self.holds and self._probing:
             # The probe found out nothing: another one is due.
             self._release()
-        if not failure.worth_retrying or attempt >= self.patience.attempts:
+        if not failure.worth_retrying:
+            return None
+        self._failing.setdefault(failure.key, asyncio.get_running_loop().time())
+        if attempt >= self.patience.attempts and not self._is_down():
             return None
         delay = failure.retry_after if failure.retry_after is not None else self._pause(attempt)
         return delay if delay <= self.patience.overload_s else None
+
+    def _is_down(self) -> bool:
+        """Return whether it is the server that fails, for now, and not one request: nobody was answered meanwhile."""
+        lasting = asyncio.get_running_loop().time() - min(self._failing.values())
+        return self._answered_once and len(self._failing) > 1 and lasting <= self.patience.overload_s
 
     def _pause(self, attempt: int) -> float:
         full = min(self.patience.longest_delay_s, self.patience.first_delay_s * 2.0 ** min(attempt - 1, 16))

@@ -212,6 +212,15 @@ def test_a_teacher_that_goes_away_ends_the_run_and_what_came_is_kept(journal: Jo
     assert bodies(journal)
 
 
+def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> None:
+    def away(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500") if 3 <= number < 60 else None
+
+    # Four requests at a time, each given up after three attempts where others were answered meanwhile.
+    assert run(journal, Echo(away)).unfinished == 0
+    assert len(bodies(journal)) == 5
+
+
 def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
     def storm(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "429", overloaded=True, retry_after=0.01) if number < 12 else None
