@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 _PLANNED: Final = (
-    *("teacher", "verifier", "ks", "preset", "strict", "shard", "limit"),
+    *("teacher", "verifier", "ks", "preset", "strict", "max_edge", "seed", "shard", "limit"),
     *("concurrency", "rpm", "tpm", "price_in", "price_out"),
 )
-"""What decides how much is asked."""
-_MORE: Final = ("teacher_url", "verifier_url", "max_edge", "seed", "noise", "max_requests", "max_cost")
+"""What decides how much is asked, and of which run."""
+_MORE: Final = ("teacher_url", "verifier_url", "noise", "max_requests", "max_cost")
 
 
 def add(commands: Any) -> None:

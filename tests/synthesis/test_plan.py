@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compact_hf.cli import main
+from compact_hf.errors import IdentityError
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.plan import plan
 
@@ -46,6 +48,14 @@ def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> No
     assert any("measured on 20" in line for line in began.basis)
     standing = generate("scenes:60", out, preset="efficient")
     assert began.requests == pytest.approx(standing.sent, rel=0.25)
+
+
+@pytest.mark.parametrize("other", [{"seed": 7}, {"max_edge": 100}], ids=["seed", "max_edge"])
+def test_a_plan_refuses_another_runs_folder_as_the_run_would(other: dict[str, Any], tmp_path: Path) -> None:
+    generate("scenes:3", tmp_path / "run")
+    plan("scenes:3", tmp_path / "run")
+    with pytest.raises(IdentityError, match=f"{next(iter(other))} was"):
+        plan("scenes:3", tmp_path / "run", **other)
 
 
 def test_the_command_prints_a_table_and_asks_nothing(

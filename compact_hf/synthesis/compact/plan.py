@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compact_hf.engine.journal import FILE_NAME
+from compact_hf.engine.database import FILE_NAME
 from compact_hf.engine.rates import Limits
 from compact_hf.errors import IdentityError
+from compact_hf.images.encode import MAX_EDGE
 from compact_hf.synthesis.asked import default_teacher
 from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
 from compact_hf.synthesis.compact.preset import preset_named
@@ -33,6 +34,8 @@ def plan(
     ks: tuple[int, ...] | None = None,
     preset: str = "paper",
     strict: bool = False,
+    max_edge: int = MAX_EDGE,
+    seed: int = 0,
     shard: str | None = None,
     limit: int | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
@@ -61,6 +64,8 @@ def plan(
     chosen = replace(chosen, ks=tuple(sorted(set(ks or chosen.ks))))
     settings = {
         "source": pictures.identity,
+        "seed": seed,
+        "max_edge": max_edge,
         "k": list(chosen.ks),
         "preset": chosen.preset_version,
         "shard": None if part is None else str(part),
