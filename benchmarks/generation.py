@@ -118,7 +118,7 @@ def client(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _ours(asked: dict[str, Any], late: list[float]) -> dict[str, Any]:
     from compact_hf import generate
-    from compact_hf.engine.journal import FILE_NAME
+    from compact_hf.engine.database import FILE_NAME
 
     run_in = asyncio.run
 

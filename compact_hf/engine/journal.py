@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,13 @@ from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
+from compact_hf.engine.database import FILE_NAME, connect, spoken
 from compact_hf.engine.filesystem import on_network_file_system
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
 from compact_hf.teachers.teacher import Reply, Role
 
 JOURNAL_VERSION: Final = 2
-FILE_NAME: Final = "journal.sqlite"
 _LOCK_NAME: Final = "journal.lock"
 # WITHOUT ROWID where rows are short only: there a row over a quarter of a page takes a page of its own.
 _SCHEMA: Final = """
@@ -104,7 +104,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
         try:
-            journal = cls(run, _connect(run, "rwc"), lock)
+            journal = cls(run, connect(run, "rwc"), lock)
         except JournalError:
             lock.release()
             raise
@@ -133,12 +133,12 @@ class Journal:
         try:
             # For writing, or SQLite would leave its two side files behind.
             mode = "ro&immutable=1" if ended and on_network_file_system(run) else "rw"
-            journal = cls(run, _connect(run, mode), None)
+            journal = cls(run, connect(run, mode), None)
         except JournalError:
             if not ended:
                 raise
             # Where nothing can be written, SQLite only reads a file that nobody writes to either.
-            journal = cls(run, _connect(run, "ro&immutable=1"), None)
+            journal = cls(run, connect(run, "ro&immutable=1"), None)
         try:
             with journal._spoken():
                 journal._check_version()
@@ -309,39 +309,4 @@ class Journal:
             self._db.execute(statement, values)
 
     def _spoken(self) -> AbstractContextManager[None]:
-        return _spoken(self.run)
-
-
-@contextmanager
-def _spoken(run: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one line that says what to do."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        said = str(error)
-        if "full" in said or "disk I/O" in said:
-            told = f"the disk under {run} is full or failing ({said}); make room and run the same command"
-        elif "locked" in said:
-            told = f"another process holds {run} ({said}); wait for it and run the same command"
-        elif "unable to open" in said or "readonly" in said:
-            told = f"{run / FILE_NAME} cannot be opened ({said}); let it and its folder be read and written"
-        else:
-            told = f"{run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
-        raise JournalError(told) from error
-
-
-def _connect(run: Path, mode: str) -> sqlite3.Connection:
-    with _spoken(run):
-        uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
-        # Autocommit: every write is its own transaction, on disk before it counts. One thread at a time uses it, not
-        # always the same: what is long to read at the start of a run is read beside the event loop.
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
-        try:
-            if mode == "rwc":
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.DatabaseError:
-            connection.close()
-            raise
-    return connection
+        return spoken(self.run)

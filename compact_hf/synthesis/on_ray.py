@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.engine.journal import FILE_NAME
+from compact_hf.engine.database import FILE_NAME
 from compact_hf.engine.loop import run_to_end
 from compact_hf.engine.snapshot import write_snapshot
 from compact_hf.errors import CompactError, StoppedEarly, UsageError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.engine.journal import FILE_NAME, Finished, Journal
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject
 from compact_hf.teachers.teacher import Reply

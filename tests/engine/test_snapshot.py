@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.engine.journal import FILE_NAME, Journal
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.engine.journal import Journal
 from compact_hf.engine.snapshot import add_snapshot, snapshot, write_snapshot
 from compact_hf.records import Reject
 from compact_hf.teachers.teacher import Reply

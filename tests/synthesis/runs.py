@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from compact_hf.engine.journal import FILE_NAME, Journal
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.engine.journal import Journal
 from compact_hf.images.encode import for_teacher
 from compact_hf.images.look import image_id_of
 from compact_hf.records import digest

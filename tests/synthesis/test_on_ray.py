@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from compact_hf.engine.journal import FILE_NAME, Journal
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.engine.journal import Journal
 from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageError
 from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate

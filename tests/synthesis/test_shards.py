@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compact_hf.engine.journal import FILE_NAME
+from compact_hf.engine.database import FILE_NAME
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate

@@ -14,7 +14,8 @@ import pytest
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli import main
 from compact_hf.engine import journal as journal_file
-from compact_hf.engine.journal import FILE_NAME, Finished, Journal
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.engine.journal import Finished, Journal
 from compact_hf.records import Reject, to_json
 from compact_hf.synthesis.compact import status as status_file
 from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
