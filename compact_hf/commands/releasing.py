@@ -122,6 +122,11 @@ def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
     assemble.add_argument(
         "--image-license", metavar="TEXT", help="of the runs' pictures of unknown licence, such as cc-by-4.0"
     )
+    assemble.add_argument(
+        "--license",
+        metavar="ID",
+        help="of the release, as the Hub spells it (default: the pictures' if all have one, else other)",
+    )
 
 
 def _assemble(chosen: argparse.Namespace) -> int:
@@ -143,6 +148,7 @@ def _assemble(chosen: argparse.Namespace) -> int:
         exclude_images_of=chosen.exclude_images_of,
         group_similar=chosen.group_similar,
         image_license=chosen.image_license,
+        license=chosen.license,
         on_balance=balances.append,
         on_note=say,
     )

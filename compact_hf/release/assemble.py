@@ -1,6 +1,7 @@
 """`compact assemble`: run folders in, a release folder out, with the instruction part beside the compositional one.
 
 compact assemble RUN... --out DIR --version 1.0.0 [--balance] [--instruction FILE --image-root DIR]
+    [--exclude-ids FILE] [--exclude-images-of DATASET] [--group-similar BITS] [--image-license TEXT] [--license ID]
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def assemble(
     exclude_images_of: str | Path | Sequence[str | Path] = (),
     group_similar: int | None = None,
     image_license: str | None = None,
+    license: str | None = None,
     on_balance: Callable[[Balance], None] = lambda balance: None,
     on_note: Callable[[str], None] = lambda told: None,
 ) -> Facts:
@@ -76,6 +78,8 @@ def assemble(
             pictures (and more than 10) are told, and stay.
         image_license (`str`, *optional*): the licence of those of the runs' pictures whose licence is unknown, such as
             `cc-by-4.0`. The instruction part's pictures are others', and stay as they are.
+        license (`str`, *optional*, defaults to the pictures' licence if they have one in common, else `other`): that of
+            the release, in the card, as the Hub spells it.
         on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
         on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
 
@@ -118,24 +122,23 @@ def assemble(
             held_out=held_out,
         )
     benchmarks = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
-    exclusions = Exclusions(ids, pictures_of([str(each) for each in benchmarks]) if benchmarks else None)
-    hygiene = Hygiene(exclusions, distance=distance)
 
     def conversations(told: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
         return conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=told)
 
     def rows() -> Iterator[Row | Reject]:
+        excluded = pictures_of([str(each) for each in benchmarks]) if benchmarks else None
+        hygiene = Hygiene(Exclusions(ids, excluded), distance=distance)
         hygiene.compare(conversations)
         for row in hygiene.kept(conversations(on_balance)):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
         yield from hygiene.kept(sampled)
+        for note in hygiene.notes():
+            on_note(note)
 
-    facts = write(_licensed(rows(), image_license), Path(out), version=version)
-    for note in hygiene.notes():
-        on_note(note)
-    return facts
+    return write(_licensed(rows(), image_license), Path(out), version=version, license=license)
 
 
 def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:

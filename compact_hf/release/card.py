@@ -32,9 +32,9 @@ _SIZES: Final = (
     (10**7, "1M<n<10M"),
 )
 # Those of the Hub's identifiers that pictures come under; the Hub refuses a card with any other word.
-_LICENSES: Final = frozenset(
+LICENSES: Final = frozenset(
     (
-        "unknown mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
+        "unknown other mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
         "cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
         "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0"
     ).split()
@@ -160,6 +160,8 @@ def _info(facts: Facts, name: str, leaves: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _license(facts: Facts) -> str:
-    """The one licence of all pictures as the Hub spells it, `other` where it is none of the Hub's or not one."""
+    """What the maker said; else the pictures' one licence, `other` where they have several or none of the Hub's."""
+    if facts.license is not None:
+        return facts.license
     licenses = {license.lower() for _, license in facts.pictures} or {"unknown"}
-    return licenses.pop() if len(licenses) == 1 and licenses <= _LICENSES else "other"
+    return licenses.pop() if len(licenses) == 1 and licenses <= LICENSES else "other"

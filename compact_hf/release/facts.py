@@ -43,6 +43,7 @@ class Facts:
         teachers, verifiers, presets (`tuple[str, ...]`): those that the rows name, sorted.
         rejects (`Counter[tuple[str, str]]`): (stage, reason) -> how many were dropped.
         libraries (`dict[str, str]`): name -> version of what wrote the files.
+        license (`str`, *optional*): of the release as a whole, where its maker has said one.
     """
 
     version: str
@@ -55,6 +56,7 @@ class Facts:
     presets: tuple[str, ...]
     rejects: Counter[tuple[str, str]]
     libraries: dict[str, str]
+    license: str | None = None
 
     @property
     def configs(self) -> dict[str, tuple[str, ...]]:
@@ -95,7 +97,7 @@ class Tally:
         self.verifiers.update(filter(None, [row.verifier]))
         self.presets.update(filter(None, [row.preset_version]))
 
-    def facts(self, version: str, shards: dict[tuple[str, str], Shards]) -> Facts:
+    def facts(self, version: str, shards: dict[tuple[str, str], Shards], license: str | None = None) -> Facts:
         return Facts(
             version=version,
             shards=shards,
@@ -107,4 +109,5 @@ class Tally:
             presets=tuple(sorted(self.presets)),
             rejects=self.rejects,
             libraries={name: metadata.version(name) for name in _LIBRARIES},
+            license=license,
         )

@@ -19,7 +19,7 @@ from compact_hf.images.clean import clean
 from compact_hf.images.decode import PictureError
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Reject, Row
-from compact_hf.release.card import CARD, CHANGELOG, card, is_release
+from compact_hf.release.card import CARD, CHANGELOG, LICENSES, card, is_release
 from compact_hf.release.changelog import first_entry
 from compact_hf.release.facts import Facts, Shards, Tally
 from compact_hf.release.features import features, record
@@ -32,7 +32,7 @@ _READERS: Final = 4  # reading and copying let go of Python's lock, so threads a
 _AHEAD: Final = 32  # pictures read before they are written
 
 
-def write(rows: Iterable[Row | Reject], out: Path, *, version: str) -> Facts:
+def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str | None = None) -> Facts:
     """Write a release.
 
     Args:
@@ -40,24 +40,29 @@ def write(rows: Iterable[Row | Reject], out: Path, *, version: str) -> Facts:
             rejects that the card shall count. Read once, as a stream.
         out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
+        license (`str`, *optional*, defaults to the pictures' one licence, or `other`): one of `LICENSES`.
 
     Returns:
         What was written, as the card says it.
 
     Raises:
-        UsageError: `version` is not X.Y.Z.
+        UsageError: `version` is not X.Y.Z, or the licence is none of the Hub's.
         ReleaseError: `out` holds something else or cannot be written, there are no rows, or a picture cannot be
             read any more or is another than the one that was asked about. `out` is as it was before.
     """
     if not _VERSION.fullmatch(version):
         raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
+    if license is not None and license not in LICENSES:
+        raise UsageError(
+            f"{license!r} is no licence that the Hub's cards know; there are {', '.join(sorted(LICENSES))}"
+        )
     try:
         with replacing(out, ours=is_release) as folder:
             tally = Tally()
             shards = _write_shards(_counted(rows, tally), folder)
             if not shards:
                 raise ReleaseError(f"there are no rows for {out}: {_told(tally)}")
-            facts = tally.facts(version, shards)
+            facts = tally.facts(version, shards, license)
             (folder / CARD).write_text(card(facts), encoding="utf-8")
             (folder / CHANGELOG).write_text(first_entry(facts), encoding="utf-8")
     except OSError as error:

@@ -10,6 +10,7 @@ import pytest
 from compact_hf.errors import UsageError
 from compact_hf.records import Row
 from compact_hf.release.assemble import assemble
+from compact_hf.release.card import header_of
 from compact_hf.release.layout import split_of
 from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.assembly import conversation_rows
@@ -112,5 +113,14 @@ def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_a
     )
     assert facts.pictures == {("photos", "cc-by-4.0"): facts.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
     assert facts.rows("k1", "k2", "k3") > 0
+    assert header_of(tmp_path / "out")["license"] == "other"
     with pytest.raises(UsageError, match="give a short name such as cc-by"):
         assemble(tmp_path / "run", tmp_path / "other", version="1.0.0", image_license="/mine\n")
+
+
+def test_the_card_carries_the_licence_that_the_maker_says(run: Path, tmp_path: Path) -> None:
+    assemble(run, tmp_path / "out", version="1.0.0", license="cc-by-sa-4.0")
+    assert header_of(tmp_path / "out")["license"] == "cc-by-sa-4.0"
+    assert validate(tmp_path / "out").counts == {}
+    with pytest.raises(UsageError, match="'mine' is no licence that the Hub's cards know; there are apache"):
+        assemble(run, tmp_path / "other", version="1.0.0", license="mine")
