@@ -14,7 +14,7 @@ from compact_hf.release.facts import Facts
 from compact_hf.release.layout import DEFAULT_CONFIG
 
 _TITLE: Final = "# Changelog\n"
-_ENTRY: Final = re.compile(r"^## (?P<version>\d+\.\d+\.\d+)(?: \([\d-]+\))?$", re.MULTILINE)
+_ENTRY: Final = re.compile(r"^## (?P<version>\d+\.\d+\.\d+)(?: \((?P<date>[\d-]+)\))?$", re.MULTILINE)
 _SINCE: Final = "\n\n### Since "
 
 
@@ -31,7 +31,10 @@ def first_entry(facts: Facts) -> str:
 
 
 def published_text(own: str, history: str, *, version: str, date: str, difference: Difference | None) -> str:
-    """Return CHANGELOG.md as it shall stand in the repository; as it is there if it has this version's entry already.
+    """Return CHANGELOG.md as it shall stand in the repository.
+
+    An entry that stands there already, of a release that was merged and not yet tagged, keeps its day: the same release
+    gives the same text whenever it is published to its end.
 
     Args:
         own (`str`): that of the folder, from which the entry of `version` is taken; empty where there is none.
@@ -41,8 +44,8 @@ def published_text(own: str, history: str, *, version: str, date: str, differenc
         difference (`Difference`, *optional*): to the version before; None for the first one.
     """
     earlier = _entries(history)
-    if version in earlier:
-        return history
+    if (begun := _ENTRY.match(earlier.pop(version, ""))) and begun["date"]:
+        date = begun["date"]
     # What an earlier attempt to publish has written about another day or another repository is written anew.
     body = _entries(own).get(version, "").partition(_SINCE)[0].partition("\n")[2]
     entry = f"## {version} ({date})\n{body}".strip("\n")

@@ -102,7 +102,7 @@ class Difference:
         of_all = [changes for (config, _), changes in self.rows.items() if config == "all"]
         for kind in KINDS:
             if count := sum(getattr(changes, kind) for changes in of_all):
-                told.append(f"{count:,} rows {kind}")
+                told.append(f"{count:,} {'row' if count == 1 else 'rows'} {kind}")
         return told or ["the card differs"] * self.card  # which counts rows, and so differs with them
 
     def as_json(self) -> dict[str, Any]:
@@ -158,7 +158,6 @@ def diff(a: str | Path, b: str | Path) -> Difference:
         raise ReleaseError(f"{a} and {b} cannot be compared: not both have a column {missing[0]} of the same type")
     counts = _counts(old, new, same)
     pairs = list(_paired(_entries(old, same, shared), _entries(new, same, shared)))
-    names = sorted(types[0].keys() | types[1].keys(), key=[*types[0], *types[1]].index)
     cards = old.text(CARD), new.text(CARD)
     versions = _version(cards[0]), _version(cards[1])
     return Difference(
@@ -166,7 +165,9 @@ def diff(a: str | Path, b: str | Path) -> Difference:
         new=new.name,
         versions=versions,
         rows=_by_config(counts, pairs),
-        columns={name: (types[0].get(name, ""), types[1].get(name, "")) for name in names if name not in shared},
+        columns={
+            name: (types[0].get(name, ""), types[1].get(name, "")) for name in types[0] | types[1] if name not in shared
+        },
         examples=_examples(pairs),
         card=_but_version(cards[0], versions[0]) != _but_version(cards[1], versions[1]),
     )

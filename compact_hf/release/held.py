@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
-from compact_hf.errors import UsageError
+from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import tree
 from compact_hf.hub.words import in_words
 from compact_hf.release.layout import place_of
@@ -55,14 +56,16 @@ class Folder:
     @classmethod
     def at(cls, path: Path) -> Folder:
         names = sorted(file.relative_to(path).as_posix() for file in path.glob("data/*/*.parquet"))
-        return cls(str(path), {name: _sha256(path / name) for name in names if place_of(name)})
+        with _readable():
+            return cls(str(path), {name: _sha256(path / name) for name in names if place_of(name)})
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         return (Path(self.name) / path).open("rb")
 
     def text(self, path: str) -> str:
         file = Path(self.name) / path
-        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        with _readable():
+            return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ def held(where: str | Path) -> Held:
 
     Raises:
         UsageError: `where` is neither.
+        ReleaseError: a file of the folder cannot be read.
         HubError: the Hub cannot be reached or refuses.
     """
     if Path(where).is_dir():
@@ -114,6 +118,14 @@ def held(where: str | Path) -> Held:
             "with @revision where it is not main"
         )
     return Repository.at(named["repo_id"], named["revision"] or "main")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReleaseError(f"{error.filename} cannot be read ({error.strerror}); mend it and run it again") from error
 
 
 def _sha256(path: Path) -> str:

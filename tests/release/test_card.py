@@ -81,6 +81,8 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         "| teacher | scenes |",
         "| preset | paper-1 |",
         "`k3`",
+        "This is 1.2.3; [CHANGELOG.md](CHANGELOG.md)",
+        "| minor | the same code loads other rows",
     ):
         assert line in text
     assert "{{" not in text.split("## Citation")[0]

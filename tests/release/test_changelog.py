@@ -86,6 +86,9 @@ def test_publishing_again_does_not_pile_up_what_was_written_before(tmp_path: Pat
     )
     assert published_text(once, "", version="1.1.0", date="2026-01-03", difference=difference) == later
     assert published_text(own, once, version="1.1.0", date="2026-02-02", difference=difference) == once
+    other = release(tmp_path / "c", version="1.1.0", count=18)
+    mended = published_text(other, once, version="1.1.0", date="2026-02-02", difference=difference)
+    assert mended == once.replace("15 rows: k1 5, k2 5, k3 5", "18 rows: k1 6, k2 6, k3 6")
 
 
 def test_a_folder_without_an_entry_gets_one(tmp_path: Path) -> None:

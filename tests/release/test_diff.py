@@ -224,7 +224,12 @@ def test_what_is_no_release_is_refused_in_one_line(before: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     broken = Path(shutil.copytree(before, tmp_path / "broken"))
     next(broken.rglob("*.parquet")).write_bytes(b"PAR1 and no more")
+    dangling = Path(shutil.copytree(before, tmp_path / "dangling"))
+    file = next(dangling.rglob("*.parquet"))
+    file.unlink()
+    file.symlink_to("nowhere")
     cases: list[tuple[object, type[Exception], str]] = [
+        (dangling, ReleaseError, "No such file"),
         (tmp_path / "empty", ReleaseError, "holds no release"),
         (broken, ReleaseError, "cannot be read"),
         (tmp_path / "nowhere" / "at" / "all", UsageError, "neither a folder nor a repository"),
@@ -242,7 +247,7 @@ def test_the_command_tells_tables_or_json(before: Path, tmp_path: Path, capsys: 
     lines = [line.split() for line in out.splitlines()]
     assert ["config", "split", "before", "after", "added", "removed", "changed", "corrected"] in lines
     assert ["added", row(60).id] in lines
-    assert err.strip().endswith("1 rows added; a minor change")
+    assert err.strip().endswith("1 row added; a minor change")
     assert main(["diff", os.fspath(before), os.fspath(after), "--json"]) == 0
     as_json = json.loads(capsys.readouterr().out)
     assert (as_json["step"], as_json["versions"]) == ("minor", ["1.0.0", "1.1.0"])

@@ -263,7 +263,7 @@ told = [step("first"), step("fewer", dry_run=True), *map(step, ("fewer", "gone",
     assert "config k3 has no train rows any more" in gone[1]
     assert "assemble with --version 2.0.0 or above" in gone[1]
     assert enough == ["v1.1.0", ["2 rows removed"]]
-    assert (noted[0], far) == ("v1.1.1", ["v1.2.0", ["1 rows added"]])
+    assert (noted[0], far) == ("v1.1.1", ["v1.2.0", ["1 row added"]])
     repository = server.store.repository("dataset", "org/compact")
     assert sorted(ref for ref in repository.refs if "tags" in ref) == [
         f"refs/tags/{tag}" for tag in ("v1.0.0", "v1.1.0", "v1.1.1", "v1.2.0")
