@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from compact_hf.errors import UsageError
+from compact_hf.images.address import HUB
+from compact_hf.synthesis.compact.status import status
 from dataset_script.build_compact import main, read_config
+from tests.release.samples import item, picture
 
 CONFIGS = Path(__file__).parents[2] / "dataset_script"
 
@@ -26,6 +32,10 @@ def parquet(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "release").rglob("*.parquet")}
 
 
+def rows_of(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (folder / "release").rglob("*.parquet"))
+
+
 def test_one_command_makes_a_release_and_again_makes_the_same(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,6 +48,20 @@ def test_one_command_makes_a_release_and_again_makes_the_same(
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
     assert main([str(config), "--out", str(tmp_path / "other")]) == 0
     assert parquet(tmp_path / "build") == parquet(tmp_path / "other") == first
+
+
+def test_a_number_of_conversations_is_reached_by_drawing_more_pictures(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load(config.read_text()) | {"teacher": "scenes", "source": "scenes:60"}
+    built = tmp_path / "build"
+    config.write_text(yaml.safe_dump(settings | {"conversations": 30}))
+    assert main([str(config), "--out", str(built)]) == 0
+    found = status(built / "run")
+    assert 30 <= found.conversations <= found.finished < 60
+    assert rows_of(built) == found.conversations
+    assert main([str(config), "--out", str(built), "--conversations", "61"]) == 1
+    assert "of 60 pictures, all there are, and 61 are wanted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["compact-scenes.yaml", "compact-v1.yaml"])
@@ -66,3 +90,50 @@ def test_a_file_that_is_no_config_is_said_to_be_none(content: bytes, told: str, 
 def test_a_config_that_is_not_there_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.yaml"), "--out", str(tmp_path / "build")]) == 2
     assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["hf://datasets/org/pool", "hf://datasets/org/pool@main"])
+def test_a_pool_on_the_hub_has_to_name_its_revision(source: str, config: Path) -> None:
+    pinned = yaml.safe_load(config.read_text()) | {"source": f"{HUB}org/pool@v1"}
+    config.write_text(yaml.safe_dump(pinned))
+    assert read_config(config).source.endswith("@v1")
+    config.write_text(yaml.safe_dump(pinned | {"source": source}))
+    with pytest.raises(UsageError, match="name a tag or a commit after an @"):
+        read_config(config)
+
+
+def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """THE release's own config, over a pool of a few pictures and a file of 60 rows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    for number in range(5):
+        (tmp_path / "pool" / f"{number}.png").write_bytes(picture(number, file_format="PNG"))
+    (tmp_path / "pool" / "llava_v1_5_mix665k.json").write_text(json.dumps([item(number) for number in range(60)]))
+    assert main([str(CONFIGS / "compact-v1.yaml"), "--out", "build", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for part in ("release 1.0.0 of pool, to org/compact", "instruction part: 3 rows, 5% of", "5 pictures; expected"):
+        assert part in said
+    assert re.search(r"^all +\d+ +[\d,]+ +[\d,]+ +\d+\.\d+$", said, re.MULTILINE)
+    assert re.search(r"^free now +\d+$", said, re.MULTILINE)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--publish", "--conversations", "5"], "makes another release than the config's"),
+        (["--conversations", "0"], "give at least 1"),
+        (["--publish"], "needs `repository: org/name`"),
+    ],
+)
+def test_what_cannot_be_published_is_refused_before_anything_is_asked(
+    arguments: list[str], told: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    del settings["repository"]
+    config.write_text(yaml.safe_dump(settings))
+    assert main([str(config), "--out", str(tmp_path / "build"), *arguments]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "build").exists()

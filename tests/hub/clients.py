@@ -39,8 +39,11 @@ def run(
     server: HubServer, source: str, *arguments: object, home: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    process = start(server, source, *arguments, home=home, **environment)
-    out, err = process.communicate(timeout=180)
+    with start(server, source, *arguments, home=home, **environment) as process:
+        try:
+            out, err = process.communicate(timeout=180)
+        finally:
+            process.kill()  # one that hangs must not outlive its test
     return subprocess.CompletedProcess(source, process.returncode, out, err)
 
 

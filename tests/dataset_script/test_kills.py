@@ -1,0 +1,128 @@
+"""The release script is killed at every stage, with the Hub's double at its end; the same command goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from starlette.responses import Response
+
+from compact_hf.engine.database import FILE_NAME
+from compact_hf.testing.hub.faults import Stalled
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.testing.hub.store import Repository
+from dataset_script.build_compact import build, read_config
+from tests.hub.clients import ROOT, run, start
+
+SCRIPT: Final = "import sys; from dataset_script.build_compact import main; sys.exit(main())"
+PATIENCE_S: Final = 120.0
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The offline config that is shipped, over fewer scenes."""
+    settings = yaml.safe_load((ROOT / "dataset_script" / "compact-scenes.yaml").read_text())
+    file = tmp_path_factory.mktemp("config") / "small.yaml"
+    file.write_text(yaml.safe_dump(settings | {"source": "scenes:80", "conversations": 60}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one undisturbed run makes."""
+    return data_in(build(read_config(config), tmp_path_factory.mktemp("whole")))
+
+
+def data_in(release: Path) -> dict[str, bytes]:
+    return {path.relative_to(release).as_posix(): path.read_bytes() for path in release.rglob("*.parquet")}
+
+
+def data_at(repository: Repository, revision: str) -> dict[str, bytes]:
+    files = repository.at(revision).files
+    return {path: file.data for path, file in files.items() if path.startswith("data/")}
+
+
+def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> None:
+    """Kill a process -9 as soon as something is so, while it goes on."""
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not is_time():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_kill_at_any_stage_changes_nothing(
+    server: HubServer, config: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "build"
+    stalled: list[str] = []
+    stage = ""
+
+    def stall(asked: Asked, number: int) -> Response | None:
+        if stage and asked.method in ("POST", "PUT") and stage in asked.path:
+            stalled.append(stage)
+            return Stalled()
+        return None
+
+    def begin() -> subprocess.Popen[str]:
+        return start(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
+
+    server.fault = stall
+    log, writing, release = out / "run" / f"{FILE_NAME}-wal", out / ".release.writing" / "new" / "data", out / "release"
+    kill_when(begin(), lambda: log.is_file() and log.stat().st_size > 200_000)
+    assert not release.exists()
+    kill_when(begin(), writing.is_dir)
+    assert not release.exists()
+    for stage in ("/api/repos/create", "/lfs/", "/merge", "/tag/"):
+        kill_when(begin(), lambda: stage in stalled)  # noqa: B023 - it is over before the next stage
+        assert data_in(release) == expected
+    stage = ""
+    repository = server.store.repository("dataset", "org/compact-scenes")
+    assert "refs/tags/v1.0.0" not in repository.refs
+    for _ in range(2):  # the second finds it published, as after a kill when all was done
+        done = run(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
+        assert (done.returncode, done.stdout.strip().rpartition("/datasets/")[2]) == (
+            0, "org/compact-scenes/tree/v1.0.0",
+        ), done.stderr  # fmt: skip
+    assert data_at(repository, "v1.0.0") == data_at(repository, "main") == expected
+    assert [pull.status for pull in repository.pulls] == ["merged"]
+
+
+def test_a_missing_token_is_told_before_anything_is_asked(server: HubServer, config: Path, tmp_path: Path) -> None:
+    done = run(server, SCRIPT, config, "--out", tmp_path / "build", "--publish", home=tmp_path / "home", HF_TOKEN="")
+    assert (done.returncode, done.stderr.splitlines()[-1].startswith("build_compact: there is no token")) == (1, True)
+    assert not (tmp_path / "build").exists()
+
+
+def test_another_release_is_not_put_over_a_version_that_is_there(
+    server: HubServer, config: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"seed": 1, "conversations": 20}))
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"conversations": 20}))
+    assert run(server, SCRIPT, small, "--out", tmp_path / "a", "--publish", home=tmp_path / "home").returncode == 0
+    done = run(server, SCRIPT, other, "--out", tmp_path / "b", "--publish", home=tmp_path / "home")
+    assert (done.returncode, "v1.0.0 exists" in done.stderr.splitlines()[-1]) == (1, True)
+
+
+def test_as_a_program_it_needs_nothing_but_the_package(config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "dataset_script" / "build_compact.py", config, "--out", tmp_path, "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "release 1.0.0 of scenes:80, to org/compact-scenes" in done.stdout
