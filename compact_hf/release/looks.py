@@ -47,7 +47,7 @@ def look_of(data: bytes) -> Look:
 
 
 class Looks:
-    """Looks at the pictures of rows, each picture once; what is kept of each are some 300 bytes."""
+    """Looks at the pictures of rows, each picture once; what is kept of each are about 500 bytes."""
 
     def __init__(self) -> None:
         self._known: dict[str, Look] = {}

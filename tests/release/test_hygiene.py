@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from compact_hf.cli import main
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.records import Reject, Row
 from compact_hf.release.assemble import assemble
+from compact_hf.release.card import header_of
 from compact_hf.release.exclusions import Exclusions, ids_in, pictures_of
 from compact_hf.release.hygiene import Hygiene
 from compact_hf.release.layout import split_of
@@ -217,3 +219,22 @@ def test_a_distance_out_of_range_is_refused_before_anything_is_read(tmp_path: Pa
     for distance in (-1, 11):
         with pytest.raises(UsageError, match="it must be 0 to 10"):
             assemble(tmp_path / "no run", tmp_path / "out", version="1.0.0", group_similar=distance)
+
+
+def test_the_command_takes_each_option_and_says_what_matched_nothing(
+    run: Path, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, of in (("one", rows[0]), ("two", rows[1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "again.jpg").write_bytes(copy_of(of))
+    (tmp_path / "ids.txt").write_text(f"{rows[2].image_id}\n{'0' * 32}\n")
+    options = ["--exclude-images-of", tmp_path / "one", "--exclude-images-of", tmp_path / "two"]
+    options += ["--exclude-ids", tmp_path / "ids.txt", "--group-similar", "6", "--image-license", "cc-by-4.0"]
+    options += ["--license", "cc-by-4.0", "--keep-similar", "--out", tmp_path / "out", "--version", "1.0.0"]
+    assert main(["assemble", str(run), *map(str, options)]) == 0
+    said = capsys.readouterr()
+    words = [line.split() for line in said.out.splitlines()]
+    counts = {" ".join(of[1:-1]): of[-1] for of in words if of and of[0] == "assembly"}
+    assert counts == {"excluded by id": "1", OF_BENCHMARK: "2"}
+    assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in said.err
+    assert header_of(tmp_path / "out")["license"] == "cc-by-4.0"
