@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -69,6 +70,12 @@ def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub
         yield server
 
 
+def snippets(server: HubServer) -> list[str]:
+    """The Python examples of the card that main shows."""
+    card = server.store.repository("dataset", "org/compact").at("main").files["README.md"].data.decode()
+    return re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+
+
 @pytest.fixture
 def server(hub: HubServer) -> HubServer:
     """The same, with nothing noted down yet."""
@@ -102,6 +109,14 @@ def test_a_config_downloads_each_of_its_files_once_and_no_other(
     assert sum(told(server, source, home=tmp_path).values()) == 320
     assert data_served(server) == sizes(release, "k3")
     assert len(server.asked) < 20
+
+
+def test_every_snippet_of_the_card_runs_against_the_repository(server: HubServer, tmp_path: Path) -> None:
+    found = snippets(server)
+    source = "\n".join(found).replace("org/name", "org/compact")
+    assert "load_dataset" in source
+    names = told(server, source + "\ntold = sorted(name for name in dir() if name[0] != '_')", home=tmp_path)
+    assert {"load_dataset", "data", "k3", "stream", "pinned"} <= set(names)
 
 
 def test_columns_are_chosen_by_name(server: HubServer, tmp_path: Path) -> None:
