@@ -84,6 +84,7 @@ class Config(BaseModel):
     exclude_images_of: list[str] = []
     group_similar: int | None = None
     image_license: str | None = None
+    license: str | None = None
     repository: str | None = None
 
     @field_validator("source")
@@ -152,6 +153,7 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
         exclude_images_of=config.exclude_images_of,
         group_similar=config.group_similar,
         image_license=config.image_license,
+        license=config.license,
         on_note=say,
     )
     report = validate(release)

@@ -137,3 +137,19 @@ def test_what_cannot_be_published_is_refused_before_anything_is_asked(
     assert main([str(config), "--out", str(tmp_path / "build"), *arguments]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "build").exists()
+
+
+def test_what_stays_out_and_the_licences_are_pinned_as_well(config: Path, tmp_path: Path) -> None:
+    assert main([str(config), "--out", str(tmp_path / "build")]) == 0
+    files = sorted((tmp_path / "build" / "release").rglob("*.parquet"))
+    gone = pq.read_table(files[0], columns=["image_id"])["image_id"][0].as_py()
+    (tmp_path / "ids.txt").write_text(gone)
+    pinned = {"exclude_ids": str(tmp_path / "ids.txt"), "group_similar": 6, "license": "cc-by-4.0"}
+    config.write_text(config.read_text() + yaml.safe_dump(pinned))
+    assert main([str(config), "--out", str(tmp_path / "build")]) == 0
+    left = pq.read_table(tmp_path / "build" / "release" / "data", columns=["image_id"])["image_id"].to_pylist()
+    assert left
+    assert gone not in left
+    card = (tmp_path / "build" / "release" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    assert "| assembly | excluded by id | 1 |" in card
