@@ -18,8 +18,9 @@ from typing import Any, Final
 from compact_hf.engine.budget import Budget
 from compact_hf.engine.journal import Finished, Journal
 from compact_hf.engine.loop import run_to_end
+from compact_hf.engine.process import Process, Progress
 from compact_hf.engine.rates import Limits
-from compact_hf.engine.runner import Process, Progress, Runner
+from compact_hf.engine.runner import Runner
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compact_hf.engine.journal import Finished, Journal
-from compact_hf.engine.runner import Progress
+from compact_hf.engine.process import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from compact_hf.engine.admission import Patience
 from compact_hf.engine.journal import Journal
+from compact_hf.engine.process import Process, Progress, Result
 from compact_hf.engine.rates import Limits
-from compact_hf.engine.runner import Process, Progress, Result, Runner
+from compact_hf.engine.runner import Runner
 from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Role, Teacher, answer_each

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from compact_hf.engine.runner import Process, Result
+from compact_hf.engine.process import Process, Result
 from compact_hf.images.questions import AskedRow
 from compact_hf.records import Draft, Reject, Verdict, from_json, to_json
 from compact_hf.synthesis.judging import judged

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from compact_hf.engine.runner import Process
+from compact_hf.engine.process import Process
 from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.questions import QuestionedPictures

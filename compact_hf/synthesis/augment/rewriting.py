@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.engine.runner import Process, Result
+from compact_hf.engine.process import Process, Result
 from compact_hf.images.questions import AskedRow
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, digest, to_json
 from compact_hf.synthesis.annotate.annotation import questions_in

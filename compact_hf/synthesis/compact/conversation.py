@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from compact_hf.engine.runner import Process, Result
+from compact_hf.engine.process import Process, Result
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, from_json, to_json
 from compact_hf.synthesis.compact import generation
 from compact_hf.synthesis.compact.preset import Preset
