@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _PLANNED: Final = (
     *("teacher", "verifier", "ks", "preset", "strict", "max_edge", "seed", "shard", "limit"),
-    *("concurrency", "rpm", "tpm", "price_in", "price_out"),
+    *("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out"),
 )
 """What decides how much is asked, and of which run."""
-_MORE: Final = ("teacher_url", "verifier_url", "noise", "max_requests", "max_cost")
+_MORE: Final = ("teacher_url", "verifier_url", "noise")
 
 
 def add(commands: Any) -> None:

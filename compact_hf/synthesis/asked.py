@@ -49,11 +49,20 @@ def open_both(
     one_for_both = same and judging_url == teacher_url and not noise
     judge = writer if one_for_both else opened(verifier or teacher, url=judging_url)
     for one in (writer, judge):
-        if one.sources not in (None, pictures.identity):
-            raise UsageError(f"the teacher {one.name} only knows drawn scenes; name another, such as --teacher gemini")
+        check_pictures(one.name, one.sources, pictures)
     return {"teacher": writer, "verifier": judge}
 
 
 def _protocol(teacher: str) -> str:
     """Return what the server behind a teacher speaks: Gemini and its batches are at the same address."""
     return teacher.partition(":")[0].removesuffix("-batch")
+
+
+def check_pictures(teacher: str, sources: str | None, pictures: Source) -> None:
+    """Refuse a teacher that only knows other pictures; `sources` is what it knows.
+
+    Raises:
+        UsageError: it does not know these.
+    """
+    if sources not in (None, pictures.identity):
+        raise UsageError(f"the teacher {teacher} only knows drawn scenes; name another, such as --teacher gemini")

@@ -44,7 +44,8 @@ def failed(key: str, error: APIError, *, teacher: str, secret: str) -> Failure |
     if error.code == 404:
         name = teacher.partition(":")[0]
         return TeacherError(
-            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher {name}:MODEL"
+            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher {name}:MODEL, "
+            "and check --teacher-url where one is given"
         )
     return Failure(
         key,

@@ -85,6 +85,20 @@ def full_name(spec: str) -> str:
     return spec
 
 
+def ks_of(spec: str) -> range:
+    """Return the k that the teacher of `spec` has questions for, without opening it."""
+    return range(1, 6) if _is_scenes(spec) else range(1, 11)
+
+
+def sources_of(spec: str) -> str | None:
+    """Return the one kind of source that the teacher of `spec` knows, None for any, without opening it."""
+    return "scenes" if _is_scenes(spec) else None
+
+
+def _is_scenes(spec: str) -> bool:
+    return spec.partition(":")[0] == "scenes"
+
+
 def _unknown(spec: str) -> UsageError:
     near = difflib.get_close_matches(spec.partition(":")[0], NAMES, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""

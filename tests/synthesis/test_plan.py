@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compact_hf.cli import main
-from compact_hf.errors import IdentityError
+from compact_hf.errors import IdentityError, UsageError
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.plan import plan
 
@@ -66,3 +66,23 @@ def test_the_command_prints_a_table_and_asks_nothing(
     assert "7 pictures" in said
     assert "USD a question" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"ks": (10,)}, {"ks": (0,)}, {"max_edge": 0}, {"max_cost": -1.0}, {"max_requests": 0}, {"teacher": "scenes"}],
+)
+def test_what_the_run_would_refuse_is_refused_before(
+    few: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as planned:
+        plan(str(few), tmp_path / "run", **settings)
+    monkeypatch.setenv("GEMINI_API_KEY", "test-key")
+    with pytest.raises(UsageError) as run:
+        generate(str(few), tmp_path / "run", **settings)
+    assert str(planned.value) == str(run.value)
+
+
+def test_drawn_scenes_have_questions_up_to_five(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="k = 1 to 5"):
+        plan("scenes:5", tmp_path / "run", ks=(6,))

@@ -5,14 +5,11 @@ compact generate PICTURES --out RUN
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from compact_hf.engine.process import Process
-from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
 from compact_hf.images.source import Source
 from compact_hf.records import Picture
@@ -20,13 +17,12 @@ from compact_hf.synthesis.asked import open_both
 from compact_hf.synthesis.compact.conversation import converse
 from compact_hf.synthesis.compact.preset import METHOD, Preset, preset_named
 from compact_hf.synthesis.compact.prompts import prompts_version
-from compact_hf.synthesis.compact.sampling import MAX_K
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms
 from compact_hf.synthesis.shards import Shard
 from compact_hf.synthesis.sources import open_source
 from compact_hf.synthesis.standing import Standing
-from compact_hf.teachers.teacher import Exposure, Teacher
+from compact_hf.teachers.teacher import Exposure
 
 
 def generate(
@@ -96,8 +92,6 @@ def generate(
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     part = None if shard is None else Shard.parse(shard)
-    if max_edge < 1:
-        raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
     pictures = open_source(source)
     teachers = open_both(
         pictures,
@@ -112,7 +106,7 @@ def generate(
         on_wait=on_wait,
     )
     chosen = preset_named(preset, strict=strict, in_batches=any(one.in_batches for one in teachers.values()))
-    chosen = replace(chosen, ks=_checked_ks(ks or chosen.ks, teachers["teacher"], chosen), max_edge=max_edge)
+    chosen = chosen.asked_for(ks, max_edge=max_edge, teacher=teachers["teacher"].name, possible=teachers["teacher"].ks)
     return Run(
         pictures,
         teachers,
@@ -129,22 +123,6 @@ def generate(
         terms,
         on_progress,
     ).to_end(Path(out))
-
-
-def _checked_ks(ks: tuple[int, ...], teacher: Teacher, preset: Preset) -> tuple[int, ...]:
-    for k in ks:
-        if not 1 <= k <= MAX_K:
-            raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
-        if k not in teacher.ks:
-            raise UsageError(
-                f"got k = {k}; the teacher {teacher.name} has questions for k = {teacher.ks.start} to {teacher.ks[-1]}"
-            )
-        if math.comb(MAX_K, k) < preset.min_turns:
-            raise UsageError(
-                f"got k = {k}, which leaves {math.comb(MAX_K, k)} combination to ask for; "
-                f"a picture needs {preset.min_turns} questions to be kept, so give k up to {MAX_K - 1}"
-            )
-    return tuple(sorted(set(ks)))
 
 
 def _process(source: Source, seed: int, preset: Preset, picture: Picture) -> Process:

@@ -5,7 +5,6 @@ In: what `generate` takes. Out: a `Forecast`. The pictures are listed, not looke
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from compact_hf.engine.database import FILE_NAME
 from compact_hf.engine.rates import Limits
 from compact_hf.errors import IdentityError
 from compact_hf.images.encode import MAX_EDGE
-from compact_hf.synthesis.asked import default_teacher
+from compact_hf.synthesis.asked import check_pictures, default_teacher
 from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
 from compact_hf.synthesis.compact.preset import preset_named
 from compact_hf.synthesis.compact.status import Status, status
@@ -21,7 +20,7 @@ from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
 from compact_hf.synthesis.shards import Shard
 from compact_hf.synthesis.sources import open_source
 from compact_hf.teachers.prices import FREE
-from compact_hf.teachers.registry import IN_BATCHES, full_name
+from compact_hf.teachers.registry import IN_BATCHES, full_name, ks_of, sources_of
 from compact_hf.teachers.teacher import Role
 
 
@@ -41,6 +40,8 @@ def plan(
     concurrency: int = DEFAULT_CONCURRENCY,
     rpm: float | None = None,
     tpm: float | None = None,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
 ) -> Forecast:
@@ -55,13 +56,15 @@ def plan(
         JournalError: `out` holds a run that cannot be read.
     """
     part = None if shard is None else Shard.parse(shard)
-    terms = Terms(limit, concurrency, rpm, tpm, price_in=price_in, price_out=price_out).of(part)
+    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out).of(part)
     pictures = open_source(source)
     writer = full_name(teacher or default_teacher(pictures))
     teachers: dict[Role, str] = {"teacher": writer, "verifier": full_name(verifier) if verifier else writer}
+    for name in teachers.values():
+        check_pictures(name, sources_of(name), pictures)
     in_batches = any(name.partition(":")[0] in IN_BATCHES for name in teachers.values())
     chosen = preset_named(preset, strict=strict, in_batches=in_batches)
-    chosen = replace(chosen, ks=tuple(sorted(set(ks or chosen.ks))))
+    chosen = chosen.asked_for(ks, max_edge=max_edge, teacher=writer, possible=ks_of(writer))
     settings = {
         "source": pictures.identity,
         "seed": seed,

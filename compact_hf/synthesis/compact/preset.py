@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.images.encode import MAX_EDGE
+from compact_hf.synthesis.compact.sampling import MAX_K
 
 METHOD: Final = "compact"
 CONVERSING: Final = (METHOD, "augment")
@@ -48,6 +51,31 @@ class Preset:
     def preset_version(self) -> str:
         """`NAME@VERSION` or `NAME@VERSION+strict`, as it stands in rows."""
         return f"{self.name}@{self.version}{'+strict' if self.strict else ''}"
+
+    def asked_for(self, ks: Sequence[int] | None, *, max_edge: int, teacher: str, possible: range) -> Preset:
+        """Return the preset with these k, or its own where none are given, and pictures of this size.
+
+        Args:
+            teacher (`str`), possible (`range`): who is asked, and the k that it has questions for.
+
+        Raises:
+            UsageError: a k that nobody can ask for, or that leaves too few combinations; or no pixels.
+        """
+        if max_edge < 1:
+            raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
+        for k in ks or self.ks:
+            if not 1 <= k <= MAX_K:
+                raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
+            if k not in possible:
+                raise UsageError(
+                    f"got k = {k}; the teacher {teacher} has questions for k = {possible.start} to {possible[-1]}"
+                )
+            if math.comb(MAX_K, k) < self.min_turns:
+                raise UsageError(
+                    f"got k = {k}, which leaves {math.comb(MAX_K, k)} combination to ask for; "
+                    f"a picture needs {self.min_turns} questions to be kept, so give k up to {MAX_K - 1}"
+                )
+        return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=max_edge)
 
 
 PAPER: Final = Preset(name="paper", version="1")
