@@ -36,7 +36,8 @@ def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     if _can_be_sent(file, max_edge):
         return file.data
     image = on_white(loaded(file, at_least=max_edge))
-    image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
+    # As sharp as bicubic where pictures get smaller, in less time: of a photograph this is half of the work.
+    image.thumbnail((max_edge, max_edge), Image.Resampling.HAMMING)
     out = BytesIO()
     image.save(out, format="JPEG", quality=_QUALITY)
     return out.getvalue()
@@ -53,7 +54,7 @@ def _can_be_sent(file: Bare, max_edge: int) -> bool:
 def on_white(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, what is transparent in it as white."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     seen = image.convert("RGBA")
     white = Image.new("RGBA", seen.size, "white")
     return Image.alpha_composite(white, seen).convert("RGB")

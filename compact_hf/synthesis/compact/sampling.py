@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from typing import Final
 
@@ -42,11 +43,22 @@ def draw_combinations(
 def _draw(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Combination | None:
     uses = Counter(name for combination in asked for name in combination)
     done = set(asked)
-    left = [combination for combination in combinations(CAPABILITIES, k) if combination not in done]
+    left = [combination for combination in _combinations(k) if combination not in done]
     if not left:
         return None
-    # Least used first, compared atom by atom: with one fresh atom left, it and the freshest company.
-    wear = {combination: sorted(uses[name] for name in combination) for combination in left}
-    least = min((sum(counts), counts) for counts in wear.values())
-    fresh = [combination for combination in left if (sum(wear[combination]), wear[combination]) == least]
+    # Least used first, and among those compared atom by atom: one fresh atom and worn company before two half worn.
+    sums = [sum(map(uses.__getitem__, combination)) for combination in left]
+    least = min(sums)
+    wear = {
+        combination: sorted(map(uses.__getitem__, combination))
+        for combination, total in zip(left, sums, strict=True)
+        if total == least
+    }
+    freshest = min(wear.values())
+    fresh = [combination for combination, counts in wear.items() if counts == freshest]
     return random.Random(digest("combination", seed, image_id, k, len(asked))).choice(fresh)
+
+
+@cache
+def _combinations(k: int) -> tuple[Combination, ...]:
+    return tuple(combinations(CAPABILITIES, k))
