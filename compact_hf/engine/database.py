@@ -46,6 +46,8 @@ def connect(run: Path, mode: str) -> sqlite3.Connection:
             if mode == "rwc":
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
+                # Whoever writes would now and then wait for the disk; `Journal.checkpoint` waits instead.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.DatabaseError:
             connection.close()

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -154,6 +154,15 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def checkpoint(self) -> None:
+        """Bring what the log holds into the file, beside whoever writes. It takes as long as the disk takes.
+
+        Raises:
+            JournalError: the disk is full or failing; the log still holds everything.
+        """
+        with self._spoken(), closing(connect(self.run, "rw")) as beside:
+            beside.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the file and let other processes have the run."""

@@ -21,7 +21,7 @@ from compact_hf.engine.loop import run_to_end
 from compact_hf.engine.process import Process, Progress
 from compact_hf.engine.rates import Limits
 from compact_hf.engine.runner import Runner
-from compact_hf.errors import SourceError, UsageError
+from compact_hf.errors import JournalError, SourceError, UsageError
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, digest
 from compact_hf.synthesis.pictures import looked_at
@@ -33,6 +33,7 @@ from compact_hf.teachers.teacher import Reply, Role, Teacher
 DEFAULT_CONCURRENCY: Final = 16
 # What one request is taken to cost before there is any reply: a picture and a page of text in, a few lines out.
 _FIRST_GUESS: Final = (2_000, 300)
+_CHECKPOINT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class Run:
                 stop=stop,
                 on_progress=told,
             )
+            await opened.enter_async_context(_checkpoints(journal))
             progress = await runner.run(self._pictures(journal, refs, terms.limit, tally), self.process)
             # A shard may hold broken files only; the others go on.
             if self.shard is None and not journal.pictures_seen():
@@ -194,6 +196,26 @@ class Run:
                     yield picture
                 if len(seen) == limit:
                     return
+
+
+@contextlib.asynccontextmanager
+async def _checkpoints(journal: Journal) -> AsyncGenerator[None]:
+    """Checkpoint the journal every few seconds, off the event loop, which a disk would hold up for tens of ms."""
+
+    async def repeat() -> None:
+        # A full disk ends this alone: the next write says so, and nothing is lost.
+        with contextlib.suppress(JournalError):
+            while True:
+                await asyncio.sleep(_CHECKPOINT_S)
+                await asyncio.to_thread(journal.checkpoint)
+
+    repeating = asyncio.ensure_future(repeat())
+    try:
+        yield
+    finally:
+        repeating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await repeating
 
 
 def _budget(journal: Journal, terms: Terms, prices: Mapping[Role, Price | None]) -> Budget:

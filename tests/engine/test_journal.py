@@ -149,3 +149,17 @@ def test_a_run_on_a_network_file_system_is_refused_but_can_be_read_there(
     with Journal.read(tmp_path / "copied") as journal:
         assert journal.identity == IDENTITY
     assert {path.name for path in (tmp_path / "copied").iterdir()} <= {FILE_NAME, "journal.lock"}
+
+
+def test_a_checkpoint_empties_the_log_into_the_file_beside_the_writer(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY) as journal:
+        file, log = tmp_path / "run" / FILE_NAME, tmp_path / "run" / f"{FILE_NAME}-wal"
+        for number in range(2000):
+            journal.record_reply("a" * 32, "teacher", Reply(f"{number}", text="x" * 1000, model="m"))
+        before = file.stat().st_size
+        journal.checkpoint()
+        assert file.stat().st_size > before + 2_000_000
+        full = log.stat().st_size
+        journal.record_reply("a" * 32, "teacher", Reply("after", text="y", model="m"))
+        assert log.stat().st_size == full  # written again from its start
+        assert sum(1 for _ in journal.replies()) == 2001
