@@ -111,7 +111,8 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
         in_batches(few, run, server)
     assert deaths == []
     _, requests, batches = clean_run
-    assert (server.answered, len(server.batches.jobs)) == (requests, batches)
+    assert server.answered == requests
+    assert batches <= len(server.batches.jobs) <= batches + 1  # a busy machine may part one
     assert not (run / FOLDER).exists()
     assert released(run) == released(clean_run[0])
 
@@ -126,5 +127,7 @@ def test_what_fails_or_expires_goes_into_a_later_batch(
         # The seven requests of the first, two of the second.
         server.batches.ends_as = lambda number: "SUCCEEDED" if number else "EXPIRED"
         in_batches(few, tmp_path / "run", server)
-    assert (server.answered, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
+    assert server.answered == clean_run[1] + 9
+    # One for what expired; the two that failed come again together, apart, or with others, as their pauses end.
+    assert clean_run[2] + 1 <= len(server.batches.jobs) <= clean_run[2] + 3
     assert released(tmp_path / "run") == released(clean_run[0])
