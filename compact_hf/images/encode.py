@@ -7,6 +7,7 @@ from typing import Final
 
 from PIL import Image
 
+from compact_hf.errors import UsageError
 from compact_hf.images.containers import Bare
 from compact_hf.images.decode import loaded, opened, stripped
 
@@ -17,6 +18,17 @@ _LIGHT: Final = 0.5
 
 MAX_EDGE: Final = 1024
 """Pixels on the longer edge of a picture that is sent, unless told otherwise."""
+
+
+def checked_edge(max_edge: int) -> int:
+    """Return a size for pictures that are sent, if it is one.
+
+    Raises:
+        UsageError: it is not at least one pixel.
+    """
+    if max_edge < 1:
+        raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
+    return max_edge
 
 
 def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:

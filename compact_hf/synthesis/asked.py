@@ -65,4 +65,4 @@ def check_pictures(teacher: str, sources: str | None, pictures: Source) -> None:
         UsageError: it does not know these.
     """
     if sources not in (None, pictures.identity):
-        raise UsageError(f"the teacher {teacher} only knows drawn scenes; name another, such as --teacher gemini")
+        raise UsageError(f"{teacher} only knows drawn scenes; name another teacher or verifier, such as gemini")

@@ -111,8 +111,7 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
         in_batches(few, run, server)
     assert deaths == []
     _, requests, batches = clean_run
-    assert server.answered == requests
-    assert batches <= len(server.batches.jobs) <= batches + 1  # a busy machine may part one
+    assert (server.answered, len(server.batches.jobs)) == (requests, batches)
     assert not (run / FOLDER).exists()
     assert released(run) == released(clean_run[0])
 
@@ -120,14 +119,18 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
 def test_what_fails_or_expires_goes_into_a_later_batch(
     few: Path, clean_run: tuple[Path, int, int], tmp_path: Path
 ) -> None:
+    expired: list[bytes] = []
+
     def fault(asked: Asked, number: int) -> Response | None:
-        return error_response(503, "UNAVAILABLE", "overloaded") if number in (7, 9) else None
+        """The seven requests of the first batch expire; two of the second fail, always about the same pictures."""
+        if number < 7:
+            expired.append(asked.picture)
+        elif number < 14 and asked.picture in sorted(expired)[:2]:
+            return error_response(503, "UNAVAILABLE", "overloaded")
+        return None
 
     with batch_server(fault=fault) as server:
-        # The seven requests of the first, two of the second.
         server.batches.ends_as = lambda number: "SUCCEEDED" if number else "EXPIRED"
         in_batches(few, tmp_path / "run", server)
-    assert server.answered == clean_run[1] + 9
-    # One for what expired; the two that failed come again together, apart, or with others, as their pauses end.
-    assert clean_run[2] + 1 <= len(server.batches.jobs) <= clean_run[2] + 3
+    assert (server.answered, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
     assert released(tmp_path / "run") == released(clean_run[0])

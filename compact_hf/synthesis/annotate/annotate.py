@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.engine.process import Process
-from compact_hf.errors import StoppedEarly, TeacherError, UsageError
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.errors import StoppedEarly, TeacherError
+from compact_hf.images.encode import MAX_EDGE, checked_edge
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
 from compact_hf.synthesis.annotate.annotation import METHOD, annotate_picture
 from compact_hf.synthesis.annotate.parquet import write_table
 from compact_hf.synthesis.annotate.summary import Summary, summary
-from compact_hf.synthesis.asked import default_teacher
+from compact_hf.synthesis.asked import check_pictures, default_teacher
 from compact_hf.synthesis.judging import judging_version
 from compact_hf.synthesis.pictures import read_again
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Run, Terms
@@ -82,8 +82,7 @@ def annotate(
         StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    if max_edge < 1:
-        raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
+    checked_edge(max_edge)
     asked = open_dataset(dataset, split=split, image_root=image_root)
     judge = open_teacher(
         verifier or default_teacher(asked),
@@ -93,8 +92,7 @@ def annotate(
         state_dir=Path(out),
         on_wait=on_wait,
     )
-    if judge.sources not in (None, asked.identity):
-        raise UsageError(f"the verifier {judge.name} only knows drawn scenes, got {dataset}; use --verifier gemini")
+    check_pictures(judge.name, judge.sources, asked)
     run = Run(
         asked,
         {"verifier": judge},

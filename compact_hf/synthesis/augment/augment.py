@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.engine.process import Process
-from compact_hf.errors import UsageError
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.encode import MAX_EDGE, checked_edge
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Picture
 from compact_hf.synthesis.asked import open_both
@@ -89,8 +88,7 @@ def augment(
         StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    if max_edge < 1:
-        raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
+    checked_edge(max_edge)
     asked = open_dataset(dataset, split=split, image_root=image_root)
     teachers = open_both(
         asked,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.encode import MAX_EDGE, checked_edge
 from compact_hf.synthesis.compact.sampling import MAX_K
 
 METHOD: Final = "compact"
@@ -61,8 +61,6 @@ class Preset:
         Raises:
             UsageError: a k that nobody can ask for, or that leaves too few combinations; or no pixels.
         """
-        if max_edge < 1:
-            raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
         for k in ks or self.ks:
             if not 1 <= k <= MAX_K:
                 raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
@@ -75,7 +73,7 @@ class Preset:
                     f"got k = {k}, which leaves {math.comb(MAX_K, k)} combination to ask for; "
                     f"a picture needs {self.min_turns} questions to be kept, so give k up to {MAX_K - 1}"
                 )
-        return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=max_edge)
+        return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=checked_edge(max_edge))
 
 
 PAPER: Final = Preset(name="paper", version="1")
