@@ -144,13 +144,23 @@ def _commit(address: Address) -> str:
 
 def _license(address: Address) -> str:
     from huggingface_hub import DatasetCard, hf_hub_download
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HTTPError,  # httpx' or httpx2's
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
 
     try:
         card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
+    except RemoteEntryNotFoundError:
+        return "unknown"  # it has no card
+    except (LocalEntryNotFoundError, OSError, ValueError, HTTPError) as error:
+        # A Hub that is away for a moment must not change what stands in the rows.
+        raise SourceError(_told(address, error)) from error
+    try:
         license = DatasetCard.load(card).data.get("license")
-    except (OSError, ValueError, HTTPError):
-        return "unknown"
+    except (OSError, ValueError):
+        return "unknown"  # its card is not one
     return license if isinstance(license, str) else "unknown"
 
 

@@ -64,7 +64,8 @@ def pictures_of(datasets: Sequence[str]) -> Excluded:
     for text in datasets:
         for look in _looks_at(_opened(text), text):
             ids |= look.ids
-            hashes |= {look.hash} - {None}  # type: ignore[arg-type]
+            if look.hash is not None:
+                hashes.add(look.hash)
     return Excluded(frozenset(ids), np.array(sorted(hashes), dtype=np.uint64))
 
 
