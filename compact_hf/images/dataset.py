@@ -143,13 +143,16 @@ def _commit(address: Address) -> str:
 
 
 def _license(address: Address) -> str:
-    from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, DatasetCard, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HTTPError,  # httpx' or httpx2's
         LocalEntryNotFoundError,
         RemoteEntryNotFoundError,
     )
 
+    known = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
+    if known is _CACHED_NO_EXIST:
+        return "unknown"  # seen before, so that it holds without the Hub too
     try:
         card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
     except RemoteEntryNotFoundError:

@@ -10,6 +10,7 @@ import pytest
 from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.hub.faults import unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.model import KEY
 from tests.hub.clients import told
@@ -138,3 +139,36 @@ def test_a_repository_is_annotated_and_generated_from_at_one_commit(
 
 def unreachable(asked: Asked, number: int) -> Any:
     raise AssertionError(f"the Hub was asked for {asked.path}")
+
+
+LICENSE: Final = """
+import sys
+from compact_hf.errors import SourceError
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
+try:
+    told = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
+except SourceError as error:
+    told = str(error)
+"""
+UPLOAD: Final = """
+import sys
+from huggingface_hub import HfApi
+HfApi().create_repo("org/plain", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/plain", folder_path=sys.argv[1], repo_type="dataset")
+told = None
+"""
+
+
+def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_licence(tmp_path: Path) -> None:
+    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    home = tmp_path / "home"
+    with HubServer() as hub:
+        told(hub, UPLOAD, plain, home=home)
+        hub.fault = lambda asked, number: (
+            unavailable(500) if asked.path.endswith("README.md") and "/resolve/" in asked.path else None
+        )
+        away = told(hub, LICENSE, home=tmp_path / "other")
+        hub.fault = lambda asked, number: None
+        assert told(hub, LICENSE, home=home) == ["org/plain", "unknown"]
+    assert "cannot be read" in away
