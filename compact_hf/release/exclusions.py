@@ -24,7 +24,8 @@ from compact_hf.images.decode import PictureError
 from compact_hf.images.perceptual import Hashes, nearest
 from compact_hf.images.source import Source
 from compact_hf.records import Reject, Row
-from compact_hf.release.looks import Look, look_of, with_results
+from compact_hf.release.ahead import with_results
+from compact_hf.release.looks import Look, look_of
 from compact_hf.synthesis.sources import open_source
 
 SAME_WITHIN: Final = 4

@@ -1,27 +1,16 @@
-"""What tells whether two pictures are the same or alike: in go pictures' bytes, out come hashes, a few read ahead.
-
-A decoder lets go of Python's lock, so threads are enough to keep the cores busy.
-"""
+"""What tells whether two pictures are the same or alike: in go pictures' bytes, out come hashes, a few read ahead."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
 
 from compact_hf.errors import ReleaseError
 from compact_hf.images.clean import clean
 from compact_hf.images.look import image_id_of
 from compact_hf.images.perceptual import perceptual_hash
 from compact_hf.records import Reject, Row
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-_READERS: Final = 4
-_AHEAD: Final = 32
+from compact_hf.release.ahead import with_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +62,3 @@ class Looks:
             return look_of(row.read_picture())
         except OSError as error:
             raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
-
-
-def with_results(items: Iterable[T], work: Callable[[T], U]) -> Iterator[tuple[T, U]]:
-    """Yield each item with what `work` makes of it, in order, a few being worked on ahead."""
-    waiting: deque[tuple[T, Future[U]]] = deque()
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="look") as pool:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) == _AHEAD:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        for first, result in waiting:
-            yield first, result.result()

@@ -8,9 +8,7 @@ completely or not at all (folder.py).
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +17,16 @@ from compact_hf.images.clean import clean
 from compact_hf.images.decode import PictureError
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Reject, Row
+from compact_hf.release.ahead import with_results
 from compact_hf.release.card import CARD, CHANGELOG, LICENSES, card, is_release
 from compact_hf.release.changelog import first_entry
 from compact_hf.release.facts import Facts, Shards, Tally
 from compact_hf.release.features import features, record
 from compact_hf.release.folder import replacing
-from compact_hf.release.layout import leaf_of, order_of, split_of
-from compact_hf.release.parquet import ShardWriter
+from compact_hf.release.layout import leaf_of, split_of
+from compact_hf.release.parquet import ParquetFolder
 
 _VERSION: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
-_READERS: Final = 4  # reading and copying let go of Python's lock, so threads are enough
-_AHEAD: Final = 32  # pictures read before they are written
 
 
 def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str | None = None) -> Facts:
@@ -74,32 +71,10 @@ def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str
 
 
 def _write_shards(rows: Iterable[Row], folder: Path) -> dict[tuple[str, str], Shards]:
-    columns = features()
-    writers: dict[tuple[str, str], ShardWriter] = {}
-    try:
-        for row, picture in _with_pictures(rows):
-            place = leaf_of(row.k, row.image_id), split_of(row.k, row.image_id)
-            if place not in writers:
-                writers[place] = ShardWriter(folder, *place, columns)
-            writers[place].add(record(row, picture))
-        in_order = sorted(writers, key=lambda place: (order_of(place[0]), place[1]))
-        return {place: writers[place].close() for place in in_order}
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-
-
-def _with_pictures(rows: Iterable[Row]) -> Iterator[tuple[Row, bytes | None]]:
-    """Yield each row with its cleaned picture, in order, a few pictures being read ahead."""
-    waiting: deque[tuple[Row, Future[bytes | None]]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        for row in rows:
-            waiting.append((row, pool.submit(_picture, row)))
-            if len(waiting) == _AHEAD:
-                first, picture = waiting.popleft()
-                yield first, picture.result()
-        for first, picture in waiting:
-            yield first, picture.result()
+    with ParquetFolder(folder, features()) as files:
+        for row, picture in with_results(rows, _picture):
+            files.add(leaf_of(row.k, row.image_id), split_of(row.k, row.image_id), record(row, picture))
+        return files.close()
 
 
 def _picture(row: Row) -> bytes | None:

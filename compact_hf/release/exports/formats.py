@@ -18,7 +18,7 @@ from compact_hf.errors import ReleaseError
 from compact_hf.images.decode import PictureError, stripped
 from compact_hf.images.llava import IMAGE_MARK
 from compact_hf.images.look import image_id_of
-from compact_hf.release.parquet import ShardWriter
+from compact_hf.release.parquet import ParquetFolder
 
 Records = Iterable[dict[str, Any]]
 
@@ -92,25 +92,19 @@ def write_finevision(records: Records, folder: Path, *, config: str, split: str)
             "confidence_min": number,
         }
     )
-    writer = ShardWriter(folder, config, split, columns)
-    try:
+    with ParquetFolder(folder, columns) as files:
         for record in records:
             said = [message["content"] for message in record["messages"]]
             confidences = [turn["confidence"] for turn in record["turns"]]
-            writer.add(
-                {
-                    "images": record["images"],
-                    "texts": [
-                        {"user": user, "assistant": told} for user, told in zip(said[::2], said[1::2], strict=True)
-                    ],
-                    "source": record["source"],
-                    "confidence_ratings": confidences,
-                    "confidence_min": min(confidences, default=None),
-                }
-            )
-        return writer.close().rows
-    finally:
-        writer.abandon()
+            rated = {
+                "images": record["images"],
+                "texts": [{"user": user, "assistant": told} for user, told in zip(said[::2], said[1::2], strict=True)],
+                "source": record["source"],
+                "confidence_ratings": confidences,
+                "confidence_min": min(confidences, default=None),
+            }
+            files.add(config, split, rated)
+        return sum(written.rows for written in files.close().values())
 
 
 FORMATS: Final[dict[str, Callable[..., int]]] = {
