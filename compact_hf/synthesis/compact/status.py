@@ -7,46 +7,24 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.engine.journal import Journal, Spending
+from compact_hf.engine.journal import Journal
 from compact_hf.records import Reject, from_json
 from compact_hf.synthesis.compact.conversation import outcome_of
 from compact_hf.synthesis.compact.preset import CONVERSING, PAPER
+from compact_hf.synthesis.compact.spending import Spent, spent_by_role
 from compact_hf.synthesis.compact.tally import Fared, Planted, Rejected, Tally
 from compact_hf.synthesis.shards import runs_in
-from compact_hf.teachers.prices import Price, prices_of
 from compact_hf.teachers.teacher import Role
 
-ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
 IDLE_S: Final = 300.0
 """Seconds without a finished picture after which a run is taken to stand still."""
 _NOISY: Final = "scenes:noise"
 """How a teacher's name starts that plants faults."""
 _NEWEST: Final = 500
 """Finished pictures, at most, by which the pace is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one role was asked and what that cost.
-
-    Attributes:
-        teacher (`str`): who is asked, `NAME:MODEL`.
-        requests, input_tokens, output_tokens (`int`): answered requests and their tokens as billed.
-        price (`Price | None`): what the teacher charges today, None where nobody knows.
-        cost (`float | None`): USD, at the prices of the days on which it was asked.
-    """
-
-    teacher: str
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    price: Price | None
-    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +47,7 @@ class Status:
         planted (`tuple[Planted, ...]`): empty without a scenes teacher's noise.
         requests (`dict[str, int]`): role -> replies in the journal.
         input_tokens, output_tokens (`int`): of all replies, as billed.
-        spending (`dict[str, Spent]`): role -> what it was asked and what that cost.
+        spending (`dict[Role, Spent]`): role -> what it was asked and what that cost.
         cost (`float | None`): USD so far, at each day's prices; None where one is not known.
         cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.
@@ -98,7 +76,7 @@ class Status:
     requests: dict[str, int]
     input_tokens: int
     output_tokens: int
-    spending: dict[str, Spent]
+    spending: dict[Role, Spent]
     cost: float | None
     cost_per_question: float | None
     models: tuple[str, ...]
@@ -139,7 +117,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         times = sorted(at for journal in journals for at in journal.finished_at())
         pictures = sum(journal.pictures_seen() for journal in journals)
         planned = [count for journal in journals if (count := journal.planned()) is not None]
-    spending = _spending(counted, identity, price_in, price_out)
+    spending = spent_by_role(counted, identity, price_in=price_in, price_out=price_out)
     costs = [spent.cost for spent in spending.values() if spent.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(spending) else None
     return Status(
@@ -190,27 +168,6 @@ def _tally(journals: Sequence[Journal], identity: Mapping[str, Any]) -> Tally:
                 for reject in from_json(_AnyOutcome, finished.body).rejects:
                     tally.reject(reject)
     return tally
-
-
-def _spending(
-    counted: Sequence[Spending], identity: Mapping[str, Any], price_in: float | None, price_out: float | None
-) -> dict[str, Spent]:
-    teachers = {role: identity[role] for role in ROLES if role in identity}
-    priced = partial(prices_of, teachers, price_in=price_in, price_out=price_out)
-    today, of_day = priced(), {day: priced(at=datetime.fromisoformat(day)) for day in {one.day for one in counted}}
-    found: dict[str, Spent] = {}
-    for role, teacher in teachers.items():
-        own = [one for one in counted if one.role == role]
-        into, out = sum(one.input_tokens for one in own), sum(one.output_tokens for one in own)
-        costs = [
-            price.cost(one.input_tokens, one.output_tokens)
-            for one in own
-            if (price := of_day[one.day][role]) is not None
-        ]
-        known = today[role] is not None and len(costs) == len(own)
-        requests = sum(one.requests for one in own)
-        found[role] = Spent(teacher, requests, into, out, today[role], math.fsum(costs) if known else None)
-    return found
 
 
 def _pace(times: Sequence[float]) -> float | None:
