@@ -6,13 +6,13 @@ goes on.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
 from compact_hf.commands import demo, making, models, questioning, releasing
+from compact_hf.commands.command import Parser
 from compact_hf.errors import CompactError
 from compact_hf.talk import end_of_data, say, silence
 
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="compact",
         description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
         epilog="example: compact demo --out demo-out",

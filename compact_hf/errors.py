@@ -21,7 +21,15 @@ parts for those who catch them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
+
+
+def did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    """Return `; did you mean NAME?` for the nearest allowed name, empty where none is near."""
+    near = get_close_matches(got, tuple(allowed), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class CompactError(Exception):

@@ -114,7 +114,10 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "evaluate no model": (["evaluate", "NOWHERE", "scenes:2", "--out", "NEW"], 1, "NOWHERE"),
     "demo over something else": (["demo", "--out", "PICTURES"], 2, "not a demo"),
     "a demo too small": (["demo", "--out", "NEW", "--scenes", "3"], 2, "at least 40"),
-    "unknown command": (["genrate"], 2, "invalid choice"),
+    "unknown command": (["genrate"], 2, "did you mean generate?"),
+    "unknown option": (["status", "RUN", "--jsn"], 2, "unrecognized arguments: --jsn; did you mean --json?"),
+    "unknown choice": (["generate", "PICTURES", "--out", "NEW", "--runner", "rey"], 2, "did you mean ray?"),
+    "unknown preset": (["generate", "scenes:2", "--out", "NEW", "--preset", "efficent"], 2, "did you mean efficient?"),
 }
 
 

@@ -1,10 +1,33 @@
-"""What every command of the command line has: a purpose, an example, and a way to show tracebacks."""
+"""What every command of the command line has: a purpose, an example, a way to show tracebacks, and errors that suggest
+the nearest name."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from compact_hf.errors import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says which command or option was probably meant; sub-parsers are of its kind."""
+
+    def parse_known_args(  # type: ignore[override]  # the base class is overloaded by the namespace's kind
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As the base class, but what it does not know is an error here, where the options are known."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            meant = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """As the base class, with the nearest of the choices where the message names them."""
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
+        super().error(message + (did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""))
 
 
 def command(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from compact_hf.errors import UsageError
+from compact_hf.errors import UsageError, did_you_mean
 from compact_hf.teachers.teacher import Teacher
 
 IN_BATCHES: Final = ("gemini-batch",)
@@ -100,6 +99,5 @@ def _is_scenes(spec: str) -> bool:
 
 
 def _unknown(spec: str) -> UsageError:
-    near = difflib.get_close_matches(spec.partition(":")[0], NAMES, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    meant = did_you_mean(spec.partition(":")[0], NAMES)
     return UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{meant}")

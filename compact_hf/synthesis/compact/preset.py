@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from compact_hf.errors import UsageError
+from compact_hf.errors import UsageError, did_you_mean
 from compact_hf.images.encode import MAX_EDGE, checked_edge
 from compact_hf.synthesis.compact.sampling import MAX_K
 
@@ -98,7 +98,7 @@ def preset_named(name: str, *, strict: bool = False, in_batches: bool = False) -
         UsageError: there is none of that name, or it would wait for too many batches.
     """
     if name not in PRESETS:
-        raise UsageError(f"got the preset {name!r}; there are {', '.join(PRESETS)}")
+        raise UsageError(f"got the preset {name!r}; there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     preset = PRESETS[name]
     if in_batches and preset != EFFICIENT:
         raise UsageError(
