@@ -1,0 +1,318 @@
+"""What the processes of benchmarks/release.py do, each step in one of its own: writing, checking, publishing, reading.
+
+Pictures are JPEGs of noise, about 100 KB, so that nothing compresses away; a number in the header makes each another.
+What they are asked is the same in every step, ours or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from compact_hf.capabilities import CAPABILITIES as ATOMS
+from compact_hf.engine.journal import Finished, Journal
+from compact_hf.images.look import image_id_of
+from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
+from compact_hf.synthesis.compact.conversation import Outcome
+from compact_hf.testing.model import KEY
+
+EDGE = 342  # pixels; noise of this size takes about 100 KB as a JPEG
+DIFFERENT = 50  # pictures that are drawn; the others differ in four bytes of the header
+CAPABILITIES = ("color", "shape", "counting")
+WORDS = 5000  # as many different words as some 100,000 people's questions about pictures have
+GROUP = 100  # rows that plain pyarrow takes at once, as many as ours
+
+
+@cache
+def _drawn(number: int, edge: int) -> tuple[bytes, bytes]:
+    """A JPEG file, without the four bytes of its density (JFIF), which stand between the two parts."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=88)
+    at = out.getvalue().index(b"JFIF\0") + 8
+    return out.getvalue()[:at], out.getvalue()[at + 4 :]
+
+
+def picture(number: int, edge: int = EDGE) -> bytes:
+    """A JPEG file of about 100 KB, another one for each number."""
+    before, after = _drawn(number % DIFFERENT, edge)
+    return b"".join((before, number.to_bytes(4, "big"), after))
+
+
+def rows(ids: list[str]) -> Iterator[Row]:
+    """Rows with three turns each about the pictures with these ids, k = 1, 2, 3 in turn."""
+    for number, image_id in enumerate(ids):
+        asked = CAPABILITIES[: number % 3 + 1]
+        turns = tuple(Turn(f"Question {at} about {number}?", "red", asked, asked, 90) for at in range(3))
+        messages = [
+            message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
+        ]
+        yield Row(
+            id=digest(number),
+            messages=tuple(messages),
+            source="compact",
+            k=len(asked),
+            capabilities=asked,
+            turns=turns,
+            image_id=image_id,
+            image_source="noise",
+            image_license="CC0-1.0",
+            teacher="none",
+            verifier="none",
+            preset_version="none",
+            read_picture=partial(picture, number),
+        )
+
+
+def records(ids: list[str]) -> Iterator[dict[str, Any]]:
+    """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
+    from compact_hf.release.features import record
+
+    return (record(row, row.read_picture() if row.read_picture else None) for row in rows(ids))
+
+
+def _warm() -> None:
+    """Write three rows, so that what is imported once is not timed."""
+    from compact_hf.release.write import write as write_release
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_release(rows(known_ids(3)), Path(folder) / "out", version="1.0.0")
+
+
+def known_ids(count: int) -> list[str]:
+    """What a run's journal knows of the pictures."""
+    return [image_id_of(picture(number)) for number in range(count)]
+
+
+def write(asked: dict[str, Any]) -> dict[str, Any]:
+    """Write a release."""
+    from compact_hf.release.write import write as write_release
+
+    ids = known_ids(asked["rows"])
+    _warm()
+    with Timed() as timed:
+        write_release(rows(ids), Path(asked["out"]), version="1.0.0")
+    return timed.said
+
+
+def pyarrow(asked: dict[str, Any]) -> dict[str, Any]:
+    """Write the same records with the same settings by pyarrow alone, into one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets.arrow_writer import get_parquet_column_options
+    from datasets.config import DEFAULT_CDC_OPTIONS
+
+    from compact_hf.release.features import features
+
+    columns = features()
+    schema, ids = columns.arrow_schema, known_ids(asked["rows"])
+    options = get_parquet_column_options(columns, schema)
+    with (
+        Timed() as timed,
+        pq.ParquetWriter(
+            asked["out"], schema, use_content_defined_chunking=DEFAULT_CDC_OPTIONS, write_page_index=True, **options
+        ) as writer,
+    ):
+        group: list[dict[str, Any]] = []
+        for record in records(ids):
+            group.append(record)
+            if len(group) == GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                group.clear()
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return timed.said
+
+
+def validate(asked: dict[str, Any]) -> dict[str, Any]:
+    """Check a release: every row, every picture decoded."""
+    from compact_hf.release.validate import validate as checked
+
+    with Timed() as timed:
+        report = checked(asked["out"])
+    if not report.is_valid:
+        raise SystemExit(f"the release in {asked['out']} is not valid")
+    return timed.said
+
+
+def choose(asked: dict[str, Any]) -> dict[str, Any]:
+    """Choose among the questions of a run: near-duplicates are dropped, the rest is balanced."""
+    from compact_hf.synthesis.compact.assembly import conversation_rows
+
+    _journalled(asked["rows"], Path(asked["run"]))
+    with Timed() as timed:
+        deque(conversation_rows([Path(asked["run"])], balance=True), maxlen=0)
+    return timed.said
+
+
+def publish(asked: dict[str, Any]) -> dict[str, Any]:
+    """Write a release and publish it. Its checks, which come before the first step that is told, are timed apart."""
+    from compact_hf.release.publish import publish as publish_release
+    from compact_hf.release.write import write as write_release
+
+    ids, out, told = known_ids(asked["rows"]), Path(asked["out"]), list[float]()
+    _warm()
+    with Timed() as timed:
+        write_release(rows(ids), out, version="1.0.0")
+        checking = time.perf_counter()
+        publish_release(out, asked["repository"], on_progress=lambda step: told.append(time.perf_counter()))
+    return timed.said | {"checks_s": told[0] - checking}
+
+
+def push_to_hub(asked: dict[str, Any]) -> dict[str, Any]:
+    """Do what `datasets` offers for the same rows."""
+    from datasets import Dataset
+
+    from compact_hf.release.features import features
+
+    ids = known_ids(asked["rows"])
+    with Timed() as timed:
+        data = Dataset.from_generator(
+            records, features=features(), cache_dir=asked["out"], gen_kwargs={"ids": ids}, split="train"
+        )
+        data.push_to_hub(asked["repository"])
+    return timed.said
+
+
+def stream(asked: dict[str, Any]) -> dict[str, Any]:
+    """Read one config as a stream, to its end."""
+    from datasets import load_dataset
+
+    loaded = load_dataset(asked["repository"], "k3", split="train", streaming=True).decode(False)
+    with Timed() as timed:
+        count = sum(1 for _ in loaded)
+    return timed.said | {"rows": count}
+
+
+def look(asked: dict[str, Any]) -> dict[str, Any]:
+    """Look at the pictures of a folder for the first time, hashes and decoding, and once more by the journal."""
+    from compact_hf.images.folder import Folder
+    from compact_hf.synthesis.pictures import looked_at
+
+    folder = Path(asked["out"])
+    folder.mkdir()
+    for number in range(asked["rows"]):
+        (folder / f"{number:06}.jpg").write_bytes(picture(number))
+    source, seconds = Folder(folder), list[float]()
+
+    async def all_of_them(journal: Journal) -> None:
+        began = time.perf_counter()
+        async for _, image_id in looked_at(source, journal, list(source.refs())):
+            assert image_id
+        seconds.append(time.perf_counter() - began)
+
+    with Timed() as timed, Journal.open(Path(asked["run"]), {}) as journal:
+        for _ in range(2):
+            asyncio.run(all_of_them(journal))
+    return timed.said | {"first_s": seconds[0], "again_s": seconds[1]}
+
+
+def instruction(asked: dict[str, Any]) -> dict[str, Any]:
+    """Draw 5% of a LLaVA file, the share that the paper takes, and look at its pictures."""
+    from compact_hf.records import Reject
+    from compact_hf.release.instruction import instruction_rows
+
+    file = Path(asked["file"])
+    with Timed() as timed:
+        drawn = rejected = 0
+        for row in instruction_rows(file, image_root=file.parent, seed=0, fraction=0.05):
+            drawn += 1
+            rejected += isinstance(row, Reject)
+    return timed.said | {"rows": drawn, "rejected": rejected}
+
+
+def annotate(asked: dict[str, Any]) -> dict[str, Any]:
+    """Annotate ten pictures of a LLaVA file, which is read to its end to find what is asked about them."""
+    from compact_hf.synthesis.annotate.annotate import annotate as annotate_dataset
+
+    os.environ["GEMINI_API_KEY"] = KEY
+    with Timed() as timed:
+        found = annotate_dataset(asked["file"], asked["run"], verifier_url=asked["url"], limit=10)
+    return timed.said | {"questions": found.questions}
+
+
+STEPS = {
+    step.__name__: step
+    for step in (write, pyarrow, validate, choose, publish, push_to_hub, stream, look, instruction, annotate)
+}
+
+
+class Timed:
+    """Times a block, and says so after it: seconds, CPU seconds, and this program's own peak of memory, imports too."""
+
+    def __enter__(self) -> Timed:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.said: dict[str, Any] = {
+            "seconds": time.perf_counter() - self._wall,
+            "cpu_s": time.process_time() - self._cpu,
+            "peak_mb": peak_mb(),
+        }
+
+
+def peak_mb() -> int:
+    """What getrusage tells begins with the parent's peak."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) // 1000
+
+
+def llava_file(folder: Path, megabytes: float) -> Path:
+    """Write a file in LLaVA's format of about 1,500 bytes an item, as LLaVA-665K, and a picture for every two items."""
+    (folder / "coco").mkdir(parents=True)
+    answer = json.dumps("What is to be seen there is said in so many words. " * 4)
+    file, number = folder / "llava.json", 0
+    with file.open("w", encoding="utf-8") as out:
+        while out.tell() < megabytes * 1e6:
+            ref = f"coco/{number // 2:012}.jpg"
+            if number % 2 == 0:
+                first = folder / "coco" / f"{number // 2 % DIFFERENT:012}.jpg"
+                if number // 2 < DIFFERENT:
+                    first.write_bytes(picture(number // 2, edge=48))
+                else:
+                    os.link(first, folder / ref)
+            turns = ", ".join(
+                f'{{"from": "human", "value": "{"" if at else "<image>" + chr(92) + "n"}Question {at} of {number}?"}}, '
+                f'{{"from": "gpt", "value": {answer}}}'
+                for at in range(5)
+            )
+            out.write(f'{"," if number else "["}\n{{"id": "{number}", "image": "{ref}", "conversations": [{turns}]}}')
+            number += 1
+        out.write("\n]\n")
+    return file
+
+
+def _outcome(number: int) -> Outcome:
+    """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
+    rng = random.Random(number)
+    k = rng.randint(1, 3)
+    turns = []
+    for _ in range(rng.randint(4, 5)):
+        asked = tuple(sorted(rng.sample(list(ATOMS), k)))
+        # Some words are far more frequent than others, as in any language.
+        words = (f"word{int(WORDS ** rng.random())}" for _ in range(rng.randint(6, 14)))
+        turns.append(Turn(" ".join(words), f"answer {int(WORDS ** rng.random())}", asked, asked, 90))
+    return Outcome(k, Conversation(digest(number), k, tuple(turns)), (), (), "none", "none")
+
+
+def _journalled(count: int, run: Path) -> None:
+    """Write the journal of a run over `count` images."""
+    identity = {"source": "scenes", "method": "compact", "preset": "efficient@1"}
+    with Journal.open(run, identity) as journal:
+        for number in range(count):
+            of = Picture(digest(number), f"scene:{number}", 64, 64, "scenes")
+            journal.record_look(of.ref, "", of)
+            journal.record_outcome(Finished(of.image_id, of.ref, to_json(_outcome(number)), 5))
