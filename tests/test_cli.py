@@ -117,7 +117,7 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "unknown command": (["genrate"], 2, "did you mean generate?"),
     "unknown option": (["status", "RUN", "--jsn"], 2, "unrecognized arguments: --jsn; did you mean --json?"),
     "unknown choice": (["generate", "PICTURES", "--out", "NEW", "--runner", "rey"], 2, "did you mean ray?"),
-    "unknown preset": (["generate", "scenes:2", "--out", "NEW", "--preset", "efficent"], 2, "did you mean efficient?"),
+    "misspelt preset": (["generate", "scenes:2", "--out", "NEW", "--preset", "efficent"], 2, "did you mean efficient?"),
 }
 
 
