@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from compact_hf.synthesis.augment.augment import augment
     from compact_hf.synthesis.compact.generate import generate
     from compact_hf.synthesis.compact.status import status
+    from compact_hf.tuning.merge import merge_adapter
+    from compact_hf.tuning.publish import publish_model
     from compact_hf.tuning.train import tune
 
 __all__ = [
@@ -36,7 +38,9 @@ __all__ = [
     "evaluate",
     "export",
     "generate",
+    "merge_adapter",
     "publish",
+    "publish_model",
     "run_demo",
     "status",
     "tune",
@@ -52,7 +56,9 @@ _HOME: Final = {
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.release.exports.export",
     "generate": "compact_hf.synthesis.compact.generate",
+    "merge_adapter": "compact_hf.tuning.merge",
     "publish": "compact_hf.release.publish",
+    "publish_model": "compact_hf.tuning.publish",
     "run_demo": "compact_hf.demo.way",
     "status": "compact_hf.synthesis.compact.status",
     "tune": "compact_hf.tuning.train",

@@ -1,9 +1,8 @@
-"""`compact assemble`, `export`, `validate` and `publish`: parsing and talking."""
+"""`compact assemble`, `export`, `validate` and `diff`: parsing and talking."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +75,6 @@ def add(commands: Any) -> None:
 
     validate = command(commands, "validate", _validate, "check a release", "compact validate release")
     validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
-
-    publish = command(
-        commands, "publish", _publish, "put a release on the Hub, in one piece", "compact publish release org/compact"
-    )
-    publish.add_argument("release", type=Path, metavar="DIR")
-    publish.add_argument("repository", metavar="ORG/NAME", help="a data set's; created where it is not there")
-    publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
-    publish.add_argument("--dry-run", action="store_true", help="check, list the files, and say what changed only")
 
     diff = command(
         commands,
@@ -196,27 +187,6 @@ def _validate(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _publish(chosen: argparse.Namespace) -> int:
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
-    from compact_hf.release.publish import publish
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    published = publish(
-        chosen.release, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
-    )
-    if published.pushed is None:
-        tell_table(("file", "bytes"), list(published.files.items()))
-        if published.difference:
-            _tell_difference(published.difference)
-        say(f"{published.tag} would be {len(published.files)} files, {sum(published.files.values()):,} bytes")
-        return 0
-    say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
-    tell(published.pushed.url)
-    return 0
-
-
 def _diff(chosen: argparse.Namespace) -> int:
     from compact_hf.release.diff import diff
 
@@ -224,11 +194,12 @@ def _diff(chosen: argparse.Namespace) -> int:
     if chosen.json:
         tell_json(difference.as_json())
     else:
-        _tell_difference(difference)
+        tell_difference(difference)
     return 0
 
 
-def _tell_difference(difference: Difference) -> None:
+def tell_difference(difference: Difference) -> None:
+    """Put the tables of a difference on stdout and its sum on stderr."""
     from compact_hf.release.diff import KINDS
 
     tell_table(

@@ -1,27 +1,22 @@
 """The model that is judged: a folder or a Hub repository in, its answers to questions about pictures out.
 
-Either holds a whole vision-language model, or a LoRA adapter whose `adapter_config.json` names its base. It runs on
-a GPU where there is one and else on the CPU, in the precision it was saved in.
+Either holds a whole vision-language model, or a LoRA adapter whose `adapter_config.json` names its base and may name
+the base's revision. It runs on a GPU where there is one and else on the CPU, in the precision it was saved in.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.images.decode import loaded, stripped
-from compact_hf.records import digest
+from compact_hf.tuning import model_folder
+from compact_hf.tuning.adapter import adapted, adapter_at, refuse_other_base
+from compact_hf.tuning.model_folder import first_line
 from compact_hf.tuning.progress import without_progress_bars
-
-_ADAPTER: Final = "adapter_config.json"
-_KINDS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
-_NOT_NEEDED: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
 
 
 class Student:
@@ -45,8 +40,10 @@ class Student:
                 network = _network(folder)
                 # An adapter's folder has the processor that it was trained with.
                 self._processor: Any = AutoProcessor.from_pretrained(folder)
+        except TuningError as error:
+            raise EvaluationError(str(error)) from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise EvaluationError(f"model {model} cannot be loaded: {_line(error)}") from error
+            raise EvaluationError(f"model {model} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor"):
             raise EvaluationError(f"model {model} takes no pictures; give a vision-language model such as LLaVA")
         if not self._processor.chat_template:
@@ -74,7 +71,7 @@ class Student:
         except torch.OutOfMemoryError as error:
             if len(asked) == 1:
                 raise EvaluationError(
-                    f"the memory of {self._device} is too small for this model: {_line(error)}"
+                    f"the memory of {self._device} is too small for this model: {first_line(error)}"
                 ) from error
         else:
             new = tokens[:, inputs["input_ids"].shape[1] :]
@@ -109,20 +106,10 @@ def located(model: str) -> Path:
     Raises:
         EvaluationError: there is neither, or the folder holds no model.
     """
-    from huggingface_hub import snapshot_download
-
-    folder = Path(model)
-    if not folder.exists():
-        try:
-            with without_progress_bars():
-                folder = Path(snapshot_download(model, ignore_patterns=_NOT_NEEDED))
-        except (OSError, ValueError) as error:
-            raise EvaluationError(
-                f"no model {model!r}: it is no folder here, and the Hub does not give it ({_line(error)})"
-            ) from error
-    if not any((folder / name).is_file() for name in ("config.json", _ADAPTER)):
-        raise EvaluationError(f"{model} is no model: a folder with config.json or {_ADAPTER} is needed")
-    return folder
+    try:
+        return model_folder.located(model)
+    except TuningError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def identity(model: str) -> str:
@@ -131,35 +118,24 @@ def identity(model: str) -> str:
     Raises:
         EvaluationError: as `located`.
     """
-    folder = located(model)
-    found = []
-    for path in sorted({path for kind in _KINDS for path in folder.glob(kind)}):
-        with path.open("rb") as file:
-            found.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
-    return digest(found)
+    return model_folder.identity_of(located(model))
 
 
 def _network(folder: Path) -> Any:
-    """Load a whole model, or an adapter merged into its base."""
+    """Load a whole model, or an adapter merged into the base that it names.
+
+    Raises:
+        TuningError: the base cannot be found, or the adapter is another one's.
+    """
     from transformers import AutoModelForImageTextToText
 
-    if not (folder / _ADAPTER).is_file():
-        network = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    if model_folder.is_adapter(folder):
+        adapter = adapter_at(folder)
+        base = model_folder.located(adapter.base, revision=adapter.base_revision)
+        refuse_other_base(folder, base)
+        network = adapted(folder, base)
     else:
-        from peft import PeftModel
-
-        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        network = AutoModelForImageTextToText.from_pretrained(located(base), dtype="auto")
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks by the name that transformers 5.23 has deprecated; nobody here can change that.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            network = PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+        network = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
     # Vicuna's settings for chatting would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return network
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error's text: transformers' go on for a page."""
-    told = str(error).strip().splitlines()
-    return told[0].strip() if told else type(error).__name__

@@ -1,111 +1,211 @@
-"""A tuned model's card: its folder, the settings it was trained with and its scores in, README.md out.
+"""A tuned model's card: its folder and its scores in, README.md with the training curve beside it out.
 
-It is written last, over the one that TRL leaves, which calls a LLaVA adapter a text generator.
+It is written last, over the one that TRL or PEFT leaves, which calls a LLaVA adapter a text generator. Everything in it
+was written down in training (facts.py), measured, or stands in the base's own card; the text is model_card/'s.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
+from compact_hf.pictures.scores import loss
+from compact_hf.tuning.facts import Facts, facts_of
+from compact_hf.tuning.model_folder import ADAPTER_CONFIG, is_adapter
+
+if TYPE_CHECKING:
+    from compact_hf.pictures.plot import Plot
+
+CARD: Final = "README.md"
+CURVE: Final = "training_curve.png"
+MARK: Final = "<!-- compact_hf writes this card anew; take this line out, and it leaves your own words alone. -->"
+
+Kind = Literal["adapter", "merge", "finetune"]
 
 _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
-_LIBRARIES: Final = ("trl", "transformers", "peft", "torch")
 _SECRET: Final = {"hub_token", "env"}
 # Where things lay on one machine is nobody else's business.
-_PATHS: Final = {"model_name_or_path", "dataset_name", "output_dir", "chat_template_path"}
+_PATHS: Final = {"model_name_or_path", "dataset_name", "output_dir", "chat_template_path", "path"}
 
 
 def write_card(
     folder: Path,
     *,
-    settings: Mapping[str, Any],
-    license_id: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a tuned model's README.md.
+    """Write README.md into a tuned model's folder, and its training curve where one is known.
 
     Args:
-        folder (`Path`): the model's or the adapter's; an adapter is known by its `adapter_config.json`.
-        settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
-        license_id (`str`, *optional*): such as `llama2`; without one the card names none.
+        folder (`Path`): the model's or the adapter's.
+        settings (`Mapping[str, Any]`, *optional*): what `trl sft` was called with just now; see `facts_of`.
         results (`Mapping[str, Any]`, *optional*): the content of a `results.json`.
 
     Returns:
         `Path`: the card.
 
     Raises:
-        TuningError: there is no such folder, or the card cannot be written.
+        TuningError: there is no such folder, what it says of its training cannot be read, or the card cannot be
+            written.
     """
-    path = folder / "README.md"
-    text = card(folder, settings=settings, license_id=license_id, results=results)
+    facts = facts_of(folder, settings=settings)
     try:
-        path.write_text(text, encoding="utf-8")
+        return put_card(folder, facts, name=folder.name, results=results, license=license_of(facts))
     except OSError as error:
-        raise TuningError(f"the card {path} cannot be written: {error.strerror or error}") from error
+        raise TuningError(f"the card {folder / CARD} cannot be written: {error.strerror or error}") from error
+
+
+def put_card(
+    folder: Path,
+    facts: Facts,
+    *,
+    name: str,
+    results: Mapping[str, Any] | None = None,
+    license: Mapping[str, str],
+) -> Path:
+    """Write README.md and the training curve from facts that are known already.
+
+    Args:
+        folder (`Path`): where the model lies.
+        facts (`Facts`): how it was trained.
+        name (`str`): by which it is loaded: a repository's, or the folder's.
+        results (`Mapping[str, Any]`, *optional*): the content of a `results.json`.
+        license (`Mapping[str, str]`): as in a card's header: `license`, and with `other` also `license_name` and
+            `license_link`; empty where none is known.
+
+    Raises:
+        TuningError: not even the base is known.
+        OSError: the folder cannot be written.
+    """
+    if facts.base is None:
+        raise TuningError(
+            f"how {name} was trained is written down nowhere; write its card yourself, as README.md there"
+        )
+    curve = loss(facts.loss) if facts.loss else None
+    if curve:
+        (folder / CURVE).write_bytes(curve.png())
+    path = folder / CARD
+    path.write_text(_card(folder, facts, name, results, license, curve), encoding="utf-8")
     return path
 
 
-def card(
+def license_of(facts: Facts) -> dict[str, str]:
+    """Return the licence fields of the base's card, as far as it lies here or in the cache of the Hub's client."""
+    from huggingface_hub import ModelCard, try_to_load_from_cache
+
+    base = facts.base or ""
+    path: Any = Path(base) / CARD
+    if is_repository(base):
+        path = try_to_load_from_cache(base, CARD, revision=facts.base_revision)
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return {}
+    try:
+        header = ModelCard.load(path).data.to_dict()
+    except ValueError as error:
+        raise TuningError(f"the card of the base, {path}, has a header that is no YAML ({error}); mend it") from error
+    return {key: str(header[key]) for key in ("license", "license_name", "license_link") if header.get(key)}
+
+
+def is_ours(text: str) -> bool:
+    """Return whether a card was written by a program, TRL's and PEFT's included, and may be written anew."""
+    return MARK in text or "[More Information Needed]" in text or "- generated_from_trainer" in text
+
+
+def is_repository(name: str) -> bool:
+    """Return whether a name is one on the Hub, and no folder here."""
+    return bool(_REPOSITORY.fullmatch(name)) and not Path(name).exists()
+
+
+def _card(
     folder: Path,
-    *,
-    settings: Mapping[str, Any],
-    license_id: str | None = None,
-    results: Mapping[str, Any] | None = None,
+    facts: Facts,
+    name: str,
+    results: Mapping[str, Any] | None,
+    license: Mapping[str, str],
+    curve: Plot | None,
 ) -> str:
-    """Return the card's text; arguments as for `write_card`."""
-    from huggingface_hub import ModelCardData
     from jinja2 import Environment, StrictUndefined
 
-    adapter = (folder / "adapter_config.json").is_file()
-    base, datasets = str(settings["model_name_or_path"]), _datasets(settings)
-    metadata = ModelCardData(
-        base_model=base if _is_repository(base) else None,
-        base_model_relation=("adapter" if adapter else "finetune") if _is_repository(base) else None,
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="image-text-to-text",
-        datasets=[name for name in datasets if _is_repository(name)] or None,
-        license=license_id,
-        language="en",
-        tags=["compact", "trl", "sft"],
-        ignore_metadata_errors=False,
+    kind: Kind = "adapter" if is_adapter(folder) else "merge" if facts.adapter else "finetune"
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment.filters |= {
+        "number": "{:,}".format,
+        "percent": "{:.1%}".format,
+        "duration": _duration,
+        "repository": _linked,
+    }
     return environment.from_string(_template()).render(
-        metadata=metadata.to_yaml(),
-        name=folder.name,
-        adapter=adapter,
-        base=_public(base),
-        dataset=", ".join(map(_public, datasets)),
+        metadata=_metadata(facts, kind, name, results, license),
+        name=name,
+        kind=kind,
+        facts=facts,
+        base=_public(str(facts.base)),
+        datasets=", ".join(_linked(one, "datasets/") for one in facts.datasets) or "data that was not written down",
+        lora=_lora(folder) if kind == "adapter" else None,
         request=SHORT_ANSWER_INSTRUCTION,
-        versions=", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
-        recipe=_recipe(settings),
+        curve=curve and f"{curve.title} by step. {curve.alt}",
+        curve_file=CURVE,
+        recipe=_recipe(facts.settings),
         results=results,
         scores=_scores(results) if results else (),
+        license=license.get("license_name") or license.get("license"),
+        of_base=license == license_of(facts),
+        mark=MARK,
     )
 
 
-def _datasets(settings: Mapping[str, Any]) -> list[str]:
-    """Return what was trained on: TRL takes one `dataset_name`, or a mixture as `datasets`, which wins."""
-    mixture = settings.get("datasets") or [{"path": settings["dataset_name"]}]
-    return [str(one["path"]) for one in mixture]
+def _lora(folder: Path) -> Mapping[str, Any] | None:
+    """Return an adapter's config, None for one of another kind than LoRA."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return config if config.get("peft_type") == "LORA" else None
 
 
-def _recipe(settings: Mapping[str, Any]) -> str:
-    import yaml
+def _metadata(
+    facts: Facts, kind: Kind, name: str, results: Mapping[str, Any] | None, license: Mapping[str, str]
+) -> str:
+    from huggingface_hub import ModelCardData
 
-    shown: dict[str, Any] = {key: value for key, value in settings.items() if key not in _SECRET}
-    for key in _PATHS & shown.keys():
-        shown[key] = _public(str(shown[key]))
-    if "datasets" in shown:
-        shown["datasets"] = [{**one, "path": _public(str(one["path"]))} for one in shown["datasets"]]
-    return yaml.safe_dump(shown, sort_keys=False).strip()
+    parts = [part for part in (facts.base, facts.adapter) if part and is_repository(part)]
+    return ModelCardData(
+        base_model=(parts if len(parts) > 1 else parts[0]) if parts else None,
+        base_model_relation=kind if parts else None,
+        library_name="peft" if kind == "adapter" else "transformers",
+        pipeline_tag="image-text-to-text",
+        datasets=[one for one in facts.datasets if is_repository(one)] or None,
+        language="en",
+        tags=["compact", "trl", "sft", *(["lora"] if kind == "adapter" else [])],
+        metrics=["accuracy"] if results else None,
+        model_name=name if results else None,
+        eval_results=_index(results) if results else None,
+        ignore_metadata_errors=False,
+        **license,
+    ).to_yaml()
+
+
+def _index(results: Mapping[str, Any]) -> list[Any]:
+    """Return the scores as the Hub's `model-index` takes them, shares of 1."""
+    from huggingface_hub import EvalResult
+
+    dataset = str(results["dataset"])
+    return [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=dataset if is_repository(dataset) else dataset.partition(":")[0],
+            dataset_name=dataset,
+            metric_type="accuracy",
+            metric_name=f"accuracy, {label}",
+            metric_value=round(score["accuracy"], 4),
+        )
+        for label, score in _scores(results)
+    ]
 
 
 def _scores(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -114,13 +214,41 @@ def _scores(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [("all", results["overall"]), *by_k, *by_capability]
 
 
-def _is_repository(name: str) -> bool:
-    return bool(_REPOSITORY.fullmatch(name)) and not Path(name).exists()
+def _recipe(settings: Mapping[str, Any]) -> str:
+    import yaml
+
+    shown = _without_places({key: value for key, value in settings.items() if key not in _SECRET})
+    return yaml.safe_dump(shown, sort_keys=False).strip() if shown else ""
+
+
+def _without_places(value: Any, key: str = "") -> Any:
+    """Return settings with every path cut to its last part."""
+    match value:
+        case Mapping():
+            return {name: _without_places(one, name) for name, one in value.items()}
+        case list() | tuple():
+            return [_without_places(one, key) for one in value]
+        case str() if key in _PATHS or Path(value).is_absolute():
+            return _public(value)
+        case _:
+            return value
 
 
 def _public(name: str) -> str:
     """Return a repository's name as it is, and of a path its last part."""
-    return name if _is_repository(name) else Path(name).name
+    return name if is_repository(name) else Path(name).name
+
+
+def _linked(name: str, kind: str = "") -> str:
+    """Return a repository's name with a link to it, and of a path its last part."""
+    return f"[{name}](https://huggingface.co/{kind}{name})" if is_repository(name) else _public(name)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _template() -> str:

@@ -1,0 +1,102 @@
+"""`compact publish`: parsing and talking. What a folder holds decides how it is published and in which repository."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.commands.command import command
+from compact_hf.commands.releasing import tell_difference
+from compact_hf.errors import UsageError
+from compact_hf.talk import say, tell, tell_table
+
+_OF_MODELS: Final = ("version", "base", "results", "license")
+
+
+def add(commands: Any) -> None:
+    """Add this command to the parser."""
+    publish = command(
+        commands,
+        "publish",
+        _publish,
+        "put a release, a tuned model or an adapter on the Hub, in one piece",
+        "compact publish release org/compact; compact publish student org/student --base org/llava-base",
+    )
+    publish.add_argument("folder", type=Path, metavar="DIR", help="a release, a model or an adapter")
+    publish.add_argument("repository", metavar="ORG/NAME", help="created where it is not there")
+    publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
+    publish.add_argument("--dry-run", action="store_true", help="only check, list the files, and say what changed")
+    model = publish.add_argument_group("of models and adapters (a release has its version and licence in its card)")
+    model.add_argument("--version", metavar="X.Y.Z", help="tag it so (default: no tag)")
+    model.add_argument(
+        "--base", metavar="ORG/NAME[@REVISION]", help="where others find the base of an adapter that has it in a folder"
+    )
+    model.add_argument("--results", type=Path, metavar="DIR", help="what compact evaluate measured, for the card")
+    model.add_argument("--license", metavar="ID", help="as the Hub spells it (default: the base's)")
+
+
+def _publish(chosen: argparse.Namespace) -> int:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    from compact_hf.tuning.model_folder import holds_model
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    if holds_model(chosen.folder):
+        return _publish_model(chosen)
+    given = [f"--{name}" for name in _OF_MODELS if getattr(chosen, name) is not None]
+    if given:
+        raise UsageError(f"{chosen.folder} holds no model or adapter, and only those take {', '.join(given)}")
+    return _publish_release(chosen)
+
+
+def _publish_release(chosen: argparse.Namespace) -> int:
+    from compact_hf.release.publish import publish
+
+    published = publish(
+        chosen.folder, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
+    )
+    if published.pushed is None:
+        _tell_files(published.files)
+        if published.difference:
+            tell_difference(published.difference)
+        say(f"{published.tag} would be {_size(published.files)}")
+        return 0
+    say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
+    tell(published.pushed.url)
+    return 0
+
+
+def _publish_model(chosen: argparse.Namespace) -> int:
+    from compact_hf.tuning.publish import publish_model
+
+    published = publish_model(
+        chosen.folder,
+        chosen.repository,
+        version=chosen.version,
+        base=chosen.base,
+        results=chosen.results,
+        license=chosen.license,
+        private=chosen.private,
+        dry_run=chosen.dry_run,
+        on_progress=say,
+    )
+    if published.base_revision:
+        say(f"its base is {published.base} at {published.base_revision}")
+    if published.pushed is None:
+        _tell_files(published.files)
+        say(f"{published.tag or 'main'} would be {_size(published.files)}")
+        return 0
+    say(f'next: in Python: pipeline("image-text-to-text", model="{chosen.repository}")')
+    tell(published.pushed.url)
+    return 0
+
+
+def _tell_files(files: dict[str, int]) -> None:
+    tell_table(("file", "bytes"), list(files.items()))
+
+
+def _size(files: dict[str, int]) -> str:
+    return f"{len(files)} files, {sum(files.values()):,} bytes"
