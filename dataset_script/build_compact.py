@@ -6,7 +6,8 @@
 
 In: a YAML file such as compact-scenes.yaml. Out: `build/run`, the journal; `build/release`, for `load_dataset`; with
 --publish also the tag vX.Y.Z of the config's repository. After a kill at any stage the same command goes on: no
-answered request is asked again, and what comes out is the same, byte for byte.
+answered request is asked again, and the data files that come out are the same, byte for byte (the card besides says on
+which days the replies came).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -56,13 +57,18 @@ class Plot:
             self.figure.savefig(file, format="svg", metadata=_NO_DATE)
         return file.getvalue()
 
-    def png(self, *, dpi: int = 200) -> bytes:
-        """Return the plot as a PNG file in light tones; 200 dpi make it 900 pixels wide."""
+    def png(self, *, dpi: int = 200, notes: Mapping[str, str] | None = None) -> bytes:
+        """Return the plot as a PNG file in light tones; 200 dpi make it 900 pixels wide.
+
+        Args:
+            dpi: pixels to the inch; it is 4.5 inches wide.
+            notes: keyword -> text that the file carries, such as `Description`.
+        """
         from matplotlib import rc_context
 
         file = io.BytesIO()
         with rc_context(rc(self.name)):
-            self.figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+            self.figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None, **(notes or {})})
         return file.getvalue()
 
     def inline(self) -> str:

@@ -42,7 +42,7 @@ def k_distribution(accepted: Mapping[tuple[str, ...], int], *, means: Mapping[st
             axes.annotate(f"{counts[k]:,}\n{shares[k]:.0%}", (k, counts[k]), **ABOVE)
         axes.set(xlabel="k, capabilities needed", xticks=list(ks))
         hide_axis(axes, "y")
-        _mark_means(axes, {"here": mean, **(means or {})}, above=max(counts.values(), default=0) or 1)
+        _mark_means(axes, {"here" if means else "": mean, **(means or {})}, above=max(counts.values(), default=0) or 1)
     told = ", ".join(f"{counts[k]:,} of k = {k} ({shares[k]:.0%})" for k in ks)
     return Plot(
         "k-distribution",
@@ -67,7 +67,7 @@ def _mark_means(axes: Axes, means: Mapping[str, float], *, above: float) -> None
         left = value > middle
         axes.plot(*place, marker="v", color=tone("ink"), markersize=7)
         beside = {**BESIDE, "xytext": (-8, 0), "ha": "right"} if left else {**BESIDE, "xytext": (8, 0)}
-        axes.annotate(f"mean k {value:.2f}, {label}", place, **beside)
+        axes.annotate(f"mean k {value:.2f}{', ' if label else ''}{label}", place, **beside)
     axes.set_ylim(0, above * (1.42 + 0.16 * len(means)))
 
 

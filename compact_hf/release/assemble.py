@@ -19,6 +19,7 @@ from compact_hf.release.facts import Facts
 from compact_hf.release.hygiene import Hygiene
 from compact_hf.release.instruction import instruction_rows as sampled_rows
 from compact_hf.release.layout import split_of
+from compact_hf.release.making import making_of
 from compact_hf.release.near_pictures import checked_distance
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
@@ -138,7 +139,9 @@ def assemble(
         for note in hygiene.notes():
             on_note(note)
 
-    return write(_licensed(rows(), image_license), Path(out), version=version, license=license)
+    return write(
+        _licensed(rows(), image_license), Path(out), version=version, license=license, making=making_of(folders)
+    )
 
 
 def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:

@@ -1,28 +1,39 @@
 """The card of a release: in go its facts, out comes README.md, a YAML header that `datasets` reads and a text.
 
-Everything in it is measured (facts.py) or follows from the layout; the text is templates/card.md.jinja.
+Everything in it is measured (facts.py, making.py) or follows from the layout; the text is templates/card.md.jinja. Its
+blocks hold what can be measured again in the data files: `validate` does so, and finds a card that says something else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.pictures.style import spoken
+from compact_hf.release import card_pictures
 from compact_hf.release.facts import Facts
 from compact_hf.release.features import features_in_card
 from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, place_of
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from compact_hf.pictures.plot import Plot
 
 CARD: Final = "README.md"
 CHANGELOG: Final = "CHANGELOG.md"
 TAG: Final = "compact_hf"
 """Tag in the header by which an earlier release is known as ours."""
 
-# Beside the data lie the card, what versions changed (changelog.py), and what the Hub and its client leave in every
-# copy of a repository.
-_BESIDE: Final = re.compile(rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|\.gitattributes|\.cache/huggingface/.*")
+# Beside the data lie the card and its pictures, what versions changed (changelog.py), and what the Hub and its client
+# leave in every copy of a repository.
+_BESIDE: Final = re.compile(
+    rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{card_pictures.PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
+)
+_SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md.jinja"
 _SIZES: Final = (
     (10**3, "n<1K"),
@@ -41,16 +52,29 @@ LICENSES: Final = frozenset(
 )
 
 
-def card(facts: Facts) -> str:
-    """Return README.md of a release: header and text."""
-    from jinja2 import Environment, StrictUndefined
+def card(facts: Facts, pictures: Mapping[str, Plot]) -> str:
+    """Return README.md of a release, header and text, with these pictures (path -> picture) in it."""
+    return _template().render(header=_header(facts), pictures=pictures, **_values(facts))
 
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["number"] = "{:,}".format
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(header=_header(facts), facts=facts, capabilities=tuple(CAPABILITIES), ks=sorted(facts.turns))
+
+def text_defects(text: str, facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield (check, detail) for each section that a card lacks, and each that says something else than the facts.
+
+    Args:
+        text (`str`): the card's.
+        facts (`Facts`): as they were measured in the data files; what was dropped, and how all of it came about, cannot
+            be seen there, and is not compared.
+    """
+    for name in _SECTIONS:
+        if f"\n## {name}\n" not in text:
+            yield "card lacks a section", name
+    template = _template()
+    context = template.new_context(_values(facts))
+    for name, block in template.blocks.items():
+        expected = "".join(block(context)).strip()
+        if expected not in text:
+            line = next(line for line in expected.splitlines() if line not in text.splitlines())
+            yield "card disagrees with the data", f"its {name} should say: {line}"
 
 
 def header_of(folder: Path) -> dict[str, Any]:
@@ -122,6 +146,54 @@ def listed_configs(places: Collection[tuple[str, str]], version: str) -> list[di
     return listed
 
 
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "number": "{:,}".format,
+        "share": "{:.1%}".format,
+        "size": _size,
+        "usd": _usd,
+        "spoken": spoken,
+        "listed": _listed,
+        "cell": _cell,
+    }
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _values(facts: Facts) -> dict[str, Any]:
+    return {"facts": facts, "capabilities": tuple(CAPABILITIES), "ks": sorted(facts.turns)}
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+def _usd(cost: float | None) -> str:
+    """Return US dollars to the cent, or to two digits where they are fewer than that."""
+    if cost is None:
+        return "not known"
+    return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
+
+
+def _listed(parts: Collection[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _cell(text: str) -> str:
+    """Return a name that others have given as a table can hold it: it ends no cell, and is no markup."""
+    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
+
+
 def _header(facts: Facts) -> str:
     from huggingface_hub import DatasetCardData
 
@@ -163,5 +235,5 @@ def _license(facts: Facts) -> str:
     """What the maker said; else the pictures' one licence, `other` where they have several or none of the Hub's."""
     if facts.license is not None:
         return facts.license
-    licenses = {license.lower() for _, license in facts.pictures} or {"unknown"}
+    licenses = {license.lower() for license in facts.licenses} or {"unknown"}
     return licenses.pop() if len(licenses) == 1 and licenses <= LICENSES else "other"

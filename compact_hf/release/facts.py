@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
+from itertools import combinations
 from typing import Final
 
-from compact_hf.records import Reject, Row
+from compact_hf.capabilities import CAPABILITIES
 from compact_hf.release.layout import configs
+from compact_hf.release.making import Making
+from compact_hf.release.tally import Tally
 
-_LIBRARIES: Final = ("datasets", "pillow", "pyarrow")
+_LIBRARIES: Final = ("compact_hf", "datasets", "matplotlib", "pillow", "pyarrow")
+_YES_NO: Final = ("yes", "no")
+_MOST: Final = 10
+_OPENINGS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +37,42 @@ class Shards:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """How varied answers are, all of which were normalised as they are compared (answers.py).
+
+    Attributes:
+        questions (`int`): how many answers there are.
+        different (`int`): how many different ones.
+        yes_no (`float`): the share, 0 to 1, that is yes or no.
+        most (`str`): the most frequent answer, by the alphabet where several are.
+        most_share, ten_share (`float`): its share, 0 to 1, and that of the ten most frequent ones together.
+    """
+
+    questions: int
+    different: int
+    yes_no: float
+    most: str
+    most_share: float
+    ten_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything the card says about a release.
 
     Attributes:
         version (`str`): X.Y.Z.
         shards (`dict[tuple[str, str], Shards]`): (leaf, split) -> its files.
-        turns (`Counter[int]`): k -> number of questions.
-        capabilities (`Counter[tuple[int, str]]`): (k, capability) -> number of questions that need it.
-        pictures (`Counter[tuple[str, str]]`): (image source, licence) -> rows with a picture from there.
-        teachers, verifiers, presets (`tuple[str, ...]`): those that the rows name, sorted.
-        rejects (`Counter[tuple[str, str]]`): (stage, reason) -> how many were dropped.
-        libraries (`dict[str, str]`): name -> version of what wrote the files.
+        tally (`Tally`): what was counted in the rows, and among what was dropped.
         license (`str`, *optional*): of the release as a whole, where its maker has said one.
+        making (`Making`, *optional*): how it came about, where there are journals that say so.
     """
 
     version: str
     shards: dict[tuple[str, str], Shards]
-    turns: Counter[int]
-    capabilities: Counter[tuple[int, str]]
-    pictures: Counter[tuple[str, str]]
-    teachers: tuple[str, ...]
-    verifiers: tuple[str, ...]
-    presets: tuple[str, ...]
-    rejects: Counter[tuple[str, str]]
-    libraries: dict[str, str]
+    tally: Tally
     license: str | None = None
+    making: Making | None = None
 
     @property
     def configs(self) -> dict[str, tuple[str, ...]]:
@@ -71,43 +87,105 @@ class Facts:
             if (not leaves or leaf in leaves) and split in (None, of)
         )
 
+    def file_bytes(self, *leaves: str) -> int:
+        """Return the bytes on the disk of these leaves (all without any)."""
+        return sum(shards.file_bytes for (leaf, _), shards in self.shards.items() if not leaves or leaf in leaves)
 
-@dataclass(slots=True)
-class Tally:
-    """Counts rows and rejects as they pass; its size depends on how many kinds there are, not how many rows."""
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Models that wrote the rows' questions, sorted."""
+        return tuple(sorted(self.tally.teachers))
 
-    turns: Counter[int] = field(default_factory=Counter)
-    capabilities: Counter[tuple[int, str]] = field(default_factory=Counter)
-    pictures: Counter[tuple[str, str]] = field(default_factory=Counter)
-    rejects: Counter[tuple[str, str]] = field(default_factory=Counter)
-    teachers: set[str] = field(default_factory=set)
-    verifiers: set[str] = field(default_factory=set)
-    presets: set[str] = field(default_factory=set)
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """Models that checked them, sorted."""
+        return tuple(sorted(self.tally.verifiers))
 
-    def reject(self, reject: Reject) -> None:
-        self.rejects[reject.stage, reject.reason] += 1
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Settings with which the rows were made, sorted."""
+        return tuple(sorted(self.tally.presets))
 
-    def row(self, row: Row) -> None:
-        if row.k is not None:
-            self.turns[row.k] += len(row.turns)
-            self.capabilities.update((row.k, name) for turn in row.turns for name in turn.capabilities)
-        if row.image_id is not None:
-            self.pictures[row.image_source or "unknown", row.image_license or "unknown"] += 1
-        self.teachers.update(filter(None, [row.teacher]))
-        self.verifiers.update(filter(None, [row.verifier]))
-        self.presets.update(filter(None, [row.preset_version]))
+    @property
+    def is_strict(self) -> bool:
+        """Whether all rows went through the strict checks: answers confirmed, and not to be guessed blindly."""
+        return all(preset.endswith("+strict") for preset in self.presets)
 
-    def facts(self, version: str, shards: dict[tuple[str, str], Shards], license: str | None = None) -> Facts:
-        return Facts(
-            version=version,
-            shards=shards,
-            turns=self.turns,
-            capabilities=self.capabilities,
-            pictures=self.pictures,
-            teachers=tuple(sorted(self.teachers)),
-            verifiers=tuple(sorted(self.verifiers)),
-            presets=tuple(sorted(self.presets)),
-            rejects=self.rejects,
-            libraries={name: metadata.version(name) for name in _LIBRARIES},
-            license=license,
+    @property
+    def pictures(self) -> Counter[tuple[str, str]]:
+        """(image source, licence) -> rows with a picture from there."""
+        return self.tally.pictures
+
+    @property
+    def licenses(self) -> Counter[str]:
+        """Licence -> rows with a picture under it."""
+        counts: Counter[str] = Counter()
+        for (_, license), count in self.tally.pictures.items():
+            counts[license] += count
+        return counts
+
+    @property
+    def rejects(self) -> Counter[tuple[str, str]]:
+        """(stage, reason) -> how many were dropped."""
+        return self.tally.rejects
+
+    @property
+    def turns(self) -> Counter[int]:
+        """K -> number of questions."""
+        counts: Counter[int] = Counter()
+        for combination, count in self.tally.combinations.items():
+            counts[len(combination)] += count
+        return counts
+
+    @property
+    def capabilities(self) -> Counter[tuple[int, str]]:
+        """(k, capability) -> number of questions that need it."""
+        counts: Counter[tuple[int, str]] = Counter()
+        for combination, count in self.tally.combinations.items():
+            for name in combination:
+                counts[len(combination), name] += count
+        return counts
+
+    @property
+    def needed(self) -> dict[str, int]:
+        """Capability -> number of questions that need it, the most frequent first; all ten are there."""
+        counts = {name: sum(self.capabilities[k, name] for k in self.turns) for name in CAPABILITIES}
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    @property
+    def missing_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of capabilities that no question needs together."""
+        there = {pair for combination in self.tally.combinations for pair in combinations(combination, 2)}
+        return tuple(pair for pair in combinations(CAPABILITIES, 2) if pair not in there)
+
+    @property
+    def openings(self) -> tuple[tuple[str, float], ...]:
+        """The most frequent first words of questions, each with its share, 0 to 1."""
+        total = self.tally.openings.total()
+        return tuple((word, count / total) for word, count in _most(self.tally.openings)[:_OPENINGS])
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """Name -> version of what writes the files."""
+        return {name: metadata.version(name) for name in _LIBRARIES}
+
+    def answers(self, k: int | None = None) -> Answers:
+        """Return how varied the answers to the questions of one k are, or to all; there must be some."""
+        counts: Counter[str] = Counter()
+        for (of, answer), count in self.tally.answers.items():
+            if k in (None, of):
+                counts[answer] += count
+        total, ranked = counts.total(), _most(counts)
+        return Answers(
+            questions=total,
+            different=len(counts),
+            yes_no=sum(counts[answer] for answer in _YES_NO) / total,
+            most=ranked[0][0],
+            most_share=ranked[0][1] / total,
+            ten_share=sum(count for _, count in ranked[:_MOST]) / total,
         )
+
+
+def _most(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return the counts, the highest first; what occurs as often by the alphabet, whatever was counted first."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

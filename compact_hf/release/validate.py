@@ -22,11 +22,14 @@ from typing import Any, Final
 from compact_hf.errors import UsageError
 from compact_hf.hub.snapshot import snapshot
 from compact_hf.images.address import HUB
-from compact_hf.release.card import CARD, foreign_files, header_of, listed_configs
+from compact_hf.release.card import CARD, foreign_files, header_of, listed_configs, text_defects
+from compact_hf.release.card_pictures import picture_defects
 from compact_hf.release.checks import defects
+from compact_hf.release.facts import Facts, Shards
 from compact_hf.release.features import features, features_in_card
-from compact_hf.release.layout import configs, file_name, place_of
+from compact_hf.release.layout import configs, file_name, order_of, place_of
 from compact_hf.release.parquet import MAX_GROUP_ROWS
+from compact_hf.release.tally import Tally
 
 MAX_SHOWN: Final = 10
 """Problems of one check that a report names; the rest are only counted."""
@@ -74,6 +77,7 @@ class _Findings:
     rows: Counter[Place] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
     pictures: dict[str, set[str]] = field(default_factory=lambda: {"train": set(), "validation": set()})
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, problem: Problem) -> None:
         self.counts[problem.check] += 1
@@ -91,6 +95,7 @@ class _Findings:
         self.ids += other.ids
         for split, pictures in other.pictures.items():
             self.pictures[split] |= pictures
+        self.tally.merge(other.tally)
 
 
 def validate(path: str | Path) -> Report:
@@ -119,6 +124,9 @@ def validate(path: str | Path) -> Report:
             findings.merge(of_file)
     for problem in [*_between_files(findings), *_card(path, set(files.values()), findings.rows)]:
         findings.add(problem)
+    if not findings.counts:  # else there is nothing whole to compare the text with
+        for problem in _card_text(path, files, findings):
+            findings.add(problem)
     return Report(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
 
 
@@ -162,8 +170,11 @@ def _check_rows(root: Path, schema: Any, name: str, place: Place, findings: _Fin
             return
         for batch in file.iter_batches(batch_size=MAX_GROUP_ROWS):
             for record in batch.to_pylist():
-                for check, detail in defects(record, leaf=leaf, split=split):
+                found = list(defects(record, leaf=leaf, split=split))
+                for check, detail in found:
                     findings.add(Problem(check, name, str(record["id"]), detail))
+                if not found:
+                    findings.tally.record(record)
                 findings.ids.append(str(record["id"]))
                 if record["image_id"] is not None:
                     findings.pictures[split].add(record["image_id"])
@@ -216,6 +227,22 @@ def _card(path: Path, places: Collection[Place], rows: Mapping[Place, int]) -> I
             yield Problem("card's counts are wrong", CARD, detail=f"config {name} has {dict(+there)}")
     for name in counted:
         yield Problem("card's counts are wrong", CARD, detail=f"config {name} has no files")
+
+
+def _card_text(path: Path, files: Mapping[str, Place], findings: _Findings) -> Iterator[Problem]:
+    """Compare the card's text and pictures with what was counted in the rows."""
+    sizes: Counter[Place] = Counter()
+    for name, place in files.items():
+        sizes[place] += (path / name).stat().st_size
+    count = Counter(files.values())
+    places = sorted(findings.rows, key=lambda place: (order_of(place[0]), place[1]))
+    shards = {place: Shards(findings.rows[place], count[place], 0, sizes[place]) for place in places}
+    text = (path / CARD).read_text(encoding="utf-8")
+    facts = Facts(str(header_of(path)["configs"][0]["version"]), shards, findings.tally)
+    for check, detail in text_defects(text, facts):
+        yield Problem(check, CARD, detail=detail)
+    for check, name, detail in picture_defects(path, text, findings.tally.combinations):
+        yield Problem(check, name, detail=detail)
 
 
 def _counts_of(header: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -19,17 +19,27 @@ from compact_hf.images.look import image_id_of
 from compact_hf.records import Reject, Row
 from compact_hf.release.ahead import with_results
 from compact_hf.release.card import CARD, CHANGELOG, LICENSES, card, is_release
+from compact_hf.release.card_pictures import drawn, write_pictures
 from compact_hf.release.changelog import first_entry
-from compact_hf.release.facts import Facts, Shards, Tally
+from compact_hf.release.facts import Facts, Shards
 from compact_hf.release.features import features, record
 from compact_hf.release.folder import replacing
 from compact_hf.release.layout import leaf_of, split_of
+from compact_hf.release.making import Making
 from compact_hf.release.parquet import ParquetFolder
+from compact_hf.release.tally import Tally
 
 _VERSION: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
 
 
-def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str | None = None) -> Facts:
+def write(
+    rows: Iterable[Row | Reject],
+    out: Path,
+    *,
+    version: str,
+    license: str | None = None,
+    making: Making | None = None,
+) -> Facts:
     """Write a release.
 
     Args:
@@ -38,6 +48,7 @@ def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str
         out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
         license (`str`, *optional*, defaults to the pictures' one licence, or `other`): one of `LICENSES`.
+        making (`Making`, *optional*): how the rows came about, for the card; it says so where that is not recorded.
 
     Returns:
         What was written, as the card says it.
@@ -59,8 +70,10 @@ def write(rows: Iterable[Row | Reject], out: Path, *, version: str, license: str
             shards = _write_shards(_counted(rows, tally), folder)
             if not shards:
                 raise ReleaseError(f"there are no rows for {out}: {_told(tally)}")
-            facts = tally.facts(version, shards, license)
-            (folder / CARD).write_text(card(facts), encoding="utf-8")
+            facts = Facts(version, shards, tally, license, making)
+            pictures = drawn(tally.combinations)
+            write_pictures(pictures, tally.combinations, folder)
+            (folder / CARD).write_text(card(facts, pictures), encoding="utf-8")
             (folder / CHANGELOG).write_text(first_entry(facts), encoding="utf-8")
     except OSError as error:
         raise ReleaseError(

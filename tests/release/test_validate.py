@@ -23,6 +23,7 @@ from .samples import picture, row, rows
 
 Record = dict[str, Any]
 K2 = "data/k2/train-00000-of-00001.parquet"
+PICTURE = "assets/coverage.png"
 TEXT = "data/instruction_text/train-00000-of-00001.parquet"
 
 INSTRUCTION = [
@@ -221,6 +222,11 @@ def edit_card(release: Path, old: str, new: str) -> None:
     card.write_text(text.replace(old, new, 1))
 
 
+def put_picture_of_other_data(release: Path) -> None:
+    write(rows(91), release.parent / "other", version="1.0.0")
+    shutil.copy(release.parent / "other" / PICTURE, release / PICTURE)
+
+
 DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
     "file that is no part of a release": lambda path: (path / "notes.txt").touch(),
     "data files are missing or too many": lambda path: (path / K2).rename(path / K2.replace("of-00001", "of-00002")),
@@ -228,6 +234,12 @@ DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
     "card's counts are wrong": lambda path: edit_card(path, "num_examples: ", "num_examples: 1"),
     "card's features differ": lambda path: edit_card(path, "dtype: int64", "dtype: int32"),
     "card's configs are not those of the files": lambda path: edit_card(path, "data/k2/train", "data/k1/train"),
+    "card disagrees with the data": lambda path: edit_card(path, "| shape | 0 | 60 |", "| shape | 0 | 61 |"),
+    "card lacks a section": lambda path: edit_card(path, "## Limits", "## Praise"),
+    "card does not show its picture": lambda path: edit_card(path, "assets/coverage.png", "assets/other.png"),
+    "card's picture is missing": lambda path: (path / PICTURE).unlink(),
+    "card's picture cannot be read": lambda path: (path / PICTURE).write_bytes((path / PICTURE).read_bytes()[:999]),
+    "card's picture shows other data": put_picture_of_other_data,
 }
 
 
@@ -235,6 +247,38 @@ DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
 def test_a_defect_of_the_folder_is_found(check: str, release: Path) -> None:
     DEFECTS_OF_A_FOLDER[check](release)
     assert validate(release).counts == {check: 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("# COMPACT 1.0.0", "# COMPACT 1.0.1", "its title should say: # COMPACT 1.0.0"),
+        ("| `all` (default) |", "| `all` |", "its configs should say: | `all` (default) |"),
+        (
+            "| CC0-1.0 | scenes | 91 |",
+            "| CC0-1.0 | scenes | 90 |",
+            "its licences should say: | CC0-1.0 | scenes | 91 |",
+        ),
+        ("| `teacher` | scenes |", "| `teacher` | a person |", "its provenance should say: | `teacher` | scenes |"),
+        ("| all | 180 | 2 |", "| all | 180 | 180 |", "its biases should say: | all | 180 | 2 |"),
+    ],
+)
+def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, release: Path) -> None:
+    edit_card(release, old, new)
+    (problem,) = validate(release).problems
+    assert (problem.check, problem.file) == ("card disagrees with the data", "README.md")
+    assert problem.detail.startswith(told)
+
+
+def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
+    write((row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
+    shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
+    assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
+
+
+def test_words_beside_what_was_measured_are_the_maker_s(release: Path) -> None:
+    edit_card(release, "## Limits", "I have looked at all of them.\n\n## Limits")
+    assert validate(release).is_valid
 
 
 @pytest.mark.parametrize(
