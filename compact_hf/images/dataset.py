@@ -3,18 +3,16 @@
 In: `hf://datasets/org/name@revision[/config]`, or a folder that `load_dataset` takes. Out: references `SPLIT/ROW`
 (`SPLIT/ROW/PLACE` where a row has a list of pictures), and pictures' bytes as they lie there.
 
-The rows are taken once into the cache of `datasets`, at one commit, and read there: the n-th picture, now or when a
-release is made, is one look into a memory-mapped file. A stream has no n-th row. `?files=data/train-0000*.parquet` at
-the end takes some files of a large repository only.
+A repository is read at one commit. Of Parquet files, which most are, a row group is fetched when one of its pictures is
+asked for (parquet.py); anything else has no n-th row, and `datasets` loads all of it first. `?split=NAME` leaves the
+other splits where they are, `?files=data/train-0000*.parquet` takes some files only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +20,15 @@ from typing import Any, Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
+from compact_hf.images.exchanges import columns_of, shape_of
+from compact_hf.images.parquet import listing_of, rows_of
+from compact_hf.images.repository import bars_on_a_terminal, cache_of, commit_of, license_of, readable
+from compact_hf.images.rows import LoadedRows, Rows
 from compact_hf.records import digest
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _ABSOLUTE: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
+_SAID: Final = ("image_source", "image_license")
 
 
 class DatasetPictures:
@@ -33,9 +36,12 @@ class DatasetPictures:
 
     Args:
         address (`Address`): which; a repository's revision is taken at the commit that it stands for now.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
 
     Attributes:
-        splits (`dict[str, Any]`): split -> its `datasets.Dataset`, in the order of their names.
+        splits (`Mapping[str, Rows]`): split -> its rows, in the order of their names.
+        features (`datasets.Features`): all columns.
+        columns (`tuple[str, ...]`): those of them that are read: pictures, their origin, questions.
         column (`str`): the one that holds the pictures: `images`, `image`, or the first of that kind.
         several (`bool`): it holds a list of pictures in each row.
 
@@ -43,50 +49,56 @@ class DatasetPictures:
         SourceError: there is no such data set, it cannot be read, or it has no column of pictures.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, on_wait: Callable[[str], None] = lambda line: None) -> None:
         if address.on_hub and not _COMMIT.fullmatch(address.revision):
-            address = replace(address, revision=_commit(address))
+            address = replace(address, revision=commit_of(address))
         self.address = address
         self.identity = str(address)
-        self.splits = _loaded(address)
-        features = next(iter(self.splits.values())).features
-        self.column, self.several = _picture_column(features, address)
-        # As Arrow a picture is the bytes of its file; as a row it would be decoded.
-        self._pictures = {
-            split: rows.select_columns([self.column]).with_format("arrow") for split, rows in self.splits.items()
-        }
-        said = [name for name in ("image_source", "image_license") if name in features]
-        self._origins = {split: rows.select_columns(said) for split, rows in self.splits.items() if said}
+        listing = listing_of(address) if address.on_hub else None
+        loaded = {} if listing is not None else _loaded(address, on_wait)
+        self.features = next(iter(loaded.values())).features if listing is None else listing.features
+        self.column, self.several = _picture_column(self.features, address)
+        self.columns = _readable_columns(self.column, self.features)
+        chosen = _chosen(loaded if listing is None else listing.files, address)
+        self.splits: Mapping[str, Rows]
+        if listing is None:
+            self.splits = {split: LoadedRows(loaded[split]) for split in chosen}
+        else:
+            self.splits = rows_of(address, listing, chosen, self.columns)
+        if not any(len(rows) for rows in self.splits.values()):
+            raise SourceError(f"{address.told} has no rows; give another data set")
         self._roots = tuple(_roots(address))
         self._stamp = address.revision if address.on_hub else _stamp_of(Path(address.path))
 
     def refs(self) -> Iterator[str]:
         """Yield a reference for every picture, split by split, in the order of the rows."""
-        import pyarrow.compute as pc
+        for split, rows in self.splits.items():
+            if self.several:
+                for number, count in enumerate(rows.lengths(self.column)):
+                    yield from (f"{split}/{number}/{place}" for place in range(count))
+            else:
+                yield from (f"{split}/{number}" for number in range(len(rows)))
 
-        for split, rows in self._pictures.items():
-            number = 0
-            for batch in rows.iter(1000):
-                counts = pc.list_value_length(batch[self.column]).to_pylist() if self.several else [1] * len(batch)
-                for count in counts:
-                    if self.several:
-                        yield from (f"{split}/{number}/{place}" for place in range(count or 0))
-                    else:
-                        yield f"{split}/{number}"
-                    number += 1
+    def block(self, ref: str) -> str:
+        """Return the row group in which the picture comes, or `ref` where it is here."""
+        found = self._found(ref)
+        block = None if found is None else self.splits[found[0]].block(found[1])
+        return ref if found is None or block is None else f"{found[0]} {block}"
 
     def origin(self, ref: str) -> tuple[str, str]:
         """Return what the row says, as a release's does, else the data set's name and the licence in its card."""
         found = self._found(ref)
-        said = self._origins[found[0]][found[1]] if found is not None and self._origins else {}
-        source, license = str(said.get("image_source") or ""), str(said.get("image_license") or "")
+        source, license = (
+            str(self.splits[found[0]].cell(found[1], name) or "") if found is not None and name in self.columns else ""
+            for name in _SAID
+        )
         if not source or _ABSOLUTE.match(source):
             source = self.address.path if self.address.on_hub else Path(self.address.path).name
         return source, license or self._license
 
     @cached_property
     def _license(self) -> str:
-        return _license(self.address) if self.address.on_hub else "unknown"
+        return license_of(self.address) if self.address.on_hub else "unknown"
 
     def stamp(self, ref: str) -> str:
         """Return the commit, or for a folder a hash of its files' names, sizes and times."""
@@ -97,12 +109,13 @@ class DatasetPictures:
 
         Raises:
             OSError: there is no such row, or no picture in it.
+            SourceError: it has to be fetched and cannot be.
         """
         found = self._found(ref)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "no such row", ref)
         split, number, place = found
-        held = self._pictures[split][number][self.column][0].as_py()
+        held = self.splits[split].cell(number, self.column)
         if self.several:
             held = held[place] if held and place < len(held) else None
         return self.bytes_of(held, ref)
@@ -126,72 +139,43 @@ class DatasetPictures:
 
     def _found(self, ref: str) -> tuple[str, int, int] | None:
         match = re.fullmatch(r"(.+?)/(\d{1,18})(?:/(\d{1,9}))?", ref)
-        if match is None or match[1] not in self._pictures or (match[3] is None) == self.several:
+        if match is None or match[1] not in self.splits or (match[3] is None) == self.several:
             return None
         number = int(match[2])
-        return (match[1], number, int(match[3] or 0)) if number < len(self._pictures[match[1]]) else None
+        return (match[1], number, int(match[3] or 0)) if number < len(self.splits[match[1]]) else None
 
 
-def _commit(address: Address) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
-
-    try:
-        return HfApi().dataset_info(address.path, revision=address.revision or None).sha or ""
-    except (OSError, ValueError, HTTPError) as error:
-        raise SourceError(_told(address, error)) from error
+def _chosen(splits: Mapping[str, Any], address: Address) -> list[str]:
+    if address.split and address.split not in splits:
+        raise SourceError(
+            f"{address.told} has the splits {', '.join(sorted(splits))}; give one of them, or none for all"
+        )
+    return [split for split in sorted(splits) if address.split in ("", split)]
 
 
-def _license(address: Address) -> str:
-    from huggingface_hub import _CACHED_NO_EXIST, DatasetCard, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
-        HTTPError,  # httpx' or httpx2's
-        LocalEntryNotFoundError,
-        RemoteEntryNotFoundError,
-    )
+def _readable_columns(picture: str, features: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that anything here reads: beside pictures the others are small, so that none has to be fetched later.
 
-    known = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
-    if known is _CACHED_NO_EXIST:
-        return "unknown"  # seen before, so that it holds without the Hub too
-    try:
-        card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
-    except RemoteEntryNotFoundError:
-        return "unknown"  # it has no card
-    except (LocalEntryNotFoundError, OSError, ValueError, HTTPError) as error:
-        # A Hub that is away for a moment must not change what stands in the rows.
-        raise SourceError(_told(address, error)) from error
-    try:
-        license = DatasetCard.load(card).data.get("license")
-    except (OSError, ValueError):
-        return "unknown"  # its card is not one
-    return license if isinstance(license, str) else "unknown"
+    Other pictures are not: masks and depths are as large again.
+    """
+    shape = shape_of(features)
+    asked = columns_of(shape, features) if shape is not None else []
+    return (picture, *(name for name in dict.fromkeys((*_SAID, *asked, "id")) if name in features and name != picture))
 
 
-def _loaded(address: Address) -> dict[str, Any]:
-    from datasets import config, load_dataset
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
+def _loaded(address: Address, on_wait: Callable[[str], None]) -> dict[str, Any]:
+    from datasets import load_dataset
 
     wanted: dict[str, Any] = {}
     if address.on_hub:
+        on_wait(f"{address.told} is not in Parquet: all of it is loaded before anything is asked")
         # Without the Hub `datasets` takes what it loaded last of a repository: so each address has a cache of its own.
         own = digest(str(replace(address, split="")), length=16)
-        wanted = {"revision": address.revision, "cache_dir": str(Path(config.HF_DATASETS_CACHE) / "compact_hf" / own)}
+        wanted = {"revision": address.revision, "cache_dir": str(cache_of(address) / own)}
     if address.files:
         wanted["data_files"] = address.files
-    try:
-        with _bars_on_a_terminal():
-            loaded = load_dataset(address.path, address.config or None, **wanted)
-    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
-        raise SourceError(_told(address, error)) from error
-    if address.split and address.split not in loaded:
-        raise SourceError(
-            f"{address.told} has the splits {', '.join(sorted(loaded))}; give one of them, or none for all"
-        )
-    chosen = {split: loaded[split] for split in sorted(loaded) if address.split in ("", split)}
-    if not any(len(rows) for rows in chosen.values()):
-        raise SourceError(f"{address.told} has no rows; give another data set")
-    return chosen
+    with readable(address), bars_on_a_terminal():
+        return dict(load_dataset(address.path, address.config or None, **wanted))
 
 
 def _picture_column(features: Any, address: Address) -> tuple[str, bool]:
@@ -224,26 +208,3 @@ def _stamp_of(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     facts = [(str(path.relative_to(folder)), (found := path.stat()).st_size, found.st_mtime_ns) for path in files]
     return digest(facts, length=16)
-
-
-@contextlib.contextmanager
-def _bars_on_a_terminal() -> Iterator[None]:
-    """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
-    import datasets
-    from huggingface_hub import utils as hub
-
-    shown = [bars for bars in (datasets, hub) if not bars.are_progress_bars_disabled()]
-    seen = sys.stderr is not None and sys.stderr.isatty()
-    for bars in shown if not seen else ():
-        bars.disable_progress_bars()
-    try:
-        yield
-    finally:
-        for bars in shown:
-            bars.enable_progress_bars()
-
-
-def _told(address: Address, error: Exception) -> str:
-    said = " ".join(str(error).split())
-    to_do = "check the name, the revision and HF_TOKEN" if address.on_hub else "give a folder that load_dataset takes"
-    return f"{address.told} cannot be read ({said}); {to_do}"

@@ -55,6 +55,10 @@ class Folder:
             raise SourceError(self._nothing_found(others))
         yield from sorted(found)
 
+    def block(self, ref: str) -> str:
+        """Return `ref`: each file is read alone."""
+        return ref
+
     def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
         """Return the folder's own name, and a licence that is unknown."""
         return self._name, "unknown"

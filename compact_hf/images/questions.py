@@ -93,6 +93,10 @@ class QuestionedPictures:
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
 
+    def block(self, ref: str) -> str:
+        """See `Source.block`."""
+        return self._pictures.block(ref)
+
     def origin(self, ref: str) -> tuple[str, str]:
         """See `Source.origin`."""
         return self._pictures.origin(ref)
@@ -132,11 +136,10 @@ def of_dataset(pictures: DatasetPictures) -> QuestionedPictures:
     Raises:
         SourceError: it has no column of questions.
     """
-    columns = next(iter(pictures.splits.values())).column_names
-    shape = shape_of(columns)
+    shape = shape_of(pictures.columns)
     if shape is None:
         raise SourceError(
-            f"{pictures.address.told} has no questions (its columns are {', '.join(columns)}); "
+            f"{pictures.address.told} has no questions (its columns are {', '.join(pictures.features)}); "
             f"one of {', '.join(SHAPES)} is needed"
         )
     return QuestionedPictures(pictures, _rows_of_dataset(pictures, shape))
@@ -157,10 +160,10 @@ def of_llava(file: Path, pictures: Source) -> QuestionedPictures:
 
 
 def _rows_of_dataset(pictures: DatasetPictures, shape: Shape) -> Iterator[tuple[AskedRow, Located | Defect]]:
+    names = [*columns_of(shape, pictures.columns), *(name for name in ("id",) if name in pictures.columns)]
     for split, rows in pictures.splits.items():
-        names = [*columns_of(shape, rows.column_names), *(name for name in ("id",) if name in rows.column_names)]
         number = -1
-        for batch in rows.select_columns([pictures.column, *names]).with_format("arrow").iter(64):
+        for batch in rows.batches([pictures.column, *names]):
             for held, record in zip(batch[pictures.column], batch.select(names).to_pylist(), strict=True):
                 number += 1
                 place = f"{split}/{number}"

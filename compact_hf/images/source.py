@@ -24,6 +24,10 @@ class Source(Protocol):
         """
         ...
 
+    def block(self, ref: str) -> str:
+        """Return a name that is the same for all pictures that are fetched in one piece, `ref` where each is alone."""
+        ...
+
     def origin(self, ref: str) -> tuple[str, str]:
         """Return where a picture comes from, by a name that may be published and is never an absolute path, and its
         licence, `unknown` where nobody said.

@@ -27,6 +27,10 @@ class Scenes:
         """Yield `scene:SEED` in the order of the seeds."""
         return (f"scene:{seed}" for seed in range(self.start, self.stop))
 
+    def block(self, ref: str) -> str:
+        """Return `ref`: each scene is drawn alone."""
+        return ref
+
     def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
         """Return `scenes`, and that they are free for any use."""
         return "scenes", "CC0-1.0"

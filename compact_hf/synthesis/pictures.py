@@ -9,17 +9,39 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import SourceError
 from compact_hf.images.look import image_id_of, look
 from compact_hf.images.source import Source
-from compact_hf.records import Picture, Reject
+from compact_hf.records import Picture, Reject, digest
 
 _LOOKS_AHEAD: Final = 4
+# As many as are looked at at a time: they are fetched side by side.
+_BLOCKS_MIXED: Final = _LOOKS_AHEAD
 # References that are passed over before the event loop gets its turn.
 _AT_A_STRETCH: Final = 1000
+
+
+def drawn(source: Source, seed: int) -> list[str]:
+    """Return all references in the order of the seed, in which a limit takes the first ones.
+
+    Where each picture is fetched alone this is a shuffle. Of blocks, such as row groups, a few are taken at a time, as
+    the seed draws them, and their pictures shuffled: so a limit of twenty fetches a few blocks instead of twenty, a
+    whole run fetches as it goes, and neighbours are far apart. What is asked about a picture does not depend on it.
+
+    Raises:
+        SourceError: the source cannot be read, or holds no pictures.
+    """
+    blocks: dict[str, list[str]] = {}
+    for ref in source.refs():
+        blocks.setdefault(source.block(ref), []).append(ref)
+    place = partial(digest, "order", seed)
+    names = sorted(blocks, key=place)
+    hands = (names[start : start + _BLOCKS_MIXED] for start in range(0, len(names), _BLOCKS_MIXED))
+    return [ref for hand in hands for ref in sorted((ref for name in hand for ref in blocks[name]), key=place)]
 
 
 async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> AsyncGenerator[tuple[str, str | None]]:

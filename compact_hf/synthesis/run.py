@@ -23,8 +23,8 @@ from compact_hf.engine.rates import Limits
 from compact_hf.engine.runner import Runner
 from compact_hf.errors import JournalError, SourceError, UsageError
 from compact_hf.images.source import Source
-from compact_hf.records import Picture, digest
-from compact_hf.synthesis.pictures import looked_at
+from compact_hf.records import Picture
+from compact_hf.synthesis.pictures import drawn, looked_at
 from compact_hf.synthesis.shards import Shard
 from compact_hf.synthesis.standing import Standing, Tally
 from compact_hf.teachers.prices import Price, price_in_words, prices_of
@@ -146,7 +146,7 @@ class Run:
         prices: Mapping[Role, Price | None],
         stop: asyncio.Event,
     ) -> Standing:
-        refs = await asyncio.to_thread(lambda: sorted(self.source.refs(), key=partial(digest, "order", self.seed)))
+        refs = await asyncio.to_thread(drawn, self.source, self.seed)
         refs = refs if self.shard is None else self.shard.own(refs)
         async with contextlib.AsyncExitStack() as opened:
             for teacher in self.teachers.values():

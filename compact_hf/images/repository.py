@@ -1,0 +1,106 @@
+"""What the Hub says of a data set's repository: the commit, the licence, and why it cannot be read.
+
+In: an address. Out: facts, or a `SourceError` of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from compact_hf.errors import SourceError
+from compact_hf.images.address import Address
+
+
+def commit_of(address: Address) -> str:
+    """Return the commit that a revision stands for now.
+
+    Raises:
+        SourceError: the repository cannot be read.
+    """
+    from huggingface_hub import HfApi
+
+    with readable(address):
+        return HfApi().dataset_info(address.path, revision=address.revision or None).sha or ""
+
+
+def license_of(address: Address) -> str:
+    """Return the licence in the card of a repository at a commit, `unknown` where it names none.
+
+    Raises:
+        SourceError: the repository cannot be read.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, DatasetCard, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    known = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
+    if known is _CACHED_NO_EXIST:
+        return "unknown"  # seen before, so that it holds without the Hub too
+    # A Hub that is away for a moment must not change what stands in the rows.
+    with readable(address):
+        try:
+            card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
+        except RemoteEntryNotFoundError:
+            return "unknown"  # it has no card
+    try:
+        license = DatasetCard.load(card).data.get("license")
+    except (OSError, ValueError):
+        return "unknown"  # its card is not one
+    return license if isinstance(license, str) else "unknown"
+
+
+def cache_of(address: Address) -> Path:
+    """Return the folder in the cache of `datasets` in which we keep what we took of a repository at a commit."""
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE) / "compact_hf" / address.path.replace("/", "___") / address.revision
+
+
+@contextlib.contextmanager
+def readable(address: Address) -> Iterator[None]:
+    """Say in one line what cannot be read in here, whichever library says so.
+
+    Raises:
+        SourceError: it cannot.
+    """
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx' or httpx2's
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError, pa.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise SourceError(f"{address.told} cannot be read ({said}); {_to_do(address, error)}") from error
+
+
+def _to_do(address: Address, error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some disk, or set HF_HOME to a folder on a larger one; the same command goes on"
+    if not address.on_hub:
+        return "give a folder that load_dataset takes"
+    if isinstance(error, HfHubHTTPError) and (error.response.status_code >= 500 or error.response.status_code == 429):
+        return "the same command goes on, once the Hub answers again"
+    return "check the name, the revision and HF_TOKEN"
+
+
+@contextlib.contextmanager
+def bars_on_a_terminal() -> Iterator[None]:
+    """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
+    import datasets
+    from huggingface_hub import utils as hub
+
+    shown = [bars for bars in (datasets, hub) if not bars.are_progress_bars_disabled()]
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    for bars in shown if not seen else ():
+        bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for bars in shown:
+            bars.enable_progress_bars()
