@@ -5,7 +5,7 @@
     demo-out/run/              the journal of generation, with planted faults
     demo-out/instruction/      a small file in LLaVA's format, with its pictures
     demo-out/release/          the data set, read by `load_dataset`
-    demo-out/base/, student/   the tiny model before and after `trl sft`; training.json, training.log
+    demo-out/base/, student/   the tiny model before and after `compact tune`; training.log
     demo-out/before/, after/   its answers to questions about reserved scenes; swapped/: about other pictures
     demo-out/report.html       all of it, to look at; contact_sheet.png, a few of the pictures
 
@@ -20,7 +20,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,6 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
 from compact_hf.pictures import contact_sheet
 from compact_hf.pictures.report import render
-from compact_hf.records import from_json
 from compact_hf.release.assemble import assemble
 from compact_hf.release.facts import Facts
 from compact_hf.release.validate import validate
@@ -195,21 +194,11 @@ def _settings(folder: Path, steps: int | None) -> dict[str, str]:
 
 
 def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult:
-    record = folder / "training.json"
-    if record.exists():
-        return from_json(TrainingResult, record.read_bytes())
-    shutil.rmtree(folder / "student", ignore_errors=True)
-
     def show(line: str) -> None:
         if step := _STEP.match(line):
             tell("training steps", int(step[1]), int(step[2]), "")
 
-    result = tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
-    # Renamed when it is whole, as the base is.
-    half = record.with_suffix(".part")
-    half.write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
-    half.rename(record)
-    return result
+    return tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
 
 
 def _evaluate(model: Path, out: Path, stage: str, tell: Tell, *, swap_pictures: bool = False) -> Results:

@@ -1,35 +1,43 @@
-"""Tuning: a recipe in, a trained model's folder and its loss curve out.
+"""Tuning: a recipe in, a trained model's folder, its loss curve and its record out.
 
-The work is done by the real `trl sft --config RECIPE [--key value ...]`, run as a child process of the same Python,
-so that what runs here is what the recipe's own first lines say to run by hand.
+The work is done by a child process of the same Python: `python -m compact_hf.tuning.launch --config RECIPE`, which
+starts as many processes as the recipe says. Each is TRL's `sft` with our trainer (sft.py). The same call goes on from
+the last whole checkpoint, and does nothing where training is finished.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Final
+from typing import IO, Any, Final
 
-from compact_hf.errors import TuningError
+from compact_hf import errors
+from compact_hf.errors import CompactError, StoppedEarly, TuningError
 from compact_hf.tuning.model_card import write_card
 from compact_hf.tuning.recipes import read_recipe, recipe_path
+from compact_hf.tuning.resume import claim, last_whole, record_of
+from compact_hf.tuning.revision import pinned
 
 # The launcher's own "CalledProcessError" follows the training script's error and says nothing.
 _TELLING: Final = re.compile(
-    r"^(?:\[rank\d+\]: )?(?:[\w.]*(?:Error|Exception|Interrupt)\b(?<!CalledProcessError)|.*: error): .+"
+    r"^(?:\[rank\d+\]: ?)?(?:[\w.]*(?:Error|Exception|Interrupt)\b(?<!CalledProcessError)|.*: error): .+"
 )
-_GRACE: Final = 10.0
+_OURS: Final = re.compile(r"^(?:\[rank\d+\]: ?)?compact_hf\.errors\.(\w+): (.+)")
+_GRACE: Final = 900.0
+"""Seconds that a step and a checkpoint may take after Ctrl-C."""
+LLAVA_RATIO: Final = 0.1
+"""LLaVA's projector is trained at 2e-5 where its LoRA is at 2e-4 (scripts/v1_5/finetune_lora.sh)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,72 +46,185 @@ class TrainingResult:
 
     Attributes:
         output_dir (`Path`): the model's folder (an adapter's, where the recipe says `use_peft`).
-        steps (`int`): optimizer steps taken, as far as a checkpoint tells; 0 where the recipe saves none.
+        steps (`int`): optimizer steps taken.
         loss (`tuple[tuple[int, float], ...]`): (step, training loss in nats per answer token) as logged.
-        seconds (`float`): wall time of the whole command, start-up included.
+        seconds (`float`): training time over all the times it was gone on with, start-up not included.
+        resumed (`bool`): it was finished before this call, which did nothing.
     """
 
     output_dir: Path
     steps: int
     loss: tuple[tuple[int, float], ...]
     seconds: float
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be run: a recipe with everything that replaces or adds to it.
+
+    Attributes:
+        recipe (`Path`): the YAML file.
+        settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
+        options (`tuple[str, ...]`): for the training script, after `--config RECIPE`.
+        output_dir (`Path`): where the model goes.
+    """
+
+    recipe: Path
+    settings: Mapping[str, Any]
+    options: tuple[str, ...]
+    output_dir: Path
+
+
+def job_of(
+    recipe: Path | str,
+    *,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+    revision: str | None = None,
+    projector_learning_rate: float | None = None,
+) -> Job:
+    """Return what a recipe comes to; arguments and errors as for `tune`."""
+    path = recipe_path(recipe)
+    settings: dict[str, Any] = {**read_recipe(path), **overrides}
+    if find_spec("trl") is None:
+        raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
+    if not settings.get("output_dir"):
+        raise TuningError(f"recipe {path} says no output_dir, and none was given; add one to either")
+    replaced = dict(overrides)
+    if not settings.get("datasets"):
+        name, commit = pinned(str(settings.get("dataset_name", "")), revision)
+        replaced["dataset_name"] = settings["dataset_name"] = name
+        revision = commit
+    elif revision:
+        raise TuningError("a revision goes with one dataset_name, not with a mixture of `datasets`; leave it out")
+    if projector_learning_rate is None and "multi_modal_projector" in str(settings.get("lora_modules_to_save")):
+        projector_learning_rate = LLAVA_RATIO * float(settings.get("learning_rate", 2e-5))
+    extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate}
+    replaced |= {key: str(value) for key, value in extras.items() if value is not None}
+    options = tuple(part for key, value in replaced.items() for part in (f"--{key}", value))
+    return Job(path, {**settings, **extras}, options, Path(str(settings["output_dir"])))
 
 
 def tune(
     recipe: Path | str,
     *,
     overrides: Mapping[str, str] = MappingProxyType({}),
+    revision: str | None = None,
+    projector_learning_rate: float | None = None,
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Run `trl sft` with a recipe and wait for its end.
+    """Train with a recipe and wait for the end; the same call goes on where an earlier one stopped.
 
     Args:
         recipe (`Path` or `str`): a YAML file or a shipped recipe's name.
         overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's: `{"output_dir": "student"}`.
-        log (`Path`, *optional*): a file for everything TRL prints.
+        revision (`str`, *optional*): branch, tag or commit of the repository `dataset_name`, where it may also stand
+            behind an @. It is taken at the commit that it stands for now.
+        projector_learning_rate (`float`, *optional*): the projector's own; by default a tenth of `learning_rate` where
+            the recipe trains a LoRA with the projector in full, as LLaVA does, and `learning_rate` elsewhere.
+        log (`Path`, *optional*): a file for everything that training prints; a later call adds to it.
         on_line (`Callable[[str], None]`, *optional*): called with each line, progress lines too, as they come.
 
     Raises:
-        TuningError: no such recipe, TRL is not installed, no `output_dir`, or the run failed; the message carries
-            the line that tells why, the log has the rest.
+        UsageError: `output_dir` holds something else, or a run with other settings.
+        StoppedEarly: Ctrl-C; the same call goes on.
+        TuningError: no such recipe, base or data set, TRL is not installed, no `output_dir`, or training failed; the
+            message carries the line that tells why, the log has the rest.
+        HubError: the data set's revision cannot be found on the Hub.
     """
-    path = recipe_path(recipe)
-    settings = {**read_recipe(path), **overrides}
-    if find_spec("trl") is None:
-        raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
-    if not settings.get("output_dir"):
-        raise TuningError(f"recipe {path} says no output_dir, and none was given; add one to either")
-    options = [part for key, value in overrides.items() for part in (f"--{key}", value)]
-    command = [sys.executable, "-m", "trl.cli.main", "sft", "--config", str(path), *options]
-    began, wall_clock = time.monotonic(), time.time()
-    last_telling, status = _run(command, log=log, on_line=on_line)
-    if status != 0:
-        more = f"; all it said is in {log}" if log else ""
-        raise TuningError(f"trl sft ended with status {status}: {last_telling}{more}")
-    output_dir = Path(str(settings["output_dir"]))
-    steps, loss = _curve(output_dir, since=wall_clock)
-    write_card(output_dir, settings=settings)
-    return TrainingResult(output_dir, steps=steps, loss=loss, seconds=time.monotonic() - began)
+    job = job_of(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    claim(job.output_dir, job.settings)
+    if record := record_of(job.output_dir):
+        return _result(job.output_dir, record, resumed=True)
+    _refuse_bfloat16_without_gpu(job)
+    command = [sys.executable, "-m", "compact_hf.tuning.launch", "--config", str(job.recipe), *job.options]
+    telling, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
+    record = record_of(job.output_dir)
+    if status != 0 or record is None:
+        raise _error(telling, status, log)
+    write_card(job.output_dir, settings=record["settings"])
+    return _result(job.output_dir, record, resumed=False)
 
 
-def _run(command: list[str], *, log: Path | None, on_line: Callable[[str], None] | None) -> tuple[str, int]:
-    """Run the command; return the last line that tells what went wrong, and the exit status."""
+def _result(output_dir: Path, record: Mapping[str, Any], *, resumed: bool) -> TrainingResult:
+    loss = tuple((int(step), float(value)) for step, value in record["loss"])
+    return TrainingResult(output_dir, steps=record["steps"], loss=loss, seconds=record["seconds"], resumed=resumed)
+
+
+def _refuse_bfloat16_without_gpu(job: Job) -> None:
+    def on(key: str) -> bool:
+        return str(job.settings.get(key, "")).lower() == "true"
+
+    if not on("bf16") or on("use_cpu"):
+        return
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    if not is_torch_bf16_gpu_available():
+        raise TuningError(
+            f"recipe {job.recipe.stem} trains in bfloat16, which takes a GPU, and torch sees none that can; run it "
+            "where there is one, try `--dry-run` here, or `compact tune tiny-cpu`"
+        )
+
+
+def _error(telling: str, status: int, log: Path | None) -> CompactError:
+    """Return what the training script said, in its own class where it is one of ours."""
+    if ours := _OURS.match(telling):
+        kind: type[CompactError] = getattr(errors, ours[1])
+        return kind(ours[2])
+    more = f"; all it said is in {log}" if log else ""
+    return TuningError(f"training ended with status {status}: {telling}{more}")
+
+
+def _run(
+    command: list[str], *, log: Path | None, on_line: Callable[[str], None] | None, output_dir: Path
+) -> tuple[str, int]:
+    """Run the command; return the line that tells what went wrong, and the exit status.
+
+    Raises:
+        StoppedEarly: Ctrl-C; the child has ended.
+    """
     last = telling = ""
+
+    def read(line: str) -> None:
+        nonlocal last, telling
+        last = line
+        # What we say ourselves is clearer than what follows from it.
+        if _TELLING.match(line) and not _OURS.match(telling):
+            telling = line
+
     with _writing(log) as kept, _child(command) as child:
-        for raw in child.stdout or ():
-            line = raw.rstrip()
-            if not line:
-                continue
-            if kept:
-                kept.write(line + "\n")
-            if on_line:
-                on_line(line)
-            last = line
-            if _TELLING.match(line):
-                telling = line
+        try:
+            for line in _lines(child, kept):
+                read(line)
+                if on_line:
+                    on_line(line)
+        except KeyboardInterrupt:
+            with _asking_to_stop(child):
+                for line in _lines(child, kept):
+                    read(line)
+                    if on_line:
+                        on_line(line)
+            raise _stopped(telling, output_dir) from None
         status = child.wait()
     return telling or last, status
+
+
+def _lines(child: subprocess.Popen[str], kept: IO[str] | None) -> Iterator[str]:
+    for raw in child.stdout or ():
+        if line := raw.rstrip():
+            if kept:
+                kept.write(line + "\n")
+            yield line
+
+
+def _stopped(telling: str, output_dir: Path) -> StoppedEarly:
+    ours = _OURS.match(telling)
+    if ours and ours[1] == StoppedEarly.__name__:
+        return StoppedEarly(ours[2])
+    checkpoint = last_whole(output_dir)
+    where = f"with the checkpoint {checkpoint}" if checkpoint else "before the first checkpoint"
+    return StoppedEarly(f"stopped {where}; the same command goes on")
 
 
 @contextmanager
@@ -112,7 +233,7 @@ def _writing(log: Path | None) -> Iterator[IO[str] | None]:
         yield None
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as kept:
+    with log.open("a", encoding="utf-8") as kept:
         yield kept
 
 
@@ -136,23 +257,32 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         try:
             yield child
         finally:
-            if child.poll() is None:
-                _stop(child)
+            # Whatever went wrong here, nothing may go on training unseen.
+            _send(child, signal.SIGKILL)
 
 
-def _stop(child: subprocess.Popen[str]) -> None:
-    os.killpg(child.pid, signal.SIGTERM)
+@contextmanager
+def _asking_to_stop(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Ask again and again, as the training processes may not listen yet; after the grace, end them."""
+    over = threading.Event()
+
+    def ask() -> None:
+        patience = time.monotonic() + _GRACE
+        while time.monotonic() < patience:
+            _send(child, signal.SIGUSR1)
+            if over.wait(1):
+                return
+        _send(child, signal.SIGKILL)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
     try:
-        child.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        yield
+    finally:
+        over.set()
+        asking.join()
 
 
-def _curve(output_dir: Path, *, since: float) -> tuple[int, tuple[tuple[int, float], ...]]:
-    """Return steps and loss from the newest checkpoint of this run; an older run's do not count."""
-    states = [path for path in output_dir.glob("checkpoint-*/trainer_state.json") if path.stat().st_mtime >= since]
-    if not states:
-        return 0, ()
-    state = json.loads(max(states, key=lambda path: path.stat().st_mtime).read_text(encoding="utf-8"))
-    logged = ((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
-    return state["global_step"], tuple(logged)
+def _send(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)

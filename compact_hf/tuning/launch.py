@@ -1,0 +1,45 @@
+"""What `trl sft` does with a recipe, for our script: the recipe's keys in, its processes started by accelerate out.
+
+    python -m compact_hf.tuning.launch --config recipe.yaml --output_dir student
+
+Keys that the training script does not know (`accelerate_config`, `num_processes`, `num_machines`, ...) go to
+`accelerate launch`, from the recipe as from the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from compact_hf.tuning.sft import PROCESSES, make_parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Start the script in as many processes as recipe and command line say, and wait for their end."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    # Only the training processes act on it; a launcher that is ended by it would leave them behind.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    *_, of_recipe, of_options = make_parser("compact tune").parse_args_and_config(
+        arguments, return_remaining_strings=True, separate_remaining_strings=True
+    )
+    launcher = resolve_accelerate_config_argument([*of_recipe, *of_options])
+    rest = iter(of_options)
+    awaited = next(rest, None)
+    scripts: list[str] = []
+    for argument in arguments:
+        if argument == awaited:
+            awaited = next(rest, None)
+        else:
+            scripts.append(argument)
+    launched = launch_command_parser().parse_args([*launcher, "--module", "compact_hf.tuning.sft", *scripts])
+    if launched.num_processes is not None:
+        os.environ[PROCESSES] = str(launched.num_processes)
+    launch_command(launched)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

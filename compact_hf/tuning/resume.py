@@ -1,0 +1,98 @@
+"""Going on where training stopped: an output folder in, whose it is, its last whole checkpoint and its record out.
+
+OUTPUT/.compact-tune         the settings that it was started with
+OUTPUT/checkpoint-N/whole    written last, when every process has written its part: {"seconds": trained so far}
+OUTPUT/training.json         written when training is finished
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.errors import TuningError, UsageError
+
+CLAIM: Final = ".compact-tune"
+WHOLE: Final = "whole"
+RECORD: Final = "training.json"
+# What may change on the way without changing what comes out.
+_FREE: Final = re.compile(
+    r"output_dir|env|hub_.*|push_to_hub|report_to|run_name|project|logging_.*|log_level.*|disable_tqdm|save_.*"
+    r"|dataloader_.*|ddp_timeout|resume_from_checkpoint|machine_rank|main_process_.*|rdzv_.*|gpu_ids|same_network"
+)
+
+
+def claim(output_dir: Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for a training run, or come back to it.
+
+    Args:
+        output_dir (`Path`): new, empty, or an earlier call's with the same settings.
+        settings (`Mapping[str, Any]`): all of them; what does not change the outcome may differ.
+
+    Raises:
+        UsageError: the folder holds something else, or a run with other settings.
+    """
+    told = {key: str(value) for key, value in settings.items() if value is not None and not _FREE.fullmatch(key)}
+    mark = output_dir / CLAIM
+    try:
+        held = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+        if held is None and output_dir.exists() and any(output_dir.iterdir()):
+            raise UsageError(
+                f"output_dir {output_dir} already holds something that `compact tune` did not begin; "
+                "give a new or empty folder"
+            )
+        if held is None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            half = mark.with_suffix(".part")
+            half.write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
+            half.rename(mark)
+    except OSError as error:
+        raise UsageError(f"output_dir {output_dir} cannot be used ({error.strerror}); give another folder") from error
+    if held is not None and held != told:
+        differ = sorted(key for key in held.keys() | told.keys() if held.get(key) != told.get(key))
+        said = "; ".join(f"{key} was {held.get(key, 'not set')}, now {told.get(key, 'not set')}" for key in differ)
+        raise UsageError(
+            f"output_dir {output_dir} holds a run with other settings ({said}); "
+            "give these again to go on with it, or another output_dir"
+        )
+
+
+def last_whole(output_dir: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end and can be gone on from, None where there is none."""
+    found = [
+        (int(path.name.removeprefix("checkpoint-")), path)
+        for path in output_dir.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal() and (path / WHOLE).is_file()
+    ]
+    return max(found)[1] if found else None
+
+
+def seconds_in(checkpoint: Path | None) -> float:
+    """Return how long training had taken up to a checkpoint, in seconds."""
+    return float(json.loads((checkpoint / WHOLE).read_text())["seconds"]) if checkpoint else 0.0
+
+
+def record_of(output_dir: Path) -> dict[str, Any] | None:
+    """Return the record of a finished training run, None where it is not finished.
+
+    Raises:
+        TuningError: what stands there cannot be read.
+    """
+    path = output_dir / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TuningError(f"{path} cannot be read ({error}); remove it to train the last steps again") from error
+    return record
+
+
+def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a finished training run, whole or not at all."""
+    half = output_dir / f"{RECORD}.part"
+    half.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+    half.rename(output_dir / RECORD)
