@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
-from compact_hf.tuning.tiny import IMAGE_EDGE, build_tiny
+from compact_hf.tuning.tiny import TINY, build_tiny
 
 TEXTS = ["What color is the thing?", "red", "green"]
 
@@ -61,7 +62,7 @@ def test_building_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize("size", [(112, 112), (300, 200), (33, 90), (1, 1)])
 def test_a_picture_becomes_as_many_tokens_as_the_model_makes_features(processor: Any, size: tuple[int, int]) -> None:
     asked = processor(images=[Image.new("RGB", size)], text=["<image>"], return_tensors="pt")
-    assert asked["pixel_values"].shape == (1, 3, IMAGE_EDGE, IMAGE_EDGE)
+    assert asked["pixel_values"].shape == (1, 3, TINY.image_edge, TINY.image_edge)
     assert (asked["input_ids"] == processor.image_token_id).sum() == 64
 
 
@@ -70,7 +71,7 @@ def test_a_wide_picture_is_padded_not_cropped(processor: Any) -> None:
     wide[:, :20] = wide[:, -20:] = (255, 0, 0)
     seen = processor.image_processor(Image.fromarray(wide), return_tensors="np")["pixel_values"][0]
     red, green = seen[0], seen[1]
-    middle = IMAGE_EDGE // 2
+    middle = TINY.image_edge // 2
     assert red[middle, 2] > 1 > 0 > green[middle, 2]
     assert red[middle, -3] > 1
     # CLIP's mean colour is nought after normalising.
@@ -91,3 +92,11 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="already holds something"):
         build_tiny(tmp_path, TEXTS, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_stands_around_every_question_is_few_tokens(processor: Any) -> None:
+    """A row is mostly picture and question then, and a step the cheaper."""
+    conversation = [{"role": "user", "content": f"\n{SHORT_ANSWER_INSTRUCTION}"}, {"role": "assistant", "content": ""}]
+    asked = processor.tokenizer.apply_chat_template(conversation, return_dict=False)
+    assert len(asked) < 12
+    assert processor.tokenizer.decode(asked, skip_special_tokens=True).startswith(" A chat between a curious user")

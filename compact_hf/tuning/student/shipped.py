@@ -1,0 +1,37 @@
+"""The student that ships with the package: a name in, a folder with its files out.
+
+`aligned` is a whole tiny LLaVA that describes drawn scenes; `tuned` is a LoRA adapter over it that answers questions
+about them. student_script/build_student.py made both, docs/student.md says how well they do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+ALIGNED: Final = "aligned"
+TUNED: Final = "tuned"
+FOLDER: Final = Path(str(files("compact_hf.tuning.student") / "checkpoints"))
+_ADAPTER: Final = "adapter_config.json"
+
+
+def copy_student(out: Path) -> tuple[Path, Path]:
+    """Copy both checkpoints into the folder `out`, and have the copied adapter name the copied base as its own.
+
+    Returns:
+        `tuple[Path, Path]`: the aligned base's folder and the adapter's.
+    """
+    aligned, tuned = (Path(shutil.copytree(FOLDER / name, out / name)) for name in (ALIGNED, TUNED))
+    name_base(tuned, str(aligned.resolve()))
+    return aligned, tuned
+
+
+def name_base(adapter: Path, base: str) -> None:
+    """Write into an adapter's folder which model it belongs to."""
+    path = adapter / _ADAPTER
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,267 @@
+"""One command trains the student that ships with the package, from nothing, and goes on where it was stopped.
+
+    python student_script/build_student.py student_script/student.yaml --out build
+    python student_script/build_student.py student_script/student.yaml --out build --ship
+
+In: a config such as student.yaml. Out: LLaVA's stages, each in a folder or file of its own:
+
+    build/untrained/        the tiny LLaVA as it is drawn by lot
+    build/aligned/          after alignment on scene descriptions; alignment.jsonl, its loss
+    build/run/, release/    questions about other scenes: the data set
+    build/tuned/            a LoRA adapter on `aligned`, tuned on the release by `trl sft`; tuning.log
+    build/judged-*/         answers to questions about reserved scenes, of the base, of the adapter, and of the adapter
+                            with each question about another question's picture
+    build/student.json      all figures; --ship copies them into docs/figures and the checkpoints into the package
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compact_hf import CompactError, assemble, evaluate, generate
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import UsageError
+from compact_hf.scenes.layout import scene_of
+from compact_hf.scenes.questions import ask
+from compact_hf.talk import Bar, say, tell
+from compact_hf.tuning.student.alignment import FIRST_SEED, Alignment, Step, align
+from compact_hf.tuning.student.descriptions import conversation
+from compact_hf.tuning.student.shipped import ALIGNED, FOLDER, TUNED, name_base
+from compact_hf.tuning.tiny import STUDENT, build_tiny
+from compact_hf.tuning.train import tune
+
+_ROOT: Final = Path(__file__).parents[1]
+_FIGURES: Final = _ROOT / "docs" / "figures" / "student.json"
+_CLAIM: Final = "student.yaml"
+_LIBRARIES: Final = ("torch", "transformers", "peft", "trl")
+_SHIPPED: Final = {
+    ALIGNED: ("config.json", "generation_config.json", "model.safetensors"),
+    TUNED: ("adapter_config.json", "adapter_model.safetensors"),
+}
+_PROCESSOR: Final = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+class Aligning(BaseModel):
+    """The first stage's settings; see `Alignment`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+class Config(BaseModel):
+    """Everything that decides what comes out.
+
+    Attributes:
+        seed (`int`): of weights and of what is said.
+        vocabulary_scenes (`int`): how many scenes' descriptions and questions make the tokenizer.
+        alignment (`Aligning`)
+        source (`str`): the scenes that the release asks about, as `compact generate` takes them.
+        k (`list[int]`): of the release.
+        recipe (`str`): the tuning recipe's file, beside the config.
+        reserved_scenes (`int`): how many of the reserved scenes both models are asked about.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int
+    vocabulary_scenes: int
+    alignment: Aligning
+    source: str
+    k: list[int]
+    recipe: str
+    reserved_scenes: int
+
+
+def read_config(file: Path) -> Config:
+    """Read a config.
+
+    Raises:
+        UsageError: there is no such file, or a key is missing, unknown or of the wrong kind.
+    """
+    try:
+        return Config.model_validate(yaml.safe_load(file.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}; give a config such as student.yaml") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole of it"
+        raise UsageError(f"{file}: {place}: {first['msg']}; the keys are {', '.join(Config.model_fields)}") from error
+
+
+def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
+    """Train and judge the student in the folder `out`; what is there already is not done again.
+
+    Args:
+        config (`Config`)
+        out (`Path`): new, empty, or an earlier call's with the same config.
+        recipe (`Path`): for `trl sft`.
+
+    Returns:
+        `dict[str, Any]`: the figures, which `out/student.json` holds too.
+
+    Raises:
+        CompactError: a stage failed or was stopped; the same call goes on there.
+    """
+    _claim(config, out)
+    untrained, aligned, release, tuned = (out / name for name in ("untrained", ALIGNED, "release", TUNED))
+    if not untrained.exists():
+        half = out / "untrained.part"
+        shutil.rmtree(half, ignore_errors=True)
+        build_tiny(half, texts(config.vocabulary_scenes, config.seed), seed=config.seed, size=STUDENT).rename(untrained)
+    if not aligned.exists():
+        _align(config, untrained, aligned, out / "alignment.jsonl")
+    if not release.exists():
+        _make_release(config, out / "run", release)
+    result = tune(
+        recipe,
+        overrides={"model_name_or_path": str(aligned), "dataset_name": str(release), "output_dir": str(tuned)},
+        log=out / "tuning.log",
+        on_line=say,
+    )
+    figures = {
+        "config": config.model_dump(),
+        "recipe": yaml.safe_load(recipe.read_text(encoding="utf-8")),
+        "size": {field: getattr(STUDENT, field) for field in STUDENT.__slots__},
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "alignment": _told(out / "alignment.jsonl"),
+        "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
+        "scores": {name: _judge(config, out, name) for name in (ALIGNED, TUNED, "swapped")},
+    }
+    (out / "student.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def texts(scenes: int, seed: int) -> Iterator[str]:
+    """Yield what is said about `scenes` scenes: descriptions, and questions of every k with their answers."""
+    yield SHORT_ANSWER_INSTRUCTION
+    for number in range(FIRST_SEED - scenes, FIRST_SEED):
+        scene, rng = scene_of(number), random.Random(f"{seed} {number}")
+        yield from itertools.chain.from_iterable(conversation(scene, rng))
+        for k in range(1, 6):
+            asked = ask(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
+            if asked:
+                yield from (asked.question, asked.answer)
+
+
+def ship(out: Path) -> int:
+    """Copy the checkpoints into the package and the figures into docs; return the checkpoints' size in bytes."""
+    for name, weights in _SHIPPED.items():
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        (FOLDER / name).mkdir(parents=True)
+        for file in (*weights, *_PROCESSOR):
+            shutil.copyfile(out / name / file, FOLDER / name / file)
+    # A folder of this machine is nobody else's business; `copy_student` writes the right one.
+    name_base(FOLDER / TUNED, ALIGNED)
+    shutil.copyfile(out / "student.json", _FIGURES)
+    return sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+
+
+def _claim(config: Config, out: Path) -> None:
+    mark, told = out / _CLAIM, yaml.safe_dump(config.model_dump(), sort_keys=False)
+    if mark.is_file():
+        if mark.read_text(encoding="utf-8") != told:
+            raise UsageError(f"{out} holds a student of another config ({mark}); give a new folder")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} already holds something that is no student; give a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    half = mark.with_suffix(".part")
+    half.write_text(told, encoding="utf-8")
+    os.replace(half, mark)
+
+
+def _align(config: Config, untrained: Path, aligned: Path, log: Path) -> None:
+    how = Alignment(**config.alignment.model_dump(), seed=config.seed)
+    began = time.process_time()
+    with log.open("a", encoding="utf-8", buffering=1) as kept, Bar("alignment") as bar:
+
+        def note(step: Step) -> None:
+            cpu = round(time.process_time() - began, 1)
+            kept.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "cpu": cpu}) + "\n")
+            bar.show(step.number, how.steps, f"loss {step.loss:.2f}")
+
+        align(untrained, aligned, how, on_step=note)
+
+
+def _told(log: Path) -> dict[str, Any]:
+    """Return what alignment's log tells: the last word on each step counts, where a killed run took it twice."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = {line["step"]: line["loss"] for line in lines}
+    # A call that goes on begins its count of seconds anew.
+    parts = [one["cpu"] for one, after in itertools.pairwise([*lines, {"cpu": 0.0}]) if after["cpu"] < one["cpu"]]
+    means = [
+        (number, round(sum(steps[step] for step in range(number - 19, number + 1)) / 20, 4))
+        for number in range(20, len(steps) + 1, 20)
+    ]
+    return {"steps": len(steps), "cpu_seconds": round(sum(parts)), "loss": means}
+
+
+def _make_release(config: Config, run: Path, release: Path) -> None:
+    with Bar("pictures") as bar:
+        generate(
+            config.source,
+            run,
+            ks=tuple(config.k),
+            seed=config.seed,
+            on_progress=lambda at: bar.show(at.finished, at.pictures, f"{at.accepted} questions"),
+        )
+    # Drawn scenes repeat their wording by design: the student has to learn from it.
+    assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=say)
+
+
+def _judge(config: Config, out: Path, name: str) -> dict[str, Any]:
+    swapped = name == "swapped"
+    with Bar(f"judging {name}") as bar:
+        results = evaluate(
+            out / (TUNED if swapped else name),
+            f"scenes:{config.reserved_scenes}",
+            out / f"judged-{name}",
+            swap_pictures=swapped,
+            on_progress=lambda done, total: bar.show(done, total, ""),
+        )
+    return results.to_json()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="a YAML file such as student.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for all that is made")
+    parser.add_argument("--ship", action="store_true", help="put checkpoints and figures where the package has them")
+    given = parser.parse_args(arguments)
+    try:
+        config = read_config(given.config)
+        figures = build(config, given.out, recipe=given.config.with_name(config.recipe))
+        if given.ship:
+            say(f"shipped {ship(given.out):,} bytes in {FOLDER}")
+    except CompactError as error:
+        say(f"error: {error}")
+        return error.exit_status
+    for name, results in figures["scores"].items():
+        by_k = {k: f"{score['accuracy']:.2f}" for k, score in results["by_k"].items()}
+        tell(f"{name}: accuracy {results['overall']['accuracy']:.2f}; by k {by_k}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
