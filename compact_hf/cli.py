@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from compact_hf.commands import adapter, demo, making, models, publishing, questioning, releasing
+from compact_hf.commands import adapter, demo, making, models, publishing, questioning, recipe, releasing, showing
 from compact_hf.commands.command import Parser
 from compact_hf.errors import CompactError
 from compact_hf.talk import end_of_data, say, silence
@@ -64,6 +64,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (demo, making, questioning, releasing, publishing, models, adapter):
+    for part in (demo, making, questioning, releasing, publishing, showing, models, recipe, adapter):
         part.add(commands)
     return parser
