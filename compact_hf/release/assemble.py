@@ -21,6 +21,7 @@ from compact_hf.release.instruction import instruction_rows as sampled_rows
 from compact_hf.release.layout import split_of
 from compact_hf.release.making import making_of
 from compact_hf.release.near_pictures import checked_distance
+from compact_hf.release.seen import Seen
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.balance import Balance
@@ -89,7 +90,7 @@ def assemble(
 
     Raises:
         UsageError: no runs, or arguments that are out of range or do not fit together.
-        JournalError: a folder is not a run.
+        JournalError: a folder is not a run, or what was seen of pictures (seen.py) cannot be kept in the first one.
         SourceError: pictures are gone.
         ReleaseError: `out` holds something else, or there is nothing to write.
     """
@@ -111,6 +112,7 @@ def assemble(
     distance = None if group_similar is None else checked_distance(group_similar)
     ids = frozenset[str]() if exclude_ids is None else ids_in(Path(exclude_ids))
 
+    seen = Seen(folders[0])
     held_out: set[str] = set()
     sampled: Iterator[Row | Reject] = iter(())
     if instruction is not None:  # refuses a wrong file at once, reads it after the runs, when `held_out` is complete
@@ -121,6 +123,7 @@ def assemble(
             rows=instruction_rows,
             fraction=instruction_fraction,
             held_out=held_out,
+            seen=seen,
         )
     benchmarks = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
 
@@ -129,7 +132,7 @@ def assemble(
 
     def rows() -> Iterator[Row | Reject]:
         excluded = pictures_of([str(each) for each in benchmarks]) if benchmarks else None
-        hygiene = Hygiene(Exclusions(ids, excluded), distance=distance)
+        hygiene = Hygiene(Exclusions(ids, excluded), seen, distance=distance)
         hygiene.compare(conversations)
         for row in hygiene.kept(conversations(on_balance)):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":

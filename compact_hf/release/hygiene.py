@@ -1,7 +1,7 @@
 """What of a release's rows stays out for the sake of benchmarks, people's rights, and an honest validation split.
 
 In: rows and rejects as assembly yields them. Out: the same, with a `Reject` in place of each row that stays out.
-Without pictures to compare, no picture is looked at; with them, each is decoded once more, a few ahead.
+Without pictures to compare, no picture is looked at; with them, each is decoded once more, and never again (seen.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from compact_hf.records import Reject, Row
 from compact_hf.release.exclusions import Exclusions
 from compact_hf.release.looks import Look, Looks
 from compact_hf.release.near_pictures import NearPictures, near_pictures
+from compact_hf.release.seen import Seen
 
 
 class Hygiene:
@@ -19,15 +20,16 @@ class Hygiene:
 
     Args:
         exclusions (`Exclusions`): what is left out on request.
+        seen (`Seen`): where looks at pictures are kept.
         distance (`int`, *optional*): bits in which the hashes of pictures that look alike may differ; None does not
             compare the splits.
     """
 
-    def __init__(self, exclusions: Exclusions, *, distance: int | None) -> None:
+    def __init__(self, exclusions: Exclusions, seen: Seen, *, distance: int | None) -> None:
         self._exclusions = exclusions
         self._distance = distance
         self._near: NearPictures | None = None
-        self._looks = Looks()
+        self._looks = Looks(seen)
 
     def compare(self, conversations: Callable[[], Iterator[Row | Reject]]) -> None:
         """Find the conversations' pictures that look alike, before `kept`; nothing to do without a distance.

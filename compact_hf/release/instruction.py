@@ -4,7 +4,8 @@ In: a JSON list in LLaVA's format (images/llava.py) and the folder that the imag
 `Reject` for each row of the sample.
 
 The sample is the n smallest hashes of (seed, row content): the same rows in any order give the same sample in the
-same order, and a larger n only adds to it. The file is read as a stream, so that only the sample is in memory.
+same order, and a larger n only adds to it. The file is read as a stream, so that only the sample is in memory. Its
+pictures are looked at a few ahead, each once (seen.py).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Container, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,8 +23,9 @@ from compact_hf.errors import UsageError
 from compact_hf.images.folder import Folder
 from compact_hf.images.llava import IMAGE_MARK, Defect, items_of, messages_of, refuse_other_formats
 from compact_hf.images.look import look
-from compact_hf.records import Reject, Row, digest
+from compact_hf.records import Picture, Reject, Row, digest, from_json, to_json
 from compact_hf.release.layout import INSTRUCTION
+from compact_hf.release.seen import Seen
 
 
 def instruction_rows(
@@ -33,6 +36,7 @@ def instruction_rows(
     rows: int | None = None,
     fraction: float | None = None,
     held_out: Container[str] = frozenset(),
+    seen: Seen | None = None,
 ) -> Iterator[Row | Reject]:
     """Sample a LLaVA-format file.
 
@@ -45,6 +49,7 @@ def instruction_rows(
             file is then read twice. The paper takes 0.05.
         held_out (`Container[str]`, *optional*): ids of the pictures in the validation split, which must not be
             trained on.
+        seen (`Seen`, *optional*): where looks at pictures are kept; they are forgotten without it.
 
     Returns:
         An iterator over the sample, in the order of the hashes. A row that cannot be used is a `Reject` of stage
@@ -63,20 +68,33 @@ def instruction_rows(
         raise UsageError(f"an instruction fraction of {fraction} was asked for; it must be above 0 and at most 1")
     refuse_other_formats(file)
     images = Folder(image_root)
-    return _sampled(file, images, seed, rows, fraction, held_out)
+    return _sampled(file, images, seed, rows, fraction, held_out, seen or Seen())
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One item of the sample: its row as far as the text goes, and the picture that it names, if any."""
+
+    item: Any
+    row: Row | Reject
+    image: str = ""
 
 
 def _sampled(
-    file: Path, images: Folder, seed: int, rows: int | None, fraction: float | None, held_out: Container[str]
+    file: Path,
+    images: Folder,
+    seed: int,
+    rows: int | None,
+    fraction: float | None,
+    held_out: Container[str],
+    seen: Seen,
 ) -> Iterator[Row | Reject]:
     if fraction is not None:
         total = sum(1 for _ in items_of(file))
         rows = min(total, max(1, round(fraction * total)))
-    for text, copies in _smallest(items_of(file), rows or 0, seed):
-        item = json.loads(text)
-        for _ in range(copies - 1):
-            yield _reject("repeats another row", item)
-        yield _row(item, images, held_out)
+    drawn = chain.from_iterable(_copies(*each) for each in _smallest(items_of(file), rows or 0, seed))
+    for one, body in seen.looked(drawn, partial(_place, images), partial(_looked, images)):
+        yield one.row if body is None else _pictured(one, images, held_out, json.loads(body))
 
 
 def _smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
@@ -98,25 +116,51 @@ def _smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, in
         yield chosen[key]
 
 
-def _row(item: Any, images: Folder, held_out: Container[str]) -> Row | Reject:
+def _copies(text: str, copies: int) -> Iterator[_Drawn]:
+    item = json.loads(text)
+    for _ in range(copies - 1):
+        yield _Drawn(item, _reject("repeats another row", item))
+    yield _read(item)
+
+
+def _read(item: Any) -> _Drawn:
     messages = messages_of(item)
     if isinstance(messages, Defect):
-        return _reject(messages.reason, item, messages.detail)
+        return _Drawn(item, _reject(messages.reason, item, messages.detail))
     row = Row(id=digest(INSTRUCTION, item), messages=messages, source=INSTRUCTION)
     image = item.get("image")
     if image is None:
         if any(IMAGE_MARK in turn["value"] for turn in item["conversations"]):
-            return _reject("names no picture for its <image>", item)
-        return row
+            return _Drawn(item, _reject("names no picture for its <image>", item))
+        return _Drawn(item, row)
     if not isinstance(image, str) or not image or "\0" in image:
-        return _reject("image is not a path", item, repr(image))
-    picture = look(images, image)
-    if isinstance(picture, Reject):
-        return replace(picture, stage="instruction", subject=_name(item), detail=f"{image}: {picture.detail}")
+        return _Drawn(item, _reject("image is not a path", item, repr(image)))
+    return _Drawn(item, row, image)
+
+
+def _place(images: Folder, drawn: _Drawn) -> str | None:
+    """Return what tells the picture from others without reading it: its path, size and time of change."""
+    return f"{images.identity}/{drawn.image} {images.stamp(drawn.image)}" if drawn.image else None
+
+
+def _looked(images: Folder, drawn: _Drawn) -> str:
+    found = look(images, drawn.image)
+    return json.dumps([isinstance(found, Picture), to_json(found)])
+
+
+def _pictured(drawn: _Drawn, images: Folder, held_out: Container[str], body: tuple[bool, str]) -> Row | Reject:
+    """Return the row with what a look at its picture found."""
+    is_picture, found = body
+    item, image = drawn.item, drawn.image
+    if not is_picture:
+        reject = from_json(Reject, found)
+        return replace(reject, stage="instruction", subject=_name(item), detail=f"{image}: {reject.detail}")
+    picture = from_json(Picture, found)
     if picture.image_id in held_out:
         return _reject("picture is in the validation split", item, image)
+    assert isinstance(drawn.row, Row)
     return replace(
-        row,
+        drawn.row,
         image_id=picture.image_id,
         # LLaVA's pool keeps each data set in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
         image_source=PurePosixPath(image).parts[0] if "/" in image else images.origin(image)[0],

@@ -1,7 +1,8 @@
-"""What tells whether two pictures are the same or alike: in go pictures' bytes, out come hashes, a few read ahead."""
+"""What tells whether two pictures are the same or alike: in go pictures' bytes, out come hashes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from compact_hf.images.clean import clean
 from compact_hf.images.look import image_id_of
 from compact_hf.images.perceptual import perceptual_hash
 from compact_hf.records import Reject, Row
-from compact_hf.release.ahead import with_results
+from compact_hf.release.seen import Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +37,41 @@ def look_of(data: bytes) -> Look:
 
 
 class Looks:
-    """Looks at the pictures of rows, each picture once; what is kept of each are about 500 bytes."""
+    """Looks at the pictures of rows, each picture once.
 
-    def __init__(self) -> None:
-        self._known: dict[str, Look] = {}
+    Args:
+        seen (`Seen`): what was seen before, by the hash of a picture's bytes.
+    """
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
 
     def at(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, Look | None]]:
         """Yield the rows in their order, each with the look of its picture, None where it has none.
 
         Raises:
-            ReleaseError: a picture cannot be read any more.
-            SourceError: it is another one now, or its source is gone.
+            ReleaseError: a picture cannot be read any more, or is another one now.
+            SourceError: its source is gone.
         """
-        for row, look in with_results(rows, self._at):
-            if isinstance(row, Row) and row.image_id is not None and look is not None:
-                self._known[row.image_id] = look
-            yield row, look
+        for row, body in self._seen.looked(rows, _picture_of, _looked):
+            if body is None:
+                yield row, None
+            else:
+                ids, hash = json.loads(body)
+                yield row, Look(frozenset(ids), hash)
 
-    def _at(self, row: Row | Reject) -> Look | None:
-        if isinstance(row, Reject) or row.read_picture is None or row.image_id is None:
-            return None
-        if row.image_id in self._known:
-            return self._known[row.image_id]
-        try:
-            return look_of(row.read_picture())
-        except OSError as error:
-            raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
+
+def _picture_of(row: Row | Reject) -> str | None:
+    return None if isinstance(row, Reject) or row.read_picture is None else row.image_id
+
+
+def _looked(row: Row | Reject) -> str:
+    assert isinstance(row, Row)
+    assert row.read_picture is not None
+    try:
+        look = look_of(row.read_picture())
+    except OSError as error:
+        raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
+    if row.image_id not in look.ids:  # or it would be kept as what this picture looks like
+        raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
+    return json.dumps([sorted(look.ids), look.hash])

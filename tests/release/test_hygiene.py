@@ -22,6 +22,7 @@ from compact_hf.release.exclusions import Exclusions, ids_in, pictures_of
 from compact_hf.release.hygiene import Hygiene
 from compact_hf.release.layout import split_of
 from compact_hf.release.near_pictures import near_pictures
+from compact_hf.release.seen import Seen
 from compact_hf.release.validate import validate
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
@@ -130,7 +131,7 @@ def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def hygiene(distance: int | None, *benchmarks: str) -> Hygiene:
-    return Hygiene(Exclusions(frozenset(), pictures_of(benchmarks) if benchmarks else None), distance=distance)
+    return Hygiene(Exclusions(frozenset(), pictures_of(benchmarks) if benchmarks else None), Seen(), distance=distance)
 
 
 def kept(rows: Sequence[Row | Reject], distance: int) -> list[Row | Reject]:
@@ -208,7 +209,7 @@ def test_a_group_of_many_is_told_and_stays() -> None:
     found = near_pictures(hashes, 0)
     assert found.too_large == (30,)
     assert not found.left_out
-    of = Hygiene(Exclusions(frozenset(), None), distance=0)
+    of = Hygiene(Exclusions(frozenset(), None), Seen(), distance=0)
     of._near = found
     (told,) = of.notes()
     assert "1 groups of pictures that look alike are over 1% of all" in told
