@@ -94,7 +94,7 @@ def _sampled(
         rows = min(total, max(1, round(fraction * total)))
     drawn = chain.from_iterable(_copies(*each) for each in _smallest(items_of(file), rows or 0, seed))
     for one, body in seen.looked(drawn, partial(_place, images), partial(_looked, images)):
-        yield one.row if body is None else _pictured(one, images, held_out, json.loads(body))
+        yield _pictured(one, images, held_out, body) if one.image else one.row
 
 
 def _smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
@@ -143,19 +143,18 @@ def _place(images: Folder, drawn: _Drawn) -> str | None:
     return f"{images.identity}/{drawn.image} {images.stamp(drawn.image)}" if drawn.image else None
 
 
-def _looked(images: Folder, drawn: _Drawn) -> str:
+def _looked(images: Folder, drawn: _Drawn) -> str | None:
+    """Return the picture; None, which is not kept, for what cannot be used now and may be mended."""
     found = look(images, drawn.image)
-    return json.dumps([isinstance(found, Picture), to_json(found)])
+    return to_json(found) if isinstance(found, Picture) else None
 
 
-def _pictured(drawn: _Drawn, images: Folder, held_out: Container[str], body: tuple[bool, str]) -> Row | Reject:
-    """Return the row with what a look at its picture found."""
-    is_picture, found = body
+def _pictured(drawn: _Drawn, images: Folder, held_out: Container[str], body: str | None) -> Row | Reject:
+    """Return the row with the picture that was seen."""
     item, image = drawn.item, drawn.image
-    if not is_picture:
-        reject = from_json(Reject, found)
-        return replace(reject, stage="instruction", subject=_name(item), detail=f"{image}: {reject.detail}")
-    picture = from_json(Picture, found)
+    picture = look(images, image) if body is None else from_json(Picture, body)
+    if isinstance(picture, Reject):
+        return replace(picture, stage="instruction", subject=_name(item), detail=f"{image}: {picture.detail}")
     if picture.image_id in held_out:
         return _reject("picture is in the validation split", item, image)
     assert isinstance(drawn.row, Row)

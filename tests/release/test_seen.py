@@ -33,6 +33,7 @@ def test_what_was_seen_is_not_looked_at_again_and_others_are(tmp_path: Path) -> 
         return one.upper()
 
     items = [f"picture {number}" for number in range(100)]
+    assert list(Seen(tmp_path).looked(items, str, lambda one: None)) == [(one, None) for one in items]
     expected = [(one, one.upper()) for one in items]
     assert seen_of(Seen(tmp_path), items[:50], look) == expected[:50]
     assert seen_of(Seen(tmp_path), [*items, ""], look) == [*expected, ("", None)]
@@ -87,7 +88,7 @@ def test_assembling_again_decodes_no_picture(tmp_path: Path, monkeypatch: pytest
     generate("scenes:30", tmp_path / "run")
     (tmp_path / "pool").mkdir()
     for number in range(40):
-        (tmp_path / "pool" / f"{number}.jpg").write_bytes(picture(number) if number else b"no picture")
+        (tmp_path / "pool" / f"{number}.jpg").write_bytes(picture(number))
     items = [item(number, image=f"{number}.jpg") for number in range(40)]
     (tmp_path / "pool" / "llava.json").write_text(json.dumps(items))
 
