@@ -27,6 +27,7 @@ from compact_hf.tuning.screen import Screened, screen
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES: Final = "COMPACT_TUNE_PROCESSES"
 """In the environment: how many processes the launcher was asked to start."""
+_SECRET: Final = ("env", "hub_token")
 _TOLD: Final = 20
 """Dropped rows that are named; the file of all of them is too."""
 
@@ -235,9 +236,7 @@ def _trainer(
             "modality and length itself; leave it out, or run `trl sft`"
         )
     if training.push_to_hub:
-        raise TuningError(
-            "push_to_hub would put TRL's card on the Hub; leave it out, and push the result when it is there"
-        )
+        raise TuningError("push_to_hub would put TRL's card on the Hub; leave it out and push the result")
     asked_for = int(os.environ.get(PROCESSES, training.world_size))
     if training.world_size != asked_for:
         raise TuningError(
@@ -324,9 +323,20 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         else:
             values.append(argument)
     recipe = given.pop("config", None)
-    told = {name: " ".join(values) or True for name, values in given.items()}
-    replaced = {name: value for name, value in told.items() if name not in Extras.__dataclass_fields__}
-    return {**(read_recipe(recipe[0]) if recipe else {}), **replaced}
+    told = {name: _typed(" ".join(values)) if values else True for name, values in given.items()}
+    settings = {**(read_recipe(recipe[0]) if recipe else {}), **told}
+    return {name: value for name, value in settings.items() if name not in (*Extras.__dataclass_fields__, *_SECRET)}
+
+
+def _typed(text: str) -> str | int | float | bool:
+    """Return a number or a truth value as what it is in YAML."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, int | float) else text
 
 
 def run(arguments: Sequence[str]) -> int:

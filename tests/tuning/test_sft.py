@@ -1,0 +1,164 @@
+"""The training script, run in this process on a tiny model: what it drops, at what rates it learns, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.errors import StoppedEarly, TuningError
+from compact_hf.tuning import sft
+from compact_hf.tuning.recipes import recipe_path
+from compact_hf.tuning.tiny import build_tiny
+from tests.tuning.samples import release, texts
+
+LORA = {
+    "use_peft": "true",
+    "lora_r": "4",
+    "lora_dropout": "0.1",
+    "lora_target_modules": r".*language_model.*\.(q_proj|v_proj|down_proj)",
+    "lora_modules_to_save": "multi_modal_projector",
+    "projector_learning_rate": "0.0001",
+}
+# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sft")
+    build_tiny(folder / "tiny", texts(24), seed=0)
+    release(folder / "release", rows=24, text_rows=10)
+    return folder
+
+
+def train(folder: Path, out: Path, **other: str) -> dict[str, Any]:
+    """Run the script as its process would, and return its record."""
+    settings = {
+        "model_name_or_path": str(folder / "tiny"),
+        "dataset_name": str(folder / "release"),
+        "dataset_config": "all",
+        "output_dir": str(out),
+        "max_steps": "12",
+        "save_steps": "5",
+        "save_only_model": "false",
+        "logging_steps": "1",
+        "per_device_train_batch_size": "4",
+        "gradient_accumulation_steps": "2",
+        **other,
+    }
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    sft.main(["--config", str(recipe_path("tiny-cpu")), *arguments])
+    record: dict[str, Any] = json.loads((out / "training.json").read_text())
+    return record
+
+
+@pytest.mark.parametrize("way", [{}, LORA], ids=["in full", "LoRA"])
+def test_going_on_after_a_stop_gives_what_one_run_gives(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, str]
+) -> None:
+    from compact_hf.tuning.trainer import STOP, Stopping
+
+    at_once = train(folder, tmp_path / "at once", **way)
+    told = Stopping.on_step_end
+
+    def stop_in_the_second_epoch(self: Stopping, args: Any, state: Any, control: Any, **other: Any) -> None:
+        if state.global_step == 7:
+            os.kill(os.getpid(), STOP)
+        told(self, args, state, control, **other)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopping, "on_step_end", stop_in_the_second_epoch)
+        with pytest.raises(StoppedEarly, match="stopped after step 7 of 12, with a whole checkpoint"):
+            train(folder, out, **way)
+    # What a kill in the middle of writing leaves.
+    shutil.copytree(out / "checkpoint-7", out / "checkpoint-9", ignore=shutil.ignore_patterns("whole"))
+    (out / "checkpoint-9" / "trainer_state.json").write_text("{")
+    gone_on = train(folder, out, **way)
+    assert gone_on["loss"] == at_once["loss"]
+    assert [step for step, _ in gone_on["loss"]] == list(range(1, 13))
+    weights = "adapter_model.safetensors" if way else "model.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "at once" / weights).read_bytes()
+
+
+def test_a_kill_between_the_last_step_and_the_record_costs_no_step(folder: Path, tmp_path: Path) -> None:
+    whole = train(folder, tmp_path / "out", save_steps="4")
+    kept = (tmp_path / "out" / "model.safetensors").read_bytes()
+    (tmp_path / "out" / "training.json").unlink()
+    assert train(folder, tmp_path / "out", save_steps="4")["loss"] == whole["loss"]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == kept
+
+
+def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    record = train(folder, tmp_path / "out", **LORA, max_steps="2", save_steps="2", lr_scheduler_type="constant")
+    groups = torch.load(tmp_path / "out" / "checkpoint-2" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert [(group["lr"], len(group["params"])) for group in groups if group["params"]] == [
+        (0.001, 2 * 3 * 4),
+        (0.0001, 2),
+        (0.0001, 2),
+    ]
+    assert record["projector_learning_rate"] == 0.0001
+    assert "learning rate 0.001, the projector's 0.0001" in capsys.readouterr().out
+
+
+def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, tmp_path: Path) -> None:
+    record = train(folder, tmp_path / "out", max_steps="2", save_steps="2", hub_token="hf_secret")
+    assert "hf_secret" not in str(record)
+    assert record["base"] == str(folder / "tiny")
+    assert (record["dataset"], record["dataset_config"], record["dataset_revision"]) == (
+        str(folder / "release"),
+        "all",
+        None,
+    )
+    assert (record["steps"], record["rows"], record["dropped"]) == (2, 32, {})
+    assert record["settings"]["learning_rate"] == 0.001
+    assert record["settings"]["max_steps"] == 2
+    assert record["hardware"].startswith("1 x CPU")
+    assert {"trl", "torch", "compact_hf"} <= record["versions"].keys()
+
+
+def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path / "llama")
+    with pytest.raises(TuningError, match=r"is a llama, not a LLaVA"):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "llama"))
+    with pytest.raises(TuningError, match="cannot be read"):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))
+
+
+def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "tiny", tmp_path / "huge", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((tmp_path / "huge" / "config.json").read_text())
+    config["text_config"].update(hidden_size=65536, intermediate_size=262144, num_hidden_layers=64)
+    (tmp_path / "huge" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TuningError, match=r"not enough memory: .* take \d{5,}\.\d GB on each device, which has"):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "huge"))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"dataset_name": "/nowhere"}, "the data set /nowhere cannot be loaded: FileNotFoundError"),
+        ({"dataset_config": "k9"}, "cannot be loaded: .*k9"),
+        ({"dataset_train_split": "trian"}, "has no split 'trian', but train, validation"),
+        ({"dataset_streaming": "true"}, "leave out dataset_streaming"),
+        ({"train_sampling_strategy": "sequential"}, "leave it out, or run `trl sft`"),
+        ({"push_to_hub": "true"}, "leave it out and push the result"),
+    ],
+)
+def test_what_it_cannot_train_on_or_with_is_told_in_one_line(
+    folder: Path, tmp_path: Path, other: dict[str, str], told: str
+) -> None:
+    with pytest.raises(TuningError, match=told) as caught:
+        train(folder, tmp_path / "out", **other)
+    assert "\n" not in str(caught.value)
