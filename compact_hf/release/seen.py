@@ -47,8 +47,8 @@ class Seen:
         Args:
             picture (`Callable[[T], str | None]`): what tells an item's picture from others: the hash of its content, or
                 its place and stamp. None where it has none; such an item comes with None.
-            look (`Callable[[T], str | None]`): called in a thread for pictures that were not seen yet; JSON, or None for
-                what is not to be kept. What it raises is raised here.
+            look (`Callable[[T], str | None]`): called in a thread for pictures that were not seen yet; JSON, or None
+                for what is not to be kept. What it raises is raised here.
 
         Raises:
             JournalError: the file is damaged, or the disk is full.

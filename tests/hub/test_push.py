@@ -145,6 +145,26 @@ def test_broken_connections_and_lost_answers_leave_one_pull_request_and_the_whol
     assert statuses(repository) == ["merged"]
 
 
+def test_an_upload_that_is_cut_in_its_middle_is_sent_again_and_the_others_are_not(
+    server: HubServer, folder: Path, tmp_path: Path
+) -> None:
+    large = folder / "data" / "large.bin"
+    large.write_bytes(b"\0" * 20_000_000)
+    cuts = [Cut(after_bytes=5_000_000), Cut(after_bytes=5_000_000)]
+
+    def cut(asked: Asked, number: int) -> Response | None:
+        of_large = asked.method == "PUT" and asked.headers["content-length"] == str(large.stat().st_size)
+        return cuts.pop() if of_large and cuts else None
+
+    server.fault = cut
+    told(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
+    assert cuts == []
+    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
+    assert statuses(things(server)) == ["merged"]
+    sizes = [one.headers["content-length"] for one in server.asked if one.method == "PUT"]
+    assert (sizes.count("20000000"), len(sizes)) == (3, 6)
+
+
 def test_bursts_of_429_and_5xx_are_waited_out(server: HubServer, folder: Path, tmp_path: Path) -> None:
     def burst(asked: Asked, number: int) -> Response | None:
         if number < 2:

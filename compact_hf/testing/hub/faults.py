@@ -17,9 +17,21 @@ def unavailable(status: int = 503) -> Response:
 
 
 class Cut(Response):
-    """Begin an answer and close the connection, whatever of the request has arrived."""
+    """Begin an answer and close the connection, in the middle of the request where it has a body.
+
+    Args:
+        after_bytes (`int`, *optional*, defaults to 0): so much of the body is read first, if it has so much.
+    """
+
+    def __init__(self, *, after_bytes: int = 0) -> None:
+        super().__init__()
+        self._after_bytes = after_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        read, more = 0, True
+        while more and read < self._after_bytes:
+            message = await receive()
+            read, more = read + len(message.get("body", b"")), message.get("more_body", False)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
 
 
