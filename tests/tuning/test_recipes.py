@@ -1,14 +1,28 @@
-"""Recipes are found, read, and taken by TRL's own parser as `trl sft --config` uses it."""
+"""Recipes are found, read, copied, and taken by TRL's and accelerate's own parsers as `trl sft --config` uses them."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compact_hf.cli import main
 from compact_hf.errors import TuningError
-from compact_hf.tuning.recipes import read_recipe, recipe_names, recipe_path
+from compact_hf.tuning.chat_template import chat_template
+from compact_hf.tuning.recipes import copy_recipe, read_recipe, recipe_names, recipe_path, refuse_unknown_keys
+from tests.tuning.samples import release, texts
+
+LLAVA = [name for name in recipe_names() if name.startswith("llava15-7b")]
+SHARDED = ("llava15-7b-lora-fsdp2", "llava15-7b-lora-zero3")
+# bfloat16 on a machine without a GPU is only let through together with use_cpu.
+ON_CPU = ("--use_cpu", "true")
+# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+OLD_NAME = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def parsed(recipe: Path, *options: str) -> Any:
@@ -25,28 +39,105 @@ def parsed(recipe: Path, *options: str) -> Any:
     return *settings, launch
 
 
+def environment(recipe: str) -> tuple[Any, dict[str, str]]:
+    """How accelerate starts a recipe, as far as a machine without a GPU can tell: its settings, and what it sets."""
+    from accelerate.commands.launch import _validate_launch_command
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
+    )
+
+    launch, defaults, _ = _validate_launch_command(parsed(recipe_path(recipe), *ON_CPU)[-1])
+    if launch.use_deepspeed:
+        # What launch_command itself adds before it starts DeepSpeed.
+        launch.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        return launch, prepare_deepspeed_cmd_env(launch)[1]
+    if launch.multi_gpu or launch.use_fsdp:
+        return launch, prepare_multi_gpu_env(launch)
+    return launch, prepare_simple_launcher_cmd_env(launch)[1]
+
+
 def test_the_shipped_recipes() -> None:
-    assert recipe_names() == ("llava15-7b-lora", "tiny-cpu")
+    assert recipe_names() == (
+        "llava15-7b-lora",
+        "llava15-7b-lora-1gpu",
+        "llava15-7b-lora-fsdp2",
+        "llava15-7b-lora-zero3",
+        "llava15-7b-qlora",
+        "tiny-cpu",
+    )
 
 
-def test_the_7b_recipe_has_llava15s_settings() -> None:
-    # bfloat16 on a machine without a GPU is only let through together with use_cpu.
-    script, training, model, _, launch = parsed(recipe_path("llava15-7b-lora"), "--use_cpu", "true")
-    assert (script.dataset_name, script.dataset_config) == ("org/compact", "with_images")
+@pytest.mark.parametrize("name", LLAVA)
+def test_every_7b_recipe_has_llava15s_settings(name: str) -> None:
+    script, training, model, _, launch = parsed(recipe_path(name), *ON_CPU)
     assert launch.num_processes * training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
     assert (model.use_peft, model.lora_r, model.lora_alpha, model.lora_dropout) == (True, 128, 256, 0.05)
     assert model.lora_modules_to_save == ["multi_modal_projector"]
     assert (training.learning_rate, training.lr_scheduler_type, training.warmup_steps) == (2e-4, "cosine", 0.03)
     assert (training.num_train_epochs, training.weight_decay, training.max_length) == (1, 0.0, 2048)
+    assert training.optim == "adamw_torch_fused"
     assert training.bf16
     assert training.assistant_only_loss
     assert training.gradient_checkpointing
     assert model.dtype == "bfloat16"
     assert launch.mixed_precision == "bf16"
+    assert script.dataset_name == "org/compact"
+    # A batch without a picture would hang the other GPUs where the weights are shared.
+    assert script.dataset_config == ("with_images" if name in SHARDED else "all")
 
 
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_needs_a_path(name: str) -> None:
+    settings = read_recipe(name)
+    assert settings["model_name_or_path"].startswith("org/")
+    assert settings["dataset_name"] == "org/compact"
+    assert "chat_template_path" not in settings
+
+
+def test_7b_recipes_differ_only_in_what_their_machines_need() -> None:
+    machine = {
+        "accelerate_config",
+        "num_processes",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "dataset_config",
+        "model_init_kwargs",
+        "output_dir",
+    }
+    same = [{key: value for key, value in read_recipe(name).items() if key not in machine} for name in LLAVA]
+    assert all(one == same[0] for one in same)
+
+
+def test_accelerate_starts_the_machines_that_recipes_are_for() -> None:
+    for name in ("llava15-7b-lora-1gpu", "llava15-7b-qlora"):
+        launch, variables = environment(name)
+        assert (launch.num_processes, launch.multi_gpu, launch.use_fsdp, launch.use_deepspeed) == (
+            1,
+            False,
+            False,
+            False,
+        )
+        assert variables["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+    launch, variables = environment("llava15-7b-lora")
+    assert (launch.nproc_per_node, launch.multi_gpu, launch.use_fsdp) == ("8", True, False)
+    assert variables["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+    launch, variables = environment("llava15-7b-lora-fsdp2")
+    assert launch.nproc_per_node == "8"
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
+    assert variables["FSDP_VERSION"] == "2"
+    assert variables["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+
+    launch, variables = environment("llava15-7b-lora-zero3")
+    assert launch.nproc_per_node == "8"
+    assert variables["ACCELERATE_USE_DEEPSPEED"] == "true"
+    assert variables["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
+
+
+@OLD_NAME
 def test_the_7b_recipes_lora_reaches_the_language_model_only(tmp_path: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForImageTextToText
@@ -54,7 +145,7 @@ def test_the_7b_recipes_lora_reaches_the_language_model_only(tmp_path: Path) -> 
 
     from compact_hf.tuning.tiny import build_tiny
 
-    *_, model_args, _, _ = parsed(recipe_path("llava15-7b-lora"), "--use_cpu", "true")
+    *_, model_args, _, _ = parsed(recipe_path("llava15-7b-lora"), *ON_CPU)
     llava = AutoModelForImageTextToText.from_pretrained(build_tiny(tmp_path / "tiny", ["red"], seed=0))
     tuned = get_peft_model(llava, get_peft_config(model_args))
     trained = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
@@ -64,6 +155,55 @@ def test_the_7b_recipes_lora_reaches_the_language_model_only(tmp_path: Path) -> 
     others = {name for name in trained if ".lora_" not in name}
     assert others
     assert all("multi_modal_projector" in name for name in others)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options that make a 7B recipe a few seconds' work: another base and data set, fewer and smaller steps."""
+    from compact_hf.tuning.tiny import build_tiny
+
+    folder = tmp_path_factory.mktemp("recipes")
+    base = build_tiny(folder / "base", texts(8), seed=0)
+    data = release(folder / "release", rows=8, text_rows=2)
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "dataloader_num_workers": 0}
+    options = {**sizes, "model_name_or_path": base, "dataset_name": data, "lora_r": 4, "max_steps": 2}
+    return (*ON_CPU, *(part for key, value in options.items() for part in (f"--{key}", str(value))))
+
+
+def trained(recipe: str, small: tuple[str, ...], out: Path) -> dict[str, Any]:
+    """Train by TRL's own script in this process; return the adapter's weights."""
+    from safetensors.torch import load_file
+    from trl.scripts.sft import main as sft
+
+    *settings, _ = parsed(recipe_path(recipe), *small, "--output_dir", str(out))
+    sft(*settings)
+    weights: dict[str, Any] = load_file(out / "adapter_model.safetensors")
+    return weights
+
+
+@OLD_NAME
+def test_the_7b_recipe_trains_at_tiny_size_in_one_process(small: tuple[str, ...], tmp_path: Path) -> None:
+    weights = trained("llava15-7b-lora", small, tmp_path)
+    # B begins as nought: what is not nought has learnt.
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
+    assert any("multi_modal_projector" in name for name in weights)
+
+
+@OLD_NAME
+def test_the_qlora_recipe_trains_at_tiny_size_with_a_language_model_of_4_bits_only(
+    small: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra qlora")
+    from transformers import AutoModelForImageTextToText
+
+    assert any(tensor.any() for tensor in trained("llava15-7b-qlora", small, tmp_path).values())
+    *_, model_args, _, _ = parsed(recipe_path("llava15-7b-qlora"), *small)
+    model = AutoModelForImageTextToText.from_pretrained(
+        model_args.model_name_or_path, **read_recipe("llava15-7b-qlora")["model_init_kwargs"]
+    )
+    packed = {name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
+    assert len(packed) == 7 * model.config.text_config.num_hidden_layers
+    assert all(name.startswith("model.language_model.") for name in packed)
 
 
 def test_the_tiny_recipe_stays_on_one_cpu_process() -> None:
@@ -80,7 +220,35 @@ def test_options_on_the_command_line_replace_the_recipes() -> None:
     assert (model.model_name_or_path, script.dataset_name, training.output_dir) == ("here", "there", "out")
 
 
-def test_a_mistyped_setting_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
+    refuse_unknown_keys(read_recipe(name))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"lora_alfa": 8, "seed": 1}, r"knows: lora_alfa; did you mean lora_alpha\?$"),
+        ({"num_proceses": 8}, "knows: num_proceses; did you mean num_processes?"),
+        ({"learning-rate": 1}, "knows: learning-rate; did you mean learning_rate?"),
+        ({"zzz": 8}, "knows: zzz$"),
+        ({"accelerate_config": "zero-3"}, "accelerate_config zero-3 is neither .* did you mean zero3?"),
+        ({"accelerate_config": "there/is/none.yaml"}, "neither a file nor one of fsdp1, fsdp2"),
+    ],
+)
+def test_a_mistyped_key_is_told_with_the_nearest(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(TuningError, match=told) as caught:
+        refuse_unknown_keys(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_of_ones_own_may_be_added(tmp_path: Path) -> None:
+    config = tmp_path / "cluster.yaml"
+    config.write_text("num_machines: 2\n")
+    refuse_unknown_keys({"dataset_revision": "v1", "accelerate_config": str(config)}, also=["dataset_revision"])
+
+
+def test_what_is_refused_is_what_trl_stops_at(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(recipe_path("tiny-cpu").read_text() + "\nlora_rank: 8\n")
     with pytest.raises(SystemExit):
@@ -96,9 +264,9 @@ def test_a_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("tiny-gpu", "did you mean 'tiny-cpu'"),
-        ("llava-7b-lora", "did you mean 'llava15-7b-lora'"),
-        ("xyz", "one of llava15-7b-lora, tiny-cpu"),
+        ("tiny-gpu", "did you mean tiny-cpu"),
+        ("llava-7b-lora", "did you mean llava15-7b-lora"),
+        ("xyz", "one of llava15-7b-lora, .*tiny-cpu$"),
         ("elsewhere/tiny-cpu", "give a YAML file or one of"),
         ("", "give a YAML file or one of"),
     ],
@@ -123,3 +291,69 @@ def test_a_file_that_is_no_recipe_is_told_in_one_line(tmp_path: Path, content: b
     with pytest.raises(TuningError, match=told) as caught:
         read_recipe(recipe)
     assert "\n" not in str(caught.value)
+
+
+def test_a_copy_differs_in_the_base_and_its_template_only(tmp_path: Path) -> None:
+    odd = 'a "base": # of mine'
+    copy = copy_recipe("llava15-7b-lora", tmp_path / "mine", model=odd)
+    settings = read_recipe(copy.recipe)
+    assert settings.pop("chat_template_path") == str(copy.template)
+    assert settings == {**read_recipe("llava15-7b-lora"), "model_name_or_path": odd}
+    assert copy.template.read_text() == chat_template()
+    assert "# The loss covers" in copy.recipe.read_text()
+
+
+def test_a_copied_recipe_tunes_a_base_without_a_template_by_plain_trl(small: tuple[str, ...], tmp_path: Path) -> None:
+    options = dict(zip(small[::2], small[1::2], strict=True))
+    base = Path(options.pop("--model_name_or_path"))
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in base.iterdir():
+        if file.name != "chat_template.jinja":
+            (other / file.name).symlink_to(file)
+    copy = copy_recipe("llava15-7b-lora-1gpu", tmp_path, model=str(other))
+    rest = [part for pair in options.items() for part in pair]
+    command = [
+        str(Path(sys.executable).with_name("trl")),
+        "sft",
+        "--config",
+        str(copy.recipe),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run([*command, *rest], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "compact_hf" not in done.stderr
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == copy.template.read_text()
+
+
+@pytest.mark.parametrize("name", ["tiny-cpu.yaml", "chat_template.jinja"])
+def test_a_copy_overwrites_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(TuningError, match=f"{name} exists already"):
+        copy_recipe("tiny-cpu", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_recipe_without_a_base_cannot_be_copied(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("seed: 1\n")
+    with pytest.raises(TuningError, match="has 0 lines `model_name_or_path"):
+        copy_recipe(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "list", "--json"]) == 0
+    purposes = json.loads(capsys.readouterr().out)
+    assert tuple(purposes) == recipe_names()
+    assert "24 GB" in purposes["llava15-7b-qlora"]
+    assert main(["recipe", "list"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"\n{name} " in table for name in recipe_names())
+    assert main(["recipe", "show", "tiny-cpu"]) == 0
+    assert capsys.readouterr().out == recipe_path("tiny-cpu").read_text()
+    assert main(["recipe", "copy", "tiny-cpu", "--out", str(tmp_path), "--model", "me/base"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'tiny-cpu.yaml'}\n"
+    assert main(["recipe", "show", "tiny-gpu"]) == 1
+    assert "did you mean tiny-cpu?" in capsys.readouterr().err
