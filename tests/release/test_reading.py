@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from compact_hf.release.parquet import MAX_GROUP_BYTES, MAX_GROUP_ROWS
 from compact_hf.release.write import write
-from compact_hf.testing.hub.faults import Stalled
+from compact_hf.testing.hub.faults import Stalled, too_many, unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.hub.store import File
 from tests.hub.clients import COMPACT, run, told
@@ -226,6 +226,15 @@ def test_what_load_dataset_has_fetched_is_not_fetched_again(server: HubServer, r
     told(server, load("'k3'") + "told = len(loaded)", home=tmp_path)
     told(server, VALIDATE, "org/compact", home=tmp_path)
     assert data_served(server) == sizes(release, "k1") | sizes(release, "k2") | sizes(release, "k3")
+
+
+def test_a_hub_that_is_busy_or_failing_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:
+    for status, fault in ((503, unavailable()), (429, too_many(retry_after_s=0))):
+        server.fault = lambda asked, number: fault  # noqa: B023 - it is over before the next
+        done = run(server, COMPACT, "validate", "org/compact", home=tmp_path)
+        server.fault = lambda asked, number: None
+        expected = f"compact: the Hub is busy or failing ({status}); run the same again"
+        assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", expected)
 
 
 def test_a_repository_that_cannot_be_had_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Data sets by way of the double: `datasets` pushes to it, and reads from it while it answers 429 or breaks off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from starlette.responses import Response
+
+from compact_hf.testing.hub.faults import Cut, too_many
+from compact_hf.testing.hub.server import Asked, HubServer
+from tests.hub.clients import told
+
+SOURCE: Final = """
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
+
+def push(numbers, **options):
+    Dataset.from_dict({"number": numbers}).push_to_hub("org/numbers", **options)
+
+push([1, 2, 3], config_name="odd", private=True)
+HfApi().create_tag("org/numbers", tag="v1", repo_type="dataset")
+push([4, 5], config_name="odd")
+push([7], config_name="even", split="test")
+told = {
+    "main": load_dataset("org/numbers", "odd", split="train")["number"][:],
+    "tag": load_dataset("org/numbers", "odd", split="train", revision="v1")["number"][:],
+    "stream": [row["number"] for row in load_dataset("org/numbers", "even", split="test", streaming=True)],
+}
+"""
+READ: Final = """
+from datasets import load_dataset
+told = {
+    "loaded": load_dataset("org/numbers", "odd", split="train")["number"][:],
+    "streamed": [row["number"] for row in load_dataset("org/numbers", "even", split="test", streaming=True)],
+}
+"""
+
+
+def test_data_sets_are_pushed_and_loaded_by_their_own_client(tmp_path: Path) -> None:
+    with HubServer() as server:
+        got = told(server, SOURCE, home=tmp_path / "home")
+        assert got == {"main": [4, 5], "tag": [1, 2, 3], "stream": [7]}
+        repository = server.store.repository("dataset", "org/numbers")
+        assert repository.private
+        odd, even = "odd/train-00000-of-00001.parquet", "even/test-00000-of-00001.parquet"
+        assert {path for path in repository.at("main").files if path.endswith(".parquet")} == {odd, even}
+        gone_wrong: set[str] = set()
+
+        def falter(asked: Asked, number: int) -> Response | None:
+            """Answer every request for a file of data the second time only."""
+            once = f"{asked.method} {asked.path}"
+            if once in gone_wrong or not asked.path.endswith((odd, even)):
+                return None
+            gone_wrong.add(once)
+            return Cut() if asked.method == "GET" else too_many(retry_after_s=0)
+
+        server.fault = falter
+        assert told(server, READ, home=tmp_path / "elsewhere") == {"loaded": [4, 5], "streamed": [7]}
+        assert {once.partition(" ")[0] for once in gone_wrong} == {"HEAD", "GET"}
