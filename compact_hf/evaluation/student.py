@@ -14,7 +14,8 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.images.decode import loaded, stripped
 from compact_hf.tuning import model_folder
-from compact_hf.tuning.adapter import adapted, adapter_at, refuse_other_base
+from compact_hf.tuning.adapter import adapted, refuse_other_base
+from compact_hf.tuning.facts import adapter_of
 from compact_hf.tuning.model_folder import first_line
 from compact_hf.tuning.progress import without_progress_bars
 
@@ -130,7 +131,7 @@ def _network(folder: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
     if model_folder.is_adapter(folder):
-        adapter = adapter_at(folder)
+        adapter = adapter_of(folder)
         base = model_folder.located(adapter.base, revision=adapter.base_revision)
         refuse_other_base(folder, base)
         network = adapted(folder, base)

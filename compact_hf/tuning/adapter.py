@@ -77,7 +77,7 @@ def refuse_other_base(adapter: Path, base: str | Path, *, revision: str | None =
 
 
 def adapted(adapter: Path, base: Path) -> Any:
-    """Return a base with an adapter merged into it, each weight in the precision that the base was saved in.
+    """Return a base with an adapter merged into it, each weight in the precision that the base is loaded in.
 
     Args:
         adapter (`Path`): its folder.

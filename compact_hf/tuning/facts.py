@@ -17,7 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import TuningError
 from compact_hf.records import from_json
 from compact_hf.release.card import header_of
-from compact_hf.tuning.adapter import adapter_at
+from compact_hf.tuning.adapter import Adapter, adapter_at
 from compact_hf.tuning.model_folder import is_adapter
 
 FACTS: Final = "training.json"
@@ -92,6 +92,20 @@ def facts_of(folder: Path, *, settings: Mapping[str, Any] | None = None) -> Fact
         return facts
     adapter = adapter_at(folder)
     return replace(facts, base=adapter.base, base_revision=adapter.base_revision)
+
+
+def adapter_of(folder: Path) -> Adapter:
+    """Return an adapter with its base's revision, which PEFT does not write down and `compact tune` does.
+
+    Raises:
+        TuningError: what it says of itself cannot be read, or names no base.
+    """
+    adapter = adapter_at(folder)
+    if adapter.base_revision is None:
+        facts = facts_of(folder)
+        if facts.base == adapter.base:
+            return replace(adapter, base_revision=facts.base_revision)
+    return adapter
 
 
 def _of_settings(settings: Mapping[str, Any]) -> Facts:

@@ -12,14 +12,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.records import to_json
-from compact_hf.tuning.adapter import Adapter, adapted, adapter_at, refuse_other_base
-from compact_hf.tuning.facts import FACTS, facts_of
+from compact_hf.tuning.adapter import Adapter, adapted, refuse_other_base
+from compact_hf.tuning.facts import FACTS, adapter_of, facts_of
 from compact_hf.tuning.model_card import is_repository, write_card
 from compact_hf.tuning.model_folder import first_line, is_adapter, located
 from compact_hf.tuning.progress import without_progress_bars
+
+_TERMS: Final = ("LICENSE*", "NOTICE*")  # that the base's weights come with, here as there
 
 
 def merge_adapter(
@@ -38,8 +41,8 @@ def merge_adapter(
         on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
 
     Returns:
-        `Path`: `out`. Weights are in the base's precision, each rounded to it once. The peak memory is one copy of the
-            base, and the adapter.
+        `Path`: `out`. Weights are in the precision that the base is loaded in (its config's). The peak memory is one
+            copy of the base, and the adapter.
 
     Raises:
         UsageError: `out` already holds something, `adapter` is a whole model, or `base` is another repository than the
@@ -53,7 +56,7 @@ def merge_adapter(
     folder = located(adapter)
     if not is_adapter(folder):
         raise UsageError(f"{adapter} is a whole model, not an adapter; there is nothing to merge")
-    read = adapter_at(folder)
+    read = adapter_of(folder)
     found = _base(read, str(base) if base else None)
     refuse_other_base(folder, found)
     on_progress(f"merging {adapter} into {base or read.base}")
@@ -84,6 +87,8 @@ def _save(adapter: Path, base: Path, out: Path, *, name: str) -> None:
     with without_progress_bars():
         adapted(adapter, base).save_pretrained(out)
         AutoProcessor.from_pretrained(adapter).save_pretrained(out)
+    for path in (path for pattern in _TERMS for path in sorted(base.glob(pattern))):
+        shutil.copyfile(path, out / path.name)
     facts = replace(facts_of(adapter), adapter=name)
     (out / FACTS).write_text(to_json(facts) + "\n", encoding="utf-8")
     write_card(out)

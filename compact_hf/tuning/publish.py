@@ -41,7 +41,7 @@ _PUBLISHED: Final = (
     *("adapter_config.json", "config.json", "generation_config.json"),
     *("processor_config.json", "preprocessor_config.json", "chat_template*"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
-    *("LICENSE*", "NOTICE*", "*.png"),
+    *("LICENSE*", "NOTICE*", "*.png", "assembly.json"),
 )
 _HUBS_OWN: Final = {".gitattributes", CARD}  # what a repository made on the Hub's page holds
 _NAMES: Final = ("_name_or_path", "name_or_path")  # older versions wrote down where something was loaded from

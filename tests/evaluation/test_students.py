@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.tuning.facts import FACTS, facts_of
 from compact_hf.tuning.recipes import read_recipe
 from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.train import tune
@@ -53,3 +54,7 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
 
     results = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
     assert results.overall.n > 30
+
+    (out / FACTS).unlink()  # as plain `trl sft` leaves it
+    facts = facts_of(out)
+    assert (facts.base, facts.steps, facts.versions) == (str(tiny), 3, {})

@@ -66,10 +66,12 @@ def test_merged_or_apart_the_logits_are_the_same_and_not_the_bases(base: Path, t
     apart = logits(PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tuned), processor)
     assert (apart - plain).abs().max() > 0.1
 
+    (base / "NOTICE").write_text("terms")
     out = merge_adapter(tuned, tmp_path / "merged")
+    assert (out / "NOTICE").read_text() == "terms"
     merged = logits(AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out))
     torch.testing.assert_close(merged, apart, atol=1e-4, rtol=1e-4)
-    assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
+    assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".md", ".safetensors", ""}
     assert not (out / "adapter_config.json").exists()
     assert "base_model_relation" not in (out / "README.md").read_text()  # the base is a folder, which has no name
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
