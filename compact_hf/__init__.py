@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compact_hf.release.diff import diff
     from compact_hf.release.exports.export import export
     from compact_hf.release.publish import publish
+    from compact_hf.release.show import show
     from compact_hf.release.validate import validate
     from compact_hf.synthesis.annotate.annotate import annotate
     from compact_hf.synthesis.augment.augment import augment
@@ -42,6 +43,7 @@ __all__ = [
     "publish",
     "publish_model",
     "run_demo",
+    "show",
     "status",
     "tune",
     "validate",
@@ -60,6 +62,7 @@ _HOME: Final = {
     "publish": "compact_hf.release.publish",
     "publish_model": "compact_hf.tuning.publish",
     "run_demo": "compact_hf.demo.way",
+    "show": "compact_hf.release.show",
     "status": "compact_hf.synthesis.compact.status",
     "tune": "compact_hf.tuning.train",
     "validate": "compact_hf.release.validate",

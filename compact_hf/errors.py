@@ -50,7 +50,7 @@ class UnknownCapabilityError(UsageError):
     def __init__(self, name: str, allowed: tuple[str, ...]) -> None:
         self.name = name
         self.allowed = allowed
-        super().__init__(f"unknown capability {name!r}; the ten are {', '.join(allowed)}")
+        super().__init__(f"unknown capability {name!r}; the ten are {', '.join(allowed)}{did_you_mean(name, allowed)}")
 
 
 class IdentityError(UsageError):

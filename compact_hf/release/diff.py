@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from compact_hf.errors import ReleaseError
-from compact_hf.hub.words import in_words
 from compact_hf.release.card import CARD, header_in
-from compact_hf.release.held import Folder, Held, held
+from compact_hf.release.held import Folder, Held, held, of_file
 from compact_hf.release.layout import SPLITS, configs, order_of, place_of
 from compact_hf.release.versions import Step
 
@@ -177,7 +176,7 @@ def _types(release: Held) -> dict[str, str]:
     """Return column -> type, by the first file: all files of a release have one schema (validate.py)."""
     if not release.data:
         raise ReleaseError(f"{release.name} holds no release: there are no files data/k1/train-00000-of-00001.parquet")
-    schema = _of_file(release, next(iter(release.data)), lambda file: file.schema_arrow)
+    schema = of_file(release, next(iter(release.data)), lambda file: file.schema_arrow)
     return {name: str(schema.field(name).type) for name in schema.names}
 
 
@@ -189,7 +188,7 @@ def _counts(old: Held, new: Held, same: set[str]) -> tuple[Counter[Place], Count
         for path in release.data:
             place = place_of(path)
             if place is not None:
-                total[place] += _of_file(near if path in same else release, path, lambda file: file.metadata.num_rows)
+                total[place] += of_file(near if path in same else release, path, lambda file: file.metadata.num_rows)
     return totals
 
 
@@ -198,7 +197,7 @@ def _entries(release: Held, same: set[str], columns: list[str]) -> Iterator[_Ent
     paths = [path for path in release.data if path not in same]
     read = partial(_rows, columns=[name for name in columns if name != "images"])
     with ThreadPoolExecutor(_FILES_AT_ONCE if not isinstance(release, Folder) else 1) as pool:
-        for path, rows in zip(paths, pool.map(lambda path: _of_file(release, path, read), paths), strict=True):
+        for path, rows in zip(paths, pool.map(lambda path: of_file(release, path, read), paths), strict=True):
             place = place_of(path) or ("", "")
             yield from (_Entry(place, *row) for row in rows)
 
@@ -216,23 +215,6 @@ def _rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _
         for id_, picture, k, text, words in zip(*(values[name] for name in _KEYS), of_rows, said, strict=False):
             rows.append((id_, None if k is None else picture, _digest(text), once.setdefault(words, words)))
     return rows
-
-
-def _of_file(release: Held, path: str, use: Callable[[Any], Any]) -> Any:
-    """Return what `use` makes of a Parquet file that is open for it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    with in_words(f"{path} of {release.name}"):
-        try:
-            with release.open(path) as raw, pq.ParquetFile(raw) as file:
-                return use(file)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, HTTPError | ConnectionError):  # the Hub's, some of which are OSErrors too
-                raise
-            told = " ".join(str(error).split())
-            raise ReleaseError(f"{path} of {release.name} cannot be read ({told}); put a whole one there") from error
 
 
 def _digest(values: tuple[Any, ...]) -> bytes:

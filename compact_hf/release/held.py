@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import tree
 from compact_hf.hub.words import in_words
 from compact_hf.release.layout import place_of
+
+T = TypeVar("T")
 
 _REPOSITORY: Final = re.compile(r"(?P<repo_id>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 
@@ -54,10 +56,10 @@ class Folder:
     data: dict[str, str] = field(repr=False)
 
     @classmethod
-    def at(cls, path: Path) -> Folder:
+    def at(cls, path: Path, *, hashed: bool = True) -> Folder:
         names = sorted(file.relative_to(path).as_posix() for file in path.glob("data/*/*.parquet"))
         with _readable():
-            return cls(str(path), {name: _sha256(path / name) for name in names if place_of(name)})
+            return cls(str(path), {name: _sha256(path / name) if hashed else "" for name in names if place_of(name)})
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         return (Path(self.name) / path).open("rb")
@@ -102,8 +104,12 @@ class Repository:
             return file.read().decode("utf-8", errors="replace")
 
 
-def held(where: str | Path) -> Held:
+def held(where: str | Path, *, hashed: bool = True) -> Held:
     """Return the release in a folder, or in a repository (`org/name`, `org/name@v1.0.0`) as it is at this moment.
+
+    Args:
+        where (`str | Path`): which of them.
+        hashed (`bool`, *optional*, defaults to True): False leaves a folder's files unread until they are opened.
 
     Raises:
         UsageError: `where` is neither.
@@ -111,13 +117,35 @@ def held(where: str | Path) -> Held:
         HubError: the Hub cannot be reached or refuses.
     """
     if Path(where).is_dir():
-        return Folder.at(Path(where))
+        return Folder.at(Path(where), hashed=hashed)
     if not (named := _REPOSITORY.fullmatch(str(where))):
         raise UsageError(
             f"{str(where)!r} is neither a folder nor a repository; give the folder of a release, or namespace/name "
             "with @revision where it is not main"
         )
     return Repository.at(named["repo_id"], named["revision"] or "main")
+
+
+def of_file(release: Held, path: str, use: Callable[[Any], T]) -> T:
+    """Return what `use` makes of a Parquet file that is open for it.
+
+    Raises:
+        ReleaseError: it is damaged, or cannot be read.
+        HubError: the Hub cannot be reached or refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    with in_words(f"{path} of {release.name}"):
+        try:
+            with release.open(path) as raw, pq.ParquetFile(raw) as file:
+                return use(file)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, HTTPError | ConnectionError):  # the Hub's, some of which are OSErrors too
+                raise
+            told = " ".join(str(error).split())
+            raise ReleaseError(f"{path} of {release.name} cannot be read ({told}); put a whole one there") from error
 
 
 @contextmanager

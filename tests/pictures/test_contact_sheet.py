@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.pictures.contact_sheet import Shown, fragment, pick, png, thumbnail
-from compact_hf.records import Turn
+from compact_hf.pictures.contact_sheet import Shown, fragment, page, pick, png, thumbnail
+from compact_hf.records import Reject, Turn
 
 from .samples import HOSTILE, picture, shown
 
@@ -67,3 +68,53 @@ def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question(
 
 def test_the_png_sheet_is_the_same_every_time() -> None:
     assert png([shown(1, 1), shown(2, 2)]) == png([shown(1, 1), shown(2, 2)])
+
+
+ASKED = ("color", "counting")
+DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?", HOSTILE, ASKED)
+
+
+def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -> None:
+    text = fragment([Shown(picture(1), 2, (), "a.png", (DROPPED,))])
+    assert "dropped: needs fewer capabilities</strong>" in text
+    assert text.count("&lt;script&gt;") == 2
+    assert "<script" not in text
+    assert ">counting</li>" in text
+
+
+def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -> None:
+    same = Turn("Which?", "red", ASKED, ASKED[::-1], 90)
+    other = Turn("Which?", "red", ASKED, ("object_recognition",), 90)
+    none = Turn("Which?", "red", ASKED, (), 90)
+    notes = [entry.note for entry in Shown(b"", 2, (same, other, none)).entries()]
+    assert notes == ["", "the verifier found object recognition", "the verifier found nothing"]
+
+
+def test_the_png_sheet_grows_with_what_was_dropped() -> None:
+    heights = []
+    for dropped in ((), (DROPPED,), (DROPPED, DROPPED)):
+        with Image.open(io.BytesIO(png([Shown(picture(1), 2, (), "a.png", dropped)], columns=1))) as sheet:
+            heights.append(sheet.height)
+    assert heights == sorted(set(heights))
+
+
+def test_a_page_needs_nothing_beside_it() -> None:
+    text = page([shown(1, 1), shown(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE])
+    assert text.count("data:image/webp;base64,") == 2
+    assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "<script" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert '<meta name="viewport"' in text
+
+
+def test_a_picture_is_shown_the_right_way_up_and_on_white_paper() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, format="JPEG", exif=exif)
+    assert (thumbnail(file.getvalue())["width"], thumbnail(file.getvalue())["height"]) == (20, 40)
+    file = io.BytesIO()
+    Image.new("RGBA", (40, 20), (0, 0, 0, 0)).save(file, format="PNG")
+    data = thumbnail(file.getvalue())["url"].split(",", 1)[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+        assert sum(opened.convert("L").histogram()[:251]) == 0

@@ -1,0 +1,142 @@
+"""Samples to look at: which pictures are wanted, and a choice among them by hash, so that it is the same every time.
+
+In: pictures as they stream by, without their bytes. Out: a few of them, as evenly over k as there are.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import UnknownCapabilityError, UsageError
+from compact_hf.pictures.contact_sheet import Shown, pick
+from compact_hf.pictures.style import spoken
+from compact_hf.records import Reject, Turn, digest
+
+MAX_SAMPLES: Final = 120
+"""Pictures on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""
+_MAX_DROPPED: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which pictures are wanted, and how many.
+
+    Attributes:
+        k (`int`, *optional*): only those of this k.
+        capability (`str`, *optional*): only questions that are to need it.
+        count (`int`): how many pictures at most.
+        seed (`int`): decides which.
+
+    Raises:
+        UsageError: no such k, capability or count.
+    """
+
+    k: int | None = None
+    capability: str | None = None
+    count: int = 12
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_SAMPLES:
+            raise UsageError(f"got n = {self.count}; give 1 to {MAX_SAMPLES} pictures")
+        if self.k is not None and not 1 <= self.k <= len(CAPABILITIES):
+            raise UsageError(f"got k = {self.k}; a question needs 1 to {len(CAPABILITIES)} capabilities")
+        if self.capability is not None and self.capability not in CAPABILITIES:
+            raise UnknownCapabilityError(self.capability, tuple(CAPABILITIES))
+
+    def turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+        """Return the questions that are wanted."""
+        return tuple(turn for turn in turns if self.capability in (None, *turn.capabilities))
+
+    def drafts(self, rejects: Sequence[Reject]) -> tuple[Reject, ...]:
+        """Return the dropped drafts that are wanted, a few of them: the first of each reason before its second."""
+        drafts = [one for one in rejects if _is_draft(one) and self.capability in (None, *one.capabilities)]
+        before = [sum(other.reason == one.reason for other in drafts[:at]) for at, one in enumerate(drafts)]
+        return tuple(drafts[at] for at in sorted(range(len(drafts)), key=before.__getitem__)[:_MAX_DROPPED])
+
+    def rank(self, *parts: object) -> int:
+        """Return a number by which the same things always come in the same, shuffled order."""
+        return int(digest("sample", self.seed, *parts), 16)
+
+    def told(self) -> str:
+        """Return in words what is wanted of questions, such as `of k = 3 that are to need counting`."""
+        parts = [f"of k = {self.k}"] if self.k is not None else []
+        parts += [f"that are to need {spoken(self.capability)}"] if self.capability is not None else []
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture that may be shown.
+
+    Attributes:
+        k, turns, caption, dropped: as for `Shown`.
+        teacher, verifier (`str`): who wrote and who checked it.
+        read (`Callable[[], bytes]`): reads the picture's file.
+    """
+
+    k: int
+    turns: tuple[Turn, ...]
+    caption: str
+    teacher: str
+    verifier: str
+    read: Callable[[], bytes] = field(repr=False)
+    dropped: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was chosen: the pictures, ordered by k, and who wrote and who checked the questions, sorted."""
+
+    shown: tuple[Shown, ...]
+    teachers: tuple[str, ...]
+    verifiers: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Chosen:
+    """Keeps of each k the samples with the lowest ranks; memory holds `wanted.count` of each k."""
+
+    wanted: Wanted
+    _by_k: dict[int, list[tuple[int, int, Sample]]] = field(default_factory=dict)
+    _offered: int = 0
+
+    def offer(self, rank: int, sample: Sample) -> None:
+        self._offered += 1
+        held = self._by_k.setdefault(sample.k, [])
+        entry = -rank, self._offered, sample
+        if len(held) < self.wanted.count:
+            heapq.heappush(held, entry)
+        else:
+            heapq.heappushpop(held, entry)
+
+    def enough_of(self, k: int) -> bool:
+        """Whether no more of this k can be shown than there are already."""
+        return len(self._by_k.get(k, ())) >= self.wanted.count
+
+    def found(self) -> Found:
+        """Read the pictures that were chosen, as evenly over k as there are."""
+        in_order = (sample for held in self._by_k.values() for _, _, sample in sorted(held, key=_rank))
+        samples = pick(in_order, self.wanted.count)
+        return Found(
+            tuple(Shown(one.read(), one.k, one.turns, one.caption, one.dropped) for one in samples),
+            tuple(sorted({one.teacher for one in samples})),
+            tuple(sorted({one.verifier for one in samples})),
+        )
+
+
+def any_draft(rejects: Sequence[Reject]) -> bool:
+    """Whether a draft is among what was dropped, not only pictures and refusals to write one."""
+    return any(map(_is_draft, rejects))
+
+
+def _is_draft(reject: Reject) -> bool:
+    return bool(reject.subject and reject.capabilities)
+
+
+def _rank(entry: tuple[int, int, Sample]) -> int:
+    return -entry[0]
