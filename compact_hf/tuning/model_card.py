@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -151,7 +151,7 @@ def _card(
         datasets=", ".join(_linked(one, "datasets/") for one in facts.datasets) or "data that was not written down",
         lora=_lora(folder) if kind == "adapter" else None,
         request=SHORT_ANSWER_INSTRUCTION,
-        curve=curve and f"{curve.title} by step. {curve.alt}",
+        curve=curve and _told(facts.loss),
         curve_file=CURVE,
         recipe=_recipe(facts.settings),
         results=results,
@@ -160,6 +160,11 @@ def _card(
         of_base=license == license_of(facts),
         mark=MARK,
     )
+
+
+def _told(curve: Sequence[tuple[int, float]]) -> str:
+    (first, high), (last, low) = curve[0], curve[-1]
+    return f"Training loss by step: {high:.2f} at step {first}, {low:.2f} at step {last}"
 
 
 def _lora(folder: Path) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ import pytest
 from compact_hf.cli import main
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.tuning.adapter import adapted, refuse_other_base
+from compact_hf.tuning.facts import FACTS, adapter_of
 from compact_hf.tuning.merge import merge_adapter
 from compact_hf.tuning.tiny import build_tiny
 from tests.tuning.adapters import adapter
@@ -114,6 +115,19 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "merged").exists()
+
+
+def test_the_bases_revision_comes_from_the_config_or_from_what_training_wrote_down(tuned: Path, tmp_path: Path) -> None:
+    student = shutil.copytree(tuned, tmp_path / "student")
+    base = adapter_of(student).base
+    assert adapter_of(student).base_revision is None
+    (student / FACTS).write_text(json.dumps({"base": base, "base_revision": "abc"}))
+    assert adapter_of(student).base_revision == "abc"
+    (student / FACTS).write_text(json.dumps({"base": "org/another", "base_revision": "abc"}))
+    assert adapter_of(student).base_revision is None
+    config = json.loads((student / "adapter_config.json").read_bytes())
+    (student / "adapter_config.json").write_text(json.dumps({**config, "revision": "def"}))
+    assert adapter_of(student).base_revision == "def"
 
 
 def test_a_student_of_another_base_is_one_clear_line(

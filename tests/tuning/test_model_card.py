@@ -76,7 +76,7 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
         'revision="0123456789"',
     ):
         assert told in card.text
-    assert "from 2.50 at step 1 to 1.25 at step 3" in card.text
+    assert "![Training loss by step: 2.50 at step 1, 1.25 at step 3](" in card.text
 
 
 def test_the_training_curve_is_a_picture_beside_the_card(adapter: Path) -> None:
@@ -108,7 +108,7 @@ def test_of_a_folder_of_plain_trl_it_tells_what_trl_left(adapter: Path, tmp_path
         (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": log}))
     card = ModelCard.load(write_card(adapter))
     assert "| steps | 4 |" in card.text
-    assert "at step 3" in card.text
+    assert "0.50 at step 3](" in card.text
 
     full = tmp_path / "full"
     full.mkdir()
