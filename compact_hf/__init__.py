@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compact_hf.synthesis.augment.augment import augment
     from compact_hf.synthesis.compact.generate import generate
     from compact_hf.synthesis.compact.status import status
+    from compact_hf.tuning.base import assemble_base
     from compact_hf.tuning.merge import merge_adapter
     from compact_hf.tuning.publish import publish_model
     from compact_hf.tuning.train import tune
@@ -34,6 +35,7 @@ __all__ = [
     "CompactError",
     "annotate",
     "assemble",
+    "assemble_base",
     "augment",
     "diff",
     "evaluate",
@@ -53,6 +55,7 @@ _HOME: Final = {
     "CompactError": "compact_hf.errors",
     "annotate": "compact_hf.synthesis.annotate.annotate",
     "assemble": "compact_hf.release.assemble",
+    "assemble_base": "compact_hf.tuning.base",
     "augment": "compact_hf.synthesis.augment.augment",
     "diff": "compact_hf.release.diff",
     "evaluate": "compact_hf.evaluation.evaluate",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from compact_hf.commands import adapter, demo, making, models, publishing, questioning, recipe, releasing, showing
+from compact_hf.commands import adapter, base, demo, making, models, publishing, questioning, recipe, releasing, showing
 from compact_hf.commands.command import Parser
 from compact_hf.errors import CompactError
 from compact_hf.talk import end_of_data, say, silence
@@ -22,6 +22,7 @@ _EXTRAS: Final = {
     "trl": "tune",
     "peft": "tune",
     "accelerate": "tune",
+    "sentencepiece": "tune",
     "openai": "openai",
     "ray": "ray",
     "xgrammar": "local",
@@ -64,6 +65,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (demo, making, questioning, releasing, publishing, showing, models, recipe, adapter):
+    for part in (demo, making, questioning, releasing, publishing, showing, models, base, recipe, adapter):
         part.add(commands)
     return parser
