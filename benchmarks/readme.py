@@ -87,6 +87,55 @@ def generation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def release(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows about writing, publishing and reading a release."""
+    rows, written, streamed = f"{found['rows']:,}", found["written"], found["stream"]
+    ours, theirs, looked = found["publish"], found["push_to_hub"], found["looked"]
+    cores = (one["cpu_s"] / one["seconds"] for one in written["write"])
+    time = (ours["seconds"] - ours["checks_s"]) / theirs["seconds"]
+    memory = ours["peak_mb"] / theirs["peak_mb"]
+    lines = [
+        (
+            f"writing {rows} rows of 100 KB pictures, by what pyarrow alone takes",
+            f"{written['ratio']:.2f} ({min(written['ratios']):.2f} to {max(written['ratios']):.2f})",
+            "1.5",
+        ),
+        ("cores that it uses, of two", f"{max(cores):.1f}", "2"),
+        (
+            "writing and publishing them, by `push_to_hub` of `datasets`: time / peak memory",
+            f"{time:.2f} / {memory:.2f}",
+            "1 / 1",
+        ),
+        ("checks before that, every picture decoded", f"{ours['checks_s']:.0f} s", ""),
+        (
+            "first look at a picture / again, from the journal",
+            " / ".join(f"{1000 * looked[time] / looked['rows']:.2f}" for time in ("first_s", "again_s")) + " ms",
+            "",
+        ),
+    ]
+    for step in ("write", "validate", "choose"):
+        runs = [run for run in found["peaks"] if run["step"] == step]
+        counts = " / ".join(f"{run['rows']:,}" for run in runs)
+        wanted = {"write": "flat, 1,500 MB", "validate": "flat"}.get(step, "")
+        lines.append(
+            (f"peak memory, {step} {counts} rows", " / ".join(str(run["peak_mb"]) for run in runs) + " MB", wanted)
+        )
+    read = " / ".join(str(found["llava"][step]["peak_mb"]) for step in ("sample", "annotate"))
+    return [
+        *lines,
+        (
+            f"peak memory, a LLaVA file of {found['llava']['bytes'] / 1e9:.1f} GB: drawn from / annotated",
+            f"{read} MB",
+            "300 MB",
+        ),
+        (
+            "bytes that a stream of k3 takes, by the size of k3's file / of other files",
+            f"{streamed['k3 bytes'] / streamed['size']:.2f} / {streamed['other bytes']}",
+            "1 / 0",
+        ),
+    ]
+
+
 def _minutes(run: dict[str, float]) -> str:
     return f"{run['seconds'] / 60:.1f} min"
 

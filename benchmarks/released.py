@@ -216,7 +216,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     with Timed() as timed, Journal.open(Path(asked["run"]), {}) as journal:
         for _ in range(2):
             asyncio.run(all_of_them(journal))
-    return timed.said | {"first_s": seconds[0], "again_s": seconds[1]}
+    return timed.said | {"rows": asked["rows"], "first_s": seconds[0], "again_s": seconds[1]}
 
 
 def instruction(asked: dict[str, Any]) -> dict[str, Any]:

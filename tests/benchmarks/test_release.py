@@ -1,0 +1,54 @@
+"""benchmarks/release.py measures what it says, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks import readme
+
+BENCHMARKS = Path(readme.__file__).parent
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("release")
+
+
+def test_every_figure_is_measured_and_shown(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What talks to the Hub's double has a process of its own, as in earnest; the rest runs here, to be quick."""
+    in_a_process = release.run
+
+    def run(step: str, **asked: Any) -> dict[str, Any]:
+        if "environment" in asked:
+            return dict(in_a_process(step, **asked))
+        return dict(release.STEPS[step](json.loads(json.dumps(asked, default=str))))
+
+    monkeypatch.setattr(release, "run", run)
+    monkeypatch.setenv("GEMINI_API_KEY", "unset when the test ends")
+    result = json.loads(json.dumps(release.measured(tmp_path, rows=60, many=90, llava_mb=0.3, repetitions=1)))
+    assert list(tmp_path.glob("*.parquet")) == [], "what was measured is taken away"
+    steps = [(one["step"], one["rows"]) for one in result["peaks"]]
+    assert steps == [
+        ("write", 3), ("validate", 3), ("choose", 3), ("write", 60), ("validate", 60), ("choose", 60), ("write", 90),
+    ]  # fmt: skip
+    assert result["written"]["ratio"] == result["written"]["ratios"][0] > 0
+    assert 0 < result["publish"]["checks_s"] < result["publish"]["seconds"]
+    streamed = result["stream"]
+    assert streamed["size"] <= streamed["k3 bytes"] < streamed["size"] + 2**17, "the footer is read twice"
+    assert (streamed["rows"] > 10, streamed["other bytes"]) == (True, 0)
+    sample, annotated = result["llava"]["sample"], result["llava"]["annotate"]
+    assert (sample["rows"], sample["rejected"]) == (10, 0)
+    assert 90 < annotated["questions"] <= 100, "ten pictures with two items of five questions; the last may have one"
+    assert release.table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
+    for what, figure, wanted in readme.release(result):
+        assert what
+        assert figure.strip(" /"), (what, wanted)
