@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from starlette.responses import Response
 
-from compact_hf.testing.hub.server import HubServer
+from compact_hf.testing.hub.faults import unavailable
+from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.tuning.facts import FACTS
 from compact_hf.tuning.tiny import build_tiny
 from tests.hub.clients import at, statuses, told
@@ -96,6 +98,7 @@ import json, shutil, sys
 from pathlib import Path
 from compact_hf.errors import CompactError
 from compact_hf import publish_model
+from compact_hf.hub import push as module
 work = Path(sys.argv[1])
 told = {}
 
@@ -127,6 +130,10 @@ refused("pickles", "pickled", base="org/base")
 refused("broken weights", "broken", base="org/base")
 refused("no model", "results")
 refused("no card", "unknown")
+refused("a shard is missing", "sharded", base="org/base")
+module._WAITS_S = ()
+refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
+publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 """
 
 
@@ -234,6 +241,15 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
     server: HubServer, work: Path, tmp_path: Path
 ) -> None:
     folders(work)
+    broken: list[str] = []
+
+    def once(asked: Asked, number: int) -> Response | None:
+        if asked.path.endswith("org/resumed/discussions/1/merge") and not broken:
+            broken.append(asked.path)
+            return unavailable()
+        return None
+
+    server.fault = once
     got: dict[str, list[Any]] = told(server, REFUSED, work, home=tmp_path / "home")
     expected = {
         "base in a folder": ("UsageError", "give its repository as --base"),
@@ -253,6 +269,8 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "broken weights": ("TuningError", "cannot be read"),
         "no model": ("UsageError", "give a model's or adapter's folder"),
         "no card": ("TuningError", "is written down nowhere"),
+        "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
+        "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }
     assert got.keys() == expected.keys()
     for case, (kind, part) in expected.items():
@@ -260,6 +278,9 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         assert part in got[case][1], got[case]
         assert "\n" not in got[case][1]
     assert not server.store.has("model", "org/new")
+    resumed = server.store.repository("model", "org/resumed")
+    assert statuses(resumed) == ["merged"], "the same call went on in the same pull request"
+    assert at(resumed, "main") == at(resumed, "v1.0.0")
 
 
 def folders(work: Path) -> None:
@@ -281,5 +302,8 @@ def folders(work: Path) -> None:
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     broken = shutil.copytree(work / "tuned", work / "broken")
     (broken / "adapter_model.safetensors").write_bytes(b"\0" * 100)
+    sharded = shutil.copytree(work / "tuned", work / "sharded")
+    index = {"weight_map": {"a": "adapter_model.safetensors", "b": "adapter_model-2.safetensors"}}
+    (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
     unknown = shutil.copytree(work / "base", work / "unknown")
     (unknown / "README.md").unlink()
