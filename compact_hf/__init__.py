@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compact_hf.tuning.base import assemble_base
     from compact_hf.tuning.merge import merge_adapter
     from compact_hf.tuning.publish import publish_model
+    from compact_hf.tuning.recipes import copy_recipe
     from compact_hf.tuning.train import tune
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "assemble",
     "assemble_base",
     "augment",
+    "copy_recipe",
     "diff",
     "evaluate",
     "export",
@@ -57,6 +59,7 @@ _HOME: Final = {
     "assemble": "compact_hf.release.assemble",
     "assemble_base": "compact_hf.tuning.base",
     "augment": "compact_hf.synthesis.augment.augment",
+    "copy_recipe": "compact_hf.tuning.recipes",
     "diff": "compact_hf.release.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.release.exports.export",
