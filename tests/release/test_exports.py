@@ -98,6 +98,26 @@ def test_llava_json_is_what_llavas_code_reads(release: Path, tmp_path: Path) -> 
     assert len(files) == 62 < len(about_pictures), "a picture of several rows was written several times"
 
 
+def test_llava_json_is_described_for_llama_factory(release: Path, tmp_path: Path) -> None:
+    """It loads the file with `datasets`, row by row takes the columns that dataset_info.json names, and looks for the
+    picture in `media_dir`; a row has as many `<image>` as pictures."""
+    from datasets import load_dataset
+
+    out = tmp_path / "llava"
+    counts = export(release, out, format="llava")
+    described = json.loads((out / "dataset_info.json").read_text())
+    assert described.keys() == {"compact_train", "compact_validation"}
+    for of_split in described.values():
+        assert of_split["formatting"] == "sharegpt"
+        loaded = load_dataset("json", data_files=str(out / of_split["file_name"]), cache_dir=str(tmp_path / "cache"))
+        assert len(loaded["train"]) == counts[Path(of_split["file_name"]).stem]
+        for found in loaded["train"]:
+            messages, image = (found[of_split["columns"][name]] for name in ("messages", "images"))
+            assert [message["from"] for message in messages] == ["human", "gpt"] * (len(messages) // 2)
+            assert sum(message["value"].count("<image>") for message in messages) == (image is not None)
+            assert image is None or (out / image).is_file()
+
+
 def test_messages_load_as_trl_takes_them(release: Path, tmp_path: Path) -> None:
     from datasets import Image, List, load_dataset
 

@@ -1,6 +1,7 @@
 """The formats of an export: in go records of a release, out come a format's files in a folder.
 
-    llava        train.json, a JSON list as LLaVA's and LLaMA-Factory's code read it, and images/
+    llava        train.json, a JSON list as LLaVA's and LLaMA-Factory's code read it, images/, and dataset_info.json, by
+                 which LLaMA-Factory finds it: `dataset_dir: FOLDER`, `media_dir: FOLDER`, `dataset: compact_train`
     finevision   data/CONFIG/train-*.parquet: `images`, `texts`, `source`, and the teacher's confidence
     messages     train/metadata.jsonl and train/images/, which `load_dataset` reads as TRL takes it
 
@@ -50,6 +51,7 @@ def write_llava(records: Records, folder: Path, *, config: str, split: str) -> i
             item = {"id": record["id"], **({"image": names[0]} if names else {}), "conversations": turns}
             file.write(f"{',' if count > 1 else ''}\n{json.dumps(item, ensure_ascii=False)}")
         file.write("\n]\n")
+    _describe(folder, split)
     return count
 
 
@@ -113,6 +115,18 @@ FORMATS: Final[dict[str, Callable[..., int]]] = {
     "messages": write_messages,
 }
 """Format -> what writes a split of it."""
+
+
+def _describe(folder: Path, split: str) -> None:
+    """Tell LLaMA-Factory of a split; what it takes for granted of `sharegpt` are LLaVA's own names of speakers."""
+    file = folder / "dataset_info.json"
+    described = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    described[f"compact_{split}"] = {
+        "file_name": f"{split}.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "conversations", "images": "image"},
+    }
+    file.write_text(f"{json.dumps(described, indent=2)}\n", encoding="utf-8")
 
 
 def _written_pictures(record: dict[str, Any], folder: Path) -> list[str]:
