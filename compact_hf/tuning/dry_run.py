@@ -18,7 +18,7 @@ from typing import Any
 
 from compact_hf.tuning.memory import Devices, Memory, estimate
 from compact_hf.tuning.progress import without_progress_bars
-from compact_hf.tuning.sampler import Grouping, share
+from compact_hf.tuning.sampler import Grouping
 from compact_hf.tuning.screen import Screened
 from compact_hf.tuning.sft import (
     LIBRARIES,
@@ -112,22 +112,17 @@ def devices_of(launch: Sequence[str]) -> Devices:
 
 def _plan(told: Arguments, config: Any, screened: Screened, devices: Devices) -> Plan:
     training = told.training
-    at_once = training.per_device_train_batch_size * devices.processes
     seed = training.seed if training.data_seed is None else training.data_seed
     grouping = Grouping(
         screened.lengths,
         screened.pictured,
-        at_once=at_once,
+        batch_size=training.per_device_train_batch_size,
+        processes=devices.processes,
         accumulation=training.gradient_accumulation_steps,
         seed=seed,
         drop_last=training.dataloader_drop_last,
     )
-    batches = [
-        share(rows, rank=rank, processes=devices.processes)
-        for step in grouping.epoch(0)
-        for rows in step
-        for rank in range(devices.processes)
-    ]
+    batches = [batch for step in grouping.epoch(0) for shares in grouping.batches(step) for batch in shares]
     computed = [(len(batch), max(screened.lengths[row] for row in batch)) for batch in batches]
     rows, length = max(computed, key=lambda batch: batch[0] * batch[1])
     tokens = sum(screened.lengths)
@@ -136,7 +131,7 @@ def _plan(told: Arguments, config: Any, screened: Screened, devices: Devices) ->
     steps = training.max_steps if training.max_steps > 0 else math.ceil(in_epoch * training.num_train_epochs)
     return Plan(
         processes=devices.processes,
-        rows_per_step=at_once * training.gradient_accumulation_steps,
+        rows_per_step=grouping.step_size,
         steps=steps,
         epochs=steps / in_epoch,
         rows=len(screened.kept),

@@ -2,11 +2,12 @@
 
 LLaVA's rule (`group_by_modality_length` in llava/train/llava_trainer.py): rows with and without a picture never share
 a step, which rows share one is drawn at random, and the rows of a step are sorted by length, so that those that are
-computed together need little padding. What is left over of both when no whole step can be made of either comes last.
+computed together need little padding. What makes no whole step comes last.
 
-Beyond LLaVA's, all processes compute the same modality at the same time in these last steps too: under FSDP and ZeRO-3
-a process whose batch has no picture would leave the others waiting at the vision tower. Nothing here depends on torch,
-and the order follows from lengths, modalities, seed and epoch alone.
+LLaVA puts those leftovers of both modalities into one step, where a process whose batch has no picture computes an
+empty one. Here each modality's leftovers are a step of their own, in smaller batches: under FSDP and ZeRO-3 all
+processes have to enter the vision tower together, or none. Where there are fewer leftovers than batches in a step, some
+are taken more than once. The order follows from lengths, modalities, seed and epoch alone; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -14,69 +15,68 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """What rows are grouped by, and how many are computed together.
+    """What rows are grouped by, and how many make a step.
 
     Attributes:
         lengths (`Sequence[int]`): tokens of each row, those of its picture included.
         pictured (`Sequence[bool]`): whether each row has a picture.
-        at_once (`int`): rows that all processes together compute at a time: processes x batch size of each.
-        accumulation (`int`): how many times that makes one step.
+        batch_size (`int`): rows that one process computes at a time.
+        processes (`int`): how many compute at the same time.
+        accumulation (`int`): how many times they do for one step.
         seed (`int`): what the order is drawn from, together with the epoch.
         drop_last (`bool`, *optional*, defaults to `False`): leave out what makes no whole step.
     """
 
     lengths: Sequence[int]
     pictured: Sequence[bool]
-    at_once: int
+    batch_size: int
+    processes: int
     accumulation: int
     seed: int
     drop_last: bool = False
 
     @property
+    def step_size(self) -> int:
+        """Rows of a whole step."""
+        return self.batch_size * self.processes * self.accumulation
+
+    @property
     def steps_per_epoch(self) -> int:
         """How many optimizer steps an epoch has."""
-        return len(self.epoch(0))
+        counts = (sum(self.pictured), len(self.pictured) - sum(self.pictured))
+        return sum(count // self.step_size if self.drop_last else -(-count // self.step_size) for count in counts)
 
-    def epoch(self, number: int) -> list[list[list[int]]]:
-        """Return an epoch's steps, each the lists of rows that are computed at once, one after the other.
-
-        Every list but an epoch's last few is `at_once` long; every step but the last has `accumulation` of them.
-        """
+    def epoch(self, number: int) -> list[list[int]]:
+        """Return the rows of each step of an epoch, the longest first."""
         drawn = random.Random(f"{self.seed} {number}")
-        whole_steps: list[list[list[int]]] = []
-        left: list[list[int]] = []
+        steps, rest = [], []
         for wanted in (True, False):
             rows = [row for row, has in enumerate(self.pictured) if has is wanted]
             drawn.shuffle(rows)
-            step = self.at_once * self.accumulation
-            whole = len(rows) - len(rows) % step
-            whole_steps += [self._sorted(rows[start : start + step]) for start in range(0, whole, step)]
-            left += self._sorted(rows[whole:])
-        drawn.shuffle(whole_steps)
-        if self.drop_last:
-            return whole_steps
-        return whole_steps + [
-            left[start : start + self.accumulation] for start in range(0, len(left), self.accumulation)
-        ]
+            whole = len(rows) - len(rows) % self.step_size
+            steps += [rows[start : start + self.step_size] for start in range(0, whole, self.step_size)]
+            if rows[whole:] and not self.drop_last:
+                rest.append(self._filled(rows[whole:]))
+        drawn.shuffle(steps)
+        return [sorted(rows, key=lambda row: (-self.lengths[row], row)) for rows in steps + rest]
 
-    def _sorted(self, rows: list[int]) -> list[list[int]]:
-        longest_first = sorted(rows, key=lambda row: (-self.lengths[row], row))
-        return [longest_first[start : start + self.at_once] for start in range(0, len(rows), self.at_once)]
+    def batches(self, step: Sequence[int]) -> list[list[Sequence[int]]]:
+        """Deal out a step's rows: for each time that all compute, for each process, neighbours in length."""
+        return [cut(rows, self.processes) for rows in cut(step, self.accumulation)]
+
+    def _filled(self, rows: list[int]) -> list[int]:
+        """Return leftovers, some of them again where they are not enough for every batch to have one."""
+        return list(islice(cycle(rows), max(len(rows), self.processes * self.accumulation)))
 
 
-def share(rows: Sequence[int], *, rank: int, processes: int) -> Sequence[int]:
-    """Return what one process takes of rows that are computed at once: neighbours in length, equally many or one less.
-
-    Where there are fewer rows than processes, which happens once an epoch at most for each modality, some rows are
-    taken twice: a process without a row would leave the others waiting.
-    """
-    if len(rows) < processes:
-        return [rows[rank % len(rows)]]
-    return rows[len(rows) * rank // processes : len(rows) * (rank + 1) // processes]
+def cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Return neighbours together in so many parts, of the same size or one more."""
+    return [rows[len(rows) * part // parts : len(rows) * (part + 1) // parts] for part in range(parts)]
 
 
 class Batches:
@@ -85,22 +85,20 @@ class Batches:
     Args:
         grouping (`Grouping`): of all processes.
         rank (`int`): this process's number.
-        processes (`int`): how many there are.
         epoch (`Callable[[], int | None]`): the number of the epoch that begins, asked for whenever an iteration does;
             None where training is over.
     """
 
-    def __init__(self, grouping: Grouping, *, rank: int, processes: int, epoch: Callable[[], int | None]) -> None:
-        self._grouping, self._rank, self._processes, self._epoch = grouping, rank, processes, epoch
-        self._length = sum(map(len, grouping.epoch(0)))
+    def __init__(self, grouping: Grouping, *, rank: int, epoch: Callable[[], int | None]) -> None:
+        self._grouping, self._rank, self._epoch = grouping, rank, epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._grouping.steps_per_epoch * self._grouping.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
         number = self._epoch()
         if number is None:
             return
         for step in self._grouping.epoch(number):
-            for rows in step:
-                yield list(share(rows, rank=self._rank, processes=self._processes))
+            for shares in self._grouping.batches(step):
+                yield list(shares[self._rank])

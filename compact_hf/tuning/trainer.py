@@ -52,7 +52,8 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         self.grouping = Grouping(
             screened.lengths,
             screened.pictured,
-            at_once=self.args.per_device_train_batch_size * self.args.world_size,
+            batch_size=self.args.per_device_train_batch_size,
+            processes=self.args.world_size,
             accumulation=self.args.gradient_accumulation_steps,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             drop_last=self.args.dataloader_drop_last,
@@ -75,9 +76,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         workers = self.args.dataloader_num_workers
         loader = DataLoader(
             self._remove_unused_columns(self.train_dataset, description="training"),
-            batch_sampler=Batches(
-                self.grouping, rank=self.args.process_index, processes=self.args.world_size, epoch=epoch
-            ),
+            batch_sampler=Batches(self.grouping, rank=self.args.process_index, epoch=epoch),
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
