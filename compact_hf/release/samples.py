@@ -135,7 +135,8 @@ def any_draft(rejects: Sequence[Reject]) -> bool:
 
 
 def _is_draft(reject: Reject) -> bool:
-    return bool(reject.subject and reject.capabilities)
+    """A teacher that declined wrote none, and what is dropped at other stages is a picture or somebody's question."""
+    return reject.stage in ("generation", "verification") and bool(reject.subject)
 
 
 def _rank(entry: tuple[int, int, Sample]) -> int:
