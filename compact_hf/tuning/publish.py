@@ -96,13 +96,19 @@ def publish_model(
         on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
 
     Raises:
-        UsageError: a name or the version is none, or an adapter's base is a folder and `base` is not given.
+        UsageError: a name or the version is none, an adapter's base is a folder and `base` is not given, or scores or a
+            licence shall go into a card that a person wrote.
         TuningError: the folder lacks something, the adapter was made for another base, the results are another
             model's, or the repository holds something else.
         HubError: the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
     _refuse_incomplete(folder)
+    is_own_card = _is_own_card(folder)
+    if is_own_card and (results or license):
+        raise UsageError(
+            f"{folder / CARD} is your own; write scores and licence there yourself, or remove it to have one written"
+        )
     tag = _tag(folder, repo_id, version)
     facts = _with_public_base(folder, facts_of(folder), base)
     scores = _scores_of(folder, Path(results)) if results else None
@@ -110,7 +116,7 @@ def publish_model(
     with TemporaryDirectory(prefix="compact-publish-") as place:
         staged = Path(place)
         _stage(folder, staged, facts, on_progress)
-        if _is_own_card(folder):
+        if is_own_card:
             on_progress(f"{folder / CARD} is your own and is published as it is")
         else:
             put_card(staged, facts, name=repo_id, results=scores, license=terms)

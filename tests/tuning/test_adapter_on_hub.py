@@ -130,6 +130,7 @@ refused("pickles", "pickled", base="org/base")
 refused("broken weights", "broken", base="org/base")
 refused("no model", "results")
 refused("no card", "unknown")
+refused("own card", "other", license="mit")
 refused("a shard is missing", "sharded", base="org/base")
 module._WAITS_S = ()
 refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
@@ -269,6 +270,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "broken weights": ("TuningError", "cannot be read"),
         "no model": ("UsageError", "give a model's or adapter's folder"),
         "no card": ("TuningError", "is written down nowhere"),
+        "own card": ("UsageError", "is your own"),
         "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
         "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }
