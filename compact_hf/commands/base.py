@@ -77,8 +77,8 @@ def _assemble(chosen: argparse.Namespace) -> int:
     if chosen.dry_run:
         tell_table(("part",), [(part,) for part in assembled.parts])
         say(
-            f"{assembled.out} would be at most {assembled.room.out / 1e9:.2f} GB with {assembled.rows} rows of "
-            f"vocabulary; to download: {assembled.room.download / 1e9:.2f} GB"
+            f"{assembled.out} would be at most {-(-assembled.room.out // _MEGA)} MB with {assembled.rows} rows of "
+            f"vocabulary; to download: {-(-assembled.room.download // _MEGA)} MB"
         )
         return 0
     say(f"next: compact tune RECIPE --model_name_or_path {chosen.push or assembled.out}")

@@ -105,6 +105,8 @@ def assemble_base(
     out = Path(os.path.abspath(out))
     if dtype not in get_args(Precision):
         raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(get_args(Precision))}")
+    if private and push_to is None:
+        raise UsageError("a base that is not pushed is private already; give --push ORG/NAME too")
     _refuse_other_folder(out)
     if push_to is not None:
         _refuse_other_repository(push_to)
@@ -115,11 +117,10 @@ def assemble_base(
     if dry_run:
         base_processor(parts[0], parts[1], config)
         return Assembled(out, told, room, rows, False, None)
-    record = Record.of(parts, dtype, config)
     is_new = not out.exists() or not any(out.iterdir())
     if is_new:
-        _assemble(out, parts, config, record, room, on_note, on_progress)
-    elif record_at(out).identity != record.identity:
+        _assemble(out, parts, config, dtype, room, on_note, on_progress)
+    elif record_at(out).identity != _record(parts, dtype, config, on_note).identity:
         raise UsageError(f"{out} holds a base of other parts or another dtype; choose another --out, or remove it")
     else:
         on_note(f"{out} holds this base already")
@@ -133,7 +134,7 @@ def _assemble(
     out: Path,
     parts: tuple[Part, ...],
     config: LlavaConfig,
-    record: Record,
+    dtype: Precision,
     room: Room,
     on_note: Callable[[str], None],
     on_progress: Callable[[int, int], None],
@@ -144,12 +145,14 @@ def _assemble(
     processor = base_processor(parts[0], parts[1], config)  # before the download, as it may be refused
     refuse_small_disk(out, room)
     for part in parts:
-        on_note(f"taking the {part}, {part.weight_bytes / 1e9:.2f} GB of weights")
-        part.fetch()
-    wanted = None if record.dtype == "stored" else getattr(torch, record.dtype)
+        if part.commit is not None:
+            on_note(f"fetching the {part}, {part.weight_bytes // 1_000_000} MB of weights")
+            part.fetch()
+    wanted = None if dtype == "stored" else getattr(torch, dtype)
     weights = weights_found(parts, config, dtype=wanted)
     refuse_small_disk(out, Room(0, sum(weight.nbytes for weight in weights)))
     refuse_small_memory(memory_needed(weights))
+    record = _record(parts, dtype, config, on_note)
     try:
         with replacing(out, ours=lambda folder: False) as folder:
             write_weights(weights, folder, on_progress=on_progress)
@@ -158,6 +161,13 @@ def _assemble(
         raise UsageError(str(error)) from error
     except OSError as error:
         raise TuningError(f"{out} cannot be written ({error}); make room or choose another --out") from error
+
+
+def _record(parts: tuple[Part, ...], dtype: Precision, config: LlavaConfig, on_note: Callable[[str], None]) -> Record:
+    for part in parts:
+        if part.commit is None:
+            on_note(f"hashing the {part}, {part.weight_bytes // 1_000_000} MB of weights")
+    return Record.of(parts, dtype, config)
 
 
 def _write_rest(

@@ -134,11 +134,12 @@ def _vision_config(part: Part) -> Any:
 
 
 def _config(part: Part) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(part.fetch(weights=False))
-    except _CANNOT_LOAD as error:
+    except (*_CANNOT_LOAD, StrictDataclassError) as error:
         raise TuningError(f"the config of {part} cannot be read: {first_line(error)}") from error
 
 

@@ -74,6 +74,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a mistral": (lambda at: edit_json(at / "vicuna/config.json", model_type="mistral"), "of the kind mistral"),
     "a siglip": (lambda at: edit_json(at / "clip/config.json", model_type="siglip"), "of the kind siglip"),
     "no kind": (lambda at: (at / "vicuna/config.json").write_text("{}"), "cannot be read"),
+    "a width in words": (
+        lambda at: edit_json(at / "vicuna/config.json", hidden_size="wide"),
+        "the config of language model",
+    ),
     "quantized": (
         lambda at: edit_json(at / "vicuna/config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
         "is quantized",
@@ -156,6 +160,7 @@ def test_a_pickle_that_would_run_something_is_not_opened(places: dict[str, str],
         ({"vision_tower": "nowhere"}, "it is no folder here, nor org/name"),
         ({"dtype": "int8"}, "there are stored, float16, bfloat16, float32"),
         ({"push_to": "base"}, "give namespace/name"),
+        ({"private": True}, "give --push ORG/NAME too"),
     ],
 )
 def test_what_names_nothing_is_told(places: dict[str, str], tmp_path: Path, given: Any, told: str) -> None:
