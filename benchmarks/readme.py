@@ -136,6 +136,27 @@ def release(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def training(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows about tuning; switches that do not hold have none."""
+    machine, lines = found["machine"], {name: one for name, one in found["lines"].items() if "failed" not in one}
+    where = f"{found['size']} LLaVA on {machine['gpu'] or machine['cpu']}"
+    rows = [
+        (
+            f"{name}, {where}: questions a second / of peak / memory",
+            f"{one['questions_per_second']:.3g} / {one['of_peak']:.2f} / {one['peak_mb']:,} MB",
+            "",
+        )
+        for name, one in lines.items()
+    ]
+    gained = " / ".join(f"{times:.2f}" for times in found["gains"].values())
+    workers = str(lines["compact tune"]["workers_needed"])
+    return [
+        *rows,
+        ("how many times as many questions a second the format / the trainer brings", gained, ""),
+        ("workers that keep up with it", workers, ""),
+    ]
+
+
 def _minutes(run: dict[str, float]) -> str:
     return f"{run['seconds'] / 60:.1f} min"
 
