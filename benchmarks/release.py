@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from released import STEPS, llava_file
+from release_data import llava_file
+from released import STEPS
 from served import Service
 
 from compact_hf.testing.hub.server import HubServer

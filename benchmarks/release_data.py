@@ -1,0 +1,131 @@
+"""What benchmarks/released.py works on: pictures, rows about them, a journal, a file in LLaVA's format.
+
+Pictures are JPEGs of noise, about 100 KB, so that nothing compresses away; a number in the header makes each another.
+What they are asked is the same in every step, ours or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from compact_hf.capabilities import CAPABILITIES as ATOMS
+from compact_hf.engine.journal import Finished, Journal
+from compact_hf.images.look import image_id_of
+from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
+from compact_hf.synthesis.compact.conversation import Outcome
+
+EDGE = 342  # pixels; noise of this size takes about 100 KB as a JPEG
+DIFFERENT = 50  # pictures that are drawn; the others differ in four bytes of the header
+CAPABILITIES = ("color", "shape", "counting")
+WORDS = 5000  # as many different words as some 100,000 people's questions about pictures have
+
+
+@cache
+def _drawn(number: int, edge: int) -> tuple[bytes, bytes]:
+    """A JPEG file, without the four bytes of its density (JFIF), which stand between the two parts."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=88)
+    at = out.getvalue().index(b"JFIF\0") + 8
+    return out.getvalue()[:at], out.getvalue()[at + 4 :]
+
+
+def picture(number: int, edge: int = EDGE) -> bytes:
+    """A JPEG file of about 100 KB, another one for each number."""
+    before, after = _drawn(number % DIFFERENT, edge)
+    return b"".join((before, number.to_bytes(4, "big"), after))
+
+
+def rows(ids: list[str]) -> Iterator[Row]:
+    """Rows with three turns each about the pictures with these ids, k = 1, 2, 3 in turn."""
+    for number, image_id in enumerate(ids):
+        asked = CAPABILITIES[: number % 3 + 1]
+        turns = tuple(Turn(f"Question {at} about {number}?", "red", asked, asked, 90) for at in range(3))
+        messages = [
+            message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
+        ]
+        yield Row(
+            id=digest(number),
+            messages=tuple(messages),
+            source="compact",
+            k=len(asked),
+            capabilities=asked,
+            turns=turns,
+            image_id=image_id,
+            image_source="noise",
+            image_license="CC0-1.0",
+            teacher="none",
+            verifier="none",
+            preset_version="none",
+            read_picture=partial(picture, number),
+        )
+
+
+def records(ids: list[str]) -> Iterator[dict[str, Any]]:
+    """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
+    from compact_hf.release.features import record
+
+    return (record(row, row.read_picture() if row.read_picture else None) for row in rows(ids))
+
+
+def known_ids(count: int) -> list[str]:
+    """What a run's journal knows of the pictures."""
+    return [image_id_of(picture(number)) for number in range(count)]
+
+
+def _outcome(number: int) -> Outcome:
+    """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
+    rng = random.Random(number)
+    k = rng.randint(1, 3)
+    turns = []
+    for _ in range(rng.randint(4, 5)):
+        asked = tuple(sorted(rng.sample(list(ATOMS), k)))
+        # Some words are far more frequent than others, as in any language.
+        words = (f"word{int(WORDS ** rng.random())}" for _ in range(rng.randint(6, 14)))
+        turns.append(Turn(" ".join(words), f"answer {int(WORDS ** rng.random())}", asked, asked, 90))
+    return Outcome(k, Conversation(digest(number), k, tuple(turns)), (), (), "none", "none")
+
+
+def journalled(count: int, run: Path) -> None:
+    """Write the journal of a run over `count` images."""
+    identity = {"source": "scenes", "method": "compact", "preset": "efficient@1"}
+    with Journal.open(run, identity) as journal:
+        for number in range(count):
+            of = Picture(digest(number), f"scene:{number}", 64, 64, "scenes")
+            journal.record_look(of.ref, "", of)
+            journal.record_outcome(Finished(of.image_id, of.ref, to_json(_outcome(number)), 5))
+
+
+def llava_file(folder: Path, megabytes: float) -> Path:
+    """Write a file in LLaVA's format of about 1,500 bytes an item, as LLaVA-665K, and a picture for every two items."""
+    (folder / "coco").mkdir(parents=True)
+    answer = json.dumps("What is to be seen there is said in so many words. " * 4)
+    file, number = folder / "llava.json", 0
+    with file.open("w", encoding="utf-8") as out:
+        while out.tell() < megabytes * 1e6:
+            ref = f"coco/{number // 2:012}.jpg"
+            if number % 2 == 0:
+                first = folder / "coco" / f"{number // 2 % DIFFERENT:012}.jpg"
+                if number // 2 < DIFFERENT:
+                    first.write_bytes(picture(number // 2, edge=48))
+                else:
+                    os.link(first, folder / ref)
+            turns = ", ".join(
+                f'{{"from": "human", "value": "{"" if at else "<image>" + chr(92) + "n"}Question {at} of {number}?"}}, '
+                f'{{"from": "gpt", "value": {answer}}}'
+                for at in range(5)
+            )
+            out.write(f'{"," if number else "["}\n{{"id": "{number}", "image": "{ref}", "conversations": [{turns}]}}')
+            number += 1
+        out.write("\n]\n")
+    return file
