@@ -127,6 +127,11 @@ def page(shown: Sequence[Shown], *, title: str, summary: Sequence[str]) -> str:
     return template.render(title=title, summary=summary, sheet=fragment(shown))
 
 
+def stylesheet() -> str:
+    """Return the CSS of `fragment`, for a page that declares `style.css_variables`."""
+    return Path(__file__).with_name("templates").joinpath("contact_sheet.css").read_text(encoding="utf-8")
+
+
 def thumbnail(picture: bytes) -> dict[str, Any]:
     """Return `url` (a data URL), `width` and `height` in pixels of a picture, made small."""
     from PIL import Image
