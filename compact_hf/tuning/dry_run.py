@@ -18,11 +18,13 @@ from typing import Any
 
 from compact_hf.tuning.memory import Devices, Memory, estimate
 from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.recipes import refuse_unknown_keys
 from compact_hf.tuning.sampler import Grouping
 from compact_hf.tuning.screen import Screened
 from compact_hf.tuning.sft import (
     LIBRARIES,
     Arguments,
+    Extras,
     load,
     make_parser,
     processor_of,
@@ -86,6 +88,7 @@ def dry_run(
         HubError: the data set's revision cannot be found on the Hub.
     """
     job = job_of(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    refuse_unknown_keys({key: value for key, value in job.settings.items() if key not in Extras.__dataclass_fields__})
     # Whatever the recipe is written for, it is only counted here.
     given = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
     *parsed, launch = make_parser("compact tune").parse_args_and_config(given, return_remaining_strings=True)

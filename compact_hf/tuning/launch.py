@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from compact_hf.tuning.sft import PROCESSES, make_parser
+from compact_hf.tuning.recipes import refuse_unknown_keys
+from compact_hf.tuning.sft import PROCESSES, make_parser, run, settings_of
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
+    refuse_unknown_keys(settings_of(arguments))
     # Only the training processes act on it; a launcher that is ended by it would leave them behind.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     *_, of_recipe, of_options = make_parser("compact tune").parse_args_and_config(
@@ -42,4 +44,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run(main, sys.argv[1:]))

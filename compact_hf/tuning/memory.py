@@ -81,12 +81,14 @@ def estimate(config: Any, told: Any, devices: Devices, *, rows: int = 0, length:
         model = _model(config, told)
     parameters = list(model.named_parameters())
     trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-    weights = sum(_bytes(name, parameter, told.model) for name, parameter in parameters)
-    gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    states = sum(parameter.numel() * _state_bytes(parameter, told.training.optim) for parameter in trained)
+    bits = _Bits.of(told)
+    weights = sum(bits.bytes_of(name, parameter) for name, parameter in parameters)
+    gradients = sum(bits.bytes_of("", parameter) for parameter in trained)
+    states = sum(parameter.numel() for parameter in trained) if "8bit" in told.training.optim else gradients
+    states *= _STATES
     layers = config.get_text_config().num_hidden_layers
     if devices.sharded:
-        gathered = 2 * sum(_bytes(name, one, told.model) for name, one in parameters if ".layers.0." in name)
+        gathered = 2 * sum(bits.bytes_of(name, one) for name, one in parameters if "language_model.layers.0." in name)
         weights, gradients, states = (part // devices.processes for part in (weights, gradients, states))
         weights += gathered
     elif devices.processes > 1:
@@ -114,16 +116,25 @@ def _model(config: Any, told: Any) -> Any:
     return model if peft_config is None else get_peft_model(model, peft_config)
 
 
-def _bytes(name: str, parameter: Any, model_args: Any) -> float:
-    # bitsandbytes replaces every linear layer but the head, and none that is trained.
-    linear = name.endswith("weight") and parameter.dim() == 2 and not parameter.requires_grad
-    if model_args.load_in_4bit and linear and "embed" not in name and "lm_head" not in name:
-        return float(parameter.numel() * _BITS_4)
-    return float(parameter.numel() * parameter.element_size())
+@dataclass(frozen=True, slots=True)
+class _Bits:
+    """What bitsandbytes holds in 4 bits: every linear layer but the trained and those that it is told to skip."""
 
+    used: bool
+    skipped: tuple[str, ...]
 
-def _state_bytes(parameter: Any, optimizer: str) -> int:
-    return _STATES * (1 if "8bit" in optimizer else int(parameter.element_size()))
+    @classmethod
+    def of(cls, told: Any) -> _Bits:
+        config = (told.training.model_init_kwargs or {}).get("quantization_config") or {}
+        skipped = config.get("llm_int8_skip_modules") or ("lm_head",)
+        return cls(bool(told.model.load_in_4bit or config.get("load_in_4bit")), (*skipped, "embed"))
+
+    def bytes_of(self, name: str, parameter: Any) -> float:
+        if self.used and parameter.requires_grad:
+            return float(parameter.numel() * 2)  # TRL makes bfloat16 of what is trained over 4 bits
+        if self.used and parameter.dim() == 2 and not any(part in name for part in self.skipped):
+            return float(parameter.numel() * _BITS_4)
+        return float(parameter.numel() * parameter.element_size())
 
 
 def _activations(config: Any, told: Any, rows: int, length: int, layers: int) -> int:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -302,7 +302,7 @@ def _record(told: Arguments, arguments: Sequence[str], trainer: Any, screened: S
         "dataset": told.script.dataset_name or [one.path for one in told.mixture.datasets],
         "dataset_config": told.script.dataset_config,
         "dataset_revision": told.extras.dataset_revision,
-        "settings": _settings(arguments),
+        "settings": settings_of(arguments),
         "projector_learning_rate": told.extras.projector_learning_rate,
         "rows": len(screened.kept),
         "dropped": screened.reasons,
@@ -314,7 +314,7 @@ def _record(told: Arguments, arguments: Sequence[str], trainer: Any, screened: S
     }
 
 
-def _settings(arguments: Sequence[str]) -> dict[str, Any]:
+def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the recipe's settings with what replaced them on the command line."""
     given: dict[str, list[str]] = {}
     for argument in (part for one in arguments for part in (one.split("=", 1) if one.startswith("--") else [one])):
@@ -339,11 +339,8 @@ def _typed(text: str) -> str | int | float | bool:
     return value if isinstance(value, int | float) else text
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Train, tell what goes wrong on purpose in one line that the parent process understands, and return the status."""
-    # Until training begins nothing is lost by ending at once.
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+    """Tell what goes wrong on purpose in one line that the parent process understands, and return the status."""
     try:
         main(arguments)
     except CompactError as error:
@@ -353,4 +350,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    # Until training begins nothing is lost by ending at once.
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(run(main, sys.argv[1:]))

@@ -190,7 +190,7 @@ def _run(
         nonlocal last, telling
         last = line
         # What we say ourselves is clearer than what follows from it.
-        if _TELLING.match(line) and not _OURS.match(telling):
+        if _OURS.match(line) or (_TELLING.match(line) and not _OURS.match(telling)):
             telling = line
 
     with _writing(log) as kept, _child(command) as child:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from compact_hf.cli import main
 from compact_hf.tuning.dry_run import Plan, devices_of, dry_run
 from compact_hf.tuning.memory import Devices, estimate
 from compact_hf.tuning.recipes import recipe_path
@@ -118,6 +119,12 @@ def test_recomputation_sharding_and_4_bit_take_less() -> None:
     assert total(load_in_4bit="true") < usual - 9e9
 
 
+def test_the_qlora_recipe_fits_the_24_gb_that_it_is_for() -> None:
+    found = estimate(llava_7b(), told("llava15-7b-qlora"), Devices(), rows=4, length=800)
+    assert found.held < found.total < 0.9 * 24e9
+    assert found.gradients == 2 * found.trained
+
+
 def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
     """Measured by torch's profiler: the highest sum of what the allocator holds in forward, backward and step."""
     import torch
@@ -145,3 +152,22 @@ def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
             peak = max(peak, held)
     expected = estimate(config, arguments, Devices(), rows=rows, length=length).total
     assert expected == pytest.approx(peak, rel=0.15)
+
+
+def test_the_command_tells_the_plan_as_a_table_or_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "--model_name_or_path",
+        f"{folder / 'tiny'}",
+        "--dataset_name",
+        f"{folder / 'release'}",
+        "--max_steps",
+        "7",
+    ]
+    assert main(["tune", "tiny-cpu", "--projector-lr", "0.0005", "--dry-run", *given]) == 0
+    table = capsys.readouterr().out
+    assert "7 (2.33 epochs)" in table
+    assert "0.001, projector 0.0005" in table
+    assert main(["tune", "tiny-cpu", *given, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["steps"], found["projector_learning_rate"]) == (7, None)
+    assert main(["tune", "tiny-cpu", *given, "--json"]) == 2
