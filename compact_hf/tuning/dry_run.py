@@ -16,13 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compact_hf.tuning.memory import Devices, Memory, estimate
-from compact_hf.tuning.progress import without_progress_bars
-from compact_hf.tuning.recipes import refuse_unknown_keys
-from compact_hf.tuning.sampler import Grouping
-from compact_hf.tuning.screen import Screened
-from compact_hf.tuning.sft import (
-    LIBRARIES,
+from compact_hf.tuning.inputs import (
     Arguments,
     Extras,
     load,
@@ -31,6 +25,12 @@ from compact_hf.tuning.sft import (
     refuse_other_bases,
     screen_as,
 )
+from compact_hf.tuning.memory import Devices, Memory, estimate
+from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.recipes import refuse_unknown_keys
+from compact_hf.tuning.sampler import Grouping
+from compact_hf.tuning.screen import Screened
+from compact_hf.tuning.sft import LIBRARIES
 from compact_hf.tuning.train import job_of
 
 

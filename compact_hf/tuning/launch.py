@@ -13,8 +13,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from compact_hf.tuning.inputs import make_parser, settings_of
 from compact_hf.tuning.recipes import refuse_unknown_keys
-from compact_hf.tuning.sft import PROCESSES, make_parser, run, settings_of
+from compact_hf.tuning.sft import PROCESSES, run
 
 
 def main(arguments: Sequence[str]) -> None:

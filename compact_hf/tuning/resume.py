@@ -8,7 +8,9 @@ OUTPUT/training.json         written when training is finished
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -39,14 +41,15 @@ def claim(output_dir: Path, settings: Mapping[str, Any]) -> None:
     mark = output_dir / CLAIM
     try:
         held = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
-        if held is None and output_dir.exists() and any(output_dir.iterdir()):
+        # Several machines may come to a folder that they share at the same time.
+        if held is None and output_dir.exists() and any(CLAIM not in path.name for path in output_dir.iterdir()):
             raise UsageError(
                 f"output_dir {output_dir} already holds something that `compact tune` did not begin; "
                 "give a new or empty folder"
             )
         if held is None:
             output_dir.mkdir(parents=True, exist_ok=True)
-            half = mark.with_suffix(".part")
+            half = mark.with_name(f"{CLAIM}.{socket.gethostname()}.{os.getpid()}")
             half.write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
             half.rename(mark)
     except OSError as error:

@@ -116,6 +116,9 @@ def tune(
 ) -> TrainingResult:
     """Train with a recipe and wait for the end; the same call goes on where an earlier one stopped.
 
+    On several machines each makes the call, with its own `machine_rank` and `num_machines`, `main_process_ip` and
+    `main_process_port` the same, as `accelerate launch` takes them; `output_dir` lies on a disk that they share.
+
     Args:
         recipe (`Path` or `str`): a YAML file or a shipped recipe's name.
         overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's: `{"output_dir": "student"}`.
@@ -141,9 +144,12 @@ def tune(
     command = [sys.executable, "-m", "compact_hf.tuning.launch", "--config", str(job.recipe), *job.options]
     telling, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
     record = record_of(job.output_dir)
-    if status != 0 or record is None:
+    if status != 0:
         raise _error(telling, status, log)
-    write_card(job.output_dir, settings=record["settings"])
+    if record is None:
+        raise TuningError(f"no record is in {job.output_dir}; it has to lie on a disk that all machines share")
+    if str(job.settings.get("machine_rank", 0)) == "0":
+        write_card(job.output_dir, settings=record["settings"])
     return _result(job.output_dir, record, resumed=False)
 
 

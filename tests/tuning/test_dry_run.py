@@ -10,9 +10,9 @@ import pytest
 
 from compact_hf.cli import main
 from compact_hf.tuning.dry_run import Plan, devices_of, dry_run
+from compact_hf.tuning.inputs import Arguments, make_parser
 from compact_hf.tuning.memory import Devices, estimate
 from compact_hf.tuning.recipes import recipe_path
-from compact_hf.tuning.sft import Arguments, make_parser
 from compact_hf.tuning.tiny import build_tiny
 from tests.tuning.samples import release, texts
 
