@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -123,19 +123,18 @@ def copy_recipe(recipe: Path | str, out: Path, *, model: str | None = None) -> R
     return copy
 
 
-def refuse_unknown_keys(settings: Mapping[str, Any], *, also: Iterable[str] = ()) -> None:
+def refuse_unknown_keys(settings: Mapping[str, Any]) -> None:
     """Tell of a key that `trl sft` would stop at, and of an accelerate config that there is not.
 
     Imports TRL and accelerate, which takes seconds: call it where both are needed anyway.
 
     Args:
         settings (`Mapping[str, Any]`): a recipe's.
-        also (`Iterable[str]`, *optional*): keys that are known besides TRL's and accelerate's.
 
     Raises:
         TuningError: naming the key and the one that was probably meant.
     """
-    known = {*_keys(), *also}
+    known = _keys()
     unknown = [key for key in settings if key not in known]
     if unknown:
         meant = did_you_mean(unknown[0], known)
