@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
     )
     generate.add_argument(
-        "source", help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config]"
+        "source",
+        help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
+        "(of Parquet files only what is asked about is fetched)",
     )
     generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
     generate.add_argument(

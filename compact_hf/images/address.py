@@ -11,7 +11,11 @@ from compact_hf.errors import UsageError
 
 HUB: Final = "hf://datasets/"
 LOCAL: Final = "dataset:"
-_HUB_ADDRESS: Final = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/?]+))?(?:/(?P<config>[^/?*]+))?")
+# As the Hub names pull requests and the Parquet files that it makes of other formats, slashes and all.
+_REFERENCE: Final = r"refs/(?:convert|pr)/[^/?]+"
+_HUB_ADDRESS: Final = re.compile(
+    rf"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_REFERENCE}|[^/?]+))?(?:/(?P<config>[^/?*]+))?"
+)
 _OPTIONS: Final = ("config", "split", "files")
 _HOW: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
 

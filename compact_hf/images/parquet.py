@@ -1,28 +1,29 @@
 """Parquet files in a repository, read piece by piece: only row groups that are asked for cross the network, once.
 
-In: an address at a commit. Out: its files by split, and their rows. Footers say how many rows there are; a row group
-comes when the first of its rows is read, as a stream, and of its columns only those that are wanted. All of it is kept
-in the cache of `datasets`, each piece put there when it is whole: a row is read from a memory-mapped file from then on,
-also after a kill, in another process, and without the Hub.
+In: the files of an address at a commit. Out: their rows. Footers say how many there are; a row group comes when the
+first of its rows is read, as a stream, and of its columns only those that are wanted. All of it is kept in the cache of
+`datasets`, each piece put there when it is whole: a row is read from a memory-mapped file from then on, also after a
+kill, in another process, and without the Hub.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 from filelock import FileLock
 
-from compact_hf.images.address import HUB, Address
-from compact_hf.images.repository import bars_on_a_terminal, cache_of, readable
+from compact_hf.errors import SourceError
+from compact_hf.images.address import Address
+from compact_hf.images.listing import Listing
+from compact_hf.images.repository import cache_of, keep, readable
 from compact_hf.images.rows import BATCH
 from compact_hf.records import digest
 
@@ -30,58 +31,7 @@ _AT_ONCE: Final = 8  # requests for footers
 _REQUEST_BYTES: Final = 8 * 2**20
 _DECODED_BYTES: Final = 16 * 2**20  # at a time, so that a row group of a gigabyte takes no more memory
 _OPEN_GROUPS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a data set of Parquet files consists of.
-
-    Attributes:
-        features (`datasets.Features`): its columns.
-        files (`dict[str, tuple[str, ...]]`): split -> its files, `hf://datasets/...@COMMIT/...`, in order.
-    """
-
-    features: Any
-    files: dict[str, tuple[str, ...]]
-
-
-def listing_of(address: Address) -> Listing | None:
-    """Return which files and columns belong to an address at a commit, None where not all of it is Parquet.
-
-    Raises:
-        SourceError: the repository cannot be read.
-    """
-    from datasets import Features
-
-    kept = cache_of(address) / f"{digest(str(replace(address, split='')), length=16)}.json"
-    if not kept.exists():
-        with readable(address), bars_on_a_terminal():
-            found = _found(address)
-            if found is None:
-                return None
-            _keep(kept, lambda path: path.write_text(json.dumps([found.features.to_dict(), found.files])))
-    features, files = json.loads(kept.read_text())
-    return Listing(Features.from_dict(features), {split: tuple(urls) for split, urls in files.items()})
-
-
-def _found(address: Address) -> Listing | None:
-    """Ask `datasets`, which knows how cards and names say what belongs together."""
-    import pyarrow.parquet as pq
-    from datasets import Features, load_dataset_builder
-    from datasets.packaged_modules.parquet.parquet import Parquet
-    from huggingface_hub import HfFileSystem
-
-    given = {"data_files": address.files} if address.files else {}
-    builder = load_dataset_builder(address.path, address.config or None, revision=address.revision, **given)
-    files = {str(split): tuple(urls) for split, urls in (builder.config.data_files or {}).items()}
-    own = f"{HUB}{address.path}@{address.revision}/"
-    if not isinstance(builder, Parquet) or not all(url.startswith(own) for urls in files.values() for url in urls):
-        return None
-    features = builder.info.features
-    if features is None:
-        with HfFileSystem().open(next(iter(files.values()))[0], "rb", cache_type="none") as file:
-            features = Features.from_arrow_schema(pq.read_schema(file))
-    return Listing(features, files)
+_GROUPS_AHEAD: Final = 2  # where rows are read in their order
 
 
 class ParquetFile:
@@ -97,6 +47,7 @@ class ParquetFile:
     def __init__(self, url: str, address: Address, features: Any, hub: Any) -> None:
         self._url, self._address, self._features, self._hub = url, address, features, hub
         self._folder = cache_of(address) / digest(url, features.to_dict(), length=16)
+        self._failure: SourceError | None = None
 
     @cached_property
     def footer(self) -> Any:
@@ -108,7 +59,7 @@ class ParquetFile:
             if not kept.exists():
                 with self._open() as file:
                     found = pq.read_metadata(file)
-                _keep(kept, lambda path: found.write_metadata_file(str(path)))
+                keep(kept, lambda path: found.write_metadata_file(str(path)))
             return pq.read_metadata(kept)
 
     @cached_property
@@ -122,7 +73,7 @@ class ParquetFile:
         with readable(self._address):
             if not kept.exists():
                 found = [length for group in range(len(self.sizes)) for length in self._lengths(group, column)]
-                _keep(kept, lambda path: path.write_text(json.dumps(found)))
+                keep(kept, lambda path: path.write_text(json.dumps(found)))
             lengths: list[int] = json.loads(kept.read_text())
         return lengths
 
@@ -140,9 +91,20 @@ class ParquetFile:
                 # Of several threads and processes one fetches, the others wait.
                 with FileLock(kept.with_suffix(".lock")):
                     if not kept.exists():
-                        _keep(kept, lambda path: self._fetch(group, path))
+                        self._fetch_once(group, kept)
             with pa.memory_map(str(kept)) as file:
                 return pa.ipc.open_file(file).read_all()
+
+    def _fetch_once(self, group: int, kept: Path) -> None:
+        # The client has tried for half a minute; those who waited meanwhile need not do the same.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with readable(self._address):
+                keep(kept, lambda path: self._fetch(group, path))
+        except SourceError as error:
+            self._failure = error
+            raise
 
     def _fetch(self, group: int, path: Path) -> None:
         import pyarrow as pa
@@ -154,7 +116,8 @@ class ParquetFile:
         schema = self._features.arrow_schema
         with self._open() as file, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False, buffer_size=_REQUEST_BYTES)
-            for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(self._features)):
+            # One column after the other, as they share the file.
+            for batch in parquet.iter_batches(rows, [group], columns=list(self._features), use_threads=False):
                 # As `datasets` does: files of one data set may differ in how they write the same columns.
                 writer.write_table(table_cast(pa.Table.from_batches([batch]), schema))
 
@@ -184,7 +147,6 @@ class HubRows:
 
     Args:
         files (`Sequence[ParquetFile]`): in order.
-        address (`Address`): of the data set.
     """
 
     def __init__(self, files: Sequence[ParquetFile]) -> None:
@@ -210,9 +172,14 @@ class HubRows:
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """See `Rows.batches`."""
-        for file, group in self._groups:
-            table = file.table(group).select(list(columns))
-            yield from (table.slice(start, BATCH) for start in range(0, len(table), BATCH))
+        ahead: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="fetch") as pool:
+            for block in range(len(self._groups) + _GROUPS_AHEAD):
+                if block < len(self._groups):
+                    ahead.append(pool.submit(self._table_of, block))
+                if block >= _GROUPS_AHEAD:
+                    table = ahead.popleft().result().select(list(columns))
+                    yield from (table.slice(start, BATCH) for start in range(0, len(table), BATCH))
 
     def block(self, number: int) -> int:
         """Return which row group, of all files', a row lies in."""
@@ -242,14 +209,3 @@ def rows_of(address: Address, listing: Listing, splits: Sequence[str], columns: 
 
 def _without_nulls(statistics: Any) -> bool:
     return bool(statistics is not None and statistics.has_null_count and not statistics.null_count)
-
-
-def _keep(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a name of its own and put it into its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}-{uuid4().hex}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

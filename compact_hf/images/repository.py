@@ -1,4 +1,4 @@
-"""What the Hub says of a data set's repository: the commit, the licence, and why it cannot be read.
+"""What the Hub says of a data set's repository: the commit, the licence, why it cannot be read; and where we keep it.
 
 In: an address. Out: facts, or a `SourceError` of one line.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
@@ -57,6 +58,17 @@ def cache_of(address: Address) -> Path:
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "compact_hf" / address.path.replace("/", "___") / address.revision
+
+
+def keep(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a name of its own and put it into its place when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}-{uuid4().hex}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

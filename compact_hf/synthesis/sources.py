@@ -6,6 +6,7 @@ SOURCE: a folder of pictures, `scenes:N`, or a data set on the Hub. DATASET: a d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,19 +22,20 @@ from compact_hf.scenes.source import Scenes, parse_scenes
 _SCENES: Final = "scenes"
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None) -> Source:
     """Return the source that `text` names.
 
     Args:
         text (`str`): `scenes:N`, `scenes:A-B`, `hf://datasets/org/name[@revision][/config][?split=NAME]`, or the path
             of a folder.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
 
     Raises:
         UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a data set's address.
         SourceError: no such folder or data set.
     """
     if text.startswith(HUB):
-        return DatasetPictures(Address.parse(text))
+        return DatasetPictures(Address.parse(text), on_wait=on_wait)
     return parse_scenes(text) if text.partition(":")[0] == _SCENES else Folder(text)
 
 
@@ -48,7 +50,13 @@ def reopen_source(identity: str) -> Source:
     return Scenes(0, 1) if identity == _SCENES else Folder(identity)
 
 
-def open_dataset(text: str, *, split: str | None = None, image_root: str | None = None) -> QuestionedPictures:
+def open_dataset(
+    text: str,
+    *,
+    split: str | None = None,
+    image_root: str | None = None,
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> QuestionedPictures:
     """Return the pictures and questions of the data set that `text` names.
 
     Args:
@@ -57,6 +65,7 @@ def open_dataset(text: str, *, split: str | None = None, image_root: str | None 
         split (`str`, *optional*): one split; all of them by default.
         image_root (`str`, *optional*, defaults to the JSON file's folder): the source, such as a folder, in which its
             image paths are references.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
 
     Raises:
         UsageError: arguments that do not fit together, or a name of nothing.
@@ -66,7 +75,7 @@ def open_dataset(text: str, *, split: str | None = None, image_root: str | None 
     if path.suffix == ".json":
         if split is not None:
             raise UsageError(f"got the split {split!r}, and {text} has none; leave --split out")
-        return of_llava(path, open_source(image_root or str(path.parent)))
+        return of_llava(path, open_source(image_root or str(path.parent), on_wait=on_wait))
     if image_root is not None:
         raise UsageError(f"--image-root is for the paths in a JSON file, and {text} is none; leave it out")
     if path.is_file():
@@ -81,4 +90,4 @@ def open_dataset(text: str, *, split: str | None = None, image_root: str | None 
         raise UsageError(f"there is no {text}; give a folder, a JSON file, or org/name of a data set on the Hub")
     if split is not None and address.split not in ("", split):
         raise UsageError(f"{text!r} and --split {split} name two splits; leave one out")
-    return of_dataset(DatasetPictures(replace(address, split=split or address.split)))
+    return of_dataset(DatasetPictures(replace(address, split=split or address.split), on_wait=on_wait))

@@ -69,7 +69,8 @@ def annotate(
         limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
         on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what a verifier that answers in batches waits for.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a verifier that answers in
+            batches, or a data set that has to be loaded first.
 
     Returns:
         What the questions need, in numbers.
@@ -83,7 +84,7 @@ def annotate(
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     checked_edge(max_edge)
-    asked = open_dataset(dataset, split=split, image_root=image_root)
+    asked = open_dataset(dataset, split=split, image_root=image_root, on_wait=on_wait)
     judge = open_teacher(
         verifier or default_teacher(asked),
         url=verifier_url,

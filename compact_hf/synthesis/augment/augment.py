@@ -75,7 +75,8 @@ def augment(
         limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
         on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what a teacher that answers in batches waits for.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
+            batches, or a data set that has to be loaded first.
 
     Returns:
         Where the run stands at its end.
@@ -89,7 +90,7 @@ def augment(
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     checked_edge(max_edge)
-    asked = open_dataset(dataset, split=split, image_root=image_root)
+    asked = open_dataset(dataset, split=split, image_root=image_root, on_wait=on_wait)
     teachers = open_both(
         asked,
         teacher=teacher,

@@ -78,7 +78,8 @@ def generate(
             all sessions.
         price_in, price_out (`float`, *optional*): US dollars per million tokens, where genai-prices does not know them.
         on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what a teacher that answers in batches waits for.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
+            batches, or a data set that has to be loaded first.
 
     Returns:
         Where the run stands at its end.
@@ -92,7 +93,7 @@ def generate(
     """
     terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     part = None if shard is None else Shard.parse(shard)
-    pictures = open_source(source)
+    pictures = open_source(source, on_wait=on_wait)
     teachers = open_both(
         pictures,
         teacher=teacher,

@@ -1,0 +1,146 @@
+"""Rows at the Hub: which are fetched, and why some cannot be; the real clients against the double, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from datasets import Features, Image, List, Value
+
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.hub.server import HubServer
+from compact_hf.testing.model import KEY
+from tests.hub.clients import told
+from tests.images.hub_data_sets import fetched_twice, ids, noise, parquet, picture_ranges, put, ranges, rows
+
+READ: Final = """
+import sys
+from compact_hf.errors import CompactError
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.look import image_id_of
+
+told = []
+for text in sys.argv[1:]:
+    waited = []
+    try:
+        source = DatasetPictures(Address.parse(text), on_wait=waited.append)
+        told.append([{ref: image_id_of(source.read(ref)) for ref in source.refs()}, waited])
+    except CompactError as error:
+        told.append([f"{type(error).__name__}: {error}", waited])
+"""
+
+COUNT: Final = """
+import sys
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.look import image_id_of
+
+source = DatasetPictures(Address.parse(sys.argv[1]))
+told = [list(source.refs()), image_id_of(source.read(sys.argv[2]))]
+"""
+
+ANNOTATE: Final = """
+import sys
+from compact_hf.synthesis.annotate.annotate import annotate
+
+dataset, out, gemini, split = sys.argv[1:]
+told = annotate(dataset, out, split=split or None, verifier_url=gemini).questions
+"""
+
+SEVERAL: Final = Features({"images": List(Image()), "texts": List({"user": Value("string")})})
+CARD: Final = b"""---
+configs:
+- config_name: small
+  data_files: [{split: train, path: small/train.parquet}, {split: test, path: small/test.parquet}]
+- config_name: large
+  data_files: large/*.parquet
+---
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+def listed(*pictures: int) -> dict[str, Any]:
+    return {"images": [{"bytes": noise(number), "path": None} for number in pictures], "texts": []}
+
+
+def test_lists_of_pictures_are_counted_without_fetching_pictures(hub: HubServer, tmp_path: Path) -> None:
+    lists = [(0,), (1,), (2,), (), (), (), (3, 4), (5,), ()]
+    commit = put(hub, "org/lists", {"train.parquet": parquet([listed(*one) for one in lists], SEVERAL)})
+    refs, read = told(hub, COUNT, "hf://datasets/org/lists", "train/6/1", home=tmp_path / "home")
+    assert refs == [f"train/{row}/{place}" for row, one in enumerate(lists) for place in range(len(one))]
+    assert [read] == ids([4])
+    assert len(picture_ranges(hub, commit)) == 1
+
+
+def test_only_the_config_the_split_and_the_files_that_were_named_are_fetched(hub: HubServer, tmp_path: Path) -> None:
+    parts = {
+        "small/train.parquet": [0, 1],
+        "small/test.parquet": [2, 3],
+        "large/a.parquet": [4],
+        "large/b.parquet": [5],
+    }
+    commit = put(hub, "org/parts", {"README.md": CARD} | {path: parquet(rows(held)) for path, held in parts.items()})
+    wanted = ("/small?split=test", "?files=large/b.parquet", "/small")
+    found = told(hub, READ, *(f"hf://datasets/org/parts{one}" for one in wanted), home=tmp_path / "home")
+    assert [list(read) for read, _ in found] == [
+        ["test/0", "test/1"],
+        ["train/0"],
+        ["test/0", "test/1", "train/0", "train/1"],
+    ]
+    assert [list(read.values()) for read, _ in found] == [ids([2, 3]), ids([5]), ids([2, 3, 0, 1])]
+    # The test split came once for both.
+    fetched = [path for path, *_ in picture_ranges(hub, commit)]
+    assert fetched == ["small/test.parquet", "large/b.parquet", "small/train.parquet"]
+
+
+def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: Path) -> None:
+    whole = parquet(rows([0]))
+    parts = {"small/train.parquet": whole, "small/test.parquet": whole, "large/a.parquet": whole}
+    put(hub, "org/parts", {"README.md": CARD, **parts})
+    put(hub, "org/secret", {"train.parquet": whole}, private=True)
+    put(hub, "org/words", {"train.parquet": parquet([{"a": "b"}], Features({"a": Value("string")}))})
+    put(hub, "org/broken", {"README.md": CARD, **parts, "large/a.parquet": b"PAR1 and then nothing"})
+    put(hub, "org/files", {"train/a.png": noise(1), "train/b.png": noise(2)})
+    expected = {
+        "parts": "has the configs small, large; give one of them: hf://datasets/org/parts@",
+        "parts/nothing": "'nothing' not found",
+        "parts/large?split=test": "has the splits train; give one of them",
+        "secret": "check the name, the revision and HF_TOKEN",
+        "words": "has no column of pictures (it has a)",
+        "broken/large": "cannot be read",
+    }
+    addresses = [f"hf://datasets/org/{name}" for name in (*expected, "files")]
+    found = told(hub, READ, *addresses, home=tmp_path / "home", HF_TOKEN="")
+    for (error, _), what in zip(found[:-1], expected.values(), strict=True):
+        assert error.startswith("SourceError: hf://datasets/org/")
+        assert what in error
+        assert "\n" not in error
+
+    read, (waited,) = found[-1]
+    assert sorted(read.values()) == sorted(ids([1, 2]))
+    assert waited.endswith("is not in Parquet: all of it is loaded before anything is asked")
+
+
+def test_questions_are_read_in_order_each_row_group_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    parts = {"data/train-0.parquet": rows(range(6)), "data/test-0.parquet": rows([6, 7, 8])}
+    commit = put(hub, "org/asked", {path: parquet(records) for path, records in parts.items()})
+    home = tmp_path / "home"
+    with GeminiServer() as gemini:
+        ask = (f"org/asked@{commit.sha}", tmp_path / "run", gemini.url)
+        assert told(hub, ANNOTATE, *ask, "train", home=home) == 6
+        assert [path for path, *_ in picture_ranges(hub, commit)] == ["data/train-0.parquet"] * 2
+        ask = (f"org/asked@{commit.sha}", tmp_path / "all", gemini.url)
+        assert told(hub, ANNOTATE, *ask, "", home=home) == 9
+    assert len(picture_ranges(hub, commit)) == 3
+    assert fetched_twice(list(ranges(hub, commit))) == []
