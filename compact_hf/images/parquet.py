@@ -30,7 +30,7 @@ from compact_hf.records import digest
 _AT_ONCE: Final = 8  # requests for footers
 _REQUEST_BYTES: Final = 8 * 2**20
 _DECODED_BYTES: Final = 16 * 2**20  # at a time, so that a row group of a gigabyte takes no more memory
-_OPEN_GROUPS: Final = 64
+_OPEN_GROUPS: Final = 16
 _GROUPS_AHEAD: Final = 2  # where rows are read in their order
 
 
@@ -101,6 +101,8 @@ class ParquetFile:
             raise self._failure
         try:
             with readable(self._address):
+                for left_by_a_kill in self._folder.glob(f"{kept.stem}-*.part"):
+                    left_by_a_kill.unlink()
                 keep(kept, lambda path: self._fetch(group, path))
         except SourceError as error:
             self._failure = error

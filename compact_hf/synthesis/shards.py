@@ -67,7 +67,8 @@ class Shard:
 
         Args:
             refs (`Sequence[str]`): all references in the order of the seed, in which a limit takes the first ones: as
-                the limit is shared out the same way, the parts together work on what the whole run would.
+                the limit is shared out the same way, the parts together work on what the whole run would. Of a data set
+                on the Hub each machine fetches the row groups in which its pictures lie, one copy a machine.
 
         Raises:
             UsageError: there are fewer pictures than parts.

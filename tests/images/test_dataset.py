@@ -77,6 +77,12 @@ def test_an_address_may_be_written_as_on_the_hub() -> None:
     assert address == Address("org/name", on_hub=True, revision="v1.0.0", config="k3", split="train")
 
 
+def test_the_revisions_that_the_hub_makes_may_be_written_with_their_slashes() -> None:
+    converted = Address("org/name", on_hub=True, revision="refs/convert/parquet", config="k3")
+    assert Address.parse("hf://datasets/org/name@refs/convert/parquet/k3") == converted
+    assert Address.parse("hf://datasets/org/name@refs/pr/7") == Address("org/name", on_hub=True, revision="refs/pr/7")
+
+
 @pytest.mark.parametrize(
     "text",
     [

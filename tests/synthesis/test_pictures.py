@@ -4,12 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compact_hf.engine.journal import Journal
 from compact_hf.images.folder import Folder
-from compact_hf.synthesis.pictures import looked_at
+from compact_hf.records import digest
+from compact_hf.scenes.source import Scenes
+from compact_hf.synthesis.pictures import drawn, looked_at
 from tests.teachers.asking import photograph
+
+
+class InBlocks:
+    """References of so many blocks, of so many pictures each."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+
+    def refs(self) -> Iterator[str]:
+        return (f"{block}/{number}" for block, size in enumerate(self.sizes) for number in range(size))
+
+    def block(self, ref: str) -> str:
+        return ref.partition("/")[0]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 9))
+def test_a_run_finishes_with_the_blocks_that_it_began_before_it_begins_others(sizes: list[int], seed: int) -> None:
+    source: Any = InBlocks(sizes)
+    order = drawn(source, seed)
+    assert sorted(order) == sorted(source.refs())
+    left = dict(enumerate(sizes))
+    begun: set[int] = set()
+    for ref in order:
+        block = int(source.block(ref))
+        begun.add(block)
+        left[block] -= 1
+        assert len([one for one in begun if left[one]]) <= 4
+
+
+def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
+    scenes = Scenes(0, 50)
+    order = drawn(scenes, 3)
+    assert order == sorted(scenes.refs(), key=lambda ref: digest("order", 3, ref))
+    assert order not in (list(scenes.refs()), drawn(scenes, 4))
 
 
 class Slow(Folder):
