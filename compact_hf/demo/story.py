@@ -90,7 +90,7 @@ def report_of(story: Story) -> Report:
             facts=(
                 Fact("steps", f"{story.training.steps}"),
                 Fact("time", f"{story.training.seconds:.0f} s", "start-up included"),
-                Fact("command", "trl sft --config tiny-cpu.yaml", "all parameters are trained"),
+                Fact("command", "compact tune tiny-cpu", "all parameters are trained"),
             ),
             loss=story.training.loss,
         ),

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
             awaited = next(rest, None)
         else:
             scripts.append(argument)
-    launched = launch_command_parser().parse_args([*launcher, "--module", "compact_hf.tuning.sft", *scripts])
+    launched = launch_command_parser().parse_args([*launcher, "--quiet", "--module", "compact_hf.tuning.sft", *scripts])
     if launched.num_processes is not None:
         os.environ[PROCESSES] = str(launched.num_processes)
     launch_command(launched)

@@ -68,10 +68,12 @@ def main(arguments: Sequence[str]) -> None:
             f"out of memory at step {trainer.state.global_step + 1}: {str(error).partition('. ')[0]}; `--dry-run` "
             "tells what is needed: lower per_device_train_batch_size and raise gradient_accumulation_steps as much"
         ) from error
-    if trainer.state.global_step < trainer.state.max_steps:
+    step, last = trainer.state.global_step, trainer.state.max_steps
+    if step < last:
+        trainer.end()
         raise StoppedEarly(
-            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a whole checkpoint in "
-            f"{training.output_dir}; the same command goes on"
+            f"stopped after step {step} of {last}, with a whole checkpoint in {training.output_dir}; "
+            "the same command goes on"
         )
     trainer.save_model(training.output_dir)
     if trainer.is_world_process_zero():

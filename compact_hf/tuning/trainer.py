@@ -138,6 +138,9 @@ class Stopping(TrainerCallback):  # type: ignore[misc]  # transformers' has no t
     def on_train_end(self, *_: Any, **__: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.asked:
+            # It is asked again until this process has ended, which it now does by itself.
+            signal.signal(STOP, signal.SIG_IGN)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
