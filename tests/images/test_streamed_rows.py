@@ -10,7 +10,9 @@ import pytest
 from datasets import Features, Image, List, Value
 
 from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.hub.access import USER
 from compact_hf.testing.hub.server import HubServer
+from compact_hf.testing.hub.store import File
 from compact_hf.testing.model import KEY
 from tests.hub.clients import told
 from tests.images.hub_data_sets import fetched_twice, ids, noise, parquet, picture_ranges, put, ranges, rows
@@ -109,6 +111,9 @@ def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: 
     put(hub, "org/words", {"train.parquet": parquet([{"a": "b"}], Features({"a": Value("string")}))})
     put(hub, "org/broken", {"README.md": CARD, **parts, "large/a.parquet": b"PAR1 and then nothing"})
     put(hub, "org/files", {"train/a.png": noise(1), "train/b.png": noise(2)})
+    converted = {"default/train/0000.parquet": File.of(parquet(rows([1, 2])), lfs=True)}
+    files = hub.store.repository("dataset", "org/files")
+    files.add("refs/convert/parquet", converted, title="Convert", message="", author=USER)
     expected = {
         "parts": "has the configs small, large; give one of them: hf://datasets/org/parts@",
         "parts/nothing": "'nothing' not found",
@@ -117,16 +122,17 @@ def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: 
         "words": "has no column of pictures (it has a)",
         "broken/large": "cannot be read",
     }
-    addresses = [f"hf://datasets/org/{name}" for name in (*expected, "files")]
+    addresses = [f"hf://datasets/org/{name}" for name in (*expected, "files", "files@refs/convert/parquet")]
     found = told(hub, READ, *addresses, home=tmp_path / "home", HF_TOKEN="")
-    for (error, _), what in zip(found[:-1], expected.values(), strict=True):
+    for (error, _), what in zip(found[:-2], expected.values(), strict=True):
         assert error.startswith("SourceError: hf://datasets/org/")
         assert what in error
         assert "\n" not in error
 
-    read, (waited,) = found[-1]
+    read, (waited,) = found[-2]
     assert sorted(read.values()) == sorted(ids([1, 2]))
     assert waited.endswith("is not in Parquet: all of it is loaded before anything is asked")
+    assert found[-1] == [read, []], "the Hub's own conversion is Parquet"
 
 
 def test_questions_are_read_in_order_each_row_group_once(
