@@ -6,10 +6,11 @@
 In: a config such as student.yaml. Out: LLaVA's stages, each in a folder or file of its own:
 
     build/untrained/        the tiny LLaVA as it is drawn by lot
+    build/seeing/           its tower has learnt to tell things apart, as CLIP has before LLaVA; seeing.jsonl, its loss
     build/aligned/          after alignment on scene descriptions; alignment.jsonl, its loss
     build/run/, release/    questions about other scenes: the data set
     build/tuned/            a LoRA adapter on `aligned`, tuned on the release by `trl sft`; tuning.log
-    build/judged-*/         answers to questions about reserved scenes, of the base, of the adapter, and of the adapter
+    build/judged-*.json     scores on questions about reserved scenes: the base's, the adapter's, and the adapter's
                             with each question about another question's picture
     build/student.json      all figures; --ship copies them into docs/figures and the checkpoints into the package
 """
@@ -24,7 +25,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -32,18 +35,24 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compact_hf import CompactError, assemble, evaluate, generate
+from compact_hf import CompactError, assemble, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UsageError
+from compact_hf.evaluation.dataset import Questions, with_swapped_pictures
+from compact_hf.evaluation.evaluate import BATCH, MAX_NEW_TOKENS
+from compact_hf.evaluation.predict import predict
+from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.scoring import score
 from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.questions import ask
+from compact_hf.scenes.questions import ask, supported
+from compact_hf.scenes.source import reserved, seed_of
 from compact_hf.talk import Bar, say, tell
-from compact_hf.tuning.student.alignment import FIRST_SEED, Alignment, Step, align
-from compact_hf.tuning.student.descriptions import conversation
+from compact_hf.tuning.student.alignment import FIRST_SEED, Alignment, Lessons, Step, align, see
+from compact_hf.tuning.student.descriptions import conversation, glance
 from compact_hf.tuning.student.shipped import ALIGNED, FOLDER, TUNED, name_base
 from compact_hf.tuning.tiny import STUDENT, build_tiny
-from compact_hf.tuning.train import tune
+from compact_hf.tuning.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]
 _FIGURES: Final = _ROOT / "docs" / "figures" / "student.json"
@@ -56,8 +65,8 @@ _SHIPPED: Final = {
 _PROCESSOR: Final = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-class Aligning(BaseModel):
-    """The first stage's settings; see `Alignment`."""
+class Seeing(BaseModel):
+    """The first stage's settings; see `Lessons`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,13 +75,19 @@ class Aligning(BaseModel):
     learning_rate: float
 
 
+class Aligning(Seeing):
+    """The second stage's settings; see `Alignment`."""
+
+    glances: int
+
+
 class Config(BaseModel):
     """Everything that decides what comes out.
 
     Attributes:
         seed (`int`): of weights and of what is said.
         vocabulary_scenes (`int`): how many scenes' descriptions and questions make the tokenizer.
-        alignment (`Aligning`)
+        seeing (`Seeing`), alignment (`Aligning`)
         source (`str`): the scenes that the release asks about, as `compact generate` takes them.
         k (`list[int]`): of the release.
         recipe (`str`): the tuning recipe's file, beside the config.
@@ -83,6 +98,7 @@ class Config(BaseModel):
 
     seed: int
     vocabulary_scenes: int
+    seeing: Seeing
     alignment: Aligning
     source: str
     k: list[int]
@@ -128,8 +144,14 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         half = out / "untrained.part"
         shutil.rmtree(half, ignore_errors=True)
         build_tiny(half, texts(config.vocabulary_scenes, config.seed), seed=config.seed, size=STUDENT).rename(untrained)
+    if not (out / "seeing").exists():
+        how = Lessons(**config.seeing.model_dump(), seed=config.seed)
+        with _logged(out, "seeing", how.steps) as note:
+            see(untrained, out / "seeing", how, on_step=note)
     if not aligned.exists():
-        _align(config, untrained, aligned, out / "alignment.jsonl")
+        aligning = Alignment(**config.alignment.model_dump(), seed=config.seed)
+        with _logged(out, "alignment", aligning.steps) as note:
+            align(out / "seeing", aligned, aligning, on_step=note)
     if not release.exists():
         _make_release(config, out / "run", release)
     result = tune(
@@ -143,11 +165,11 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         "recipe": yaml.safe_load(recipe.read_text(encoding="utf-8")),
         "size": {field: getattr(STUDENT, field) for field in STUDENT.__slots__},
         "versions": {name: version(name) for name in _LIBRARIES},
-        "alignment": _told(out / "alignment.jsonl"),
+        **{stage: _told(out / f"{stage}.jsonl") for stage in ("seeing", "alignment")},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
         "scores": {name: _judge(config, out, name) for name in (ALIGNED, TUNED, "swapped")},
     }
-    (out / "student.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _write_at_once(out / "student.json", json.dumps(figures, indent=1) + "\n")
     return figures
 
 
@@ -156,7 +178,7 @@ def texts(scenes: int, seed: int) -> Iterator[str]:
     yield SHORT_ANSWER_INSTRUCTION
     for number in range(FIRST_SEED - scenes, FIRST_SEED):
         scene, rng = scene_of(number), random.Random(f"{seed} {number}")
-        yield from itertools.chain.from_iterable(conversation(scene, rng))
+        yield from itertools.chain.from_iterable([*glance(scene, rng), *conversation(scene, rng)])
         for k in range(1, 6):
             asked = ask(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
             if asked:
@@ -185,26 +207,25 @@ def _claim(config: Config, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already holds something that is no student; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    half = mark.with_suffix(".part")
-    half.write_text(told, encoding="utf-8")
-    os.replace(half, mark)
+    _write_at_once(mark, told)
 
 
-def _align(config: Config, untrained: Path, aligned: Path, log: Path) -> None:
-    how = Alignment(**config.alignment.model_dump(), seed=config.seed)
+@contextmanager
+def _logged(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
+    """Give what notes a stage's steps in its log and shows them."""
     began = time.process_time()
-    with log.open("a", encoding="utf-8", buffering=1) as kept, Bar("alignment") as bar:
+    with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, Bar(stage) as bar:
 
         def note(step: Step) -> None:
             cpu = round(time.process_time() - began, 1)
-            kept.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "cpu": cpu}) + "\n")
-            bar.show(step.number, how.steps, f"loss {step.loss:.2f}")
+            log.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "cpu": cpu}) + "\n")
+            bar.show(step.number, steps, f"loss {step.loss:.2f}")
 
-        align(untrained, aligned, how, on_step=note)
+        yield note
 
 
 def _told(log: Path) -> dict[str, Any]:
-    """Return what alignment's log tells: the last word on each step counts, where a killed run took it twice."""
+    """Return what a stage's log tells: the last word on each step counts, where a killed run took it twice."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = {line["step"]: line["loss"] for line in lines}
     # A call that goes on begins its count of seconds anew.
@@ -230,16 +251,47 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
 
 
 def _judge(config: Config, out: Path, name: str) -> dict[str, Any]:
-    swapped = name == "swapped"
-    with Bar(f"judging {name}") as bar:
-        results = evaluate(
-            out / (TUNED if swapped else name),
-            f"scenes:{config.reserved_scenes}",
-            out / f"judged-{name}",
-            swap_pictures=swapped,
-            on_progress=lambda done, total: bar.show(done, total, ""),
-        )
-    return results.to_json()
+    """Return a model's scores, worked out once; `swapped` is the tuned one, about other pictures."""
+    held = out / f"judged-{name}.json"
+    if not held.is_file():
+        asked = Questions(f"{config.reserved_scenes} reserved scenes", "", tuple(questions(config.reserved_scenes)))
+        if name == "swapped":
+            asked = with_swapped_pictures(asked)
+        model = str(out / (TUNED if name == "swapped" else name))
+        with Bar(f"judging {name}") as bar:
+            predictions = list(
+                predict(
+                    model,
+                    asked.questions,
+                    batch_size=BATCH,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    on_progress=lambda done: bar.show(done, len(asked.questions), ""),
+                )
+            )
+        results = score(predictions, model=name, dataset=asked.name).to_json()
+        _write_at_once(held, json.dumps(results))
+    told: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
+    return told
+
+
+def questions(scenes: int) -> Iterator[Question]:
+    """Yield the questions that `compact evaluate MODEL scenes:N` asks, and as many of k = 4 and 5."""
+    source = reserved(scenes)
+    for ref in source.refs():
+        scene = scene_of(seed_of(ref))
+        for k in range(1, 6):
+            rng = random.Random(f"{ref} {k}")
+            combinations = supported(scene, k)
+            asked = ask(scene, rng.choice(combinations), rng) if combinations else None
+            if asked:
+                read = partial(source.read, ref)
+                yield Question(f"{ref}#k{k}", asked.question, asked.answer, k, asked.capabilities, read)
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    half = path.with_name(f"{path.name}.part")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

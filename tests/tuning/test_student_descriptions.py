@@ -9,7 +9,7 @@ import pytest
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.phrases import read
 from compact_hf.scenes.program import chosen
-from compact_hf.tuning.student.descriptions import WHOLE, conversation, part, whole
+from compact_hf.tuning.student.descriptions import PLACE, WHOLE, conversation, glance, part, whole
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -52,3 +52,10 @@ def test_conversations_are_about_the_whole_or_about_parts_and_drawn_by_the_gener
     assert drawn == [conversation(scene, random.Random(seed)) for seed in range(40)]
     assert {len(exchanges) for exchanges in drawn} == {1, 3}
     assert all((exchanges[0][0] == WHOLE) == (len(exchanges) == 1) for exchanges in drawn)
+
+
+def test_a_glance_is_at_the_place_and_at_a_part() -> None:
+    scene = scene_of(2)
+    (request, place), (of_part, _) = glance(scene, random.Random(0))
+    assert (request, place) == (PLACE, "street at night.")
+    assert read(of_part.removeprefix("Describe the ").removesuffix("."))

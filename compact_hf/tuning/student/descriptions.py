@@ -23,6 +23,7 @@ Exchange = tuple[str, str]
 """A request, and the description it asks for."""
 
 WHOLE: Final = "Describe the picture."
+PLACE: Final = "Describe the place."
 _PARTS: Final = 3
 _CONSTRAINTS: Final = (0, 1, 1, 2)
 """How many constraints a part's request has, each number as often as it stands here."""
@@ -37,11 +38,15 @@ def conversation(scene: Scene, rng: random.Random) -> list[Exchange]:
     return [part(scene, rng) for _ in range(_PARTS)]
 
 
+def glance(scene: Scene, rng: random.Random) -> list[Exchange]:
+    """Return two short exchanges about one picture, of its place and of a part: little to say without looking."""
+    return [(PLACE, f"{_place(scene)}."), part(scene, rng)]
+
+
 def whole(scene: Scene) -> str:
     """Return the place and every thing in it, the background first, each row from left to right."""
-    place = f"{scene.place} at night" if scene.night else scene.place
     arranged = f"; in a {scene.arrangement}" if scene.arrangement else ""
-    return f"{place}: {_listed(scene, scene.things)}{arranged}."
+    return f"{_place(scene)}: {_listed(scene, scene.things)}{arranged}."
 
 
 def part(scene: Scene, rng: random.Random) -> Exchange:
@@ -58,6 +63,10 @@ def part(scene: Scene, rng: random.Random) -> Exchange:
             mask &= of
     meant = [thing for i, thing in enumerate(scene.things) if mask >> i & 1]
     return f"Describe the {write(noun, tuple(constraints), rng, plural=True)}.", f"{_listed(scene, meant)}."
+
+
+def _place(scene: Scene) -> str:
+    return f"{scene.place} at night" if scene.night else scene.place
 
 
 def _listed(scene: Scene, things: Sequence[Thing]) -> str:
