@@ -42,11 +42,11 @@ quality: setup
 golden: setup
 	$(BIN)/python -m pytest -n 0 --golden -k golden
 
-# What README shows: figures and a picture, measured and made anew. About three quarters of an hour on two cores.
+# What README shows: figures and a picture, measured and made anew. About an hour on two cores.
 figures: setup
 	mkdir -p docs/figures docs/pictures
 	$(BIN)/python benchmarks/scenes.py --json > docs/figures/scenes.json
-	$(BIN)/python benchmarks/assembly.py --json > docs/figures/assembly.json
+	$(BIN)/python benchmarks/release.py --json > docs/figures/release.json
 	$(BIN)/python benchmarks/generation.py --json > docs/figures/generation.json
 	$(BIN)/python benchmarks/first_steps.py --from-nothing --json > docs/figures/first_steps.json
 	$(BIN)/compact demo --out demo-out

@@ -1,6 +1,6 @@
 """README's table of figures, from the files that the other scripts wrote.
 
-    make figures                     # runs the scripts and writes docs/figures/*.json, about half an hour
+    make figures                     # runs the scripts and writes docs/figures/*.json, about an hour
     python benchmarks/readme.py      # prints the table
 
 The files say on which machine they were read.
@@ -35,11 +35,7 @@ def table() -> str:
         ),
     ]
     rows += generation(read("generation"))
-    for step in ("write", "validate"):
-        runs = [run for run in read("assembly")["assembly"] if run["step"] == step]
-        counts = " / ".join(f"{run['rows']:,}" for run in runs)
-        peaks = " / ".join(str(run["peak_mb"]) for run in runs)
-        rows.append((f"peak memory, {step} {counts} rows of 30 KB pictures", f"{peaks} MB", "flat"))
+    rows += release(read("release"))
     lines = ["| what | measured | wanted |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 

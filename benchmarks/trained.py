@@ -109,8 +109,8 @@ def trainer_of(asked: Asked, folder: Path) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     from compact_hf.tuning.recipes import read_recipe
-    from compact_hf.tuning.screen import screen
-    from compact_hf.tuning.trainer import CompactTrainer
+    from compact_hf.tuning.training.screen import screen
+    from compact_hf.tuning.training.trainer import CompactTrainer
 
     model, processor = base(asked, folder)
     rows, recipe = rows_of(asked), read_recipe("llava15-7b-lora")

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from compact_hf.synthesis.augment.augment import augment
     from compact_hf.synthesis.compact.generate import generate
     from compact_hf.synthesis.compact.status import status
-    from compact_hf.tuning.base import assemble_base
-    from compact_hf.tuning.merge import merge_adapter
-    from compact_hf.tuning.publish import publish_model
+    from compact_hf.tuning.adapter.merge import merge_adapter
+    from compact_hf.tuning.adapter.publish import publish_model
+    from compact_hf.tuning.base.assemble import assemble_base
     from compact_hf.tuning.recipes import copy_recipe
-    from compact_hf.tuning.train import tune
+    from compact_hf.tuning.training.train import tune
 
 __all__ = [
     "CompactError",
@@ -57,20 +57,20 @@ _HOME: Final = {
     "CompactError": "compact_hf.errors",
     "annotate": "compact_hf.synthesis.annotate.annotate",
     "assemble": "compact_hf.release.assemble",
-    "assemble_base": "compact_hf.tuning.base",
+    "assemble_base": "compact_hf.tuning.base.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
     "copy_recipe": "compact_hf.tuning.recipes",
     "diff": "compact_hf.release.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.release.exports.export",
     "generate": "compact_hf.synthesis.compact.generate",
-    "merge_adapter": "compact_hf.tuning.merge",
+    "merge_adapter": "compact_hf.tuning.adapter.merge",
     "publish": "compact_hf.release.publish",
-    "publish_model": "compact_hf.tuning.publish",
+    "publish_model": "compact_hf.tuning.adapter.publish",
     "run_demo": "compact_hf.demo.way",
     "show": "compact_hf.release.show",
     "status": "compact_hf.synthesis.compact.status",
-    "tune": "compact_hf.tuning.train",
+    "tune": "compact_hf.tuning.training.train",
     "validate": "compact_hf.release.validate",
 }
 

@@ -34,6 +34,7 @@ from compact_hf.images.llava import items_of
 from compact_hf.synthesis.compact.forecast import Forecast
 from compact_hf.synthesis.compact.plan import plan
 from compact_hf.synthesis.compact.tables import forecast_parts
+from compact_hf.synthesis.pictures import drawn
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY
 from compact_hf.synthesis.sources import open_source
 from compact_hf.talk import Bar, say, tell, tell_table
@@ -295,10 +296,9 @@ def _tell_disk(config: Config, out: Path, found: Forecast, rows: int) -> None:
 
 
 def _mean_bytes(config: Config) -> float:
-    """Return the mean size of pictures spread over the source."""
+    """Return the mean size of the pictures that the run begins with."""
     source = open_source(config.source)
-    refs = list(source.refs())
-    chosen = refs[:: max(1, len(refs) // _SAMPLE)]
+    chosen = drawn(source, config.seed)[:_SAMPLE]
     return sum(len(source.read(ref)) for ref in chosen) / len(chosen)
 
 

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 def _assemble(chosen: argparse.Namespace) -> int:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from compact_hf.tuning.base import assemble_base
+    from compact_hf.tuning.base.assemble import assemble_base
 
     if not sys.stderr.isatty():
         disable_progress_bars()

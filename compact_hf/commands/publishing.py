@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 def _publish(chosen: argparse.Namespace) -> int:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from compact_hf.tuning.model_folder import holds_model
+    from compact_hf.tuning.adapter.folder import holds_model
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -70,7 +70,7 @@ def _publish_release(chosen: argparse.Namespace) -> int:
 
 
 def _publish_model(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.publish import publish_model
+    from compact_hf.tuning.adapter.publish import publish_model
 
     published = publish_model(
         chosen.folder,

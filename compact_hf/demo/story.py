@@ -18,7 +18,7 @@ from compact_hf.records import Row
 from compact_hf.release.facts import Facts
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.status import Status
-from compact_hf.tuning.train import TrainingResult
+from compact_hf.tuning.training.train import TrainingResult
 
 _FOUND_AS: Final = {
     "superfluous capability": "needs more capabilities",

@@ -37,11 +37,11 @@ from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.standing import Standing
-from compact_hf.tuning.model_card import write_card
+from compact_hf.tuning.adapter.card import write_card
 from compact_hf.tuning.progress import without_progress_bars
 from compact_hf.tuning.recipes import read_recipe, recipe_path
 from compact_hf.tuning.tiny import build_tiny
-from compact_hf.tuning.train import TrainingResult, tune
+from compact_hf.tuning.training.train import TrainingResult, tune
 
 SCENES: Final = 400
 NOISE: Final = 0.3

@@ -13,10 +13,10 @@ from typing import Any
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.images.decode import loaded, stripped
-from compact_hf.tuning import model_folder
-from compact_hf.tuning.adapter import adapted, refuse_other_base
-from compact_hf.tuning.facts import adapter_of
-from compact_hf.tuning.model_folder import first_line
+from compact_hf.tuning.adapter import folder as model_folder
+from compact_hf.tuning.adapter.adapter import adapted, refuse_other_base
+from compact_hf.tuning.adapter.facts import adapter_of
+from compact_hf.tuning.adapter.folder import first_line
 from compact_hf.tuning.progress import without_progress_bars
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.tuning.facts import FACTS, facts_of
+from compact_hf.tuning.adapter.facts import FACTS, facts_of
 from compact_hf.tuning.recipes import read_recipe
 from compact_hf.tuning.tiny import build_tiny
-from compact_hf.tuning.train import tune
+from compact_hf.tuning.training.train import tune
 from tests.tuning.samples import release, texts
 
 LORA = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save")

@@ -12,9 +12,9 @@ import pytest
 
 from compact_hf.cli import main
 from compact_hf.errors import CompactError, TuningError, UsageError
-from compact_hf.tuning.adapter import adapted, refuse_other_base
-from compact_hf.tuning.facts import FACTS, adapter_of
-from compact_hf.tuning.merge import merge_adapter
+from compact_hf.tuning.adapter.adapter import adapted, refuse_other_base
+from compact_hf.tuning.adapter.facts import FACTS, adapter_of
+from compact_hf.tuning.adapter.merge import merge_adapter
 from compact_hf.tuning.tiny import build_tiny
 from tests.tuning.adapters import adapter
 from tests.tuning.samples import picture, texts

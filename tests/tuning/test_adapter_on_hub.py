@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from compact_hf.testing.hub.faults import unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.tuning.facts import FACTS
+from compact_hf.tuning.adapter.facts import FACTS
 from compact_hf.tuning.tiny import build_tiny
 from tests.hub.clients import at, statuses, told
 from tests.tuning.adapters import adapter
@@ -141,7 +141,7 @@ publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with a card, an adapter as a training run leaves it, what was measured on it, and a picture."""
-    from compact_hf.tuning.model_folder import identity_of
+    from compact_hf.tuning.adapter.folder import identity_of
 
     work = tmp_path_factory.mktemp("made")
     base = build_tiny(work / "base", texts(10), seed=0)
@@ -185,7 +185,7 @@ def server() -> Iterator[HubServer]:
 
 
 def measured_anew(work: Path) -> None:
-    from compact_hf.tuning.model_folder import identity_of
+    from compact_hf.tuning.adapter.folder import identity_of
 
     path = work / "results" / "evaluation.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"model_identity": identity_of(work / "tuned")}))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compact_hf.tuning import base_weights
-from compact_hf.tuning.base import assemble_base
-from compact_hf.tuning.base_parts import ROLES, find
-from compact_hf.tuning.base_shape import base_config
-from compact_hf.tuning.base_weights import weights_found, write_weights
+from compact_hf.tuning.base import weights as base_weights
+from compact_hf.tuning.base.assemble import assemble_base
+from compact_hf.tuning.base.parts import ROLES, find
+from compact_hf.tuning.base.shape import base_config
+from compact_hf.tuning.base.weights import weights_found, write_weights
 from tests.tuning.base_parts import EDGE, MEAN, ROWS, STD, TOKENS, Parts, save_parts
 from tests.tuning.llava_rules import Llama
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.hub.store import MAIN, File, Repository
-from compact_hf.tuning.base import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
+from compact_hf.tuning.base.assemble import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
 from tests.hub.clients import COMPACT, at, contents, run, statuses, told
 from tests.tuning.base_parts import Parts, save_parts
 

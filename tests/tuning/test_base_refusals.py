@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import CompactError, TuningError, UsageError
-from compact_hf.tuning import base_room
-from compact_hf.tuning.base import assemble_base
+from compact_hf.tuning.base import room as base_room
+from compact_hf.tuning.base.assemble import assemble_base
 from tests.tuning.base_parts import Parts, save_parts
 
 
@@ -198,7 +198,7 @@ def test_a_kill_leaves_nothing_that_looks_whole_and_the_same_call_begins_anew(
     """Killed by itself after the first shard, when the most is there that may be mistaken for a model."""
     source = """
 import json, os, signal, sys
-from compact_hf.tuning.base import assemble_base
+from compact_hf.tuning.base.assemble import assemble_base
 assemble_base(sys.argv[1], **json.loads(sys.argv[2]), on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 """
     out = tmp_path / "base"

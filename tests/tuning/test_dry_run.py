@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from compact_hf.cli import main
-from compact_hf.tuning.dry_run import Plan, devices_of, dry_run
-from compact_hf.tuning.inputs import Arguments, make_parser
-from compact_hf.tuning.memory import Devices, estimate
 from compact_hf.tuning.recipes import recipe_path
 from compact_hf.tuning.tiny import build_tiny
+from compact_hf.tuning.training.dry_run import Plan, devices_of, dry_run
+from compact_hf.tuning.training.inputs import Arguments, make_parser
+from compact_hf.tuning.training.memory import Devices, estimate
 from tests.tuning.samples import release, texts
 
 # PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.

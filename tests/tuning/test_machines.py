@@ -16,7 +16,7 @@ from compact_hf.tuning.tiny import build_tiny
 from tests.tuning.samples import release, texts
 
 ROOT = Path(__file__).parents[2]
-OURS, TRLS = ("-m", "compact_hf.tuning.sft"), ("-m", "trl.scripts.sft")
+OURS, TRLS = ("-m", "compact_hf.tuning.training.sft"), ("-m", "trl.scripts.sft")
 # FSDP2 as transformers applies it while it loads, which it does on CPUs too; accelerate would run DDP there.
 SHARDED = {
     "save_strategy": "no",

@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.facts import FACTS, Facts
-from compact_hf.tuning.model_card import CURVE, MARK, put_card, write_card
+from compact_hf.tuning.adapter.card import CURVE, MARK, put_card, write_card
+from compact_hf.tuning.adapter.facts import FACTS, Facts
 from compact_hf.tuning.recipes import read_recipe
 
 SCORE = {"n": 40, "right": 10, "accuracy": 0.25, "low": 0.142, "high": 0.402, "majority": {"right": 8, "accuracy": 0.2}}

@@ -19,8 +19,8 @@ told = None
 PLAN = """
 import sys
 from compact_hf.errors import HubError
-from compact_hf.tuning.dry_run import dry_run
-from compact_hf.tuning.train import job_of
+from compact_hf.tuning.training.dry_run import dry_run
+from compact_hf.tuning.training.train import job_of
 
 def plan(name, revision=None):
     given = {"model_name_or_path": f"{sys.argv[1]}/tiny", "dataset_name": name, "dataset_config": "all"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.tuning.resume import WHOLE, claim, last_whole, record_of, seconds_in, write_record
-from compact_hf.tuning.revision import pinned
+from compact_hf.tuning.training.resume import WHOLE, claim, last_whole, record_of, seconds_in, write_record
+from compact_hf.tuning.training.revision import pinned
 
 SETTINGS = {"learning_rate": 0.001, "dataset_revision": None, "save_steps": 5, "env": {"HF_TOKEN": "hf_secret"}}
 

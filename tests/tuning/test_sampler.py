@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.tuning.sampler import Batches, Grouping
+from compact_hf.tuning.training.sampler import Batches, Grouping
 
 GROUPINGS = st.builds(
     lambda rows, batch_size, processes, accumulation, seed: Grouping(

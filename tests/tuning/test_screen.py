@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.screen import Screened, screen
 from compact_hf.tuning.tiny import build_tiny
+from compact_hf.tuning.training.screen import Screened, screen
 from tests.tuning.samples import picture
 
 QUESTION, ANSWER = "What color is it?", "red"
@@ -132,7 +132,7 @@ def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
 def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed(
     processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compact_hf.tuning.screen import Look
+    from compact_hf.tuning.training.screen import Look
 
     looks: list[int] = []
     told = Look.__call__

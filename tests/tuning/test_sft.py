@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError
-from compact_hf.tuning import sft
 from compact_hf.tuning.recipes import recipe_path
 from compact_hf.tuning.tiny import build_tiny
+from compact_hf.tuning.training import sft
 from tests.tuning.samples import release, texts
 
 LORA = {
@@ -61,7 +61,7 @@ def train(folder: Path, out: Path, **other: str) -> dict[str, Any]:
 def test_going_on_after_a_stop_gives_what_one_run_gives(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, str]
 ) -> None:
-    from compact_hf.tuning.trainer import STOP, Stopping
+    from compact_hf.tuning.training.trainer import STOP, Stopping
 
     at_once = train(folder, tmp_path / "at once", **way)
     told = Stopping.on_step_end

@@ -12,7 +12,7 @@ import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
 from compact_hf.tuning.tiny import build_tiny
-from compact_hf.tuning.train import job_of, tune
+from compact_hf.tuning.training.train import job_of, tune
 from tests.tuning.samples import release, texts
 
 

@@ -98,7 +98,7 @@ def _pace(found: Status) -> str:
 
 
 def _spending(found: Status) -> Table:
-    rows = [
+    rows: list[tuple[str, int, int, int, float | None]] = [
         (role, spent.requests, spent.input_tokens, spent.output_tokens, spent.cost)
         for role, spent in found.spending.items()
     ]

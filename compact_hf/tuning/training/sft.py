@@ -1,6 +1,6 @@
 """The training script that `compact tune` launches: TRL's arguments in, a model's folder with its training.json out.
 
-    torchrun --nproc-per-node 2 -m compact_hf.tuning.sft --config recipe.yaml --output_dir student
+    torchrun --nproc-per-node 2 -m compact_hf.tuning.training.sft --config recipe.yaml --output_dir student
 
 It is TRL's `sft` script with CompactTrainer in SFTTrainer's place. Rows are screened first, and it goes on from the
 last whole checkpoint by itself.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
-from compact_hf.tuning.inputs import (
+from compact_hf.tuning.training.inputs import (
     Arguments,
     load,
     make_parser,
@@ -28,9 +28,9 @@ from compact_hf.tuning.inputs import (
     screen_as,
     settings_of,
 )
-from compact_hf.tuning.memory import Devices, estimate
-from compact_hf.tuning.resume import last_whole, seconds_in, write_record
-from compact_hf.tuning.screen import Screened
+from compact_hf.tuning.training.memory import Devices, estimate
+from compact_hf.tuning.training.resume import last_whole, seconds_in, write_record
+from compact_hf.tuning.training.screen import Screened
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES: Final = "COMPACT_TUNE_PROCESSES"
@@ -111,7 +111,7 @@ def _trainer(
 ) -> Any:
     from trl import get_peft_config, get_quantization_config
 
-    from compact_hf.tuning.trainer import CompactTrainer
+    from compact_hf.tuning.training.trainer import CompactTrainer
 
     training = told.training
     if training.train_sampling_strategy != "random":
@@ -125,7 +125,8 @@ def _trainer(
     if training.world_size != asked_for:
         raise TuningError(
             f"num_processes is {asked_for}, but accelerate started {training.world_size}, as it does without GPUs; "
-            f"set it to {training.world_size}, or start torchrun --nproc-per-node {asked_for} -m compact_hf.tuning.sft"
+            f"set it to {training.world_size}, or start torchrun --nproc-per-node {asked_for} "
+            "-m compact_hf.tuning.training.sft"
         )
     training.model_init_kwargs = model_arguments(told)
     peft_config = get_peft_config(told.model)
@@ -176,7 +177,7 @@ def _on_start(checkpoint: Path | None) -> str:
 
 def _record(told: Arguments, arguments: Sequence[str], trainer: Any, screened: Screened) -> dict[str, Any]:
     """Return what is worth knowing of a finished run: the model's card is made of it."""
-    from compact_hf.tuning.trainer import hardware
+    from compact_hf.tuning.training.trainer import hardware
 
     history, base = trainer.state.log_history, told.model.model_name_or_path
     commit = getattr(trainer.model.config, "_commit_hash", None)

@@ -16,10 +16,10 @@ from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.records import to_json
-from compact_hf.tuning.adapter import Adapter, adapted, refuse_other_base
-from compact_hf.tuning.facts import FACTS, adapter_of, facts_of
-from compact_hf.tuning.model_card import is_repository, write_card
-from compact_hf.tuning.model_folder import first_line, is_adapter, located
+from compact_hf.tuning.adapter.adapter import Adapter, adapted, refuse_other_base
+from compact_hf.tuning.adapter.card import is_repository, write_card
+from compact_hf.tuning.adapter.facts import FACTS, adapter_of, facts_of
+from compact_hf.tuning.adapter.folder import first_line, is_adapter, located
 from compact_hf.tuning.progress import without_progress_bars
 
 _TERMS: Final = ("LICENSE*", "NOTICE*")  # that the base's weights come with, here as there

@@ -17,8 +17,8 @@ from typing import Any, Final
 from compact_hf.errors import TuningError
 from compact_hf.records import from_json
 from compact_hf.release.card import header_of
-from compact_hf.tuning.adapter import Adapter, adapter_at
-from compact_hf.tuning.model_folder import is_adapter
+from compact_hf.tuning.adapter.adapter import Adapter, adapter_at
+from compact_hf.tuning.adapter.folder import is_adapter
 
 FACTS: Final = "training.json"
 _LIBRARIES: Final = ("trl", "transformers", "peft", "torch")

@@ -1,6 +1,6 @@
 """What `trl sft` does with a recipe, for our script: the recipe's keys in, its processes started by accelerate out.
 
-    python -m compact_hf.tuning.launch --config recipe.yaml --output_dir student
+    python -m compact_hf.tuning.training.launch --config recipe.yaml --output_dir student
 
 Keys that the training script does not know (`accelerate_config`, `num_processes`, `num_machines`, ...) go to
 `accelerate launch`, from the recipe as from the command line.
@@ -13,9 +13,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from compact_hf.tuning.inputs import make_parser, settings_of
 from compact_hf.tuning.recipes import refuse_unknown_keys
-from compact_hf.tuning.sft import PROCESSES, run
+from compact_hf.tuning.training.inputs import make_parser, settings_of
+from compact_hf.tuning.training.sft import PROCESSES, run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> None:
             awaited = next(rest, None)
         else:
             scripts.append(argument)
-    launched = launch_command_parser().parse_args([*launcher, "--quiet", "--module", "compact_hf.tuning.sft", *scripts])
+    launched = launch_command_parser().parse_args(
+        [*launcher, "--quiet", "--module", "compact_hf.tuning.training.sft", *scripts]
+    )
     if launched.num_processes is not None:
         os.environ[PROCESSES] = str(launched.num_processes)
     launch_command(launched)

@@ -21,9 +21,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from trl import SFTTrainer
 
-from compact_hf.tuning.resume import WHOLE
-from compact_hf.tuning.sampler import Batches, Grouping
-from compact_hf.tuning.screen import Screened
+from compact_hf.tuning.training.resume import WHOLE
+from compact_hf.tuning.training.sampler import Batches, Grouping
+from compact_hf.tuning.training.screen import Screened
 
 PROJECTOR: Final = "multi_modal_projector"
 STOP: Final = signal.SIGUSR1

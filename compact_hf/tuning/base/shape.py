@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.base_parts import Part, read_json
-from compact_hf.tuning.model_folder import first_line
+from compact_hf.tuning.adapter.folder import first_line
+from compact_hf.tuning.base.parts import Part, read_json
 from compact_hf.tuning.processor import IMAGE_TOKEN, PAD_TOKEN, llava_processor
 from compact_hf.tuning.progress import without_progress_bars
 from compact_hf.tuning.tokenizer import llama_tokenizer

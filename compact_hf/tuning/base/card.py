@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.tuning.base_record import Record
+from compact_hf.tuning.base.record import Record
 
 if TYPE_CHECKING:
-    from compact_hf.tuning.base_parts import Part
+    from compact_hf.tuning.base.parts import Part
 
 _LLAMA_2: Final = "llama2"
 # Section 1.b.iii of the Llama 2 Community License asks for a text file of this name with this sentence.
@@ -63,7 +63,7 @@ def _rendered(parts: tuple[Part, ...], licenses: list[str | None], **facts: Any)
         for part, stated in zip(parts, licenses, strict=True)
     ]
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    template = (files("compact_hf.tuning") / "base_card.md.jinja").read_text(encoding="utf-8")
+    template = (files("compact_hf.tuning.base") / "card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(metadata=metadata.to_yaml(), parts=table, **facts)
 
 

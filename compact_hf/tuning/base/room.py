@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.base_weights import weights_needed
+from compact_hf.tuning.base.weights import weights_needed
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-    from compact_hf.tuning.base_parts import Part
+    from compact_hf.tuning.base.parts import Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from compact_hf.hub.contents import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.hub.words import in_words
 from compact_hf.release.versions import highest, version_of
-from compact_hf.tuning.adapter import refuse_other_base
-from compact_hf.tuning.facts import Facts, facts_of
-from compact_hf.tuning.model_card import CARD, CURVE, is_ours, is_repository, license_of, put_card
-from compact_hf.tuning.model_folder import (
+from compact_hf.tuning.adapter.adapter import refuse_other_base
+from compact_hf.tuning.adapter.card import CARD, CURVE, is_ours, is_repository, license_of, put_card
+from compact_hf.tuning.adapter.facts import Facts, facts_of
+from compact_hf.tuning.adapter.folder import (
     ADAPTER_CONFIG,
     MODEL_CONFIG,
     first_line,

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compact_hf.tuning.inputs import (
+from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.recipes import refuse_unknown_keys
+from compact_hf.tuning.training.inputs import (
     Arguments,
     Extras,
     load,
@@ -25,13 +27,11 @@ from compact_hf.tuning.inputs import (
     refuse_other_bases,
     screen_as,
 )
-from compact_hf.tuning.memory import Devices, Memory, estimate
-from compact_hf.tuning.progress import without_progress_bars
-from compact_hf.tuning.recipes import refuse_unknown_keys
-from compact_hf.tuning.sampler import Grouping
-from compact_hf.tuning.screen import Screened
-from compact_hf.tuning.sft import LIBRARIES
-from compact_hf.tuning.train import job_of
+from compact_hf.tuning.training.memory import Devices, Memory, estimate
+from compact_hf.tuning.training.sampler import Grouping
+from compact_hf.tuning.training.screen import Screened
+from compact_hf.tuning.training.sft import LIBRARIES
+from compact_hf.tuning.training.train import job_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.tuning.recipes import read_recipe
-from compact_hf.tuning.screen import Screened, screen
+from compact_hf.tuning.training.screen import Screened, screen
 
 _SECRET: Final = ("env", "hub_token")
 

@@ -21,7 +21,7 @@ from compact_hf.tuning.processor import IMAGE_TOKEN, PAD_TOKEN
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-    from compact_hf.tuning.base_parts import Part
+    from compact_hf.tuning.base.parts import Part
 
 RECORD: Final = "assembly.json"
 _FORMAT: Final = 1

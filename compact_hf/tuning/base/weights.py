@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.base_files import heads, is_mapped, tensors
-from compact_hf.tuning.base_parts import Part
-from compact_hf.tuning.model_folder import first_line
+from compact_hf.tuning.adapter.folder import first_line
+from compact_hf.tuning.base.files import heads, is_mapped, tensors
+from compact_hf.tuning.base.parts import Part
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +169,7 @@ def _finished(stored: torch.Tensor, weight: Weight) -> torch.Tensor:
 
     tensor = stored.to(weight.dtype)
     if (lacking := weight.shape[0] - len(stored)) > 0:
-        total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in stored.split(_MEAN_ROWS)]).sum(0)
+        total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in torch.split(stored, _MEAN_ROWS)]).sum(0)
         tensor = torch.cat([tensor, (total / len(stored)).to(weight.dtype).expand(lacking, -1)])
     if not all(bound.isfinite() for bound in tensor.aminmax()):
         raise TuningError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.model_folder import ADAPTER_CONFIG, first_line
+from compact_hf.tuning.adapter.folder import ADAPTER_CONFIG, first_line
 from compact_hf.tuning.progress import without_progress_bars
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"

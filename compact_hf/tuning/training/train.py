@@ -1,8 +1,8 @@
 """Tuning: a recipe in, a trained model's folder, its loss curve and its record out.
 
-The work is done by a child process of the same Python: `python -m compact_hf.tuning.launch --config RECIPE`, which
-starts as many processes as the recipe says. Each is TRL's `sft` with our trainer (sft.py). The same call goes on from
-the last whole checkpoint, and does nothing where training is finished.
+The work is done by a child process of the same Python, `python -m compact_hf.tuning.training.launch --config RECIPE`,
+which starts as many processes as the recipe says. Each is TRL's `sft` with our trainer (sft.py). The same call goes on
+from the last whole checkpoint, and does nothing where training is finished.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import IO, Any, Final
 
 from compact_hf import errors
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
-from compact_hf.tuning.model_card import write_card
+from compact_hf.tuning.adapter.card import write_card
 from compact_hf.tuning.recipes import read_recipe, recipe_path
-from compact_hf.tuning.resume import claim, last_whole, record_of
-from compact_hf.tuning.revision import pinned
+from compact_hf.tuning.training.resume import claim, last_whole, record_of
+from compact_hf.tuning.training.revision import pinned
 
 # The launcher's own "CalledProcessError" follows the training script's error and says nothing.
 _TELLING: Final = re.compile(
@@ -141,7 +141,7 @@ def tune(
     if record := record_of(job.output_dir):
         return _result(job.output_dir, record, resumed=True)
     _refuse_bfloat16_without_gpu(job)
-    command = [sys.executable, "-m", "compact_hf.tuning.launch", "--config", str(job.recipe), *job.options]
+    command = [sys.executable, "-m", "compact_hf.tuning.training.launch", "--config", str(job.recipe), *job.options]
     telling, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
     record = record_of(job.output_dir)
     if status != 0:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.model_folder import first_line
+from compact_hf.tuning.adapter.folder import first_line
 
 if TYPE_CHECKING:
     import torch

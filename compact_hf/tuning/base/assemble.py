@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from compact_hf.errors import ReleaseError, TuningError, UsageError
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.release.folder import replacing
-from compact_hf.tuning.base_card import write_card
-from compact_hf.tuning.base_parts import ROLES, Part, find
-from compact_hf.tuning.base_record import RECORD, Record, record_at
-from compact_hf.tuning.base_room import Room, refuse_small_disk, refuse_small_memory, room_needed
-from compact_hf.tuning.base_shape import base_config, base_generation, base_processor
-from compact_hf.tuning.base_weights import memory_needed, weights_found, write_weights
+from compact_hf.tuning.base.card import write_card
+from compact_hf.tuning.base.parts import ROLES, Part, find
+from compact_hf.tuning.base.record import RECORD, Record, record_at
+from compact_hf.tuning.base.room import Room, refuse_small_disk, refuse_small_memory, room_needed
+from compact_hf.tuning.base.shape import base_config, base_generation, base_processor
+from compact_hf.tuning.base.weights import memory_needed, weights_found, write_weights
 from compact_hf.tuning.progress import without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaProcessor
 
-    from compact_hf.tuning.base_weights import Weight
+    from compact_hf.tuning.base.weights import Weight
 
 LANGUAGE_MODEL: Final = "lmsys/vicuna-7b-v1.5"
 VISION_TOWER: Final = "openai/clip-vit-large-patch14-336"
