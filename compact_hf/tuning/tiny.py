@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
 from compact_hf.tuning.chat_template import chat_template
+from compact_hf.tuning.processor import llava_processor
 from compact_hf.tuning.progress import without_progress_bars
 
 if TYPE_CHECKING:
-    from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import LlavaConfig, PreTrainedTokenizerFast
 
 MAX_TOKENS: Final = 1024
 _SPECIAL: Final = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
@@ -94,7 +95,7 @@ def build_tiny(out: Path, texts: Iterable[str], *, seed: int, size: Size = TINY)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TuningError(f"{out} already holds something; the tiny model needs a new or empty folder")
     tokenizer = _tokenizer(texts, size.vocabulary)
-    processor = _processor(tokenizer, size)
+    processor = llava_processor(tokenizer, image_edge=size.image_edge, patch_edge=size.patch_edge)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(_config(tokenizer, size))
@@ -148,26 +149,6 @@ def _frame() -> str:
     turn = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     rendered, _ = render_jinja_template([turn], chat_template=chat_template(), bos_token="", eos_token="")
     return str(rendered[0])
-
-
-def _processor(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlavaProcessor:
-    """Pad to a square in CLIP's mean colour, shrink, normalise: LLaVA-1.5's preprocessing at a third of its size."""
-    from transformers import LlavaProcessor
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-
-    images = LlavaImageProcessorPil(
-        do_pad=True,
-        size={"shortest_edge": size.image_edge},
-        crop_size={"height": size.image_edge, "width": size.image_edge},
-    )
-    return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=size.patch_edge,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=chat_template(),
-    )
 
 
 def _widen(model: Any, size: Size) -> None:
