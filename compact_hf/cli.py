@@ -23,7 +23,6 @@ _EXTRAS: Final = {
     "peft": "tune",
     "accelerate": "tune",
     "sentencepiece": "tune",
-    "sentencepiece": "tune",
     "psutil": "tune",
     "bitsandbytes": "qlora",
     "deepspeed": "deepspeed",
