@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from compact_hf.tuning.adapter.publish import publish_model
     from compact_hf.tuning.base.assemble import assemble_base
     from compact_hf.tuning.recipes import copy_recipe
+    from compact_hf.tuning.student.shipped import copy_student
     from compact_hf.tuning.training.train import tune
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "assemble_base",
     "augment",
     "copy_recipe",
+    "copy_student",
     "diff",
     "evaluate",
     "export",
@@ -60,6 +62,7 @@ _HOME: Final = {
     "assemble_base": "compact_hf.tuning.base.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
     "copy_recipe": "compact_hf.tuning.recipes",
+    "copy_student": "compact_hf.tuning.student.shipped",
     "diff": "compact_hf.release.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.release.exports.export",

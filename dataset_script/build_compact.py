@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compact_hf import CompactError, assemble, generate, publish, validate
+from compact_hf.configs import read_config
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import differences, tree
 from compact_hf.hub.push import standing
@@ -95,24 +95,6 @@ class Config(BaseModel):
         if source.startswith(HUB) and Address.parse(source).revision in ("", "main"):
             raise ValueError(f"{source} is another pool tomorrow; name a tag or a commit after an @")
         return source
-
-
-def read_config(file: Path) -> Config:
-    """Read a config.
-
-    Raises:
-        UsageError: there is no such file, or a key is missing, unknown or of the wrong kind.
-    """
-    try:
-        return Config.model_validate(yaml.safe_load(file.read_bytes()))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}; give a config such as compact-scenes.yaml") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole of it"
-        raise UsageError(f"{file}: {place}: {first['msg']}; the keys are {', '.join(Config.model_fields)}") from error
 
 
 def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, max_cost: float | None = None) -> Path:
@@ -325,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(chosen: argparse.Namespace) -> None:
-    config = read_config(chosen.config)
+    config = read_config(chosen.config, Config, example="compact-scenes.yaml")
     if chosen.conversations is not None:
         if chosen.publish:
             raise UsageError("--conversations makes another release than the config's; write it there to publish it")

@@ -33,11 +33,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from compact_hf import CompactError, assemble, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.dataset import Questions, with_swapped_pictures
 from compact_hf.evaluation.evaluate import BATCH, MAX_NEW_TOKENS
@@ -104,24 +105,6 @@ class Config(BaseModel):
     k: list[int]
     recipe: str
     reserved_scenes: int
-
-
-def read_config(file: Path) -> Config:
-    """Read a config.
-
-    Raises:
-        UsageError: there is no such file, or a key is missing, unknown or of the wrong kind.
-    """
-    try:
-        return Config.model_validate(yaml.safe_load(file.read_bytes()))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}; give a config such as student.yaml") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole of it"
-        raise UsageError(f"{file}: {place}: {first['msg']}; the keys are {', '.join(Config.model_fields)}") from error
 
 
 def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
@@ -302,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ship", action="store_true", help="put checkpoints and figures where the package has them")
     given = parser.parse_args(arguments)
     try:
-        config = read_config(given.config)
+        config = read_config(given.config, Config, example="student.yaml")
         figures = build(config, given.out, recipe=given.config.with_name(config.recipe))
         if given.ship:
             say(f"shipped {ship(given.out):,} bytes in {FOLDER}")

@@ -150,7 +150,7 @@ def _caveat(story: Story) -> str:
     after, swapped = story.after.overall, story.swapped.overall
     above = [f"{k}" for k, score in story.after.by_k.items() if score.low > score.majority.accuracy]
     learnt = (
-        f"At k = {' and '.join(above)} that is above always giving the most frequent answer"
+        f"At k = {', '.join(above)} that is above always giving the most frequent answer"
         if above
         else "At no k is that clearly above always giving the most frequent answer"
     )
@@ -164,8 +164,8 @@ def _caveat(story: Story) -> str:
         f"({_against_majority(after)}). {learnt}. With each question put to another question's picture the tuned model "
         f"scores {swapped.accuracy:.2f}, {looking}. The figures show that data made here are read by the real trainer "
         "and teach a model something. They do not show that compositional data are better than other data: the "
-        f"model is tiny, started from nothing, and saw {story.status.conversations} pictures for "
-        f"{story.training.steps} steps."
+        f"model is tiny; it had learnt to describe drawn scenes before, and saw {story.status.conversations} pictures with "
+        f"questions for {story.training.steps} steps."
     )
 
 

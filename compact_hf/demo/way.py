@@ -40,7 +40,7 @@ from compact_hf.synthesis.standing import Standing
 from compact_hf.tuning.adapter.card import write_card
 from compact_hf.tuning.progress import without_progress_bars
 from compact_hf.tuning.recipes import read_recipe, recipe_path
-from compact_hf.tuning.tiny import build_tiny
+from compact_hf.tuning.student.shipped import copy_aligned
 from compact_hf.tuning.training.train import TrainingResult, tune
 
 SCENES: Final = 400
@@ -169,18 +169,9 @@ def _base(folder: Path, tell: Tell) -> Path:
         # Renamed when it is whole, so that a kill cannot leave half a model behind.
         half = folder / "base.part"
         shutil.rmtree(half, ignore_errors=True)
-        with without_progress_bars():
-            build_tiny(half, _texts(folder / "release"), seed=0).rename(base)
+        copy_aligned(half).rename(base)
     tell("tiny model", 1, 1, "")
     return base
-
-
-def _texts(release: Path) -> list[str]:
-    from datasets import load_dataset
-
-    with without_progress_bars():
-        rows = load_dataset(str(release), split="train", columns=["messages"])
-    return [message["content"] for row in rows for message in row["messages"]]
 
 
 def _settings(folder: Path, steps: int | None) -> dict[str, str]:

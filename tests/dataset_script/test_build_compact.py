@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB
 from compact_hf.synthesis.compact.status import status
-from dataset_script.build_compact import main, read_config
+from dataset_script.build_compact import Config, main
 from tests.release.samples import item, picture
 
 CONFIGS = Path(__file__).parents[2] / "dataset_script"
@@ -66,7 +67,7 @@ def test_a_number_of_conversations_is_reached_by_drawing_more_pictures(
 
 @pytest.mark.parametrize("name", ["compact-scenes.yaml", "compact-v1.yaml"])
 def test_the_shipped_configs_pin_every_step(name: str) -> None:
-    config = read_config(CONFIGS / name)
+    config = read_config(CONFIGS / name, Config, example="one.yaml")
     assert config.k == [1, 2, 3]
     assert "latest" not in config.teacher + config.verifier
 
@@ -74,7 +75,7 @@ def test_the_shipped_configs_pin_every_step(name: str) -> None:
 def test_an_unknown_key_is_named_with_those_that_exist(config: Path) -> None:
     config.write_text(config.read_text() + "teachr: gemini\n")
     with pytest.raises(UsageError, match=r"teachr: Extra inputs are not permitted; the keys are version, source"):
-        read_config(config)
+        read_config(config, Config, example="one.yaml")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_an_unknown_key_is_named_with_those_that_exist(config: Path) -> None:
 def test_a_file_that_is_no_config_is_said_to_be_none(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=told):
-        read_config(tmp_path / "odd.yaml")
+        read_config(tmp_path / "odd.yaml", Config, example="one.yaml")
 
 
 def test_a_config_that_is_not_there_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,10 +97,10 @@ def test_a_config_that_is_not_there_ends_in_one_line(tmp_path: Path, capsys: pyt
 def test_a_pool_on_the_hub_has_to_name_its_revision(source: str, config: Path) -> None:
     pinned = yaml.safe_load(config.read_text()) | {"source": f"{HUB}org/pool@v1"}
     config.write_text(yaml.safe_dump(pinned))
-    assert read_config(config).source.endswith("@v1")
+    assert read_config(config, Config, example="one.yaml").source.endswith("@v1")
     config.write_text(yaml.safe_dump(pinned | {"source": source}))
     with pytest.raises(UsageError, match="name a tag or a commit after an @"):
-        read_config(config)
+        read_config(config, Config, example="one.yaml")
 
 
 def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(

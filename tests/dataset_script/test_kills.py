@@ -13,11 +13,12 @@ import pytest
 import yaml
 from starlette.responses import Response
 
+from compact_hf.configs import read_config
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.testing.hub.faults import Stalled
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.hub.store import Repository
-from dataset_script.build_compact import build, read_config
+from dataset_script.build_compact import Config, build
 from tests.hub.clients import ROOT, run, start
 
 SCRIPT: Final = "import sys; from dataset_script.build_compact import main; sys.exit(main())"
@@ -42,7 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one undisturbed run makes."""
-    return data_in(build(read_config(config), tmp_path_factory.mktemp("whole")))
+    return data_in(build(read_config(config, Config, example="one.yaml"), tmp_path_factory.mktemp("whole")))
 
 
 def data_in(release: Path) -> dict[str, bytes]:

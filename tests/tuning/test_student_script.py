@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
-from student_script.build_student import build, main, read_config
+from student_script.build_student import Config, build, main
 
 SCRIPT = Path(__file__).parents[2] / "student_script"
 
@@ -36,14 +37,14 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     file, out = small(tmp_path), tmp_path / "build"
-    figures = build(read_config(file), out, recipe=tmp_path / "student-lora.yaml")
+    figures = build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     for stage in ("seeing", "alignment"):
         told = [json.loads(line) for line in (out / f"{stage}.jsonl").read_text().splitlines()]
         assert [line["step"] for line in told] == list(range(1, 9))
         assert told[-1]["loss"] < told[0]["loss"]
     assert figures["tuning"]["steps"] == 3
     assert set(figures["scores"]) == {"aligned", "tuned", "swapped"}
-    assert figures == build(read_config(file), out, recipe=tmp_path / "student-lora.yaml")
+    assert figures == build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     base = AutoModelForImageTextToText.from_pretrained(out / "aligned")
     adapted = PeftModel.from_pretrained(base, str(out / "tuned"))
     trained = {name for name, weight in adapted.named_parameters() if "lora_B" in name and weight.any()}
@@ -54,7 +55,7 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
 
 
 def test_another_config_is_not_mixed_in(tmp_path: Path) -> None:
-    config = read_config(SCRIPT / "student.yaml")
+    config = read_config(SCRIPT / "student.yaml", Config, example="one.yaml")
     (tmp_path / "student.yaml").write_text("seed: 7\n")
     with pytest.raises(UsageError, match="another config"):
         build(config, tmp_path, recipe=SCRIPT / "student-lora.yaml")

@@ -12,21 +12,40 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from compact_hf.errors import TuningError
+
 ALIGNED: Final = "aligned"
 TUNED: Final = "tuned"
 FOLDER: Final = Path(str(files("compact_hf.tuning.student") / "checkpoints"))
 _ADAPTER: Final = "adapter_config.json"
 
 
-def copy_student(out: Path) -> tuple[Path, Path]:
+def copy_student(out: Path | str) -> tuple[Path, Path]:
     """Copy both checkpoints into the folder `out`, and have the copied adapter name the copied base as its own.
 
     Returns:
         `tuple[Path, Path]`: the aligned base's folder and the adapter's.
+
+    Raises:
+        TuningError: one of them is there already, or they cannot be written.
     """
-    aligned, tuned = (Path(shutil.copytree(FOLDER / name, out / name)) for name in (ALIGNED, TUNED))
+    aligned = copy_aligned(Path(out) / ALIGNED)
+    tuned = _copy(TUNED, Path(out) / TUNED)
     name_base(tuned, str(aligned.resolve()))
     return aligned, tuned
+
+
+def copy_aligned(out: Path) -> Path:
+    """Copy the aligned base to the folder `out`, which must not exist, and return it; raises as `copy_student`."""
+    return _copy(ALIGNED, out)
+
+
+def _copy(name: str, out: Path) -> Path:
+    try:
+        return Path(shutil.copytree(FOLDER / name, out))
+    except OSError as error:
+        told = error.strerror or error
+        raise TuningError(f"the student cannot be copied to {out} ({told}); give a folder that is new") from error
 
 
 def name_base(adapter: Path, base: str) -> None:
