@@ -164,8 +164,8 @@ def _caveat(story: Story) -> str:
         f"({_against_majority(after)}). {learnt}. With each question put to another question's picture the tuned model "
         f"scores {swapped.accuracy:.2f}, {looking}. The figures show that data made here are read by the real trainer "
         "and teach a model something. They do not show that compositional data are better than other data: the "
-        f"model is tiny; it had learnt to describe drawn scenes before, and saw {story.status.conversations} pictures with "
-        f"questions for {story.training.steps} steps."
+        f"model is tiny; it had learnt to describe drawn scenes before, and saw {story.status.conversations} pictures "
+        f"with questions for {story.training.steps} steps."
     )
 
 
