@@ -68,7 +68,7 @@ def test_the_metadata_say_what_to_install(wheel: Path) -> None:
     (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
     lines = archive.read(name).decode().splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"tune", "eval", "demo", "local", "openai", "ray", "testing", "dev", "all"}
+    assert extras == {"tune", "eval", "demo", "local", "openai", "qlora", "deepspeed", "ray", "testing", "dev", "all"}
     core = [line for line in lines if line.startswith("Requires-Dist: ") and "extra ==" not in line]
     assert core
     assert not any("torch" in line for line in core)

@@ -112,6 +112,6 @@ def test_noise_is_a_share() -> None:
 
 def test_an_unknown_teacher_suggests_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match=r"there are gemini, gemini-batch, local, openai, scenes \(did you mean gemini\?\)"
+        UsageError, match=r"there are gemini, gemini-batch, local, openai, scenes; did you mean gemini\?"
     ):
         open_teacher("gemni", state_dir=Path("run"))
