@@ -27,6 +27,14 @@ def say(text: str) -> None:
             silence(sys.stderr)
 
 
+def bars_on_a_terminal() -> None:
+    """Have the Hub's client draw its own bars only where somebody can see them."""
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        disable_progress_bars()
+
+
 def silence(stream: TextIO) -> None:
     """Send what is left for a stream nowhere, or Python complains about it at its end."""
     with open(os.devnull, "wb") as nowhere:

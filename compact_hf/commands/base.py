@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from compact_hf.commands.command import command
-from compact_hf.talk import Bar, say, tell, tell_table
+from compact_hf.talk import Bar, bars_on_a_terminal, say, tell, tell_table
 
 _MEGA = 1_000_000
 
@@ -52,12 +51,9 @@ def add(commands: Any) -> None:
 
 
 def _assemble(chosen: argparse.Namespace) -> int:
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
     from compact_hf.tuning.base.assemble import assemble_base
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    bars_on_a_terminal()
     given = {
         "language_model": chosen.language_model,
         "vision_tower": chosen.vision_tower,

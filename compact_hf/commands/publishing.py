@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.commands.command import command
 from compact_hf.commands.releasing import tell_difference
 from compact_hf.errors import UsageError
-from compact_hf.talk import say, tell, tell_table
+from compact_hf.talk import bars_on_a_terminal, say, tell, tell_table
 
 _OF_MODELS: Final = ("version", "base", "results", "license")
 
@@ -38,12 +37,9 @@ def add(commands: Any) -> None:
 
 
 def _publish(chosen: argparse.Namespace) -> int:
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
     from compact_hf.tuning.adapter.folder import holds_model
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    bars_on_a_terminal()
     if holds_model(chosen.folder):
         return _publish_model(chosen)
     given = [f"--{name}" for name in _OF_MODELS if getattr(chosen, name) is not None]

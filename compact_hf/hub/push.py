@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
 from compact_hf.hub.contents import differences, files_of, tree
-from compact_hf.hub.words import in_words, valid_name
+from compact_hf.hub.words import valid_name, writing
 
 if TYPE_CHECKING:
     from huggingface_hub import Discussion, HfApi
@@ -125,7 +125,7 @@ def push(
     waits = iter(_WAITS_S)
     while True:
         try:
-            with in_words(target.repo_id, target.folder):
+            with writing(target.repo_id, target.folder):
                 return _push(target, tag=tag, private=private, check=check, on_progress=on_progress)
         except HubUnavailableError as error:
             if (wait_s := next(waits, None)) is None:
@@ -146,7 +146,7 @@ def standing(repo_id: str, *, repo_type: RepoType) -> Standing:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     place: dict[str, Any] = {"repo_id": valid_name(repo_id), "repo_type": repo_type}
-    with in_words(repo_id):
+    with writing(repo_id):
         try:
             tags = tuple(tag.name for tag in HfApi().list_repo_refs(**place).tags)
             files = tuple(sorted(HfApi().list_repo_files(**place, revision="main")))

@@ -26,8 +26,8 @@ def valid_name(repo_id: str) -> str:
 
 
 @contextmanager
-def in_words(repo_id: str, folder: Path | None = None) -> Iterator[None]:
-    """Turn what the client raises into one clear line."""
+def writing(repo_id: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn what the client raises while something is written into one clear line."""
     from huggingface_hub import errors
 
     try:
@@ -56,6 +56,42 @@ def in_words(repo_id: str, folder: Path | None = None) -> Iterator[None]:
         raise HubError(
             f"{error.filename or folder or repo_id} cannot be read ({error.strerror}); mend it and run it again"
         ) from error
+
+
+@contextmanager
+def reading(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the client raises while something is read into one clear line; `repo_id` may have its `@revision`."""
+    from huggingface_hub import constants, errors
+
+    told = f"{repo_id}@{revision}" if revision else repo_id
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repo_id!r} is not a repository's name: {_line(error)}") from error
+    except errors.OfflineModeIsEnabled:
+        raise HubError(f"{told} lies on the Hub, and HF_HUB_OFFLINE is set; unset it, or give a folder") from None
+    except errors.GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{told.partition('@')[0]}"
+        raise HubError(
+            f"{told} is gated; accept its terms at {page}, and set HF_TOKEN to a token of that account"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 429 or status >= 500:
+            raise HubUnavailableError(f"the Hub is busy or failing ({status}); run the same again") from error
+        raise HubError(
+            f"there is no {told} for this token on the Hub, nor a folder of this name here ({status}); "
+            "check the name, the revision and HF_TOKEN"
+        ) from error
+    except (errors.HTTPError, ConnectionError) as error:  # type: ignore[attr-defined]  # httpx' or httpx2's
+        raise HubUnavailableError(
+            f"{told} lies on the Hub, which cannot be reached ({_line(error) or type(error).__name__}); "
+            "run the same again, or give a folder"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise HubUnavailableError("the Hub answers with something other than JSON, as it does when it fails") from error
+    except OSError as error:
+        raise HubError(f"{told} cannot be kept here ({_line(error)}); make room and run the same again") from error
 
 
 def _of_answer(repo_id: str, error: HfHubHTTPError) -> HubError:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import tree
-from compact_hf.hub.words import in_words
+from compact_hf.hub.words import reading
 from compact_hf.release.layout import place_of
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Repository:
     def at(cls, repo_id: str, revision: str) -> Repository:
         from huggingface_hub import HfApi
 
-        with in_words(f"{repo_id}@{revision}"):
+        with reading(repo_id, revision):
             commit = HfApi().repo_info(repo_id, repo_type="dataset", revision=revision).sha
             files = tree(HfApi(), repo_id, repo_type="dataset", revision=str(commit))
         lfs = {path: files[path].lfs for path in sorted(files) if place_of(path)}
@@ -100,7 +100,7 @@ class Repository:
     def text(self, path: str) -> str:
         if path not in self.texts:
             return ""
-        with in_words(self.name), self.open(path) as file:
+        with reading(self.name), self.open(path) as file:
             return file.read().decode("utf-8", errors="replace")
 
 
@@ -137,7 +137,7 @@ def of_file(release: Held, path: str, use: Callable[[Any], T]) -> T:
     import pyarrow.parquet as pq
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    with in_words(f"{path} of {release.name}"):
+    with reading(release.name):
         try:
             with release.open(path) as raw, pq.ParquetFile(raw) as file:
                 return use(file)

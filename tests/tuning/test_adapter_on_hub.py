@@ -257,7 +257,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "base no repository": ("UsageError", "--base base is no repository"),
         "base of other weights": ("TuningError", "org/other is not the base"),
         "base of another shape": ("TuningError", "was not made for org/narrow"),
-        "base not there": ("HubError", "org/nowhere is not there"),
+        "base not there": ("HubError", "there is no org/nowhere for this token"),
         "base's revision not there": ("HubError", "org/base is not there"),
         "version taken": ("TuningError", "org/student is at v1.0.0"),
         "version below": ("TuningError", "org/student is at v1.0.0"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.words import in_words
+from compact_hf.hub.snapshot import listing, snapshot
 from compact_hf.images.address import HUB, Address
 from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, order_of, place_of
 from compact_hf.release.parquet import MAX_GROUP_ROWS
@@ -69,21 +69,11 @@ def open_part(release: str | Path, *, config: str = DEFAULT_CONFIG, split: str |
 
 
 def _from_hub(address: Address, config: str, split: str | None) -> Part:
-    from huggingface_hub import HfApi, snapshot_download
-
     config = address.config or config
-    with in_words(address.path):
-        found = HfApi().dataset_info(address.path, revision=address.revision or None)
-        names = [file.rfilename for file in found.siblings or ()]
-    chosen = _chosen(address.told, names, config, split)
-    with in_words(address.path):
-        folder = snapshot_download(
-            address.path,
-            repo_type="dataset",
-            revision=found.sha,
-            allow_patterns=[name for of_split in chosen.values() for name in of_split],
-        )
-    return Part(Path(folder), config, chosen)
+    there = listing(address.path, repo_type="dataset", revision=address.revision or None)
+    chosen = _chosen(address.told, list(there.files), config, split)
+    names = [name for of_split in chosen.values() for name in of_split]
+    return Part(snapshot(address.path, repo_type="dataset", revision=there.commit, files=names), config, chosen)
 
 
 def _chosen(told: str, names: list[str], config: str, split: str | None) -> dict[str, tuple[str, ...]]:

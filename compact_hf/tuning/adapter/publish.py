@@ -21,7 +21,7 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.contents import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.hub.words import in_words
+from compact_hf.hub.words import reading
 from compact_hf.release.versions import highest, version_of
 from compact_hf.tuning.adapter.adapter import refuse_other_base
 from compact_hf.tuning.adapter.card import CARD, CURVE, is_ours, is_repository, license_of, put_card
@@ -194,7 +194,7 @@ def _with_public_base(folder: Path, facts: Facts, given: str | None) -> Facts:
             )
         return facts
     commit: str | None = revision or (None if given else facts.base_revision)
-    with in_words(name):
+    with reading(name, revision or None):
         if given:
             commit = HfApi().model_info(name, revision=commit).sha
         with suppress(EntryNotFoundError):
@@ -210,7 +210,7 @@ def _refuse_other_weights(trained_on: Path, base: str, commit: str) -> None:
     """Raise where a repository is not the folder that an adapter was tuned on: their shapes may well be the same."""
     from huggingface_hub import HfApi
 
-    with in_words(base):
+    with reading(base):
         files = tree(HfApi(), base, repo_type="model", revision=commit)
     there = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
     for path in sorted(trained_on.glob("*.safetensors")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError
-from compact_hf.hub.words import in_words
+from compact_hf.hub.words import reading
 
 _REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -52,5 +52,5 @@ def _commit(name: str, revision: str | None) -> str | None:
                 "give the commit itself"
             )
         return None
-    with in_words(f"{name}@{revision}" if revision else name):
+    with reading(name, revision):
         return HfApi().dataset_info(name, revision=revision).sha
