@@ -258,7 +258,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "base of other weights": ("TuningError", "org/other is not the base"),
         "base of another shape": ("TuningError", "was not made for org/narrow"),
         "base not there": ("HubError", "there is no org/nowhere for this token"),
-        "base's revision not there": ("HubError", "org/base is not there"),
+        "base's revision not there": ("HubError", "there is no org/base@v9 for this token"),
         "version taken": ("TuningError", "org/student is at v1.0.0"),
         "version below": ("TuningError", "org/student is at v1.0.0"),
         "no version": ("UsageError", "'one' is not a version"),
