@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from compact_hf.commands import adapter, base, demo, making, models, publishing, questioning, recipe, releasing, showing
+from compact_hf.commands import (
+    adapter,
+    base,
+    completion,
+    demo,
+    making,
+    models,
+    publishing,
+    questioning,
+    recipe,
+    releasing,
+    showing,
+)
 from compact_hf.commands.command import Parser
 from compact_hf.errors import CompactError
 from compact_hf.talk import end_of_data, say, silence
@@ -70,4 +82,5 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (demo, making, questioning, releasing, publishing, showing, models, base, recipe, adapter):
         part.add(commands)
+    completion.add(commands, parser)
     return parser

@@ -1,0 +1,44 @@
+"""`compact completion`: what a shell needs to complete commands, options, choices and paths, on stdout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.commands.command import command
+from compact_hf.talk import tell
+
+SHELLS: Final = ("bash", "zsh", "tcsh")
+
+
+def add(commands: Any, parser: argparse.ArgumentParser) -> None:
+    """Add this command to the parser that it completes."""
+
+    def run(chosen: argparse.Namespace) -> int:
+        tell(script(parser, chosen.shell).rstrip())
+        return 0
+
+    completion = command(
+        commands, "completion", run, "have your shell complete this command", 'eval "$(compact completion bash)"'
+    )
+    completion.add_argument("shell", choices=SHELLS, help="goes into ~/.bashrc, ~/.zshrc or ~/.tcshrc")
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return the script that makes `shell`, one of `SHELLS`, complete what `parser` takes."""
+    import shtab
+
+    _complete_paths(parser, shtab.FILE)
+    text: str = shtab.complete(parser, shell)
+    return text
+
+
+def _complete_paths(parser: argparse.ArgumentParser, files: Any) -> None:
+    """Complete file names wherever text is taken: most of it may be a path, as for a shell's own commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                _complete_paths(each, files)
+        elif action.nargs != 0 and not action.choices and action.type in (None, Path):
+            action.complete = files  # type: ignore[attr-defined]  # where shtab looks
