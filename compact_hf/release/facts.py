@@ -175,15 +175,24 @@ class Facts:
         for (of, answer), count in self.tally.answers.items():
             if k in (None, of):
                 counts[answer] += count
-        total, ranked = counts.total(), _most(counts)
-        return Answers(
-            questions=total,
-            different=len(counts),
-            yes_no=sum(counts[answer] for answer in _YES_NO) / total,
-            most=ranked[0][0],
-            most_share=ranked[0][1] / total,
-            ten_share=sum(count for _, count in ranked[:_MOST]) / total,
-        )
+        return answers_of(counts)
+
+
+def answers_of(counts: Counter[str]) -> Answers:
+    """Return how varied answers are.
+
+    Args:
+        counts: normalised answer -> how many questions have it; there must be some.
+    """
+    total, ranked = counts.total(), _most(counts)
+    return Answers(
+        questions=total,
+        different=len(counts),
+        yes_no=sum(counts[answer] for answer in _YES_NO) / total,
+        most=ranked[0][0],
+        most_share=ranked[0][1] / total,
+        ten_share=sum(count for _, count in ranked[:_MOST]) / total,
+    )
 
 
 def _most(counts: Counter[str]) -> list[tuple[str, int]]:

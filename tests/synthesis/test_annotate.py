@@ -20,9 +20,10 @@ from compact_hf.records import Reject, to_json
 from compact_hf.synthesis.annotate.annotate import annotate
 from compact_hf.synthesis.annotate.annotation import Annotated, Annotation
 from compact_hf.synthesis.annotate.parquet import FILE_NAME
-from compact_hf.synthesis.annotate.summary import Pair, annotations_of, summary
+from compact_hf.synthesis.annotate.summary import annotations_of, summary
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
+from compact_hf.synthesis.complexity import Pair
 from compact_hf.synthesis.judging import QUESTIONS_PER_REQUEST
 from compact_hf.testing.gemini import Asked, GeminiServer, content_response, error_response
 from tests.synthesis.data_sets import pictures, questions_folder, scenes_file

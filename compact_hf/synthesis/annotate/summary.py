@@ -8,23 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from compact_hf.capabilities import CAPABILITIES
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import UsageError
 from compact_hf.synthesis.annotate.annotation import METHOD, Annotation, annotated_of
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """How many questions need both of two capabilities, in canonical order."""
-
-    one: str
-    other: str
-    questions: int
+from compact_hf.synthesis.complexity import Pair, complexity_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +69,7 @@ def summary(run: str | Path) -> Summary:
         JournalError: the folder is not a run, or cannot be read.
         UsageError: it is a run of another command.
     """
-    ks: Counter[int] = Counter()
-    capabilities: Counter[str] = Counter()
-    pairs: Counter[tuple[str, str]] = Counter()
+    needed: Counter[tuple[str, ...]] = Counter()
     verifiers: set[str] = set()
     pictures = 0
     with Journal.read(Path(run)) as journal:
@@ -92,25 +80,20 @@ def summary(run: str | Path) -> Summary:
             outcome = annotated_of(finished.body)
             rejects.update(reject.reason for reject in outcome.rejects)
             verifiers.update(filter(None, [outcome.verifier]))
-            for annotation in outcome.annotations:
-                ks[annotation.k] += 1
-                capabilities.update(annotation.capabilities)
-                pairs.update(combinations(annotation.capabilities, 2))
+            needed.update(annotation.capabilities for annotation in outcome.annotations)
         identity = journal.identity
-    total = ks.total()
+    found = complexity_of(needed)
     return Summary(
         identity=identity,
         pictures=pictures,
-        questions=total,
-        mean_k=sum(k * count for k, count in ks.items()) / total if total else None,
-        mode_k=min(ks, key=lambda k: (-ks[k], k), default=None),
-        at_most_2=sum(ks[k] for k in (0, 1, 2)) / total if total else None,
-        none_needed=ks[0] / total if total else None,
-        by_k={k: ks[k] for k in range(max(ks, default=-1) + 1)},
-        by_capability={name: capabilities[name] for name in CAPABILITIES},
-        by_pair=tuple(
-            Pair(*pair, count) for pair, count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-        ),
+        questions=found.questions,
+        mean_k=found.mean_k,
+        mode_k=found.mode_k,
+        at_most_2=found.at_most_2,
+        none_needed=found.none_needed,
+        by_k=found.by_k,
+        by_capability=found.by_capability,
+        by_pair=found.by_pair,
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         verifiers=tuple(sorted(verifiers)),
     )
