@@ -22,6 +22,7 @@ from compact_hf.release.layout import split_of
 from compact_hf.release.making import making_of
 from compact_hf.release.near_pictures import checked_distance
 from compact_hf.release.seen import Seen
+from compact_hf.release.selection import Selection, chosen, questions_of, selected
 from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.balance import Balance
@@ -40,6 +41,7 @@ def assemble(
     version: str,
     max_similarity: float = MAX_SIMILARITY,
     balance: bool = False,
+    select: Selection | None = None,
     instruction: str | Path | None = None,
     image_root: str | Path | None = None,
     instruction_fraction: float | None = None,
@@ -65,6 +67,8 @@ def assemble(
             repeats by design.
         balance (`bool`, *optional*, defaults to False): of images with more than two questions take the two or three
             that make capabilities, pairs of them and k most even; otherwise all are taken.
+        select (`Selection`, *optional*): take a part of the conversations only, after all else has been left out; the
+            card says which.
         instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
         image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
@@ -92,7 +96,7 @@ def assemble(
         UsageError: no runs, or arguments that are out of range or do not fit together.
         JournalError: a folder is not a run, or what was seen of pictures (seen.py) cannot be kept in the first one.
         SourceError: pictures are gone.
-        ReleaseError: `out` holds something else, or there is nothing to write.
+        ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
     """
     folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not folders:
@@ -130,11 +134,17 @@ def assemble(
     def conversations(told: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
         return conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=told)
 
+    def compositional(hygiene: Hygiene) -> Iterator[Row | Reject]:
+        if select is None:
+            return hygiene.kept(conversations(on_balance))
+        taken = chosen(questions_of(hygiene.kept(conversations())), select)
+        return selected(hygiene.kept(conversations(on_balance)), taken)
+
     def rows() -> Iterator[Row | Reject]:
         excluded = pictures_of([str(each) for each in benchmarks]) if benchmarks else None
         hygiene = Hygiene(Exclusions(ids, excluded), seen, distance=distance)
         hygiene.compare(conversations)
-        for row in hygiene.kept(conversations(on_balance)):
+        for row in compositional(hygiene):
             if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
@@ -142,9 +152,8 @@ def assemble(
         for note in hygiene.notes():
             on_note(note)
 
-    return write(
-        _licensed(rows(), image_license), Path(out), version=version, license=license, making=making_of(folders)
-    )
+    making = replace(making_of(folders), selected=select.told() if select else ())
+    return write(_licensed(rows(), image_license), Path(out), version=version, license=license, making=making)
 
 
 def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:

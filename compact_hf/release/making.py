@@ -62,6 +62,7 @@ class Making:
         first_day, last_day (`str`): of the replies, `YYYY-MM-DD` in UTC; empty where nobody replied.
         pictures, kept (`int`): how many were finished, and how many of them kept questions.
         settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `SETTINGS`.
+        selected (`tuple[str, ...]`): which part of it was taken on purpose, a phrase each; empty where all was.
     """
 
     asked: tuple[Asked, ...]
@@ -70,6 +71,7 @@ class Making:
     pictures: int
     kept: int
     settings: dict[str, tuple[str, ...]]
+    selected: tuple[str, ...] = ()
 
     @property
     def cost(self) -> float | None:

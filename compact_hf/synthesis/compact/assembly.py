@@ -79,6 +79,18 @@ def messages_of(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Messa
     return tuple(messages)
 
 
+def with_turns(row: Row, turns: Sequence[Turn]) -> Row:
+    """Return the row of a conversation with these turns, and with all that follows from them."""
+    questions_and_answers = [(turn.question, turn.answer) for turn in turns]
+    return replace(
+        row,
+        id=digest(row.source, row.image_id, questions_and_answers),
+        messages=messages_of(questions_and_answers),
+        capabilities=canonical(name for turn in turns for name in turn.capabilities),
+        turns=tuple(turns),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A picture with its conversation, of which the turns at `taken` go into the release."""
@@ -91,15 +103,11 @@ class _Found:
     identity: dict[str, Any]
 
     def row(self) -> Row:
-        turns = tuple(self.turns[at] for at in self.taken)
-        questions_and_answers = [(turn.question, turn.answer) for turn in turns]
-        return Row(
-            id=digest(self.identity["method"], self.picture.image_id, questions_and_answers),
-            messages=messages_of(questions_and_answers),
+        row = Row(
+            id="",
+            messages=(),
             source=self.identity["method"],
             k=self.outcome.k,
-            capabilities=canonical(name for turn in turns for name in turn.capabilities),
-            turns=turns,
             image_id=self.picture.image_id,
             image_source=self.picture.image_source,
             image_license=self.picture.image_license,
@@ -108,6 +116,7 @@ class _Found:
             preset_version=self.identity["preset"],
             read_picture=partial(read_again, self.source, self.picture),
         )
+        return with_turns(row, [self.turns[at] for at in self.taken])
 
 
 @dataclass(frozen=True, slots=True)
