@@ -30,17 +30,20 @@ class Gemini:
         model (`str`, *optional*, defaults to `gemini-3.8-flash`): the model's name, without `models/`.
         url (`str`, *optional*): another server that speaks Gemini's REST protocol.
         timeout_s (`float`, *optional*, defaults to 120): for one request, in seconds.
+        key (`str`, *optional*): instead of the environment's, where a server asks on behalf of who gave it.
 
     Raises:
-        UsageError: no usable key in the environment, or `url` is not the address of a server.
+        UsageError: no usable key given or in the environment, or `url` is not the address of a server.
     """
 
     ks = range(1, 11)
     in_batches = False
     sources: str | None = None
 
-    def __init__(self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._key = key_in(KEY_VARIABLES)
+    def __init__(
+        self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = ""
+    ) -> None:
+        self._key = key or key_in(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
                 "the teacher gemini needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "

@@ -99,6 +99,24 @@ def adapted(adapter: Path, base: Path) -> Any:
     return network
 
 
+def attached(adapter: Path, base: Path) -> Any:
+    """Return a base with an adapter over it that can be switched off (`disable_adapter`).
+
+    Args:
+        adapter (`Path`): its folder.
+        base (`Path`): the base's folder; see `refuse_other_base`, which has to come first.
+
+    Returns:
+        `peft.PeftModel`: on the CPU.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    with without_progress_bars(), _of_peft():
+        network = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        return PeftModel.from_pretrained(network, str(adapter))
+
+
 def _expected(adapter: Path, base: str | Path, revision: str | None) -> _Shapes:
     """Return what PEFT would save for this adapter's config on that base."""
     import torch

@@ -1,0 +1,172 @@
+"""A base and its adapter side by side: a picture and a question in, both answers out, token by token.
+
+One network serves both: the base is the network with its adapter switched off, so the memory is that of one model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from compact_hf.errors import EvaluationError, TuningError
+from compact_hf.evaluation.inputs import model_inputs
+from compact_hf.tuning.adapter import folder as model_folder
+from compact_hf.tuning.adapter.adapter import adapter_at, attached, refuse_other_base
+from compact_hf.tuning.adapter.folder import first_line
+from compact_hf.tuning.progress import without_progress_bars
+
+BASE: Final = "base"
+TUNED: Final = "tuned"
+
+Ended = Literal["", "done", "length", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as far as it is written.
+
+    Attributes:
+        text (`str`): so far.
+        ended (`str`): empty while it goes on; `done`, or what stopped it: `length` or `time`.
+    """
+
+    text: str = ""
+    ended: Ended = ""
+
+
+class SideBySide:
+    """A base with its adapter, or one whole model, loaded once.
+
+    Args:
+        model (`str`): the base's folder or Hub repository, or a whole model's; empty for the base that the adapter
+            names.
+        adapter (`str`): the adapter's folder or Hub repository; empty for a whole model alone.
+        device (`str`, *optional*): where it runs; by default the accelerator where there is one, else the CPU.
+
+    Attributes:
+        sides (`tuple[str, ...]`): `("base", "tuned")`, or `("tuned",)` for a whole model.
+
+    Raises:
+        EvaluationError: one of them cannot be found or loaded, or they do not belong together.
+    """
+
+    def __init__(self, model: str = "", adapter: str = "", *, device: str | None = None) -> None:
+        import torch
+        from transformers import AutoProcessor
+
+        told = adapter or model
+        self._device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        try:
+            base, over = _located(model, adapter)
+            network = attached(over, base) if over is not None else _whole(base)
+            # An adapter's folder has the processor that it was trained with.
+            self._processor: Any = AutoProcessor.from_pretrained(over or base)
+        except TuningError as error:
+            raise EvaluationError(str(error)) from error
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise EvaluationError(f"model {told} cannot be loaded: {first_line(error)}") from error
+        if not hasattr(self._processor, "image_processor") or not self._processor.chat_template:
+            raise EvaluationError(f"model {told} takes no pictures or has no chat template; give a LLaVA")
+        self.sides: tuple[str, ...] = (BASE, TUNED) if over is not None else (TUNED,)
+        self._network: Any = network.to(self._device).eval()
+        ends = network.generation_config.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+
+    def stream(
+        self, picture: bytes, question: str, *, max_new_tokens: int, seconds: float
+    ) -> Iterator[tuple[Answer, ...]]:
+        """Yield the answers as they grow, one for each of `sides`, greedily, a token of each in turn.
+
+        Args:
+            picture (`bytes`): the encoded file.
+            question (`str`): LLaVA's request for a short answer is added to it.
+            max_new_tokens (`int`), seconds (`float`): where an answer is cut, each counted from the start.
+
+        Raises:
+            PictureError: the picture cannot be decoded.
+            EvaluationError: the memory is too small.
+        """
+        import torch
+
+        deadline = time.monotonic() + seconds
+        inputs = model_inputs(self._processor, [(picture, question)], device=self._device, dtype=self._network.dtype)
+        writers = [_Writer(self._network, self._processor, self._ends, inputs) for _ in self.sides]
+        try:
+            while any(not writer.answer.ended for writer in writers):
+                for side, writer in zip(self.sides, writers, strict=True):
+                    if writer.answer.ended:
+                        continue
+                    # The first token comes in any case: it is what loading a picture was for.
+                    if writer.tokens and time.monotonic() > deadline:
+                        writer.answer = Answer(writer.answer.text, "time")
+                    else:
+                        with self._as(side):
+                            writer.write(max_new_tokens)
+                    yield tuple(writer.answer for writer in writers)
+        except torch.OutOfMemoryError as error:
+            raise EvaluationError(f"the memory of {self._device} is too small: {first_line(error)}") from error
+
+    def _as(self, side: str) -> AbstractContextManager[None]:
+        switched_off: AbstractContextManager[None] = self._network.disable_adapter() if side == BASE else nullcontext()
+        return switched_off
+
+
+class _Writer:
+    """One side's answer, a token at a time; the network must be that side's whenever it writes."""
+
+    def __init__(self, network: Any, processor: Any, ends: frozenset[int], inputs: Any) -> None:
+        self.answer = Answer()
+        self.tokens: list[int] = []
+        self._network, self._processor, self._ends = network, processor, ends
+        self._next = dict(inputs)
+        self._cache: Any = None
+
+    def write(self, max_new_tokens: int) -> None:
+        """Add one token to the answer."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._network(**self._next, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        token = found.logits[:, -1].argmax(-1, keepdim=True)
+        self._cache = found.past_key_values
+        # The picture is in the cache by now; its pixels are given once.
+        seen = self._next["attention_mask"]
+        self._next = {"input_ids": token, "attention_mask": torch.cat([seen, seen.new_ones(1, 1)], dim=1)}
+        self.tokens.append(int(token))
+        text = self._processor.decode(self.tokens, skip_special_tokens=True).strip()
+        ended: Ended = ""
+        if self.tokens[-1] in self._ends:
+            ended = "done"
+        elif len(self.tokens) >= max_new_tokens:
+            ended = "length"
+        self.answer = Answer(text, ended)
+
+
+def _located(model: str, adapter: str) -> tuple[Path, Path | None]:
+    """Return the base's folder, and the adapter's where there is one; `model` alone may be either.
+
+    Raises:
+        TuningError: one of them cannot be found, or the adapter is another base's.
+    """
+    if not adapter:
+        folder = model_folder.located(model)
+        if not model_folder.is_adapter(folder):
+            return folder, None
+        model, over = "", folder
+    else:
+        over = model_folder.located(adapter)
+    named = adapter_at(over)
+    base = model_folder.located(model) if model else model_folder.located(named.base, revision=named.base_revision)
+    refuse_other_base(over, base)
+    return base, over
+
+
+def _whole(folder: Path) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    with without_progress_bars():
+        return AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
