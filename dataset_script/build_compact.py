@@ -28,7 +28,7 @@ from compact_hf.configs import read_config
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import differences, tree
 from compact_hf.hub.push import standing
-from compact_hf.hub.words import in_words
+from compact_hf.hub.words import writing
 from compact_hf.images.address import HUB, Address
 from compact_hf.images.llava import items_of
 from compact_hf.synthesis.compact.forecast import Forecast
@@ -193,7 +193,7 @@ def refuse_unpublishable(config: Config) -> str:
 
     if config.repository is None:
         raise UsageError("--publish needs `repository: org/name` in the config")
-    with in_words(config.repository):
+    with writing(config.repository):
         HfApi().whoami()
     return config.repository
 
@@ -208,7 +208,7 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
 
     tag = f"v{version}"
     if tag in standing(repository, repo_type="dataset").tags:
-        with in_words(repository, release):
+        with writing(repository, release):
             there = tree(HfApi(), repository, repo_type="dataset", revision=tag)
         # The card and the changelog name the day on which they were written.
         if not any(found.startswith("data/") for found in differences(there, release)):
