@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 MAX_CONFIDENCE: Final = 100
 
+RESULTS_SCHEMA: Final = 2
+"""Of `results.json`, which evaluation writes and a model's card quotes; another number is another set of fields."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

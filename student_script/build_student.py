@@ -268,7 +268,7 @@ def questions(scenes: int) -> Iterator[Question]:
             asked = ask(scene, rng.choice(combinations), rng) if combinations else None
             if asked:
                 read = partial(source.read, ref)
-                yield Question(f"{ref}#k{k}", asked.question, asked.answer, k, asked.capabilities, read)
+                yield Question(f"{ref}#k{k}", ref, asked.question, (asked.answer,), k, asked.capabilities, read)
 
 
 def _write_at_once(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from compact_hf.tuning.progress import without_progress_bars
 CONFIG: Final = "compositional"
 _SCENES: Final = "scenes:"
 _KS: Final = (1, 2, 3)
-_COLUMNS: Final = ("id", "images", "k", "turns")
+_COLUMNS: Final = ("id", "image_id", "images", "k", "turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def questions_of(dataset: str, *, split: Literal["train", "validation"] = "valid
         name = f"{Path(dataset).name if Path(dataset).exists() else dataset} ({CONFIG}, {split})"
     if not found:
         raise EvaluationError(f"{dataset} has no questions in {CONFIG}, {split}; choose the other split or more data")
-    asked = [(one.id, one.question, one.answer, one.k, one.capabilities) for one in found]
+    asked = [(one.id, one.picture, one.question, one.answers, one.k, one.capabilities) for one in found]
     return Questions(name, digest(asked), found)
 
 
@@ -100,8 +100,9 @@ def _of_scenes(count: int) -> Iterator[Question]:
                 continue
             yield Question(
                 id=f"{ref}#k{k}",
+                picture=ref,
                 question=asked.question,
-                answer=asked.answer,
+                answers=(asked.answer,),
                 k=k,
                 capabilities=asked.capabilities,
                 read_picture=partial(source.read, ref),
@@ -117,12 +118,13 @@ def _of_release(dataset: str, split: str) -> Iterator[Question]:
         )
     # As Arrow a picture is the bytes of its file; as a row it would be decoded.
     pictures = rows.select_columns(["images"]).with_format("arrow")
-    for index, row in enumerate(rows.select_columns(["id", "k", "turns"])):
+    for index, row in enumerate(rows.select_columns(["id", "image_id", "k", "turns"])):
         for number, turn in enumerate(row["turns"]):
             yield Question(
                 id=f"{row['id']}#{number}",
+                picture=row["image_id"],
                 question=turn["question"],
-                answer=turn["answer"],
+                answers=(turn["answer"],),
                 k=row["k"],
                 capabilities=tuple(turn["capabilities"]),
                 read_picture=partial(_picture, pictures, index),

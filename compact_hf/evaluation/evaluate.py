@@ -4,7 +4,7 @@
 
     DIR/evaluation.json            what was judged: names and hashes of model and questions
     DIR/predictions.part.jsonl     while it runs: what has been answered so far
-    DIR/predictions.jsonl          one line per question: id, k, capabilities, question, answer, prediction, right
+    DIR/predictions.jsonl          one line per question: the fields of `scoring.Prediction`
     DIR/results.json               the scores; their schema stands in scoring.py
 
 The same command goes on where it was stopped, and gives the same files as a run that was not.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
+from compact_hf.evaluation.matching import Matching, is_right
 from compact_hf.evaluation.question import Question
-from compact_hf.evaluation.scoring import Prediction, is_right
+from compact_hf.evaluation.scoring import Prediction
 from compact_hf.evaluation.student import Student
 
 
@@ -45,14 +46,15 @@ def predict(
             on_progress(answered)
 
 
-def judged(question: Question, answer: str) -> Prediction:
-    """Return the prediction that says whether `answer` is right."""
+def judged(question: Question, answer: str, matching: Matching = "exact") -> Prediction:
+    """Return the prediction that says whether `answer` is right by that rule."""
     return Prediction(
         id=question.id,
+        picture=question.picture,
         k=question.k,
         capabilities=question.capabilities,
         question=question.question,
-        answer=question.answer,
+        answers=question.answers,
         prediction=answer,
-        right=is_right(answer, question.answer),
+        right=is_right(answer, question.answers, matching),
     )

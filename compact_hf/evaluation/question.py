@@ -1,4 +1,4 @@
-"""What is asked of a model: one question about one picture, with its right answer kept apart."""
+"""What is asked of a model: one question about one picture, with its right answers kept apart."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ class Question:
 
     Attributes:
         id (`str`): unique in its data set.
-        read_picture (`Callable[[], bytes]`): gives the encoded picture when its turn has come.
+        picture (`str`): which picture it was written about; questions about one picture share it.
         question (`str`): without the request for a short answer.
-        answer (`str`): the right one.
+        answers (`tuple[str, ...]`): the right ones, at least one; any of them counts, the first is the one shown.
         k (`int`): how many capabilities it needs.
         capabilities (`tuple[str, ...]`): which.
+        read_picture (`Callable[[], bytes]`): gives the encoded picture when its turn has come.
     """
 
     id: str
+    picture: str
     question: str
-    answer: str
+    answers: tuple[str, ...]
     k: int
     capabilities: tuple[str, ...]
     read_picture: Callable[[], bytes] = field(compare=False, repr=False)

@@ -1,54 +1,64 @@
-"""Scoring: predictions in, accuracy by k and by capability out, each with n, its 95% interval and a baseline. Pure.
+"""Scoring: predictions in, accuracy by k, capability and pair out, each with n, its 95% interval and a baseline. Pure.
 
-`results.json` is `Results.to_json()`:
+`results.json` of one model is `Results.to_json()`:
 
-    {"schema": 1,
+    {"schema": 2,
      "model": "student", "dataset": "release (compositional, validation)",
-     "overall": SCORE, "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...}}
+     "matching": "exact",     when an answer counts as right; see matching.py
+     "overall": SCORE, "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...},
+     "by_pair": {"color+shape": SCORE, ...}}
 
     SCORE = {"n": 120,            questions
-             "right": 54,         exact matches after `answers.normalise`
+             "right": 54,         answered rightly
              "accuracy": 0.45,    right / n, 0 to 1
              "low": 0.364, "high": 0.539,                the 95% Wilson interval of accuracy
              "majority": {"right": 40, "accuracy": 0.333}}   the same questions answered by the majority answer
 
-A question counts once in `overall`, once under its k and once under each of its capabilities; keys of `by_k` and
-`by_capability` stand only where n > 0, in ascending and in the paper's order.
+A question counts once in `overall`, once under its k, once under each of its capabilities and once under each pair of
+them. Keys stand only where n > 0: of `by_k` in ascending order, of the other two in the paper's.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from math import sqrt
 from typing import Any, Final
 
-from compact_hf.answers import normalise, same_answer
-from compact_hf.capabilities import canonical
+from compact_hf.answers import normalise
+from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.matching import Matching, rule_of
+from compact_hf.records import RESULTS_SCHEMA, from_json
 
-SCHEMA: Final = 1
 _Z95: Final = 1.959963984540054
+_PAIRS: Final = tuple("+".join(pair) for pair in combinations(CAPABILITIES, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A question with the answer that is right and the one the model gave.
+    """A question with the answers that are right and the one the model gave.
 
     Attributes:
         id (`str`): the question's, unique in its data set.
+        picture (`str`): which picture it was written about; questions about one picture share it.
         k (`int`): how many capabilities it needs.
-        capabilities (`tuple[str, ...]`): which, in the paper's order.
-        question, answer, prediction (`str`): as they stand, not normalised.
-        right (`bool`): whether prediction and answer are the same after `answers.normalise`.
+        capabilities (`tuple[str, ...]`): which.
+        question (`str`): as it was asked, without the request for a short answer.
+        answers (`tuple[str, ...]`): the right ones, not normalised; any of them counts, the first is the one shown.
+        prediction (`str`): the model's, not normalised.
+        right (`bool`): whether it matches one of them by the rule that was chosen.
     """
 
     id: str
+    picture: str
     k: int
     capabilities: tuple[str, ...]
     question: str
-    answer: str
+    answers: tuple[str, ...]
     prediction: str
     right: bool
 
@@ -75,65 +85,114 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The scores of one model on one data set; see the module for their JSON."""
+    """The scores of one model on one data set; see the module for their JSON.
+
+    Attributes:
+        model, dataset (`str`): what they are called.
+        matching (`str`): the rule by which answers were compared, `exact` or `relaxed`.
+        overall (`Score`): of all questions.
+        by_k (`dict[int, Score]`): ascending.
+        by_capability (`dict[str, Score]`): in the paper's order.
+        by_pair (`dict[str, Score]`): `color+shape` -> the questions that need both, in the paper's order.
+    """
 
     model: str
     dataset: str
+    matching: Matching
     overall: Score
     by_k: dict[int, Score]
     by_capability: dict[str, Score]
+    by_pair: dict[str, Score]
 
     def to_json(self) -> dict[str, Any]:
         """Return the results as `results.json` has them."""
         return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "dataset": self.dataset,
-            "overall": asdict(self.overall),
+            "schema": RESULTS_SCHEMA,
+            **asdict(self),
             "by_k": {str(k): asdict(score) for k, score in self.by_k.items()},
-            "by_capability": {name: asdict(score) for name, score in self.by_capability.items()},
         }
 
 
-def is_right(prediction: str, answer: str) -> bool:
-    """Whether a model's answer counts as right: exact match after `answers.normalise`."""
-    return same_answer(prediction, answer)
-
-
-def score(predictions: Sequence[Prediction], *, model: str, dataset: str) -> Results:
+def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matching: Matching = "exact") -> Results:
     """Return the accuracies of `predictions`, whatever their order.
 
     The baseline gives, for each k, the answer that is most frequent among these very predictions' right answers:
-    in hindsight, so that no constant answer per k does better. A model that has only learnt which answers are
-    common can reach it, hardly pass it.
+    in hindsight, so that by exact matching no constant answer per k does better. A model that has only learnt which
+    answers are common can reach it, hardly pass it.
+
+    Args:
+        predictions (`Sequence[Prediction]`): judged already.
+        model, dataset (`str`): what they are called.
+        matching (`str`, *optional*, defaults to `exact`): the rule by which they were judged; the baseline is judged
+            by it too.
 
     Raises:
         EvaluationError: there are no predictions.
         UnknownCapabilityError: a capability is not one of the ten.
+        UsageError: there is no such rule.
     """
     if not predictions:
         raise EvaluationError(f"{dataset} gave no questions with known answers; there is nothing to score")
-    majority = majority_answers((prediction.k, prediction.answer) for prediction in predictions)
-    by_k: dict[int, list[Prediction]] = defaultdict(list)
-    by_capability: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        by_k[prediction.k].append(prediction)
-        for name in prediction.capabilities:
-            by_capability[name].append(prediction)
+    guesses = _guessed(predictions, matching)
+    by_k: dict[int, list[_Outcome]] = defaultdict(list)
+    by_capability: dict[str, list[_Outcome]] = defaultdict(list)
+    by_pair: dict[str, list[_Outcome]] = defaultdict(list)
+    for prediction, guessed in zip(predictions, guesses, strict=True):
+        outcome = (prediction.right, guessed)
+        by_k[prediction.k].append(outcome)
+        names = canonical(prediction.capabilities)
+        for name in names:
+            by_capability[name].append(outcome)
+        for pair in combinations(names, 2):
+            by_pair["+".join(pair)].append(outcome)
     return Results(
         model,
         dataset,
-        overall=_score(predictions, majority),
-        by_k={k: _score(by_k[k], majority) for k in sorted(by_k)},
-        by_capability={name: _score(by_capability[name], majority) for name in canonical(by_capability)},
+        matching,
+        overall=_score([outcome for outcomes in by_k.values() for outcome in outcomes]),
+        by_k={k: _score(by_k[k]) for k in sorted(by_k)},
+        by_capability={name: _score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
+        by_pair={pair: _score(by_pair[pair]) for pair in _PAIRS if pair in by_pair},
     )
 
 
-def majority_answers(reference: Iterable[tuple[int, str]]) -> dict[int, str]:
-    """Return each k's most frequent answer, normalised, among the (k, answer) pairs; ties go by the alphabet."""
+def read_results(text: str | bytes, *, where: str) -> Results:
+    """Return the results whose JSON `to_json` gave.
+
+    Args:
+        text (`str | bytes`): the content of a `results.json` of one model.
+        where (`str`): what to call it in an error.
+
+    Raises:
+        EvaluationError: it is no such JSON, or has another schema.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise EvaluationError(f"{where} is no JSON ({error}); give what compact evaluate wrote") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != RESULTS_SCHEMA:
+        raise EvaluationError(
+            f"{where} has schema {schema!r}, this version reads {RESULTS_SCHEMA}; judge the model again: "
+            "compact evaluate MODEL DATASET --out DIR"
+        )
+    try:
+        return from_json(Results, text)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        at = ".".join(map(str, wrong["loc"]))
+        raise EvaluationError(
+            f"{where} is not one model's results ({at}: {wrong['msg']}); give what compact evaluate wrote"
+        ) from error
+
+
+def majority_answers(reference: Iterable[tuple[int, Sequence[str]]]) -> dict[int, str]:
+    """Return each k's most frequent answer, normalised, among the (k, right answers) pairs; ties go by the alphabet."""
     counts: dict[int, Counter[str]] = defaultdict(Counter)
-    for k, answer in reference:
-        counts[k][normalise(answer)] += 1
+    for k, answers in reference:
+        counts[k].update({normalise(answer) for answer in answers})
     return {k: min(found, key=lambda answer: (-found[answer], answer)) for k, found in counts.items()}
 
 
@@ -141,6 +200,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a share of `right` in `n` > 0 (Wilson 1927), within 0 to 1.
 
     Unlike the textbook interval it stays inside 0 to 1 and does not shrink to nothing at 0 or n right.
+
+    It takes the n questions for independent draws. Questions about one picture are not quite that: where a model
+    fails, it tends to fail on all of them. With two or three questions a picture that correlate by 0.1 the true
+    interval is about 5 to 10% wider (the design effect, 1 + (questions a picture - 1) x correlation, under the root).
+    `paired.compare`, which says whether two models differ, draws whole pictures instead.
     """
     share = right / n
     spread = _Z95 * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
@@ -150,9 +214,20 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
 
 
-def _score(predictions: Sequence[Prediction], majority: Mapping[int, str]) -> Score:
-    n = len(predictions)
-    right = sum(prediction.right for prediction in predictions)
+_Outcome = tuple[bool, bool]
+"""Whether a model's answer is right, and whether the majority answer is."""
+
+
+def _guessed(predictions: Sequence[Prediction], matching: Matching) -> list[bool]:
+    """Return for each prediction whether the majority answer of its k would have been right."""
+    rule = rule_of(matching)
+    majority = majority_answers((prediction.k, prediction.answers) for prediction in predictions)
+    return [any(rule(majority[one.k], answer) for answer in one.answers) for one in predictions]
+
+
+def _score(outcomes: Sequence[_Outcome]) -> Score:
+    n = len(outcomes)
+    right = sum(judged for judged, _ in outcomes)
+    constant = sum(guessed for _, guessed in outcomes)
     low, high = wilson(right, n)
-    constant = sum(same_answer(majority[prediction.k], prediction.answer) for prediction in predictions)
     return Score(n, right, right / n, low, high, Share(constant, constant / n))

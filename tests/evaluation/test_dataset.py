@@ -21,12 +21,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_turn_of_the_compositional_part_is_one_question_with_its_own_picture(folder: Path) -> None:
     asked = [one for split in ("train", "validation") for one in questions_of(str(folder), split=split).questions]
     expected = {
-        f"{made.id}#{index}": (turn.question, turn.answer, made.k, turn.capabilities, made.image_id)
+        f"{made.id}#{index}": (turn.question, (turn.answer,), made.k, turn.capabilities, made.image_id, made.image_id)
         for made in map(row, range(40))
         for index, turn in enumerate(made.turns)
     }
     found = {
-        one.id: (one.question, one.answer, one.k, one.capabilities, image_id_of(one.read_picture())) for one in asked
+        one.id: (one.question, one.answers, one.k, one.capabilities, one.picture, image_id_of(one.read_picture()))
+        for one in asked
     }
     assert found == expected
 

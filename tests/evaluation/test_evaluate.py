@@ -39,7 +39,7 @@ def done(model: str, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_writes_one_line_per_question_and_the_scores(done: Path) -> None:
     assert {path.name for path in done.iterdir()} == {"evaluation.json", "predictions.jsonl", "results.json"}
     lines = (done / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    keys = {"id", "k", "capabilities", "question", "answer", "prediction", "right"}
+    keys = {"id", "picture", "k", "capabilities", "question", "answers", "prediction", "right"}
     assert all(set(json.loads(line)) == keys for line in lines)
     results = json.loads((done / "results.json").read_text(encoding="utf-8"))
     predictions = [from_json(Prediction, line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers, score, wilson
+from compact_hf.evaluation.matching import is_right
+from compact_hf.evaluation.scoring import Prediction, majority_answers, read_results, score, wilson
 
 ANSWERS = ("red", "Red.", "two", "2", "left", "a dog", "dogs")
 
 
-def predicted(k: int, names: tuple[str, ...], answer: str, prediction: str) -> Prediction:
-    return Prediction("id", k, names, "Which?", answer, prediction, is_right(prediction, answer))
+def predicted(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
+    return Prediction("id", "picture", k, names, "Which?", answers, prediction, is_right(prediction, answers))
 
 
 predictions = st.lists(
@@ -24,7 +26,7 @@ predictions = st.lists(
         predicted,
         st.integers(1, 5),
         st.lists(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=3, unique=True).map(tuple),
-        st.sampled_from(ANSWERS),
+        st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3).map(tuple),
         st.sampled_from(ANSWERS),
     ),
     min_size=1,
@@ -78,36 +80,47 @@ def test_the_scores_by_k_weigh_up_to_the_overall_one(made: list[Prediction]) -> 
 
 
 @given(predictions)
+def test_a_pair_has_the_questions_that_need_both(made: list[Prediction]) -> None:
+    results = score(made, model="m", dataset="d")
+    together = {
+        f"{one}+{other}": [each.right for each in made if {one, other} <= set(each.capabilities)]
+        for one, other in combinations(CAPABILITIES, 2)
+    }
+    expected = {pair: (len(right), sum(right)) for pair, right in together.items() if right}
+    assert {pair: (found.n, found.right) for pair, found in results.by_pair.items()} == expected
+    assert list(results.by_pair) == list(expected)
+
+
+@given(predictions)
 def test_no_constant_answer_per_k_beats_the_baseline(made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
     for k, found in results.by_k.items():
-        of_k = [one.answer for one in made if one.k == k]
-        assert found.majority.right == max(sum(is_right(guess, answer) for answer in of_k) for guess in ANSWERS)
-
-
-def test_answers_count_as_right_after_normalising_only() -> None:
-    assert is_right("The red.", "red")
-    assert is_right("two", "2")
-    assert not is_right("red ball", "red")
-    assert not is_right("", "")
+        of_k = [one.answers for one in made if one.k == k]
+        assert found.majority.right == max(sum(is_right(guess, answers) for answers in of_k) for guess in ANSWERS)
 
 
 def test_the_majority_answer_is_the_most_frequent_of_its_k_and_ties_go_by_the_alphabet() -> None:
-    reference = [(1, "Red"), (1, "blue"), (1, "red."), (2, "two"), (2, "one")]
+    reference = [(1, ["Red"]), (1, ["blue", "azure"]), (1, ["red."]), (2, ["two"]), (2, ["one", "one."])]
     assert majority_answers(reference) == {1: "red", 2: "1"}
+
+
+def test_the_majority_answer_is_judged_by_the_rule_of_the_predictions() -> None:
+    made = [predicted(1, ("counting",), (answer,), "0") for answer in ("100", "100", "104", "106")]
+    found = [score(made, model="m", dataset="d", matching=rule).overall.majority.right for rule in ("exact", "relaxed")]
+    assert found == [2, 3]
 
 
 def test_results_are_the_documented_json() -> None:
     made = [
-        predicted(2, ("counting", "color"), "two", "2"),
-        predicted(1, ("color",), "red", "blue"),
-        predicted(1, ("color",), "red", "red"),
-        predicted(1, ("shape",), "round", "round"),
+        predicted(2, ("counting", "color"), ("two",), "2"),
+        predicted(1, ("color",), ("red",), "blue"),
+        predicted(1, ("color",), ("red",), "red"),
+        predicted(1, ("shape",), ("round",), "round"),
     ]
     found = score(made, model="student", dataset="set").to_json()
     assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["schema", "model", "dataset", "overall", "by_k", "by_capability"]
-    assert (found["schema"], found["model"], found["dataset"]) == (1, "student", "set")
+    assert list(found) == ["schema", "model", "dataset", "matching", "overall", "by_k", "by_capability", "by_pair"]
+    assert [found[name] for name in ("schema", "model", "dataset", "matching")] == [2, "student", "set", "exact"]
     low, high = wilson(2, 3)
     assert found["by_k"]["1"] == {
         "n": 3,
@@ -119,6 +132,30 @@ def test_results_are_the_documented_json() -> None:
     }
     assert list(found["by_k"]) == ["1", "2"]
     assert list(found["by_capability"]) == ["color", "shape", "counting"]
+    assert list(found["by_pair"]) == ["color+counting"]
+
+
+@given(predictions)
+def test_results_come_back_from_their_json(made: list[Prediction]) -> None:
+    results = score(made, model="m", dataset="d")
+    assert read_results(json.dumps(results.to_json()), where="results.json") == results
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has schema None, this version reads 2"),
+        ('{"schema": 1, "model": "m"}', "has schema 1, this version reads 2; judge the model again"),
+        ('{"schema": 2, "dataset": "d", "models": []}', "is not one model's results (model: Field required)"),
+    ],
+)
+def test_other_json_is_refused_in_one_line(text: str, told: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        read_results(text, where="old/results.json")
+    assert str(caught.value).startswith("old/results.json ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_score_is_an_error_not_a_nought() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 from starlette.responses import Response
 
+from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.testing.hub.faults import unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.tuning.adapter.facts import FACTS
@@ -124,6 +125,7 @@ refused("version below", "tuned", "org/student", base="org/base", version="0.9.0
 refused("no version", "tuned", "org/student", base="org/base", version="one")
 refused("something else there", "tuned", "org/base", base="org/base")
 refused("results of another", "tuned", base="org/base", results=work / "results")
+refused("results of schema 1", "tuned", base="org/base", results=work / "outdated")
 refused("no results", "tuned", base="org/base", results=work / "nowhere")
 refused("no processor", "bare", base="org/base")
 refused("pickles", "pickled", base="org/base")
@@ -159,7 +161,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (tuned / path).parent.mkdir(exist_ok=True)
         (tuned / path).write_bytes(b"\0")
     share = {"n": 8, "right": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "majority": {"right": 2, "accuracy": 0.25}}
-    results = {"dataset": "scenes:8", "overall": share, "by_k": {"1": share}, "by_capability": {"color": share}}
+    parts = {"overall": share, "by_k": {"1": share}, "by_capability": {"color": share}}
+    results = {"schema": RESULTS_SCHEMA, "dataset": "scenes:8", "matching": "exact", **parts}
     (work / "results").mkdir()
     (work / "results" / "results.json").write_text(json.dumps(results))
     measured = {"model": str(tuned), "model_identity": identity_of(tuned), "dataset": "scenes:8"}
@@ -264,6 +267,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "no version": ("UsageError", "'one' is not a version"),
         "something else there": ("TuningError", "org/base holds something else"),
         "results of another": ("TuningError", "measure again: compact evaluate"),
+        "results of schema 1": ("TuningError", "results.json has schema 1, this version reads 2; measure again"),
         "no results": ("TuningError", "has no results"),
         "no processor": ("TuningError", "has no processor"),
         "pickles": ("TuningError", "holds no safetensors"),
@@ -307,5 +311,7 @@ def folders(work: Path) -> None:
     sharded = shutil.copytree(work / "tuned", work / "sharded")
     index = {"weight_map": {"a": "adapter_model.safetensors", "b": "adapter_model-2.safetensors"}}
     (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    outdated = shutil.copytree(work / "results", work / "outdated") / "results.json"
+    outdated.write_text(json.dumps(json.loads(outdated.read_bytes()) | {"schema": 1}))
     unknown = shutil.copytree(work / "base", work / "unknown")
     (unknown / "README.md").unlink()

@@ -17,7 +17,13 @@ from compact_hf.tuning.adapter.facts import FACTS, Facts
 from compact_hf.tuning.recipes import read_recipe
 
 SCORE = {"n": 40, "right": 10, "accuracy": 0.25, "low": 0.142, "high": 0.402, "majority": {"right": 8, "accuracy": 0.2}}
-RESULTS = {"dataset": "scenes:12", "overall": SCORE, "by_k": {"2": SCORE}, "by_capability": {"color": SCORE}}
+RESULTS = {
+    "dataset": "scenes:12",
+    "matching": "exact",
+    "overall": SCORE,
+    "by_k": {"2": SCORE},
+    "by_capability": {"color": SCORE},
+}
 LORA = {
     "peft_type": "LORA",
     "base_model_name_or_path": "org/llava-base",

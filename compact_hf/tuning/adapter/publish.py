@@ -22,6 +22,7 @@ from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.contents import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.hub.words import reading
+from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.release.versions import highest, version_of
 from compact_hf.tuning.adapter.adapter import refuse_other_base
 from compact_hf.tuning.adapter.card import CARD, CURVE, is_ours, is_repository, license_of, put_card
@@ -230,6 +231,11 @@ def _scores_of(folder: Path, results: Path) -> dict[str, Any]:
         raise TuningError(
             f"{results} has no results that can be read ({error}); give what compact evaluate wrote as --out"
         ) from error
+    if scores.get("schema") != RESULTS_SCHEMA:
+        raise TuningError(
+            f"{results / 'results.json'} has schema {scores.get('schema')!r}, this version reads {RESULTS_SCHEMA}; "
+            f"measure again: compact evaluate {folder} DATASET --out DIR"
+        )
     if told["model_identity"] != identity_of(folder):
         raise TuningError(
             f"the results in {results} are those of {told['model']} as it was then, not of {folder} as it is; "

@@ -1,0 +1,66 @@
+"""Matching: what counts as right by each rule."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.errors import UsageError
+from compact_hf.evaluation.matching import is_right, relaxed
+
+
+def test_exact_is_after_normalising_only() -> None:
+    assert is_right("The red.", ["red"])
+    assert is_right("two", ["2"])
+    assert not is_right("red ball", ["red"])
+    assert not is_right("", [""])
+    assert not is_right("103", ["100"])
+
+
+def test_any_of_the_right_answers_counts() -> None:
+    assert is_right("sofa", ["couch", "sofa"])
+    assert not is_right("chair", ["couch", "sofa"])
+    assert not is_right("chair", [])
+    assert is_right("51", ["7", "50"], "relaxed")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("105", "100", True),
+        ("105.1", "100", False),
+        ("95", "100", True),
+        ("94.9", "100", False),
+        ("1,040", "1000", True),
+        (".52", "0.5", True),
+        ("The 52.", "50", True),
+        ("-98", "-100", True),
+        ("98", "-100", False),
+        ("twenty", "19.5", True),
+        ("5.2%", "5%", True),
+        ("0.052", "5%", True),
+        ("5", "5%", False),
+        ("0.01", "0", False),
+        ("0.0", "0", True),
+        ("two dogs", "2 dog", True),
+        ("Paris", "paris", True),
+        ("nan", "100", False),
+        ("9" * 400, "100", False),
+        ("100", "9" * 400, False),
+        ("", "", False),
+    ],
+)
+def test_relaxed_takes_a_number_within_5_percent_of_the_right_one(prediction: str, answer: str, right: bool) -> None:
+    assert relaxed(prediction, answer) is right
+    assert is_right(prediction, [answer], "relaxed") is right
+
+
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_relaxed_takes_all_that_exact_takes(prediction: str, answers: list[str]) -> None:
+    assert is_right(prediction, answers, "relaxed") >= is_right(prediction, answers)
+
+
+def test_another_rule_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown matching 'relax'; the rules are exact and relaxed; did you mean"):
+        is_right("1", ["1"], "relax")  # type: ignore[arg-type]
