@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compact_hf.evaluation.matching import Matching
@@ -26,14 +27,16 @@ class Judged:
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
             `compare(predictions of results[0], predictions of results[i + 1])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
+        picture_of (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
     """
 
     dataset: str
     matching: Matching
     results: tuple[Results, ...]
     folders: tuple[str, ...]
-    comparisons: tuple[Comparison, ...] = ()
-    notes: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    picture_of: Callable[[str], bytes] = field(compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return what results.json of a judging holds; `models` has each model's results.json."""
