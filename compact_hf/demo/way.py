@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.standing import Standing
 from compact_hf.tuning.adapter.card import write_card
-from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.tuning.progress import steps_in, without_progress_bars
 from compact_hf.tuning.recipes import read_recipe, recipe_path
 from compact_hf.tuning.student.shipped import copy_aligned
 from compact_hf.tuning.training.train import TrainingResult, tune
@@ -54,7 +53,6 @@ _WITHOUT_PICTURE: Final = 20
 _INSTRUCTION_ROWS: Final = 40
 _ON_SHEET: Final = 6
 _MARK: Final = ".compact-demo"
-_STEP: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
 _FIRST_LOOK: Final = """\
 from datasets import load_dataset
 
@@ -186,8 +184,8 @@ def _settings(folder: Path, steps: int | None) -> dict[str, str]:
 
 def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult:
     def show(line: str) -> None:
-        if step := _STEP.match(line):
-            tell("training steps", int(step[1]), int(step[2]), "")
+        if steps := steps_in(line):
+            tell("training steps", *steps, "")
 
     return tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
 

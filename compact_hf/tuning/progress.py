@@ -1,9 +1,14 @@
-"""Keeping transformers' and datasets' own progress bars off the terminal: the library talks to its caller only."""
+"""Progress: transformers' and datasets' own bars off the terminal, for the library talks to its caller only; and how far
+training is, from a line of its output."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+_BAR: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
 
 
 @contextmanager
@@ -23,3 +28,9 @@ def without_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if datasets_shown:
             datasets.enable_progress_bars()
+
+
+def steps_in(line: str) -> tuple[int, int] | None:
+    """Return how many of how many steps are done, where a line of training's output is its progress bar."""
+    found = _BAR.match(line)
+    return (int(found[1]), int(found[2])) if found else None
