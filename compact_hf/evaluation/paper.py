@@ -1,0 +1,94 @@
+"""The paper's table, and its rule for one figure over many benchmarks: scores in, relative performance out. Pure.
+
+Its last column cannot be had from two of its rows: `PaperRow.relative` is computed, `PaperRow.printed` is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from compact_hf.errors import EvaluationError
+
+BENCHMARKS: Final = (
+    "InfoVQA",
+    "SEED-Bench-2-Plus",
+    "MME",
+    "TextVQA",
+    "MM-Vet",
+    "CV-Bench",
+    "MMStar",
+    "LLaVA-in-the-Wild",
+)
+"""The eight, in the order of the paper's columns. MME's scores are points, all others per cent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRow:
+    """One row of the paper's table: LLaVA-v1.5-7B-LoRA after tuning on some data.
+
+    Attributes:
+        data (`str`): what it was tuned on.
+        size (`int`): training conversations, in thousands.
+        scores (`dict[str, float]`): benchmark -> score.
+        printed (`float`): relative performance in per cent, as the paper prints it.
+    """
+
+    data: str
+    size: int
+    scores: dict[str, float]
+    printed: float
+
+    @property
+    def relative(self) -> float:
+        """Relative performance in per cent, computed from this row and LLaVA-665K's."""
+        return relative_performance(self.scores, REFERENCE.scores)
+
+    def told(self) -> str:
+        """Return the computed figure, and the printed one beside it where that is another: `96.1 (printed: 97.1)`."""
+        computed, printed = f"{self.relative:.1f}", f"{self.printed:.1f}"
+        return computed if computed == printed else f"{computed} (printed: {printed})"
+
+
+def relative_performance(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Return the mean over the benchmarks of score / reference score, in per cent (paper, section 4).
+
+    Args:
+        scores (`Mapping[str, float]`): benchmark -> score, in any unit in which more is better.
+        reference (`Mapping[str, float]`): the same benchmarks' scores, in the same units, of what counts as 100%.
+
+    Raises:
+        EvaluationError: the benchmarks are not the same, there are none, or a reference score is not above 0.
+    """
+    if scores.keys() != reference.keys():
+        parts = [
+            ("without a reference", scores.keys() - reference.keys()),
+            ("missing", reference.keys() - scores.keys()),
+        ]
+        told = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in parts if names)
+        raise EvaluationError(f"the mean over benchmarks takes the same ones on both sides ({told})")
+    if not reference:
+        raise EvaluationError("no benchmark has a score; there is nothing to take the mean of")
+    for name, score in reference.items():
+        if not score > 0:
+            raise EvaluationError(f"the reference score of {name} is {score}; a share of it takes one above 0")
+    return 100 * sum(scores[name] / reference[name] for name in reference) / len(reference)
+
+
+def _row(data: str, size: int, scores: tuple[float, ...], printed: float) -> PaperRow:
+    return PaperRow(data, size, dict(zip(BENCHMARKS, scores, strict=True)), printed)
+
+
+REFERENCE: Final = _row("LLaVA-665K", 665, (20.80, 41.72, 1478.48, 46.99, 29.22, 60.92, 35.11, 68.50), 100.0)
+"""The full data, which counts as 100%."""
+
+TABLE: Final = (
+    REFERENCE,
+    _row("random", 65, (20.05, 41.85, 1327.70, 42.88, 30.46, 54.71, 34.13, 64.30), 95.4),
+    _row("EL2N", 65, (20.52, 42.95, 1350.10, 42.41, 33.53, 50.92, 33.82, 62.30), 97.1),
+    _row("D2-Pruning", 65, (20.90, 43.70, 1362.30, 41.82, 31.61, 48.49, 36.63, 61.80), 97.1),
+    _row("ICONS", 65, (21.00, 42.03, 1402.75, 43.12, 31.23, 55.96, 35.96, 61.80), 97.5),
+    _row("COMPACT", 65, (23.68, 43.13, 1379.94, 44.37, 31.74, 55.28, 36.13, 64.50), 100.2),
+)
+"""The paper's main table, in its order."""
