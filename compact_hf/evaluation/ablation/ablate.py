@@ -1,0 +1,108 @@
+"""`compact ablate`: a plan in; a model for each variant of one run's data and each seed, and what they score, out.
+
+    compact ablate PLAN.yaml --out DIR
+
+    DIR/plan.json                 what decides the outcome; the same command goes on where it was stopped
+    DIR/run/, base/               the run and the model to start from, where the plan has them made here
+    DIR/releases/, models/, logs/, units/     one of each for every variant and seed: see unit.py
+    DIR/judged/                   every model's answers, as `compact evaluate` leaves them
+    DIR/ablation.json, .md, .html, .png       the tables and the figure
+
+No teacher is asked. A unit, a variant with a seed, is never done again once it is finished; seeds and variants can be
+added to a plan.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from compact_hf.evaluation.ablation.comparison import compared
+from compact_hf.evaluation.ablation.folder import COUNTED, RUN, claim, decisive, units_of
+from compact_hf.evaluation.ablation.forecast import seconds_left, spoken_time
+from compact_hf.evaluation.ablation.outcome import Ablation
+from compact_hf.evaluation.ablation.plan import Plan, read_plan
+from compact_hf.evaluation.ablation.tables import write_tables
+from compact_hf.evaluation.ablation.unit import Done, Tell, Unit, carry_out, catalog_of, done, refuse_too_few
+from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.student import identity
+from compact_hf.records import digest, from_json
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.synthesis.standing import Standing
+from compact_hf.tuning.student.shipped import ALIGNED, copy_aligned
+
+_JUDGED: Final = "judged"
+
+
+def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stage, done, total, note: None) -> Ablation:
+    """Build every variant of a run's data, tune on it with every seed, and compare what the models answer.
+
+    Args:
+        plan (`str | Path`): a YAML file or a shipped plan's name.
+        out (`str | Path`): a folder that is new, empty, or this ablation's.
+        on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
+
+    Raises:
+        UsageError: the plan is wrong, or `out` holds another ablation or something else.
+        ReleaseError: the run has fewer questions than a variant asks for; before anything is tuned.
+        StoppedEarly: Ctrl-C; the same call goes on.
+        CompactError: whatever generating, assembling, tuning or judging raises; the same call goes on there.
+    """
+    asked, folder = read_plan(plan), Path(out)
+    claim(folder, decisive(asked))
+    runs = _runs(asked, folder, on_progress)
+    catalog = catalog_of(asked, runs)
+    refuse_too_few(asked, catalog)
+    base = _base(asked, folder)
+    base_identity = identity(base)
+    claim(folder, {COUNTED: digest(sorted(catalog.items())), "files of the base": base_identity})
+    units = units_of(asked, folder)
+    finished: dict[Unit, Done] = {unit: there for unit in units if (there := done(unit))}
+    for unit in units:
+        on_progress("units", len(finished), len(units), spoken_time(seconds_left(asked, catalog, units, finished)))
+        if unit not in finished:
+            finished[unit] = carry_out(unit, asked, runs=runs, base=base, catalog=catalog, tell=on_progress)
+    on_progress("units", len(units), len(units), "")
+    judged = evaluate(
+        [unit.model for unit in units],
+        asked.dataset,
+        folder / _JUDGED,
+        split=asked.split,
+        on_progress=lambda at, total: on_progress("answers", at, total, ""),
+    )
+    answers: dict[str, dict[int, list[Prediction]]] = {name: {} for name in asked.variants}
+    for unit in units:
+        answers[unit.variant][unit.seed] = _predictions(folder / _JUDGED / unit.name)
+    lines = compared(answers, baseline=asked.baseline)
+    found = Ablation(asked, judged.dataset, base_identity, tuple(finished[unit] for unit in units), lines)
+    write_tables(found, folder)
+    return found
+
+
+def _runs(plan: Plan, out: Path, tell: Tell) -> list[Path]:
+    if plan.scenes is None:
+        return [Path(run) for run in plan.runs]
+
+    def show(standing: Standing) -> None:
+        tell("pictures", standing.finished, standing.pictures, f"{standing.accepted} questions")
+
+    generate(f"scenes:{plan.scenes}", out / RUN, on_progress=show)
+    return [out / RUN]
+
+
+def _base(plan: Plan, out: Path) -> str:
+    if plan.base != ALIGNED or Path(plan.base).exists():
+        return plan.base
+    base = out / "base"
+    if not base.exists():
+        half = out / "base.part"
+        shutil.rmtree(half, ignore_errors=True)
+        copy_aligned(half).rename(base)
+    return str(base)
+
+
+def _predictions(folder: Path) -> list[Prediction]:
+    lines = (folder / "predictions.jsonl").read_bytes().splitlines()
+    return [from_json(Prediction, line) for line in lines]

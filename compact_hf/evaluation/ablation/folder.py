@@ -1,0 +1,68 @@
+"""Whose folder it is: an ablation's plan in, the folder's mark and its units out.
+
+DIR/plan.json      what decides the outcome: of the plan all but seeds and baseline, and hashes of what it starts from
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.errors import EvaluationError, IdentityError
+from compact_hf.evaluation.ablation.plan import Plan
+from compact_hf.evaluation.ablation.unit import Unit, write_at_once
+from compact_hf.tuning.recipes import read_recipe
+
+RUN: Final = "run"
+"""Where the run lies that an ablation makes itself."""
+
+COUNTED: Final = "questions"
+"""What stands in the mark once it is known what the runs hold."""
+
+_CLAIM: Final = "plan.json"
+
+
+def decisive(plan: Plan) -> dict[str, Any]:
+    """Return what decides the outcome of a unit: of the plan all but seeds and baseline, each variant by itself.
+
+    Raises:
+        TuningError: there is no such recipe.
+    """
+    told = plan.told()
+    variants = {f"variant {name}": told["variants"][name] for name in plan.variants}
+    rest = {name: value for name, value in told.items() if name not in ("seeds", "baseline", "variants")}
+    return {**rest, "settings": {**read_recipe(plan.recipe), **plan.settings}, **variants}
+
+
+def claim(out: Path, told: Mapping[str, Any]) -> None:
+    """Take a folder for an ablation, or come back to it; what it was not told before is added.
+
+    Raises:
+        IdentityError: the folder is that of another ablation.
+        EvaluationError: it holds something else, or cannot be written.
+    """
+    mark = out / _CLAIM
+    try:
+        if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise EvaluationError(f"{out} already holds something that is no ablation; give a new or empty folder")
+        held = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
+        differences = {name: (held[name], now) for name, now in told.items() if held.get(name, now) != now}
+        if differences:
+            raise IdentityError(str(out), differences)
+        write_at_once(mark, json.dumps({**held, **told}, indent=1, ensure_ascii=False) + "\n")
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{mark} cannot be used ({error}); give another folder") from error
+
+
+def units_of(plan: Plan, out: Path) -> tuple[Unit, ...]:
+    """Return every variant with the first seed, then with the next: so a part that was stopped can be compared."""
+    return tuple(Unit(variant, seed, out) for seed, variant in product(plan.seeds, plan.variants))
+
+
+def is_counted(out: Path) -> bool:
+    """Whether the runs of the ablation in this folder are complete."""
+    mark = out / _CLAIM
+    return mark.is_file() and COUNTED in json.loads(mark.read_text(encoding="utf-8"))
