@@ -60,7 +60,34 @@ def find(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> Pro
 def supports(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
     """Return every combination of `k` capabilities for which `find` finds a program, in canonical order."""
     rng = random.Random(0)
-    return tuple(names for names in combinations(CAPABILITIES, k) if find(scene, names, rng) is not None)
+    chainable = _chainable(facts(scene), k - 1)
+    return tuple(
+        names
+        for names in combinations(CAPABILITIES, k)
+        if any(_constraining(asked, names) in chainable for asked in _askable(names))
+        and find(scene, names, rng) is not None
+    )
+
+
+def _chainable(known: Facts, most: int) -> set[tuple[str, ...]]:
+    """Return the names, up to `most` and in canonical order, that can constrain some noun together, none redundant.
+
+    Where all of them can, so can any few of them: so sets of names grow by one name at a time, and most never do.
+    """
+    rng, order = random.Random(0), tuple(CAPABILITIES)
+    found: set[tuple[str, ...]] = {()}
+    for base in set(known.nouns.values()):
+        able: set[tuple[str, ...]] = {()}
+        for _ in range(most):
+            longer = ((*names, name) for names in able for name in order[order.index(names[-1]) + 1 if names else 0 :])
+            able = {
+                names
+                for names in longer
+                if all(names[:i] + names[i + 1 :] in able for i in range(len(names)))
+                and next(_chains(known, base, list(names), rng), None) is not None
+            }
+            found |= able
+    return found
 
 
 def _askable(capabilities: tuple[str, ...]) -> list[str]:
@@ -76,13 +103,19 @@ def _askable(capabilities: tuple[str, ...]) -> list[str]:
     return [name for name in capabilities if name != "scene_understanding" or len(capabilities) == 1]
 
 
+def _constraining(asked: str, capabilities: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the members that are constraints: all but what is asked for, and counting beside a kind, which groups."""
+    grouped = {"counting"} if asked == "object_recognition" else set()
+    return tuple(name for name in capabilities if name != asked and name not in grouped)
+
+
 def _programs(scene: Scene, asked: str, capabilities: tuple[str, ...], rng: random.Random) -> Iterator[Program]:
     if asked == "scene_understanding":
         yield Program(asked, "place")
         return
     known = facts(scene)
     grouped = asked == "object_recognition" and "counting" in capabilities
-    rest = [name for name in capabilities if name != asked and not (grouped and name == "counting")]
+    rest = list(_constraining(asked, capabilities))
     nouns = list(CATEGORIES) if asked == "object_recognition" else list(known.nouns)
     rng.shuffle(nouns)
     for noun in nouns:

@@ -80,6 +80,14 @@ def test_exactly_the_supported_combinations_have_a_question(seed: int, k: int) -
     assert has_one == set(supported(scene, k))
 
 
+@pytest.mark.parametrize("k", [4, 5])
+def test_of_four_and_five_too_exactly_the_supported_combinations_have_a_question(k: int) -> None:
+    scene = max(map(scene_of, range(8)), key=lambda scene: len(supported(scene, k)))
+    rng = random.Random(0)
+    has_one = [combo for combo in combinations(CAPABILITIES, k) if ask(scene, combo, rng) is not None]
+    assert has_one == list(supported(scene, k)) != []
+
+
 @given(seeds)
 def test_superfluous_phrase_is_not_needed(seed: int) -> None:
     scene = scene_of(seed)
