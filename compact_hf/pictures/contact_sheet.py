@@ -104,7 +104,7 @@ def pick(shown: Iterable[T], count: int) -> tuple[T, ...]:
 
 
 def fragment(shown: Sequence[Shown]) -> str:
-    """Return the pictures as HTML, one section per k. The page around it brings `stylesheet`.
+    """Return the pictures as HTML, one section per k. The page around it is laid out by layout.html.jinja.
 
     Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
     """
@@ -125,11 +125,6 @@ def page(shown: Sequence[Shown], *, title: str, summary: Sequence[str]) -> str:
 
     template = environment().get_template("contact_sheet_page.html.jinja")
     return template.render(title=title, summary=summary, sheet=fragment(shown))
-
-
-def stylesheet() -> str:
-    """Return the CSS of `fragment`, for a page that declares `style.css_variables`."""
-    return Path(__file__).with_name("templates").joinpath("contact_sheet.css").read_text(encoding="utf-8")
 
 
 def thumbnail(picture: bytes) -> dict[str, Any]:

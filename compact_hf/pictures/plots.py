@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.pictures.pairs import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
 from compact_hf.pictures.plot import Plot, Table
 from compact_hf.pictures.style import ABOVE, BESIDE, canvas, hide_axis, k_look, name_capabilities, spoken, tone
 
@@ -116,34 +117,11 @@ def cooccurrence(accepted: Mapping[tuple[str, ...], int]) -> Plot:
     for combination, count in accepted.items():
         for pair in combinations(canonical(combination), 2):
             pairs[pair] += count
-    names = list(CAPABILITIES)
-    every = list(combinations(names, 2))
     most = max(pairs.values(), default=0) or 1
-    with canvas(4.6) as (figure, axes):
-        from matplotlib.patches import Rectangle
-
-        for pair in every:
-            column, row = names.index(pair[0]), names.index(pair[1])
-            # Strength is opacity, so that the same drawing reads on light and on dark paper.
-            strength = 0.65 * pairs[pair] / most
-            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=tone("rule")))
-            axes.add_patch(
-                Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=tone("k3"), alpha=strength, linewidth=0)
-            )
-            axes.text(column, row, f"{pairs[pair]:,}", ha="center", va="center", fontsize=9)
-        axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
-        axes.set_xticks(
-            range(len(names) - 1),
-            [spoken(name) for name in names[:-1]],
-            rotation=55,
-            ha="right",
-            rotation_mode="anchor",
-        )
-        axes.set_yticks(range(1, len(names)), [spoken(name) for name in names[1:]])
-        axes.tick_params(length=0, labelsize=9.5)
-        axes.spines[:].set_visible(False)
-    missing = sum(pairs[pair] == 0 for pair in every)
-    common = max(every, key=lambda pair: pairs[pair])
+    with canvas(TRIANGLE_HEIGHT) as (figure, axes):
+        triangle(axes, {pair: Cell(f"{pairs[pair]:,}", pairs[pair] / most) for pair in PAIRS})
+    missing = sum(pairs[pair] == 0 for pair in PAIRS)
+    common = max(PAIRS, key=lambda pair: pairs[pair])
     return Plot(
         "cooccurrence",
         "Capabilities needed together",
@@ -153,7 +131,7 @@ def cooccurrence(accepted: Mapping[tuple[str, ...], int]) -> Plot:
             ("pair", "questions"),
             tuple(
                 (f"{spoken(one)} + {spoken(other)}", f"{pairs[one, other]:,}")
-                for one, other in sorted(every, key=lambda pair: -pairs[pair])
+                for one, other in sorted(PAIRS, key=lambda pair: -pairs[pair])
             ),
         ),
         figure,

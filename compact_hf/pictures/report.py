@@ -116,6 +116,7 @@ def render(report: Report) -> str:
         environment()
         .get_template("report.html.jinja")
         .render(
+            title=report.title,
             report=report,
             shown=len(shown),
             sheet=contact_sheet.fragment(shown),

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import MARKERS, canvas, name_capabilities, spoken, tone
+from compact_hf.pictures.style import (
+    canvas,
+    legend_of,
+    model_look,
+    name_capabilities,
+    shortened,
+    spoken,
+    tone,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,42 +78,44 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
 
     Args:
         scores: one line each, from top to bottom.
-        models: the models' names, at most four, such as `("before", "after")`.
+        models: the models' names, at most `style.MOST_MODELS`, such as `("before", "after")`.
         name: unique on the page, such as `accuracy-by-k`.
     """
-    step = 0.5 / max(len(models), 1)
-    with canvas(1.25 + 0.42 * len(scores)) as (figure, axes):
+    shown = [shortened(model) for model in models]
+    columns, lines = legend_of(("majority answer", *shown))
+    step = min(0.25, 0.72 / max(len(models), 1))
+    with canvas(0.95 + 0.22 * lines + max(0.42, 0.1 + 0.13 * len(models)) * len(scores)) as (figure, axes):
         places = list(range(len(scores)))
         axes.barh(
             places,
             [score.majority * 100 for score in scores],
-            0.78,
+            0.8,
             facecolor=tone("rule"),
             label="majority answer",
         )
-        for index, model in enumerate(models):
+        for index, model in enumerate(shown):
             shift = (index - (len(models) - 1) / 2) * step
             found = [score.by_model[index] for score in scores]
             axes.errorbar(
                 [one.value * 100 for one in found],
                 [place + shift for place in places],
                 xerr=[[(one.value - one.low) * 100 for one in found], [(one.high - one.value) * 100 for one in found]],
-                fmt=MARKERS[index],
-                color=tone("accent") if index else tone("ink"),
-                markerfacecolor=tone("accent") if index else tone("paper"),
+                **model_look(index),
+                linestyle="",
                 markersize=6.5,
                 elinewidth=1.6,
                 clip_on=False,
                 label=model,
             )
-        axes.set(xlim=(0, _limit(scores)), ylim=(len(scores) - 0.5, -0.5))
+        limit = _limit(scores)
+        axes.set(xlim=(0, limit), xticks=range(0, limit + 1, 20 if limit > 40 else 10), ylim=(len(scores) - 0.5, -0.5))
         # To the right: centred under a narrow axis it would run out of the figure.
         axes.set_xlabel("% right, with 95% interval", loc="right")
         _name_lines(axes, scores)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=len(models) + 1, columnspacing=1.2)
+        figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
     return Plot(name, title, " ".join(told(scores, models)), _table(scores, models), figure)
 
 
@@ -116,25 +126,23 @@ def _limit(scores: Sequence[Score]) -> int:
 
 
 def told(scores: Sequence[Score], models: Sequence[str]) -> tuple[str, ...]:
-    """Return one sentence per score: n, the models' shares, and how the last one stands to the majority answer.
-
-    "Above" and "below" are said only where the whole 95% interval is.
-    """
-    sentences = []
-    for score in scores:
-        shares = ", ".join(f"{one.value:.0%} {model}" for one, model in zip(score.by_model, models, strict=True))
-        last = score.by_model[-1]
-        if last.low > score.majority:
-            against = "above"
-        elif last.high < score.majority:
-            against = "below"
-        else:
-            against = "not clearly apart from"
-        sentences.append(
-            f"{_spoken_label(score)} (n = {score.n:,}): {shares}, which is {against} the {score.majority:.0%} that "
-            "the majority answer gets right."
+    """Return one sentence per score: n, the majority answer's share, each model's, and how that stands to it."""
+    return tuple(
+        f"{_spoken_label(score)} (n = {score.n:,}; the majority answer gets {score.majority:.0%} right): "
+        + "; ".join(
+            f"{model} {one.value:.0%}, {against_majority(one, score.majority)}"
+            for one, model in zip(score.by_model, models, strict=True)
         )
-    return tuple(sentences)
+        + "."
+        for score in scores
+    )
+
+
+def against_majority(share: Interval, majority: float) -> str:
+    """Return "above it", "below it" or "not clearly apart": above and below only where the whole interval is."""
+    if share.low > majority:
+        return "above it"
+    return "below it" if share.high < majority else "not clearly apart from it"
 
 
 def _name_lines(axes: Axes, scores: Sequence[Score]) -> None:
@@ -154,7 +162,7 @@ def _table(scores: Sequence[Score], models: Sequence[str]) -> Table:
                 _spoken_label(score),
                 f"{score.n:,}",
                 f"{score.majority:.1%}",
-                *(f"{one.value:.1%} ({one.low:.0%}–{one.high:.0%})" for one in score.by_model),
+                *(f"{one.value:.1%} ({100 * one.low:.0f}–{100 * one.high:.0f})" for one in score.by_model),
             )
             for score in scores
         ),

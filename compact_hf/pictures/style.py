@@ -40,8 +40,17 @@ TONES: Final[dict[str, tuple[str, str]]] = {
 }
 """Name -> (value on light paper, value on dark paper). No value is used twice: `themed` replaces by value."""
 
-MARKERS: Final = ("o", "D", "s", "^")
-"""One for each model of a plot, in order; the first is drawn hollow."""
+_MARKERS: Final = (
+    ("o", "ink", False),
+    ("D", "accent", True),
+    ("s", "ink", True),
+    ("^", "accent", False),
+    ("v", "ink", False),
+    ("p", "accent", True),
+)
+
+MOST_MODELS: Final = len(_MARKERS)
+"""How many models one plot keeps apart."""
 
 _K_HATCHES: Final = ("", "///", "", "---", "")
 _WIDTH: Final = 4.5
@@ -66,6 +75,15 @@ def k_tone(k: int) -> str:
 def k_look(k: int) -> dict[str, Any]:
     """Return face color and hatch of the bars for `k`, as matplotlib's keywords."""
     return {"facecolor": tone(k_tone(k)), "hatch": _K_HATCHES[min(max(k, 1), 5) - 1]}
+
+
+def model_look(index: int) -> dict[str, Any]:
+    """Return marker and color of a plot's model number `index`, below `MOST_MODELS`, as matplotlib's keywords.
+
+    Neighbors differ in shape, in color and in being filled or hollow.
+    """
+    marker, name, filled = _MARKERS[index]
+    return {"marker": marker, "color": tone(name), "markerfacecolor": tone(name if filled else "paper")}
 
 
 def spoken(capability: str) -> str:
@@ -145,6 +163,23 @@ ABOVE: Final[dict[str, Any]] = {"xytext": (0, 3), "textcoords": "offset points",
 
 BESIDE: Final[dict[str, Any]] = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
 """How a bar's number is annotated to the right of it."""
+
+
+def shortened(name: str, most: int = 28) -> str:
+    """Return a model's name as it fits a plot: its end, which tells it apart, kept longer than its beginning."""
+    if len(name) <= most:
+        return name
+    end = most * 2 // 3
+    return f"{name[: most - end - 1]}…{name[-end:]}"
+
+
+def legend_of(labels: Sequence[str]) -> tuple[int, int]:
+    """Return how many columns and lines a legend takes so that it is no wider than the figure."""
+    # Handle, gaps and letters at the legend's size, in points.
+    widths = [32 + 6 * len(label) for label in labels]
+    room = 72 * _WIDTH
+    columns = len(labels) if sum(widths) <= room else max(1, int(room // max(widths)))
+    return columns, -(-len(labels) // columns)
 
 
 def hide_axis(axes: Axes, which: str) -> None:

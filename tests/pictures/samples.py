@@ -10,6 +10,9 @@ from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.pictures.contact_sheet import Shown
+from compact_hf.pictures.differences import Difference
+from compact_hf.pictures.judging import Answered, Given, JudgingReport
+from compact_hf.pictures.report import Example, Fact
 from compact_hf.pictures.scores import Interval, Score
 from compact_hf.records import Turn
 
@@ -31,6 +34,42 @@ def shown(seed: int, k: int, *, question: str = "What is the word on the sign?")
     return Shown(picture(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
 
 
-def score(label: str, n: int = 50) -> Score:
-    """Return made-up shares of two models."""
-    return Score(label, n, 0.3, (Interval(0.1, 0.05, 0.2), Interval(0.6, 0.5, 0.7)))
+def score(label: str, n: int = 50, models: int = 2) -> Score:
+    """Return made-up shares of some models, each better than the one before."""
+    shares = (0.1 + 0.5 * index / max(models - 1, 1) for index in range(models))
+    return Score(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
+
+
+def judging(models: int) -> JudgingReport:
+    """Return a report of some models with every section, its words full of markup."""
+    names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
+    answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
+    return JudgingReport(
+        dataset=f"questions {HOSTILE}",
+        facts=(Fact("questions", "300"), Fact("pictures", "60", HOSTILE)),
+        models=names,
+        overall=score("all", 300, models),
+        by_k=tuple(score(f"k = {k}", 60, models) for k in range(1, 6)),
+        by_capability=tuple(score(name, 90, models) for name in CAPABILITIES),
+        by_pair={("color", "shape"): score("color+shape", 40, models), ("shape", "counting"): score("", 3, models)},
+        comparisons=tuple(
+            Difference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01) for index, name in enumerate(names)
+        )[1:],
+        examples=[
+            Answered(
+                picture(number),
+                1 + number,
+                tuple(CAPABILITIES)[: 1 + number],
+                f"Is it {HOSTILE}?",
+                HOSTILE,
+                tuple(Given(name, HOSTILE, right) for name, right in zip(names, rights, strict=True)),
+                f"scene:{number}",
+            )
+            for number, rights in enumerate(answers)
+        ],
+        chosen_by="The first three.",
+        matching="Exact.",
+        caveat="Nothing about photographs.",
+        made=(Fact("compact_hf", "1.0"),),
+        command=Example("Again:", "compact evaluate MODEL scenes:60 --out DIR"),
+    )

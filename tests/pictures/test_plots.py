@@ -138,16 +138,16 @@ def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        (Interval(0.6, 0.5, 0.7), "above the 40%"),
-        (Interval(0.2, 0.1, 0.3), "below the 40%"),
-        (Interval(0.45, 0.35, 0.55), "not clearly apart from the 40%"),
+        (Interval(0.6, 0.5, 0.7), "after 60%, above it"),
+        (Interval(0.2, 0.1, 0.3), "after 20%, below it"),
+        (Interval(0.45, 0.35, 0.55), "after 45%, not clearly apart from it"),
     ],
 )
 def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Interval, said: str) -> None:
     (sentence,) = scores.told([Score("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after"))
     assert said in sentence
-    assert "n = 90" in sentence
-    assert "0% before" in sentence
+    assert "n = 90; the majority answer gets 40% right" in sentence
+    assert "before 0%, below it" in sentence
 
 
 def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:

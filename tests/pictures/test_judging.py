@@ -1,0 +1,133 @@
+"""The page of a judging: one file that needs nothing else, true to its figures, for one model and for many."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from compact_hf.pictures.differences import Difference, told
+from compact_hf.pictures.judging import JudgingReport, render_judging
+from compact_hf.pictures.pairs import FEWEST, accuracy_by_pair
+from compact_hf.pictures.scores import Interval, accuracy
+from compact_hf.pictures.style import MOST_MODELS, model_look
+
+from .pages import Page
+from .samples import judging, score
+
+
+@pytest.fixture(scope="module")
+def report() -> JudgingReport:
+    return judging(2)
+
+
+@pytest.fixture(scope="module")
+def text(report: JudgingReport) -> str:
+    return render_judging(report)
+
+
+def test_it_needs_no_network_and_no_script(text: str) -> None:
+    page = Page(text)
+    assert all(source.startswith("data:") for source in page.values("src"))
+    assert all(link.startswith("#") for link in (*page.values("href"), *page.values("xlink:href")))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+def test_tags_are_closed_links_lead_somewhere_and_headings_step_down(text: str) -> None:
+    page = Page(text)
+    assert page.open == []
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in page.values("href") + page.values("xlink:href")} <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_nothing_that_a_model_or_a_data_set_says_becomes_markup(text: str) -> None:
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 12
+
+
+def test_the_same_report_gives_the_same_page(report: JudgingReport, text: str) -> None:
+    assert render_judging(report) == text
+
+
+def test_every_model_stands_beside_the_majority_answer_with_its_interval(text: str) -> None:
+    assert "95% interval 5.0% to 20.0%; below the majority answer" in text
+    assert "95% interval 30.0% to 70.0%; not clearly apart from the majority answer" in text
+    assert "known in hindsight" in text
+
+
+@pytest.mark.parametrize(("models", "plots"), [(1, 2 + 1), (2, 2 + 2 + 1), (MOST_MODELS + 1, 4 + MOST_MODELS + 1 + 1)])
+def test_any_number_of_models_has_its_plots(models: int, plots: int) -> None:
+    page = Page(render_judging(judging(models)))
+    assert [tag for tag, _ in page.tags].count("figure") == plots
+    assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "figure")
+
+
+@pytest.mark.parametrize(
+    ("models", "headings"), [(1, ["Wrong", "Right"]), (3, ["Some right, some wrong", "All wrong", "All right"])]
+)
+def test_examples_stand_under_what_became_of_them(models: int, headings: list[str]) -> None:
+    assert re.findall(r'<h3 class="outcome">(.*?)</h3>', render_judging(judging(models))) == headings
+
+
+@pytest.mark.parametrize(
+    ("missing", "anchor"),
+    [({"comparisons": ()}, "compared"), ({"by_capability": ()}, "by-capability"), ({"by_pair": {}}, "by-pair")],
+)
+def test_a_part_without_figures_is_left_out_with_its_link(
+    report: JudgingReport, text: str, missing: dict[str, Any], anchor: str
+) -> None:
+    without = Page(render_judging(replace(report, examples=(), **missing)))
+    assert f'id="{anchor}"' in text
+    assert not {anchor, "examples"} & set(without.values("id"))
+    assert not {f"#{anchor}", "#examples"} & set(without.values("href"))
+
+
+@pytest.mark.parametrize(
+    ("share", "p", "said"),
+    [
+        (Interval(0.041, 0.012, 0.07), 0.004, "B is better than A on these questions: +4.1 points (+1.2 to +7.0)."),
+        (Interval(-0.041, -0.07, -0.012), 0.004, "A is better than B on these questions: +4.1 points (+1.2 to +7.0)."),
+        (Interval(0.005, -0.02, 0.031), 0.7, "No clear difference between B and A: +0.5 points (−2.0 to +3.1)."),
+        (Interval(0.02, 0.001, 0.04), 0.06, "No clear difference between B and A: +2.0 points (+0.1 to +4.0)."),
+        (Interval(-0.02, -0.04, 0.001), 0.01, "No clear difference between B and A: −2.0 points (−4.0 to +0.1)."),
+    ],
+)
+def test_better_is_said_only_where_the_interval_and_the_test_say_so(share: Interval, p: float, said: str) -> None:
+    assert told([Difference("A", "B", 1200, share, p)]) == (said,)
+
+
+def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:
+    share = Interval(0.5, 0.2, 0.8)
+
+    def colored(n: int) -> int:
+        svg = accuracy_by_pair({("color", "shape"): (n, share)}, model="M", name="pairs").svg()
+        assert f">{n}</text>" in svg
+        return svg.count("opacity: 0.325")
+
+    # The key has a cell of 50% too.
+    assert (colored(FEWEST - 1), colored(FEWEST)) == (1, 2)
+
+
+def test_models_of_one_plot_are_told_apart_without_color() -> None:
+    looks = [model_look(index) for index in range(MOST_MODELS)]
+    assert len({look["marker"] for look in looks}) == MOST_MODELS
+    assert all((one["color"] != other["color"]) for one, other in pairwise(looks))
+
+
+@pytest.mark.parametrize("models", [1, 2, 3, MOST_MODELS])
+def test_names_and_legend_stay_inside_the_figure(models: int) -> None:
+    names = [f"an-organization/a-model-with-quite-a-long-name-{index}" for index in range(models)]
+    figure = accuracy([score("scene_understanding", 123456, models)], names, name="a", title="A").figure
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert -0.01 <= box.x0 < box.x1 <= width + 0.01
+    assert -0.01 <= box.y0 < box.y1 <= height + 0.01
