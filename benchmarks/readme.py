@@ -132,25 +132,38 @@ def release(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def training(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the rows about tuning; switches that do not hold have none."""
-    machine, lines = found["machine"], {name: one for name, one in found["lines"].items() if "failed" not in one}
-    where = f"{found['size']} LLaVA on {machine['gpu'] or machine['cpu']}"
-    rows = [
-        (
-            f"{name}, {where}: questions a second / of peak / memory",
-            f"{one['questions_per_second']:.3g} / {one['of_peak']:.2f} / {one['peak_mb']:,} MB",
-            "",
-        )
-        for name, one in lines.items()
-    ]
-    gained = " / ".join(f"{times:.2f}" for times in found["gains"].values())
-    workers = str(lines["compact tune"]["workers_needed"])
-    return [
-        *rows,
-        ("how many times as many questions a second the format / the trainer brings", gained, ""),
-        ("workers that keep up with it", workers, ""),
-    ]
+TRAINED = {
+    "questions_per_second": "questions a second",
+    "rows_per_second": "rows a second",
+    "tokens_per_question": "tokens a question",
+    "of_peak": "of peak",
+    "peak_mb": "peak MB",
+    "waiting_for_rows": "waiting for rows",
+    "workers_needed": "workers",
+}
+
+
+def training(found: dict[str, Any]) -> str:
+    """Return the table about tuning as Markdown, with what each part gains and the machine that it was read on."""
+    rows = [f"| {found['size']} | {' | '.join(TRAINED.values())} |", "|---" * (len(TRAINED) + 1) + "|"]
+    for name, figures in found["lines"].items():
+        cells = ["does not hold"] if "failed" in figures else [_cell(figures, key) for key in TRAINED]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    gained = ", ".join(f"the {name} gains {times:.2f} times" for name, times in found["gains"].items())
+    machine = found["machine"]
+    least, most = machine["load"]
+    threads = f", {machine['threads']} of them training" if machine["threads"] else ""
+    where = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores{threads}, torch {machine['torch']}"
+    return "\n".join([*rows, "", f"{gained}; on {where}, load {least:.1f} to {most:.1f}"])
+
+
+def _cell(figures: dict[str, Any], key: str) -> str:
+    if key == "questions_per_second":
+        least, most = figures["least_and_most"]
+        return f"{figures[key]:.3g} ({least:.3g} to {most:.3g})"
+    if key in ("of_peak", "waiting_for_rows"):
+        return f"{figures[key]:.1%}"
+    return f"{figures[key]:,}" if isinstance(figures[key], int) else f"{figures[key]:.3g}"
 
 
 def _minutes(run: dict[str, float]) -> str:

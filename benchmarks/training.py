@@ -1,17 +1,22 @@
 """How fast and in how much memory a LLaVA is tuned: `python benchmarks/training.py [--size tiny|7b] [--json]`.
 
-One table, all in one run: LLaVA-1.5-7B with random weights where there is a GPU, a tiny LLaVA elsewhere; LoRA as in
-the recipes. First plain TRL with a row for each question, then plain TRL on our rows, where a picture's questions are
-turns, then `compact tune` on them: what the format gains and what the trainer gains. Then each switch alone, from
-`compact tune` on. Each line is a process of its own, and its clock runs from the third step. `of peak` counts what has
-to be computed, without recomputation and padding, against the rate of one large product of matrices in the same
-process. A worker is a process that prepares rows: as many are needed as keep up with the training.
+One table, all in one run: LLaVA-1.5-7B with random weights where there is a GPU, elsewhere a LLaVA a sixteenth as wide
+and an eighth as deep whose pictures have 576 tokens too; LoRA as in the recipes. First plain TRL with a row for each
+question, then plain TRL on our rows, where a picture's questions are turns, then `compact tune` on them: what the
+format gains and what the trainer gains. Then each switch alone, from `compact tune` on.
+
+Each line is a process of its own, and its clock runs from the third step: the usual step counts, with the fastest and
+the slowest beside it. On a CPU one thread trains, one worker prepares rows, and the time is the training process's own.
+`of peak` counts what has to be computed, without recomputation and padding, against the rate of one large product of
+matrices in the same process. `waiting` is the share of the time on the wall in which training had no rows; `workers`
+how many processes keep up with it. `peak MB` is all of a GPU's, of a CPU what steps take beyond model and libraries.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,17 +25,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from trained import Asked
+from readme import training as table
+from trainers import SHAPES, Asked
 
-HEAD = {
-    "questions_per_second": "questions a second",
-    "rows_per_second": "rows a second",
-    "tokens_per_question": "tokens a question",
-    "of_peak": "of peak",
-    "peak_mb": "peak MB",
-    "workers_needed": "workers needed",
-}
-STEPS = 6
+STEPS = 5
 BATCHES = {"tiny": 8, "7b": 16}
 
 
@@ -54,31 +52,50 @@ def lines(start: Asked) -> dict[str, Asked]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("tiny", "7b"), help="default: what the machine can")
+    parser.add_argument("--size", choices=tuple(SHAPES), help="default: what the machine can")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="to measure for each line; default: 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     machine = hardware()
     size = arguments.size or ("7b" if machine["gpu"] else "tiny")
     if size == "7b" and not machine["gpu"]:
         parser.error("--size 7b needs a GPU of 80 GB; leave it out")
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
-        start = Asked(release(Path(folder)), size, STEPS, batch=BATCHES[size])
-        found = {name: measured(asked) for name, asked in lines(start).items()}
-    result = {"machine": machine, "size": size, "lines": found, "gains": gains(found)}
+        start = Asked(release(Path(folder)), size, arguments.steps, batch=BATCHES[size])
+        if machine["gpu"]:
+            start = replace(start, workers=4)
+        found = {}
+        for name, asked in lines(start).items():
+            print(name, file=sys.stderr)
+            found[name] = measured(asked)
+            load.append(os.getloadavg()[0])
+    machine["load"] = [min(load), max(load)]
+    result = {"machine": machine, "size": size, "steps": arguments.steps, "lines": found, "gains": gains(found)}
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 
 def hardware() -> dict[str, Any]:
-    """Return the processor's and the GPU's names, which torch knows, in a process that holds no GPU afterwards."""
-    gpu = "torch.cuda.get_device_name() if torch.cuda.is_available() else ''"
-    code = f"import torch; print({gpu}, torch.get_num_threads(), sep='\\n')"
-    gpu, threads = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    return {"gpu": gpu, "cpu": platform.machine(), "threads": int(threads)}
+    """Return what this runs on; of torch, in a process that holds no GPU afterwards."""
+    code = (
+        "import torch; gpu = torch.cuda.is_available();"
+        "print(torch.cuda.get_device_name() if gpu else '', torch.__version__, sep='\\n')"
+    )
+    gpu, torch = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    info = Path("/proc/cpuinfo")
+    named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "gpu": gpu,
+        "cpu": named[0] if named else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": None if gpu else 1,
+        "torch": torch,
+    }
 
 
-def release(folder: Path, *, pictures: int = 200) -> str:
+def release(folder: Path, *, pictures: int = 100) -> str:
     """Make a release of drawn scenes, two or three questions to each, and return its folder."""
     from compact_hf import assemble, generate
 
@@ -90,8 +107,14 @@ def release(folder: Path, *, pictures: int = 200) -> str:
 def measured(asked: Asked) -> dict[str, Any]:
     """Return one line's figures, or what it ended with where a switch does not hold."""
     program = Path(__file__).with_name("trained.py")
+    # Read by torch when it starts; a GPU's training hardly needs the processor's threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, program, json.dumps(asdict(asked))], capture_output=True, text=True, check=False
+        [sys.executable, program, json.dumps(asdict(asked))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1][:200]}
@@ -105,18 +128,6 @@ def gains(found: dict[str, Any]) -> dict[str, float]:
         for name in ("trl, a row for each question", "trl, our rows", "compact tune")
     )
     return {"format": plain / apart, "trainer": ours / plain} if apart and plain else {}
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    machine = result["machine"]
-    rows = [f"| {result['size']} | {' | '.join(HEAD.values())} |", "|---" * (len(HEAD) + 1) + "|"]
-    for name, figures in result["lines"].items():
-        cells = [f"{figures[key]:.3g}" if "failed" not in figures else "" for key in HEAD]
-        rows.append(f"| {name} | {' | '.join(cells)} |" + (f" {figures['failed']}" if "failed" in figures else ""))
-    rows.append("\n" + ", ".join(f"the {name} gains {times:.2f} times" for name, times in result["gains"].items()))
-    rows.append(f"on {machine['gpu'] or machine['cpu']}, {machine['threads']} threads")
-    return "\n".join(rows)
 
 
 if __name__ == "__main__":
