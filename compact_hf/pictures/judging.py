@@ -84,7 +84,7 @@ class JudgingReport:
         examples (`Sequence[Answered]`): shown as they come, by outcome.
         chosen_by (`str`): one sentence that says by which rule.
         matching (`str`): one sentence that says when an answer counts as right.
-        caveat (`str`): what these figures do not show; empty where nothing is to be said.
+        notes (`tuple[str, ...]`): what a reader has to know of the questions.
         made (`tuple[Fact, ...]`): versions and settings.
         command (`Example`, *optional*): that makes this page again.
     """
@@ -100,7 +100,7 @@ class JudgingReport:
     examples: Sequence[Answered] = ()
     chosen_by: str = ""
     matching: str = ""
-    caveat: str = ""
+    notes: tuple[str, ...] = ()
     made: tuple[Fact, ...] = ()
     command: Example | None = None
 

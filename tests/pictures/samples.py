@@ -69,7 +69,7 @@ def judging(models: int) -> JudgingReport:
         ],
         chosen_by="The first three.",
         matching="Exact.",
-        caveat="Nothing about photographs.",
+        notes=(f"Nothing about {HOSTILE}.",),
         made=(Fact("compact_hf", "1.0"),),
         command=Example("Again:", "compact evaluate MODEL scenes:60 --out DIR"),
     )

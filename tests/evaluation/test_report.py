@@ -1,0 +1,132 @@
+"""The page of a judging says what the predictions say, and shows questions by a rule and not by luck."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from compact_hf.evaluation.judged import Judged
+from compact_hf.evaluation.paired import compare
+from compact_hf.evaluation.report import EXAMPLES, chosen, report_of, write_report
+from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.pictures.judging import outcome_of
+from compact_hf.records import to_json
+
+CAPABILITIES = ("color", "shape", "counting")
+
+
+def answered(number: int, right: bool) -> Prediction:
+    """Return an answer to question `number`, two to a picture, by turns of k = 1, 2 and 3."""
+    k = 1 + number % 3
+    return Prediction(
+        id=f"q{number}",
+        picture=f"p{number // 2}",
+        k=k,
+        capabilities=CAPABILITIES[:k],
+        question=f"What is number {number}?",
+        answers=("red", "crimson"),
+        prediction="crimson" if right else "blue",
+        right=right,
+    )
+
+
+BASE = [answered(number, number % 4 == 0) for number in range(120)]
+TUNED = [answered(number, number % 4 < 3) for number in range(120)]
+
+
+def picture_of(id: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (int(id[1:]), 0, 0)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def judged(*models: tuple[str, list[Prediction]]) -> Judged:
+    answers = [found for _, found in models]
+    return Judged(
+        dataset="made-up questions",
+        matching="exact",
+        results=tuple(score(found, model=name, dataset="made-up questions") for name, found in models),
+        folders=tuple(name for name, _ in models),
+        comparisons=tuple(compare(answers[0], found) for found in answers[1:]),
+        notes=("3 rows were left out.",),
+        picture_of=picture_of,
+    )
+
+
+def by_id(*answers: list[Prediction]) -> list[dict[str, Prediction]]:
+    return [{one.id: one for one in found} for found in answers]
+
+
+def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> None:
+    for name, found in (("base", BASE), ("tuned", TUNED)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.jsonl").write_text("".join(f"{to_json(one)}\n" for one in found))
+    told = judged(("base", BASE), ("tuned", TUNED))
+    path = write_report(told, tmp_path, command="compact evaluate base tuned", settings={"max_new_tokens": 16})
+    text = path.read_text(encoding="utf-8")
+    low, high = told.results[1].overall.low, told.results[1].overall.high
+    assert path == tmp_path / "report.html"
+    assert f"95% interval {low:.1%} to {high:.1%}" in text
+    for said in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "max_new_tokens"):
+        assert said in text
+    assert "tuned is better than base on these questions: +50.0 points (+" in text
+    assert text.count("<article") == EXAMPLES
+    assert text.count('<span class="model">tuned</span>') == EXAMPLES
+    assert "right: <b>red</b>" in text, "of several right answers the first is shown"
+
+
+def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:
+    report = report_of(judged(("tuned", TUNED), ("base", BASE)), by_id(TUNED, BASE), command="", settings={})
+    (found,) = report.comparisons
+    assert (found.one, found.other, found.n) == ("tuned", "base", 120)
+    assert found.share.low <= found.share.value == -0.5 <= found.share.high < 0
+
+
+def test_every_score_has_each_models_share_in_order() -> None:
+    told = judged(("base", BASE), ("tuned", TUNED))
+    report = report_of(told, by_id(BASE, TUNED), command="", settings={})
+    assert [one.value for one in report.overall.by_model] == [0.25, 0.75]
+    assert [(line.label, line.n) for line in report.by_k] == [("k = 1", 40), ("k = 2", 40), ("k = 3", 40)]
+    assert [line.label for line in report.by_capability] == list(CAPABILITIES)
+    assert {pair: line.n for pair, line in report.by_pair.items()} == {
+        ("color", "shape"): 80,
+        ("color", "counting"): 40,
+        ("shape", "counting"): 40,
+    }
+    assert [fact.value for fact in report.facts] == ["120", "60", "1"]
+
+
+def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
+    answers = by_id(BASE, TUNED)
+    ids = chosen(answers, EXAMPLES)
+    assert len(set(ids)) == EXAMPLES
+    assert Counter(answers[0][id].k for id in ids) == {1: 4, 2: 4, 3: 4}
+    assert Counter(outcome_of([one[id].right for one in answers]) for id in ids) == {
+        "differ": 4,
+        "wrong": 4,
+        "right": 4,
+    }
+    assert len({answers[0][id].picture for id in ids}) == EXAMPLES, "each of another picture, while there are any"
+
+
+@given(st.permutations(range(40)), st.integers(0, 60))
+def test_the_choice_depends_on_no_order_and_never_exceeds_what_there_is(order: list[int], count: int) -> None:
+    base, tuned = by_id([BASE[number] for number in order], [TUNED[number] for number in order])
+    ids = chosen([base, tuned], count)
+    assert ids == chosen(by_id(BASE[:40], TUNED[:40]), count)
+    assert len(set(ids)) == len(ids) == min(count, 40)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_one_model_that_is_always_right_or_wrong_still_has_examples(right: bool) -> None:
+    found = [answered(number, right) for number in range(5)]
+    report = report_of(judged(("only", found)), by_id(found), command="", settings={})
+    assert len(report.examples) == 5
+    assert {one.outcome for one in report.examples} == {"right" if right else "wrong"}
+    assert report.comparisons == ()
