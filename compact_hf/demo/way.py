@@ -28,7 +28,7 @@ from compact_hf.demo.story import Story, report_of, summary_of
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
-from compact_hf.pictures import contact_sheet
+from compact_hf.pictures import cards, contact_sheet
 from compact_hf.pictures.report import render
 from compact_hf.release.assemble import assemble
 from compact_hf.release.facts import Facts
@@ -112,7 +112,7 @@ def run_demo(
     page, sheet = folder / "report.html", folder / "contact_sheet.png"
     report = report_of(story)
     page.write_text(render(report), encoding="utf-8")
-    sheet.write_bytes(contact_sheet.png(contact_sheet.pick(report.pictures, _ON_SHEET)))
+    sheet.write_bytes(cards.sheet(contact_sheet.pick(report.pictures, _ON_SHEET)))
     return Demo(page, summary_of(story))
 
 

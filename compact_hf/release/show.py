@@ -15,7 +15,7 @@ from typing import Final
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB
-from compact_hf.pictures import contact_sheet
+from compact_hf.pictures import cards, contact_sheet
 from compact_hf.release.held import Held, held
 from compact_hf.release.samples import Found, Wanted
 from compact_hf.release.show_release import of_release
@@ -89,7 +89,7 @@ def show(
     folder = Path(out) if out is not None else Path(f"{_NO_NAME.sub('-', name)}-sheet")
     title = f"{name}: {'what was dropped' if rejects else 'questions and answers'}"
     page = contact_sheet.page(found.shown, title=title, summary=list(_summary(found, wanted, rejects=rejects)))
-    return _written(folder, page, contact_sheet.png(found.shown), len(found.shown))
+    return _written(folder, page, cards.sheet(found.shown), len(found.shown))
 
 
 def _is_run(where: str | Path) -> bool:

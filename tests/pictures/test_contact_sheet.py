@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.pictures.contact_sheet import Shown, fragment, page, pick, png, thumbnail
+from compact_hf.pictures.contact_sheet import Shown, fragment, page, pick, thumbnail
 from compact_hf.records import Reject, Turn
 
 from .samples import HOSTILE, picture, shown
@@ -58,18 +58,6 @@ def test_pictures_of_any_mode_are_shown() -> None:
         assert thumbnail(file.getvalue())["width"] == 30
 
 
-def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question() -> None:
-    runaway = Turn("word " * 3000, "unbroken" * 500, ("color",), ("color",), 90)
-    with Image.open(io.BytesIO(png([shown(1, 1), Shown(picture(2), 3, (runaway,)), shown(3, 2)], columns=3))) as sheet:
-        assert sheet.format == "PNG"
-        assert sheet.width == 3 * 400 + 4 * 20
-        assert sheet.height < 1200
-
-
-def test_the_png_sheet_is_the_same_every_time() -> None:
-    assert png([shown(1, 1), shown(2, 2)]) == png([shown(1, 1), shown(2, 2)])
-
-
 ASKED = ("color", "counting")
 DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?", HOSTILE, ASKED)
 
@@ -88,14 +76,6 @@ def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -
     none = Turn("Which?", "red", ASKED, (), 90)
     notes = [entry.note for entry in Shown(b"", 2, (same, other, none)).entries()]
     assert notes == ["", "the verifier found object recognition", "the verifier found nothing"]
-
-
-def test_the_png_sheet_grows_with_what_was_dropped() -> None:
-    heights = []
-    for dropped in ((), (DROPPED,), (DROPPED, DROPPED)):
-        with Image.open(io.BytesIO(png([Shown(picture(1), 2, (), "a.png", dropped)], columns=1))) as sheet:
-            heights.append(sheet.height)
-    assert heights == sorted(set(heights))
 
 
 def test_a_page_needs_nothing_beside_it() -> None:
