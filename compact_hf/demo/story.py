@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from compact_hf.evaluation.report import line_of
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.pictures.contact_sheet import Shown
 from compact_hf.pictures.dropped import RejectCount
 from compact_hf.pictures.report import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
-from compact_hf.pictures.scores import Interval, Score
 from compact_hf.records import Row
 from compact_hf.release.facts import Facts
 from compact_hf.synthesis.compact.assembly import conversation_rows
@@ -126,20 +126,15 @@ def _accuracy(story: Story) -> AccuracySection:
     after = story.after
     return AccuracySection(
         models=("before", "swapped", "after"),
-        overall=_score("all", *(run.overall for run in runs)),
-        by_k=tuple(_score(f"k = {k}", *(run.by_k[k] for run in runs)) for k in after.by_k),
-        by_capability=tuple(_score(name, *(run.by_capability[name] for run in runs)) for name in after.by_capability),
+        overall=line_of("all", *(run.overall for run in runs)),
+        by_k=tuple(line_of(f"k = {k}", *(run.by_k[k] for run in runs)) for k in after.by_k),
+        by_capability=tuple(line_of(name, *(run.by_capability[name] for run in runs)) for name in after.by_capability),
         questions=(
             f"{after.overall.n} questions about scenes whose seeds are reserved: no training data may use them. "
             "Swapped: after tuning, with each question put to another question's picture."
         ),
         caveat=_caveat(story),
     )
-
-
-def _score(label: str, *scores: ModelScore) -> Score:
-    intervals = tuple(Interval(score.accuracy, score.low, score.high) for score in scores)
-    return Score(label, scores[0].n, scores[0].majority.accuracy, intervals)
 
 
 def _against_majority(score: ModelScore) -> str:
