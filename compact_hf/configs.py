@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from compact_hf.errors import UsageError
+from compact_hf.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,4 +35,13 @@ def read_config(file: Path, kind: type[Config], *, example: str) -> Config:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole of it"
-        raise UsageError(f"{file}: {place}: {first['msg']}; the keys are {', '.join(kind.model_fields)}") from error
+        told = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("missing", "extra_forbidden"):
+            told += f"; the keys are {', '.join(kind.model_fields)}{did_you_mean(str(first['loc'][-1]), _keys(kind))}"
+        raise UsageError(f"{file}: {place}: {told}") from error
+
+
+def _keys(kind: type[BaseModel]) -> set[str]:
+    """Return the keys of a kind of config, and those of the parts that it has."""
+    schema = kind.model_json_schema()
+    return {key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", {})}

@@ -170,11 +170,11 @@ def _blocks(report: AblationReport, variants: int) -> list[tuple[float, VariantL
 def _mark(axes: Axes, place: float, one: Spread, *, hollow: bool, labelled: bool) -> None:
     axes.plot(
         [100 * share for share in one.by_seed],
-        [place] * len(one.by_seed),
+        [place - 0.3] * len(one.by_seed),
         linestyle="",
         marker="o",
-        markersize=3.2,
-        color=tone("muted"),
+        markersize=3,
+        color=tone("ink"),
         clip_on=False,
         label="a seed" if labelled else None,
     )

@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from compact_hf.evaluation.ablation.comparison import compared
+from compact_hf.evaluation.ablation.comparison import compared, pairs
 from compact_hf.evaluation.ablation.folder import COUNTED, RUN, claim, decisive, units_of
 from compact_hf.evaluation.ablation.forecast import seconds_left, spoken_time
 from compact_hf.evaluation.ablation.outcome import Ablation
@@ -75,8 +75,14 @@ def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stag
     answers: dict[str, dict[int, list[Prediction]]] = {name: {} for name in asked.variants}
     for unit in units:
         answers[unit.variant][unit.seed] = _predictions(folder / _JUDGED / unit.name)
-    lines = compared(answers, baseline=asked.baseline)
-    found = Ablation(asked, judged.dataset, base_identity, tuple(finished[unit] for unit in units), lines)
+    found = Ablation(
+        asked,
+        judged.dataset,
+        base_identity,
+        tuple(finished[unit] for unit in units),
+        lines=compared(answers, baseline=asked.baseline),
+        pairs=pairs(answers, baseline=asked.baseline),
+    )
     write_tables(found, folder)
     return found
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.paired import Comparison, compare
 from compact_hf.evaluation.scoring import Prediction, score
 
 if TYPE_CHECKING:
@@ -63,6 +64,29 @@ class Line:
     majority: float
     accuracy: dict[str, Estimate]
     difference: dict[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A variant's model beside the baseline's of the same seed: what holds for these two models, whatever others do."""
+
+    variant: str
+    seed: int
+    comparison: Comparison
+
+
+def pairs(answers: Answers, *, baseline: str) -> tuple[Pair, ...]:
+    """Compare each variant with the baseline, seed by seed.
+
+    Raises:
+        EvaluationError: the models were not asked the same questions.
+    """
+    return tuple(
+        Pair(variant, seed, compare(found, answers[baseline][seed]))
+        for variant, of in answers.items()
+        for seed, found in of.items()
+        if variant != baseline
+    )
 
 
 def compared(answers: Answers, *, baseline: str) -> tuple[Line, ...]:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import EvaluationError, IdentityError
+from compact_hf.errors import IdentityError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.unit import Unit, write_at_once
 from compact_hf.tuning.recipes import read_recipe
@@ -42,19 +42,19 @@ def claim(out: Path, told: Mapping[str, Any]) -> None:
 
     Raises:
         IdentityError: the folder is that of another ablation.
-        EvaluationError: it holds something else, or cannot be written.
+        UsageError: it holds something else, or cannot be used.
     """
     mark = out / _CLAIM
     try:
         if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise EvaluationError(f"{out} already holds something that is no ablation; give a new or empty folder")
+            raise UsageError(f"{out} already holds something that is no ablation; give a new or empty folder")
         held = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
         differences = {name: (held[name], now) for name, now in told.items() if held.get(name, now) != now}
         if differences:
             raise IdentityError(str(out), differences)
         write_at_once(mark, json.dumps({**held, **told}, indent=1, ensure_ascii=False) + "\n")
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{mark} cannot be used ({error}); give another folder") from error
+        raise UsageError(f"{mark} cannot be used ({error}); give another folder") from error
 
 
 def units_of(plan: Plan, out: Path) -> tuple[Unit, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from compact_hf.evaluation.ablation.comparison import Line
+from compact_hf.evaluation.ablation.comparison import Line, Pair
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.unit import Done
 
@@ -30,6 +30,7 @@ class Ablation:
         base_identity (`str`): a hash of the files of the model that all were tuned from.
         units (`tuple[Done, ...]`): by variant and seed, in the plan's order.
         lines (`tuple[Line, ...]`): all questions, then each k.
+        pairs (`tuple[Pair, ...]`): each variant's model with the baseline's, seed by seed.
     """
 
     plan: Plan
@@ -37,6 +38,7 @@ class Ablation:
     base_identity: str
     units: tuple[Done, ...]
     lines: tuple[Line, ...]
+    pairs: tuple[Pair, ...]
 
     def units_of(self, variant: str) -> tuple[Done, ...]:
         """Return a variant's units, one for each seed."""
@@ -51,4 +53,5 @@ class Ablation:
             "base_identity": self.base_identity,
             "units": [asdict(unit) for unit in self.units],
             "lines": [asdict(line) for line in self.lines],
+            "pairs": [asdict(pair) for pair in self.pairs],
         }

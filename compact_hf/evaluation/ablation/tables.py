@@ -40,8 +40,21 @@ def markdown(found: Ablation) -> str:
         _table(*accuracy_table(found)),
     ]
     if others:
-        differences = [(line.label, *(_points(line.difference[name]) for name in others)) for line in found.lines]
-        parts.append(_table(("questions", *(f"{name} minus {found.plan.baseline}" for name in others)), differences))
+        differences = [
+            (line.label, *(_points(one.mean, one.low, one.high) for one in line.difference.values()))
+            for line in found.lines
+        ]
+        parts.append(_table(("points", *(f"{name} minus {found.plan.baseline}" for name in others)), differences))
+        seeds = [
+            (
+                f"{pair.variant} minus {found.plan.baseline}",
+                str(pair.seed),
+                _points(pair.comparison.difference, pair.comparison.low, pair.comparison.high),
+                f"{pair.comparison.p:.3f}",
+            )
+            for pair in found.pairs
+        ]
+        parts.append(_table(("on all questions", "seed", "points", "p (McNemar)"), seeds))
     return "\n".join(parts)
 
 
@@ -106,8 +119,8 @@ def _share(one: Estimate) -> str:
     return f"{one.mean:.3f} ({one.low:.3f} to {one.high:.3f})"
 
 
-def _points(one: Estimate) -> str:
-    return f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+def _points(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

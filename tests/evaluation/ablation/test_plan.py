@@ -1,0 +1,72 @@
+"""Plans: those that come along are read and can be followed, and what is wrong in one is told in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
+from compact_hf.errors import UsageError
+from compact_hf.evaluation.ablation.plan import plan_names, plan_path, read_plan
+from compact_hf.release.selection import LLAVA_K_SHARES
+from compact_hf.tuning.recipes import read_recipe
+
+EVIDENCE = Path(__file__).parents[3] / "docs" / "evidence.yaml"
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_a_plan_that_comes_along_says_what_it_is_for_and_names_a_recipe_that_there_is(name: str) -> None:
+    plan = read_plan(name)
+    assert read_recipe(plan.recipe).keys() >= plan.settings.keys()
+    assert plan_path(name).read_text(encoding="utf-8").startswith("# ")
+    assert f"#   compact ablate {name} " in plan_path(name).read_text(encoding="utf-8")
+    assert plan.scenes is None or plan.max_similarity == 1
+
+
+def test_the_papers_ablations_come_along() -> None:
+    assert {variant.k for variant in read_plan("k-range").variants.values()} == {(), (1,), (1, 2), (3,)}
+    left_out = [variant.without for variant in read_plan("leave-one-out").variants.values()]
+    assert left_out == [(), *((name,) for name in CAPABILITIES)]
+    for plan in ("forced-k", EVIDENCE):
+        assert LLAVA_K_SHARES in [variant.k_shares for variant in read_plan(plan).variants.values()]
+    assert [one.instruction_fraction for one in read_plan("instruction-fraction").variants.values()][:2] == [None, 0.01]
+    sizes = [variant.conversations or 0 for variant in read_plan("data-size").variants.values()]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sedes": [0]}, r"sedes: Extra inputs are not permitted; the keys are .*; did you mean seeds\?"),
+        ({"variants": {"k1": {"question": 3}, "b": {}}}, r"variants.k1.question: .*; did you mean questions\?"),
+        ({"runs": ["run"]}, "give either `runs`"),
+        ({"seeds": []}, "seeds: "),
+        ({"seeds": [1, 1]}, "stands in `seeds` twice"),
+        ({"baseline": "k2"}, "the baseline 'k2' is none of k1, k123"),
+        ({"settings": {"seed": 3}}, "the setting seed is the ablation's own"),
+        ({"variants": {"k1": {}, "../up": {}}}, "is no variant's name"),
+        ({"variants": {"k1": {"instruction_fraction": 0.1}, "b": {}}}, "needs the plan's `instruction`"),
+        ({"variants": {"k1": {"without": ["colour"]}, "b": {}}}, "variant k1: unknown capability 'colour'"),
+        ({"variants": {"k1": {"questions": 0}, "b": {}}}, "variant k1: asked for 0 questions"),
+    ],
+)
+def test_what_is_wrong_in_a_plan_is_told_in_one_line(change: dict[str, object], told: str, tmp_path: Path) -> None:
+    content = {**yaml.safe_load(EVIDENCE.read_text(encoding="utf-8")), "variants": {"k1": {}, "k123": {}}, **change}
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=told) as caught:
+        read_plan(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "k-rnge", "--out", "nowhere"]) == 2
+    assert "did you mean k-range?" in capsys.readouterr().err
+
+
+def test_a_plan_is_shown_to_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "k-range", "--show"]) == 0
+    assert capsys.readouterr().out == plan_path("k-range").read_text(encoding="utf-8")

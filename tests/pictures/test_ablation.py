@@ -1,0 +1,87 @@
+"""An ablation's page: every number stands in a table, better and worse are said only where intervals say so."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from compact_hf.pictures.ablation import (
+    AblationReport,
+    Arm,
+    Spread,
+    VariantLine,
+    accuracy_of_variants,
+    differences_of_variants,
+    render_ablation,
+)
+
+from .samples import HOSTILE
+
+
+def spread(mean: float) -> Spread:
+    return Spread(mean, mean - 0.05, mean + 0.05, (mean - 0.02, mean + 0.02))
+
+
+def line(label: str) -> VariantLine:
+    accuracy = {"k1": spread(0.2), "k12": spread(0.22), "k123": spread(0.4), "noise": spread(0.1)}
+    difference = {name: spread(one.mean - 0.2) for name, one in accuracy.items() if name != "k1"}
+    return VariantLine(label, 300, 0.25, accuracy, difference)
+
+
+REPORT = AblationReport(
+    dataset="reserved scenes",
+    pictures=300,
+    base="aligned",
+    recipe="tiny-cpu",
+    seeds=(0, 1),
+    baseline="k1",
+    arms=tuple(Arm(name, "500 (500 of k = 1)", "190", "190", "48", "1.9") for name in ("k1", "k12", "k123", "noise")),
+    lines=(line("all"), line("k = 1")),
+)
+
+
+def test_every_number_that_is_drawn_stands_in_the_table() -> None:
+    accuracy, differences = accuracy_of_variants(REPORT), differences_of_variants(REPORT)
+    assert accuracy.table.head == ("questions", "n", "most frequent answer", "k1", "k12", "k123", "noise")
+    assert accuracy.table.rows[0][:5] == ("all", "300", "25.0%", "20.0% (15.0%–25.0%)", "22.0% (17.0%–27.0%)")
+    assert differences.table.rows[1] == (
+        "k = 1",
+        "+2.0 (−3.0 to +7.0)",
+        "+20.0 (+15.0 to +25.0)",
+        "−10.0 (−15.0 to −5.0)",
+    )
+
+
+def test_better_and_worse_are_said_only_where_the_whole_interval_is() -> None:
+    page = render_ablation(REPORT)
+    for sentence in (
+        "On all questions (n = 300): no clear difference between k12 and k1",
+        "At k = 1 (n = 300): k123 is better than k1",
+        "At k = 1 (n = 300): noise is worse than k1",
+    ):
+        assert sentence in page
+
+
+@pytest.mark.parametrize(("seeds", "told"), [((0,), "There is one seed"), ((0, 1), "2 seeds show little")])
+def test_the_page_says_what_its_seeds_are_worth(seeds: tuple[int, ...], told: str) -> None:
+    assert told in render_ablation(replace(REPORT, seeds=seeds))
+
+
+def test_names_are_text_and_no_markup() -> None:
+    arms = tuple(replace(arm, variant=HOSTILE) for arm in REPORT.arms)
+    page = render_ablation(replace(REPORT, arms=arms, dataset=HOSTILE, base=HOSTILE))
+    assert "<script" not in page
+
+
+def test_the_same_report_gives_the_same_bytes_and_any_number_of_variants_fits() -> None:
+    assert render_ablation(REPORT) == render_ablation(REPORT)
+    many = {f"no-capability-{number:02}": spread(0.2) for number in range(11)}
+    lines = tuple(replace(one, accuracy=many, difference=many) for one in REPORT.lines)
+    few, all_of_them = (
+        Image.open(io.BytesIO(accuracy_of_variants(report).png())) for report in (REPORT, replace(REPORT, lines=lines))
+    )
+    assert few.width == all_of_them.width
+    assert all_of_them.height > few.height
