@@ -12,6 +12,7 @@ from compact_hf.errors import UsageError
 from compact_hf.talk import bars_on_a_terminal, say, tell, tell_table
 
 _OF_MODELS: Final = ("version", "base", "results", "license")
+_OF_SPACES: Final = ("wheel",)
 
 
 def add(commands: Any) -> None:
@@ -20,10 +21,10 @@ def add(commands: Any) -> None:
         commands,
         "publish",
         _publish,
-        "put a release, a tuned model or an adapter on the Hub, in one piece",
+        "put a release, a tuned model, an adapter, a metric or a Space on the Hub, in one piece",
         "compact publish release org/compact; compact publish student org/student --base org/llava-base",
     )
-    publish.add_argument("folder", type=Path, metavar="DIR", help="a release, a model or an adapter")
+    publish.add_argument("folder", type=Path, metavar="DIR", help="which of these it holds decides where it goes")
     publish.add_argument("repository", metavar="ORG/NAME", help="created where it is not there")
     publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
     publish.add_argument("--dry-run", action="store_true", help="only check, list the files, and say what changed")
@@ -34,18 +35,22 @@ def add(commands: Any) -> None:
     )
     model.add_argument("--results", type=Path, metavar="DIR", help="what compact evaluate measured, for the card")
     model.add_argument("--license", metavar="ID", help="as the Hub spells it (default: the base's)")
+    space = publish.add_argument_group("of Spaces")
+    space.add_argument("--wheel", type=Path, metavar="FILE", help="this package, where the index does not have it")
 
 
 def _publish(chosen: argparse.Namespace) -> int:
+    from compact_hf.hub.space import holds_space
     from compact_hf.tuning.adapter.folder import holds_model
 
     bars_on_a_terminal()
-    if holds_model(chosen.folder):
-        return _publish_model(chosen)
-    given = [f"--{name}" for name in _OF_MODELS if getattr(chosen, name) is not None]
-    if given:
-        raise UsageError(f"{chosen.folder} holds no model or adapter, and only those take {', '.join(given)}")
-    return _publish_release(chosen)
+    is_model = holds_model(chosen.folder)
+    is_space = not is_model and holds_space(chosen.folder)
+    for kind, does_hold, names in (("model or adapter", is_model, _OF_MODELS), ("Space", is_space, _OF_SPACES)):
+        given = [f"--{name}" for name in names if getattr(chosen, name) is not None]
+        if given and not does_hold:
+            raise UsageError(f"{chosen.folder} holds no {kind}, and only those take {', '.join(given)}")
+    return (_publish_model if is_model else _publish_space if is_space else _publish_release)(chosen)
 
 
 def _publish_release(chosen: argparse.Namespace) -> int:
@@ -86,6 +91,27 @@ def _publish_model(chosen: argparse.Namespace) -> int:
         say(f"{published.tag or 'main'} would be {_size(published.files)}")
         return 0
     say(f'next: in Python: pipeline("image-text-to-text", model="{chosen.repository}")')
+    tell(published.pushed.url)
+    return 0
+
+
+def _publish_space(chosen: argparse.Namespace) -> int:
+    from compact_hf.hub.space import publish_space
+
+    published = publish_space(
+        chosen.folder,
+        chosen.repository,
+        wheel=chosen.wheel,
+        private=chosen.private,
+        dry_run=chosen.dry_run,
+        on_progress=say,
+    )
+    if published.from_index:
+        say(f"it takes {published.from_index} from the package index; where that does not have it, give --wheel FILE")
+    if published.pushed is None:
+        _tell_files(published.files)
+        say(f"the Space would be {_size(published.files)}")
+        return 0
     tell(published.pushed.url)
     return 0
 
