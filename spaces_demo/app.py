@@ -1,154 +1,129 @@
-"""The Space: look through COMPACT data by k and capability, and ask a tuned model about a picture.
+"""The Space: ask a model before and after COMPACT tuning, look through the data, compose a question, see the results.
 
     python app.py
 
-Settings, all by environment variable and all optional: DATASET_ID, a release's folder or Hub repository to look
-through (without it: scenes drawn at the start); MODEL_ID, a model's or an adapter's folder or Hub repository to ask.
+It starts as it stands: no key, no GPU, no network. README.md beside it says which variables give it more.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import tempfile
-from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any, Final
 
+import ask
+import compose
+import explore
 import gallery
 import gradio as gr
-from PIL import Image
+import model  # first: on ZeroGPU it has to come before torch
+import results
+from door import Door
+from page import css, theme
+from safety import MOST_BYTES
+from starlette.middleware import Middleware
 
-from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import CompactError
-from compact_hf.images.decode import PictureError
-from compact_hf.pictures.contact_sheet import Shown, fragment, stylesheet
-from compact_hf.pictures.style import css_variables, spoken
 
-SCENES = 60
-ROWS_PER_K = 60
-PAGE = 12
-LONGEST_QUESTION = 300
-LONGEST_ANSWER = 32
-ANY = "any"
+SCENES: Final = 60
+ROWS_PER_K: Final = 60
+TITLE: Final = "COMPACT, question by question"
+# Seconds: pictures older than the second are looked for as often as the first says, and deleted.
+CLEANING: Final = (1800, 5400)
+QUEUE: Final = 32
 
-INTRODUCTION = """# COMPACT, question by question
+INTRODUCTION: Final = f"""# {TITLE}
 Every question here was made to need exactly **k** of ten visual capabilities at once
-([the paper](https://arxiv.org/abs/2504.21850)). Look at what that means, or ask a model that was tuned on such
-questions.
-"""
-NO_MODEL = """### No model is set
-Set the variable `MODEL_ID` of this Space (Settings, Variables) to a vision-language model or to an adapter that
-`compact tune` made, as a Hub repository such as `ORG/NAME` or as a folder, and start it again. A model of 7 billion
-parameters needs a GPU with 24 GB.
+([the paper](https://arxiv.org/abs/2504.21850)). Ask a model before and after tuning on such questions, look through
+them, watch one being made, and see what it brings.
 """
 
 
-def explore_tab(shown: Sequence[Shown], origin: str) -> None:
-    """Lay out the tab that filters and pages through `shown`."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the owner of the Space has set; every one may be empty.
 
-    def look(k: str, capability: str, page: float) -> tuple[str, str]:
-        found = gallery.chosen(shown, None if k == ANY else int(k), None if capability == ANY else capability)
-        pages = max(-(-len(found) // PAGE), 1)
-        here = min(max(int(page or 1), 1), pages)
-        told = f"{len(found)} of {len(shown)} pictures of {origin}. Page {here} of {pages}."
-        return fragment(found[(here - 1) * PAGE : here * PAGE]), told
+    Attributes:
+        model, adapter (`str`): asked on Ask.
+        dataset (`str`): shown on Explore.
+        results (`str`): shown on Results.
+        gemini_url (`str`): another server than Google's, for Compose.
+        answer_seconds (`float`): after which an answer is stopped.
+    """
 
-    def look_anew(k: str, capability: str) -> tuple[int, str, str]:
-        return 1, *look(k, capability, 1)
+    model: str = ""
+    adapter: str = ""
+    dataset: str = ""
+    results: str = ""
+    gemini_url: str = ""
+    answer_seconds: float = 60.0
 
-    with gr.Row(equal_height=True):
-        k = gr.Radio([ANY, *(str(k) for k in sorted({one.k for one in shown}))], value=ANY, label="k")
-        capability = gr.Dropdown(
-            [(ANY, ANY), *((spoken(name), name) for name in CAPABILITIES)], value=ANY, label="capability"
+    @classmethod
+    def of_environment(cls) -> Settings:
+        """Return what the environment says."""
+        found = os.environ.get
+        return cls(
+            model=found("MODEL_ID", ""),
+            adapter=found("ADAPTER_ID", ""),
+            dataset=found("DATASET_ID", ""),
+            results=found("RESULTS", ""),
+            gemini_url=found("GEMINI_URL", ""),
+            answer_seconds=float(found("ANSWER_SECONDS", "60")),
         )
-        page = gr.Number(1, label="page", precision=0, minimum=1)
-    first, where = look(ANY, ANY, 1)
-    told = gr.Markdown(where)
-    sheet = gr.HTML(first, padding=False)
-    page.input(look, [k, capability, page], [sheet, told], api_name="explore")
-    gr.on([k.input, capability.input], look_anew, [k, capability], [page, sheet, told], api_visibility="private")
 
 
-def ask_tab(model: str, shown: Sequence[Shown]) -> None:
-    """Lay out the tab that asks `model`; without one it says what to set."""
-    if not model:
-        gr.Markdown(NO_MODEL)
-        return
-    from compact_hf.evaluation.student import Student
-
-    try:
-        student = Student(model)
-    except CompactError as error:
-        gr.Markdown(f"### MODEL_ID cannot be used\n{error}")
-        return
-
-    def ask(picture: str | None, question: str) -> str:
-        question = (question or "").strip()
-        if picture is None:
-            raise gr.Error("There is no picture; drop one or choose an example.", print_exception=False)
-        # The browser's own limit does not bind those who call the API.
-        if not 1 <= len(question) <= LONGEST_QUESTION:
-            raise gr.Error(
-                f"The question has {len(question)} characters; 1 to {LONGEST_QUESTION} are allowed.",
-                print_exception=False,
-            )
-        try:
-            (answer,) = student.answer([(Path(picture).read_bytes(), question)], max_new_tokens=LONGEST_ANSWER)
-        except PictureError as error:
-            raise gr.Error(f"The picture cannot be read: {error}", print_exception=False) from error
-        return answer
-
-    gr.Markdown(f"Answers come from `{model}`. Pictures are deleted within two hours.")
-    with gr.Row():
-        picture = gr.Image(type="filepath", label="picture", sources=["upload", "clipboard"], height=336)
-        with gr.Column():
-            question = gr.Textbox(label="question", max_length=LONGEST_QUESTION, lines=2)
-            button = gr.Button("Ask", variant="primary")
-            answer = gr.Textbox(label="answer", interactive=False)
-    gr.Examples(_examples(shown[:6]), [picture, question])
-    gr.on([button.click, question.submit], ask, [picture, question], answer, api_name="ask")
-
-
-def _examples(shown: Sequence[Shown]) -> list[list[str]]:
-    """Write pictures to files, as Gradio wants them, and return each with its first question."""
-    folder = Path(tempfile.mkdtemp(prefix="compact-space-"))
-    examples = []
-    for number, one in enumerate(shown):
-        with Image.open(BytesIO(one.picture)) as opened:
-            path = folder / f"{number}.{(opened.format or 'png').lower()}"
-        path.write_bytes(one.picture)
-        examples.append([str(path), one.turns[0].question])
-    return examples
-
-
-def build(dataset: str, model: str) -> gr.Blocks:
-    """Return the page for a data set and a model; either may be empty."""
-    trouble = ""
-    try:
-        shown = gallery.of_dataset(dataset, per_k=ROWS_PER_K) if dataset else ()
-    except CompactError as error:
-        shown, trouble = (), f"**DATASET_ID cannot be used:** {error} Drawn scenes are shown instead."
-    origin = f"`{dataset}`" if shown else "scenes drawn here, with the questions that the scenes teacher asks"
-    shown = shown or gallery.of_scenes(SCENES)
-    with gr.Blocks(title="COMPACT, question by question", delete_cache=(3600, 3600)) as page:
+def build(settings: Settings) -> gr.Blocks:
+    """Return the page."""
+    answering = model.Answering(settings.model, settings.adapter, seconds=settings.answer_seconds)
+    found, trouble = _gallery(settings.dataset)
+    with gr.Blocks(title=TITLE, delete_cache=CLEANING, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         if trouble:
             gr.Markdown(trouble)
-        with gr.Tab("Explore"):
-            explore_tab(shown, origin)
-        with gr.Tab("Ask"):
-            ask_tab(model, shown)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Ask", id="ask"):
+                ask.tab(answering, page)
+            with gr.Tab("Explore", id="explore"):
+                explore.tab(found, page, tabs)
+            with gr.Tab("Compose", id="compose"):
+                compose.tab(settings.gemini_url or None)
+            with gr.Tab("Results", id="results") as last:
+                results.tab(settings.results, last)
     return page
 
 
-def css() -> str:
-    """Return the page's style: the package's tones and contact sheet under Gradio's light and dark, and our own."""
-    own = Path(__file__).with_name("app.css").read_text(encoding="utf-8")
-    return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{stylesheet()}\n{own}"
+def _gallery(dataset: str) -> tuple[gallery.Gallery, str]:
+    if not dataset:
+        return gallery.of_scenes(SCENES), ""
+    try:
+        return gallery.of_dataset(dataset, per_k=ROWS_PER_K), ""
+    except CompactError as error:
+        # The reason may name a folder of this machine: it is the owner's to read.
+        logging.getLogger(__name__).error("DATASET_ID cannot be used: %s", error)
+        trouble = "**The data set of this Space cannot be read; its log says why.** Drawn scenes are shown instead."
+        return gallery.of_scenes(SCENES), trouble
+
+
+def launch(page: gr.Blocks, **more: Any) -> Any:
+    """Serve the page, with every door closed that it does not need; `more` is for Gradio's `launch`."""
+    # Nothing past the queue: its length is the bound on what is waiting.
+    page.queue(max_size=QUEUE, default_concurrency_limit=8, api_open=False)
+    return page.launch(
+        css=css(),
+        theme=theme(),
+        max_file_size=MOST_BYTES,
+        app_kwargs={"middleware": [Middleware(Door)]},
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        # Gradio would keep every call's inputs in the browser, a visitor's key among them.
+        run_history=False,
+        footer_links=["api", "gradio", "settings"],
+        **more,
+    )
 
 
 if __name__ == "__main__":
-    space = build(os.environ.get("DATASET_ID", ""), os.environ.get("MODEL_ID", ""))
-    space.queue(max_size=32, default_concurrency_limit=1).launch(
-        css=css(), theme=gr.themes.Soft(primary_hue="purple"), max_file_size="5mb", ssr_mode=False
-    )
+    launch(build(Settings.of_environment()))

@@ -1,99 +1,70 @@
-"""The Space as it is pushed: its files alone in a folder, started like the Hub starts them, asked by a real client."""
+"""What the Space does, asked through its API by a real client."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from compact_hf.release.write import write
 from compact_hf.scenes.source import Scenes
-from compact_hf.tuning.tiny import build_tiny
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.tuning.student.shipped import copy_aligned
 from tests.release.samples import rows
+from tests.spaces_demo.conftest import VISITORS_KEY, Running, running, words
 
-REPOSITORY = Path(__file__).parents[2]
-SPACE = REPOSITORY / "spaces_demo"
-
-
-@contextmanager
-def running(folder: Path, **settings: str) -> Iterator[Client]:
-    """Start a copy of the Space in `folder` and yield a client of it."""
-    shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **settings}
-    space = subprocess.Popen(
-        [sys.executable, "app.py"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert space.stdout is not None
-        told = []
-        for line in space.stdout:
-            told.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        else:
-            pytest.fail("the Space ended before it served anything:\n" + "".join(told))
-        yield Client(found[0], verbose=False)
-    finally:
-        space.terminate()
-        space.communicate(timeout=30)
-
-
-def words(client: Client) -> str:
-    """Return every text that the page shows at its start."""
-    return " ".join(str(component["props"].get("value", "")) for component in client.config["components"])
+SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemini"
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """The Space with nothing set: no key, no network, no model."""
-    with running(tmp_path_factory.mktemp("bare") / "space") as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """The Space over a release and an untrained tiny model."""
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The Space over a release and a whole model, whose answers are stopped at once; its results cannot be read."""
     folder = tmp_path_factory.mktemp("furnished")
     write(rows(60), folder / "release", version="1.0.0")
-    build_tiny(folder / "model", ["What color is it?", "red"], seed=1)
+    copy_aligned(folder / "model")
     settings = {"DATASET_ID": str(folder / "release"), "MODEL_ID": str(folder / "model")}
-    with running(folder / "space", **settings) as client:
-        yield client
+    more = {"ANSWER_SECONDS": "0", "RESULTS": str(folder / "nothing.json")}
+    with running(folder / "running", **settings, **more) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The Space set to what is not there."""
+    folder = tmp_path_factory.mktemp("misled")
+    with running(folder / "running", DATASET_ID=str(folder / "nowhere"), ADAPTER_ID=str(folder / "nothing")) as found:
+        yield found
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "scene.png"
-    path.write_bytes(Scenes(0, 1).read("scene:0"))
+    path.write_bytes(Scenes(0, 4).read("scene:3"))
     return path
 
 
-def test_it_starts_on_scenes_and_says_how_to_set_a_model(bare: Client) -> None:
-    told = words(bare)
-    assert "No model is set" in told
-    assert "MODEL_ID" in told
-    assert "pictures of scenes drawn here" in told
-    assert told.count('class="card"') == 12
-    assert "/ask" not in bare.view_api(return_format="dict")["named_endpoints"]
+def test_base_and_tuned_are_asked_side_by_side_and_their_answers_grow(space: Running, picture: Path) -> None:
+    job = space.client.submit(handle_file(picture), "What color is the cat?", api_name="/ask")
+    *before, last = list(job)
+    assert last[0]
+    assert last[1]
+    assert last[0] != last[1]
+    assert last[2] == "base: finished; tuned: finished"
+    assert any(len(one[0]) < len(last[0]) for one in before)
 
 
-def test_pictures_are_chosen_by_k_and_capability(bare: Client) -> None:
-    sheet, told = bare.predict("3", "counting", 1, api_name="/explore")
+def test_the_page_says_who_answers_and_what_becomes_of_pictures(space: Running) -> None:
+    told = words(space.client)
+    assert "the tiny student that ships" in told
+    assert "stay on this machine" in told
+
+
+def test_pictures_are_chosen_by_k_and_capability(space: Running) -> None:
+    sheet, told = space.client.predict("3", "counting", 1, api_name="/explore")
     found, every = (int(number) for number in re.findall(r"\d+", told)[:2])
     assert 0 < found < every / 3
     assert "k = 3" in sheet
@@ -103,69 +74,108 @@ def test_pictures_are_chosen_by_k_and_capability(bare: Client) -> None:
     assert all(">counting</li>" in card for card in cards)
 
 
-def test_a_page_beyond_the_last_is_the_last(bare: Client) -> None:
-    sheet, told = bare.predict("any", "any", 999, api_name="/explore")
+def test_a_page_beyond_the_last_is_the_last(space: Running) -> None:
+    sheet, told = space.client.predict("any", "any", 999, api_name="/explore")
     every, last = (int(re.findall(r"\d+", told)[place]) for place in (1, 3))
     assert last == -(-every // 12)
     assert sheet.count('class="card"') == every - 12 * (last - 1)
 
 
-def test_pages_do_not_repeat_each_other(bare: Client) -> None:
-    pages = [bare.predict("any", "any", number, api_name="/explore")[0] for number in (1, 2)]
-    first, second = (set(re.findall(r"scene:\d+(?=</p>)", page)) for page in pages)
+def test_pages_do_not_repeat_each_other(space: Running) -> None:
+    pages = [space.client.predict("any", "any", number, api_name="/explore")[0] for number in (1, 2)]
+    first, second = (set(re.findall(r'href="\?row=scene%3A(\d+)"', page)) for page in pages)
     assert len(first) == len(second) == 12
     assert not first & second
 
 
-def test_a_choice_that_is_not_offered_is_refused(bare: Client) -> None:
+def test_a_choice_that_is_not_offered_is_refused(space: Running) -> None:
     with pytest.raises(AppError, match="not in the list of choices"):
-        bare.predict("7", "any", 1, api_name="/explore")
+        space.client.predict("7", "any", 1, api_name="/explore")
 
 
-def test_a_data_set_that_cannot_be_read_is_said_and_scenes_are_shown(tmp_path: Path) -> None:
-    with running(
-        tmp_path / "space", DATASET_ID=str(tmp_path / "nowhere"), MODEL_ID=str(tmp_path / "nothing")
-    ) as client:
-        told = words(client)
-    assert "DATASET_ID cannot be used" in told
-    assert "MODEL_ID cannot be used" in told
-    assert "pictures of scenes drawn here" in told
+def test_a_scene_is_asked_about_step_by_step_and_accepted(space: Running) -> None:
+    job = space.client.submit(["color", "counting"], SCENE, 7, False, None, "", api_name="/compose")
+    pages = list(job)
+    assert [page.count('<li class="step') for page in pages] == list(range(1, len(pages) + 1))
+    for title in ("The teacher writes", "Filters", "The verifier reads", "The code compares", "without the picture"):
+        assert title in pages[-1]
+    assert "A question of k = 2 for the data set" in pages[-1]
 
 
-def test_a_release_is_shown(furnished: Client) -> None:
-    sheet, told = furnished.predict("2", "any", 1, api_name="/explore")
-    assert "`" in told
+def test_a_mistake_is_found_and_the_reason_said(space: Running) -> None:
+    pages = [
+        space.client.predict(["color", "counting"], SCENE, number, True, None, "", api_name="/compose")
+        for number in (1, 7, 9)
+    ]
+    assert all("Dropped" in page for page in pages)
+    assert all(re.search(r"Reason: [a-z]", page) for page in pages)
+
+
+def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: Running) -> None:
+    everything = ["object_interaction", "text_recognition", "scene_understanding"]
+    pages = (space.client.predict(everything, SCENE, one, False, None, "", api_name="/compose") for one in range(30))
+    declined = next(page for page in pages if "It gave no question" in page)
+    assert "This scene supports, for example" in declined
+
+
+def test_ones_own_picture_goes_to_gemini_with_ones_own_key(space: Running, gemini: GeminiServer, picture: Path) -> None:
+    asked = len(gemini.asked)
+    page = space.client.predict(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
+    assert "By gemini-3.8-flash-double" in page
+    assert len(gemini.asked) == asked + 3
+
+
+def test_a_picture_without_a_key_asks_nobody(space: Running, gemini: GeminiServer, picture: Path) -> None:
+    asked = len(gemini.asked)
+    with pytest.raises(AppError, match="both needed"):
+        space.client.predict(["color"], OWN, 0, False, handle_file(picture), "", api_name="/compose")
+    assert len(gemini.asked) == asked
+
+
+def test_results_show_accuracy_by_k_and_the_papers_table(space: Running) -> None:
+    page = space.client.predict(api_name="/results")
+    assert "Accuracy by k" in page
+    assert page.count("<svg") == 2
+    assert "97.1" in page
+    assert re.search(r"COMPACT</th>.*100\.2", page)
+
+
+def test_a_release_is_shown_with_links_to_its_rows(furnished: Running) -> None:
+    sheet, told = furnished.client.predict("2", "any", 1, api_name="/explore")
+    assert "`release`" in told
     assert "Question 1 about 1?" in sheet
     assert "answer 1" in sheet
+    assert "?row=" in sheet
 
 
-def test_a_model_answers_about_a_picture(furnished: Client, picture: Path) -> None:
-    answer = furnished.predict(handle_file(picture), "What color is it?", api_name="/ask")
-    assert isinstance(answer, str)
-    assert furnished.predict(handle_file(picture), "What color is it?", api_name="/ask") == answer
+def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(furnished: Running, picture: Path) -> None:
+    base, tuned, told = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
+    assert base == ""
+    assert tuned
+    assert told == "tuned: stopped: it took too long"
 
 
-@pytest.mark.parametrize(("question", "said"), [("a" * 301, "301 characters"), ("  ", "0 characters")])
-def test_the_length_of_a_question_is_checked_by_the_server(
-    furnished: Client, picture: Path, question: str, said: str
+def test_results_that_cannot_be_read_are_said_and_the_table_stays(furnished: Running) -> None:
+    page = furnished.client.predict(api_name="/results")
+    assert "cannot be read" in page
+    assert "ICONS" in page
+    assert str(furnished.folder.parent) not in page
+    assert "nothing.json" in furnished.log()
+
+
+def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_shown(
+    misled: Running, picture: Path
 ) -> None:
-    with pytest.raises(AppError, match=said):
-        furnished.predict(handle_file(picture), question, api_name="/ask")
+    told = words(misled.client)
+    assert "data set of this Space cannot be read" in told
+    assert "pictures of scenes drawn here" in told
+    with pytest.raises(AppError, match="cannot be loaded; its log says why") as raised:
+        misled.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
+    assert str(misled.folder.parent) not in told + str(raised.value)
+    assert "nowhere" in misled.log()
+    assert "nothing" in misled.log()
 
 
-def test_a_file_that_is_no_picture_is_refused(furnished: Client, tmp_path: Path) -> None:
-    path = tmp_path / "scene.png"
-    path.write_bytes(Scenes(0, 1).read("scene:0")[:2000])
-    with pytest.raises(AppError, match=r"picture|image|truncated"):
-        furnished.predict(handle_file(path), "What color is it?", api_name="/ask")
-
-
-def test_a_question_without_a_picture_is_refused(furnished: Client) -> None:
-    with pytest.raises(AppError, match="There is no picture"):
-        furnished.predict(None, "What color is it?", api_name="/ask")
-
-
-def test_an_upload_over_the_limit_is_refused_by_the_server(furnished: Client) -> None:
-    # The Python client would refuse it itself; anyone else need not.
-    answer = httpx.post(f"{furnished.src}gradio_api/upload", files={"files": ("large.png", bytes(6_000_000))})
-    assert answer.status_code == 413
+def test_a_client_sees_four_calls_and_no_more(space: Running) -> None:
+    named = Client(space.url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert sorted(named) == ["/ask", "/compose", "/explore", "/results"]

@@ -1,0 +1,80 @@
+"""What the page looks like: HTML from this folder's templates, everything escaped, and its theme and style.
+
+The style is the package's tones and contact sheet under Gradio's light and dark.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from compact_hf.pictures.contact_sheet import thumbnail
+from compact_hf.pictures.page import environment
+from compact_hf.pictures.style import css_variables
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_HERE = Path(__file__).parent
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a template of this folder, filled in."""
+    return _templates().get_template(template).render(thumbnail=thumbnail, **values)
+
+
+def theme() -> gr.Theme:
+    """Return Gradio's default in the package's purple, with text that stands out from its ground everywhere."""
+    # Fonts of the visitor's own machine: the theme's would be fetched from elsewhere.
+    plain = gr.themes.Default(
+        primary_hue="purple",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return plain.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+        button_primary_text_color="white",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_background_color_selected_dark="*primary_600",
+        # Gradio's tabs and focus rings.
+        color_accent="*primary_700",
+        color_accent_soft="*primary_100",
+        input_border_color="*neutral_500",
+        input_border_color_dark="*neutral_400",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+        link_text_color_hover="*primary_800",
+        link_text_color_hover_dark="*primary_200",
+        link_text_color_visited="*primary_700",
+        link_text_color_visited_dark="*primary_300",
+    )
+
+
+def css() -> str:
+    """Return the page's style."""
+    cards = files("compact_hf.pictures").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
+    own = (_HERE / "app.css").read_text(encoding="utf-8")
+    return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards}\n{own}"
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import ChoiceLoader, FileSystemLoader
+
+    # The package's words, colors, escaping and macros, for templates that lie here.
+    package = environment()
+    return package.overlay(loader=ChoiceLoader([FileSystemLoader(_HERE), package.loader]))

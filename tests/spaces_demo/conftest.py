@@ -1,0 +1,134 @@
+"""The Space as it is pushed: its files alone in a folder, started as the Hub starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from gradio_client import Client
+
+from compact_hf.testing.gemini import GeminiServer
+
+REPOSITORY = Path(__file__).parents[2]
+SPACE = REPOSITORY / "spaces_demo"
+VISITORS_KEY = "visitors-own-key-4711"
+_START_S = 180.0
+
+
+@dataclass
+class Running:
+    """A Space that serves.
+
+    Attributes:
+        url (`str`): of its page, without a slash at the end.
+        folder (`Path`): where its files lie, and beside them all that it writes: `log`, `tmp`.
+    """
+
+    url: str
+    folder: Path
+
+    @cached_property
+    def client(self) -> Client:
+        """A client as anybody has it."""
+        return Client(self.url, verbose=False)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def call(self, name: str, *data: Any) -> httpx.Response:
+        """Post a call as no client would; return the refusal, or what the queue says of it."""
+        asked = httpx.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=60)
+        if asked.status_code != 200:
+            return asked
+        return httpx.get(f"{self.url}/gradio_api/call/{name}/{asked.json()['event_id']}", timeout=120)
+
+
+@contextmanager
+def running(folder: Path, **settings: str) -> Iterator[Running]:
+    """Start a copy of the Space in `folder`, with these variables, and stop it at the end."""
+    space = folder / "space"
+    shutil.copytree(SPACE, space, ignore=shutil.ignore_patterns("__pycache__", "*.pyi", ".*"))
+    (folder / "tmp").mkdir()
+    places = {
+        "PYTHONPATH": str(REPOSITORY),
+        "TMPDIR": str(folder / "tmp"),
+        "GRADIO_TEMP_DIR": str(folder / "tmp/gradio"),
+    }
+    log = folder / "log"
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=space,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **places, **settings},
+            stdout=told,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Running(_address(process, log), folder)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")):
+            return found[0]
+        time.sleep(0.05)
+    pytest.fail("the Space served nothing:\n" + log.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def gemini() -> Iterator[GeminiServer]:
+    """Gemini's double; it takes the visitor's key and no other."""
+    with GeminiServer(key=VISITORS_KEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Iterator[Running]:
+    """The Space with nothing set but where Gemini is: no key, no GPU, no network, the student that ships."""
+    with running(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as found:
+        yield found
+
+
+def uploaded(space: Running, data: bytes, name: str = "picture.png") -> dict[str, Any]:
+    """Upload bytes without a client's own checks, and return them as an input of a call."""
+    answer = httpx.post(f"{space.url}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
+    answer.raise_for_status()
+    return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def words(client: Client) -> str:
+    """Return every text that the page shows at its start."""
+    return " ".join(str(component["props"].get("value", "")) for component in client.config["components"])
+
+
+def session() -> str:
+    """Return a new session's name."""
+    return uuid4().hex[:10]
+
+
+def error_of(answer: httpx.Response) -> str:
+    """Return what a visitor is told went wrong."""
+    if answer.status_code != 200:
+        return str(answer.json()["detail"])
+    found = re.search(r"event: error\ndata: (.*)", answer.text)
+    assert found, answer.text[:300]
+    said = json.loads(found[1])
+    return str(said.get("error", said) if isinstance(said, dict) else said)
