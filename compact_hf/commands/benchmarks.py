@@ -1,0 +1,134 @@
+"""`compact benchmarks command`, `tasks` and `table`: parsing and talking."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compact_hf.commands.command import command
+from compact_hf.errors import UsageError
+from compact_hf.talk import say, tell, tell_json, tell_table
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    purpose = "the paper's eight benchmarks, by way of lmms-eval"
+    example = "example: compact benchmarks command student"
+    benchmarks = commands.add_parser(
+        "benchmarks", help=purpose, description=purpose, epilog=example, allow_abbrev=False
+    )
+    verbs = benchmarks.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    calls = command(
+        verbs,
+        "command",
+        _command,
+        "print the lines that judge a model with lmms-eval; runs nothing",
+        "compact benchmarks command org/compact-lora --gpus 8",
+    )
+    calls.add_argument("model", metavar="MODEL", help="a folder or a repository: a LLaVA, or a LoRA adapter of one")
+    calls.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="(default: benchmarks)")
+    calls.add_argument(
+        "--without-judge", action="store_true", help="leave out MM-Vet and LLaVA-in-the-Wild, which a paid model grades"
+    )
+    calls.add_argument("--heldout", metavar="DATASET", help="a release, whose held-out questions are asked too")
+    calls.add_argument("--gpus", type=int, default=1, metavar="N", help="that share the questions (default: 1)")
+    calls.add_argument("--device", default="cuda", help="where one copy of the model runs (default: cuda)")
+    calls.add_argument("--json", action="store_true", help="the pieces, as JSON")
+
+    tasks = command(
+        verbs,
+        "tasks",
+        _tasks,
+        "write a release's held-out questions as a task for lmms-eval --include_path",
+        "compact benchmarks tasks org/compact@v1.0.0 --out tasks",
+    )
+    tasks.add_argument("dataset", metavar="DATASET", help="a release: a folder, or org/name[@revision]")
+    tasks.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or written by this before")
+
+    table = command(
+        verbs,
+        "table",
+        _table,
+        "print the paper's table with your models' rows, from lmms-eval's results",
+        "compact benchmarks table benchmarks/results",
+    )
+    table.add_argument("results", nargs="+", metavar="RESULTS", help="*_results.json, or folders with such files")
+    table.add_argument(
+        "--reference", metavar="RESULTS", help="of the model that is your 100%% (default: the paper's LLaVA-665K)"
+    )
+    table.add_argument("--markdown", action="store_true", help="as Markdown, to paste into a card")
+    table.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _command(chosen: argparse.Namespace) -> int:
+    from compact_hf.evaluation.benchmarks.calls import benchmark_command
+    from compact_hf.evaluation.benchmarks.eight import JUDGE
+
+    calls = benchmark_command(
+        chosen.model,
+        chosen.out,
+        judged=not chosen.without_judge,
+        heldout=chosen.heldout,
+        gpus=chosen.gpus,
+        device=chosen.device,
+    )
+    if judged := [one.name for one in calls.benchmarks if one.judged]:
+        say(
+            f"{' and '.join(judged)} are graded by {JUDGE} at your cost: set OPENAI_API_KEY, and MODEL_VERSION for "
+            "another model or OPENAI_API_URL for another server; --without-judge leaves them out"
+        )
+    say("lmms-eval fetches the benchmarks from the Hub, some with your token: set HF_TOKEN, or run `hf auth login`")
+    say("it ends with status 0 even where it failed; the table, the last line, says what is missing")
+    if chosen.json:
+        tell_json(calls.to_json())
+    else:
+        for line in calls.lines():
+            tell(line)
+    return 0
+
+
+def _tasks(chosen: argparse.Namespace) -> int:
+    from compact_hf.evaluation.benchmarks.eight import HELDOUT
+    from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+
+    out = benchmark_tasks(chosen.dataset, chosen.out)
+    say(f"next: lmms-eval --include_path {out} --tasks {HELDOUT} ..., or compact benchmarks command MODEL --heldout")
+    tell(str(out))
+    return 0
+
+
+def _table(chosen: argparse.Namespace) -> int:
+    from compact_hf.evaluation.benchmarks.table import benchmark_table
+
+    if chosen.markdown and chosen.json:
+        raise UsageError("got --markdown and --json; give one of them")
+    table = benchmark_table(chosen.results, reference=chosen.reference)
+    for note in table.notes:
+        say(note)
+    if table.over and not chosen.reference:
+        say(
+            "the paper names neither its version of lmms-eval nor its judge's: to compare what data does, judge a "
+            "model of the full data in the same way, and give its results as --reference"
+        )
+    if chosen.json:
+        tell_json(table.to_json())
+        return 0
+    for cells in (table.cells(), table.heldout_cells()):
+        if chosen.markdown:
+            _tell_markdown(cells)
+        elif cells:
+            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+            head, *rows = [[line[0], *map(str.rjust, line[1:], widths[1:])] for line in cells]
+            tell_table(head, rows)
+    return 0
+
+
+def _tell_markdown(cells: Sequence[Sequence[str]]) -> None:
+    if not cells:
+        return
+    head, *rows = cells
+    tell("")
+    for line in (head, ["---", *("---:" for _ in head[1:])], *rows):
+        tell(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
