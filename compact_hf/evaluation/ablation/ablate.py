@@ -15,6 +15,7 @@ added to a plan.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +27,11 @@ from compact_hf.evaluation.ablation.plan import Plan, read_plan
 from compact_hf.evaluation.ablation.tables import write_tables
 from compact_hf.evaluation.ablation.unit import Done, Tell, Unit, carry_out, catalog_of, done, refuse_too_few
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.folder import places_in
+from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.evaluation.student import identity
-from compact_hf.records import digest, from_json
+from compact_hf.records import digest
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.standing import Standing
 from compact_hf.tuning.student.shipped import ALIGNED, copy_aligned
@@ -72,9 +75,7 @@ def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stag
         split=asked.split,
         on_progress=lambda at, total: on_progress("answers", at, total, ""),
     )
-    answers: dict[str, dict[int, list[Prediction]]] = {name: {} for name in asked.variants}
-    for unit in units:
-        answers[unit.variant][unit.seed] = _predictions(folder / _JUDGED / unit.name)
+    answers = _answers(units, folder / _JUDGED)
     found = Ablation(
         asked,
         judged.dataset,
@@ -109,6 +110,11 @@ def _base(plan: Plan, out: Path) -> str:
     return str(base)
 
 
-def _predictions(folder: Path) -> list[Prediction]:
-    lines = (folder / "predictions.jsonl").read_bytes().splitlines()
-    return [from_json(Prediction, line) for line in lines]
+def _answers(units: Sequence[Unit], judged: Path) -> dict[str, dict[int, list[Prediction]]]:
+    """Return variant -> seed -> what that model answered; of a model, its files decide which place is its."""
+    places = {entrant.identity: slug for slug, entrant in places_in(judged).items()}
+    answers: dict[str, dict[int, list[Prediction]]] = {}
+    for unit in units:
+        found = read_predictions(judged / places[identity(str(unit.model))])
+        answers.setdefault(unit.variant, {})[unit.seed] = found
+    return answers

@@ -97,7 +97,7 @@ def compared(answers: Answers, *, baseline: str) -> tuple[Line, ...]:
     """
     asked = _asked(answers)
     groups = {"all": list(range(len(asked)))}
-    for k in sorted({one.k for one in asked}):
+    for k in sorted({one.k for one in asked if one.k is not None}):
         groups[f"k = {k}"] = [at for at, one in enumerate(asked) if one.k == k]
     return tuple(_line(label, at, answers, asked, baseline) for label, at in groups.items())
 

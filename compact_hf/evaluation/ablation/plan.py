@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,7 +65,7 @@ class Plan(BaseModel):
         recipe (`str`): a shipped recipe's name or a file.
         settings (`dict[str, Any]`): what replaces the recipe's settings, as `trl sft` takes them.
         seeds (`list[int]`): each decides the draw of the questions and all of training.
-        dataset (`str`), split (`str`): what all models are asked, as for `compact evaluate`.
+        dataset (`str`), split (`str`, *optional*): what all models are asked, as for `compact evaluate`.
         baseline (`str`): the variant that the others are compared with.
         variants (`dict[str, Variant]`): in the order of the table.
     """
@@ -82,7 +82,7 @@ class Plan(BaseModel):
     settings: dict[str, str | bool | int | float] = {}
     seeds: tuple[int, ...] = Field(min_length=1)
     dataset: str
-    split: Literal["train", "validation"] = "validation"
+    split: str | None = None
     baseline: str
     variants: dict[str, Variant] = Field(min_length=2)
 
