@@ -4,7 +4,8 @@
     generate("photos", "run")                          # needs GEMINI_API_KEY
     assemble(["run"], "release", version="1.0.0")
 
-Every name below is what the command of that name does. Nothing heavy is imported before it is used.
+A name below is what the command of that name does, or reads and compares what that wrote. Nothing heavy is imported
+before it is used.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from compact_hf.demo.way import run_demo
     from compact_hf.errors import CompactError
+    from compact_hf.evaluation.ablation.ablate import ablate
+    from compact_hf.evaluation.analysis.analyze import analyze
     from compact_hf.evaluation.evaluate import evaluate
+    from compact_hf.evaluation.paired import compare
+    from compact_hf.evaluation.paper import relative_performance
+    from compact_hf.evaluation.predictions import read_predictions
     from compact_hf.release.assemble import assemble
     from compact_hf.release.diff import diff
     from compact_hf.release.exports.export import export
     from compact_hf.release.publish import publish
+    from compact_hf.release.selection import Selection
     from compact_hf.release.show import show
     from compact_hf.release.validate import validate
     from compact_hf.synthesis.annotate.annotate import annotate
@@ -35,10 +42,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompactError",
+    "Selection",
+    "ablate",
+    "analyze",
     "annotate",
     "assemble",
     "assemble_base",
     "augment",
+    "compare",
     "copy_recipe",
     "copy_student",
     "diff",
@@ -48,6 +59,8 @@ __all__ = [
     "merge_adapter",
     "publish",
     "publish_model",
+    "read_predictions",
+    "relative_performance",
     "run_demo",
     "show",
     "status",
@@ -57,10 +70,14 @@ __all__ = [
 
 _HOME: Final = {
     "CompactError": "compact_hf.errors",
+    "Selection": "compact_hf.release.selection",
+    "ablate": "compact_hf.evaluation.ablation.ablate",
+    "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.synthesis.annotate.annotate",
     "assemble": "compact_hf.release.assemble",
     "assemble_base": "compact_hf.tuning.base.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
+    "compare": "compact_hf.evaluation.paired",
     "copy_recipe": "compact_hf.tuning.recipes",
     "copy_student": "compact_hf.tuning.student.shipped",
     "diff": "compact_hf.release.diff",
@@ -70,6 +87,8 @@ _HOME: Final = {
     "merge_adapter": "compact_hf.tuning.adapter.merge",
     "publish": "compact_hf.release.publish",
     "publish_model": "compact_hf.tuning.adapter.publish",
+    "read_predictions": "compact_hf.evaluation.predictions",
+    "relative_performance": "compact_hf.evaluation.paper",
     "run_demo": "compact_hf.demo.way",
     "show": "compact_hf.release.show",
     "status": "compact_hf.synthesis.compact.status",

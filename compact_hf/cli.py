@@ -14,7 +14,9 @@ from typing import Final
 from compact_hf.commands import (
     ablating,
     adapter,
+    analyzing,
     base,
+    benchmarks,
     completion,
     demo,
     making,
@@ -81,7 +83,21 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (demo, making, questioning, releasing, publishing, showing, models, ablating, base, recipe, adapter):
+    for part in (
+        demo,
+        making,
+        questioning,
+        releasing,
+        publishing,
+        showing,
+        models,
+        analyzing,
+        benchmarks,
+        ablating,
+        base,
+        recipe,
+        adapter,
+    ):
         part.add(commands)
     completion.add(commands, parser)
     return parser
