@@ -1,0 +1,138 @@
+"""Short answers and questions as strings: normalising, comparing, overlap. Pure functions, no I/O.
+
+The normalisation follows the VQA evaluation (Antol et al. 2015): case, articles, punctuation and number words
+do not count; plurals are folded besides, because "two cats" and "two cat" are the same reading of a picture.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or phrase."
+"""LLaVA-1.5's response format prompt: a conversation's first turn carries it, and so does a question in evaluation."""
+
+_ARTICLES: Final = frozenset({"a", "an", "the"})
+_NUMBERS: Final = {
+    word: str(value)
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty".split()
+    )
+}
+# "none" stays a word: as the answer to "how many", a teacher that means nought has to say so.
+_UNINFORMATIVE: Final = frozenset(
+    "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
+    "unreadable illegible".split()
+) | {
+    "not visible",
+    "not applicable",
+    "not available",
+    "not sure",
+    "not clear",
+    "not known",
+    "not present",
+    "not shown",
+    "not specified",
+    "not given",
+    "not in image",
+    "not in picture",
+    "cannot tell",
+    "cannot be determined",
+    "cannot determine",
+    "cannot say",
+    "cant tell",
+    "cant say",
+    "cant determine",
+    "can not tell",
+    "do not know",
+    "dont know",
+    "i do not know",
+    "i dont know",
+    "no idea",
+    "no answer",
+    "no text",
+    "impossible to tell",
+    "hard to tell",
+    "it is unclear",
+    "n a",
+}
+_IRREGULAR: Final = {
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "persons": "person",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "leaves": "leaf",
+    "knives": "knife",
+    "wolves": "wolf",
+    "shelves": "shelf",
+    "loaves": "loaf",
+    "scarves": "scarf",
+}
+_PLURAL: Final = re.compile(r"\ws$")
+_NOT_PLURAL: Final = ("ss", "us", "is", "as", "os")
+_BETWEEN_DIGITS: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
+_PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-(?!\d)|-(?!\w)|(?<!\d):|:(?!\d)")
+_POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
+_WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+def normalise(answer: str) -> str:
+    """Return `answer` as the VQA rules compare it.
+
+    Lower case, no articles, no punctuation but a number's own, number words up to twenty as digits, plurals as
+    singulars, single spaces. Never empty unless the answer has no letter and no digit; articles stay where
+    nothing else would be left. Applying it twice changes nothing.
+
+    >>> normalise("The two Dogs.")
+    '2 dog'
+    """
+    text = _BETWEEN_DIGITS.sub("", answer.strip().casefold().replace("’", "'").replace("_", " "))
+    text = _POSSESSIVE.sub("", text).replace("'", "")
+    words = _PUNCTUATION.sub(" ", text).split()
+    kept = [word for word in words if word not in _ARTICLES] or words
+    singular = (_singular(word) for word in kept)
+    return " ".join(_NUMBERS.get(word, word) for word in singular)
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two short answers say the same after `normalise`. Empty answers equal nothing."""
+    normal = normalise(one)
+    return bool(normal) and normal == normalise(other)
+
+
+def is_uninformative(answer: str) -> bool:
+    """Whether `answer` says nothing about the picture (unknown, none, not visible, n/a, ...; paper, step 2)."""
+    normal = " ".join(re.sub(r"[^\w\s]", " ", answer.casefold().replace("'", "").replace("’", "")).split())
+    return not normal or normal in _UNINFORMATIVE or normal.removeprefix("it is ") in _UNINFORMATIVE
+
+
+def word_overlap(question: str, other: str) -> float:
+    """Return the share, 0 to 1, of `question`'s words that `other` has too.
+
+    Over the sets of lower-case words; 0.0 where one of them has no word (paper, step 3: a new question that
+    shares more than 0.6 of its words with an accepted one of the same image repeats it).
+    """
+    first = {word.casefold() for word in _WORD.findall(question)}
+    second = {word.casefold() for word in _WORD.findall(other)}
+    if not first or not second:
+        return 0.0
+    return len(first & second) / len(first)
+
+
+def _singular(word: str) -> str:
+    if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_NOT_PLURAL) or word in _IRREGULAR:
+        singular = word
+    elif word.endswith("ies") and len(word) > 4:
+        singular = word[:-3] + "y"
+    elif word.endswith(("ches", "shes", "sses", "xes", "zzes")):
+        singular = word[:-2]
+    else:
+        singular = word[:-1]
+    # "thes" must not turn into an article, or normalising twice would drop it.
+    return word if singular in _ARTICLES else _IRREGULAR.get(singular, singular)

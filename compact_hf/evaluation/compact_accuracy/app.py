@@ -1,0 +1,108 @@
+"""The metric's Space: a model's answers in, their accuracy by k and by capability out, as a table.
+
+    python app.py
+
+It takes the predictions.jsonl that `compact evaluate` writes, or any JSON Lines with the same four fields.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import gradio as gr
+
+METRIC = Path(__file__).with_name("compact_accuracy.py")
+TITLE = "COMPACT accuracy"
+INTRODUCTION = """# COMPACT accuracy
+The share of short answers to visual questions that are right, by the number **k** of capabilities that a question
+needs and by capability, with 95% intervals. Paste one JSON object a line, or upload the `predictions.jsonl` that
+`compact evaluate` wrote. What you give is scored and forgotten.
+"""
+EXAMPLE = """\
+{"prediction": "Red.", "answers": ["red"], "k": 1, "capabilities": ["color"]}
+{"prediction": "two", "answers": ["2"], "k": 2, "capabilities": ["color", "counting"]}
+{"prediction": "couch", "answers": ["sofa", "couch"], "k": 2, "capabilities": ["shape", "object_recognition"]}
+{"prediction": "left", "answers": ["right"], "k": 3, "capabilities": ["color", "shape", "spatial_relationship"]}
+"""
+HEADERS = ("questions", "n", "accuracy", "95% interval")
+MAX_BYTES = 20_000_000
+MAX_SHOWN = 200
+
+
+def build() -> gr.Blocks:
+    """Return the page."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column():
+                lines = gr.Textbox(EXAMPLE, label="Answers, one JSON object a line", lines=10, max_lines=20)
+                file = gr.File(label="or a file of them", file_types=[".jsonl"], height=110)
+                button = gr.Button("Score", variant="primary")
+            table = gr.Dataframe(headers=list(HEADERS), label="Accuracy", interactive=False, wrap=True)
+        button.click(scored, [lines, file], table, api_name="score")
+    return page
+
+
+def scored(lines: str, file: str | None = None) -> list[list[Any]]:
+    """Return the table's rows for answers as JSON Lines; a file goes before the text.
+
+    Raises:
+        gr.Error: what is wrong with the answers, in one line.
+    """
+    try:
+        # An instance of its own: it keeps what it is given until it computes, and visitors come at the same time.
+        found = evaluate.load(str(METRIC), keep_in_memory=True).compute(**inputs(read(lines, file)))
+    except ValueError as error:
+        raise gr.Error(str(error), title="This cannot be scored") from error
+    of_k = [(f"k = {k}", score) for k, score in found["by_k"].items()]
+    return [
+        [name, score["n"], f"{score['accuracy']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}"]
+        for name, score in [("all", found), *of_k, *found["by_capability"].items()]
+    ]
+
+
+def read(lines: str, file: str | None) -> str:
+    """Return the text that is to be scored.
+
+    Raises:
+        ValueError: it is too long, or no text.
+    """
+    size = Path(file).stat().st_size if file else len(lines)
+    if size > MAX_BYTES:
+        raise ValueError(f"got {size:,} bytes, at most {MAX_BYTES:,} are taken here; load the metric and score them")
+    if not file:
+        return lines
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("the file is no UTF-8 text; give JSON Lines") from error
+
+
+def inputs(text: str) -> dict[str, list[Any]]:
+    """Return the metric's inputs from JSON Lines.
+
+    Raises:
+        ValueError: a line is no JSON object, or lacks a field.
+    """
+    questions = [_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    fields = {"predictions": "prediction", "references": "answers", "k": "k", "capabilities": "capabilities"}
+    return {name: [question[field] for question in questions] for name, field in fields.items()}
+
+
+def _question(line: str, number: int) -> dict[str, Any]:
+    try:
+        question = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is no JSON ({error}): {line[:MAX_SHOWN]}") from error
+    needed = ("prediction", "answers", "k", "capabilities")
+    if not isinstance(question, dict) or (missing := [field for field in needed if field not in question]):
+        told = f"lacks {', '.join(missing)}" if isinstance(question, dict) else "is no object"
+        raise ValueError(f"line {number} {told}; each takes {', '.join(needed)}")
+    return question
+
+
+if __name__ == "__main__":
+    build().queue(max_size=32).launch(max_file_size=MAX_BYTES, ssr_mode=False)
