@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.commands.command import command
-from compact_hf.commands.terms import add_terms, shown_on
+from compact_hf.commands.terms import add_terms, ks_in, shown_on
 from compact_hf.errors import UsageError
 from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
     generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
     generate.add_argument(
-        "--k", dest="ks", type=_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
+        "--k", dest="ks", type=ks_in, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
     )
     generate.add_argument(
         "--preset",
@@ -135,10 +135,3 @@ def _tell_parts(parts: Iterator[str | Table]) -> None:
             tell(part)
         else:
             tell_table(part.head, part.rows)
-
-
-def _ks(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None

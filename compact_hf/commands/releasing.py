@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compact_hf.commands.command import command
+from compact_hf.commands.terms import ks_in
 from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 from compact_hf.talk import printable, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from compact_hf.release.diff import Difference
+    from compact_hf.release.selection import Selection
     from compact_hf.synthesis.compact.balance import Balance
 
 
@@ -44,6 +46,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="of images with more than two questions take the two or three that even out capabilities, pairs and k",
     )
+    _add_selection(assemble)
     assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
     assemble.add_argument(
         "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
@@ -51,7 +54,7 @@ def add(commands: Any) -> None:
     share = assemble.add_mutually_exclusive_group()
     share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
     share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
-    assemble.add_argument("--seed", type=int, default=0, help="decides which rows (default: 0)")
+    assemble.add_argument("--seed", type=int, default=0, help="decides which rows and questions (default: 0)")
     _add_hygiene(assemble)
 
     export = command(
@@ -86,6 +89,35 @@ def add(commands: Any) -> None:
     for name, metavar, which in (("old", "A", "the one before"), ("new", "B", "the one after")):
         diff.add_argument(name, metavar=metavar, help=f"{which}: a folder, or ORG/NAME[@REVISION] on the Hub")
     diff.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_selection(assemble: argparse.ArgumentParser) -> None:
+    """Add what makes a release of a part of the runs; the card then says which part."""
+    assemble.add_argument("--k", dest="ks", type=ks_in, default=(), metavar="1,2,3", help="questions of these k only")
+    assemble.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="CAPABILITY",
+        help="no question that needs it; may be given again",
+    )
+    size = assemble.add_mutually_exclusive_group()
+    size.add_argument("--questions", type=int, metavar="N", help="exactly so many for training, of those that fit")
+    size.add_argument("--conversations", type=int, metavar="N", help="exactly so many pictures for training instead")
+
+
+def _selection(chosen: argparse.Namespace) -> Selection | None:
+    if not (chosen.ks or chosen.without or chosen.questions is not None or chosen.conversations is not None):
+        return None
+    from compact_hf.release.selection import Selection
+
+    return Selection(
+        ks=chosen.ks,
+        without=tuple(chosen.without),
+        questions=chosen.questions,
+        conversations=chosen.conversations,
+        seed=chosen.seed,
+    )
 
 
 def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
@@ -130,6 +162,7 @@ def _assemble(chosen: argparse.Namespace) -> int:
         version=chosen.version,
         max_similarity=chosen.max_similarity,
         balance=chosen.balance,
+        select=_selection(chosen),
         instruction=chosen.instruction,
         image_root=chosen.image_root,
         instruction_fraction=chosen.instruction_fraction,

@@ -1,4 +1,4 @@
-"""What all commands that ask a teacher have in common: how much is asked, how fast, for how much money; and a bar."""
+"""What several commands have in common: how much a teacher is asked, how fast, for how much money; a bar; and ks."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def shown_on(bar: Bar) -> Callable[[Standing], None]:
         bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
 
     return show
+
+
+def ks_in(text: str) -> tuple[int, ...]:
+    """Return the ks of an option, `1,2,3`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
 from compact_hf.records import digest
 from compact_hf.release.assemble import assemble
@@ -136,3 +137,14 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     whole = assemble(tmp_path / "run", again, version="1.0.0", max_similarity=1)
     assert facts.rejects["assembly", "not selected"] == whole.turns.total() - facts.turns.total()
     assert "chosen on purpose" not in (again / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_takes_a_part_and_says_what_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, release = str(tmp_path / "run"), str(tmp_path / "release")
+    generate("scenes:30", run)
+    part = ["--k", "1,2", "--without", "counting", "--keep-similar"]
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--conversations", "3"]) == 0
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "k = 1, 2 only; none that needs counting; 3 conversations for training" in card
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--questions", "3000"]) == 1
+    assert "too few); generate more pictures, or select fewer" in capsys.readouterr().err
