@@ -19,13 +19,14 @@ from compact_hf.commands import (
     benchmarks,
     completion,
     demo,
+    evaluating,
     making,
-    models,
     publishing,
     questioning,
     recipe,
     releasing,
     showing,
+    tuning,
 )
 from compact_hf.commands.command import Parser
 from compact_hf.errors import CompactError
@@ -90,7 +91,8 @@ def _parser() -> Parser:
         releasing,
         publishing,
         showing,
-        models,
+        tuning,
+        evaluating,
         analyzing,
         benchmarks,
         ablating,
