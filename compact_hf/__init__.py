@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.ablation.ablate import ablate
     from compact_hf.evaluation.analysis.analyze import analyze
+    from compact_hf.evaluation.benchmarks.calls import benchmark_command
+    from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+    from compact_hf.evaluation.benchmarks.table import benchmark_table
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.evaluation.paired import compare
     from compact_hf.evaluation.paper import relative_performance
@@ -49,6 +52,9 @@ __all__ = [
     "assemble",
     "assemble_base",
     "augment",
+    "benchmark_command",
+    "benchmark_table",
+    "benchmark_tasks",
     "compare",
     "copy_recipe",
     "copy_student",
@@ -77,6 +83,9 @@ _HOME: Final = {
     "assemble": "compact_hf.release.assemble",
     "assemble_base": "compact_hf.tuning.base.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
+    "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
+    "benchmark_table": "compact_hf.evaluation.benchmarks.table",
+    "benchmark_tasks": "compact_hf.evaluation.benchmarks.heldout",
     "compare": "compact_hf.evaluation.paired",
     "copy_recipe": "compact_hf.tuning.recipes",
     "copy_student": "compact_hf.tuning.student.shipped",
