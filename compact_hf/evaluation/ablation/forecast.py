@@ -82,14 +82,14 @@ def arms_of(plan: Plan, catalog: Catalog) -> tuple[Arm, ...]:
 
 
 def seconds_left(plan: Plan, catalog: Catalog, units: Collection[Unit], finished: Mapping[Unit, Done]) -> float | None:
-    """Return how long the units take that are not finished: training by its steps, the rest by its pictures."""
+    """Return how long the units take that are not finished: training by its steps, the rest as on average so far."""
     if not finished:
         return None
     there = finished.values()
     a_step = sum(one.seconds for one in there) / max(1, sum(one.steps for one in there))
-    a_picture = sum(one.other_seconds for one in there) / max(1, sum(one.data.pictures for one in there))
-    cost = {arm.variant: a_step * arm.steps + a_picture * arm.data.pictures for arm in arms_of(plan, catalog)}
-    return sum(cost[unit.variant] for unit in units if unit not in finished)
+    besides = sum(one.other_seconds for one in there) / len(there)
+    steps = {arm.variant: arm.steps for arm in arms_of(plan, catalog)}
+    return sum(a_step * steps[unit.variant] + besides for unit in units if unit not in finished)
 
 
 def spoken_time(seconds: float | None) -> str:
