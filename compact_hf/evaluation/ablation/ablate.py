@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.evaluation.ablation.comparison import compared, pairs
-from compact_hf.evaluation.ablation.folder import COUNTED, RUN, claim, decisive, units_of
+from compact_hf.evaluation.ablation.folder import COUNTED, RUN, claim, decisive, locked, units_of
 from compact_hf.evaluation.ablation.forecast import seconds_left, spoken_time
 from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
@@ -55,37 +55,42 @@ def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stag
     """
     asked, folder = read_plan(plan), Path(out)
     claim(folder, decisive(asked))
-    runs = _runs(asked, folder, on_progress)
-    catalog = catalog_of(asked, runs)
-    refuse_too_few(asked, catalog)
-    base = _base(asked, folder)
+    with locked(folder):
+        found = _found(asked, folder, on_progress)
+        write_tables(found, folder)
+    return found
+
+
+def _found(plan: Plan, out: Path, tell: Tell) -> Ablation:
+    runs = _runs(plan, out, tell)
+    catalog = catalog_of(plan, runs)
+    refuse_too_few(plan, catalog)
+    base = _base(plan, out)
     base_identity = identity(base)
-    claim(folder, {COUNTED: digest(sorted(catalog.items())), "files of the base": base_identity})
-    units = units_of(asked, folder)
+    claim(out, {COUNTED: digest(sorted(catalog.items())), "files of the base": base_identity})
+    units = units_of(plan, out)
     finished: dict[Unit, Done] = {unit: there for unit in units if (there := done(unit))}
     for unit in units:
-        on_progress("units", len(finished), len(units), spoken_time(seconds_left(asked, catalog, units, finished)))
+        tell("units", len(finished), len(units), spoken_time(seconds_left(plan, catalog, units, finished)))
         if unit not in finished:
-            finished[unit] = carry_out(unit, asked, runs=runs, base=base, catalog=catalog, tell=on_progress)
-    on_progress("units", len(units), len(units), "")
+            finished[unit] = carry_out(unit, plan, runs=runs, base=base, catalog=catalog, tell=tell)
+    tell("units", len(units), len(units), "")
     judged = evaluate(
         [unit.model for unit in units],
-        asked.dataset,
-        folder / _JUDGED,
-        split=asked.split,
-        on_progress=lambda at, total: on_progress("answers", at, total, ""),
+        plan.dataset,
+        out / _JUDGED,
+        split=plan.split,
+        on_progress=lambda at, total: tell("answers", at, total, ""),
     )
-    answers = _answers(units, folder / _JUDGED)
-    found = Ablation(
-        asked,
+    answers = _answers(units, out / _JUDGED)
+    return Ablation(
+        plan,
         judged.dataset,
         base_identity,
         tuple(finished[unit] for unit in units),
-        lines=compared(answers, baseline=asked.baseline),
-        pairs=pairs(answers, baseline=asked.baseline),
+        lines=compared(answers, baseline=plan.baseline),
+        pairs=pairs(answers, baseline=plan.baseline),
     )
-    write_tables(found, folder)
-    return found
 
 
 def _runs(plan: Plan, out: Path, tell: Tell) -> list[Path]:

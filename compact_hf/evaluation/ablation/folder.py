@@ -6,10 +6,13 @@ DIR/plan.json      what decides the outcome: of the plan all but seeds and basel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
@@ -23,6 +26,7 @@ COUNTED: Final = "questions"
 """What stands in the mark once it is known what the runs hold."""
 
 _CLAIM: Final = "plan.json"
+_LOCK: Final = "ablation.lock"
 
 
 def decisive(plan: Plan) -> dict[str, Any]:
@@ -55,6 +59,24 @@ def claim(out: Path, told: Mapping[str, Any]) -> None:
         write_at_once(mark, json.dumps({**held, **told}, indent=1, ensure_ascii=False) + "\n")
     except (OSError, ValueError) as error:
         raise UsageError(f"{mark} cannot be used ({error}); give another folder") from error
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other processes out of an ablation's folder inside the block.
+
+    Raises:
+        UsageError: another one works there.
+    """
+    lock = FileLock(out / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another process works in {out}; wait for it, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def units_of(plan: Plan, out: Path) -> tuple[Unit, ...]:
