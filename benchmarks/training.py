@@ -28,8 +28,8 @@ from typing import Any
 from readme import training as table
 from trainers import SHAPES, Asked
 
-STEPS = 5
-BATCHES = {"tiny": 8, "7b": 16}
+STEPS = 4
+BATCHES = {"tiny": 4, "7b": 16}
 
 
 def lines(start: Asked) -> dict[str, Asked]:
@@ -53,7 +53,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=tuple(SHAPES), help="default: what the machine can")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="to measure for each line; default: 5")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="to measure for each line; default: 4")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     machine = hardware()
