@@ -197,7 +197,7 @@ def _evaluate(model: Path, out: Path, stage: str, tell: Tell, *, swap_pictures: 
         out,
         swap_pictures=swap_pictures,
         on_progress=lambda done, total: tell(stage, done, total, ""),
-    )
+    ).results[0]
 
 
 def _printed(code: str) -> str:

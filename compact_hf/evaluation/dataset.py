@@ -1,30 +1,20 @@
-"""Where questions come from: a release (a folder or a Hub repository) or reserved scenes in, `Questions` out.
+"""Where questions come from: a data set's name in, `Questions` out.
 
-Of a release the compositional part is asked, each turn alone. Of `scenes:N` the first N scenes that no training data
-may use are drawn, and each is asked one question for every k of 1, 2 and 3 that it supports.
+scenes:N                             scenes that no training data may use (reserved.py)
+org/name, org/name@v1.0.0            a data set on the Hub, at a revision or as it is now (rows.py)
+a folder; a .parquet, .jsonl, .json or .csv file
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, Literal
 
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.reserved import SCENES, of_reserved
+from compact_hf.evaluation.rows import of_rows
 from compact_hf.records import digest
-from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.source import reserved, seed_of
-from compact_hf.tuning.progress import without_progress_bars
-
-CONFIG: Final = "compositional"
-_SCENES: Final = "scenes:"
-_KS: Final = (1, 2, 3)
-_COLUMNS: Final = ("id", "image_id", "images", "k", "turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,114 +25,79 @@ class Questions:
         name (`str`): what they are called in results.
         identity (`str`): a hash of ids, questions and answers.
         questions (`tuple[Question, ...]`): in a fixed order.
+        left_out (`Mapping[str, int]`): reason -> rows that cannot be asked.
     """
 
     name: str
     identity: str
     questions: tuple[Question, ...]
+    left_out: Mapping[str, int]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of scores has to know of them, in lines."""
+        return tuple(f"{count:,} rows of {self.name} left out: {reason}" for reason, count in self.left_out.items())
 
 
-def questions_of(dataset: str, *, split: Literal["train", "validation"] = "validation") -> Questions:
+def questions_of(
+    dataset: str,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> Questions:
     """Return a data set's questions; pictures are read only when they are asked about.
 
     Args:
-        dataset (`str`): a release's folder, a Hub repository, or `scenes:N`.
-        split (`str`, *optional*, defaults to `validation`): of a release; scenes have none.
+        dataset (`str`): as in the module.
+        config (`str`, *optional*): of a data set with several; by default `compositional` where there is one.
+        split (`str`, *optional*): by default `validation` or else `test`. Scenes have neither.
+        columns (`Mapping[str, str]`, *optional*): what is what -> its column, of question, answer, image, k,
+            capabilities and id, for a data set of one question a row. See rows.py.
+        limit (`int`, *optional*): only so many questions, drawn by a hash of their ids: those of a smaller limit are
+            among those of a larger one.
 
     Raises:
-        EvaluationError: there is no such data set or split, it is no release, or it has no questions.
+        UsageError: an argument that the data set has no use for, or a limit below 1.
+        EvaluationError: there is no such data set or split, it lacks columns, or it has no questions.
+        UnknownCapabilityError: a capability is not one of the ten.
     """
-    if dataset.startswith(_SCENES):
-        found = tuple(_of_scenes(_count(dataset)))
-        name = f"{len(found)} questions about reserved scenes"
+    if limit is not None and limit < 1:
+        raise UsageError(f"got the limit {limit}; it must be at least 1")
+    left_out: dict[str, int] = {}
+    if dataset.startswith(SCENES):
+        if config or split or columns:
+            raise UsageError(f"{dataset} has no configs, splits or columns; leave --config, --split and --columns out")
+        found, name = list(of_reserved(dataset)), f"{dataset.removeprefix(SCENES)} reserved scenes"
     else:
-        found = tuple(_of_release(dataset, split))
-        name = f"{Path(dataset).name if Path(dataset).exists() else dataset} ({CONFIG}, {split})"
-    if not found:
-        raise EvaluationError(f"{dataset} has no questions in {CONFIG}, {split}; choose the other split or more data")
+        rows = of_rows(dataset, config=config, split=split, columns=columns)
+        found, name, left_out = rows.questions, rows.name, rows.left_out
+    if limit is not None and limit < len(found):
+        drawn = set(sorted(digest(one.id) for one in found)[:limit])
+        found = [one for one in found if digest(one.id) in drawn]
+        name = f"{name}, {limit} of its questions"
     asked = [(one.id, one.picture, one.question, one.answers, one.k, one.capabilities) for one in found]
-    return Questions(name, digest(asked), found)
+    return Questions(name, digest(asked), tuple(found), left_out)
 
 
 def with_swapped_pictures(asked: Questions) -> Questions:
     """Return the same questions, each about the picture of the one that stands half the list away.
 
     Raises:
-        EvaluationError: there is only one question.
+        EvaluationError: there is only one picture.
     """
-    count = len(asked.questions)
-    if count < 2:
-        raise EvaluationError(f"{asked.name} has one question; swapping pictures takes at least two")
-    # Neighbours share a picture; half the list away there is another one.
-    swapped = tuple(
-        replace(question, read_picture=asked.questions[(index + count // 2) % count].read_picture)
-        for index, question in enumerate(asked.questions)
+    swapped = _swapped(asked.questions)
+    return replace(
+        asked, name=f"{asked.name}, pictures swapped", identity=digest("swapped", asked.identity), questions=swapped
     )
-    return Questions(f"{asked.name}, pictures swapped", digest("swapped", asked.identity), swapped)
 
 
-def _count(dataset: str) -> int:
-    number = dataset.removeprefix(_SCENES)
-    if not (number.isascii() and number.isdigit() and int(number)):
-        raise EvaluationError(f"{dataset!r} is not scenes:N with N of 1 or more; evaluation chooses the reserved ones")
-    return int(number)
-
-
-def _of_scenes(count: int) -> Iterator[Question]:
-    source = reserved(count)
-    for ref in source.refs():
-        scene = scene_of(seed_of(ref))
-        for k in _KS:
-            rng = random.Random(f"{ref} {k}")
-            combinations = supported(scene, k)
-            asked = ask(scene, rng.choice(combinations), rng) if combinations else None
-            if asked is None:
-                continue
-            yield Question(
-                id=f"{ref}#k{k}",
-                picture=ref,
-                question=asked.question,
-                answers=(asked.answer,),
-                k=k,
-                capabilities=asked.capabilities,
-                read_picture=partial(source.read, ref),
-            )
-
-
-def _of_release(dataset: str, split: str) -> Iterator[Question]:
-    rows = _rows(dataset, split)
-    missing = [column for column in _COLUMNS if column not in rows.column_names]
-    if missing:
-        raise EvaluationError(
-            f"{dataset} has no column {missing[0]!r} (it has {', '.join(rows.column_names)}); a release is needed"
-        )
-    # As Arrow a picture is the bytes of its file; as a row it would be decoded.
-    pictures = rows.select_columns(["images"]).with_format("arrow")
-    for index, row in enumerate(rows.select_columns(["id", "image_id", "k", "turns"])):
-        for number, turn in enumerate(row["turns"]):
-            yield Question(
-                id=f"{row['id']}#{number}",
-                picture=row["image_id"],
-                question=turn["question"],
-                answers=(turn["answer"],),
-                k=row["k"],
-                capabilities=tuple(turn["capabilities"]),
-                read_picture=partial(_picture, pictures, index),
-            )
-
-
-def _picture(pictures: Any, index: int) -> bytes:
-    data: bytes = pictures[index]["images"][0][0]["bytes"].as_py()
-    return data
-
-
-def _rows(dataset: str, split: str) -> Any:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        with without_progress_bars():
-            return load_dataset(dataset, CONFIG, split=split)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        told = " ".join(str(error).split())
-        raise EvaluationError(f"{dataset} cannot be read as a release ({CONFIG}, {split}): {told}") from error
+def _swapped(questions: Sequence[Question]) -> tuple[Question, ...]:
+    readers = {question.picture: question.read_picture for question in questions}
+    if len(readers) < 2:
+        raise EvaluationError("all questions are about one picture; swapping pictures takes at least two")
+    pictures = tuple(readers)
+    # Neighbours may show the same place; half the list away there is another one.
+    other = {one: pictures[(index + len(pictures) // 2) % len(pictures)] for index, one in enumerate(pictures)}
+    return tuple(replace(question, read_picture=readers[other[question.picture]]) for question in questions)

@@ -1,152 +1,262 @@
-"""Judging a model: a model and a data set in, a folder with predictions and scores out.
+"""Judging models: some models and one data set in, a folder with their answers, scores, differences and a page out.
 
-    compact evaluate MODEL DATASET --out DIR
+    compact evaluate MODEL [MODEL...] DATASET --out DIR
 
-    DIR/evaluation.json            what was judged: names and hashes of model and questions
-    DIR/predictions.part.jsonl     while it runs: what has been answered so far
-    DIR/predictions.jsonl          one line per question: the fields of `scoring.Prediction`
-    DIR/results.json               the scores; their schema stands in scoring.py
-
-The same command goes on where it was stopped, and gives the same files as a run that was not.
+What lies in the folder stands in folder.py. The same command goes on where it was stopped, and gives the same files as
+one that was not; with another model it adds that one.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
-from compact_hf.errors import EvaluationError, IdentityError
+from compact_hf.errors import UsageError
 from compact_hf.evaluation.dataset import Questions, questions_of, with_swapped_pictures
-from compact_hf.evaluation.predict import predict
-from compact_hf.evaluation.scoring import Prediction, Results, score
+from compact_hf.evaluation.folder import (
+    RESULTS,
+    Entrant,
+    JudgingFolder,
+    finished,
+    write_json,
+    write_predictions,
+)
+from compact_hf.evaluation.judged import Judged
+from compact_hf.evaluation.matching import Matching, rule_of
+from compact_hf.evaluation.paired import compare
+from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, forget_part, predict
+from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.report import write_report
+from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.server import SERVER, ask_server
 from compact_hf.evaluation.student import identity
-from compact_hf.records import from_json, to_json
+from compact_hf.records import digest
+from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
 
-BATCH: Final = 64
-MAX_NEW_TOKENS: Final = 16
-_IDENTITY: Final = "evaluation.json"
-_PART: Final = "predictions.part.jsonl"
-_WHOLE: Final = "predictions.jsonl"
-_RESULTS: Final = "results.json"
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How models are asked.
+
+    Attributes:
+        matching (`str`): when an answer is right.
+        batch_size (`int`): questions that a model here answers at once.
+        max_new_tokens (`int`): where an answer is cut.
+        url (`str | None`): the server of `openai:NAME`.
+        terms (`Terms`): requests in flight to it, rates and budget.
+    """
+
+    matching: Matching
+    batch_size: int
+    max_new_tokens: int
+    url: str | None
+    terms: Terms
+
+    def __post_init__(self) -> None:
+        rule_of(self.matching)
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"got {name} {getattr(self, name)}; it must be at least 1")
 
 
 def evaluate(
-    model: str | Path,
+    models: str | Path | Sequence[str | Path],
     dataset: str | Path,
     out: str | Path,
     *,
-    split: Literal["train", "validation"] = "validation",
+    config: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    matching: Matching = "exact",
     swap_pictures: bool = False,
     batch_size: int = BATCH,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Results:
-    """Ask a model a data set's questions and score its answers.
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    url: str | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    rpm: float | None = None,
+    tpm: float | None = None,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    on_progress: Callable[[int, int], None] = lambda answered, total: None,
+    on_failure: Callable[[str], None] = lambda line: None,
+) -> Judged:
+    """Ask models a data set's questions, score their answers, and compare each further model with the first.
 
     Args:
-        model (`str | Path`): a folder or a Hub repository: a whole model or a LoRA adapter.
-        dataset (`str | Path`): a release's folder, a Hub repository, or `scenes:N`.
-        out (`str | Path`): a new or empty folder, or one that this very evaluation was begun in.
-        split (`str`, *optional*, defaults to `validation`): of a release.
+        models (`str | Path | Sequence`): one or several: a folder or a Hub repository (`org/name` or
+            `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
+        dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see dataset.py.
+        out (`str | Path`): a new or empty folder, or one in which this data set is judged already.
+        config, split, columns, limit (*optional*): of the data set; as for `questions_of`.
+        matching (`str`, *optional*, defaults to `exact`): when an answer is right; `relaxed`: near numbers are too.
         swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's picture, as a
             control: what a model still gets right, it knows from the words.
-        batch_size (`int`, *optional*, defaults to 64): questions answered at once.
-        on_progress (`Callable[[int, int], None]`, *optional*): called with how many of how many are answered.
+        batch_size (`int`, *optional*, defaults to 64): questions that a model here answers at once.
+        max_new_tokens (`int`, *optional*, defaults to 16): where an answer is cut.
+        url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server of `openai:NAME`. Its key
+            comes from OPENAI_API_KEY; a server of one's own needs none.
+        concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): of requests to a server; as for
+            `generate`.
+        on_progress (`Callable[[int, int], None]`, *optional*): called with how many of how many answers, of all models,
+            are there.
+        on_failure (`Callable[[str], None]`, *optional*): called with what a server failed with and is asked again.
 
     Raises:
-        EvaluationError: the model or the data set cannot be used, or `out` cannot be written or holds other things.
-        IdentityError: `out` holds the evaluation of another model or data set.
+        UsageError: an argument cannot be carried out.
+        EvaluationError: a model or the data set cannot be used, or `out` cannot be written or holds other things.
+        IdentityError: `out` holds the judging of another data set, or one with other settings.
+        TeacherError: the server refuses, or cannot be reached.
+        StoppedEarly: Ctrl-C while a server is asked, or a budget; the same call goes on.
     """
-    model, dataset, out = str(model), str(dataset), Path(out)
-    asked = questions_of(dataset, split=split)
+    terms = Terms(None, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    asking = Asking(matching, batch_size, max_new_tokens, url, terms)
+    entrants = entrants_of(models, batch_size=batch_size, url=url)
+    asked = questions_of(str(dataset), config=config, split=split, columns=columns, limit=limit)
     if swap_pictures:
         asked = with_swapped_pictures(asked)
-    try:
-        _claim(out, _told(model, asked, batch_size))
-        if not (out / _WHOLE).exists():
-            _answer(model, asked, out / _PART, batch_size=batch_size, on_progress=on_progress)
-            os.replace(out / _PART, out / _WHOLE)
-        predictions = [from_json(Prediction, line) for line in (out / _WHOLE).read_bytes().splitlines()]
-        results = score(predictions, model=Path(model).name if Path(model).exists() else model, dataset=asked.name)
-        _write(out / _RESULTS, results.to_json())
-    except OSError as error:
-        raise EvaluationError(
-            f"{out} cannot be written ({error.strerror or error}); nothing is lost, the same command goes on"
-        ) from error
-    return results
+    total = len(asked.questions) * len(entrants)
+    with JudgingFolder.open(Path(out), _settings(asked, asking)) as folder:
+        for number, entrant in enumerate(entrants):
+            before = number * len(asked.questions)
+            place = folder.place(entrant)
+            if not finished(place):
+                told = partial(_tell, on_progress, before, total)
+                write_predictions(place, _answers(entrant, asked, place, asking, told, on_failure))
+                forget_part(place)
+            on_progress(before + len(asked.questions), total)
+        judged = _judged(folder, asked, matching)
+        write_json(folder.out / RESULTS, judged.to_json())
+        given = {"config": config, "split": split, "columns": columns, "limit": limit, "swap-pictures": swap_pictures}
+        write_report(
+            judged,
+            folder.out,
+            command=_command(folder, str(dataset), {**given, "matching": matching, "url": url}),
+            settings=_told(asked, asking),
+        )
+    return judged
 
 
-def _told(model: str, asked: Questions, batch_size: int) -> dict[str, Any]:
+def entrants_of(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[Entrant]:
+    """Return who is judged, each looked up.
+
+    Raises:
+        UsageError: nobody, or one model twice.
+        EvaluationError: a model is not there.
+    """
+    entrants: dict[str, Entrant] = {}
+    for model in [models] if isinstance(models, str | Path) else models:
+        told = str(model)
+        if told.startswith(SERVER):
+            entrant = Entrant(told, digest(told, url), None)
+        else:
+            entrant = Entrant(told, identity(told), batch_size)
+        if entrant.identity in entrants:
+            raise UsageError(f"{entrants[entrant.identity].model} and {told} are the same model; give it once")
+        entrants[entrant.identity] = entrant
+    if not entrants:
+        raise UsageError("no model was given; give a folder, a repository or openai:NAME")
+    return list(entrants.values())
+
+
+def _settings(asked: Questions, asking: Asking) -> dict[str, Any]:
+    """Return what decides the answers of all models in one folder, as JSON values."""
     return {
-        "model": model,
-        "model_identity": identity(model),
         "dataset": asked.name,
         "dataset_identity": asked.identity,
-        "batch_size": batch_size,
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "matching": asking.matching,
+        "max_new_tokens": asking.max_new_tokens,
     }
 
 
-def _claim(out: Path, told: dict[str, Any]) -> None:
-    """Make `out` this evaluation's folder, or see that it is already; one without answers yet can become another's."""
-    known = out / _IDENTITY
-    if known.is_file() and any((out / name).exists() and (out / name).stat().st_size for name in (_PART, _WHOLE)):
-        before = json.loads(known.read_text(encoding="utf-8"))
-        differences = {name: (before.get(name), now) for name, now in told.items() if before.get(name) != now}
-        if differences:
-            raise IdentityError(str(out), differences)
-        return
-    if out.exists() and not known.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(known, told)
+def _tell(on_progress: Callable[[int, int], None], before: int, total: int, answered: int) -> None:
+    on_progress(before + answered, total)
 
 
-def _answer(
-    model: str,
+def _command(folder: JudgingFolder, dataset: str, options: Mapping[str, Any]) -> str:
+    """Return the command that makes the whole folder, for its page."""
+    words = ["compact", "evaluate", *(entrant.model for entrant in folder.places.values()), dataset]
+    words += ["--out", str(folder.out)]
+    for name, value in options.items():
+        if not value or value == "exact":
+            continue
+        text = ",".join(f"{one}={column}" for one, column in value.items()) if isinstance(value, Mapping) else value
+        words += [f"--{name}"] if value is True else [f"--{name}", str(text)]
+    return shlex.join(words)
+
+
+def _told(asked: Questions, asking: Asking) -> dict[str, object]:
+    """Return what else the answers depend on, for the page."""
+    return {
+        "an answer is cut after": f"{asking.max_new_tokens} tokens",
+        "questions at a time": asking.batch_size,
+        "questions, as a hash": asked.identity,
+        **{name: version(name) for name in ("compact_hf", "torch", "transformers")},
+    }
+
+
+def _answers(
+    entrant: Entrant,
     asked: Questions,
-    part: Path,
-    *,
-    batch_size: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    """Write the predictions that `part` lacks to its end, batch by batch."""
-    done = _kept(part, batch_size)
-    total = len(asked.questions)
-
-    def tell(answered: int) -> None:
-        if on_progress:
-            on_progress(done + answered, total)
-
-    new = predict(
-        model,
-        asked.questions[done:],
-        batch_size=batch_size,
-        max_new_tokens=MAX_NEW_TOKENS,
-        on_progress=tell,
+    place: Path,
+    asking: Asking,
+    on_progress: Callable[[int], None],
+    on_failure: Callable[[str], None],
+) -> list[Prediction]:
+    if entrant.batch_size is None:
+        return ask_server(
+            entrant.model,
+            asked.questions,
+            place,
+            url=asking.url,
+            terms=asking.terms,
+            max_new_tokens=asking.max_new_tokens,
+            matching=asking.matching,
+            on_progress=on_progress,
+            on_failure=on_failure,
+        )
+    return predict(
+        entrant.model,
+        asked.questions,
+        place,
+        matching=asking.matching,
+        batch_size=entrant.batch_size,
+        max_new_tokens=asking.max_new_tokens,
+        on_progress=on_progress,
     )
-    with part.open("a", encoding="utf-8", buffering=1) as file:
-        file.writelines(f"{to_json(prediction)}\n" for prediction in new)
 
 
-def _kept(part: Path, batch_size: int) -> int:
-    """Cut `part` to its whole batches and return how many predictions those are.
+def _judged(folder: JudgingFolder, asked: Questions, matching: Matching) -> Judged:
+    """Score and compare all models that have answered, and write each one's scores."""
+    answers = {slug: read_predictions(folder.out / slug) for slug in folder.places if finished(folder.out / slug)}
+    names = _names({slug: folder.places[slug] for slug in answers})
+    results = []
+    for slug, predictions in answers.items():
+        results.append(score(predictions, model=names[slug], dataset=asked.name, matching=matching))
+        write_json(folder.out / slug / RESULTS, results[-1].to_json())
+    first, *others = answers.values()
+    readers = {question.id: question.read_picture for question in asked.questions}
+    return Judged(
+        dataset=asked.name,
+        matching=matching,
+        results=tuple(results),
+        folders=tuple(answers),
+        comparisons=tuple(compare(other, first) for other in others),
+        notes=asked.notes,
+        picture_of=lambda id: readers[id](),
+    )
 
-    Whole batches, because what a question is padded beside can tip a close call between two words: so a run that
-    was stopped ends with the same predictions as one that was not.
-    """
-    if not part.exists():
-        return 0
-    lines = part.read_bytes().splitlines(keepends=True)
-    whole = sum(line.endswith(b"\n") for line in lines) // batch_size * batch_size
-    os.truncate(part, sum(len(line) for line in lines[:whole]))
-    return whole
 
-
-def _write(path: Path, value: Any) -> None:
-    """Write JSON in one step: the file is there as a whole or not at all."""
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+def _names(places: Mapping[str, Entrant]) -> dict[str, str]:
+    """Return slug -> a model's name, or its slug, which no other has, where an earlier one has that name."""
+    names: dict[str, str] = {}
+    for slug, entrant in places.items():
+        names[slug] = slug if entrant.name in names.values() else entrant.name
+    return names

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.images.decode import loaded, stripped
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
@@ -25,14 +28,9 @@ def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: 
         PictureError: a picture cannot be decoded.
     """
     # Questions about one picture come one after another; it is decoded once.
-    pictures = {data: loaded(stripped(data)).convert("RGB") for data in {data for data, _ in asked}}
-    conversations = []
-    for data, question in asked:
-        picture = {"type": "image", "image": pictures[data]}
-        request = {"type": "text", "text": f"{question}\n{SHORT_ANSWER_INSTRUCTION}"}
-        conversations.append([{"role": "user", "content": [picture, request]}])
+    pictures = {data: pixels(data) for data in {data for data, _ in asked}}
     return processor.apply_chat_template(
-        conversations,
+        [conversation(question, pictures[data]) for data, question in asked],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -41,3 +39,24 @@ def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: 
         # training leaves its own maximum length in the tokenizer, which is none of ours.
         processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
     ).to(device, dtype=dtype)
+
+
+def conversation(question: str, picture: Image | None = None) -> list[dict[str, Any]]:
+    """Return the messages that ask about a picture; without one they hold its place, for the text alone."""
+    shown = {"type": "image"} if picture is None else {"type": "image", "image": picture}
+    request = {"type": "text", "text": prompt_of(question)}
+    return [{"role": "user", "content": [shown, request]}]
+
+
+def prompt_of(question: str) -> str:
+    """Return a question with LLaVA's request for a short answer."""
+    return f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
+
+
+def pixels(data: bytes) -> Image:
+    """Return an encoded picture's pixels, the right way up, as RGB.
+
+    Raises:
+        PictureError: it cannot be decoded.
+    """
+    return loaded(stripped(data)).convert("RGB")

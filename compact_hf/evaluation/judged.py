@@ -23,9 +23,9 @@ class Judged:
         matching (`str`): when an answer counts as right, `exact` or `relaxed`.
         results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first. No two have
             the same name.
-        folders (`tuple[str, ...]`): for each of them the folder, inside the judging's, that holds its predictions.jsonl.
+        folders (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
-            `compare(predictions of results[0], predictions of results[i + 1])`.
+            `compare(predictions of results[i + 1], predictions of results[0])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
         picture_of (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
     """

@@ -1,49 +1,107 @@
-"""Predicting: questions in, the model's answers out, judged, as a stream and in the questions' order."""
+"""Predicting with a model that runs here: questions in, its answers out, judged.
+
+Questions are asked in batches of about the same length, all that are about one picture together, the longest first; a
+batch's answers are on disk before the next one's. What is in the file is not asked again, so a run that was killed
+ends with the same answers as one that was not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
 
+from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.inputs import pixels
 from compact_hf.evaluation.matching import Matching, is_right
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
-from compact_hf.evaluation.student import Student
+from compact_hf.evaluation.student import Asked, Student
+from compact_hf.images.decode import PictureError
+from compact_hf.records import from_json, to_json
+
+BATCH: Final = 64
+MAX_NEW_TOKENS: Final = 16
+_PART: Final = "predictions.part.jsonl"
 
 
 def predict(
     model: str,
-    questions: Iterable[Question],
+    questions: Sequence[Question],
+    folder: Path,
     *,
-    batch_size: int,
-    max_new_tokens: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> Iterator[Prediction]:
-    """Yield one prediction for each question.
+    matching: Matching,
+    batch_size: int = BATCH,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    on_progress: Callable[[int], None] = lambda answered: None,
+) -> list[Prediction]:
+    """Return one prediction for each question, in their order.
 
     Args:
         model (`str`): a folder or a Hub repository: a whole model or an adapter.
-        questions (`Iterable[Question]`): read one batch ahead; each is asked alone.
-        batch_size (`int`): questions answered at once.
-        max_new_tokens (`int`): where an answer is cut.
-        on_progress (`Callable[[int], None]`, *optional*): called after each batch with the number answered so far.
+        questions (`Sequence[Question]`): each is asked alone.
+        folder (`Path`): where answers are kept until all are there; those of an earlier call with the same arguments
+            are taken from there.
+        matching (`str`): when an answer is right.
+        batch_size (`int`, *optional*, defaults to 64): questions answered at once.
+        max_new_tokens (`int`, *optional*, defaults to 16): where an answer is cut.
+        on_progress (`Callable[[int], None]`, *optional*): called with the number answered so far: at first, and after
+            each batch.
 
     Raises:
-        EvaluationError: the model cannot be loaded.
-        PictureError: a picture cannot be decoded.
+        EvaluationError: the model cannot be loaded or cannot answer, or a picture cannot be decoded.
     """
     student = Student(model)
-    answered = 0
-    remaining = iter(questions)
-    while batch := list(islice(remaining, batch_size)):
-        given = student.answer(
-            [(question.read_picture(), question.question) for question in batch], max_new_tokens=max_new_tokens
-        )
-        for question, answer in zip(batch, given, strict=True):
-            yield judged(question, answer)
-        answered += len(batch)
-        if on_progress:
-            on_progress(answered)
+    try:
+        lengths = student.lengths([(question.read_picture, question.question) for question in questions])
+    except PictureError as error:
+        raise _unreadable(questions, error) from error
+    order = in_order(questions, lengths)
+    part = folder / _PART
+    found = _kept(part, [question.id for question in order], batch_size)
+    on_progress(len(found))
+    batches = [order[at : at + batch_size] for at in range(len(found), len(order), batch_size)]
+    answers = student.answer_each([partial(_read, batch) for batch in batches], max_new_tokens=max_new_tokens)
+    try:
+        with part.open("a", encoding="utf-8") as file:
+            for batch, given in zip(batches, answers, strict=True):
+                new = [judged(question, answer, matching) for question, answer in zip(batch, given, strict=True)]
+                file.write("".join(f"{to_json(prediction)}\n" for prediction in new))
+                file.flush()
+                found += new
+                on_progress(len(found))
+    except PictureError as error:
+        raise _unreadable(order[len(found) : len(found) + batch_size], error) from error
+    by_id = {prediction.id: prediction for prediction in found}
+    return [by_id[question.id] for question in questions]
+
+
+def answered_here(folder: Path) -> int:
+    """Return how many answers `predict` has kept in a model's folder."""
+    part = folder / _PART
+    return part.read_bytes().count(b"\n") if part.exists() else 0
+
+
+def forget_part(folder: Path) -> None:
+    """Remove what `predict` kept, once its predictions lie elsewhere."""
+    (folder / _PART).unlink(missing_ok=True)
+
+
+def in_order(questions: Sequence[Question], lengths: Sequence[int]) -> list[Question]:
+    """Return the questions so that batches cut from them have little padding and few different pictures.
+
+    Picture by picture, that with the longest question first: it is read once for all of them, and where the memory is
+    too small that shows at once.
+    """
+    longest: dict[str, int] = {}
+    for question, length in zip(questions, lengths, strict=True):
+        longest[question.picture] = max(length, longest.get(question.picture, 0))
+    rank = {
+        picture: number for number, picture in enumerate(sorted(longest, key=lambda one: longest[one], reverse=True))
+    }
+    return sorted(questions, key=lambda question: rank[question.picture])
 
 
 def judged(question: Question, answer: str, matching: Matching = "exact") -> Prediction:
@@ -58,3 +116,38 @@ def judged(question: Question, answer: str, matching: Matching = "exact") -> Pre
         prediction=answer,
         right=is_right(answer, question.answers, matching),
     )
+
+
+def _read(batch: Sequence[Question]) -> Asked:
+    return [(question.read_picture(), question.question) for question in batch]
+
+
+def _unreadable(batch: Sequence[Question], error: PictureError) -> EvaluationError:
+    """Return which question's picture it is that cannot be shown."""
+    for question in batch:
+        try:
+            pixels(question.read_picture())
+        except PictureError:
+            return EvaluationError(
+                f"the picture of question {question.id} cannot be shown ({error}); leave that row out"
+            )
+    return EvaluationError(str(error))
+
+
+def _kept(part: Path, ids: Sequence[str], batch_size: int) -> list[Prediction]:
+    """Cut `part` to its whole batches and return their predictions.
+
+    Whole batches, because what a question is padded beside can tip a close call between two words: so a run that
+    was stopped ends with the same predictions as one that was not.
+    """
+    if not part.exists():
+        return []
+    lines = part.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(ids):
+        whole = whole[: len(whole) // batch_size * batch_size]
+    found = [from_json(Prediction, line) for line in whole]
+    if [prediction.id for prediction in found] != list(ids[: len(found)]):
+        raise EvaluationError(f"{part} holds answers to other questions; remove it and run the same command")
+    os.truncate(part, sum(len(line) for line in whole))
+    return found

@@ -15,7 +15,7 @@ class Question:
         picture (`str`): which picture it was written about; questions about one picture share it.
         question (`str`): without the request for a short answer.
         answers (`tuple[str, ...]`): the right ones, at least one; any of them counts, the first is the one shown.
-        k (`int`): how many capabilities it needs.
+        k (`int | None`): how many capabilities it needs; None where the data set does not say.
         capabilities (`tuple[str, ...]`): which.
         read_picture (`Callable[[], bytes]`): gives the encoded picture when its turn has come.
     """
@@ -24,6 +24,6 @@ class Question:
     picture: str
     question: str
     answers: tuple[str, ...]
-    k: int
+    k: int | None
     capabilities: tuple[str, ...]
     read_picture: Callable[[], bytes] = field(compare=False, repr=False)

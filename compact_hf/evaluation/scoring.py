@@ -14,8 +14,8 @@
              "low": 0.364, "high": 0.539,                the 95% Wilson interval of accuracy
              "majority": {"right": 40, "accuracy": 0.333}}   the same questions answered by the majority answer
 
-A question counts once in `overall`, once under its k, once under each of its capabilities and once under each pair of
-them. Keys stand only where n > 0: of `by_k` in ascending order, of the other two in the paper's.
+A question counts once in `overall`, once under its k where that is known, once under each of its capabilities and once
+under each pair of them. Keys stand only where n > 0: of `by_k` in ascending order, of the other two in the paper's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Prediction:
     Attributes:
         id (`str`): the question's, unique in its data set.
         picture (`str`): which picture it was written about; questions about one picture share it.
-        k (`int`): how many capabilities it needs.
+        k (`int | None`): how many capabilities it needs; None where the data set does not say.
         capabilities (`tuple[str, ...]`): which.
         question (`str`): as it was asked, without the request for a short answer.
         answers (`tuple[str, ...]`): the right ones, not normalised; any of them counts, the first is the one shown.
@@ -55,7 +55,7 @@ class Prediction:
 
     id: str
     picture: str
-    k: int
+    k: int | None
     capabilities: tuple[str, ...]
     question: str
     answers: tuple[str, ...]
@@ -134,7 +134,7 @@ def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matchi
     if not predictions:
         raise EvaluationError(f"{dataset} gave no questions with known answers; there is nothing to score")
     guesses = _guessed(predictions, matching)
-    by_k: dict[int, list[_Outcome]] = defaultdict(list)
+    by_k: dict[int | None, list[_Outcome]] = defaultdict(list)
     by_capability: dict[str, list[_Outcome]] = defaultdict(list)
     by_pair: dict[str, list[_Outcome]] = defaultdict(list)
     for prediction, guessed in zip(predictions, guesses, strict=True):
@@ -150,7 +150,7 @@ def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matchi
         dataset,
         matching,
         overall=_score([outcome for outcomes in by_k.values() for outcome in outcomes]),
-        by_k={k: _score(by_k[k]) for k in sorted(by_k)},
+        by_k={k: _score(by_k[k]) for k in sorted(known for known in by_k if known is not None)},
         by_capability={name: _score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
         by_pair={pair: _score(by_pair[pair]) for pair in _PAIRS if pair in by_pair},
     )
@@ -188,9 +188,9 @@ def read_results(text: str | bytes, *, where: str) -> Results:
         ) from error
 
 
-def majority_answers(reference: Iterable[tuple[int, Sequence[str]]]) -> dict[int, str]:
+def majority_answers(reference: Iterable[tuple[int | None, Sequence[str]]]) -> dict[int | None, str]:
     """Return each k's most frequent answer, normalised, among the (k, right answers) pairs; ties go by the alphabet."""
-    counts: dict[int, Counter[str]] = defaultdict(Counter)
+    counts: dict[int | None, Counter[str]] = defaultdict(Counter)
     for k, answers in reference:
         counts[k].update({normalise(answer) for answer in answers})
     return {k: min(found, key=lambda answer: (-found[answer], answer)) for k, found in counts.items()}

@@ -165,11 +165,11 @@ class Run:
                 journal,
                 self.teachers,
                 limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-                budget=await asyncio.to_thread(_budget, journal, terms, prices),
+                budget=await asyncio.to_thread(budget_of, journal, terms, prices),
                 stop=stop,
                 on_progress=told,
             )
-            await opened.enter_async_context(_checkpoints(journal))
+            await opened.enter_async_context(checkpoints(journal))
             progress = await runner.run(self._pictures(journal, refs, terms.limit, tally), self.process)
             # A shard may hold broken files only; the others go on.
             if self.shard is None and not journal.pictures_seen():
@@ -199,8 +199,8 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def _checkpoints(journal: Journal) -> AsyncGenerator[None]:
-    """Checkpoint the journal every few seconds, off the event loop, which a disk would hold up for tens of ms."""
+async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
+    """Checkpoint the journal every few seconds inside the block, off the event loop: a disk may take tens of ms."""
 
     async def repeat() -> None:
         # A full disk ends this alone: the next write says so, and nothing is lost.
@@ -218,7 +218,9 @@ async def _checkpoints(journal: Journal) -> AsyncGenerator[None]:
             await repeating
 
 
-def _budget(journal: Journal, terms: Terms, prices: Mapping[Role, Price | None]) -> Budget:
+def budget_of(journal: Journal, terms: Terms, prices: Mapping[Role, Price | None]) -> Budget:
+    """Return what a run may still cost, with what it has cost so far."""
+
     def cost_of(role: Role, reply: Reply) -> float:
         price = prices[role]
         return 0.0 if price is None else price.cost(reply.input_tokens, reply.output_tokens)

@@ -11,10 +11,10 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, omit
 from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import TeacherError, UsageError
@@ -23,6 +23,7 @@ from compact_hf.teachers.wire import key_in, one_line, seconds, server_of, token
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam
+    from openai.types.shared_params import ResponseFormatJSONSchema
 
 SERVICE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -41,6 +42,9 @@ class OpenAI:
         model (`str`): the model's name, as the server lists it at `/v1/models`.
         url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server; `/v1` may be left out.
         timeout_s (`float`, *optional*, defaults to 300): for one request, in seconds.
+        free_tokens (`int`, *optional*): have it answer in free text of at most so many tokens, instead of in JSON of
+            the request's schema, and greedily; OpenAI itself takes neither setting with its current models, and is left
+            to its own.
 
     Raises:
         UsageError: no model is named, OpenAI is to be asked without a key, or `url` is not the address of a server.
@@ -50,13 +54,16 @@ class OpenAI:
     in_batches = False
     sources: str | None = None
 
-    def __init__(self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, free_tokens: int | None = None
+    ) -> None:
         if not model:
             raise UsageError("the teacher openai needs the name of a model: --teacher openai:MODEL")
         url = url or os.environ.get("OPENAI_BASE_URL") or SERVICE_URL
         self._server = server_of(url)
         self._key = key_in([KEY_VARIABLE]) or _NO_KEY
-        if self._key == _NO_KEY and f".{urlsplit(url).hostname}".endswith(".openai.com"):
+        is_service = f".{urlsplit(url).hostname}".endswith(".openai.com")
+        if self._key == _NO_KEY and is_service:
             raise UsageError(
                 f"the teacher openai needs a key and found none: set {KEY_VARIABLE} in the environment, or name a "
                 "server of your own with --teacher-url, such as http://localhost:8000/v1"
@@ -65,6 +72,11 @@ class OpenAI:
         self._model = model
         self._url = _with_version(url)
         self._timeout_s = timeout_s
+        self._is_free = free_tokens is not None
+        self._sampling: _Sampling = {}
+        if free_tokens is not None and not is_service:
+            # `max_tokens`, which is the older name: every server knows it.
+            self._sampling = {"temperature": 0.0, "max_tokens": free_tokens}
         self._client: AsyncOpenAI | None = None
 
     async def prepare(self, request: Request) -> None:
@@ -101,7 +113,7 @@ class OpenAI:
             reason = one_line(str(cause)) or type(cause).__name__
             answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
         else:
-            return _read(request, body, self._model)
+            return _read(request, body, self._model, may_be_cut=self._is_free)
         # Raised out here, where no traceback shows the error behind it, which may quote the key.
         if isinstance(answer, TeacherError):
             raise answer
@@ -117,19 +129,13 @@ class OpenAI:
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
         async with asyncio.timeout(self._timeout_s):
-            # No temperature: a departure that RECIPE names, the same as for Gemini.
+            # No temperature of drafts and verdicts: a departure that RECIPE names, the same as for Gemini.
             response = await self._client.chat.completions.with_raw_response.create(
                 model=self._model,
                 messages=[{"role": "user", "content": content}],
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {
-                        "name": request.schema.__name__,
-                        "schema": strict_schema(request.schema),
-                        "strict": True,
-                    },
-                },
+                response_format=omit if self._is_free else _json_of(request.schema),
                 store=False,
+                **self._sampling,
             )
         return response.content
 
@@ -197,6 +203,18 @@ def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
+def _json_of(schema: type[BaseModel]) -> ResponseFormatJSONSchema:
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": schema.__name__, "schema": strict_schema(schema), "strict": True},
+    }
+
+
+class _Sampling(TypedDict, total=False):
+    temperature: float
+    max_tokens: int
+
+
 class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
@@ -218,8 +236,9 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def _read(request: Request, body: bytes, model: str) -> Reply | Failure:
-    """Turn a response's body into a reply. A refusal, a filtered answer and an unfinished one are refusals."""
+def _read(request: Request, body: bytes, model: str, *, may_be_cut: bool) -> Reply | Failure:
+    """Turn a response's body into a reply. A refusal, a filtered answer and an unfinished one are refusals, but for
+    free text that was cut."""
     try:
         read = _Completion.model_validate_json(body)
     except ValidationError as error:
@@ -233,7 +252,7 @@ def _read(request: Request, body: bytes, model: str) -> Reply | Failure:
         choice = read.choices[0]
         if choice.message.refusal:
             refused = f"refused: {one_line(choice.message.refusal)}"
-        elif choice.finish_reason != "stop":
+        elif choice.finish_reason != "stop" and not (may_be_cut and choice.finish_reason == "length"):
             refused = f"finish reason {one_line(choice.finish_reason or 'missing')}"
         elif not choice.message.content:
             refused = "empty answer"

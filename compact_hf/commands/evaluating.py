@@ -1,0 +1,189 @@
+"""`compact evaluate`: parsing and talking."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from compact_hf.commands.command import command
+from compact_hf.errors import UsageError
+from compact_hf.talk import Bar, say, tell, tell_json, tell_table
+
+if TYPE_CHECKING:
+    from compact_hf.evaluation.judged import Judged
+    from compact_hf.evaluation.plan import Plan
+    from compact_hf.evaluation.scoring import Score
+
+_DATASET: Final = ("config", "split", "columns", "limit")
+_SERVER: Final = ("url", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
+_ASKED: Final = (*_DATASET, "matching", "swap_pictures", "batch_size", "max_new_tokens", *_SERVER)
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    evaluate = command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "ask models about pictures: accuracy by k and by capability, and how they differ",
+        "compact evaluate base tuned scenes:200 --out results",
+    )
+    evaluate.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="a folder or org/name[@revision] of a model or an adapter, or openai:NAME behind a server; "
+        "the others are compared with the first",
+    )
+    evaluate.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="scenes:N (reserved ones), org/name[@revision], a folder, or a .parquet, .jsonl, .json or .csv file",
+    )
+    evaluate.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new, or begun; another model is added to what is there"
+    )
+    _add_dataset(evaluate)
+    _add_asking(evaluate)
+    _add_server(evaluate)
+    evaluate.add_argument(
+        "--dry-run", action="store_true", help="say what it will take; loads no model, asks no server"
+    )
+    evaluate.add_argument("--json", action="store_true", help="results.json, or the plan, on stdout")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="NAME", help="of the data set (default: compositional, if there is one)")
+    parser.add_argument("--split", metavar="NAME", help="of the data set (default: validation, else test)")
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="question=Q,answer=A,...",
+        help="what is what in a data set of one question a row: question, answer (or a list: any counts), image, k, "
+        "capabilities, id",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="N of the questions only, drawn by their ids")
+
+
+def _add_asking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--match",
+        dest="matching",
+        choices=("exact", "relaxed"),
+        default="exact",
+        help="when an answer is right; relaxed: numbers within 5%% too (default: exact)",
+    )
+    parser.add_argument(
+        "--swap-pictures", action="store_true", help="a control: each question about another question's picture"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default: 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=16, metavar="N", help="where an answer is cut (default: 16)"
+    )
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group("of openai:NAME", "its key comes from OPENAI_API_KEY")
+    server.add_argument("--url", metavar="URL", help="a server of one's own, such as http://localhost:8000/v1")
+    server.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
+    server.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
+    server.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
+    server.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
+    server.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
+    server.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
+    server.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    arguments = {name: getattr(chosen, name) for name in _ASKED}
+    if chosen.dry_run:
+        return _tell_plan(chosen, {name: arguments[name] for name in (*_DATASET, "batch_size", "url")})
+    from compact_hf.evaluation.evaluate import evaluate
+
+    # A batch system ends its jobs by SIGTERM: as good a reason to stop in good order as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Bar("answers") as bar:
+        judged = evaluate(
+            chosen.models,
+            chosen.dataset,
+            chosen.out,
+            on_progress=bar.show,
+            on_failure=lambda line: bar.grumble(f"compact: trying again: {line}"),
+            **arguments,
+        )
+    for note in judged.notes:
+        say(note)
+    if chosen.json:
+        tell_json(judged.to_json())
+    else:
+        _tell_judged(judged)
+    say(f"all of it is in {chosen.out}; to look at: {chosen.out / 'report.html'}")
+    return 0
+
+
+def _tell_judged(judged: Judged) -> None:
+    for results in judged.results:
+        if len(judged.results) > 1:
+            tell(f"\n{results.model}")
+        rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
+        _tell_scores([*rows, *results.by_capability.items()])
+    if judged.comparisons:
+        first = judged.results[0].model
+        tell_table(
+            (f"compared with {first}", "difference", "95% interval", "McNemar's p"),
+            [
+                (results.model, f"{found.difference:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", f"{found.p:.3g}")
+                for results, found in zip(judged.results[1:], judged.comparisons, strict=True)
+            ],
+        )
+
+
+def _tell_scores(rows: list[tuple[str, Score]]) -> None:
+    tell_table(
+        ("questions", "n", "accuracy", "95% interval", "majority answer"),
+        [
+            (
+                name,
+                score.n,
+                f"{score.accuracy:.3f}",
+                f"{score.low:.3f} to {score.high:.3f}",
+                f"{score.majority.accuracy:.3f}",
+            )
+            for name, score in rows
+        ],
+    )
+
+
+def _tell_plan(chosen: argparse.Namespace, arguments: dict[str, Any]) -> int:
+    from compact_hf.evaluation.plan import plan
+
+    found: Plan = plan(chosen.models, chosen.dataset, chosen.out, **arguments)
+    if chosen.json:
+        tell_json(asdict(found))
+        return 0
+    by_k = ", ".join(f"{count:,} of k = {k}" for k, count in found.by_k.items())
+    tell(
+        f"{found.dataset}: {found.questions:,} questions about {found.pictures:,} pictures" + (f"; {by_k}" * bool(by_k))
+    )
+    for note in found.notes:
+        tell(note)
+    tell_table(
+        ("model", "answered", "to ask", "requests", "about USD"),
+        [
+            (one.model, one.answered, one.to_ask, one.requests, "unknown" if one.cost is None else f"{one.cost:.2f}")
+            for one in found.models
+        ],
+    )
+    return 0
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name and column for name, _, column in pairs):
+        raise argparse.ArgumentTypeError(f"got {text!r}; give what is what, such as question=query,answer=label")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise UsageError(f"got --columns {text}, which names one thing twice")
+    return {name.strip(): column.strip() for name, _, column in pairs}
