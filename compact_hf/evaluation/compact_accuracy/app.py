@@ -19,7 +19,7 @@ TITLE = "COMPACT accuracy"
 INTRODUCTION = """# COMPACT accuracy
 The share of short answers to visual questions that are right, by the number **k** of capabilities that a question
 needs and by capability, with 95% intervals. Paste one JSON object a line, or upload the `predictions.jsonl` that
-`compact evaluate` wrote. What you give is scored and forgotten.
+`compact evaluate` wrote. Text is scored and forgotten, a file is deleted within twenty minutes.
 """
 EXAMPLE = """\
 {"prediction": "Red.", "answers": ["red"], "k": 1, "capabilities": ["color"]}
@@ -27,21 +27,25 @@ EXAMPLE = """\
 {"prediction": "couch", "answers": ["sofa", "couch"], "k": 2, "capabilities": ["shape", "object_recognition"]}
 {"prediction": "left", "answers": ["right"], "k": 3, "capabilities": ["color", "shape", "spatial_relationship"]}
 """
+# Seconds: files older than the second are looked for as often as the first says, and deleted.
+CLEANING = (600, 600)
 HEADERS = ("questions", "n", "accuracy", "95% interval")
+WIDTHS: list[str | int] = [180, 65, 95, 160]
 MAX_BYTES = 20_000_000
 MAX_SHOWN = 200
 
 
 def build() -> gr.Blocks:
     """Return the page."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, delete_cache=CLEANING, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
-            with gr.Column():
+            with gr.Column(scale=5):
                 lines = gr.Textbox(EXAMPLE, label="Answers, one JSON object a line", lines=10, max_lines=20)
-                file = gr.File(label="or a file of them", file_types=[".jsonl"], height=110)
+                file = gr.File(label="or a file of them", file_types=[".jsonl"], height=150)
                 button = gr.Button("Score", variant="primary")
-            table = gr.Dataframe(headers=list(HEADERS), label="Accuracy", interactive=False, wrap=True)
+            with gr.Column(scale=6):
+                table = gr.Dataframe(headers=list(HEADERS), label="Accuracy", interactive=False, column_widths=WIDTHS)
         button.click(scored, [lines, file], table, api_name="score")
     return page
 
@@ -56,7 +60,7 @@ def scored(lines: str, file: str | None = None) -> list[list[Any]]:
         # An instance of its own: it keeps what it is given until it computes, and visitors come at the same time.
         found = evaluate.load(str(METRIC), keep_in_memory=True).compute(**inputs(read(lines, file)))
     except ValueError as error:
-        raise gr.Error(str(error), title="This cannot be scored") from error
+        raise gr.Error(str(error)) from error
     of_k = [(f"k = {k}", score) for k, score in found["by_k"].items()]
     return [
         [name, score["n"], f"{score['accuracy']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}"]
