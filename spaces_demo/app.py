@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,13 +65,16 @@ class Settings:
     def of_environment(cls) -> Settings:
         """Return what the environment says."""
         found = os.environ.get
+        seconds = found("ANSWER_SECONDS", "60")
+        if not re.fullmatch(r"\d{1,4}(\.\d+)?", seconds):
+            sys.exit(f"ANSWER_SECONDS is {seconds!r}; give a number of seconds, such as 60")
         return cls(
             model=found("MODEL_ID", ""),
             adapter=found("ADAPTER_ID", ""),
             dataset=found("DATASET_ID", ""),
             results=found("RESULTS", ""),
             gemini_url=found("GEMINI_URL", ""),
-            answer_seconds=float(found("ANSWER_SECONDS", "60")),
+            answer_seconds=float(seconds),
         )
 
 

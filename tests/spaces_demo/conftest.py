@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,13 @@ import pytest
 from gradio_client import Client
 
 from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import Asked
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = REPOSITORY / "spaces_demo"
 VISITORS_KEY = "visitors-own-key-4711"
-_START_S = 180.0
+# Seconds on an idle machine; on a busy one it has its time.
+_START_S = 540.0
 
 
 @dataclass
@@ -93,10 +96,37 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     pytest.fail("the Space served nothing:\n" + log.read_text(encoding="utf-8"))
 
 
+class Gate:
+    """Holds every answer of Gemini's double back while it is closed."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+
+    def __call__(self, asked: Asked, number: int) -> None:
+        """Wait; as a server's fault it answers nothing of its own."""
+        self._open.wait(25)
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Close it inside the block."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
+
 @pytest.fixture(scope="session")
-def gemini() -> Iterator[GeminiServer]:
+def gate() -> Gate:
+    """What stands before Gemini's double."""
+    return Gate()
+
+
+@pytest.fixture(scope="session")
+def gemini(gate: Gate) -> Iterator[GeminiServer]:
     """Gemini's double; it takes the visitor's key and no other."""
-    with GeminiServer(key=VISITORS_KEY) as server:
+    with GeminiServer(key=VISITORS_KEY, fault=gate) as server:
         yield server
 
 

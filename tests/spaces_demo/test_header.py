@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
 from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from compact_hf.records import RESULTS_SCHEMA
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = REPOSITORY / "spaces_demo"
@@ -28,8 +32,27 @@ def test_gradio_is_the_version_that_the_package_asks_for() -> None:
     assert gradio.specifier.contains(SpaceCard.load(SPACE / "README.md").data.sdk_version)
 
 
+def _requirements(text: str) -> dict[str, Requirement]:
+    lines = (line.strip() for line in text.splitlines())
+    found = (Requirement(line) for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(one.name): one for one in found}
+
+
 def test_the_requirement_is_this_package_with_the_extra_that_ask_needs() -> None:
-    requirement = Requirement((SPACE / "requirements.txt").read_text().strip())
-    assert requirement.name == PROJECT["name"]
-    assert requirement.specifier.contains(PROJECT["version"])
-    assert requirement.extras == {"eval"}
+    package = _requirements((SPACE / "requirements.txt").read_text())[canonicalize_name(PROJECT["name"])]
+    assert package.specifier.contains(PROJECT["version"])
+    assert package.extras == {"eval"}
+
+
+def test_what_the_package_needs_is_pinned_to_what_the_tests_pass_with() -> None:
+    asked = _requirements((SPACE / "requirements.txt").read_text())
+    tested = _requirements((REPOSITORY / "constraints.txt").read_text())
+    needed = _requirements("\n".join([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["eval"]]))
+    pinned = {name: str(one.specifier) for name, one in asked.items() if name != canonicalize_name(PROJECT["name"])}
+    assert pinned == {name: str(tested[name].specifier) for name in needed}
+
+
+def test_the_shipped_results_are_read_by_the_evaluation_of_this_version() -> None:
+    found = json.loads((SPACE / "results.json").read_text())
+    assert found["schema"] == RESULTS_SCHEMA
+    assert [model["model"] for model in found["models"]] == ["aligned", "tuned"]

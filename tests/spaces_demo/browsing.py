@@ -1,0 +1,84 @@
+"""A visitor's browser: Debian's chromium, driven by playwright, and axe-core in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+CHROMIUM: Final = "/usr/bin/chromium"
+AXE: Final = "4.14.1"
+SIZES: Final = {"desktop": (1280, 900), "phone": (390, 844)}
+SCHEMES: Final = ("light", "dark")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Yield a browser; where there is none the test is skipped, and says why."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser: {CHROMIUM} is not there (apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[dev]'")
+    with playwright.sync_playwright() as driver:
+        # Chromium's sandbox needs rights that containers withhold.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def axe_source() -> str:
+    """Return axe-core's script, fetched once from npm's registry; where that cannot be, the test is skipped."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compact_hf-tests"
+    archive = folder / f"axe-core-{AXE}.tgz"
+    if not archive.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("no axe-core: npm is not installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        packed = subprocess.run(
+            ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        if packed.returncode != 0 or not archive.exists():
+            pytest.skip(f"no axe-core {AXE}: npm does not give it ({packed.stderr.strip()[:200]})")
+    with tarfile.open(archive) as tar:
+        script = tar.extractfile("package/axe.min.js")
+        assert script is not None
+        return script.read().decode()
+
+
+def open_page(browser: Any, url: str, *, size: str, scheme: str) -> Any:
+    """Open the Space as this visitor sees it, and wait until it can be used."""
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        has_touch=size == "phone",
+        service_workers="block",
+    )
+    context.set_default_timeout(int(os.environ.get("PWT", "120000")))
+    page = context.new_page()
+    page.hosts = set()
+    page.on("request", lambda request: page.hosts.add(request.url.partition("//")[2].partition("/")[0]))
+    page.goto(url)
+    page.get_by_role("tab", name="Ask").wait_for()
+    return page
+
+
+def choose_tab(page: Any, name: str) -> None:
+    """Choose a tab as a visitor does; on a narrow screen it may stand in a menu."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    tab.click()
+    panel(page, name).wait_for()
+
+
+def panel(page: Any, name: str) -> Any:
+    """Return what a tab shows."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    return page.locator(f"[id='{tab.get_attribute('aria-controls')}']")

@@ -1,0 +1,142 @@
+"""Each tab used as a visitor does, in a real browser: by mouse, by keyboard alone, on a phone, light and dark.
+
+The pictures of what was seen lie in pytest's folder, or in the one that SPACE_PICTURES names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.spaces_demo.browsing import SCHEMES, axe_source, choose_tab, chromium, open_page, panel
+from tests.spaces_demo.conftest import Running
+
+TABS = ("Ask", "Explore", "Compose", "Results")
+VISITS = [("desktop", "light"), ("phone", "dark")]
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
+GRADIOS_OWN: dict[tuple[str, str], str] = {}
+"""(rule of axe, part of a selector) -> why it is Gradio's and cannot be mended from here."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("SPACE_PICTURES") or tmp_path_factory.mktemp("space-pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def use_ask(page: Any) -> None:
+    """Take the first example, ask, and see both answers."""
+    choose_tab(page, "Ask")
+    panel(page, "Ask").locator("tbody tr").first.click()
+    page.get_by_role("button", name="Ask both").click()
+    page.get_by_text("base: finished; tuned: finished").wait_for()
+    for label in ("Base, before COMPACT tuning", "COMPACT-tuned"):
+        assert page.get_by_label(label, exact=True).input_value()
+
+
+def use_explore(page: Any) -> None:
+    """Choose k = 3, turn a page, and follow a picture's link to it alone."""
+    choose_tab(page, "Explore")
+    page.get_by_role("radio", name="3", exact=True).check()
+    page.get_by_text(re.compile(r"Page 1 of 2")).wait_for()
+    page.get_by_role("button", name="Next page").click()
+    page.get_by_text(re.compile(r"Page 2 of 2")).wait_for()
+    labels = page.locator("article.card").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    assert labels
+    assert all(label.endswith("k = 3") for label in labels)
+
+
+def use_compose(page: Any) -> None:
+    """Have a question written about a scene, and see it accepted."""
+    choose_tab(page, "Compose")
+    page.get_by_role("button", name="Write a question").click()
+    page.get_by_role("heading", name="Accepted").wait_for()
+    assert page.get_by_role("heading", name="4. The code compares").is_visible()
+
+
+def use_results(page: Any) -> None:
+    """See the plots and the paper's table."""
+    choose_tab(page, "Results")
+    page.get_by_role("heading", name="The paper's table").wait_for()
+    assert page.locator("figure svg").count() == 2
+
+
+USES = {"Ask": use_ask, "Explore": use_explore, "Compose": use_compose, "Results": use_results}
+
+
+@pytest.mark.parametrize(("size", "scheme"), VISITS)
+def test_a_visitor_uses_every_tab(space: Running, browser: Any, pictures: Path, size: str, scheme: str) -> None:
+    page = open_page(browser, space.url, size=size, scheme=scheme)
+    for name, use in USES.items():
+        use(page)
+        page.screenshot(path=pictures / f"space-{name.lower()}-{size}-{scheme}.png", full_page=True)
+        # Nothing is cut off at the side: a phone scrolls down, not across.
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
+    assert page.hosts == {space.url.removeprefix("http://")}
+    page.context.close()
+
+
+def test_everything_can_be_done_with_the_keyboard(space: Running, browser: Any) -> None:
+    page = open_page(browser, space.url, size="desktop", scheme="light")
+    choose_tab(page, "Explore")
+    page.get_by_role("tab", name="Explore").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    panel(page, "Compose").wait_for()
+    focused = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        focused.append(
+            page.evaluate(
+                "(document.activeElement.labels?.[0]?.innerText || document.activeElement.innerText || '').trim()"
+            )
+        )
+        if focused[-1] == "Write a question":
+            break
+    # In the order in which they are read: what is asked for, of which picture, then the button.
+    order = [focused.index(name) for name in ("color", "scene understanding", "Write a question")]
+    assert order == sorted(order)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Accepted").wait_for()
+    page.context.close()
+
+
+def test_a_link_to_a_row_shows_that_row_alone(space: Running, browser: Any) -> None:
+    page = open_page(browser, space.url + "/?row=scene%3A7", size="desktop", scheme="light")
+    page.get_by_text("One row of scenes drawn here").wait_for()
+    assert panel(page, "Explore").is_visible()
+    assert page.locator("article.card").count() == 1
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_serious_in_our_parts(space: Running, browser: Any, scheme: str) -> None:
+    axe = axe_source()
+    page = open_page(browser, space.url, size="desktop", scheme=scheme)
+    found = []
+    for name, use in USES.items():
+        use(page)
+        page.evaluate(axe)
+        for violation in page.evaluate("rules => axe.run(document, rules)", RULES)["violations"]:
+            for node in violation["nodes"]:
+                where = " ".join(map(str, node["target"]))
+                if violation["impact"] in ("serious", "critical") and not _gradios(violation["id"], where):
+                    found.append(f"{name}: {violation['id']} at {where}: {node['failureSummary'][:300]}")
+    page.context.close()
+    assert not found, "\n".join(found)
+
+
+def _gradios(rule: str, where: str) -> bool:
+    return any(rule == known and part in where for known, part in GRADIOS_OWN)
