@@ -127,10 +127,14 @@ def _scores(model: str, files: Sequence[_File]) -> HarnessScores:
         value = _metric(found, benchmark.task, benchmark.metric)
         if benchmark.judged and _unjudged(found.tasks[benchmark.task], benchmark, value):
             notes.append(f"{model}: the judge of {benchmark.name} gave no answer ({found.path.name}); left out")
-        elif value is None:
+            continue
+        if benchmark.judged and (silent := _silent(found, benchmark)):
+            notes.append(
+                f"{model}: the judge of {benchmark.name} graded all but {silent} answers, which lmms-eval counts all the same"
+            )
+        if value is None:
             raise EvaluationError(f"{found.path} has no number for {benchmark.name} ({benchmark.metric}); {_AGAIN}")
-        else:
-            scores[benchmark.name] = value * benchmark.scale
+        scores[benchmark.name] = value * benchmark.scale
     again = [task for task in (*(one.task for one in EIGHT), HELDOUT) if sum(task in file.tasks for file in files) > 1]
     notes += [f"{model}: {task} was run more than once; the last counts" for task in again]
     heldout = _last(files, HELDOUT)
@@ -166,6 +170,17 @@ def _unjudged(found: dict[str, Any], benchmark: Benchmark, value: float | None) 
         return not value
     parts = {found.get(f"gpt_eval_llava_{part},none") for part in ("all", "conv", "detail", "complex")}
     return value is None or parts == {100.0}
+
+
+def _silent(file: _File, benchmark: Benchmark) -> int:
+    """Return how many answers the judge gave no grade, by the samples beside the results; 0 where there are none."""
+    samples = file.path.with_name(file.path.name.replace(_FILES[1:], f"_samples_{benchmark.task}.jsonl"))
+    try:
+        lines = samples.read_text(encoding="utf-8").splitlines() if samples.is_file() else []
+        grades = [json.loads(line)[benchmark.metric] for line in lines]
+        return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise EvaluationError(f"{samples} does not hold samples of {benchmark.task} ({error!r}); {_AGAIN}") from error
 
 
 def _heldout(file: _File) -> Heldout:
