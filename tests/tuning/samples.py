@@ -13,6 +13,7 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Message, Row, Turn
 from compact_hf.release.write import write
+from compact_hf.tuning.tiny import build_tiny
 
 COLORS = ("red", "green", "blue")
 
@@ -78,6 +79,28 @@ def release(folder: Path, *, rows: int, text_rows: int = 0) -> Path:
 
     write(every(), folder, version="1.0.0")
     return folder
+
+
+def base_and_release(folder: Path, *, rows: int, text_rows: int = 0) -> Path:
+    """Put `tiny`, a tiny LLaVA that knows the words, and `release` into a folder, and return it."""
+    build_tiny(folder / "tiny", texts(rows), seed=0)
+    release(folder / "release", rows=rows, text_rows=text_rows)
+    return folder
+
+
+def settings(folder: Path, **other: str) -> dict[str, str]:
+    """What replaces a recipe's settings, to train on all rows of what `base_and_release` put into a folder."""
+    return {
+        "model_name_or_path": str(folder / "tiny"),
+        "dataset_name": str(folder / "release"),
+        "dataset_config": "all",
+        **other,
+    }
+
+
+def options(settings: dict[str, str]) -> list[str]:
+    """Settings as a command line has them."""
+    return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
 
 def texts(rows: int) -> list[str]:

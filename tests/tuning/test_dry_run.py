@@ -10,11 +10,10 @@ import pytest
 
 from compact_hf.cli import main
 from compact_hf.tuning.recipes import recipe_path
-from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.training.dry_run import Plan, devices_of, dry_run
 from compact_hf.tuning.training.inputs import Arguments, make_parser
 from compact_hf.tuning.training.memory import Devices, estimate
-from tests.tuning.samples import release, texts
+from tests.tuning.samples import base_and_release, options, settings
 
 # PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -22,9 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    build_tiny(folder / "tiny", texts(24), seed=0)
-    release(folder / "release", rows=24, text_rows=10)
+    folder = base_and_release(tmp_path_factory.mktemp("plan"), rows=24, text_rows=10)
     # A configuration and a processor are all that is asked for.
     for path in (folder / "tiny").glob("*.safetensors"):
         path.unlink()
@@ -32,19 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(folder: Path, recipe: str = "tiny-cpu", **other: str) -> Plan:
-    given = {
-        "model_name_or_path": str(folder / "tiny"),
-        "dataset_name": str(folder / "release"),
-        "dataset_config": "all",
-        "output_dir": str(folder / "out"),
-    }
-    return dry_run(recipe, overrides={**given, **other})
+    return dry_run(recipe, overrides=settings(folder, **{"output_dir": str(folder / "out"), **other}))
 
 
 def told(recipe: str, **other: str) -> Arguments:
-    options = [part for name, value in {**other, "use_cpu": "true"}.items() for part in (f"--{name}", value)]
     *parsed, _ = make_parser("test").parse_args_and_config(
-        ["--config", str(recipe_path(recipe)), *options], return_remaining_strings=True
+        ["--config", str(recipe_path(recipe)), *options({**other, "use_cpu": "true"})], return_remaining_strings=True
     )
     return Arguments(*parsed)
 

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from compact_hf.tuning.recipes import read_recipe
-from compact_hf.tuning.tiny import build_tiny
-from tests.tuning.samples import release, texts
+from tests.tuning.samples import base_and_release, options, settings
 
 ROOT = Path(__file__).parents[2]
 OURS, TRLS = ("-m", "compact_hf.tuning.training.sft"), ("-m", "trl.scripts.sft")
@@ -37,11 +36,8 @@ SHARDED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("machines")
-    build_tiny(folder / "tiny", texts(40), seed=0)
     # Whole steps of 8 rows of either modality in each epoch, and leftovers of both.
-    release(folder / "release", rows=40, text_rows=21)
-    return folder
+    return base_and_release(tmp_path_factory.mktemp("machines"), rows=40, text_rows=21)
 
 
 def torchrun(processes: int, script: tuple[str, ...], folder: Path, out: Path, **other: str) -> tuple[int, str]:
@@ -51,22 +47,17 @@ def torchrun(processes: int, script: tuple[str, ...], folder: Path, out: Path, *
     for key in ("num_processes", "num_machines", "mixed_precision", "dynamo_backend"):
         recipe.pop(key, None)
     (out.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    settings = {
-        "model_name_or_path": str(folder / "tiny"),
-        "dataset_name": str(folder / "release"),
-        "dataset_config": "all",
+    usual = {
         "output_dir": str(out),
         "max_steps": "12",
         "save_steps": "12",
         "logging_steps": "1",
         "per_device_train_batch_size": "2",
         "gradient_accumulation_steps": str(4 // processes),
-        **other,
     }
-    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ran = subprocess.run(
-        [*launcher, *script, "--config", str(out.parent / "recipe.yaml"), *options],
+        [*launcher, *script, "--config", str(out.parent / "recipe.yaml"), *options(settings(folder, **usual | other))],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -12,9 +12,8 @@ import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError
 from compact_hf.tuning.recipes import recipe_path
-from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.training import sft
-from tests.tuning.samples import release, texts
+from tests.tuning.samples import base_and_release, options, settings
 
 LORA = {
     "use_peft": "true",
@@ -30,18 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sft")
-    build_tiny(folder / "tiny", texts(24), seed=0)
-    release(folder / "release", rows=24, text_rows=10)
-    return folder
+    return base_and_release(tmp_path_factory.mktemp("sft"), rows=24, text_rows=10)
 
 
 def train(folder: Path, out: Path, **other: str) -> dict[str, Any]:
     """Run the script as its process would, and return its record."""
-    settings = {
-        "model_name_or_path": str(folder / "tiny"),
-        "dataset_name": str(folder / "release"),
-        "dataset_config": "all",
+    usual = {
         "output_dir": str(out),
         "max_steps": "12",
         "save_steps": "5",
@@ -49,10 +42,8 @@ def train(folder: Path, out: Path, **other: str) -> dict[str, Any]:
         "logging_steps": "1",
         "per_device_train_batch_size": "4",
         "gradient_accumulation_steps": "2",
-        **other,
     }
-    arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
-    sft.main(["--config", str(recipe_path("tiny-cpu")), *arguments])
+    sft.main(["--config", str(recipe_path("tiny-cpu")), *options(settings(folder, **usual | other))])
     record: dict[str, Any] = json.loads((out / "training.json").read_text())
     return record
 
@@ -114,11 +105,8 @@ def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, tmp_pa
     record = train(folder, tmp_path / "out", max_steps="2", save_steps="2", hub_token="hf_secret")
     assert "hf_secret" not in str(record)
     assert record["base"] == str(folder / "tiny")
-    assert (record["dataset"], record["dataset_config"], record["dataset_revision"]) == (
-        str(folder / "release"),
-        "all",
-        None,
-    )
+    assert (record["dataset"], record["dataset_config"]) == (str(folder / "release"), "all")
+    assert (record["dataset_revision"], record["dataset_version"]) == (None, "1.0.0")
     assert (record["steps"], record["rows"], record["dropped"]) == (2, 32, {})
     assert record["settings"]["learning_rate"] == 0.001
     assert record["settings"]["max_steps"] == 2
@@ -136,13 +124,46 @@ def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> N
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))
 
 
+def test_a_projector_of_another_shape_is_told_with_its_base(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folder / "tiny", wrong)
+    weights = load_file(wrong / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("linear_1.weight"))
+    weights[name] = weights[name][:, 1:].contiguous()
+    save_file(weights, wrong / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TuningError, match=r"the base \S+/wrong has weights of other shapes .* compact base assemble$"):
+        train(folder, tmp_path / "out", model_name_or_path=str(wrong))
+
+
 def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "tiny", tmp_path / "huge", ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((tmp_path / "huge" / "config.json").read_text())
     config["text_config"].update(hidden_size=65536, intermediate_size=262144, num_hidden_layers=64)
     (tmp_path / "huge" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(TuningError, match=r"not enough memory: .* take \d{5,}\.\d GB on each device, which has"):
+    with pytest.raises(TuningError, match=r"not enough memory: training takes about \S+ GB \(weights \S+, "):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "huge"))
+
+
+def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from compact_hf.tuning.training.trainer import CompactTrainer
+
+    def greedy(*_: Any, **__: Any) -> Any:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(CompactTrainer, "training_step", greedy)
+    with pytest.raises(
+        TuningError, match=r"out of memory: \d+ bytes more could not be had; (training takes .*); lower"
+    ) as caught:
+        train(folder, tmp_path / "out")
+    estimate = capsys.readouterr().out.partition("memory for each device: ")[2].partition("\n")[0]
+    assert estimate.startswith("about ")
+    assert estimate in str(caught.value)
 
 
 @pytest.mark.parametrize(

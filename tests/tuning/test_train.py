@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
-from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.training.train import job_of, tune
-from tests.tuning.samples import release, texts
+from tests.tuning.samples import base_and_release, settings
 
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("tuning")
-    build_tiny(folder / "tiny", texts(24), seed=0)
-    release(folder / "release", rows=24, text_rows=4)
-    return {"model_name_or_path": str(folder / "tiny"), "dataset_name": str(folder / "release"), "max_steps": "20"}
+    return settings(base_and_release(tmp_path_factory.mktemp("tuning"), rows=24, text_rows=4), max_steps="20")
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_the_end_and_then_does_nothing(
@@ -30,7 +26,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     out, log = tmp_path / "student", tmp_path / "log"
-    given = {**overrides, "dataset_config": "all", "output_dir": str(out)}
+    given = {**overrides, "output_dir": str(out)}
     pressed: list[str] = []
 
     def press(line: str) -> None:
@@ -52,6 +48,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert (first, last) == (10, 20)
     assert after < before < 8
     AutoModelForImageTextToText.from_pretrained(out)
+    assert "config `all`, version 1.0.0 |" in (out / "README.md").read_text(encoding="utf-8")
     assert "generation" in AutoProcessor.from_pretrained(out).chat_template
 
     assert tune("tiny-cpu", overrides=given) == replace(result, resumed=True)
@@ -60,18 +57,31 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("other", "told"),
     [
         ({"learning_speed": "3"}, "^the recipe has a key that neither .* knows: learning_speed; did you mean"),
         ({"num_processes": "2"}, "^num_processes is 2, but accelerate started 1"),
     ],
 )
 def test_a_failed_run_tells_the_line_that_says_why(
-    overrides: dict[str, str], tmp_path: Path, settings: dict[str, str], told: str
+    overrides: dict[str, str], tmp_path: Path, other: dict[str, str], told: str
 ) -> None:
     with pytest.raises(TuningError, match=told) as caught:
-        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out"), **settings}, log=tmp_path / "log")
+        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out"), **other}, log=tmp_path / "log")
     assert "\n" not in str(caught.value)
+
+
+def test_a_killed_training_process_is_told_with_what_memory_it_took(overrides: dict[str, str], tmp_path: Path) -> None:
+    """As the kernel does it where memory runs out: only the process that trains, with no last word."""
+
+    def kill(line: str) -> None:
+        if line.startswith("memory for each device"):
+            for process in working_on(tmp_path):
+                if b"training.sft" in Path(f"/proc/{process}/cmdline").read_bytes():
+                    os.kill(process, signal.SIGKILL)
+
+    with pytest.raises(TuningError, match=r"killed from outside.* takes about \S+ GB \(weights .*; lower per_device"):
+        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, on_line=kill)
 
 
 def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Facts:
         dataset (`str | tuple[str, ...]`): what was trained on, folders or repositories' names.
         dataset_config (`str`, *optional*): such as `with_images`.
         dataset_revision (`str`, *optional*): a tag or a commit.
+        dataset_version (`str`, *optional*): X.Y.Z, where it is a release, in a folder or on the Hub.
         settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
         projector_learning_rate (`float`, *optional*): where it was another than the rest's.
         rows (`int`, *optional*): trained on in an epoch.
@@ -51,6 +52,7 @@ class Facts:
     dataset: str | tuple[str, ...] = ()
     dataset_config: str | None = None
     dataset_revision: str | None = None
+    dataset_version: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     projector_learning_rate: float | None = None
     rows: int | None = None

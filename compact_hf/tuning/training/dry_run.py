@@ -28,7 +28,7 @@ from compact_hf.tuning.training.inputs import (
     screen_as,
 )
 from compact_hf.tuning.training.memory import Devices, Memory, estimate
-from compact_hf.tuning.training.sampler import Grouping
+from compact_hf.tuning.training.sampler import grouping_of
 from compact_hf.tuning.training.screen import Screened
 from compact_hf.tuning.training.sft import LIBRARIES
 from compact_hf.tuning.training.train import job_of
@@ -115,19 +115,8 @@ def devices_of(launch: Sequence[str]) -> Devices:
 
 def _plan(told: Arguments, config: Any, screened: Screened, devices: Devices) -> Plan:
     training = told.training
-    seed = training.seed if training.data_seed is None else training.data_seed
-    grouping = Grouping(
-        screened.lengths,
-        screened.pictured,
-        batch_size=training.per_device_train_batch_size,
-        processes=devices.processes,
-        accumulation=training.gradient_accumulation_steps,
-        seed=seed,
-        drop_last=training.dataloader_drop_last,
-    )
-    batches = [batch for step in grouping.epoch(0) for shares in grouping.batches(step) for batch in shares]
-    computed = [(len(batch), max(screened.lengths[row] for row in batch)) for batch in batches]
-    rows, length = max(computed, key=lambda batch: batch[0] * batch[1])
+    grouping = grouping_of(training, screened, devices.processes)
+    rows, length = grouping.largest
     tokens = sum(screened.lengths)
     image_tokens = sum(screened.pictured) * screened.picture_tokens
     in_epoch = grouping.steps_per_epoch
@@ -142,7 +131,7 @@ def _plan(told: Arguments, config: Any, screened: Screened, devices: Devices) ->
         image_tokens=image_tokens,
         text_tokens=tokens - image_tokens,
         answer_tokens=screened.answer_tokens,
-        padding=1 - tokens / sum(count * longest for count, longest in computed),
+        padding=1 - tokens / sum(count * longest for count, longest in grouping.computed),
         learning_rate=training.learning_rate,
         projector_learning_rate=told.extras.projector_learning_rate,
         dataset_revision=told.extras.dataset_revision,

@@ -5,7 +5,8 @@ The arguments are TRL's own for `sft`, by TRL's own parser, and two of ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -96,6 +97,24 @@ def refuse_other_bases(name: str, revision: str | None = None) -> Any:
     return config
 
 
+@contextmanager
+def misfits_told(name: str) -> Iterator[None]:
+    """Say which base it is whose weights are not what its configuration says, while it is loaded.
+
+    Raises:
+        TuningError: in the place of transformers' error, which only refers to its report.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise TuningError(
+            f"the base {name} has weights of other shapes than its configuration says (the report above names them); "
+            "assemble it anew with compact base assemble"
+        ) from error
+
+
 def processor_of(told: Arguments) -> Any:
     """Return the base's processor with the chat template of training.
 
@@ -150,6 +169,12 @@ def load(told: Arguments) -> dict[str, Any]:
     if missing:
         raise TuningError(f"the data set {script.dataset_name} has no split {missing[0]!r}, but {', '.join(loaded)}")
     return {name: loaded[split] for name, split in wanted.items()}
+
+
+def version_in(rows: Any) -> str | None:
+    """Return the version that a release's card says, of a folder as of a repository; None where rows have none."""
+    said = rows.info.version
+    return None if said is None or str(said) == "0.0.0" else str(said)
 
 
 def screen_as(told: Arguments, rows: Any, processor: Any) -> Screened:

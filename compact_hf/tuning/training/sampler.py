@@ -16,6 +16,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compact_hf.tuning.training.screen import Screened
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,33 @@ class Grouping:
         """Deal out a step's rows: for each time that all compute, for each process, neighbours in length."""
         return [cut(rows, self.processes) for rows in cut(step, self.accumulation)]
 
+    @property
+    def computed(self) -> list[tuple[int, int]]:
+        """Of each batch that some process computes in an epoch: its rows, and the tokens that each is padded to."""
+        batches = (batch for step in self.epoch(0) for shares in self.batches(step) for batch in shares)
+        return [(len(batch), max(self.lengths[row] for row in batch)) for batch in batches]
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and tokens of the largest batch."""
+        return max(self.computed, key=lambda batch: batch[0] * batch[1])
+
     def _filled(self, rows: list[int]) -> list[int]:
         """Return leftovers, some of them again where they are not enough for every batch to have one."""
         return list(islice(cycle(rows), max(len(rows), self.processes * self.accumulation)))
+
+
+def grouping_of(training: Any, screened: Screened, processes: int) -> Grouping:
+    """Return the grouping that training's arguments ask for; `processes` are those that compute at the same time."""
+    return Grouping(
+        screened.lengths,
+        screened.pictured,
+        batch_size=training.per_device_train_batch_size,
+        processes=processes,
+        accumulation=training.gradient_accumulation_steps,
+        seed=training.seed if training.data_seed is None else training.data_seed,
+        drop_last=training.dataloader_drop_last,
+    )
 
 
 def cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:

@@ -22,15 +22,25 @@ from compact_hf.tuning.training.inputs import (
     Arguments,
     load,
     make_parser,
+    misfits_told,
     model_arguments,
     processor_of,
     refuse_other_bases,
     screen_as,
     settings_of,
+    version_in,
 )
 from compact_hf.tuning.training.memory import Devices, estimate
 from compact_hf.tuning.training.resume import last_whole, seconds_in, write_record
+from compact_hf.tuning.training.sampler import grouping_of
 from compact_hf.tuning.training.screen import Screened
+from compact_hf.tuning.training.shortage import (
+    NEEDED,
+    memory_there,
+    needed_and_there,
+    refuse_too_little,
+    shortage_told,
+)
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES: Final = "COMPACT_TUNE_PROCESSES"
@@ -46,28 +56,28 @@ def main(arguments: Sequence[str]) -> None:
         TuningError: this base or this data set cannot be trained on.
         StoppedEarly: it was asked to stop; a whole checkpoint is there.
     """
-    from torch import OutOfMemoryError
+    from accelerate import PartialState
 
     told = Arguments(*make_parser("compact tune").parse_args_and_config(arguments, fail_with_unknown_args=False))
     training = told.training
     config = refuse_other_bases(told.model.model_name_or_path, told.model.model_revision)
-    _refuse_too_little_memory(config, told)
+    devices, there = _devices(training), memory_there(training.device)
+    refuse_too_little(estimate(config, told, devices), there)
     processor = processor_of(told)
     rows = load(told)
     with training.main_process_first(desc="looking at the rows"):
         screened = {split: screen_as(told, one, processor) for split, one in rows.items()}
+    largest, length = grouping_of(training, screened["train"], training.world_size).largest
+    needed = estimate(config, told, devices, rows=largest, length=length)
     checkpoint = last_whole(Path(training.output_dir))
-    trainer = _trainer(told, rows, screened, processor, checkpoint)
-    say = trainer.accelerator.print
-    for line in (*_on_rows(screened["train"], training), _on_rates(told), _on_start(checkpoint)):
-        say(line, flush=True)
-    try:
+    on_memory = f"{NEEDED}{needed_and_there(needed, there)}"
+    for line in (*_on_rows(screened["train"], training), _on_rates(told), on_memory, _on_start(checkpoint)):
+        PartialState().print(line, flush=True)
+    refuse_too_little(needed, there)
+    with shortage_told(needed, there):
+        with misfits_told(told.model.model_name_or_path):
+            trainer = _trainer(told, rows, screened, processor, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except OutOfMemoryError as error:
-        raise TuningError(
-            f"out of memory at step {trainer.state.global_step + 1}: {str(error).partition('. ')[0]}; `--dry-run` "
-            "tells what is needed: lower per_device_train_batch_size and raise gradient_accumulation_steps as much"
-        ) from error
     step, last = trainer.state.global_step, trainer.state.max_steps
     if step < last:
         trainer.end()
@@ -82,24 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     trainer.end()
 
 
-def _refuse_too_little_memory(config: Any, told: Arguments) -> None:
-    """Refuse what cannot fit with any batch, before weights are read."""
-    import torch
-
-    training = told.training
-    sharded = bool({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys())
-    needed = estimate(config, told, Devices(training.world_size, sharded))
-    on_gpu = training.device.type == "cuda"
-    there = (
-        torch.cuda.mem_get_info(training.device)[1]
-        if on_gpu
-        else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
-    if needed.held > there:
-        raise TuningError(
-            f"not enough memory: weights, gradients and optimizer take {needed.held / 1e9:.1f} GB on each device, "
-            f"which has {there / 1e9:.1f} GB; train a LoRA, in 4 bit (the qlora recipe), or sharded over more devices"
-        )
+def _devices(training: Any) -> Devices:
+    return Devices(training.world_size, bool({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()))
 
 
 def _trainer(
@@ -132,8 +126,7 @@ def _trainer(
     peft_config = get_peft_config(told.model)
     # A model that is trained in full goes on from its checkpoint's weights. transformers' own way there finds none of
     # them: it looks for the names that LLaVA's weights have in memory, while files have older ones.
-    sharded = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()
-    in_full = checkpoint is not None and peft_config is None and not sharded
+    in_full = checkpoint is not None and peft_config is None and not _devices(training).sharded
     kept = {name: one.select(screened[name].kept) for name, one in rows.items()}
     return CompactTrainer(
         screened=screened["train"],
@@ -187,6 +180,7 @@ def _record(told: Arguments, arguments: Sequence[str], trainer: Any, screened: S
         "dataset": told.script.dataset_name or [one.path for one in told.mixture.datasets],
         "dataset_config": told.script.dataset_config,
         "dataset_revision": told.extras.dataset_revision,
+        "dataset_version": version_in(trainer.train_dataset),
         "settings": settings_of(arguments),
         "projector_learning_rate": told.extras.projector_learning_rate,
         "rows": len(screened.kept),

@@ -8,7 +8,6 @@ from the last whole checkpoint, and does nothing where training is finished.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,18 +21,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Final
 
-from compact_hf import errors
-from compact_hf.errors import CompactError, StoppedEarly, TuningError
+from compact_hf.errors import TuningError
 from compact_hf.tuning.adapter.card import write_card
 from compact_hf.tuning.recipes import read_recipe, recipe_path
-from compact_hf.tuning.training.resume import claim, last_whole, record_of
+from compact_hf.tuning.training.resume import claim, record_of
 from compact_hf.tuning.training.revision import pinned
+from compact_hf.tuning.training.words import Words
 
-# The launcher's own "CalledProcessError" follows the training script's error and says nothing.
-_TELLING: Final = re.compile(
-    r"^(?:\[rank\d+\]: ?)?(?:[\w.]*(?:Error|Exception|Interrupt)\b(?<!CalledProcessError)|.*: error): .+"
-)
-_OURS: Final = re.compile(r"^(?:\[rank\d+\]: ?)?compact_hf\.errors\.(\w+): (.+)")
 _GRACE: Final = 900.0
 """Seconds that a step and a checkpoint may take after Ctrl-C."""
 LLAVA_RATIO: Final = 0.1
@@ -142,10 +136,10 @@ def tune(
         return _result(job.output_dir, record, resumed=True)
     _refuse_bfloat16_without_gpu(job)
     command = [sys.executable, "-m", "compact_hf.tuning.training.launch", "--config", str(job.recipe), *job.options]
-    telling, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
+    words, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
     record = record_of(job.output_dir)
     if status != 0:
-        raise _error(telling, status, log)
+        raise words.error(status, log)
     if record is None:
         raise TuningError(f"no record is in {job.output_dir}; it has to lie on a disk that all machines share")
     if str(job.settings.get("machine_rank", 0)) == "0":
@@ -173,47 +167,30 @@ def _refuse_bfloat16_without_gpu(job: Job) -> None:
         )
 
 
-def _error(telling: str, status: int, log: Path | None) -> CompactError:
-    """Return what the training script said, in its own class where it is one of ours."""
-    if ours := _OURS.match(telling):
-        kind: type[CompactError] = getattr(errors, ours[1])
-        return kind(ours[2])
-    more = f"; all it said is in {log}" if log else ""
-    return TuningError(f"training ended with status {status}: {telling}{more}")
-
-
 def _run(
     command: list[str], *, log: Path | None, on_line: Callable[[str], None] | None, output_dir: Path
-) -> tuple[str, int]:
-    """Run the command; return the line that tells what went wrong, and the exit status.
+) -> tuple[Words, int]:
+    """Run the command; return what it said and its exit status.
 
     Raises:
         StoppedEarly: Ctrl-C; the child has ended.
     """
-    last = telling = ""
-
-    def read(line: str) -> None:
-        nonlocal last, telling
-        last = line
-        # What we say ourselves is clearer than what follows from it.
-        if _OURS.match(line) or (_TELLING.match(line) and not _OURS.match(telling)):
-            telling = line
-
+    words = Words()
     with _writing(log) as kept, _child(command) as child:
         try:
             for line in _lines(child, kept):
-                read(line)
+                words.read(line)
                 if on_line:
                     on_line(line)
         except KeyboardInterrupt:
             with _asking_to_stop(child):
                 for line in _lines(child, kept):
-                    read(line)
+                    words.read(line)
                     if on_line:
                         on_line(line)
-            raise _stopped(telling, output_dir) from None
+            raise words.stopped(output_dir) from None
         status = child.wait()
-    return telling or last, status
+    return words, status
 
 
 def _lines(child: subprocess.Popen[str], kept: IO[str] | None) -> Iterator[str]:
@@ -222,15 +199,6 @@ def _lines(child: subprocess.Popen[str], kept: IO[str] | None) -> Iterator[str]:
             if kept:
                 kept.write(line + "\n")
             yield line
-
-
-def _stopped(telling: str, output_dir: Path) -> StoppedEarly:
-    ours = _OURS.match(telling)
-    if ours and ours[1] == StoppedEarly.__name__:
-        return StoppedEarly(ours[2])
-    checkpoint = last_whole(output_dir)
-    where = f"with the checkpoint {checkpoint}" if checkpoint else "before the first checkpoint"
-    return StoppedEarly(f"stopped {where}; the same command goes on")
 
 
 @contextmanager

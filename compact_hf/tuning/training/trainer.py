@@ -22,7 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from trl import SFTTrainer
 
 from compact_hf.tuning.training.resume import WHOLE
-from compact_hf.tuning.training.sampler import Batches, Grouping
+from compact_hf.tuning.training.sampler import Batches, grouping_of
 from compact_hf.tuning.training.screen import Screened
 
 PROJECTOR: Final = "multi_modal_projector"
@@ -49,15 +49,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         self.add_callback(self.stopping)
         self._projector_learning_rate = projector_learning_rate
         self._began = time.monotonic() - seconds
-        self.grouping = Grouping(
-            screened.lengths,
-            screened.pictured,
-            batch_size=self.args.per_device_train_batch_size,
-            processes=self.args.world_size,
-            accumulation=self.args.gradient_accumulation_steps,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            drop_last=self.args.dataloader_drop_last,
-        )
+        self.grouping = grouping_of(self.args, screened, self.args.world_size)
 
     @property
     def seconds(self) -> float:
