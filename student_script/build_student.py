@@ -10,8 +10,8 @@ In: a config such as student.yaml. Out: LLaVA's stages, each in a folder or file
     build/aligned/          after alignment on scene descriptions; alignment.jsonl, its loss
     build/run/, release/    questions about other scenes: the data set
     build/tuned/            a LoRA adapter on `aligned`, tuned on the release by `trl sft`; tuning.log
-    build/judged-*.json     scores on questions about reserved scenes: the base's, the adapter's, and the adapter's
-                            with each question about another question's picture
+    build/judged/           the base's and the adapter's answers to questions about reserved scenes, and their scores
+    build/swapped/          the adapter's, with each question about another question's picture
     build/student.json      all figures; --ship copies them into docs/figures and the checkpoints into the package
 """
 
@@ -27,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -35,19 +34,13 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from compact_hf import CompactError, assemble, generate
+from compact_hf import CompactError, assemble, evaluate, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.dataset import Questions, with_swapped_pictures
-from compact_hf.evaluation.evaluate import BATCH, MAX_NEW_TOKENS
-from compact_hf.evaluation.predict import predict
-from compact_hf.evaluation.question import Question
-from compact_hf.evaluation.scoring import score
 from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.source import reserved, seed_of
+from compact_hf.scenes.questions import ask
 from compact_hf.talk import Bar, say, tell
 from compact_hf.tuning.student.alignment import FIRST_SEED, Alignment, Lessons, Step, align, see
 from compact_hf.tuning.student.descriptions import conversation, glance
@@ -150,7 +143,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         "versions": {name: version(name) for name in _LIBRARIES},
         **{stage: _told(out / f"{stage}.jsonl") for stage in ("seeing", "alignment")},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
-        "scores": {name: _judge(config, out, name) for name in (ALIGNED, TUNED, "swapped")},
+        "scores": _scores(config, out),
     }
     _write_at_once(out / "student.json", json.dumps(figures, indent=1) + "\n")
     return figures
@@ -233,42 +226,15 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
     assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=say)
 
 
-def _judge(config: Config, out: Path, name: str) -> dict[str, Any]:
-    """Return a model's scores, worked out once; `swapped` is the tuned one, about other pictures."""
-    held = out / f"judged-{name}.json"
-    if not held.is_file():
-        asked = Questions(f"{config.reserved_scenes} reserved scenes", "", tuple(questions(config.reserved_scenes)))
-        if name == "swapped":
-            asked = with_swapped_pictures(asked)
-        model = str(out / (TUNED if name == "swapped" else name))
-        with Bar(f"judging {name}") as bar:
-            predictions = list(
-                predict(
-                    model,
-                    asked.questions,
-                    batch_size=BATCH,
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    on_progress=lambda done: bar.show(done, len(asked.questions), ""),
-                )
-            )
-        results = score(predictions, model=name, dataset=asked.name).to_json()
-        _write_at_once(held, json.dumps(results))
-    told: dict[str, Any] = json.loads(held.read_text(encoding="utf-8"))
-    return told
-
-
-def questions(scenes: int) -> Iterator[Question]:
-    """Yield the questions that `compact evaluate MODEL scenes:N` asks, and as many of k = 4 and 5."""
-    source = reserved(scenes)
-    for ref in source.refs():
-        scene = scene_of(seed_of(ref))
-        for k in range(1, 6):
-            rng = random.Random(f"{ref} {k}")
-            combinations = supported(scene, k)
-            asked = ask(scene, rng.choice(combinations), rng) if combinations else None
-            if asked:
-                read = partial(source.read, ref)
-                yield Question(f"{ref}#k{k}", ref, asked.question, (asked.answer,), k, asked.capabilities, read)
+def _scores(config: Config, out: Path) -> dict[str, Any]:
+    """Return the scores of the base, of the adapter, and of the adapter asked about other pictures."""
+    reserved = f"scenes:{config.reserved_scenes}"
+    with Bar("judging") as bar:
+        both = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
+    with Bar("judging, pictures swapped") as bar:
+        swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
+    told = {results.model: results.to_json() for results in both.results}
+    return {**told, "swapped": swapped.results[0].to_json()}
 
 
 def _write_at_once(path: Path, text: str) -> None:

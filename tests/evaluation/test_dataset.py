@@ -1,16 +1,20 @@
-"""Questions come out of releases and reserved scenes, and out of nothing else."""
+"""Questions come out of releases, reserved scenes and any data set whose columns are named."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from compact_hf.errors import EvaluationError
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityError, UsageError
 from compact_hf.evaluation.dataset import questions_of, with_swapped_pictures
+from compact_hf.images.decode import PictureError
 from compact_hf.images.look import image_id_of
 from compact_hf.scenes.scene import EVALUATION_SEEDS
-from tests.tuning.samples import release, row
+from tests.tuning.samples import picture, release, row
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +22,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return release(tmp_path_factory.mktemp("release") / "drawn", rows=40, text_rows=2)
 
 
+def table(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write rows, whose `pic` holds a picture's bytes, as a Parquet file."""
+    from datasets import Dataset, Image, disable_progress_bars
+
+    disable_progress_bars()
+    held = [{**row, "pic": {"bytes": row["pic"], "path": None} if row["pic"] else None} for row in rows]
+    Dataset.from_list(held).cast_column("pic", Image()).to_parquet(path)
+    return str(path)
+
+
 def test_every_turn_of_the_compositional_part_is_one_question_with_its_own_picture(folder: Path) -> None:
     asked = [one for split in ("train", "validation") for one in questions_of(str(folder), split=split).questions]
     expected = {
-        f"{made.id}#{index}": (turn.question, (turn.answer,), made.k, turn.capabilities, made.image_id, made.image_id)
+        f"{made.id}#{index}": (turn.question, (turn.answer,), made.k, turn.capabilities, made.image_id)
         for made in map(row, range(40))
         for index, turn in enumerate(made.turns)
     }
     found = {
-        one.id: (one.question, one.answers, one.k, one.capabilities, one.picture, image_id_of(one.read_picture()))
-        for one in asked
+        one.id: (one.question, one.answers, one.k, one.capabilities, image_id_of(one.read_picture())) for one in asked
     }
     assert found == expected
+    assert all(one.picture == image_id_of(one.read_picture()) for one in asked)
 
 
 def test_validation_is_asked_unless_train_is(folder: Path) -> None:
@@ -40,31 +54,58 @@ def test_validation_is_asked_unless_train_is(folder: Path) -> None:
     assert questions_of(str(folder)).identity == validation.identity
 
 
+def test_another_config_is_asked_by_name_and_rows_without_a_picture_are_counted(folder: Path) -> None:
+    everything = questions_of(str(folder), config="all", split="train")
+    assert len(everything.questions) == len(questions_of(str(folder), split="train").questions)
+    assert everything.left_out == {"no picture": 2}
+    assert everything.notes == ("2 rows of drawn (all, train) left out: no picture",)
+
+
+def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> None:
+    whole, some, few = (questions_of(str(folder), split="train", limit=limit) for limit in (None, 30, 8))
+    assert len(some.questions) == 30
+    assert set(few.questions) < set(some.questions) < set(whole.questions)
+    assert {one.k for one in some.questions} == {1, 2}
+    assert [one for one in whole.questions if one in some.questions] == list(some.questions)
+    assert len({whole.identity, some.identity, few.identity}) == 3
+
+
 def test_scenes_are_the_reserved_ones_and_the_same_every_time() -> None:
-    asked = questions_of("scenes:5")
-    assert {int(one.id.removeprefix("scene:").split("#")[0]) for one in asked.questions} == set(EVALUATION_SEEDS[:5])
-    assert {one.k for one in asked.questions} == {1, 2, 3}
+    asked = questions_of("scenes:8")
+    assert {int(one.picture.removeprefix("scene:")) for one in asked.questions} == set(EVALUATION_SEEDS[:8])
+    assert {one.k for one in asked.questions} == {1, 2, 3, 4, 5}
     assert all(len(one.capabilities) == one.k for one in asked.questions)
+    assert len({one.id for one in asked.questions}) == len(asked.questions)
     assert asked.questions[0].read_picture().startswith(b"\x89PNG")
-    assert asked.identity == questions_of("scenes:5").identity
+    assert asked.identity == questions_of("scenes:8").identity
+
+
+def test_of_four_and_five_capabilities_a_scene_is_asked_up_to_three_different_combinations() -> None:
+    asked = questions_of("scenes:12").questions
+    for k in (4, 5):
+        found = [one for one in asked if one.k == k]
+        by_scene = {one.picture: [other for other in found if other.picture == one.picture] for one in found}
+        assert max(map(len, by_scene.values())) == 3
+        assert all(len({one.capabilities for one in some}) == len(some) for some in by_scene.values())
+        # Least asked first: hardly a combination comes twice as long as there are others.
+        assert len({one.capabilities for one in found}) > 0.8 * len(found)
+    assert {name for one in asked if one.k == 4 for name in one.capabilities} == set(CAPABILITIES)
 
 
 def test_swapped_pictures_are_other_pictures_of_the_same_questions() -> None:
-    asked = questions_of("scenes:4")
+    asked = questions_of("scenes:3")
     swapped = with_swapped_pictures(asked)
     assert [one.question for one in swapped.questions] == [one.question for one in asked.questions]
     pictures = [[one.read_picture() for one in each.questions] for each in (asked, swapped)]
     assert all(mine != other for mine, other in zip(*pictures, strict=True))
-    assert sorted(pictures[0]) == sorted(pictures[1])
+    assert set(pictures[0]) == set(pictures[1])
     assert swapped.identity != asked.identity
     assert swapped.name.endswith("pictures swapped")
 
 
 def test_more_scenes_ask_the_same_questions_first() -> None:
-    assert (
-        questions_of("scenes:4").questions
-        == questions_of("scenes:6").questions[: len(questions_of("scenes:4").questions)]
-    )
+    few = questions_of("scenes:4").questions
+    assert few == questions_of("scenes:6").questions[: len(few)]
 
 
 @pytest.mark.parametrize("dataset", ["scenes:0", "scenes:", "scenes:-3", "scenes:1-9", "scenes:many", "scenes:٣"])
@@ -73,27 +114,93 @@ def test_scenes_are_asked_for_by_number(dataset: str) -> None:
         questions_of(dataset)
 
 
-def test_a_data_set_without_our_columns_is_told(tmp_path: Path) -> None:
-    from datasets import Dataset
-
-    (tmp_path / "data").mkdir()
-    Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet")
-    (tmp_path / "README.md").write_text(
-        "---\nconfigs:\n- config_name: compositional\n  data_files:\n  - split: validation\n    path: data/*\n---\n"
+def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_path: Path) -> None:
+    rows = [
+        {"query": "What is it?", "label": ["cat", "kitten"], "pic": picture("red"), "needs": ["shape", "color"]},
+        {"query": "How many?", "label": ["3"], "pic": picture("blue"), "needs": None},
+        {"query": "Where?", "label": [], "pic": picture("green"), "needs": None},
+        {"query": "Which?", "label": ["left"], "pic": None, "needs": None},
+    ]
+    columns = {"question": "query", "answer": "label", "image": "pic", "capabilities": "needs"}
+    asked = questions_of(table(tmp_path / "asked.parquet", rows), columns=columns)
+    first, second = asked.questions
+    assert (first.question, first.answers, first.k, first.capabilities) == (
+        "What is it?",
+        ("cat", "kitten"),
+        2,
+        ("color", "shape"),
     )
-    with pytest.raises(EvaluationError, match=r"has no column 'id' \(it has text\)"):
-        questions_of(str(tmp_path))
+    assert (second.answers, second.k, second.capabilities) == (("3",), None, ())
+    assert [one.read_picture() for one in asked.questions] == [picture("red"), picture("blue")]
+    assert asked.left_out == {"no answer": 1, "no picture": 1}
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "other", "without validation"])
-def test_what_is_no_release_is_told_in_one_line(tmp_path: Path, what: str) -> None:
+def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answered_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "red.png").write_bytes(picture("red"))
+    (tmp_path / "secret.png").write_bytes(picture("blue"))
+    answers = [{"answer": text} for text in ("crimson", "red", "red")]
+    lines = [{"question": f"{name}?", "answers": answers, "image": name} for name in ("red.png", "../secret.png")]
+    file = tmp_path / "inside" / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    inside, outside = questions_of(str(file)).questions
+    assert inside.answers == ("red", "crimson")
+    assert inside.read_picture() == picture("red")
+    with pytest.raises(PictureError, match="does not lie beside the data set"):
+        outside.read_picture()
+
+
+ROW = {"question": "What is it?", "answer": "cat", "pic": picture("red"), "k": 1}
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] = {
+    "no answer column": (
+        {"question": "x", "label": "y", "pic": picture("red")},
+        {},
+        EvaluationError,
+        r"no column 'answer' \(it has question, label, pic\); say which one it is: --columns answer=COLUMN",
+    ),
+    "no such column": (
+        ROW,
+        {"columns": {"answer": "anwser"}},
+        EvaluationError,
+        "no column 'anwser' for answer .*did you mean answer",
+    ),
+    "no such field": (ROW, {"columns": {"anser": "answer"}}, UsageError, "did you mean answer"),
+    "k of eleven": ({**ROW, "k": 11}, {}, EvaluationError, "row 0 of .* has k 11; a number from 0 to 10"),
+    "k in words": ({**ROW, "k": "two"}, {}, EvaluationError, "has k 'two'"),
+    "an unknown capability": ({**ROW, "capabilities": ["smell"]}, {}, UnknownCapabilityError, "smell"),
+    "capabilities as a text": ({**ROW, "capabilities": "color"}, {}, EvaluationError, "a list of names is needed"),
+    "no answers at all": ({**ROW, "answer": ""}, {}, EvaluationError, "no question that can be asked"),
+    "no such split": (ROW, {"split": "tets"}, EvaluationError, "cannot be read as a data set"),
+    "a limit of none": (ROW, {"limit": 0}, UsageError, "at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_data_set_that_cannot_be_asked_is_told_in_one_line(tmp_path: Path, case: str) -> None:
+    row, arguments, kind, told = BAD[case]
+    with pytest.raises(kind, match=told) as caught:
+        questions_of(table(tmp_path / "asked.parquet", [row]), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_without_pictures_is_told(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"question": "What?", "answer": "that"}')
+    with pytest.raises(EvaluationError, match=r"no column of pictures .*--columns image=COLUMN"):
+        questions_of(str(tmp_path / "own.jsonl"))
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "other", "train only", "a text file"])
+def test_what_is_no_data_set_is_told_in_one_line(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "folder"
-    if what == "without validation":
+    if what == "train only":
         release(folder, rows=1)
+    elif what == "a text file":
+        folder.write_text("hello")
     elif what != "missing":
         folder.mkdir()
     if what == "other":
-        (folder / "notes.txt").write_text("hello")
-    with pytest.raises(EvaluationError, match="cannot be read as a release") as caught:
+        (folder / "notes.csv.zip").write_text("hello")
+    told = {"train only": "no split validation or test", "a text file": "of files .parquet"}
+    with pytest.raises(EvaluationError, match=told.get(what, "cannot be read as a data set")) as caught:
         questions_of(str(folder))
     assert "\n" not in str(caught.value)

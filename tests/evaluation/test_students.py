@@ -52,8 +52,8 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
     assert any("q_proj" in name for name in changed)
     assert not any("vision_tower" in name for name in changed)
 
-    results = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
-    assert results.overall.n > 30
+    judged = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
+    assert judged.results[0].overall.n > 30
 
     (out / FACTS).unlink()  # as plain `trl sft` leaves it
     facts = facts_of(out)
