@@ -93,7 +93,15 @@ def tab(gemini_url: str | None) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
-    number.change(lambda chosen: _scene(_seed(chosen)), number, shown, api_visibility="private", show_progress="hidden")
+    number.input(
+        # What is being typed need not be a number yet.
+        lambda chosen: gr.skip() if chosen is None else _scene(_seed(chosen)),
+        number,
+        shown,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
     button.click(
         compose,
         [wanted, way, number, fault, picture, key],

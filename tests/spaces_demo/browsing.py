@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-CHROMIUM: Final = "/usr/bin/chromium"
+BROWSERS: Final = ("chromium", "google-chrome")
 AXE: Final = "4.14.1"
 SIZES: Final = {"desktop": (1280, 900), "phone": (390, 844)}
 SCHEMES: Final = ("light", "dark")
@@ -22,12 +22,13 @@ SCHEMES: Final = ("light", "dark")
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Yield a browser; where there is none the test is skipped, and says why."""
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser: {CHROMIUM} is not there (apt-get install chromium)")
+    installed = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if installed is None:
+        pytest.skip(f"no browser: there is none of {', '.join(BROWSERS)} (apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[dev]'")
     with playwright.sync_playwright() as driver:
         # Chromium's sandbox needs rights that containers withhold.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=installed, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:
@@ -62,7 +63,7 @@ def open_page(browser: Any, url: str, *, size: str, scheme: str) -> Any:
         has_touch=size == "phone",
         service_workers="block",
     )
-    context.set_default_timeout(int(os.environ.get("PWT", "120000")))
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.hosts = set()
     page.on("request", lambda request: page.hosts.add(request.url.partition("//")[2].partition("/")[0]))
