@@ -30,7 +30,7 @@ EXAMPLE = """\
 # Seconds: files older than the second are looked for as often as the first says, and deleted.
 CLEANING = (600, 600)
 HEADERS = ("questions", "n", "accuracy", "95% interval")
-WIDTHS: list[str | int] = [180, 65, 95, 160]
+WIDTHS: list[str | int] = [190, 60, 95, 160]
 MAX_BYTES = 20_000_000
 MAX_SHOWN = 200
 
@@ -60,7 +60,7 @@ def scored(lines: str, file: str | None = None) -> list[list[Any]]:
         # An instance of its own: it keeps what it is given until it computes, and visitors come at the same time.
         found = evaluate.load(str(METRIC), keep_in_memory=True).compute(**inputs(read(lines, file)))
     except ValueError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(str(error), print_exception=False) from error
     of_k = [(f"k = {k}", score) for k, score in found["by_k"].items()]
     return [
         [name, score["n"], f"{score['accuracy']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}"]
