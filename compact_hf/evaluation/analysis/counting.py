@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -89,7 +90,7 @@ class Counts:
 
     def _question(self, picture: int, asked: Asked) -> None:
         needed = canonical(asked.capabilities)
-        answer = normalise(asked.answer)
+        answer = _normalised(asked.answer)
         self.needed[needed] += 1
         self.question_words[len(asked.question.split())] += 1
         if answer:
@@ -111,6 +112,9 @@ class Counts:
     def texts(self) -> Any:
         """The different questions' hashes, normalised and without their answers, sorted (`numpy.ndarray`)."""
         return _different(self._texts)
+
+
+_normalised = lru_cache(1 << 16)(normalise)  # answers repeat
 
 
 def _hash(text: str) -> int:

@@ -1,0 +1,222 @@
+"""`compact analyze`: releases, runs and tables in, the figures that counting by hand gives out; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+
+from compact_hf.answers import normalise
+from compact_hf.cli import main
+from compact_hf.errors import CompactError, EvaluationError, JournalError, SourceError, UsageError
+from compact_hf.evaluation.analysis.analyze import analyze
+from compact_hf.records import Message, Row
+from compact_hf.release.assemble import assemble
+from compact_hf.release.write import write
+from compact_hf.synthesis.annotate.annotate import annotate
+from compact_hf.synthesis.compact.generate import generate
+from tests.evaluation.analysis.samples import Question, table
+from tests.release.samples import row
+from tests.synthesis.data_sets import scenes_file
+
+SCENES = "scenes:20-45"  # scene 41 is one of those that are for validation
+ROWS: list[Question] = [
+    ("p1", "What color is the cat?", "red", ["color"]),
+    ("p1", "How many cats are there?", "2", ["counting", "color"]),
+    ("p2", "What color is the cat?", "blue", ["color"]),
+    ("p2", "Say hello.", "Hello", []),
+    ("p3", "What is at the left of the cat?", "dog", ["object_recognition", "spatial_relationship", "color"]),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    generate(SCENES, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def release(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("releases") / "release"
+    assemble([run], out, version="1.0.0", max_similarity=1)
+    return out
+
+
+def test_a_release_has_the_figures_that_its_rows_have(release: Path) -> None:
+    (found,) = analyze(release).data
+    rows = [row for of in load_dataset(os.fspath(release)).remove_columns("images").values() for row in of]
+    turns = [turn for row in rows for turn in row["turns"]]
+    pairs = Counter(pair for turn in turns for pair in combinations(turn["capabilities"], 2))
+    assert (found.questions, found.sampled, found.pictures) == (len(turns), len(turns), len(rows))
+    assert {k: count for k, count in found.complexity.by_k.items() if count} == Counter(
+        len(turn["capabilities"]) for turn in turns
+    )
+    assert {(pair.one, pair.other): pair.questions for pair in found.complexity.by_pair} == pairs
+    assert found.combinations == Counter("+".join(turn["capabilities"]) for turn in turns)
+    assert found.question_words.by_words == Counter(len(turn["question"].split()) for turn in turns)
+    assert found.answers is not None
+    assert found.answers.all.different == len({normalise(turn["answer"]) for turn in turns})
+    assert found.repeats.question == pytest.approx(
+        1 - len({normalise(turn["question"]) for turn in turns}) / len(turns)
+    )
+    assert found.text_alone is not None
+    assert found.text_alone.overall.n == len(turns)
+    assert found.k_is == "asked"
+
+
+def test_a_run_has_the_figures_of_its_release(run: Path, release: Path) -> None:
+    assembled, made = analyze(release, run).data
+    assert assembled.complexity == made.complexity
+    assert assembled.question_words == made.question_words
+    assert assembled.text_alone == made.text_alone
+    assert assembled.repeats == made.repeats
+
+
+def test_shards_are_one_run(run: Path, tmp_path: Path) -> None:
+    for index in (1, 2):
+        generate(SCENES, tmp_path / f"shard-{index}-of-2", shard=f"{index}/2")
+    apart, whole = analyze(tmp_path, run).data
+    assert apart.complexity == whole.complexity
+    assert apart.pictures == whole.pictures
+
+
+def test_an_annotated_data_set_is_judged(tmp_path: Path) -> None:
+    file, turns = scenes_file(tmp_path, "scenes:12")
+    annotate(str(file), tmp_path / "annotated", image_root="scenes:12")
+    analyzed = analyze(tmp_path / "annotated", tmp_path / "generated")
+    judged, asked = analyzed.data
+    assert (judged.k_is, asked.k_is) == ("judged", "asked")
+    assert judged.questions == sum(map(len, turns.values()))
+    assert judged.complexity == asked.complexity, "scenes judge as they ask"
+    assert analyzed.comparison is not None
+    assert set(analyzed.comparison.distances.values()) == {0}
+    assert analyzed.comparison.shared_pictures == judged.pictures
+
+
+def test_a_table_of_questions_counts_those_that_need_nothing(tmp_path: Path) -> None:
+    (found,) = analyze(table(tmp_path / "asked", ROWS)).data
+    assert (found.name, found.k_is, found.questions, found.pictures) == ("asked", "judged", 5, 3)
+    assert found.complexity.by_k == {0: 1, 1: 2, 2: 1, 3: 1}
+    assert (found.complexity.mean_k, found.complexity.mode_k) == (1.4, 1)
+    assert (found.complexity.at_most_2, found.complexity.none_needed) == (0.8, 0.2)
+    assert found.repeats.question == pytest.approx(0.2)
+    assert found.text_alone is None, "three pictures are too few"
+
+
+def test_two_data_sets_are_looked_at_in_samples_of_one_size(release: Path, tmp_path: Path) -> None:
+    large, small = analyze(release, table(tmp_path / "small", ROWS)).data
+    assert (large.questions > 60, small.sampled) == (True, 5)
+    assert 5 <= large.sampled <= 7, "as many, with the last picture whole"
+    alone = analyze(release).data[0]
+    assert large.complexity == alone.complexity
+    assert alone.sampled == alone.questions
+
+
+def test_configs_and_splits_are_those_of_load_dataset(release: Path) -> None:
+    train, validation = analyze(release, release, split=("train", "validation")).data
+    expected = load_dataset(os.fspath(release), "compositional")
+    assert (train.pictures, validation.pictures) == (len(expected["train"]), len(expected["validation"]))
+    assert (train.name, validation.name) == ("release (train)", "release (validation)")
+    (k2,) = analyze(release, config="k2").data
+    assert set(k2.complexity.by_k) == {0, 1, 2}
+    assert k2.complexity.by_k[2] == k2.questions
+    first, second = analyze(release, release).data
+    assert first.name != second.name
+
+
+def test_instruction_rows_are_left_out_and_numbered(tmp_path: Path) -> None:
+    text = [Row(f"{at:032x}", (Message("user", "Hi"), Message("assistant", "Hello")), "instruction") for at in (7, 8)]
+    write([row(1), row(2, k=2), *text], tmp_path / "release", version="1.0.0")
+    (found,) = analyze(tmp_path / "release").data
+    assert (found.questions, found.unlabelled_rows) == (4, 2)
+    with pytest.raises(EvaluationError, match="no questions of which it is known what they need, in 2 rows"):
+        analyze(tmp_path / "release", config="instruction")
+
+
+def test_the_command_tells_tables_or_json_and_leaves_a_page(
+    release: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a" / "b"
+    assert main(["analyze", os.fspath(release), os.fspath(run), "--out", os.fspath(out)]) == 0
+    told, said = capsys.readouterr()
+    lines = [line.split() for line in told.splitlines()]
+    assert ["LLaVA-665K", "(paper)", "judged", "5,400", "1.95", "–", "77%", "1.1%"] in lines
+    assert ["figure", "release", "run"] in lines
+    assert "analysis.html" in said
+    assert sorted(path.name for path in out.iterdir()) == ["analysis.html", "analysis.json"]
+    assert main(["analyze", os.fspath(release), os.fspath(run), "--json"]) == 0
+    figures: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((out / "analysis.json").read_text())
+    assert (figures["schema"], [one["name"] for one in figures["data"]]) == (1, ["release", "run"])
+    assert set(figures["data"][0]["text_alone"]["overall"]) == {
+        *("n", "right", "accuracy", "low", "high", "majority", "chance")
+    }
+    assert figures["comparison"]["distances"]["k"] == 0
+
+
+def test_what_cannot_be_analyzed_is_refused_in_one_line(release: Path, run: Path, tmp_path: Path) -> None:
+    def parquet(name: str, rows: list[Question], *without: str) -> Path:
+        import pyarrow.parquet as pq
+
+        folder = table(tmp_path / name, rows)
+        file = next(folder.iterdir())
+        pq.write_table(pq.read_table(file).drop_columns(list(without)), file)
+        return folder
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no data")
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "train.jsonl").write_text('{"question": "?"}\n')
+    damaged = Path(shutil.copytree(release, tmp_path / "damaged"))
+    next(damaged.rglob("k2/*.parquet")).write_bytes(b"PAR1 and no more")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "journal.sqlite").write_bytes(b"not SQLite")
+    cases: list[tuple[dict[str, Any], type[CompactError], str]] = [
+        ({"dataset": tmp_path / "nowhere"}, UsageError, "is not there; give the folder"),
+        ({"dataset": tmp_path / "notes.txt"}, UsageError, "is a file; give the folder"),
+        ({"dataset": tmp_path / "empty"}, SourceError, "cannot be read"),
+        ({"dataset": text}, EvaluationError, "is not in Parquet"),
+        ({"dataset": damaged}, SourceError, "cannot be read"),
+        ({"dataset": begun}, JournalError, "journal"),
+        (
+            {"dataset": parquet("bare", ROWS, "image_id", "capabilities")},
+            EvaluationError,
+            "lacks image_id, capabilities",
+        ),
+        ({"dataset": parquet("none", [])}, EvaluationError, "has no rows"),
+        ({"dataset": table(tmp_path / "odd", [("p", "?", "a", ["colour"])])}, EvaluationError, "did you mean color"),
+        ({"dataset": release, "config": "k9"}, EvaluationError, "has the configs all, compositional"),
+        ({"dataset": release, "split": "test"}, EvaluationError, "has the splits train, validation"),
+        ({"dataset": release, "split": ("train", "validation")}, UsageError, "2 of --split for 1"),
+        ({"dataset": run, "split": "train"}, UsageError, "is a run, which has no splits"),
+        ({"dataset": run, "out": tmp_path / "notes.txt"}, UsageError, "is a file"),
+    ]
+    for arguments, kind, part in cases:
+        with pytest.raises(kind, match=part) as caught:
+            analyze(**arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_columns_are_named_beside_those_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "vqa").mkdir()
+    turns = pa.array([[{"question": "?", "answer": "a"}]])
+    pq.write_table(pa.table({"image_id": ["p"], "turns": turns, "label": ["x"]}), tmp_path / "vqa" / "train.parquet")
+    assert main(["analyze", os.fspath(tmp_path / "vqa")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks turns.capabilities (it has image_id, turns, label)" in line
+    assert "compact annotate" in line

@@ -1,0 +1,67 @@
+"""Distances between data sets, by the laws of a distance, and what two of them share."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.evaluation.analysis.asked import Asked, Row
+from compact_hf.evaluation.analysis.comparison import Comparison, compared, distance
+from compact_hf.evaluation.analysis.counting import Counts
+from compact_hf.evaluation.analysis.figures import analysis_of
+
+counts = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50))
+
+
+@given(counts, counts, counts)
+def test_it_is_a_distance_between_shares(one: dict[str, int], other: dict[str, int], third: dict[str, int]) -> None:
+    assert distance(one, one) == distance(one, {name: 3 * count for name, count in one.items()}) == pytest.approx(0)
+    assert distance(one, other) == pytest.approx(distance(other, one))
+    assert 0 <= distance(one, other) <= 1
+    assert distance(one, third) <= distance(one, other) + distance(other, third) + 1e-9
+
+
+def test_it_is_half_of_what_the_shares_differ_by() -> None:
+    assert distance({"a": 1, "b": 1}, {"a": 1}) == 0.5
+    assert distance({"a": 2, "b": 1, "c": 1}, {"a": 1, "b": 1, "d": 2}) == pytest.approx(0.5)
+    assert distance({"a": 5}, {"b": 9}) == distance({"a": 5}, {}) == 1
+    assert distance({}, {}) == 0
+
+
+def side_by_side(one: list[Row], other: list[Row]) -> Comparison:
+    sides = [Counts(), Counts()]
+    for side, rows in zip(sides, (one, other), strict=True):
+        for row in rows:
+            side.row(row)
+    samples = [side.sample.questions() for side in sides]
+    analyses = [analysis_of("x", "asked", side, sample) for side, sample in zip(sides, samples, strict=True)]
+    return compared(analyses, sides, samples)
+
+
+def test_the_same_data_lie_nowhere_apart_and_share_everything() -> None:
+    rows = [Row(f"{at}", (Asked(f"What is number {at}?", f"{at}", ("color", "shape")),)) for at in range(9)]
+    found = side_by_side(rows, rows[::-1])
+    assert set(found.distances.values()) == {0}
+    assert (found.shared_pictures, found.shared_questions) == (9, 9)
+
+
+def test_each_distance_is_of_what_it_is_called_after() -> None:
+    one = [Row("a", (Asked("What color?", "red", ("color",)), Asked("What form?", "red", ("color", "shape"))))]
+    other = [
+        Row("a", (Asked("WHAT color", "red", ("color", "shape", "counting")),)),
+        Row("b", (Asked("Where is it then?", "at the very left", ("counting",)),)),
+    ]
+    found = side_by_side(one, other)
+    assert (found.shared_pictures, found.shared_questions) == (1, 1)
+    assert found.distances == pytest.approx(
+        {
+            "k": 0.5,  # 1, 2 beside 3, 1
+            "capabilities": 0.5,  # 2/3, 1/3, 0 beside 1/4, 1/4, 1/2
+            "pairs": 2 / 3,  # one pair beside three
+            "question_words": 0.5,
+            "answer_words": 0.5,
+            "openings": 0.5,  # what color, what form beside what color, where is
+            "answers": 0.5,
+        }
+    )

@@ -1,0 +1,29 @@
+"""Repeats: each kind alone, and what only looks like one."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import pytest
+
+from compact_hf.evaluation.analysis.counting import Sampled
+from compact_hf.evaluation.analysis.repeats import repeats_of
+from tests.evaluation.analysis.samples import sampled
+
+LONG = "On which side of the tall gray house with a red roof stands the small brown dog in the picture"
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([sampled(2, "Where is the dog now?", "left")], (0, 0, 0, 0)),
+        ([sampled(1, f"{LONG}?!", "right")], (0.5, 0.5, 0, 0)),
+        ([sampled(2, LONG.lower(), "right")], (0, 0.5, 0, 0)),
+        ([sampled(2, LONG, "left")], (0, 0.5, 0.5, 0.5)),
+        ([sampled(2, f"{LONG} frame", "left")], (0, 0, 0, 0.5)),
+        ([sampled(2, f"{LONG} frame", "right")], (0, 0, 0, 0)),
+        ([sampled(2, LONG, "left"), sampled(3, LONG, "left"), sampled(3, LONG, "left")], (0.25, 0.75, 0.75, 0.75)),
+    ],
+)
+def test_each_kind_of_repeat_is_counted_as_such(others: list[Sampled], expected: tuple[float, ...]) -> None:
+    assert astuple(repeats_of([sampled(1, LONG, "left"), *others])) == pytest.approx(expected)
