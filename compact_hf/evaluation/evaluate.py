@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def evaluate(
         write_report(
             judged,
             folder.out,
-            command=_command(folder, str(dataset), {**given, "matching": matching, "url": url}),
+            command=_command(folder, str(dataset), {**given, "match": matching, "url": url}),
             settings=_told(asked, asking),
         )
     return judged
@@ -198,7 +199,8 @@ def _told(asked: Questions, asking: Asking) -> dict[str, object]:
         "an answer is cut after": f"{asking.max_new_tokens} tokens",
         "questions at a time": asking.batch_size,
         "questions, as a hash": asked.identity,
-        **{name: version(name) for name in ("compact_hf", "torch", "transformers")},
+        # A server is asked without the other two.
+        **{name: version(name) for name in ("compact_hf", "torch", "transformers") if find_spec(name)},
     }
 
 

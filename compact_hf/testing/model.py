@@ -55,7 +55,8 @@ class Asked:
     """One request as a server understood it.
 
     Attributes:
-        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for.
+        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for;
+            `free` where none is.
         several (`bool`): the schema holds a list: several questions are asked for, or about.
         prompt (`str`): the text part.
         picture (`bytes`): the picture part, a JPEG; empty for `blind`.
@@ -146,16 +147,18 @@ class ModelServer(LocalServer, ABC):
 
 
 def asked_for(
-    prompt: str, schema: dict[str, Any], pictures: Sequence[bytes], body: dict[str, Any], headers: dict[str, str]
+    prompt: str, schema: dict[str, Any] | None, pictures: Sequence[bytes], body: dict[str, Any], headers: dict[str, str]
 ) -> Asked:
-    """Return a request whose role shows in its schema.
+    """Return a request whose role shows in its schema; None where free text is asked for.
 
     Raises:
         ValueError: the pictures are not what that role gets: one JPEG, or none where the question is asked blindly.
     """
-    fields = schema["properties"].keys()
+    fields = set() if schema is None else schema["properties"].keys()
     role = (
-        "teacher"
+        "free"
+        if schema is None
+        else "teacher"
         if fields & {"confidence", "drafts"}
         else "verifier"
         if fields & {"capabilities", "verdicts"}
@@ -177,6 +180,11 @@ def _check_jpeg(data: bytes) -> None:
         raise ValueError(f"the picture is not a JPEG: {error}") from error
     if not data.endswith(b"\xff\xd9"):
         raise ValueError("the picture is a JPEG that was cut")
+
+
+def spoken(asked: Asked) -> str:
+    """Return what it answers in free text: to the prompt's first line one word, always the same."""
+    return _answer(asked.prompt.partition("\n")[0])
 
 
 def _numbered(name: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:

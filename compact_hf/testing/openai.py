@@ -24,11 +24,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.records import digest
-from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
+from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c, spoken
 
 # What the service takes, of what a teacher has reason to send. Sampling settings are not among it: current models
 # refuse them.
 _FIELDS: Final = {"model", "messages", "response_format", "store", "max_completion_tokens", "reasoning_effort"}
+# What servers of one's own take besides, for free text.
+_SAMPLING: Final = {"temperature", "max_tokens"}
 _DATA_URL: Final = "data:image/jpeg;base64,"
 
 
@@ -77,7 +79,7 @@ class OpenAIServer(ModelServer):
         """See `ModelServer.answer`."""
         if asked.body["model"] == "no-such-model":
             return error_response(404, "The model `no-such-model` does not exist.", code="model_not_found")
-        text = json.dumps(self.written(asked))
+        text = spoken(asked) if asked.role == "free" else json.dumps(self.written(asked))
         return content_response(text, model=self._model, prompt_tokens=765 + len(asked.prompt) // 4)
 
     def refuse(self, why: str) -> Response:
@@ -127,7 +129,8 @@ def error_response(
 
 
 def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
-    if unknown := body.keys() - _FIELDS:
+    is_free = "response_format" not in body
+    if unknown := body.keys() - _FIELDS - (_SAMPLING if is_free else set()):
         raise ValueError(f"unrecognized request arguments: {', '.join(sorted(unknown))}")
     (message,) = body["messages"]
     if message["role"] != "user" or not isinstance(body["model"], str):
@@ -137,7 +140,8 @@ def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     if len(urls) + sum(part["type"] == "text" for part in parts) != len(parts):
         raise ValueError("expected parts of the types text and image_url")
-    return asked_for(prompt, _schema(body["response_format"]), [_jpeg(url) for url in urls], body, headers)
+    schema = None if is_free else _schema(body["response_format"])
+    return asked_for(prompt, schema, [_jpeg(url) for url in urls], body, headers)
 
 
 def _schema(response_format: dict[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,44 @@
-"""`evaluate` with a real tiny model: its files, going on after a stop, and what it refuses."""
+"""`evaluate` with real tiny models: its files, several models, going on after a stop, and what it refuses."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compact_hf.errors import EvaluationError, IdentityError
+from compact_hf.cli import main
+from compact_hf.errors import EvaluationError, IdentityError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.inputs import model_inputs
+from compact_hf.evaluation.paired import compare
+from compact_hf.evaluation.plan import plan
+from compact_hf.evaluation.predict import in_order
+from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.student import Student
-from compact_hf.records import from_json
 from compact_hf.tuning.tiny import build_tiny
 from tests.tuning.samples import picture, release, texts
 
 BATCH = 4
+OF_A_MODEL = {"predictions.jsonl", "results.json"}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_tiny(tmp_path_factory.mktemp("model") / "tiny", texts(4), seed=0))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another model of the same name."""
+    return str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", texts(4), seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +53,42 @@ def done(model: str, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def answers_in(out: Path) -> dict[str, bytes]:
+    """Return what a judging's folder holds, but for the page, which names the folder."""
+    files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "report.html"}
+
+
 def test_writes_one_line_per_question_and_the_scores(done: Path) -> None:
-    assert {path.name for path in done.iterdir()} == {"evaluation.json", "predictions.jsonl", "results.json"}
-    lines = (done / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    keys = {"id", "picture", "k", "capabilities", "question", "answers", "prediction", "right"}
-    assert all(set(json.loads(line)) == keys for line in lines)
+    names = {"evaluation.json", "evaluation.lock", "results.json", "report.html", "tiny"}
+    assert {path.name for path in done.iterdir()} == names
+    assert {path.name for path in (done / "tiny").iterdir()} == OF_A_MODEL
+    predictions = read_predictions(done / "tiny")
+    expected = score(predictions, model="tiny", dataset="drawn (compositional, train)").to_json()
     results = json.loads((done / "results.json").read_text(encoding="utf-8"))
-    predictions = [from_json(Prediction, line) for line in lines]
-    assert results == score(predictions, model="tiny", dataset="drawn (compositional, train)").to_json()
-    assert results["overall"]["n"] == len(lines) > 2 * BATCH
+    assert results["models"] == [expected] == [json.loads((done / "tiny" / "results.json").read_text())]
+    assert (results["schema"], results["comparisons"], results["notes"]) == (2, [], [])
+    assert expected["overall"]["n"] == len(predictions) > 2 * BATCH
+
+
+def test_a_further_model_is_added_and_compared_with_the_first(
+    model: str, other: str, dataset: str, tmp_path: Path
+) -> None:
+    together, one_by_one, steps = tmp_path / "together", tmp_path / "one by one", []
+    both = evaluate(
+        [model, other], dataset, together, split="train", batch_size=BATCH, on_progress=lambda *at: steps.append(at)
+    )
+    assert [results.model for results in both.results] == ["tiny", "tiny-2"]
+    first, second = (read_predictions(together / folder) for folder in both.folders)
+    assert both.comparisons == (compare(second, first),)
+    assert steps[-1] == (2 * len(first), 2 * len(first))
+    assert [answered for answered, _ in steps] == sorted(answered for answered, _ in steps)
+    assert both.picture_of(first[0].id).startswith(b"\x89PNG")
+    for one in (model, other):
+        evaluate(one, dataset, one_by_one, split="train", batch_size=BATCH)
+    assert answers_in(one_by_one) == answers_in(together)
+    with pytest.raises(UsageError, match="are the same model; give it once"):
+        evaluate([model, model], dataset, together, split="train")
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -54,20 +98,54 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     out, steps = tmp_path / "out", []
 
     def stop(answered: int, _: int) -> None:
-        raise KeyboardInterrupt
+        if answered:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=stop)
-    part = out / "predictions.part.jsonl"
+    part = out / "tiny" / "predictions.part.jsonl"
     assert len(part.read_bytes().splitlines()) == BATCH
     if torn:
         with part.open("ab") as file:
             file.write(b'{"answer": "r')
+    found = plan(model, dataset, out, split="train", batch_size=BATCH)
+    assert (found.models[0].answered, found.models[0].to_ask) == (BATCH, found.questions - BATCH)
     evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step))
-    assert steps[0][0] == 2 * BATCH
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
-        path.name: path.read_bytes() for path in done.iterdir()
-    }
+    assert [answered for answered, _ in steps[:2]] == [BATCH, 2 * BATCH]
+    assert answers_in(out) == answers_in(done)
+
+
+KILLED = """
+import os, signal, sys
+from compact_hf import cli, talk
+
+def show(bar, answered, total, note=""):
+    if answered:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+talk.Bar.show = show
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("by", "status"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 3), ("SIGTERM", 3)])
+def test_a_killed_command_goes_on_and_ends_with_the_same_files(
+    model: str, dataset: str, done: Path, tmp_path: Path, by: str, status: int
+) -> None:
+    command = ["evaluate", model, dataset, "--out", str(tmp_path / "out"), "--split", "train", "--batch-size", "4"]
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, by, *command], capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert ended.returncode == status, ended.stderr
+    if status == 3:
+        assert ended.stderr.splitlines()[-1] == (
+            "compact: interrupted; what was finished is kept, run the same command again"
+        )
+        assert "Traceback" not in ended.stderr
+    part = tmp_path / "out" / "tiny" / "predictions.part.jsonl"
+    assert len(part.read_bytes().splitlines()) == BATCH
+    assert main(command) == 0
+    assert answers_in(tmp_path / "out") == answers_in(done)
 
 
 def test_a_finished_evaluation_is_not_asked_again(
@@ -79,15 +157,22 @@ def test_a_finished_evaluation_is_not_asked_again(
     assert (done / "results.json").read_bytes() == before
 
 
-def test_another_model_in_the_same_place_is_not_taken_for_it(dataset: str, done: Path, tmp_path: Path) -> None:
-    other = str(build_tiny(tmp_path / "tiny", texts(4), seed=1))
-    with pytest.raises(IdentityError, match="model_identity was"):
-        evaluate(other, dataset, done, split="train", batch_size=BATCH)
-
-
-def test_other_questions_are_not_taken_for_them(model: str, dataset: str, done: Path) -> None:
-    with pytest.raises(IdentityError, match="dataset_identity was"):
-        evaluate(model, "scenes:2", done, split="train", batch_size=BATCH)
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"dataset": "scenes:2", "split": None}, "dataset_identity was"),
+        ({"matching": "relaxed"}, "matching was 'exact', now 'relaxed'"),
+        ({"swap_pictures": True}, "dataset_identity was"),
+        ({"max_new_tokens": 4}, "max_new_tokens was 16, now 4"),
+    ],
+)
+def test_other_questions_or_settings_are_not_taken_for_them(
+    model: str, dataset: str, done: Path, changed: dict[str, Any], told: str
+) -> None:
+    arguments: dict[str, Any] = {"dataset": dataset, "split": "train", "batch_size": BATCH, **changed}
+    with pytest.raises(IdentityError, match=told) as caught:
+        evaluate(model, out=done, **arguments)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
@@ -95,6 +180,51 @@ def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_
     with pytest.raises(EvaluationError, match="holds something else"):
         evaluate(model, dataset, tmp_path, split="train")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_batches_hold_questions_of_one_picture_together_the_longest_first() -> None:
+    asked = [
+        Question(f"{name}{number}", name, "?", ("a",), 1, (), lambda: b"")
+        for number, name in enumerate(("x", "y", "x", "z", "y"))
+    ]
+    assert [one.id for one in in_order(asked, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]
+
+
+def test_questions_about_one_picture_get_the_answers_that_each_gets_alone(model: str) -> None:
+    student = Student(model)
+    questions = ("What color is the thing?", "How many red discs are there in the picture?", "What is it?")
+    asked = [(picture(color), question) for question in questions for color in ("red", "green", "blue")]
+    alone = [student.answer([one], max_new_tokens=8)[0] for one in asked]
+    shared = student._inputs(asked)
+    assert len(shared.pixel_values) == 3
+    assert student.answer(asked, max_new_tokens=8) == alone
+    plain = model_inputs(student._processor, asked, device="cpu", dtype=student._network.dtype)
+    assert len(plain["pixel_values"]) == 9
+    assert student._answered(asked, plain, 8) == alone
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "made"),
+    [("patch_size", 28, 16), ("vision_feature_select_strategy", "full", 65), ("num_additional_image_tokens", 0, 63)],
+)
+@pytest.mark.parametrize("several", [1, 3])
+def test_a_processor_that_counts_other_image_tokens_is_told_in_one_line(
+    model: str, setting: str, value: object, made: int, several: int
+) -> None:
+    student = Student(model)
+    setattr(student._processor, setting, value)
+    with pytest.raises(EvaluationError, match=f"makes {made} tokens of a picture, the model 64; mend") as caught:
+        student.answer([(picture("red"), "What is it?")] * several, max_new_tokens=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tmp_path: Path) -> None:
+    lines = [{"question": "What?", "answer": "that", "image": f"{name}.png", "id": name} for name in ("good", "cut")]
+    (tmp_path / "good.png").write_bytes(picture("red"))
+    (tmp_path / "cut.png").write_bytes(picture("red")[:90])
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(EvaluationError, match=r"question cut has a picture that cannot be shown \(corrupt picture"):
+        evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

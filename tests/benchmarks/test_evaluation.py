@@ -1,0 +1,45 @@
+"""benchmarks/evaluation.py measures what it says, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks import readme
+from compact_hf import copy_student
+from compact_hf.evaluation.dataset import questions_of
+
+
+@pytest.fixture
+def evaluation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(readme.__file__).parent))
+    return importlib.import_module("evaluation")
+
+
+def test_every_way_answers_the_same_and_is_shown(
+    evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCHES", (1, 16))
+    monkeypatch.setattr(evaluation, "ROUNDS", 1)
+    _, student = copy_student(tmp_path / "student")
+    asked = evaluation.held(questions_of("scenes:2").questions)
+    found = json.loads(json.dumps(evaluation.measured(str(student), asked)))
+    assert list(found["lines"]) == ["loop", "batch 1", "batch 16"]
+    assert found["questions"] == len(asked) > found["pictures"] == 2
+    assert all(0 < one["least"] <= one["median"] <= one["most"] for one in found["lines"].values())
+    told = evaluation.table({"machine": {"cpu": "a processor", "torch": "2.0", "load": 0.5}, **found})
+    assert "| batch 16 | " in told
+    assert "a processor" in told
+
+
+def test_other_answers_than_the_loops_end_it(
+    evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "loop", lambda model, questions: (["no"] * len(questions), 1.0))
+    monkeypatch.setattr(evaluation, "ours", lambda model, questions, size: (["yes"] * len(questions), 1.0))
+    with pytest.raises(SystemExit, match="batch 1 gives 3 of 3 answers other than the loop"):
+        evaluation.measured("any", [None] * 3)

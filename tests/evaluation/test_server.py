@@ -1,0 +1,124 @@
+"""A model behind a server is asked the same words as one that runs here, is waited for, and never asked twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
+from compact_hf.cli import main
+from compact_hf.errors import StoppedEarly, TeacherError, UsageError
+from compact_hf.evaluation.dataset import questions_of
+from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.plan import plan
+from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.testing.model import Asked
+from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+from tests.tuning.samples import release
+
+MODEL = "openai:double"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(release(tmp_path_factory.mktemp("release") / "drawn", rows=12))
+
+
+@pytest.fixture(autouse=True)
+def _no_other_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+def asked_of(server: OpenAIServer) -> Counter[str]:
+    return Counter(asked.prompt for asked in server.asked)
+
+
+def test_every_question_is_one_request_in_the_words_that_models_here_get(dataset: str, tmp_path: Path) -> None:
+    with OpenAIServer(key=None) as server:
+        judged = evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
+    questions = questions_of(dataset, split="train").questions
+    expected = Counter(f"{question.question}\n{SHORT_ANSWER_INSTRUCTION}" for question in questions)
+    assert asked_of(server) == expected
+    settings: Any = [(asked.body["temperature"], asked.body["max_tokens"], asked.picture[:2]) for asked in server.asked]
+    assert set(settings) == {(0.0, 16, b"\xff\xd8")}
+    assert judged.results[0].model == MODEL
+    assert judged.folders == ("openai-double",)
+    predictions = read_predictions(tmp_path / "out" / "openai-double")
+    assert [one.id for one in predictions] == [question.id for question in questions]
+    assert all(one.prediction for one in predictions)
+
+
+def test_an_answer_that_was_cut_counts_as_it_stands_and_a_refused_one_as_none(dataset: str, tmp_path: Path) -> None:
+    def fault(asked: Asked, _: int) -> Response | None:
+        if asked.prompt.startswith("How many"):
+            return content_response(None, refusal="I would rather not")
+        return content_response("red and so", finish="length")
+
+    with OpenAIServer(key=None, fault=fault) as server:
+        evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
+    for one in read_predictions(tmp_path / "out" / "openai-double"):
+        assert one.prediction == ("" if one.question.startswith("How many") else "red and so")
+        assert not one.right
+
+
+def test_overload_and_failures_are_waited_out(dataset: str, tmp_path: Path) -> None:
+    def fault(asked: Asked, number: int) -> Response | None:
+        return {
+            2: error_response(429, "slow down", retry_after_s=0.01),
+            5: error_response(500, "oh"),
+        }.get(number)
+
+    failures: list[str] = []
+    with OpenAIServer(key=None, fault=fault) as server:
+        evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url, on_failure=failures.append)
+    assert all(one.prediction for one in read_predictions(tmp_path / "out" / "openai-double"))
+    assert {failure[:3] for failure in failures} == {"429", "500"}
+
+
+def test_what_was_answered_is_not_asked_again(dataset: str, tmp_path: Path) -> None:
+    out, total = tmp_path / "out", len(questions_of(dataset, split="train").questions)
+    arguments: dict[str, Any] = {"split": "train", "concurrency": 2}
+    with OpenAIServer(key=None) as server:
+        with pytest.raises(StoppedEarly, match="budget of 5 requests is used up"):
+            evaluate(MODEL, dataset, out, url=server.url, max_requests=5, **arguments)
+        assert server.answered == 5
+        assert 0 < plan(MODEL, dataset, out, split="train", batch_size=4, url=server.url).models[0].answered <= 5
+        steps: list[int] = []
+        evaluate(MODEL, dataset, out, url=server.url, on_progress=lambda at, _: steps.append(at), **arguments)
+        assert server.answered == total
+        assert steps[-1] == total
+        evaluate(MODEL, dataset, out, url=server.url, **arguments)
+        assert server.answered == total
+
+
+def test_the_plan_counts_requests_and_asks_nothing(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "openai:gpt-4o-mini", "openai:my-own", dataset, "--out", str(tmp_path / "out")]
+    assert main([*command, "--split", "train", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    total = len(questions_of(dataset, split="train").questions)
+    listed, own = told["models"]
+    assert told["questions"] == listed["requests"] == own["requests"] == total
+    assert 0 < listed["cost"] < 0.1
+    assert own["cost"] is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_that_is_not_taken_and_one_that_is_missing_are_told_in_one_line(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        evaluate(MODEL, dataset, tmp_path / "out", split="train")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
+    with OpenAIServer() as server, pytest.raises(TeacherError, match="wants a valid key") as caught:
+        evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
+    assert "secret" not in str(caught.value)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"secret" not in written
