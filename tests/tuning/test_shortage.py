@@ -20,6 +20,14 @@ def test_what_is_held_whatever_the_batch_asks_for_another_way_and_large_batches_
         refuse_too_little(TAKEN, 24 * GB)
 
 
+def test_before_batches_are_known_nothing_is_said_of_activations() -> None:
+    alone = Memory(weights=12_800 * GB, gradients=GB, optimizer=2 * GB, activations=0, parameters=1, trained=1)
+    with pytest.raises(
+        TuningError, match=r"about 12,803 GB \(weights 12,800, gradients 1, optimizer 2\), and there are"
+    ):
+        refuse_too_little(alone, 24 * GB)
+
+
 def test_what_may_still_fit_is_tried() -> None:
     """An estimate lies up to a seventh above what is taken."""
     refuse_too_little(TAKEN, 36 * GB)

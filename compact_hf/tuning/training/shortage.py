@@ -40,8 +40,13 @@ def memory_there(device: Any) -> int:
 def needed_and_there(needed: Memory, there: int) -> str:
     """Return both in words: `about 38 GB (weights 14, gradients 1.4, ...), and there are 25.4 GB`."""
     names = ("weights", "gradients", "optimizer", "activations")
-    parts = ", ".join(f"{name} {getattr(needed, name) / 1e9:.2g}" for name in names)
-    return f"about {needed.total / 1e9:.3g} GB ({parts}), and there are {there / 1e9:.3g} GB"
+    sizes = {name: size for name in names if (size := getattr(needed, name))}
+    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in sizes.items())
+    return f"about {_gigabytes(needed.total)} GB ({parts}), and there are {_gigabytes(there)} GB"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
 
 
 def refuse_too_little(needed: Memory, there: int) -> None:
