@@ -56,7 +56,9 @@ def of_dataset(dataset: str, *, config: str | None, split: str | None) -> Readab
     if not total:
         raise EvaluationError(f"{address.told} has no rows; give another data set, --config or --split")
     (wanted,) = columns
-    chunks = [(file, groups) for file, footer in zip(of_split, footers, strict=True) for groups in _chunks(footer)]
+    chunks = [
+        (file, footer, groups) for file, footer in zip(of_split, footers, strict=True) for groups in _chunks(footer)
+    ]
     k_is: Kind = "asked" if "turns" in wanted else "judged"
     return Readable(_name(address, dataset), k_is, total, partial(_rows, address, chunks, wanted))
 
@@ -168,7 +170,7 @@ def _chunks(footer: Any) -> Iterator[list[int]]:
         yield groups
 
 
-def _rows(address: Address, chunks: list[tuple[str, list[int]]], columns: tuple[str, ...]) -> Iterator[Row]:
+def _rows(address: Address, chunks: list[tuple[str, Any, list[int]]], columns: tuple[str, ...]) -> Iterator[Row]:
     """Read chunk by chunk, from the Hub some ahead: what is in memory are so many chunks of text."""
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(_ahead(address), thread_name_prefix="read") as pool:
@@ -183,10 +185,11 @@ def _rows(address: Address, chunks: list[tuple[str, list[int]]], columns: tuple[
             pool.shutdown(cancel_futures=True)
 
 
-def _table(address: Address, columns: tuple[str, ...], file: str, groups: list[int]) -> Any:
+def _table(address: Address, columns: tuple[str, ...], file: str, footer: Any, groups: list[int]) -> Any:
     import pyarrow.parquet as pq
 
-    with readable(address), _opened(address, file) as raw, pq.ParquetFile(raw, pre_buffer=True) as parquet:
+    with readable(address), _opened(address, file) as raw:
+        parquet = pq.ParquetFile(raw, metadata=footer, pre_buffer=True)
         return parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
 
 

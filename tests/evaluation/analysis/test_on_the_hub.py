@@ -1,0 +1,62 @@
+"""Analyzing a repository: the figures of its folder, at its revision, without fetching its pictures."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from compact_hf.records import Row
+from compact_hf.release.write import write
+from compact_hf.testing.hub.server import HubServer
+from tests.hub.clients import told
+from tests.release.samples import row
+
+PUBLISHING = """
+import sys
+from compact_hf import publish
+for folder in sys.argv[1:]:
+    publish(folder, "org/compact")
+told = None
+"""
+ANALYZING = """
+import sys
+from compact_hf import CompactError, analyze
+told = [analyze(one, config="compositional").to_json() for one in sys.argv[1:]]
+for wrong in ("org/compact@v9.0.0", "org/nothing", "org/compact/k9"):
+    try:
+        analyze(wrong)
+    except CompactError as error:
+        told.append([type(error).__name__, str(error)])
+"""
+
+
+def with_noise(number: int) -> Row:
+    """A row with a picture of 40 KB, as large beside its text as photographs are."""
+    file = BytesIO()
+    Image.frombytes("RGB", (120, 110), random.Random(number).randbytes(3 * 120 * 110)).save(file, "PNG")
+    return row(number, k=number % 3 + 1, data=file.getvalue())
+
+
+def test_a_repository_has_the_figures_of_its_folder_without_its_pictures(tmp_path: Path) -> None:
+    older, newer = [with_noise(number) for number in range(30)], [with_noise(number) for number in range(60)]
+    write(older, tmp_path / "a", version="1.0.0")
+    write([replace(one, teacher="another") for one in newer], tmp_path / "b", version="1.1.0")
+    with HubServer() as server:
+        told(server, PUBLISHING, tmp_path / "a", tmp_path / "b", home=tmp_path / "home")
+        server.served.clear()
+        places = ("org/compact@v1.0.0", "org/compact", tmp_path / "a", tmp_path / "b")
+        first, main, a, b, *wrong = told(server, ANALYZING, *places, home=tmp_path / "elsewhere")
+        sent = sum(count for path, count in server.served.items() if path.endswith(".parquet"))
+    held = sum(file.stat().st_size for name in "ab" for file in (tmp_path / name).rglob("*.parquet"))
+    assert sent < 0.2 * held  # most of it footers: they come 64 KB at a time, and these files are small
+    for there, here, count in ((first, a, 60), (main, b, 120)):
+        ((of_hub,), (of_folder,)) = there["data"], here["data"]
+        assert of_hub["questions"] == count
+        assert {**of_hub, "name": ""} == {**of_folder, "name": ""}
+    assert [one["data"][0]["name"] for one in (first, b)] == ["org/compact@v1.0.0 (compositional)", "b (compositional)"]
+    assert [kind for kind, _ in wrong] == ["SourceError"] * 3
+    assert all("cannot be read" in line and "\n" not in line for _, line in wrong)
