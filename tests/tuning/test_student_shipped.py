@@ -31,9 +31,9 @@ def test_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:
     assert AutoProcessor.from_pretrained(tuned).chat_template == AutoProcessor.from_pretrained(aligned).chat_template
 
 
-def test_at_k_1_and_2_it_is_above_the_majority_and_at_k_1_above_not_looking() -> None:
+def test_up_to_k_4_it_is_above_the_majority_and_above_not_looking() -> None:
     scores = json.loads(FIGURES.read_text())["scores"]
     tuned, swapped = (scores[name]["by_k"] for name in ("tuned", "swapped"))
     assert set(tuned) == {"1", "2", "3", "4", "5"}
-    assert all(tuned[k]["low"] > tuned[k]["majority"]["accuracy"] for k in ("1", "2"))
-    assert tuned["1"]["low"] > swapped["1"]["high"]
+    assert all(tuned[k]["low"] > tuned[k]["majority"]["accuracy"] for k in ("1", "2", "3", "4"))
+    assert all(tuned[k]["low"] > swapped[k]["high"] for k in ("1", "2", "3", "4"))
