@@ -1,0 +1,177 @@
+"""An ablation with the real tiny model: what it leaves, going on after a kill, adding to it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compact_hf.cli import main
+from compact_hf.errors import IdentityError, ReleaseError, UsageError
+from compact_hf.evaluation.ablation.ablate import ablate
+from compact_hf.evaluation.ablation.folder import locked
+from compact_hf.evaluation.ablation.forecast import forecast
+from compact_hf.evaluation.ablation.tables import markdown
+from compact_hf.tuning.training.train import tune
+
+PLAN: dict[str, Any] = {
+    "scenes": 30,
+    "max_similarity": 1,
+    "base": "aligned",
+    "recipe": "tiny-cpu",
+    "settings": {"max_steps": 2, "save_steps": 2, "per_device_train_batch_size": 2},
+    "seeds": [0],
+    "dataset": "scenes:3",
+    "baseline": "k1",
+    "variants": {"k1": {"k": [1], "questions": 4}, "k123": {"questions": 4}},
+}
+
+
+def written(file: Path, **change: Any) -> Path:
+    file.write_text(yaml.safe_dump({**PLAN, **change}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    """A plan, and its folder after a stop between the first unit and the second; when the first one was finished."""
+    folder = tmp_path_factory.mktemp("ablation")
+    plan, out = written(folder / "plan.yaml"), folder / "out"
+
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if (stage, done) == ("units", 1):
+            assert note.startswith("about ")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(plan, out, on_progress=stop)
+    return plan, out, (out / "units" / "k1-seed-0.json").stat().st_mtime
+
+
+@pytest.fixture(scope="module")
+def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPatch) -> Path:
+    """The same ablation at its end."""
+    plan, out, _ = stopped
+    tuned = []
+
+    def noted(recipe: str, **more: Any) -> Any:
+        tuned.append(Path(more["overrides"]["output_dir"]).name)
+        return tune(recipe, **more)
+
+    monkeypatch_module.setattr("compact_hf.evaluation.ablation.unit.tune", noted)
+    ablate(plan, out)
+    assert tuned == ["k123-seed-0"]  # the finished one was not done again
+    return out
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_what_is_left_says_what_was_done_and_what_came_out(done: Path) -> None:
+    found = json.loads((done / "ablation.json").read_text(encoding="utf-8"))
+    assert found["schema"] == 1
+    assert [(unit["variant"], unit["seed"], unit["steps"]) for unit in found["units"]] == [("k1", 0, 2), ("k123", 0, 2)]
+    assert found["units"][0]["data"]["questions"] == {"1": 4}
+    assert sum(found["units"][1]["data"]["questions"].values()) == 4
+    assert [line["label"] for line in found["lines"]][:4] == ["all", "k = 1", "k = 2", "k = 3"]
+    for line in found["lines"]:
+        assert line["accuracy"].keys() == {"k1", "k123"}
+        assert line["difference"].keys() == {"k123"}
+    table = (done / "ablation.md").read_text(encoding="utf-8")
+    assert "| k1 | 4 (4 of k = 1) | 2 | 2 | 2 |" in table
+    page = (done / "ablation.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert (done / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_ablation_is_not_done_again_and_tells_the_same(
+    stopped: tuple[Path, Path, float], done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (done / name).read_bytes() for name in ("ablation.json", "ablation.md", "ablation.html")}
+    monkeypatch.setattr("compact_hf.evaluation.ablation.unit.tune", lambda *_, **__: pytest.fail("tuned again"))
+    found = ablate(stopped[0], done)
+    assert {name: (done / name).read_bytes() for name in before} == before
+    assert markdown(found) == before["ablation.md"].decode()
+    assert (done / "units" / "k1-seed-0.json").stat().st_mtime == stopped[2]
+
+
+def test_the_forecast_knows_questions_steps_and_what_is_left(stopped: tuple[Path, Path, float], done: Path) -> None:
+    found = forecast(written(stopped[0].with_name("more.yaml"), seeds=[0, 1]), done)
+    assert (found.units, found.finished) == (4, 2)
+    assert [(arm.variant, sum(arm.data.questions.values()), arm.steps) for arm in found.arms] == [
+        ("k1", 4, 2),
+        ("k123", 4, 2),
+    ]
+    assert found.seconds_left is not None
+    assert found.seconds_left > 0
+
+
+def test_before_anything_is_there_the_forecast_says_what_it_can(
+    stopped: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", str(stopped[0]), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "2 units, 0 of them finished"
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_plan_in_its_folder_is_told_by_what_differs(stopped: tuple[Path, Path, float], done: Path) -> None:
+    for change, told in (
+        ({"settings": {"max_steps": 3}}, "settings was"),
+        ({"variants": {**PLAN["variants"], "k1": {"k": [1], "questions": 5}}}, "variant k1 was"),
+    ):
+        with pytest.raises(IdentityError, match=told):
+            ablate(written(stopped[0].with_name("other.yaml"), **change), done)
+
+
+def test_too_few_questions_are_told_before_anything_is_tuned(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compact_hf.evaluation.ablation.unit.tune", lambda *_, **__: pytest.fail("tuned"))
+    short = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
+    with pytest.raises(ReleaseError, match=r"variant k2: the runs hold too few questions .* too few\)"):
+        ablate(written(tmp_path / "plan.yaml", **short), tmp_path / "out")
+
+
+def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, float], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds something that is no ablation"):
+        ablate(stopped[0], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_do_not_work_in_one_folder(stopped: tuple[Path, Path, float], done: Path) -> None:
+    with locked(done), pytest.raises(UsageError, match="another process works in"):
+        ablate(stopped[0], done)
+
+
+@pytest.mark.slow
+def test_two_seeds_after_kills_at_every_stage_are_as_without(
+    stopped: tuple[Path, Path, float], done: Path, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+    import time
+
+    plan = written(tmp_path / "plan.yaml", seeds=[0, 1])
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for out in (whole, cut):
+        shutil.copytree(done / "run", out / "run")
+        (out / "plan.json").write_text("{}")
+    first = ablate(plan, whole)
+    command = [sys.executable, "-c", "import sys; from compact_hf.cli import main; sys.exit(main())"]
+    for mark in ("releases/k1-seed-0", "models/k123-seed-0", "units/k1-seed-1.json", "judged"):
+        with subprocess.Popen([*command, "ablate", str(plan), "--out", str(cut)], stderr=subprocess.DEVNULL) as child:
+            while not (cut / mark).exists() and child.poll() is None:
+                time.sleep(0.05)
+            child.kill()
+    again = ablate(plan, cut)
+    assert [unit.loss for unit in again.units] == [unit.loss for unit in first.units]
+    assert again.lines == first.lines
