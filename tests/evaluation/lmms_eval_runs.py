@@ -1,0 +1,239 @@
+"""lmms-eval as a test runs it: the real one from PyPI in a folder of its own, with data and judge on the loopback."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from compact_hf.evaluation.benchmarks.eight import HARNESS
+from compact_hf.images.look import image_id_of
+from compact_hf.records import Message, Row, Turn
+from compact_hf.release.layout import split_of
+from compact_hf.release.write import write
+from compact_hf.scenes.layout import scene_of
+from compact_hf.scenes.questions import ask, supported
+from compact_hf.scenes.source import reserved, seed_of
+from compact_hf.testing.hub.server import HubServer
+from compact_hf.testing.hub.store import File
+from compact_hf.testing.openai import content_response
+from compact_hf.testing.server import LocalServer
+from tests.hub.clients import ROOT
+
+# What these tasks and this model import of lmms-eval's fifty requirements, and the extras of dev do not bring.
+WHEELS: Final = (
+    f"lmms-eval=={HARNESS}",
+    "chardet==7.7.0",
+    "colorama==0.4.6",
+    "DataProperty==1.1.1",
+    "decord==0.6.0",
+    "loguru==0.7.3",
+    "lxml==6.1.3",
+    "mbstrdecoder==1.1.5",
+    "pathvalidate==3.3.1",
+    "portalocker==4.4.2",
+    "pytablewriter==1.2.1",
+    "sacrebleu==2.6.0",
+    "tabledata==1.3.5",
+    "tabulate==0.10.0",
+    "tcolorpy==0.1.7",
+    "typepy==2.0.0",
+)
+CARD: Final = """---
+configs:
+- config_name: {config}
+  data_files:
+  - {{split: {split}, path: data/{split}-*}}
+---
+"""
+
+
+def install(folder: Path) -> Path:
+    """Put lmms-eval into a folder for PYTHONPATH, or skip where PyPI cannot be reached."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *WHEELS]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"lmms-eval cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+def environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer) -> dict[str, str]:
+    """What a shell needs in order to run the printed lines, `compact` and `lmms-eval` among them."""
+    binaries = home / "bin"
+    binaries.mkdir(parents=True)
+    command = binaries / "compact"
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom compact_hf.cli import main\nsys.exit(main())\n")
+    command.chmod(0o755)
+    return (
+        os.environ
+        | server.environment
+        | {
+            "HF_HOME": str(home / "hf"),
+            "OPENAI_API_KEY": "test-key",
+            "OPENAI_API_URL": f"{judge.url}/v1",
+            "PATH": f"{binaries}:{overlay / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{overlay}:{ROOT}",
+        }
+    )
+
+
+def judge() -> LocalServer:
+    """A judge that gives every answer of MM-Vet half its points, and every one of LLaVA-in-the-Wild 6 against 8."""
+
+    async def grade(request: Request) -> Response:
+        asked = str((await request.json())["messages"])
+        return content_response("0.5" if "Ground truth" in asked else "8 6\nThe second is shorter.")
+
+    return LocalServer(Starlette(routes=[Route("/v1/chat/completions", grade, methods=["POST"])]))
+
+
+def heldout_release(folder: Path, *, pictures: int) -> Path:
+    """Write a release of scenes, each with two questions of k 1, 2 or 3, all of them in its validation split."""
+    write(_rows(pictures), folder, version="1.0.0")
+    return folder
+
+
+def _rows(pictures: int) -> Iterator[Row]:
+    source = reserved(pictures)
+    for number, ref in enumerate(source.refs()):
+        k, scene, drawn = 1 + number % 3, scene_of(seed_of(ref)), random.Random(number)
+        asked = [ask(scene, combination, drawn) for combination in drawn.sample(supported(scene, k), 2)]
+        turns = tuple(Turn(one.question, one.answer, *[one.capabilities] * 2, 90) for one in asked if one)
+        data = _held_out(source.read(ref), k)
+        said = [Message(*pair) for turn in turns for pair in (("user", turn.question), ("assistant", turn.answer))]
+        yield Row(
+            id=f"scene-{number}",
+            messages=tuple(said),
+            source="compact",
+            k=k,
+            capabilities=turns[0].capabilities,
+            turns=turns,
+            image_id=image_id_of(data),
+            image_source="scenes",
+            image_license="CC0-1.0",
+            teacher="scenes",
+            verifier="scenes",
+            preset_version="1",
+            read_picture=lambda data=data: data,
+        )
+
+
+def _held_out(data: bytes, k: int) -> bytes:
+    """Change one pixel until the picture's hash puts it into the validation split."""
+    image = Image.open(BytesIO(data)).convert("RGB").resize((120, 120))
+    for mark in count():
+        image.putpixel((0, 0), (mark % 256, mark // 256, 0))
+        out = BytesIO()
+        image.save(out, "PNG")
+        if split_of(k, image_id_of(out.getvalue())) == "validation":
+            return out.getvalue()
+    raise AssertionError
+
+
+def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], picture: bytes) -> None:
+    """Have the server hold the eight data sets, with the columns of the real ones, each row about the same picture.
+
+    Half of InfoVQA's and TextVQA's questions have what the model is known to answer as their answer.
+    """
+    from datasets import Dataset
+    from datasets import Image as Picture
+
+    known = [one for one in predictions if one["question"] == one["question"].capitalize()][:4]
+    image = {"image": {"bytes": picture, "path": None}}
+    answers = [one["prediction"] if index % 2 else "zzzzzzzzzzzz" for index, one in enumerate(known)]
+    asked = [image | {"question": one["question"]} for one in known]
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    choices = {f"choice_{letter}": letter for letter in "ABCD"}
+    sets: list[tuple[str, str, str, list[dict[str, Any]]]] = [
+        (
+            "lmms-lab-encoder/DocVQA",
+            "InfographicVQA",
+            "validation",
+            [{**row, "answers": [answer], "questionId": "0"} for row, answer in zip(asked, answers, strict=True)],
+        ),
+        (
+            "lmms-lab-encoder/textvqa",
+            "default",
+            "validation",
+            [{**row, "answers": [answer] * 10, "question_id": 0} for row, answer in zip(asked, answers, strict=True)],
+        ),
+        (
+            "doolayer/SEED-Bench-2-Plus",
+            "default",
+            "test",
+            [
+                {**image, **choices, "question": "Which one?", "answer": letter}
+                | {"question_image_type": "chart", "question_id": letter}
+                for letter in letters
+            ],
+        ),
+        (
+            "lmms-lab-encoder/MME",
+            "default",
+            "test",
+            [
+                {**image, "question": "Is it? Please answer yes or no.", "answer": answer}
+                | {"question_id": category, "category": category}
+                for category in ("OCR", "code_reasoning")
+                for answer in ("Yes", "No")
+            ],
+        ),
+        (
+            "lmms-lab-encoder/MMVet",
+            "default",
+            "test",
+            [{**image, "question": "What is it?", "answer": "x", "capability": "rec", "question_id": "v1_0"}],
+        ),
+        (
+            "nyu-visionx/CV-Bench",
+            "default",
+            "test",
+            [
+                {**image, "idx": 0, "prompt": "Which one?", "choices": list("ABCD"), "answer": f"({letter})"}
+                | {"type": "2D", "task": "Count", "source": "COCO"}
+                for letter in letters
+            ],
+        ),
+        (
+            "Lin-Chen/MMStar",
+            "default",
+            "val",
+            [
+                {**image, "index": index, "question": "Which one?", "answer": letter}
+                | {"category": "math", "l2_category": "geometry"}
+                for index, letter in enumerate("ABCD")
+            ],
+        ),
+        (
+            "lmms-lab-encoder/llava-bench-in-the-wild",
+            "default",
+            "train",
+            [
+                {**image, "question": "What is it?", "gpt_answer": "A scene.", "caption": "A scene."}
+                | {"category": category, "question_id": category}
+                for category in ("conv", "detail", "complex")
+            ],
+        ),
+    ]
+    for name, config, split, rows in sets:
+        parquet = BytesIO()
+        Dataset.from_list(rows).cast_column("image", Picture()).to_parquet(parquet)
+        files = {
+            "README.md": File.of(CARD.format(config=config, split=split).encode(), lfs=False),
+            f"data/{split}-00000-of-00001.parquet": File.of(parquet.getvalue(), lfs=True),
+        }
+        repository = server.store.create("dataset", name, private=False, author="org")
+        repository.add("main", files, title="Add data", message="", author="org")

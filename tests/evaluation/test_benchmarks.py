@@ -1,0 +1,351 @@
+"""The calls for lmms-eval, the task of our held-out questions, and the table of lmms-eval's results files.
+
+lmms_eval_results.json beside is such a file of a real run (lmms-eval 0.7.3, all eight tasks and ours, as
+test_benchmarks_harness.py makes it), cut to what a results file of any run has.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from compact_hf.cli import main
+from compact_hf.errors import CompactError, EvaluationError, UsageError
+from compact_hf.evaluation.benchmarks.calls import INSTALL, benchmark_command
+from compact_hf.evaluation.benchmarks.eight import EIGHT, HELDOUT
+from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+from compact_hf.evaluation.benchmarks.table import benchmark_table
+from compact_hf.evaluation.paper import BENCHMARKS, REFERENCE, TABLE, relative_performance
+from compact_hf.testing.hub.server import HubServer
+from compact_hf.tuning.student.shipped import FOLDER
+from tests.hub.clients import told
+from tests.tuning.samples import release
+
+REAL: Final = json.loads((Path(__file__).parent / "lmms_eval_results.json").read_text(encoding="utf-8"))
+BY_NAME: Final = {one.name: one for one in EIGHT}
+COMPACT: Final = TABLE[-1]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a results file: the real one, about `model`, with these scores (in the paper's units) and no others."""
+
+    def write(
+        scores: dict[str, float] = COMPACT.scores,
+        *,
+        model: str = "out/mine",
+        date: str = "20261122_100000",
+        **other: Any,
+    ) -> Path:
+        tasks = {BY_NAME[name].task for name in scores} | {HELDOUT}
+        results = {task: dict(found) for task, found in REAL["results"].items() if task in tasks}
+        for name, score in scores.items():
+            one = BY_NAME[name]
+            assert f"{one.metric},none" in results[one.task]
+            results[one.task][f"{one.metric},none"] = score / one.scale
+        path = tmp_path / "results" / model.replace("/", "__") / f"{date}_results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(REAL | {"results": results, "model_name": model, "date": date} | other))
+        return path
+
+    return write
+
+
+def own(path: Path, **options: Any) -> Any:
+    [row] = [row for row in benchmark_table([path], **options).rows if row.own]
+    return row
+
+
+def test_a_real_results_file_has_every_benchmark_and_the_held_out_questions() -> None:
+    row = own(Path(__file__).parent / "lmms_eval_results.json")
+    assert tuple(row.scores) == BENCHMARKS
+    assert row.heldout is not None
+    assert set(row.heldout.by_k) == {1, 2, 3}
+    assert (row.scores["InfoVQA"], row.scores["MM-Vet"]) == (pytest.approx(50), pytest.approx(50))
+    assert row.heldout.accuracy == pytest.approx(sum(row.heldout.by_k.values()) / 3)  # six of each k
+
+
+def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: Write) -> None:
+    table = benchmark_table([write()])
+    row = table.rows[-1]
+    assert row.scores == {name: pytest.approx(score) for name, score in COMPACT.scores.items()}
+    assert row.relative == pytest.approx(COMPACT.relative)
+    assert (table.over, table.reference, table.notes) == (BENCHMARKS, "LLaVA-665K", ())
+    head, *lines = table.cells()
+    assert head == ["training data", *BENCHMARKS, "rel. %"]
+    assert {line[0]: line[-1] for line in lines} == {
+        "LLaVA-665K": "100.0",
+        "random": "95.4",
+        "EL2N": "96.1 (printed: 97.1)",
+        "D2-Pruning": "96.1 (printed: 97.1)",
+        "ICONS": "97.5",
+        "COMPACT": "100.2",
+        "mine": "100.2",
+    }
+    assert lines[-1][1:] == lines[-2][1:]
+
+
+def test_where_a_benchmark_is_missing_every_row_is_over_those_that_are_there(write: Write) -> None:
+    fewer = {name: score for name, score in COMPACT.scores.items() if not BY_NAME[name].judged}
+    table = benchmark_table([write(fewer)])
+    assert table.over == tuple(fewer)
+    hundred = {name: REFERENCE.scores[name] for name in fewer}
+    icons, compact, mine = table.rows[-3:]
+    assert mine.relative == compact.relative == pytest.approx(relative_performance(fewer, hundred))
+    assert icons.relative == pytest.approx(
+        relative_performance({name: TABLE[4].scores[name] for name in fewer}, hundred)
+    )
+    assert icons.printed is None
+    assert [line.count("-") for line in table.cells()[1:]] == [0] * 6 + [2]
+    assert table.notes == (
+        "mine has no score on MM-Vet, LLaVA-in-the-Wild",
+        "relative performance is over the 6 of 8 that every row has",
+    )
+
+
+def test_runs_of_one_model_are_one_row_and_the_last_run_of_a_task_counts(write: Write, tmp_path: Path) -> None:
+    write({name: 1.0 for name in BENCHMARKS if not BY_NAME[name].judged}, date="20261122_090000")
+    write({name: 2.0 for name in BENCHMARKS if BY_NAME[name].judged}, date="20261122_095000")
+    write({"MME": 1400.0}, date="20261122_100000")
+    table = benchmark_table([tmp_path / "results"])
+    assert {name: table.rows[-1].scores[name] for name in ("MME", "TextVQA", "MM-Vet")} == {
+        "MME": 1400.0,
+        "TextVQA": pytest.approx(1.0),
+        "MM-Vet": 2.0,
+    }
+    assert "out/mine: mme was run more than once; the last counts" in table.notes
+
+
+def test_models_are_rows_and_ones_own_reference_counts_as_100_in_ones_own_rows(write: Write) -> None:
+    half = {name: score / 2 for name, score in COMPACT.scores.items()}
+    one, other = write(model="a/student"), write(half, model="b/student")
+    table = benchmark_table([one], reference=other)
+    rows = {row.name: row for row in table.rows}
+    assert table.reference == "b/student"
+    assert rows["b/student"].relative == pytest.approx(100)
+    assert rows["a/student"].relative == pytest.approx(200)
+    assert rows["COMPACT"].relative == pytest.approx(COMPACT.relative)
+
+
+def test_what_lmms_eval_writes_without_its_judge_is_no_score(write: Write) -> None:
+    silent = COMPACT.scores | {"MM-Vet": 0.0}
+    results = json.loads(write(silent).read_text())["results"]
+    results["llava_in_the_wild"] |= {
+        f"gpt_eval_llava_{part},none": 100.0 for part in ("all", "conv", "detail", "complex")
+    }
+    table = benchmark_table([write(silent, results=results)])
+    assert set(BENCHMARKS) - table.rows[-1].scores.keys() == {"MM-Vet", "LLaVA-in-the-Wild"}
+    assert [note for note in table.notes if "the judge of" in note] == [
+        f"out/mine: the judge of {name} gave no answer (20261122_100000_results.json); left out"
+        for name in ("MM-Vet", "LLaVA-in-the-Wild")
+    ]
+
+
+def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
+    file = write()
+    graded = {
+        "mmvet": [{"gpt_eval_score": {"score": 0.5, "eval_model": model}} for model in ("judge", "")],
+        "llava_in_the_wild": [{"gpt_eval_llava_all": {"scores": scores}} for scores in ([8, 6], [-1, -1], [-1, -1])],
+    }
+    for task, samples in graded.items():
+        lines = "".join(f"{json.dumps(sample)}\n" for sample in samples)
+        file.with_name(file.name.replace("_results.json", f"_samples_{task}.jsonl")).write_text(lines)
+    assert benchmark_table([file]).notes == (
+        "out/mine: the judge of MM-Vet graded all but 1 answers, which lmms-eval counts all the same",
+        "out/mine: the judge of LLaVA-in-the-Wild graded all but 2 answers, which lmms-eval counts all the same",
+    )
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in REAL.items() if key != name}
+
+
+MME: Final = {"results": {"mme": {"alias": "mme", "mme_percetion_score,none": 1300.0}}}  # as lmms-eval 0.2 wrote it
+BAD: Final = {
+    "not JSON": ("{", "is not JSON"),
+    "a list": ("[]", "is no results file of lmms-eval: 'results' is missing"),
+    "ours": ('{"schema": 2, "results": {}}', "is no results file of lmms-eval: 'config' is missing"),
+    "no model": (json.dumps(_without("model_name")), "'model_name' is missing"),
+    "an older version": (
+        json.dumps(REAL | {"config": {key: 1 for key in REAL["config"] if key != "model_backend"}}),
+        "is of another version of lmms-eval",
+    ),
+    "an older metric": (json.dumps(REAL | MME), "its mme has mme_percetion_score, not mme_perception_score"),
+    "no number": (
+        json.dumps(REAL | {"results": {"mme": {"mme_perception_score,none": "N/A"}}}),
+        "has no number for MME",
+    ),
+    "a part": (json.dumps(REAL | {"config": REAL["config"] | {"limit": 8.0}}), "is about a part of the questions"),
+    "other tasks": (json.dumps(REAL | {"results": {"gqa": {"exact_match,none": 0.6}}}), "none of the eight benchmarks"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD.keys())
+def test_another_file_is_one_clear_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x_results.json"
+    file.write_text(text)
+    assert main(["benchmarks", "table", str(file)]) == 1
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.startswith(f"compact: {file}")
+    assert line.count("\n") == 1
+
+
+def test_folders_and_files_that_cannot_be_one_row_are_one_clear_line(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"has no results of lmms-eval in it"):
+        benchmark_table([tmp_path])
+    with pytest.raises(EvaluationError, match=r"cannot be read \(No such file or directory\)"):
+        benchmark_table([tmp_path / "none.json"])
+    write(model="a")
+    own_file = write(model="b")
+    with pytest.raises(EvaluationError, match=r"has results of 2 models \(a, b\)"):
+        benchmark_table([own_file], reference=tmp_path / "results")
+    config = REAL["config"] | {"model_backend": "lmms_eval.models.chat.vllm.VLLM (chat)"}
+    write({"MME": 1.0}, model="b", date="20261122_110000", config=config)
+    with pytest.raises(EvaluationError, match=r"b was run by .*LlavaHf.* and by .*VLLM"):
+        benchmark_table([tmp_path / "results"])
+
+
+def test_the_table_can_be_pasted_and_read_by_a_machine(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write())
+    assert main(["benchmarks", "table", path, "--markdown"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[1] == "| --- |" + " ---: |" * 9
+    assert lines[8].startswith("| mine | 23.68 | 43.13 | 1379.94 |")
+    assert main(["benchmarks", "table", path, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"][-1]["relative"] == pytest.approx(COMPACT.relative)
+    assert set(told["rows"][-1]["heldout"]["by_k"]) == {"1", "2", "3"}
+    assert main(["benchmarks", "table", path, "--json", "--markdown"]) == 2
+
+
+def test_an_adapter_is_merged_and_a_whole_model_is_not(tmp_path: Path) -> None:
+    adapter = benchmark_command(FOLDER / "tuned", "out", heldout="org/compact@v1", device="cpu")
+    assert shlex.join(adapter.merge) == f"compact adapter merge {FOLDER / 'tuned'} --out out/tuned"
+    assert shlex.join(adapter.heldout) == "compact benchmarks tasks org/compact@v1 --out out/tasks"
+    options = dict(zip(adapter.evaluate[1::2], adapter.evaluate[2::2], strict=False))
+    assert options["--model_args"] == "pretrained=out/tuned,device=cpu,device_map=cpu"
+    assert options["--tasks"] == ",".join([*(one.task for one in EIGHT), HELDOUT])
+    whole = benchmark_command(FOLDER / "aligned", judged=False, gpus=8)
+    assert (whole.merge, whole.heldout) == ((), ())
+    line = whole.lines()[1]
+    assert line.startswith("accelerate launch --num_processes 8 -m lmms_eval --model llava_hf --model_args pretrained=")
+    assert "device" not in line
+    assert "mmvet" not in line
+    assert whole.lines()[0] == shlex.join(INSTALL)
+
+
+def test_repositories_are_asked_what_they_are(tmp_path: Path) -> None:
+    source = """
+from huggingface_hub import HfApi
+from compact_hf.errors import CompactError
+from compact_hf.evaluation.benchmarks.calls import benchmark_command
+def add(name, **files):
+    HfApi().create_repo(name)
+    for file, text in files.items():
+        HfApi().upload_file(path_or_fileobj=text, path_in_repo=f"{file}.json", repo_id=name)
+add("org/lora", adapter_config=b"{}")
+add("org/qwen", config=b'{"model_type": "qwen2_vl"}')
+told = [benchmark_command("org/lora").merge]
+for name in ("org/qwen", "org/none"):
+    try:
+        benchmark_command(name)
+    except CompactError as error:
+        told.append(str(error))
+"""
+    with HubServer() as server:
+        merge, qwen, none = told(server, source, home=tmp_path)
+    assert shlex.join(merge) == "compact adapter merge org/lora --out benchmarks/lora"
+    assert qwen.startswith("org/qwen is a qwen2_vl, and these calls are for a LLaVA")
+    assert none.startswith("there is no org/none for this token on the Hub")
+
+
+def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:
+    bad: list[tuple[type[CompactError], str, dict[str, Any]]] = [
+        (UsageError, "got 0 GPUs", {"gpus": 0}),
+        (UsageError, "got 2 GPUs and the device 'cpu'", {"gpus": 2, "device": "cpu"}),
+        (UsageError, "has a comma", {"out": "a,b"}),
+    ]
+    for kind, said, options in bad:
+        with pytest.raises(kind, match=said):
+            benchmark_command(FOLDER / "tuned", **options)
+    with pytest.raises(EvaluationError, match=r"is no model: a folder with config.json or adapter_config.json"):
+        benchmark_command(tmp_path)
+
+
+def test_the_command_prints_lines_for_a_shell_and_says_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmarks", "command", str(FOLDER / "aligned")]) == 0
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["pip", "lmms-eval", "compact"]
+    assert "MM-Vet and LLaVA-in-the-Wild are graded by gpt-4o-2024-11-20 at your cost: set OPENAI_API_KEY" in said.err
+    assert main(["benchmarks", "command", str(FOLDER / "aligned"), "--without-judge", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "OPENAI_API_KEY" not in said.err
+    assert json.loads(said.out)["benchmarks"]["MME"]["metric"] == "mme_perception_score"
+
+
+def test_the_task_holds_our_own_comparison_and_the_path_of_the_questions(tmp_path: Path) -> None:
+    drawn = release(tmp_path / "drawn", rows=60)
+    out = benchmark_tasks(drawn, tmp_path / "tasks")
+    answers = files("compact_hf") / "answers.py"
+    assert (out / "compact_answers.py").read_text(encoding="utf-8") == answers.read_text(encoding="utf-8")
+    assert _settings(out)["dataset_path"] == str(drawn.resolve())
+    benchmark_tasks("org/compact@v1.0.0", out)  # over its own
+    settings = _settings(out)
+    assert settings["dataset_path"] == "org/compact"
+    assert settings["dataset_kwargs"]["revision"] == "v1.0.0"
+    assert settings["task"] == HELDOUT
+    assert {one["metric"] for one in settings["metric_list"]} == {"accuracy", *(f"accuracy_k{k}" for k in range(1, 11))}
+
+
+def _settings(tasks: Path) -> dict[str, Any]:
+    text = (tasks / f"{HELDOUT}.yaml").read_text(encoding="utf-8").replace("!function ", "")
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return settings
+
+
+def test_each_turn_is_asked_alone_about_the_very_file_of_its_picture(tmp_path: Path) -> None:
+    import runpy
+
+    from datasets import Image, load_dataset
+
+    drawn = release(tmp_path / "drawn", rows=60)
+    out = benchmark_tasks(drawn, tmp_path / "tasks")
+    settings = _settings(out)
+    task = runpy.run_path(str(out / f"{HELDOUT}.py"))
+    rows = load_dataset(settings["dataset_path"], **settings["dataset_kwargs"])["validation"]
+    asked = task["each_turn_alone"](rows)
+    turns = [(row, turn) for row in rows for turn in row["turns"]]
+    assert [(one["question"], one["answer"], one["k"]) for one in asked] == [
+        (turn["question"], turn["answer"], row["k"]) for row, turn in turns
+    ]
+    assert {1, 2} == {one["k"] for one in asked}
+    undecoded = rows.cast_column("images", [Image(decode=False)])
+    first = asked.cast_column("image", Image(decode=False))[0]
+    assert first["image"]["bytes"] == undecoded[0]["images"][0]["bytes"]
+    doc = asked[0] | {"answer": "two dogs", "k": 3}
+    assert task["picture"](doc)[0].size == (60, 40)
+    assert task["request"](doc) == f"{doc['question']}\nAnswer the question using a single word or phrase."
+    assert task["right"](doc, ["The 2 dogs."]) == {"accuracy": 1.0, "accuracy_k3": 1.0}
+    assert task["right"](doc, ["2 cats"]) == {"accuracy": 0.0, "accuracy_k3": 0.0}
+
+
+def test_no_task_is_written_over_other_things_or_without_questions(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"mine holds notes.txt"):
+        benchmark_tasks("org/compact", tmp_path / "mine")
+    with pytest.raises(EvaluationError, match="mine has no held-out questions"):
+        benchmark_tasks(tmp_path / "mine", tmp_path / "tasks")
+    with pytest.raises(UsageError, match="'scenes:9' is neither a folder here nor a repository"):
+        benchmark_tasks("scenes:9", tmp_path / "tasks")
