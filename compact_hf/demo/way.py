@@ -37,6 +37,7 @@ from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.standing import Standing
 from compact_hf.tuning.adapter.card import write_card
+from compact_hf.tuning.adapter.results import measured
 from compact_hf.tuning.progress import steps_in, without_progress_bars
 from compact_hf.tuning.recipes import read_recipe, recipe_path
 from compact_hf.tuning.student.shipped import copy_aligned
@@ -107,7 +108,8 @@ def run_demo(
     after = _evaluate(training.output_dir, folder / "after", "questions after tuning", on_progress)
     swapped = _evaluate(training.output_dir, folder / "swapped", "pictures swapped", on_progress, swap_pictures=True)
     # Last, over the card that TRL leaves: only now are the scores known.
-    write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=after.to_json())
+    scores = measured(training.output_dir, folder / "after")
+    write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
     story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after, swapped)
     page, sheet = folder / "report.html", folder / "contact_sheet.png"
     report = report_of(story)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from compact_hf.evaluation.judged import Judged
 from compact_hf.evaluation.matching import TOLERANCE, Matching
+from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.pictures.differences import Difference
@@ -27,11 +30,11 @@ from compact_hf.pictures.judging import (
 from compact_hf.pictures.pairs import Pair
 from compact_hf.pictures.report import Example, Fact
 from compact_hf.pictures.scores import Interval, Score
-from compact_hf.records import digest, from_json
+from compact_hf.records import digest
 
 PAGE: Final = "report.html"
 EXAMPLES: Final = 12
-_PREDICTIONS: Final = "predictions.jsonl"
+_LIBRARIES: Final = ("compact_hf", "transformers", "peft", "torch")
 _EXACT: Final = (
     "An answer counts as right where it is the same as a right one, once case, articles, punctuation, number words and "
     "plurals are evened out"
@@ -49,12 +52,13 @@ def write_report(judged: Judged, out: Path, *, command: str, settings: Mapping[s
         judged (`Judged`): the scores.
         out (`Path`): the judging's folder, with each model's predictions.
         command (`str`): what makes all of it again.
-        settings (`Mapping[str, object]`): name -> value of what else the answers depend on, versions included.
+        settings (`Mapping[str, object]`): name -> value of what else the answers depend on; versions are added.
 
     Raises:
-        OSError: the predictions cannot be read, or the page cannot be written.
+        EvaluationError: the predictions cannot be read.
+        OSError: the page cannot be written.
     """
-    answers = [_predictions(out / folder / _PREDICTIONS) for folder in judged.folders]
+    answers = [{one.id: one for one in read_predictions(out / folder)} for folder in judged.folders]
     path = out / PAGE
     path.write_text(render_judging(report_of(judged, answers, command=command, settings=settings)), encoding="utf-8")
     return path
@@ -87,7 +91,7 @@ def report_of(
         chosen_by=_chosen_by(len(answers[0]), len(models)),
         matching=_MATCHING[judged.matching],
         notes=judged.notes,
-        made=tuple(Fact(name, f"{value}") for name, value in settings.items()),
+        made=tuple((name.replace("_", " "), f"{value}") for name, value in {**settings, **_versions()}.items()),
         command=Example("The same command goes on where it was stopped; with another model it adds that one.", command),
     )
 
@@ -104,7 +108,7 @@ def chosen(answers: Sequence[Mapping[str, Prediction]], count: int) -> list[str]
     Round by round one of each k is taken, by turns one that some models get right, one that none does and one that all
     do, as far as there are such; of those the one whose id has the smallest hash, if possible of a new picture.
     """
-    waiting: dict[int, dict[Outcome, list[Prediction]]] = defaultdict(lambda: {outcome: [] for outcome in OUTCOMES})
+    waiting: dict[int | None, dict[Outcome, list[Prediction]]] = defaultdict(lambda: {name: [] for name in OUTCOMES})
     for id in sorted(answers[0], key=digest):
         asked = answers[0][id]
         waiting[asked.k][outcome_of([one[id].right for one in answers])].append(asked)
@@ -112,7 +116,7 @@ def chosen(answers: Sequence[Mapping[str, Prediction]], count: int) -> list[str]
     shown: set[str] = set()
     turn = 0
     while len(taken) < count and any(some for outcomes in waiting.values() for some in outcomes.values()):
-        for place, k in enumerate(sorted(waiting)):
+        for place, k in enumerate(sorted(waiting, key=lambda k: (k is None, k))):
             order = [OUTCOMES[(turn + place + step) % len(OUTCOMES)] for step in range(len(OUTCOMES))]
             some = next((waiting[k][outcome] for outcome in order if waiting[k][outcome]), None)
             if some and len(taken) < count:
@@ -124,13 +128,8 @@ def chosen(answers: Sequence[Mapping[str, Prediction]], count: int) -> list[str]
     return taken
 
 
-def _predictions(path: Path) -> dict[str, Prediction]:
-    found = (from_json(Prediction, line) for line in path.read_bytes().splitlines())
-    return {prediction.id: prediction for prediction in found}
-
-
 def _facts(asked: Sequence[Prediction]) -> tuple[Fact, ...]:
-    ks = sorted({one.k for one in asked})
+    ks = sorted({one.k for one in asked if one.k is not None})
     by_k = ", ".join(f"{sum(one.k == k for one in asked):,} of k = {k}" for k in ks)
     right = {answer for one in asked for answer in one.answers[:1]}
     return (
@@ -141,10 +140,10 @@ def _facts(asked: Sequence[Prediction]) -> tuple[Fact, ...]:
 
 
 def _differences(judged: Judged) -> tuple[Difference, ...]:
-    """Return how each further model does against the first: a comparison has it the other way round."""
+    """Return how each further model does against the first."""
     names = [one.model for one in judged.results]
     return tuple(
-        Difference(names[0], name, found.n, Interval(-found.difference, -found.high, -found.low), found.p)
+        Difference(names[0], name, found.n, Interval(found.difference, found.low, found.high), found.p)
         for name, found in zip(names[1:], judged.comparisons, strict=True)
     )
 
@@ -172,6 +171,15 @@ def _chosen_by(questions: int, models: int) -> str:
         f"{min(EXAMPLES, questions)} of the {questions:,} questions, chosen by a fixed rule and not by eye: one of "
         f"each k after the other, by turns {turns}, as far as there are such; which of them, a hash of its id decides."
     )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what is installed here: for a model behind a server that is not all of it."""
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _pair(key: str) -> Pair:

@@ -14,7 +14,7 @@ from compact_hf.pictures.contact_sheet import thumbnail
 from compact_hf.pictures.differences import Difference, differences, told
 from compact_hf.pictures.page import environment
 from compact_hf.pictures.pairs import FEWEST, Pair, accuracy_by_pair
-from compact_hf.pictures.plot import Plot
+from compact_hf.pictures.plot import Plot, Table
 from compact_hf.pictures.report import Example, Fact
 from compact_hf.pictures.scores import Score, accuracy, against_majority
 from compact_hf.pictures.style import MOST_MODELS
@@ -44,7 +44,7 @@ class Answered:
 
     Attributes:
         picture (`bytes`): the encoded file.
-        k (`int`): how many capabilities it needs.
+        k (`int`, *optional*): how many capabilities it needs; None where nobody knows.
         capabilities (`tuple[str, ...]`): which.
         question, answer (`str`): as asked, and the right one.
         given (`tuple[Given, ...]`): in the models' order.
@@ -52,7 +52,7 @@ class Answered:
     """
 
     picture: bytes
-    k: int
+    k: int | None
     capabilities: tuple[str, ...]
     question: str
     answer: str
@@ -78,14 +78,14 @@ class JudgingReport:
         facts (`tuple[Fact, ...]`): about the questions: how many, of which k, about how many pictures.
         models (`tuple[str, ...]`): their names in the order of every score's `by_model`; any number.
         overall (`Score`): all questions together.
-        by_k, by_capability (`tuple[Score, ...]`): the same questions, parted.
+        by_k, by_capability (`tuple[Score, ...]`): the same questions, parted; empty where the data set does not say.
         by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
         comparisons (`tuple[Difference, ...]`): of the models, two by two.
         examples (`Sequence[Answered]`): shown as they come, by outcome.
         chosen_by (`str`): one sentence that says by which rule.
         matching (`str`): one sentence that says when an answer counts as right.
         notes (`tuple[str, ...]`): what a reader has to know of the questions.
-        made (`tuple[Fact, ...]`): versions and settings.
+        made (`tuple[tuple[str, str], ...]`): settings and versions, each with its name.
         command (`Example`, *optional*): that makes this page again.
     """
 
@@ -101,7 +101,7 @@ class JudgingReport:
     chosen_by: str = ""
     matching: str = ""
     notes: tuple[str, ...] = ()
-    made: tuple[Fact, ...] = ()
+    made: tuple[tuple[str, str], ...] = ()
     command: Example | None = None
 
 
@@ -111,10 +111,10 @@ def render_judging(report: JudgingReport) -> str:
         environment()
         .get_template("judging.html.jinja")
         .render(
-            title=f"{_named(report.models)} on {report.dataset}",
+            title=f"{_named(report.models)}, judged on {report.dataset}",
             report=report,
             headline=tuple(_headline(report)),
-            by_k=tuple(_accuracy(report, (report.overall, *report.by_k), "k")),
+            by_k=tuple(_accuracy(report, (report.overall, *report.by_k) if report.by_k else (), "k")),
             by_capability=tuple(_accuracy(report, report.by_capability, "capability")),
             by_pair=tuple(_by_pair(report)),
             compared=told(report.comparisons),
@@ -125,6 +125,7 @@ def render_judging(report: JudgingReport) -> str:
                 if (found := [one for one in report.examples if one.outcome == outcome])
             },
             fewest=FEWEST,
+            made=Table(("what", "value"), report.made),
             thumbnail=thumbnail,
         )
     )

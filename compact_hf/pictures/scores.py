@@ -116,7 +116,7 @@ def accuracy(scores: Sequence[Score], models: Sequence[str], *, name: str, title
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
-    return Plot(name, title, " ".join(told(scores, models)), _table(scores, models), figure)
+    return Plot(name, title, " ".join(told(scores, models)), table(scores, models), figure)
 
 
 def _limit(scores: Sequence[Score]) -> int:
@@ -154,7 +154,8 @@ def _spoken_label(score: Score) -> str:
     return spoken(score.label) if score.label in CAPABILITIES else score.label
 
 
-def _table(scores: Sequence[Score], models: Sequence[str]) -> Table:
+def table(scores: Sequence[Score], models: Sequence[str]) -> Table:
+    """Return every number that `accuracy` draws, and what it would of more lines."""
     return Table(
         ("questions", "n", "majority", *(f"{model} (95%)" for model in models)),
         tuple(

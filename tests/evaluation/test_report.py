@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def judged(*models: tuple[str, list[Prediction]]) -> Judged:
         matching="exact",
         results=tuple(score(found, model=name, dataset="made-up questions") for name, found in models),
         folders=tuple(name for name, _ in models),
-        comparisons=tuple(compare(answers[0], found) for found in answers[1:]),
+        comparisons=tuple(compare(found, answers[0]) for found in answers[1:]),
         notes=("3 rows were left out.",),
         picture_of=picture_of,
     )
@@ -73,12 +74,19 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
     low, high = told.results[1].overall.low, told.results[1].overall.high
     assert path == tmp_path / "report.html"
     assert f"95% interval {low:.1%} to {high:.1%}" in text
-    for said in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "max_new_tokens"):
+    for said in (
+        "25.0%",
+        "75.0%",
+        "3 rows were left out.",
+        "compact evaluate base tuned",
+        "max new tokens",
+        version("transformers"),
+    ):
         assert said in text
     assert "tuned is better than base on these questions: +50.0 points (+" in text
     assert text.count("<article") == EXAMPLES
     assert text.count('<span class="model">tuned</span>') == EXAMPLES
-    assert "right: <b>red</b>" in text, "of several right answers the first is shown"
+    assert "right answer: <b>red</b>" in text, "of several right answers the first is shown"
 
 
 def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:

@@ -70,6 +70,6 @@ def judging(models: int) -> JudgingReport:
         chosen_by="The first three.",
         matching="Exact.",
         notes=(f"Nothing about {HOSTILE}.",),
-        made=(Fact("compact_hf", "1.0"),),
+        made=(("compact_hf", HOSTILE),),
         command=Example("Again:", "compact evaluate MODEL scenes:60 --out DIR"),
     )

@@ -162,11 +162,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (tuned / path).write_bytes(b"\0")
     share = {"n": 8, "right": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "majority": {"right": 2, "accuracy": 0.25}}
     parts = {"overall": share, "by_k": {"1": share}, "by_capability": {"color": share}}
-    results = {"schema": RESULTS_SCHEMA, "dataset": "scenes:8", "matching": "exact", **parts}
-    (work / "results").mkdir()
-    (work / "results" / "results.json").write_text(json.dumps(results))
-    measured = {"model": str(tuned), "model_identity": identity_of(tuned), "dataset": "scenes:8"}
-    (work / "results" / "evaluation.json").write_text(json.dumps(measured))
+    own = {"model": "tuned", "matching": "exact", **parts}
+    results = {"dataset": "60 reserved scenes", "matching": "exact", "models": [own], "comparisons": [], "notes": []}
+    (work / "results" / "tuned").mkdir(parents=True)
+    (work / "results" / "tuned" / "results.json").write_text(json.dumps(own))
+    (work / "results" / "results.json").write_text(json.dumps({"schema": RESULTS_SCHEMA, **results}))
+    place = {"model": str(tuned), "identity": identity_of(tuned), "batch_size": 64}
+    (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": place}}))
     (work / "picture.jpg").write_bytes(picture("red"))
     return work
 
@@ -191,7 +193,9 @@ def measured_anew(work: Path) -> None:
     from compact_hf.tuning.adapter.folder import identity_of
 
     path = work / "results" / "evaluation.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"model_identity": identity_of(work / "tuned")}))
+    told = json.loads(path.read_bytes())
+    told["models"]["tuned"]["identity"] = identity_of(work / "tuned")
+    path.write_text(json.dumps(told))
 
 
 def test_the_round_trip_gives_the_same_logits_by_every_way_to_load(
@@ -227,7 +231,7 @@ def check_what_stands_there(there: dict[str, bytes], work: Path, revision: str) 
     from huggingface_hub import ModelCard
 
     assert there.keys() == {
-        *("README.md", "training_curve.png", "adapter_config.json", "adapter_model.safetensors"),
+        *("README.md", "training_curve.png", "accuracy_by_k.png", "adapter_config.json", "adapter_model.safetensors"),
         *("processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
     }
     for name, data in there.items():

@@ -12,18 +12,13 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from compact_hf.errors import TuningError
-from compact_hf.tuning.adapter.card import CURVE, MARK, put_card, write_card
+from compact_hf.tuning.adapter.card import ACCURACY, CURVE, MARK, put_card, write_card
 from compact_hf.tuning.adapter.facts import FACTS, Facts
+from compact_hf.tuning.adapter.results import Measured
 from compact_hf.tuning.recipes import read_recipe
 
 SCORE = {"n": 40, "right": 10, "accuracy": 0.25, "low": 0.142, "high": 0.402, "majority": {"right": 8, "accuracy": 0.2}}
-RESULTS = {
-    "dataset": "scenes:12",
-    "matching": "exact",
-    "overall": SCORE,
-    "by_k": {"2": SCORE},
-    "by_capability": {"color": SCORE},
-}
+RESULTS = {"matching": "exact", "overall": SCORE, "by_k": {"2": SCORE}, "by_capability": {"text_recognition": SCORE}}
 LORA = {
     "peft_type": "LORA",
     "base_model_name_or_path": "org/llava-base",
@@ -174,13 +169,57 @@ def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     assert "None was found in the card of its base." in card.text
 
 
-def test_results_stand_in_a_table_and_in_the_models_index(adapter: Path) -> None:
-    card = ModelCard.load(write_card(adapter, settings=settings(), results=RESULTS))
-    for label in ("all", "k = 2", "color"):
-        assert f"| {label} | 40 | 25.0% | 14.2% to 40.2% | 20.0% |" in card.text
-    found = {result.metric_name: result.metric_value for result in card.data.eval_results or []}
-    assert found == {"accuracy, all": 0.25, "accuracy, k = 2": 0.25, "accuracy, color": 0.25}
+def measured_on(dataset: str, *others: str) -> Measured:
+    """Return made-up results of a model, and of others that are 10 points better, on one data set."""
+    better = json.loads(json.dumps(RESULTS).replace('"accuracy": 0.25', '"accuracy": 0.35'))
+    models = [{"model": "mine", **RESULTS}, *({"model": name, **better} for name in others)]
+    comparisons = [
+        {"baseline": "mine", "model": name, "n": 40, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.01}
+        for name in others
+    ]
+    judging = {"schema": 2, "dataset": dataset, "matching": "exact", "models": models, "comparisons": comparisons}
+    return Measured({**judging, "notes": ["2 rows were left out."]}, "mine")
+
+
+def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) -> None:
+    name = "org/asked@v2.0.0 (compositional, validation)"
+    card = ModelCard.load(write_card(adapter, settings=settings(), results=measured_on(name)))
+    for label in ("all", "k = 2", "text recognition"):
+        assert f"| {label} | 40 | 20.0% | 25.0% (14–40) |" in card.text
+    assert "[org/asked](https://huggingface.co/datasets/org/asked)@v2.0.0 (compositional, validation)" in card.text
+    assert f"]({ACCURACY})" in card.text
+    assert "2 rows were left out." in card.text
+    with Image.open(adapter / ACCURACY) as opened:
+        assert (opened.format, opened.width) == ("PNG", 900)
+    index = card.data.eval_results or []
+    assert {one.metric_name: (one.metric_args, one.metric_value) for one in index} == {
+        "accuracy, all": (None, 0.25),
+        "accuracy, k = 2": ({"k": 2}, 0.25),
+        "accuracy, text recognition": ({"capability": "text_recognition"}, 0.25),
+    }
+    found = index[0]
+    assert (found.dataset_name, found.dataset_type, found.dataset_revision) == (name, "org/asked", "v2.0.0")
+    assert (found.dataset_config, found.dataset_split) == ("compositional", "validation")
     assert card.data.metrics == ["accuracy"]
+
+
+def test_other_models_stand_beside_in_the_table_and_not_in_the_index(adapter: Path) -> None:
+    results = measured_on("60 reserved scenes", "/home/someone/models/base", "org/other")
+    card = ModelCard.load(write_card(adapter, settings=settings(), results=results))
+    assert "| questions | n | majority | this model (95%) | base (95%) | org/other (95%) |" in card.text
+    assert "| k = 2 | 40 | 20.0% | 25.0% (14–40) | 35.0% (14–40) | 35.0% (14–40) |" in card.text
+    assert "base is better than this model on these questions: +10.0 points (+5.0 to +15.0)." in card.text
+    assert "/home/someone" not in card.text
+    index = card.data.eval_results or []
+    assert {(one.metric_value, one.dataset_type, one.dataset_split) for one in index} == {
+        (0.25, "60 reserved scenes", None)
+    }
+
+
+def test_a_card_without_results_has_no_picture_of_older_ones(adapter: Path) -> None:
+    write_card(adapter, settings=settings(), results=measured_on("60 reserved scenes"))
+    write_card(adapter, settings=settings())
+    assert not (adapter / ACCURACY).exists()
 
 
 def test_without_results_it_says_so(adapter: Path) -> None:

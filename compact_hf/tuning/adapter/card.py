@@ -1,4 +1,4 @@
-"""A tuned model's card: its folder and its scores in, README.md with the training curve beside it out.
+"""A tuned model's card: its folder and its scores in, README.md out, training curve and accuracy by k beside it.
 
 It is written last, over the one that TRL or PEFT leaves, which calls a LLaVA adapter a text generator. Everything in it
 was written down in training (facts.py), measured, or stands in the base's own card; the text is model_card/'s.
@@ -18,12 +18,14 @@ from compact_hf.errors import TuningError
 from compact_hf.pictures.scores import loss
 from compact_hf.tuning.adapter.facts import Facts, facts_of
 from compact_hf.tuning.adapter.folder import ADAPTER_CONFIG, is_adapter
+from compact_hf.tuning.adapter.results import Measured
 
 if TYPE_CHECKING:
     from compact_hf.pictures.plot import Plot
 
 CARD: Final = "README.md"
 CURVE: Final = "training_curve.png"
+ACCURACY: Final = "accuracy_by_k.png"
 MARK: Final = "<!-- compact_hf writes this card anew; take this line out, and it leaves your own words alone. -->"
 
 Kind = Literal["adapter", "merge", "finetune"]
@@ -38,14 +40,14 @@ def write_card(
     folder: Path,
     *,
     settings: Mapping[str, Any] | None = None,
-    results: Mapping[str, Any] | None = None,
+    results: Measured | None = None,
 ) -> Path:
-    """Write README.md into a tuned model's folder, and its training curve where one is known.
+    """Write README.md into a tuned model's folder, and its training curve and scores where they are known.
 
     Args:
         folder (`Path`): the model's or the adapter's.
         settings (`Mapping[str, Any]`, *optional*): what `trl sft` was called with just now; see `facts_of`.
-        results (`Mapping[str, Any]`, *optional*): the content of a `results.json`.
+        results (`Measured`, *optional*): its scores.
 
     Returns:
         `Path`: the card.
@@ -66,16 +68,16 @@ def put_card(
     facts: Facts,
     *,
     name: str,
-    results: Mapping[str, Any] | None = None,
+    results: Measured | None = None,
     license: Mapping[str, str],
 ) -> Path:
-    """Write README.md and the training curve from facts that are known already.
+    """Write README.md, the training curve and accuracy by k from what is known already.
 
     Args:
         folder (`Path`): where the model lies.
         facts (`Facts`): how it was trained.
         name (`str`): by which it is loaded: a repository's, or the folder's.
-        results (`Mapping[str, Any]`, *optional*): the content of a `results.json`.
+        results (`Measured`, *optional*): its scores.
         license (`Mapping[str, str]`): as in a card's header: `license`, and with `other` also `license_name` and
             `license_link`; empty where none is known.
 
@@ -90,6 +92,10 @@ def put_card(
     curve = loss(facts.loss) if facts.loss else None
     if curve:
         (folder / CURVE).write_bytes(curve.png())
+    if results:
+        (folder / ACCURACY).write_bytes(results.plot().png())
+    else:
+        (folder / ACCURACY).unlink(missing_ok=True)  # another model's, as this one was before it was trained anew
     path = folder / CARD
     path.write_text(_card(folder, facts, name, results, license, curve), encoding="utf-8")
     return path
@@ -126,7 +132,7 @@ def _card(
     folder: Path,
     facts: Facts,
     name: str,
-    results: Mapping[str, Any] | None,
+    results: Measured | None,
     license: Mapping[str, str],
     curve: Plot | None,
 ) -> str:
@@ -138,7 +144,6 @@ def _card(
     )
     environment.filters |= {
         "number": "{:,}".format,
-        "percent": "{:.1%}".format,
         "duration": _duration,
         "repository": _linked,
     }
@@ -155,7 +160,8 @@ def _card(
         curve_file=CURVE,
         recipe=_recipe(facts.settings),
         results=results,
-        scores=_scores(results) if results else (),
+        accuracy=results and results.plot().alt,
+        accuracy_file=ACCURACY,
         license=license.get("license_name") or license.get("license"),
         of_base=license == license_of(facts),
         mark=MARK,
@@ -173,9 +179,7 @@ def _lora(folder: Path) -> Mapping[str, Any] | None:
     return config if config.get("peft_type") == "LORA" else None
 
 
-def _metadata(
-    facts: Facts, kind: Kind, name: str, results: Mapping[str, Any] | None, license: Mapping[str, str]
-) -> str:
+def _metadata(facts: Facts, kind: Kind, name: str, results: Measured | None, license: Mapping[str, str]) -> str:
     from huggingface_hub import ModelCardData
 
     parts = [part for part in (facts.base, facts.adapter) if part and is_repository(part)]
@@ -189,34 +193,10 @@ def _metadata(
         tags=["compact", "trl", "sft", *(["lora"] if kind == "adapter" else [])],
         metrics=["accuracy"] if results else None,
         model_name=name if results else None,
-        eval_results=_index(results) if results else None,
+        eval_results=results.index() if results else None,
         ignore_metadata_errors=False,
         **license,
     ).to_yaml()
-
-
-def _index(results: Mapping[str, Any]) -> list[Any]:
-    """Return the scores as the Hub's `model-index` takes them, shares of 1."""
-    from huggingface_hub import EvalResult
-
-    dataset = str(results["dataset"])
-    return [
-        EvalResult(
-            task_type="image-text-to-text",
-            dataset_type=dataset if is_repository(dataset) else dataset.partition(":")[0],
-            dataset_name=dataset,
-            metric_type="accuracy",
-            metric_name=f"accuracy, {label}",
-            metric_value=round(score["accuracy"], 4),
-        )
-        for label, score in _scores(results)
-    ]
-
-
-def _scores(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    by_k = [(f"k = {k}", score) for k, score in results["by_k"].items()]
-    by_capability = list(results["by_capability"].items())
-    return [("all", results["overall"]), *by_k, *by_capability]
 
 
 def _recipe(settings: Mapping[str, Any]) -> str:

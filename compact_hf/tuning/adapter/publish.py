@@ -22,19 +22,18 @@ from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.contents import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.hub.words import reading
-from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.release.versions import highest, version_of
 from compact_hf.tuning.adapter.adapter import refuse_other_base
-from compact_hf.tuning.adapter.card import CARD, CURVE, is_ours, is_repository, license_of, put_card
+from compact_hf.tuning.adapter.card import ACCURACY, CARD, CURVE, is_ours, is_repository, license_of, put_card
 from compact_hf.tuning.adapter.facts import Facts, facts_of
 from compact_hf.tuning.adapter.folder import (
     ADAPTER_CONFIG,
     MODEL_CONFIG,
     first_line,
     holds_model,
-    identity_of,
     is_adapter,
 )
+from compact_hf.tuning.adapter.results import measured
 
 _PUBLISHED: Final = (
     "*.safetensors",
@@ -44,6 +43,7 @@ _PUBLISHED: Final = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
     *("LICENSE*", "NOTICE*", "*.png", "assembly.json"),
 )
+_CARDS: Final = (CARD, CURVE, ACCURACY)
 _HUBS_OWN: Final = {".gitattributes", CARD}  # what a repository made on the Hub's page holds
 _NAMES: Final = ("_name_or_path", "name_or_path")  # older versions wrote down where something was loaded from
 
@@ -112,7 +112,7 @@ def publish_model(
         )
     tag = _tag(folder, repo_id, version)
     facts = _with_public_base(folder, facts_of(folder), base)
-    scores = _scores_of(folder, Path(results)) if results else None
+    scores = measured(folder, Path(results)) if results else None
     terms = {"license": license} if license else license_of(facts)
     with TemporaryDirectory(prefix="compact-publish-") as place:
         staged = Path(place)
@@ -223,30 +223,11 @@ def _refuse_other_weights(trained_on: Path, base: str, commit: str) -> None:
                 )
 
 
-def _scores_of(folder: Path, results: Path) -> dict[str, Any]:
-    """Return the content of results.json, if it was measured on the model in `folder`."""
-    try:
-        told, scores = (json.loads((results / name).read_bytes()) for name in ("evaluation.json", "results.json"))
-    except (OSError, ValueError) as error:
-        raise TuningError(
-            f"{results} has no results that can be read ({error}); give what compact evaluate wrote as --out"
-        ) from error
-    if scores.get("schema") != RESULTS_SCHEMA:
-        raise TuningError(
-            f"{results / 'results.json'} has schema {scores.get('schema')!r}, this version reads {RESULTS_SCHEMA}; "
-            f"measure again: compact evaluate {folder} DATASET --out DIR"
-        )
-    if told["model_identity"] != identity_of(folder):
-        raise TuningError(
-            f"the results in {results} are those of {told['model']} as it was then, not of {folder} as it is; "
-            f"measure again: compact evaluate {folder} {told['dataset']} --out DIR"
-        )
-    return dict(scores)
-
-
 def _stage(folder: Path, staged: Path, facts: Facts, on_progress: Callable[[str], None]) -> None:
     """Link what is published into `staged`, configs without the places where something lay here."""
-    kept = {path for pattern in _PUBLISHED for path in folder.glob(pattern) if path.is_file() and path.name != CURVE}
+    kept = {
+        path for pattern in _PUBLISHED for path in folder.glob(pattern) if path.is_file() and path.name not in _CARDS
+    }
     for path in sorted(kept):
         changed = _public_config(path, facts)
         if changed is None:
@@ -254,10 +235,10 @@ def _stage(folder: Path, staged: Path, facts: Facts, on_progress: Callable[[str]
         else:
             (staged / path.name).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
     if _is_own_card(folder):
-        for name in (CARD, CURVE):
+        for name in _CARDS:
             if (folder / name).is_file():
                 (staged / name).symlink_to((folder / name).resolve())
-    left = sorted(path.name for path in folder.iterdir() if path not in kept and path.name not in (CARD, CURVE))
+    left = sorted(path.name for path in folder.iterdir() if path not in kept and path.name not in _CARDS)
     if left:
         on_progress(f"not published: {', '.join(left)}")
 
