@@ -157,6 +157,18 @@ def training(found: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{gained}; on {where}, load {least:.1f} to {most:.1f}"])
 
 
+def evaluation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows about judging."""
+    lines = found["lines"]
+    loop, ours = lines["loop"], lines["batch 16"]
+    times = ours["median"] / loop["median"]
+    rates = " / ".join(f"{one['median']:.0f}" for one in lines.values())
+    return [
+        (f"questions judged a second and core: plain loop / {' / '.join(list(lines)[1:])}", rates, ""),
+        ("batches of 16 by a plain loop, the same answers", f"{times:.1f}", "3"),
+    ]
+
+
 def _cell(figures: dict[str, Any], key: str) -> str:
     if key == "questions_per_second":
         least, most = figures["least_and_most"]

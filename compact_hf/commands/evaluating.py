@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.commands.command import command
-from compact_hf.errors import UsageError
 from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
@@ -181,9 +180,9 @@ def _tell_plan(chosen: argparse.Namespace, arguments: dict[str, Any]) -> int:
 
 
 def _columns(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(name and column for name, _, column in pairs):
+    pairs = [(name.strip(), column.strip()) for name, _, column in (part.partition("=") for part in text.split(","))]
+    if not all(name and column for name, column in pairs):
         raise argparse.ArgumentTypeError(f"got {text!r}; give what is what, such as question=query,answer=label")
-    if len({name for name, _, _ in pairs}) < len(pairs):
-        raise UsageError(f"got --columns {text}, which names one thing twice")
-    return {name.strip(): column.strip() for name, _, column in pairs}
+    if len(dict(pairs)) < len(pairs):
+        raise argparse.ArgumentTypeError(f"got {text!r}, which says twice what one thing is; say each once")
+    return dict(pairs)
