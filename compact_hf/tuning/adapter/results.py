@@ -158,7 +158,8 @@ def measured(folder: Path, results: Path) -> Measured:
         ) from error
     if judging.get("schema") != RESULTS_SCHEMA or "models" not in told:
         raise TuningError(
-            f"{results / 'results.json'} has schema {judging.get('schema')!r}, this version reads {RESULTS_SCHEMA}; {again}"
+            f"{results / 'results.json'} has schema {judging.get('schema')!r}, this version reads {RESULTS_SCHEMA}; "
+            f"{again}"
         )
     identity = identity_of(folder)
     slug = next((slug for slug, one in told["models"].items() if one["identity"] == identity), None)
