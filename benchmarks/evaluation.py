@@ -29,9 +29,10 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.evaluation.dataset import questions_of
 from compact_hf.evaluation.predict import MAX_NEW_TOKENS, predict
 from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.student import Student
 
 BATCHES = (1, 4, 16, 64)
-SCENES = 24
+SCENES = 12
 ROUNDS = 3
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     machine = {**hardware(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         _, student = copy_student(Path(folder) / "student")
-        found = measured(str(student), held(questions_of(f"scenes:{SCENES}").questions))
+        found = measured(Student(str(student)), held(questions_of(f"scenes:{SCENES}").questions))
     result = {"machine": machine, **found}
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
@@ -57,14 +58,14 @@ def held(questions: Sequence[Question]) -> list[Question]:
     ]
 
 
-def measured(model: str, questions: Sequence[Question]) -> dict[str, Any]:
+def measured(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
     """Return questions a second of the loop and of our batches, by rounds in which each takes its turn."""
     import torch
 
     torch.set_num_threads(1)
     ways: dict[str, Callable[[], tuple[list[str], float]]] = {
-        "loop": lambda: loop(model, questions),
-        **{f"batch {size}": lambda size=size: ours(model, questions, size) for size in BATCHES},  # type: ignore[misc]
+        "loop": lambda: loop(student, questions),
+        **{f"batch {size}": lambda size=size: ours(student, questions, size) for size in BATCHES},  # type: ignore[misc]
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     expected: list[str] | None = None
@@ -87,14 +88,11 @@ def measured(model: str, questions: Sequence[Question]) -> dict[str, Any]:
     }
 
 
-def loop(model: str, questions: Sequence[Question]) -> tuple[list[str], float]:
+def loop(student: Student, questions: Sequence[Question]) -> tuple[list[str], float]:
     """Answer one question after the other, as a user of transformers would, and return the answers and the seconds."""
     import torch
     from PIL import Image
 
-    from compact_hf.evaluation.student import Student
-
-    student = Student(model)
     network, processor = student._network, student._processor
     answers = []
     began = time.process_time()
@@ -117,17 +115,12 @@ def loop(model: str, questions: Sequence[Question]) -> tuple[list[str], float]:
     return answers, time.process_time() - began
 
 
-def ours(model: str, questions: Sequence[Question], size: int) -> tuple[list[str], float]:
-    """Answer the questions as `compact evaluate` does, journal and all; the clock starts when the model is loaded."""
-    began: list[float] = []
-
-    def show(_: int) -> None:
-        if not began:
-            began.append(time.process_time())
-
+def ours(student: Student, questions: Sequence[Question], size: int) -> tuple[list[str], float]:
+    """Answer the questions as `compact evaluate` does, sorting, judging and journal included."""
     with tempfile.TemporaryDirectory() as folder:
-        found = predict(model, questions, Path(folder), matching="exact", batch_size=size, on_progress=show)
-    return [one.prediction for one in found], time.process_time() - began[0]
+        began = time.process_time()
+        found = predict(student, questions, Path(folder), matching="exact", batch_size=size)
+        return [one.prediction for one in found], time.process_time() - began
 
 
 def table(result: dict[str, Any]) -> str:

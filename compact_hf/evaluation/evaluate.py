@@ -35,7 +35,7 @@ from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.server import SERVER, ask_server
-from compact_hf.evaluation.student import identity
+from compact_hf.evaluation.student import Student, identity
 from compact_hf.records import digest
 from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
 
@@ -225,7 +225,7 @@ def _answers(
             on_failure=on_failure,
         )
     return predict(
-        entrant.model,
+        Student(entrant.model),
         asked.questions,
         place,
         matching=asking.matching,

@@ -28,7 +28,7 @@ _PART: Final = "predictions.part.jsonl"
 
 
 def predict(
-    model: str,
+    student: Student,
     questions: Sequence[Question],
     folder: Path,
     *,
@@ -40,7 +40,7 @@ def predict(
     """Return one prediction for each question, in their order.
 
     Args:
-        model (`str`): a folder or a Hub repository: a whole model or an adapter.
+        student (`Student`): who is asked.
         questions (`Sequence[Question]`): each is asked alone.
         folder (`Path`): where answers are kept until all are there; those of an earlier call with the same arguments
             are taken from there.
@@ -51,9 +51,8 @@ def predict(
             each batch.
 
     Raises:
-        EvaluationError: the model cannot be loaded or cannot answer, or a picture cannot be decoded.
+        EvaluationError: the student cannot answer, or a picture cannot be decoded.
     """
-    student = Student(model)
     try:
         lengths = student.lengths([(question.read_picture, question.question) for question in questions])
     except PictureError as error:

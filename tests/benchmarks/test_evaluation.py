@@ -12,6 +12,7 @@ import pytest
 from benchmarks import readme
 from compact_hf import copy_student
 from compact_hf.evaluation.dataset import questions_of
+from compact_hf.evaluation.student import Student
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_every_way_answers_the_same_and_is_shown(
     monkeypatch.setattr(evaluation, "ROUNDS", 1)
     _, student = copy_student(tmp_path / "student")
     asked = evaluation.held(questions_of("scenes:2").questions)
-    found = json.loads(json.dumps(evaluation.measured(str(student), asked)))
+    found = json.loads(json.dumps(evaluation.measured(Student(str(student)), asked)))
     assert list(found["lines"]) == ["loop", "batch 1", "batch 16"]
     assert found["questions"] == len(asked) > found["pictures"] == 2
     assert all(0 < one["least"] <= one["median"] <= one["most"] for one in found["lines"].values())
@@ -39,7 +40,7 @@ def test_every_way_answers_the_same_and_is_shown(
 def test_other_answers_than_the_loops_end_it(
     evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "loop", lambda model, questions: (["no"] * len(questions), 1.0))
-    monkeypatch.setattr(evaluation, "ours", lambda model, questions, size: (["yes"] * len(questions), 1.0))
+    monkeypatch.setattr(evaluation, "loop", lambda student, questions: (["no"] * len(questions), 1.0))
+    monkeypatch.setattr(evaluation, "ours", lambda student, questions, size: (["yes"] * len(questions), 1.0))
     with pytest.raises(SystemExit, match="batch 1 gives 3 of 3 answers other than the loop"):
         evaluation.measured("any", [None] * 3)

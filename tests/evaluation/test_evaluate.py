@@ -223,7 +223,7 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tm
     (tmp_path / "good.png").write_bytes(picture("red"))
     (tmp_path / "cut.png").write_bytes(picture("red")[:90])
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(EvaluationError, match="question cut has a picture that cannot be shown"):
+    with pytest.raises(EvaluationError, match="picture of question cut cannot be shown"):
         evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
 
 
