@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf import errors
-from compact_hf.errors import CompactError, StoppedEarly, TuningError
+from compact_hf.errors import CompactError, StoppedEarly, TuningError, UsageError
 from compact_hf.tuning.training.resume import last_whole
 from compact_hf.tuning.training.shortage import NEEDED, SMALLER
 
@@ -22,6 +22,7 @@ KILLED: Final = 128 + signal.SIGKILL
 _TELLING: Final = re.compile(
     r"^(?:\[rank\d+\]: ?)?(?:[\w.]*(?:Error|Exception|Interrupt)\b(?<!CalledProcessError)|.*: error): .+"
 )
+_USAGE: Final = re.compile(r"^compact tune: error: (.+)")
 _OURS: Final = re.compile(r"^(?:\[rank\d+\]: ?)?compact_hf\.errors\.(\w+): (.+)")
 
 
@@ -45,6 +46,8 @@ class Words:
         if ours := _OURS.match(self._telling):
             kind: type[CompactError] = getattr(errors, ours[1])
             return kind(ours[2])
+        if usage := _USAGE.match(self._telling):
+            return UsageError(f"{usage[1]}; settings are those of trl sft, as its --help lists them")
         more = f"; all it said is in {log}" if log else ""
         if status == KILLED:
             takes = f"training takes {self._needed}; " if self._needed else ""
