@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, Final
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.pictures.pairs import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
 from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import ABOVE, BESIDE, canvas, hide_axis, k_look, name_capabilities, spoken, tone
+from compact_hf.pictures.style import (
+    ABOVE,
+    BESIDE,
+    canvas,
+    hide_axis,
+    k_look,
+    legend_of,
+    name_capabilities,
+    spoken,
+    tone,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_LAST_K: Final = 5  # the last step of the ladder of tones
 
 PAPER_MEAN_K: Final = {"LLaVA-665K (paper)": 1.95, "COMPACT (paper)": 2.89}
 """Mean k that the paper reports, judged by Gemini on samples of 5,400 and 7,200 questions (arXiv 2504.21850)."""
@@ -73,22 +85,24 @@ def _mark_means(axes: Axes, means: Mapping[str, float], *, above: float) -> None
 
 
 def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
-    """Draw how many accepted questions need each of the ten capabilities, by k.
+    """Draw how many accepted questions need each of the ten capabilities, by k; those of k >= 5 together.
 
     Capabilities that no question needs are shown with 0: a gap is what one looks for here.
     """
     counts = {name: Counter[int]() for name in CAPABILITIES}
     for combination, count in accepted.items():
         for name in combination:
-            counts[name][len(combination)] += count
-    ks = sorted({len(combination) for combination in accepted})
+            counts[name][min(len(combination), _LAST_K)] += count
+    ks = sorted({min(len(combination), _LAST_K) for combination in accepted if combination})
+    more = any(len(combination) > _LAST_K for combination in accepted)
+    labels = [f"k ≥ {k}" if more and k == _LAST_K else f"k = {k}" for k in ks]
     names = list(CAPABILITIES)
     most = max(counter.total() for counter in counts.values()) or 1
     with canvas(3.9) as (figure, axes):
         left = [0] * len(names)
-        for k in ks:
+        for k, label in zip(ks, labels, strict=True):
             widths = [counts[name][k] for name in names]
-            axes.barh(range(len(names)), widths, left=left, height=0.72, label=f"k = {k}", **k_look(k))
+            axes.barh(range(len(names)), widths, left=left, height=0.72, label=label, **k_look(k))
             left = [start + width for start, width in zip(left, widths, strict=True)]
         for place, end in enumerate(left):
             axes.annotate(f"{end:,}", (end, place), **BESIDE)
@@ -96,7 +110,7 @@ def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
         name_capabilities(axes, names)
         hide_axis(axes, "x")
         if ks:
-            figure.legend(loc="outside lower center", ncols=len(ks))
+            figure.legend(loc="outside lower center", ncols=legend_of(labels)[0])
     fewest = min(names, key=lambda name: counts[name].total())
     return Plot(
         "coverage",
@@ -104,7 +118,7 @@ def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
         f"Stacked bars, one for each of the ten capabilities; the fewest questions, "
         f"{counts[fewest].total():,}, need {spoken(fewest)}.",
         Table(
-            ("capability", *(f"k = {k}" for k in ks), "all"),
+            ("capability", *labels, "all"),
             tuple((spoken(name), *(f"{counts[name][k]:,}" for k in ks), f"{counts[name].total():,}") for name in names),
         ),
         figure,

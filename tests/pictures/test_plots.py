@@ -153,3 +153,11 @@ def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Inte
 def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:
     rows = scores.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
     assert (rows[0][0], rows[-1][0], len(rows)) == ("10", "5,000", 8)
+
+
+def test_coverage_puts_the_many_ks_of_judged_data_together_and_leaves_out_those_that_need_nothing() -> None:
+    names = tuple(CAPABILITIES)
+    plot = plots.coverage({names[:k]: 10 + k for k in range(8)})
+    assert plot.table.head == ("capability", "k = 1", "k = 2", "k = 3", "k = 4", "k ≥ 5", "all")
+    assert plot.table.rows[0] == ("color", "11", "12", "13", "14", "48", "98")
+    assert plots.coverage({names[:5]: 1}).table.head == ("capability", "k = 5", "all")

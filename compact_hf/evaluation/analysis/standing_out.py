@@ -27,7 +27,7 @@ def in_common(comparison: Comparison) -> tuple[str, ...]:
 
 def _complexity(one: Analysis) -> str:
     found = one.complexity
-    none = f"{found.none_needed:.1%} need none" if found.none_needed else "all need one"
+    none = f"{found.none_needed:.1%} need none" if found.none_needed else "all need at least one"
     return (
         f"A question needs {found.mean_k or 0:.2f} capabilities on average; {found.at_most_2 or 0:.0%} need at most "
         f"two, {none} of the ten (in the paper LLaVA-665K: 77% and 1.1%, COMPACT: 35% and none)."

@@ -1,0 +1,89 @@
+"""The page about analyzed data, and its plots: complete, closed, safe; two data sets are told apart without color."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.pictures.analysis import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
+from compact_hf.pictures.beside import Series, bars, lengths
+from compact_hf.pictures.plot import Table
+from compact_hf.pictures.report import Example, Fact
+from tests.pictures.pages import Page
+from tests.pictures.samples import HOSTILE
+
+ONE = Series("one", {"color": 0.5, "counting": 0.25})
+OTHER = Series(HOSTILE, {"color": 0.125})
+
+
+def page(*series: Series) -> AnalysisPage:
+    drawn = bars(series, list(CAPABILITIES), name="shares", title=f"Shares of {HOSTILE}", what="capability")
+    words = lengths([(one.label, {1: 5, 9: 1}) for one in series], name="words", title="Words")
+    return AnalysisPage(
+        title=" beside ".join(one.label for one in series),
+        lead="Made up.",
+        facts=(Fact("questions", "5"),) if len(series) == 1 else (),
+        figures=Table(("figure", "a", "b"), (("questions", "5", "6"),)) if len(series) > 1 else None,
+        told=tuple(Told(one.label, (f"It is {HOSTILE}.",)) for one in series),
+        sections=(
+            Section("shares", "Shares", ("How to read it.",), (Drawn(drawn), Listed("More", Table(("a",), (("b",),))))),
+            Section("words", "Words", (), (Drawn(words, folded=True),)),
+        ),
+        again=Example("Again:", "compact analyze DATASET"),
+    )
+
+
+@pytest.mark.parametrize("series", [(ONE,), (ONE, OTHER)])
+def test_the_page_needs_nothing_is_closed_and_its_links_lead_somewhere(series: tuple[Series, ...]) -> None:
+    text = render_analysis(page(*series))
+    found = Page(text)
+    assert found.open == []
+    assert not {"script", "link", "iframe", "img"} & {tag for tag, _ in found.tags}
+    assert not re.search(r"url\((?!#)|@import", text)
+    ids = found.values("id")
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in found.values("href") + found.values("xlink:href")} <= set(ids)
+    assert {"glance", "shares", "words", "again"} <= set(ids)
+    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    tables = [tag for tag, _ in found.tags].count("table")
+    assert tables == (3 if len(series) == 1 else 4), "a table beside each plot, and those that stand alone"
+    assert "<script" not in text
+
+
+def test_bars_show_every_number_with_what_is_missing_as_nothing() -> None:
+    plot = bars([ONE, OTHER], ["color", "counting"], name="shares", title="Shares", what="capability")
+    assert plot.table.head == ("capability", "one", HOSTILE)
+    assert plot.table.rows == (("color", "50.0%", "12.5%"), ("counting", "25.0%", "0.0%"))
+    assert "one: most, 50.0%, for color; least, 25.0%, for counting." in plot.alt
+    told = re.findall(r">([\d.]+%)<", plot.svg())
+    assert sorted(told) == ["0.0%", "12.5%", "25.0%", "50.0%"]
+
+
+def test_two_data_sets_differ_in_more_than_color() -> None:
+    alone, beside = (bars(series, ["color"], name="x", title="x", what="x") for series in ([ONE], [ONE, OTHER]))
+    assert "<pattern" not in alone.svg()
+    assert "<pattern" in beside.svg(), "the second one is hatched"
+    drawn = lengths([("one", {3: 1}), ("other", {4: 1})], name="words", title="Words").svg()
+    assert "stroke-dasharray" in drawn
+
+
+def test_notes_and_a_unit_head_the_columns_of_one_data_set() -> None:
+    plot = bars([ONE], ["color"], name="x", title="x", what="word", unit="bits", notes={"questions": ["7"]})
+    assert (plot.table.head, plot.table.rows) == (("word", "bits", "questions"), (("color", "50.0%", "7"),))
+
+
+def test_lengths_add_up_and_keep_what_lies_beyond_the_axis() -> None:
+    counts = dict.fromkeys(range(1, 100), 10) | {5000: 1}
+    plot = lengths([("one", counts)], name="words", title="Words")
+    shares = [float(share.rstrip("%")) for _, share in plot.table.rows]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    assert plot.table.rows[-1][0].endswith("or more")
+    assert "half have at most 50" in plot.alt
+    assert len(plot.table.rows) <= 26
+    short = lengths([("one", {1: 3, 2: 1})], name="words", title="Words")
+    assert short.table.rows == (("1", "75.0%"), ("2", "25.0%"))
