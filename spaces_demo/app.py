@@ -87,13 +87,13 @@ def build(settings: Settings) -> gr.Blocks:
         if trouble:
             gr.Markdown(trouble)
         with gr.Tabs() as tabs:
-            with gr.Tab("Ask", id="ask"):
+            with gr.Tab("Ask", id="ask", elem_id="ask"):
                 ask.tab(answering, page)
-            with gr.Tab("Explore", id="explore"):
+            with gr.Tab("Explore", id="explore", elem_id="explore"):
                 explore.tab(found, page, tabs)
-            with gr.Tab("Compose", id="compose"):
+            with gr.Tab("Compose", id="compose", elem_id="compose"):
                 compose.tab(settings.gemini_url or None)
-            with gr.Tab("Results", id="results") as last:
+            with gr.Tab("Results", id="results", elem_id="results") as last:
                 results.tab(settings.results, last)
     return page
 

@@ -37,8 +37,9 @@ def tab(answering: Answering, on_load: gr.Blocks) -> None:
             )
             button = gr.Button("Ask both", variant="primary")
         with gr.Column(min_width=280):
-            base = gr.Textbox(label="Base, before COMPACT tuning", interactive=False, lines=3)
-            tuned = gr.Textbox(label="COMPACT-tuned", interactive=False, lines=3)
+            with gr.Row():
+                base = gr.Textbox(label="Base, before COMPACT tuning", interactive=False, lines=4, min_width=130)
+                tuned = gr.Textbox(label="COMPACT-tuned", interactive=False, lines=4, min_width=130)
             state = gr.Markdown("Choose an example below, or a picture of your own.", elem_classes="state")
     gr.Examples(_examples(), [picture, question], label="Examples: drawn scenes that the shipped student never saw")
 

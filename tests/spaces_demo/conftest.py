@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -147,11 +146,6 @@ def uploaded(space: Running, data: bytes, name: str = "picture.png") -> dict[str
 def words(client: Client) -> str:
     """Return every text that the page shows at its start."""
     return " ".join(str(component["props"].get("value", "")) for component in client.config["components"])
-
-
-def session() -> str:
-    """Return a new session's name."""
-    return uuid4().hex[:10]
 
 
 def error_of(answer: httpx.Response) -> str:
