@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.comparison import Estimate
 from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.unit import Done, write_at_once
 from compact_hf.pictures.ablation import AblationReport, Arm, Spread, VariantLine, accuracy_of_variants, render_ablation
+
+_SMALLEST: Final = 0.001
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -50,7 +53,7 @@ def markdown(found: Ablation) -> str:
                 f"{pair.variant} minus {found.plan.baseline}",
                 str(pair.seed),
                 _points(pair.comparison.difference, pair.comparison.low, pair.comparison.high),
-                f"{pair.comparison.p:.3f}",
+                f"{pair.comparison.p:.3f}" if pair.comparison.p >= _SMALLEST else f"< {_SMALLEST}",
             )
             for pair in found.pairs
         ]

@@ -1,0 +1,44 @@
+"""docs/evidence.md stands on docs/figures/evidence.json, which `compact ablate docs/evidence.yaml` wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from compact_hf.cli import _parser
+from compact_hf.evaluation.ablation.outcome import Ablation
+from compact_hf.evaluation.ablation.plan import read_plan
+from compact_hf.evaluation.ablation.tables import markdown
+from compact_hf.records import from_json
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "evidence.md").read_text(encoding="utf-8")
+FIGURES = (DOCS / "figures" / "evidence.json").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_file() -> None:
+    for table in markdown(from_json(Ablation, FIGURES)).split("\n\n"):
+        assert table.strip() in TEXT
+
+
+def test_the_file_is_that_of_the_plan() -> None:
+    found, plan = json.loads(FIGURES), read_plan(DOCS / "evidence.yaml")
+    assert found["plan"] == plan.told()
+    assert len(found["units"]) == len(plan.variants) * len(plan.seeds)
+
+
+def test_what_is_compared_has_as_many_questions_and_the_base_is_named() -> None:
+    found = from_json(Ablation, FIGURES)
+    counts = {unit.variant: sum(unit.data.questions.values()) for unit in found.units}
+    assert counts == {"k1": 300, "k123": 300, "llava-10x": 3000}
+    assert len(found.plan.seeds) >= 3
+    assert {line.label for line in found.lines} == {"all", *(f"k = {k}" for k in range(1, 6))}
+    assert found.base_identity in TEXT
+
+
+def test_the_command_that_repeats_it_can_be_parsed() -> None:
+    commands = re.findall(r"^    compact (.+)$", TEXT, re.MULTILINE)
+    assert commands
+    for command in commands:
+        _parser().parse_args(command.split())
