@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +32,6 @@ from compact_hf.records import digest
 
 PAGE: Final = "report.html"
 EXAMPLES: Final = 12
-_LIBRARIES: Final = ("compact_hf", "transformers", "peft", "torch")
 _EXACT: Final = (
     "An answer counts as right where it is the same as a right one, once case, articles, punctuation, number words and "
     "plurals are evened out"
@@ -52,7 +49,7 @@ def write_report(judged: Judged, out: Path, *, command: str, settings: Mapping[s
         judged (`Judged`): the scores.
         out (`Path`): the judging's folder, with each model's predictions.
         command (`str`): what makes all of it again.
-        settings (`Mapping[str, object]`): name -> value of what else the answers depend on; versions are added.
+        settings (`Mapping[str, object]`): name -> value of what else the answers depend on, versions included.
 
     Raises:
         EvaluationError: the predictions cannot be read.
@@ -91,7 +88,7 @@ def report_of(
         chosen_by=_chosen_by(len(answers[0]), len(models)),
         matching=_MATCHING[judged.matching],
         notes=judged.notes,
-        made=tuple((name.replace("_", " "), f"{value}") for name, value in {**settings, **_versions()}.items()),
+        made=tuple((name, f"{value}") for name, value in settings.items()),
         command=Example("The same command goes on where it was stopped; with another model it adds that one.", command),
     )
 
@@ -171,15 +168,6 @@ def _chosen_by(questions: int, models: int) -> str:
         f"{min(EXAMPLES, questions)} of the {questions:,} questions, chosen by a fixed rule and not by eye: one of "
         f"each k after the other, by turns {turns}, as far as there are such; which of them, a hash of its id decides."
     )
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what is installed here: for a model behind a server that is not all of it."""
-    found = {}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _pair(key: str) -> Pair:

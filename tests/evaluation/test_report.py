@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -69,7 +68,7 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / "predictions.jsonl").write_text("".join(f"{to_json(one)}\n" for one in found))
     told = judged(("base", BASE), ("tuned", TUNED))
-    path = write_report(told, tmp_path, command="compact evaluate base tuned", settings={"max_new_tokens": 16})
+    path = write_report(told, tmp_path, command="compact evaluate base tuned", settings={"cut after": 16})
     text = path.read_text(encoding="utf-8")
     low, high = told.results[1].overall.low, told.results[1].overall.high
     assert path == tmp_path / "report.html"
