@@ -79,7 +79,7 @@ def report_of(found: Ablation) -> AblationReport:
         pictures, rows, steps = (
             _span(count) for count in zip(*((unit.data.pictures, unit.rows, unit.steps) for unit in units), strict=True)
         )
-        arms.append(Arm(name, _questions(units[0]), pictures, rows, steps, losses))
+        arms.append(Arm(name, _questions(units), pictures, rows, steps, losses))
     lines = tuple(
         VariantLine(
             line.label,
@@ -106,9 +106,11 @@ def _spread(one: Estimate) -> Spread:
     return Spread(one.mean, one.low, one.high, one.by_seed)
 
 
-def _questions(unit: Done) -> str:
-    by_k = ", ".join(f"{count:,} of k = {k}" for k, count in unit.data.questions.items())
-    return f"{sum(unit.data.questions.values()):,} ({by_k})"
+def _questions(units: Sequence[Done]) -> str:
+    """Return how many questions, and of which k, from which seed's to which."""
+    ks = sorted({k for unit in units for k in unit.data.questions})
+    by_k = ", ".join(f"{_span(unit.data.questions.get(k, 0) for unit in units)} of k = {k}" for k in ks)
+    return f"{_span(sum(unit.data.questions.values()) for unit in units)} ({by_k})"
 
 
 def _span(counts: Iterable[int]) -> str:

@@ -54,7 +54,8 @@ def test_the_papers_ablations_come_along() -> None:
     ],
 )
 def test_what_is_wrong_in_a_plan_is_told_in_one_line(change: dict[str, object], told: str, tmp_path: Path) -> None:
-    content = {**yaml.safe_load(EVIDENCE.read_text(encoding="utf-8")), "variants": {"k1": {}, "k123": {}}, **change}
+    plan = yaml.safe_load(EVIDENCE.read_text(encoding="utf-8"))
+    content = {**plan, "baseline": "k1", "variants": {"k1": {}, "k123": {}}, **change}
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(content))
     with pytest.raises(UsageError, match=told) as caught:
