@@ -63,7 +63,10 @@ def figures(data: Sequence[Analysis]) -> Table:
         ),
         ("answered from the words alone", lambda one: _of(one.text_alone and guessed(one.text_alone.overall))),
         ("by the most frequent answer of each k", lambda one: _of(one.text_alone and _share(one, "majority"))),
-        ("by the most frequent answer after each first two words", lambda one: f"{one.openings.most_share:.1%}"),
+        (
+            "by the most frequent answer after each first two words",
+            lambda one: _of(one.answers and f"{one.openings.most_share:.1%}"),
+        ),
         ("by chance", lambda one: _of(one.text_alone and _share(one, "chance"))),
     ]
     left_out = any(one.unlabelled_rows for one in data)

@@ -111,6 +111,18 @@ def test_a_table_of_questions_counts_those_that_need_nothing(tmp_path: Path) -> 
     assert found.text_alone is None, "three pictures are too few"
 
 
+def test_questions_without_answers_have_all_figures_but_those_of_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = table(tmp_path / "asked", [(picture, question, "", needed) for picture, question, _, needed in ROWS])
+    assert main(["analyze", os.fspath(folder), "--out", os.fspath(tmp_path / "out")]) == 0
+    assert ["different", "answers", "–"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())["data"][0]
+    assert (found["answers"], found["answer_words"], found["text_alone"]) == (None, None, None)
+    assert found["complexity"]["mean_k"] == 1.4
+    assert "Too few questions have answers" in (tmp_path / "out" / "analysis.html").read_text()
+
+
 def test_two_data_sets_are_looked_at_in_samples_of_one_size(release: Path, tmp_path: Path) -> None:
     large, small = analyze(release, table(tmp_path / "small", ROWS)).data
     assert (large.questions > 60, small.sampled) == (True, 5)
