@@ -113,7 +113,7 @@ def test_scenes_are_asked_for_by_number(dataset: str) -> None:
 
 
 def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"query": "What is it?", "label": ["cat", "kitten"], "pic": picture("red"), "needs": ["shape", "color"]},
         {"query": "How many?", "label": ["3"], "pic": picture("blue"), "needs": None},
         {"query": "Where?", "label": [], "pic": picture("green"), "needs": None},
