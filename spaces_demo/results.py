@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compact_hf.pictures.scores import Score
 
 SHIPPED: Final = Path(__file__).with_name("results.json")
-"""Of the student that ships: `compact evaluate students/aligned students/tuned scenes:300 --out judged`."""
+"""Of the student that ships: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
 
 
 def tab(setting: str, selected: gr.Tab) -> None:

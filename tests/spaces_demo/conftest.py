@@ -21,6 +21,7 @@ import httpx
 import pytest
 from gradio_client import Client
 
+from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked
 
@@ -56,7 +57,7 @@ class Running:
         asked = httpx.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=60)
         if asked.status_code != 200:
             return asked
-        return httpx.get(f"{self.url}/gradio_api/call/{name}/{asked.json()['event_id']}", timeout=120)
+        return httpx.get(f"{self.url}/gradio_api/call/{name}/{asked.json()['event_id']}", timeout=_START_S)
 
 
 @contextmanager
@@ -133,6 +134,9 @@ def gemini(gate: Gate) -> Iterator[GeminiServer]:
 def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Iterator[Running]:
     """The Space with nothing set but where Gemini is: no key, no GPU, no network, the student that ships."""
     with running(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as found:
+        # The page is up before the models are; from here on they are too.
+        picture = uploaded(found, Scenes(0, 1).read("scene:0"))
+        assert "event: complete" in found.call("ask", picture, "What is this?").text
         yield found
 
 
