@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,28 +149,3 @@ def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, flo
 def test_two_processes_do_not_work_in_one_folder(stopped: tuple[Path, Path, float], done: Path) -> None:
     with locked(done), pytest.raises(UsageError, match="another process works in"):
         ablate(stopped[0], done)
-
-
-@pytest.mark.slow
-def test_two_seeds_after_kills_at_every_stage_are_as_without(
-    stopped: tuple[Path, Path, float], done: Path, tmp_path: Path
-) -> None:
-    import subprocess
-    import sys
-    import time
-
-    plan = written(tmp_path / "plan.yaml", seeds=[0, 1])
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for out in (whole, cut):
-        shutil.copytree(done / "run", out / "run")
-        (out / "plan.json").write_text("{}")
-    first = ablate(plan, whole)
-    command = [sys.executable, "-c", "import sys; from compact_hf.cli import main; sys.exit(main())"]
-    for mark in ("releases/k1-seed-0", "models/k123-seed-0", "units/k1-seed-1.json", "judged"):
-        with subprocess.Popen([*command, "ablate", str(plan), "--out", str(cut)], stderr=subprocess.DEVNULL) as child:
-            while not (cut / mark).exists() and child.poll() is None:
-                time.sleep(0.05)
-            child.kill()
-    again = ablate(plan, cut)
-    assert [unit.loss for unit in again.units] == [unit.loss for unit in first.units]
-    assert again.lines == first.lines
