@@ -1,4 +1,4 @@
-"""An ablation with the real tiny model: what it leaves, going on after a kill, adding to it, and what it refuses."""
+"""An ablation with the real tiny model: what it leaves, going on after a stop, adding to it, and what it refuses."""
 
 from __future__ import annotations
 
