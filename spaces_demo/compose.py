@@ -118,7 +118,7 @@ async def _pages(teacher: Teacher, data: bytes, ref: str, combination: tuple[str
     try:
         async for step in steps(teacher, data, ref, combination):
             found.append(step)
-            yield rendered("steps.html.jinja", steps=found, hint=_hint(step, ref, len(combination)))
+            yield rendered("steps.html.jinja", steps=found, hint=_hint(found[0], ref, len(combination)))
     except TeacherUnavailableError as error:
         raise refusal(f"The teacher gave no answer ({error}); try again later.") from None
     except TeacherError:
@@ -151,9 +151,9 @@ def _scene(seed: int) -> str:
     return rendered("scene.html.jinja", picture=small, seed=seed)
 
 
-def _hint(step: Step, ref: str, k: int) -> str:
-    """Say what a scene does support where it does not support what was picked."""
-    if step.title.startswith("1.") and step.state == "failed" and ref.startswith("scene:"):
+def _hint(written: Step, ref: str, k: int) -> str:
+    """Say what a scene does support where the teacher found that it does not support what was picked."""
+    if written.state == "failed" and ref.startswith("scene:"):
         possible = supported(scene_of(int(ref.removeprefix("scene:"))), k)
         if possible:
             return "This scene supports, for example, " + " + ".join(map(spoken, possible[len(possible) // 2])) + "."

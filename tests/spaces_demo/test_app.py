@@ -121,7 +121,7 @@ def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: Running) -
 def test_ones_own_picture_goes_to_gemini_with_ones_own_key(space: Running, gemini: GeminiServer, picture: Path) -> None:
     asked = len(gemini.asked)
     page = space.client.predict(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
-    assert "By gemini-3.8-flash-double" in page
+    assert "gemini-3.8-flash-double" in page
     assert len(gemini.asked) == asked + 3
 
 
