@@ -147,7 +147,7 @@ def training(found: dict[str, Any]) -> str:
     """Return the table about tuning as Markdown, with what each part gains and the machine that it was read on."""
     rows = [f"| {found['size']} | {' | '.join(TRAINED.values())} |", "|---" * (len(TRAINED) + 1) + "|"]
     for name, figures in found["lines"].items():
-        cells = ["does not hold"] if "failed" in figures else [_cell(figures, key) for key in TRAINED]
+        cells = ["no figure"] if "failed" in figures else [_cell(figures, key) for key in TRAINED]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     gained = ", ".join(f"the {name} gains {times:.2f} times" for name, times in found["gains"].items())
     machine = found["machine"]

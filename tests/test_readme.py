@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import table
+from benchmarks.readme import read, table, training
 from compact_hf.cli import _parser
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +82,4 @@ def test_the_make_targets_exist() -> None:
 
 def test_the_figures_are_those_of_the_files() -> None:
     assert table() in README
+    assert training(read("training")) in README

@@ -75,4 +75,4 @@ def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, t
     figures = training.measured(wrong)
     assert "none such" in figures["failed"]
     shown = readme.training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
-    assert "| it | does not hold |" in shown
+    assert "| it | no figure |" in shown
