@@ -80,8 +80,9 @@ class Settings:
 
 def build(settings: Settings) -> gr.Blocks:
     """Return the page."""
-    answering = model.Answering(settings.model, settings.adapter, seconds=settings.answer_seconds)
+    # First the data: `datasets` looks into transformers, which loading the model imports beside it.
     found, trouble = _gallery(settings.dataset)
+    answering = model.Answering(settings.model, settings.adapter, seconds=settings.answer_seconds)
     with gr.Blocks(title=TITLE, delete_cache=CLEANING, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         if trouble:

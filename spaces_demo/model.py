@@ -99,5 +99,6 @@ def _names(model: str, adapter: str) -> str:
     """Return in words who answers; of a folder its last part alone."""
     if not (model or adapter):
         return "the tiny student that ships with compact_hf (1.7 million parameters, trained on drawn scenes)"
-    told = [f"`{Path(name).name if os.path.isdir(name) else name}`" for name in (model, adapter) if name]
+    folders = {name for name in (model, adapter) if os.path.isdir(name) or os.path.isabs(name)}
+    told = [f"`{Path(name).name if name in folders else name}`" for name in (model, adapter) if name]
     return " with the adapter ".join(told)
