@@ -1,9 +1,9 @@
-"""README's table of figures, from the files that the other scripts wrote.
+"""The tables of figures in README and docs/speed.md, from the files that the other scripts wrote.
 
     make figures                     # runs the scripts and writes docs/figures/*.json, about an hour
-    python benchmarks/readme.py      # prints the table
+    python benchmarks/readme.py      # prints the tables
 
-The files say on which machine they were read.
+Some of the files say on which machine they were read; docs/speed.md says it of all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ from pathlib import Path
 from typing import Any
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+IN_README = (
+    "`compact --help`",
+    "`make demo` from nothing",
+    "share of the ideal",
+    "accepted questions a second",
+    "requests per accepted question",
+    "resuming with 100,000",
+    "peak memory, write",
+    "bytes that a stream of k3",
+    "judging in batches",
+)
+"""How the rows begin that README has; docs/speed.md has all."""
 
 
 def read(name: str) -> Any:
@@ -20,8 +32,23 @@ def read(name: str) -> Any:
     return json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def table() -> str:
-    """Return the table as Markdown."""
+def table(beginnings: tuple[str, ...] = ("",)) -> str:
+    """Return the rows that begin with one of these words, as a table in Markdown."""
+    rows = [row for row in _rows() if row[0].startswith(beginnings)]
+    return "\n".join(["| what | measured | wanted |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def costs(found: dict[str, Any]) -> str:
+    """Return what the paper's data set takes to make, as Markdown."""
+    lines = [f"| {found['conversations']:,} conversations | requests | price | hours |", "|---|---|---|---|"]
+    for way in found["ways"]:
+        what = f"`--preset {way['preset']}{' --strict' if way['strict'] else ''}`, {way['teacher'].partition(':')[0]}"
+        hours = "within a day" if way["seconds"] is None else f"{way['seconds'] / 3600:.0f}"
+        lines.append(f"| {what} | {way['requests']:,} | ${way['cost']:,.0f} | {hours} |")
+    return "\n".join(lines)
+
+
+def _rows() -> list[tuple[str, str, str]]:
     steps, scenes = read("first_steps"), read("scenes")
     rate = scenes["pictures_per_second"]
     rows = [
@@ -34,10 +61,7 @@ def table() -> str:
             "100",
         ),
     ]
-    rows += generation(read("generation"))
-    rows += release(read("release"))
-    lines = ["| what | measured | wanted |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
+    return [*rows, *generation(read("generation")), *release(read("release")), *evaluation(read("evaluation"))]
 
 
 def generation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -165,7 +189,7 @@ def evaluation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     rates = " / ".join(f"{one['median']:.0f}" for one in lines.values())
     return [
         (f"questions judged a second and core: plain loop / {' / '.join(list(lines)[1:])}", rates, ""),
-        ("batches of 16 by a plain loop, the same answers", f"{times:.1f}", "3"),
+        ("judging in batches of 16, by a plain loop over `generate` with the same answers", f"{times:.1f}", "3"),
     ]
 
 
@@ -183,4 +207,4 @@ def _minutes(run: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(costs(read("costs")), table(IN_README), table(), training(read("training")), sep="\n\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import read, table, training
+from benchmarks.readme import IN_README, costs, read, table, training
 from compact_hf.cli import _parser
 
 ROOT = Path(__file__).parents[1]
@@ -81,5 +81,15 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_the_figures_are_those_of_the_files() -> None:
-    assert table() in README
+    speed = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert table() in speed
+    assert costs(read("costs")) in README
+    assert table(IN_README) in README
     assert training(read("training")) in README
+
+
+def test_what_is_said_of_the_student_is_what_was_measured() -> None:
+    scores = read("student")["scores"]
+    tuned, swapped = ([f"{scores[name]['by_k'][k]['accuracy']:.0%}" for k in "14"] for name in ("tuned", "swapped"))
+    words = f"{tuned[0]} right at k = 1 and {tuned[1]} at k = 4, which it was never tuned on, against"
+    assert f"{words} {swapped[0]} and {swapped[1]} with the pictures swapped" in " ".join(README.split())
