@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from compact_hf import copy_student
 from compact_hf.cli import main
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.server import HubServer
@@ -100,3 +101,16 @@ def test_a_release_goes_to_the_hub_and_is_read_there(tmp_path: Path, monkeypatch
         assert server.store.repository("dataset", "org/name").at("v1.0.0").files
     assert (tmp_path / "llava" / "dataset_info.json").is_file()
     assert (tmp_path / "org-name-v1.0.0-sheet" / "contact_sheet.png").is_file()
+
+
+def test_data_and_models_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "scenes:40", "--out", "run"]) == 0
+    assert main(["assemble", "run", "--out", "release", "--version", "1.0.0", "--keep-similar"]) == 0
+    copy_student("students")
+    for arguments in commands("Judge"):
+        # As many questions as a test has time for.
+        few = ["scenes:8" if word == "scenes:100" else word for word in arguments]
+        assert main(few) == 0, arguments
+    for page in ("judged/report.html", "swapped/report.html", "analysis/analysis.html"):
+        assert (tmp_path / page).is_file()
