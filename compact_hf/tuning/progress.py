@@ -1,4 +1,4 @@
-"""Progress: transformers' and datasets' own bars off the terminal, for the library talks to its caller only; and how far
+"""Progress: transformers' and datasets' own bars off the terminal, as the library talks to its caller only; and how far
 training is, from a line of its output."""
 
 from __future__ import annotations

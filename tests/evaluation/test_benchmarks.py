@@ -159,8 +159,8 @@ def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
         lines = "".join(f"{json.dumps(sample)}\n" for sample in samples)
         file.with_name(file.name.replace("_results.json", f"_samples_{task}.jsonl")).write_text(lines)
     assert benchmark_table([file]).notes == (
-        "out/mine: the judge of MM-Vet graded all but 1 answers, which lmms-eval counts all the same",
-        "out/mine: the judge of LLaVA-in-the-Wild graded all but 2 answers, which lmms-eval counts all the same",
+        "out/mine: the judge of MM-Vet graded all but 1 answers, and lmms-eval counts all",
+        "out/mine: the judge of LLaVA-in-the-Wild graded all but 2 answers, and lmms-eval counts all",
     )
 
 

@@ -130,7 +130,7 @@ def _scores(model: str, files: Sequence[_File]) -> HarnessScores:
             continue
         if benchmark.judged and (silent := _silent(found, benchmark)):
             notes.append(
-                f"{model}: the judge of {benchmark.name} graded all but {silent} answers, which lmms-eval counts all the same"
+                f"{model}: the judge of {benchmark.name} graded all but {silent} answers, and lmms-eval counts all"
             )
         if value is None:
             raise EvaluationError(f"{found.path} has no number for {benchmark.name} ({benchmark.metric}); {_AGAIN}")
