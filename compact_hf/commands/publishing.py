@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.commands.command import command
 from compact_hf.commands.releasing import tell_difference
 from compact_hf.errors import UsageError
 from compact_hf.talk import bars_on_a_terminal, say, tell, tell_table
+
+if TYPE_CHECKING:
+    from compact_hf.hub.push import Pushed
+    from compact_hf.release.diff import Difference
 
 _OF_MODELS: Final = ("version", "base", "results", "license")
 _OF_SPACES: Final = ("wheel",)
@@ -59,15 +63,8 @@ def _publish_release(chosen: argparse.Namespace) -> int:
     published = publish(
         chosen.folder, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
     )
-    if published.pushed is None:
-        _tell_files(published.files)
-        if published.difference:
-            tell_difference(published.difference)
-        say(f"{published.tag} would be {_size(published.files)}")
-        return 0
-    say(f"next: in Python: load_dataset({chosen.repository!r}, revision={published.tag!r})")
-    tell(published.pushed.url)
-    return 0
+    code = f"load_dataset({chosen.repository!r}, revision={published.tag!r})"
+    return _tell(published.files, published.pushed, published.tag, code=code, difference=published.difference)
 
 
 def _publish_model(chosen: argparse.Namespace) -> int:
@@ -86,13 +83,8 @@ def _publish_model(chosen: argparse.Namespace) -> int:
     )
     if published.base_revision:
         say(f"its base is {published.base} at {published.base_revision}")
-    if published.pushed is None:
-        _tell_files(published.files)
-        say(f"{published.tag or 'main'} would be {_size(published.files)}")
-        return 0
-    say(f'next: in Python: pipeline("image-text-to-text", model="{chosen.repository}")')
-    tell(published.pushed.url)
-    return 0
+    code = f'pipeline("image-text-to-text", model="{chosen.repository}")'
+    return _tell(published.files, published.pushed, published.tag or "main", code=code)
 
 
 def _publish_space(chosen: argparse.Namespace) -> int:
@@ -108,17 +100,20 @@ def _publish_space(chosen: argparse.Namespace) -> int:
     )
     if published.from_index:
         say(f"it takes {published.from_index} from the package index; where that does not have it, give --wheel FILE")
-    if published.pushed is None:
-        _tell_files(published.files)
-        say(f"the Space would be {_size(published.files)}")
+    return _tell(published.files, published.pushed, "the Space")
+
+
+def _tell(
+    files: dict[str, int], pushed: Pushed | None, name: str, *, code: str = "", difference: Difference | None = None
+) -> int:
+    """Tell where it is now and which code goes on from there; after a dry run, what would be there."""
+    if pushed is None:
+        tell_table(("file", "bytes"), list(files.items()))
+        if difference:
+            tell_difference(difference)
+        say(f"{name} would be {len(files)} files, {sum(files.values()):,} bytes")
         return 0
-    tell(published.pushed.url)
+    if code:
+        say(f"next: in Python: {code}")
+    tell(pushed.url)
     return 0
-
-
-def _tell_files(files: dict[str, int]) -> None:
-    tell_table(("file", "bytes"), list(files.items()))
-
-
-def _size(files: dict[str, int]) -> str:
-    return f"{len(files)} files, {sum(files.values()):,} bytes"
