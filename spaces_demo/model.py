@@ -76,10 +76,16 @@ class Answering:
             if not (model or adapter):
                 model, adapter = _shipped()
             self._loading.set_result(SideBySide(model, adapter, device="cuda" if ON_ZERO else None))
+        # The reason may name a folder of this machine: it is the owner's to read.
         except (CompactError, ImportError) as error:
-            # The reason may name a folder of this machine: it is the owner's to read.
             logging.getLogger(__name__).error("the model cannot be used: %s", error)
-            self._loading.set_exception(CompactError("The model of this Space cannot be loaded; its log says why."))
+            self._give_up()
+        except Exception:  # such as a GPU without room: visitors would wait for ever
+            logging.getLogger(__name__).exception("the model cannot be used")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._loading.set_exception(CompactError("The model of this Space cannot be loaded; its log says why."))
 
 
 def _on_gpu(stream: Callable[..., Iterator[Any]], seconds: float) -> Callable[..., Iterator[Any]]:

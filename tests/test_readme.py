@@ -12,20 +12,11 @@ import pytest
 
 from benchmarks.readme import IN_README, costs, read, table, training
 from compact_hf.cli import _parser
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def fenced(language: str) -> list[str]:
-    """Return the contents of README's blocks of one language, "" for those that name none."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [text for of, text in blocks if of == language]
+from tests.readme import README, ROOT, fenced, section
 
 
 def test_the_example_prints_what_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, _ = fenced("python")
-    promised = fenced("")[0]
+    (code,), (promised,) = (fenced(language, section("In Python")) for language in ("python", ""))
     monkeypatch.chdir(tmp_path)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -34,22 +25,23 @@ def test_the_example_prints_what_readme_says(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_example_has_about_ten_lines() -> None:
-    assert len(fenced("python")[0].splitlines()) <= 12
+    (code,) = fenced("python", section("In Python"))
+    assert len(code.splitlines()) <= 12
 
 
 def test_every_config_that_readme_loads_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import load_dataset
-
     from compact_hf import assemble, generate
 
     monkeypatch.chdir(tmp_path)
     generate("scenes:60", "run")
-    assemble(["run"], "release", version="1.0.0")
-    loaded = 0
-    for line in fenced("python")[1].splitlines():
-        data = eval(line.partition("#")[0], {"load_dataset": load_dataset})
-        loaded += len(list(data["train"])) > 0
-    assert loaded == 5
+    assemble(["run"], "demo-out/release", version="1.0.0")
+    (code,) = fenced("python", section("Load it"))
+    imported, _, loads = code.partition("\n\n")
+    names: dict[str, object] = {}
+    exec(imported, names)
+    lengths = [len(list(eval(line, names)["train"])) for line in loads.splitlines()]
+    assert len(lengths) == 5
+    assert all(lengths)
 
 
 def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,13 +55,16 @@ def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_every_path_that_readme_names_is_there() -> None:
-    inside = {line.split()[0] for line in fenced("")[1].splitlines() if line.startswith("  ")}
+    (tree,) = fenced("", section("Where things are"))
+    inside = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
     assert {name.rstrip("/") for name in inside} <= {
         path.relative_to(ROOT / "compact_hf").as_posix() for path in (ROOT / "compact_hf").rglob("*")
     }
     assert len(inside) > 10
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
+    for path, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", README)):
+        assert (ROOT / path).exists(), path
+        assert path or heading in headings, heading
     for script in re.findall(r"(?:python|--config) ([\w/.-]+\.(?:py|yaml))", README):
         assert (ROOT / script).exists(), script
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -16,19 +17,16 @@ from compact_hf.cli import main
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.model import KEY
-from tests.hub.clients import COMPACT, ROOT, run
+from compact_hf.tuning.student.shipped import copy_aligned
+from tests.hub.clients import COMPACT, run
+from tests.readme import ROOT, commands
 from tests.synthesis.data_sets import llava_item
 from tests.teachers.asking import photograph
 
-README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
-
-def commands(section: str) -> list[list[str]]:
-    """The `compact` commands in the first shell block of a section, as their arguments."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    block = text.partition("```sh\n")[2].partition("```")[0]
-    lines = [line.partition("  #")[0].strip() for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("compact ")]
+def compacts(title: str) -> list[list[str]]:
+    """Return the `compact` commands of a section, as their arguments."""
+    return [words[1:] for words in commands(title) if words[0] == "compact"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def test_a_release_is_made_of_ones_own_images(
     folder: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    plan, *others = commands("Your own images")
+    plan, *others = compacts("Of your own pictures")
     assert run_against(gemini, plan) == 0
     assert not gemini.asked
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
@@ -80,7 +78,7 @@ def test_the_k_of_data_that_is_there_is_judged_and_raised(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-    found = commands("The k of data that is there")
+    found = compacts("Of data that is there")
     assert len(found) == 2
     for arguments in found:
         assert run_against(gemini, arguments) == 0, capsys.readouterr().err
@@ -88,27 +86,67 @@ def test_the_k_of_data_that_is_there_is_judged_and_raised(
 
 def test_a_release_goes_to_the_hub_and_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["generate", "scenes:60", "--out", "run"]) == 0
-    assert main(["assemble", "run", "--out", "release", "--version", "1.0.0", "--keep-similar"]) == 0
-    plan, *others = commands("The data set")
+    make_release("release")
+    plan, *others = compacts("Onto the Hub")
     assert plan[-1] == "--dry-run"
     assert re.fullmatch(r"v\d+\.\d+\.\d+", others[0][1].partition("@")[2])
-    inside = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(tmp_path)!r})\n{COMPACT}"
     with HubServer() as server:
         for arguments in (plan, plan[:-1], *others):
-            done = run(server, inside, *arguments, home=tmp_path / "home")
-            assert done.returncode == 0, done.stderr
+            run_in(tmp_path, arguments, server)
         assert server.store.repository("dataset", "org/name").at("v1.0.0").files
     assert (tmp_path / "llava" / "dataset_info.json").is_file()
     assert (tmp_path / "org-name-v1.0.0-sheet" / "contact_sheet.png").is_file()
 
 
+def run_in(folder: Path, arguments: list[str], hub: HubServer | None = None) -> str:
+    """Run a command in a folder, against a Hub (one of its own where none is given), and return what it prints."""
+    inside = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(folder)!r})\n{COMPACT}"
+    with nullcontext(hub) if hub else HubServer() as server:
+        done = run(server, inside, *arguments, home=folder / "home")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make_release(out: str) -> None:
+    assert main(["generate", "scenes:40", "--out", "run"]) == 0
+    assert main(["assemble", "run", "--out", out, "--version", "1.0.0", "--keep-similar"]) == 0
+
+
+def test_what_the_demo_left_is_tuned_and_ready_to_be_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_aligned("demo-out/base")
+    make_release("demo-out/release")
+    found = compacts("Tune")
+    ready = [arguments for arguments in found if "llava-base" not in arguments and "adapter" not in arguments]
+    assert [arguments[0] for arguments in ready] == ["recipe", "tune", "tune", "publish"]
+    *tuning, publish = ready
+    for arguments in tuning:
+        # As many steps as a test has time for.
+        few = ["--max_steps", "3"] if arguments[0] == "tune" else []
+        assert main([*arguments, *few]) == 0, arguments
+    assert (tmp_path / "student" / "README.md").is_file()
+    run_in(tmp_path, publish)
+
+
+def test_the_data_are_shown_and_the_space_is_ready_to_be_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_release("demo-out/release")
+    show, publish = compacts("See it")
+    assert main(show) == 0
+    (tmp_path / "spaces_demo").symlink_to(ROOT / "spaces_demo")
+    # README has pip do it, which would fetch the builder.
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    assert "compact_hf-0.1.0-py3-none-any.whl" in run_in(tmp_path, publish)
+
+
 def test_data_and_models_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["generate", "scenes:40", "--out", "run"]) == 0
-    assert main(["assemble", "run", "--out", "release", "--version", "1.0.0", "--keep-similar"]) == 0
+    make_release("release")
     copy_student("students")
-    for arguments in commands("Judge"):
+    for arguments in compacts("Judge"):
         # As many questions as a test has time for.
         few = ["scenes:8" if word == "scenes:100" else word for word in arguments]
         assert main(few) == 0, arguments

@@ -1,0 +1,33 @@
+"""README's sections and code blocks, for the tests that run them as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """Return what stands under a heading, to the next one of its level or a higher one."""
+    heading = re.search(rf"^(#+) {re.escape(title)}$", README, re.MULTILINE)
+    if heading is None:
+        raise LookupError(f"README has no section {title!r}")
+    rest = README[heading.end() :]
+    end = re.search(rf"^#{{1,{len(heading[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def fenced(language: str, text: str = README) -> list[str]:
+    """Return the contents of the blocks of one language, "" for those that name none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [inside for of, inside in blocks if of == language]
+
+
+def commands(title: str) -> list[list[str]]:
+    """Return the lines of a section's shell blocks as words, each with its comment left out."""
+    lines = [line.partition("  #")[0].strip() for block in fenced("sh", section(title)) for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line]
