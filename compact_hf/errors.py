@@ -23,13 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os.path import commonprefix
 from typing import ClassVar
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean NAME?` for the nearest allowed name, empty where none is near."""
-    near = get_close_matches(got, tuple(allowed), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = get_close_matches(got, tuple(allowed))
+    if not near:
+        return ""
+    # Of several, the one that begins alike: lora_rank is nearer to lora_r than to local_rank.
+    return f"; did you mean {max(near, key=lambda name: len(commonprefix([got, name])))}?"
 
 
 class CompactError(Exception):

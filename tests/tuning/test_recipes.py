@@ -207,6 +207,7 @@ def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
     ("settings", "told"),
     [
         ({"lora_alfa": 8, "seed": 1}, r"knows: lora_alfa; did you mean lora_alpha\?$"),
+        ({"lora_rank": 8}, r"knows: lora_rank; did you mean lora_r\?$"),
         ({"num_proceses": 8}, "knows: num_proceses; did you mean num_processes?"),
         ({"learning-rate": 1}, "knows: learning-rate; did you mean learning_rate?"),
         ({"zzz": 8}, "knows: zzz$"),

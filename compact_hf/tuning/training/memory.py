@@ -10,7 +10,7 @@ guessed: one and two decoder layers run forward on fake tensors of the largest b
 
 Sharded runs (FSDP, ZeRO-3) divide the first three by the number of processes and add two gathered layers. Not counted:
 the CUDA context (about 0.5 GB), the tiles of the LM head and fragmentation; leave a tenth free. For small models on a
-CPU the estimate lies 1 to 13% above what torch's profiler measures (tests/tuning/test_dry_run.py).
+CPU the estimate lies 1 to 13% above what torch's profiler measures (tests/tuning/training/test_dry_run.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import pytest
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.tuning.base import room as base_room
 from compact_hf.tuning.base.assemble import assemble_base
-from tests.tuning.base_parts import Parts, save_parts
+from tests.tuning.base.base_parts import Parts, save_parts
 
 
 @pytest.fixture(scope="module")

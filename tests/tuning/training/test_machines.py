@@ -14,7 +14,7 @@ import yaml
 from compact_hf.tuning.recipes import read_recipe
 from tests.tuning.samples import base_and_release, options, settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OURS, TRLS = ("-m", "compact_hf.tuning.training.sft"), ("-m", "trl.scripts.sft")
 # FSDP2 as transformers applies it while it loads, which it does on CPUs too; accelerate would run DDP there.
 SHARDED = {

@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.tuning.student.shipped import FOLDER, copy_student
 
-FIGURES = Path(__file__).parents[2] / "docs" / "figures" / "student.json"
+FIGURES = Path(__file__).parents[3] / "docs" / "figures" / "student.json"
 
 
 def test_both_checkpoints_are_eight_megabytes_together_and_name_no_folder_of_their_makers() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
+from compact_hf.tuning.training.resume import last_whole
 from compact_hf.tuning.training.train import job_of, tune
 from tests.tuning.samples import base_and_release, settings
 
@@ -54,6 +57,24 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert tune("tiny-cpu", overrides=given) == replace(result, resumed=True)
     with pytest.raises(UsageError, match=r"other settings \(max_steps was 20, now 30\)"):
         tune("tiny-cpu", overrides={**given, "max_steps": "30"})
+
+
+def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
+    overrides: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**overrides, "output_dir": str(tmp_path / "student")}
+    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    source = "import sys; from compact_hf.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", source, "tune", "tiny-cpu", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if " 3/20" in line)
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert process.returncode == 3, told
+    assert "with a whole checkpoint in" in told
+    assert last_whole(tmp_path / "student") is not None
+    assert still_working_on(tmp_path) == []
 
 
 @pytest.mark.parametrize(

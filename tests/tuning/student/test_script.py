@@ -13,7 +13,7 @@ from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
 from student_script.build_student import Config, build, main
 
-SCRIPT = Path(__file__).parents[2] / "student_script"
+SCRIPT = Path(__file__).parents[3] / "student_script"
 
 
 def small(tmp_path: Path) -> Path:

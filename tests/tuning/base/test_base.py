@@ -17,7 +17,7 @@ from compact_hf.tuning.base.assemble import assemble_base
 from compact_hf.tuning.base.parts import ROLES, find
 from compact_hf.tuning.base.shape import base_config
 from compact_hf.tuning.base.weights import weights_found, write_weights
-from tests.tuning.base_parts import EDGE, MEAN, ROWS, STD, TOKENS, Parts, save_parts
+from tests.tuning.base.base_parts import EDGE, MEAN, ROWS, STD, TOKENS, Parts, save_parts
 from tests.tuning.llava_rules import Llama
 
 

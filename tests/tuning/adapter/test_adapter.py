@@ -16,7 +16,7 @@ from compact_hf.tuning.adapter.adapter import adapted, refuse_other_base
 from compact_hf.tuning.adapter.facts import FACTS, adapter_of
 from compact_hf.tuning.adapter.merge import merge_adapter
 from compact_hf.tuning.tiny import build_tiny
-from tests.tuning.adapters import adapter
+from tests.tuning.adapter.adapters import adapter
 from tests.tuning.samples import picture, texts
 
 

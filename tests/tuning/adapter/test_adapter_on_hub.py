@@ -17,7 +17,7 @@ from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.tuning.adapter.facts import FACTS
 from compact_hf.tuning.tiny import build_tiny
 from tests.hub.clients import at, statuses, told
-from tests.tuning.adapters import adapter
+from tests.tuning.adapter.adapters import adapter
 from tests.tuning.samples import picture, texts
 
 ROUND_TRIP: Final = """

@@ -14,7 +14,7 @@ from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.hub.store import MAIN, File, Repository
 from compact_hf.tuning.base.assemble import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
 from tests.hub.clients import COMPACT, at, contents, run, statuses, told
-from tests.tuning.base_parts import Parts, save_parts
+from tests.tuning.base.base_parts import Parts, save_parts
 
 
 @pytest.fixture(scope="module")
