@@ -272,7 +272,8 @@ def test_one_picture_that_the_model_cannot_take_does_not_cost_the_others_of_its_
     assert answers[2] == Failure(
         "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", worth_retrying=False
     )
-    assert batches == [4, 2, 2, 1, 1]
+    # Halved, and the half with the picture halved again; which half comes first depends on which question did.
+    assert sorted(batches, reverse=True) == [4, 2, 2, 1, 1]
 
 
 def test_a_picture_that_is_gone_fails_alone(folder: Path) -> None:
