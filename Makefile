@@ -49,6 +49,8 @@ figures: setup
 	$(BIN)/python benchmarks/release.py --json > docs/figures/release.json
 	$(BIN)/python benchmarks/generation.py --json > docs/figures/generation.json
 	$(BIN)/python benchmarks/training.py --json > docs/figures/training.json
+	$(BIN)/python benchmarks/evaluation.py --json > docs/figures/evaluation.json
+	$(BIN)/python benchmarks/costs.py --json > docs/figures/costs.json
 	$(BIN)/python benchmarks/first_steps.py --from-nothing --json > docs/figures/first_steps.json
 	$(BIN)/compact demo --out demo-out
 	cp demo-out/contact_sheet.png docs/pictures/contact_sheet.png
