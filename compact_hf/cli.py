@@ -6,6 +6,7 @@ goes on.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -50,6 +51,8 @@ _EXTRAS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    # At every import, also by those who never quantize, it says that it has no such kernel for CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     chosen = _parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
