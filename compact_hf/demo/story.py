@@ -166,13 +166,15 @@ def _caveat(story: Story) -> str:
 
 def _next_steps(folder: Path) -> tuple[Example, ...]:
     return (
+        Example("what passed here, what was dropped, and why", f"compact status {folder / 'run'}"),
         Example(
             "your own pictures, with a Gemini key",
             "export GEMINI_API_KEY=...; compact generate PICTURES --out run --limit 20",
         ),
-        Example("what passed, what was dropped, and why", f"compact status {folder / 'run'}"),
-        Example("a release of it", "compact assemble run --out release --version 1.0.0; compact validate release"),
+        Example("a release of them", "compact assemble run --out release --version 1.0.0; compact validate release"),
         Example(
-            "tune LLaVA-1.5-7B with it, on GPUs", "trl sft --config compact_hf/tuning/recipes/llava15-7b-lora.yaml"
+            "LLaVA-1.5-7B tuned with it, on a GPU",
+            "compact base assemble --out llava-base; compact tune llava15-7b-lora-1gpu "
+            "--model_name_or_path llava-base --dataset_name release --output_dir adapter",
         ),
     )
