@@ -31,10 +31,22 @@ def test_the_file_is_that_of_the_plan() -> None:
 def test_what_is_compared_has_as_many_questions_and_the_base_is_named() -> None:
     found = from_json(Ablation, FIGURES)
     counts = {unit.variant: sum(unit.data.questions.values()) for unit in found.units}
-    assert counts == {"k1": 300, "k123": 300, "llava-10x": 3000}
+    assert counts == {"k1": 2400, "k123": 2400, "llava-10x": 24000}
     assert len(found.plan.seeds) >= 3
     assert {line.label for line in found.lines} == {"all", *(f"k = {k}" for k in range(1, 6))}
     assert found.base_identity in TEXT
+
+
+def test_readme_tells_what_came_out() -> None:
+    found = from_json(Ablation, FIGURES)
+    overall = next(line for line in found.lines if line.label == "all")
+    shares = {variant: f"{estimate.mean:.0%}" for variant, estimate in overall.accuracy.items()}
+    told = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"to answer {shares['k123']} of reserved ones, k from 1 to 5" in told
+    assert (
+        f"as many of k = 1 alone {shares['k1']}; ten times as many with LLaVA's shares by k {shares['llava-10x']}."
+        in told
+    )
 
 
 def test_the_command_that_repeats_it_can_be_parsed() -> None:
