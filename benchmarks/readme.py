@@ -15,6 +15,7 @@ from typing import Any
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 IN_README = (
     "`compact --help`",
+    "the Space",
     "`make demo` from nothing",
     "share of the ideal",
     "accepted questions a second",
@@ -53,6 +54,11 @@ def _rows() -> list[tuple[str, str, str]]:
     rate = scenes["pictures_per_second"]
     rows = [
         ("`compact --help`", f"{steps['compact --help']['seconds']:.2f} s", "0.5 s"),
+        (
+            "the Space, from its start to its page / to its first answer",
+            " / ".join(f"{steps[f'the Space: {part}']['seconds']:.0f}" for part in ("page", "answer")) + " s",
+            "20 s",
+        ),
         ("`make demo` from nothing, set-up included", _minutes(steps["make demo"]), "12 min"),
         ("`make test` from nothing, set-up included", _minutes(steps["make test"]), "15 min"),
         (
