@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from os.path import commonprefix
+from itertools import takewhile
 from typing import ClassVar
 
 
@@ -33,7 +33,12 @@ def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     if not near:
         return ""
     # Of several, the one that begins alike: lora_rank is nearer to lora_r than to local_rank.
-    return f"; did you mean {max(near, key=lambda name: len(commonprefix([got, name])))}?"
+    return f"; did you mean {max(near, key=lambda name: _alike(got, name))}?"
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many letters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 class CompactError(Exception):
