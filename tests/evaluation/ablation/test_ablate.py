@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +38,27 @@ def written(file: Path, **change: Any) -> Path:
     return file
 
 
+KILLED = """
+import os, signal, sys
+from compact_hf.evaluation.ablation.ablate import ablate
+
+def stop(stage, done, total, note):
+    if (stage, done) == ("units", 1):
+        print(note, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ablate(sys.argv[1], sys.argv[2], on_progress=stop)
+"""
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
-    """A plan, and its folder after a stop between the first unit and the second; when the first one was finished."""
+    """A plan, and its folder after a kill between the first unit and the second; when the first one was finished."""
     folder = tmp_path_factory.mktemp("ablation")
     plan, out = written(folder / "plan.yaml"), folder / "out"
-
-    def stop(stage: str, done: int, total: int, note: str) -> None:
-        if (stage, done) == ("units", 1):
-            assert note.startswith("about ")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ablate(plan, out, on_progress=stop)
+    ended = subprocess.run([sys.executable, "-c", KILLED, plan, out], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert ended.stdout.startswith("about ")
     return plan, out, (out / "units" / "k1-seed-0.json").stat().st_mtime
 
 
