@@ -86,7 +86,8 @@ def run_demo(
 
     Args:
         out (`str | Path`): a folder that is new, empty, or an earlier demo's.
-        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, to learn from.
+        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, to learn from. Half as
+            many others, at most 200, are for judging.
         steps (`int`, *optional*, defaults to the recipe's): training steps.
         on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
 
@@ -102,11 +103,14 @@ def run_demo(
     code = _FIRST_LOOK.format(release=str(folder / "release"))
     printed = _printed(code)
     base = _base(folder, on_progress)
-    before = _evaluate(base, folder / "before", "questions before tuning", on_progress)
+    reserved = f"scenes:{min(scenes // 2, _RESERVED)}"
+    before = _evaluate(base, reserved, folder / "before", "questions before tuning", on_progress)
     settings = _settings(folder, steps)
     training = _train(folder, settings, on_progress)
-    after = _evaluate(training.output_dir, folder / "after", "questions after tuning", on_progress)
-    swapped = _evaluate(training.output_dir, folder / "swapped", "pictures swapped", on_progress, swap_pictures=True)
+    after = _evaluate(training.output_dir, reserved, folder / "after", "questions after tuning", on_progress)
+    swapped = _evaluate(
+        training.output_dir, reserved, folder / "swapped", "pictures swapped", on_progress, swap_pictures=True
+    )
     # Last, over the card that TRL leaves: only now are the scores known.
     scores = measured(training.output_dir, folder / "after")
     write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
@@ -192,10 +196,10 @@ def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult
     return tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
 
 
-def _evaluate(model: Path, out: Path, stage: str, tell: Tell, *, swap_pictures: bool = False) -> Results:
+def _evaluate(model: Path, reserved: str, out: Path, stage: str, tell: Tell, *, swap_pictures: bool = False) -> Results:
     return evaluate(
         str(model),
-        f"scenes:{_RESERVED}",
+        reserved,
         out,
         swap_pictures=swap_pictures,
         on_progress=lambda done, total: tell(stage, done, total, ""),

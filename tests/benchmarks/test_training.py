@@ -69,6 +69,7 @@ def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
     assert work.of_rows(3, 3 * 680) == pytest.approx(3 * work.of_rows(1, 680))
 
 
+@pytest.mark.slow
 def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, tmp_path: Path) -> None:
     release = training.release(tmp_path, pictures=12)
     wrong = replace(next(iter(training.lines(training.Asked(release, "tiny", 1)).values())), attention="none such")

@@ -32,6 +32,7 @@ def small(tmp_path: Path) -> Path:
 
 # PEFT 0.21 asks by the name that transformers 5.23 has deprecated.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.slow
 def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
