@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,7 @@ def main() -> None:
 def held(questions: Sequence[Question]) -> list[Question]:
     """Return the questions with their pictures in memory: drawing scenes is not what is measured."""
     pictures: dict[str, bytes] = {question.picture: question.read_picture() for question in questions}
-    return [
-        replace(question, read_picture=lambda data=pictures[question.picture]: data)  # type: ignore[misc]
-        for question in questions
-    ]
+    return [replace(question, read_picture=partial(pictures.__getitem__, question.picture)) for question in questions]
 
 
 def measured(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
@@ -64,8 +62,8 @@ def measured(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     ways: dict[str, Callable[[], tuple[list[str], float]]] = {
-        "loop": lambda: loop(student, questions),
-        **{f"batch {size}": lambda size=size: ours(student, questions, size) for size in BATCHES},  # type: ignore[misc]
+        "loop": partial(loop, student, questions),
+        **{f"batch {size}": partial(ours, student, questions, size) for size in BATCHES},
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     expected: list[str] | None = None

@@ -200,7 +200,10 @@ def test_options_on_the_command_line_replace_the_recipes() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
-    refuse_unknown_keys(read_recipe(name))
+    settings = read_recipe(name)
+    refuse_unknown_keys(settings)
+    with pytest.raises(TuningError, match=r"knows: lora_alfa; did you mean lora_alpha\?$"):
+        refuse_unknown_keys({**settings, "lora_alfa": 8})
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,11 @@ def test_a_mistyped_key_is_told_with_the_nearest(settings: dict[str, Any], told:
 def test_an_accelerate_config_may_be_a_file(tmp_path: Path) -> None:
     config = tmp_path / "cluster.yaml"
     config.write_text("num_machines: 2\n")
-    refuse_unknown_keys({"accelerate_config": str(config), "env": {"NCCL_DEBUG": "WARN"}})
+    settings = {"accelerate_config": str(config), "env": {"NCCL_DEBUG": "WARN"}}
+    refuse_unknown_keys(settings)
+    config.unlink()
+    with pytest.raises(TuningError, match="neither a file nor one of"):
+        refuse_unknown_keys(settings)
 
 
 def test_what_is_refused_is_what_trl_stops_at(tmp_path: Path) -> None:
