@@ -60,6 +60,15 @@ def offline() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tune` starts its process as a fork that has torch and TRL loaded, with everything else as it is."""
+    from compact_hf.tuning.training import train
+    from tests import preforked
+
+    monkeypatch.setattr(train, "Popen", preforked.Popen)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", action="store_true", help="record tests/golden anew instead of comparing (make golden)"

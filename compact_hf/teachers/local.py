@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH_SIZE: Final = 16
-# Requests that a reply leads to come within this time; next to a batch's it does not count.
+# After a flush a part of a batch runs once no request has come for this long, which does not count next to the time of
+# a batch. It is waited for in turns of the event loop, since on a busy machine the time alone can pass within one turn.
 _SETTLE_S: Final = 0.02
+_SETTLE_TURNS: Final = 10
 
 
 class Local:
@@ -95,10 +97,12 @@ class Local:
 
     async def _answer(self, request: Request) -> Reply | Failure:
         picture = None
-        if request.exposure is not None:
-            jpeg = await request.exposure.jpeg()
-            picture = await asyncio.to_thread(_pixels, jpeg)
-        return await self._queue.put(Shown(request, picture))
+        with self._queue.coming():
+            if request.exposure is not None:
+                jpeg = await request.exposure.jpeg()
+                picture = await asyncio.to_thread(_pixels, jpeg)
+            answer = self._queue.put(Shown(request, picture))
+        return await answer
 
     async def _work(self) -> None:
         """Run one batch after the other."""
@@ -124,38 +128,64 @@ class _Waiting:
 
 
 class _Queue:
-    """Requests on one side, batches of them on the other."""
+    """Requests on one side, batches of them on the other.
+
+    A flush is over with the next replies: what they lead to may fill batches again, and whoever flushes does it again
+    when no more can come. The end of the requests is a flush that stays.
+    """
 
     def __init__(self) -> None:
-        # Those with a picture and those without: processors want to know how many pictures there are in a batch.
+        # Those with an image and those without: processors want to know how many images there are in a batch.
         self._lines: tuple[list[_Waiting], list[_Waiting]] = ([], [])
+        self._coming = 0  # requests whose image is still being decoded
+        self._arrivals = 0  # requests so far
         self._news = asyncio.Event()
         self._flushed = False
         self._ended = False
 
-    async def put(self, shown: Shown) -> Reply | Failure:
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[None]:
+        """Note that a request is about to be put; until then a flushed batch waits for it."""
+        self._coming += 1
+        self._arrivals += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            self._news.set()
+
+    def put(self, shown: Shown) -> asyncio.Future[Reply | Failure]:
+        """Append a request, and return its answer to come."""
         waiting = _Waiting(shown, asyncio.get_running_loop().create_future())
         self._lines[shown.picture is None].append(waiting)
-        self._news.set()
-        return await waiting.answer
+        return waiting.answer
 
     async def take(self, size: int) -> list[_Waiting]:
-        """Return a full batch as soon as there is one; after a flush, what there is."""
+        """Return a full batch as soon as there is one; after a flush, what there is once all that is coming came."""
         while True:
-            if self._flushed and any(self._lines) and all(len(line) < size for line in self._lines):
-                # Flushed requests may still be on their way, and so may those that the last replies have led to.
-                await asyncio.sleep(_SETTLE_S)
             line = max(self._lines, key=len)
-            if len(line) >= size or (self._flushed and line):
-                batch = line[:size]
-                del line[:size]
-                return batch
-            self._news.clear()
-            await self._news.wait()
+            if len(line) >= size:
+                break
+            if line and self._flushed and not self._coming:
+                if await self._no_more_come():
+                    break
+            else:
+                self._news.clear()
+                await self._news.wait()
+        batch = line[:size]
+        del line[:size]
+        return batch
+
+    async def _no_more_come(self) -> bool:
+        """Wait a moment; return False if a request came meanwhile."""
+        before = self._arrivals
+        for _ in range(_SETTLE_TURNS):
+            await asyncio.sleep(_SETTLE_S / _SETTLE_TURNS)
+        return self._arrivals == before
 
     def replied(self) -> None:
-        """Note that replies went out: what they lead to may fill batches again, unless there will be no more."""
-        self._flushed = self._ended or any(self._lines)
+        """Note that replies went out, which ends a flush."""
+        self._flushed = self._ended
 
     def flush(self) -> None:
         self._flushed = True

@@ -1,4 +1,4 @@
-"""Running the Hub's real clients against the double: in a process of their own, as they read their settings once."""
+"""Running the Hub's real clients against the double: in processes of their own, each with its own settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.hub.store import Repository
+from tests import preforked
 
 ROOT: Final = Path(__file__).parents[2]
 COMPACT: Final = "import sys; from compact_hf.cli import main; sys.exit(main())"
@@ -25,7 +26,7 @@ _TELL: Final = "\nimport json; print('told:' + json.dumps(told))"
 
 def start(server: HubServer, source: str, *arguments: object, home: Path, **environment: str) -> subprocess.Popen[str]:
     """Start Python source as a client of the server; `home` is where it caches."""
-    return subprocess.Popen(
+    return preforked.Popen(
         [sys.executable, "-c", source, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | server.environment | {"HF_HOME": str(home)} | environment,

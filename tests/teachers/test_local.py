@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -23,7 +24,7 @@ from compact_hf.synthesis.compact.prompts import (
     VerdictReply,
     VerdictsReply,
 )
-from compact_hf.teachers import local_generation
+from compact_hf.teachers import local, local_generation
 from compact_hf.teachers.local import Local
 from compact_hf.teachers.local_generation import TOKENS_PER_QUESTION
 from compact_hf.teachers.local_model import network_of
@@ -210,9 +211,12 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
         stream.send(asking(3), asking(4))
         assert await stream.answered(3)
         assert not await stream.answered(4, within_s=0.5)
-        # What a flush is about may come after it: the engine's queue stands between.
+        # A flush may overtake the request that it is for, in the queue of the engine and while an image is decoded.
+        decoding = hold_decoding(monkeypatch)
         stream.send(asking(5))
         await stream.teacher.flush()
+        assert not await stream.answered(4, within_s=0.5)
+        decoding.set()
         assert await stream.answered(5)
         # The flush is over with its replies.
         stream.send(asking(6))
@@ -222,8 +226,37 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
         await stream.close()
 
     asyncio.run(main())
-    assert watched.batches[0] == (3, True)
-    assert sum(rows for rows, _ in watched.batches) == 6
+    assert watched.batches == [(3, True), (2, True), (1, True)]
+
+
+def hold_decoding(patch: pytest.MonkeyPatch) -> threading.Event:
+    """Let images be decoded only once the event is set."""
+    released, decode = threading.Event(), local._pixels
+
+    def wait(jpeg: bytes) -> Any:
+        assert released.wait(60)
+        return decode(jpeg)
+
+    patch.setattr(local, "_pixels", wait)
+    return released
+
+
+def test_requests_that_replies_lead_to_fill_the_next_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush ends with the replies to it: a rest of it does not run beside a batch that could be full."""
+    watched = Watched(monkeypatch)
+
+    async def main() -> None:
+        stream = Open(Local(str(folder), batch_size=3))
+        stream.send(*[asking(number) for number in range(4)])
+        await stream.teacher.flush()
+        assert await stream.answered(3)
+        assert not await stream.answered(4, within_s=0.5)
+        stream.send(asking(4), asking(5))
+        assert await stream.answered(6)
+        await stream.close()
+
+    asyncio.run(main())
+    assert watched.batches == [(3, True), (3, True)]
 
 
 def test_what_does_not_fit_into_the_memory_is_asked_in_halves_from_then_on(

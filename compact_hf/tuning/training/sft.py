@@ -203,8 +203,12 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    # Until training begins nothing is lost by ending at once.
+def prepare_process() -> None:
+    """Let a request to stop end the process at once, as nothing is lost until training begins; keep tokenizers quiet."""
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    prepare_process()
     sys.exit(run(main, sys.argv[1:]))

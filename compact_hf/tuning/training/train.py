@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from types import MappingProxyType
 from typing import IO, Any, Final
 
@@ -190,10 +190,11 @@ def _run(
                         on_line(line)
             raise words.stopped(output_dir) from None
         status = child.wait()
-    return words, status
+    # A signal's number as a shell and the launcher report it, behind 128.
+    return words, status if status >= 0 else 128 - status
 
 
-def _lines(child: subprocess.Popen[str], kept: IO[str] | None) -> Iterator[str]:
+def _lines(child: Popen[str], kept: IO[str] | None) -> Iterator[str]:
     for raw in child.stdout or ():
         if line := raw.rstrip():
             if kept:
@@ -212,16 +213,16 @@ def _writing(log: Path | None) -> Iterator[IO[str] | None]:
 
 
 @contextmanager
-def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _child(command: list[str]) -> Iterator[Popen[str]]:
     """Start the command in a session of its own, so that all it starts can be stopped together.
 
     Where this very process is killed, the pipe breaks, which ends them at the next line they write.
     """
-    with subprocess.Popen(
+    with Popen(
         command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
         text=True,  # also turns the progress bars' carriage returns into line ends
         encoding="utf-8",
         errors="replace",
@@ -236,7 +237,7 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _asking_to_stop(child: subprocess.Popen[str]) -> Iterator[None]:
+def _asking_to_stop(child: Popen[str]) -> Iterator[None]:
     """Ask again and again, as the training processes may not listen yet; after the grace, end them."""
     over = threading.Event()
 
@@ -257,6 +258,6 @@ def _asking_to_stop(child: subprocess.Popen[str]) -> Iterator[None]:
         asking.join()
 
 
-def _send(child: subprocess.Popen[str], number: signal.Signals) -> None:
+def _send(child: Popen[str], number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)

@@ -8,14 +8,20 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
+from compact_hf.tuning.training import train
 from compact_hf.tuning.training.resume import last_whole
 from compact_hf.tuning.training.train import job_of, tune
+from tests import preforked
 from tests.tuning.samples import base_and_release, settings
+
+pytestmark = pytest.mark.usefixtures("preforked_training")
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +98,16 @@ def test_a_failed_run_tells_the_line_that_says_why(
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_training_process_is_told_with_what_memory_it_took(overrides: dict[str, str], tmp_path: Path) -> None:
-    """As the kernel does it where memory runs out: only the process that trains, with no last word."""
+def test_a_killed_training_process_is_told_with_what_memory_it_took(
+    overrides: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does it when memory runs out: only the process that trains, with no last word."""
+    children: list[int] = []
+    monkeypatch.setattr(train, "Popen", partial(started, children))
 
     def kill(line: str) -> None:
         if line.startswith("memory for each device"):
-            for process in working_on(tmp_path):
-                if b"training.sft" in Path(f"/proc/{process}/cmdline").read_bytes():
-                    os.kill(process, signal.SIGKILL)
+            os.kill(children[0], signal.SIGKILL)
 
     with pytest.raises(TuningError, match=r"killed from outside.* takes about \S+ GB \(weights .*; lower per_device"):
         tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, on_line=kill)
@@ -126,6 +134,13 @@ def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() ->
     assert job_of("llava15-7b-lora").settings["projector_learning_rate"] == pytest.approx(2e-5)
     assert job_of("llava15-7b-lora", projector_learning_rate=1e-3).settings["projector_learning_rate"] == 1e-3
     assert job_of("tiny-cpu").settings["projector_learning_rate"] is None
+
+
+def started(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:
+    """Start a process and note its id."""
+    child = preforked.Popen(*arguments, **options)
+    children.append(child.pid)
+    return child
 
 
 def still_working_on(folder: Path) -> list[int]:
