@@ -37,6 +37,9 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+SHARED: Final = ("tests/spaces_demo",)
+"""Directories whose tests use one running server."""
+LONGEST_FIRST: Final = ()
 GOLDEN: Final = Path(__file__).parent / "golden"
 
 settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
@@ -67,6 +70,30 @@ def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import preforked
 
     monkeypatch.setattr(train, "Popen", preforked.Popen)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no worker is left with one of them at the end."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker the tests together that share what is made once: a model, a wheel, a running Space."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByUnit(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByUnit(config, log)
+
+
+def unit_of(nodeid: str) -> str:
+    """Return the file of a test, or its directory if that has one fixture for all its files."""
+    file = nodeid.partition("::")[0]
+    return next((unit for unit in SHARED if file.startswith(unit)), file)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

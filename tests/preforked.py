@@ -20,13 +20,14 @@ import tempfile
 import types
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import IO, Any, Final
+from typing import Any, Final
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 # A fork after torch has started its threads hangs, so nothing of this may compute anything while it is imported.
-_FORKS.set_forkserver_preload(
+FORKS.set_forkserver_preload(
     [
         "accelerate.commands.launch",
+        "compact_hf.synthesis.compact.generate",
         "datasets",
         "google.genai.types",
         "huggingface_hub.hf_file_system",
@@ -39,6 +40,7 @@ _FORKS.set_forkserver_preload(
     ]
 )
 _HUB: Final = ("HF_", "HUGGING", "XDG_CACHE_HOME")
+_READERS: Final = ("huggingface_hub", "datasets")
 _MAIN: Final = "__main__"
 
 
@@ -59,7 +61,7 @@ class Popen(subprocess.Popen[Any]):
         streams = [Connection(os.dup(stream)) for stream in ours]
         environment = {**(os.environ if env is None else env)}
         place = os.fspath(cwd) if cwd is not None else os.getcwd()
-        self._process = _FORKS.Process(target=_run, args=(command[1:], place, environment, streams, new_session))
+        self._process = FORKS.Process(target=_run, args=(command[1:], place, environment, streams, new_session))
         try:
             self._process.start()
         finally:
@@ -105,10 +107,11 @@ def _run(
     _change_environment(environment)
     if environment.get("PYTHONUNBUFFERED"):
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
-    status = _status(_program(arguments))
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.exit(status)
+    try:
+        _program(arguments)()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
 
 
 def _change_environment(environment: Mapping[str, str]) -> None:
@@ -132,7 +135,9 @@ def _read_settings_again() -> None:
         old = dict(vars(settings))
         importlib.reload(settings)
         replaced = {key: vars(settings)[key] for key, value in old.items() if vars(settings).get(key) is not value}
-        for module in [module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))]:
+        for module in [
+            module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))
+        ]:
             for key, value in replaced.items():
                 if vars(module).get(key) is old[key]:
                     setattr(module, key, value)
@@ -153,18 +158,3 @@ def _program(arguments: list[str]) -> Callable[[], object]:
     if how == "-m":
         return lambda: runpy.run_module(rest[0], run_name=_MAIN, alter_sys=True)
     return lambda: runpy.run_path(how, run_name=_MAIN)
-
-
-def _status(program: Callable[[], object]) -> int:
-    """Run it and return the exit status that Python gives it."""
-    try:
-        program()
-    except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return end.code or 0
-        sys.stderr.write(f"{end.code}\n")
-        return 1
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        return 1
-    return 0

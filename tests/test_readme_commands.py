@@ -29,6 +29,9 @@ def compacts(title: str) -> list[list[str]]:
     return [words[1:] for words in commands(title) if words[0] == "compact"]
 
 
+pytestmark = pytest.mark.usefixtures("preforked_training")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`pictures`, 24 of them; `pool` and a file of LLaVA-665K's form that asks about them."""

@@ -68,8 +68,12 @@ def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> No
         process.communicate()
 
 
+@pytest.mark.parametrize(
+    "on_the_hub",
+    [("/merge",), pytest.param(("/api/repos/create", "/lfs/", "/merge", "/tag/"), marks=pytest.mark.slow)],
+)
 def test_a_kill_at_any_stage_changes_nothing(
-    server: HubServer, config: Path, expected: dict[str, bytes], tmp_path: Path
+    server: HubServer, config: Path, expected: dict[str, bytes], tmp_path: Path, on_the_hub: tuple[str, ...]
 ) -> None:
     out = tmp_path / "build"
     stalled: list[str] = []
@@ -90,7 +94,7 @@ def test_a_kill_at_any_stage_changes_nothing(
     assert not release.exists()
     kill_when(begin(), writing.is_dir)
     assert not release.exists()
-    for stage in ("/api/repos/create", "/lfs/", "/merge", "/tag/"):
+    for stage in on_the_hub:
         kill_when(begin(), lambda: stage in stalled)  # noqa: B023 - it is over before the next stage
         assert data_in(release) == expected
     stage = ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.student import Student
 from compact_hf.tuning.tiny import build_tiny
+from tests import preforked
 from tests.tuning.samples import picture, release, texts
 
 BATCH = 4
@@ -133,9 +132,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
     model: str, dataset: str, done: Path, tmp_path: Path, by: str, status: int
 ) -> None:
     command = ["evaluate", model, dataset, "--out", str(tmp_path / "out"), "--split", "train", "--batch-size", "4"]
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, by, *command], capture_output=True, text=True, check=False, env={**os.environ}
-    )
+    ended = preforked.run([sys.executable, "-c", KILLED, by, *command])
     assert ended.returncode == status, ended.stderr
     if status == 3:
         assert ended.stderr.splitlines()[-1] == (

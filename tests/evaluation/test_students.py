@@ -14,6 +14,8 @@ from compact_hf.tuning.tiny import build_tiny
 from compact_hf.tuning.training.train import tune
 from tests.tuning.samples import release, texts
 
+pytestmark = pytest.mark.usefixtures("preforked_training")
+
 LORA = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save")
 
 

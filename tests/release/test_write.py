@@ -24,6 +24,7 @@ from compact_hf.records import Message, Reject, Row
 from compact_hf.release import parquet
 from compact_hf.release.validate import validate
 from compact_hf.release.write import write
+from tests import preforked
 
 from .samples import contents, picture, row, rows
 
@@ -243,7 +244,7 @@ def in_child(out: Path, what: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, "-c", CHILD, str(out), what]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return preforked.run(command, cwd=root, env=environment)
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -23,13 +23,10 @@ from starlette.responses import Response
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked
+from tests import preforked
 from tests.synthesis.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
 CONCURRENCY = 4
-
-# Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["compact_hf.synthesis.compact.generate", "google.genai.types", "httpx", "pydantic"])
 
 
 def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[Asked]:
@@ -43,7 +40,7 @@ def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str)
 
     with GeminiServer(accept_rate=0.7, latency_s=0.005, fault=reach) as server:
         work = partial(generate, teacher_url=server.url, preset=preset, concurrency=CONCURRENCY)
-        victim = _FORKS.Process(target=work, args=(str(folder), run))
+        victim = preforked.FORKS.Process(target=work, args=(str(folder), run))
         victim.start()
         while victim.is_alive() and not reached.wait(0.02):
             pass
@@ -55,15 +52,31 @@ def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str)
     return server.asked
 
 
-# Each example is several processes: the first that fails is told as it is, or its shrinking would take minutes.
-@settings(max_examples=7, phases=[Phase.generate])
-@given(
-    preset=st.sampled_from(PRESETS),
-    kills=st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3),
-)
+# Each example is several processes: the first that fails is shown as it is, since shrinking it would take minutes.
+def at_any_moments(examples: int) -> Callable[[Any], Any]:
+    """Run a test with so many drawn presets, each killed up to three times: after which request, and how much later."""
+    moments = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3)
+    drawn = given(preset=st.sampled_from(PRESETS), kills=moments)
+    return lambda test: settings(max_examples=examples, phases=[Phase.generate])(drawn(test))
+
+
+@at_any_moments(2)
+def test_kill_9_loses_nothing_and_pays_for_nothing_twice(
+    tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
+) -> None:
+    killed_and_resumed(tiny, clean[preset], preset, kills)
+
+
+@pytest.mark.slow
+@at_any_moments(30)
 def test_kill_9_at_any_moments_loses_nothing_and_pays_for_nothing_twice(
     tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
 ) -> None:
+    killed_and_resumed(tiny, clean[preset], preset, kills)
+
+
+def killed_and_resumed(tiny: Path, clean: dict[str, str], preset: str, kills: list[tuple[int, float]]) -> None:
+    """Kill a run at these moments, resume it to its end, and compare it with a clean one."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         sent: Counter[str] = Counter()
@@ -80,7 +93,7 @@ def test_kill_9_at_any_moments_loses_nothing_and_pays_for_nothing_twice(
         sent.update(asked)
         # Only what was in flight at a kill went out once more.
         assert sent.total() - len(sent) <= CONCURRENCY * len(kills)
-        assert released(run) == clean[preset]
+        assert released(run) == clean
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -204,7 +204,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
 
 
 def prepare_process() -> None:
-    """Let a request to stop end the process at once, as nothing is lost until training begins; keep tokenizers quiet."""
+    """Let a request to stop end the process at once, as nothing is lost until training begins."""
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from compact_hf.evaluation.ablation.ablate import ablate
 from compact_hf.evaluation.ablation.folder import locked
 from compact_hf.evaluation.ablation.forecast import forecast
 from compact_hf.evaluation.ablation.tables import markdown
+from compact_hf.tuning.training import train
 from compact_hf.tuning.training.train import tune
+from tests import preforked
 
 PLAN: dict[str, Any] = {
     "scenes": 30,
@@ -56,7 +57,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float
     """A plan, and its folder after a kill between the first unit and the second; when the first one was finished."""
     folder = tmp_path_factory.mktemp("ablation")
     plan, out = written(folder / "plan.yaml"), folder / "out"
-    ended = subprocess.run([sys.executable, "-c", KILLED, plan, out], capture_output=True, text=True, check=False)
+    ended = preforked.run([sys.executable, "-c", KILLED, plan, out])
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert ended.stdout.startswith("about ")
     return plan, out, (out / "units" / "k1-seed-0.json").stat().st_mtime
@@ -73,6 +74,7 @@ def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPat
         return tune(recipe, **more)
 
     monkeypatch_module.setattr("compact_hf.evaluation.ablation.unit.tune", noted)
+    monkeypatch_module.setattr(train, "Popen", preforked.Popen)
     ablate(plan, out)
     assert tuned == ["k123-seed-0"]  # the finished one was not done again
     return out

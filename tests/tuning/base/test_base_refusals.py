@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.tuning.base import room as base_room
 from compact_hf.tuning.base.assemble import assemble_base
+from tests import preforked
 from tests.tuning.base.base_parts import Parts, save_parts
 
 
@@ -202,9 +202,7 @@ from compact_hf.tuning.base.assemble import assemble_base
 assemble_base(sys.argv[1], **json.loads(sys.argv[2]), on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 """
     out = tmp_path / "base"
-    done = subprocess.run(
-        [sys.executable, "-c", source, str(out), json.dumps(places)], capture_output=True, check=False
-    )
+    done = preforked.run([sys.executable, "-c", source, str(out), json.dumps(places)])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists()
     assert any(path.suffix == ".safetensors" for path in (tmp_path / ".base.writing").rglob("*"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,28 @@ LORA = {
     "lora_target_modules": r".*language_model.*\.(q_proj|v_proj|down_proj)",
     "lora_modules_to_save": "multi_modal_projector",
     "projector_learning_rate": "0.0001",
+    "lr_scheduler_type": "constant",
 }
 # PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+IN_FULL: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training run at its end.
+
+    Attributes:
+        out (`Path`): the model's directory.
+        record (`dict`): its training.json.
+        printed (`str`): what it printed.
+    """
+
+    out: Path
+    record: dict[str, Any]
+    printed: str
 
 
 @pytest.fixture(scope="module")
@@ -32,84 +54,103 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_and_release(tmp_path_factory.mktemp("sft"), rows=24, text_rows=10)
 
 
-def train(folder: Path, out: Path, **other: str) -> dict[str, Any]:
-    """Run the script as its process would, and return its record."""
+@pytest.fixture(scope="module")
+def in_full(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """All weights trained, without a stop."""
+    return train(folder, tmp_path_factory.mktemp("in full") / "out", **IN_FULL, hub_token="hf_secret")
+
+
+@pytest.fixture(scope="module")
+def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A LoRA trained with the projector in full, without a stop."""
+    return train(folder, tmp_path_factory.mktemp("lora") / "out", **LORA)
+
+
+def train(folder: Path, out: Path, *, printed: StringIO | None = None, **other: str) -> Trained:
+    """Run the script as its process would: eight steps, two epochs. What it prints goes to `printed`."""
     usual = {
         "output_dir": str(out),
-        "max_steps": "12",
-        "save_steps": "5",
+        "max_steps": "8",
+        "save_steps": "4",
         "save_only_model": "false",
         "logging_steps": "1",
         "per_device_train_batch_size": "4",
         "gradient_accumulation_steps": "2",
     }
-    sft.main(["--config", str(recipe_path("tiny-cpu")), *options(settings(folder, **usual | other))])
-    record: dict[str, Any] = json.loads((out / "training.json").read_text())
-    return record
+    printed = printed or StringIO()
+    with redirect_stdout(printed):
+        sft.main(["--config", str(recipe_path("tiny-cpu")), *options(settings(folder, **usual | other))])
+    return Trained(out, json.loads((out / "training.json").read_text()), printed.getvalue())
 
 
-@pytest.mark.parametrize("way", [{}, LORA], ids=["in full", "LoRA"])
+@pytest.mark.parametrize(("way", "at_once"), [(IN_FULL, "in_full"), (LORA, "lora")], ids=["in full", "LoRA"])
 def test_going_on_after_a_stop_gives_what_one_run_gives(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, str]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    way: dict[str, str],
+    at_once: str,
 ) -> None:
     from compact_hf.tuning.training.trainer import STOP, Stopping
 
-    at_once = train(folder, tmp_path / "at once", **way)
+    expected: Trained = request.getfixturevalue(at_once)
     told = Stopping.on_step_end
 
     def stop_in_the_second_epoch(self: Stopping, args: Any, state: Any, control: Any, **other: Any) -> None:
-        if state.global_step == 7:
+        if state.global_step == 5:
             os.kill(os.getpid(), STOP)
         told(self, args, state, control, **other)
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(Stopping, "on_step_end", stop_in_the_second_epoch)
-        with pytest.raises(StoppedEarly, match="stopped after step 7 of 12, with a whole checkpoint"):
+        with pytest.raises(StoppedEarly, match="stopped after step 5 of 8, with a whole checkpoint"):
             train(folder, out, **way)
     # What a kill in the middle of writing leaves.
-    shutil.copytree(out / "checkpoint-7", out / "checkpoint-9", ignore=shutil.ignore_patterns("whole"))
-    (out / "checkpoint-9" / "trainer_state.json").write_text("{")
+    shutil.copytree(out / "checkpoint-5", out / "checkpoint-7", ignore=shutil.ignore_patterns("whole"))
+    (out / "checkpoint-7" / "trainer_state.json").write_text("{")
     gone_on = train(folder, out, **way)
-    assert gone_on["loss"] == at_once["loss"]
-    assert [step for step, _ in gone_on["loss"]] == list(range(1, 13))
+    assert gone_on.record["loss"] == expected.record["loss"]
+    assert [step for step, _ in gone_on.record["loss"]] == list(range(1, 9))
     weights = "adapter_model.safetensors" if way else "model.safetensors"
-    assert (out / weights).read_bytes() == (tmp_path / "at once" / weights).read_bytes()
+    assert (out / weights).read_bytes() == (expected.out / weights).read_bytes()
 
 
-def test_a_kill_between_the_last_step_and_the_record_costs_no_step(folder: Path, tmp_path: Path) -> None:
-    whole = train(folder, tmp_path / "out", save_steps="4")
-    kept = (tmp_path / "out" / "model.safetensors").read_bytes()
-    (tmp_path / "out" / "training.json").unlink()
-    assert train(folder, tmp_path / "out", save_steps="4")["loss"] == whole["loss"]
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == kept
-
-
-def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
+    folder: Path, in_full: Trained, tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(in_full.out, out)
+    (out / "training.json").unlink()
+    again = train(folder, out, **IN_FULL)
+    assert f"going on from {out}/checkpoint-8" in again.printed
+    assert again.record["loss"] == in_full.record["loss"]
+    assert (out / "model.safetensors").read_bytes() == (in_full.out / "model.safetensors").read_bytes()
+
+
+def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: Trained) -> None:
     import torch
 
-    record = train(folder, tmp_path / "out", **LORA, max_steps="2", save_steps="2", lr_scheduler_type="constant")
-    groups = torch.load(tmp_path / "out" / "checkpoint-2" / "optimizer.pt", weights_only=True)["param_groups"]
+    groups = torch.load(lora.out / "checkpoint-8" / "optimizer.pt", weights_only=True)["param_groups"]
     assert [(group["lr"], len(group["params"])) for group in groups if group["params"]] == [
         (0.001, 2 * 3 * 4),
         (0.0001, 2),
         (0.0001, 2),
     ]
-    assert record["projector_learning_rate"] == 0.0001
-    assert "learning rate 0.001, the projector's 0.0001" in capsys.readouterr().out
+    assert lora.record["projector_learning_rate"] == 0.0001
+    assert "learning rate 0.001, the projector's 0.0001" in lora.printed
 
 
-def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, tmp_path: Path) -> None:
-    record = train(folder, tmp_path / "out", max_steps="2", save_steps="2", hub_token="hf_secret")
+def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, in_full: Trained) -> None:
+    record = in_full.record
     assert "hf_secret" not in str(record)
     assert record["base"] == str(folder / "tiny")
     assert (record["dataset"], record["dataset_config"]) == (str(folder / "release"), "all")
     assert (record["dataset_revision"], record["dataset_version"]) == (None, "1.0.0")
-    assert (record["steps"], record["rows"], record["dropped"]) == (2, 32, {})
+    assert (record["steps"], record["rows"], record["dropped"]) == (8, 32, {})
     assert record["settings"]["learning_rate"] == 0.001
-    assert record["settings"]["max_steps"] == 2
+    assert record["settings"]["max_steps"] == 8
     assert record["hardware"].startswith("1 x CPU")
     assert {"trl", "torch", "compact_hf"} <= record["versions"].keys()
 
@@ -147,7 +188,7 @@ def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(fo
 
 
 def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -156,12 +197,13 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
     def greedy(*_: Any, **__: Any) -> Any:
         return torch.empty(1 << 60)
 
+    printed = StringIO()
     monkeypatch.setattr(CompactTrainer, "training_step", greedy)
     with pytest.raises(
         TuningError, match=r"out of memory: \d+ bytes more could not be had; (training takes .*); lower"
     ) as caught:
-        train(folder, tmp_path / "out")
-    estimate = capsys.readouterr().out.partition("memory for each device: ")[2].partition("\n")[0]
+        train(folder, tmp_path / "out", printed=printed)
+    estimate = printed.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
     assert estimate.startswith("about ")
     assert estimate in str(caught.value)
 
