@@ -36,6 +36,8 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Set by the controller, inherited by its workers.
+os.environ.setdefault("COMPACT_TESTS_FORKS", _hf_home)
 
 SHARED: Final = ("tests/spaces_demo",)
 """Directories whose tests use one running server."""

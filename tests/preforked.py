@@ -1,90 +1,117 @@
 """Python processes for tests that need not import anything again: forked from a server that has imported it already.
 
-`import torch, trl` and what comes with them take ten seconds of a core and more. `Popen` here is `subprocess.Popen` for
+`import torch, trl, gradio` and what comes with them take half a minute of a core. `Popen` is `subprocess.Popen` for
 commands that start this Python, with the same pipes, environment, directory and signals; the process is a fork of one
-that waits with the libraries loaded. Tests about what a start itself does (environment, hash seed, lazy imports, time,
-a real command that is killed) take `subprocess` instead.
+that waits with the libraries loaded, one for all workers of a test run. Tests about what a start itself does
+(environment, hash seed, lazy imports, time, a real command that is killed) take `subprocess` instead.
+
+    python tests/preforked.py SOCKET OWNER    # the server, which ends with the process OWNER
 """
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import io
-import multiprocessing
+import json
 import os
 import runpy
+import selectors
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 import types
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-FORKS = multiprocessing.get_context("forkserver")
-# A fork after torch has started its threads hangs, so nothing of this may compute anything while it is imported.
-FORKS.set_forkserver_preload(
-    [
-        "accelerate.commands.launch",
-        "compact_hf.synthesis.compact.generate",
-        "datasets",
-        "google.genai.types",
-        "huggingface_hub.hf_file_system",
-        "peft",
-        "torch._dynamo",
-        "transformers.models.clip.modeling_clip",
-        "transformers.models.llava.modeling_llava",
-        "transformers.models.llava.processing_llava",
-        "trl.trainer.sft_trainer",
-    ]
+from filelock import FileLock
+
+DIRECTORY: Final = "COMPACT_TESTS_FORKS"
+"""In the environment: the directory of the server's socket, the same for all workers (conftest.py)."""
+# A fork hangs once torch has started its threads, so nothing of this may compute anything while it is imported.
+_PRELOADED: Final = (
+    "accelerate.commands.launch",
+    "datasets",
+    "google.genai.types",
+    "gradio",
+    "huggingface_hub.hf_file_system",
+    "matplotlib.figure",
+    "peft",
+    "torch._dynamo",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llava.modeling_llava",
+    "transformers.models.llava.processing_llava",
+    "trl.trainer.sft_trainer",
 )
-_HUB: Final = ("HF_", "HUGGING", "XDG_CACHE_HOME")
-_READERS: Final = ("huggingface_hub", "datasets")
+_READ_ONCE: Final = ("HF_", "HUGGING", "XDG_CACHE_HOME")
+"""Variables that huggingface_hub and datasets read when they are imported."""
+_NUMBER: Final = struct.Struct("!q")
 _MAIN: Final = "__main__"
+_START_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What a process is to run: the interpreter's arguments, and what it would inherit."""
+
+    arguments: list[str]
+    directory: str
+    environment: dict[str, str]
+    new_session: bool
 
 
 class Popen(subprocess.Popen[Any]):
     """`subprocess.Popen` of `[sys.executable, "-c" | "-m" | script, ...]`, without a new interpreter's imports."""
 
-    _process: Any
-
     def _execute_child(self, args: Sequence[Any], executable: Any, preexec_fn: Any, *others: Any) -> None:
         """Fork in the place of `fork` and `exec`; called by `Popen.__init__`, which has made the pipes."""
         _close_fds, _pass_fds, cwd, env, _startupinfo, _creationflags, _shell, *others = others
-        pipes, (*_, new_session, _process_group) = others[:6], others[6:]
+        (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite), (*_, new_session, _group) = others[:6], others[6:]
         command = [os.fspath(part) for part in args]
         if command[0] != sys.executable or preexec_fn is not None or executable is not None:
             raise ValueError(f"only this Python can be forked, as it is: {command[:3]}")
-        _, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = (None, *pipes)
-        ours = [own if theirs == -1 else theirs for own, theirs in enumerate((p2cread, c2pwrite, errwrite))]
-        streams = [Connection(os.dup(stream)) for stream in ours]
-        environment = {**(os.environ if env is None else env)}
-        place = os.fspath(cwd) if cwd is not None else os.getcwd()
-        self._process = FORKS.Process(target=_run, args=(command[1:], place, environment, streams, new_session))
+        directory = os.getcwd() if cwd is None else os.path.abspath(cwd)
+        program = _Program(command[1:], directory, dict(os.environ if env is None else env), new_session)
+        streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
+        request = json.dumps(vars(program)).encode()
         try:
-            self._process.start()
+            self._server = _connect()
+            socket.send_fds(self._server, [_NUMBER.pack(len(request))], streams)
+            self._server.sendall(request)
+            self.pid = self._receive()
         finally:
-            for stream in streams:
-                stream.close()
             self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
-        self.pid = self._process.pid
         self._child_created = True
-        atexit.register(self._process.kill)
 
-    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        if self.returncode is None:
-            self.returncode = self._process.exitcode
-        return self.returncode
+    def _receive(self) -> int:
+        received = self._server.recv(_NUMBER.size, socket.MSG_WAITALL)
+        if len(received) < _NUMBER.size:
+            raise RuntimeError("the server of forked processes has ended")
+        return int(_NUMBER.unpack(received)[0])
 
     def _wait(self, timeout: float | None) -> int:
-        self._process.join(timeout)
-        if self._internal_poll() is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        if self.returncode is None:
+            self._server.settimeout(timeout)
+            try:
+                self.returncode = self._receive()
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self._server.close()
+        return self.returncode
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self._wait(0)
         return self.returncode
 
 
-def run(command: Sequence[Any], *, timeout: float = 180, **others: Any) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end with what it prints as text; one that hangs does not outlive its test."""
     with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **others) as process:
         try:
@@ -94,38 +121,109 @@ def run(command: Sequence[Any], *, timeout: float = 180, **others: Any) -> subpr
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _run(
-    arguments: list[str], cwd: str, environment: Mapping[str, str], streams: list[Connection], new_session: bool
-) -> None:
-    """Do what a new interpreter does between its start and its end, in the fork."""
-    if new_session:
+def _connect() -> socket.socket:
+    """Connect to the server of this test run; the first worker that needs it starts it."""
+    address = Path(os.environ[DIRECTORY]) / "server"
+    with FileLock(f"{address}.lock"):
+        if not address.exists():
+            _start(address)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(address))
+    return connection
+
+
+def _start(address: Path) -> None:
+    # The controller of the workers outlives each of them.
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    command = [sys.executable, __file__, str(address), str(owner)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    server = os.posix_spawn(sys.executable, command, environment, file_actions=[no_input], setsid=True)
+    deadline = time.monotonic() + _START_S
+    while not address.exists():
+        if os.waitpid(server, os.WNOHANG)[0] or time.monotonic() > deadline:
+            raise RuntimeError("the server of forked processes did not start")
+        time.sleep(0.05)
+
+
+class _Server:
+    """Forks a process for each connection, tells its id, and at its end its status."""
+
+    def __init__(self, address: Path, owner: int) -> None:
+        self._owner = owner
+        self._waiting: dict[int, socket.socket] = {}
+        self._ended, wakeup = socket.socketpair()
+        for side in (self._ended, wakeup):
+            side.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakeup.fileno())
+        self._wakeup = wakeup
+        self._listener = socket.socket(socket.AF_UNIX)
+        # Renamed into its place only now that connections are taken.
+        early = address.with_suffix(".new")
+        self._listener.bind(str(early))
+        self._listener.listen(64)
+        early.rename(address)
+
+    def next_program(self) -> _Program | None:
+        """Serve until the owner has ended and return None; in a forked process, return what it is to run."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._ended, selectors.EVENT_READ)
+            while self._owner_lives():
+                for key, _ in selector.select(1.0):
+                    if key.fileobj is self._ended:
+                        self._report_ends()
+                    elif (program := self._fork()) is not None:
+                        return program
+        return None
+
+    def _owner_lives(self) -> bool:
+        return Path(f"/proc/{self._owner}").exists()
+
+    def _report_ends(self) -> None:
+        self._ended.recv(4096)
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                with self._waiting.pop(ended[0]) as connection, suppress(BrokenPipeError):
+                    connection.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
+
+    def _fork(self) -> _Program | None:
+        connection, _ = self._listener.accept()
+        size, streams, *_ = socket.recv_fds(connection, _NUMBER.size, 3)
+        request = connection.recv(_NUMBER.unpack(size)[0], socket.MSG_WAITALL)
+        if child := os.fork():
+            for stream in streams:
+                os.close(stream)
+            self._waiting[child] = connection
+            connection.sendall(_NUMBER.pack(child))
+            return None
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor, stream in enumerate(streams):
+            os.dup2(stream, descriptor)
+            os.close(stream)
+        for other in (connection, self._listener, self._ended, self._wakeup, *self._waiting.values()):
+            other.close()
+        return _Program(**json.loads(request))
+
+
+def _become(program: _Program) -> None:
+    """Take over what a new interpreter would have inherited."""
+    if program.new_session:
         os.setsid()
-    for descriptor, stream in enumerate(streams):
-        os.dup2(stream.fileno(), descriptor)
-        stream.close()
-    os.chdir(cwd)
-    _change_environment(environment)
-    if environment.get("PYTHONUNBUFFERED"):
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
-    try:
-        _program(arguments)()
-    finally:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-
-
-def _change_environment(environment: Mapping[str, str]) -> None:
-    """Set the environment, and let libraries that have read theirs once read this one."""
+    os.chdir(program.directory)
     before = dict(os.environ)
     os.environ.clear()
-    os.environ.update(environment)
-    tempfile.tempdir = None
-    sys.path[:0] = [
-        path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path
-    ]
-    changed = {name for name in before.keys() | environment.keys() if before.get(name) != environment.get(name)}
-    if any(name.startswith(_HUB) for name in changed):
+    os.environ.update(program.environment)
+    changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
+    if any(name.startswith(_READ_ONCE) for name in changed):
         _read_settings_again()
+    tempfile.tempdir = None
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [*given, *(path for path in sys.path if path not in given)]
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
 def _read_settings_again() -> None:
@@ -134,27 +232,33 @@ def _read_settings_again() -> None:
         settings = sys.modules[name]
         old = dict(vars(settings))
         importlib.reload(settings)
-        replaced = {key: vars(settings)[key] for key, value in old.items() if vars(settings).get(key) is not value}
-        for module in [
-            module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))
-        ]:
-            for key, value in replaced.items():
-                if vars(module).get(key) is old[key]:
-                    setattr(module, key, value)
-    hub = sys.modules["huggingface_hub.hf_api"]
-    hub.api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
+        changed = {key: value for key, value in vars(settings).items() if key in old and old[key] is not value}
+        readers = [module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))]
+        for names in map(vars, readers):
+            names.update({key: value for key, value in changed.items() if names.get(key) is old[key]})
+    sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
 
 
-def _program(arguments: list[str]) -> Callable[[], object]:
-    """Return what the interpreter is asked to run, with `sys.argv` and `__main__` as it would have them."""
+def _execute(arguments: list[str]) -> None:
+    """Run what the interpreter was asked to, with `sys.argv`, `sys.path` and `__main__` as it would have them."""
     how, *rest = arguments
-    if how == "-c":
-        source, *rest = rest
+    sys.path.insert(0, os.getcwd() if how in ("-c", "-m") else str(Path(how).resolve().parent))
+    sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(how, arguments)
+    if how == "-m":
+        runpy.run_module(rest[0], run_name=_MAIN, alter_sys=True)
+    elif how == "-c":
         main = types.ModuleType(_MAIN)
         sys.modules[_MAIN] = main
-        sys.argv = ["-c", *rest]
-        return lambda: exec(compile(source, "<string>", "exec"), vars(main))
-    sys.argv = rest if how == "-m" else arguments
-    if how == "-m":
-        return lambda: runpy.run_module(rest[0], run_name=_MAIN, alter_sys=True)
-    return lambda: runpy.run_path(how, run_name=_MAIN)
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
+    else:
+        runpy.run_path(how, run_name=_MAIN)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's directory
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
+    if program is not None:
+        _become(program)
+        _execute(program.arguments)

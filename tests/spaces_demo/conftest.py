@@ -24,6 +24,7 @@ from gradio_client import Client
 from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked
+from tests import preforked
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = REPOSITORY / "spaces_demo"
@@ -61,8 +62,13 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, **settings: str) -> Iterator[Running]:
-    """Start a copy of the Space in `folder`, with these variables, and stop it at the end."""
+def running(
+    folder: Path, *, start: type[subprocess.Popen[bytes]] = preforked.Popen, **settings: str
+) -> Iterator[Running]:
+    """Start a copy of the Space in `folder`, with these variables, and stop it at the end.
+
+    `start` is `subprocess.Popen` for a start as the Hub does it, imports and all.
+    """
     space = folder / "space"
     shutil.copytree(SPACE, space, ignore=shutil.ignore_patterns("__pycache__", "*.pyi", ".*"))
     (folder / "tmp").mkdir()
@@ -73,7 +79,7 @@ def running(folder: Path, **settings: str) -> Iterator[Running]:
     }
     log = folder / "log"
     with log.open("w") as told:
-        process = subprocess.Popen(
+        process = start(
             [sys.executable, "app.py"],
             cwd=space,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **places, **settings},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ def test_the_first_answer_comes_within_the_time_that_is_promised(tmp_path: Path)
     from compact_hf.scenes.source import Scenes
 
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    with running(tmp_path / "running", OMP_NUM_THREADS="2") as space:
+    with running(tmp_path / "running", start=subprocess.Popen, OMP_NUM_THREADS="2") as space:
         page_after = time.monotonic() - began
         answer = space.call("ask", uploaded(space, Scenes(0, 4).read("scene:3")), "What color is the cat?")
         answer_after = time.monotonic() - began

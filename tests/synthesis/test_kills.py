@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -23,10 +24,13 @@ from starlette.responses import Response
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked
-from tests import preforked
 from tests.synthesis.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
 CONCURRENCY = 4
+
+# Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["compact_hf.synthesis.compact.generate", "google.genai.types", "httpx", "pydantic"])
 
 
 def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[Asked]:
@@ -40,7 +44,7 @@ def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str)
 
     with GeminiServer(accept_rate=0.7, latency_s=0.005, fault=reach) as server:
         work = partial(generate, teacher_url=server.url, preset=preset, concurrency=CONCURRENCY)
-        victim = preforked.FORKS.Process(target=work, args=(str(folder), run))
+        victim = _FORKS.Process(target=work, args=(str(folder), run))
         victim.start()
         while victim.is_alive() and not reached.wait(0.02):
             pass
