@@ -202,6 +202,16 @@ def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journ
     assert len(bodies(journal)) == 11
 
 
+def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(journal: Journal) -> None:
+    def poisoned(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
+
+    teacher = Echo(poisoned)
+    with pytest.raises(StoppedEarly):
+        run(journal, teacher, count=12)
+    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.attempts
+
+
 def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
     with pytest.raises(TeacherUnavailableError, match="gave up asking echo: nobody there; nothing is lost"):
         run(journal, Echo(lambda request, number: Failure(request.key, "nobody there")))
