@@ -366,6 +366,29 @@ def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
     assert teacher.batches == batches
 
 
+def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(journal: Journal) -> None:
+    class SlowBatch(Batch):
+        in_batches = True
+
+        async def flush(self) -> None:
+            asyncio.get_running_loop().call_later(0.05, self._flushed.set)
+
+    def process(picture: Picture) -> Process:
+        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+        return Result("{}", 1)
+
+    def no_quota(request: Request, number: int) -> Failure:
+        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+
+    async def main() -> None:
+        teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": Echo(no_quota)}
+        await Runner(journal, teachers, limits=Limits(4), patience=QUICK).run(pictures(2), process)
+
+    with pytest.raises(TeacherUnavailableError, match="daily quota"):
+        asyncio.run(main())
+    assert [reply.text for _, _, reply in journal.replies()] == ["A"]
+
+
 def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:
     class Prepared(Echo):
         ready = most = 0
