@@ -91,3 +91,13 @@ def test_a_delay_beyond_all_patience_is_not_waited_for() -> None:
         assert not admission.overloaded(overload(retry_after=3600.0), holds)
 
     asyncio.run(main())
+
+
+def test_a_failure_is_retried_until_its_last_attempt() -> None:
+    async def main() -> list[bool]:
+        admission = Admission(Limits(100), PATIENCE)
+        holds = await admission.wait(lambda: False)
+        failure = Failure("key", "500")
+        return [admission.retry_delay(failure, holds, attempt) is not None for attempt in (1, 2, 3)]
+
+    assert asyncio.run(main()) == [True, True, False]

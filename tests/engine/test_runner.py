@@ -202,6 +202,16 @@ def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journ
     assert len(bodies(journal)) == 11
 
 
+def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(journal: Journal) -> None:
+    def poisoned(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
+
+    teacher = Echo(poisoned)
+    with pytest.raises(StoppedEarly):
+        run(journal, teacher, count=12)
+    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.attempts
+
+
 def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
     with pytest.raises(TeacherUnavailableError, match="gave up asking echo: nobody there; nothing is lost"):
         run(journal, Echo(lambda request, number: Failure(request.key, "nobody there")))
@@ -354,6 +364,29 @@ def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
     teacher = Batch()
     run(journal, teacher, count=count, concurrency=concurrency)
     assert teacher.batches == batches
+
+
+def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(journal: Journal) -> None:
+    class SlowBatch(Batch):
+        in_batches = True
+
+        async def flush(self) -> None:
+            asyncio.get_running_loop().call_later(0.05, self._flushed.set)
+
+    def process(picture: Picture) -> Process:
+        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+        return Result("{}", 1)
+
+    def no_quota(request: Request, number: int) -> Failure:
+        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+
+    async def main() -> None:
+        teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": Echo(no_quota)}
+        await Runner(journal, teachers, limits=Limits(4), patience=QUICK).run(pictures(2), process)
+
+    with pytest.raises(TeacherUnavailableError, match="daily quota"):
+        asyncio.run(main())
+    assert [reply.text for _, _, reply in journal.replies()] == ["A"]
 
 
 def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:

@@ -62,6 +62,17 @@ def test_a_space_is_pushed_with_a_wheel_that_its_requirements_can_fetch(
     assert (target / "compact_hf" / "cli.py").is_file()
 
 
+def test_hidden_files_of_a_space_are_not_published(server: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "metric"
+    shutil.copytree(METRIC, folder)
+    (folder / ".env").write_text("HF_TOKEN=secret\n")
+    (folder / ".answers").mkdir()
+    (folder / ".answers" / "all.json").write_text("{}")
+    done = run(server, COMPACT, "publish", str(folder), "org/no_hidden_files", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert at(server.store.repository("space", "org/no_hidden_files"), "main") == of(METRIC)
+
+
 def test_a_dry_run_lists_what_would_be_pushed_and_says_what_the_index_has_to_have(
     server: HubServer, tmp_path: Path
 ) -> None:

@@ -43,6 +43,12 @@ def test_orientation_is_applied() -> None:
     assert pixels[-1].mean() > 225
 
 
+def test_orientation_is_applied_to_a_light_jpeg_of_the_right_size_too() -> None:
+    photograph = opened(next(path for path in photographs() if path.name == "china.jpg").read_bytes())
+    on_its_side = encoded(photograph, "JPEG", quality=80, exif=exif(6))
+    assert opened(for_teacher(on_its_side)).size == photograph.size[::-1]
+
+
 def test_transparency_lies_on_white() -> None:
     clear = encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0)), "PNG")
     assert np.asarray(opened(for_teacher(clear))).min() > 250

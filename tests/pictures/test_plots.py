@@ -150,6 +150,13 @@ def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Inte
     assert "before 0%, below it" in sentence
 
 
+@pytest.mark.parametrize(("highest", "limit"), [(0.05, 20), (0.3, 40), (0.58, 70), (0.97, 100), (1.0, 100)])
+def test_the_axis_of_accuracy_ends_beyond_the_highest_interval(highest: float, limit: int) -> None:
+    score = Score("k = 1", 90, 0.02, (Interval(0.03, 0.01, highest),))
+    (axes,) = scores.accuracy([score], ["student"], name="accuracy", title="Accuracy").figure.axes
+    assert axes.get_xlim() == (0, limit)
+
+
 def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:
     rows = scores.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
     assert (rows[0][0], rows[-1][0], len(rows)) == ("10", "5,000", 8)

@@ -149,6 +149,20 @@ def test_finevision_has_its_columns_and_the_lowest_confidence(release: Path, tmp
             assert (found["confidence_ratings"], found["confidence_min"]) == ([90, 90], 90)
 
 
+def test_the_confidence_of_a_finevision_row_is_that_of_its_least_confident_turn(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    first, second = row(0).turns
+    write(
+        [replace(row(0), turns=(replace(first, confidence=95), replace(second, confidence=71)))],
+        tmp_path / "in",
+        version="1.0.0",
+    )
+    export(tmp_path / "in", tmp_path / "out", format="finevision", config="k1")
+    (found,) = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert (found["confidence_ratings"], found["confidence_min"]) == ([95, 71], 71)
+
+
 def test_rows_of_text_have_no_confidence(release: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from compact_hf.release.write import write
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.generate import generate
 
-from .samples import contents, item, row
+from .samples import contents, item, picture, row
 
 LIKE = "picture is like one in the validation split"
 OF_BENCHMARK = "picture of an excluded data set"
@@ -186,6 +187,26 @@ def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
     assert grouped == again
     assert contents(tmp_path / "grouped") == contents(tmp_path / "again")
     assert validate(tmp_path / "grouped").counts == {}
+
+
+def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unrelated_image(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.jpg").write_bytes(picture(1))
+    Image.frombytes("RGB", (64, 64), Random(0).randbytes(64 * 64 * 3)).save(tmp_path / "noise.png")
+    items = [item(1), item(2), item(3, image="plain.jpg"), item(4, image="noise.png")]
+    (tmp_path / "llava.json").write_text(json.dumps(items))
+    facts = assemble(
+        run,
+        tmp_path / "out",
+        version="1.0.0",
+        max_similarity=1,
+        instruction=tmp_path / "llava.json",
+        instruction_rows=4,
+        group_similar=6,
+    )
+    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (2, 2)
+    assert not [reason for stage, reason in facts.rejects if stage == "instruction"]
 
 
 @given(st.lists(st.integers(0, 2**20), min_size=1, max_size=40, unique=True), st.integers(0, 10))

@@ -83,6 +83,14 @@ def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is
     assert any(counts[k] == whole[k] for k in LLAVA_K_SHARES)
 
 
+def test_a_small_share_is_rounded_as_a_large_one_is() -> None:
+    """0.8 of a conversation is one and 7.2 are seven; methods that favour large shares would take eight and none."""
+    images = {digest("picture", number): (tuple(CAPABILITIES)[: 1 + number % 2],) * 2 for number in range(60)}
+    taken = chosen(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
+    training = {image_id for image_id, _ in trained(images, taken)}
+    assert Counter(len(images[image_id][0]) for image_id in training) == {1: 7, 2: 1}
+
+
 def test_the_shares_are_those_of_the_paper() -> None:
     assert sum(k * share for k, share in LLAVA_K_SHARES.items()) == pytest.approx(1.95)
     assert LLAVA_K_SHARES[1] + LLAVA_K_SHARES[2] == pytest.approx(0.77)

@@ -14,6 +14,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import UNANSWERABLE, SceneQuestion, ask, supported, understand
+from compact_hf.scenes.search import facts
 
 from .reader import read
 
@@ -128,6 +129,24 @@ def test_same_generator_asks_the_same_and_wording_varies() -> None:
     combo = supported(scene, 2)[0]
     assert ask(scene, combo, random.Random(5)) == ask(scene, combo, random.Random(5))
     assert len({ask(scene, combo, random.Random(i)) for i in range(40)}) >= 5
+
+
+@pytest.mark.parametrize("others", [(), ("color",), ("spatial_recognition",)])
+def test_counts_are_rarely_one_which_could_be_guessed(others: tuple[str, ...]) -> None:
+    asked = (ask(scene_of(seed), ("counting", *others), random.Random(seed)) for seed in range(60))
+    answers = [question.answer for question in asked if question is not None]
+    assert len(answers) > 50
+    assert answers.count("1") < len(answers) / 10
+
+
+def test_nothing_is_placed_beside_a_kind_that_belongs_to_a_place() -> None:
+    """A question about what is left of the tractor would tell that the scene is a farm."""
+    scenes = [scene_of(seed) for seed in range(100)]
+    anchors = {name for scene in scenes for name in facts(scene).anchors}
+    homes = {thing.kind for scene in scenes for thing in scene.things if thing.what.home}
+    assert anchors
+    assert homes
+    assert not anchors & homes
 
 
 def test_unknown_capability_is_refused() -> None:

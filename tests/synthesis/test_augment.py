@@ -269,6 +269,15 @@ def test_of_two_that_are_nearly_alike_one_is_kept_though_each_passed_by_itself()
     assert [reason for _, reason in outcome.drafts] == ["", *["repeats a question"] * PRESET.max_rounds]
 
 
+def test_the_questions_of_an_image_are_extended_by_different_capabilities() -> None:
+    """Nine questions need color, and each of the nine other capabilities extends one of them."""
+    _, asked = answered({f"What is {at}?": ("color",) for at in range(9)}, lambda names: None)
+    tasks = [request.subject for request in asked if isinstance(request.subject, Task)]
+    first = [names for task in tasks for names in task.combinations if task.round == 1]
+    assert len(first) == 9
+    assert {name for names in first for name in names} == set(CAPABILITIES)
+
+
 def test_a_teacher_is_not_asked_for_a_larger_k_than_it_knows() -> None:
     names = tuple(CAPABILITIES)
     needs = {"What is it?": names[:5], "Where is it?": names[1:6], "Who is it?": names[:2]}

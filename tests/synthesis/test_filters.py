@@ -13,7 +13,8 @@ from compact_hf.records import Draft, Reject, Turn, Verdict
 from compact_hf.synthesis.compact import generation, verification
 from compact_hf.synthesis.compact.preset import PAPER, preset_named
 from compact_hf.synthesis.compact.prompts import several_prompt, verify_several_prompt
-from compact_hf.teachers.teacher import Reply
+from compact_hf.synthesis.judging import verified
+from compact_hf.teachers.teacher import Exposure, Reply
 
 COMBINATION = ("color", "counting")
 ACCEPTED = Turn("How many red boats lie at the pier?", "3", COMBINATION, COMBINATION, 90)
@@ -259,3 +260,16 @@ def test_every_prompt_states_the_rule_and_never_the_answer() -> None:
         assert NEEDED_RULE in prompt
     assert "1. color, shape\n2. color, counting\n3. shape, counting" in several_prompt(THREE)
     assert "1. Why?\n2. Where?" in verify_several_prompt(["Why?", "Where?"])
+
+
+def test_a_question_answered_without_the_image_keeps_the_model_that_judged_it() -> None:
+    exposure = Exposure(lambda: b"", ref="a.jpg", max_edge=64)
+    judging = verified("0" * 32, exposure, [draft()], preset_named("paper", strict=True))
+    next(judging)
+    verdict = Reply("key", text=json.dumps({"capabilities": COMBINATION, "answer": "green"}), model="model-1")
+    (blind,) = judging.send([verdict])
+    assert blind.exposure is None
+    with pytest.raises(StopIteration) as end:
+        judging.send([Reply("key", text='{"answer": "green"}', model="model-2")])
+    ((reject, model),) = end.value.value
+    assert (reject.reason, reject.capabilities, model) == ("answerable without the picture", COMBINATION, "model-1")

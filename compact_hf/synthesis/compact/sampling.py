@@ -46,16 +46,10 @@ def _draw(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Com
     left = [combination for combination in _combinations(k) if combination not in done]
     if not left:
         return None
-    # Least used first, and among those compared atom by atom: one fresh atom and worn company before two half worn.
-    sums = [sum(map(uses.__getitem__, combination)) for combination in left]
-    least = min(sums)
-    wear = {
-        combination: sorted(map(uses.__getitem__, combination))
-        for combination, total in zip(left, sums, strict=True)
-        if total == least
-    }
-    freshest = min(wear.values())
-    fresh = [combination for combination, counts in wear.items() if counts == freshest]
+    # The least used first. How the uses are spread decides among equal sums only once most combinations are used up.
+    counts = [sorted(map(uses.__getitem__, combination)) for combination in left]
+    least = min((sum(each), each) for each in counts)[1]
+    fresh = [combination for combination, each in zip(left, counts, strict=True) if each == least]
     return random.Random(digest("combination", seed, image_id, k, len(asked))).choice(fresh)
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.tuning.base import room as base_room
@@ -225,6 +226,18 @@ def test_too_small_a_disk_or_memory_is_told_before_anything_is_written(
     with pytest.raises(TuningError, match=r"0\.0 GB of memory are free, and assembling takes 0\.0 GB"):
         assemble_base(tmp_path / "base", **places)
     assert not (tmp_path / "base").exists()
+
+
+def test_a_disk_needs_room_for_the_download_and_the_base_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(base_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=10e9))
+    base_room.refuse_small_disk(tmp_path / "base", base_room.Room(download=4_000_000_000, out=6_000_000_000))
+    with pytest.raises(
+        TuningError, match=r"has 10\.0 GB free, and it takes 7\.0 GB for the base and 4\.0 GB for parts"
+    ):
+        base_room.refuse_small_disk(tmp_path / "base", base_room.Room(download=4_000_000_000, out=7_000_000_000))
 
 
 def test_a_dry_run_says_what_it_would_take_and_refuses_what_the_run_would(

@@ -1,0 +1,35 @@
+"""What stands out is told in sentences that the figures bear out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compact_hf.evaluation.analysis.analyze import analyze
+from compact_hf.evaluation.analysis.blind import Blind, Guessed
+from compact_hf.evaluation.analysis.figures import Analysis
+from compact_hf.evaluation.analysis.standing_out import standing_out
+from tests.evaluation.analysis.samples import table
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    folder = table(tmp_path_factory.mktemp("table"), [("p1", "What color is the cat?", "red", ["color"])])
+    (found,) = analyze(folder).data
+    return found
+
+
+@pytest.mark.parametrize(
+    ("low", "sentence"),
+    [
+        (0.35, "The words alone answer 45% of the questions, no more than 40% by the most frequent answer of each k."),
+        (0.41, "The words alone answer 45% of the questions, as against 40% by the most frequent answer of each k;"),
+    ],
+)
+def test_only_a_whole_interval_above_the_majority_answer_counts_as_more(
+    analysis: Analysis, low: float, sentence: str
+) -> None:
+    overall = Guessed(100, 45, 0.45, low, 0.55, majority=0.4, chance=0.3)
+    sentences = standing_out(replace(analysis, text_alone=Blind(overall, {})))
+    assert any(told.startswith(sentence) for told in sentences)

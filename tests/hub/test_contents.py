@@ -1,0 +1,39 @@
+"""How a revision of a repository differs from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from compact_hf.hub.contents import differences
+
+
+def file(data: bytes, *, lfs: bool = False) -> Any:
+    """Return what the Hub lists of a file."""
+    blob_id = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    sha256 = SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
+    return SimpleNamespace(size=len(data), blob_id=blob_id, lfs=sha256 if lfs else None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "first"),
+    [
+        ({}, None),
+        ({".gitattributes": file(b"*.bin filter=lfs")}, None),
+        ({"old.md": file(b"old")}, "old.md is no part of the folder"),
+        ({"data.bin": None}, "data.bin is missing"),
+        ({"README.md": file(b"longer than it")}, "README.md has 14 bytes, should have 2"),
+        ({"README.md": file(b"ih")}, "README.md has another content"),
+        ({"data.bin": file(b"4321", lfs=True)}, "data.bin has another content"),
+    ],
+)
+def test_the_first_difference_is_named(changed: dict[str, Any], first: str | None, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"hi")
+    (tmp_path / "data.bin").write_bytes(b"1234")
+    files = {"README.md": file(b"hi"), "data.bin": file(b"1234", lfs=True)} | changed
+    there = {name: listed for name, listed in files.items() if listed is not None}
+    assert next(differences(there, tmp_path), None) == first
