@@ -6,9 +6,9 @@ Run it again only when a format is changed on purpose, into a new directory name
 version made stays and stays readable. Everything is made by `compact` commands in the new directory, with relative
 paths only, so that a copy of it anywhere is as good as the original. It takes about two minutes and no network.
 
-    run/                     a finished run of `compact generate`
+    run/                     a finished run of `compact generate`, and what assembly has seen of its images
     stopped/                 the same run, stopped by its budget; the same command without the budget resumes it
-    shards/1-of-2, 2-of-2    the same run in two parts
+    shards/shard-1-of-2, shard-2-of-2        the same run in two parts
     questions.json           questions about the scenes of the run, in LLaVA's format
     annotated/, augmented/   finished runs of `compact annotate` and `compact augment` on them
     instruction.json, images/square.png      the instruction part of the dataset
@@ -16,10 +16,11 @@ paths only, so that a copy of it anywhere is as good as the original. It takes a
     base/                    a LLaVA of a few thousand parameters
     lora.yaml, full.yaml     recipes
     lora/, full/             the finished training runs of the two: an adapter, and a whole model
-    lora_stopped/, full_stopped/             the same after a kill that left the checkpoint of step 2 of 4
-    evaluation/              the answers and scores of base, lora and full
-    experiment.yaml, ablation/               a finished ablation, without what is not read again
+    lora_stopped/, full_stopped/             the same after a kill that left the checkpoint of step 30 of 40
+    evaluation/              what base, lora and full answer to the questions that they were trained on
+    experiment.yaml, ablation/               a finished ablation, without the releases and logs that it reads no more
 
+Plots and pages, but for those of the dataset's card, are left out: they are for people, and made anew by the same command.
 What binds a directory to what it was made from is recorded inside: those records are the fixtures' purpose.
 """
 
@@ -62,8 +63,8 @@ TRAINING = {
     "assistant_only_loss": True,
     "max_length": 1024,
     "per_device_train_batch_size": 2,
-    "max_steps": 4,
-    "learning_rate": 0.001,
+    "max_steps": 40,
+    "learning_rate": 0.01,
     "lr_scheduler_type": "cosine",
     "weight_decay": 0.0,
     "seed": 0,
@@ -75,9 +76,9 @@ TRAINING = {
     "num_machines": 1,
     "mixed_precision": "no",
     "dynamo_backend": "no",
-    "logging_steps": 1,
+    "logging_steps": 5,
     "save_strategy": "steps",
-    "save_steps": 2,
+    "save_steps": 30,
     "save_only_model": False,
     "report_to": "none",
 }
@@ -92,9 +93,9 @@ EXPERIMENT = {
     "baseline": "low",
     "variants": {"low": {"k": [1, 2], "questions": 4}, "all": {"questions": 4}},
 }
-# One column of four patches, two heads of eight, a word for a token: as small as the parts of a LLaVA fit together.
+# About as small as the parts of a LLaVA still fit together: four patches, two heads of eight.
 SIZE = Size(
-    image_edge=28, patch_edge=14, width=16, vision_heads=2, text_heads=2, vision_layers=1, text_layers=1, vocabulary=320
+    image_edge=8, patch_edge=4, width=16, vision_heads=2, text_heads=2, vision_layers=1, text_layers=1, vocabulary=320
 )
 
 
@@ -110,7 +111,7 @@ def make_runs() -> None:
     compact(*GENERATE, "--out", "run")
     compact(*GENERATE, "--out", "stopped", "--concurrency", "1", "--max-requests", str(BUDGET), status=3)
     for part in (1, 2):
-        compact(*GENERATE, "--out", f"shards/{part}-of-2", "--shard", f"{part}/2")
+        compact(*GENERATE, "--out", f"shards/shard-{part}-of-2", "--shard", f"{part}/2")
 
 
 def accepted(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -159,7 +160,13 @@ def make_dataset() -> None:
     ]
     write_json("instruction.json", items)
     instruction = ["--instruction", "instruction.json", "--image-root", "images", "--instruction-fraction", "1"]
-    compact("assemble", "run", "--version", "1.0.0", "--out", "dataset", "--keep-similar", *instruction)
+    more = ["--keep-similar", "--group-similar", "6", *instruction]
+    compact("assemble", "run", "--version", "1.0.0", "--out", "dataset", *more)
+    # What was seen of a file is kept by its absolute path and its time, neither of which a copy has.
+    with closing(sqlite3.connect("run/looks.sqlite")) as looks:
+        looks.execute("DELETE FROM looks WHERE picture LIKE '/%'")
+        looks.commit()
+        looks.execute("VACUUM")
 
 
 def make_models(texts: list[str]) -> None:
@@ -171,13 +178,13 @@ def make_models(texts: list[str]) -> None:
         stopped = Path(f"{name}_stopped")
         stopped.mkdir()
         shutil.copy(Path(name) / ".compact-tune", stopped)
-        shutil.move(Path(name) / "checkpoint-2", stopped)
-        shutil.rmtree(Path(name) / "checkpoint-4")
+        shutil.move(Path(name) / "checkpoint-30", stopped)
+        shutil.rmtree(Path(name) / "checkpoint-40")
 
 
 def make_results() -> None:
     """Evaluate the models, and make the ablation."""
-    compact("evaluate", "base", "lora", "full", "scenes:4", "--out", "evaluation")
+    compact("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
     write_yaml("experiment.yaml", EXPERIMENT)
     compact("ablate", "experiment.yaml", "--out", "ablation")
     # A finished ablation reads neither again.
@@ -207,8 +214,9 @@ def make(out: Path) -> None:
     make_dataset()
     make_models([turn[part] for of_scene in turns.values() for turn in of_scene for part in ("question", "answer")])
     make_results()
-    for lock in Path().rglob("*.lock"):
-        lock.unlink()
+    for path in list(Path().rglob("*")):
+        if path.suffix in (".lock", ".html", ".png") and path.parent.name not in ("images", "assets"):
+            path.unlink()
 
 
 if __name__ == "__main__":

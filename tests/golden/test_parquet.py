@@ -7,50 +7,22 @@ parquet_files.txt say with which libraries they were recorded); where the conten
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli import main
+from tests.golden.parquet import contents, parquet_files, sha256_of
 
 Golden = Callable[[str, str], None]
 
 LIBRARIES = ("numpy", "pillow", "pyarrow", "datasets")
-
-
-def content(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a Parquet file, with the decoded pixels of an image in the place of its file."""
-    return [{name: _without_file(value) for name, value in row.items()} for row in pq.read_table(file).to_pylist()]
-
-
-def _without_file(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_file(item) for item in value]
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-        image = Image.open(io.BytesIO(value["bytes"]))
-        pixels = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
-        return {"path": value["path"], "size": list(image.size), "pixels": pixels}
-    return value
-
-
-def sha256_of_rows(file: Path) -> str:
-    """Return the hash of a Parquet file's content."""
-    rows = json.dumps(content(file), ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def parquet_files(release: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the Parquet files of a release by their paths in it, in order."""
-    for path in sorted(release.rglob("*.parquet")):
-        yield path.relative_to(release).as_posix(), path
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +44,7 @@ def _item(number: int) -> dict[str, Any]:
 
 
 def test_the_rows_of_a_release_are_golden(release: Path, golden: Golden) -> None:
-    lines = [
-        f"{name}  {len(content(path))} rows  content sha256 {sha256_of_rows(path)}"
-        for name, path in parquet_files(release)
-    ]
+    lines = [f"{name}  {len(rows)} rows  content sha256 {sha256_of(rows)}" for name, rows in contents(release).items()]
     schemas = {str(pq.read_schema(path).remove_metadata()) for _, path in parquet_files(release)}
     features = {
         (pq.read_schema(path).metadata or {}).get(b"huggingface", b"").decode() for _, path in parquet_files(release)
@@ -85,7 +54,7 @@ def test_the_rows_of_a_release_are_golden(release: Path, golden: Golden) -> None
 
 def test_the_first_row_of_every_subset_is_golden(release: Path, golden: Golden) -> None:
     """The hashes above say that something changed; this file is for people, to see what."""
-    firsts = {name: content(path)[0] for name, path in parquet_files(release)}
+    firsts = {name: rows[0] for name, rows in contents(release).items()}
     golden("parquet_first_rows.txt", json.dumps(firsts, indent=1, ensure_ascii=False) + "\n")
 
 
