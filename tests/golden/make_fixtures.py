@@ -20,7 +20,8 @@ paths only, so that a copy of it anywhere is as good as the original. It takes a
     evaluation/              what base, lora and full answer to the questions that they were trained on
     experiment.yaml, ablation/               a finished ablation, without the releases and logs that it reads no more
 
-Plots and pages, but for those of the dataset's card, are left out: they are for people, and made anew by the same command.
+Plots and pages are left out, but for those of the dataset's card: they are for people, and made anew by the same
+command.
 What binds a directory to what it was made from is recorded inside: those records are the fixtures' purpose.
 """
 
