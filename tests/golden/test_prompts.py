@@ -1,0 +1,270 @@
+"""Everything that a teacher, a verifier or an evaluated model is sent, as their servers get it, is golden.
+
+The requests are those of the real clients over loopback. A scripted model answers, so that each run asks everything
+that it can ask: a change of wording, of a schema, of a setting or of the order of the draws changes a golden file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from compact_hf.cli import main
+from compact_hf.testing import gemini, openai
+from compact_hf.testing.model import KEY, Asked
+
+Golden = Callable[[str, str], None]
+
+QUESTIONS = (
+    "Which kettle looks oldest?",
+    "What hangs above Anna?",
+    "How many ribbons flutter?",
+    "Who carries seven ladders?",
+    "Where do pigeons gather?",
+    "Why was dinner served so early?",
+    "Is that violin broken?",
+    "When does our train depart?",
+    "Whose umbrella lies under it?",
+    "Can these children swim?",
+)
+"""What the scripted teacher writes, one after the other: no two have more than half of their words in common."""
+ANSWERS = ("green", "lamp", "four", "sailor", "roof", "storm", "yes", "noon", "mother", "no")
+FOREIGN = (
+    ("What is the red thing?", "square"),
+    ("What colour is the square?", "red"),
+    ("How many squares are there?", "1"),
+    ("Is the square left of the circle?", "no"),
+    ("What does the sign say?", "nothing is written on it"),
+    ("What shape is it?", "square"),
+    ("Where was this taken?", "indoors"),
+    ("Is someone running?", "no"),
+    ("Is this a kitchen or a bedroom?", "kitchen"),
+)
+"""Questions of a dataset: more than are judged in one request."""
+NEEDED = ((), ("color",), ("counting",), ("shape", "spatial_relationship"), ("text_recognition",))
+"""What the scripted verifier says that questions of a dataset need, in turn."""
+
+_SINGLE = re.compile(r"^- (\w+): ", re.MULTILINE)
+_SETS = re.compile(r"^\d+\. (\w+(?:, \w+)*)$", re.MULTILINE)
+
+
+class Script:
+    """A model that writes `QUESTIONS` and remembers what each of them must need.
+
+    Args:
+        accepts (`bool`, *optional*, defaults to True): as a verifier, it finds its own questions to need just that.
+        reply (`Callable[[str], Response]`, *optional*): wraps a text in the protocol's answer.
+    """
+
+    def __init__(self, *, accepts: bool = True, reply: Callable[[str], Response] = gemini.content_response) -> None:
+        self.requests: list[Asked] = []
+        self._accepts = accepts
+        self._reply = reply
+        self._written = 0
+        self._needs: dict[str, tuple[str, list[str]]] = {}
+        self._foreign: dict[str, tuple[str, list[str]]] = {}
+
+    def __call__(self, asked: Asked, number: int) -> Response:
+        """Answer a request in the server's place."""
+        self.requests.append(asked)
+        name, items = self._items(asked)
+        if not asked.several:
+            return self._reply(json.dumps(items[0]))
+        return self._reply(json.dumps({name: [{"number": at, **item} for at, item in enumerate(items, 1)]}))
+
+    def _items(self, asked: Asked) -> tuple[str, list[dict[str, Any]]]:
+        if asked.role == "teacher":
+            sets = [names.split(", ") for names in _SETS.findall(asked.prompt)]
+            return "drafts", [self._draft(names) for names in sets or [_SINGLE.findall(asked.prompt)]]
+        lines = asked.prompt.split("\n\n")[1].split("\n")
+        questions = [re.sub(r"^\d+\. ", "", line) for line in lines]
+        if asked.role == "blind":
+            return "answers", [{"answer": "no idea"} for _ in questions]
+        return "verdicts", [self._verdict(question) for question in questions]
+
+    def _draft(self, names: list[str]) -> dict[str, Any]:
+        at = self._written % len(QUESTIONS)
+        self._written += 1
+        self._needs[QUESTIONS[at]] = ANSWERS[at], names
+        return {"supported": True, "question": QUESTIONS[at], "answer": ANSWERS[at], "confidence": 90}
+
+    def _verdict(self, question: str) -> dict[str, Any]:
+        if question not in self._needs:
+            needed = NEEDED[len(self._foreign) % len(NEEDED)]
+            answer, names = self._foreign.setdefault(question, ("red", list(needed)))
+        else:
+            answer, names = self._needs[question]
+            names = names if self._accepts else []
+        return {"capabilities": names, "answer": answer}
+
+
+def prompts(requests: Sequence[Asked]) -> str:
+    """Return requests as text: who is asked, by which image, and the prompt."""
+    parts = []
+    for number, asked in enumerate(requests, 1):
+        several = ", several" if asked.several else ""
+        image = "an image" if asked.picture else "no image"
+        parts.append(f"#### {number}. {asked.role}{several}, {image}\n\n{asked.prompt}\n")
+    return "\n".join(parts)
+
+
+def bodies(requests: Sequence[Asked]) -> str:
+    """Return the different bodies of requests as JSON, with a place holder for the prompt and the image each."""
+    found = dict.fromkeys(_emptied(asked) for asked in requests)
+    return "".join(f"{body}\n" for body in found)
+
+
+def _emptied(asked: Asked) -> str:
+    def empty(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: empty(value) for name, value in part.items()}
+        if isinstance(part, list):
+            return [empty(item) for item in part]
+        if part == asked.prompt:
+            return "PROMPT"
+        # The placeholder of a JPEG, which is another one with another version of Pillow.
+        return re.sub(r"/9j/[\w+/=-]{40,}|_9j_[\w+/=-]{40,}", "JPEG", part) if isinstance(part, str) else part
+
+    return json.dumps(empty(asked.body), indent=1, ensure_ascii=False)
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def ask_gemini(out: Path, *arguments: str, accepts: bool = True, url: str = "--teacher-url") -> list[Asked]:
+    """Run a command one request after the other, and return what the server was sent."""
+    script = Script(accepts=accepts)
+    with gemini.GeminiServer(fault=script) as server:
+        server.batches.looks = 1
+        assert main([*arguments, "--out", str(out), "--concurrency", "1", url, server.url]) == 0
+    return script.requests
+
+
+def png(color: tuple[int, int, int]) -> bytes:
+    """Return a PNG file of one color, the same bytes with every library: what is drawn depends on them."""
+    width, height = 24, 16
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 2, 0, 0, 0))
+    rows = b"".join(b"\0" + bytes(color) * width for _ in range(height))
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 0)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one image."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "red.png").write_bytes(png((200, 30, 30)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in LLaVA's format: one question about one image, nine about another."""
+    folder = tmp_path_factory.mktemp("questions")
+    for name, color in (("one.png", (0, 0, 128)), ("nine.png", (128, 128, 0))):
+        (folder / name).write_bytes(png(color))
+    items = []
+    for name, asked in (("one.png", FOREIGN[1:2]), ("nine.png", FOREIGN)):
+        messages = [
+            message
+            for question, answer in asked
+            for message in ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
+        ]
+        messages[0]["value"] = f"<image>\n{messages[0]['value']}"
+        items.append({"id": name, "image": name, "conversations": messages})
+    (folder / "questions.json").write_text(json.dumps(items))
+    return folder / "questions.json"
+
+
+def of_each_kind(requests: Sequence[Asked]) -> Iterator[Asked]:
+    """Yield the first request of every role, alone and with several questions, in their order."""
+    kinds = set()
+    for asked in requests:
+        if (kind := (asked.role, asked.several)) not in kinds:
+            kinds.add(kind)
+            yield asked
+
+
+def test_the_prompts_for_each_capability_alone_are_golden(tmp_path: Path, images: Path, golden: Golden) -> None:
+    asked = ask_gemini(tmp_path / "run", "generate", str(images), "--k", "1", accepts=False)
+    teacher = [one for one in asked if one.role == "teacher"]
+    assert len({one.prompt for one in teacher}) == 10
+    golden("prompts_generate_k1.txt", prompts([*teacher, *of_each_kind(asked[1:2])]))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+def test_the_prompts_for_several_capabilities_are_golden(k: int, tmp_path: Path, images: Path, golden: Golden) -> None:
+    asked = ask_gemini(tmp_path / "run", "generate", str(images), "--k", str(k), "--strict", "--seed", str(k))
+    assert [one.role for one in asked] == ["teacher", "verifier", "blind"] * 3
+    golden(f"prompts_generate_k{k}.txt", prompts([asked[0], asked[3], *(asked[1:3] if k == 2 else ())]))
+
+
+def test_the_prompts_and_schemas_of_the_efficient_preset_are_golden(
+    tmp_path: Path, images: Path, golden: Golden
+) -> None:
+    common = ("generate", str(images), "--preset", "efficient", "--strict", "--k", "2")
+    one_by_one = ask_gemini(tmp_path / "run", *common)
+    in_batches = ask_gemini(tmp_path / "batches", *common, "--teacher", "gemini-batch")
+    kinds = [(asked.role, asked.several) for asked in one_by_one]
+    assert kinds[:3] == [("teacher", True), ("verifier", True), ("blind", True)]
+    golden("prompts_generate_efficient.txt", prompts([*of_each_kind(one_by_one), *of_each_kind(in_batches)]))
+    golden("requests_gemini_several.txt", bodies(one_by_one))
+    golden("requests_gemini_batch_several.txt", bodies(in_batches))
+
+
+def test_the_schemas_for_one_question_are_golden(tmp_path: Path, images: Path, golden: Golden) -> None:
+    asked = ask_gemini(tmp_path / "run", "generate", str(images), "--k", "3", "--strict")
+    golden("requests_gemini_single.txt", bodies(list(of_each_kind(asked))))
+
+
+def test_what_annotating_asks_is_golden(tmp_path: Path, questions_file: Path, golden: Golden) -> None:
+    asked = ask_gemini(tmp_path / "run", "annotate", str(questions_file), url="--verifier-url")
+    asked.sort(key=lambda one: one.prompt)
+    assert sorted(one.several for one in asked) == [False, False, True]
+    golden("prompts_annotate.txt", prompts(asked))
+
+
+def test_what_augmenting_asks_is_golden(tmp_path: Path, questions_file: Path, golden: Golden) -> None:
+    asked = ask_gemini(tmp_path / "run", "augment", str(questions_file), "--strict")
+    written = [one for one in asked if one.role == "teacher"]
+    assert {one.several for one in written} == {False, True}
+    golden("prompts_augment.txt", prompts(written))
+
+
+def test_an_openai_server_is_asked_the_same_and_its_requests_are_golden(
+    tmp_path: Path, images: Path, golden: Golden
+) -> None:
+    requests = []
+    for number, more in enumerate((("--k", "3"), ("--k", "2", "--preset", "efficient"))):
+        arguments = ["generate", str(images), "--strict", "--concurrency", "1", *more]
+        script = Script(reply=openai.content_response)
+        with openai.OpenAIServer(fault=script) as server:
+            url = ["--teacher", "openai:model", "--teacher-url", server.url]
+            assert main([*arguments, *url, "--out", str(tmp_path / f"openai-{number}")]) == 0
+        of_gemini = ask_gemini(tmp_path / f"gemini-{number}", *arguments)
+        assert [one.prompt for one in script.requests] == [one.prompt for one in of_gemini]
+        requests += of_each_kind(script.requests)
+    golden("requests_openai.txt", bodies(requests))
+
+
+def test_what_an_evaluated_model_is_asked_is_golden(tmp_path: Path, golden: Golden) -> None:
+    with openai.OpenAIServer() as server:
+        arguments = ["evaluate", "openai:model", "scenes:1", "--url", server.url, "--out", str(tmp_path / "results")]
+        assert main([*arguments, "--concurrency", "1"]) == 0
+        asked = sorted(server.asked, key=lambda one: one.prompt)
+    golden("prompts_evaluate.txt", f"{bodies(asked)}\n{prompts(asked)}")
