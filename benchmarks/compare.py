@@ -125,6 +125,7 @@ def compared(names: Sequence[str], revision: str, commit: str, rounds: int) -> d
     with tempfile.TemporaryDirectory(prefix="compact-compare-") as directory, ExitStack() as open_until_end:
         scratch = Path(directory)
         worktree = open_until_end.enter_context(checked_out(commit, scratch / "tree"))
+        progress(f"{revision} is checked out: {worktree}")
         this, rev = Tree("this tree", ROOT), Tree(f"{revision} ({commit[:7]})", worktree)
         processes = Processes(scratch)
         inputs = Inputs(scratch, processes, rev, open_until_end)
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit status."""
     args = parsed(arguments)
     # Ended by a signal, Python would leave the worktree behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.path.insert(0, str(ROOT))  # the server is this tree's, whatever is installed
     try:
         result = compared(list(dict.fromkeys(args.names)), args.revision, args.commit, args.rounds)
@@ -220,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as error:
         progress(f"compare.py: {error}")
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     print(json.dumps(result, indent=2) if args.json else table(result))
     return 1 if result["failed"] else 0
 
