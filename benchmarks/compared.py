@@ -84,7 +84,7 @@ class Command:
     Attributes:
         arguments (`tuple[str, ...]`): of the command line.
         code (`str`, *optional*): Python code to run instead of the `compact` command; it prints its own seconds.
-        repetitions (`int`): how often it runs for one measurement, which is their mean.
+        repetitions (`int`): how often it runs for one measurement, the least of them: other work only adds.
     """
 
     arguments: tuple[str, ...]
@@ -115,7 +115,7 @@ class Processes:
         self.run(tree, code, str(package))
 
     def measure(self, tree: Tree, command: Callable[[Path], Command]) -> Seconds:
-        """Run a command, which gets a new directory for its output, and return its mean seconds."""
+        """Run a command, which gets a new directory for its output, and return its least seconds."""
         taken = []
         repetitions = 1
         while len(taken) < repetitions:
@@ -127,7 +127,7 @@ class Processes:
                 seconds = Seconds(**json.loads((out / "stdout").read_text().splitlines()[-1]))
             taken.append(seconds)
             shutil.rmtree(out)
-        return Seconds(*(sum(part) / len(taken) for part in zip(*taken, strict=True)))
+        return Seconds(*map(min, zip(*taken, strict=True)))
 
     def run(self, tree: Tree, code: str, *arguments: str, cwd: Path | None = None) -> Seconds:
         """Run Python code that imports this tree, and return what it took; raises `Failed`."""
