@@ -13,10 +13,10 @@ About ten minutes on two quiet cores; `--rounds 3 --only help,generation` takes 
 
 The table has seconds on the wall and CPU seconds of all processes. A ratio is this tree / REV: the median of the pairs,
 with the least and the most. `noise` is how far REV's own runs are from their median, by the median. A line is slower
-(or faster) only if the ratio of every pair is beyond 1 by more than 2% and more than the noise, in at least three
-rounds; of eight rounds, one pair may disagree. `unclear` is a median beyond that limit with pairs that disagree: run
-more rounds, or on a quieter machine. Other work on the machine makes wall times noisy first: then CPU seconds are the
-better guide.
+(or faster) only if the pairs agree, in at least three rounds, that the ratio is beyond 1 by more than 2% and more than
+the noise, which counts less the more rounds there are. Up to eight rounds every pair has to agree, of nine rounds one
+may disagree, of sixteen three. `unclear` is a median beyond that limit with more pairs that disagree: run more rounds,
+or on a quieter machine. Other work on the machine makes wall times noisy first: then CPU seconds are the better guide.
 Exit status: 0 measured (slower or not), 1 a benchmark failed, 2 wrong usage.
 """
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -43,7 +44,8 @@ else:
 
 MARGIN: Final = 0.02
 ENOUGH_PAIRS: Final = 3
-PAIRS_PER_OUTLIER: Final = 8  # if nothing differs, all but one of 8 pairs on one side are as rare as all of 5
+CHANCE: Final = 1 / 32
+"""How likely pairs may agree by chance, if nothing differs, and still count: as all of five pairs on one side."""
 
 Pair = tuple[float, float]
 """Seconds of this tree and of REV in one round."""
@@ -90,16 +92,25 @@ def comparison(pairs: Sequence[Pair]) -> Comparison:
 
 def verdict(ratios: Sequence[float], noise: float) -> str:
     """Return what the ratios of the pairs allow to say."""
-    limit = 1 + max(MARGIN, noise)
-    if len(ratios) < ENOUGH_PAIRS:
+    count = len(ratios)
+    if count < ENOUGH_PAIRS:
         return "too few rounds"
-    outliers = len(ratios) // PAIRS_PER_OUTLIER
-    agreeing = sorted(ratios)[outliers : len(ratios) - outliers]
+    # A median of more rounds is surer, by the square root; three rounds agree easily, and need more than the noise.
+    limit = 1 + max(MARGIN, noise * 2 / math.sqrt(count))
+    agreeing = sorted(ratios)[outliers(count) : count - outliers(count)]
     if agreeing[0] > limit:
         return "slower"
     if agreeing[-1] < 1 / limit:
         return "faster"
     return "no difference within the spread" if 1 / limit <= statistics.median(ratios) <= limit else "unclear"
+
+
+def outliers(count: int) -> int:
+    """Return how many of the pairs may disagree."""
+    allowed = 0
+    while sum(math.comb(count, disagreeing) for disagreeing in range(allowed + 2)) <= CHANCE * 2**count:
+        allowed += 1
+    return allowed
 
 
 def measured(name: str, this: Tree, rev: Tree, *, rounds: int, processes: Processes, inputs: Inputs) -> dict[str, Any]:
