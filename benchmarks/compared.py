@@ -16,7 +16,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,20 +134,24 @@ class Processes:
         cwd = cwd or self._new_directory()
         before, began = _cpu_of_children(), time.perf_counter()
         with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
-                cwd=cwd,
-                env=self._environment(tree, cwd),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,  # so that it can be ended with all its descendants
-            )
+            process = None
             try:
+                with _signals_deferred():  # otherwise a process could start that nothing below knows of
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", code, *arguments],
+                        cwd=cwd,
+                        env=self._environment(tree, cwd),
+                        stdin=subprocess.DEVNULL,
+                        stdout=stdout,
+                        stderr=stderr,
+                        start_new_session=True,  # so that it can be ended with all its descendants
+                    )
                 status = process.wait(TIMEOUT_S)
             except BaseException as error:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                if process is not None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise Failed(f"{tree.name} took more than {TIMEOUT_S:.0f} s: {_shown(arguments)}") from error
                 raise
@@ -174,6 +178,23 @@ class Processes:
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect only at the end of the block."""
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for received_number in received:
+            signal.raise_signal(received_number)
 
 
 def _cpu_of_children() -> float:

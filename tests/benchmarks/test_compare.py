@@ -108,7 +108,7 @@ def worktree_of(progress: str) -> str:
 
 
 def is_gone(worktree: str) -> bool:
-    return not Path(worktree).exists() and worktree not in compared.git("worktree", "list", "--porcelain")
+    return not Path(worktree).parent.exists() and worktree not in compared.git("worktree", "list", "--porcelain")
 
 
 @pytest.mark.usefixtures("checkout")
