@@ -12,11 +12,11 @@ About ten minutes on two quiet cores; `--rounds 3 --only help,generation` takes 
     tune        `compact tune tiny-cpu` of one step, the whole process
 
 The table has seconds on the wall and CPU seconds of all processes. A ratio is this tree / REV: the median of the pairs,
-with the least and the most. `noise` is how far REV's own runs are from their median, by the median. A line is slower
-(or faster) only if the pairs agree, in at least three rounds, that the ratio is beyond 1 by more than 2% and more than
-the noise, which counts less the more rounds there are. Up to eight rounds every pair has to agree, of nine rounds one
-may disagree, of sixteen three. `unclear` is a median beyond that limit with more pairs that disagree: run more rounds,
-or on a quieter machine. Other work on the machine makes wall times noisy first: then CPU seconds are the better guide.
+with the least and the most. `noise` is the standard deviation of REV's own runs. A line is slower (or faster) only if
+the pairs agree, in at least three rounds, that the ratio is beyond 1 by more than 2% and more than twice the noise by
+the square root of the rounds. Up to eight rounds every pair has to agree, of nine rounds one may disagree, of sixteen
+three. `unclear` is a median beyond that limit with more pairs that disagree: run more rounds, or on a quieter machine.
+Other work on the machine makes wall times noisy first: then CPU seconds are the better guide.
 Exit status: 0 measured (slower or not), 1 a benchmark failed, 2 wrong usage.
 """
 
@@ -58,7 +58,7 @@ class Comparison:
     Attributes:
         ratio, least, most (`float`): this tree / REV, the median of the pairs and their range.
         this_s, rev_s (`float`): the median seconds of either side.
-        noise (`float`): the median distance of REV's runs from their median, as a part of it.
+        noise (`float`): the standard deviation of REV's runs, as a part of their median.
         verdict (`str`)
         pairs (`tuple[Pair, ...]`): what was measured, by round.
     """
@@ -77,7 +77,8 @@ def comparison(pairs: Sequence[Pair]) -> Comparison:
     """Return what the pairs of one benchmark show."""
     ratios = [this / rev for this, rev in pairs]
     this_s, rev_s = (statistics.median(side) for side in zip(*pairs, strict=True))
-    noise = statistics.median(abs(rev - rev_s) for _, rev in pairs) / rev_s
+    # Of few runs some lie close together by luck: the median distance would call them quiet, the deviation does not.
+    noise = statistics.stdev(rev for _, rev in pairs) / rev_s if len(pairs) > 1 else 0.0
     return Comparison(
         ratio=statistics.median(ratios),
         least=min(ratios),
@@ -95,7 +96,6 @@ def verdict(ratios: Sequence[float], noise: float) -> str:
     count = len(ratios)
     if count < ENOUGH_PAIRS:
         return "too few rounds"
-    # A median of more rounds is surer, by the square root; three rounds agree easily, and need more than the noise.
     limit = 1 + max(MARGIN, noise * 2 / math.sqrt(count))
     agreeing = sorted(ratios)[outliers(count) : count - outliers(count)]
     if agreeing[0] > limit:
