@@ -320,7 +320,10 @@ BENCHMARKS: Final[dict[str, Callable[[Inputs, Path], Command]]] = {
 
 def git(*arguments: str) -> str:
     """Return what a git command prints; raises `subprocess.CalledProcessError`."""
-    return subprocess.run(["git", "-C", ROOT, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    command = ["git", "-C", ROOT, *arguments]
+    # In a session of its own, so that Ctrl-C does not stop git while it removes the worktree.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
+    return done.stdout.strip()
 
 
 @contextmanager
@@ -330,4 +333,5 @@ def checked_out(commit: str, directory: Path) -> Iterator[Path]:
         git("worktree", "add", "--quiet", "--detach", str(directory), commit)
         yield directory
     finally:
-        git("worktree", "remove", "--force", "--force", str(directory))
+        with _signals_deferred():  # an impatient second Ctrl-C
+            git("worktree", "remove", "--force", "--force", str(directory))

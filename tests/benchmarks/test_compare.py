@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -144,11 +145,12 @@ def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_worktree_is_removed_when_it_is_interrupted(sent: signal.Signals, status: int) -> None:
     command = [sys.executable, str(PROGRAM), "HEAD", "--only", "help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         worktree = worktree_of(process.stderr.readline())
         assert not is_gone(worktree)
-        process.send_signal(sent)
+        os.killpg(process.pid, sent)  # as a terminal does, to git as well
         printed, _ = process.communicate(timeout=60)
     assert (process.returncode, printed) == (status, "")
     assert is_gone(worktree)
