@@ -1,0 +1,337 @@
+"""What benchmarks/compare.py runs: two trees, the inputs that both read, and one measured process of either tree.
+
+The two trees may name their modules differently. A measured process therefore uses only what both have: the command
+that `[project.scripts]` of the tree's own pyproject.toml names, the public functions of `compact_hf`, and files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[1]
+KEY: Final = "test-key"  # the key that the local Gemini server accepts
+TIMEOUT_S: Final = 600.0
+PHOTOS, LATENCY_S, IN_FLIGHT = 400, 0.3, 64
+SCENES, JUDGED_SCENES, TUNING_SCENES = 200, 60, 100
+ROWS: Final = 2000
+NOISE_EDGE: Final = 48  # small images, so that decoding them does not hide what writing takes
+
+# The first call imports and compiles what the timed call uses, so that answering is what is timed.
+JUDGE: Final = """
+import json, sys, time
+from compact_hf import evaluate
+student, scenes, out = sys.argv[1:]
+evaluate([student], "scenes:2", out + "/warm-up")
+wall, cpu = time.perf_counter(), time.process_time()
+evaluate([student], scenes, out + "/results")
+print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+"""
+
+
+class Failed(Exception):
+    """A process of one of the trees failed; the message is one line that names the tree."""
+
+
+class Seconds(NamedTuple):
+    """What a process took.
+
+    Attributes:
+        wall (`float`): from its start to its end.
+        cpu (`float`): of the process and all its descendants.
+    """
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One side of the comparison.
+
+    Attributes:
+        name (`str`): for messages.
+        root (`Path`): the directory that holds pyproject.toml and compact_hf.
+    """
+
+    name: str
+    root: Path
+
+    def start_code(self) -> str:
+        """Return the Python code that runs this tree's `compact` command."""
+        project = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        module, _, function = project["scripts"]["compact"].partition(":")
+        return f"import sys; from {module} import {function}; sys.argv[0] = 'compact'; sys.exit({function}())"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a benchmark runs.
+
+    Attributes:
+        arguments (`tuple[str, ...]`): of the command line.
+        code (`str`, *optional*): Python code to run instead of the `compact` command; it prints its own seconds.
+        repetitions (`int`): how often it runs for one measurement, the least of them: other work only adds.
+    """
+
+    arguments: tuple[str, ...]
+    code: str = ""
+    repetitions: int = 1
+
+
+class Processes:
+    """Runs processes of either tree in an environment that is the same for both.
+
+    Args:
+        scratch (`Path`): for outputs and caches; bytecode too, so that neither tree starts with more of it.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._count = 0
+
+    def compile(self, tree: Tree) -> None:
+        """Compile a tree's package, and make sure that processes import it from there; raises `Failed`."""
+        package = tree.root / "compact_hf"
+        code = (
+            "import compileall, sys, pathlib, compact_hf\n"
+            "compileall.compile_dir(sys.argv[1], quiet=2)\n"
+            "imported = pathlib.Path(compact_hf.__file__).parent\n"
+            "sys.exit(None if imported.samefile(sys.argv[1]) else f'compact_hf is imported from {imported}')"
+        )
+        self.run(tree, code, str(package))
+
+    def measure(self, tree: Tree, command: Callable[[Path], Command]) -> Seconds:
+        """Run a command, which gets a new directory for its output, and return its least seconds."""
+        taken = []
+        repetitions = 1
+        while len(taken) < repetitions:
+            out = self._new_directory()
+            wanted = command(out)
+            repetitions = wanted.repetitions
+            seconds = self.run(tree, wanted.code or tree.start_code(), *wanted.arguments, cwd=out)
+            if wanted.code:
+                seconds = Seconds(**json.loads((out / "stdout").read_text().splitlines()[-1]))
+            taken.append(seconds)
+            shutil.rmtree(out)
+        return Seconds(*map(min, zip(*taken, strict=True)))
+
+    def run(self, tree: Tree, code: str, *arguments: str, cwd: Path | None = None) -> Seconds:
+        """Run Python code that imports this tree, and return what it took; raises `Failed`."""
+        cwd = cwd or self._new_directory()
+        before, began = _cpu_of_children(), time.perf_counter()
+        with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
+            process = None
+            try:
+                with _signals_deferred():  # otherwise a process could start that nothing below knows of
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", code, *arguments],
+                        cwd=cwd,
+                        env=self._environment(tree, cwd),
+                        stdin=subprocess.DEVNULL,
+                        stdout=stdout,
+                        stderr=stderr,
+                        start_new_session=True,  # so that it can be ended with all its descendants
+                    )
+                status = process.wait(TIMEOUT_S)
+            except BaseException as error:
+                if process is not None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise Failed(f"{tree.name} took more than {TIMEOUT_S:.0f} s: {_shown(arguments)}") from error
+                raise
+        if status:
+            lines = (cwd / "stderr").read_text(errors="replace").strip().splitlines() or ["no message"]
+            raise Failed(f"{tree.name} ended with {status}: {_shown(arguments)}: {lines[-1][:300]}")
+        return Seconds(time.perf_counter() - began, _cpu_of_children() - before)
+
+    def _new_directory(self) -> Path:
+        self._count += 1
+        out = self._scratch / f"process-{self._count}"
+        out.mkdir()
+        return out
+
+    def _environment(self, tree: Tree, cwd: Path) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {
+            "PYTHONPATH": str(tree.root),
+            "PYTHONPYCACHEPREFIX": str(self._scratch / "bytecode"),
+            "GEMINI_API_KEY": KEY,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "HF_HOME": str(cwd / "home"),  # new each time: what `datasets` caches would speed up the second side
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect only at the end of the block."""
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for received_number in received:
+            signal.raise_signal(received_number)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _shown(arguments: tuple[str, ...]) -> str:
+    return " ".join(arguments[:2])
+
+
+class Inputs:
+    """What both sides read, each made when it is first needed.
+
+    Runs and datasets are made by the older tree: a newer version reads what an older one wrote, not the reverse.
+
+    Args:
+        scratch (`Path`): a directory for them.
+        processes (`Processes`): runs the older tree.
+        maker (`Tree`): the older tree.
+        open_until_end (`ExitStack`): ends the servers.
+    """
+
+    def __init__(self, scratch: Path, processes: Processes, maker: Tree, open_until_end: ExitStack) -> None:
+        self._scratch = scratch
+        self._processes = processes
+        self._maker = maker
+        self._open_until_end = open_until_end
+
+    def _compact(self, *arguments: str) -> None:
+        self._processes.run(self._maker, self._maker.start_code(), *arguments)
+
+    def _server(self, latency_s: float, accept_rate: float) -> str:
+        from served import Service
+
+        return self._open_until_end.enter_context(Service(latency_s=latency_s, accept_rate=accept_rate)).url
+
+    @cached_property
+    def photos(self) -> str:
+        """The directory of photographs that generation asks about."""
+        from served import pictures
+
+        return str(pictures(self._scratch / "photos", PHOTOS))
+
+    @cached_property
+    def server(self) -> str:
+        """The address of the Gemini server, one for both sides."""
+        return self._server(LATENCY_S, 0.8)
+
+    @cached_property
+    def run(self) -> str:
+        """The directory of a run with `ROWS` conversations."""
+        from release_data import picture
+
+        images, run = self._scratch / "noise", self._scratch / "run"
+        images.mkdir()
+        for number in range(ROWS):
+            (images / f"{number:05}.jpg").write_bytes(picture(number, edge=NOISE_EDGE))
+        options = ("--teacher", "gemini", "--teacher-url", self._server(0.0, 1.0), "--preset", "efficient")
+        self._compact("generate", str(images), "--out", str(run), *options, "--concurrency", str(IN_FLIGHT))
+        return str(run)
+
+    @cached_property
+    def dataset(self) -> str:
+        """The directory of a small dataset of scenes, to tune with."""
+        run, dataset = str(self._scratch / "scenes-run"), str(self._scratch / "scenes")
+        self._compact("generate", f"scenes:{TUNING_SCENES}", "--out", run)
+        self._compact("assemble", run, "--out", dataset, "--version", "1.0.0", "--keep-similar")
+        return dataset
+
+    @cached_property
+    def student(self) -> Path:
+        """The directory of the tiny student: `aligned`, the base, and `tuned`, the adapter."""
+        student = self._scratch / "student"
+        code = "import sys; from compact_hf import copy_student; copy_student(sys.argv[1])"
+        self._processes.run(self._maker, code, str(student))
+        return student
+
+
+def generation(inputs: Inputs, out: Path) -> Command:
+    """Ask the Gemini server about photographs."""
+    options = ("--teacher", "gemini", "--teacher-url", inputs.server, "--preset", "efficient")
+    place = ("--out", str(out / "run"), "--concurrency", str(IN_FLIGHT))
+    return Command(("generate", inputs.photos, *place, *options))
+
+
+def scenes(_inputs: Inputs, out: Path) -> Command:
+    """Ask the scenes teacher, offline."""
+    return Command(("generate", f"scenes:{SCENES}", "--out", str(out / "run")))
+
+
+def writing(inputs: Inputs, out: Path) -> Command:
+    """Assemble a dataset; from a copy of the run, since assembly keeps beside the journal what it has computed."""
+    run = shutil.copytree(inputs.run, out / "run")
+    return Command(("assemble", str(run), "--out", str(out / "dataset"), "--version", "1.0.0", "--keep-similar"))
+
+
+def judging(inputs: Inputs, out: Path) -> Command:
+    """Evaluate the tiny student on reserved scenes, by `compact_hf.evaluate`, in a process that is warm."""
+    return Command((str(inputs.student / "tuned"), f"scenes:{JUDGED_SCENES}", str(out)), code=JUDGE)
+
+
+def show_help(_inputs: Inputs, _out: Path) -> Command:
+    """Start, and print the help."""
+    return Command(("--help",), repetitions=5)
+
+
+def tune_start(inputs: Inputs, out: Path) -> Command:
+    """Tune the tiny base for one step."""
+    data = ("--model_name_or_path", str(inputs.student / "aligned"), "--dataset_name", inputs.dataset)
+    return Command(("tune", "tiny-cpu", *data, "--output_dir", str(out / "tuned"), "--max_steps", "1"))
+
+
+BENCHMARKS: Final[dict[str, Callable[[Inputs, Path], Command]]] = {
+    "help": show_help,
+    "generation": generation,
+    "scenes": scenes,
+    "writing": writing,
+    "judging": judging,
+    "tune": tune_start,
+}
+
+
+def git(*arguments: str) -> str:
+    """Return what a git command prints; raises `subprocess.CalledProcessError`."""
+    command = ["git", "-C", ROOT, *arguments]
+    # In a session of its own, so that Ctrl-C does not stop git while it removes the worktree.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
+    return done.stdout.strip()
+
+
+@contextmanager
+def checked_out(commit: str, directory: Path) -> Iterator[Path]:
+    """Check a commit out into a temporary worktree; leaving the block removes it, whatever happened in it."""
+    try:
+        git("worktree", "add", "--quiet", "--detach", str(directory), commit)
+        yield directory
+    finally:
+        with _signals_deferred():  # an impatient second Ctrl-C
+            git("worktree", "remove", "--force", "--force", str(directory))
