@@ -74,6 +74,13 @@ def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "Popen", preforked.Popen)
 
 
+def pytest_xdist_setupnodes() -> None:
+    """Let the processes that tests fork be loaded while the workers collect: many tests are to come."""
+    from tests import preforked
+
+    preforked.start_server(os.getpid())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, so that no worker is left with one of them at the end."""
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}

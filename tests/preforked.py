@@ -10,6 +10,8 @@ that waits with the libraries loaded, one for all workers of a test run. Tests a
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import io
 import json
@@ -22,6 +24,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from collections.abc import Sequence
@@ -29,8 +32,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from filelock import FileLock
 
 DIRECTORY: Final = "COMPACT_TESTS_FORKS"
 """In the environment: the directory of the server's socket, the same for all workers (conftest.py)."""
@@ -122,28 +123,29 @@ def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subpr
 
 
 def _connect() -> socket.socket:
-    """Connect to the server of this test run; the first worker that needs it starts it."""
     address = Path(os.environ[DIRECTORY]) / "server"
-    with FileLock(f"{address}.lock"):
-        if not address.exists():
-            _start(address)
+    start_server(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    deadline = time.monotonic() + _START_S
+    while not address.exists():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the server of forked processes did not start")
+        time.sleep(0.05)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(address))
     return connection
 
 
-def _start(address: Path) -> None:
-    # The controller of the workers outlives each of them.
-    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+def start_server(owner: int) -> None:
+    """Start the server of this test run if nobody has; it ends with the process `owner`, and is not waited for."""
+    address = Path(os.environ[DIRECTORY]) / "server"
+    try:
+        address.with_suffix(".started").touch(exist_ok=False)
+    except FileExistsError:
+        return
     command = [sys.executable, __file__, str(address), str(owner)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    server = os.posix_spawn(sys.executable, command, environment, file_actions=[no_input], setsid=True)
-    deadline = time.monotonic() + _START_S
-    while not address.exists():
-        if os.waitpid(server, os.WNOHANG)[0] or time.monotonic() > deadline:
-            raise RuntimeError("the server of forked processes did not start")
-        time.sleep(0.05)
+    os.posix_spawn(sys.executable, command, environment, file_actions=[no_input], setsid=True)
 
 
 class _Server:
@@ -254,11 +256,33 @@ def _execute(arguments: list[str]) -> None:
         runpy.run_path(how, run_name=_MAIN)
 
 
+def _end(error: BaseException | None) -> int:
+    """Do what an interpreter does at its end, except freeing its modules, which takes seconds; return its status."""
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    return status
+
+
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's directory
     for name in _PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy every page
     program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
     if program is not None:
-        _become(program)
-        _execute(program.arguments)
+        try:
+            _become(program)
+            _execute(program.arguments)
+        finally:
+            os._exit(_end(sys.exc_info()[1]))

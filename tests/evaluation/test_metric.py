@@ -163,7 +163,8 @@ def test_bad_input_is_told_in_one_line_and_not_kept(metric: Any, wrong: dict[str
 def test_the_evaluate_library_loads_it_from_the_hub_where_our_package_is_not(tmp_path: Path, bare: str) -> None:
     with HubServer() as server:
         # It counts downloads at an address of its own, which is not the Hub's.
-        got = told(server, CLIENT, METRIC, home=tmp_path, HF_UPDATE_DOWNLOAD_COUNTS="0", PYTHONPATH=bare)
+        settings = {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "PYTHONPATH": bare}
+        got = told(server, CLIENT, METRIC, home=tmp_path, popen=subprocess.Popen, **settings)
         asked = [one.path for one in server.asked if "/resolve/" in one.path and one.path.startswith("/spaces/")]
     assert got["printed"].splitlines() == got["promised"]
     assert "references (`list[str | list[str]]`)" in got["doc"]

@@ -24,9 +24,19 @@ told = [pushed.commit, pushed.tag, pushed.url]
 _TELL: Final = "\nimport json; print('told:' + json.dumps(told))"
 
 
-def start(server: HubServer, source: str, *arguments: object, home: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start Python source as a client of the server; `home` is where it caches."""
-    return preforked.Popen(
+def start(
+    server: HubServer,
+    source: str,
+    *arguments: object,
+    home: Path,
+    popen: type[subprocess.Popen[str]] = preforked.Popen,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """Start Python source as a client of the server; `home` is where it caches.
+
+    `popen` is `subprocess.Popen` if nothing may be imported yet.
+    """
+    return popen(
         [sys.executable, "-c", source, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | server.environment | {"HF_HOME": str(home)} | environment,
@@ -37,20 +47,20 @@ def start(server: HubServer, source: str, *arguments: object, home: Path, **envi
 
 
 def run(
-    server: HubServer, source: str, *arguments: object, home: Path, **environment: str
+    server: HubServer, source: str, *arguments: object, home: Path, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    with start(server, source, *arguments, home=home, **environment) as process:
+    with start(server, source, *arguments, home=home, **more) as process:
         try:
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=500)
         finally:
             process.kill()  # one that hangs must not outlive its test
     return subprocess.CompletedProcess(source, process.returncode, out, err)
 
 
-def told(server: HubServer, source: str, *arguments: object, home: Path, **environment: str) -> Any:
+def told(server: HubServer, source: str, *arguments: object, home: Path, **more: Any) -> Any:
     """Run it to its end and return what it has put into `told`."""
-    done = run(server, source + _TELL, *arguments, home=home, **environment)
+    done = run(server, source + _TELL, *arguments, home=home, **more)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rpartition("told:")[2])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from compact_hf.synthesis.compact.generate import generate
 from compact_hf.teachers.gemini_jobs import FOLDER
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.model import Asked
+from tests import preforked
 
 # The command in a process of its own, which kills itself when so many replies were written down.
 _CHILD = """
@@ -90,7 +90,7 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
     """Written, uploading, uploaded, made without being told, submitted, collecting, and handed over half-way."""
     run = tmp_path / "run"
     deaths = ["upload", "chunk", "create", "created", "get", "download"]
-    victims: list[subprocess.Popen[bytes]] = []
+    victims: list[preforked.Popen] = []
 
     def kill(call: str, number: int) -> Response | None:
         if not deaths or call != deaths[0]:
@@ -106,7 +106,7 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
         pictures = len(list(few.iterdir()))
         for replies in (*(0 for _ in deaths), pictures // 2, pictures + 2):
             arguments = [str(few), str(run), server.url, str(replies)]
-            victims.append(subprocess.Popen([sys.executable, "-c", _CHILD, *arguments]))
+            victims.append(preforked.Popen([sys.executable, "-c", _CHILD, *arguments]))
             assert victims[-1].wait(60) == -signal.SIGKILL
         in_batches(few, run, server)
     assert deaths == []

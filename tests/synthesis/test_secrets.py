@@ -21,6 +21,7 @@ from compact_hf.testing import gemini, openai
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked, ModelServer
 from compact_hf.testing.openai import OpenAIServer
+from tests import preforked
 from tests.synthesis.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
 OLD, NEW = "sesame-0451-revoked-key", "sesame-0452-second-key"
@@ -54,7 +55,7 @@ def everything_in(*folders: Path) -> str:
 
 
 def said_by(arguments: list[str], status: int, **environment: str) -> str:
-    child = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+    child = preforked.run(arguments, env={**os.environ, **environment})
     assert child.returncode == status, child.stderr
     return child.stdout + child.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,6 +24,7 @@ from compact_hf.synthesis.shards import Shard
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.model import Asked
 from compact_hf.testing.openai import OpenAIServer
+from tests import preforked
 from tests.synthesis.runs import PRESETS, generate_command, keys, outcomes, released
 
 # USD per million tokens; dear, so that few requests are real money.
@@ -94,7 +94,7 @@ def test_a_budget_of_money_is_kept_to_over_all_sessions_and_may_be_raised(
 def test_the_command_stops_at_a_budget_with_status_3_and_one_line(tiny: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
         command = generate_command(tiny, tmp_path / "run", server, "--max-requests", "4")
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        child = preforked.run(command)
     assert child.returncode == 3
     assert child.stdout == ""
     assert child.stderr.splitlines() == [
@@ -187,7 +187,7 @@ def test_the_twenty_rounds_of_paper_are_refused_for_a_teacher_that_answers_in_ba
 ) -> None:
     with GeminiServer() as server:
         command = generate_command(tiny, tmp_path / "run", server, role, "gemini-batch", "--preset", "paper")
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        child = preforked.run(command)
     assert child.returncode == 2
     (line,) = child.stderr.splitlines()
     assert "got the preset paper for a teacher that answers in batches" in line

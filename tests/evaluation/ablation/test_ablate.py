@@ -42,6 +42,9 @@ def written(file: Path, **change: Any) -> Path:
 KILLED = """
 import os, signal, sys
 from compact_hf.evaluation.ablation.ablate import ablate
+from compact_hf.tuning.training import train
+from tests import preforked
+train.Popen = preforked.Popen
 
 def stop(stage, done, total, note):
     if (stage, done) == ("units", 1):
