@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+
+from tests import preforked
 
 # Before anything imports torch, huggingface_hub or gradio, which read these once. Subprocesses inherit them.
 _SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -38,10 +42,27 @@ os.environ |= {
 }
 # Set by the controller, inherited by its workers.
 os.environ.setdefault("COMPACT_TESTS_FORKS", _hf_home)
+if "huggingface_hub" in sys.modules:
+    preforked.read_settings_again()  # a worker is a fork of what has imported it with other settings
 
 SHARED: Final = ("tests/spaces_demo",)
 """Directories whose tests use one running server."""
-LONGEST_FIRST: Final = ()
+LONGEST_FIRST: Final = (
+    "tests/spaces_demo",
+    "tests/test_packaging.py",
+    "tests/synthesis/test_faults.py",
+    "tests/test_notebook.py",
+    "tests/tuning/training/test_train.py",
+    "tests/synthesis/test_kills.py",
+    "tests/dataset_script/test_kills.py",
+    "tests/synthesis/test_secrets.py",
+    "tests/synthesis/test_hub_sources.py",
+    "tests/benchmarks/test_release.py",
+    "tests/release/test_publish.py",
+    "tests/synthesis/test_local_teacher.py",
+    "tests/images/test_streaming.py",
+    "tests/evaluation/test_metric.py",
+)
 GOLDEN: Final = Path(__file__).parent / "golden"
 
 settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
@@ -65,20 +86,51 @@ def offline() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def figures_drawn_once() -> Iterator[None]:
+    """Draw the figures of a dataset's card once for equal counts.
+
+    Tests write hundreds of small datasets, whose figures would take four fifths of the time.
+    """
+    from compact_hf.release import card_pictures, write
+
+    plots: dict[frozenset[Any], dict[str, Any]] = {}
+    files: dict[frozenset[Any], dict[str, bytes]] = {}
+
+    def draw(combinations: Mapping[Any, int]) -> dict[str, Any]:
+        counts = frozenset(combinations.items())
+        if counts not in plots:
+            plots[counts] = card_pictures.drawn(combinations)
+        return plots[counts]
+
+    def write_files(figures: Mapping[str, Any], combinations: Mapping[Any, int], folder: Path) -> None:
+        counts = frozenset(combinations.items())
+        if counts not in files:
+            card_pictures.write_pictures(figures, combinations, folder)
+            files[counts] = {path: (folder / path).read_bytes() for path in figures}
+        for path, data in files[counts].items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "drawn", draw)
+        patch.setattr(write, "write_pictures", write_files)
+        yield
+
+
 @pytest.fixture
 def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """`tune` starts its process as a fork that has torch and TRL loaded, with everything else as it is."""
     from compact_hf.tuning.training import train
-    from tests import preforked
 
     monkeypatch.setattr(train, "Popen", preforked.Popen)
 
 
-def pytest_xdist_setupnodes() -> None:
-    """Let the processes that tests fork be loaded while the workers collect: many tests are to come."""
-    from tests import preforked
-
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Let the workers be forks of the server too, which has imported what nearly every test file imports."""
     preforked.start_server(os.getpid())
+    for spec in specs:
+        spec.python = shlex.join([sys.executable, preforked.__file__])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

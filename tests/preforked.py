@@ -5,6 +5,7 @@ commands that start this Python, with the same pipes, environment, directory and
 that waits with the libraries loaded, one for all workers of a test run. Tests about what a start itself does
 (environment, hash seed, lazy imports, time, a real command that is killed) take `subprocess` instead.
 
+    python tests/preforked.py -u -c SOURCE    # in the place of an interpreter: xdist's workers are forks too
     python tests/preforked.py SOCKET OWNER    # the server, which ends with the process OWNER
 """
 
@@ -148,8 +149,16 @@ def start_server(owner: int) -> None:
     os.posix_spawn(sys.executable, command, environment, file_actions=[no_input], setsid=True)
 
 
+def _stand_in(arguments: list[str]) -> int:
+    """Run a program in a fork as if it were this process: with its streams and the signals that it gets."""
+    process = Popen([sys.executable, *arguments])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    return process.wait()
+
+
 class _Server:
-    """Forks a process for each connection, tells its id, and at its end its status."""
+    """Forks a process for each connection, tells its id and at its end its status; kills it if the connection ends."""
 
     def __init__(self, address: Path, owner: int) -> None:
         self._owner = owner
@@ -175,22 +184,28 @@ class _Server:
             while self._owner_lives():
                 for key, _ in selector.select(1.0):
                     if key.fileobj is self._ended:
-                        self._report_ends()
-                    elif (program := self._fork()) is not None:
-                        return program
+                        self._report_ends(selector)
+                    elif key.fileobj is self._listener:
+                        if (program := self._fork(selector)) is not None:
+                            return program
+                    elif key.data in self._waiting:
+                        selector.unregister(key.fileobj)
+                        os.kill(key.data, signal.SIGKILL)
         return None
 
     def _owner_lives(self) -> bool:
         return Path(f"/proc/{self._owner}").exists()
 
-    def _report_ends(self) -> None:
+    def _report_ends(self, selector: selectors.BaseSelector) -> None:
         self._ended.recv(4096)
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 with self._waiting.pop(ended[0]) as connection, suppress(BrokenPipeError):
+                    with suppress(KeyError):
+                        selector.unregister(connection)
                     connection.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
 
-    def _fork(self) -> _Program | None:
+    def _fork(self, selector: selectors.BaseSelector) -> _Program | None:
         connection, _ = self._listener.accept()
         size, streams, *_ = socket.recv_fds(connection, _NUMBER.size, 3)
         request = connection.recv(_NUMBER.unpack(size)[0], socket.MSG_WAITALL)
@@ -198,6 +213,7 @@ class _Server:
             for stream in streams:
                 os.close(stream)
             self._waiting[child] = connection
+            selector.register(connection, selectors.EVENT_READ, child)
             connection.sendall(_NUMBER.pack(child))
             return None
         signal.set_wakeup_fd(-1)
@@ -220,7 +236,7 @@ def _become(program: _Program) -> None:
     os.environ.update(program.environment)
     changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
     if any(name.startswith(_READ_ONCE) for name in changed):
-        _read_settings_again()
+        read_settings_again()
     tempfile.tempdir = None
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*given, *(path for path in sys.path if path not in given)]
@@ -228,7 +244,7 @@ def _become(program: _Program) -> None:
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
-def _read_settings_again() -> None:
+def read_settings_again() -> None:
     """Reload the modules that hold settings from the environment, and replace the copies that others made of them."""
     for name in ("huggingface_hub.constants", "datasets.config"):
         settings = sys.modules[name]
@@ -276,13 +292,15 @@ def _end(error: BaseException | None) -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's directory
+    if sys.argv[1] == "-u":
+        sys.exit(_stand_in(sys.argv[2:]))
     for name in _PRELOADED:
         importlib.import_module(name)
     gc.freeze()  # a collection in a fork would copy every page
     program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
-    if program is not None:
-        try:
+    try:
+        if program is not None:
             _become(program)
             _execute(program.arguments)
-        finally:
-            os._exit(_end(sys.exc_info()[1]))
+    finally:
+        os._exit(_end(sys.exc_info()[1]))

@@ -14,13 +14,14 @@ import pytest
 from compact_hf.engine.journal import Journal
 from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.shards import runs_in
+from tests import preforked
 
 pytestmark = pytest.mark.skipif(not shutil.which("timeout"), reason="the scripts are for Linux")
 ROOT = Path(__file__).parents[2]
 COMPACT = """\
 #!/bin/sh
 echo "$@" >> "$TMPDIR/asked"
-exec {python} -c "import sys; from compact_hf.cli import main; sys.exit(main())" "$@"
+exec {python} {preforked} -u -c "import sys; from compact_hf.cli import main; sys.exit(main())" "$@"
 """
 SRUN = """\
 #!/bin/sh
@@ -46,7 +47,11 @@ esac
 def environment(tmp_path: Path) -> dict[str, str]:
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name, text in (("compact", COMPACT.replace("{python}", sys.executable)), ("srun", SRUN), ("hf", HF)):
+    for name, text in (
+        ("compact", COMPACT.format(python=sys.executable, preforked=preforked.__file__)),
+        ("srun", SRUN),
+        ("hf", HF),
+    ):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     return os.environ | {

@@ -169,8 +169,9 @@ def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Le
         for number, lesson in enumerate(learnt)
     ]
     expected = [lesson.reply for lesson in learnt]
-    for size in (1, 7, 32):
-        assert [reply.text for reply in put(Local(str(model), batch_size=size), asked)] == expected, size
+    for size, every in ((1, 4), (7, 1), (32, 1)):  # one by one takes long: every fourth
+        replies = put(Local(str(model), batch_size=size), asked[::every])
+        assert [reply.text for reply in replies] == expected[::every], size
 
 
 def exposure(picture: bytes) -> Exposure:

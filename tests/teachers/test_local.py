@@ -61,6 +61,7 @@ class Watched:
     whether with pictures.
 
     `before` is called with the number of rows before each step, `seen` with the pictures before they are looked at.
+    A reply ends after `tokens` for each question.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class Watched:
         patch: pytest.MonkeyPatch,
         before: Callable[[int], object] = lambda rows: None,
         seen: Callable[[torch.Tensor], object] = lambda pictures: None,
+        *,
+        tokens: int = 24,
     ) -> None:
         self.batches: list[tuple[int, bool]] = []
         self.steps = 0
         self._before = before
         self._seen = seen
         patch.setattr(local_generation, "network_of", self._load)
+        patch.setattr(local_generation, "TOKENS_PER_QUESTION", tokens)
 
     def _load(self, place: Any) -> Any:
         network = network_of(place)
@@ -148,7 +152,7 @@ def test_whatever_a_model_would_say_its_reply_has_the_schema(
 
 
 def test_a_reply_without_an_end_is_refused_and_never_repaired(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Watched(monkeypatch)
+    Watched(monkeypatch, tokens=TOKENS_PER_QUESTION)
     one, three = put(Local(str(folder)), [asking(1), asking(2, asks=3)])
     assert one == Reply(
         "key 1", "", f"local:{folder.name}", "finish reason MAX_TOKENS", one.input_tokens, TOKENS_PER_QUESTION
@@ -322,7 +326,7 @@ def test_a_picture_that_is_gone_fails_alone(folder: Path) -> None:
 
 
 def test_the_event_loop_lives_while_the_model_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched(monkeypatch, lambda rows: time.sleep(0.005))
+    watched = Watched(monkeypatch, lambda rows: time.sleep(0.005), tokens=TOKENS_PER_QUESTION)
 
     async def main() -> int:
         stream = Open(Local(str(folder)))
