@@ -18,6 +18,7 @@ import io
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -98,19 +99,22 @@ class Popen(subprocess.Popen[Any]):
         return int(_NUMBER.unpack(received)[0])
 
     def _wait(self, timeout: float | None) -> int:
-        if self.returncode is None:
-            self._server.settimeout(timeout)
-            try:
+        if self.returncode is None and not select.select([self._server], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        with self._waitpid_lock:  # several threads may wait
+            if self.returncode is None:
                 self.returncode = self._receive()
-            except (TimeoutError, BlockingIOError):
-                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
-            self._server.close()
         return self.returncode
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
         with suppress(subprocess.TimeoutExpired):
             self._wait(0)
         return self.returncode
+
+    def __del__(self, *_: Any, **__: Any) -> None:
+        if self._child_created:
+            self._server.close()  # which ends the process if it still runs
+        super().__del__()
 
 
 def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subprocess.CompletedProcess[str]:

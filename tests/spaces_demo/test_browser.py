@@ -37,6 +37,9 @@ def use_ask(page: Any) -> None:
     """Take the first example, ask, and see both answers."""
     choose_tab(page, "Ask")
     panel(page, "Ask").locator("tbody tr").first.click()
+    # The server fills the form in; asked before that, it would miss the image.
+    panel(page, "Ask").locator("xpath=.//img[not(ancestor::table)]").first.wait_for()
+    page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value)")
     page.get_by_role("button", name="Ask both").click()
     page.get_by_text("base: finished; tuned: finished").wait_for()
     for label in ("Base, before COMPACT tuning", "COMPACT-tuned"):
