@@ -112,9 +112,9 @@ class Popen(subprocess.Popen[Any]):
         return self.returncode
 
     def __del__(self, *_: Any, **__: Any) -> None:
+        super().__del__()
         if self._child_created:
             self._server.close()  # which ends the process if it still runs
-        super().__del__()
 
 
 def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subprocess.CompletedProcess[str]:
@@ -218,8 +218,12 @@ class _Server:
                 os.close(stream)
             self._waiting[child] = connection
             selector.register(connection, selectors.EVENT_READ, child)
-            connection.sendall(_NUMBER.pack(child))
             return None
+        program = _Program(**json.loads(request))
+        if program.new_session:
+            os.setsid()
+        # Told only now, so that the process has its own group when somebody sends it a signal.
+        connection.sendall(_NUMBER.pack(os.getpid()))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor, stream in enumerate(streams):
@@ -227,13 +231,11 @@ class _Server:
             os.close(stream)
         for other in (connection, self._listener, self._ended, self._wakeup, *self._waiting.values()):
             other.close()
-        return _Program(**json.loads(request))
+        return program
 
 
 def _become(program: _Program) -> None:
     """Take over what a new interpreter would have inherited."""
-    if program.new_session:
-        os.setsid()
     os.chdir(program.directory)
     before = dict(os.environ)
     os.environ.clear()

@@ -7,7 +7,10 @@ from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client import launcher
 from nbclient import NotebookClient
+
+from tests import preforked
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "first_steps.ipynb"
 
@@ -24,7 +27,10 @@ def _told(output: Any) -> str:
     return "a picture" if "image/png" in output.data else output.data["text/plain"]
 
 
-def test_the_notebook_gives_what_it_shows_golden(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_the_notebook_gives_what_it_shows_golden(
+    tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "Popen", preforked.Popen)
     shown = nbformat.read(NOTEBOOK, as_version=4)
     run = nbformat.from_dict(shown)
     NotebookClient(run, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -9,7 +9,6 @@ import http.server
 import io
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
+from tests import preforked
 from tests.spaces_demo.conftest import REPOSITORY, VISITORS_KEY, Gate, Running, error_of, uploaded
 
 QUESTION = "What color is the cat?"
@@ -294,14 +294,8 @@ def test_what_goes_to_gemini_has_no_metadata(space: Running, gemini: GeminiServe
 def test_gradio_keeps_no_key_in_a_session(space: Running) -> None:
     # In a process of its own: Gradio leaves event loops open behind it.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KEY": VISITORS_KEY}
-    told = subprocess.run(
-        [sys.executable, "-c", _SESSION],
-        cwd=space.folder / "space",
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    told = preforked.run([sys.executable, "-c", _SESSION], cwd=space.folder / "space", env=environment)
+    assert told.returncode == 0, told.stderr
     given, held = (json.loads(line) for line in told.stdout.splitlines()[-2:])
     assert given == [VISITORS_KEY, "kept", None]
     assert "kept" in held  # what Gradio does with every other input

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from starlette.responses import Response
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked
+from tests import preforked
 from tests.synthesis.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
 CONCURRENCY = 4
@@ -138,11 +138,11 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
     with (
         GeminiServer(accept_rate=0.7, latency_s=0.05, fault=once(3, working.set)) as server,
         GeminiServer() as unasked,
-        subprocess.Popen(generate_command(tiny, run, server), stderr=subprocess.DEVNULL) as first,
+        preforked.Popen(generate_command(tiny, run, server), stderr=subprocess.DEVNULL) as first,
     ):
         assert working.wait(60)
         first.send_signal(signal.SIGSTOP)  # it holds the run for as long as this takes
-        second = subprocess.run(generate_command(tiny, run, unasked), capture_output=True, text=True, timeout=60)
+        second = preforked.run(generate_command(tiny, run, unasked))
         first.send_signal(signal.SIGCONT)
         assert first.wait(60) == 0
     assert second.returncode == 1
@@ -159,15 +159,18 @@ def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goe
 ) -> None:
     """The system refuses every write beyond a size, as it does on a full disk, but needs no rights for it."""
     run = tmp_path / "run"
-
-    def cramped() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-
     with GeminiServer(accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=cramped)
+        child = preforked.run(with_files_of_at_most(300_000, command))
     check_said_full(child, run)
     go_on(tiny, run, preset, server.asked, clean)
+
+
+def with_files_of_at_most(size: int, command: list[str]) -> list[str]:
+    """Return the command with a limit on the bytes of each file that it writes."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))"
+    python, how, source, *arguments = command
+    return [python, how, f"{limit}\n{source}", *arguments]
 
 
 def mounts() -> bool:
@@ -220,12 +223,8 @@ def go_on(tiny: Path, run: Path, preset: str, asked: list[Asked], clean: dict[st
 
 
 def test_a_disk_without_room_for_a_run_at_all_is_said_so(tiny: Path, tmp_path: Path) -> None:
-    def none() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-
     with GeminiServer() as server:
-        command = generate_command(tiny, tmp_path / "run", server)
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=none)
+        child = preforked.run(with_files_of_at_most(0, generate_command(tiny, tmp_path / "run", server)))
     check_said_full(child, tmp_path / "run")
     assert server.asked == []
 
@@ -233,7 +232,7 @@ def test_a_disk_without_room_for_a_run_at_all_is_said_so(tiny: Path, tmp_path: P
 def test_status_of_a_run_that_was_killed_reads_what_is_there(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     killed_at(12, 0.0, tiny, run, "paper")
-    child = subprocess.run([*COMMAND, "status", str(run)], capture_output=True, text=True, timeout=60)
+    child = preforked.run([*COMMAND, "status", str(run)])
     assert child.returncode == 0
     assert child.stderr == ""
     assert f"{len(journalled(run))}" in child.stdout

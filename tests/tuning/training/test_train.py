@@ -24,6 +24,17 @@ from tests.tuning.samples import base_and_release, settings
 pytestmark = pytest.mark.usefixtures("preforked_training")
 
 
+COMMAND = """
+import sys
+from compact_hf.cli import main
+from compact_hf.tuning.training import train
+from tests import preforked
+
+train.Popen = preforked.Popen
+sys.exit(main())
+"""
+
+
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return settings(base_and_release(tmp_path_factory.mktemp("tuning"), rows=24, text_rows=4), max_steps="20")
@@ -70,9 +81,8 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
 ) -> None:
     given = {**overrides, "output_dir": str(tmp_path / "student")}
     options = [word for name, value in given.items() for word in (f"--{name}", value)]
-    source = "import sys; from compact_hf.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", source, "tune", "tiny-cpu", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    command = [sys.executable, "-c", COMMAND, "tune", "tiny-cpu", *options]
+    with preforked.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if " 3/20" in line)
         process.send_signal(signal.SIGTERM)
