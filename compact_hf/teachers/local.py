@@ -130,8 +130,8 @@ class _Waiting:
 class _Queue:
     """Requests on one side, batches of them on the other.
 
-    A flush is over with the next replies: what they lead to may fill batches again, and whoever flushes does it again
-    when no more can come. The end of the requests is a flush that stays.
+    A flush ends with the next replies: the requests that follow from them may fill batches again, and the caller
+    flushes again when no more can come. The end of the requests is a flush that stays.
     """
 
     def __init__(self) -> None:
