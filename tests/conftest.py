@@ -36,7 +36,7 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MPLBACKEND": "agg",
-    # Two workers on two cores: more threads would only wait for each other.
+    # As many workers as cores, and more: threads would only wait for each other.
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

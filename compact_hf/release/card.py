@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -146,6 +147,7 @@ def listed_configs(places: Collection[tuple[str, str]], version: str) -> list[di
     return listed
 
 
+@cache  # compiling it takes a tenth of a second, and a run of many releases or a validation needs it again
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
