@@ -10,7 +10,7 @@ from gallery import Gallery
 from page import rendered
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.style import spoken
+from compact_hf.reports.theme import spoken
 
 PAGE = 12
 ANY = "any"

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from compact_hf.errors import ReleaseError
-from compact_hf.pictures.contact_sheet import Shown
 from compact_hf.records import Turn
+from compact_hf.reports.contact_sheet import Shown
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
 from compact_hf.scenes.source import Scenes

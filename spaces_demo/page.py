@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from compact_hf.pictures.contact_sheet import thumbnail
-from compact_hf.pictures.page import environment
-from compact_hf.pictures.style import css_variables
+from compact_hf.reports.contact_sheet import thumbnail
+from compact_hf.reports.page import environment
+from compact_hf.reports.theme import css_variables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -66,7 +66,7 @@ def theme() -> gr.Theme:
 
 def css() -> str:
     """Return the page's style."""
-    cards = files("compact_hf.pictures").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
+    cards = files("compact_hf.reports").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
     own = (_HERE / "app.css").read_text(encoding="utf-8")
     return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards}\n{own}"
 

@@ -15,8 +15,8 @@ from compact_hf.evaluation.paper import BENCHMARKS, TABLE
 from compact_hf.records import RESULTS_SCHEMA
 
 if TYPE_CHECKING:
-    from compact_hf.pictures.plot import Plot
-    from compact_hf.pictures.scores import Score
+    from compact_hf.reports.figure import Plot
+    from compact_hf.reports.score_charts import Score
 
 SHIPPED: Final = Path(__file__).with_name("results.json")
 """Of the student that ships: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _plots(judged: dict[str, Any]) -> list[Plot]:
-    from compact_hf.pictures.scores import accuracy
+    from compact_hf.reports.score_charts import accuracy
 
     models = [model["model"] for model in judged["models"]]
     by_k = [_score(judged, f"k = {k}", "by_k", k) for k in judged["models"][0]["by_k"]]
@@ -67,7 +67,7 @@ def _plots(judged: dict[str, Any]) -> list[Plot]:
 
 
 def _score(judged: dict[str, Any], label: str, parted: str, key: str) -> Score:
-    from compact_hf.pictures.scores import Interval, Score
+    from compact_hf.reports.score_charts import Interval, Score
 
     scores = [model[parted][key] for model in judged["models"]]
     shares = tuple(Interval(one["accuracy"], one["low"], one["high"]) for one in scores)

@@ -13,8 +13,8 @@ from typing import Final, Literal
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import TeacherUnavailableError
 from compact_hf.images.look import image_id_of
-from compact_hf.pictures.style import spoken
 from compact_hf.records import Draft, Reject, Task, Turn, Verdict
+from compact_hf.reports.theme import spoken
 from compact_hf.synthesis.compact import generation, verification
 from compact_hf.synthesis.compact.preset import PAPER
 from compact_hf.synthesis.compact.prompts import DraftReply, teacher_prompt

@@ -11,11 +11,11 @@ from typing import Final
 from compact_hf.evaluation.report import line_of
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
-from compact_hf.pictures.contact_sheet import Shown
-from compact_hf.pictures.dropped import RejectCount
-from compact_hf.pictures.report import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
 from compact_hf.records import Row
 from compact_hf.release.facts import Facts
+from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
+from compact_hf.reports.dropped import RejectCount
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.status import Status
 from compact_hf.tuning.training.train import TrainingResult

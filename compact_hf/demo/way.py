@@ -28,11 +28,11 @@ from compact_hf.demo.story import Story, report_of, summary_of
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
-from compact_hf.pictures import cards, contact_sheet
-from compact_hf.pictures.report import render
 from compact_hf.release.assemble import assemble
 from compact_hf.release.facts import Facts
 from compact_hf.release.validate import validate
+from compact_hf.reports import cards, contact_sheet
+from compact_hf.reports.demo_page import render
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.synthesis.standing import Standing

@@ -15,8 +15,10 @@ from compact_hf.evaluation.matching import TOLERANCE, Matching
 from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.evaluation.scoring import Score as ModelScore
-from compact_hf.pictures.differences import Difference
-from compact_hf.pictures.judging import (
+from compact_hf.records import digest
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.differences import Difference
+from compact_hf.reports.evaluation_page import (
     OUTCOMES,
     Answered,
     Given,
@@ -25,10 +27,8 @@ from compact_hf.pictures.judging import (
     outcome_of,
     render_judging,
 )
-from compact_hf.pictures.pairs import Pair
-from compact_hf.pictures.report import Example, Fact
-from compact_hf.pictures.scores import Interval, Score
-from compact_hf.records import digest
+from compact_hf.reports.pairs import Pair
+from compact_hf.reports.score_charts import Interval, Score
 
 PAGE: Final = "report.html"
 EXAMPLES: Final = 12

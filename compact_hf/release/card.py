@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.style import spoken
 from compact_hf.release import card_pictures
 from compact_hf.release.facts import Facts
 from compact_hf.release.features import features_in_card
 from compact_hf.release.layout import DEFAULT_CONFIG, SPLITS, configs, place_of
+from compact_hf.reports.theme import spoken
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from compact_hf.pictures.plot import Plot
+    from compact_hf.reports.figure import Plot
 
 CARD: Final = "README.md"
 CHANGELOG: Final = "CHANGELOG.md"

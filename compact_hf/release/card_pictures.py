@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from compact_hf.records import digest
 
 if TYPE_CHECKING:
-    from compact_hf.pictures.plot import Plot
+    from compact_hf.reports.figure import Plot
 
 Combinations = Mapping[tuple[str, ...], int]
 
@@ -36,7 +36,7 @@ def paths(combinations: Combinations) -> tuple[str, ...]:
 
 def drawn(combinations: Combinations) -> dict[str, Plot]:
     """Return path -> the picture to be put there."""
-    from compact_hf.pictures import plots
+    from compact_hf.reports import plots
 
     made = (plots.k_distribution, plots.coverage, plots.cooccurrence)
     by_path = {_path(name): draw for name, draw in zip(_NAMES, made, strict=True)}

@@ -12,9 +12,9 @@ from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError, UsageError
-from compact_hf.pictures.contact_sheet import Shown, pick
-from compact_hf.pictures.style import spoken
 from compact_hf.records import Reject, Turn, digest
+from compact_hf.reports.contact_sheet import Shown, pick
+from compact_hf.reports.theme import spoken
 
 MAX_SAMPLES: Final = 120
 """Pictures on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""

@@ -14,9 +14,9 @@ from typing import Final
 
 from compact_hf.capabilities import canonical
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.pictures.style import spoken
 from compact_hf.records import Reject, Row, digest
 from compact_hf.release.layout import split_of
+from compact_hf.reports.theme import spoken
 from compact_hf.synthesis.compact.assembly import with_turns
 from compact_hf.synthesis.compact.balance import FEWEST, Positions
 from compact_hf.synthesis.compact.sampling import MAX_K, Combination

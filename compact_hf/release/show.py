@@ -15,11 +15,11 @@ from typing import Final
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB
-from compact_hf.pictures import cards, contact_sheet
 from compact_hf.release.held import Held, held
 from compact_hf.release.samples import Found, Wanted
 from compact_hf.release.show_release import of_release
 from compact_hf.release.show_run import of_run
+from compact_hf.reports import cards, contact_sheet
 from compact_hf.synthesis.shards import runs_in
 
 PAGE: Final = "contact_sheet.html"

@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 from typing import Final
 
-from compact_hf.pictures.cards import ladder
-from compact_hf.pictures.contact_sheet import Entry
+from compact_hf.reports.cards import ladder
+from compact_hf.reports.contact_sheet import Entry
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
 from compact_hf.scenes.render import png

@@ -15,8 +15,8 @@ from compact_hf.evaluation.judged import Judged
 from compact_hf.evaluation.paired import compare
 from compact_hf.evaluation.report import EXAMPLES, chosen, report_of, write_report
 from compact_hf.evaluation.scoring import Prediction, score
-from compact_hf.pictures.judging import outcome_of
 from compact_hf.records import to_json
+from compact_hf.reports.evaluation_page import outcome_of
 
 CAPABILITIES = ("color", "shape", "counting")
 

@@ -20,8 +20,6 @@ from compact_hf import show
 from compact_hf.cli import main
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
-from compact_hf.pictures import contact_sheet
-from compact_hf.pictures.contact_sheet import Shown
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.release.assemble import assemble
 from compact_hf.release.held import held
@@ -29,6 +27,8 @@ from compact_hf.release.samples import Chosen, Sample, Wanted
 from compact_hf.release.show_release import of_release
 from compact_hf.release.show_run import of_run
 from compact_hf.release.write import write
+from compact_hf.reports import contact_sheet
+from compact_hf.reports.contact_sheet import Shown
 from compact_hf.synthesis.compact.conversation import outcome_of
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.hub.server import HubServer

@@ -11,7 +11,14 @@ from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.comparison import Estimate
 from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.unit import Done, write_at_once
-from compact_hf.pictures.ablation import AblationReport, Arm, Spread, VariantLine, accuracy_of_variants, render_ablation
+from compact_hf.reports.ablation_page import (
+    AblationReport,
+    Arm,
+    Spread,
+    VariantLine,
+    accuracy_of_variants,
+    render_ablation,
+)
 
 _SMALLEST: Final = 0.001
 

@@ -12,11 +12,11 @@ from compact_hf.evaluation.analysis.blind import Blind
 from compact_hf.evaluation.analysis.comparison import Comparison
 from compact_hf.evaluation.analysis.figures import Analysis
 from compact_hf.evaluation.analysis.standing_out import in_common, standing_out
-from compact_hf.pictures import plots, scores
-from compact_hf.pictures.analysis import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
-from compact_hf.pictures.beside import Series, bars, lengths
-from compact_hf.pictures.plot import Plot
-from compact_hf.pictures.report import Example, Fact
+from compact_hf.reports import plots, score_charts
+from compact_hf.reports.analysis_page import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
+from compact_hf.reports.dataset_charts import Series, bars, lengths
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.figure import Plot
 
 _K_ASKED: Final = (
     "k is how many of the ten capabilities a question needs at once. {asked}In the paper's own figures it was judged "
@@ -146,9 +146,11 @@ def _text_alone(data: Sequence[Analysis]) -> Section:
 
 def _guessing(one: Analysis, found: Blind, name: str, *, several: bool) -> Plot:
     lines = [("all", found.overall), *((f"k = {k}", score) for k, score in found.by_k.items())]
-    drawn = scores.accuracy(
+    drawn = score_charts.accuracy(
         [
-            scores.Score(label, score.n, score.majority, (scores.Interval(score.accuracy, score.low, score.high),))
+            score_charts.Score(
+                label, score.n, score.majority, (score_charts.Interval(score.accuracy, score.low, score.high),)
+            )
             for label, score in lines
         ],
         ("words alone",),

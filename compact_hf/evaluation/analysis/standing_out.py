@@ -6,7 +6,7 @@ from typing import Final
 
 from compact_hf.evaluation.analysis.comparison import Comparison
 from compact_hf.evaluation.analysis.figures import Analysis
-from compact_hf.pictures.style import spoken
+from compact_hf.reports.theme import spoken
 
 _PAIRS: Final = 45
 

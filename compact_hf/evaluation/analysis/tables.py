@@ -11,9 +11,9 @@ from compact_hf.evaluation.analysis.asked import Kind
 from compact_hf.evaluation.analysis.blind import Guessed
 from compact_hf.evaluation.analysis.comparison import Comparison
 from compact_hf.evaluation.analysis.figures import Analysis, Lengths
-from compact_hf.pictures.plot import Table
-from compact_hf.pictures.plots import PAPER_MEAN_K
-from compact_hf.pictures.style import spoken
+from compact_hf.reports.figure import Table
+from compact_hf.reports.plots import PAPER_MEAN_K
+from compact_hf.reports.theme import spoken
 
 MOST_PAIRS: Final = 10
 MOST_TYPES: Final = 12

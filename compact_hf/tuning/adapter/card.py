@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
-from compact_hf.pictures.scores import loss
+from compact_hf.reports.score_charts import loss
 from compact_hf.tuning.adapter.facts import Facts, facts_of
 from compact_hf.tuning.adapter.folder import ADAPTER_CONFIG, is_adapter
 from compact_hf.tuning.adapter.results import Measured
 
 if TYPE_CHECKING:
-    from compact_hf.pictures.plot import Plot
+    from compact_hf.reports.figure import Plot
 
 CARD: Final = "README.md"
 CURVE: Final = "training_curve.png"

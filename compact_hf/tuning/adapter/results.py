@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.pictures.differences import Difference, told
-from compact_hf.pictures.scores import Interval, Score, accuracy, table
-from compact_hf.pictures.style import MOST_MODELS, spoken
 from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.reports.differences import Difference, told
+from compact_hf.reports.score_charts import Interval, Score, accuracy, table
+from compact_hf.reports.theme import MOST_MODELS, spoken
 from compact_hf.tuning.adapter.folder import identity_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from compact_hf.pictures.plot import Plot, Table
+    from compact_hf.reports.figure import Plot, Table
 
 THIS: Final = "this model"
 _NAMED: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.pictures.style import rc, themed
+from compact_hf.reports.theme import rc, themed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

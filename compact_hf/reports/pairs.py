@@ -8,13 +8,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import canvas, spoken, tone
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.theme import canvas, spoken, tone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from compact_hf.pictures.scores import Interval
+    from compact_hf.reports.score_charts import Interval
 
 Pair = tuple[str, str]
 

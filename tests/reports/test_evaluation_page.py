@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from compact_hf.pictures.differences import Difference, told
-from compact_hf.pictures.judging import JudgingReport, render_judging
-from compact_hf.pictures.pairs import FEWEST, accuracy_by_pair
-from compact_hf.pictures.scores import Interval, accuracy
-from compact_hf.pictures.style import MOST_MODELS, model_look
+from compact_hf.reports.differences import Difference, told
+from compact_hf.reports.evaluation_page import JudgingReport, render_judging
+from compact_hf.reports.pairs import FEWEST, accuracy_by_pair
+from compact_hf.reports.score_charts import Interval, accuracy
+from compact_hf.reports.theme import MOST_MODELS, model_look
 
 from .pages import Page
 from .samples import judging, score

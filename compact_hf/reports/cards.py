@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.pictures.contact_sheet import Entry, Shown, upright_rgb
-from compact_hf.pictures.style import group_of, k_tone, spoken, tone
+from compact_hf.reports.contact_sheet import Entry, Shown, upright_rgb
+from compact_hf.reports.theme import group_of, k_tone, spoken, tone
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage

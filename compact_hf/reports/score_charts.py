@@ -11,8 +11,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import (
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.theme import (
     canvas,
     legend_of,
     model_look,

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from compact_hf.pictures.contact_sheet import thumbnail
-from compact_hf.pictures.differences import Difference, differences, told
-from compact_hf.pictures.page import environment
-from compact_hf.pictures.pairs import FEWEST, Pair, accuracy_by_pair
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.report import Example, Fact
-from compact_hf.pictures.scores import Score, accuracy, against_majority
-from compact_hf.pictures.style import MOST_MODELS
+from compact_hf.reports.contact_sheet import thumbnail
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.differences import Difference, differences, told
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.page import environment
+from compact_hf.reports.pairs import FEWEST, Pair, accuracy_by_pair
+from compact_hf.reports.score_charts import Score, accuracy, against_majority
+from compact_hf.reports.theme import MOST_MODELS
 
 Outcome = Literal["differ", "wrong", "right"]
 
@@ -109,7 +109,7 @@ def render_judging(report: JudgingReport) -> str:
     """Return the report as one HTML document. The same report gives the same text."""
     return (
         environment()
-        .get_template("judging.html.jinja")
+        .get_template("evaluation_page.html.jinja")
         .render(
             title=f"{_named(report.models)}, judged on {report.dataset}",
             report=report,

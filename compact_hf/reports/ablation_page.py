@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from compact_hf.pictures.page import environment
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import canvas, tone
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.page import environment
+from compact_hf.reports.theme import canvas, tone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def render_ablation(report: AblationReport) -> str:
     )
     return (
         environment()
-        .get_template("ablation.html.jinja")
+        .get_template("ablation_page.html.jinja")
         .render(
             title="What the data does",
             report=report,

@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.analysis import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
-from compact_hf.pictures.beside import Series, bars, lengths
-from compact_hf.pictures.plot import Table
-from compact_hf.pictures.report import Example, Fact
-from tests.pictures.pages import Page
-from tests.pictures.samples import HOSTILE
+from compact_hf.reports.analysis_page import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
+from compact_hf.reports.dataset_charts import Series, bars, lengths
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.figure import Table
+from tests.reports.pages import Page
+from tests.reports.samples import HOSTILE
 
 ONE = Series("one", {"color": 0.5, "counting": 0.25})
 OTHER = Series(HOSTILE, {"color": 0.125})

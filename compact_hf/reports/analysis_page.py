@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compact_hf.pictures.page import environment
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.report import Example, Fact
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.page import environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +80,4 @@ class AnalysisPage:
 
 def render_analysis(page: AnalysisPage) -> str:
     """Return the page as one HTML document. The same page gives the same text."""
-    return environment().get_template("analysis.html.jinja").render(title=page.title, page=page)
+    return environment().get_template("analysis_page.html.jinja").render(title=page.title, page=page)

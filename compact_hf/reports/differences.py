@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.scores import Interval
-from compact_hf.pictures.style import canvas, shortened, tone
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.score_charts import Interval
+from compact_hf.reports.theme import canvas, shortened, tone
 
 _LEVEL: Final = 0.05
 _SMALLEST: Final = 0.001

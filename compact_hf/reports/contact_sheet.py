@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from compact_hf.pictures.style import spoken
 from compact_hf.records import Reject, Turn
+from compact_hf.reports.theme import spoken
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -98,7 +98,7 @@ def fragment(shown: Sequence[Shown]) -> str:
 
     Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
     """
-    from compact_hf.pictures.page import environment
+    from compact_hf.reports.page import environment
 
     sections = {k: [one for one in shown if one.k == k] for k in sorted({one.k for one in shown})}
     return environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
@@ -111,7 +111,7 @@ def page(shown: Sequence[Shown], *, title: str, summary: Sequence[str]) -> str:
         title (`str`): the heading.
         summary (`Sequence[str]`): sentences that say what this is.
     """
-    from compact_hf.pictures.page import environment
+    from compact_hf.reports.page import environment
 
     template = environment().get_template("contact_sheet_page.html.jinja")
     return template.render(title=title, summary=summary, sheet=fragment(shown))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compact_hf.capabilities import CAPABILITIES, GROUPS
-from compact_hf.pictures.style import css_variables, group_of, k_tone, spoken
+from compact_hf.reports.theme import css_variables, group_of, k_tone, spoken
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -20,7 +20,7 @@ def environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(
-        loader=PackageLoader("compact_hf.pictures"),
+        loader=PackageLoader("compact_hf.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

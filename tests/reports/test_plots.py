@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.pictures import dropped, plots, scores
-from compact_hf.pictures.dropped import RejectCount
-from compact_hf.pictures.plot import Plot
-from compact_hf.pictures.report import Report, drawn
-from compact_hf.pictures.scores import Interval, Score
-from compact_hf.pictures.style import TONES
+from compact_hf.reports import dropped, plots, score_charts
+from compact_hf.reports.demo_page import Report, drawn
+from compact_hf.reports.dropped import RejectCount
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.score_charts import Interval, Score
+from compact_hf.reports.theme import TONES
 
 _COMBINATIONS = st.dictionaries(
     st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=4).map(canonical),
@@ -53,7 +53,7 @@ def test_the_same_data_give_the_same_bytes(every: tuple[Plot, ...], report: Repo
 
 def test_another_process_draws_the_same_bytes() -> None:
     code = (
-        "from compact_hf.pictures.plots import coverage\n"
+        "from compact_hf.reports.plots import coverage\n"
         "print(coverage({('color', 'shape'): 3, ('color',): 2}).svg(), end='')"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
@@ -144,7 +144,7 @@ def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
     ],
 )
 def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Interval, said: str) -> None:
-    (sentence,) = scores.told([Score("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after"))
+    (sentence,) = score_charts.told([Score("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after"))
     assert said in sentence
     assert "n = 90; the majority answer gets 40% right" in sentence
     assert "before 0%, below it" in sentence
@@ -153,12 +153,12 @@ def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Inte
 @pytest.mark.parametrize(("highest", "limit"), [(0.05, 20), (0.3, 40), (0.58, 70), (0.97, 100), (1.0, 100)])
 def test_the_axis_of_accuracy_ends_beyond_the_highest_interval(highest: float, limit: int) -> None:
     score = Score("k = 1", 90, 0.02, (Interval(0.03, 0.01, highest),))
-    (axes,) = scores.accuracy([score], ["student"], name="accuracy", title="Accuracy").figure.axes
+    (axes,) = score_charts.accuracy([score], ["student"], name="accuracy", title="Accuracy").figure.axes
     assert axes.get_xlim() == (0, limit)
 
 
 def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:
-    rows = scores.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
+    rows = score_charts.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
     assert (rows[0][0], rows[-1][0], len(rows)) == ("10", "5,000", 8)
 
 

@@ -9,12 +9,12 @@ from functools import cache
 from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.pictures.contact_sheet import Shown
-from compact_hf.pictures.differences import Difference
-from compact_hf.pictures.judging import Answered, Given, JudgingReport
-from compact_hf.pictures.report import Example, Fact
-from compact_hf.pictures.scores import Interval, Score
 from compact_hf.records import Turn
+from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.demo_page import Example, Fact
+from compact_hf.reports.differences import Difference
+from compact_hf.reports.evaluation_page import Answered, Given, JudgingReport
+from compact_hf.reports.score_charts import Interval, Score
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\""
 

@@ -10,8 +10,8 @@ import matplotlib
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES, GROUPS
-from compact_hf.pictures import plots
-from compact_hf.pictures.style import TONES, css_variables, k_look, k_tone, themed
+from compact_hf.reports import plots
+from compact_hf.reports.theme import TONES, css_variables, k_look, k_tone, themed
 
 
 def luminance(color: str) -> float:
@@ -60,6 +60,8 @@ def test_drawing_leaves_the_readers_settings_alone() -> None:
 
 
 def test_importing_the_report_imports_nothing_heavy() -> None:
-    code = "import sys, compact_hf.pictures.report; print({'matplotlib', 'PIL', 'jinja2', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys, compact_hf.reports.demo_page; print({'matplotlib', 'PIL', 'jinja2', 'numpy'} & set(sys.modules))"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert told.strip() == "set()"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.pictures.contact_sheet import Shown, fragment, page, pick, thumbnail
 from compact_hf.records import Reject, Turn
+from compact_hf.reports.contact_sheet import Shown, fragment, page, pick, thumbnail
 
 from .samples import HOSTILE, picture, shown
 

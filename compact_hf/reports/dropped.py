@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import BESIDE, canvas, hide_axis, tone
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.theme import BESIDE, canvas, hide_axis, tone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

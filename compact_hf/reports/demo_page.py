@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from compact_hf.pictures import contact_sheet, dropped, plots, scores
-from compact_hf.pictures.contact_sheet import Shown
-from compact_hf.pictures.dropped import RejectCount
-from compact_hf.pictures.page import environment
-from compact_hf.pictures.plot import Plot
-from compact_hf.pictures.scores import Score
+from compact_hf.reports import contact_sheet, dropped, plots, score_charts
+from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.dropped import RejectCount
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.page import environment
+from compact_hf.reports.score_charts import Score
 
 _SHOWN_PICTURES: Final = 24
 
@@ -114,7 +114,7 @@ def render(report: Report) -> str:
     shown = contact_sheet.pick(report.pictures, _SHOWN_PICTURES)
     return (
         environment()
-        .get_template("report.html.jinja")
+        .get_template("demo_page.html.jinja")
         .render(
             title=report.title,
             report=report,
@@ -136,13 +136,13 @@ def drawn(report: Report) -> tuple[Plot, ...]:
     if report.rejects:
         made.append(dropped.rejects(report.rejects))
     if report.training:
-        made.append(scores.loss(report.training.loss))
+        made.append(score_charts.loss(report.training.loss))
     if report.accuracy:
         judged = report.accuracy
         by_k = (judged.overall, *judged.by_k)
-        made.append(scores.accuracy(by_k, judged.models, name="accuracy-by-k", title="Accuracy by k"))
+        made.append(score_charts.accuracy(by_k, judged.models, name="accuracy-by-k", title="Accuracy by k"))
         made.append(
-            scores.accuracy(
+            score_charts.accuracy(
                 judged.by_capability,
                 judged.models,
                 name="accuracy-by-capability",
@@ -153,4 +153,4 @@ def drawn(report: Report) -> tuple[Plot, ...]:
 
 
 def _accuracy_told(section: AccuracySection | None) -> tuple[str, ...]:
-    return scores.told((section.overall, *section.by_k), section.models) if section else ()
+    return score_charts.told((section.overall, *section.by_k), section.models) if section else ()

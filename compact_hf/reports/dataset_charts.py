@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import BESIDE, canvas, hide_axis, legend_of, name_capabilities, shortened, spoken, tone
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.theme import BESIDE, canvas, hide_axis, legend_of, name_capabilities, shortened, spoken, tone
 
 _LOOKS: Final[tuple[dict[str, Any], ...]] = (
     {"facecolor": tone("k3")},

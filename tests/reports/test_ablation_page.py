@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from compact_hf.pictures.ablation import (
+from compact_hf.reports.ablation_page import (
     AblationReport,
     Arm,
     Spread,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.pictures.report import Report, render
+from compact_hf.reports.demo_page import Report, render
 
 from .pages import Page
 

@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.pictures.pairs import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
-from compact_hf.pictures.plot import Plot, Table
-from compact_hf.pictures.style import (
+from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.pairs import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
+from compact_hf.reports.theme import (
     ABOVE,
     BESIDE,
     canvas,
