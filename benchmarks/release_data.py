@@ -73,7 +73,7 @@ def rows(ids: list[str]) -> Iterator[Row]:
 
 def records(ids: list[str]) -> Iterator[dict[str, Any]]:
     """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
-    from compact_hf.release.features import record
+    from compact_hf.dataset.schema import record
 
     return (record(row, row.read_picture() if row.read_picture else None) for row in rows(ids))
 

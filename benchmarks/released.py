@@ -23,7 +23,7 @@ GROUP = 100  # rows that plain pyarrow takes at once, as many as ours
 
 def _warm() -> None:
     """Write three rows, so that what is imported once is not timed."""
-    from compact_hf.release.write import write as write_release
+    from compact_hf.dataset.writer import write as write_release
 
     with tempfile.TemporaryDirectory() as folder:
         write_release(rows(known_ids(3)), Path(folder) / "out", version="1.0.0")
@@ -31,7 +31,7 @@ def _warm() -> None:
 
 def write(asked: dict[str, Any]) -> dict[str, Any]:
     """Write a release."""
-    from compact_hf.release.write import write as write_release
+    from compact_hf.dataset.writer import write as write_release
 
     ids = known_ids(asked["rows"])
     _warm()
@@ -47,7 +47,7 @@ def pyarrow(asked: dict[str, Any]) -> dict[str, Any]:
     from datasets.arrow_writer import get_parquet_column_options
     from datasets.config import DEFAULT_CDC_OPTIONS
 
-    from compact_hf.release.features import features
+    from compact_hf.dataset.schema import features
 
     columns = features()
     schema, ids = columns.arrow_schema, known_ids(asked["rows"])
@@ -70,7 +70,7 @@ def pyarrow(asked: dict[str, Any]) -> dict[str, Any]:
 
 def validate(asked: dict[str, Any]) -> dict[str, Any]:
     """Check a release: every row, every picture decoded."""
-    from compact_hf.release.validate import validate as checked
+    from compact_hf.dataset.validate import validate as checked
 
     with Timed() as timed:
         report = checked(asked["out"])
@@ -91,8 +91,8 @@ def choose(asked: dict[str, Any]) -> dict[str, Any]:
 
 def publish(asked: dict[str, Any]) -> dict[str, Any]:
     """Write a release and publish it. Its checks, which come before the first step that is told, are timed apart."""
-    from compact_hf.release.publish import publish as publish_release
-    from compact_hf.release.write import write as write_release
+    from compact_hf.dataset.publish import publish as publish_release
+    from compact_hf.dataset.writer import write as write_release
 
     ids, out, told = known_ids(asked["rows"]), Path(asked["out"]), list[float]()
     _warm()
@@ -107,7 +107,7 @@ def push_to_hub(asked: dict[str, Any]) -> dict[str, Any]:
     """Do what `datasets` offers for the same rows."""
     from datasets import Dataset
 
-    from compact_hf.release.features import features
+    from compact_hf.dataset.schema import features
 
     ids = known_ids(asked["rows"])
     with Timed() as timed:
@@ -153,8 +153,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 def instruction(asked: dict[str, Any]) -> dict[str, Any]:
     """Draw 5% of a LLaVA file, the share that the paper takes, and look at its pictures."""
+    from compact_hf.dataset.instruction import instruction_rows
     from compact_hf.records import Reject
-    from compact_hf.release.instruction import instruction_rows
 
     file = Path(asked["file"])
     with Timed() as timed:

@@ -14,6 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from compact_hf.dataset.assemble import assemble
+    from compact_hf.dataset.diff import diff
+    from compact_hf.dataset.export import export
+    from compact_hf.dataset.publish import publish
+    from compact_hf.dataset.selection import Selection
+    from compact_hf.dataset.show import show
+    from compact_hf.dataset.validate import validate
     from compact_hf.demo.way import run_demo
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.ablation.ablate import ablate
@@ -25,13 +32,6 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.paired import compare
     from compact_hf.evaluation.paper import relative_performance
     from compact_hf.evaluation.predictions import read_predictions
-    from compact_hf.release.assemble import assemble
-    from compact_hf.release.diff import diff
-    from compact_hf.release.exports.export import export
-    from compact_hf.release.publish import publish
-    from compact_hf.release.selection import Selection
-    from compact_hf.release.show import show
-    from compact_hf.release.validate import validate
     from compact_hf.synthesis.annotate.annotate import annotate
     from compact_hf.synthesis.augment.augment import augment
     from compact_hf.synthesis.compact.generate import generate
@@ -76,11 +76,11 @@ __all__ = [
 
 _HOME: Final = {
     "CompactError": "compact_hf.errors",
-    "Selection": "compact_hf.release.selection",
+    "Selection": "compact_hf.dataset.selection",
     "ablate": "compact_hf.evaluation.ablation.ablate",
     "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.synthesis.annotate.annotate",
-    "assemble": "compact_hf.release.assemble",
+    "assemble": "compact_hf.dataset.assemble",
     "assemble_base": "compact_hf.tuning.base.assemble",
     "augment": "compact_hf.synthesis.augment.augment",
     "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
@@ -89,20 +89,20 @@ _HOME: Final = {
     "compare": "compact_hf.evaluation.paired",
     "copy_recipe": "compact_hf.tuning.recipes",
     "copy_student": "compact_hf.tuning.student.shipped",
-    "diff": "compact_hf.release.diff",
+    "diff": "compact_hf.dataset.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
-    "export": "compact_hf.release.exports.export",
+    "export": "compact_hf.dataset.export",
     "generate": "compact_hf.synthesis.compact.generate",
     "merge_adapter": "compact_hf.tuning.adapter.merge",
-    "publish": "compact_hf.release.publish",
+    "publish": "compact_hf.dataset.publish",
     "publish_model": "compact_hf.tuning.adapter.publish",
     "read_predictions": "compact_hf.evaluation.predictions",
     "relative_performance": "compact_hf.evaluation.paper",
     "run_demo": "compact_hf.demo.way",
-    "show": "compact_hf.release.show",
+    "show": "compact_hf.dataset.show",
     "status": "compact_hf.synthesis.compact.status",
     "tune": "compact_hf.tuning.training.train",
-    "validate": "compact_hf.release.validate",
+    "validate": "compact_hf.dataset.validate",
 }
 
 

@@ -58,7 +58,7 @@ LONGEST_FIRST: Final = (
     "tests/synthesis/test_secrets.py",
     "tests/synthesis/test_hub_sources.py",
     "tests/benchmarks/test_release.py",
-    "tests/release/test_publish.py",
+    "tests/dataset/test_publish.py",
     "tests/synthesis/test_local_teacher.py",
     "tests/images/test_streaming.py",
     "tests/evaluation/test_metric.py",
@@ -92,7 +92,7 @@ def figures_drawn_once() -> Iterator[None]:
 
     Tests write hundreds of small datasets, whose figures would take four fifths of the time.
     """
-    from compact_hf.release import card_pictures, write
+    from compact_hf.dataset import card_pictures, writer
 
     plots: dict[frozenset[Any], dict[str, Any]] = {}
     files: dict[frozenset[Any], dict[str, bytes]] = {}
@@ -113,8 +113,8 @@ def figures_drawn_once() -> Iterator[None]:
             (folder / path).write_bytes(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "drawn", draw)
-        patch.setattr(write, "write_pictures", write_files)
+        patch.setattr(writer, "drawn", draw)
+        patch.setattr(writer, "write_pictures", write_files)
         yield
 
 

@@ -12,8 +12,8 @@ from compact_hf.errors import UsageError
 from compact_hf.talk import bars_on_a_terminal, say, tell, tell_table
 
 if TYPE_CHECKING:
+    from compact_hf.dataset.diff import Difference
     from compact_hf.hub.push import Pushed
-    from compact_hf.release.diff import Difference
 
 _OF_MODELS: Final = ("version", "base", "results", "license")
 _OF_SPACES: Final = ("wheel",)
@@ -58,7 +58,7 @@ def _publish(chosen: argparse.Namespace) -> int:
 
 
 def _publish_release(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.publish import publish
+    from compact_hf.dataset.publish import publish
 
     published = publish(
         chosen.folder, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say

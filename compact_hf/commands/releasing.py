@@ -12,8 +12,8 @@ from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 from compact_hf.talk import printable, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
-    from compact_hf.release.diff import Difference
-    from compact_hf.release.selection import Selection
+    from compact_hf.dataset.diff import Difference
+    from compact_hf.dataset.selection import Selection
     from compact_hf.synthesis.compact.balance import Balance
 
 
@@ -109,7 +109,7 @@ def _add_selection(assemble: argparse.ArgumentParser) -> None:
 def _selection(chosen: argparse.Namespace) -> Selection | None:
     if not (chosen.ks or chosen.without or chosen.questions is not None or chosen.conversations is not None):
         return None
-    from compact_hf.release.selection import Selection
+    from compact_hf.dataset.selection import Selection
 
     return Selection(
         ks=chosen.ks,
@@ -153,7 +153,7 @@ def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
 
 
 def _assemble(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.assemble import assemble
+    from compact_hf.dataset.assemble import assemble
 
     balances: list[Balance] = []
     facts = assemble(
@@ -197,7 +197,7 @@ def _assemble(chosen: argparse.Namespace) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.exports.export import export
+    from compact_hf.dataset.export import export
 
     counts = export(chosen.release, chosen.out, format=chosen.format, config=chosen.config, split=chosen.split)
     tell_table(("split", "rows"), list(counts.items()))
@@ -206,7 +206,7 @@ def _export(chosen: argparse.Namespace) -> int:
 
 
 def _validate(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.validate import validate
+    from compact_hf.dataset.validate import validate
 
     report = validate(chosen.release)
     for problem in report.problems:
@@ -221,7 +221,7 @@ def _validate(chosen: argparse.Namespace) -> int:
 
 
 def _diff(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.diff import diff
+    from compact_hf.dataset.diff import diff
 
     difference = diff(chosen.old, chosen.new)
     if chosen.json:
@@ -233,7 +233,7 @@ def _diff(chosen: argparse.Namespace) -> int:
 
 def tell_difference(difference: Difference) -> None:
     """Put the tables of a difference on stdout and its sum on stderr."""
-    from compact_hf.release.diff import KINDS
+    from compact_hf.dataset.diff import KINDS
 
     tell_table(
         ("config", "split", "before", "after", *KINDS),

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def _show(chosen: argparse.Namespace) -> int:
-    from compact_hf.release.show import show
+    from compact_hf.dataset.show import show
 
     sheet = show(
         chosen.where,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from compact_hf.dataset.stats import Facts
 from compact_hf.evaluation.report import line_of
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.records import Row
-from compact_hf.release.facts import Facts
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
 from compact_hf.reports.dropped import RejectCount

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.stats import Facts
+from compact_hf.dataset.validate import validate
 from compact_hf.demo.instruction_file import write_instruction_file
 from compact_hf.demo.story import Story, report_of, summary_of
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
-from compact_hf.release.assemble import assemble
-from compact_hf.release.facts import Facts
-from compact_hf.release.validate import validate
 from compact_hf.reports import cards, contact_sheet
 from compact_hf.reports.demo_page import render
 from compact_hf.synthesis.compact.generate import generate

@@ -15,7 +15,7 @@ from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB
 from compact_hf.synthesis.compact.status import status
 from dataset_script.build_compact import Config, main
-from tests.release.samples import item, picture
+from tests.dataset.samples import item, picture
 
 CONFIGS = Path(__file__).parents[2] / "dataset_script"
 

@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.writer import write
 from compact_hf.evaluation.benchmarks.eight import HARNESS
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Message, Row, Turn
-from compact_hf.release.layout import split_of
-from compact_hf.release.write import write
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
 from compact_hf.scenes.source import reserved, seed_of

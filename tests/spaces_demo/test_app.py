@@ -10,11 +10,11 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from compact_hf.release.write import write
+from compact_hf.dataset.writer import write
 from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.tuning.student.shipped import copy_aligned
-from tests.release.samples import rows
+from tests.dataset.samples import rows
 from tests.spaces_demo.conftest import VISITORS_KEY, Running, running, words
 
 SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemini"

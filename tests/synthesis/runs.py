@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from compact_hf.dataset.assemble import assemble
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.engine.journal import Journal
 from compact_hf.images.encode import for_teacher
 from compact_hf.images.look import image_id_of
 from compact_hf.records import digest
-from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
 from compact_hf.testing.model import Asked, ModelServer
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.images.look import look
 from compact_hf.records import Conversation, Picture, Reject, Row, Turn, to_json
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.scenes.source import Scenes
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.balance import Balance

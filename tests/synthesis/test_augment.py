@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.cli import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import StoppedEarly, UsageError
 from compact_hf.images.exchanges import Exchange
 from compact_hf.images.questions import AskedRow
 from compact_hf.records import Task
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import understand
 from compact_hf.scenes.source import seed_of

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import UsageError
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.teachers.gemini_jobs import FOLDER
 from compact_hf.testing.gemini import GeminiServer, error_response

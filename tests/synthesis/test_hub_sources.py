@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from compact_hf.release.assemble import assemble
+from compact_hf.dataset.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.faults import unavailable
@@ -25,7 +25,7 @@ from compact_hf.errors import CompactError
 from compact_hf.images.address import Address
 from compact_hf.images.dataset import DatasetPictures
 from compact_hf.records import Row
-from compact_hf.release.publish import publish
+from compact_hf.dataset.publish import publish
 from compact_hf.synthesis.annotate.annotate import annotate
 from compact_hf.synthesis.annotate.summary import annotations_of
 from compact_hf.synthesis.compact.assembly import conversation_rows

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from compact_hf.dataset.assemble import assemble
 from compact_hf.engine.journal import Journal
-from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.shards import runs_in
 from tests import preforked
 

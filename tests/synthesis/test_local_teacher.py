@@ -14,9 +14,9 @@ import pytest
 from datasets import load_dataset
 from PIL import Image, ImageDraw
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.prompts import (
     BlindReply,

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
+from compact_hf.dataset.assemble import assemble
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.engine.journal import Journal
 from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageError
-from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.on_ray import generate_on_ray
 from compact_hf.synthesis.ray_folder import RUN_FILE

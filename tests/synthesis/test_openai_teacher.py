@@ -10,9 +10,9 @@ import pytest
 from datasets import load_dataset
 from starlette.responses import Response
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.errors import TeacherError
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.testing.gemini import GeminiServer

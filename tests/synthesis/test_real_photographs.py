@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
 from compact_hf.images.encode import for_teacher
 from compact_hf.images.look import image_id_of
-from compact_hf.release.assemble import assemble
-from compact_hf.release.validate import validate
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.compact.status import status
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response

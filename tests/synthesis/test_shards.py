@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from compact_hf.dataset.assemble import assemble
 from compact_hf.engine.database import FILE_NAME
 from compact_hf.errors import IdentityError, JournalError, UsageError
-from compact_hf.release.assemble import assemble
 from compact_hf.synthesis.compact.generate import generate
 from compact_hf.synthesis.shards import Shard, runs_in
 from compact_hf.synthesis.standing import Standing

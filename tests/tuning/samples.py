@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
+from compact_hf.dataset.writer import write
 from compact_hf.images.look import image_id_of
 from compact_hf.records import Message, Row, Turn
-from compact_hf.release.write import write
 from compact_hf.tuning.tiny import build_tiny
 
 COLORS = ("red", "green", "blue")

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.selection import Selection, chosen, count_by_k, questions_of
 from compact_hf.errors import ReleaseError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.records import from_json
-from compact_hf.release.assemble import assemble
-from compact_hf.release.layout import split_of
-from compact_hf.release.selection import Selection, chosen, count_by_k, questions_of
 from compact_hf.synthesis.compact.assembly import conversation_rows
 from compact_hf.synthesis.compact.sampling import Combination
 from compact_hf.tuning.progress import steps_in

@@ -18,7 +18,7 @@
       "sampled": 4115,                      questions that all below is measured on: whole pictures, at most 100,000
       "repeats": {"about_the_picture": 0.0, "question": 0.15, "question_and_answer": 0.0, "near": 0.0},   repeats.py
       "answers": {"entropy": 5.6,           bits of the answer where nothing is known of the question
-                  "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: release/facts.py; null without any
+                  "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: dataset/stats.py; null without any
       "openings": TYPES, "by_combination": TYPES,                  TYPES: answer_entropy.py; the 100 most frequent
       "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: blind.py; null for too few
 
@@ -36,12 +36,12 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Final
 
+from compact_hf.dataset.stats import Answers, answers_of
 from compact_hf.evaluation.analysis.answer_entropy import Types, by_combination, by_opening, entropy
 from compact_hf.evaluation.analysis.asked import Kind
 from compact_hf.evaluation.analysis.blind import Blind, blind
 from compact_hf.evaluation.analysis.counting import Counts, Sampled
 from compact_hf.evaluation.analysis.repeats import Repeats, repeats_of
-from compact_hf.release.facts import Answers, answers_of
 from compact_hf.synthesis.complexity import Complexity, complexity_of
 
 SCHEMA: Final = 1

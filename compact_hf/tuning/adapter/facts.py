@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from compact_hf.dataset.card import header_of
 from compact_hf.errors import TuningError
 from compact_hf.records import from_json
-from compact_hf.release.card import header_of
 from compact_hf.tuning.adapter.adapter import Adapter, adapter_at
 from compact_hf.tuning.adapter.folder import is_adapter
 

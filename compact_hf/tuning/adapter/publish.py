@@ -18,11 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from compact_hf.dataset.versions import highest, version_of
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.contents import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.hub.words import reading
-from compact_hf.release.versions import highest, version_of
 from compact_hf.tuning.adapter.adapter import refuse_other_base
 from compact_hf.tuning.adapter.card import ACCURACY, CARD, CURVE, is_ours, is_repository, license_of, put_card
 from compact_hf.tuning.adapter.facts import Facts, facts_of

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from compact_hf.dataset.folder import replacing
 from compact_hf.errors import ReleaseError, TuningError, UsageError
 from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.release.folder import replacing
 from compact_hf.tuning.base.card import write_card
 from compact_hf.tuning.base.parts import ROLES, Part, find
 from compact_hf.tuning.base.record import RECORD, Record, record_at

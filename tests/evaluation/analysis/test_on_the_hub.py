@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from compact_hf.dataset.writer import write
 from compact_hf.records import Row
-from compact_hf.release.write import write
 from compact_hf.testing.hub.server import HubServer
+from tests.dataset.samples import row
 from tests.hub.clients import told
-from tests.release.samples import row
 
 PUBLISHING = """
 import sys

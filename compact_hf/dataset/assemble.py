@@ -1,0 +1,165 @@
+"""`compact assemble`: run folders in, a release folder out, with the instruction part beside the compositional one.
+
+compact assemble RUN... --out DIR --version 1.0.0 [--balance] [--instruction FILE --image-root DIR]
+    [--exclude-ids FILE] [--exclude-images-of DATASET] [--group-similar BITS] [--image-license TEXT] [--license ID]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from compact_hf.dataset.exclusions import Exclusions, ids_in, pictures_of
+from compact_hf.dataset.hygiene import Hygiene
+from compact_hf.dataset.image_similarity import checked_distance
+from compact_hf.dataset.instruction import instruction_rows as sampled_rows
+from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.provenance import making_of
+from compact_hf.dataset.seen import Seen
+from compact_hf.dataset.selection import Selection, chosen, questions_of, selected
+from compact_hf.dataset.stats import Facts
+from compact_hf.dataset.writer import write
+from compact_hf.errors import UsageError
+from compact_hf.records import Reject, Row
+from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.balance import Balance
+from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
+
+INSTRUCTION_FRACTION: Final = 0.05
+"""The share of LLaVA-665K that the paper mixes in (section 3.4)."""
+
+_LICENSE: Final = re.compile(r"\w[\w .+:/()-]{0,99}")
+
+
+def assemble(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    version: str,
+    max_similarity: float = MAX_SIMILARITY,
+    balance: bool = False,
+    select: Selection | None = None,
+    instruction: str | Path | None = None,
+    image_root: str | Path | None = None,
+    instruction_fraction: float | None = None,
+    instruction_rows: int | None = None,
+    seed: int = 0,
+    exclude_ids: str | Path | None = None,
+    exclude_images_of: str | Path | Sequence[str | Path] = (),
+    group_similar: int | None = None,
+    image_license: str | None = None,
+    license: str | None = None,
+    on_balance: Callable[[Balance], None] = lambda balance: None,
+    on_note: Callable[[str], None] = lambda told: None,
+) -> Facts:
+    """Write one release of the conversations in the runs and a sample of an instruction file.
+
+    Args:
+        runs (`str | Path | Sequence[str | Path]`): a run folder, or several: shards of one run or different runs; or a
+            folder that holds the shards of one.
+        out (`str | Path`): a folder that is new, empty, or an earlier release, which is then replaced.
+        version (`str`): X.Y.Z.
+        max_similarity (`float`, *optional*, defaults to 0.9): 0 to 1; a question that shares more of its words, and its
+            answer, with one about an earlier image is dropped. 1 keeps all, as drawn scenes need it, whose wording
+            repeats by design.
+        balance (`bool`, *optional*, defaults to False): of images with more than two questions take the two or three
+            that make capabilities, pairs of them and k most even; otherwise all are taken.
+        select (`Selection`, *optional*): take a part of the conversations only, after all else has been left out; the
+            card says which.
+        instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
+        image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
+        instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
+        instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
+        seed (`int`, *optional*, defaults to 0): decides which.
+        exclude_ids (`str | Path`, *optional*): a file of ids of rows or pictures to leave out, one a line, comments
+            after `#`. A picture's id holds for every release; a row's changes with its questions.
+        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): benchmarks and the like whose pictures are
+            left out: folders, releases, or `org/name[@revision]` on the Hub. Found are the same files, and the same
+            pictures compressed or scaled again; not what was cropped, mirrored or turned.
+        group_similar (`int`, *optional*): 0 to 10 bits of 64 in which the perceptual hashes of pictures that look alike
+            may differ; those for training that are like one for validation are left out. Groups of more than 1% of the
+            pictures (and more than 10) are told, and stay.
+        image_license (`str`, *optional*): the licence of those of the runs' pictures whose licence is unknown, such as
+            `cc-by-4.0`. The instruction part's pictures are others', and stay as they are.
+        license (`str`, *optional*, defaults to the pictures' licence if they have one in common, else `other`): that of
+            the release, in the card, as the Hub spells it.
+        on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
+        on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: no runs, or arguments that are out of range or do not fit together.
+        JournalError: a folder is not a run, or what was seen of pictures (seen.py) cannot be kept in the first one.
+        SourceError: pictures are gone.
+        ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
+    """
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not folders:
+        raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
+    options = {
+        "--image-root": image_root,
+        "--instruction-fraction": instruction_fraction,
+        "--instruction-rows": instruction_rows,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if instruction is None and given:
+        raise UsageError(f"{given[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
+    if instruction_fraction is None and instruction_rows is None:
+        instruction_fraction = INSTRUCTION_FRACTION
+    if image_license is not None and not _LICENSE.fullmatch(image_license):
+        raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
+    distance = None if group_similar is None else checked_distance(group_similar)
+    ids = frozenset[str]() if exclude_ids is None else ids_in(Path(exclude_ids))
+
+    seen = Seen(folders[0])
+    held_out: set[str] = set()
+    sampled: Iterator[Row | Reject] = iter(())
+    if instruction is not None:  # refuses a wrong file at once, reads it after the runs, when `held_out` is complete
+        sampled = sampled_rows(
+            Path(instruction),
+            image_root=Path(image_root or Path(instruction).parent),
+            seed=seed,
+            rows=instruction_rows,
+            fraction=instruction_fraction,
+            held_out=held_out,
+            seen=seen,
+        )
+    benchmarks = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
+
+    def conversations(told: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
+        return conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=told)
+
+    def compositional(hygiene: Hygiene) -> Iterator[Row | Reject]:
+        if select is None:
+            return hygiene.kept(conversations(on_balance))
+        taken = chosen(questions_of(hygiene.kept(conversations())), select)
+        return selected(hygiene.kept(conversations(on_balance)), taken)
+
+    def rows() -> Iterator[Row | Reject]:
+        excluded = pictures_of([str(each) for each in benchmarks]) if benchmarks else None
+        hygiene = Hygiene(Exclusions(ids, excluded), seen, distance=distance)
+        hygiene.compare(conversations)
+        for row in compositional(hygiene):
+            if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
+                held_out.add(row.image_id)
+            yield row
+        yield from hygiene.kept(sampled)
+        for note in hygiene.notes():
+            on_note(note)
+
+    making = replace(making_of(folders), selected=select.told() if select else ())
+    return write(_licensed(rows(), image_license), Path(out), version=version, license=license, making=making)
+
+
+def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
+    """Give the pictures of conversations a licence where nobody said one."""
+    for row in rows:
+        if license is not None and isinstance(row, Row) and row.k is not None and row.image_license == "unknown":
+            yield replace(row, image_license=license)
+        else:
+            yield row

@@ -1,0 +1,153 @@
+"""What is left out of a release on request: rows and pictures by id (takedowns), pictures of other data sets.
+
+In: a file of ids, and data sets such as benchmarks. Out: for a row of a release the `Reject` for which it stays out,
+which is counted in the card as every other.
+
+A picture counts as one of a data set if the bytes of its file are the same, with or without metadata, or if their
+perceptual hashes differ in at most `SAME_WITHIN` bits. That finds what was compressed or scaled again. It does not find
+what was cropped, mirrored or turned, and rarely takes something else for it that looks the same in 32 x 32 grey pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from compact_hf.dataset.ahead import with_results
+from compact_hf.dataset.looks import Look, look_of
+from compact_hf.errors import SourceError, UsageError
+from compact_hf.images.address import HUB, Address
+from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.decode import PictureError
+from compact_hf.images.perceptual import Hashes, nearest
+from compact_hf.images.source import Source
+from compact_hf.records import Reject, Row
+from compact_hf.synthesis.sources import open_source
+
+SAME_WITHIN: Final = 4
+"""Bits, of 64, in which the hashes of one picture may differ after it was compressed or scaled again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Pictures of other data sets, and how they are recognised.
+
+    Attributes:
+        ids (`frozenset[str]`): hashes of their bytes, as they are and without metadata.
+        hashes (`Hashes`): of shape [n], what they look like.
+    """
+
+    ids: frozenset[str]
+    hashes: Hashes
+
+    def holds(self, look: Look) -> bool:
+        """Whether a picture is one of these."""
+        alike = look.hash is not None and nearest(look.hash, self.hashes) <= SAME_WITHIN
+        return alike or not self.ids.isdisjoint(look.ids)
+
+
+def pictures_of(datasets: Sequence[str]) -> Excluded:
+    """Look at all pictures of some data sets; what stays in memory are 300 bytes of each.
+
+    Args:
+        datasets (`Sequence[str]`): each a folder of pictures, a release, or `org/name[@revision]` on the Hub.
+
+    Raises:
+        SourceError: one of them cannot be read, or holds no pictures.
+        UsageError: one is not the address of a data set.
+    """
+    ids: set[str] = set()
+    hashes: set[int] = set()
+    for text in datasets:
+        for look in _looks_at(_opened(text), text):
+            ids |= look.ids
+            if look.hash is not None:
+                hashes.add(look.hash)
+    return Excluded(frozenset(ids), np.array(sorted(hashes), dtype=np.uint64))
+
+
+def ids_in(file: Path) -> frozenset[str]:
+    """Return the ids in a file: those of rows or of pictures, one a line, with comments after `#`.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no ids.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be read ({error.strerror}); give a text file with an id on each line"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8; give a text file with an id on each line") from None
+    ids = frozenset(filter(None, (line.partition("#")[0].strip().lower() for line in lines)))
+    if not ids:
+        raise UsageError(f"{file} holds no ids; give those of rows or of pictures, one a line, or leave it out")
+    return ids
+
+
+class Exclusions:
+    """Decides what stays out, and remembers which ids were met.
+
+    Args:
+        ids (`frozenset[str]`): of rows or of pictures.
+        pictures (`Excluded`, *optional*): of other data sets; where there are none, no picture is looked at.
+    """
+
+    def __init__(self, ids: frozenset[str], pictures: Excluded | None) -> None:
+        self._ids = ids
+        self._met: set[str] = set()
+        self._pictures = pictures
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures have to be looked at."""
+        return self._pictures is not None
+
+    @property
+    def unmet(self) -> list[str]:
+        """The ids that no row or picture has had, sorted."""
+        return sorted(self._ids - self._met)
+
+    def of(self, row: Row, look: Look | None) -> Reject | None:
+        """Return why a row stays out, None if it does not.
+
+        Args:
+            row (`Row`): the row.
+            look (`Look`, *optional*): its picture's, where pictures are looked at and it has one.
+        """
+        if met := self._ids & {row.id, row.image_id}:
+            self._met |= met
+            return Reject("assembly", "excluded by id", row.id, ", ".join(sorted(met)))
+        if self._pictures is not None and look is not None and self._pictures.holds(look):
+            return Reject("assembly", "picture of an excluded data set", row.id, str(row.image_id))
+        return None
+
+
+def _opened(text: str) -> Source:
+    path = Path(text)
+    if path.is_dir() and next(path.rglob("*.parquet"), None) is not None:
+        return DatasetPictures(Address(str(path.resolve()), on_hub=False))
+    if not path.exists() and not path.is_absolute() and text.partition("@")[0].count("/") == 1:
+        return open_source(f"{HUB}{text}")
+    return open_source(text)
+
+
+def _looks_at(source: Source, told: str) -> Iterator[Look]:
+    def looked(ref: str) -> Look | None:
+        try:
+            return look_of(source.read(ref))
+        except (FileNotFoundError, PictureError):
+            return None  # a row without a picture, or one that no release can hold, as it cannot be decoded
+        except OSError as error:
+            raise SourceError(
+                f"{ref} in {told} cannot be read ({error.strerror or error}), so it could not be left out; mend it"
+            ) from error
+
+    for _, look in with_results(source.refs(), looked):
+        if look is not None:
+            yield look

@@ -1,0 +1,188 @@
+"""What cannot be published ends the command with one clear line and status 1 or 2, and leaves the Hub as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compact_hf.dataset.writer import write
+from compact_hf.testing.hub.access import READ_TOKEN
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.testing.hub.store import MAIN, File, Repository
+from tests.hub.clients import told
+
+from .samples import contents, rows
+
+K2: Final = "data/k2/train-00000-of-00001.parquet"
+COMMANDS: Final = """
+import contextlib, io, json, os, sys
+from pathlib import Path
+from compact_hf.cli import main
+
+told = {}
+for case, (arguments, token) in json.loads(Path(sys.argv[1]).read_text()).items():
+    os.environ["HF_TOKEN"] = token
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    told[case] = [status, out.getvalue(), err.getvalue()]
+"""
+
+
+def cut(release: Path) -> None:
+    data = (release / K2).read_bytes()
+    (release / K2).write_bytes(data[: len(data) // 2])
+
+
+def with_narrow_k(release: Path) -> None:
+    table = pq.read_table(release / K2)
+    at = table.schema.get_field_index("k")
+    pq.write_table(table.set_column(at, "k", table["k"].cast(pa.int32())), release / K2)
+
+
+def with_fewer_rows(release: Path) -> None:
+    pq.write_table(pq.read_table(release / K2).slice(1), release / K2)
+
+
+def with_other_configs(release: Path) -> None:
+    card = release / "README.md"
+    assert "data/k2/train" in card.read_text()
+    card.write_text(card.read_text().replace("data/k2/train", "data/k1/train"))
+
+
+SPOILED: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
+    "a Parquet file is missing": (lambda path: (path / K2).unlink(), "card's configs are not those of the files"),
+    "a Parquet file is cut": (cut, "unreadable file: " + K2),
+    "a file is no Parquet file": (lambda path: (path / K2).write_bytes(b"not Parquet" * 99), "unreadable file: " + K2),
+    "a Parquet file of something else": (
+        lambda path: pq.write_table(pa.table({"text": ["a"]}), path / K2),
+        "schema differs: data/k2/train-00000-of-00001.parquet columns text; should be id, images,",
+    ),
+    "a Parquet file more": (
+        lambda path: shutil.copy(path / K2, path / "data" / "more.parquet"),
+        "file that is no part of a release: data/more.parquet",
+    ),
+    "a column has another type": (with_narrow_k, "schema differs: " + K2 + " k is int32; should be int64"),
+    "the card counts other rows": (with_fewer_rows, "card's counts are wrong: README.md config all has"),
+    "the card names other files": (with_other_configs, "card's configs are not those of the files: README.md"),
+    "a name that collides": (
+        lambda path: (path / "compact.py").write_text("raise SystemExit"),
+        "file that is no part of a release: compact.py",
+    ),
+}
+REFUSED: Final[dict[str, tuple[int, str]]] = {
+    "the version exists": (1, "org/there is at v1.0.0, and v1.0.0 exists; a version is never replaced"),
+    "bad characters": (2, "'org/com pact' is not a repository's name"),
+    "no namespace": (2, "'compact' is not a repository's name; give namespace/name"),
+    "no token": (1, "there is no token for the Hub; set HF_TOKEN, or run `hf auth login`"),
+    "a wrong token": (1, "the Hub does not take the token (401"),
+    "a token that only reads": (1, "the token may not write to org/new (403"),
+    "a token that only reads what is there": (1, "the token may not write to org/there (403"),
+    "another's namespace": (1, "the token may not write to someone/compact (403"),
+    "a name that collides in the repository": (
+        1,
+        "files that are no part of a release, and would be lost (compact.py)",
+    ),
+    "no folder": (2, "nowhere is not a folder; give the folder that shall be published"),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the commands said, what the server was asked, and what it holds."""
+
+    seen: dict[str, Any]
+    asked: list[Asked]
+    there: Repository
+    colliding: Repository
+    server: HubServer
+
+
+@pytest.fixture(scope="module")
+def way(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    folder = tmp_path_factory.mktemp("bad")
+    write(rows(60), folder / "whole", version="1.0.0")
+    write(rows(61), folder / "more", version="1.1.0")
+    commands = {}
+    for number, (case, (spoil, _)) in enumerate(SPOILED.items()):
+        spoiled = Path(shutil.copytree(folder / "whole", folder / f"spoiled {number}"))
+        spoil(spoiled)
+        commands[f"publish: {case}"] = (["publish", str(spoiled), "org/new"], "hf_test")
+        commands[f"dry run: {case}"] = (["publish", str(spoiled), "org/new", "--dry-run"], "hf_test")
+        commands[f"validate: {case}"] = (["validate", str(spoiled)], "")
+    with HubServer() as server:
+        there, colliding = (
+            server.store.create("dataset", f"org/{name}", private=False, author="tester")
+            for name in ("there", "script")
+        )
+        attributes = there.at("main").files[".gitattributes"]
+        colliding.add(MAIN, {"compact.py": attributes}, title="script", message="", author="tester")
+        files = {
+            path: File.of(data, lfs=path.endswith(".parquet")) for path, data in contents(folder / "whole").items()
+        }
+        there.add(MAIN, files, title="Release v1.0.0", message="", author="tester")
+        there.tag("v1.0.0", "main")
+        commands |= {
+            "the version exists": (["publish", str(folder / "whole"), "org/there"], "hf_test"),
+            "bad characters": (["publish", str(folder / "whole"), "org/com pact"], "hf_test"),
+            "no namespace": (["publish", str(folder / "whole"), "compact"], "hf_test"),
+            "no token": (["publish", str(folder / "whole"), "org/new"], ""),
+            "a wrong token": (["publish", str(folder / "whole"), "org/new"], "hf_wrong"),
+            "a token that only reads": (["publish", str(folder / "whole"), "org/new"], READ_TOKEN),
+            "a token that only reads what is there": (["publish", str(folder / "more"), "org/there"], READ_TOKEN),
+            "another's namespace": (["publish", str(folder / "whole"), "someone/compact"], "hf_test"),
+            "a name that collides in the repository": (["publish", str(folder / "whole"), "org/script"], "hf_test"),
+            "no folder": (["publish", str(folder / "nowhere"), "org/new"], "hf_test"),
+        }
+        (folder / "commands.json").write_text(json.dumps(commands))
+        seen = told(server, COMMANDS, folder / "commands.json", home=folder / "home")
+        return Told(seen, list(server.asked), there, colliding, server)
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_release_is_refused_in_one_line(case: str, way: Told) -> None:
+    for command in ("publish", "dry run"):
+        status, out, said = way.seen[f"{command}: {case}"]
+        (line,) = said.splitlines()
+        assert (status, out) == (1, "")
+        assert line.startswith("compact: ")
+        assert "is not a valid release (" in line
+        assert "nothing was published, see them with compact validate " in line
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_validate_says_what_is_wrong_and_where(case: str, way: Told) -> None:
+    status, out, said = way.seen[f"validate: {case}"]
+    assert status == 1
+    assert SPOILED[case][1] in out
+    assert " is not a valid release: " in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_hub_or_its_state_refuses_is_one_line(case: str, way: Told) -> None:
+    status, out, said = way.seen[case]
+    expected, part = REFUSED[case]
+    line = said.splitlines()[-1]
+    assert (status, out) == (expected, "")
+    assert line.startswith("compact: ")
+    assert part in line
+    assert "hf_" not in said, "a token must not be shown"
+
+
+def test_nothing_was_created_or_changed(way: Told) -> None:
+    """Writing was tried only where nobody but the Hub can know that the token may not."""
+    tried = {(one.method, one.path) for one in way.asked if one.method != "GET"}
+    assert tried <= {("POST", "/api/repos/create"), ("POST", "/api/datasets/org/there/discussions")}
+    assert not any(way.server.store.has("dataset", name) for name in ("org/new", "someone/compact"))
+    assert [commit.title for commit in way.there.history("main")] == ["Release v1.0.0", "initial commit"]
+    assert list(way.colliding.at("main").files) == ["compact.py"]
+    for repository in (way.there, way.colliding):
+        assert (repository.pulls, len(repository.refs)) == ([], 1 + (repository is way.there))

@@ -1,0 +1,229 @@
+"""The card: its header and its text say what is there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from compact_hf.dataset.card import header_of, is_release
+from compact_hf.dataset.provenance import Asked, Making
+from compact_hf.dataset.schema import features
+from compact_hf.dataset.stats import Facts
+from compact_hf.dataset.validate import validate
+from compact_hf.dataset.writer import write
+from compact_hf.records import Message, Reject, Row, Turn
+from compact_hf.teachers.teacher import Role
+
+from .samples import row, rows
+
+TEXT_ROW = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
+
+
+def written(path: Path, *of: Row | Reject) -> tuple[Facts, dict[str, Any], str]:
+    facts = write(of, path, version="1.2.3")
+    return facts, header_of(path), (path / "README.md").read_text()
+
+
+def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    _, header, _ = written(tmp_path / "out", *rows(60), TEXT_ROW)
+    data = DatasetCard.load(tmp_path / "out" / "README.md").data
+    assert data.to_dict() == header
+    assert header["task_categories"] == ["visual-question-answering", "image-text-to-text"]
+    assert header["annotations_creators"] == ["machine-generated"]
+    assert header["size_categories"] == ["n<1K"]
+    assert [config["config_name"] for config in header["configs"] if config.get("default")] == ["all"]
+
+
+def test_the_header_counts_every_config(tmp_path: Path) -> None:
+    from datasets import Features
+
+    facts, header, _ = written(tmp_path / "out", *rows(60), TEXT_ROW)
+    assert [info["config_name"] for info in header["dataset_info"]] == list(facts.configs)
+    for info in header["dataset_info"]:
+        leaves = facts.configs[info["config_name"]]
+        assert {split["name"]: split["num_examples"] for split in info["splits"]} == {
+            split: count for split in ("train", "validation") if (count := facts.rows(*leaves, split=split))
+        }
+        assert Features._from_yaml_list(info["features"]) == features()
+        sizes = [path.stat().st_size for leaf in leaves for path in (tmp_path / "out" / "data" / leaf).iterdir()]
+        assert info["download_size"] == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("licenses", "told"),
+    [
+        (["CC0-1.0", "CC0-1.0"], "cc0-1.0"),
+        (["CC0-1.0", "CC-BY-4.0"], "other"),
+        (["ask my aunt"], "other"),
+        (["unknown"], "unknown"),
+        ([], "unknown"),
+    ],
+)
+def test_the_licence_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
+    pictures = [replace(row(number), image_license=license) for number, license in enumerate(licenses)]
+    _, header, _ = written(tmp_path / "out", *pictures, TEXT_ROW)
+    assert header["license"] == told
+
+
+def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
+    _, _, text = written(tmp_path / "out", *rows(60), TEXT_ROW, Reject("instruction", "empty file", "7"))
+    for line in (
+        "# COMPACT 1.2.3",
+        "61 rows, 120 compositional questions.",
+        "| questions | k = 1 | k = 2 | k = 3 | all | share |",
+        "| all | 40 | 40 | 40 | 120 | 100.0% |",
+        "| shape | 0 | 40 | 40 | 80 | 66.7% |",
+        "| counting | 0 | 0 | 40 | 40 | 33.3% |",
+        "| instruction | empty file | 1 |",
+        "| CC0-1.0 | scenes | 60 |",
+        "| `teacher` | scenes |",
+        "| `preset_version` | paper-1 |",
+        "- Date and price: not recorded.",
+        "color is needed most often (100.0% of the questions), scene understanding least (0.0%). Of the 45 pairs of "
+        "capabilities, 42 occur in no question.",
+        '"question" 100.0%',
+        "| k = 1 | 40 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
+        "| all | 120 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
+        "the same here, so a mistake that both make is not found",
+        "`k3`",
+        "This is 1.2.3; [CHANGELOG.md](CHANGELOG.md)",
+        "| minor | the same code loads other rows",
+    ):
+        assert line in text
+    assert "{{" not in text.split("## Citation")[0]
+    assert "\n\n\n" not in text
+
+
+def test_names_that_others_gave_end_no_cell_and_are_no_markup(tmp_path: Path) -> None:
+    _, _, text = written(tmp_path / "out", replace(row(1), image_source="a|b", image_license="<b>mine"))
+    assert r"| &lt;b>mine | a\|b | 1 |" in text
+
+
+def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
+    said = [("Is it red?", "Yes."), ("Is it über?", "no"), ("Wie viele?", "The two"), ("Is it two?", "2")]
+    turns = tuple(Turn(question, answer, ("color",), ("color",), 90) for question, answer in said)
+    facts, _, text = written(tmp_path / "out", replace(row(1), turns=turns))
+    found = facts.answers()
+    assert (found.questions, found.different, found.yes_no, found.most, found.most_share) == (4, 3, 0.5, "2", 0.5)
+    assert facts.openings == (("is", 0.75), ("wie", 0.25))
+    assert "- Language: 75.0% of the questions" in text
+
+
+def test_distributions_are_pictures_beside_the_card(tmp_path: Path) -> None:
+    _, _, text = written(tmp_path / "out", *rows(60), TEXT_ROW)
+    shown = re.findall(r'<img src="(.*?)" width="480" alt="(.+?)">', text)
+    assert [path for path, _ in shown] == [
+        f"assets/{name}.png" for name in ("k-distribution", "coverage", "cooccurrence")
+    ]
+    assert "40 of k = 1 (33%), 40 of k = 2 (33%), 40 of k = 3 (33%)" in shown[0][1]
+    for path, alt in shown:
+        with Image.open(tmp_path / "out" / path) as picture:
+            assert (picture.format, picture.width, picture.info["Description"]) == ("PNG", 900, alt)
+
+
+def test_only_pictures_that_show_something_are_there(tmp_path: Path) -> None:
+    written(tmp_path / "single", *(row(number) for number in range(9)))
+    assert sorted(path.name for path in (tmp_path / "single" / "assets").iterdir()) == [
+        "coverage.png", "k-distribution.png",
+    ]  # fmt: skip
+    written(tmp_path / "text", TEXT_ROW)
+    assert not (tmp_path / "text" / "assets").exists()
+
+
+def asked(role: Role, name: str, cost: float | None, prices: str) -> Asked:
+    return Asked(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, prices)
+
+
+MADE = Making(
+    (asked("teacher", "gemini:gemini-3.8-flash", 2.4, "genai-prices 1"), asked("verifier", "local:m", 0, "runs here")),
+    "2026-11-20",
+    "2026-11-22",
+    50,
+    40,
+    {"method": ("augment", "compact"), "preset": ("paper@1",), "seed": ("0", "1")},
+)
+
+
+def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> None:
+    write(rows(9), tmp_path / "out", version="1.0.0", making=MADE)
+    text = (tmp_path / "out" / "README.md").read_text()
+    for line in (
+        "| teacher | gemini:gemini-3.8-flash | model-001 | 1,200 | 3,000,000 | 40,000 | 2.40 |",
+        "| verifier | local:m | model-001 | 1,200 | 3,000,000 | 40,000 | 0.00 |",
+        "- Date: the replies came in from 2026-11-20 to 2026-11-22 (UTC).",
+        "- Price: 2.40 USD, at the list prices of those days (genai-prices 1, runs here).",
+        "- Pictures: 50 were worked on, 40 of them kept questions.",
+        "- Settings: method augment and compact; preset paper@1; seed 0 and 1.",
+        "Rows whose `source` is `augment`",
+        "- Text by Gemini: the terms are those of Google's Gemini API",
+        "- Text by a model that ran on its maker's machine",
+        "  year         = {2026},",
+    ):
+        assert line in text
+    assert "OpenAI's protocol" not in text
+    assert validate(tmp_path / "out").is_valid
+
+
+@pytest.mark.parametrize(
+    ("costs", "told"),
+    [
+        (((0.0, "runs here"), (0.0, "runs here")), "- Price: nothing, because all of it ran on its maker's machine."),
+        (((None, ""), (0.0, "runs here")), "- Price: not known in all, because nobody lists what openai:mine charges."),
+        (((0.001, "genai-prices 1"), (0.0, "genai-prices 1")), "- Price: 0.001 USD, at the list prices of those days"),
+    ],
+)
+def test_a_price_is_told_as_far_as_it_is_known(
+    costs: tuple[tuple[float | None, str], tuple[float | None, str]], told: str, tmp_path: Path
+) -> None:
+    made = (asked("teacher", "openai:mine", *costs[0]), asked("verifier", "openai:mine", *costs[1]))
+    write(rows(3), tmp_path / "out", version="1.0.0", making=replace(MADE, asked=made, last_day=MADE.first_day))
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert told in text
+    assert "- Date: the replies came in on 2026-11-20 (UTC)." in text
+
+
+def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
+    strict = [replace(one, preset_version="paper@1+strict") for one in rows(3)]
+    assert "It also confirmed every answer" in written(tmp_path / "strict", *strict)[2]
+    assert "It compares answers only where" in written(tmp_path / "mixed", row(9), *strict)[2]
+
+
+def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
+    _, header, text = written(tmp_path / "out", TEXT_ROW)
+    for phrase in ("How it was made", "Pictures", "dropped on the way", "k3", "compositional questions"):
+        assert phrase not in text
+    assert [config["config_name"] for config in header["configs"]] == ["all", "instruction"]
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    _, _, text = written(tmp_path / "out", *rows(60))
+    example = text.split("```python\n")[1].split("```")[0].replace('"org/name"', repr(str(tmp_path / "out")))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    assert scope["k3"]["train"].unique("k") == [3]
+
+
+@pytest.mark.parametrize(
+    "card", [None, "# A data set", "---\ntags: [compact_hf\n---\n", "---\n- a\n---\n", "---\ntags:\n- x\n---\n"]
+)
+def test_only_our_own_card_makes_a_release(card: str | None, tmp_path: Path) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert not is_release(tmp_path)
+
+
+def test_what_we_wrote_is_a_release(tmp_path: Path) -> None:
+    written(tmp_path / "out", TEXT_ROW)
+    assert is_release(tmp_path / "out")
+    (tmp_path / "out" / "note.txt").touch()
+    assert not is_release(tmp_path / "out")

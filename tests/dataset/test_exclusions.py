@@ -1,0 +1,262 @@
+"""What stays out of a release: takedowns, benchmarks' pictures, and copies of validation pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from compact_hf.cli import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.card import header_of
+from compact_hf.dataset.exclusions import Exclusions, ids_in, pictures_of
+from compact_hf.dataset.hygiene import Hygiene
+from compact_hf.dataset.image_similarity import near_pictures
+from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.seen import Seen
+from compact_hf.dataset.validate import validate
+from compact_hf.dataset.writer import write
+from compact_hf.errors import SourceError, UsageError
+from compact_hf.records import Reject, Row
+from compact_hf.synthesis.compact.assembly import conversation_rows
+from compact_hf.synthesis.compact.generate import generate
+
+from .samples import contents, item, picture, row
+
+LIKE = "picture is like one in the validation split"
+OF_BENCHMARK = "picture of an excluded data set"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over drawn scenes."""
+    run = tmp_path_factory.mktemp("hygiene") / "run"
+    generate("scenes:60", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows(run: Path) -> list[Row]:
+    return [row for row in conversation_rows([run], max_similarity=1) if isinstance(row, Row)]
+
+
+def copy_of(row: Row, *, quality: int = 60) -> bytes:
+    """The row's picture at half its size, as a JPEG."""
+    assert row.read_picture is not None
+    out = BytesIO()
+    with Image.open(BytesIO(row.read_picture())) as image:
+        image.convert("RGB").resize((image.width // 2, image.height // 2)).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def image_ids(release: Path) -> set[str]:
+    from datasets import load_dataset
+
+    return {each for split in load_dataset(str(release)).values() for each in split["image_id"] if each}
+
+
+def test_ids_of_rows_and_pictures_stay_out_and_the_others_are_told(run: Path, rows: list[Row], tmp_path: Path) -> None:
+    by_picture, by_row = rows[0], rows[1]
+    file = tmp_path / "takedowns.txt"
+    file.write_text(
+        f"# asked for on 3 May\n{str(by_picture.image_id).upper()}  # her portrait\n\n{by_row.id}\nabc\nabc\n"
+    )
+    told: list[str] = []
+    facts = assemble(run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_ids=file, on_note=told.append)
+    assert facts.rejects["assembly", "excluded by id"] == 2
+    assert image_ids(tmp_path / "out") == {str(row.image_id) for row in rows[2:]}
+    assert told == ["abc is to be left out, and is the id of no row or picture here"]
+    assert "excluded by id" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"# nothing\n\n", "holds no ids"), (b"\xff\xfe\xff", "is not UTF-8"), (None, "cannot be read")],
+)
+def test_a_file_without_ids_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "ids.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        ids_in(file)
+
+
+def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Row], tmp_path: Path) -> None:
+    benchmark, pool = tmp_path / "benchmark", tmp_path / "pool"
+    for folder in (benchmark, pool):
+        folder.mkdir()
+    assert rows[0].read_picture is not None
+    (benchmark / "same.png").write_bytes(rows[0].read_picture())
+    (benchmark / "again.jpg").write_bytes(copy_of(rows[1]))
+    (benchmark / "broken.jpg").write_bytes(b"no picture")
+    (pool / "other.jpg").write_bytes(copy_of(rows[1], quality=90))
+    (pool / "mine.jpg").write_bytes(copy_of(rows[2]))
+    instruction = tmp_path / "llava.json"
+    instruction.write_text(json.dumps([item(1, image="other.jpg"), item(2, image="mine.jpg"), item(3)]))
+    facts = assemble(
+        run,
+        tmp_path / "out",
+        version="1.0.0",
+        max_similarity=1,
+        instruction=instruction,
+        image_root=pool,
+        instruction_rows=3,
+        exclude_images_of=benchmark,
+    )
+    assert facts.rejects["assembly", OF_BENCHMARK] == 3
+    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
+    assert image_ids(tmp_path / "out") >= {str(row.image_id) for row in rows[2:]}
+    assert not image_ids(tmp_path / "out") & {str(row.image_id) for row in rows[:2]}
+
+
+def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path) -> None:
+    write(rows[:5], tmp_path / "benchmark", version="1.0.0")
+    facts = assemble(
+        run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_images_of=[str(tmp_path / "benchmark")]
+    )
+    assert facts.rejects["assembly", OF_BENCHMARK] == 5
+    assert facts.rows() == len(rows) - 5
+
+
+def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        assemble(run, tmp_path / "out", version="1.0.0", exclude_images_of=[str(tmp_path / "nothing")])
+
+
+def hygiene(distance: int | None, *benchmarks: str) -> Hygiene:
+    return Hygiene(Exclusions(frozenset(), pictures_of(benchmarks) if benchmarks else None), Seen(), distance=distance)
+
+
+def kept(rows: Sequence[Row | Reject], distance: int) -> list[Row | Reject]:
+    of = hygiene(distance)
+    of.compare(lambda: iter(rows))
+    return list(of.kept(rows))
+
+
+def copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """For each row in validation its picture compressed again, such that the copy is for training; and those rows."""
+    held = [each for each in rows if split_of(each.k, each.image_id) == "validation"]
+    made = []
+    for number, of in enumerate(held):
+        tries = (row(500 + number, data=copy_of(of, quality=quality)) for quality in range(60, 90))
+        made.append(next(each for each in tries if split_of(each.k, each.image_id) == "train"))
+    return held, made
+
+
+def test_training_loses_the_copies_of_validation_pictures(rows: list[Row]) -> None:
+    held, made = copies(rows)
+    assert held, "no scene is for validation: take more"
+    found = kept([*rows, *made], 6)
+    out = [each for each in found if isinstance(each, Reject)]
+    assert {each.subject for each in out} == {each.id for each in made}
+    assert {(each.stage, each.reason) for each in out} == {("assembly", LIKE)}
+    assert [each for each in found if isinstance(each, Row)] == rows
+
+
+def test_what_stays_does_not_depend_on_the_order(rows: list[Row]) -> None:
+    everything = [*rows, *copies(rows)[1]]
+    one, other = kept(everything, 6), kept(everything[::-1], 6)
+    assert {each.id for each in one if isinstance(each, Row)} == {each.id for each in other if isinstance(each, Row)}
+
+
+def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
+    run: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    held = next(each for each in rows if split_of(each.k, each.image_id) == "validation")
+    (tmp_path / "copy.jpg").write_bytes(copy_of(held))
+    (tmp_path / "llava.json").write_text(json.dumps([item(1, image="copy.jpg")]))
+    common: dict[str, Any] = {
+        "version": "1.0.0",
+        "max_similarity": 1,
+        "instruction": tmp_path / "llava.json",
+        "instruction_rows": 1,
+    }
+    without = assemble(run, tmp_path / "without", **common)
+    grouped = assemble(run, tmp_path / "grouped", **common, group_similar=6)
+    again = assemble(run, tmp_path / "again", **common, group_similar=6)
+    assert (without.rows("instruction"), grouped.rows("instruction")) == (1, 0)
+    assert grouped.rejects["instruction", LIKE] == 1
+    assert grouped == again
+    assert contents(tmp_path / "grouped") == contents(tmp_path / "again")
+    assert validate(tmp_path / "grouped").counts == {}
+
+
+def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unrelated_image(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.jpg").write_bytes(picture(1))
+    Image.frombytes("RGB", (64, 64), Random(0).randbytes(64 * 64 * 3)).save(tmp_path / "noise.png")
+    items = [item(1), item(2), item(3, image="plain.jpg"), item(4, image="noise.png")]
+    (tmp_path / "llava.json").write_text(json.dumps(items))
+    facts = assemble(
+        run,
+        tmp_path / "out",
+        version="1.0.0",
+        max_similarity=1,
+        instruction=tmp_path / "llava.json",
+        instruction_rows=4,
+        group_similar=6,
+    )
+    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (2, 2)
+    assert not [reason for stage, reason in facts.rejects if stage == "instruction"]
+
+
+@given(st.lists(st.integers(0, 2**20), min_size=1, max_size=40, unique=True), st.integers(0, 10))
+def test_no_picture_for_training_is_within_the_distance_of_one_for_validation(seeds: list[int], distance: int) -> None:
+    """Few bits, so that many are near; ids whose last digits decide the split."""
+    hashes = {f"{seed:032x}": (seed % 97) << 3 for seed in seeds}
+    found = near_pictures(hashes, distance)
+    if found.too_large:
+        return
+    stay = {one: hash for one, hash in hashes.items() if one not in found.left_out}
+    for one, hash in stay.items():
+        for other, its in stay.items():
+            if split_of(1, one) != split_of(1, other):
+                assert (hash ^ its).bit_count() > distance
+    assert all(split_of(1, one) == "train" for one in found.left_out)
+
+
+def test_a_group_of_many_is_told_and_stays() -> None:
+    hashes: dict[str, int | None] = {f"{number:032x}": 7 for number in range(30)}
+    hashes |= {f"{number:032x}": number << 40 for number in range(2**20, 2**20 + 100)}
+    found = near_pictures(hashes, 0)
+    assert found.too_large == (30,)
+    assert not found.left_out
+    of = Hygiene(Exclusions(frozenset(), None), Seen(), distance=0)
+    of._near = found
+    (told,) = of.notes()
+    assert "1 groups of pictures that look alike are over 1% of all" in told
+    assert "(30 pictures)" in told
+
+
+def test_a_distance_out_of_range_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    for distance in (-1, 11):
+        with pytest.raises(UsageError, match="it must be 0 to 10"):
+            assemble(tmp_path / "no run", tmp_path / "out", version="1.0.0", group_similar=distance)
+
+
+def test_the_command_takes_each_option_and_says_what_matched_nothing(
+    run: Path, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, of in (("one", rows[0]), ("two", rows[1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "again.jpg").write_bytes(copy_of(of))
+    (tmp_path / "ids.txt").write_text(f"{rows[2].image_id}\n{'0' * 32}\n")
+    options = ["--exclude-images-of", tmp_path / "one", "--exclude-images-of", tmp_path / "two"]
+    options += ["--exclude-ids", tmp_path / "ids.txt", "--group-similar", "6", "--image-license", "cc-by-4.0"]
+    options += ["--license", "cc-by-4.0", "--keep-similar", "--out", tmp_path / "out", "--version", "1.0.0"]
+    assert main(["assemble", str(run), *map(str, options)]) == 0
+    said = capsys.readouterr()
+    words = [line.split() for line in said.out.splitlines()]
+    counts = {" ".join(of[1:-1]): of[-1] for of in words if of and of[0] == "assembly"}
+    assert counts == {"excluded by id": "1", OF_BENCHMARK: "2"}
+    assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in said.err
+    assert header_of(tmp_path / "out")["license"] == "cc-by-4.0"

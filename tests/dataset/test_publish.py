@@ -1,0 +1,299 @@
+"""A release on the Hub: published by the command, read by `datasets`, over real HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from starlette.responses import JSONResponse, Response
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.writer import write
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.testing.hub.faults import Stalled
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.testing.hub.store import Repository
+from tests.hub.clients import COMPACT, run, start, told
+
+from .samples import contents, rows
+
+WAY: Final = """
+import contextlib, io, sys
+from datasets import load_dataset
+from compact_hf.cli import main
+
+def compact(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([*arguments])
+    return [status, out.getvalue(), err.getvalue().strip()]
+
+def ids(revision=None, config=None):
+    loaded = load_dataset("org/compact", config, revision=revision)
+    return {split: sorted(loaded[split]["id"]) for split in loaded}
+
+first, second, lower = sys.argv[1:]
+told = {"dry": compact("publish", first, "org/compact", "--dry-run")}
+told["first"] = compact("publish", first, "org/compact")
+told["all"] = ids()
+told["k2"] = ids("v1.0.0", "k2")
+streamed = load_dataset("org/compact", "k3", split="train", streaming=True)
+told["streamed"] = [[row["id"], row["images"][0].size] for row in streamed]
+told["second"] = compact("publish", second, "org/compact")
+told["old"], told["new"] = ids("v1.0.0"), ids()
+told["same"] = compact("publish", second, "org/compact")
+told["older"] = compact("publish", first, "org/compact")
+told["lower"] = compact("publish", lower, "org/compact")
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the clients saw on the way, what the server was asked, and the folders."""
+
+    seen: dict[str, Any]
+    asked: list[Asked]
+    repository: Repository
+    first: Path
+    second: Path
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of scenes, version 1.0.0, with k = 1, 2, 3."""
+    folder = tmp_path_factory.mktemp("scenes")
+    generate("scenes:30", folder / "run")
+    assemble([folder / "run"], folder / "release", version="1.0.0")
+    return folder / "release"
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 2.0.0, with other rows and without k = 3."""
+    out = tmp_path_factory.mktemp("second") / "release"
+    write((row for row in rows(60) if row.k != 3), out, version="2.0.0")
+    return out
+
+
+@pytest.fixture(scope="module")
+def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    lower = tmp_path_factory.mktemp("lower") / "release"
+    write(rows(30), lower, version="0.9.0")
+    with HubServer() as server:
+        seen = told(server, WAY, first, second, lower, home=tmp_path_factory.mktemp("home"))
+        return Told(seen, server.asked, server.store.repository("dataset", "org/compact"), first, second)
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+def ids(folder: Path, config: str = "all") -> dict[str, list[str]]:
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(folder), config)
+    return {split: sorted(loaded[split]["id"]) for split in loaded}
+
+
+def held(repository: Repository, revision: str) -> dict[str, bytes]:
+    files = repository.at(revision).files
+    return {path: file.data for path, file in files.items() if path != ".gitattributes"}
+
+
+def test_a_dry_run_lists_the_files_and_creates_nothing(way: Told) -> None:
+    status, out, said = way.seen["dry"]
+    files = contents(way.first)  # which holds by now what was published
+    assert status == 0
+    assert {(name, int(size)) for name, size in map(str.split, out.strip().splitlines()[1:])} == {
+        (name, len(data)) for name, data in files.items()
+    }
+    assert f"v1.0.0 would be {len(files)} files" in said
+    created = next(at for at, one in enumerate(way.asked) if one.path == "/api/repos/create")
+    assert {one.method for one in way.asked[:created]} == {"GET"}
+
+
+def test_what_was_published_loads_by_config_by_revision_and_as_a_stream(way: Told) -> None:
+    status, out, said = way.seen["first"]
+    assert (status, said.splitlines()[-1]) == (
+        0, "next: in Python: load_dataset('org/compact', revision='v1.0.0')",
+    )  # fmt: skip
+    assert out.strip().endswith("/datasets/org/compact/tree/v1.0.0")
+    assert way.seen["all"] == ids(way.first)
+    assert way.seen["k2"] == ids(way.first, "k2")
+    streamed = way.seen["streamed"]
+    assert sorted(one for one, _ in streamed) == ids(way.first, "k3")["train"]
+    assert all(width > 0 and height > 0 for _, (width, height) in streamed)
+
+
+def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way: Told) -> None:
+    assert way.seen["second"][0] == 0
+    assert (way.seen["old"], way.seen["new"]) == (ids(way.first), ids(way.second))
+    assert held(way.repository, "v1.0.0") == contents(way.first)
+    assert held(way.repository, "v2.0.0") == held(way.repository, "main") == contents(way.second)
+    assert [pull.status for pull in way.repository.pulls] == ["merged", "merged"]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [("same", "v2.0.0 exists"), ("older", "v1.0.0 exists"), ("lower", "v0.9.0 is not above it")],
+)
+def test_versions_only_rise(way: Told, case: str, reason: str) -> None:
+    status, out, said = way.seen[case]
+    assert (status, out) == (1, "")
+    assert said.splitlines()[-1].startswith(f"compact: org/compact is at v2.0.0, and {reason}")
+
+
+def test_a_config_downloads_its_own_files_only(server: HubServer, second: Path, tmp_path: Path) -> None:
+    source = """
+import sys
+from datasets import load_dataset
+from compact_hf import publish
+publish(sys.argv[1], "org/compact")
+told = len(load_dataset("org/compact", "k2")["train"])
+"""
+    assert told(server, source, second, home=tmp_path / "home") == len(ids(second, "k2")["train"])
+    got = [one.path.partition("/data/")[2] for one in server.asked if one.method == "GET" and "/resolve/" in one.path]
+    assert {path for path in got if path} == {
+        path.name and f"k2/{path.name}" for path in (second / "data/k2").iterdir()
+    }
+
+
+def test_a_killed_publish_goes_on_with_the_same_command(server: HubServer, first: Path, tmp_path: Path) -> None:
+    stalled = threading.Event()
+
+    def stall_third(asked: Asked, number: int) -> Response | None:
+        if asked.method == "PUT" and sum(one.method == "PUT" for one in server.asked) == 3:
+            stalled.set()
+            return Stalled()
+        return None
+
+    server.fault = stall_third
+    process = start(server, COMPACT, "publish", first, "org/compact", home=tmp_path / "home")
+    assert stalled.wait(60)
+    repository = server.store.repository("dataset", "org/compact")
+    assert held(repository, "main") == {}
+    process.kill()
+    process.communicate()
+    server.fault = lambda asked, number: None
+    done = run(server, COMPACT, "publish", first, "org/compact", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert held(repository, "v1.0.0") == held(repository, "main") == contents(first)
+    assert [pull.status for pull in repository.pulls] == ["merged"]
+
+
+def test_a_private_release_is_for_those_with_a_token(server: HubServer, second: Path, tmp_path: Path) -> None:
+    publishing = """
+import sys
+from datasets import load_dataset
+from compact_hf import publish
+publish(sys.argv[1], "org/secret", private=True)
+told = len(load_dataset("org/secret", "k1")["train"])
+"""
+    reading = """
+from datasets import load_dataset
+from datasets.exceptions import DatasetNotFoundError
+try:
+    load_dataset("org/secret", "k1")
+except DatasetNotFoundError as error:
+    told = str(error)
+"""
+    assert told(server, publishing, second, home=tmp_path / "home") == len(ids(second, "k1")["train"])
+    assert "org/secret" in told(server, reading, home=tmp_path / "elsewhere", HF_TOKEN="")
+    assert server.store.repository("dataset", "org/secret").private
+
+
+def test_nothing_is_merged_that_datasets_would_not_load(server: HubServer, second: Path, tmp_path: Path) -> None:
+    def hide(asked: Asked, number: int) -> Response | None:
+        return JSONResponse([]) if asked.path.endswith("/data/k2") else None
+
+    server.fault = hide
+    source = """
+import sys
+from compact_hf import CompactError, publish
+try:
+    publish(sys.argv[1], "org/compact")
+except CompactError as error:
+    told = [type(error).__name__, str(error)]
+"""
+    kind, line = told(server, source, second, home=tmp_path / "home")
+    assert (kind, "\n" in line) == ("ReleaseError", False)
+    assert line.startswith("config all ")
+    repository = server.store.repository("dataset", "org/compact")
+    assert (held(repository, "main"), repository.pulls[0].status) == ({}, "draft")
+
+
+def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer, tmp_path: Path) -> None:
+    versions = {
+        "first": "1.0.0",
+        "fewer": "1.0.1",
+        "gone": "1.1.0",
+        "enough": "1.1.0",
+        "far": "1.2.0",
+        "noted": "1.1.1",
+    }
+    for name, version in versions.items():
+        left_out = {"first": 0, "gone": 3, "far": 1}.get(name, 2)
+        kept = (row for row in rows(60) if row.k != left_out) if name == "gone" else list(rows(60))[left_out:]
+        write(kept, tmp_path / name, version=version)
+    source = """
+import sys
+from compact_hf import CompactError, publish
+def step(name, **dry):
+    try:
+        done = publish(f"{sys.argv[1]}/{name}", "org/compact", **dry)
+        return [done.tag, done.difference and done.difference.reasons()]
+    except CompactError as error:
+        return [type(error).__name__, str(error)]
+told = [step("first"), step("fewer", dry_run=True), *map(step, ("fewer", "gone", "enough", "noted", "far"))]
+"""
+    first, dry, fewer, gone, enough, noted, far = told(server, source, tmp_path, home=tmp_path / "home")
+    assert first == ["v1.0.0", None]
+    assert dry == fewer == [
+        "ReleaseError",
+        "1.0.1 is too small a step from v1.0.0 of org/compact: 2 rows removed, which is a minor change; "
+        "assemble with --version 1.1.0 or above",
+    ]  # fmt: skip
+    assert "config k3 has no train rows any more" in gone[1]
+    assert "assemble with --version 2.0.0 or above" in gone[1]
+    assert enough == ["v1.1.0", ["2 rows removed"]]
+    assert (noted[0], far) == ("v1.1.1", ["v1.2.0", ["1 row added"]])
+    repository = server.store.repository("dataset", "org/compact")
+    assert sorted(ref for ref in repository.refs if "tags" in ref) == [
+        f"refs/tags/{tag}" for tag in ("v1.0.0", "v1.1.0", "v1.1.1", "v1.2.0")
+    ]
+
+
+def test_what_is_no_valid_release_is_refused_before_anything_is_created(
+    server: HubServer, second: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(second, tmp_path / "broken"))
+    next(broken.rglob("*.parquet")).write_bytes(b"PAR1")
+    foreign = server.store.create("dataset", "org/other", private=False, author="tester")
+    readme = foreign.at("main").files[".gitattributes"]
+    foreign.add(
+        "refs/heads/main", {"compact.py": readme, "photos/a.jpg": readme}, title="", message="", author="tester"
+    )
+    source = """
+import sys
+from compact_hf import CompactError, publish
+broken, whole, nowhere = sys.argv[1:]
+told = []
+for folder, name in ((broken, "org/new"), (nowhere, "org/new"), (whole, "org/n:w"), (whole, "org/other")):
+    try:
+        publish(folder, name)
+    except CompactError as error:
+        told.append(str(error))
+"""
+    expected = ("unreadable file", "is not a folder", "is not a repository's name", "compact.py, photos/a.jpg")
+    got = told(server, source, broken, second, tmp_path / "nowhere", home=tmp_path / "home")
+    for line, part in zip(got, expected, strict=True):
+        assert part in line
+        assert "\n" not in line
+    assert {one.method for one in server.asked} == {"GET"}

@@ -1,0 +1,163 @@
+"""Selection: exact numbers, one inside another, the ks and capabilities wanted, and a card that says so."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, chosen, count_by_k
+from compact_hf.dataset.validate import validate
+from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
+from compact_hf.records import digest
+from compact_hf.synthesis.compact.balance import Positions
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.synthesis.compact.sampling import Combination
+
+Images = dict[str, tuple[Combination, ...]]
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> Images:
+    """Pictures of k = 1, 2 or 3, each with two or three questions.
+
+    Hypothesis draws the seed only: hundreds of its own draws an example would take longer than what is tested.
+    """
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    images: Images = {}
+    for number in range(rng.randint(60, 90)):
+        k = rng.randint(1, 3)
+        questions = (tuple(rng.sample(tuple(CAPABILITIES), k)) for _ in range(rng.randint(2, 3)))
+        images[digest("picture", number)] = tuple(questions)
+    return images
+
+
+def trained(images: Images, taken: dict[str, Positions]) -> set[tuple[str, int]]:
+    """Every training question that is taken, as (picture, position)."""
+    of_training = (one for one in taken if split_of(len(images[one][0]), one) == "train")
+    return {(image_id, at) for image_id in of_training for at in taken[image_id]}
+
+
+@given(catalogs(), st.integers(1, 60), st.integers(0, 60), st.sampled_from(({}, LLAVA_K_SHARES)), st.booleans())
+def test_a_number_is_met_exactly_and_a_smaller_selection_lies_in_a_larger_one(
+    images: Images, size: int, more: int, shares: dict[int, float], by_question: bool
+) -> None:
+    unit = "questions" if by_question else "conversations"
+    try:
+        small, large = (chosen(images, Selection(k_shares=shares, **{unit: wanted})) for wanted in (size, size + more))
+    except ReleaseError:
+        return
+    for taken, wanted in ((small, size), (large, size + more)):
+        asked = trained(images, taken)
+        assert len(asked if by_question else {image_id for image_id, _ in asked}) == wanted
+        assert count_by_k(images, taken).total() == len(asked)
+    assert trained(images, small) <= trained(images, large)
+    assert small.keys() <= large.keys()
+
+
+@given(catalogs(), st.sampled_from(tuple(CAPABILITIES)))
+def test_without_a_capability_no_question_needs_it_and_no_other_is_lost_alone(images: Images, name: str) -> None:
+    taken = chosen(images, Selection(without=(name,)))
+    assert not any(name in images[image_id][at] for image_id, positions in taken.items() for at in positions)
+    for image_id, questions in images.items():
+        left = [at for at, needed in enumerate(questions) if name not in needed]
+        assert list(taken.get(image_id, ())) == (left if len(left) >= 2 else [])
+
+
+@given(catalogs())
+def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is(images: Images) -> None:
+    selection = Selection(k_shares=LLAVA_K_SHARES)
+    counts = count_by_k(images, chosen(images, selection))
+    whole = count_by_k(images, {image_id: tuple(range(len(asked))) for image_id, asked in images.items()})
+    for k, share in LLAVA_K_SHARES.items():
+        assert abs(counts[k] - share * counts.total()) < 2
+    assert any(counts[k] == whole[k] for k in LLAVA_K_SHARES)
+
+
+def test_a_small_share_is_rounded_as_a_large_one_is() -> None:
+    """0.8 of a conversation is one and 7.2 are seven; methods that favour large shares would take eight and none."""
+    images = {digest("picture", number): (tuple(CAPABILITIES)[: 1 + number % 2],) * 2 for number in range(60)}
+    taken = chosen(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
+    training = {image_id for image_id, _ in trained(images, taken)}
+    assert Counter(len(images[image_id][0]) for image_id in training) == {1: 7, 2: 1}
+
+
+def test_the_shares_are_those_of_the_paper() -> None:
+    assert sum(k * share for k, share in LLAVA_K_SHARES.items()) == pytest.approx(1.95)
+    assert LLAVA_K_SHARES[1] + LLAVA_K_SHARES[2] == pytest.approx(0.77)
+
+
+def test_another_seed_draws_others() -> None:
+    images = {digest("picture", number): (("color",), ("shape",)) for number in range(100)}
+    drawn = [chosen(images, Selection(questions=40, seed=seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_too_few_are_told_with_how_many() -> None:
+    images = {digest("picture", number): (("color",), ("shape",)) for number in range(10)}
+    there = len(trained(images, chosen(images, Selection())))
+    with pytest.raises(ReleaseError, match=f"100 are wanted and {there} are there: {100 - there} too few"):
+        chosen(images, Selection(questions=100))
+    with pytest.raises(ReleaseError, match="of k = 2 are wanted and 0 are there"):
+        chosen(images, Selection(questions=10, k_shares={1: 0.5, 2: 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"ks": (0,)}, "k is 1 to 10"),
+        ({"k_shares": {1: 0.5, 2: 0.4}}, "add up to 1"),
+        ({"k_shares": {1: 1.5, 2: -0.5}}, "add up to 1"),
+        ({"ks": (1,), "k_shares": {1: 1.0}}, "not both"),
+        ({"questions": 3, "conversations": 2}, "not both"),
+        ({"questions": 0}, "1 or more"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        Selection(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_unknown_capability_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownCapabilityError, match="did you mean color"):
+        Selection(without=("colour",))
+
+
+def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    generate("scenes:120", tmp_path / "run")
+    select = Selection(ks=(1, 2), without=("text_recognition",), questions=51, seed=4)
+    release, again = tmp_path / "release", tmp_path / "again"
+    facts = assemble(tmp_path / "run", release, version="1.0.0", max_similarity=1, select=select)
+    assert validate(release).counts == {}
+    turns = list(chain.from_iterable(load_dataset(str(release), "compositional", split="train")["turns"]))
+    assert len(turns) == 51
+    assert {len(turn["capabilities"]) for turn in turns} == {1, 2}
+    assert "text_recognition" not in Counter(chain.from_iterable(turn["capabilities"] for turn in turns))
+    card = (release / "README.md").read_text(encoding="utf-8")
+    assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; none" in card
+    assert "51 questions for training, drawn with seed 4" in card
+    whole = assemble(tmp_path / "run", again, version="1.0.0", max_similarity=1)
+    assert facts.rejects["assembly", "not selected"] == whole.turns.total() - facts.turns.total()
+    assert "chosen on purpose" not in (again / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_takes_a_part_and_says_what_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, release = str(tmp_path / "run"), str(tmp_path / "release")
+    generate("scenes:30", run)
+    part = ["--k", "1,2", "--without", "counting", "--keep-similar"]
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--conversations", "3"]) == 0
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "k = 1, 2 only; none that needs counting; 3 conversations for training" in card
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--questions", "3000"]) == 1
+    assert "too few); generate more pictures, or select fewer" in capsys.readouterr().err

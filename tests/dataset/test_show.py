@@ -1,0 +1,357 @@
+"""A contact sheet of a run, a release or a repository: what was asked for is on it, the same every time, cheaply."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compact_hf import show
+from compact_hf.cli import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.examples import Chosen, Sample, Wanted
+from compact_hf.dataset.reader import held
+from compact_hf.dataset.show_release import of_release
+from compact_hf.dataset.show_run import of_run
+from compact_hf.dataset.writer import write
+from compact_hf.engine.journal import Journal
+from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
+from compact_hf.records import Message, Reject, Row, Turn
+from compact_hf.reports import contact_sheet
+from compact_hf.reports.contact_sheet import Shown
+from compact_hf.synthesis.compact.conversation import outcome_of
+from compact_hf.synthesis.compact.generate import generate
+from compact_hf.testing.hub.server import HubServer
+from tests.hub.clients import run as run_client
+from tests.hub.clients import told
+
+from .samples import contents, row, rows
+
+TEXT: Final = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over 60 drawn scenes, with planted faults so that drafts were dropped."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    generate("scenes:60", run, noise=0.3)
+    return run
+
+
+@pytest.fixture(scope="module")
+def release(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("releases") / "release"
+    assemble([run], out, version="1.0.0", max_similarity=1)
+    return out
+
+
+def captions(shown: tuple[Shown, ...]) -> list[str]:
+    return [one.caption for one in shown]
+
+
+def test_a_sheet_holds_pictures_questions_answers_and_capabilities(run: Path, tmp_path: Path) -> None:
+    sheet = show(run, tmp_path / "sheet", n=6)
+    page = sheet.page.read_text()
+    found = of_run(run, Wanted(count=6), rejects=False)
+    assert (sheet.shown, page.count("<article"), page.count("data:image/webp;base64,")) == (6, 6, 6)
+    for one in found.shown:
+        for turn in one.turns:
+            assert f"<strong>{turn.answer}</strong>" in page
+            assert all(f">{name.replace('_', ' ')}</li>" in page for name in turn.capabilities)
+    assert "Written by scenes:noise=0.3; checked by scenes." in page
+    with Image.open(sheet.picture) as picture:
+        assert (picture.format, picture.width) == ("PNG", 3 * 400 + 4 * 20)
+    assert sheet._repr_png_() == sheet.picture.read_bytes()
+    assert sorted(contents(tmp_path / "sheet")) == ["contact_sheet.html", "contact_sheet.png"]
+
+
+def test_the_page_needs_nothing_beside_it_and_names_no_folder(run: Path, tmp_path: Path) -> None:
+    page = show(run, tmp_path / "sheet", n=3).page.read_text()
+    assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert "<script" not in page
+    assert "http" not in page
+    assert str(tmp_path) not in page
+    assert str(run.parent) not in page
+
+
+@pytest.mark.parametrize("where", ["run", "release"])
+def test_the_same_call_shows_the_same_and_another_seed_others(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    of = request.getfixturevalue(where)
+    sheets = [show(of, tmp_path / name, n=3, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    pages = [sheet.page.read_text() for sheet in sheets]
+    assert pages[0] == pages[1] != pages[2]
+    assert sheets[0].picture.read_bytes() == sheets[1].picture.read_bytes() != sheets[2].picture.read_bytes()
+
+
+def test_pictures_are_even_over_k_and_not_the_first_ones(run: Path) -> None:
+    found = of_run(run, Wanted(count=9), rejects=False)
+    assert Counter(one.k for one in found.shown) == {1: 3, 2: 3, 3: 3}
+    with Journal.read(run) as journal:
+        kept = [(outcome_of(one.body).k, one.ref) for one in journal.outcomes() if one.accepted]
+    firsts = {ref for k in (1, 2, 3) for ref in [ref for of, ref in kept if of == k][:3]}
+    assert set(captions(found.shown)) != firsts
+
+
+@pytest.mark.parametrize("where", ["run", "release"])
+def test_only_what_is_asked_for_is_shown(where: str, request: pytest.FixtureRequest) -> None:
+    of = request.getfixturevalue(where)
+    wanted = Wanted(k=2, capability="counting", count=120)
+    found = of_run(of, wanted, rejects=False) if where == "run" else of_release(held(of), wanted)
+    everything = Wanted(count=120)
+    all_found = of_run(of, everything, rejects=False) if where == "run" else of_release(held(of), everything)
+    matching = [turn for one in all_found.shown if one.k == 2 for turn in one.turns if "counting" in turn.capabilities]
+    assert [turn for one in found.shown for turn in one.turns] != []
+    assert sorted(turn.question for one in found.shown for turn in one.turns) == sorted(
+        turn.question for turn in matching
+    )
+
+
+def test_a_release_shows_what_lies_in_it(run: Path, release: Path) -> None:
+    of_both = [of_run(run, Wanted(count=120), rejects=False), of_release(held(release), Wanted(count=120))]
+    assert of_both[0].shown != ()
+    turns = [sorted(turn.question for one in found.shown for turn in one.turns) for found in of_both]
+    assert turns[0] == turns[1]
+    assert captions(of_both[1].shown)[0].startswith("scenes, CC0-1.0, row ")
+
+
+def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(run: Path) -> None:
+    page = contact_sheet.fragment(of_run(run, Wanted(count=120), rejects=True).shown)
+    with Journal.read(run) as journal:
+        outcomes = [outcome_of(one.body) for one in journal.outcomes()]
+    reasons = {
+        one.reason for outcome in outcomes for one in outcome.rejects if one.subject and one.stage != "conversation"
+    }
+    assert {"low confidence", "needs fewer capabilities", "needs more capabilities"} <= reasons
+    assert all(f"dropped: {reason}</strong>" in page for reason in reasons)
+    assert "asked for" in page
+    assert page.count("<strong>") == 0
+    assert page.count('class="dropped"') <= 4 * page.count("<article")
+
+
+def test_each_reason_of_a_picture_comes_before_another_s_second() -> None:
+    rejects = [Reject("generation", reason, f"{at}?", "", ("color",)) for at, reason in enumerate("aaaaab")]
+    silent = [
+        Reject("generation", "declined", "", "", ("color",)),
+        Reject("conversation", "too few questions", "id", "", ("color",)),
+    ]
+    assert [one.subject for one in Wanted().drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
+
+
+def test_the_shards_of_a_run_are_shown_as_one(tmp_path: Path) -> None:
+    for index in (1, 2):
+        generate("scenes:16", tmp_path / "parts" / f"shard-{index}-of-2", shard=f"{index}/2")
+    generate("scenes:16", tmp_path / "whole")
+    wanted = Wanted(count=8)
+    assert captions(of_run(tmp_path / "parts", wanted, rejects=False).shown) == captions(
+        of_run(tmp_path / "whole", wanted, rejects=False).shown
+    )
+    (tmp_path / "parts" / "shard-2-of-2").rename(tmp_path / "elsewhere")
+    with pytest.raises(JournalError, match="lacks shard-2-of-2"):
+        show(tmp_path / "parts", tmp_path / "sheet")
+
+
+def test_a_run_is_shown_while_it_is_written_to(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    with Journal.read(run) as journal:
+        identity = journal.identity
+    with Journal.open(tmp_path / "run", identity):
+        assert show(tmp_path / "run", tmp_path / "sheet", n=3).shown == 3
+
+
+def test_it_works_in_a_running_event_loop(run: Path, tmp_path: Path) -> None:
+    async def cell() -> int:
+        return show(run, tmp_path / "sheet", n=2).shown
+
+    assert asyncio.run(cell()) == 2
+
+
+def test_what_is_kept_while_samples_stream_by_does_not_grow() -> None:
+    chosen = Chosen(Wanted(count=5))
+    turn = Turn("?", "!", ("color",), ("color",), 90)
+    for number in range(3000):
+        caption = str(number)
+        chosen.offer(chosen.wanted.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
+    assert sum(map(len, chosen._by_k.values())) == 15
+    best = sorted(range(0, 3000, 3), key=chosen.wanted.rank)[:2]
+    assert captions(chosen.found().shown)[:2] == [str(number) for number in best]
+
+
+def noise(number: int) -> bytes:
+    out = BytesIO()
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (120, 120, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+SHOW: Final = """
+import sys
+from compact_hf import show
+from compact_hf.errors import CompactError
+told = []
+for where, k in (("org/compact", 3), ("hf://datasets/org/compact@v1.0.0", None), ("org/compact@v9.9.9", None)):
+    try:
+        sheet = show(where, f"{sys.argv[1]}/{len(told)}", k=k, n=6)
+        told.append([sheet.shown, sheet.page.read_text()])
+    except CompactError as error:
+        told.append(str(error))
+"""
+PUT: Final = """
+import sys
+from huggingface_hub import HfApi
+place = {"repo_id": "org/compact", "repo_type": "dataset"}
+HfApi().create_repo(**place)
+HfApi().upload_folder(**place, folder_path=sys.argv[1])
+HfApi().create_tag(**place, tag="v1.0.0")
+told = True
+"""
+
+
+def test_of_a_repository_only_what_is_shown_is_fetched(tmp_path: Path) -> None:
+    """500 pictures of 43 KB of k = 3 lie in five row groups, of which one is read, and of k = 1 and 2 nothing is."""
+    of_k = [3] * 500 + [1] * 20 + [2] * 20
+    write((row(at, k=k, data=noise(at)) for at, k in enumerate(of_k)), tmp_path / "compact", version="1.0.0")
+    sizes = {path.relative_to(tmp_path / "compact").as_posix(): path.stat().st_size
+             for path in (tmp_path / "compact").rglob("*.parquet")}  # fmt: skip
+    with HubServer() as server:
+        told(server, PUT, tmp_path / "compact", home=tmp_path / "home")
+        server.served.clear()
+        source = SHOW.replace(', ("hf://datasets/org/compact@v1.0.0", None), ("org/compact@v9.9.9", None))', ",)")
+        ((shown, page),) = told(server, source, tmp_path / "sheets", home=tmp_path / "home")
+        served = {path.partition("/resolve/")[2].partition("/")[2]: count for path, count in server.served.items()}
+        _, (every, _), refused = told(server, SHOW, tmp_path / "sheets", home=tmp_path / "home")
+    assert (shown, every) == (6, 6)
+    assert "org/compact@v9.9.9" in refused
+    read = {path: count for path, count in served.items() if path in sizes and count}
+    assert [path.split("/")[1] for path in read] == ["k3"]
+    ((path, count),) = read.items()
+    assert count < 0.35 * sizes[path]
+    here = show(tmp_path / "compact", tmp_path / "here", k=3, n=6).page.read_text()
+    assert page.split("<main>")[1] == here.split("<main>")[1]
+    assert not list((tmp_path / "home").rglob("*.parquet"))
+
+
+def test_the_command_prints_where_the_files_are(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", str(run), "--k", "2", "--capability", "Object-Recognition", "--n", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["run-sheet/contact_sheet.html", "run-sheet/contact_sheet.png"]
+    assert "2 pictures" in err
+    assert "2 pictures with questions of k = 2 that are to need object recognition" in Path(out.split()[0]).read_text()
+    assert main(["show", str(run), "--rejects", "--out", str(tmp_path / "sheet")]) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "sheet" / f"contact_sheet.{end}") for end in ("html", "png")
+    ]
+
+
+BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "no capability": ({"capability": "countin"}, "did you mean counting?"),
+    "k of nothing": ({"k": 5}, "has no kept questions of k = 5; there are some of k = 1, 2, 3"),
+    "no k": ({"k": 0}, "got k = 0; a question needs 1 to 10 capabilities"),
+    "no pictures": ({"n": 0}, "got n = 0; give 1 to 120 pictures"),
+    "too many": ({"n": 121}, "got n = 121; give 1 to 120 pictures"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_shown_is_one_clear_line(case: str, run: Path, tmp_path: Path) -> None:
+    arguments, line = BAD[case]
+    with pytest.raises(UsageError, match=re.escape(line)) as caught:
+        show(run, tmp_path / "sheet", **arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sheet").exists()
+
+
+def test_a_release_keeps_no_rejects_and_says_where_they_are(release: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only a run keeps what was dropped; give the folder of the run"):
+        show(release, tmp_path / "sheet", rejects=True)
+
+
+def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no questions of k = 5; there is k1, k2, k3"):
+        show(release, tmp_path / "sheet", k=5)
+    write([TEXT], tmp_path / "text", version="1.0.0")
+    with pytest.raises(UsageError, match="the instruction part only, which has no k"):
+        show(tmp_path / "text", tmp_path / "sheet")
+    write([replace(row(1), turns=row(1).turns[:1])], tmp_path / "one", version="1.0.0")
+    with pytest.raises(UsageError, match="has no questions that are to need counting"):
+        show(tmp_path / "one", tmp_path / "sheet", capability="counting")
+
+
+def test_what_is_neither_run_nor_release_is_told(tmp_path: Path, run: Path) -> None:
+    cases: dict[str | Path, str] = {
+        tmp_path: "is neither a run (no journal.sqlite) nor a release (no folder data)",
+        tmp_path / "missing": "is no folder; give a run, a release, or org/name",
+        run / "journal.sqlite": "is no folder; give a run, a release, or org/name",
+        "nowhere": "is no folder; give a run, a release, or org/name",
+    }
+    for where, line in cases.items():
+        with pytest.raises(UsageError, match=re.escape(line)):
+            show(where, tmp_path / "sheet")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ReleaseError, match="holds no data files of a release"):
+        show(tmp_path, tmp_path / "sheet")
+
+
+def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write(rows(3), tmp_path / "release", version="1.0.0")
+    file = next((tmp_path / "release").rglob("k1/*.parquet"))
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ReleaseError, match="cannot be read"):
+        show(tmp_path / "release", tmp_path / "sheet", k=1)
+    pq.write_table(pa.table({"text": ["hi"]}), file)
+    with pytest.raises(ReleaseError, match=r"lacks capabilities|lacks id"):
+        show(tmp_path / "release", tmp_path / "sheet", k=1)
+
+
+def test_pictures_that_are_gone_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generate("scenes:4", tmp_path / "run")
+    with Journal.read(tmp_path / "run") as journal:
+        identity = journal.identity
+        finished = [one for one in journal.outcomes() if one.accepted]
+    with Journal.open(tmp_path / "gone", identity | {"source": str(folder)}) as journal:
+        for one in finished:
+            journal.record_outcome(replace(one, ref="gone.png"))
+    with pytest.raises(CompactError, match=r"gone\.png in .* cannot be read any more"):
+        show(tmp_path / "gone", tmp_path / "sheet")
+
+
+def test_a_run_of_another_method_has_nothing_to_show(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", {"method": "annotate", "source": "scenes"}):
+        pass
+    with pytest.raises(UsageError, match="is a run of annotate, which keeps no questions"):
+        show(tmp_path / "run", tmp_path / "sheet")
+
+
+def test_a_place_that_cannot_be_written_is_told(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ReleaseError, match=r"cannot be written .*; give another --out"):
+        show(run, tmp_path / "file", n=1)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_hub_that_is_away_is_one_line(tmp_path: Path) -> None:
+    with HubServer() as server:
+        source = "import sys; from compact_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = run_client(
+            server, source, "show", "org/compact", home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9"
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "which cannot be reached" in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,328 @@
+"""Validation finds each planted defect, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from compact_hf.dataset.schema import features
+from compact_hf.dataset.validate import MAX_SHOWN, validate
+from compact_hf.dataset.writer import write
+from compact_hf.errors import UsageError
+from compact_hf.records import Message, Row
+
+from .samples import picture, row, rows
+
+Record = dict[str, Any]
+K2 = "data/k2/train-00000-of-00001.parquet"
+PICTURE = "assets/coverage.png"
+TEXT = "data/instruction_text/train-00000-of-00001.parquet"
+
+INSTRUCTION = [
+    Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction"),
+    replace(
+        row(5000), id="b" * 32, source="instruction", k=None, turns=(), capabilities=(), teacher=None, verifier=None,
+        preset_version=None,
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("release") / "out"
+    write([*rows(90), *INSTRUCTION], out, version="1.0.0")
+    return out
+
+
+@pytest.fixture
+def release(whole: Path, tmp_path: Path) -> Path:
+    """A valid release to spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "release"))
+
+
+def rewrite(release: Path, name: str, change: Callable[[list[Record]], None], schema: Any = None) -> None:
+    """Change the records of one file."""
+    records = pq.read_table(release / name).to_pylist()
+    change(records)
+    pq.write_table(pa.Table.from_pylist(records, schema=schema or features().arrow_schema), release / name)
+
+
+def test_a_valid_release_has_no_problems(whole: Path) -> None:
+    report = validate(whole)
+    assert (report.problems, report.counts) == ((), {})
+    assert report.is_valid
+    assert sum(report.rows.values()) == 92
+
+
+def with_metadata() -> bytes:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    return picture(1, exif=exif)
+
+
+def turn(record: Record, **changes: Any) -> None:
+    record["turns"][0] |= changes
+
+
+def image(record: Record, **changes: Any) -> None:
+    record["images"][0] |= changes
+
+
+def of_k1(record: Record) -> None:
+    """Make a row of k = 2 a right one of k = 1, which then lies in the wrong leaf."""
+    record |= {"k": 1, "capabilities": ["color"]}
+    for one in record["turns"]:
+        one |= {"capabilities": ["color"], "verified_capabilities": ["color"]}
+
+
+def without_answer(record: Record) -> None:
+    record["messages"][1]["content"] = " "
+    turn(record, answer=" ")
+
+
+def with_eleventh_capability(record: Record) -> None:
+    record["capabilities"] = ["color", "shape", "smell"]
+    turn(record, capabilities=["color", "smell"], verified_capabilities=["color", "smell"])
+
+
+def with_mark(record: Record) -> None:
+    record["messages"][0]["content"] = "<image>\n" + record["messages"][0]["content"]
+
+
+DEFECTS_OF_A_ROW: dict[str, Callable[[Record], None]] = {
+    "null value": lambda one: one.update(messages=None),
+    "image_id is no hash": lambda one: one.update(image_id="../../picture.jpg"),
+    "wrong leaf": of_k1,
+    "wrong split": lambda one: one.update(image_id="0" * 32),
+    "roles do not alternate": lambda one: one["messages"][2].update(role="assistant"),
+    "<image> in the text": with_mark,
+    "empty message": without_answer,
+    "picture and image_id do not match": lambda one: one.update(images=[]),
+    "picture does not decode": lambda one: image(one, bytes=one["images"][0]["bytes"][:-40]),
+    "picture is not clean": lambda one: image(one, bytes=with_metadata()),
+    "absolute path": lambda one: one.update(image_source="/home/me/pictures"),
+    "provenance is missing": lambda one: one.update(verifier=None),
+    "no turns": lambda one: one.update(turns=[], messages=[], capabilities=[]),
+    "unknown capability": with_eleventh_capability,
+    "k is not the number of capabilities": lambda one: turn(
+        one, capabilities=["color"], verified_capabilities=["color"]
+    ),
+    "verified capabilities differ": lambda one: turn(one, verified_capabilities=["color"]),
+    "confidence out of range": lambda one: turn(one, confidence=101),
+    "capabilities are not those of the turns": lambda one: one.update(capabilities=["color"]),
+    "turns and messages differ": lambda one: turn(one, answer="another"),
+    "instruction row with other facts": lambda one: one.update(source="instruction"),
+}
+# What a defect of the table above brings along by necessity.
+BROUGHT_ALONG = {"no turns": {"roles do not alternate": 1}}
+
+
+@pytest.mark.parametrize("check", DEFECTS_OF_A_ROW)
+def test_a_defect_of_a_row_is_found_where_it_is(check: str, release: Path) -> None:
+    ids: list[str] = []
+
+    def plant(records: list[Record]) -> None:
+        DEFECTS_OF_A_ROW[check](records[3])
+        ids.append(records[3]["id"])
+
+    rewrite(release, K2, plant)
+    report = validate(release)
+    assert report.counts == {check: 1} | BROUGHT_ALONG.get(check, {})
+    assert (report.problems[-1].file, report.problems[-1].row) == (K2, ids[0])
+    assert not report.is_valid
+
+
+@pytest.mark.parametrize("asked", [["color", "shape", "color"], ["color", "color"]])
+def test_a_capability_counts_once(asked: list[str], release: Path) -> None:
+    rewrite(release, K2, lambda records: turn(records[0], capabilities=asked))
+    assert validate(release).counts["k is not the number of capabilities"] == 1
+
+
+@pytest.mark.parametrize("path", ["/home/me/a.png", "a/b.png", "C:\\a.png", "file:a/b.png"])
+def test_a_picture_s_path_names_no_folders(path: str, release: Path) -> None:
+    rewrite(release, K2, lambda records: image(records[0], path=path))
+    assert validate(release).counts == {"absolute path": 1}
+
+
+@pytest.mark.parametrize("data", [picture(1, comment=b"hi"), picture(1) + b"tail", picture(1, file_format="GIF")])
+def test_only_the_bare_picture_may_be_there(data: bytes, release: Path) -> None:
+    rewrite(release, K2, lambda records: image(records[0], bytes=data))
+    assert validate(release).counts == {"picture is not clean": 1}
+
+
+@pytest.mark.parametrize("change", [{"teacher": "gemini"}, {"capabilities": ["color"]}, {"source": "compact"}])
+def test_an_instruction_row_has_no_facts_of_a_compositional_one(change: Record, release: Path) -> None:
+    rewrite(release, TEXT, lambda records: records[0].update(change))
+    assert validate(release).counts == {"instruction row with other facts": 1}
+
+
+def test_an_id_that_comes_twice_is_found_across_files(release: Path) -> None:
+    (name,) = pq.read_table(release / K2)["id"].to_pylist()[:1]
+    rewrite(release, TEXT, lambda records: records[0].update(id=name))
+    report = validate(release)
+    assert report.counts == {"repeated id": 1}
+    assert report.problems[0].row == name
+
+
+def test_a_picture_in_both_splits_is_found(release: Path) -> None:
+    held_out = pq.read_table(release / "data/k1/validation-00000-of-00001.parquet")["image_id"].to_pylist()[0]
+    name = "data/instruction/train-00000-of-00001.parquet"
+    rewrite(release, name, lambda records: records[0].update(image_id=held_out))
+    assert validate(release).counts == {"picture in both splits": 1}
+
+
+def with_other_type() -> Any:
+    schema = features().arrow_schema
+    return schema.set(schema.get_field_index("k"), pa.field("k", pa.int32()))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        with_other_type(),
+        features().arrow_schema.remove(0),
+        features().arrow_schema.append(pa.field("more", pa.string())),
+        features().arrow_schema.remove_metadata(),
+    ],
+    ids=["other type", "missing column", "further column", "no features"],
+)
+def test_a_schema_that_differs_is_found(schema: Any, release: Path) -> None:
+    rewrite(release, K2, lambda records: None, schema)
+    assert validate(release).counts == {"schema differs": 1}
+
+
+@pytest.mark.parametrize("cut", [0, 5, 1000])
+def test_a_damaged_file_is_found(cut: int, release: Path) -> None:
+    data = (release / K2).read_bytes()
+    (release / K2).write_bytes(data[:cut])
+    counts = validate(release).counts
+    assert counts.pop("unreadable file") == 1
+    assert counts == {"card's counts are wrong": 4}  # of all, compositional, with_images and k2
+
+
+def test_a_damaged_page_is_found(release: Path) -> None:
+    data = bytearray((release / K2).read_bytes())
+    data[4:60] = b"\xff" * 56
+    (release / K2).write_bytes(data)
+    assert validate(release).counts["unreadable file"] == 1
+
+
+def edit_card(release: Path, old: str, new: str) -> None:
+    card = release / "README.md"
+    text = card.read_text()
+    assert old in text
+    card.write_text(text.replace(old, new, 1))
+
+
+def put_picture_of_other_data(release: Path) -> None:
+    write(rows(91), release.parent / "other", version="1.0.0")
+    shutil.copy(release.parent / "other" / PICTURE, release / PICTURE)
+
+
+DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
+    "file that is no part of a release": lambda path: (path / "notes.txt").touch(),
+    "data files are missing or too many": lambda path: (path / K2).rename(path / K2.replace("of-00001", "of-00002")),
+    "card cannot be read": lambda path: (path / "README.md").unlink(),
+    "card's counts are wrong": lambda path: edit_card(path, "num_examples: ", "num_examples: 1"),
+    "card's features differ": lambda path: edit_card(path, "dtype: int64", "dtype: int32"),
+    "card's configs are not those of the files": lambda path: edit_card(path, "data/k2/train", "data/k1/train"),
+    "card disagrees with the data": lambda path: edit_card(path, "| shape | 0 | 60 |", "| shape | 0 | 61 |"),
+    "card lacks a section": lambda path: edit_card(path, "## Limits", "## Praise"),
+    "card does not show its picture": lambda path: edit_card(path, "assets/coverage.png", "assets/other.png"),
+    "card's picture is missing": lambda path: (path / PICTURE).unlink(),
+    "card's picture cannot be read": lambda path: (path / PICTURE).write_bytes((path / PICTURE).read_bytes()[:999]),
+    "card's picture shows other data": put_picture_of_other_data,
+}
+
+
+@pytest.mark.parametrize("check", DEFECTS_OF_A_FOLDER)
+def test_a_defect_of_the_folder_is_found(check: str, release: Path) -> None:
+    DEFECTS_OF_A_FOLDER[check](release)
+    assert validate(release).counts == {check: 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("# COMPACT 1.0.0", "# COMPACT 1.0.1", "its title should say: # COMPACT 1.0.0"),
+        ("| `all` (default) |", "| `all` |", "its configs should say: | `all` (default) |"),
+        (
+            "| CC0-1.0 | scenes | 91 |",
+            "| CC0-1.0 | scenes | 90 |",
+            "its licences should say: | CC0-1.0 | scenes | 91 |",
+        ),
+        ("| `teacher` | scenes |", "| `teacher` | a person |", "its provenance should say: | `teacher` | scenes |"),
+        ("| all | 180 | 2 |", "| all | 180 | 180 |", "its biases should say: | all | 180 | 2 |"),
+    ],
+)
+def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, release: Path) -> None:
+    edit_card(release, old, new)
+    (problem,) = validate(release).problems
+    assert (problem.check, problem.file) == ("card disagrees with the data", "README.md")
+    assert problem.detail.startswith(told)
+
+
+def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
+    write((row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
+    shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
+    assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
+
+
+def test_words_beside_what_was_measured_are_the_maker_s(release: Path) -> None:
+    edit_card(release, "## Limits", "I have looked at all of them.\n\n## Limits")
+    assert validate(release).is_valid
+
+
+@pytest.mark.parametrize(
+    "header", ["[", "- a", "a: 1", "configs: []", "configs: 1", "configs: [{version: 1}]\ndataset_info: [1]"]
+)
+def test_a_card_without_what_it_needs_is_one_problem(header: str, release: Path) -> None:
+    (release / "README.md").write_text(f"---\n{header}\n---\n")
+    assert validate(release).counts == {"card cannot be read": 1}
+
+
+def test_a_lost_file_is_found(release: Path) -> None:
+    (release / K2).unlink()
+    assert set(validate(release).counts) == {"card's configs are not those of the files", "card's counts are wrong"}
+
+
+def test_an_empty_folder_is_no_release(tmp_path: Path) -> None:
+    assert validate(tmp_path).counts == {"no data files": 1, "card cannot be read": 1}
+
+
+def test_what_the_hub_leaves_beside_is_no_problem(release: Path) -> None:
+    (release / ".gitattributes").touch()
+    (release / ".cache" / "huggingface").mkdir(parents=True)
+    (release / ".cache" / "huggingface" / "README.md.metadata").touch()
+    assert validate(release).is_valid
+
+
+def test_a_link_is_no_part_of_a_release(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (release / "data" / "more").symlink_to(tmp_path / "folder")
+    assert validate(release).counts == {"file that is no part of a release": 1}
+
+
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        validate(tmp_path / "missing")
+
+
+def test_many_problems_of_one_kind_are_counted_and_a_few_shown(release: Path) -> None:
+    def spoil(records: list[Record]) -> None:
+        for one in records:
+            one["image_source"] = "/home/me"
+
+    rewrite(release, K2, spoil)
+    rewrite(release, K2.replace("k2", "k1"), spoil)
+    report = validate(release)
+    assert report.counts == {"absolute path": report.rows["k1", "train"] + report.rows["k2", "train"]}
+    assert len(report.problems) == MAX_SHOWN
