@@ -15,10 +15,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from compact_hf.engine.rates import Limits
-from compact_hf.synthesis.compact.forecast import Forecast, forecast_for
-from compact_hf.synthesis.compact.preset import preset_named
-from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.methods.compact.forecast import Forecast, forecast_for
+from compact_hf.methods.compact.preset import preset_named
+from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
 from compact_hf.teachers.registry import IN_BATCHES, full_name
 from compact_hf.teachers.teacher import Role
 

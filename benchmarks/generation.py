@@ -124,7 +124,7 @@ def _peak_mb() -> int:
 
 def _ours(asked: dict[str, Any], late: list[float]) -> dict[str, Any]:
     from compact_hf import generate
-    from compact_hf.engine.database import FILE_NAME
+    from compact_hf.runs.database import FILE_NAME
 
     run_in = asyncio.run
 
@@ -167,7 +167,7 @@ def _alone(asked: dict[str, Any]) -> dict[str, Any]:
     from google.genai.types import GenerateContentConfig, HttpOptions, Part
 
     from compact_hf.images.encode import for_teacher
-    from compact_hf.synthesis.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
+    from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 
     files = sorted(Path(asked["source"]).iterdir())[:1000]
     places = asyncio.Semaphore(asked["in_flight"])
@@ -225,10 +225,10 @@ def kill(photos: Path, folder: Path) -> dict[str, Any]:
 
 def resume(folder: Path) -> dict[str, Any]:
     """Return the seconds from the start of the command to the first request where 100,000 pictures are finished."""
-    from compact_hf.engine.journal import Finished, Journal
     from compact_hf.images.folder import Folder
     from compact_hf.images.look import image_id_of
     from compact_hf.records import Picture
+    from compact_hf.runs.journal import Finished, Journal
     from compact_hf.teachers.teacher import Reply
 
     photos, out = folder / "many", folder / "resumed"
@@ -261,7 +261,7 @@ def resume(folder: Path) -> dict[str, Any]:
 
 
 def _outcomes(run_folder: Path) -> Any:
-    from compact_hf.engine.journal import Journal
+    from compact_hf.runs.journal import Journal
 
     with Journal.read(run_folder) as journal:
         yield from journal.outcomes()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.capabilities import CAPABILITIES as ATOMS
-from compact_hf.engine.journal import Finished, Journal
 from compact_hf.images.look import image_id_of
+from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
-from compact_hf.synthesis.compact.conversation import Outcome
+from compact_hf.runs.journal import Finished, Journal
 
 EDGE = 342  # pixels; noise of this size takes about 100 KB as a JPEG
 DIFFERENT = 50  # pictures that are drawn; the others differ in four bytes of the header

@@ -15,7 +15,7 @@ from typing import Any
 
 from release_data import journalled, known_ids, picture, records, rows
 
-from compact_hf.engine.journal import Journal
+from compact_hf.runs.journal import Journal
 from compact_hf.testing.model import KEY
 
 GROUP = 100  # rows that plain pyarrow takes at once, as many as ours
@@ -81,7 +81,7 @@ def validate(asked: dict[str, Any]) -> dict[str, Any]:
 
 def choose(asked: dict[str, Any]) -> dict[str, Any]:
     """Choose among the questions of a run: near-duplicates are dropped, the rest is balanced."""
-    from compact_hf.synthesis.compact.assembly import conversation_rows
+    from compact_hf.methods.compact.rows import conversation_rows
 
     journalled(asked["rows"], Path(asked["run"]))
     with Timed() as timed:
@@ -131,7 +131,7 @@ def stream(asked: dict[str, Any]) -> dict[str, Any]:
 def look(asked: dict[str, Any]) -> dict[str, Any]:
     """Look at the pictures of a folder for the first time, hashes and decoding, and once more by the journal."""
     from compact_hf.images.folder import Folder
-    from compact_hf.synthesis.pictures import looked_at
+    from compact_hf.runs.image_index import looked_at
 
     folder = Path(asked["out"])
     folder.mkdir()
@@ -167,7 +167,7 @@ def instruction(asked: dict[str, Any]) -> dict[str, Any]:
 
 def annotate(asked: dict[str, Any]) -> dict[str, Any]:
     """Annotate ten pictures of a LLaVA file, which is read to its end to find what is asked about them."""
-    from compact_hf.synthesis.annotate.annotate import annotate as annotate_dataset
+    from compact_hf.methods.annotate.annotate import annotate as annotate_dataset
 
     os.environ["GEMINI_API_KEY"] = KEY
     with Timed() as timed:

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.paired import compare
     from compact_hf.evaluation.paper import relative_performance
     from compact_hf.evaluation.predictions import read_predictions
-    from compact_hf.synthesis.annotate.annotate import annotate
-    from compact_hf.synthesis.augment.augment import augment
-    from compact_hf.synthesis.compact.generate import generate
-    from compact_hf.synthesis.compact.status import status
+    from compact_hf.methods.annotate.annotate import annotate
+    from compact_hf.methods.augment.augment import augment
+    from compact_hf.methods.compact.generate import generate
+    from compact_hf.methods.compact.status import status
     from compact_hf.tuning.adapter.merge import merge_adapter
     from compact_hf.tuning.adapter.publish import publish_model
     from compact_hf.tuning.base.assemble import assemble_base
@@ -79,10 +79,10 @@ _HOME: Final = {
     "Selection": "compact_hf.dataset.selection",
     "ablate": "compact_hf.evaluation.ablation.ablate",
     "analyze": "compact_hf.evaluation.analysis.analyze",
-    "annotate": "compact_hf.synthesis.annotate.annotate",
+    "annotate": "compact_hf.methods.annotate.annotate",
     "assemble": "compact_hf.dataset.assemble",
     "assemble_base": "compact_hf.tuning.base.assemble",
-    "augment": "compact_hf.synthesis.augment.augment",
+    "augment": "compact_hf.methods.augment.augment",
     "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
     "benchmark_table": "compact_hf.evaluation.benchmarks.table",
     "benchmark_tasks": "compact_hf.evaluation.benchmarks.heldout",
@@ -92,7 +92,7 @@ _HOME: Final = {
     "diff": "compact_hf.dataset.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.dataset.export",
-    "generate": "compact_hf.synthesis.compact.generate",
+    "generate": "compact_hf.methods.compact.generate",
     "merge_adapter": "compact_hf.tuning.adapter.merge",
     "publish": "compact_hf.dataset.publish",
     "publish_model": "compact_hf.tuning.adapter.publish",
@@ -100,7 +100,7 @@ _HOME: Final = {
     "relative_performance": "compact_hf.evaluation.paper",
     "run_demo": "compact_hf.demo.way",
     "show": "compact_hf.dataset.show",
-    "status": "compact_hf.synthesis.compact.status",
+    "status": "compact_hf.methods.compact.status",
     "tune": "compact_hf.tuning.training.train",
     "validate": "compact_hf.dataset.validate",
 }

@@ -31,12 +31,12 @@ from compact_hf.hub.push import standing
 from compact_hf.hub.words import writing
 from compact_hf.images.address import HUB, Address
 from compact_hf.images.llava import items_of
-from compact_hf.synthesis.compact.forecast import Forecast
-from compact_hf.synthesis.compact.plan import plan
-from compact_hf.synthesis.compact.tables import forecast_parts
-from compact_hf.synthesis.pictures import drawn
-from compact_hf.synthesis.run import DEFAULT_CONCURRENCY
-from compact_hf.synthesis.sources import open_source
+from compact_hf.methods.compact.dry_run import plan
+from compact_hf.methods.compact.forecast import Forecast
+from compact_hf.methods.compact.tables import forecast_parts
+from compact_hf.runs.image_index import drawn
+from compact_hf.runs.run import DEFAULT_CONCURRENCY
+from compact_hf.runs.sources import open_source
 from compact_hf.talk import Bar, say, tell, tell_table
 
 _PICTURES: Final = "pictures"

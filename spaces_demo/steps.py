@@ -13,12 +13,12 @@ from typing import Final, Literal
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import TeacherUnavailableError
 from compact_hf.images.look import image_id_of
+from compact_hf.methods.compact import filters, verification
+from compact_hf.methods.compact.preset import PAPER
+from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
+from compact_hf.methods.verification import filtered, request, verified
 from compact_hf.records import Draft, Reject, Task, Turn, Verdict
 from compact_hf.reports.theme import spoken
-from compact_hf.synthesis.compact import generation, verification
-from compact_hf.synthesis.compact.preset import PAPER
-from compact_hf.synthesis.compact.prompts import DraftReply, teacher_prompt
-from compact_hf.synthesis.judging import filtered, request, verified
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Teacher
 
 PRESET: Final = replace(PAPER, strict=True)
@@ -73,7 +73,7 @@ async def steps(teacher: Teacher, data: bytes, ref: str, combination: tuple[str,
         "teacher", image_id, exposure, teacher_prompt(combination), DraftReply, Task(image_id, 1, (combination,))
     )
     written = await _answered(teacher, write)
-    (read,) = generation.read_drafts(written, (combination,))
+    (read,) = filters.read_drafts(written, (combination,))
     yield _drafted(read, written.model, write.prompt)
     checked = filtered(read, (), PRESET)
     if isinstance(checked, Reject):

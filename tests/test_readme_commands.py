@@ -19,8 +19,8 @@ from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.model import KEY
 from compact_hf.tuning.student.shipped import copy_aligned
 from tests.hub.clients import COMPACT, run
+from tests.methods.data_sets import llava_item
 from tests.readme import ROOT, commands
-from tests.synthesis.data_sets import llava_item
 from tests.teachers.asking import photograph
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from compact_hf.cli import main
-from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import UsageError
+from compact_hf.methods.compact.conversation import Outcome
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.status import status
 from compact_hf.records import Reject, to_json
-from compact_hf.synthesis.compact.conversation import Outcome
-from compact_hf.synthesis.compact.generate import generate
-from compact_hf.synthesis.compact.status import status
+from compact_hf.runs.journal import Finished, Journal
 
 SCENES = "scenes:12"
 

@@ -14,8 +14,8 @@ from compact_hf.errors import UsageError
 from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
-    from compact_hf.synthesis.compact.tables import Table
-    from compact_hf.synthesis.standing import Standing
+    from compact_hf.methods.compact.tables import Table
+    from compact_hf.runs.standing import Standing
 
 
 _PLANNED: Final = (
@@ -97,11 +97,11 @@ def _generate(chosen: argparse.Namespace) -> int:
 
 def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -> Standing:
     if chosen.runner == "ray":
-        from compact_hf.synthesis.on_ray import generate_on_ray
+        from compact_hf.runs.ray import generate_on_ray
 
         del settings["shard"]
         return generate_on_ray(chosen.source, chosen.out, shards=chosen.shards, on_progress=shown_on(bar), **settings)
-    from compact_hf.synthesis.compact.generate import generate
+    from compact_hf.methods.compact.generate import generate
 
     def wait(line: str) -> None:
         bar.note(f"compact: {line}")
@@ -110,16 +110,16 @@ def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -
 
 
 def _plan(source: str, out: Path, settings: dict[str, Any]) -> int:
-    from compact_hf.synthesis.compact.plan import plan
-    from compact_hf.synthesis.compact.tables import forecast_parts
+    from compact_hf.methods.compact.dry_run import plan
+    from compact_hf.methods.compact.tables import forecast_parts
 
     _tell_parts(forecast_parts(plan(source, out, **settings)))
     return 0
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    from compact_hf.synthesis.compact.status import status
-    from compact_hf.synthesis.compact.tables import status_parts
+    from compact_hf.methods.compact.status import status
+    from compact_hf.methods.compact.tables import status_parts
 
     found = status(chosen.run_folder, price_in=chosen.price_in, price_out=chosen.price_out)
     if chosen.json:

@@ -57,9 +57,9 @@ def _add_common(parser: argparse.ArgumentParser, judge: str) -> None:
 
 
 def _annotate(chosen: argparse.Namespace) -> int:
-    from compact_hf.synthesis.annotate.annotate import annotate
-    from compact_hf.synthesis.annotate.parquet import FILE_NAME
-    from compact_hf.synthesis.annotate.tables import summary_parts
+    from compact_hf.methods.annotate.annotate import annotate
+    from compact_hf.methods.annotate.parquet import FILE_NAME
+    from compact_hf.methods.annotate.tables import summary_parts
 
     with Bar("pictures") as bar:
         found = annotate(chosen.dataset, chosen.out, **_settings(chosen, bar, _ASKED))
@@ -76,7 +76,7 @@ def _annotate(chosen: argparse.Namespace) -> int:
 
 
 def _augment(chosen: argparse.Namespace) -> int:
-    from compact_hf.synthesis.augment.augment import augment
+    from compact_hf.methods.augment.augment import augment
 
     with Bar("pictures") as bar:
         standing = augment(chosen.dataset, chosen.out, **_settings(chosen, bar, (*_ASKED, *_WRITTEN)))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from compact_hf.commands.command import command
 from compact_hf.commands.terms import ks_in
-from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
+from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
 from compact_hf.talk import printable, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
     from compact_hf.dataset.selection import Selection
-    from compact_hf.synthesis.compact.balance import Balance
+    from compact_hf.methods.compact.balance import Balance
 
 
 def add(commands: Any) -> None:

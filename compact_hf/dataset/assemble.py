@@ -23,10 +23,10 @@ from compact_hf.dataset.selection import Selection, chosen, questions_of, select
 from compact_hf.dataset.stats import Facts
 from compact_hf.dataset.writer import write
 from compact_hf.errors import UsageError
+from compact_hf.methods.compact.balance import Balance
+from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
+from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.records import Reject, Row
-from compact_hf.synthesis.compact.assembly import conversation_rows
-from compact_hf.synthesis.compact.balance import Balance
-from compact_hf.synthesis.compact.similar import MAX_SIMILARITY
 
 INSTRUCTION_FRACTION: Final = 0.05
 """The share of LLaVA-665K that the paper mixes in (section 3.4)."""

@@ -26,7 +26,7 @@ from compact_hf.images.decode import PictureError
 from compact_hf.images.perceptual import Hashes, nearest
 from compact_hf.images.source import Source
 from compact_hf.records import Reject, Row
-from compact_hf.synthesis.sources import open_source
+from compact_hf.runs.sources import open_source
 
 SAME_WITHIN: Final = 4
 """Bits, of 64, in which the hashes of one picture may differ after it was compressed or scaled again."""

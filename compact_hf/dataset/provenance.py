@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from compact_hf.engine.journal import Journal, Spending
-from compact_hf.synthesis.compact.spending import ROLES, Spent, spent_by_role
-from compact_hf.synthesis.shards import runs_in
+from compact_hf.methods.compact.spending import ROLES, Spent, spent_by_role
+from compact_hf.runs.journal import Journal, Spending
+from compact_hf.runs.shards import runs_in
 from compact_hf.teachers.teacher import Role
 
 SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from compact_hf.dataset.ahead import with_results
-from compact_hf.engine.filesystem import on_network_file_system
 from compact_hf.errors import JournalError
+from compact_hf.runs.filesystem import on_network_file_system
 
 T = TypeVar("T")
 

@@ -15,11 +15,11 @@ from typing import Final
 from compact_hf.capabilities import canonical
 from compact_hf.dataset.layout import split_of
 from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.methods.compact.balance import FEWEST, Positions
+from compact_hf.methods.compact.rows import with_turns
+from compact_hf.methods.compact.sampling import MAX_K, Combination
 from compact_hf.records import Reject, Row, digest
 from compact_hf.reports.theme import spoken
-from compact_hf.synthesis.compact.assembly import with_turns
-from compact_hf.synthesis.compact.balance import FEWEST, Positions
-from compact_hf.synthesis.compact.sampling import MAX_K, Combination
 
 LLAVA_K_SHARES: Final[Mapping[int, float]] = {1: 0.28, 2: 0.49, 3: 0.23}
 """LLaVA-665K's questions by k as a release of k = 1, 2, 3 can have them: the only shares of these three with the mean

@@ -16,11 +16,11 @@ from compact_hf.dataset.examples import Found, Wanted
 from compact_hf.dataset.reader import Held, held
 from compact_hf.dataset.show_release import of_release
 from compact_hf.dataset.show_run import of_run
-from compact_hf.engine.database import FILE_NAME
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB
 from compact_hf.reports import cards, contact_sheet
-from compact_hf.synthesis.shards import runs_in
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.shards import runs_in
 
 PAGE: Final = "contact_sheet.html"
 PICTURE: Final = "contact_sheet.png"

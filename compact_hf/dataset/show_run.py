@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.dataset.examples import Chosen, Found, Sample, Wanted, any_draft
-from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import UsageError
 from compact_hf.images.source import Source
+from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.methods.compact.preset import CONVERSING
 from compact_hf.records import Picture
-from compact_hf.synthesis.compact.conversation import Outcome, outcome_of
-from compact_hf.synthesis.compact.preset import CONVERSING
-from compact_hf.synthesis.pictures import read_again
-from compact_hf.synthesis.shards import runs_in
-from compact_hf.synthesis.sources import reopen_source
+from compact_hf.runs.image_index import read_again
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.shards import runs_in
+from compact_hf.runs.sources import reopen_source
 
 
 def of_run(run: Path, wanted: Wanted, *, rejects: bool) -> Found:

@@ -12,12 +12,12 @@ from compact_hf.dataset.stats import Facts
 from compact_hf.evaluation.report import line_of
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
+from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.status import Status
 from compact_hf.records import Row
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
 from compact_hf.reports.dropped import RejectCount
-from compact_hf.synthesis.compact.assembly import conversation_rows
-from compact_hf.synthesis.compact.status import Status
 from compact_hf.tuning.training.train import TrainingResult
 
 _FOUND_AS: Final = {

@@ -31,11 +31,11 @@ from compact_hf.demo.story import Story, report_of, summary_of
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.status import status
 from compact_hf.reports import cards, contact_sheet
 from compact_hf.reports.demo_page import render
-from compact_hf.synthesis.compact.generate import generate
-from compact_hf.synthesis.compact.status import status
-from compact_hf.synthesis.standing import Standing
+from compact_hf.runs.standing import Standing
 from compact_hf.tuning.adapter.card import write_card
 from compact_hf.tuning.adapter.results import measured
 from compact_hf.tuning.progress import steps_in, without_progress_bars

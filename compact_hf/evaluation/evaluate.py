@@ -37,7 +37,7 @@ from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.server import SERVER, ask_server
 from compact_hf.evaluation.student import Student, identity
 from compact_hf.records import digest
-from compact_hf.synthesis.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
 
 
 @dataclass(frozen=True, slots=True)

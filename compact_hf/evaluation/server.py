@@ -17,12 +17,6 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from compact_hf.engine.database import FILE_NAME
-from compact_hf.engine.journal import Finished, Journal
-from compact_hf.engine.loop import run_to_end
-from compact_hf.engine.process import Process, Progress, Result
-from compact_hf.engine.rates import Limits
-from compact_hf.engine.runner import Runner
 from compact_hf.evaluation.inputs import prompt_of
 from compact_hf.evaluation.matching import Matching
 from compact_hf.evaluation.predict import judged
@@ -30,7 +24,13 @@ from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.images.encode import MAX_EDGE
 from compact_hf.records import Picture, digest
-from compact_hf.synthesis.run import Terms, budget_of, checkpoints
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.process import Process, Progress, Result
+from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.run import Terms, budget_of, checkpoints
+from compact_hf.runs.runner import Runner
 from compact_hf.teachers.teacher import Exposure, Request
 
 SERVER: Final = "openai:"

@@ -12,13 +12,13 @@ from compact_hf.dataset.card import header_of
 from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
+from compact_hf.methods.compact.balance import Balance
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.records import Row
-from compact_hf.synthesis.compact.assembly import conversation_rows
-from compact_hf.synthesis.compact.balance import Balance
-from compact_hf.synthesis.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import KEY
-from tests.synthesis.data_sets import pictures
+from tests.methods.data_sets import pictures
 
 from .samples import contents, item, picture
 

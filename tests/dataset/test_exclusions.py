@@ -25,9 +25,9 @@ from compact_hf.dataset.seen import Seen
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write
 from compact_hf.errors import SourceError, UsageError
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.records import Reject, Row
-from compact_hf.synthesis.compact.assembly import conversation_rows
-from compact_hf.synthesis.compact.generate import generate
 
 from .samples import contents, item, picture, row
 

@@ -19,7 +19,7 @@ from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.look import image_id_of
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Message, Row
-from compact_hf.synthesis.sources import open_dataset
+from compact_hf.runs.sources import open_dataset
 from compact_hf.testing.hub.server import HubServer
 from tests.hub.clients import told
 

@@ -16,7 +16,7 @@ from compact_hf.dataset.looks import Looks
 from compact_hf.dataset.seen import FILE_NAME, Seen
 from compact_hf.errors import JournalError, ReleaseError
 from compact_hf.images import decode
-from compact_hf.synthesis.compact.generate import generate
+from compact_hf.methods.compact.generate import generate
 
 from .samples import contents, item, picture, row
 

@@ -12,10 +12,10 @@ import pytest
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.provenance import making_of
-from compact_hf.engine.database import FILE_NAME
-from compact_hf.engine.journal import Finished, Journal
 from compact_hf.errors import JournalError
-from compact_hf.synthesis.compact.generate import generate
+from compact_hf.methods.compact.generate import generate
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Finished, Journal
 from compact_hf.teachers.teacher import Reply, Role
 
 from .samples import contents

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write
-from compact_hf.synthesis.compact.generate import generate
+from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.hub.faults import Stalled
 from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.hub.store import Repository

@@ -18,10 +18,10 @@ from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, chosen, count_by_k
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
+from compact_hf.methods.compact.balance import Positions
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import digest
-from compact_hf.synthesis.compact.balance import Positions
-from compact_hf.synthesis.compact.generate import generate
-from compact_hf.synthesis.compact.sampling import Combination
 
 Images = dict[str, tuple[Combination, ...]]
 

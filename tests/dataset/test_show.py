@@ -24,13 +24,13 @@ from compact_hf.dataset.reader import held
 from compact_hf.dataset.show_release import of_release
 from compact_hf.dataset.show_run import of_run
 from compact_hf.dataset.writer import write
-from compact_hf.engine.journal import Journal
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
+from compact_hf.methods.compact.conversation import outcome_of
+from compact_hf.methods.compact.generate import generate
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.reports import contact_sheet
 from compact_hf.reports.contact_sheet import Shown
-from compact_hf.synthesis.compact.conversation import outcome_of
-from compact_hf.synthesis.compact.generate import generate
+from compact_hf.runs.journal import Journal
 from compact_hf.testing.hub.server import HubServer
 from tests.hub.clients import run as run_client
 from tests.hub.clients import told

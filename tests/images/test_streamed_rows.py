@@ -46,7 +46,7 @@ told = [list(source.refs()), image_id_of(source.read(sys.argv[2]))]
 
 ANNOTATE: Final = """
 import sys
-from compact_hf.synthesis.annotate.annotate import annotate
+from compact_hf.methods.annotate.annotate import annotate
 
 dataset, out, gemini, split = sys.argv[1:]
 told = annotate(dataset, out, split=split or None, verifier_url=gemini).questions

@@ -37,9 +37,9 @@ GENERATE: Final = """
 import sys
 import time
 from pathlib import Path
-from compact_hf.engine.journal import Journal
+from compact_hf.runs.journal import Journal
 from compact_hf.errors import CompactError
-from compact_hf.synthesis.compact.generate import generate
+from compact_hf.methods.compact.generate import generate
 
 wait = time.sleep
 time.sleep = lambda seconds: wait(min(seconds, 0.05))  # the client waits for seconds between its tries

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 from PIL import Image
 
+from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 from compact_hf.records import Task, digest
-from compact_hf.synthesis.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Teacher
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.synthesis.compact.prompts import DraftsReply
+from compact_hf.methods.compact.prompts import DraftsReply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.teachers.gemini_batch import GeminiBatch
 from compact_hf.teachers.gemini_dispatch import Limits

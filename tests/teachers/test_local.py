@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from compact_hf.errors import SourceError
-from compact_hf.synthesis.compact.prompts import (
+from compact_hf.methods.compact.prompts import (
     BlindAnswersReply,
     BlindReply,
     DraftReply,

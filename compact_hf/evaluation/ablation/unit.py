@@ -19,9 +19,9 @@ from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.selection import Selection, chosen, count_by_k, questions_of
 from compact_hf.errors import ReleaseError
 from compact_hf.evaluation.ablation.plan import Plan
+from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import from_json
-from compact_hf.synthesis.compact.assembly import conversation_rows
-from compact_hf.synthesis.compact.sampling import Combination
 from compact_hf.tuning.progress import steps_in
 from compact_hf.tuning.training.resume import record_of
 from compact_hf.tuning.training.train import tune

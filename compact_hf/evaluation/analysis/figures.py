@@ -42,7 +42,7 @@ from compact_hf.evaluation.analysis.asked import Kind
 from compact_hf.evaluation.analysis.blind import Blind, blind
 from compact_hf.evaluation.analysis.counting import Counts, Sampled
 from compact_hf.evaluation.analysis.repeats import Repeats, repeats_of
-from compact_hf.synthesis.complexity import Complexity, complexity_of
+from compact_hf.methods.compact.complexity import Complexity, complexity_of
 
 SCHEMA: Final = 1
 _MAX_TYPES: Final = 100

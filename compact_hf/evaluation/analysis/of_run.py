@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from compact_hf.engine.database import FILE_NAME
-from compact_hf.engine.journal import Journal
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.analysis.asked import Asked, Kind, Readable, Row
-from compact_hf.synthesis.annotate.annotation import METHOD as ANNOTATE
-from compact_hf.synthesis.annotate.annotation import annotated_of
-from compact_hf.synthesis.compact.conversation import outcome_of
-from compact_hf.synthesis.compact.preset import CONVERSING
-from compact_hf.synthesis.shards import runs_in
+from compact_hf.methods.annotate.annotation import METHOD as ANNOTATE
+from compact_hf.methods.annotate.annotation import annotated_of
+from compact_hf.methods.compact.conversation import outcome_of
+from compact_hf.methods.compact.preset import CONVERSING
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Journal
+from compact_hf.runs.shards import runs_in
 
 
 def is_run(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Questions that repeat others: questions in, shares out, from the same text to near repeats.
 
 Texts are the same where they are after `answers.normalise`: case, articles, punctuation and plurals do not count. Near
-repeats are what `compact assemble` drops (synthesis/compact/similar.py): the same answer, and more than 90% of the
+repeats are what `compact assemble` drops (methods/compact/near_duplicates.py): the same answer, and more than 90% of the
 words, in the same order, as an earlier question about another picture. The more questions there are, the more repeat
 one: such shares compare only where they are of about as many questions.
 """
@@ -14,8 +14,8 @@ from itertools import groupby
 
 from compact_hf.answers import normalise
 from compact_hf.evaluation.analysis.counting import Sampled
+from compact_hf.methods.compact.near_duplicates import Similar
 from compact_hf.records import Turn
-from compact_hf.synthesis.compact.similar import Similar
 
 
 @dataclass(frozen=True, slots=True)

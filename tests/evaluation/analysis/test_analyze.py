@@ -19,12 +19,12 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write
 from compact_hf.errors import CompactError, EvaluationError, JournalError, SourceError, UsageError
 from compact_hf.evaluation.analysis.analyze import analyze
+from compact_hf.methods.annotate.annotate import annotate
+from compact_hf.methods.compact.generate import generate
 from compact_hf.records import Message, Row
-from compact_hf.synthesis.annotate.annotate import annotate
-from compact_hf.synthesis.compact.generate import generate
 from tests.dataset.samples import row
 from tests.evaluation.analysis.samples import Question, table
-from tests.synthesis.data_sets import scenes_file
+from tests.methods.data_sets import scenes_file
 
 SCENES = "scenes:20-45"  # scene 41 is one of those that are for validation
 ROWS: list[Question] = [

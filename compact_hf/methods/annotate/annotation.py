@@ -1,0 +1,120 @@
+"""What the questions of a data set need, picture by picture: the paper's analysis of LLaVA-665K, for any data set.
+
+In: a picture and the rows that ask about it. Out: an `Annotation` for each question, or a reject. The verifier is not
+led: it sees the picture and the questions, never the answers that the data set gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from compact_hf.images.questions import AskedRow
+from compact_hf.methods.verification import judged
+from compact_hf.records import Draft, Reject, Verdict, from_json, to_json
+from compact_hf.runs.process import Process, Result
+from compact_hf.teachers.teacher import Exposure
+
+METHOD: Final = "annotate"
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A question of a data set, and what it needs.
+
+    Attributes:
+        row (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
+        row_id (`str`): what the data set calls the row, empty where it has no names.
+        turn (`int`): the question's place in the row, from 0.
+        image_id (`str`): the picture's id.
+        question, answer (`str`): the data set's; the answer may be empty.
+        capabilities (`tuple[str, ...]`): those that the verifier found to be needed, in canonical order.
+        k (`int`): how many they are, 0 to 10.
+        verifier_answer (`str`): the verifier's own answer.
+    """
+
+    row: str
+    row_id: str
+    turn: int
+    image_id: str
+    question: str
+    answer: str
+    capabilities: tuple[str, ...]
+    k: int
+    verifier_answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """What became of a picture's questions; `verifier` are the model versions that judged."""
+
+    annotations: tuple[Annotation, ...]
+    rejects: tuple[Reject, ...]
+    verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as it stands in a row; a data set's question is a draft that nobody is sure of or asked for."""
+
+    row: AskedRow
+    turn: int
+    draft: Draft
+
+
+def annotated_of(body: str) -> Annotated:
+    """Return what a journal holds as JSON."""
+    return from_json(Annotated, body)
+
+
+def annotate_picture(image_id: str, exposure: Exposure, rows: Sequence[AskedRow]) -> Process:
+    """Ask what every question about one picture needs.
+
+    Yields:
+        A list of requests; the replies to them, in the same order, must be sent back.
+
+    Returns:
+        The `Annotated` as JSON, and the number of its annotations.
+    """
+    asked, rejects = questions_in(rows)
+    verdicts = yield from judged(image_id, exposure, [one.draft for one in asked])
+    annotations: list[Annotation] = []
+    for one, (verdict, _) in zip(asked, verdicts, strict=True):
+        if isinstance(verdict, Reject):
+            rejects.append(verdict)
+        else:
+            annotations.append(_annotation(one, image_id, verdict))
+    outcome = Annotated(tuple(annotations), tuple(rejects), ", ".join(sorted({model for _, model in verdicts})))
+    return Result(to_json(outcome), len(annotations))
+
+
+def questions_in(rows: Sequence[AskedRow]) -> tuple[list[Asked], list[Reject]]:
+    """Return the questions in the rows, in their order, and a reject for each row or question that there is not."""
+    asked: list[Asked] = []
+    rejects: list[Reject] = []
+    for row in rows:
+        if not row.exchanges:
+            rejects.append(Reject("conversation", row.defect[0], row.row, row.defect[1]))
+        for turn, exchange in enumerate(row.exchanges):
+            # One line each, so that their numbers in a prompt stand out.
+            question, answer = " ".join(exchange.question.split()), " ".join(exchange.answer.split())
+            if question:
+                asked.append(Asked(row, turn, Draft(question, answer, 0, ())))
+            else:
+                rejects.append(Reject("conversation", "empty question", row.row, f"turn {turn}"))
+    return asked, rejects
+
+
+def _annotation(one: Asked, image_id: str, verdict: Verdict) -> Annotation:
+    return Annotation(
+        row=one.row.row,
+        row_id=one.row.id,
+        turn=one.turn,
+        image_id=image_id,
+        question=one.draft.question,
+        answer=one.draft.answer,
+        capabilities=verdict.capabilities,
+        k=len(verdict.capabilities),
+        verifier_answer=verdict.answer,
+    )

@@ -1,0 +1,161 @@
+"""What outcomes add up to: the outcomes of a run's pictures go in one by one, counts of all kinds come out.
+
+One pass, a few hundred counters, however many pictures there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Final
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.methods.compact.conversation import Outcome
+from compact_hf.methods.compact.sampling import Combination
+from compact_hf.records import Reject
+
+EXAMPLES: Final = 3
+"""Rejects shown of each reason."""
+DECLINED: Final = "declined"
+"""The reason of a reject where the teacher said that the picture does not support the combination."""
+_STAGES: Final = ("picture", "generation", "verification", "conversation", "instruction")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """All rejects of one reason.
+
+    Attributes:
+        stage, reason (`str`): as in `records.Reject`.
+        count (`int`): how many.
+        examples (`tuple[Reject, ...]`): the first few.
+    """
+
+    stage: str
+    reason: str
+    count: int
+    examples: tuple[Reject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """What became of one kind of planted fault: `dropped` maps each reason to how often it caught the fault."""
+
+    fault: str
+    count: int
+    passed: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fared:
+    """How the drafts for one combination fared.
+
+    Attributes:
+        capabilities (`tuple[str, ...]`): the combination.
+        asked, accepted, declined (`int`): drafts that were asked for, those that are kept, and those that the teacher
+            would not write about that picture. One accepted question of a picture that is not kept counts nowhere.
+    """
+
+    capabilities: Combination
+    asked: int
+    accepted: int
+    declined: int
+
+
+class Tally:
+    """Counts outcomes and rejects.
+
+    Args:
+        faults (`dict[str, list[str]]`): key of a reply -> the fault planted in each of its drafts, in reverse order.
+            Used up by counting.
+        enough (`int`): questions of a picture beyond which the others are surplus.
+    """
+
+    def __init__(self, faults: dict[str, list[str]], *, enough: int) -> None:
+        self.outcomes = 0
+        self.surplus = 0
+        self.conversations: Counter[int] = Counter()
+        self.drafts: Counter[int] = Counter()
+        self.passed: Counter[int] = Counter()
+        self._enough = enough
+        self._turns: Counter[tuple[int, Combination]] = Counter()
+        self._dropped: Counter[Combination] = Counter()
+        self._declined: Counter[Combination] = Counter()
+        self._rejects: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], list[Reject]] = {}
+        self._faults = faults
+        self._planted: Counter[tuple[str, str]] = Counter()
+
+    def reject(self, reject: Reject) -> None:
+        """Count one reject."""
+        reason = reject.stage, reject.reason
+        self._rejects[reason] += 1
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(reject)
+        if reject.capabilities:
+            self._dropped[reject.capabilities] += 1
+            self._declined[reject.capabilities] += reject.reason == DECLINED
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Count what became of one picture."""
+        self.outcomes += 1
+        self.drafts[outcome.k] += len(outcome.drafts)
+        for key, reason in outcome.drafts:
+            self.passed[outcome.k] += not reason
+            # A request for several drafts stands here once for each, in their order.
+            if key in self._faults and (fault := self._faults[key].pop()):
+                self._planted[fault, reason] += 1
+        for reject in outcome.rejects:
+            self.reject(reject)
+        if outcome.conversation is not None:
+            turns = outcome.conversation.turns
+            self.conversations[outcome.k] += 1
+            self.surplus += max(0, len(turns) - self._enough)
+            self._turns.update((outcome.k, turn.capabilities) for turn in turns)
+
+    def questions(self) -> dict[int, int]:
+        """Return k -> kept questions."""
+        return {k: sum(count for (of, _), count in self._turns.items() if of == k) for k in sorted(self.drafts)}
+
+    def questions_by_capability(self) -> dict[str, dict[int, int]]:
+        """Return capability -> k -> kept questions that need it."""
+        counts = {name: dict.fromkeys(sorted(self.drafts), 0) for name in CAPABILITIES}
+        for (k, combination), count in self._turns.items():
+            for name in combination:
+                counts[name][k] += count
+        return counts
+
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """Return the matrix of atoms and pairs: kept questions that need both; on the diagonal, that need the one."""
+        counts = {name: dict.fromkeys(CAPABILITIES, 0) for name in CAPABILITIES}
+        for (_, combination), count in self._turns.items():
+            for one, other in combinations_with_replacement(combination, 2):
+                counts[one][other] += count
+                if one != other:
+                    counts[other][one] += count
+        return counts
+
+    def combinations(self) -> tuple[Fared, ...]:
+        """Return how the drafts for each combination fared, in the order of the capabilities."""
+        kept: Counter[Combination] = Counter()
+        for (_, combination), count in self._turns.items():
+            kept[combination] += count
+        places = {name: place for place, name in enumerate(CAPABILITIES)}
+        every = sorted({*kept, *self._dropped}, key=lambda names: (len(names), [places[name] for name in names]))
+        return tuple(Fared(one, kept[one] + self._dropped[one], kept[one], self._declined[one]) for one in every)
+
+    def rejects(self) -> tuple[Rejected, ...]:
+        """Return all rejects, most frequent first within their stage."""
+        ranked = sorted(self._rejects.items(), key=lambda item: (_STAGES.index(item[0][0]), -item[1], item[0][1]))
+        return tuple(Rejected(*why, count, tuple(self._examples[why])) for why, count in ranked)
+
+    def planted(self) -> Iterator[Planted]:
+        """Yield what became of each kind of planted fault."""
+        for fault in sorted({fault for fault, _ in self._planted}):
+            fates = {fate: count for (of, fate), count in sorted(self._planted.items()) if of == fault}
+            passed = fates.pop("", 0)
+            yield Planted(fault, passed + sum(fates.values()), passed, fates)

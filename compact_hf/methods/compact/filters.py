@@ -1,0 +1,149 @@
+"""Step 2, conversation generation: from the teacher's reply to a draft, or a reject with its reason.
+
+Each check is a small filter: it returns None where a draft passes and the reason where it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pydantic import ValidationError
+
+from compact_hf.answers import is_uninformative, normalise, word_overlap
+from compact_hf.methods.compact.preset import Preset
+from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, NumberedDraft
+from compact_hf.methods.compact.reading import by_number, read_json, said_of
+from compact_hf.methods.compact.sampling import Combination
+from compact_hf.records import Draft, Reject, Turn
+from compact_hf.teachers.teacher import Reply
+
+# RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
+MAX_ANSWER_WORDS: Final = 8
+MAX_ANSWER_SIGNS: Final = 100
+MAX_QUESTION_SIGNS: Final = 400
+# NUL and its like, and what turns the direction of the text around it.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_JOINED: Final = re.compile(
+    r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
+    # "and is it", but not the "and is" of "the person who wears pink and is in the background".
+    r"(?:what|which|whom|when|why|how|(?:is|are|does|do|did|can)\s+(?:it|he|she|they|there|the|this|that|any)|"
+    r"(?<=[,;?] )(?:who|whose|where)|(?<=[,;?] and )(?:who|whose|where))\b",
+    re.IGNORECASE,
+)
+
+
+def read_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draft | Reject]:
+    """Return what a teacher's reply holds for each combination: a draft, or a reject.
+
+    A reject says that the teacher declined, or that this draft or the whole reply is not the JSON that was asked for.
+    """
+
+    def rejects(reason: str, subject: str, detail: str) -> list[Draft | Reject]:
+        return [Reject("generation", reason, subject, detail, combination) for combination in combinations]
+
+    if reply.refused:
+        return rejects("declined", "", reply.refused)
+    try:
+        if len(combinations) == 1:
+            return [_draft(read_json(DraftReply, reply.text), combinations[0])]
+        found = by_number(read_json(DraftsReply, reply.text).drafts, len(combinations))
+    except ValidationError as error:
+        return rejects("malformed reply", reply.text[:200], said_of(error))
+    return [_numbered(number, draft, combinations[number - 1]) for number, draft in enumerate(found, 1)]
+
+
+def repetition(question: str, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    """Return (reason, detail) where a question repeats one of the image's accepted ones, None where it does not."""
+    for turn in accepted:
+        overlap = word_overlap(question, turn.question)
+        if overlap > preset.max_overlap:
+            return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
+    return None
+
+
+def _numbered(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
+    if draft is None:
+        return Reject("generation", "malformed reply", "", f"not one draft of number {number}", combination)
+    if not draft.supported:
+        return Reject("generation", "declined", "", "the picture does not support it", combination)
+    return _draft(draft, combination)
+
+
+def _draft(read: DraftReply | NumberedDraft, combination: Combination) -> Draft:
+    return Draft(" ".join(read.question.split()), " ".join(read.answer.split()), read.confidence, combination)
+
+
+def drop_reason(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    """Return (reason, detail) for the first check that the draft fails, None where it passes all."""
+    for check in _CHECKS:
+        failed = check(draft, accepted, preset)
+        if failed is not None:
+            return failed
+    return None
+
+
+def _empty(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return None if draft.question and draft.answer else ("empty question or answer", "")
+
+
+def _uninformative(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return ("uninformative answer", draft.answer) if is_uninformative(draft.answer) else None
+
+
+def _long(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    if len(draft.question) > MAX_QUESTION_SIGNS:
+        return "long question", f"{len(draft.question)} > {MAX_QUESTION_SIGNS} signs"
+    if len(draft.answer) > MAX_ANSWER_SIGNS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
+        return "long answer", draft.answer[:MAX_ANSWER_SIGNS]
+    return None
+
+
+def _unwritable(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    found = _CONTROL.search(draft.question) or _CONTROL.search(draft.answer)
+    return ("control character", repr(found[0])) if found else None
+
+
+def _marked(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    # Trainers put the picture where the text says <image>: a literal one would break them.
+    return ("image placeholder in the text", "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
+
+
+def _unsure(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    if draft.confidence < preset.min_confidence:
+        return "low confidence", f"{draft.confidence} < {preset.min_confidence}"
+    return None
+
+
+def _joined(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    # Not before the first few words: "In the picture, what ..." is one question.
+    head, _, tail = draft.question.partition(" ")
+    asked_already = re.match(r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE)
+    found = _JOINED.search(tail) if asked_already else None
+    return ("joined questions", found[0].strip()) if found else None
+
+
+def _given_away(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    answer = normalise(draft.answer)
+    # "Is it red or blue?" offers its answer among others; that is a choice, not a leak.
+    if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):
+        return "answer in the question", draft.answer
+    return None
+
+
+def _repeated(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return repetition(draft.question, accepted, preset)
+
+
+_CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (
+    _empty,
+    _long,
+    _unwritable,
+    _marked,
+    _uninformative,
+    _unsure,
+    _joined,
+    _given_away,
+    _repeated,
+)

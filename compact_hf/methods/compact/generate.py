@@ -1,0 +1,131 @@
+"""`compact generate`: pictures in, a run folder out; the same call goes on where it stopped (paper, steps 1 to 3).
+
+compact generate PICTURES --out RUN
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.source import Source
+from compact_hf.methods.compact.conversation import converse
+from compact_hf.methods.compact.preset import METHOD, Preset, preset_named
+from compact_hf.methods.compact.prompts import prompts_version
+from compact_hf.records import Picture
+from compact_hf.runs.asked import open_both
+from compact_hf.runs.image_index import read_again
+from compact_hf.runs.process import Process
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Terms
+from compact_hf.runs.shards import Shard
+from compact_hf.runs.sources import open_source
+from compact_hf.runs.standing import Standing
+from compact_hf.teachers.teacher import Exposure
+
+
+def generate(
+    source: str,
+    out: str | Path,
+    *,
+    teacher: str | None = None,
+    teacher_url: str | None = None,
+    verifier: str | None = None,
+    verifier_url: str | None = None,
+    ks: tuple[int, ...] | None = None,
+    preset: str = "paper",
+    strict: bool = False,
+    max_edge: int = MAX_EDGE,
+    seed: int = 0,
+    shard: str | None = None,
+    noise: float = 0.0,
+    limit: int | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    rpm: float | None = None,
+    tpm: float | None = None,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    on_progress: Callable[[Standing], None] = lambda standing: None,
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> Standing:
+    """Ask a teacher about pictures and have every question verified; all goes into the run folder `out`.
+
+    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on.
+
+    Args:
+        source (`str`): a folder, `scenes:N`, or a data set on the Hub.
+        out (`str | Path`): the run folder: new, empty, or this same run's.
+        teacher, verifier (`str`, *optional*): `NAME[:MODEL]`. The teacher defaults to `scenes` for scenes and to
+            `gemini` otherwise; the verifier to the teacher, without its noise.
+        teacher_url, verifier_url (`str`, *optional*): other servers; the verifier's defaults to the teacher's.
+        ks (`tuple[int, ...]`, *optional*, defaults to the preset's): each image's k is drawn uniformly from these.
+        preset (`str`, *optional*, defaults to `paper`): `paper` asks for one question a request, `efficient` for
+            several, and has them verified together; the checks are the same.
+        strict (`bool`, *optional*, defaults to False): two checks more: the verifier's own answer must agree, and the
+            question must not be answered rightly without the picture (one request more per round).
+        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the picture that is sent.
+        seed (`int`, *optional*, defaults to 0): decides every draw.
+        shard (`str`, *optional*): `I/N`: work on the I-th of N parts of the pictures only; `limit`, `rpm`, `tpm`,
+            `max_requests` and `max_cost` are those of all parts together.
+        noise (`float`, *optional*, defaults to 0.0): share of faulty drafts that the scenes teacher plants.
+        limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
+        concurrency (`int`, *optional*, defaults to 16): requests in flight.
+        rpm, tpm (`float`, *optional*): at most so many requests, and tokens, a minute.
+        max_requests, max_cost (`int`, `float`, *optional*): stop after so many answered requests, or US dollars, over
+            all sessions.
+        price_in, price_out (`float`, *optional*): US dollars per million tokens, where genai-prices does not know them.
+        on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
+            batches, or a data set that has to be loaded first.
+
+    Returns:
+        Where the run stands at its end.
+
+    Raises:
+        UsageError: an argument cannot be carried out, or `out` holds another run.
+        SourceError: there are no pictures to work on.
+        TeacherError: the teacher refuses, or cannot be reached.
+        JournalError: the run folder cannot be used.
+        StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
+    """
+    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    part = None if shard is None else Shard.parse(shard)
+    pictures = open_source(source, on_wait=on_wait)
+    teachers = open_both(
+        pictures,
+        teacher=teacher,
+        teacher_url=teacher_url,
+        verifier=verifier,
+        verifier_url=verifier_url,
+        noise=noise,
+        seed=seed,
+        batch_size=concurrency,
+        state_dir=Path(out),
+        on_wait=on_wait,
+    )
+    chosen = preset_named(preset, strict=strict, in_batches=any(one.in_batches for one in teachers.values()))
+    chosen = chosen.asked_for(ks, max_edge=max_edge, teacher=teachers["teacher"].name, possible=teachers["teacher"].ks)
+    return Run(
+        pictures,
+        teachers,
+        partial(_process, pictures, seed, chosen),
+        {
+            "k": list(chosen.ks),
+            "method": METHOD,
+            "preset": chosen.preset_version,
+            "prompts": prompts_version(chosen.combinations_per_request),
+            "max_edge": chosen.max_edge,
+        },
+        seed,
+        part,
+        terms,
+        on_progress,
+    ).to_end(Path(out))
+
+
+def _process(source: Source, seed: int, preset: Preset, picture: Picture) -> Process:
+    exposure = Exposure(partial(read_again, source, picture), ref=picture.ref, max_edge=preset.max_edge)
+    return converse(picture.image_id, exposure, seed=seed, ks=preset.ks, preset=preset)

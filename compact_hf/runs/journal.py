@@ -1,0 +1,321 @@
+"""The journal: one SQLite file per run that holds all that was seen, asked and answered. The run folder is the run.
+
+Whatever is written here survives a kill at any moment (WAL, one transaction a write), and whatever is found here is
+never asked again. A power cut may cost the last replies, never the file. Values are JSON; the journal knows neither
+capabilities nor methods.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from filelock import FileLock, Timeout
+
+from compact_hf.runs.database import FILE_NAME, connect, spoken
+from compact_hf.runs.filesystem import on_network_file_system
+from compact_hf.errors import IdentityError, JournalError, UsageError
+from compact_hf.records import Picture, Reject, from_json, to_json
+from compact_hf.teachers.teacher import Reply, Role
+
+JOURNAL_VERSION: Final = 2
+_LOCK_NAME: Final = "journal.lock"
+# WITHOUT ROWID where rows are short only: there a row over a quarter of a page takes a page of its own.
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX looks_by_image ON looks (image_id, ref);
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
+);
+CREATE TABLE outcomes (
+    image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, accepted INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An image that is done: which picture it was, what became of it (JSON), and how many questions of it are kept."""
+
+    image_id: str
+    ref: str
+    body: str
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one model was asked in one role on one day (`YYYY-MM-DD`, UTC), and the tokens that it billed."""
+
+    role: Role
+    model: str
+    day: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+class Journal:
+    """A run folder's journal, open for writing (`open`) or for reading beside a writer (`read`)."""
+
+    def __init__(self, run: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.run = run
+        self._db = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, run: Path, identity: Mapping[str, Any]) -> Self:
+        """Start a run in the folder `run`, or go on with the one that is there.
+
+        Args:
+            identity (`Mapping[str, Any]`): the settings that decide what is asked; JSON values.
+
+        Raises:
+            IdentityError: the folder holds a run with another identity.
+            JournalError: another process writes to it, or it is damaged, full, or of another version.
+            UsageError: the folder holds something that is not a run.
+        """
+        file = run / FILE_NAME
+        if run.exists() and not run.is_dir():
+            raise UsageError(f"--out {run} is a file; give a folder that is new, empty, or an earlier run")
+        if not file.exists() and run.is_dir() and any(entry.name != _LOCK_NAME for entry in run.iterdir()):
+            raise UsageError(
+                f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
+            )
+        if (kind := on_network_file_system(run)) is not None:
+            raise JournalError(
+                f"--out {run} lies on a network file system ({kind}), where SQLite's write-ahead log does not work; "
+                "give an --out on a local disk, such as $TMPDIR/run, and copy the folder afterwards"
+            )
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(run / _LOCK_NAME)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise JournalError(f"another process is working on {run}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
+        try:
+            journal = cls(run, connect(run, "rwc"), lock)
+        except JournalError:
+            lock.release()
+            raise
+        try:
+            with journal._spoken():
+                journal._start_or_check(identity)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """Open a run to look at it, also while another process writes. Nothing is changed.
+
+        Raises:
+            JournalError: there is no run in the folder, or it is damaged or of another version.
+        """
+        file = run / FILE_NAME
+        if not file.is_file():
+            raise JournalError(
+                f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
+            )
+        side = run / f"{FILE_NAME}-wal"
+        ended = not (side.exists() and side.stat().st_size)
+        try:
+            # For writing, or SQLite would leave its two side files behind.
+            mode = "ro&immutable=1" if ended and on_network_file_system(run) else "rw"
+            journal = cls(run, connect(run, mode), None)
+        except JournalError:
+            if not ended:
+                raise
+            # Where nothing can be written, SQLite only reads a file that nobody writes to either.
+            journal = cls(run, connect(run, "ro&immutable=1"), None)
+        try:
+            with journal._spoken():
+                journal._check_version()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def checkpoint(self) -> None:
+        """Bring what the log holds into the file, beside whoever writes. It takes as long as the disk takes.
+
+        Raises:
+            JournalError: the disk is full or failing; the log still holds everything.
+        """
+        with self._spoken(), closing(connect(self.run, "rw")) as beside:
+            beside.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Close the file and let other processes have the run."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that the run was started with."""
+        found: dict[str, Any] = json.loads(self._meta("identity"))
+        return found
+
+    def looks(self) -> dict[str, tuple[str, str | None]]:
+        """Return ref -> (stamp, id of the picture that was seen there), the id None for what cannot be used."""
+        return {ref: (stamp, image_id) for ref, stamp, image_id in self._rows("SELECT ref, stamp, image_id FROM looks")}
+
+    def record_look(self, ref: str, stamp: str, seen: Picture | Reject) -> None:
+        """Keep what was seen at `ref` while its stamp (size and time) was this."""
+        image_id = seen.image_id if isinstance(seen, Picture) else None
+        self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(seen)))
+
+    def picture_rejects(self) -> Iterator[Reject]:
+        """Yield the rejects among the pictures, files with the same content as an earlier one included."""
+        for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
+            yield from_json(Reject, body)
+        again = (
+            "SELECT looks.ref, first.ref FROM looks JOIN "
+            "(SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) AS first USING (image_id) "
+            "WHERE looks.ref != first.ref ORDER BY looks.ref"
+        )
+        for ref, first in self._rows(again):
+            yield Reject("picture", "duplicate picture", ref, f"same content as {first}")
+
+    def picture(self, image_id: str, ref: str) -> Picture | None:
+        """Return the picture with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
+        with self._spoken():
+            row = self._db.execute(
+                "SELECT body FROM looks WHERE image_id = ? ORDER BY ref != ?, ref LIMIT 1", (image_id, ref)
+            ).fetchone()
+        return from_json(Picture, row[0]) if row else None
+
+    def pictures_seen(self) -> int:
+        """Return how many different pictures were looked at and could be read."""
+        return self._count("SELECT count(DISTINCT image_id) FROM looks")
+
+    def reply(self, key: str) -> Reply | None:
+        """Return the journalled reply to a request, if there is one."""
+        with self._spoken():
+            row = self._db.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
+        return from_json(Reply, row[0]) if row else None
+
+    def record_reply(self, image_id: str, role: Role, reply: Reply) -> None:
+        """Keep a reply. Once this returns, its request is never sent again."""
+        row = reply.key, image_id, role, time.time(), to_json(reply)
+        self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
+
+    def replies(self) -> Iterator[tuple[str, Role, Reply]]:
+        """Yield (image id, role, reply) in the order of their keys."""
+        for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY key"):
+            yield image_id, role, from_json(Reply, body)
+
+    def spending(self) -> list[Spending]:
+        """Return what was asked and billed so far, by role, model and day: prices change."""
+        tokens = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
+        by = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
+        query = f"SELECT {by}, count(*), {tokens} FROM replies GROUP BY role, model, day"
+        return [Spending(*row) for row in self._rows(query)]
+
+    def finished_ids(self) -> set[str]:
+        """Return the ids of the images that are done."""
+        return {image_id for (image_id,) in self._rows("SELECT image_id FROM outcomes")}
+
+    def record_outcome(self, finished: Finished) -> None:
+        """Keep what became of an image: it is done."""
+        row = finished.image_id, finished.ref, finished.accepted, time.time(), finished.body
+        self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many images are done, how many of them kept questions, and how many questions that were."""
+        query = "SELECT count(*), coalesce(sum(accepted > 0), 0), coalesce(sum(accepted), 0) FROM outcomes"
+        ((finished, kept, accepted),) = self._rows(query)
+        return finished, kept, accepted
+
+    def finished_at(self) -> list[float]:
+        """Return when images were done, in seconds since 1970, in ascending order."""
+        return [at for (at,) in self._rows("SELECT at FROM outcomes ORDER BY at")]
+
+    def outcomes(self) -> Iterator[Finished]:
+        """Yield the images that are done in the order of their ids, a few in memory at a time."""
+        for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
+            yield Finished(*row)
+
+    def record_plan(self, pictures: int) -> None:
+        """Keep how many pictures are to be worked on in all, as the newest session knows it: for who reads beside."""
+        self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(pictures),))
+
+    def planned(self) -> int | None:
+        """Return how many pictures are to be worked on in all; None where no session has said so."""
+        for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
+            return int(json.loads(value))
+        return None
+
+    def _start_or_check(self, identity: Mapping[str, Any]) -> None:
+        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            meta = {"journal_version": JOURNAL_VERSION, "identity": dict(identity)}
+            with self._db:
+                # One transaction: a kill in here leaves an empty file, which the next start fills.
+                self._db.execute("BEGIN")
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.executemany(
+                    "INSERT INTO meta VALUES (?, ?)",
+                    [(name, json.dumps(value, sort_keys=True)) for name, value in meta.items()],
+                )
+            return
+        self._check_version()
+        wanted = json.loads(json.dumps(dict(identity)))
+        held = self.identity
+        differences = {
+            name: (held.get(name), wanted.get(name))
+            for name in sorted(held.keys() | wanted.keys())
+            if held.get(name) != wanted.get(name)
+        }
+        if differences:
+            raise IdentityError(str(self.run), differences)
+
+    def _check_version(self) -> None:
+        try:
+            version = json.loads(self._meta("journal_version"))
+        except (sqlite3.OperationalError, TypeError):
+            version = None
+        if version != JOURNAL_VERSION:
+            raise JournalError(
+                f"{self.run} was written by another version (journal {version}, this one reads {JOURNAL_VERSION}); "
+                "use the compact_hf that wrote it, or give another --out"
+            )
+
+    def _meta(self, name: str) -> str:
+        (value,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(value)
+
+    def _count(self, query: str) -> int:
+        with self._spoken():
+            return int(self._db.execute(query).fetchone()[0])
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._spoken():
+            yield from self._db.execute(query)
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        with self._spoken():
+            self._db.execute(statement, values)
+
+    def _spoken(self) -> AbstractContextManager[None]:
+        return spoken(self.run)

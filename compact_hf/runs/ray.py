@@ -1,0 +1,284 @@
+"""`--runner ray`: one run as shards on a Ray cluster's machines, their journals collected into one folder.
+
+In: what `generate` takes, and a number of shards. Out: the run folders OUT/shard-I-of-N. Each shard journals on its
+machine's own disk and sends its journal here every few seconds, so that a killed worker loses nothing and a lost
+machine a few seconds. The same call again goes on from what was collected.
+
+compact generate PICTURES --out OUT --runner ray --shards 8
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.snapshot import write_snapshot
+from compact_hf.errors import CompactError, StoppedEarly, UsageError
+from compact_hf.runs.ray_folder import held, unwritable
+from compact_hf.runs.ray_worker import Board, Ended, News, forget, run_shard
+from compact_hf.runs.shards import Shard
+from compact_hf.runs.standing import Standing
+
+_LOOK_EVERY_S: Final = 0.5
+_TIDY_S: Final = 10.0
+_CONNECT_S: Final = 10.0
+_RETRIES: Final = 20
+"""Times that a shard is started again after its worker or machine was lost."""
+
+
+def generate_on_ray(
+    source: str,
+    out: str | Path,
+    *,
+    shards: int,
+    on_progress: Callable[[Standing], None] = lambda standing: None,
+    **settings: Any,
+) -> Standing:
+    """Run `generate` as so many shards on the Ray cluster that there is, or else on a local one made for it.
+
+    Every machine needs this package, the same pictures at the same path, and the teacher's key in the environment
+    that its Ray was started in. Limits, rates and budgets are the whole run's. Ctrl-C lets the shards finish what is
+    in flight; the same call goes on.
+
+    Args:
+        source (`str`): as for `generate`.
+        out (`str | Path`): where the shards' run folders are collected: new, empty, or this same run's. It may lie
+            on a network file system.
+        shards (`int`): parts to cut the run into; each takes one CPU, and with the teacher `local` one GPU if the
+            cluster has any; those that find none wait.
+        on_progress (`Callable[[Standing], None]`, *optional*): called with the sum over the shards.
+        settings: everything else that `generate` takes.
+
+    Returns:
+        Where the run stands at its end.
+
+    Raises:
+        UsageError, SourceError, TeacherError, JournalError: as for `generate`, from the first shard that raised it.
+        StoppedEarly: Ctrl-C, a budget, or workers that were lost too often; the same call goes on.
+    """
+    parts = [Shard(index, shards) for index in range(1, shards + 1)]
+    if not parts:
+        raise UsageError(f"got {shards} shards; give at least 1")
+    for name in ("limit", "max_requests"):
+        parts[-1].share(name, settings.get(name))  # who gets least
+    named = {str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")}
+    if "gemini-batch" in named:
+        raise UsageError("one machine is enough to wait for gemini-batch, and knows its jobs; leave --runner ray out")
+    if Path(source).exists():
+        source = str(Path(source).resolve())
+    with held(Path(out), shards) as run, _ray() as ray:
+        gpus = 1 if "local" in named and ray.cluster_resources().get("GPU") else 0
+        work = _Work(ray, Path(out), run, source, settings, gpus, on_progress)
+        return run_to_end(partial(work.go, parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One call: launches the shards, listens to them, and collects."""
+
+    ray: Any
+    out: Path
+    run: str
+    source: str
+    settings: dict[str, Any]
+    gpus: int
+    on_progress: Callable[[Standing], None]
+    standings: dict[Shard, Standing] = field(default_factory=dict)
+
+    async def go(self, parts: list[Shard], stop: asyncio.Event) -> Standing:
+        board = self._board(parts)
+        await self._get(board.since.remote(0))  # there before those who report to it
+        tasks = {self._task(board, part): part for part in parts}
+        ended: dict[Shard, Ended] = {}
+        interrupted, heard = False, 0
+        try:
+            while tasks:
+                if stop.is_set() and not interrupted:
+                    interrupted = True
+                    await self._get(board.stop.remote())
+                done, _ = await asyncio.to_thread(self.ray.wait, list(tasks), timeout=_LOOK_EVERY_S)
+                for ref in done:
+                    part = tasks.pop(ref)
+                    ended[part] = await self._ended(part, ref)
+                    if _is_for_all(ended[part]):
+                        stop.set()
+                news: News = await self._get(board.since.remote(heard))
+                heard = news.number
+                self._collect(news)
+        finally:
+            for ref in tasks:
+                self.ray.cancel(ref, force=True)
+        together = _together(self.standings.values())
+        _raise_first([ended[part] for part in parts], together, interrupted=interrupted)
+        await self._tidy({end.node for end in ended.values()})
+        return together
+
+    def _board(self, parts: list[Shard]) -> Any:
+        files = {part: self.out / part.folder / FILE_NAME for part in parts}
+        collected = {part: file.read_bytes() for part, file in files.items() if file.exists()}
+        here = self._on(self.ray.get_runtime_context().get_node_id(), soft=True)
+        board = self.ray.remote(Board).options(num_cpus=0, max_task_retries=-1, scheduling_strategy=here)
+        return board.remote(collected)
+
+    def _task(self, board: Any, part: Shard) -> Any:
+        task = self.ray.remote(run_shard).options(
+            name=f"shard {part}",
+            num_cpus=1,
+            num_gpus=self.gpus,
+            max_retries=_RETRIES,
+            scheduling_strategy="SPREAD",
+        )
+        return task.remote(board, self.run, part, str(self.out / part.folder), self.source, self.settings)
+
+    def _on(self, node: str, *, soft: bool) -> Any:
+        return self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
+
+    async def _get(self, ref: Any) -> Any:
+        try:
+            return await asyncio.to_thread(self.ray.get, ref)
+        except self.ray.exceptions.RayActorError as error:
+            raise _unloadable(error) or StoppedEarly(
+                f"Ray lost what the shards report to ({_first_line(error)}); the same command goes on"
+            ) from error
+
+    async def _ended(self, part: Shard, ref: Any) -> Ended:
+        try:
+            ended: Ended = await asyncio.to_thread(self.ray.get, ref)
+        except self.ray.exceptions.RayTaskError as error:
+            if (unloadable := _unloadable(error)) is not None:
+                raise unloadable from error
+            raise  # a defect of ours: its traceback is wanted
+        except self.ray.exceptions.RayError as error:
+            why = f"Ray gave up on shard {part} ({_first_line(error)}); nothing is lost, the same command goes on"
+            return Ended("", (StoppedEarly, why))
+        return ended
+
+    def _collect(self, news: News) -> None:
+        for part, journal in news.journals.items():
+            try:
+                write_snapshot(journal, self.out / part.folder)
+            except OSError as error:
+                raise unwritable(self.out, error) from error
+        if news.standings:
+            self.standings.update(news.standings)
+            self.on_progress(_together(self.standings.values()))
+
+    async def _tidy(self, nodes: set[str]) -> None:
+        """Remove what was collected from the machines it was made on; one that is gone by now is not waited for."""
+        forgetting = [
+            self.ray.remote(forget).options(num_cpus=0, scheduling_strategy=self._on(node, soft=False)).remote(self.run)
+            for node in nodes
+        ]
+        await asyncio.to_thread(self.ray.wait, forgetting, num_returns=len(forgetting), timeout=_TIDY_S)
+
+
+def _is_for_all(ended: Ended) -> bool:
+    """Return whether a shard met what the others had better not meet too, such as a key that is refused."""
+    return ended.error is not None and not issubclass(ended.error[0], StoppedEarly)
+
+
+def _raise_first(ended: list[Ended], together: Standing, *, interrupted: bool) -> None:
+    """Raise the first error among the shards, what cannot be helped by going on before what can."""
+    for kind, message in (end.error for end in sorted(ended, key=_is_for_all, reverse=True) if end.error is not None):
+        if interrupted and issubclass(kind, StoppedEarly):
+            raise StoppedEarly(f"stopped after {together.finished} pictures; the same command goes on")
+        raise kind(message)
+
+
+def _together(standings: Iterable[Standing]) -> Standing:
+    """Return the sum of the shards' standings, with one of their newest failures."""
+    rows = list(standings)
+    return Standing(
+        pictures=sum(row.pictures for row in rows),
+        finished=sum(row.finished for row in rows),
+        kept=sum(row.kept for row in rows),
+        accepted=sum(row.accepted for row in rows),
+        sent=sum(row.sent for row in rows),
+        failures=sum(row.failures for row in rows),
+        last_failure=next((row.last_failure for row in rows if row.last_failure), ""),
+    )
+
+
+def _unloadable(error: Exception) -> CompactError | None:
+    """Return what to raise where a machine cannot load what it shall run, which only the text of the error tells."""
+    told = [line for line in str(error).splitlines() if "ModuleNotFoundError:" in line or "ImportError:" in line]
+    if not told:
+        return None
+    return CompactError(
+        f"a machine of the Ray cluster cannot load compact_hf ({told[-1].strip()}); "
+        "install this very version, with the same extras, on all of them"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[Any]:
+    """Yield the module ray, connected; what was started or connected for this call is left at its end.
+
+    Ray prints to stdout, where data goes; in here it is stderr.
+    """
+    import ray
+
+    with contextlib.redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield ray
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = _address()
+        try:
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _no_cluster(error) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _address() -> str | None:
+    """Return where to find a cluster, None to leave it to Ray: where nobody answers, it would go on trying for minutes.
+
+    Raises:
+        CompactError: nobody answers at RAY_ADDRESS.
+    """
+    if named := os.environ.get("RAY_ADDRESS"):
+        if (error := _silence_at(named)) is not None:
+            raise _no_cluster(error) from error
+        return None
+    # Here Ray notes the newest cluster of this machine, and leaves the note when the cluster is killed.
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    return "local" if note.is_file() and _silence_at(note.read_text().strip()) is not None else None
+
+
+def _silence_at(address: str) -> Exception | None:
+    """Return why nobody answers at `HOST:PORT`; None where somebody does, or it is a word such as `auto`."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        return error
+    return None
+
+
+def _no_cluster(error: Exception) -> CompactError:
+    return CompactError(
+        f"no Ray cluster can be reached or started ({_first_line(error)}); "
+        "give its address in RAY_ADDRESS, or unset that for a local one"
+    )

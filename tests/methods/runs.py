@@ -1,0 +1,55 @@
+"""What tests of troubled runs compare: releases, journals, what a server was asked, and the command as it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.images.encode import for_teacher
+from compact_hf.images.look import image_id_of
+from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.records import digest
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Journal
+from compact_hf.testing.model import Asked, ModelServer
+
+PRESETS = ("paper", "efficient")
+
+COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli import main; sys.exit(main())")
+
+
+def generate_command(folder: Path, run: Path, server: ModelServer, *more: str) -> list[str]:
+    return [*COMMAND, "generate", str(folder), "--out", str(run), "--teacher-url", server.url, *more]
+
+
+def released(run: Path) -> dict[str, str]:
+    """Assemble a run and return each Parquet file's name with its hash."""
+    out = run.parent / f"{run.name}-release"
+    assemble([run], out, version="1.0.0")
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.rglob("*.parquet")
+    }
+
+
+def journalled(run: Path) -> set[str]:
+    """Return the keys of the replies that a run holds, none where there is no run yet."""
+    if not (run / FILE_NAME).exists() or not (run / FILE_NAME).stat().st_size:
+        return set()
+    with Journal.read(run) as journal:
+        return {reply.key for _, _, reply in journal.replies()}
+
+
+def outcomes(run: Path) -> dict[str, Outcome]:
+    """Return what became of each image."""
+    with Journal.read(run) as journal:
+        return {finished.image_id: outcome_of(finished.body) for finished in journal.outcomes()}
+
+
+def keys(folder: Path, asked: Iterable[Asked]) -> list[str]:
+    """Return the journal's keys of what a server was asked about a folder's pictures, in order."""
+    ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in folder.iterdir()}
+    return [digest(one.role, ids[one.picture], one.prompt) for one in asked]

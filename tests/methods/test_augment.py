@@ -1,0 +1,298 @@
+"""`compact augment`: questions rewritten to need one capability more, over real HTTP and about drawn scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.cli import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
+from compact_hf.errors import StoppedEarly, UsageError
+from compact_hf.images.exchanges import Exchange
+from compact_hf.images.questions import AskedRow
+from compact_hf.methods.annotate.annotate import annotate
+from compact_hf.methods.augment.augment import augment
+from compact_hf.methods.augment.rewriting import PRESET, augment_picture
+from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.methods.compact.status import status
+from compact_hf.records import Task
+from compact_hf.runs.journal import Journal
+from compact_hf.scenes.layout import scene_of
+from compact_hf.scenes.questions import understand
+from compact_hf.scenes.source import seed_of
+from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.testing.gemini import GeminiServer
+from tests.methods.data_sets import pictures, questions_folder, scenes_file
+from tests.teachers.asking import photograph
+
+IMAGE_ID = "0" * 32
+
+
+def outcomes(run: Path) -> dict[str, Outcome]:
+    with Journal.read(run) as journal:
+        return {finished.ref: outcome_of(finished.body) for finished in journal.outcomes()}
+
+
+def hashes(run: Path, out: Path) -> dict[str, str]:
+    assemble(run, out, version="1.0.0")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.rglob("*.parquet")}
+
+
+def test_a_scene_is_asked_what_takes_one_capability_more_and_the_answer_is_right(tmp_path: Path) -> None:
+    file, before = scenes_file(tmp_path, "scenes:60", ks=(1, 2))
+    augment(str(file), tmp_path / "run", image_root="scenes:60")
+    rewritten = 0
+    for ref, outcome in outcomes(tmp_path / "run").items():
+        needed = [set(turn.capabilities) for turn in before[ref]]
+        if outcome.conversation is None:
+            continue
+        assert outcome.k == len(needed[0]) + 1  # a generated scene's questions are all of one k
+        for turn in outcome.conversation.turns:
+            found = understand(scene_of(seed_of(ref)), turn.question)
+            assert found is not None
+            assert (found.capabilities, found.answer) == (turn.capabilities, turn.answer)
+            assert len(turn.capabilities) == outcome.k
+            assert any(names < set(turn.capabilities) for names in needed)
+            rewritten += 1
+    assert rewritten > 60
+
+
+def test_the_release_of_it_is_valid_and_says_how_it_was_made(tmp_path: Path) -> None:
+    file, _ = scenes_file(tmp_path, "scenes:20", ks=(1,))
+    standing = augment(str(file), tmp_path / "run", image_root="scenes:20")
+    assemble(tmp_path / "run", tmp_path / "release", version="1.0.0")
+    assert validate(tmp_path / "release").problems == ()
+    rows = [row for split in load_dataset(str(tmp_path / "release")).values() for row in split]
+    assert len(rows) == standing.kept > 5
+    assert {(row["source"], row["k"], row["preset_version"]) for row in rows} == {("augment", 2, "k-plus-1@1")}
+    told = status(tmp_path / "run")
+    assert told.questions_by_k == {2: standing.accepted}
+
+
+def test_a_run_of_annotate_makes_no_release(tmp_path: Path) -> None:
+    file, _ = scenes_file(tmp_path, "scenes:2")
+    annotate(str(file), tmp_path / "run", image_root="scenes:2")
+    with pytest.raises(UsageError, match="is a run of annotate, which makes no conversations"):
+        assemble(tmp_path / "run", tmp_path / "release", version="1.0.0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine pictures with five questions each."""
+    rows = [(data, f"What is number {number}?", "it") for number in range(5) for data in pictures(9)]
+    return questions_folder(tmp_path_factory.mktemp("asked") / "photographs", rows)
+
+
+def test_neither_order_nor_interruptions_show_in_the_release(folder: Path, tmp_path: Path) -> None:
+    with GeminiServer(accept_rate=0.7) as server:
+        augment(str(folder), tmp_path / "clean", teacher_url=server.url, concurrency=1, strict=True)
+        asked = len(server.asked)
+    with GeminiServer(accept_rate=0.7) as server:
+        for requests in range(asked // 3, asked, asked // 3):
+            with pytest.raises(StoppedEarly):
+                augment(str(folder), tmp_path / "run", teacher_url=server.url, strict=True, max_requests=requests)
+        augment(str(folder), tmp_path / "run", teacher_url=server.url, strict=True)
+        assert len(server.asked) == asked
+        assert len({(one.role, one.prompt, one.picture) for one in server.asked}) == asked
+        assert {one.role for one in server.asked} == {"teacher", "verifier", "blind"}
+    assert hashes(tmp_path / "run", tmp_path / "a") == hashes(tmp_path / "clean", tmp_path / "b")
+
+
+def test_the_teacher_sees_questions_and_answers_and_the_verifier_of_the_new_ones_neither(
+    folder: Path, tmp_path: Path
+) -> None:
+    with GeminiServer() as server:
+        augment(str(folder), tmp_path / "run", teacher_url=server.url, limit=2)
+    for asked in server.asked:
+        assert ("(Answer: it)" in asked.prompt) == (asked.role == "teacher")
+    turns = [turn for one in outcomes(tmp_path / "run").values() if one.conversation for turn in one.conversation.turns]
+    judged = [one.prompt for one in server.asked if one.role == "verifier"]
+    assert turns
+    for turn in turns:
+        prompt = next(prompt for prompt in judged if turn.question in prompt)
+        assert "What is number" not in prompt
+
+
+def test_the_command_leads_on_to_a_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, _ = scenes_file(tmp_path, "scenes:10", ks=(1,))
+    run, release = str(tmp_path / "run"), str(tmp_path / "release")
+    assert main(["augment", str(file), "--image-root", "scenes:10", "--out", run, "--limit", "6"]) == 0
+    assert f"compact assemble {run}" in capsys.readouterr().err
+    assert main(["status", run]) == 0
+    assert "preset k-plus-1@1  k k+1" in capsys.readouterr().out
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0"]) == 0
+    assert main(["validate", release]) == 0
+
+
+def test_in_batches_one_round_is_enough_and_says_so(folder: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        server.batches.looks = 1  # done at the first look
+        augment(str(folder), tmp_path / "run", teacher="gemini-batch", teacher_url=server.url, limit=2)
+        assert len(server.batches.jobs) == 3  # what the questions need, new ones, what those need
+    told = status(tmp_path / "run")
+    assert told.identity["preset"] == "k-plus-1-batch@1"
+    assert told.questions > 0
+
+
+def answered(
+    needs: dict[str, tuple[str, ...]],
+    write: Callable[[tuple[str, ...]], dict[str, Any] | None],
+    *,
+    ks: range = range(1, 11),
+) -> tuple[Outcome, list[Request]]:
+    """Drive one picture whose questions need these, with a teacher that writes so and a verifier that agrees."""
+    asked: list[Request] = []
+    rows = [AskedRow(f"train/{at}", "", (Exchange(question, "it"),)) for at, question in enumerate(needs)]
+    exposure = Exposure(photograph, ref="a.jpg", max_edge=64)
+    process = augment_picture(IMAGE_ID, exposure, rows, seed=0, ks=ks, preset=PRESET)
+    known = dict(needs)
+
+    def reply(request: Request) -> Reply:
+        asked.append(request)
+        if isinstance(request.subject, Task):
+            drafts = [_draft(write(names)) for names in request.subject.combinations]
+            known.update(
+                (draft["question"], names)
+                for draft, names in zip(drafts, request.subject.combinations, strict=True)
+                if draft["supported"]
+            )
+            return _reply(request, "drafts", drafts)
+        verdicts = [{"capabilities": list(known[question]), "answer": "it"} for question in request.subject]
+        return _reply(request, "verdicts", verdicts)
+
+    requests = next(process)
+    try:
+        while True:
+            requests = process.send([reply(request) for request in requests])
+    except StopIteration as end:
+        return outcome_of(end.value.body), asked
+
+
+def _draft(written: dict[str, Any] | None) -> dict[str, Any]:
+    if written is None:
+        return {"supported": False, "question": "", "answer": "", "confidence": 0}
+    return {"supported": True, "answer": "it", "confidence": 90} | written
+
+
+def _reply(request: Request, name: str, items: list[dict[str, Any]]) -> Reply:
+    if name in request.schema.model_fields:
+        text = json.dumps({name: [{"number": number, **item} for number, item in enumerate(items, 1)]})
+    else:
+        text = json.dumps(items[0])
+    return Reply(request.key, text=text, model="model")
+
+
+def new_question() -> Callable[[tuple[str, ...]], dict[str, Any]]:
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+
+    def write(names: tuple[str, ...]) -> dict[str, Any]:
+        return {"question": f"Why {next(letters) * 3} {next(letters) * 4} {next(letters) * 5}?"}
+
+    return write
+
+
+needed = st.dictionaries(
+    st.integers(0, 9).map("What is {}?".format),
+    st.sets(st.sampled_from(list(CAPABILITIES))).map(canonical),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(needed)
+def test_what_is_asked_for_is_what_was_needed_and_one_more_which_is_never_the_same(
+    needs: dict[str, tuple[str, ...]],
+) -> None:
+    outcome, asked = answered(needs, lambda names: None)
+    tasks = [request.subject for request in asked if isinstance(request.subject, Task)]
+    combinations = [names for task in tasks for names in task.combinations]
+    chosen = [question for question, names in needs.items() if len(names) + 1 == outcome.k]
+    assert all(len(names) == outcome.k for names in combinations)
+    for names in combinations:
+        assert any(set(needs[question]) < set(names) for question in chosen)
+    most = Counter(len(names) + 1 for names in needs.values() if len(names) < len(CAPABILITIES))
+    assert most[outcome.k] == max(most.values(), default=0)
+    if len(chosen) == 1:
+        free = len(CAPABILITIES) - outcome.k + 1
+        assert len(set(combinations)) == len(combinations) == min(PRESET.max_rounds, free)
+    assert outcome.conversation is None
+    dropped = {reject.subject for reject in outcome.rejects if reject.reason == "another k than the picture's"}
+    assert dropped == {question for question, names in needs.items() if len(names) + 1 not in (outcome.k, 11)}
+
+
+@given(needed)
+def test_every_question_ends_as_a_turn_or_as_rejects(needs: dict[str, tuple[str, ...]]) -> None:
+    outcome, _ = answered(needs, new_question())
+    turns = outcome.conversation.turns if outcome.conversation else ()
+    rejected = [reject for reject in outcome.rejects if reject.reason != "too few questions"]
+    assert len(turns) + len(rejected) == len(needs)
+    assert len(outcome.drafts) == len(turns)
+    assert all(turn.capabilities == turn.verified_capabilities for turn in turns)
+
+
+def test_a_question_that_was_accepted_is_not_asked_for_again() -> None:
+    needs = {"What is it?": ("color",), "Where is it?": ("shape",)}
+    tries = iter([None, {"question": "Why red here?"}, {"question": "How many blue ones?"}])
+    outcome, asked = answered(needs, lambda names: next(tries))
+    assert outcome.conversation is not None
+    assert [turn.question for turn in outcome.conversation.turns] == ["Why red here?", "How many blue ones?"]
+    assert [reason for _, reason in outcome.drafts] == ["declined", "", ""]
+    tasks = [request.subject for request in asked if isinstance(request.subject, Task)]
+    assert [(task.round, len(task.combinations)) for task in tasks] == [(1, 2), (2, 1)]
+
+
+def test_two_rewritten_alike_are_one() -> None:
+    needs = {"What is it?": ("color",), "Where is it?": ("color",)}
+    outcome, _ = answered(needs, lambda names: {"question": "Why so blue?"})
+    assert outcome.conversation is not None
+    assert len(outcome.conversation.turns) == 1
+    assert "repeats a question" in {reject.reason for reject in outcome.rejects}
+
+
+def test_of_two_that_are_nearly_alike_one_is_kept_though_each_passed_by_itself() -> None:
+    needs = {"What is it?": ("color",), "Where is it?": ("color",)}
+    words = iter(["today", "here"])
+    outcome, _ = answered(needs, lambda names: {"question": f"Why so blue and calm {next(words, 'again')}?"})
+    assert outcome.conversation is not None
+    assert [turn.question for turn in outcome.conversation.turns] == ["Why so blue and calm today?"]
+    assert [reason for _, reason in outcome.drafts] == ["", *["repeats a question"] * PRESET.max_rounds]
+
+
+def test_the_questions_of_an_image_are_extended_by_different_capabilities() -> None:
+    """Nine questions need color, and each of the nine other capabilities extends one of them."""
+    _, asked = answered({f"What is {at}?": ("color",) for at in range(9)}, lambda names: None)
+    tasks = [request.subject for request in asked if isinstance(request.subject, Task)]
+    first = [names for task in tasks for names in task.combinations if task.round == 1]
+    assert len(first) == 9
+    assert {name for names in first for name in names} == set(CAPABILITIES)
+
+
+def test_a_teacher_is_not_asked_for_a_larger_k_than_it_knows() -> None:
+    names = tuple(CAPABILITIES)
+    needs = {"What is it?": names[:5], "Where is it?": names[1:6], "Who is it?": names[:2]}
+    outcome, asked = answered(needs, new_question(), ks=range(1, 6))
+    assert outcome.k == 3
+    assert Counter(reject.reason for reject in outcome.rejects) == {"no question for so many capabilities": 2}
+    assert all(len(names) == 3 for one in asked if isinstance(one.subject, Task) for names in one.subject.combinations)
+
+
+def test_a_question_without_an_answer_is_counted(tmp_path: Path) -> None:
+    (data,) = pictures(1)
+    rows = [(data, "What is it?", ""), (data, "Where is it?", "there")]
+    with GeminiServer() as server:
+        augment(str(questions_folder(tmp_path / "one", rows)), tmp_path / "run", teacher_url=server.url)
+    (outcome,) = outcomes(tmp_path / "run").values()
+    assert [(one.reason, one.subject) for one in outcome.rejects if one.stage == "conversation"] == [
+        ("question without answer", "What is it?")
+    ]

@@ -1,0 +1,136 @@
+"""Runs in batches over real photographs: the real client over HTTP, and kills in every state that a job has."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.responses import Response
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
+from compact_hf.errors import UsageError
+from compact_hf.methods.compact.generate import generate
+from compact_hf.runs.journal import Journal
+from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.testing.gemini import GeminiServer, error_response
+from compact_hf.testing.model import Asked
+from tests import preforked
+
+# The command in a process of its own, which kills itself when so many replies were written down.
+_CHILD = """
+import os, signal, sys
+from compact_hf.runs.journal import Journal
+from compact_hf.methods.compact.generate import generate
+
+folder, run, url, replies = sys.argv[1:]
+record = Journal.record_reply
+
+def record_and_die(journal, *reply):
+    record(journal, *reply)
+    if len(list(journal.replies())) == int(replies):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.record_reply = record_and_die
+generate(folder, run, teacher="gemini-batch", preset="efficient", teacher_url=url)
+"""
+
+
+def in_batches(folder: Path, run: Path, server: GeminiServer) -> None:
+    generate(str(folder), run, teacher="gemini-batch", preset="efficient", teacher_url=server.url)
+
+
+def batch_server(**more: object) -> GeminiServer:
+    """Return a server whose jobs have ended at the first look: the teacher's pauses are not those of tests."""
+    server = GeminiServer(accept_rate=0.5, **more)  # type: ignore[arg-type]
+    server.batches.looks = 1
+    return server
+
+
+def released(run: Path) -> dict[str, str]:
+    """Assemble a run and return each Parquet file's name with its hash."""
+    out = run.parent / f"{run.name}-release"
+    assemble([run], out, version="1.0.0")
+    assert validate(out).problems == ()
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
+    """A run without trouble, and how many requests and batches it took."""
+    run = tmp_path_factory.mktemp("clean") / "run"
+    with pytest.MonkeyPatch.context() as patch, batch_server() as server:
+        patch.setenv("GEMINI_API_KEY", "test-key")
+        in_batches(few, run, server)
+    return run, server.answered, len(server.batches.jobs)
+
+
+def test_two_rounds_are_four_batches_and_leave_nothing_behind(few: Path, clean_run: tuple[Path, int, int]) -> None:
+    run, requests, batches = clean_run
+    pictures = len(list(few.iterdir()))
+    assert 2 * pictures < requests < 4 * pictures
+    assert batches == 4
+    assert not (run / FOLDER).exists()
+    with Journal.read(run) as journal:
+        assert journal.identity["teacher"] == "gemini-batch:gemini-3.8-flash"
+        assert len(list(journal.replies())) == requests
+    assert released(run)
+
+
+def test_twenty_rounds_in_batches_are_refused(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="up to 24 hours: use --preset efficient"):
+        generate(str(few), tmp_path / "run", teacher="gemini-batch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Path, int, int], tmp_path: Path) -> None:
+    """Written, uploading, uploaded, made without being told, submitted, collecting, and handed over half-way."""
+    run = tmp_path / "run"
+    deaths = ["upload", "chunk", "create", "created", "get", "download"]
+    victims: list[preforked.Popen] = []
+
+    def kill(call: str, number: int) -> Response | None:
+        if not deaths or call != deaths[0]:
+            return None
+        deaths.pop(0)
+        victims[-1].kill()
+        victims[-1].wait()
+        # Nor is what the dead asked for carried out, or "create" would be the same as "created".
+        return Response(status_code=499)
+
+    with batch_server() as server:
+        server.batches.fault = kill
+        pictures = len(list(few.iterdir()))
+        for replies in (*(0 for _ in deaths), pictures // 2, pictures + 2):
+            arguments = [str(few), str(run), server.url, str(replies)]
+            victims.append(preforked.Popen([sys.executable, "-c", _CHILD, *arguments]))
+            assert victims[-1].wait(60) == -signal.SIGKILL
+        in_batches(few, run, server)
+    assert deaths == []
+    _, requests, batches = clean_run
+    assert (server.answered, len(server.batches.jobs)) == (requests, batches)
+    assert not (run / FOLDER).exists()
+    assert released(run) == released(clean_run[0])
+
+
+def test_what_fails_or_expires_goes_into_a_later_batch(
+    few: Path, clean_run: tuple[Path, int, int], tmp_path: Path
+) -> None:
+    expired: list[bytes] = []
+
+    def fault(asked: Asked, number: int) -> Response | None:
+        """The seven requests of the first batch expire; two of the second fail, always about the same pictures."""
+        if number < 7:
+            expired.append(asked.picture)
+        elif number < 14 and asked.picture in sorted(expired)[:2]:
+            return error_response(503, "UNAVAILABLE", "overloaded")
+        return None
+
+    with batch_server(fault=fault) as server:
+        server.batches.ends_as = lambda number: "SUCCEEDED" if number else "EXPIRED"
+        in_batches(few, tmp_path / "run", server)
+    assert (server.answered, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
+    assert released(tmp_path / "run") == released(clean_run[0])

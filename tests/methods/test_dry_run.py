@@ -1,0 +1,88 @@
+"""What a run will take, told before anything is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.cli import main
+from compact_hf.errors import IdentityError, UsageError
+from compact_hf.methods.compact.dry_run import plan
+from compact_hf.methods.compact.generate import generate
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+
+
+def test_a_plan_needs_no_key_and_leaves_nothing_behind(few: Path, tmp_path: Path) -> None:
+    found = plan(str(few), tmp_path / "run", preset="efficient")
+    assert (found.pictures, found.finished) == (7, 0)
+    assert found.cost is not None
+    assert found.cost > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_efficient_costs_less_than_paper_and_a_batch_half_of_that(few: Path, tmp_path: Path) -> None:
+    paper = plan(str(few), tmp_path)
+    efficient = plan(str(few), tmp_path, preset="efficient")
+    batch = plan(str(few), tmp_path, preset="efficient", teacher="gemini-batch")
+    costs = [one.cost_per_question for one in (paper, efficient, batch)]
+    assert costs[0] > costs[1] > 1.9 * costs[2]
+
+
+def test_limits_and_shards_are_planned_for(few: Path, tmp_path: Path) -> None:
+    assert plan(str(few), tmp_path, limit=4).pictures == 4
+    assert [plan(str(few), tmp_path, shard=f"{index}/2").pictures for index in (1, 2)] == [4, 3]
+    assert [plan(str(few), tmp_path, shard=f"{index}/2", limit=3).pictures for index in (1, 2)] == [2, 1]
+
+
+def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    generate("scenes:60", out, limit=20, preset="efficient")
+    began = plan("scenes:60", out, preset="efficient")
+    assert (began.pictures, began.finished) == (40, 20)
+    assert any("measured on 20" in line for line in began.basis)
+    standing = generate("scenes:60", out, preset="efficient")
+    assert began.requests == pytest.approx(standing.sent, rel=0.25)
+
+
+@pytest.mark.parametrize("other", [{"seed": 7}, {"max_edge": 100}], ids=["seed", "max_edge"])
+def test_a_plan_refuses_another_runs_folder_as_the_run_would(other: dict[str, Any], tmp_path: Path) -> None:
+    generate("scenes:3", tmp_path / "run")
+    plan("scenes:3", tmp_path / "run")
+    with pytest.raises(IdentityError, match=f"{next(iter(other))} was"):
+        plan("scenes:3", tmp_path / "run", **other)
+
+
+def test_the_command_prints_a_table_and_asks_nothing(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "7 pictures" in said
+    assert "USD a question" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"ks": (10,)}, {"ks": (0,)}, {"max_edge": 0}, {"max_cost": -1.0}, {"max_requests": 0}, {"teacher": "scenes"}],
+)
+def test_what_the_run_would_refuse_is_refused_before(
+    few: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as planned:
+        plan(str(few), tmp_path / "run", **settings)
+    monkeypatch.setenv("GEMINI_API_KEY", "test-key")
+    with pytest.raises(UsageError) as run:
+        generate(str(few), tmp_path / "run", **settings)
+    assert str(planned.value) == str(run.value)
+
+
+def test_drawn_scenes_have_questions_up_to_five(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="k = 1 to 5"):
+        plan("scenes:5", tmp_path / "run", ks=(6,))

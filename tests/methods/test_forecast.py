@@ -1,0 +1,295 @@
+"""A forecast is what the method really takes: exact where it computes, in words where it assumes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
+from compact_hf.errors import IdentityError, UsageError
+from compact_hf.methods.compact.conversation import converse, outcome_of
+from compact_hf.methods.compact.dry_run import plan
+from compact_hf.methods.compact.expectation import Expected, Fate, expected
+from compact_hf.methods.compact.forecast import Forecast, fate_of, forecast_for
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.preset import EFFICIENT, PAPER, Preset
+from compact_hf.methods.compact.status import status
+from compact_hf.methods.compact.tables import Table, forecast_parts
+from compact_hf.records import Task, digest
+from compact_hf.runs.rate_limit import Limits
+from compact_hf.teachers.prices import Price, price_of
+from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.testing.gemini import GeminiServer
+
+GEMINI = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}
+DOLLAR = Price(1.0, 10.0, "given")
+SHARES = st.floats(0.05, 1.0)
+
+
+class CoinFlips:
+    """Teacher and verifier who get by chance what they get right, asked by the method itself."""
+
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
+        self.requests: Counter[str] = Counter()
+        self._needed: dict[str, tuple[str, ...]] = {}
+        self._rng = random.Random(0)
+
+    def answer(self, request: Request) -> Reply:
+        kind = request.role if request.exposure is not None else "blind"
+        self.requests[kind] += 1
+        if isinstance(request.subject, Task):
+            items = [self._draft(combination) for combination in request.subject.combinations]
+            name = "drafts"
+        else:
+            items = [self._guess() if kind == "blind" else self._verdict(question) for question in request.subject]
+            name = "answers" if kind == "blind" else "verdicts"
+        several = {name: [{"number": number, **item} for number, item in enumerate(items, 1)]}
+        single = {field: value for field, value in items[0].items() if field != "supported"}
+        return Reply(request.key, json.dumps(several if name in request.schema.model_fields else single), "coin")
+
+    def _draft(self, combination: tuple[str, ...]) -> dict[str, object]:
+        question = " ".join(digest(self._rng.random())[place : place + 6] for place in range(0, 30, 6)) + "?"
+        self._needed[question] = combination
+        confidence = 90 if self._rng.random() < self.fate.written else 10
+        return {"supported": True, "question": question, "answer": "left", "confidence": confidence}
+
+    def _verdict(self, question: str) -> dict[str, object]:
+        needed = list(self._needed[question])
+        if self._rng.random() >= self.fate.verified:
+            needed.append(next(name for name in CAPABILITIES if name not in needed))
+        return {"capabilities": needed, "answer": "left"}
+
+    def _guess(self) -> dict[str, object]:
+        return {"answer": "right" if self._rng.random() < self.fate.unguessed else "left"}
+
+
+def flipped(preset: Preset, k: int, fate: Fate, *, pictures: int) -> Expected:
+    """What the method takes on average over so many pictures."""
+    coins = CoinFlips(fate)
+    kept = questions = asked = 0
+    exposure = Exposure(lambda: b"", ref="none", max_edge=1)
+    for number in range(pictures):
+        process = converse(digest(number), exposure, seed=0, ks=(k,), preset=preset)
+        requests = next(process)
+        while True:
+            try:
+                requests = process.send([coins.answer(request) for request in requests])
+            except StopIteration as end:
+                outcome = outcome_of(end.value.body)
+                kept += outcome.conversation is not None
+                questions += len(outcome.conversation.turns) if outcome.conversation else 0
+                asked += len(outcome.drafts)
+                break
+    each = {kind: count / pictures for kind, count in coins.requests.items()}
+    return Expected(
+        teacher=each["teacher"],
+        verifier=each["verifier"],
+        blind=each.get("blind", 0.0),
+        asked=asked / pictures,
+        judged=0.0,
+        guessed=0.0,
+        kept=kept / pictures,
+        questions=questions / pictures,
+    )
+
+
+@pytest.mark.parametrize("preset", [PAPER, EFFICIENT, replace(EFFICIENT, strict=True)], ids=lambda p: p.preset_version)
+@pytest.mark.parametrize(("k", "fate"), [(2, Fate(1.0, 0.8, 0.9)), (1, Fate(0.6, 0.5, 0.8))])
+def test_the_expectation_is_what_the_method_takes(preset: Preset, k: int, fate: Fate) -> None:
+    found, computed = flipped(preset, k, fate, pictures=400), expected(preset, k, fate)
+    for name in ("teacher", "verifier", "blind", "asked", "kept", "questions"):
+        assert getattr(found, name) == pytest.approx(getattr(computed, name), rel=0.05), name
+
+
+@given(written=SHARES, verified=SHARES, k=st.integers(1, 9), strict=st.booleans())
+def test_better_drafts_never_take_more_and_never_give_less(
+    written: float, verified: float, k: int, strict: bool
+) -> None:
+    for preset in (replace(PAPER, strict=strict), replace(EFFICIENT, strict=strict)):
+        worse, better = expected(preset, k, Fate(written, verified)), expected(preset, k, Fate(written, 1.0))
+        assert better.teacher <= worse.teacher + 1e-9
+        assert better.kept >= worse.kept - 1e-9
+        assert 0 <= worse.kept <= 1 + 1e-9
+        assert worse.questions <= worse.asked * written * verified + 1e-9
+        assert worse.teacher <= preset.max_rounds
+
+
+def test_perfect_drafts_take_what_can_be_counted_on_fingers() -> None:
+    assert expected(PAPER, 2, Fate(1.0, 1.0)) == Expected(3, 3, 0, 3, 3, 0, 1, 3)
+    assert expected(replace(EFFICIENT, strict=True), 2, Fate(1.0, 1.0)) == Expected(1, 1, 1, 4, 4, 4, 1, 4)
+
+
+def forecast(
+    pictures: int = 1000, preset: Preset = EFFICIENT, price: Price | None = DOLLAR, **settings: object
+) -> Forecast:
+    defaults = {
+        "teachers": GEMINI,
+        "prices": {"teacher": price, "verifier": price},
+        "limits": Limits(16),
+    }
+    return forecast_for(pictures, preset, **(defaults | settings))  # type: ignore[arg-type]
+
+
+def test_the_cost_is_that_of_the_tokens_and_a_question_costs_its_share() -> None:
+    found = forecast()
+    assert found.cost == pytest.approx(DOLLAR.cost(found.input_tokens, found.output_tokens))
+    assert found.cost_per_question == pytest.approx(found.cost / found.questions)
+    assert found.requests == sum(line.requests for line in found.lines)
+    # Every request carries the picture.
+    assert found.input_tokens > 1120 * found.requests
+
+
+def test_an_efficient_run_uploads_fewer_pictures_than_it_gets_questions_and_paper_more() -> None:
+    efficient, paper = forecast(), forecast(preset=PAPER)
+    assert efficient.requests < 0.8 * efficient.questions
+    assert paper.requests > 2 * paper.questions
+    assert efficient.cost is not None
+    assert paper.cost is not None
+    assert efficient.cost < paper.cost
+
+
+def test_strict_adds_requests_that_carry_no_picture() -> None:
+    found = forecast(preset=replace(EFFICIENT, strict=True))
+    blind = found.lines[2]
+    assert blind.kind == "blind"
+    assert blind.input_tokens < 300 * blind.requests
+    assert found.requests - blind.requests == forecast().requests
+
+
+def test_one_unknown_price_leaves_the_cost_open_and_says_what_to_give() -> None:
+    found = forecast(prices={"teacher": DOLLAR, "verifier": None}, teachers=GEMINI | {"verifier": "openai:mine"})
+    assert found.cost is None
+    assert found.lines[0].cost is not None
+    assert any("openai:mine: the price is not known; give --price-in" in line for line in found.basis)
+
+
+def test_a_limit_on_requests_or_tokens_sets_the_pace() -> None:
+    free = forecast()
+    assert free.seconds == pytest.approx(free.requests * 5 / 16)
+    slow = forecast(limits=Limits(16, rpm=10))
+    assert slow.seconds == pytest.approx(slow.requests * 6)
+    narrow = forecast(limits=Limits(16, tpm=10_000))
+    assert narrow.seconds == pytest.approx(60 * (narrow.input_tokens + narrow.output_tokens) / 10_000)
+    assert forecast(teachers=dict.fromkeys(GEMINI, "gemini-batch:gemini-3.8-flash")).seconds is None
+
+
+def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path: Path) -> None:
+    generate("scenes:40", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
+    measured = status(tmp_path / "run")
+    scenes = {"teachers": {"teacher": "scenes:noise=0.3", "verifier": "scenes"}, "measured": measured}
+    preset = replace(EFFICIENT, strict=True)
+    found = forecast(110, preset, Price(0.0, 0.0, "runs here"), **scenes)
+    assert (found.pictures, found.finished) == (70, 40)
+    assert any("measured on 40 finished pictures" in line for line in found.basis)
+    assert (found.input_tokens, found.cost) == (0, 0)
+    assert measured.pace is not None
+    assert found.seconds == pytest.approx(70 / measured.pace)
+    generate("scenes:110", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
+    after = status(tmp_path / "run")
+    # Scenes differ more than coin flips do: what one declines, its neighbours in the request decline too.
+    asked = sum(after.requests.values()) - sum(measured.requests.values())
+    assert found.requests == pytest.approx(asked, rel=0.15)
+    assert found.questions == pytest.approx(after.questions - measured.questions, rel=0.15)
+
+
+def test_few_finished_pictures_are_too_few_to_go_by(tmp_path: Path) -> None:
+    generate("scenes:9", tmp_path / "run", preset="efficient")
+    found = forecast(100, measured=status(tmp_path / "run"))
+    assert found.finished == 9
+    assert any("assumed: 80% of drafts pass" in line for line in found.basis)
+    assert fate_of(2, None) == Fate(1.0, 0.8)
+
+
+def test_nothing_left_to_do_costs_nothing(tmp_path: Path) -> None:
+    generate("scenes:12", tmp_path / "run", preset="efficient")
+    found = forecast(5, measured=status(tmp_path / "run"))
+    assert (found.pictures, found.requests, found.questions, found.cost) == (0, 0, 0, 0)
+    assert found.cost_per_question is None
+
+
+def test_what_is_shown_fits_a_terminal_and_names_every_assumption() -> None:
+    parts = list(forecast_parts(forecast(32_000, replace(PAPER, strict=True))))
+    (table,) = [part for part in parts if isinstance(part, Table)]
+    assert [row[0] for row in table.rows] == ["teacher", "verifier", "verifier, without the picture", "all"]
+    assert sum(max(len(str(row[column])) for row in [table.head, *table.rows]) + 2 for column in range(5)) <= 102
+    lines = [part for part in parts if isinstance(part, str)]
+    assert all(len(line) <= 100 for line in lines)
+    assert any("given" in line and "gemini-3.8-flash" in line for line in lines)
+
+
+def test_a_dry_run_needs_no_key_asks_nobody_and_writes_nothing(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY")
+    found = plan(str(few), tmp_path / "run", limit=5, strict=True)
+    assert (found.pictures, found.finished) == (5, 0)
+    price = price_of("gemini:gemini-3.8-flash")
+    assert price is not None
+    assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_goes_on_from_what_the_run_has_done(few: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        generate(str(few), tmp_path / "run", teacher_url=server.url, limit=3)
+        asked = server.answered
+        found = plan(str(few), tmp_path / "run")
+        assert server.answered == asked
+    assert (found.pictures, found.finished) == (len(list(few.iterdir())) - 3, 3)
+
+
+def test_a_dry_run_in_another_runs_folder_is_refused_as_the_run_would_be(tmp_path: Path) -> None:
+    generate("scenes:3", tmp_path / "run")
+    with pytest.raises(IdentityError, match="preset was 'paper@1', now 'efficient@1'"):
+        plan("scenes:3", tmp_path / "run", preset="efficient")
+    assert plan("scenes:30", tmp_path / "run").pictures == 27
+
+
+def test_a_dry_run_takes_planted_faults_for_the_same_run(tmp_path: Path) -> None:
+    generate("scenes:3", tmp_path / "run", noise=0.5)
+    assert plan("scenes:30", tmp_path / "run").finished == 3
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="k = 11"):
+        plan("scenes:3", tmp_path, ks=(11,))
+    with pytest.raises(UsageError, match="did you mean gemini"):
+        plan(str(few), tmp_path, teacher="gemni")
+    with pytest.raises(UsageError, match="paper"):
+        plan(str(few), tmp_path, teacher="gemini-batch")
+
+
+def test_batches_are_half_the_price_and_the_time_is_theirs(few: Path, tmp_path: Path) -> None:
+    found = plan(str(few), tmp_path, teacher="gemini-batch", preset="efficient")
+    assert found.seconds is None
+    price = price_of("gemini:gemini-3.8-flash")
+    assert price is not None
+    assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens) / 2)
+
+
+def test_a_shard_takes_its_part(tmp_path: Path) -> None:
+    whole, parts = plan("scenes:100", tmp_path), [plan("scenes:100", tmp_path, shard=f"{i}/3") for i in (1, 2, 3)]
+    assert sum(part.pictures for part in parts) == whole.pictures == 100
+    limited = [plan("scenes:100", tmp_path, shard=f"{index}/3", limit=10).pictures for index in (1, 2, 3)]
+    assert sum(limited) == 10
+
+
+def test_the_command_prints_a_forecast_and_leaves_no_folder(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY")
+    assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    for said in ("teacher", "verifier", "all", "USD a question", "roughly", "assumed"):
+        assert said in shown
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,175 @@
+"""Data sets on the Hub as sources of pictures and of questions: the real clients against the double, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.methods.compact.generate import generate
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.hub.faults import unavailable
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.testing.model import KEY
+from tests.hub.clients import told
+from tests.methods.data_sets import pictures, questions_folder
+
+WAY: Final = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from compact_hf.runs.journal import Journal
+from compact_hf.errors import CompactError
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
+from compact_hf.records import Row
+from compact_hf.dataset.publish import publish
+from compact_hf.methods.annotate.annotate import annotate
+from compact_hf.methods.annotate.summary import annotations_of
+from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.generate import generate
+
+release, second, plain, runs, gemini = sys.argv[1:]
+runs = Path(runs)
+publish(release, "org/compact")
+HfApi().create_repo("org/plain", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/plain", folder_path=plain, repo_type="dataset")
+told_of_plain = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
+
+def identity(run):
+    with Journal.read(runs / run) as journal:
+        return journal.identity["source"]
+
+def refused(dataset):
+    try:
+        annotate(dataset, runs / "refused", verifier_url=gemini)
+    except CompactError as error:
+        return str(error)
+
+found = annotate("org/compact", runs / "main", verifier_url=gemini)
+told = {
+    "sha": HfApi().dataset_info("org/compact").sha,
+    "main": identity("main"),
+    "questions": sorted(one.question for one in annotations_of(runs / "main")),
+    "rejects": found.rejects,
+    "plain": told_of_plain,
+}
+annotate("hf://datasets/org/compact@v1.0.0/k3", runs / "k3", split="train", verifier_url=gemini)
+told["k3"] = identity("k3")
+told["of_k3"] = sorted({one.row_id for one in annotations_of(runs / "k3")})
+told["unknown"] = [refused("org/nothing"), refused("org/compact@v9.9.9"), refused("org/compact/k9")]
+
+generate("hf://datasets/org/compact@v1.0.0/k3", runs / "generated", teacher_url=gemini)
+rows = [row for row in conversation_rows([runs / "generated"]) if isinstance(row, Row)]
+told["sources"] = sorted({(row.image_source, row.image_license) for row in rows})
+told["read"] = all(len(row.read_picture()) > 1000 for row in rows)
+told["rows"] = len(rows)
+
+publish(second, "org/compact")
+try:
+    annotate("org/compact", runs / "main", verifier_url=gemini)
+except CompactError as error:
+    told["moved"] = str(error)
+annotate("org/compact/k3", runs / "later", verifier_url=gemini)
+"""
+
+AGAIN: Final = """
+import sys
+from pathlib import Path
+from compact_hf.records import Row
+from compact_hf.methods.compact.rows import conversation_rows
+rows = [row for row in conversation_rows([Path(sys.argv[1])]) if isinstance(row, Row)]
+told = [len(row.read_picture()) for row in rows]
+"""
+
+
+def released(folder: Path, scenes: str, version: str) -> Path:
+    generate(scenes, folder / "run")
+    assemble(folder / "run", folder / "release", version=version)
+    return folder / "release"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return released(tmp_path_factory.mktemp("first"), "scenes:24", "1.0.0")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return released(tmp_path_factory.mktemp("second"), "scenes:24-40", "2.0.0")
+
+
+def rows_of(release: Path, config: str) -> list[dict[str, Any]]:
+    from datasets import load_dataset
+
+    return [row for split in load_dataset(str(release), config).values() for row in split]
+
+
+def test_a_repository_is_annotated_and_generated_from_at_one_commit(
+    release: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    home = tmp_path / "home"
+    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    (plain / "README.md").write_text("---\nlicense: mit\n---\nTwo pictures.\n")
+    with HubServer() as hub, GeminiServer() as gemini:
+        seen = told(hub, WAY, release, second, plain, tmp_path / "runs", gemini.url, home=home)
+        hub.fault = unreachable
+        offline = told(hub, AGAIN, tmp_path / "runs" / "generated", home=home, HF_HUB_OFFLINE="1")
+
+    assert seen["main"] == f"hf://datasets/org/compact@{seen['sha']}"
+    assert seen["questions"] == sorted(turn["question"] for row in rows_of(release, "all") for turn in row["turns"])
+    assert seen["rejects"] == {}
+    assert seen["plain"] == ["org/plain", "mit"]
+    assert seen["k3"] == f"hf://datasets/org/compact@{seen['sha']}?config=k3&split=train"
+    k3 = rows_of(release, "k3")
+    assert set(seen["of_k3"]) <= {row["id"] for row in k3}
+    for told_of, what in zip(seen["unknown"], ("org/nothing", "v9.9.9", "k9"), strict=True):
+        assert "cannot be read" in told_of
+        assert what in told_of
+        assert "\n" not in told_of
+    assert seen["sources"] == [["scenes", "CC0-1.0"]]
+    assert seen["rows"] == len(k3)
+    assert seen["read"]
+    assert f"source was 'hf://datasets/org/compact@{seen['sha']}', now" in seen["moved"]
+    assert len(offline) == seen["rows"], "the later commit's rows were read for the earlier one's"
+
+
+def unreachable(asked: Asked, number: int) -> Any:
+    raise AssertionError(f"the Hub was asked for {asked.path}")
+
+
+LICENSE: Final = """
+import sys
+from compact_hf.errors import SourceError
+from compact_hf.images.address import Address
+from compact_hf.images.dataset import DatasetPictures
+try:
+    told = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
+except SourceError as error:
+    told = str(error)
+"""
+UPLOAD: Final = """
+import sys
+from huggingface_hub import HfApi
+HfApi().create_repo("org/plain", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/plain", folder_path=sys.argv[1], repo_type="dataset")
+told = None
+"""
+
+
+def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_licence(tmp_path: Path) -> None:
+    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    home = tmp_path / "home"
+    with HubServer() as hub:
+        told(hub, UPLOAD, plain, home=home)
+        hub.fault = lambda asked, number: (
+            unavailable(500) if asked.path.endswith("README.md") and "/resolve/" in asked.path else None
+        )
+        # The client's own pauses between its tries would be half a minute.
+        away = told(hub, f"import time; time.sleep = lambda seconds: None\n{LICENSE}", home=tmp_path / "other")
+        hub.fault = lambda asked, number: None
+        assert told(hub, LICENSE, home=home) == ["org/plain", "unknown"]
+    assert "cannot be read" in away

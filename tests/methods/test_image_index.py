@@ -1,0 +1,83 @@
+"""Pictures are looked at ahead of their turn, and never in the way of what else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.images.folder import Folder
+from compact_hf.records import digest
+from compact_hf.runs.image_index import drawn, looked_at
+from compact_hf.runs.journal import Journal
+from compact_hf.scenes.source import Scenes
+from tests.teachers.asking import photograph
+
+
+class InBlocks:
+    """References of so many blocks, of so many pictures each."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+
+    def refs(self) -> Iterator[str]:
+        return (f"{block}/{number}" for block, size in enumerate(self.sizes) for number in range(size))
+
+    def block(self, ref: str) -> str:
+        return ref.partition("/")[0]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 9))
+def test_a_run_finishes_with_the_blocks_that_it_began_before_it_begins_others(sizes: list[int], seed: int) -> None:
+    source: Any = InBlocks(sizes)
+    order = drawn(source, seed)
+    assert sorted(order) == sorted(source.refs())
+    left = dict(enumerate(sizes))
+    begun: set[int] = set()
+    for ref in order:
+        block = int(source.block(ref))
+        begun.add(block)
+        left[block] -= 1
+        assert len([one for one in begun if left[one]]) <= 4
+
+
+def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
+    scenes = Scenes(0, 50)
+    order = drawn(scenes, 3)
+    assert order == sorted(scenes.refs(), key=lambda ref: digest("order", 3, ref))
+    assert order not in (list(scenes.refs()), drawn(scenes, 4))
+
+
+class Slow(Folder):
+    """A folder whose first picture is there at once, the others after a while."""
+
+    def read(self, ref: str) -> bytes:
+        time.sleep(0 if ref.startswith("0") else 0.5)
+        return super().read(ref)
+
+
+def test_the_loop_goes_on_while_pictures_that_are_not_wanted_any_more_are_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(8):
+        (folder / f"{index}.jpg").write_bytes(photograph(64 + index))
+    source = Slow(folder)
+
+    async def longest_pause() -> float:
+        looks = looked_at(source, journal, list(source.refs()))
+        await anext(looks)
+        closing = asyncio.ensure_future(looks.aclose())
+        longest, last = 0.0, time.monotonic()
+        while not closing.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        await closing
+        return longest
+
+    with Journal.open(tmp_path / "run", {}) as journal:
+        assert asyncio.run(longest_pause()) < 0.3

@@ -1,0 +1,238 @@
+"""Runs that are killed, interrupted, started twice, or run out of disk: nothing is lost, nothing is paid for twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from starlette.responses import Response
+
+from compact_hf.methods.compact.generate import generate
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import Asked
+from tests import preforked
+from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
+
+CONCURRENCY = 4
+
+# Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["compact_hf.methods.compact.generate", "google.genai.types", "httpx", "pydantic"])
+
+
+def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[Asked]:
+    """Work on a run in a process that is killed so many seconds after the request of that number; what was asked."""
+    reached = threading.Event()
+
+    def reach(asked: Asked, now: int) -> Response | None:
+        if now == number:
+            reached.set()
+        return None
+
+    with GeminiServer(accept_rate=0.7, latency_s=0.005, fault=reach) as server:
+        work = partial(generate, teacher_url=server.url, preset=preset, concurrency=CONCURRENCY)
+        victim = _FORKS.Process(target=work, args=(str(folder), run))
+        victim.start()
+        while victim.is_alive() and not reached.wait(0.02):
+            pass
+        victim.join(delay_s)
+        victim.kill()
+        victim.join()
+        assert victim.exitcode in (0, -signal.SIGKILL)  # it may have been done already
+        victim.close()
+    return server.asked
+
+
+# Each example is several processes: the first that fails is shown as it is, since shrinking it would take minutes.
+def at_any_moments(examples: int) -> Callable[[Any], Any]:
+    """Run a test with so many drawn presets, each killed up to three times: after which request, and how much later."""
+    moments = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3)
+    drawn = given(preset=st.sampled_from(PRESETS), kills=moments)
+    return lambda test: settings(max_examples=examples, phases=[Phase.generate])(drawn(test))
+
+
+@at_any_moments(2)
+def test_kill_9_loses_nothing_and_pays_for_nothing_twice(
+    tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
+) -> None:
+    killed_and_resumed(tiny, clean[preset], preset, kills)
+
+
+@pytest.mark.slow
+@at_any_moments(30)
+def test_kill_9_at_any_moments_loses_nothing_and_pays_for_nothing_twice(
+    tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
+) -> None:
+    killed_and_resumed(tiny, clean[preset], preset, kills)
+
+
+def killed_and_resumed(tiny: Path, clean: dict[str, str], preset: str, kills: list[tuple[int, float]]) -> None:
+    """Kill a run at these moments, resume it to its end, and compare it with a clean one."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        sent: Counter[str] = Counter()
+        for number, delay_s in kills:
+            before = journalled(run)
+            asked = keys(tiny, killed_at(number, delay_s, tiny, run, preset))
+            assert not before & set(asked), "a journalled request was sent again"
+            sent.update(asked)
+        before = journalled(run)
+        with GeminiServer(accept_rate=0.7) as server:
+            generate(str(tiny), run, teacher_url=server.url, preset=preset)
+        asked = keys(tiny, server.asked)
+        assert not before & set(asked), "a journalled request was sent again"
+        sent.update(asked)
+        # Only what was in flight at a kill went out once more.
+        assert sent.total() - len(sent) <= CONCURRENCY * len(kills)
+        assert released(run) == clean
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+) -> None:
+    run, pressed = tmp_path / "run", threading.Event()
+    with GeminiServer(accept_rate=0.7, latency_s=0.2, fault=once(6, pressed.set)) as server:
+        command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            assert pressed.wait(60)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+    assert child.returncode == 3
+    assert said.splitlines()[-1].startswith("compact: stopped after")
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert journalled(run) == set(keys(tiny, server.asked))  # what was in flight was waited for
+    assert len(server.asked) <= 7 + 4
+    with GeminiServer(accept_rate=0.7) as server:
+        generate(str(tiny), run, teacher_url=server.url, preset=preset)
+    assert released(run) == clean[preset]
+
+
+def once(number: int, act: Callable[[], object]) -> Callable[[Asked, int], Response | None]:
+    def fault(asked: Asked, now: int) -> Response | None:
+        if now == number:
+            act()
+        return None
+
+    return fault
+
+
+def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]]
+) -> None:
+    run, working = tmp_path / "run", threading.Event()
+    with (
+        GeminiServer(accept_rate=0.7, latency_s=0.05, fault=once(3, working.set)) as server,
+        GeminiServer() as unasked,
+        preforked.Popen(generate_command(tiny, run, server), stderr=subprocess.DEVNULL) as first,
+    ):
+        assert working.wait(60)
+        first.send_signal(signal.SIGSTOP)  # it holds the run for as long as this takes
+        second = preforked.run(generate_command(tiny, run, unasked))
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(60) == 0
+    assert second.returncode == 1
+    assert second.stderr.splitlines() == [
+        f"compact: another process is working on {run}; wait for it, or give another --out"
+    ]
+    assert unasked.asked == []
+    assert released(run) == clean["paper"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goes_on(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+) -> None:
+    """The system refuses every write beyond a size, as it does on a full disk, but needs no rights for it."""
+    run = tmp_path / "run"
+    with GeminiServer(accept_rate=0.7) as server:
+        command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
+        child = preforked.run(with_files_of_at_most(300_000, command))
+    check_said_full(child, run)
+    go_on(tiny, run, preset, server.asked, clean)
+
+
+def with_files_of_at_most(size: int, command: list[str]) -> list[str]:
+    """Return the command with a limit on the bytes of each file that it writes."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))"
+    python, how, source, *arguments = command
+    return [python, how, f"{limit}\n{source}", *arguments]
+
+
+def mounts() -> bool:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        return not subprocess.run(
+            [unshare, "-rm", "mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False
+        ).returncode
+
+
+@pytest.mark.skipif(not mounts(), reason="file systems cannot be mounted here; the test above stands in for it")
+def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_goes_on(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run = disk / "run"
+    script = 'mount -t tmpfs -o size=200k none "$1" && shift && "$@"; s=$?; cp -r "$0"/. "$KEPT"; exit $s'
+    with GeminiServer(accept_rate=0.7) as server:
+        command = generate_command(tiny, run, server, "--concurrency", "4")
+        child = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, str(disk), str(disk), *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "KEPT": str(tmp_path)},
+        )
+    check_said_full(child, run)
+    go_on(tiny, tmp_path / "run", "paper", server.asked, clean)
+
+
+def check_said_full(child: subprocess.CompletedProcess[str], run: Path) -> None:
+    assert child.returncode == 1, child.stderr
+    (line,) = child.stderr.splitlines()
+    assert line.startswith(f"compact: the disk under {run} is full or failing")
+    assert line.endswith("make room and run the same command")
+
+
+def go_on(tiny: Path, run: Path, preset: str, asked: list[Asked], clean: dict[str, dict[str, str]]) -> None:
+    before = journalled(run)
+    assert before
+    # What came when there was no room left could not be kept: no more than was in flight.
+    assert len(set(keys(tiny, asked)) - before) <= 4
+    with GeminiServer(accept_rate=0.7) as server:
+        generate(str(tiny), run, teacher_url=server.url, preset=preset)
+    assert not before & set(keys(tiny, server.asked))
+    assert released(run) == clean[preset]
+
+
+def test_a_disk_without_room_for_a_run_at_all_is_said_so(tiny: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        child = preforked.run(with_files_of_at_most(0, generate_command(tiny, tmp_path / "run", server)))
+    check_said_full(child, tmp_path / "run")
+    assert server.asked == []
+
+
+def test_status_of_a_run_that_was_killed_reads_what_is_there(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    killed_at(12, 0.0, tiny, run, "paper")
+    child = preforked.run([*COMMAND, "status", str(run)])
+    assert child.returncode == 0
+    assert child.stderr == ""
+    assert f"{len(journalled(run))}" in child.stdout

@@ -1,0 +1,270 @@
+"""What a run may ask, how fast and for how much money is kept to, and may be changed when it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.responses import Response
+
+from compact_hf.errors import StoppedEarly, UsageError
+from compact_hf.images.encode import for_teacher
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.status import status
+from compact_hf.runs.run import Terms
+from compact_hf.runs.shards import Shard
+from compact_hf.testing.gemini import GeminiServer, content_response
+from compact_hf.testing.model import Asked
+from compact_hf.testing.openai import OpenAIServer
+from tests import preforked
+from tests.methods.runs import PRESETS, generate_command, keys, outcomes, released
+
+# USD per million tokens; dear, so that few requests are real money.
+PRICES: dict[str, Any] = {"price_in": 1000.0, "price_out": 5000.0}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_budget_of_requests_is_kept_to_over_all_sessions_and_may_be_raised(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+) -> None:
+    run = tmp_path / "run"
+    with GeminiServer(accept_rate=0.7, latency_s=0.01) as server:
+        for limit in (5, 5, 12):
+            with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up; raise --max-requests"):
+                generate(str(tiny), run, teacher_url=server.url, preset=preset, max_requests=limit)
+            assert len(server.asked) == limit
+        generate(str(tiny), run, teacher_url=server.url, preset=preset)
+        assert len(keys(tiny, server.asked)) == len(set(keys(tiny, server.asked)))
+    assert released(run) == clean[preset]
+
+
+def test_a_budget_that_is_just_enough_lets_the_run_end(tiny: Path, tmp_path: Path) -> None:
+    with GeminiServer(accept_rate=0.7) as server:
+        needed = generate(str(tiny), tmp_path / "free", teacher_url=server.url).sent
+        standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=needed)
+        assert (standing.finished, standing.sent) == (8, needed)
+        with pytest.raises(StoppedEarly):
+            generate(str(tiny), tmp_path / "short", teacher_url=server.url, max_requests=needed - 1)
+
+
+def test_requests_that_fail_cost_nothing_of_the_budget(tiny: Path, tmp_path: Path) -> None:
+    def every_third(asked: Asked, number: int) -> Response | None:
+        return Response("oops", status_code=500) if number % 3 == 0 else None
+
+    with GeminiServer(fault=every_third) as server, pytest.raises(StoppedEarly):
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=10)
+    assert sum(status(tmp_path / "run").requests.values()) == 10
+
+
+def test_a_small_budget_is_not_given_up_before_the_first_replies_say_what_they_cost(tiny: Path, tmp_path: Path) -> None:
+    """It has room for one request as they are guessed, and for four as they are."""
+    with GeminiServer(latency_s=0.05) as server, pytest.raises(StoppedEarly, match=r"the budget of \$4.00 is used up"):
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_cost=4.0, **PRICES)
+    assert len(server.asked) >= 4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_budget_of_money_is_kept_to_over_all_sessions_and_may_be_raised(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+) -> None:
+    run = tmp_path / "run"
+
+    def spent() -> float:
+        found = status(run)
+        return (found.input_tokens * 1000 + found.output_tokens * 5000) / 1e6
+
+    with GeminiServer(accept_rate=0.7, latency_s=0.01) as server:
+        for limit in (5.0, 5.0, 8.0):
+            with pytest.raises(StoppedEarly, match=rf"the budget of \${limit:.2f} is used up .* raise --max-cost"):
+                generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=limit, **PRICES)
+            # Requests cost much the same here; what one costs more than the others is all that may be overdrawn.
+            assert 0.7 * limit < spent() < 1.1 * limit
+        generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=1000.0, **PRICES)
+    assert released(run) == clean[preset]
+
+
+def test_the_command_stops_at_a_budget_with_status_3_and_one_line(tiny: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        command = generate_command(tiny, tmp_path / "run", server, "--max-requests", "4")
+        child = preforked.run(command)
+    assert child.returncode == 3
+    assert child.stdout == ""
+    assert child.stderr.splitlines() == [
+        "compact: the budget of 4 requests is used up; raise --max-requests and run the same command to go on"
+    ]
+
+
+def test_a_limit_on_the_cost_of_a_model_without_a_price_is_refused_before_anything_is_sent(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with OpenAIServer() as server, pytest.raises(UsageError, match="give --price-in and --price-out"):
+        generate(str(tiny), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, max_cost=1.0)
+    assert server.asked == []
+    assert not (tmp_path / "run").exists()
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(9, 10**6),
+    st.floats(0.1, 1e6),
+    st.floats(0.1, 1e9),
+    st.integers(9, 10**6),
+    st.floats(0.01, 1e6),
+)
+def test_shards_share_out_what_the_whole_run_may_ask_and_spend(
+    count: int, limit: int, rpm: float, tpm: float, max_requests: int, max_cost: float
+) -> None:
+    whole = Terms(limit, 16, rpm, tpm, max_requests, max_cost)
+    parts = [whole.of(Shard(index, count)) for index in range(1, count + 1)]
+    assert sum(part.limit or 0 for part in parts) == limit
+    assert sum(part.max_requests or 0 for part in parts) == max_requests
+    for name in ("rpm", "tpm", "max_cost"):
+        assert sum(getattr(part, name) for part in parts) == pytest.approx(getattr(whole, name))
+    assert {part.concurrency for part in parts} == {16}
+
+
+def test_shards_keep_to_their_part_of_the_budget(tiny: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server:
+        for shard in ("1/2", "2/2"):
+            out = tmp_path / shard.replace("/", "-")
+            with pytest.raises(StoppedEarly):
+                generate(str(tiny), out, teacher_url=server.url, max_requests=15, shard=shard)
+    assert len(server.asked) == 15
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        *(({name: 0}, f"got {name} 0; it must be at least 1") for name in ("limit", "concurrency", "max_requests")),
+        *(({name: 0.0}, f"got {name} 0; it must be above 0") for name in ("rpm", "tpm", "max_cost")),
+        ({"rpm": -3.5}, "got rpm -3.5; it must be above 0"),
+        ({"tpm": float("nan")}, "got tpm nan; it must be above 0"),
+        ({"rpm": float("inf")}, "got rpm inf; it must be above 0 and finite"),
+        ({"price_in": 1.0}, "give both"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused_before_anything_is_sent(
+    tiny: Path, tmp_path: Path, terms: dict[str, Any], told: str
+) -> None:
+    with GeminiServer() as server, pytest.raises(UsageError, match=told):
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, **terms)
+    assert server.asked == []
+
+
+# A sixtieth of the requests, or a sixth of the tokens, may come at once; the others follow evenly.
+@pytest.mark.parametrize(
+    ("terms", "at_once", "a_second"),
+    [({"rpm": 1200}, 20, 1180 / 60), ({"tpm": 500_000}, 500 / 6 / 2, 500 * 5 / 6 / 60 / 2)],
+)
+def test_rates_hold_at_the_server(
+    tiny: Path, tmp_path: Path, terms: dict[str, Any], at_once: float, a_second: float
+) -> None:
+    at: list[float] = []
+
+    def note(asked: Asked, number: int) -> Response:
+        at.append(time.monotonic())
+        written = json.dumps(server.written(asked))
+        # With what the double counts as output, 2,000 tokens.
+        return content_response(written, prompt_tokens=1980 - len(written) // 4)
+
+    with GeminiServer(fault=note) as server:
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset="paper", concurrency=64, **terms)
+    assert len(at) == 48
+    assert at[-1] - at[0] > (48 - at_once) / a_second * 0.85 > 1  # the first one had to connect
+
+
+@pytest.mark.parametrize("role", ["--teacher", "--verifier"])
+def test_the_twenty_rounds_of_paper_are_refused_for_a_teacher_that_answers_in_batches(
+    tiny: Path, tmp_path: Path, role: str
+) -> None:
+    with GeminiServer() as server:
+        command = generate_command(tiny, tmp_path / "run", server, role, "gemini-batch", "--preset", "paper")
+        child = preforked.run(command)
+    assert child.returncode == 2
+    (line,) = child.stderr.splitlines()
+    assert "got the preset paper for a teacher that answers in batches" in line
+    assert "use --preset efficient" in line
+    assert not os.path.exists(tmp_path / "run")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
+    tiny: Path, tmp_path: Path, preset: str, strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: Counter[bytes] = Counter()
+
+    def counted(data: bytes, max_edge: int) -> bytes:
+        encoded[data] += 1
+        return for_teacher(data, max_edge)
+
+    monkeypatch.setattr("compact_hf.teachers.teacher.for_teacher", counted)
+    with GeminiServer(accept_rate=0.5) as server:
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=strict)
+    assert encoded == dict.fromkeys((file.read_bytes() for file in tiny.iterdir()), 1)
+    for asked in server.asked:
+        parts = [part for content in asked.body["contents"] for part in content["parts"]]
+        assert sum("text" not in part for part in parts) == (asked.role != "blind")
+    pictures_sent = sum(bool(asked.picture) for asked in server.asked)
+    accepted = sum(len(found.conversation.turns) for found in outcomes(tmp_path / "run").values() if found.conversation)
+    if preset == "efficient":
+        assert pictures_sent <= accepted * 1.5  # half of the drafts are refused here
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Path, preset: str) -> None:
+    """By the picture: nothing is wrong, the verifier reads another answer, or the question is answered blindly."""
+    truth: dict[str, str] = {}
+    pictures = sorted(for_teacher(path.read_bytes()) for path in tiny.iterdir())
+
+    def fault(asked: Asked, number: int) -> Response | None:
+        written = server.written(asked)
+        if asked.role == "teacher":
+            for draft in written.get("drafts", [written]):
+                truth[draft["question"]] = draft["answer"] if pictures.index(asked.picture) % 3 < 2 else "known"
+                draft["answer"] = truth[draft["question"]]
+        elif asked.role == "verifier":
+            other = pictures.index(asked.picture) % 3 == 1
+            for verdict, question in zip(written.get("verdicts", [written]), questions_in(asked), strict=True):
+                verdict["answer"] = "another" if other else f"The {truth[question]}."
+        else:
+            for answer, question in zip(written.get("answers", [written]), questions_in(asked), strict=True):
+                answer["answer"] = "known" if truth[question] == "known" else "no idea"
+        return content_response(json.dumps(written))
+
+    with GeminiServer(fault=fault) as server:
+        generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=True, ks=(2,))
+    reasons = [{why for _, why in found.drafts} for found in outcomes(tmp_path / "run").values()]
+    assert (
+        sorted(map(sorted, reasons))
+        == [[""]] * 3 + [["answer not confirmed"]] * 3 + [["answerable without the picture"]] * 2
+    )
+    blind = [asked for asked in server.asked if asked.role == "blind"]
+    assert {asked.picture for asked in blind} == {b""}
+    # Only for what has passed all else, and all questions of a round in one request.
+    rounds = sum(asked.role == "teacher" and pictures.index(asked.picture) % 3 != 1 for asked in server.asked)
+    assert len(blind) == rounds
+
+
+def questions_in(asked: Asked) -> list[str]:
+    paragraph = asked.prompt.split("\n\n")[1]
+    return [re.sub(r"^\d+\. ", "", line) for line in paragraph.split("\n")]
+
+
+def test_a_budget_is_kept_to_in_batches_too(tiny: Path, tmp_path: Path) -> None:
+    """What it leaves no room for waits for the batch to come back, and then the run ends."""
+    settings: dict[str, Any] = {"teacher": "gemini-batch", "preset": "efficient"}
+    with GeminiServer() as server:
+        server.batches.looks = 1
+        for limit, batches in ((5, 1), (10, 2)):
+            with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up"):
+                generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=limit, **settings)
+            assert (len(server.asked), len(server.batches.jobs)) == (limit, batches)

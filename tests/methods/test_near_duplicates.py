@@ -1,0 +1,110 @@
+"""Which question repeats one about an earlier image: the same as comparing each with each would say."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq
+
+from compact_hf.answers import normalise
+from compact_hf.errors import UsageError
+from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, Similar, words_of
+from compact_hf.records import Turn
+
+
+def turn(question: str, answer: str = "red") -> Turn:
+    return Turn(question, answer, ("color",), ("color",), 90)
+
+
+def repeats(question: str, earlier: str, *, answer: str = "red", max_similarity: float = MAX_SIMILARITY) -> bool:
+    """Whether a question with an answer of `red` is dropped after an earlier one."""
+    similar = Similar(max_similarity)
+    assert similar.sift([turn(earlier, answer)], fewest=1) == [None]
+    return similar.sift([turn(question)], fewest=1) != [None]
+
+
+def one_by_one(images: list[list[Turn]], max_similarity: float, fewest: int) -> list[list[bool]]:
+    """Say of each turn of each image whether it repeats a kept one, comparing it with all of them."""
+    kept: list[Turn] = []
+    told = []
+    for turns in images:
+        repeated = [any(same(one, other, max_similarity) for other in kept) for one in turns]
+        told.append(repeated)
+        if repeated.count(False) >= fewest:
+            kept += [one for one, again in zip(turns, repeated, strict=True) if not again]
+    return told
+
+
+def same(one: Turn, other: Turn, max_similarity: float) -> bool:
+    if not normalise(one.answer) or normalise(one.answer) != normalise(other.answer):
+        return False
+    first, second = words_of(one.question), words_of(other.question)
+    if first == second:
+        return max_similarity < 1
+    common = LCSseq.similarity(first, second)
+    return Fraction(2 * common, len(first) + len(second)) > Fraction(str(max_similarity))
+
+
+QUESTIONS = st.lists(st.sampled_from(["what", "color", "bus", "left", "The", "dogs", "dog", "?"]), max_size=12)
+TURNS = st.builds(turn, QUESTIONS.map(" ".join), st.sampled_from(["red", "the Red.", "blue", "?"]))
+IMAGES = st.lists(st.lists(TURNS, max_size=3), max_size=14)
+
+
+@given(IMAGES, st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0]), st.integers(1, 2))
+def test_what_repeats_is_what_comparing_each_with_each_finds(
+    images: list[list[Turn]], max_similarity: float, fewest: int
+) -> None:
+    similar = Similar(max_similarity)
+    told = [[like is not None for like in similar.sift(turns, fewest=fewest)] for turns in images]
+    assert told == one_by_one(images, max_similarity, fewest)
+
+
+def test_the_same_wording_with_the_same_answer_is_dropped_however_it_is_written() -> None:
+    assert repeats("What color is the bus?", "what color is a BUS")
+    assert repeats("What color are the two dogs?", "What color are 2 dog")
+
+
+def test_the_same_wording_with_another_answer_is_kept() -> None:
+    assert not repeats("What color is the bus?", "What color is the bus?", answer="blue")
+
+
+def test_the_order_of_words_counts() -> None:
+    assert not repeats("Is the dog left of the cat?", "Is the cat left of the dog?")
+
+
+@pytest.mark.parametrize("count", range(5, 11))
+def test_of_five_to_ten_words_one_more_repeats_and_one_exchanged_does_not(count: int) -> None:
+    words = "which side of man in green coat is parked bus".split()[:count]
+    assert repeats(" ".join([*words[:3], "young", *words[3:]]), " ".join(words))
+    assert repeats(" ".join(words), " ".join([*words[:3], "young", *words[3:]]))
+    assert not repeats(" ".join([*words[:3], "girl", *words[4:]]), " ".join(words))
+
+
+def test_a_reject_names_what_is_repeated() -> None:
+    similar = Similar()
+    similar.sift([turn("What color is the bus?")], fewest=1)
+    assert similar.sift([turn("what color is the bus"), turn("Which?")], fewest=1) == ["what color is bus", None]
+
+
+def test_questions_of_one_image_are_not_held_against_each_other() -> None:
+    assert Similar().sift([turn("What color is the bus?")] * 2, fewest=1) == [None, None]
+
+
+def test_an_image_that_is_dropped_for_want_of_questions_is_held_against_nobody() -> None:
+    similar = Similar()
+    similar.sift([turn("What color is the bus?"), turn("Who is there?")], fewest=2)
+    assert similar.sift([turn("What color is the bus?"), turn("Where?")], fewest=2) == ["what color is bus", None]
+    assert similar.sift([turn("Where?")], fewest=1) == [None]
+
+
+def test_one_keeps_all() -> None:
+    assert not repeats("What color is the bus?", "What color is the bus?", max_similarity=1)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.01, 90.0, float("nan")])
+def test_what_is_no_share_is_refused(wrong: float) -> None:
+    with pytest.raises(UsageError, match=r"got --max-similarity .*; give a number from 0 to 1"):
+        Similar(wrong)

@@ -1,0 +1,124 @@
+"""From photographs to a valid release with teachers behind OpenAI's protocol, alone and together with Gemini."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from starlette.responses import Response
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.validate import validate
+from compact_hf.errors import TeacherError
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.status import status
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import KEY, Asked
+from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+
+
+@pytest.fixture(autouse=True)
+def openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few photographs, from start to end without any trouble."""
+    run = tmp_path_factory.mktemp("clean") / "run"
+    with pytest.MonkeyPatch.context() as patch, OpenAIServer(accept_rate=0.7) as server:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        generate(str(few), run, teacher="openai:double", teacher_url=server.url)
+    return run
+
+
+def released(run: Path) -> Path:
+    out = run.parent / f"{run.name}-release"
+    assemble([run], out, version="1.0.0")
+    assert validate(out).problems == ()
+    return out
+
+
+def hashes(release: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in release.rglob("*.parquet")}
+
+
+def test_photographs_become_a_valid_release_that_names_the_model(few: Path, clean_run: Path) -> None:
+    rows = [row for split in load_dataset(str(released(clean_run))).values() for row in split]
+    assert len(rows) > 3
+    for row in rows:
+        assert (row["teacher"], row["verifier"]) == ("openai:double-2026-11-21",) * 2
+        assert all(len(turn["capabilities"]) == row["k"] for turn in row["turns"])
+    found = status(clean_run)
+    assert found.finished == len(list(few.iterdir()))
+    assert found.input_tokens > 765 * sum(found.requests.values())
+
+
+def test_gemini_may_write_what_an_openai_server_judges(few: Path, tmp_path: Path) -> None:
+    with GeminiServer() as writing, OpenAIServer() as judging:
+        generate(
+            str(few),
+            tmp_path / "run",
+            teacher="gemini",
+            teacher_url=writing.url,
+            verifier="openai:judge",
+            verifier_url=judging.url,
+            strict=True,
+        )
+    assert {asked.role for asked in writing.asked} == {"teacher"}
+    assert {asked.role for asked in judging.asked} == {"verifier", "blind"}
+    assert {asked.body["model"] for asked in judging.asked} == {"judge"}
+    rows = [row for split in load_dataset(str(released(tmp_path / "run"))).values() for row in split]
+    assert {(row["teacher"], row["verifier"]) for row in rows} == {
+        ("gemini:gemini-3.8-flash-double", "openai:double-2026-11-21")
+    }
+
+
+def test_trouble_on_the_way_leaves_no_trace(few: Path, clean_run: Path, tmp_path: Path) -> None:
+    faults = [
+        error_response(429, "slow down", code="rate_limit_exceeded", retry_after_s=0.1),
+        error_response(500, "oops"),
+        error_response(503, "loading"),
+        Response('{"choices": [{"message": {"content": "{\\"que', media_type="application/json"),
+        Response("<html>a page</html>", media_type="text/html"),
+    ]
+
+    def fault(asked: Asked, number: int) -> Response | None:
+        return faults[number // 9 % len(faults)] if number % 9 == 3 else None
+
+    with OpenAIServer(accept_rate=0.7, fault=fault) as server:
+        generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
+        assert len(server.asked) > 9 * len(faults)
+    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
+
+
+def test_fenced_json_is_worth_as_much_as_bare_json(few: Path, clean_run: Path, tmp_path: Path) -> None:
+    def fenced(asked: Asked, number: int) -> Response:
+        written = json.dumps(server.written(asked), indent=2)
+        return content_response(f"```json\n{written}\n```", model="double-2026-11-21")
+
+    with OpenAIServer(accept_rate=0.7, fault=fenced) as server:
+        generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
+    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
+
+
+def test_a_key_that_is_revoked_half_way_stops_the_run_and_shows_nowhere(
+    few: Path, clean_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk-very-secret-indeed"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+
+    def revoke(asked: Asked, number: int) -> Response | None:
+        return error_response(401, f"key {secret} was revoked") if number > 15 else None
+
+    with OpenAIServer(key=secret, accept_rate=0.7, fault=revoke) as server, pytest.raises(TeacherError) as refused:
+        generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
+    assert secret not in str(refused.value)
+    for file in (tmp_path / "run").iterdir():
+        assert secret.encode() not in file.read_bytes()
+    with OpenAIServer(key=secret, accept_rate=0.7) as server:
+        generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
+    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))

@@ -1,0 +1,338 @@
+"""Shards on a real Ray, on this machine: what comes back is the unsharded run, whatever happens to workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from compact_hf.dataset.assemble import assemble
+from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageError
+from compact_hf.methods.compact.generate import generate
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Journal
+from compact_hf.runs.ray import generate_on_ray
+from compact_hf.runs.ray_folder import RUN_FILE
+from compact_hf.runs.ray_worker import local_folder
+from compact_hf.runs.shards import Shard, runs_in
+from compact_hf.runs.standing import Standing
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import KEY, Asked
+
+DRIVERS_OWN = {"Board": "class Board(Base): pass", "run_shard": "def run_shard(*given): pass"}
+PARTS = (Shard(1, 2), Shard(2, 2))
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path]:
+    """The machines' disk; with a short name, as Ray's sockets lie in it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster(disk: Path) -> Iterator[str]:
+    """One Ray for all tests here, and its address: two CPUs, and the key of the local server in its environment."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEMINI_API_KEY", KEY)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pictures(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven photographs, one of them twice."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for file in few.iterdir():
+        shutil.copy(file, folder)
+    first = min(few.iterdir())
+    shutil.copy(first, folder / f"again{first.suffix}")
+    return folder
+
+
+def whole(folder: Path, out: Path, **settings: Any) -> dict[str, str]:
+    """Return the Parquet files of the run that is not cut."""
+    with GeminiServer(accept_rate=0.7) as server:
+        generate(str(folder), out, teacher_url=server.url, **settings)
+    return released(out)
+
+
+def released(run: Path) -> dict[str, str]:
+    """Assemble a run, or the shards in a folder, and return each Parquet file's name with its hash."""
+    out = run.parent / f"{run.name}-release"
+    assemble(runs_in(run), out, version="1.0.0")
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.rglob("*.parquet")
+    }
+
+
+def journalled(run: Path) -> set[str]:
+    if not (run / FILE_NAME).exists():
+        return set()
+    with Journal.read(run) as journal:
+        return {reply.key for _, _, reply in journal.replies()}
+
+
+def keys(asked: list[Asked], pictures: Path) -> set[str]:
+    """Return the journal's keys of what a server was asked."""
+    from compact_hf.images.encode import for_teacher
+    from compact_hf.images.look import image_id_of
+    from compact_hf.records import digest
+
+    ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in pictures.iterdir()}
+    return {digest(one.role, ids[one.picture], one.prompt) for one in asked}
+
+
+def on_disk(out: Path, part: Shard) -> Path:
+    """Return where a shard works on this machine."""
+    return local_folder(json.loads((out / RUN_FILE).read_text())["run"]) / part.folder
+
+
+def worker_of(folder: Path) -> int:
+    """Return the process that works on a run folder: it has the lock open."""
+    lock = str(folder / "journal.lock")
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and lock in map(_target, _entries(entry / "fd")):
+            return int(entry.name)
+    raise AssertionError(f"nobody works on {folder}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_shards_come_back_as_the_run_that_is_not_cut(
+    pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, shown = tmp_path / "out", list[Standing]()
+    with GeminiServer(accept_rate=0.7) as server:
+        standing = generate_on_ray(str(pictures), out, shards=2, teacher_url=server.url, on_progress=shown.append)
+        assert released(out) == whole(pictures, tmp_path / "run")
+        assert not on_disk(out, PARTS[0]).parent.exists()
+        # The picture that is there twice is asked about by both, and dropped from one.
+        assert standing.finished == standing.pictures == 8
+        assert standing.sent == len(server.asked)
+        assert shown[-1] == standing
+        answered = len(server.asked)
+        again = generate_on_ray(str(pictures), out, shards=2, teacher_url=server.url)
+        assert (again.sent, len(server.asked)) == (0, answered)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
+    with GeminiServer(accept_rate=0.7) as server:
+        standing = generate_on_ray(str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
+    assert standing.finished == standing.pictures == 5
+    assert released(tmp_path / "out") == whole(few, tmp_path / "run", limit=5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("folder_is", ["kept", "lost"])
+def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path) -> None:
+    """SIGKILL half-way; where the machine's disk is gone too, the next worker goes on from what was sent last."""
+    out, kept, killed_at = tmp_path / "out", set[str](), list[int]()
+
+    def kill(asked: Asked, number: int) -> Response | None:
+        if not killed_at and number >= 15 and (folder_is == "kept" or len(journalled(out / PARTS[0].folder)) > 3):
+            killed_at.append(number)
+            folder = on_disk(out, PARTS[0])
+            os.kill(worker_of(folder), signal.SIGKILL)
+            kept.update(journalled(folder if folder_is == "kept" else out / PARTS[0].folder))
+            if folder_is == "lost":
+                shutil.rmtree(folder)
+        return None
+
+    with GeminiServer(accept_rate=0.7, latency_s=0.05 if folder_is == "kept" else 0.5, fault=kill) as server:
+        standing = generate_on_ray(str(few), out, shards=2, teacher_url=server.url, concurrency=2)
+    assert (standing.finished, len(killed_at)) == (7, 1)
+    assert len(kept) > 3
+    assert not kept & keys(server.asked[killed_at[0] + 1 :], few)
+    assert released(out) == whole(few, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_refused_key_ends_all_shards_with_the_teachers_line(pictures: Path, tmp_path: Path) -> None:
+    with GeminiServer(key="another") as server, pytest.raises(TeacherError) as refused:
+        generate_on_ray(str(pictures), tmp_path / "out", shards=2, teacher_url=server.url)
+    assert str(refused.value).startswith("shard 1/2 on ")
+    assert "refuses the key" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert type(refused.value) is TeacherError
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_other_settings_are_refused_as_without_ray(tmp_path: Path) -> None:
+    generate_on_ray("scenes:4", tmp_path / "out", shards=2)
+    with pytest.raises(UsageError, match=rf"{tmp_path}/out/shard-1-of-2 holds another run \(seed was 0, now 1\)"):
+        generate_on_ray("scenes:4", tmp_path / "out", shards=2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def note(asked: Asked, number: int) -> Response | None:
+        times.append(time.monotonic())
+        return None
+
+    out, rpm, requests = tmp_path / "out", 300.0, 41
+    with GeminiServer(accept_rate=0.7, fault=note) as server:
+        with pytest.raises(StoppedEarly, match="max"):
+            generate_on_ray(str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=requests)
+        assert len(server.asked) == requests
+        seconds = times[-1] - times[0]
+        # Each shard may begin with what a second brings.
+        assert requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
+        assert requests > rpm / 60 * seconds * 0.55
+        assert generate_on_ray(str(few), out, shards=2, teacher_url=server.url).finished == 7
+    assert released(out) == whole(few, tmp_path / "run")
+
+
+CHILD = """
+import sys
+import tempfile
+from compact_hf.errors import CompactError
+from compact_hf.runs.ray import generate_on_ray
+
+try:
+    generate_on_ray(sys.argv[1], sys.argv[2], shards=2, teacher_url=sys.argv[3], concurrency=2)
+except CompactError as error:
+    print(type(error).__name__, error, file=sys.stderr)
+    sys.exit(error.exit_status)
+"""
+
+
+def child(few: Path, out: Path, server: GeminiServer, **environment: str | None) -> subprocess.Popen[str]:
+    """Start a process with a Ray of its own, and without the key that conftest.py gives to every test here."""
+    changed = os.environ | {"RAY_ADDRESS": "local", "GEMINI_API_KEY": None} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(few), str(out), server.url],
+        env={name: value for name, value in changed.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, tmp_path: Path, disk: Path) -> None:
+    out, enough = tmp_path / "out", threading.Event()
+
+    def count(asked: Asked, number: int) -> Response | None:
+        if number == 15:
+            enough.set()
+        return None
+
+    with (
+        GeminiServer(accept_rate=0.7, latency_s=0.5, fault=count) as server,
+        child(few, out, server, GEMINI_API_KEY=KEY) as running,
+    ):
+        try:
+            assert enough.wait(60)
+            commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+            running.send_signal(signal.SIGINT)
+            said, told = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, said) == (3, "")
+    assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", told)
+    kept = set.union(*(journalled(run) for run in runs_in(out)))
+    assert kept == keys(server.asked, few)
+    for path in (*disk.rglob("*"), *out.rglob("*")):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+    assert not any(KEY.encode() in command for command in commands)
+    with GeminiServer(accept_rate=0.7) as server:
+        generate_on_ray(str(few), out, shards=2, teacher_url=server.url)
+    assert not kept & keys(server.asked, few)
+    assert released(out) == whole(few, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("disk")
+def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: Path) -> None:
+    with GeminiServer() as server, child(few, tmp_path / "out", server) as running:
+        said, told = running.communicate(timeout=60)
+    assert (running.returncode, said) == (2, "")
+    assert re.match(r"UsageError shard \d/2 on \S+: the teacher gemini needs a key and found none", told)
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(few: Path, tmp_path: Path, cluster: str) -> None:
+    """The driver has none, and the workers have theirs."""
+    out = tmp_path / "out"
+    with GeminiServer(accept_rate=0.7) as server, child(few, out, server, RAY_ADDRESS=cluster) as running:
+        assert running.communicate(timeout=60) == ("", "")
+    assert running.returncode == 0
+    assert released(out) == whole(few, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, disk: Path) -> None:
+    (disk / "ray").mkdir(exist_ok=True)
+    (disk / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with (
+        GeminiServer() as server,
+        child(few, tmp_path / "out", server, GEMINI_API_KEY=KEY, RAY_ADDRESS=None) as running,
+    ):
+        assert running.communicate(timeout=60) == ("", "")
+    assert running.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("what", ["Board", "run_shard"])
+def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the driver has loaded from a file is not there for the workers."""
+    module = tmp_path / f"only_here_{what}.py"
+    module.write_text(f"from compact_hf.runs.ray_worker import Board as Base\n{DRIVERS_OWN[what]}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(f"compact_hf.runs.ray.{what}", getattr(import_module(module.stem), what))
+    module.unlink()
+    with pytest.raises(CompactError, match=r"a machine of the Ray cluster cannot load .*No module named 'only_here"):
+        generate_on_ray("scenes:4", tmp_path / "out", shards=2)

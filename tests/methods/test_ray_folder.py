@@ -1,0 +1,66 @@
+"""What cannot run on Ray is refused before anything begins, and a folder of shards belongs to one run and process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.errors import CompactError, JournalError, UsageError
+from compact_hf.runs.ray import generate_on_ray
+from compact_hf.runs.ray_folder import held
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray fails to start: what is refused is refused before."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"shards": 0}, "got 0 shards; give at least 1"),
+        ({"shards": 8, "limit": 5}, "shard 8/8 is left with nothing of limit 5, which the shards share; give at least"),
+        ({"shards": 8, "max_requests": 7}, "nothing of max_requests 7"),
+        ({"shards": 2, "teacher": "gemini-batch"}, "one machine is enough to wait for gemini-batch"),
+        ({"shards": 2, "verifier": "gemini-batch:any"}, "leave --runner ray out"),
+    ],
+)
+@pytest.mark.usefixtures("no_ray")
+def test_what_cannot_be_cut_is_refused_before_anything_begins(
+    settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        generate_on_ray("scenes:20", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_cluster_where_nobody_answers_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CompactError, match=r"no Ray cluster can be reached .*ConnectionRefused.* RAY_ADDRESS"):
+        generate_on_ray("scenes:4", tmp_path / "out", shards=2)
+
+
+def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None:
+    with (
+        held(tmp_path / "out", 2) as run,
+        pytest.raises(JournalError, match="another process is working on"),
+        held(tmp_path / "out", 2),
+    ):
+        pass
+    with held(tmp_path / "out", 2) as again:
+        assert again == run
+    with pytest.raises(UsageError, match="was cut into 2 shards, now 4; give --shards 2"), held(tmp_path / "out", 4):
+        pass
+    with held(tmp_path / "other", 2) as other:
+        assert other != run
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for out, told in ((tmp_path, "not a run on Ray"), (tmp_path / "thesis.txt", "is a file")):
+        with pytest.raises(UsageError, match=told), held(out, 2):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,167 @@
+"""A key is in the environment and in requests, and nowhere else: no file, line, traceback or process shows it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from starlette.responses import Response
+
+from compact_hf.methods.compact.generate import generate
+from compact_hf.runs.journal import Journal
+from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.testing import gemini, openai
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import Asked, ModelServer
+from compact_hf.testing.openai import OpenAIServer
+from tests import preforked
+from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
+
+OLD, NEW = "sesame-0451-revoked-key", "sesame-0452-second-key"
+TOLD = "sesame-045"  # of either
+
+
+@dataclass(frozen=True)
+class Service:
+    variable: str
+    server: Callable[..., ModelServer]
+    error: Callable[[int, str], Response]
+    arguments: tuple[str, ...]
+
+
+SERVICES = {
+    "gemini": Service(
+        "GEMINI_API_KEY", GeminiServer, lambda code, said: gemini.error_response(code, "DENIED", said), ()
+    ),
+    "openai": Service("OPENAI_API_KEY", OpenAIServer, openai.error_response, ("--teacher", "openai:double")),
+}
+
+
+def everything_in(*folders: Path) -> str:
+    """Return all that stands in files, those of Parquet unpacked."""
+    parts: list[str] = []
+    for file in (file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()):
+        parts += [str(file), file.read_bytes().decode(errors="replace")]
+        if file.suffix == ".parquet":
+            parts += [str(pq.read_schema(file).metadata), str(pq.read_table(file).to_pylist())]
+    return "\n".join(parts)
+
+
+def said_by(arguments: list[str], status: int, **environment: str) -> str:
+    child = preforked.run(arguments, env={**os.environ, **environment})
+    assert child.returncode == status, child.stderr
+    return child.stdout + child.stderr
+
+
+def seen_of_processes(pid: int) -> str:
+    """Return the command line of a process, and those and the environments of its children."""
+    proc = Path("/proc")
+    children = [child for task in (proc / f"{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    shown = [proc / f"{pid}/cmdline", *(proc / child / name for child in children for name in ("cmdline", "environ"))]
+    return "\n".join(file.read_bytes().decode() for file in shown)
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: Path, service: Service) -> None:
+    """A server that quotes the key in every kind of error, with tracebacks, and then one with a new key."""
+    run, release = tmp_path / "run", tmp_path / "release"
+    asked_for, look, said = threading.Event(), threading.Event(), []
+
+    def echo(asked: Asked, number: int) -> Response | None:
+        if number == 5:
+            asked_for.set()
+            look.wait(60)
+        codes = {1: 500, 2: 400, 3: 429, 25: 403}
+        return service.error(codes[number], f"no entry with {OLD} here: key={OLD}") if number in codes else None
+
+    with service.server(key=OLD, fault=echo) as server:
+        command = generate_command(tiny, run, server, "--concurrency", "2", "--debug", *service.arguments)
+        environment = {**os.environ, service.variable: OLD}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+            assert asked_for.wait(60)
+            said.append(seen_of_processes(child.pid))
+            look.set()
+            said.append(child.communicate(timeout=60)[1])
+    assert child.returncode == 1
+    assert "Traceback" in said[-1]
+    assert "403" in said[-1]
+    with service.server(key=NEW) as server:
+        # The old key is refused at once, the new one goes on.
+        command = generate_command(tiny, run, server, *service.arguments)
+        said.append(said_by(command, 1, **{service.variable: OLD}))
+        said.append(said_by(command, 0, **{service.variable: NEW}))
+    followers = (
+        ["status", str(run)],
+        ["status", str(run), "--json"],
+        ["assemble", str(run), "--out", str(release), "--version", "1.0.0"],
+        ["validate", str(release)],
+    )
+    said += [said_by([*COMMAND, *follower], 0, **{service.variable: NEW}) for follower in followers]
+    assert TOLD not in "\n".join(said)
+    assert TOLD not in everything_in(run, release)
+
+
+def test_nor_does_what_a_batch_leaves_in_the_run_folder(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv("GEMINI_API_KEY", OLD)
+    arguments = ("--teacher", "gemini-batch", "--preset", "efficient", "--debug")
+    with GeminiServer(key=OLD) as server:
+        server.batches.fault = lambda call, number: (
+            gemini.error_response(403, "DENIED", f"no looks with {OLD}") if call == "get" else None
+        )
+        said = said_by(generate_command(tiny, run, server, *arguments), 1)
+        assert list((run / FOLDER).iterdir())
+        assert TOLD not in said + everything_in(run)
+        assert "403" in said
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+def test_nor_do_the_clients_logs_at_their_most_talkative(
+    tiny: Path,
+    tmp_path: Path,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(service.variable, OLD)
+    teacher = service.arguments[-1] if service.arguments else None
+    with caplog.at_level(logging.DEBUG), service.server(key=OLD) as server:
+        generate(str(tiny), tmp_path / "run", teacher=teacher, teacher_url=server.url, limit=1)
+    assert caplog.records
+    assert TOLD not in caplog.text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+) -> None:
+    run = tmp_path / "run"
+
+    def revoke(asked: Asked, number: int) -> Response | None:
+        return gemini.error_response(403, "PERMISSION_DENIED", f"{OLD} was revoked") if number >= 10 else None
+
+    with GeminiServer(key=OLD, accept_rate=0.7, fault=revoke) as server:
+        command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
+        *progress, line = said_by(command, 1, GEMINI_API_KEY=OLD).splitlines()
+    assert all(line.startswith("pictures: ") for line in progress)  # which a slow machine has time to say
+    assert line.startswith("compact: gemini:gemini-3.8-flash refuses the key (403: <key> was revoked)")
+    assert line.endswith("set a valid GEMINI_API_KEY and run the same command")
+    before = journalled(run)
+    # At once: whoever is still being asked is not waited for, and that is no more than may be in flight.
+    assert 10 - 4 <= len(before) <= 10
+    with GeminiServer(key=NEW, accept_rate=0.7) as server:
+        command = generate_command(tiny, run, server, "--preset", preset)
+        said_by(command, 0, GEMINI_API_KEY=NEW)
+    assert not before & set(keys(tiny, server.asked))
+    assert released(run) == clean[preset]
+    with Journal.read(run) as journal:
+        assert TOLD not in str(journal.identity)

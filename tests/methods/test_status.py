@@ -1,0 +1,264 @@
+"""What `compact status` says is what lies in the journal: counts, coverage, money and pace, also beside a writer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.cli import main
+from compact_hf.methods.compact import status as status_file
+from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.status import Status, status
+from compact_hf.methods.compact.tables import WIDTH, status_parts
+from compact_hf.records import Reject, to_json
+from compact_hf.runs import journal as journal_file
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.teachers.prices import price_of
+from compact_hf.teachers.teacher import Reply
+from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.model import KEY
+from compact_hf.testing.openai import OpenAIServer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with planted faults, several combinations a request: surplus, declined ones and rejects of all kinds."""
+    out = tmp_path_factory.mktemp("noisy") / "run"
+    generate("scenes:80", out, preset="efficient", noise=0.3)
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> Status:
+    return status(run)
+
+
+@pytest.fixture(scope="module")
+def outcomes(run: Path) -> list[Outcome]:
+    with Journal.read(run) as journal:
+        return [outcome_of(finished.body) for finished in journal.outcomes()]
+
+
+def test_every_draft_that_was_asked_for_is_accounted_for(found: Status, outcomes: list[Outcome]) -> None:
+    assert found.finished == len(outcomes) == 80
+    fates = [(outcome.k, reason) for outcome in outcomes for _, reason in outcome.drafts]
+    assert found.drafts_by_k == dict(sorted(Counter(k for k, _ in fates).items()))
+    assert found.accepted_by_k == {k: sum(of == k and not reason for of, reason in fates) for k in found.drafts_by_k}
+    dropped = sum(one.count for one in found.rejects if one.stage in ("generation", "verification"))
+    assert sum(found.drafts_by_k.values()) == sum(found.accepted_by_k.values()) + dropped
+    # What is accepted of a picture that is not kept is in no combination's account.
+    lost = sum(found.accepted_by_k.values()) - found.questions
+    assert sum(one.asked for one in found.combinations) == sum(found.drafts_by_k.values()) - lost
+    assert sum(one.accepted for one in found.combinations) == found.questions
+
+
+def test_the_coverage_matrix_counts_the_questions_that_need_both(found: Status, outcomes: list[Outcome]) -> None:
+    turns = [turn for outcome in outcomes if outcome.conversation for turn in outcome.conversation.turns]
+    assert found.questions == len(turns)
+    for one, other in product(CAPABILITIES, repeat=2):
+        assert found.coverage[one][other] == sum({one, other} <= set(turn.capabilities) for turn in turns)
+        assert found.coverage[one][other] == found.coverage[other][one]
+    for name, counts in found.questions_by_capability.items():
+        assert sum(counts.values()) == found.coverage[name][name]
+
+
+def test_the_surplus_is_what_lies_beyond_three_a_picture(found: Status, outcomes: list[Outcome]) -> None:
+    sizes = [len(outcome.conversation.turns) for outcome in outcomes if outcome.conversation]
+    assert found.surplus == sum(max(0, size - 3) for size in sizes) > 0
+
+
+def test_declined_combinations_are_told_from_other_rejects(found: Status) -> None:
+    (declined,) = [one for one in found.rejects if one.reason == "declined"]
+    assert sum(one.declined for one in found.combinations) == declined.count > 0
+    assert all(one.declined + one.accepted <= one.asked for one in found.combinations)
+
+
+def test_what_runs_here_costs_nothing_and_shows_no_money(found: Status) -> None:
+    assert (found.cost, found.cost_per_question) == (0, 0)
+    assert "USD" not in " ".join(map(str, status_parts(found)))
+
+
+def test_a_service_costs_its_tokens_at_its_price(few: Path, tmp_path: Path) -> None:
+    with GeminiServer(accept_rate=0.7) as server:
+        generate(str(few), tmp_path / "run", teacher_url=server.url)
+    found = status(tmp_path / "run")
+    price = price_of("gemini:gemini-3.8-flash")
+    assert price is not None
+    assert found.input_tokens > 0
+    assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens))
+    assert found.cost_per_question == pytest.approx(found.cost / found.questions)
+    assert found.requests == {role: spent.requests for role, spent in found.spending.items()}
+    assert sum(found.requests.values()) == server.answered
+    dearer = status(tmp_path / "run", price_in=10.0, price_out=10.0)
+    assert dearer.cost == pytest.approx((found.input_tokens + found.output_tokens) / 100_000)
+
+
+def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer() as server:
+        generate(str(few), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, limit=2)
+    found = status(tmp_path / "run")
+    assert (found.cost, found.cost_per_question) == (None, None)
+    assert any("openai:mine: the price is not known; give --price-in" in str(part) for part in status_parts(found))
+    given = status(tmp_path / "run", price_in=1.0, price_out=2.0)
+    assert given.cost == pytest.approx((given.input_tokens + 2 * given.output_tokens) / 1e6)
+
+
+class Clock:
+    """A time of day that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(journal_file, "time", clock)
+    monkeypatch.setattr(status_file, "time", clock)
+    return clock
+
+
+IDENTITY = {"source": "/photos", "method": "compact", "preset": "paper@1", "k": [1], "seed": 0}
+TEACHERS = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}
+
+
+def empty_outcome(number: int) -> Finished:
+    return Finished(f"{number:032x}", f"{number}.png", to_json(Outcome(1, None, (), (("key", "declined"),), "", "")), 0)
+
+
+def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: Path, clock: Clock) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        first_at = clock.now
+        for number in range(20):
+            clock.now += 60
+            journal.record_outcome(empty_outcome(number))
+        clock.now += 8 * 3600
+        for number in range(20, 31):
+            clock.now += 2
+            journal.record_outcome(empty_outcome(number))
+        found = status(tmp_path / "run")
+        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), True)
+        assert (found.first_at, found.last_at) == (first_at + 60, clock.now)
+        clock.now += 301
+        found = status(tmp_path / "run")
+        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), False)
+        assert any("not running" in str(part) for part in status_parts(found))
+
+
+def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        assert status(tmp_path / "run").left is None
+        journal.record_plan(311)
+        for number in range(11):
+            clock.now += 2
+            journal.record_outcome(empty_outcome(number))
+    found = status(tmp_path / "run")
+    assert (found.left, found.pace) == (300, pytest.approx(1 / 2))
+    assert any("300 left: about 10 min" in str(part) for part in status_parts(found))
+
+
+def test_a_run_that_is_over_has_nothing_left(found: Status, tmp_path: Path) -> None:
+    assert found.left == 0
+    generate("scenes:9", tmp_path / "run", limit=4)
+    assert status(tmp_path / "run").left == 0
+
+
+def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
+    Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
+    found = status(tmp_path / "run")
+    assert (found.finished, found.pace, found.is_running, found.first_at) == (0, None, False, None)
+    assert (found.cost, found.cost_per_question) == (0, None)
+    assert "no picture is finished yet" in list(status_parts(found))
+
+
+def test_it_reads_what_is_there_while_a_writer_writes(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        journal.record_outcome(empty_outcome(1))
+        writer = sqlite3.connect(tmp_path / "run" / FILE_NAME, isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM outcomes")
+        assert status(tmp_path / "run").finished == 1
+        writer.execute("COMMIT")
+        writer.close()
+        assert status(tmp_path / "run").finished == 0
+
+
+def test_the_shards_of_a_run_are_counted_together(tmp_path: Path) -> None:
+    for index in (1, 2):
+        with Journal.open(tmp_path / f"shard-{index}-of-2", IDENTITY | TEACHERS | {"shard": f"{index}/2"}) as journal:
+            journal.record_reply("a", "teacher", Reply(str(index), "{}", "m", input_tokens=1_000_000))
+            for number in range(index):
+                journal.record_outcome(empty_outcome(10 * index + number))
+    found = status(tmp_path)
+    assert (found.finished, found.requests["teacher"], found.input_tokens) == (3, 2, 2_000_000)
+    assert found.drafts_by_k == {1: 3}
+    assert "shard" not in found.identity
+    assert status(tmp_path / "shard-1-of-2").identity["shard"] == "1/2"
+
+
+def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: Path) -> None:
+    identity = {"source": "/data", "method": "annotate", "verifier": "openai:mine"}
+    body = json.dumps({"annotations": [1, 2], "rejects": [json.loads(to_json(Reject("conversation", "odd", "row")))]})
+    with Journal.open(tmp_path / "run", identity) as journal:
+        journal.record_reply("a", "verifier", Reply("key", "{}", "m", input_tokens=5))
+        journal.record_outcome(Finished("a", "a.png", body, 2))
+    found = status(tmp_path / "run", price_in=1.0, price_out=1.0)
+    assert (found.finished, found.conversations, found.questions) == (1, 1, 2)
+    assert (found.requests, found.cost) == ({"verifier": 1}, pytest.approx(5e-6))
+    assert [(one.reason, one.count) for one in found.rejects] == [("odd", 1)]
+    assert list(status_parts(found))
+
+
+def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    for said in (
+        "accepted",
+        "questions that need",
+        "declined by the teacher",
+        "dropped at",
+        "planted",
+        "beyond three a picture",
+    ):
+        assert said in shown
+
+
+def test_json_holds_everything(run: Path, found: Status, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["coverage"] == found.coverage
+    assert told["combinations"][0].keys() == {"capabilities", "asked", "accepted", "declined"}
+    assert told["spending"]["teacher"]["price"]["source"] == "runs here"
+    assert {len(one["examples"]) for one in told["rejects"]} <= {1, 2, 3}
+    assert told.keys() == set(Status.__dataclass_fields__)
+
+
+def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(journal_file, "time", clock)
+    days = [datetime(2026, 12, 31, 23, 59, tzinfo=UTC), datetime(2027, 1, 1, 0, 1, tzinfo=UTC)]
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        for number, day in enumerate(days):
+            clock.now = day.timestamp()
+            journal.record_reply("a", "teacher", Reply(str(number), "{}", "m", input_tokens=1_000_000))
+    found = status(tmp_path / "run")
+    # The introductory price ends with the year.
+    assert found.cost == pytest.approx(0.75 + 1.5)
+    assert (found.requests["teacher"], found.input_tokens) == (2, 2_000_000)
+    assert status(tmp_path / "run", price_in=3.0, price_out=0.0).cost == pytest.approx(6.0)

@@ -1,0 +1,84 @@
+"""A journal's place is known for what it is, however folders are mounted, linked and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.runs.filesystem import MOUNTS, on_network_file_system
+
+MOUNTINFO = """\
+22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
+24 22 0:22 / /proc rw,nosuid shared:12 - proc proc rw
+30 22 0:44 / /home rw,relatime shared:60 - nfs4 filer:/export/home rw,vers=4.2,addr=10.0.0.2
+31 30 259:3 / /home/scratch rw - xfs /dev/nvme1n1 rw
+32 22 0:50 / /mnt/big\\040disk rw - cifs //filer/share rw
+33 22 0:51 / /mnt/keys rw,relatime shared:70 master:2 - fuse.sshfs me@host:/data rw
+34 22 0:52 / /mnt/pictures rw - fuse.gocryptfs /secret rw
+35 22 0:53 / /over rw - lustre 10.0.0.3@tcp:/fs rw
+36 35 0:54 / /over rw - tmpfs tmpfs rw
+37 22 0:55 / /under rw - tmpfs tmpfs rw
+38 37 0:56 / /under rw - gpfs gpfs0 rw
+39 22 0:57 / /sandbox rw - 9p none rw,trans=fd
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", None),
+        ("/srv/run", None),
+        ("/home", "nfs4"),
+        ("/home/ann/run/journal.sqlite", "nfs4"),
+        ("/home/scratch/run", None),
+        ("/home/scratchpad/run", "nfs4"),
+        ("/homework", None),
+        ("/mnt/big disk/run", "cifs"),
+        ("/mnt/keys/run", "fuse.sshfs"),
+        ("/mnt/pictures/run", None),
+        ("/over/run", None),
+        ("/under/run", "gpfs"),
+        ("/sandbox/run", None),
+        ("/home/scratch/../run", "nfs4"),
+    ],
+)
+def test_the_nearest_mount_above_a_path_says_what_it_lies_on(path: str, kind: str | None) -> None:
+    assert on_network_file_system(path, mountinfo=MOUNTINFO) == kind
+
+
+def test_links_are_followed_to_where_a_file_would_really_lie(tmp_path: Path) -> None:
+    text = f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / {tmp_path}/far rw - nfs filer:/x rw\n"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").symlink_to(tmp_path / "far")
+    assert on_network_file_system(tmp_path / "near" / "run", mountinfo=text) == "nfs"
+    assert on_network_file_system(tmp_path / "run", mountinfo=text) is None
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8))
+def test_any_name_is_found_as_the_kernel_escapes_it(name: str) -> None:
+    if name in (".", ".."):
+        return
+    escaped = "".join(f"\\{ord(sign):03o}" if sign in " \t\n\\#" else sign for sign in name)
+    text = f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / /m/{escaped} rw - nfs filer:/x rw\n"
+    assert on_network_file_system(Path("/m") / name / "run", mountinfo=text) == "nfs"
+    assert on_network_file_system(Path("/m") / f"{name}2" / "run", mountinfo=text) is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "nonsense\n", "1 0 0:1 / - ext4 disk rw\n"])
+def test_what_cannot_be_read_says_nothing(text: str) -> None:
+    assert on_network_file_system("/home/run", mountinfo=text) is None
+
+
+@pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux has it")
+def test_this_machine_can_be_asked() -> None:
+    assert on_network_file_system("/proc/self") is None
+    named = MOUNTS.read_text().replace(" - proc ", " - nfs4 ")
+    assert on_network_file_system("/proc/self", mountinfo=named) == "nfs4"
+
+
+def test_a_system_without_mountinfo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compact_hf.runs.filesystem.MOUNTS", tmp_path / "missing")
+    assert on_network_file_system(tmp_path) is None

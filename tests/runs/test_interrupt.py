@@ -1,0 +1,65 @@
+"""Work that is run from a command, a script or a notebook's cell ends at Ctrl-C: gently at the first, at once then."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from compact_hf.runs.interrupt import run_to_end
+
+CHILD = """
+import asyncio, sys
+from compact_hf.runs.interrupt import run_to_end
+
+async def work(stop):
+    print("started", flush=True)
+    try:
+        await stop.wait()
+        print("stopping", flush=True)
+        await asyncio.sleep(float(sys.argv[2]))
+        return "finished"
+    finally:
+        print("cleaned up", flush=True)
+
+async def cell():
+    return run_to_end(work)
+
+try:
+    # As a notebook's kernel runs a cell: its loop leaves Ctrl-C to Python.
+    print(asyncio.new_event_loop().run_until_complete(cell()) if sys.argv[1] == "cell" else run_to_end(work))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("place", ["script", "cell"])
+@pytest.mark.parametrize(
+    ("presses", "seconds", "told"), [(1, "0.1", "cleaned up finished"), (2, "60", "cleaned up interrupted")]
+)
+def test_the_first_ctrl_c_lets_work_finish_and_the_second_ends_it(
+    place: str, presses: int, seconds: str, told: str
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD, place, seconds], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            for expected in ("started", "stopping")[:presses]:
+                assert child.stdout.readline().strip() == expected
+                child.send_signal(signal.SIGINT)
+            said, _ = child.communicate(timeout=30)
+        finally:
+            child.kill()
+    assert " ".join(said.split()).removeprefix("stopping ") == told
+    assert child.returncode == 0
+
+
+def test_work_runs_in_any_thread() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def work(stop: object) -> int:
+        return 7
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run_to_end, work).result() == 7

@@ -1,0 +1,420 @@
+"""The runner streams, remembers, retries, and stops; shown with processes and teachers made for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from compact_hf.runs.admission import Patience
+from compact_hf.runs.journal import Journal
+from compact_hf.runs.process import Process, Progress, Result
+from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.runner import Runner
+from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
+from compact_hf.records import Picture
+from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
+
+QUICK = Patience(attempts=3, first_delay_s=0.001, longest_delay_s=0.005, overload_s=0.2)
+
+
+class Anything(BaseModel):
+    pass
+
+
+class Echo:
+    """Answers with the prompt in upper case; `answer` may do something else first."""
+
+    name = "echo"
+    ks = range(1, 11)
+    sources: str | None = None
+    in_batches = False
+
+    def __init__(self, answer: Callable[[Request, int], Reply | Failure | None] = lambda request, number: None) -> None:
+        self.sent: list[str] = []
+        self._answer = answer
+
+    async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        async for item in answer_each(requests, self._one):
+            yield item
+
+    async def _one(self, request: Request) -> Reply | Failure:
+        number = len(self.sent)
+        self.sent.append(request.key)
+        await asyncio.sleep(0)
+        answer = self._answer(request, number)
+        return answer or Reply(request.key, text=request.prompt.upper(), model="echo")
+
+    async def prepare(self, request: Request) -> None: ...
+
+    async def flush(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Batch(Echo):
+    """Holds every request back until it is flushed, as a batch service would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self._flushed = asyncio.Event()
+
+    async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+        held: list[Request] = []
+
+        async def hold() -> None:
+            while (request := await anext(requests, None)) is not None:
+                held.append(request)
+
+        collecting = asyncio.ensure_future(hold())
+        try:
+            while True:
+                await self._flushed.wait()
+                await asyncio.sleep(0)  # whoever flushed may have queued its last request just now
+                self._flushed.clear()
+                now, held[:] = list(held), []
+                if now:
+                    self.batches.append(len(now))
+                for request in now:
+                    yield Reply(request.key, text=request.prompt.upper(), model="batch")
+        finally:
+            collecting.cancel()
+
+    async def flush(self) -> None:
+        self._flushed.set()
+
+
+def request(picture: Picture, prompt: str) -> Request:
+    exposure = Exposure(lambda: b"", ref=picture.ref, max_edge=64)
+    return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, (prompt,))
+
+
+def rounds(count: int) -> Callable[[Picture], Process]:
+    """A process that asks `count` times, each time about the reply before."""
+
+    def process(picture: Picture) -> Process:
+        said = "a"
+        for _ in range(count):
+            (reply,) = yield [request(picture, said)]
+            said = reply.text + "b"
+        return Result(f'"{said}"', 1)
+
+    return process
+
+
+async def pictures(count: int) -> AsyncGenerator[Picture, None]:
+    for index in range(count):
+        yield Picture(f"{index:032x}", f"{index}.jpg", 64, 64, "test")
+
+
+THREE_ROUNDS = rounds(3)
+
+
+def run(
+    journal: Journal,
+    teacher: Echo,
+    *,
+    count: int = 5,
+    process: Callable[[Picture], Process] = THREE_ROUNDS,
+    concurrency: int = 4,
+    stop_at: int | None = None,
+) -> Progress:
+    async def main() -> Progress:
+        stop = asyncio.Event()
+
+        def told(progress: Progress, finished: object) -> None:
+            if stop_at is not None and progress.finished >= stop_at:
+                stop.set()
+
+        runner = Runner(
+            journal,
+            {"teacher": teacher},
+            limits=Limits(concurrency),
+            patience=QUICK,
+            stop=stop,
+            on_progress=told,
+        )
+        return await asyncio.wait_for(runner.run(pictures(count), process), 30)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal.open(tmp_path / "run", {})
+
+
+def bodies(journal: Journal) -> list[str]:
+    return [finished.body for finished in journal.outcomes()]
+
+
+def test_every_picture_is_driven_to_its_end(journal: Journal) -> None:
+    progress = run(journal, Echo(), count=20)
+    assert (progress.finished, progress.sent) == (20, 60)
+    assert bodies(journal) == ['"ABBb"'] * 20
+
+
+def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal) -> None:
+    def process(picture: Picture) -> Process:
+        replies = yield [request(picture, word) for word in ("one", "two", "three")]
+        return Result(" ".join(reply.text for reply in replies), 1)
+
+    run(journal, Echo(), process=process)
+    assert bodies(journal) == ["ONE TWO THREE"] * 5
+
+
+def test_a_journalled_request_is_never_sent_again(journal: Journal) -> None:
+    first = Echo()
+    with pytest.raises(StoppedEarly, match="the same command goes on"):
+        run(journal, first, count=50, stop_at=7)
+    second = Echo()
+    run(journal, second, count=50)
+    assert not set(first.sent) & set(second.sent)
+    assert len(first.sent) + len(second.sent) == 150
+    assert bodies(journal) == ['"ABBb"'] * 50
+
+
+def test_a_failure_that_passes_is_retried(journal: Journal) -> None:
+    failed: set[str] = set()
+
+    def flaky(request: Request, number: int) -> Failure | None:
+        if number % 3 or request.key in failed:
+            return None
+        failed.add(request.key)
+        return Failure(request.key, "hiccup")
+
+    progress = run(journal, Echo(flaky))
+    assert progress.finished == 5
+    assert progress.failures == len(failed) > 0
+
+
+def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journal) -> None:
+    def poisoned(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
+
+    with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished \(last: 500 for this one\)"):
+        run(journal, Echo(poisoned), count=12)
+    assert len(bodies(journal)) == 11
+
+
+def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(journal: Journal) -> None:
+    def poisoned(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
+
+    teacher = Echo(poisoned)
+    with pytest.raises(StoppedEarly):
+        run(journal, teacher, count=12)
+    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.attempts
+
+
+def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
+    with pytest.raises(TeacherUnavailableError, match="gave up asking echo: nobody there; nothing is lost"):
+        run(journal, Echo(lambda request, number: Failure(request.key, "nobody there")))
+
+
+def test_a_teacher_that_goes_away_ends_the_run_and_what_came_is_kept(journal: Journal) -> None:
+    with pytest.raises(TeacherUnavailableError):
+        run(journal, Echo(lambda request, number: Failure(request.key, "gone") if number > 90 else None), count=60)
+    assert bodies(journal)
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> None:
+    def away(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "500") if 3 <= number < 60 else None
+
+    # Four requests at a time, each given up after three attempts where others were answered meanwhile.
+    assert run(journal, Echo(away)).unfinished == 0
+    assert len(bodies(journal)) == 5
+
+
+def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
+    def storm(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "429", overloaded=True, retry_after=0.01) if number < 12 else None
+
+    teacher = Echo(storm)
+    assert run(journal, teacher, count=8, concurrency=8).finished == 8
+    # All eight met the storm together; after that one probe went ahead for each delay.
+    assert len(teacher.sent) == 24 + 12
+
+
+@pytest.mark.parametrize("answered", [0, 20])
+def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int) -> None:
+    def storm(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "429", overloaded=True, retry_after=0.02) if number >= answered else None
+
+    with pytest.raises(TeacherUnavailableError, match="says for too long that it is overloaded: 429"):
+        run(journal, Echo(storm), count=60)
+
+
+def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal) -> None:
+    def tomorrow(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+
+    with pytest.raises(TeacherUnavailableError, match="daily quota"):
+        run(journal, Echo(tomorrow))
+
+
+def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journal) -> None:
+    class Slow(Echo):
+        async def _one(self, request: Request) -> Reply | Failure:
+            if not request.key.startswith("0" * 32):
+                self.sent.append(request.key)
+                await asyncio.sleep(0.2)
+                return Reply(request.key, text="late", model="slow")
+            while len(self.sent) < 3:
+                await asyncio.sleep(0.01)
+            return Failure(request.key, "quota", overloaded=True, retry_after=86400.0)
+
+    teacher = Slow()
+    with pytest.raises(TeacherUnavailableError, match="quota"):
+        run(journal, teacher, count=4)
+    assert len(teacher.sent) == 3
+    assert all(journal.reply(key) for key in teacher.sent)
+
+
+def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finished_run(journal: Journal) -> None:
+    class Late(Echo):
+        async def _one(self, request: Request) -> Reply | Failure:
+            if request.key.startswith(f"{1:032x}"):
+                await asyncio.sleep(0.1)
+                return Failure(request.key, "400", worth_retrying=False)
+            return Reply(request.key, text="said", model="late")
+
+    with pytest.raises(StoppedEarly, match="the same command goes on"):
+        run(journal, Late(), count=2, process=rounds(1), stop_at=1)
+    assert journal.counts()[0] == 1
+
+
+def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journal: Journal) -> None:
+    class Slow(Echo):
+        async def _one(self, request: Request) -> Reply | Failure:
+            if request.key.startswith("0" * 32):
+                return Failure(request.key, "500 for this one")
+            await asyncio.sleep(0.3)
+            return Reply(request.key, text="x", model="slow")
+
+    with pytest.raises(StoppedEarly, match="1 pictures are unfinished"):
+        run(journal, Slow(), count=4)
+    assert len(bodies(journal)) == 3
+
+
+def test_a_teacher_that_ends_too_soon_is_not_taken_for_a_finished_run(journal: Journal) -> None:
+    class Brief(Echo):
+        async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
+            first = await anext(requests)
+            yield Reply(first.key, text="x", model="brief")
+
+    with pytest.raises(TeacherError, match="ended before its last reply"):
+        run(journal, Brief())
+
+
+def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
+    at: dict[str, float] = {}
+
+    def answer(request: Request, number: int) -> Failure | None:
+        at.setdefault(request.role, asyncio.get_running_loop().time())
+        return Failure(request.key, "429", overloaded=True, retry_after=0.15) if number == 0 else None
+
+    def process(picture: Picture) -> Process:
+        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+        return Result("{}", 0)
+
+    async def one_and_later_another() -> AsyncGenerator[Picture, None]:
+        async for picture in pictures(2):
+            yield picture
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        teacher = Echo(answer)
+        both: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
+        await Runner(journal, both, limits=Limits(2), patience=QUICK).run(one_and_later_another(), process)
+
+    asyncio.run(main())
+    assert at["verifier"] - at["teacher"] > 0.14
+
+
+def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:
+    def refuse(request: Request, number: int) -> Reply | None:
+        if number == 4:
+            raise TeacherError("no such model")
+        return None
+
+    with pytest.raises(TeacherError, match="no such model"):
+        run(journal, Echo(refuse))
+
+
+def test_an_error_in_a_process_is_not_swallowed(journal: Journal) -> None:
+    def process(picture: Picture) -> Process:
+        yield [request(picture, "a")]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(journal, Echo(), process=process)
+
+
+@pytest.mark.parametrize(("count", "concurrency", "batches"), [(6, 6, [6, 6, 6]), (6, 100, [6, 6, 6]), (6, 3, [3] * 6)])
+def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
+    journal: Journal, count: int, concurrency: int, batches: list[int]
+) -> None:
+    teacher = Batch()
+    run(journal, teacher, count=count, concurrency=concurrency)
+    assert teacher.batches == batches
+
+
+def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(journal: Journal) -> None:
+    class SlowBatch(Batch):
+        in_batches = True
+
+        async def flush(self) -> None:
+            asyncio.get_running_loop().call_later(0.05, self._flushed.set)
+
+    def process(picture: Picture) -> Process:
+        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+        return Result("{}", 1)
+
+    def no_quota(request: Request, number: int) -> Failure:
+        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+
+    async def main() -> None:
+        teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": Echo(no_quota)}
+        await Runner(journal, teachers, limits=Limits(4), patience=QUICK).run(pictures(2), process)
+
+    with pytest.raises(TeacherUnavailableError, match="daily quota"):
+        asyncio.run(main())
+    assert [reply.text for _, _, reply in journal.replies()] == ["A"]
+
+
+def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:
+    class Prepared(Echo):
+        ready = most = 0
+
+        async def prepare(self, request: Request) -> None:
+            self.ready += 1
+            self.most = max(self.most, self.ready)
+
+        async def _one(self, request: Request) -> Reply | Failure:
+            await asyncio.sleep(0.001)
+            self.ready -= 1
+            return await super()._one(request)
+
+    def process(picture: Picture) -> Process:
+        (written,) = yield [request(picture, "a")]
+        yield [replace(request(picture, written.text), role="verifier")]
+        return Result("", 1)
+
+    writer, judge = Prepared(), Batch()
+    judge.in_batches = True
+    teachers: Mapping[Role, Teacher] = {"teacher": writer, "verifier": judge}
+
+    async def main() -> Progress:
+        runner = Runner(journal, teachers, limits=Limits(4), patience=QUICK)
+        return await asyncio.wait_for(runner.run(pictures(100), process), 30)
+
+    assert asyncio.run(main()).finished == 100
+    assert writer.most <= 8
+    assert judge.batches == [100]

@@ -1,0 +1,107 @@
+"""A journal is copied while it is written to, and copies that parted ways come together again."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import Journal
+from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
+from compact_hf.records import Reject
+from compact_hf.teachers.teacher import Reply
+
+IDENTITY = {"source": "pictures"}
+
+
+def answer(run: Path, keys: set[str], text: str = "x") -> Path:
+    with Journal.open(run, IDENTITY) as journal:
+        for key in keys:
+            journal.record_reply("picture", "teacher", Reply(key, text=text, model="m"))
+    return run
+
+
+def answers(run: Path) -> dict[str, str]:
+    with closing(Journal.read(run)) as journal:
+        return {reply.key: reply.text for _, _, reply in journal.replies()}
+
+
+def test_a_snapshot_holds_all_that_was_written_before_it(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY) as journal:
+        for number in range(300):
+            journal.record_look(f"{number}.jpg", "1:2", Reject("picture", "empty file", f"{number}.jpg"))
+            journal.record_reply("picture", "teacher", Reply(str(number), text="y" * 1000, model="m"))
+        write_snapshot(snapshot(tmp_path / "run"), tmp_path / "copy")
+        with Journal.read(tmp_path / "copy") as copy:
+            assert copy.looks() == journal.looks()
+            assert list(copy.replies()) == list(journal.replies())
+            assert copy.identity == IDENTITY
+
+
+def test_a_snapshot_is_one_file_that_reading_leaves_alone(tmp_path: Path) -> None:
+    write_snapshot(snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
+    with Journal.read(tmp_path / "copy") as copy:
+        assert [path.name for path in (tmp_path / "copy").iterdir()] == [FILE_NAME]
+        assert copy.reply("a") is not None
+
+
+def test_a_run_goes_on_from_a_snapshot(tmp_path: Path) -> None:
+    write_snapshot(snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
+    assert answers(answer(tmp_path / "copy", {"b"})) == {"a": "x", "b": "x"}
+
+
+def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
+    """Each is taken while up to fifty replies are being written, on however slow a machine."""
+    run, numbers = answer(tmp_path / "run", {"0"}), SimpleQueue[int | None]()
+    written = threading.Semaphore(0)
+
+    def write() -> None:
+        with Journal.open(run, IDENTITY) as journal:
+            while (number := numbers.get()) is not None:
+                journal.record_reply("picture", "teacher", Reply(str(number), text="z" * 5000, model="m"))
+                written.release()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for first in range(1, 1001, 50):
+            for number in range(first, first + 50):
+                numbers.put(number)
+            copy = tmp_path / f"after {first}"
+            write_snapshot(snapshot(run), copy)
+            keys = {int(key) for key in answers(copy)}
+            assert first <= len(keys) <= first + 50
+            assert keys == set(range(len(keys))), "written one after the other, without gaps"
+            for _ in range(50):
+                assert written.acquire(timeout=60)
+    finally:
+        numbers.put(None)
+        writer.join()
+
+
+@given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
+def test_two_journals_of_one_run_come_together(
+    tmp_path_factory: pytest.TempPathFactory, here: set[str], there: set[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("parted")
+    answer(folder / "here", here, "here")
+    answer(folder / "there", there, "there")
+    add_snapshot(snapshot(folder / "there"), folder / "here")
+    assert answers(folder / "here") == dict.fromkeys(there, "there") | dict.fromkeys(here, "here")
+
+
+@pytest.mark.parametrize("left", [None, b"", b"SQLite format 3\0 cut off"])
+def test_what_was_left_without_a_beginning_is_replaced(tmp_path: Path, left: bytes | None) -> None:
+    taken = snapshot(answer(tmp_path / "there", {"a"}))
+    if left is not None:
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / FILE_NAME).write_bytes(left)
+        (tmp_path / "here" / f"{FILE_NAME}-wal").write_bytes(b"of another file")
+    add_snapshot(taken, tmp_path / "here")
+    assert answers(answer(tmp_path / "here", {"b"})) == {"a": "x", "b": "x"}
