@@ -83,8 +83,8 @@ def base(asked: Asked, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoProcessor
     from transformers import LlavaForConditionalGeneration as Llava
 
-    from compact_hf.tuning.processor import llava_processor
-    from compact_hf.tuning.tiny import build_tiny
+    from compact_hf.models.llava.processor import llava_processor
+    from compact_hf.models.llava.tiny import build_tiny
 
     texts = [message["content"] for row in rows_of(asked) for message in row["messages"]]
     tiny = AutoProcessor.from_pretrained(build_tiny(folder / "tiny", texts, seed=0))
@@ -124,9 +124,9 @@ def trainer_of(asked: Asked, folder: Path) -> Any:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from compact_hf.tuning.recipes import read_recipe
-    from compact_hf.tuning.training.screen import screen
-    from compact_hf.tuning.training.trainer import CompactTrainer
+    from compact_hf.training.recipes import read_recipe
+    from compact_hf.training.row_screening import screen
+    from compact_hf.training.trainer import CompactTrainer
 
     model, processor = base(asked, folder)
     rows, recipe, rank = rows_of(asked), read_recipe("llava15-7b-lora"), SHAPES[asked.size].rank

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from compact_hf.methods.augment.augment import augment
     from compact_hf.methods.compact.generate import generate
     from compact_hf.methods.compact.status import status
-    from compact_hf.tuning.adapter.merge import merge_adapter
-    from compact_hf.tuning.adapter.publish import publish_model
-    from compact_hf.tuning.base.assemble import assemble_base
-    from compact_hf.tuning.recipes import copy_recipe
-    from compact_hf.tuning.student.shipped import copy_student
-    from compact_hf.tuning.training.train import tune
+    from compact_hf.models.llava.assemble import assemble_base
+    from compact_hf.models.llava.shipped import copy_student
+    from compact_hf.training.merge_adapter import merge_adapter
+    from compact_hf.training.publish import publish_model
+    from compact_hf.training.recipes import copy_recipe
+    from compact_hf.training.train import tune
 
 __all__ = [
     "CompactError",
@@ -81,27 +81,27 @@ _HOME: Final = {
     "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.methods.annotate.annotate",
     "assemble": "compact_hf.dataset.assemble",
-    "assemble_base": "compact_hf.tuning.base.assemble",
+    "assemble_base": "compact_hf.models.llava.assemble",
     "augment": "compact_hf.methods.augment.augment",
     "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
     "benchmark_table": "compact_hf.evaluation.benchmarks.table",
     "benchmark_tasks": "compact_hf.evaluation.benchmarks.heldout",
     "compare": "compact_hf.evaluation.paired",
-    "copy_recipe": "compact_hf.tuning.recipes",
-    "copy_student": "compact_hf.tuning.student.shipped",
+    "copy_recipe": "compact_hf.training.recipes",
+    "copy_student": "compact_hf.models.llava.shipped",
     "diff": "compact_hf.dataset.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.dataset.export",
     "generate": "compact_hf.methods.compact.generate",
-    "merge_adapter": "compact_hf.tuning.adapter.merge",
+    "merge_adapter": "compact_hf.training.merge_adapter",
     "publish": "compact_hf.dataset.publish",
-    "publish_model": "compact_hf.tuning.adapter.publish",
+    "publish_model": "compact_hf.training.publish",
     "read_predictions": "compact_hf.evaluation.predictions",
     "relative_performance": "compact_hf.evaluation.paper",
     "run_demo": "compact_hf.demo.way",
     "show": "compact_hf.dataset.show",
     "status": "compact_hf.methods.compact.status",
-    "tune": "compact_hf.tuning.training.train",
+    "tune": "compact_hf.training.train",
     "validate": "compact_hf.dataset.validate",
 }
 

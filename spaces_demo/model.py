@@ -95,7 +95,7 @@ def _on_gpu(stream: Callable[..., Iterator[Any]], seconds: float) -> Callable[..
 
 def _shipped() -> tuple[str, str]:
     """Return copies of the student's base and adapter: the adapter has to name where its base lies."""
-    from compact_hf.tuning.student.shipped import copy_student
+    from compact_hf.models.llava.shipped import copy_student
 
     aligned, tuned = copy_student(Path(tempfile.mkdtemp(prefix="compact-space-")))
     return str(aligned), str(tuned)

@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from captions import conversation, glance
+from pretrain import FIRST_SEED, Alignment, Lessons, Step, align, see
 from pydantic import BaseModel, ConfigDict
 
 from compact_hf import CompactError, assemble, evaluate, generate
@@ -39,14 +41,12 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.configs import read_config
 from compact_hf.errors import UsageError
+from compact_hf.models.llava.shipped import ALIGNED, FOLDER, TUNED, name_base
+from compact_hf.models.llava.tiny import STUDENT, build_tiny
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
 from compact_hf.talk import Bar, say, tell
-from compact_hf.tuning.student.alignment import FIRST_SEED, Alignment, Lessons, Step, align, see
-from compact_hf.tuning.student.descriptions import conversation, glance
-from compact_hf.tuning.student.shipped import ALIGNED, FOLDER, TUNED, name_base
-from compact_hf.tuning.tiny import STUDENT, build_tiny
-from compact_hf.tuning.training.train import tune
+from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]
 _FIGURES: Final = _ROOT / "docs" / "figures" / "student.json"

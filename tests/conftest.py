@@ -52,7 +52,7 @@ LONGEST_FIRST: Final = (
     "tests/test_packaging.py",
     "tests/methods/test_faults.py",
     "tests/test_notebook.py",
-    "tests/tuning/training/test_train.py",
+    "tests/training/test_train.py",
     "tests/methods/test_kills.py",
     "tests/dataset_script/test_kills.py",
     "tests/methods/test_secrets.py",
@@ -121,7 +121,7 @@ def figures_drawn_once() -> Iterator[None]:
 @pytest.fixture
 def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """`tune` starts its process as a fork that has torch and TRL loaded, with everything else as it is."""
-    from compact_hf.tuning.training import train
+    from compact_hf.training import train
 
     monkeypatch.setattr(train, "Popen", preforked.Popen)
 

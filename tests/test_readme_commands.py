@@ -14,10 +14,10 @@ import pytest
 
 from compact_hf import copy_student
 from compact_hf.cli import main
+from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.model import KEY
-from compact_hf.tuning.student.shipped import copy_aligned
 from tests.hub.clients import COMPACT, run
 from tests.methods.data_sets import llava_item
 from tests.readme import ROOT, commands

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def _merge(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.adapter.merge import merge_adapter
+    from compact_hf.training.merge_adapter import merge_adapter
 
     out = merge_adapter(chosen.adapter, chosen.out, base=chosen.base, on_progress=say)
     say(f"next: compact publish {out} ORG/NAME")

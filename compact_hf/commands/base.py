@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def _assemble(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.base.assemble import assemble_base
+    from compact_hf.models.llava.assemble import assemble_base
 
     bars_on_a_terminal()
     given = {

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 def _publish(chosen: argparse.Namespace) -> int:
     from compact_hf.hub.space import holds_space
-    from compact_hf.tuning.adapter.folder import holds_model
+    from compact_hf.models.files import holds_model
 
     bars_on_a_terminal()
     is_model = holds_model(chosen.folder)
@@ -68,7 +68,7 @@ def _publish_release(chosen: argparse.Namespace) -> int:
 
 
 def _publish_model(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.adapter.publish import publish_model
+    from compact_hf.training.publish import publish_model
 
     published = publish_model(
         chosen.folder,

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.recipes import recipe_names, recipe_purpose
+    from compact_hf.training.recipes import recipe_names, recipe_purpose
 
     purposes = {name: recipe_purpose(name) for name in recipe_names()}
     if chosen.json:
@@ -45,14 +45,14 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _show(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.recipes import recipe_path
+    from compact_hf.training.recipes import recipe_path
 
     tell(recipe_path(chosen.name).read_text(encoding="utf-8").rstrip())
     return 0
 
 
 def _copy(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.recipes import copy_recipe
+    from compact_hf.training.recipes import copy_recipe
 
     copy = copy_recipe(chosen.name, chosen.out, model=chosen.model)
     say(f"the chat template is in {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")

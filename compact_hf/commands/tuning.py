@@ -39,7 +39,7 @@ def _add_tune_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tune(chosen: argparse.Namespace) -> int:
-    from compact_hf.tuning.training.train import tune
+    from compact_hf.training.train import tune
 
     # What stands behind RECIPE is TRL's, but for our own options, which may stand there too.
     own = argparse.ArgumentParser(prog="compact tune RECIPE", allow_abbrev=False)
@@ -66,7 +66,7 @@ def _tune(chosen: argparse.Namespace) -> int:
 
 
 def _tell_plan(recipe: str, arguments: dict[str, Any], *, as_json: bool) -> int:
-    from compact_hf.tuning.training.dry_run import dry_run
+    from compact_hf.training.dry_run import dry_run
 
     plan = dry_run(recipe, **arguments)
     if as_json:

@@ -18,7 +18,7 @@ from compact_hf.records import Row
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
 from compact_hf.reports.dropped import RejectCount
-from compact_hf.tuning.training.train import TrainingResult
+from compact_hf.training.train import TrainingResult
 
 _FOUND_AS: Final = {
     "superfluous capability": "needs more capabilities",

@@ -33,15 +33,15 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
+from compact_hf.models.llava.shipped import copy_aligned
+from compact_hf.models.progress import steps_in, without_progress_bars
 from compact_hf.reports import cards, contact_sheet
 from compact_hf.reports.demo_page import render
 from compact_hf.runs.standing import Standing
-from compact_hf.tuning.adapter.card import write_card
-from compact_hf.tuning.adapter.results import measured
-from compact_hf.tuning.progress import steps_in, without_progress_bars
-from compact_hf.tuning.recipes import read_recipe, recipe_path
-from compact_hf.tuning.student.shipped import copy_aligned
-from compact_hf.tuning.training.train import TrainingResult, tune
+from compact_hf.training.card_results import measured
+from compact_hf.training.model_card import write_card
+from compact_hf.training.recipes import read_recipe, recipe_path
+from compact_hf.training.train import TrainingResult, tune
 
 SCENES: Final = 400
 NOISE: Final = 0.3

@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inputs import model_inputs
-from compact_hf.tuning.adapter import folder as model_folder
-from compact_hf.tuning.adapter.adapter import adapter_at, attached, refuse_other_base
-from compact_hf.tuning.adapter.folder import first_line
-from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.models import files as model_folder
+from compact_hf.models.adapter import adapter_at, attached, refuse_other_base
+from compact_hf.models.files import first_line
+from compact_hf.models.progress import without_progress_bars
 
 BASE: Final = "base"
 TUNED: Final = "tuned"

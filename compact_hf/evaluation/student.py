@@ -18,11 +18,11 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inputs import conversation, model_inputs, prompt_of
 from compact_hf.evaluation.shared import SharedInputs, can_share, shared_inputs
 from compact_hf.images.decode import opened, stripped
-from compact_hf.tuning.adapter import folder as model_folder
-from compact_hf.tuning.adapter.adapter import adapted, refuse_other_base
-from compact_hf.tuning.adapter.facts import adapter_of
-from compact_hf.tuning.adapter.folder import first_line
-from compact_hf.tuning.progress import without_progress_bars
+from compact_hf.models import files as model_folder
+from compact_hf.models.adapter import adapted, refuse_other_base
+from compact_hf.models.files import first_line
+from compact_hf.models.progress import without_progress_bars
+from compact_hf.training.training_record import adapter_of
 
 Asked = Sequence[tuple[bytes, str]]
 """(Encoded picture, question) pairs that are answered together."""

@@ -52,7 +52,7 @@ def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlavaForConditionalGeneration
 
-    from compact_hf.tuning.recipes import read_recipe
+    from compact_hf.training.recipes import read_recipe
 
     trained, trainers = importlib.import_module("trained"), importlib.import_module("trainers")
     (target,) = read_recipe("llava15-7b-lora")["lora_target_modules"]

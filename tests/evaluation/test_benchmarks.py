@@ -23,10 +23,10 @@ from compact_hf.evaluation.benchmarks.eight import EIGHT, HELDOUT
 from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.paper import BENCHMARKS, REFERENCE, TABLE, relative_performance
+from compact_hf.models.llava.shipped import FOLDER
 from compact_hf.testing.hub.server import HubServer
-from compact_hf.tuning.student.shipped import FOLDER
 from tests.hub.clients import told
-from tests.tuning.samples import release
+from tests.training.samples import release
 
 REAL: Final = json.loads((Path(__file__).parent / "lmms_eval_results.json").read_text(encoding="utf-8"))
 BY_NAME: Final = {one.name: one for one in EIGHT}

@@ -22,8 +22,8 @@ from compact_hf.evaluation.benchmarks.eight import EIGHT, HELDOUT
 from compact_hf.evaluation.benchmarks.results import HarnessScores, read_results
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.models.llava.shipped import copy_student
 from compact_hf.testing.hub.server import HubServer
-from compact_hf.tuning.student.shipped import copy_student
 from tests.evaluation.lmms_eval_runs import environment, heldout_release, hold_benchmarks, install, judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -13,7 +13,7 @@ from compact_hf.evaluation.dataset import questions_of, with_swapped_pictures
 from compact_hf.images.decode import PictureError
 from compact_hf.images.look import image_id_of
 from compact_hf.scenes.scene import EVALUATION_SEEDS
-from tests.tuning.samples import picture, release, row
+from tests.training.samples import picture, release, row
 
 
 @pytest.fixture(scope="module")

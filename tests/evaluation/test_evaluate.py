@@ -21,9 +21,9 @@ from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.student import Student
-from compact_hf.tuning.tiny import build_tiny
+from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
-from tests.tuning.samples import picture, release, texts
+from tests.training.samples import picture, release, texts
 
 BATCH = 4
 OF_A_MODEL = {"predictions.jsonl", "results.json"}

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.testing.hub.server import HubServer
-from compact_hf.tuning.tiny import build_tiny
 from tests.hub.clients import COMPACT, run, told
-from tests.tuning.samples import release, texts
+from tests.training.samples import release, texts
 
 PUBLISH = """
 import sys

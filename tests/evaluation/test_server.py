@@ -19,7 +19,7 @@ from compact_hf.evaluation.plan import plan
 from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.testing.model import Asked
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
-from tests.tuning.samples import release
+from tests.training.samples import release
 
 MODEL = "openai:double"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.tuning.adapter.facts import FACTS, facts_of
-from compact_hf.tuning.recipes import read_recipe
-from compact_hf.tuning.tiny import build_tiny
-from compact_hf.tuning.training.train import tune
-from tests.tuning.samples import release, texts
+from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.training.recipes import read_recipe
+from compact_hf.training.train import tune
+from compact_hf.training.training_record import FACTS, facts_of
+from tests.training.samples import release, texts
 
 pytestmark = pytest.mark.usefixtures("preforked_training")
 

@@ -41,7 +41,7 @@ from PIL import Image
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli import main
-from compact_hf.tuning.tiny import Size, build_tiny
+from compact_hf.models.llava.tiny import Size, build_tiny
 
 SCENES = "scenes:39-45"
 """Six scenes, of which one is in the validation split and one yields too few questions."""

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from compact_hf.cli import main
-from compact_hf.tuning.training.sft import main as train
+from compact_hf.training.sft import main as train
 from tests.golden.parquet import content, contents, sha256_of
 
 Golden = Callable[[str, str], None]

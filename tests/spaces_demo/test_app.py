@@ -11,9 +11,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from compact_hf.dataset.writer import write
+from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.tuning.student.shipped import copy_aligned
 from tests.dataset.samples import rows
 from tests.spaces_demo.conftest import VISITORS_KEY, Running, running, words
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from compact_hf.images.encode import for_teacher
-from compact_hf.tuning.tiny import build_tiny
+from compact_hf.models.llava.tiny import build_tiny
 
 BATCH = 20
 EDGE = 28  # pixels: two patches by two

@@ -32,9 +32,9 @@ from compact_hf.evaluation.predictions import read_predictions
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.evaluation.student import identity
 from compact_hf.methods.compact.generate import generate
+from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.records import digest
 from compact_hf.runs.standing import Standing
-from compact_hf.tuning.student.shipped import ALIGNED, copy_aligned
 
 _JUDGED: Final = "judged"
 

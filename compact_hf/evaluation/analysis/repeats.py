@@ -1,9 +1,9 @@
 """Questions that repeat others: questions in, shares out, from the same text to near repeats.
 
 Texts are the same where they are after `answers.normalise`: case, articles, punctuation and plurals do not count. Near
-repeats are what `compact assemble` drops (methods/compact/near_duplicates.py): the same answer, and more than 90% of the
-words, in the same order, as an earlier question about another picture. The more questions there are, the more repeat
-one: such shares compare only where they are of about as many questions.
+repeats are what `compact assemble` drops (methods/compact/near_duplicates.py): the same answer, and more than 90% of
+the words, in the same order, as an earlier question about another picture. The more questions there are, the more
+repeat one: such shares compare only where they are of about as many questions.
 """
 
 from __future__ import annotations

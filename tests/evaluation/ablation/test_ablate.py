@@ -17,8 +17,8 @@ from compact_hf.evaluation.ablation.ablate import ablate
 from compact_hf.evaluation.ablation.folder import locked
 from compact_hf.evaluation.ablation.forecast import forecast
 from compact_hf.evaluation.ablation.tables import markdown
-from compact_hf.tuning.training import train
-from compact_hf.tuning.training.train import tune
+from compact_hf.training import train
+from compact_hf.training.train import tune
 from tests import preforked
 
 PLAN: dict[str, Any] = {
@@ -42,7 +42,7 @@ def written(file: Path, **change: Any) -> Path:
 KILLED = """
 import os, signal, sys
 from compact_hf.evaluation.ablation.ablate import ablate
-from compact_hf.tuning.training import train
+from compact_hf.training import train
 from tests import preforked
 train.Popen = preforked.Popen
 

@@ -12,7 +12,7 @@ from compact_hf.cli import main
 from compact_hf.dataset.selection import LLAVA_K_SHARES
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.ablation.plan import plan_names, plan_path, read_plan
-from compact_hf.tuning.recipes import read_recipe
+from compact_hf.training.recipes import read_recipe
 
 EVIDENCE = Path(__file__).parents[3] / "docs" / "evidence.yaml"
 

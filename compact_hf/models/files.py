@@ -1,0 +1,69 @@
+"""A model as files: its folder or its name on the Hub in, where they lie and which ones they are out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from compact_hf.errors import TuningError
+from compact_hf.models.progress import without_progress_bars
+from compact_hf.records import digest
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+MODEL_CONFIG: Final = "config.json"
+
+_KINDS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
+_NOT_NEEDED: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
+
+
+def located(model: str, *, revision: str | None = None) -> Path:
+    """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
+
+    Args:
+        model (`str`): a folder, or a repository's name.
+        revision (`str`, *optional*, defaults to `main`): of the repository; a folder has none.
+
+    Raises:
+        TuningError: there is neither, or the folder holds no model.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(model)
+    if not folder.exists():
+        told = f"{model}@{revision}" if revision else model
+        try:
+            with without_progress_bars():
+                folder = Path(snapshot_download(model, revision=revision, ignore_patterns=_NOT_NEEDED))
+        except (OSError, ValueError) as error:
+            raise TuningError(
+                f"no model {told!r}: it is no folder here, and the Hub does not give it ({first_line(error)})"
+            ) from error
+    if not holds_model(folder):
+        raise TuningError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
+    return folder
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder holds a whole model or an adapter."""
+    return is_adapter(folder) or (folder / MODEL_CONFIG).is_file()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether what a folder holds needs another model to be put on."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def identity_of(folder: Path) -> str:
+    """Return a hash of a model's files, so that a model trained anew in the same place counts as another."""
+    found = []
+    for path in sorted({path for kind in _KINDS for path in folder.glob(kind)}):
+        with path.open("rb") as file:
+            found.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return digest(found)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: transformers' go on for a page."""
+    told = str(error).strip().splitlines()
+    return told[0].strip() if told else type(error).__name__

@@ -1,0 +1,56 @@
+"""The student that ships with the package: a name in, a folder with its files out.
+
+`aligned` is a whole tiny LLaVA that describes drawn scenes; `tuned` is a LoRA adapter over it that answers questions
+about them. student_script/build_student.py made both, docs/student.md says how well they do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from compact_hf.errors import TuningError
+
+ALIGNED: Final = "aligned"
+TUNED: Final = "tuned"
+FOLDER: Final = Path(str(files("compact_hf.models.llava") / "checkpoints"))
+_ADAPTER: Final = "adapter_config.json"
+
+
+def copy_student(out: Path | str) -> tuple[Path, Path]:
+    """Copy both checkpoints into the folder `out`, and have the copied adapter name the copied base as its own.
+
+    Returns:
+        `tuple[Path, Path]`: the aligned base's folder and the adapter's.
+
+    Raises:
+        TuningError: one of them is there already, or they cannot be written.
+    """
+    aligned = copy_aligned(Path(out) / ALIGNED)
+    tuned = _copy(TUNED, Path(out) / TUNED)
+    name_base(tuned, str(aligned.resolve()))
+    return aligned, tuned
+
+
+def copy_aligned(out: Path) -> Path:
+    """Copy the aligned base to the folder `out`, which must not exist, and return it; raises as `copy_student`."""
+    return _copy(ALIGNED, out)
+
+
+def _copy(name: str, out: Path) -> Path:
+    try:
+        return Path(shutil.copytree(FOLDER / name, out))
+    except OSError as error:
+        told = error.strerror or error
+        raise TuningError(f"the student cannot be copied to {out} ({told}); give a folder that is new") from error
+
+
+def name_base(adapter: Path, base: str) -> None:
+    """Write into an adapter's folder which model it belongs to."""
+    path = adapter / _ADAPTER
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

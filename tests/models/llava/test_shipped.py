@@ -1,0 +1,39 @@
+"""The student that ships: small, loadable, and with figures that say it has learnt to look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compact_hf.models.llava.shipped import FOLDER, copy_student
+
+FIGURES = Path(__file__).parents[3] / "docs" / "figures" / "student.json"
+
+
+def test_both_checkpoints_are_eight_megabytes_together_and_name_no_folder_of_their_makers() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 8e6
+    assert not [path for path in files if path.suffix == ".json" and b"/tmp" in path.read_bytes()]
+
+
+# PEFT 0.21 asks by the name that transformers 5.23 has deprecated.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    aligned, tuned = copy_student(tmp_path)
+    assert json.loads((tuned / "adapter_config.json").read_text())["base_model_name_or_path"] == str(aligned)
+    base = AutoModelForImageTextToText.from_pretrained(aligned)
+    assert PeftModel.from_pretrained(base, str(tuned)).active_adapter == "default"
+    assert AutoProcessor.from_pretrained(tuned).chat_template == AutoProcessor.from_pretrained(aligned).chat_template
+
+
+def test_up_to_k_4_it_is_above_the_majority_and_above_not_looking() -> None:
+    scores = json.loads(FIGURES.read_text())["scores"]
+    tuned, swapped = (scores[name]["by_k"] for name in ("tuned", "swapped"))
+    assert set(tuned) == {"1", "2", "3", "4", "5"}
+    assert all(tuned[k]["low"] > tuned[k]["majority"]["accuracy"] for k in ("1", "2", "3", "4"))
+    assert all(tuned[k]["low"] > swapped[k]["high"] for k in ("1", "2", "3", "4"))

@@ -1,0 +1,178 @@
+"""An adapter goes onto the base that it was made for and onto no other; merged, the two answer as they did apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.cli import main
+from compact_hf.errors import CompactError, TuningError, UsageError
+from compact_hf.models.adapter import adapted, refuse_other_base
+from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.training.merge_adapter import merge_adapter
+from compact_hf.training.training_record import FACTS, adapter_of
+from tests.training.adapters import adapter
+from tests.training.samples import picture, texts
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("model") / "tiny", texts(10), seed=0)
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter(base, tmp_path_factory.mktemp("model") / "tuned")
+
+
+def config_of(base: Path, out: Path, **text: Any) -> Path:
+    """The config of a base like this one but for its language model: all that is needed to see whether one fits."""
+    out.mkdir(parents=True)
+    config = json.loads((base / "config.json").read_bytes())
+    config["text_config"] |= text
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def logits(model: Any, processor: Any) -> Any:
+    import torch
+    from PIL import Image
+
+    image = Image.open(BytesIO(picture("red")))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What color is the thing?"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        return model.eval()(**inputs.to(dtype=model.dtype)).logits.float()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_merged_or_apart_the_logits_are_the_same_and_not_the_bases(base: Path, tuned: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tuned)
+    plain = logits(AutoModelForImageTextToText.from_pretrained(base), processor)
+    apart = logits(PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tuned), processor)
+    assert (apart - plain).abs().max() > 0.1
+
+    (base / "NOTICE").write_text("terms")
+    out = merge_adapter(tuned, tmp_path / "merged")
+    assert (out / "NOTICE").read_text() == "terms"
+    merged = logits(AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out))
+    torch.testing.assert_close(merged, apart, atol=1e-4, rtol=1e-4)
+    assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".md", ".safetensors", ""}
+    assert not (out / "adapter_config.json").exists()
+    assert "base_model_relation" not in (out / "README.md").read_text()  # the base is a folder, which has no name
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(
+    base: Path, tuned: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoModelForImageTextToText
+
+    half = shutil.copytree(base, tmp_path / "half")
+    AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
+    exact = dict(adapted(tuned, base).named_parameters())
+    for name, weight in adapted(tuned, half).named_parameters():
+        assert weight.dtype == torch.bfloat16
+        torch.testing.assert_close(weight.float(), exact[name].float(), atol=0.02, rtol=0.02)
+    out = merge_adapter(tuned, tmp_path / "merged", base=half)
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"BF16"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"num_hidden_layers": 5}, "the adapter has no model.language_model.layers.4.mlp.down_proj.lora_A.weight"),
+        ({"num_hidden_layers": 3}, "has no place for model.language_model.layers.3.mlp.down_proj.lora_A.weight"),
+        ({"intermediate_size": 256}, "mlp.down_proj.lora_A.weight is [4, 384], there it would be [4, 256]"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
+    base: Path, tuned: Path, tmp_path: Path, change: dict[str, int], told: str
+) -> None:
+    refuse_other_base(tuned, base)
+    other = config_of(base, tmp_path / "other", **change)
+    with pytest.raises(TuningError) as caught:
+        merge_adapter(tuned, tmp_path / "merged", base=other)
+    assert "was not made for" in str(caught.value)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_bases_revision_comes_from_the_config_or_from_what_training_wrote_down(tuned: Path, tmp_path: Path) -> None:
+    student = shutil.copytree(tuned, tmp_path / "student")
+    base = adapter_of(student).base
+    assert adapter_of(student).base_revision is None
+    (student / FACTS).write_text(json.dumps({"base": base, "base_revision": "abc"}))
+    assert adapter_of(student).base_revision == "abc"
+    (student / FACTS).write_text(json.dumps({"base": "org/another", "base_revision": "abc"}))
+    assert adapter_of(student).base_revision is None
+    config = json.loads((student / "adapter_config.json").read_bytes())
+    (student / "adapter_config.json").write_text(json.dumps({**config, "revision": "def"}))
+    assert adapter_of(student).base_revision == "def"
+
+
+def test_a_student_of_another_base_is_one_clear_line(
+    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = shutil.copytree(tuned, tmp_path / "student")
+    config = json.loads((student / "adapter_config.json").read_bytes())
+    config["base_model_name_or_path"] = str(config_of(base, tmp_path / "other", num_hidden_layers=3))
+    (student / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(student), "scenes:2", "--out", str(tmp_path / "results")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compact: adapter ")
+    assert "was not made for" in line
+
+
+def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tuned, tmp_path / "broken")
+    weights = broken / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    pickled = shutil.copytree(tuned, tmp_path / "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    text_only = tmp_path / "text"
+    text_only.mkdir()
+    (text_only / "config.json").write_text('{"model_type": "llama"}')
+    nameless = shutil.copytree(tuned, tmp_path / "nameless")
+    (nameless / "adapter_config.json").write_text("{}")
+    elsewhere = shutil.copytree(tuned, tmp_path / "elsewhere")
+    config = json.loads((tuned / "adapter_config.json").read_bytes())
+    (elsewhere / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "something").touch()
+    cases: list[tuple[type[CompactError], str, Path, dict[str, Any]]] = [
+        (TuningError, "cannot be read", broken, {}),
+        (TuningError, "has no adapter_model.safetensors", pickled, {}),
+        (TuningError, "no vision-language model", tuned, {"base": text_only}),
+        (TuningError, "names no base", nameless, {}),
+        (TuningError, "no model '/nowhere'", tuned, {"base": "/nowhere"}),
+        (UsageError, "is a whole model", base, {}),
+        (UsageError, "made for org/base, not for org/other", elsewhere, {"base": "org/other"}),
+    ]
+    for kind, told, folder, options in cases:
+        with pytest.raises(kind, match=told) as caught:
+            merge_adapter(folder, tmp_path / "merged", **options)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "merged").exists()
+    with pytest.raises(UsageError, match="already holds something"):
+        merge_adapter(tuned, full)

@@ -1,0 +1,321 @@
+"""An adapter's way to the Hub and back, by the real clients over HTTP: it comes back with the very same logits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from starlette.responses import Response
+
+from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.testing.hub.faults import unavailable
+from compact_hf.testing.hub.server import Asked, HubServer
+from compact_hf.training.training_record import FACTS
+from tests.hub.clients import at, statuses, told
+from tests.training.adapters import adapter
+from tests.training.samples import picture, texts
+
+ROUND_TRIP: Final = """
+import contextlib, io, os, re, sys
+from pathlib import Path
+import torch
+from huggingface_hub import HfApi
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from compact_hf import merge_adapter, publish_model
+from compact_hf.cli import main
+from compact_hf.evaluation.student import Student
+
+os.chdir(sys.argv[1])
+content = [{"type": "image", "image": Image.open("picture.jpg")}, {"type": "text", "text": "What color is the thing?"}]
+
+def printed(call):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        call()
+    return said.getvalue()
+
+def logits(model, processor):
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        return model.eval()(**inputs).logits
+
+def auto(name, **options):
+    return AutoModelForImageTextToText.from_pretrained(name, **options)
+
+told = {"publish": []}
+publish = ["publish", "tuned", "org/student", "--base", "org/base", "--version", "1.0.0", "--results", "results"]
+told["base at"] = publish_model("base", "org/base").pushed.commit
+for options in (["--dry-run"], []):
+    told["publish"].append(printed(lambda: told["publish"].append(main(publish + options))))
+
+again = publish_model("tuned", "org/student", base="org/base", results="results")
+told["again"] = again.pushed.commit
+
+processor = AutoProcessor.from_pretrained("org/student")
+before = logits(PeftModel.from_pretrained(auto("base"), "tuned"), AutoProcessor.from_pretrained("tuned"))
+loaded = {
+    "peft": PeftModel.from_pretrained(auto("org/base"), "org/student"),
+    "peft, the tag": PeftModel.from_pretrained(auto("org/base"), "org/student", revision="v1.0.0"),
+    "auto": auto("org/student"),
+    "auto, the tag": auto("org/student", adapter_kwargs={"revision": "v1.0.0"}),
+    "pipeline": pipeline("image-text-to-text", model="org/student").model,
+}
+told["same"] = {name: torch.equal(logits(model, processor), before) for name, model in loaded.items()}
+told["same"]["the base alone"] = torch.equal(logits(auto("org/base"), processor), before)
+
+merge_adapter("org/student", "merged")
+publish_model("merged", "org/merged")
+merged = logits(auto("org/merged"), AutoProcessor.from_pretrained("org/merged"))
+told["same"]["merged"] = torch.allclose(merged, before, atol=1e-4)
+told["same"]["merged, here and there"] = torch.equal(merged, logits(auto("merged"), processor))
+
+told["snippets"] = {}
+for name in ("org/student", "org/merged"):
+    card = Path(HfApi().hf_hub_download(name, "README.md")).read_text()
+    snippets = re.findall(r"```python\\n(.*?)```", card, re.DOTALL)
+    told["snippets"][name] = [printed(lambda: exec(compile(one, name, "exec"), {})) for one in snippets]
+
+# The base moves on; who wrote down its revision stays with the one that was tuned on.
+other = auto("base")
+with torch.no_grad():
+    other.lm_head.weight.zero_()
+other.save_pretrained("moved")
+HfApi().upload_folder(repo_id="org/base", folder_path="moved", allow_patterns="*.safetensors")
+told["same"]["on the base as it is now"] = torch.equal(logits(auto("org/student"), processor), before)
+told["same"]["student"] = torch.allclose(logits(Student("org/student")._network, processor), before, atol=1e-4)
+"""
+REFUSED: Final = """
+import json, shutil, sys
+from pathlib import Path
+from compact_hf.errors import CompactError
+from compact_hf import publish_model
+from compact_hf.hub import push as module
+work = Path(sys.argv[1])
+told = {}
+
+def refused(case, folder, name="org/new", **options):
+    try:
+        publish_model(work / folder, name, **options)
+    except CompactError as error:
+        told[case] = [type(error).__name__, str(error)]
+
+publish_model(work / "base", "org/base")
+publish_model(work / "other", "org/other")
+publish_model(work / "narrow", "org/narrow")
+publish_model(work / "tuned", "org/student", base="org/base", version="1.0.0")
+refused("base in a folder", "tuned")
+refused("base no repository", "tuned", base="base")
+refused("base of other weights", "tuned", base="org/other")
+shutil.move(work / "base", work / "gone")
+refused("base of another shape", "tuned", base="org/narrow")
+refused("base not there", "tuned", base="org/nowhere")
+refused("base's revision not there", "tuned", base="org/base@v9")
+refused("version taken", "tuned", "org/student", base="org/base", version="1.0.0")
+refused("version below", "tuned", "org/student", base="org/base", version="0.9.0")
+refused("no version", "tuned", "org/student", base="org/base", version="one")
+refused("something else there", "tuned", "org/base", base="org/base")
+refused("results of another", "tuned", base="org/base", results=work / "results")
+refused("results of schema 1", "tuned", base="org/base", results=work / "outdated")
+refused("no results", "tuned", base="org/base", results=work / "nowhere")
+refused("no processor", "bare", base="org/base")
+refused("pickles", "pickled", base="org/base")
+refused("broken weights", "broken", base="org/base")
+refused("no model", "results")
+refused("no card", "unknown")
+refused("own card", "other", license="mit")
+refused("a shard is missing", "sharded", base="org/base")
+module._WAITS_S = ()
+refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
+publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with a card, an adapter as a training run leaves it, what was measured on it, and a picture."""
+    from compact_hf.models.files import identity_of
+
+    work = tmp_path_factory.mktemp("made")
+    base = build_tiny(work / "base", texts(10), seed=0)
+    (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n")
+    tuned = adapter(base, work / "tuned")
+    record = {
+        "base": str(base),
+        "dataset": "org/compact",
+        "dataset_revision": "v1.0.0",
+        "settings": {"output_dir": str(tuned), "learning_rate": 0.0002},
+        "loss": [[1, 2.0], [2, 1.0]],
+    }
+    (tuned / FACTS).write_text(json.dumps(record))
+    for path in ("training_args.bin", "checkpoint-2/optimizer.pt", "runs/events"):
+        (tuned / path).parent.mkdir(exist_ok=True)
+        (tuned / path).write_bytes(b"\0")
+    share = {"n": 8, "right": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "majority": {"right": 2, "accuracy": 0.25}}
+    parts = {"overall": share, "by_k": {"1": share}, "by_capability": {"color": share}}
+    own = {"model": "tuned", "matching": "exact", **parts}
+    results = {"dataset": "60 reserved scenes", "matching": "exact", "models": [own], "comparisons": [], "notes": []}
+    (work / "results" / "tuned").mkdir(parents=True)
+    (work / "results" / "tuned" / "results.json").write_text(json.dumps(own))
+    (work / "results" / "results.json").write_text(json.dumps({"schema": RESULTS_SCHEMA, **results}))
+    place = {"model": str(tuned), "identity": identity_of(tuned), "batch_size": 64}
+    (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": place}}))
+    (work / "picture.jpg").write_bytes(picture("red"))
+    return work
+
+
+@pytest.fixture
+def work(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, at a place that the adapter knows as its base's."""
+    copy = shutil.copytree(made, tmp_path / "work")
+    for name in ("tuned/adapter_config.json", f"tuned/{FACTS}"):
+        path = copy / name
+        path.write_text(path.read_text().replace(str(made), str(copy)))
+    return copy
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+def measured_anew(work: Path) -> None:
+    from compact_hf.models.files import identity_of
+
+    path = work / "results" / "evaluation.json"
+    told = json.loads(path.read_bytes())
+    told["models"]["tuned"]["identity"] = identity_of(work / "tuned")
+    path.write_text(json.dumps(told))
+
+
+def test_the_round_trip_gives_the_same_logits_by_every_way_to_load(
+    server: HubServer, work: Path, tmp_path: Path
+) -> None:
+    measured_anew(work)
+    base = {path.name: path.read_bytes() for path in (work / "base").iterdir()}
+    got = told(server, ROUND_TRIP, work, home=tmp_path / "home")
+
+    student = server.store.repository("model", "org/student")
+    there = at(student, "v1.0.0")
+    assert there == at(student, "main")
+    assert (got["again"], statuses(student)) == (student.refs["refs/heads/main"], ["merged"])  # nothing new, no commit
+    assert at(server.store.repository("model", "org/base"), got["base at"]) == base
+    first_status, listed, second_status, url = got["publish"]
+    assert (first_status, second_status, url) == (0, 0, f"{server.url}/org/student/tree/v1.0.0\n")
+    assert {name: int(size) for name, size in (line.split() for line in listed.splitlines()[2:])} == {
+        name: len(data) for name, data in there.items()
+    }
+    check_what_stands_there(there, work, got["base at"])
+
+    for name, answers in got["snippets"].items():
+        assert len(answers) == 2, name
+        assert answers[0] == answers[1], "both ways of the card give the same answer"
+    assert got["same"] == {
+        **dict.fromkeys(("peft", "peft, the tag", "auto", "auto, the tag", "pipeline"), True),
+        **{"the base alone": False, "merged": True, "merged, here and there": True},
+        **{"on the base as it is now": False, "student": True},
+    }
+
+
+def check_what_stands_there(there: dict[str, bytes], work: Path, revision: str) -> None:
+    from huggingface_hub import ModelCard
+
+    assert there.keys() == {
+        *("README.md", "training_curve.png", "accuracy_by_k.png", "adapter_config.json", "adapter_model.safetensors"),
+        *("processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
+    }
+    for name, data in there.items():
+        assert str(work).encode() not in data, name
+    config = json.loads(there["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", revision)
+    card = ModelCard(there["README.md"].decode())
+    assert (card.data.base_model, card.data.license) == ("org/base", "llama2")
+    assert f'from_pretrained("org/base", revision="{revision}"' in card.text
+    assert "at `v1.0.0`" in card.text
+    assert {result.metric_value for result in card.data.eval_results or []} == {0.5}
+
+
+def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
+    server: HubServer, work: Path, tmp_path: Path
+) -> None:
+    folders(work)
+    broken: list[str] = []
+
+    def once(asked: Asked, number: int) -> Response | None:
+        if asked.path.endswith("org/resumed/discussions/1/merge") and not broken:
+            broken.append(asked.path)
+            return unavailable()
+        return None
+
+    server.fault = once
+    got: dict[str, list[Any]] = told(server, REFUSED, work, home=tmp_path / "home")
+    expected = {
+        "base in a folder": ("UsageError", "give its repository as --base"),
+        "base no repository": ("UsageError", "--base base is no repository"),
+        "base of other weights": ("TuningError", "org/other is not the base"),
+        "base of another shape": ("TuningError", "was not made for org/narrow"),
+        "base not there": ("HubError", "there is no org/nowhere for this token"),
+        "base's revision not there": ("HubError", "there is no org/base@v9 for this token"),
+        "version taken": ("TuningError", "org/student is at v1.0.0"),
+        "version below": ("TuningError", "org/student is at v1.0.0"),
+        "no version": ("UsageError", "'one' is not a version"),
+        "something else there": ("TuningError", "org/base holds something else"),
+        "results of another": ("TuningError", "measure again: compact evaluate"),
+        "results of schema 1": ("TuningError", "results.json has schema 1, this version reads 2; measure again"),
+        "no results": ("TuningError", "has no results"),
+        "no processor": ("TuningError", "has no processor"),
+        "pickles": ("TuningError", "holds no safetensors"),
+        "broken weights": ("TuningError", "cannot be read"),
+        "no model": ("UsageError", "give a model's or adapter's folder"),
+        "no card": ("TuningError", "is written down nowhere"),
+        "own card": ("UsageError", "is your own"),
+        "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
+        "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
+    }
+    assert got.keys() == expected.keys()
+    for case, (kind, part) in expected.items():
+        assert got[case][0] == kind, got[case]
+        assert part in got[case][1], got[case]
+        assert "\n" not in got[case][1]
+    assert not server.store.has("model", "org/new")
+    resumed = server.store.repository("model", "org/resumed")
+    assert statuses(resumed) == ["merged"], "the same call went on in the same pull request"
+    assert at(resumed, "main") == at(resumed, "v1.0.0")
+
+
+def folders(work: Path) -> None:
+    """What is refused: a base of other weights, one of another shape, and folders that lack something."""
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(work / "base", work / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    narrow = shutil.copytree(work / "base", work / "narrow")
+    config = json.loads((narrow / "config.json").read_bytes())
+    config["text_config"]["intermediate_size"] = 256
+    (narrow / "config.json").write_text(json.dumps(config))
+    bare = shutil.copytree(work / "tuned", work / "bare")
+    for path in bare.glob("*"):
+        if path.name.startswith(("processor", "tokenizer", "chat")):
+            path.unlink()
+    pickled = shutil.copytree(work / "tuned", work / "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    broken = shutil.copytree(work / "tuned", work / "broken")
+    (broken / "adapter_model.safetensors").write_bytes(b"\0" * 100)
+    sharded = shutil.copytree(work / "tuned", work / "sharded")
+    index = {"weight_map": {"a": "adapter_model.safetensors", "b": "adapter_model-2.safetensors"}}
+    (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    outdated = shutil.copytree(work / "results", work / "outdated") / "results.json"
+    outdated.write_text(json.dumps(json.loads(outdated.read_bytes()) | {"schema": 1}))
+    unknown = shutil.copytree(work / "base", work / "unknown")
+    (unknown / "README.md").unlink()

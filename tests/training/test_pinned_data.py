@@ -1,0 +1,49 @@
+"""A data set on the Hub is trained on at the version that was asked for, whatever its main branch holds by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.testing.hub.server import HubServer
+from tests.hub.clients import told
+from tests.training.samples import release, texts
+
+PUBLISH = """
+import sys
+from compact_hf.hub.push import push
+for version in ("v1.0.0", "v1.1.0"):
+    push(f"{sys.argv[1]}/{version}", "org/things", repo_type="dataset", message=version, tag=version)
+told = None
+"""
+PLAN = """
+import sys
+from compact_hf.errors import HubError
+from compact_hf.training.dry_run import dry_run
+from compact_hf.training.train import job_of
+
+def plan(name, revision=None):
+    given = {"model_name_or_path": f"{sys.argv[1]}/tiny", "dataset_name": name, "dataset_config": "all"}
+    found = dry_run("tiny-cpu", overrides=given, revision=revision)
+    return [found.rows, found.dataset_revision]
+
+told = [plan("org/things@v1.0.0"), plan("org/things", "v1.0.0"), plan("org/things")]
+try:
+    job_of("tiny-cpu", overrides={"dataset_name": "org/things@v9.9.9"})
+except HubError as error:
+    told.append(str(error))
+"""
+
+
+def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path: Path) -> None:
+    build_tiny(tmp_path / "tiny", texts(8), seed=0)
+    release(tmp_path / "v1.0.0", rows=0, text_rows=8)
+    release(tmp_path / "v1.1.0", rows=0, text_rows=12)
+    with HubServer() as server:
+        told(server, PUBLISH, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
+        tagged, by_option, main, missing = told(server, PLAN, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
+    assert [tagged[0], main[0]] == [8, 12]
+    assert by_option == tagged
+    assert len(tagged[1]) == len(main[1]) == 40
+    assert tagged[1] != main[1]
+    assert "v9.9.9" in missing

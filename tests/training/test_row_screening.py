@@ -1,0 +1,159 @@
+"""Rows that cannot be trained on are found before training, by what training itself uses, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+
+from compact_hf.errors import TuningError
+from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.training.row_screening import Screened, screen
+from tests.training.samples import picture
+
+QUESTION, ANSWER = "What color is it?", "red"
+PICTURE_TOKENS = 64
+FEATURES = Features(
+    id=Value("string"),
+    images=List(Image()),
+    messages=List({"role": Value("string"), "content": Value("string")}),
+)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(
+        build_tiny(tmp_path_factory.mktemp("tiny") / "model", [QUESTION, ANSWER], seed=0)
+    )
+
+
+def row(
+    name: str, *said: str, pictures: list[bytes] | None = None, roles: tuple[str, str] = ("user", "assistant")
+) -> dict[str, Any]:
+    """A conversation in which the two take turns, about one picture unless others are given."""
+    shown = [picture("red")] if pictures is None else pictures
+    return {
+        "id": name,
+        "images": [{"bytes": data, "path": None} for data in shown],
+        "messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)],
+    }
+
+
+def screened(
+    rows: list[dict[str, Any]], processor: Any, *, max_length: int | None = 1024, answers_only: bool = True
+) -> Screened:
+    data = Dataset.from_list(rows, features=FEATURES)
+    return screen(data, processor, max_length=max_length, answers_only=answers_only)
+
+
+GOOD = row("good", QUESTION, ANSWER)
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "cut off": (row("bad", QUESTION, ANSWER, pictures=[picture("red")[:-60]]), "broken picture"),
+    "no picture file": (row("bad", QUESTION, ANSWER, pictures=[b"<html>404</html>"]), "broken picture"),
+    "no bytes": (row("bad", QUESTION, ANSWER, pictures=[b""]), "broken picture"),
+    "end token in a question": (row("bad", "What does </s> mean?", ANSWER), "special token in the text"),
+    "image token in an answer": (row("bad", QUESTION, "an <image>"), "special token in the text"),
+    "no messages": (row("bad"), "no conversation"),
+    "no last word": (row("bad", QUESTION, ANSWER, QUESTION), "no conversation"),
+    "the assistant first": (row("bad", ANSWER, QUESTION, roles=("assistant", "user")), "no conversation"),
+    "a system message": (row("bad", QUESTION, ANSWER, roles=("system", "assistant")), "no conversation"),
+    "empty answers": (row("bad", QUESTION, " "), "no answer"),
+    "a question without end": (row("bad", "why " * 2000, ANSWER), "too long"),
+}
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
+def test_a_row_that_cannot_be_trained_on_is_dropped_by_name_with_the_reason(
+    processor: Any, bad: dict[str, Any], reason: str
+) -> None:
+    found = screened([GOOD, bad, GOOD], processor)
+    assert found.kept == (0, 2)
+    assert found.dropped == (("bad", reason),)
+    assert found.reasons == {reason: 1}
+
+
+def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    rows = [
+        GOOD,
+        row("two", QUESTION, ANSWER, "And its żółw 🐢 shape?", "round"),
+        row("text", QUESTION, "7", pictures=[]),
+    ]
+    found = screened(rows, processor)
+    collate = DataCollatorForVisionLanguageModeling(processor, max_length=1024, assistant_only_loss=True)
+    batches = [collate([one]) for one in Dataset.from_list(rows, features=FEATURES)]
+    assert found.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
+    assert found.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    assert (found.pictured, found.picture_tokens) == ((True, True, False), PICTURE_TOKENS)
+
+
+def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> None:
+    [length] = screened([GOOD], processor).lengths
+    learnt = screened([GOOD], processor).answer_tokens
+    cut = screened([GOOD], processor, max_length=length - learnt + 1)
+    assert (cut.lengths, cut.answer_tokens, cut.cut) == ((length - learnt + 1,), 1, 1)
+    with pytest.raises(TuningError, match=r"no row .* can be trained on: \{'too long': 1\}"):
+        screened([GOOD], processor, max_length=length - learnt)
+
+
+def test_a_picture_that_would_be_cut_into_is_too_long_though_everything_is_learnt(processor: Any) -> None:
+    """TRL would end with `Mismatch in image token count`."""
+    with pytest.raises(TuningError, match="too long"):
+        screened([GOOD], processor, max_length=PICTURE_TOKENS, answers_only=False)
+
+
+def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None:
+    two = row("pair", QUESTION, ANSWER, pictures=[picture("red"), picture("blue")])
+    with pytest.raises(TuningError, match=r"1 rows have more than one picture \(pair is the first\)"):
+        screened([GOOD, two], processor)
+
+
+def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any) -> None:
+    others = Dataset.from_dict({"image": [1], "conversations": ["x"]})
+    with pytest.raises(TuningError, match=r"no column images and no messages \(it has image, conversations\)"):
+        screen(others, processor, max_length=None, answers_only=True)
+    paths = Dataset.from_dict({"images": [["a.jpg"]], "messages": [[]]})
+    with pytest.raises(TuningError, match="`images` is List"):
+        screen(paths, processor, max_length=None, answers_only=True)
+
+
+def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
+    data = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
+    found = screen(data, processor, max_length=None, answers_only=True)
+    assert found.dropped == (("row 1", "no conversation"),)
+
+
+def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed(
+    processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compact_hf.training.row_screening import Look
+
+    looks: list[int] = []
+    told = Look.__call__
+
+    def counted(self: Look, table: Any) -> dict[str, Any]:
+        looks.append(1)
+        return told(self, table)
+
+    monkeypatch.setattr(Look, "__call__", counted)
+
+    def rows(*names: str) -> Iterator[dict[str, Any]]:
+        yield from (row(name, QUESTION, ANSWER) for name in names)
+
+    def look(*names: str, max_length: int = 1024) -> int:
+        looks.clear()
+        Dataset.from_list(list(rows(*names)), features=FEATURES).to_parquet(tmp_path / f"{len(names)}.parquet")
+        data = Dataset.from_parquet(str(tmp_path / f"{len(names)}.parquet"), cache_dir=str(tmp_path / "cache"))
+        screen(data, processor, max_length=max_length, answers_only=True)
+        screen(data, processor, max_length=max_length, answers_only=True)
+        return len(looks)
+
+    assert look("a", "b", "c") == 3
+    assert look("a", "b", "c", max_length=512) == 3
+    assert look("a", "b", "c", "d") == 4

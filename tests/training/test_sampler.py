@@ -1,0 +1,99 @@
+"""The laws of grouping: every row once, one modality at a time, neighbours in length together, the same everywhere."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_hf.training.sampler import Batches, Grouping
+
+GROUPINGS = st.builds(
+    lambda rows, batch_size, processes, accumulation, seed: Grouping(
+        [length for length, _ in rows], [has for _, has in rows], batch_size, processes, accumulation, seed
+    ),
+    st.lists(st.tuples(st.integers(1, 2048), st.booleans()), min_size=1, max_size=150),
+    st.integers(1, 5),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(0, 9),
+)
+
+
+def of_all(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
+    """Every process's batches of an epoch."""
+    return [list(Batches(grouping, rank=rank, epoch=lambda: epoch)) for rank in range(grouping.processes)]
+
+
+@given(GROUPINGS)
+def test_every_row_is_there_once_an_epoch_or_once_more_among_too_few_leftovers(grouping: Grouping) -> None:
+    taken = Counter(row for batches in of_all(grouping) for batch in batches for row in batch)
+    assert set(taken) == set(range(len(grouping.lengths)))
+    batches_in_a_step = grouping.processes * grouping.accumulation
+    for kind in (True, False):
+        leftovers = grouping.pictured.count(kind) % grouping.step_size
+        doubles = sum(count - 1 for row, count in taken.items() if grouping.pictured[row] is kind)
+        assert doubles == (max(0, batches_in_a_step - leftovers) if leftovers else 0)
+
+
+@given(GROUPINGS)
+def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping: Grouping) -> None:
+    shares = of_all(grouping)
+    assert {len(batches) for batches in shares} == {grouping.steps_per_epoch * grouping.accumulation}
+    assert len(Batches(grouping, rank=0, epoch=int)) == len(shares[0])
+    for start in range(0, len(shares[0]), grouping.accumulation):
+        step = [batch for batches in shares for batch in batches[start : start + grouping.accumulation]]
+        assert len({grouping.pictured[row] for batch in step for row in batch}) == 1
+        assert min(map(len, step)) >= 1, "a process without a row would leave the others waiting"
+        assert max(map(len, step)) <= grouping.batch_size
+        assert max(map(len, step)) - min(map(len, step)) <= 2
+
+
+@given(GROUPINGS)
+def test_only_the_leftovers_which_come_last_make_a_step_that_is_not_whole(grouping: Grouping) -> None:
+    whole = [grouping.pictured.count(kind) // grouping.step_size for kind in (True, False)]
+    steps = grouping.epoch(0)
+    assert [len(step) for step in steps[: sum(whole)]] == [grouping.step_size] * sum(whole)
+    assert all(len(step) < grouping.step_size for step in steps[sum(whole) :]) or grouping.batch_size == 1
+    assert len(steps) == grouping.steps_per_epoch
+    dropping = replace(grouping, drop_last=True)
+    assert dropping.epoch(0) == steps[: sum(whole)]
+    assert dropping.steps_per_epoch == sum(whole)
+
+
+@given(GROUPINGS, st.randoms(use_true_random=False))
+def test_no_other_way_of_dealing_out_a_whole_steps_rows_pads_less(grouping: Grouping, drawn: random.Random) -> None:
+    def padded(step: list[int]) -> int:
+        batches = [batch for shares in grouping.batches(step) for batch in shares]
+        return sum(len(batch) * max(grouping.lengths[row] for row in batch) for batch in batches)
+
+    for step in replace(grouping, drop_last=True).epoch(0):
+        assert padded(step) <= padded(drawn.sample(step, len(step)))
+
+
+@given(GROUPINGS, st.integers(0, 3), st.data())
+def test_going_on_in_an_epoch_gives_the_rest_of_it(grouping: Grouping, epoch: int, data: st.DataObject) -> None:
+    [whole, *_], [again, *_] = of_all(grouping, epoch), of_all(replace(grouping), epoch)
+    done = data.draw(st.integers(0, len(whole)))
+    assert again[done:] == whole[done:]
+
+
+@given(GROUPINGS)
+def test_a_step_has_the_same_rows_however_many_processes_share_it(grouping: Grouping) -> None:
+    alone = replace(grouping, processes=1, accumulation=grouping.accumulation * grouping.processes)
+    together = replace(grouping, accumulation=1, processes=grouping.accumulation * grouping.processes)
+    assert grouping.epoch(1) == alone.epoch(1) == together.epoch(1)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    grouping = Grouping([5] * 64, [True] * 64, batch_size=4, processes=1, accumulation=2, seed=1)
+    orders = [grouping.epoch(0), grouping.epoch(1), replace(grouping, seed=2).epoch(0)]
+    assert all(one != other for index, one in enumerate(orders) for other in orders[:index])
+
+
+def test_nothing_comes_once_training_is_over() -> None:
+    grouping = Grouping([5] * 8, [True] * 8, batch_size=4, processes=1, accumulation=1, seed=1)
+    assert list(Batches(grouping, rank=0, epoch=lambda: None)) == []

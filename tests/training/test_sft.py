@@ -1,0 +1,227 @@
+"""The training script, run in this process on a tiny model: what it drops, at what rates it learns, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.errors import StoppedEarly, TuningError
+from compact_hf.training import sft
+from compact_hf.training.recipes import recipe_path
+from tests.training.samples import base_and_release, options, settings
+
+LORA = {
+    "use_peft": "true",
+    "lora_r": "4",
+    "lora_dropout": "0.1",
+    "lora_target_modules": r".*language_model.*\.(q_proj|v_proj|down_proj)",
+    "lora_modules_to_save": "multi_modal_projector",
+    "projector_learning_rate": "0.0001",
+    "lr_scheduler_type": "constant",
+}
+# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+IN_FULL: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training run at its end.
+
+    Attributes:
+        out (`Path`): the model's directory.
+        record (`dict`): its training.json.
+        printed (`str`): what it printed.
+    """
+
+    out: Path
+    record: dict[str, Any]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_and_release(tmp_path_factory.mktemp("sft"), rows=24, text_rows=10)
+
+
+@pytest.fixture(scope="module")
+def in_full(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """All weights trained, without a stop."""
+    return train(folder, tmp_path_factory.mktemp("in full") / "out", **IN_FULL, hub_token="hf_secret")
+
+
+@pytest.fixture(scope="module")
+def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A LoRA trained with the projector in full, without a stop."""
+    return train(folder, tmp_path_factory.mktemp("lora") / "out", **LORA)
+
+
+def train(folder: Path, out: Path, *, printed: StringIO | None = None, **other: str) -> Trained:
+    """Run the script as its process would: eight steps, two epochs. What it prints goes to `printed`."""
+    usual = {
+        "output_dir": str(out),
+        "max_steps": "8",
+        "save_steps": "4",
+        "save_only_model": "false",
+        "logging_steps": "1",
+        "per_device_train_batch_size": "4",
+        "gradient_accumulation_steps": "2",
+    }
+    printed = printed or StringIO()
+    with redirect_stdout(printed):
+        sft.main(["--config", str(recipe_path("tiny-cpu")), *options(settings(folder, **usual | other))])
+    return Trained(out, json.loads((out / "training.json").read_text()), printed.getvalue())
+
+
+@pytest.mark.parametrize(("way", "at_once"), [(IN_FULL, "in_full"), (LORA, "lora")], ids=["in full", "LoRA"])
+def test_going_on_after_a_stop_gives_what_one_run_gives(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    way: dict[str, str],
+    at_once: str,
+) -> None:
+    from compact_hf.training.trainer import STOP, Stopping
+
+    expected: Trained = request.getfixturevalue(at_once)
+    told = Stopping.on_step_end
+
+    def stop_in_the_second_epoch(self: Stopping, args: Any, state: Any, control: Any, **other: Any) -> None:
+        if state.global_step == 5:
+            os.kill(os.getpid(), STOP)
+        told(self, args, state, control, **other)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopping, "on_step_end", stop_in_the_second_epoch)
+        with pytest.raises(StoppedEarly, match="stopped after step 5 of 8, with a whole checkpoint"):
+            train(folder, out, **way)
+    # What a kill in the middle of writing leaves.
+    shutil.copytree(out / "checkpoint-5", out / "checkpoint-7", ignore=shutil.ignore_patterns("whole"))
+    (out / "checkpoint-7" / "trainer_state.json").write_text("{")
+    gone_on = train(folder, out, **way)
+    assert gone_on.record["loss"] == expected.record["loss"]
+    assert [step for step, _ in gone_on.record["loss"]] == list(range(1, 9))
+    weights = "adapter_model.safetensors" if way else "model.safetensors"
+    assert (out / weights).read_bytes() == (expected.out / weights).read_bytes()
+
+
+def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
+    folder: Path, in_full: Trained, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(in_full.out, out)
+    (out / "training.json").unlink()
+    again = train(folder, out, **IN_FULL)
+    assert f"going on from {out}/checkpoint-8" in again.printed
+    assert again.record["loss"] == in_full.record["loss"]
+    assert (out / "model.safetensors").read_bytes() == (in_full.out / "model.safetensors").read_bytes()
+
+
+def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: Trained) -> None:
+    import torch
+
+    groups = torch.load(lora.out / "checkpoint-8" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert [(group["lr"], len(group["params"])) for group in groups if group["params"]] == [
+        (0.001, 2 * 3 * 4),
+        (0.0001, 2),
+        (0.0001, 2),
+    ]
+    assert lora.record["projector_learning_rate"] == 0.0001
+    assert "learning rate 0.001, the projector's 0.0001" in lora.printed
+
+
+def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, in_full: Trained) -> None:
+    record = in_full.record
+    assert "hf_secret" not in str(record)
+    assert record["base"] == str(folder / "tiny")
+    assert (record["dataset"], record["dataset_config"]) == (str(folder / "release"), "all")
+    assert (record["dataset_revision"], record["dataset_version"]) == (None, "1.0.0")
+    assert (record["steps"], record["rows"], record["dropped"]) == (8, 32, {})
+    assert record["settings"]["learning_rate"] == 0.001
+    assert record["settings"]["max_steps"] == 8
+    assert record["hardware"].startswith("1 x CPU")
+    assert {"trl", "torch", "compact_hf"} <= record["versions"].keys()
+
+
+def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path / "llama")
+    with pytest.raises(TuningError, match=r"is a llama, not a LLaVA"):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "llama"))
+    with pytest.raises(TuningError, match="cannot be read"):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))
+
+
+def test_a_projector_of_another_shape_is_told_with_its_base(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folder / "tiny", wrong)
+    weights = load_file(wrong / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("linear_1.weight"))
+    weights[name] = weights[name][:, 1:].contiguous()
+    save_file(weights, wrong / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TuningError, match=r"the base \S+/wrong has weights of other shapes .* compact base assemble$"):
+        train(folder, tmp_path / "out", model_name_or_path=str(wrong))
+
+
+def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "tiny", tmp_path / "huge", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((tmp_path / "huge" / "config.json").read_text())
+    config["text_config"].update(hidden_size=65536, intermediate_size=262144, num_hidden_layers=64)
+    (tmp_path / "huge" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TuningError, match=r"not enough memory: training takes about \S+ GB \(weights \S+, "):
+        train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "huge"))
+
+
+def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from compact_hf.training.trainer import CompactTrainer
+
+    def greedy(*_: Any, **__: Any) -> Any:
+        return torch.empty(1 << 60)
+
+    printed = StringIO()
+    monkeypatch.setattr(CompactTrainer, "training_step", greedy)
+    with pytest.raises(
+        TuningError, match=r"out of memory: \d+ bytes more could not be had; (training takes .*); lower"
+    ) as caught:
+        train(folder, tmp_path / "out", printed=printed)
+    estimate = printed.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
+    assert estimate.startswith("about ")
+    assert estimate in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"dataset_name": "/nowhere"}, "the data set /nowhere cannot be loaded: FileNotFoundError"),
+        ({"dataset_config": "k9"}, "cannot be loaded: .*k9"),
+        ({"dataset_train_split": "trian"}, "has no split 'trian', but train, validation"),
+        ({"dataset_streaming": "true"}, "leave out dataset_streaming"),
+        ({"train_sampling_strategy": "sequential"}, "leave it out, or run `trl sft`"),
+        ({"push_to_hub": "true"}, "leave it out and push the result"),
+    ],
+)
+def test_what_it_cannot_train_on_or_with_is_told_in_one_line(
+    folder: Path, tmp_path: Path, other: dict[str, str], told: str
+) -> None:
+    with pytest.raises(TuningError, match=told) as caught:
+        train(folder, tmp_path / "out", **other)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,176 @@
+"""`tune` runs the real training process on a real small release, here and for its errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compact_hf.errors import StoppedEarly, TuningError, UsageError
+from compact_hf.training import train
+from compact_hf.training.checkpoints import last_whole
+from compact_hf.training.train import job_of, tune
+from tests import preforked
+from tests.training.samples import base_and_release, settings
+
+pytestmark = pytest.mark.usefixtures("preforked_training")
+
+
+COMMAND = """
+import sys
+from compact_hf.cli import main
+from compact_hf.training import train
+from tests import preforked
+
+train.Popen = preforked.Popen
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return settings(base_and_release(tmp_path_factory.mktemp("tuning"), rows=24, text_rows=4), max_steps="20")
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_the_end_and_then_does_nothing(
+    overrides: dict[str, str], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    out, log = tmp_path / "student", tmp_path / "log"
+    given = {**overrides, "output_dir": str(out)}
+    pressed: list[str] = []
+
+    def press(line: str) -> None:
+        if " 3/20" in line and not pressed:
+            pressed.append(line)
+            raise KeyboardInterrupt
+
+    with pytest.raises(StoppedEarly, match=r"stopped after step \d+ of 20, with a whole checkpoint in .*goes on$"):
+        tune("tiny-cpu", overrides=given, on_line=press, log=log)
+    assert still_working_on(tmp_path) == []
+
+    lines: list[str] = []
+    result = tune("tiny-cpu", overrides=given, on_line=lines.append, log=log)
+    assert any(line.startswith("going on from") for line in lines)
+    assert log.read_text(encoding="utf-8").splitlines()[-len(lines) :] == lines
+    assert any("20/20" in line for line in lines)
+    assert (result.output_dir, result.steps, result.resumed) == (out, 20, False)
+    (first, before), (last, after) = result.loss
+    assert (first, last) == (10, 20)
+    assert after < before < 8
+    AutoModelForImageTextToText.from_pretrained(out)
+    assert "config `all`, version 1.0.0 |" in (out / "README.md").read_text(encoding="utf-8")
+    assert "generation" in AutoProcessor.from_pretrained(out).chat_template
+
+    assert tune("tiny-cpu", overrides=given) == replace(result, resumed=True)
+    with pytest.raises(UsageError, match=r"other settings \(max_steps was 20, now 30\)"):
+        tune("tiny-cpu", overrides={**given, "max_steps": "30"})
+
+
+def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
+    overrides: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**overrides, "output_dir": str(tmp_path / "student")}
+    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-c", COMMAND, "tune", "tiny-cpu", *options]
+    with preforked.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if " 3/20" in line)
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert process.returncode == 3, told
+    assert "with a whole checkpoint in" in told
+    assert last_whole(tmp_path / "student") is not None
+    assert still_working_on(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"learning_speed": "3"}, "^the recipe has a key that neither .* knows: learning_speed; did you mean"),
+        ({"num_processes": "2"}, "^num_processes is 2, but accelerate started 1"),
+    ],
+)
+def test_a_failed_run_tells_the_line_that_says_why(
+    overrides: dict[str, str], tmp_path: Path, other: dict[str, str], told: str
+) -> None:
+    with pytest.raises(TuningError, match=told) as caught:
+        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out"), **other}, log=tmp_path / "log")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_training_process_is_told_with_what_memory_it_took(
+    overrides: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does it when memory runs out: only the process that trains, with no last word."""
+    children: list[int] = []
+    monkeypatch.setattr(train, "Popen", partial(started, children))
+
+    def kill(line: str) -> None:
+        if line.startswith("memory for each device"):
+            os.kill(children[0], signal.SIGKILL)
+
+    with pytest.raises(TuningError, match=r"killed from outside.* takes about \S+ GB \(weights .*; lower per_device"):
+        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, on_line=kill)
+
+
+def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("max_steps: 1\n")
+    with pytest.raises(TuningError, match="no output_dir"):
+        tune(recipe, overrides={})
+
+
+def test_bfloat16_without_a_gpu_is_told_before_anything_starts(overrides: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(TuningError, match="takes a GPU, and torch sees none"):
+        tune("llava15-7b-lora", overrides={**overrides, "output_dir": str(tmp_path / "out")})
+
+
+def test_a_revision_needs_a_repository(overrides: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(TuningError, match="no repository on the Hub"):
+        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, revision="v1.0.0")
+
+
+def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() -> None:
+    assert job_of("llava15-7b-lora").settings["projector_learning_rate"] == pytest.approx(2e-5)
+    assert job_of("llava15-7b-lora", projector_learning_rate=1e-3).settings["projector_learning_rate"] == 1e-3
+    assert job_of("tiny-cpu").settings["projector_learning_rate"] is None
+
+
+def started(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:
+    """Start a process and note its id."""
+    child = preforked.Popen(*arguments, **options)
+    children.append(child.pid)
+    return child
+
+
+def still_working_on(folder: Path) -> list[int]:
+    """The ids of processes that still work on a folder after a while; they are killed."""
+    deadline = time.monotonic() + 20
+    while (left := working_on(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    return left
+
+
+def working_on(folder: Path) -> list[int]:
+    """The ids of processes that have `folder` on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue  # it ended while we looked
+        if str(folder).encode() in command:
+            found.append(int(process.name))
+    return found
