@@ -25,7 +25,7 @@ from gradio_client import Client, handle_file
 from compact_hf.scenes.source import reserved
 
 ROOT = Path(__file__).parents[1]
-HELP = (sys.executable, "-c", "from compact_hf.cli import main; main(['--help'])")
+HELP = (sys.executable, "-c", "from compact_hf.cli.main import main; main(['--help'])")
 
 TARGETS = {"demo": 12 * 60.0, "test": 10 * 60.0}
 """Make target -> the seconds that it may take on two cores."""

@@ -24,7 +24,8 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compact_hf import CompactError, assemble, generate, publish, validate
-from compact_hf.configs import read_config
+from compact_hf.cli.console import Bar, say, tell, tell_table
+from compact_hf.config import read_config
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.contents import differences, tree
 from compact_hf.hub.push import standing
@@ -37,7 +38,6 @@ from compact_hf.methods.compact.tables import forecast_parts
 from compact_hf.runs.image_index import drawn
 from compact_hf.runs.run import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source
-from compact_hf.talk import Bar, say, tell, tell_table
 
 _PICTURES: Final = "pictures"
 """File beside the run: how many pictures the round takes that has begun. A kill must not change it."""

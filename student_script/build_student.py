@@ -39,13 +39,13 @@ from pydantic import BaseModel, ConfigDict
 from compact_hf import CompactError, assemble, evaluate, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.configs import read_config
+from compact_hf.cli.console import Bar, say, tell
+from compact_hf.config import read_config
 from compact_hf.errors import UsageError
 from compact_hf.models.llava.shipped import ALIGNED, FOLDER, TUNED, name_base
 from compact_hf.models.llava.tiny import STUDENT, build_tiny
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
-from compact_hf.talk import Bar, say, tell
 from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]

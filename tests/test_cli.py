@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import KEY

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.cli import main
-from compact_hf.commands.completion import SHELLS
+from compact_hf.cli.completion import SHELLS
+from compact_hf.cli.main import main
 
 
 def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:

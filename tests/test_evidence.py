@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from compact_hf.cli import _parser
+from compact_hf.cli.main import _parser
 from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.plan import read_plan
 from compact_hf.evaluation.ablation.tables import markdown

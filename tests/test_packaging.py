@@ -95,7 +95,7 @@ def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed
     packages = Path(
         run(installed / "python", "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).strip()
     )
-    start = "import compact_hf, sys; from compact_hf.cli import main; print(compact_hf.__file__); sys.exit(main())"
+    start = "import compact_hf, sys; from compact_hf.cli.main import main; print(compact_hf.__file__); sys.exit(main())"
     command = (sys.executable, "-c", start, "demo", "--out", "demo", "--scenes", "40", "--steps", "3")
 
     def demo() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme import IN_README, costs, read, table, training
-from compact_hf.cli import _parser
+from compact_hf.cli.main import _parser
 from tests.readme import README, ROOT, fenced, section
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf import copy_student
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.server import HubServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.generate import generate
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def piped(*arguments: str, **places: Any) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from compact_hf.cli import main; sys.exit(main())"
+    code = "import sys; from compact_hf.cli.main import main; sys.exit(main())"
     return subprocess.run([sys.executable, "-c", code, *arguments], text=True, timeout=60, check=False, **places)
 
 

@@ -25,7 +25,7 @@ K2: Final = "data/k2/train-00000-of-00001.parquet"
 COMMANDS: Final = """
 import contextlib, io, json, os, sys
 from pathlib import Path
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 
 told = {}
 for case, (arguments, token) in json.loads(Path(sys.argv[1]).read_text()).items():

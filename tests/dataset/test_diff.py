@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.diff import Changes, Difference, diff
 from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.writer import write

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.card import header_of
 from compact_hf.dataset.exclusions import Exclusions, ids_in, pictures_of

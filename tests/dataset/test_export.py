@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.export import export
 from compact_hf.dataset.instruction import instruction_rows
 from compact_hf.dataset.writer import write

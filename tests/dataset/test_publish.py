@@ -25,7 +25,7 @@ from .samples import contents, rows
 WAY: Final = """
 import contextlib, io, sys
 from datasets import load_dataset
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 
 def compact(*arguments):
     out, err = io.StringIO(), io.StringIO()

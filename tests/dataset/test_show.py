@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from compact_hf import show
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.examples import Chosen, Sample, Wanted
 from compact_hf.dataset.reader import held
@@ -349,7 +349,7 @@ def test_a_place_that_cannot_be_written_is_told(run: Path, tmp_path: Path) -> No
 
 def test_a_hub_that_is_away_is_one_line(tmp_path: Path) -> None:
     with HubServer() as server:
-        source = "import sys; from compact_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+        source = "import sys; from compact_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
         done = run_client(
             server, source, "show", "org/compact", home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9"
         )

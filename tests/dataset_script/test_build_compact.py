@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from compact_hf.configs import read_config
+from compact_hf.config import read_config
 from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB
 from compact_hf.methods.compact.status import status

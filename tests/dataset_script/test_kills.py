@@ -13,7 +13,7 @@ import pytest
 import yaml
 from starlette.responses import Response
 
-from compact_hf.configs import read_config
+from compact_hf.config import read_config
 from compact_hf.runs.database import FILE_NAME
 from compact_hf.testing.hub.faults import Stalled
 from compact_hf.testing.hub.server import Asked, HubServer

@@ -75,7 +75,7 @@ def environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer
     binaries = home / "bin"
     binaries.mkdir(parents=True)
     command = binaries / "compact"
-    command.write_text(f"#!{sys.executable}\nimport sys\nfrom compact_hf.cli import main\nsys.exit(main())\n")
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom compact_hf.cli.main import main\nsys.exit(main())\n")
     command.chmod(0o755)
     return (
         os.environ

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.calls import INSTALL, benchmark_command
 from compact_hf.evaluation.benchmarks.eight import EIGHT, HELDOUT

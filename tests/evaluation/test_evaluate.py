@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import EvaluationError, IdentityError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inputs import model_inputs
@@ -116,14 +116,15 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
 
 KILLED = """
 import os, signal, sys
-from compact_hf import cli, talk
+from compact_hf.cli import console
+from compact_hf.cli.main import main
 
 def show(bar, answered, total, note=""):
     if answered:
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 
-talk.Bar.show = show
-sys.exit(cli.main(sys.argv[2:]))
+console.Bar.show = show
+sys.exit(main(sys.argv[2:]))
 """
 
 

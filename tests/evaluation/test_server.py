@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import Response
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
 from compact_hf.evaluation.dataset import questions_of
 from compact_hf.evaluation.evaluate import evaluate

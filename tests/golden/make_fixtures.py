@@ -40,7 +40,7 @@ import yaml
 from PIL import Image
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.models.llava.tiny import Size, build_tiny
 
 SCENES = "scenes:39-45"

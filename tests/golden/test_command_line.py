@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 
 Golden = Callable[[str, str], None]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.training.sft import main as train
 from tests.golden.parquet import content, contents, sha256_of
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from tests.golden.parquet import contents, parquet_files, sha256_of
 
 Golden = Callable[[str, str], None]

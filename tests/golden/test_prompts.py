@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.testing import gemini, openai
 from compact_hf.testing.model import KEY, Asked
 

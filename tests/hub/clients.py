@@ -14,7 +14,7 @@ from compact_hf.testing.hub.store import Repository
 from tests import preforked
 
 ROOT: Final = Path(__file__).parents[2]
-COMPACT: Final = "import sys; from compact_hf.cli import main; sys.exit(main())"
+COMPACT: Final = "import sys; from compact_hf.cli.main import main; sys.exit(main())"
 PUSH: Final = """
 import sys
 from compact_hf.hub.push import push

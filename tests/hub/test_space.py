@@ -59,7 +59,7 @@ def test_a_space_is_pushed_with_a_wheel_that_its_requirements_can_fetch(
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
     subprocess.run([*install, line], check=True, capture_output=True, timeout=120)
-    assert (target / "compact_hf" / "cli.py").is_file()
+    assert (target / "compact_hf" / "cli" / "main.py").is_file()
 
 
 def test_hidden_files_of_a_space_are_not_published(server: HubServer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from compact_hf.testing.model import Asked, ModelServer
 
 PRESETS = ("paper", "efficient")
 
-COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli import main; sys.exit(main())")
+COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli.main import main; sys.exit(main())")
 
 
 def generate_command(folder: Path, run: Path, server: ModelServer, *more: str) -> list[str]:

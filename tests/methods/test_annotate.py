@@ -13,7 +13,7 @@ import pytest
 from datasets import load_dataset
 from starlette.responses import Response
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, JournalError, SourceError, StoppedEarly, TeacherError, UsageError
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.annotate.annotation import Annotated, Annotation

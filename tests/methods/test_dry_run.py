@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.methods.compact.dry_run import plan
 from compact_hf.methods.compact.generate import generate

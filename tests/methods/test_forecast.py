@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.methods.compact.conversation import converse, outcome_of
 from compact_hf.methods.compact.dry_run import plan

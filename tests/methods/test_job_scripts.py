@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 COMPACT = """\
 #!/bin/sh
 echo "$@" >> "$TMPDIR/asked"
-exec {python} {preforked} -u -c "import sys; from compact_hf.cli import main; sys.exit(main())" "$@"
+exec {python} {preforked} -u -c "import sys; from compact_hf.cli.main import main; sys.exit(main())" "$@"
 """
 SRUN = """\
 #!/bin/sh

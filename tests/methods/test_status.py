@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.methods.compact import status as status_file
 from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.methods.compact.generate import generate

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compact_hf.configs import read_config
+from compact_hf.config import read_config
 from compact_hf.errors import UsageError
 from student_script.build_student import Config, build, main
 

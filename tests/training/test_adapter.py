@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.models.adapter import adapted, refuse_other_base
 from compact_hf.models.llava.tiny import build_tiny

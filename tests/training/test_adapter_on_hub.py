@@ -29,7 +29,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from compact_hf import merge_adapter, publish_model
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.evaluation.student import Student
 
 os.chdir(sys.argv[1])

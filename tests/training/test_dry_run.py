@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.training.arguments import Arguments, make_parser
 from compact_hf.training.dry_run import Plan, devices_of, dry_run
 from compact_hf.training.memory import Devices, estimate

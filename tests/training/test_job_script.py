@@ -22,7 +22,7 @@ UV = """\
 echo "$4" >> "$TMPDIR/asked"
 [ "$1 $2 $3 $5" = "tool run --from compact" ] || exit 2
 shift 5
-exec {python} -c "import sys; from compact_hf.cli import main; sys.exit(main())" "$@"
+exec {python} -c "import sys; from compact_hf.cli.main import main; sys.exit(main())" "$@"
 """
 
 

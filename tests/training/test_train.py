@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("preforked_training")
 
 COMMAND = """
 import sys
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.training import train
 from tests import preforked
 

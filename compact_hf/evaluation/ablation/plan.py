@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compact_hf.configs import read_config
+from compact_hf.config import read_config
 from compact_hf.dataset.selection import Selection
 from compact_hf.errors import UsageError, did_you_mean
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.ablation.ablate import ablate
 from compact_hf.evaluation.ablation.folder import locked

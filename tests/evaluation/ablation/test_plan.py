@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.selection import LLAVA_K_SHARES
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.ablation.plan import plan_names, plan_path, read_plan

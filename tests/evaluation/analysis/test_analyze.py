@@ -14,7 +14,7 @@ import pytest
 from datasets import load_dataset
 
 from compact_hf.answers import normalise
-from compact_hf.cli import main
+from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write
 from compact_hf.errors import CompactError, EvaluationError, JournalError, SourceError, UsageError

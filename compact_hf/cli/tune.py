@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from compact_hf.commands.command import command
+from compact_hf.cli.console import say, tell, tell_json, tell_table
+from compact_hf.cli.parser import command
 from compact_hf.errors import UsageError
-from compact_hf.talk import say, tell, tell_json, tell_table
 
 
 def add(commands: Any) -> None:

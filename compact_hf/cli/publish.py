@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.commands.releasing import tell_difference
+from compact_hf.cli.console import bars_on_a_terminal, say, tell, tell_table
+from compact_hf.cli.dataset import tell_difference
+from compact_hf.cli.parser import command
 from compact_hf.errors import UsageError
-from compact_hf.talk import bars_on_a_terminal, say, tell, tell_table
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference

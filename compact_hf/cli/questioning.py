@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.commands.terms import TERMS, add_terms, shown_on
-from compact_hf.talk import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.options import TERMS, add_terms, shown_on
+from compact_hf.cli.parser import command
 
 _DATASET: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
 _ASKED: Final = ("split", "image_root", "verifier", "verifier_url", "max_edge", "seed", *TERMS)

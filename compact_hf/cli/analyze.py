@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.talk import Bar, say, tell_json, tell_table
+from compact_hf.cli.console import Bar, say, tell_json, tell_table
+from compact_hf.cli.parser import command
 
 _DATA: Final = "a release's folder, org/name[@revision][/config] on the Hub, or a run of generate or annotate"
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compact_hf.commands.command import command
+from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.parser import command
 from compact_hf.errors import UsageError
-from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
 
 def add(commands: Any) -> None:

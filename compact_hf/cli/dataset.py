@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compact_hf.commands.command import command
-from compact_hf.commands.terms import ks_in
+from compact_hf.cli.console import printable, say, tell, tell_json, tell_table
+from compact_hf.cli.options import ks_in
+from compact_hf.cli.parser import command
 from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
-from compact_hf.talk import printable, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference

@@ -1,4 +1,4 @@
-"""The command `compact`: parsing and talking only; each command (commands/) is one call of the Python API.
+"""The command `compact`: parsing and talking only; each command (a file each) is one call of the Python API.
 
 Data goes to stdout, talk to stderr. Exit 0: done, 1: failed, 2: wrong usage, 3: stopped early and the same command
 goes on.
@@ -12,26 +12,26 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from compact_hf.commands import (
-    ablating,
+from compact_hf.cli import (
+    ablate,
     adapter,
-    analyzing,
+    analyze,
     base,
     benchmarks,
     completion,
+    dataset,
     demo,
-    evaluating,
-    making,
-    publishing,
+    evaluate,
+    generate,
+    publish,
     questioning,
     recipe,
-    releasing,
     showing,
-    tuning,
+    tune,
 )
-from compact_hf.commands.command import Parser
+from compact_hf.cli.console import end_of_data, say, silence
+from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError
-from compact_hf.talk import end_of_data, say, silence
 
 _EXTRAS: Final = {
     "torch": "tune",
@@ -89,16 +89,16 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for part in (
         demo,
-        making,
+        generate,
         questioning,
-        releasing,
-        publishing,
+        dataset,
+        publish,
         showing,
-        tuning,
-        evaluating,
-        analyzing,
+        tune,
+        evaluate,
+        analyze,
         benchmarks,
-        ablating,
+        ablate,
         base,
         recipe,
         adapter,

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.talk import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.parser import command
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.judged import Judged

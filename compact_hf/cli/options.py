@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.talk import Bar
+from compact_hf.cli.console import Bar
 
 if TYPE_CHECKING:
     from compact_hf.runs.standing import Standing

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_hf.commands.command import command
-from compact_hf.talk import Bar, bars_on_a_terminal, say, tell, tell_table
+from compact_hf.cli.console import Bar, bars_on_a_terminal, say, tell, tell_table
+from compact_hf.cli.parser import command
 
 _MEGA = 1_000_000
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_hf.commands.command import command
-from compact_hf.talk import say, tell
+from compact_hf.cli.console import say, tell
+from compact_hf.cli.parser import command
 
 
 def add(commands: Any) -> None:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.talk import tell
+from compact_hf.cli.console import tell
+from compact_hf.cli.parser import command
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.commands.command import command
-from compact_hf.commands.terms import add_terms, ks_in, shown_on
+from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
+from compact_hf.cli.options import add_terms, ks_in, shown_on
+from compact_hf.cli.parser import command
 from compact_hf.errors import UsageError
-from compact_hf.talk import Bar, say, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from compact_hf.methods.compact.tables import Table
