@@ -19,8 +19,8 @@ from compact_hf.methods.compact.forecast import Forecast, forecast_for
 from compact_hf.methods.compact.preset import preset_named
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.teachers.base import Role
 from compact_hf.teachers.registry import IN_BATCHES, full_name
-from compact_hf.teachers.teacher import Role
 
 CONVERSATIONS: Final = 32_000
 WAYS: Final = (("paper", "gemini"), ("efficient", "gemini"), ("efficient", "gemini-batch"))

@@ -229,7 +229,7 @@ def resume(folder: Path) -> dict[str, Any]:
     from compact_hf.images.look import image_id_of
     from compact_hf.records import Picture
     from compact_hf.runs.journal import Finished, Journal
-    from compact_hf.teachers.teacher import Reply
+    from compact_hf.teachers.base import Reply
 
     photos, out = folder / "many", folder / "resumed"
     photos.mkdir()

@@ -22,7 +22,7 @@ from compact_hf.reports.theme import spoken
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import supported
 from compact_hf.scenes.source import Scenes
-from compact_hf.teachers.teacher import Teacher
+from compact_hf.teachers.base import Teacher
 
 MOST: Final = 3
 SCENES: Final = 10_000

@@ -19,7 +19,7 @@ from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
 from compact_hf.methods.verification import filtered, request, verified
 from compact_hf.records import Draft, Reject, Task, Turn, Verdict
 from compact_hf.reports.theme import spoken
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Teacher
+from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Teacher
 
 PRESET: Final = replace(PAPER, strict=True)
 

@@ -16,7 +16,7 @@ from typing import Final
 from compact_hf.methods.compact.spending import ROLES, Spent, spent_by_role
 from compact_hf.runs.journal import Journal, Spending
 from compact_hf.runs.shards import runs_in
-from compact_hf.teachers.teacher import Role
+from compact_hf.teachers.base import Role
 
 SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
 """Of a run's identity, what may be published: not its source, which may be a path."""

@@ -31,7 +31,7 @@ from compact_hf.runs.process import Process, Progress, Result
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.run import Terms, budget_of, checkpoints
 from compact_hf.runs.runner import Runner
-from compact_hf.teachers.teacher import Exposure, Request
+from compact_hf.teachers.base import Exposure, Request
 
 SERVER: Final = "openai:"
 # What a request is taken to cost before any was answered: a picture of 1,024 pixels and a question, a few words.

@@ -25,7 +25,7 @@ from compact_hf.methods.compact.prompts import (
     verify_several_prompt,
 )
 from compact_hf.records import Draft, Reject, Task, Turn, Verdict, digest
-from compact_hf.teachers.teacher import Exposure, Reply, Request, Role
+from compact_hf.teachers.base import Exposure, Reply, Request, Role
 
 QUESTIONS_PER_REQUEST: Final = 8
 """Questions judged in one request: they share one upload of the picture, and one bad reply costs no more than these."""

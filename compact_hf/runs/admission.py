@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compact_hf.runs.rate_limit import Limits, Rates, Slots
-from compact_hf.teachers.teacher import Failure
+from compact_hf.teachers.base import Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from compact_hf.errors import UsageError
 from compact_hf.images.source import Source
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.teachers.teacher import Role, Teacher
+from compact_hf.teachers.base import Role, Teacher
 
 
 def default_teacher(pictures: Source) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from compact_hf.teachers.teacher import Reply, Role
+from compact_hf.teachers.base import Reply, Role
 
 
 @dataclass(slots=True)

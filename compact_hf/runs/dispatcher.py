@@ -14,7 +14,7 @@ from compact_hf.runs.course import Course, GivenUp
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Progress
 from compact_hf.errors import SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
-from compact_hf.teachers.teacher import Failure, Reply, Request, Role, Teacher
+from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
 
 # So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
 _GIVEN_UP_IN_A_ROW: Final = 10

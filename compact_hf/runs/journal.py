@@ -23,7 +23,7 @@ from compact_hf.runs.database import FILE_NAME, connect, spoken
 from compact_hf.runs.filesystem import on_network_file_system
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
-from compact_hf.teachers.teacher import Reply, Role
+from compact_hf.teachers.base import Reply, Role
 
 JOURNAL_VERSION: Final = 2
 _LOCK_NAME: Final = "journal.lock"

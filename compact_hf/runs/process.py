@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from compact_hf.teachers.teacher import Reply, Request
+from compact_hf.teachers.base import Reply, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from compact_hf.runs.image_index import drawn, looked_at
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.standing import Standing, Tally
 from compact_hf.teachers.prices import Price, price_in_words, prices_of
-from compact_hf.teachers.teacher import Reply, Role, Teacher
+from compact_hf.teachers.base import Reply, Role, Teacher
 
 DEFAULT_CONCURRENCY: Final = 16
 # What one request is taken to cost before there is any reply: a picture and a page of text in, a few lines out.

@@ -17,7 +17,7 @@ from compact_hf.runs.process import Process, Progress
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.errors import StoppedEarly
 from compact_hf.records import Picture
-from compact_hf.teachers.teacher import Reply, Request, Role, Teacher
+from compact_hf.teachers.base import Reply, Request, Role, Teacher
 
 # Pictures that are made ready beside those in flight, at least.
 _AHEAD: Final = 4

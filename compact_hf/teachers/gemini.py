@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.gemini_protocol import failed, read_response
-from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
-from compact_hf.teachers.wire import key_in, one_line, server_of
+from compact_hf.teachers.http import key_in, one_line, server_of
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.

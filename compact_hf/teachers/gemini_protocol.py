@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import TeacherError
-from compact_hf.teachers.teacher import Failure, Reply, Request
-from compact_hf.teachers.wire import one_line, seconds, tokens
+from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.http import one_line, seconds, tokens
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError

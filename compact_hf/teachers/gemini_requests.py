@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from compact_hf.errors import TeacherError
+from compact_hf.teachers.base import Request
 from compact_hf.teachers.gemini_protocol import config_for
-from compact_hf.teachers.teacher import Request
 
 if TYPE_CHECKING:
     from google.genai.types import GenerateContentResponse

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import UsageError
 from compact_hf.records import Task
+from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.local_model import config_of, line_of, located, network_of, processor_of
-from compact_hf.teachers.teacher import Failure, Reply, Request
 
 if TYPE_CHECKING:
     from PIL import Image

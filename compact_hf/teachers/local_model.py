@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TeacherError, UsageError
-from compact_hf.teachers.wire import one_line
+from compact_hf.teachers.http import one_line
 
 # What transformers raises for a repository or folder that lacks something, or holds what it does not know.
 _CANNOT_LOAD: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)

@@ -18,8 +18,8 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import TeacherError, UsageError
-from compact_hf.teachers.teacher import Failure, Reply, Request, answer_each
-from compact_hf.teachers.wire import key_in, one_line, seconds, server_of, tokens
+from compact_hf.teachers.base import Failure, Reply, Request, answer_each
+from compact_hf.teachers.http import key_in, one_line, seconds, server_of, tokens
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Final
 
 from compact_hf.errors import UsageError
-from compact_hf.teachers.teacher import Role
+from compact_hf.teachers.base import Role
 
 _PROVIDERS: Final = {"gemini": "google", "gemini-batch": "google", "openai": "openai"}
 _BATCH: Final = ("gemini-batch",)

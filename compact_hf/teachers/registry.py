@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError, did_you_mean
-from compact_hf.teachers.teacher import Teacher
+from compact_hf.teachers.base import Teacher
 
 IN_BATCHES: Final = ("gemini-batch",)
 NAMES: Final = ("gemini", "gemini-batch", "local", "openai", "scenes")
@@ -48,7 +48,7 @@ def open_teacher(
             return Gemini(model or DEFAULT_MODEL, url=url)
         case "gemini-batch":
             from compact_hf.teachers.gemini import DEFAULT_MODEL
-            from compact_hf.teachers.gemini_batch import GeminiBatch
+            from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 
             return GeminiBatch(model or DEFAULT_MODEL, state_dir=state_dir, url=url, on_wait=on_wait)
         case "local":

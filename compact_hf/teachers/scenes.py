@@ -21,7 +21,7 @@ from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import SceneQuestion, ask, understand
 from compact_hf.scenes.scene import Scene
 from compact_hf.scenes.source import seed_of
-from compact_hf.teachers.teacher import Failure, Reply, Request
+from compact_hf.teachers.base import Failure, Reply, Request
 
 PLANTED: Final = ("wrong answer", "superfluous capability", "missing capability", "joined question", "low confidence")
 """The faults that `noise` plants, each in the words under which it is counted."""

@@ -17,7 +17,7 @@ from compact_hf.dataset.stats import Facts
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write
 from compact_hf.records import Message, Reject, Row, Turn
-from compact_hf.teachers.teacher import Role
+from compact_hf.teachers.base import Role
 
 from .samples import row, rows
 

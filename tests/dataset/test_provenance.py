@@ -16,7 +16,7 @@ from compact_hf.errors import JournalError
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.journal import Finished, Journal
-from compact_hf.teachers.teacher import Reply, Role
+from compact_hf.teachers.base import Reply, Role
 
 from .samples import contents
 

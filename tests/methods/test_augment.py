@@ -31,7 +31,7 @@ from compact_hf.runs.journal import Journal
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import understand
 from compact_hf.scenes.source import seed_of
-from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.teachers.base import Exposure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer
 from tests.methods.data_sets import pictures, questions_folder, scenes_file
 from tests.teachers.asking import photograph

@@ -15,7 +15,7 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import Journal
-from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.model import Asked
 from tests import preforked

@@ -22,7 +22,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import preset_named
 from compact_hf.methods.compact.prompts import DraftsReply, VerdictsReply
 from compact_hf.records import Draft, Reject, Task, Verdict
-from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.teachers.base import Exposure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.model import Asked
 from tests.methods.runs import PRESETS, outcomes

@@ -14,7 +14,7 @@ from compact_hf.methods.compact.preset import PAPER, preset_named
 from compact_hf.methods.compact.prompts import several_prompt, verify_several_prompt
 from compact_hf.methods.verification import verified
 from compact_hf.records import Draft, Reject, Turn, Verdict
-from compact_hf.teachers.teacher import Exposure, Reply
+from compact_hf.teachers.base import Exposure, Reply
 
 COMBINATION = ("color", "counting")
 ACCEPTED = Turn("How many red boats lie at the pier?", "3", COMBINATION, COMBINATION, 90)

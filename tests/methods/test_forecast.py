@@ -25,8 +25,8 @@ from compact_hf.methods.compact.status import status
 from compact_hf.methods.compact.tables import Table, forecast_parts
 from compact_hf.records import Task, digest
 from compact_hf.runs.rate_limit import Limits
+from compact_hf.teachers.base import Exposure, Reply, Request
 from compact_hf.teachers.prices import Price, price_of
-from compact_hf.teachers.teacher import Exposure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer
 
 GEMINI = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}

@@ -206,7 +206,7 @@ def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
         encoded[data] += 1
         return for_teacher(data, max_edge)
 
-    monkeypatch.setattr("compact_hf.teachers.teacher.for_teacher", counted)
+    monkeypatch.setattr("compact_hf.teachers.base.for_teacher", counted)
     with GeminiServer(accept_rate=0.5) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=strict)
     assert encoded == dict.fromkeys((file.read_bytes() for file in tiny.iterdir()), 1)

@@ -27,8 +27,8 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
 )
 from compact_hf.methods.compact.status import status
+from compact_hf.teachers.base import Exposure, Request
 from compact_hf.teachers.local import Local
-from compact_hf.teachers.teacher import Exposure, Request
 from tests.teachers.asking import put
 from tests.teachers.tiny_teacher import Lesson, taught
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import Journal
-from compact_hf.teachers.gemini_jobs import FOLDER
+from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.testing import gemini, openai
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import Asked, ModelServer

@@ -22,8 +22,8 @@ from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
 from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.journal import Finished, Journal
+from compact_hf.teachers.base import Reply
 from compact_hf.teachers.prices import price_of
-from compact_hf.teachers.teacher import Reply
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import KEY
 from compact_hf.testing.openai import OpenAIServer

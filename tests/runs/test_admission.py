@@ -6,7 +6,7 @@ import asyncio
 
 from compact_hf.runs.admission import Admission, Patience
 from compact_hf.runs.rate_limit import Limits
-from compact_hf.teachers.teacher import Failure
+from compact_hf.teachers.base import Failure
 
 PATIENCE = Patience(attempts=3, first_delay_s=0.02, longest_delay_s=10.0, overload_s=60.0)
 

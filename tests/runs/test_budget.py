@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.runs.budget import Budget
-from compact_hf.teachers.teacher import Reply
+from compact_hf.teachers.base import Reply
 
 
 def spend(budget: Budget, costs: list[float], *, seed: int, failing: float, places: int) -> int:

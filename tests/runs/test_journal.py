@@ -11,7 +11,7 @@ from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.journal import Finished, Journal
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject
-from compact_hf.teachers.teacher import Reply
+from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures", "seed": 0, "k": [1, 2, 3]}
 PICTURE = Picture("ab" * 16, "a.jpg", 640, 480, "pictures")

@@ -17,7 +17,7 @@ from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.runner import Runner
 from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.records import Picture
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
+from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
 
 QUICK = Patience(attempts=3, first_delay_s=0.001, longest_delay_s=0.005, overload_s=0.2)
 

@@ -15,7 +15,7 @@ from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
 from compact_hf.records import Reject
-from compact_hf.teachers.teacher import Reply
+from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures"}
 

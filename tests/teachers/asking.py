@@ -10,7 +10,7 @@ from PIL import Image
 
 from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 from compact_hf.records import Task, digest
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request, Teacher
+from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Teacher
 
 
 def photograph(width: int = 64, height: int = 48) -> bytes:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compact_hf.teachers.gemini_batch import GeminiBatch
-from compact_hf.teachers.gemini_dispatch import Pace
-from compact_hf.teachers.gemini_jobs import FOLDER
-from compact_hf.teachers.teacher import Failure, Reply, Request
+from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.gemini_batch.scheduler import Pace
+from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer
 from tests.teachers.asking import draft_request
 

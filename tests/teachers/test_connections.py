@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from compact_hf.errors import TeacherError
+from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
-from compact_hf.teachers.teacher import Failure, Reply
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.model import KEY
 from tests.teachers.asking import draft_request, put

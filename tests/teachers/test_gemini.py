@@ -15,9 +15,9 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.teachers.gemini_protocol import retry_delay
-from compact_hf.teachers.teacher import Failure, Reply
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
 from compact_hf.testing.model import KEY, Asked
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
@@ -177,7 +177,7 @@ def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
 
 def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
     from compact_hf.errors import SourceError
-    from compact_hf.teachers.teacher import Exposure, Request
+    from compact_hf.teachers.base import Exposure, Request
 
     def gone() -> bytes:
         raise SourceError("b.jpg cannot be read any more")

@@ -18,11 +18,11 @@ from starlette.responses import Response
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.compact.prompts import DraftsReply
+from compact_hf.teachers.base import Exposure, Failure, Reply, Request
 from compact_hf.teachers.gemini import Gemini
-from compact_hf.teachers.gemini_batch import GeminiBatch
-from compact_hf.teachers.gemini_dispatch import Limits
-from compact_hf.teachers.gemini_jsonl import write_requests
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
+from compact_hf.teachers.gemini_batch.jsonl import write_requests
+from compact_hf.teachers.gemini_batch.scheduler import Limits
+from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.model import KEY
 from tests.teachers.asking import draft_request, photograph, put, verdict_request

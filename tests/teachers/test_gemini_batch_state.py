@@ -11,10 +11,10 @@ import pytest
 from starlette.responses import Response
 
 from compact_hf.errors import JournalError, TeacherError, TeacherUnavailableError
-from compact_hf.teachers.gemini_batch import GeminiBatch
-from compact_hf.teachers.gemini_dispatch import Limits, Pace
-from compact_hf.teachers.gemini_jobs import FOLDER
-from compact_hf.teachers.teacher import Failure, Reply, Request
+from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.gemini_batch.scheduler import Limits, Pace
+from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.hub.faults import Cut
 from compact_hf.testing.model import KEY

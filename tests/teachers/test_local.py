@@ -25,10 +25,10 @@ from compact_hf.methods.compact.prompts import (
     VerdictsReply,
 )
 from compact_hf.teachers import local, local_generation
+from compact_hf.teachers.base import Exposure, Failure, Reply, Request
 from compact_hf.teachers.local import Local
 from compact_hf.teachers.local_generation import TOKENS_PER_QUESTION
 from compact_hf.teachers.local_model import network_of
-from compact_hf.teachers.teacher import Exposure, Failure, Reply, Request
 from tests.teachers.asking import photograph, put
 from tests.teachers.other_models import gemma, idefics
 from tests.teachers.tiny_teacher import untaught, with_bytes_as_llama_has_them

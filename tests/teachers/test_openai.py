@@ -21,9 +21,9 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.openai import OpenAI, strict_schema
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.teachers.teacher import Failure, Reply
 from compact_hf.testing.model import KEY
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from tests.teachers.asking import draft_request, photograph, put, verdict_request

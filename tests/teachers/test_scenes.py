@@ -13,9 +13,9 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UsageError
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import supported
+from compact_hf.teachers.base import Reply, Request
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.scenes import PLANTED, ScenesTeacher
-from compact_hf.teachers.teacher import Reply, Request
 from tests.teachers.asking import draft_request, put, verdict_request
 
 SEEDS = range(30)

@@ -26,8 +26,8 @@ from compact_hf.runs.process import Process
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Terms
 from compact_hf.runs.sources import open_dataset
 from compact_hf.runs.standing import Standing
+from compact_hf.teachers.base import Exposure
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.teachers.teacher import Exposure
 
 
 def annotate(

@@ -14,7 +14,7 @@ from compact_hf.images.questions import AskedRow
 from compact_hf.methods.verification import judged
 from compact_hf.records import Draft, Reject, Verdict, from_json, to_json
 from compact_hf.runs.process import Process, Result
-from compact_hf.teachers.teacher import Exposure
+from compact_hf.teachers.base import Exposure
 
 METHOD: Final = "annotate"
 

@@ -27,7 +27,7 @@ from compact_hf.methods.compact.prompts import DraftReply, DraftsReply
 from compact_hf.methods.verification import filtered, judged, request, verified
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, digest, to_json
 from compact_hf.runs.process import Process, Result
-from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.teachers.base import Exposure, Reply, Request
 
 METHOD: Final = "augment"
 

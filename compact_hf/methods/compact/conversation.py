@@ -17,7 +17,7 @@ from compact_hf.methods.compact.sampling import Combination, draw_combinations, 
 from compact_hf.methods.verification import filtered, request, verified
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, from_json, to_json
 from compact_hf.runs.process import Process, Result
-from compact_hf.teachers.teacher import Exposure, Reply, Request
+from compact_hf.teachers.base import Exposure, Reply, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.sources import open_source
+from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import FREE
 from compact_hf.teachers.registry import IN_BATCHES, full_name, ks_of, sources_of
-from compact_hf.teachers.teacher import Role
 
 
 def plan(

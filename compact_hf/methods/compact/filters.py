@@ -17,7 +17,7 @@ from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, Numbered
 from compact_hf.methods.compact.reading import by_number, read_json, said_of
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
-from compact_hf.teachers.teacher import Reply
+from compact_hf.teachers.base import Reply
 
 # RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8

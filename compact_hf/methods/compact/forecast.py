@@ -27,8 +27,8 @@ from compact_hf.methods.compact.prompts import (
 from compact_hf.methods.compact.sampling import MAX_K, draw_combinations
 from compact_hf.methods.compact.status import Status
 from compact_hf.runs.rate_limit import Limits
+from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import Price, price_in_words
-from compact_hf.teachers.teacher import Role
 
 Kind = Literal["teacher", "verifier", "blind"]
 """What is asked: `blind` goes to the verifier, without the picture."""

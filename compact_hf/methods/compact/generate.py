@@ -22,7 +22,7 @@ from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Terms
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.sources import open_source
 from compact_hf.runs.standing import Standing
-from compact_hf.teachers.teacher import Exposure
+from compact_hf.teachers.base import Exposure
 
 
 def generate(

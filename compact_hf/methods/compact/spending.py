@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, Final
 
 from compact_hf.runs.journal import Spending
+from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import Price, prices_of
-from compact_hf.teachers.teacher import Role
 
 ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
 

@@ -17,7 +17,7 @@ from compact_hf.methods.compact.spending import Spent, spent_by_role
 from compact_hf.records import Reject, from_json
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import runs_in
-from compact_hf.teachers.teacher import Role
+from compact_hf.teachers.base import Role
 
 IDLE_S: Final = 300.0
 """Seconds without a finished picture after which a run is taken to stand still."""

@@ -22,7 +22,7 @@ from compact_hf.methods.compact.prompts import (
 )
 from compact_hf.methods.compact.reading import by_number, read_json, said_of
 from compact_hf.records import Draft, Reject, Turn, Verdict
-from compact_hf.teachers.teacher import Reply
+from compact_hf.teachers.base import Reply
 
 
 def read_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import SourceError
+from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.gemini_protocol import config_for, read_response
-from compact_hf.teachers.teacher import Failure, Reply, Request
-from compact_hf.teachers.wire import one_line
+from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -1,7 +1,7 @@
 """Gemini's batch API as teacher or verifier: half the price, and answers within hours. The key is that of `gemini`.
 
 In: requests with a prompt, a picture and a pydantic schema, all of a flush together. Out: the model's JSON text,
-unparsed. What was sent is remembered in the run folder (gemini_jobs.py): after a kill at any moment the same requests
+unparsed. What was sent is remembered in the run folder (store.py): after a kill at any moment the same requests
 are attached to the jobs that hold them, and nothing is sent twice.
 
 compact generate PICTURES --out RUN --teacher gemini-batch --preset efficient
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError
+from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.gemini import DEFAULT_MODEL, KEY_VARIABLES, TIMEOUT_S
-from compact_hf.teachers.gemini_dispatch import Dispatch, Limits, Pace
-from compact_hf.teachers.gemini_jobs import Job, JobFolder
-from compact_hf.teachers.gemini_jsonl import read_results
-from compact_hf.teachers.gemini_service import BatchService
-from compact_hf.teachers.teacher import Failure, Reply, Request
-from compact_hf.teachers.wire import key_in, server_of
+from compact_hf.teachers.gemini_batch.client import BatchService
+from compact_hf.teachers.gemini_batch.jsonl import read_results
+from compact_hf.teachers.gemini_batch.scheduler import Dispatch, Limits, Pace
+from compact_hf.teachers.gemini_batch.store import Job, JobFolder
+from compact_hf.teachers.http import key_in, server_of
 
 _GROWTH: Final = 1.5
 

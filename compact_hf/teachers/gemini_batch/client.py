@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from compact_hf.errors import TeacherError
 from compact_hf.teachers.gemini_protocol import failed
-from compact_hf.teachers.wire import one_line
+from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:
     import httpx

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from compact_hf.errors import TeacherUnavailableError
-from compact_hf.teachers.gemini_jobs import Job, JobFolder
-from compact_hf.teachers.gemini_jsonl import write_requests
-from compact_hf.teachers.gemini_service import BatchService, Gone, Look, Trouble
-from compact_hf.teachers.teacher import Failure, Request
+from compact_hf.teachers.base import Failure, Request
+from compact_hf.teachers.gemini_batch.client import BatchService, Gone, Look, Trouble
+from compact_hf.teachers.gemini_batch.jsonl import write_requests
+from compact_hf.teachers.gemini_batch.store import Job, JobFolder
 
 # The service keeps an uploaded file for 48 hours.
 _UPLOAD_GOOD_S: Final = 40 * 3600.0
