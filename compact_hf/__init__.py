@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from compact_hf.dataset.validate import validate
     from compact_hf.demo.way import run_demo
     from compact_hf.errors import CompactError
-    from compact_hf.evaluation.ablation.ablate import ablate
+    from compact_hf.evaluation.ablation.run import ablate
     from compact_hf.evaluation.analysis.analyze import analyze
     from compact_hf.evaluation.benchmarks.calls import benchmark_command
     from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+    from compact_hf.evaluation.benchmarks.paper_scores import relative_performance
     from compact_hf.evaluation.benchmarks.table import benchmark_table
     from compact_hf.evaluation.evaluate import evaluate
-    from compact_hf.evaluation.paired import compare
-    from compact_hf.evaluation.paper import relative_performance
     from compact_hf.evaluation.predictions import read_predictions
+    from compact_hf.evaluation.significance import compare
     from compact_hf.methods.annotate.annotate import annotate
     from compact_hf.methods.augment.augment import augment
     from compact_hf.methods.compact.generate import generate
@@ -77,7 +77,7 @@ __all__ = [
 _HOME: Final = {
     "CompactError": "compact_hf.errors",
     "Selection": "compact_hf.dataset.selection",
-    "ablate": "compact_hf.evaluation.ablation.ablate",
+    "ablate": "compact_hf.evaluation.ablation.run",
     "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.methods.annotate.annotate",
     "assemble": "compact_hf.dataset.assemble",
@@ -86,7 +86,7 @@ _HOME: Final = {
     "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
     "benchmark_table": "compact_hf.evaluation.benchmarks.table",
     "benchmark_tasks": "compact_hf.evaluation.benchmarks.heldout",
-    "compare": "compact_hf.evaluation.paired",
+    "compare": "compact_hf.evaluation.significance",
     "copy_recipe": "compact_hf.training.recipes",
     "copy_student": "compact_hf.models.llava.shipped",
     "diff": "compact_hf.dataset.diff",
@@ -97,7 +97,7 @@ _HOME: Final = {
     "publish": "compact_hf.dataset.publish",
     "publish_model": "compact_hf.training.publish",
     "read_predictions": "compact_hf.evaluation.predictions",
-    "relative_performance": "compact_hf.evaluation.paper",
+    "relative_performance": "compact_hf.evaluation.benchmarks.paper_scores",
     "run_demo": "compact_hf.demo.way",
     "show": "compact_hf.dataset.show",
     "status": "compact_hf.methods.compact.status",

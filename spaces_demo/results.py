@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 from page import rendered
 
-from compact_hf.evaluation.paper import BENCHMARKS, TABLE
+from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, TABLE
 from compact_hf.records import RESULTS_SCHEMA
 
 if TYPE_CHECKING:

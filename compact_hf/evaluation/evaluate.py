@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.dataset import Questions, questions_of, with_swapped_pictures
-from compact_hf.evaluation.folder import (
+from compact_hf.evaluation.datasets import Questions, questions_of, with_swapped_pictures
+from compact_hf.evaluation.inference import Student, identity
+from compact_hf.evaluation.judged import Judged
+from compact_hf.evaluation.matching import Matching, rule_of
+from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, forget_part, predict
+from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.report import write_report
+from compact_hf.evaluation.results_folder import (
     RESULTS,
     Entrant,
     JudgingFolder,
@@ -27,15 +33,9 @@ from compact_hf.evaluation.folder import (
     write_json,
     write_predictions,
 )
-from compact_hf.evaluation.judged import Judged
-from compact_hf.evaluation.matching import Matching, rule_of
-from compact_hf.evaluation.paired import compare
-from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, forget_part, predict
-from compact_hf.evaluation.predictions import read_predictions
-from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.server import SERVER, ask_server
-from compact_hf.evaluation.student import Student, identity
+from compact_hf.evaluation.significance import compare
 from compact_hf.records import digest
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
 

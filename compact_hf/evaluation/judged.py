@@ -11,7 +11,7 @@ from compact_hf.evaluation.scoring import Results
 from compact_hf.records import RESULTS_SCHEMA
 
 if TYPE_CHECKING:
-    from compact_hf.evaluation.paired import Comparison
+    from compact_hf.evaluation.significance import Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compact_hf.evaluation.dataset import questions_of
+from compact_hf.evaluation.datasets import questions_of
 from compact_hf.evaluation.evaluate import entrants_of
-from compact_hf.evaluation.folder import finished, places_in, slug_in
 from compact_hf.evaluation.predict import answered_here
+from compact_hf.evaluation.results_folder import finished, places_in, slug_in
 from compact_hf.evaluation.server import TOKENS, answered_in
 from compact_hf.teachers.prices import price_of
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.inference import Asked, Student
 from compact_hf.evaluation.inputs import pixels
 from compact_hf.evaluation.matching import Matching, is_right
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
-from compact_hf.evaluation.student import Asked, Student
 from compact_hf.images.decode import PictureError
 from compact_hf.records import from_json, to_json
 

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import readme
 from compact_hf import copy_student
-from compact_hf.evaluation.dataset import questions_of
-from compact_hf.evaluation.student import Student
+from compact_hf.evaluation.datasets import questions_of
+from compact_hf.evaluation.inference import Student
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import yaml
 from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.calls import INSTALL, benchmark_command
-from compact_hf.evaluation.benchmarks.eight import EIGHT, HELDOUT
 from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT
+from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.table import benchmark_table
-from compact_hf.evaluation.paper import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.models.llava.shipped import FOLDER
 from compact_hf.testing.hub.server import HubServer
 from tests.hub.clients import told

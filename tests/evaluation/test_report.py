@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compact_hf.evaluation.judged import Judged
-from compact_hf.evaluation.paired import compare
 from compact_hf.evaluation.report import EXAMPLES, chosen, report_of, write_report
 from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.significance import compare
 from compact_hf.records import to_json
 from compact_hf.reports.evaluation_page import outcome_of
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
-from compact_hf.evaluation.dataset import questions_of
+from compact_hf.evaluation.datasets import questions_of
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.plan import plan
 from compact_hf.evaluation.predictions import read_predictions

@@ -30,7 +30,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from compact_hf import merge_adapter, publish_model
 from compact_hf.cli.main import main
-from compact_hf.evaluation.student import Student
+from compact_hf.evaluation.inference import Student
 
 os.chdir(sys.argv[1])
 content = [{"type": "image", "image": Image.open("picture.jpg")}, {"type": "text", "text": "What color is the thing?"}]

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.evaluation.ablation.unit import Unit, write_at_once
+from compact_hf.evaluation.ablation.variant import Unit, write_at_once
 from compact_hf.training.recipes import read_recipe
 
 RUN: Final = "run"

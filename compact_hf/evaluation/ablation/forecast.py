@@ -13,7 +13,7 @@ from typing import Any
 
 from compact_hf.evaluation.ablation.folder import RUN, is_counted, units_of
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
-from compact_hf.evaluation.ablation.unit import Catalog, Data, Done, Unit, catalog_of, data_of, done, refuse_too_few
+from compact_hf.evaluation.ablation.variant import Catalog, Data, Done, Unit, catalog_of, data_of, done, refuse_too_few
 from compact_hf.training.recipes import read_recipe
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from compact_hf.evaluation.ablation.comparison import Line, Pair
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.evaluation.ablation.unit import Done
+from compact_hf.evaluation.ablation.results import Line, Pair
+from compact_hf.evaluation.ablation.variant import Done
 
 SCHEMA: Final = 1
 

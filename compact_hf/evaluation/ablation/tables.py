@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.ablation.comparison import Estimate
 from compact_hf.evaluation.ablation.outcome import Ablation
-from compact_hf.evaluation.ablation.unit import Done, write_at_once
+from compact_hf.evaluation.ablation.results import Estimate
+from compact_hf.evaluation.ablation.variant import Done, write_at_once
 from compact_hf.reports.ablation_page import (
     AblationReport,
     Arm,

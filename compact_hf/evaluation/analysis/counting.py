@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from compact_hf.answers import normalise
 from compact_hf.capabilities import canonical
-from compact_hf.evaluation.analysis.asked import Asked, Row
+from compact_hf.evaluation.analysis.readers import Asked, Row
 
 MAX_SAMPLE: Final = 100_000
 """Questions whose text is looked at, at most."""

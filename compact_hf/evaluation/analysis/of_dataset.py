@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.evaluation.analysis.asked import Asked, Kind, Readable, Row
+from compact_hf.evaluation.analysis.readers import Asked, Kind, Readable, Row
 from compact_hf.images.address import HUB, Address
 from compact_hf.images.listing import listing_of
 from compact_hf.images.repository import commit_of, readable

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.evaluation.analysis.asked import Asked, Kind, Readable, Row
+from compact_hf.evaluation.analysis.readers import Asked, Kind, Readable, Row
 from compact_hf.methods.annotate.annotation import METHOD as ANNOTATE
 from compact_hf.methods.annotate.annotation import annotated_of
 from compact_hf.methods.compact.conversation import outcome_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.evaluation.benchmarks.eight import EIGHT, HARNESS, HELDOUT, Benchmark
+from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HARNESS, HELDOUT, Benchmark
 from compact_hf.evaluation.benchmarks.model import kind_of
 
 MODEL: Final = "llava_hf"

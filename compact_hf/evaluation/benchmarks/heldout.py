@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.evaluation.benchmarks.eight import HELDOUT
+from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT
 
 _QUESTIONS: Final = "data/k*/validation-*.parquet"
 _REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")

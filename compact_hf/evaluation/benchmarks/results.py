@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.benchmarks.eight import EIGHT, HARNESS, HELDOUT, Benchmark
+from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HARNESS, HELDOUT, Benchmark
 
 _FILES: Final = "*_results.json"
 _ALL: Final = "accuracy"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.results import HarnessScores, Heldout, read_results
-from compact_hf.evaluation.paper import BENCHMARKS, REFERENCE, TABLE, relative_performance
 
 _DATA: Final = "training data"
 _RELATIVE: Final = "rel. %"

@@ -13,9 +13,9 @@ import yaml
 
 from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
-from compact_hf.evaluation.ablation.ablate import ablate
 from compact_hf.evaluation.ablation.folder import locked
 from compact_hf.evaluation.ablation.forecast import forecast
+from compact_hf.evaluation.ablation.run import ablate
 from compact_hf.evaluation.ablation.tables import markdown
 from compact_hf.training import train
 from compact_hf.training.train import tune
@@ -41,7 +41,7 @@ def written(file: Path, **change: Any) -> Path:
 
 KILLED = """
 import os, signal, sys
-from compact_hf.evaluation.ablation.ablate import ablate
+from compact_hf.evaluation.ablation.run import ablate
 from compact_hf.training import train
 from tests import preforked
 train.Popen = preforked.Popen
@@ -76,7 +76,7 @@ def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPat
         tuned.append(Path(more["overrides"]["output_dir"]).name)
         return tune(recipe, **more)
 
-    monkeypatch_module.setattr("compact_hf.evaluation.ablation.unit.tune", noted)
+    monkeypatch_module.setattr("compact_hf.evaluation.ablation.variant.tune", noted)
     monkeypatch_module.setattr(train, "Popen", preforked.Popen)
     ablate(plan, out)
     assert tuned == ["k123-seed-0"]  # the finished one was not done again
@@ -111,7 +111,7 @@ def test_a_finished_ablation_is_not_done_again_and_tells_the_same(
     stopped: tuple[Path, Path, float], done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: (done / name).read_bytes() for name in ("ablation.json", "ablation.md", "ablation.html")}
-    monkeypatch.setattr("compact_hf.evaluation.ablation.unit.tune", lambda *_, **__: pytest.fail("tuned again"))
+    monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned again"))
     found = ablate(stopped[0], done)
     assert {name: (done / name).read_bytes() for name in before} == before
     assert markdown(found) == before["ablation.md"].decode()
@@ -149,7 +149,7 @@ def test_another_plan_in_its_folder_is_told_by_what_differs(stopped: tuple[Path,
 def test_too_few_questions_are_told_before_anything_is_tuned(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compact_hf.evaluation.ablation.unit.tune", lambda *_, **__: pytest.fail("tuned"))
+    monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned"))
     short = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
     with pytest.raises(ReleaseError, match=r"variant k2: the runs hold too few questions .* too few\)"):
         ablate(written(tmp_path / "plan.yaml", **short), tmp_path / "out")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.ablation.comparison import compared, pairs
+from compact_hf.evaluation.ablation.results import compared, pairs
 from compact_hf.evaluation.scoring import Prediction
 
 PICTURES = 120

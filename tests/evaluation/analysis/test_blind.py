@@ -7,8 +7,8 @@ from dataclasses import astuple
 
 import pytest
 
-from compact_hf.evaluation.analysis.blind import FOLDS, Blind, blind
 from compact_hf.evaluation.analysis.counting import Sampled
+from compact_hf.evaluation.analysis.text_only import FOLDS, Blind, blind
 from tests.evaluation.analysis.samples import sampled
 
 COLORS = ("red", "green", "blue", "black")

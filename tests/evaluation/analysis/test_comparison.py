@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.evaluation.analysis.asked import Asked, Row
-from compact_hf.evaluation.analysis.comparison import Comparison, compared, distance
+from compact_hf.evaluation.analysis.compare import Comparison, compared, distance
 from compact_hf.evaluation.analysis.counting import Counts
-from compact_hf.evaluation.analysis.figures import analysis_of
+from compact_hf.evaluation.analysis.readers import Asked, Row
+from compact_hf.evaluation.analysis.stats import analysis_of
 
 counts = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50))
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import UnknownCapabilityError
-from compact_hf.evaluation.analysis.asked import Asked, Row
 from compact_hf.evaluation.analysis.counting import Counts, Sample
+from compact_hf.evaluation.analysis.readers import Asked, Row
 from tests.evaluation.analysis.samples import sampled
 
 hashes = st.integers(0, (1 << 64) - 1)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from compact_hf.evaluation.analysis.analyze import analyze
-from compact_hf.evaluation.analysis.blind import Blind, Guessed
-from compact_hf.evaluation.analysis.figures import Analysis
-from compact_hf.evaluation.analysis.standing_out import standing_out
+from compact_hf.evaluation.analysis.highlights import standing_out
+from compact_hf.evaluation.analysis.stats import Analysis
+from compact_hf.evaluation.analysis.text_only import Blind, Guessed
 from tests.evaluation.analysis.samples import table
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.questions import of_rows
 from compact_hf.evaluation.reserved import SCENES, of_reserved
-from compact_hf.evaluation.rows import of_rows
 from compact_hf.records import digest
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.paired import Comparison, compare
 from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.significance import Comparison, compare
 
 if TYPE_CHECKING:
     from numpy import ndarray

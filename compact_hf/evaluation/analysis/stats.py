@@ -38,10 +38,10 @@ from typing import Any, Final
 
 from compact_hf.dataset.stats import Answers, answers_of
 from compact_hf.evaluation.analysis.answer_entropy import Types, by_combination, by_opening, entropy
-from compact_hf.evaluation.analysis.asked import Kind
-from compact_hf.evaluation.analysis.blind import Blind, blind
 from compact_hf.evaluation.analysis.counting import Counts, Sampled
-from compact_hf.evaluation.analysis.repeats import Repeats, repeats_of
+from compact_hf.evaluation.analysis.duplicates import Repeats, repeats_of
+from compact_hf.evaluation.analysis.readers import Kind
+from compact_hf.evaluation.analysis.text_only import Blind, blind
 from compact_hf.methods.compact.complexity import Complexity, complexity_of
 
 SCHEMA: Final = 1

@@ -35,7 +35,7 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from compact_hf.evaluation.student import Student
+    from compact_hf.evaluation.inference import Student
 
     lora = {key: value for key, value in read_recipe("llava15-7b-lora").items() if key in LORA}
     recipe = tmp_path / "lora.yaml"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from compact_hf.evaluation.paper import BENCHMARKS
+from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
 
 HARNESS: Final = "0.7.3"
 """The version of lmms-eval whose calls are written and whose results files are read. Some on PyPI (0.6.1, 0.7.0, 0.7.2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from compact_hf.evaluation.analysis.comparison import Comparison
-from compact_hf.evaluation.analysis.figures import Analysis
+from compact_hf.evaluation.analysis.compare import Comparison
+from compact_hf.evaluation.analysis.stats import Analysis
 from compact_hf.reports.theme import spoken
 
 _PAIRS: Final = 45

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation import paired
-from compact_hf.evaluation.paired import compare, mcnemar
+from compact_hf.evaluation import significance
 from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.significance import compare, mcnemar
 
 
 def prediction(number: int, picture: int, right: bool) -> Prediction:
@@ -99,7 +99,7 @@ def test_questions_that_stand_and_fall_together_count_as_one() -> None:
 def test_the_interval_holds_the_truth_19_times_in_20(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    monkeypatch.setattr(paired, "RESAMPLES", 1_000)
+    monkeypatch.setattr(significance, "RESAMPLES", 1_000)
     rng, rounds = np.random.default_rng(7), 200
     held = {"by picture": 0, "by question": 0}
     for _ in range(rounds):

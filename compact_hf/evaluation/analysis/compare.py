@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from compact_hf.evaluation.analysis.counting import Counts, Sampled
-from compact_hf.evaluation.analysis.figures import Analysis
+from compact_hf.evaluation.analysis.stats import Analysis
 
 T = TypeVar("T", bound=Hashable)
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.analysis import tables
-from compact_hf.evaluation.analysis.blind import Blind
-from compact_hf.evaluation.analysis.comparison import Comparison
-from compact_hf.evaluation.analysis.figures import Analysis
-from compact_hf.evaluation.analysis.standing_out import in_common, standing_out
+from compact_hf.evaluation.analysis.compare import Comparison
+from compact_hf.evaluation.analysis.highlights import in_common, standing_out
+from compact_hf.evaluation.analysis.stats import Analysis
+from compact_hf.evaluation.analysis.text_only import Blind
 from compact_hf.reports import plots, score_charts
 from compact_hf.reports.analysis_page import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
 from compact_hf.reports.dataset_charts import Series, bars, lengths

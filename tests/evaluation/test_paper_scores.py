@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.paper import BENCHMARKS, REFERENCE, TABLE, relative_performance
+from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 
 
 def test_relative_performance_comes_out_of_the_papers_rows() -> None:
