@@ -26,7 +26,7 @@ from typing import Any
 
 from served import Came, Service, pictures
 
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 
 BEAT_S = 0.005
 STORM_S, STATED_DELAY_S = 60.0, 5.0
@@ -226,7 +226,7 @@ def kill(photos: Path, folder: Path) -> dict[str, Any]:
 def resume(folder: Path) -> dict[str, Any]:
     """Return the seconds from the start of the command to the first request where 100,000 pictures are finished."""
     from compact_hf.images.folder import Folder
-    from compact_hf.images.look import image_id_of
+    from compact_hf.images.inspection import image_id_of
     from compact_hf.records import Picture
     from compact_hf.runs.journal import Finished, Journal
     from compact_hf.teachers.base import Reply

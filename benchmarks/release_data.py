@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.capabilities import CAPABILITIES as ATOMS
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
 from compact_hf.runs.journal import Finished, Journal

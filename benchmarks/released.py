@@ -16,7 +16,7 @@ from typing import Any
 from release_data import journalled, known_ids, picture, records, rows
 
 from compact_hf.runs.journal import Journal
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 
 GROUP = 100  # rows that plain pyarrow takes at once, as many as ours
 

@@ -19,7 +19,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from compact_hf.testing.gemini import GeminiServer, error_response
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 
 LARGE_EVERY = 10  # one picture in ten is of 3000 x 2000 pixels, the others of 640 x 480
 

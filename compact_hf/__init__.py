@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compact_hf.dataset.selection import Selection
     from compact_hf.dataset.show import show
     from compact_hf.dataset.validate import validate
-    from compact_hf.demo.way import run_demo
+    from compact_hf.demo.run import run_demo
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.ablation.run import ablate
     from compact_hf.evaluation.analysis.analyze import analyze
@@ -98,7 +98,7 @@ _HOME: Final = {
     "publish_model": "compact_hf.training.publish",
     "read_predictions": "compact_hf.evaluation.predictions",
     "relative_performance": "compact_hf.evaluation.benchmarks.paper_scores",
-    "run_demo": "compact_hf.demo.way",
+    "run_demo": "compact_hf.demo.run",
     "show": "compact_hf.dataset.show",
     "status": "compact_hf.methods.compact.status",
     "tune": "compact_hf.training.train",

@@ -27,9 +27,9 @@ from compact_hf import CompactError, assemble, generate, publish, validate
 from compact_hf.cli.console import Bar, say, tell, tell_table
 from compact_hf.config import read_config
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.contents import differences, tree
+from compact_hf.hub.errors import writing
+from compact_hf.hub.files import differences, tree
 from compact_hf.hub.push import standing
-from compact_hf.hub.words import writing
 from compact_hf.images.address import HUB, Address
 from compact_hf.images.llava import items_of
 from compact_hf.methods.compact.dry_run import plan

@@ -15,8 +15,8 @@ from gradio.utils import is_in_or_equal
 from pydantic import ConfigDict
 
 from compact_hf.images.clean import clean
-from compact_hf.images.decode import PictureError, loaded, opened, stripped
-from compact_hf.images.look import MIN_EDGE
+from compact_hf.images.codec import PictureError, loaded, opened, stripped
+from compact_hf.images.inspection import MIN_EDGE
 
 MOST_BYTES: Final = 10_000_000
 """Of an uploaded picture: what a telephone makes."""

@@ -11,7 +11,7 @@ import pytest
 from compact_hf.cli.main import main
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import photograph
 
 SCENES = "scenes:12"

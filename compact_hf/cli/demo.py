@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    from compact_hf.demo.way import run_demo
+    from compact_hf.demo.run import run_demo
 
     bars: dict[str, Bar] = {}
 

@@ -21,9 +21,9 @@ from compact_hf.dataset.ahead import with_results
 from compact_hf.dataset.looks import Look, look_of
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.address import HUB, Address
-from compact_hf.images.dataset import DatasetPictures
-from compact_hf.images.decode import PictureError
-from compact_hf.images.perceptual import Hashes, nearest
+from compact_hf.images.codec import PictureError
+from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.phash import Hashes, nearest
 from compact_hf.images.source import Source
 from compact_hf.records import Reject, Row
 from compact_hf.runs.sources import open_source

@@ -19,7 +19,7 @@ import numpy as np
 from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.looks import Look
 from compact_hf.errors import UsageError
-from compact_hf.images.perceptual import MAX_DISTANCE, Hashes, groups, nearest
+from compact_hf.images.phash import MAX_DISTANCE, Hashes, groups, nearest
 from compact_hf.records import Reject, Row
 
 MAX_SHARE: Final = 0.01

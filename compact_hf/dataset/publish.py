@@ -25,7 +25,7 @@ from compact_hf.dataset.reader import Repository
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.versions import Version, highest, lowest_after, version_of
 from compact_hf.errors import ReleaseError
-from compact_hf.hub.contents import files_of
+from compact_hf.hub.files import files_of
 from compact_hf.hub.push import Pushed, Standing, push, standing
 
 

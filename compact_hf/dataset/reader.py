@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from compact_hf.dataset.layout import place_of
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.contents import tree
-from compact_hf.hub.words import reading
+from compact_hf.hub.errors import reading
+from compact_hf.hub.files import tree
 
 T = TypeVar("T")
 

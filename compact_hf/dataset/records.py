@@ -13,7 +13,7 @@ from typing import Any, Final
 from compact_hf.dataset.layout import DEFAULT_CONFIG, SPLITS, configs, order_of, place_of
 from compact_hf.dataset.parquet import MAX_GROUP_ROWS
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.snapshot import listing, snapshot
+from compact_hf.hub.download import listing, snapshot
 from compact_hf.images.address import HUB, Address
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")

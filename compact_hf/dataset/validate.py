@@ -28,7 +28,7 @@ from compact_hf.dataset.schema import features, features_in_card
 from compact_hf.dataset.stats import Facts, Shards
 from compact_hf.dataset.tally import Tally
 from compact_hf.errors import UsageError
-from compact_hf.hub.snapshot import snapshot
+from compact_hf.hub.download import snapshot
 from compact_hf.images.address import HUB
 
 MAX_SHOWN: Final = 10

@@ -25,8 +25,8 @@ from compact_hf.dataset.stats import Facts, Shards
 from compact_hf.dataset.tally import Tally
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.clean import clean
-from compact_hf.images.decode import PictureError
-from compact_hf.images.look import image_id_of
+from compact_hf.images.codec import PictureError
+from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Reject, Row
 
 _VERSION: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inputs import conversation, model_inputs, prompt_of
 from compact_hf.evaluation.shared import SharedInputs, can_share, shared_inputs
-from compact_hf.images.decode import opened, stripped
+from compact_hf.images.codec import opened, stripped
 from compact_hf.models import files as model_folder
 from compact_hf.models.adapter import adapted, refuse_other_base
 from compact_hf.models.files import first_line

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.images.decode import loaded, stripped
+from compact_hf.images.codec import loaded, stripped
 
 if TYPE_CHECKING:
     from PIL.Image import Image

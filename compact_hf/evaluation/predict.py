@@ -19,7 +19,7 @@ from compact_hf.evaluation.inputs import pixels
 from compact_hf.evaluation.matching import Matching, is_right
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
-from compact_hf.images.decode import PictureError
+from compact_hf.images.codec import PictureError
 from compact_hf.records import from_json, to_json
 
 BATCH: Final = 64

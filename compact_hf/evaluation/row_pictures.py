@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.images.decode import PictureError
+from compact_hf.images.codec import PictureError
 
 _USUAL: Final = ("image", "images")
 

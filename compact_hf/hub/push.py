@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
-from compact_hf.hub.contents import differences, files_of, tree
-from compact_hf.hub.words import valid_name, writing
+from compact_hf.hub.errors import valid_name, writing
+from compact_hf.hub.files import differences, files_of, tree
 
 if TYPE_CHECKING:
     from huggingface_hub import Discussion, HfApi

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from compact_hf.errors import HubError, UsageError
-from compact_hf.hub.contents import files_of
+from compact_hf.hub.files import files_of
 from compact_hf.hub.push import Pushed, push, standing
 
 CARD: Final = "README.md"

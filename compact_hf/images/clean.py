@@ -5,8 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any, Final
 
+from compact_hf.images.codec import loaded, stripped
 from compact_hf.images.containers import Bare
-from compact_hf.images.decode import loaded, stripped
 
 _QUALITY: Final = 95
 _LOSSLESS_WEBP: Final = b"VP8L"

@@ -8,8 +8,8 @@ from typing import Final
 from PIL import Image
 
 from compact_hf.errors import UsageError
+from compact_hf.images.codec import loaded, opened, stripped
 from compact_hf.images.containers import Bare
-from compact_hf.images.decode import loaded, opened, stripped
 
 _QUALITY: Final = 90
 # Bytes per pixel; more is a JPEG of a quality that a teacher does not see.

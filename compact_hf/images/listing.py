@@ -11,7 +11,7 @@ from typing import Any
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import HUB, Address
-from compact_hf.images.repository import bars_on_a_terminal, cache_of, keep, readable
+from compact_hf.images.hub_repository import bars_on_a_terminal, cache_of, keep, readable
 from compact_hf.records import digest
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
-from compact_hf.images.dataset import DatasetPictures
-from compact_hf.images.decode import PictureError
-from compact_hf.images.exchanges import SHAPES, Exchange, Shape, columns_of, exchanges_of, shape_of
+from compact_hf.images.codec import PictureError
+from compact_hf.images.conversations import SHAPES, Exchange, Shape, columns_of, exchanges_of, shape_of
+from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.inspection import image_id_of
 from compact_hf.images.llava import Defect, items_of, refuse_other_formats
-from compact_hf.images.look import image_id_of
 from compact_hf.images.source import Source
 
 _SCHEMA: Final = """

@@ -14,7 +14,7 @@ from typing import Final
 
 from compact_hf.runs.journal import Journal
 from compact_hf.errors import SourceError
-from compact_hf.images.look import image_id_of, look
+from compact_hf.images.inspection import image_id_of, look
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, Reject, digest
 

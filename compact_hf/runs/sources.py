@@ -13,7 +13,7 @@ from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB, LOCAL, Address
-from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.images.folder import Folder
 from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
 from compact_hf.images.source import Source

@@ -10,13 +10,13 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.scenes.animals import draw_animal, flank
-from compact_hf.scenes.backdrops import draw_backdrop
-from compact_hf.scenes.faces import draw_badge, draw_word
+from compact_hf.scenes.art.animals import draw_animal, flank
+from compact_hf.scenes.art.backdrops import draw_backdrop
+from compact_hf.scenes.art.faces import draw_badge, draw_word
+from compact_hf.scenes.art.objects import draw_object, lettering
+from compact_hf.scenes.art.pen import Color, Drawing
+from compact_hf.scenes.art.people import chest, draw_person
 from compact_hf.scenes.kinds import KINDS
-from compact_hf.scenes.objects import draw_object, lettering
-from compact_hf.scenes.pen import Color, Drawing
-from compact_hf.scenes.people import chest, draw_person
 from compact_hf.scenes.scene import Scene, Thing
 
 if TYPE_CHECKING:

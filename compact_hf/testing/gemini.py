@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from compact_hf.records import digest
 from compact_hf.testing.gemini_batch import GeminiBatches
-from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
+from compact_hf.testing.scripted_model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
 
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 _PATH: Final = "/{version}/models/{model}:generateContent"

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 
 _MAX_FILE: Final = 2_000_000_000
 _REQUEST_FIELDS: Final = {

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.records import digest
-from compact_hf.testing.model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c, spoken
+from compact_hf.testing.scripted_model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c, spoken
 
 # What the service takes, of what a teacher has reason to send. Sampling settings are not among it: current models
 # refuse them.

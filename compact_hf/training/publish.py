@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from compact_hf.dataset.versions import highest, version_of
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.hub.contents import files_of, tree
+from compact_hf.hub.errors import reading
+from compact_hf.hub.files import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.hub.words import reading
 from compact_hf.models.adapter import refuse_other_base
 from compact_hf.models.files import (
     ADAPTER_CONFIG,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError
-from compact_hf.hub.words import reading
+from compact_hf.hub.errors import reading
 
 _REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

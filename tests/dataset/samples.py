@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Message, Row, Turn
 
 CAPABILITIES = ("color", "shape", "counting")

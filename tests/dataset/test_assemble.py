@@ -17,7 +17,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.records import Row
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.methods.data_sets import pictures
 
 from .samples import contents, item, picture

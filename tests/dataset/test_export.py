@@ -16,7 +16,7 @@ from compact_hf.dataset.export import export
 from compact_hf.dataset.instruction import instruction_rows
 from compact_hf.dataset.writer import write
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Message, Row
 from compact_hf.runs.sources import open_dataset

@@ -15,7 +15,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.looks import Looks
 from compact_hf.dataset.seen import FILE_NAME, Seen
 from compact_hf.errors import JournalError, ReleaseError
-from compact_hf.images import decode
+from compact_hf.images import codec
 from compact_hf.methods.compact.generate import generate
 
 from .samples import contents, item, picture, row
@@ -98,9 +98,9 @@ def test_assembling_again_decodes_no_picture(tmp_path: Path, monkeypatch: pytest
         return contents(tmp_path / out)
 
     decoded: list[object] = []
-    loaded = decode.loaded
-    monkeypatch.setattr("compact_hf.images.look.loaded", lambda *a, **o: (decoded.append(a), loaded(*a, **o))[1])
-    monkeypatch.setattr("compact_hf.images.perceptual.loaded", lambda *a, **o: (decoded.append(a), loaded(*a, **o))[1])
+    loaded = codec.loaded
+    monkeypatch.setattr("compact_hf.images.inspection.loaded", lambda *a, **o: (decoded.append(a), loaded(*a, **o))[1])
+    monkeypatch.setattr("compact_hf.images.phash.loaded", lambda *a, **o: (decoded.append(a), loaded(*a, **o))[1])
     first = assembled("first")
     assert len(decoded) > 60
     decoded.clear()

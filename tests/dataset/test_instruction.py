@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from compact_hf.dataset.instruction import instruction_rows
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Reject, Row, digest
 
 from .samples import item, picture

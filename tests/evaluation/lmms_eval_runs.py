@@ -22,7 +22,7 @@ from starlette.routing import Route
 from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.writer import write
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Message, Row, Turn
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported

@@ -10,8 +10,8 @@ import pytest
 
 from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityError, UsageError
 from compact_hf.evaluation.datasets import questions_of, with_swapped_pictures
-from compact_hf.images.decode import PictureError
-from compact_hf.images.look import image_id_of
+from compact_hf.images.codec import PictureError
+from compact_hf.images.inspection import image_id_of
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from tests.training.samples import picture, release, row
 

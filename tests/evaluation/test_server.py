@@ -17,8 +17,8 @@ from compact_hf.evaluation.datasets import questions_of
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.plan import plan
 from compact_hf.evaluation.predictions import read_predictions
-from compact_hf.testing.model import Asked
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+from compact_hf.testing.scripted_model import Asked
 from tests.training.samples import release
 
 MODEL = "openai:double"

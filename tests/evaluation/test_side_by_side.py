@@ -11,7 +11,7 @@ from compact_hf import copy_student
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.side_by_side import Answer, SideBySide
-from compact_hf.images.decode import PictureError
+from compact_hf.images.codec import PictureError
 from compact_hf.scenes.source import Scenes
 
 QUESTION = "What color is the cat?"

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from compact_hf.cli.main import main
 from compact_hf.testing import gemini, openai
-from compact_hf.testing.model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, Asked
 
 Golden = Callable[[str, str], None]
 

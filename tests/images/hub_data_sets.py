@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.testing.hub.access import USER
 from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.hub.store import MAIN, Commit, File

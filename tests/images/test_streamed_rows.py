@@ -13,7 +13,7 @@ from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.access import USER
 from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.hub.store import File
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.hub.clients import told
 from tests.images.hub_data_sets import fetched_twice, ids, noise, parquet, picture_ranges, put, ranges, rows
 
@@ -21,8 +21,8 @@ READ: Final = """
 import sys
 from compact_hf.errors import CompactError
 from compact_hf.images.address import Address
-from compact_hf.images.dataset import DatasetPictures
-from compact_hf.images.look import image_id_of
+from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.inspection import image_id_of
 
 told = []
 for text in sys.argv[1:]:
@@ -37,8 +37,8 @@ for text in sys.argv[1:]:
 COUNT: Final = """
 import sys
 from compact_hf.images.address import Address
-from compact_hf.images.dataset import DatasetPictures
-from compact_hf.images.look import image_id_of
+from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.inspection import image_id_of
 
 source = DatasetPictures(Address.parse(sys.argv[1]))
 told = [list(source.refs()), image_id_of(source.read(sys.argv[2]))]

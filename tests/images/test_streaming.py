@@ -12,7 +12,7 @@ import pytest
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.faults import unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.hub.clients import start, told
 from tests.images.hub_data_sets import (
     ROWS_IN_GROUP,
@@ -55,8 +55,8 @@ with Journal.read(Path(out)) as journal:
 READ: Final = """
 import sys
 from compact_hf.images.address import Address
-from compact_hf.images.dataset import DatasetPictures
-from compact_hf.images.look import image_id_of
+from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.inspection import image_id_of
 
 source = DatasetPictures(Address.parse(sys.argv[1]))
 told = {ref: image_id_of(source.read(ref)) for ref in source.refs()}

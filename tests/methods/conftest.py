@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.methods.runs import PRESETS, released
 from tests.teachers.asking import photograph
 

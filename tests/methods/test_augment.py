@@ -19,7 +19,7 @@ from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly, UsageError
-from compact_hf.images.exchanges import Exchange
+from compact_hf.images.conversations import Exchange
 from compact_hf.images.questions import AskedRow
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.augment.augment import augment

@@ -17,7 +17,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import Journal
 from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.testing.gemini import GeminiServer, error_response
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 from tests import preforked
 
 # The command in a process of its own, which kills itself when so many replies were written down.

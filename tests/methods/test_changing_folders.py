@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import Response
 
 from compact_hf.errors import SourceError, StoppedEarly
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.generate import Standing, generate
 from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.records import Reject, Row

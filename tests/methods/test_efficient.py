@@ -24,7 +24,7 @@ from compact_hf.methods.compact.prompts import DraftsReply, VerdictsReply
 from compact_hf.records import Draft, Reject, Task, Verdict
 from compact_hf.teachers.base import Exposure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 from tests.methods.runs import PRESETS, outcomes
 
 WORDS = "boat pier kite sand wave shell crab towel rope sail".split()

@@ -23,7 +23,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.standing import Standing
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 from tests.methods.cutting import CuttingProxy
 from tests.methods.runs import PRESETS, keys, outcomes, released
 from tests.teachers.asking import photograph

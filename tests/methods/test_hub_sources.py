@@ -12,7 +12,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.hub.faults import unavailable
 from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.hub.clients import told
 from tests.methods.data_sets import pictures, questions_folder
 
@@ -23,7 +23,7 @@ from huggingface_hub import HfApi
 from compact_hf.runs.journal import Journal
 from compact_hf.errors import CompactError
 from compact_hf.images.address import Address
-from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.records import Row
 from compact_hf.dataset.publish import publish
 from compact_hf.methods.annotate.annotate import annotate
@@ -145,7 +145,7 @@ LICENSE: Final = """
 import sys
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.dataset import DatasetPictures
+from compact_hf.images.hub_dataset import DatasetPictures
 try:
     told = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
 except SourceError as error:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 from tests import preforked
 from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 

@@ -22,8 +22,8 @@ from compact_hf.methods.compact.status import status
 from compact_hf.runs.run import Terms
 from compact_hf.runs.shards import Shard
 from compact_hf.testing.gemini import GeminiServer, content_response
-from compact_hf.testing.model import Asked
 from compact_hf.testing.openai import OpenAIServer
+from compact_hf.testing.scripted_model import Asked
 from tests import preforked
 from tests.methods.runs import PRESETS, generate_command, keys, outcomes, released
 

@@ -16,8 +16,8 @@ from compact_hf.errors import TeacherError
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY, Asked
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+from compact_hf.testing.scripted_model import KEY, Asked
 
 
 @pytest.fixture(autouse=True)

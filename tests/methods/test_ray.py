@@ -32,7 +32,7 @@ from compact_hf.runs.ray_worker import local_folder
 from compact_hf.runs.shards import Shard, runs_in
 from compact_hf.runs.standing import Standing
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, Asked
 
 DRIVERS_OWN = {"Board": "class Board(Base): pass", "run_shard": "def run_shard(*given): pass"}
 PARTS = (Shard(1, 2), Shard(2, 2))
@@ -100,7 +100,7 @@ def journalled(run: Path) -> set[str]:
 def keys(asked: list[Asked], pictures: Path) -> set[str]:
     """Return the journal's keys of what a server was asked."""
     from compact_hf.images.encode import for_teacher
-    from compact_hf.images.look import image_id_of
+    from compact_hf.images.inspection import image_id_of
     from compact_hf.records import digest
 
     ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in pictures.iterdir()}

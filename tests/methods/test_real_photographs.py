@@ -13,11 +13,11 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
 from compact_hf.images.encode import for_teacher
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, Asked
 from tests.methods.runs import released
 
 

@@ -13,7 +13,7 @@ import pytest
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import JournalError, UsageError
-from compact_hf.images.look import look
+from compact_hf.images.inspection import look
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.rows import conversation_rows

@@ -19,8 +19,8 @@ from compact_hf.runs.journal import Journal
 from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.testing import gemini, openai
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import Asked, ModelServer
 from compact_hf.testing.openai import OpenAIServer
+from compact_hf.testing.scripted_model import Asked, ModelServer
 from tests import preforked
 from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 

@@ -25,8 +25,8 @@ from compact_hf.runs.journal import Finished, Journal
 from compact_hf.teachers.base import Reply
 from compact_hf.teachers.prices import price_of
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
 from compact_hf.testing.openai import OpenAIServer
+from compact_hf.testing.scripted_model import KEY
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from gradio_client import Client
 
 from compact_hf.scenes.source import Scenes
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import Asked
+from compact_hf.testing.scripted_model import Asked
 from tests import preforked
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from compact_hf.errors import TeacherError
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import draft_request, put
 
 COMBINATION = ("color", "counting")

@@ -19,7 +19,7 @@ from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.teachers.gemini_protocol import retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
-from compact_hf.testing.model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, Asked
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
 
 COMBINATION = ("color", "counting")

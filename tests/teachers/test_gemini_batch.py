@@ -24,7 +24,7 @@ from compact_hf.teachers.gemini_batch.jsonl import write_requests
 from compact_hf.teachers.gemini_batch.scheduler import Limits
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
 from tests.teachers.batching import QUICK, batch, drafts
 

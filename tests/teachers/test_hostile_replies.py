@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import draft_request, put
 
 

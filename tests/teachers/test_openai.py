@@ -24,8 +24,8 @@ from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.openai import OpenAI, strict_schema
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.testing.model import KEY
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
 
 COMBINATION = ("color", "counting")

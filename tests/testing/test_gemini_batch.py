@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.model import KEY
+from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import photograph
 
 FIELDS = {"question": {}, "answer": {}, "confidence": {}}

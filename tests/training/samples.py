@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.writer import write
-from compact_hf.images.look import image_id_of
+from compact_hf.images.inspection import image_id_of
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import Message, Row, Turn
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compact_hf.errors import EvaluationError, HubUnavailableError
-from compact_hf.hub.words import reading
+from compact_hf.hub.errors import reading
 from compact_hf.models.files import ADAPTER_CONFIG, MODEL_CONFIG, holds_model, is_adapter
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.hub.snapshot import Listing, bytes_to_fetch, listing, snapshot
+from compact_hf.hub.download import Listing, bytes_to_fetch, listing, snapshot
 
 PROJECTOR_FILE: Final = "mm_projector.bin"
 """What LLaVA's pre-training saves."""

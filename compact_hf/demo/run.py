@@ -27,7 +27,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.stats import Facts
 from compact_hf.dataset.validate import validate
 from compact_hf.demo.instruction_file import write_instruction_file
-from compact_hf.demo.story import Story, report_of, summary_of
+from compact_hf.demo.report import Story, report_of, summary_of
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results

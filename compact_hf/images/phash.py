@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from compact_hf.images.decode import loaded, stripped
+from compact_hf.images.codec import loaded, stripped
 from compact_hf.images.encode import on_white
 
 BITS: Final = 64

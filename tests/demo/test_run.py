@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.demo.way import run_demo
+from compact_hf.demo.run import run_demo
 from compact_hf.errors import IdentityError, UsageError
 
 

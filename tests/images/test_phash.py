@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.images.perceptual import BITS, MAX_DISTANCE, groups, nearest, perceptual_hash
+from compact_hf.images.phash import BITS, MAX_DISTANCE, groups, nearest, perceptual_hash
 
 from .made import drawing, encoded, exif, photographs
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from compact_hf.scenes.art.pen import INK, PAPER, Color, Drawing, Pen, Point
 from compact_hf.scenes.kinds import COLORS
-from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.scenes.pen import Color, Pen, darker, lighter
+from compact_hf.scenes.art.pen import Color, Pen, darker, lighter
 from compact_hf.scenes.scene import SIZE
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compact_hf.hub.contents import tree
-from compact_hf.hub.words import reading, valid_name
+from compact_hf.hub.errors import reading, valid_name
+from compact_hf.hub.files import tree
 
 if TYPE_CHECKING:
     from compact_hf.hub.push import RepoType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from compact_hf.images.decode import PictureError, loaded, opened, stripped
+from compact_hf.images.codec import PictureError, loaded, opened, stripped
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, Reject
 

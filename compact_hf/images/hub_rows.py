@@ -22,8 +22,8 @@ from filelock import FileLock
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
+from compact_hf.images.hub_repository import cache_of, keep, readable
 from compact_hf.images.listing import Listing
-from compact_hf.images.repository import cache_of, keep, readable
 from compact_hf.images.rows import BATCH
 from compact_hf.records import digest
 

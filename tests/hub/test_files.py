@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.hub.contents import differences
+from compact_hf.hub.files import differences
 
 
 def file(data: bytes, *, lfs: bool = False) -> Any:

@@ -13,7 +13,7 @@ from compact_hf.errors import SourceError
 from compact_hf.images.clean import clean
 from compact_hf.images.encode import for_teacher
 from compact_hf.images.folder import MAX_BYTES, Folder
-from compact_hf.images.look import look
+from compact_hf.images.inspection import look
 from compact_hf.records import Picture, Reject
 from tests.images.made import HEIGHT, KINDS, REWRITTEN, WIDTH, Bytes, drawing, encoded, exif, photographs
 

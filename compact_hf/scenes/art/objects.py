@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from compact_hf.scenes.faces import Lettering, draw_face, lettering_on, shine
+from compact_hf.scenes.art.faces import Lettering, draw_face, lettering_on, shine
+from compact_hf.scenes.art.pen import INK, PAPER, Color, Drawing, Pen, darker, lighter, outline
 from compact_hf.scenes.kinds import COLORS, KINDS
-from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, darker, lighter, outline
 
 WOOD: Final[Color] = (164, 116, 72)
 STEEL: Final[Color] = (176, 184, 194)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from compact_hf.scenes.art.pen import INK, Color, Drawing, Pen, Point, darker, lighter
 from compact_hf.scenes.kinds import COLORS
-from compact_hf.scenes.pen import INK, Color, Drawing, Pen, Point, darker, lighter
 
 
 @dataclass(frozen=True, slots=True)

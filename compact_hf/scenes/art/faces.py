@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from compact_hf.scenes.pen import INK, PAPER, Color, Drawing, Pen, Point, lighter, outline
+from compact_hf.scenes.art.pen import INK, PAPER, Color, Drawing, Pen, Point, lighter, outline
 
 BADGE: Final = 23
 """Radius of a badge with a word; a blank one is smaller, so that more of the wearer can be seen."""

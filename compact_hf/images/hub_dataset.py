@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.exchanges import columns_of, shape_of
+from compact_hf.images.conversations import columns_of, shape_of
+from compact_hf.images.hub_repository import bars_on_a_terminal, cache_of, commit_of, license_of, readable
+from compact_hf.images.hub_rows import rows_of
 from compact_hf.images.listing import listing_of
-from compact_hf.images.parquet import rows_of
-from compact_hf.images.repository import bars_on_a_terminal, cache_of, commit_of, license_of, readable
 from compact_hf.images.rows import LoadedRows, Rows
 from compact_hf.records import digest
 
