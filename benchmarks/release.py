@@ -28,7 +28,7 @@ from release_data import llava_file
 from released import STEPS
 from served import Service
 
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 
 OURS, THEIRS = "org/ours", "org/theirs"
 FEW = 20  # one row in so many is enough where a small release is compared with a large one

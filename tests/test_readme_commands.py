@@ -16,8 +16,8 @@ from compact_hf import copy_student
 from compact_hf.cli.main import main
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.hub.server import HubServer
 from compact_hf.testing.scripted_model import KEY
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import COMPACT, run
 from tests.methods.data_sets import llava_item
 from tests.readme import ROOT, commands

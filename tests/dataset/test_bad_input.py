@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from compact_hf.dataset.writer import write
-from compact_hf.testing.hub.access import READ_TOKEN
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import MAIN, File, Repository
+from tests.doubles.hub.access import READ_TOKEN
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import MAIN, File, Repository
 from tests.hub.clients import told
 
 from .samples import contents, rows

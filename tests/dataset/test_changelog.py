@@ -12,7 +12,7 @@ from compact_hf.dataset.diff import diff
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write
 from compact_hf.records import Reject, Row
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
 from .samples import contents, rows

@@ -23,7 +23,7 @@ from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.writer import write
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.records import Message, Row, Turn
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
 from .samples import row, rows

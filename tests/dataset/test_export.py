@@ -20,7 +20,7 @@ from compact_hf.images.inspection import image_id_of
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.records import Message, Row
 from compact_hf.runs.sources import open_dataset
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
 from .samples import contents, picture, row, rows

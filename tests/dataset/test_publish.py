@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write
 from compact_hf.methods.compact.generate import generate
-from compact_hf.testing.hub.faults import Stalled
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import Repository
+from tests.doubles.hub.faults import Stalled
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import Repository
 from tests.hub.clients import COMPACT, run, start, told
 
 from .samples import contents, rows

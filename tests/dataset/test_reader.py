@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from compact_hf.dataset.parquet import MAX_GROUP_BYTES, MAX_GROUP_ROWS
 from compact_hf.dataset.writer import write
-from compact_hf.testing.hub.faults import Stalled, too_many, unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import File
+from tests.doubles.hub.faults import Stalled, too_many, unavailable
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import File
 from tests.hub.clients import COMPACT, run, told
 
 from .samples import row, rows

@@ -31,7 +31,7 @@ from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.reports import contact_sheet
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.runs.journal import Journal
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run as run_client
 from tests.hub.clients import told
 

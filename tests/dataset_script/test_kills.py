@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from compact_hf.config import read_config
 from compact_hf.runs.database import FILE_NAME
-from compact_hf.testing.hub.faults import Stalled
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import Repository
 from dataset_script.build_compact import Config, build
+from tests.doubles.hub.faults import Stalled
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import Repository
 from tests.hub.clients import ROOT, run, start
 
 SCRIPT: Final = "import sys; from dataset_script.build_compact import main; sys.exit(main())"

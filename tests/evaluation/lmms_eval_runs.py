@@ -27,10 +27,10 @@ from compact_hf.records import Message, Row, Turn
 from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
 from compact_hf.scenes.source import reserved, seed_of
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import File
 from compact_hf.testing.openai import content_response
 from compact_hf.testing.server import LocalServer
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import File
 from tests.hub.clients import ROOT
 
 # What these tasks and this model import of lmms-eval's fifty requirements, and the extras of dev do not bring.

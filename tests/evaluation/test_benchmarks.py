@@ -24,7 +24,7 @@ from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.models.llava.shipped import FOLDER
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 from tests.training.samples import release
 

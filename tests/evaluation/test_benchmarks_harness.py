@@ -23,7 +23,7 @@ from compact_hf.evaluation.benchmarks.results import HarnessScores, read_results
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.shipped import copy_student
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.evaluation.lmms_eval_runs import environment, heldout_release, hold_benchmarks, install, judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -25,7 +25,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.matching import is_right
 from compact_hf.evaluation.scoring import Prediction, Score, score
 from compact_hf.records import to_json
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
 METRIC: Final = Path(compact_hf.__file__).parent / "evaluation" / "compact_accuracy"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import COMPACT, run, told
 from tests.training.samples import release, texts
 

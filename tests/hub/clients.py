@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import Repository
 from tests import preforked
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import Repository
 
 ROOT: Final = Path(__file__).parents[2]
 COMPACT: Final = "import sys; from compact_hf.cli.main import main; sys.exit(main())"

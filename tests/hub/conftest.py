@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Final
 
 from starlette.responses import PlainTextResponse, Response
 
-from compact_hf.testing.hub.faults import Cut, Lost, Stalled, too_many, unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import MAIN
+from tests.doubles.hub.faults import Cut, Lost, Stalled, too_many, unavailable
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import MAIN
 
 from .clients import PUSH, at, contents, run, start, statuses, things, told
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compact_hf.testing.hub.access import READ_TOKEN
-from compact_hf.testing.hub.faults import unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import MAIN
+from tests.doubles.hub.access import READ_TOKEN
+from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import MAIN
 
 from .clients import PUSH, at, contents, run, statuses, things, told
 

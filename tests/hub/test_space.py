@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 
 from .clients import COMPACT, PUSH, ROOT, at, contents, run, statuses
 

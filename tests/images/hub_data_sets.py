@@ -13,9 +13,9 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from compact_hf.images.inspection import image_id_of
-from compact_hf.testing.hub.access import USER
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import MAIN, Commit, File
+from tests.doubles.hub.access import USER
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import MAIN, Commit, File
 
 ROWS_IN_GROUP: Final = 3
 COLUMNS: Final = Features(

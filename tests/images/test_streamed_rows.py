@@ -10,10 +10,10 @@ import pytest
 from datasets import Features, Image, List, Value
 
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.hub.access import USER
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import File
 from compact_hf.testing.scripted_model import KEY
+from tests.doubles.hub.access import USER
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import File
 from tests.hub.clients import told
 from tests.images.hub_data_sets import fetched_twice, ids, noise, parquet, picture_ranges, put, ranges, rows
 

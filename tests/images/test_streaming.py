@@ -10,9 +10,9 @@ from typing import Any, Final
 import pytest
 
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.hub.faults import unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.scripted_model import KEY
+from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import start, told
 from tests.images.hub_data_sets import (
     ROWS_IN_GROUP,

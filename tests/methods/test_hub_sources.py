@@ -10,9 +10,9 @@ import pytest
 from compact_hf.dataset.assemble import assemble
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.hub.faults import unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.testing.scripted_model import KEY
+from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import told
 from tests.methods.data_sets import pictures, questions_folder
 

@@ -16,8 +16,8 @@ from compact_hf.teachers.gemini_batch.scheduler import Limits, Pace
 from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, error_response
-from compact_hf.testing.hub.faults import Cut
 from compact_hf.testing.scripted_model import KEY
+from tests.doubles.hub.faults import Cut
 from tests.teachers.asking import put
 from tests.teachers.batching import QUICK, batch, drafts, kept, some
 

@@ -13,7 +13,7 @@ import pytest
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.local import Local
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 from tests.teachers.asking import put, verdict_request
 from tests.teachers.tiny_teacher import untaught

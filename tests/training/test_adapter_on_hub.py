@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import RESULTS_SCHEMA
-from compact_hf.testing.hub.faults import unavailable
-from compact_hf.testing.hub.server import Asked, HubServer
 from compact_hf.training.training_record import FACTS
+from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import at, statuses, told
 from tests.training.adapters import adapter
 from tests.training.samples import picture, texts

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import MAIN
 from compact_hf.training.recipes import recipe_names
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import MAIN
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "tune_on_hf_jobs.py"

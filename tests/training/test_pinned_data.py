@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 from tests.training.samples import release, texts
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from compact_hf.dataset.writer import write
 from compact_hf.records import Row
-from compact_hf.testing.hub.server import HubServer
 from tests.dataset.samples import row
+from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
 PUBLISHING = """

@@ -11,8 +11,8 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.models.llava.assemble import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
-from compact_hf.testing.hub.server import Asked, HubServer
-from compact_hf.testing.hub.store import MAIN, File, Repository
+from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.store import MAIN, File, Repository
 from tests.hub.clients import COMPACT, at, contents, run, statuses, told
 from tests.models.llava.base_parts import Parts, save_parts
 

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compact_hf.testing.hub.access import USER, repository_of, require_write
-from compact_hf.testing.hub.paths import API
-from compact_hf.testing.hub.store import MAIN, PullRequest, Refusal, Repository
+from tests.doubles.hub.access import USER, repository_of, require_write
+from tests.doubles.hub.paths import API
+from tests.doubles.hub.store import MAIN, PullRequest, Refusal, Repository
 
 _DISCUSSIONS: Final = f"{API}/discussions"
 _UNFINISHED: Final = ("draft", "open")

@@ -1,6 +1,6 @@
 """Serve the Hub's double until Ctrl-C and print what a client's shell has to export.
 
-python -m compact_hf.testing.hub
+python -m tests.doubles.hub
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from compact_hf.testing.hub.server import HubServer
+from tests.doubles.hub.server import HubServer
 
 if __name__ == "__main__":
     with HubServer() as server:

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from compact_hf.testing.hub.store import Refusal, Repository, Store
+from tests.doubles.hub.store import Refusal, Repository, Store
 
 TOKEN: Final = "hf_test"
 """The token that may read and write."""

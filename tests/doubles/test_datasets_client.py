@@ -7,8 +7,8 @@ from typing import Final
 
 from starlette.responses import Response
 
-from compact_hf.testing.hub.faults import Cut, too_many
-from compact_hf.testing.hub.server import Asked, HubServer
+from tests.doubles.hub.faults import Cut, too_many
+from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import told
 
 SOURCE: Final = """

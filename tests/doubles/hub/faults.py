@@ -27,7 +27,7 @@ class Cut(Response):
         super().__init__()
         self._after_bytes = after_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         read, more = 0, True
         while more and read < self._after_bytes:
             message = await receive()
@@ -42,6 +42,6 @@ class Lost(Cut):
 class Stalled(Response):
     """Read the request and never answer, until the client goes away."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass

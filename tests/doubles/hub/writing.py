@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compact_hf.testing.hub.access import USER, repository_of, require_write, state_of
-from compact_hf.testing.hub.paths import API, PAGES
-from compact_hf.testing.hub.store import File, Refusal, Repository
+from tests.doubles.hub.access import USER, repository_of, require_write, state_of
+from tests.doubles.hub.paths import API, PAGES
+from tests.doubles.hub.store import File, Refusal, Repository
 
 _LFS: Final = ".git/info/lfs"
 _REGULAR_BYTES: Final = 10_000_000

@@ -10,7 +10,7 @@ by its `fault` (faults.py has the usual ones).
 
 As a program it serves until Ctrl-C:
 
-    python -m compact_hf.testing.hub
+    python -m tests.doubles.hub
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from compact_hf.testing.hub import pulls, reading, writing
-from compact_hf.testing.hub.access import TOKEN, State, refused
-from compact_hf.testing.hub.faults import Lost
-from compact_hf.testing.hub.store import Refusal, Store
 from compact_hf.testing.server import LocalServer
+from tests.doubles.hub import pulls, reading, writing
+from tests.doubles.hub.access import TOKEN, State, refused
+from tests.doubles.hub.faults import Lost
+from tests.doubles.hub.store import Refusal, Store
 
 
 @dataclass(frozen=True, slots=True)

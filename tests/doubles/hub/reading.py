@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compact_hf.testing.hub.access import ORGANIZATION, USER, repository_of, role_of, state_of
-from compact_hf.testing.hub.paths import API, PAGES
-from compact_hf.testing.hub.store import Commit, File, Refusal
+from tests.doubles.hub.access import ORGANIZATION, USER, repository_of, role_of, state_of
+from tests.doubles.hub.paths import API, PAGES
+from tests.doubles.hub.store import Commit, File, Refusal
 
 _PAGE: Final = 50
 """Entries on one page of a listing; the client follows the Link header to the next."""

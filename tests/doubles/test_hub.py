@@ -12,9 +12,9 @@ from typing import Final
 
 import pytest
 
-from compact_hf.testing.hub.access import READ_TOKEN, TOKEN
-from compact_hf.testing.hub.server import HubServer
-from compact_hf.testing.hub.store import MAIN, File
+from tests.doubles.hub.access import READ_TOKEN, TOKEN
+from tests.doubles.hub.server import HubServer
+from tests.doubles.hub.store import MAIN, File
 from tests.hub.clients import ROOT, told
 
 START: Final = """
@@ -176,7 +176,7 @@ for name, token in (("write", os.environ["HF_TOKEN"]), ("read", sys.argv[1]), ("
 
 
 def test_as_a_program_it_says_what_a_client_has_to_export(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "compact_hf.testing.hub"]
+    command = [sys.executable, "-m", "tests.doubles.hub"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
