@@ -96,12 +96,15 @@ def _generate(chosen: argparse.Namespace) -> int:
 
 
 def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -> Standing:
+    from compact_hf.methods.compact.generate import generate
+
     if chosen.runner == "ray":
         from compact_hf.runs.ray import generate_on_ray
 
         del settings["shard"]
-        return generate_on_ray(chosen.source, chosen.out, shards=chosen.shards, on_progress=shown_on(bar), **settings)
-    from compact_hf.methods.compact.generate import generate
+        return generate_on_ray(
+            generate, chosen.source, chosen.out, shards=chosen.shards, on_progress=shown_on(bar), **settings
+        )
 
     def wait(line: str) -> None:
         bar.note(f"compact: {line}")

@@ -17,7 +17,6 @@ from typing import Final
 
 import numpy as np
 
-from compact_hf.dataset.ahead import with_results
 from compact_hf.dataset.looks import Look, look_of
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.address import HUB, Address
@@ -27,6 +26,7 @@ from compact_hf.images.phash import Hashes, nearest
 from compact_hf.images.source import Source
 from compact_hf.records import Reject, Row
 from compact_hf.runs.sources import open_source
+from compact_hf.storage import prefetch
 
 SAME_WITHIN: Final = 4
 """Bits, of 64, in which the hashes of one picture may differ after it was compressed or scaled again."""
@@ -148,6 +148,6 @@ def _looks_at(source: Source, told: str) -> Iterator[Look]:
                 f"{ref} in {told} cannot be read ({error.strerror or error}), so it could not be left out; mend it"
             ) from error
 
-    for _, look in with_results(source.refs(), looked):
+    for _, look in prefetch(source.refs(), looked):
         if look is not None:
             yield look

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compact_hf.dataset.folder import replacing
 from compact_hf.dataset.formats import FORMATS
 from compact_hf.dataset.layout import DEFAULT_CONFIG
 from compact_hf.dataset.records import Part, open_part
 from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.storage import replace_directory
 
 
 def export(
@@ -49,7 +49,7 @@ def export(
     _refuse_taken(out)
     part = open_part(release, config=config, split=split)
     try:
-        with replacing(out, ours=lambda folder: False) as folder:
+        with replace_directory(out, ours=lambda folder: False) as folder:
             return _written(part, folder, FORMATS[format])
     except OSError as error:
         raise ReleaseError(

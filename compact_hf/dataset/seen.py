@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from compact_hf.dataset.ahead import with_results
 from compact_hf.errors import JournalError
-from compact_hf.runs.filesystem import on_network_file_system
+from compact_hf.storage import on_network_file_system, prefetch
 
 T = TypeVar("T")
 
@@ -63,7 +62,7 @@ class Seen:
             item, name, body = of
             return body if body is not None or name is None else look(item)
 
-        for (item, name, before), body in with_results(known(), found):
+        for (item, name, before), body in prefetch(known(), found):
             if name is not None and before is None and body is not None:
                 with self._open() as db:
                     db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (name, body))

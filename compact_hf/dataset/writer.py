@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from compact_hf.dataset.ahead import with_results
 from compact_hf.dataset.card import CARD, CHANGELOG, LICENSES, card, is_release
 from compact_hf.dataset.card_pictures import drawn, write_pictures
 from compact_hf.dataset.changelog import first_entry
-from compact_hf.dataset.folder import replacing
 from compact_hf.dataset.layout import leaf_of, split_of
 from compact_hf.dataset.parquet import ParquetFolder
 from compact_hf.dataset.provenance import Making
@@ -28,6 +26,7 @@ from compact_hf.images.clean import clean
 from compact_hf.images.codec import PictureError
 from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Reject, Row
+from compact_hf.storage import prefetch, replace_directory
 
 _VERSION: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
 
@@ -65,7 +64,7 @@ def write(
             f"{license!r} is no licence that the Hub's cards know; there are {', '.join(sorted(LICENSES))}"
         )
     try:
-        with replacing(out, ours=is_release) as folder:
+        with replace_directory(out, ours=is_release) as folder:
             tally = Tally()
             shards = _write_shards(_counted(rows, tally), folder)
             if not shards:
@@ -85,7 +84,7 @@ def write(
 
 def _write_shards(rows: Iterable[Row], folder: Path) -> dict[tuple[str, str], Shards]:
     with ParquetFolder(folder, features()) as files:
-        for row, picture in with_results(rows, _picture):
+        for row, picture in prefetch(rows, _picture):
             files.add(leaf_of(row.k, row.image_id), split_of(row.k, row.image_id), record(row, picture))
         return files.close()
 

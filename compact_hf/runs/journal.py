@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from filelock import FileLock, Timeout
 
 from compact_hf.runs.database import FILE_NAME, connect, spoken
-from compact_hf.runs.filesystem import on_network_file_system
+from compact_hf.storage import on_network_file_system
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
 from compact_hf.teachers.base import Reply, Role

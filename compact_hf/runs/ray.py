@@ -39,6 +39,7 @@ _RETRIES: Final = 20
 
 
 def generate_on_ray(
+    generate: Callable[..., Standing],
     source: str,
     out: str | Path,
     *,
@@ -53,6 +54,7 @@ def generate_on_ray(
     in flight; the same call goes on.
 
     Args:
+        generate (`Callable[..., Standing]`): the method's function of a module, which the machines import.
         source (`str`): as for `generate`.
         out (`str | Path`): where the shards' run folders are collected: new, empty, or this same run's. It may lie
             on a network file system.
@@ -80,7 +82,7 @@ def generate_on_ray(
         source = str(Path(source).resolve())
     with held(Path(out), shards) as run, _ray() as ray:
         gpus = 1 if "local" in named and ray.cluster_resources().get("GPU") else 0
-        work = _Work(ray, Path(out), run, source, settings, gpus, on_progress)
+        work = _Work(ray, Path(out), run, generate, source, settings, gpus, on_progress)
         return run_to_end(partial(work.go, parts))
 
 
@@ -91,6 +93,7 @@ class _Work:
     ray: Any
     out: Path
     run: str
+    generate: Callable[..., Standing]
     source: str
     settings: dict[str, Any]
     gpus: int
@@ -140,7 +143,7 @@ class _Work:
             max_retries=_RETRIES,
             scheduling_strategy="SPREAD",
         )
-        return task.remote(board, self.run, part, str(self.out / part.folder), self.source, self.settings)
+        return task.remote(board, self.run, part, str(self.out / part.folder), self.generate, self.source, self.settings)
 
     def _on(self, node: str, *, soft: bool) -> Any:
         return self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)

@@ -1,7 +1,7 @@
 """What runs on a Ray cluster's machines: one task for each shard, and one board over which they and the driver speak.
 
 In: a shard and the settings of `generate`. Out: its journal, again and again while it grows, from that machine's disk.
-Functions and classes here become tasks and actors in on_ray.py.
+Functions and classes here become tasks and actors in ray.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any, Final, Self
 
 from compact_hf.runs.snapshot import add_snapshot, snapshot
 from compact_hf.errors import CompactError, IdentityError, StoppedEarly, TeacherError, UsageError
-from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.standing import Standing
 
@@ -90,7 +89,15 @@ class Board:
         self._stopping = True
 
 
-def run_shard(board: Any, run: str, shard: Shard, home: str, source: str, settings: dict[str, Any]) -> Ended:
+def run_shard(
+    board: Any,
+    run: str,
+    shard: Shard,
+    home: str,
+    generate: Callable[..., Standing],
+    source: str,
+    settings: dict[str, Any],
+) -> Ended:
     """Be the task: work on a shard in this machine's temporary folder, from the newest journal there is of it.
 
     Args:
@@ -98,7 +105,7 @@ def run_shard(board: Any, run: str, shard: Shard, home: str, source: str, settin
         run (`str`): the run's name.
         shard (`Shard`): which part to work on.
         home (`str`): where the driver collects it, for errors about it.
-        source, settings: what `generate` takes.
+        generate: the method's function, and source, settings: what it takes.
     """
     import ray
 

@@ -142,7 +142,9 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
 ) -> None:
     out, shown = tmp_path / "out", list[Standing]()
     with GeminiServer(accept_rate=0.7) as server:
-        standing = generate_on_ray(str(pictures), out, shards=2, teacher_url=server.url, on_progress=shown.append)
+        standing = generate_on_ray(
+            generate, str(pictures), out, shards=2, teacher_url=server.url, on_progress=shown.append
+        )
         assert released(out) == whole(pictures, tmp_path / "run")
         assert not on_disk(out, PARTS[0]).parent.exists()
         # The picture that is there twice is asked about by both, and dropped from one.
@@ -150,7 +152,7 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
         assert standing.sent == len(server.asked)
         assert shown[-1] == standing
         answered = len(server.asked)
-        again = generate_on_ray(str(pictures), out, shards=2, teacher_url=server.url)
+        again = generate_on_ray(generate, str(pictures), out, shards=2, teacher_url=server.url)
         assert (again.sent, len(server.asked)) == (0, answered)
     assert capfd.readouterr().out == ""
 
@@ -159,7 +161,7 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
 @pytest.mark.usefixtures("cluster")
 def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
-        standing = generate_on_ray(str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
+        standing = generate_on_ray(generate, str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
     assert standing.finished == standing.pictures == 5
     assert released(tmp_path / "out") == whole(few, tmp_path / "run", limit=5)
 
@@ -182,7 +184,7 @@ def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path
         return None
 
     with GeminiServer(accept_rate=0.7, latency_s=0.05 if folder_is == "kept" else 0.5, fault=kill) as server:
-        standing = generate_on_ray(str(few), out, shards=2, teacher_url=server.url, concurrency=2)
+        standing = generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, concurrency=2)
     assert (standing.finished, len(killed_at)) == (7, 1)
     assert len(kept) > 3
     assert not kept & keys(server.asked[killed_at[0] + 1 :], few)
@@ -193,7 +195,7 @@ def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path
 @pytest.mark.usefixtures("cluster")
 def test_a_refused_key_ends_all_shards_with_the_teachers_line(pictures: Path, tmp_path: Path) -> None:
     with GeminiServer(key="another") as server, pytest.raises(TeacherError) as refused:
-        generate_on_ray(str(pictures), tmp_path / "out", shards=2, teacher_url=server.url)
+        generate_on_ray(generate, str(pictures), tmp_path / "out", shards=2, teacher_url=server.url)
     assert str(refused.value).startswith("shard 1/2 on ")
     assert "refuses the key" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -203,9 +205,9 @@ def test_a_refused_key_ends_all_shards_with_the_teachers_line(pictures: Path, tm
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_other_settings_are_refused_as_without_ray(tmp_path: Path) -> None:
-    generate_on_ray("scenes:4", tmp_path / "out", shards=2)
+    generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2)
     with pytest.raises(UsageError, match=rf"{tmp_path}/out/shard-1-of-2 holds another run \(seed was 0, now 1\)"):
-        generate_on_ray("scenes:4", tmp_path / "out", shards=2, seed=1)
+        generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2, seed=1)
 
 
 @pytest.mark.slow
@@ -220,13 +222,13 @@ def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tm
     out, rpm, requests = tmp_path / "out", 300.0, 41
     with GeminiServer(accept_rate=0.7, fault=note) as server:
         with pytest.raises(StoppedEarly, match="max"):
-            generate_on_ray(str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=requests)
+            generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=requests)
         assert len(server.asked) == requests
         seconds = times[-1] - times[0]
         # Each shard may begin with what a second brings.
         assert requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
         assert requests > rpm / 60 * seconds * 0.55
-        assert generate_on_ray(str(few), out, shards=2, teacher_url=server.url).finished == 7
+        assert generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url).finished == 7
     assert released(out) == whole(few, tmp_path / "run")
 
 
@@ -234,10 +236,11 @@ CHILD = """
 import sys
 import tempfile
 from compact_hf.errors import CompactError
+from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.ray import generate_on_ray
 
 try:
-    generate_on_ray(sys.argv[1], sys.argv[2], shards=2, teacher_url=sys.argv[3], concurrency=2)
+    generate_on_ray(generate, sys.argv[1], sys.argv[2], shards=2, teacher_url=sys.argv[3], concurrency=2)
 except CompactError as error:
     print(type(error).__name__, error, file=sys.stderr)
     sys.exit(error.exit_status)
@@ -285,7 +288,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert not any(KEY.encode() in command for command in commands)
     with GeminiServer(accept_rate=0.7) as server:
-        generate_on_ray(str(few), out, shards=2, teacher_url=server.url)
+        generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url)
     assert not kept & keys(server.asked, few)
     assert released(out) == whole(few, tmp_path / "run")
 
@@ -335,4 +338,4 @@ def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
     monkeypatch.setattr(f"compact_hf.runs.ray.{what}", getattr(import_module(module.stem), what))
     module.unlink()
     with pytest.raises(CompactError, match=r"a machine of the Ray cluster cannot load .*No module named 'only_here"):
-        generate_on_ray("scenes:4", tmp_path / "out", shards=2)
+        generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2)

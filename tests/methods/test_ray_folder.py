@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import CompactError, JournalError, UsageError
+from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.ray import generate_on_ray
 from compact_hf.runs.ray_folder import held
 
@@ -33,14 +34,14 @@ def test_what_cannot_be_cut_is_refused_before_anything_begins(
     settings: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=told):
-        generate_on_ray("scenes:20", tmp_path / "out", **settings)
+        generate_on_ray(generate, "scenes:20", tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_cluster_where_nobody_answers_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(CompactError, match=r"no Ray cluster can be reached .*ConnectionRefused.* RAY_ADDRESS"):
-        generate_on_ray("scenes:4", tmp_path / "out", shards=2)
+        generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2)
 
 
 def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from compact_hf.dataset.folder import replacing
 from compact_hf.errors import ReleaseError, TuningError, UsageError
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.models.llava.card import write_card
@@ -25,6 +24,7 @@ from compact_hf.models.llava.provenance import RECORD, Record, record_at
 from compact_hf.models.llava.room import Room, refuse_small_disk, refuse_small_memory, room_needed
 from compact_hf.models.llava.weights import memory_needed, weights_found, write_weights
 from compact_hf.models.progress import without_progress_bars
+from compact_hf.storage import replace_directory
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaProcessor
@@ -154,7 +154,7 @@ def _assemble(
     refuse_small_memory(memory_needed(weights))
     record = _record(parts, dtype, config, on_note)
     try:
-        with replacing(out, ours=lambda folder: False) as folder:
+        with replace_directory(out, ours=lambda folder: False) as folder:
             write_weights(weights, folder, on_progress=on_progress)
             _write_rest(folder, parts, config, processor, record, weights)
     except ReleaseError as error:  # another process is writing it, or it was filled in the meantime

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.runs.filesystem import MOUNTS, on_network_file_system
+from compact_hf.storage import MOUNTS, on_network_file_system
 
 MOUNTINFO = """\
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
@@ -80,5 +80,5 @@ def test_this_machine_can_be_asked() -> None:
 
 
 def test_a_system_without_mountinfo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compact_hf.runs.filesystem.MOUNTS", tmp_path / "missing")
+    monkeypatch.setattr("compact_hf.storage.MOUNTS", tmp_path / "missing")
     assert on_network_file_system(tmp_path) is None

@@ -1,0 +1,144 @@
+"""Directories that are replaced at once, ordered work in threads, and what kind of file system a path is on.
+
+A directory is there completely, or not at all. The new one is built in a hidden sibling of `out` (same file system, so
+that a rename is enough) which also holds the lock and, for a moment, the directory that is replaced. A kill leaves
+`out` as it was or as it will be; the next call clears what was left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar
+
+from compact_hf.errors import ReleaseError
+
+
+@contextmanager
+def replace_directory(out: Path, *, ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give an empty folder to fill, which becomes `out` if the block ends without an exception.
+
+    Args:
+        out (`Path`): may exist if it is an empty folder, or one that `ours` accepts: that one is replaced.
+        ours (`Callable[[Path], bool]`): whether a folder that stands there may be replaced.
+
+    Raises:
+        ReleaseError: `out` holds something else, or another process is writing it.
+        OSError: the folder cannot be made or renamed.
+    """
+    from filelock import FileLock, Timeout
+
+    out = Path(os.path.abspath(out))  # `..` has no name to put a sibling beside
+    work = out.parent / f".{out.name}.writing"
+    new, old = work / "new", work / "old"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            try:
+                _put_back(old, out)  # a kill between the two renames below left it there
+                _refuse_other(out, ours)
+                for left in (old, new):
+                    shutil.rmtree(left, ignore_errors=True)
+                new.mkdir()
+                yield new
+                _refuse_other(out, ours)  # it may have changed in the meantime
+                if out.exists():
+                    out.rename(old)
+                new.rename(out)
+            finally:
+                _put_back(old, out)
+                shutil.rmtree(work, ignore_errors=True)
+    except Timeout:
+        raise ReleaseError(f"{out} is being written by another process; wait for it or choose another --out") from None
+
+
+def _put_back(old: Path, out: Path) -> None:
+    if old.exists() and not out.exists():
+        old.rename(out)
+
+
+def _refuse_other(out: Path, ours: Callable[[Path], bool]) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise ReleaseError(f"{out} is not a folder; a release is written to a new folder, choose another --out")
+    if any(out.iterdir()) and not ours(out):
+        raise ReleaseError(
+            f"{out} holds something other than an earlier release, and would be lost; "
+            "choose an --out that is new, empty, or a release without other files"
+        )
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_WORKERS: Final = 4
+_AT_ONCE: Final = 8  # items: handing over each by itself costs as much as hashing a picture
+_AHEAD: Final = 32  # items that may be finished and wait for their turn
+
+
+def prefetch(items: Iterable[T], work: Callable[[T], U]) -> Iterator[tuple[T, U]]:
+    """Yield each item with what `work` makes of it in a thread, in order; what `work` raises is raised here."""
+
+    def done(some: list[T]) -> list[tuple[T, U]]:
+        return [(item, work(item)) for item in some]
+
+    waiting: deque[Future[list[tuple[T, U]]]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ahead") as pool:
+        while some := list(islice(source, _AT_ONCE)):
+            waiting.append(pool.submit(done, some))
+            if len(waiting) == _AHEAD // _AT_ONCE:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+
+# Several machines may write to these at once. Names without `fuse.` in front. 9p and virtiofs are not among them: all
+# that a sandbox or a small virtual machine has (gVisor, Kata) may be one, used by a single kernel.
+_NETWORK: Final = frozenset(
+    "acfs afs beegfs ceph cifs coda davfs gcsfuse gfs gfs2 glusterfs goofys gpfs juicefs lustre mfs ncpfs nfs nfs4 "
+    "ocfs2 orangefs panfs pvfs2 rclone s3fs smb3 smbfs sshfs wekafs".split()
+)
+# ID PARENT DEVICE ROOT POINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS (proc_pid_mountinfo(5))
+_MOUNT: Final = re.compile(r"^(?:[^ \n]+ ){4}(?P<point>[^ \n]+) .*? - (?P<kind>[^ \n]+) ", re.MULTILINE)
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+
+
+def on_network_file_system(path: str | Path, *, mountinfo: str | None = None) -> str | None:
+    """Return the type of the network file system that `path` lies on, such as `nfs4`, `cifs` or `fuse.sshfs`.
+
+    Args:
+        path (`str | Path`): a file or folder, which need not exist yet.
+        mountinfo (`str`, *optional*, defaults to this process's): the text of Linux's /proc/PID/mountinfo.
+
+    Returns:
+        The type as the kernel writes it, or None: a local disk, or a system that does not tell (not Linux).
+    """
+    # First the path, as walking along it may mount something.
+    real = Path(path).resolve()
+    if mountinfo is None:
+        try:
+            mountinfo = os.fsdecode(MOUNTS.read_bytes())
+        except OSError:
+            return None
+    above = {real, *real.parents}
+    # Of two mounts on one folder the later one covers the earlier; `max` returns the first of equals.
+    found = [(point, kind) for point, kind in _mounts(mountinfo) if point in above][::-1]
+    _, kind = max(found, key=lambda mount: len(mount[0].parts), default=(real, ""))
+    return kind if kind.removeprefix("fuse.") in _NETWORK else None
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:
+    """Yield (mount point, type) in the order in which they were mounted."""
+    for mount in _MOUNT.finditer(mountinfo):
+        yield Path(_ESCAPE.sub(lambda escape: chr(int(escape[1], 8)), mount["point"])), mount["kind"]
