@@ -166,7 +166,7 @@ def _alone(asked: dict[str, Any]) -> dict[str, Any]:
     from google.genai import Client
     from google.genai.types import GenerateContentConfig, HttpOptions, Part
 
-    from compact_hf.images.encode import for_teacher
+    from compact_hf.images.codec import for_teacher
     from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 
     files = sorted(Path(asked["source"]).iterdir())[:1000]

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported, understand
 from compact_hf.scenes.render import png
+from compact_hf.scenes.scene import scene_of
 
 T = TypeVar("T")
 QUESTIONS = 3

@@ -31,7 +31,7 @@ from compact_hf.hub.errors import writing
 from compact_hf.hub.files import differences, tree
 from compact_hf.hub.push import standing
 from compact_hf.images.address import HUB, Address
-from compact_hf.images.llava import items_of
+from compact_hf.images.conversations import items_of
 from compact_hf.methods.compact.dry_run import plan
 from compact_hf.methods.compact.forecast import Forecast
 from compact_hf.methods.compact.tables import forecast_parts

@@ -12,9 +12,9 @@ from model import Answering
 from safety import LONGEST_QUESTION, Picture, question_of, refusal
 
 from compact_hf.errors import CompactError
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask as ask_scene
 from compact_hf.scenes.questions import supported
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import reserved, seed_of
 
 EXAMPLES: Final = 6

@@ -19,8 +19,8 @@ from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import TeacherError, TeacherUnavailableError
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.theme import spoken
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import supported
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import Scenes
 from compact_hf.teachers.base import Teacher
 

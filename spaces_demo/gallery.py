@@ -14,8 +14,8 @@ from urllib.parse import quote
 from compact_hf.errors import ReleaseError
 from compact_hf.records import Turn
 from compact_hf.reports.contact_sheet import Shown
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import Scenes
 
 _KS = (1, 2, 3)

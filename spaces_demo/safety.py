@@ -14,8 +14,7 @@ from gradio.data_classes import GradioRootModel, ImageData
 from gradio.utils import is_in_or_equal
 from pydantic import ConfigDict
 
-from compact_hf.images.clean import clean
-from compact_hf.images.codec import PictureError, loaded, opened, stripped
+from compact_hf.images.codec import PictureError, clean, loaded, opened, stripped
 from compact_hf.images.inspection import MIN_EDGE
 
 MOST_BYTES: Final = 10_000_000

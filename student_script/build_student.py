@@ -44,8 +44,8 @@ from compact_hf.config import read_config
 from compact_hf.errors import UsageError
 from compact_hf.models.llava.shipped import ALIGNED, FOLDER, TUNED, name_base
 from compact_hf.models.llava.tiny import STUDENT, build_tiny
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
+from compact_hf.scenes.scene import scene_of
 from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]

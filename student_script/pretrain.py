@@ -20,8 +20,7 @@ from patch_pretraining import heads
 from patch_pretraining import loss as seeing_loss
 
 from compact_hf.models.progress import without_progress_bars
-from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.scene import Scene
+from compact_hf.scenes.scene import Scene, scene_of
 
 if TYPE_CHECKING:
     import torch

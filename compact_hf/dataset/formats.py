@@ -18,8 +18,8 @@ from typing import Any, Final
 from compact_hf.dataset.parquet import ParquetFolder
 from compact_hf.errors import ReleaseError
 from compact_hf.images.codec import PictureError, stripped
+from compact_hf.images.conversations import IMAGE_MARK
 from compact_hf.images.inspection import image_id_of
-from compact_hf.images.llava import IMAGE_MARK
 
 Records = Iterable[dict[str, Any]]
 

@@ -22,9 +22,9 @@ from typing import Any
 from compact_hf.dataset.layout import INSTRUCTION
 from compact_hf.dataset.seen import Seen
 from compact_hf.errors import UsageError
+from compact_hf.images.conversations import IMAGE_MARK, Defect, items_of, messages_of, refuse_other_formats
 from compact_hf.images.folder import Folder
 from compact_hf.images.inspection import look
-from compact_hf.images.llava import IMAGE_MARK, Defect, items_of, messages_of, refuse_other_formats
 from compact_hf.records import Picture, Reject, Row, digest, from_json, to_json
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from compact_hf.dataset.seen import Seen
 from compact_hf.errors import ReleaseError
-from compact_hf.images.clean import clean
+from compact_hf.images.codec import clean
 from compact_hf.images.inspection import image_id_of
 from compact_hf.images.phash import perceptual_hash
 from compact_hf.records import Reject, Row

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.dataset.layout import INSTRUCTION, leaf_of, split_of
-from compact_hf.images.clean import clean
-from compact_hf.images.codec import PictureError, loaded, stripped
+from compact_hf.images.codec import PictureError, clean, loaded, stripped
 from compact_hf.records import MAX_CONFIDENCE
 
 Defect = tuple[str, str]

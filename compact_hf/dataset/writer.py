@@ -22,8 +22,7 @@ from compact_hf.dataset.schema import features, record
 from compact_hf.dataset.stats import Facts, Shards
 from compact_hf.dataset.tally import Tally
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.images.clean import clean
-from compact_hf.images.codec import PictureError
+from compact_hf.images.codec import PictureError, clean
 from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Reject, Row
 from compact_hf.storage import prefetch, replace_directory

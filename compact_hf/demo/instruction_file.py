@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
 from compact_hf.scenes.render import png
+from compact_hf.scenes.scene import scene_of
 
 FILE_NAME: Final = "instruction.json"
 # Far from the seeds 0 to N-1 that the demo generates from, so that no picture is in both parts.

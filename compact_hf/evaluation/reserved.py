@@ -15,9 +15,8 @@ from typing import Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.question import Question
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import SceneQuestion, ask, supported
-from compact_hf.scenes.scene import Scene
+from compact_hf.scenes.scene import Scene, scene_of
 from compact_hf.scenes.source import Scenes, reserved, seed_of
 
 SCENES: Final = "scenes:"

@@ -22,7 +22,7 @@ from compact_hf.evaluation.matching import Matching
 from compact_hf.evaluation.predict import judged
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.codec import MAX_EDGE
 from compact_hf.records import Picture, digest
 from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.interrupt import run_to_end

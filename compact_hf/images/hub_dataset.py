@@ -21,10 +21,8 @@ from typing import Any, Final
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
 from compact_hf.images.conversations import columns_of, shape_of
-from compact_hf.images.hub_repository import bars_on_a_terminal, cache_of, commit_of, license_of, readable
-from compact_hf.images.hub_rows import rows_of
-from compact_hf.images.listing import listing_of
-from compact_hf.images.rows import LoadedRows, Rows
+from compact_hf.images.hub_repository import bars_on_a_terminal, cache_of, commit_of, license_of, listing_of, readable
+from compact_hf.images.hub_rows import LoadedRows, Rows, rows_of
 from compact_hf.records import digest
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

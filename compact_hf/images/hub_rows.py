@@ -1,9 +1,8 @@
-"""Parquet files in a repository, read piece by piece: only row groups that are asked for cross the network, once.
+"""Rows of Parquet files in a repository of the Hub, of which only the row groups that are read are downloaded, once.
 
-In: the files of an address at a commit. Out: their rows. Footers say how many there are; a row group comes when the
-first of its rows is read, as a stream, and of its columns only those that are wanted. All of it is kept in the cache of
-`datasets`, each piece put there when it is whole: a row is read from a memory-mapped file from then on, also after a
-kill, in another process, and without the Hub.
+Footers say how many rows there are; a row group comes when the first of its rows is read, as a stream, and only with
+the columns that are wanted. All of it is kept in the cache of `datasets`, each piece put there when it is whole: a row
+is read from a memory-mapped file from then on, also after a kill, in another process, and without the Hub.
 """
 
 from __future__ import annotations
@@ -16,16 +15,73 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from filelock import FileLock
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.hub_repository import cache_of, keep, readable
-from compact_hf.images.listing import Listing
-from compact_hf.images.rows import BATCH
+from compact_hf.images.hub_repository import Listing, cache_of, keep, readable
 from compact_hf.records import digest
+
+BATCH: Final = 64
+"""Rows that are handed out at a time."""
+
+
+class Rows(Protocol):
+    """Rows by their number from 0, values as Arrow holds them: a picture is `{bytes, path}`, never decoded."""
+
+    def __len__(self) -> int: ...
+
+    def cell(self, number: int, column: str) -> Any:
+        """Return one value as a Python object; SourceError where the rows cannot be read any more."""
+        ...
+
+    def lengths(self, column: str) -> Iterator[int]:
+        """Yield how many values each row's list has, 0 for none, in the order of the rows."""
+        ...
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield all rows in their order as `pyarrow.Table` of at most `BATCH` rows."""
+        ...
+
+    def block(self, number: int) -> int | None:
+        """Return which of the pieces in which rows are fetched this one lies in; None where all of them are here."""
+        ...
+
+
+class LoadedRows:
+    """Rows in memory-mapped files.
+
+    Args:
+        rows (`datasets.Dataset`): as loaded.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def cell(self, number: int, column: str) -> Any:
+        """See `Rows.cell`."""
+        return self._rows[number][column][0].as_py()
+
+    def lengths(self, column: str) -> Iterator[int]:
+        """See `Rows.lengths`."""
+        import pyarrow.compute as pc
+
+        for batch in self._rows.select_columns([column]).iter(1000):
+            yield from (length or 0 for length in pc.list_value_length(batch[column]).to_pylist())
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """See `Rows.batches`."""
+        yield from self._rows.select_columns(list(columns)).iter(BATCH)
+
+    def block(self, number: int) -> None:  # noqa: ARG002 (the protocol names it)
+        """Return None: every row is here."""
+        return
+
 
 _AT_ONCE: Final = 8  # requests for footers
 _REQUEST_BYTES: Final = 8 * 2**20

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from compact_hf.images.codec import loaded, stripped
-from compact_hf.images.encode import on_white
+from compact_hf.images.codec import loaded, on_white, stripped
 
 BITS: Final = 64
 MAX_DISTANCE: Final = 10

@@ -19,10 +19,19 @@ from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
 from compact_hf.images.codec import PictureError
-from compact_hf.images.conversations import SHAPES, Exchange, Shape, columns_of, exchanges_of, shape_of
+from compact_hf.images.conversations import (
+    SHAPES,
+    Defect,
+    Exchange,
+    Shape,
+    columns_of,
+    exchanges_of,
+    items_of,
+    refuse_other_formats,
+    shape_of,
+)
 from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.images.inspection import image_id_of
-from compact_hf.images.llava import Defect, items_of, refuse_other_formats
 from compact_hf.images.source import Source
 
 _SCHEMA: Final = """

@@ -1,19 +1,158 @@
-"""Questions about a scene, with answers computed from its truth; and their verifier.
+"""Write questions about a scene with answers computed from its truth, and read them back.
 
-`ask` turns a combination of capabilities into a question that needs exactly these; `understand` is the other
-side: it reads nothing but the question's text and the truth.
+`ask` turns a combination of capabilities into a question that needs exactly these, in one of several wordings.
+`understand` reads nothing but the question's text and the truth: the same templates, read backwards, give the program
+again without knowing the scene.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
+from functools import cache
+from typing import Final
 
 from compact_hf.capabilities import canonical
-from compact_hf.scenes.program import answer, needed
+from compact_hf.scenes.kinds import CATEGORIES, KINDS, Category, category_of
+from compact_hf.scenes.phrases import read, write
+from compact_hf.scenes.program import Program, answer, needed
 from compact_hf.scenes.scene import Scene
 from compact_hf.scenes.search import find, supports
-from compact_hf.scenes.wording import read_question, write_question
+
+_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One way to ask.
+
+    Attributes:
+        asked (`str`): the capability of the answer.
+        text (`str`): with `{np}` for "the red kite", or `{nps}` for "red kites"; `{o}` for the noun of another
+            thing, `{n}` for a number.
+        of (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
+        aspect (`str`): as in `Program`.
+        bare (`bool`): only for a noun without constraints.
+    """
+
+    asked: str
+    text: str
+    of: tuple[Category, ...] = CATEGORIES
+    aspect: str = ""
+    bare: bool = False
+
+    def asks(self, program: Program) -> bool:
+        """Whether it can word `program`."""
+        return (
+            self.asked == program.asked
+            and self.aspect == program.aspect
+            and ("{n}" in self.text) == bool(program.count)
+            and not (self.bare and program.constraints)
+            and (self.asked == "scene_understanding" or category_of(program.noun) in self.of)
+        )
+
+
+_THINGS: Final[tuple[Category, ...]] = ("object", "animal")
+_ACTORS: Final[tuple[Category, ...]] = ("person", "animal")
+
+# Read from the top: a template that is also the beginning of another comes after it.
+TEMPLATES: Final = (
+    Template("scene_understanding", "What kind of place is this?"),
+    Template("scene_understanding", "In what kind of place is this scene set?"),
+    Template("scene_understanding", "Where does this scene take place?"),
+    Template("scene_understanding", "What sort of place does the picture show?"),
+    Template("color", "What color are the clothes of {np}?", ("person",)),
+    Template("color", "Which color does {np} wear?", ("person",)),
+    Template("color", "What color is the clothing of {np}?", ("person",)),
+    Template("color", "What is the color of {np}?", _THINGS),
+    Template("color", "Which color is {np}?", _THINGS),
+    Template("color", "What color is {np}?", _THINGS),
+    Template("shape", "What shape is the badge worn by {np}?", _ACTORS),
+    Template("shape", "What shape is the badge of {np}?", _ACTORS),
+    Template("shape", "What is the shape of the badge of {np}?", _ACTORS),
+    Template("shape", "What is the shape of {np}?", ("object",)),
+    Template("shape", "What shape does {np} have?", ("object",)),
+    Template("shape", "What shape is {np}?", ("object",)),
+    Template("text_recognition", "What does the badge of {np} say?", _ACTORS),
+    Template("text_recognition", "What word is on the badge of {np}?", _ACTORS),
+    Template("text_recognition", "Which word can be read on the badge worn by {np}?", _ACTORS),
+    Template("text_recognition", "What does {np} say?", ("object",)),
+    Template("text_recognition", "What word is on {np}?", ("object",)),
+    Template("text_recognition", "Which word can be read on {np}?", ("object",)),
+    Template("action_recognition", "What is {np} doing?", _ACTORS),
+    Template("action_recognition", "What is {np} busy doing?", _ACTORS),
+    Template("action_recognition", "What can {np} be seen doing?", _ACTORS),
+    Template("object_interaction", "What is someone doing to {np}?"),
+    Template("object_interaction", "What is a person doing to {np}?"),
+    Template("object_interaction", "What can someone be seen doing to {np}?"),
+    Template("object_recognition", "Of which kind are exactly {n} of the {nps}?"),
+    Template("object_recognition", "To which kind do exactly {n} of the {nps} belong?"),
+    Template("object_recognition", "What are exactly {n} of the {nps}?", ("object",)),
+    Template("object_recognition", "What kind of thing is {np}?", ("object",)),
+    Template("object_recognition", "What sort of creature is {np}?", ("animal",)),
+    Template("object_recognition", "Which species is {np}?", ("animal",)),
+    Template("object_recognition", "Who is {np}?", ("person",)),
+    Template("object_recognition", "What is {np}?", _THINGS),
+    Template("spatial_recognition", "In which plane of the picture is {np}?", aspect="depth"),
+    Template("spatial_recognition", "At what depth of the scene is {np}?", aspect="depth"),
+    Template("spatial_recognition", "On which side of the picture is {np}?", aspect="side"),
+    Template("spatial_recognition", "In which half of the picture is {np}?", aspect="side"),
+    Template("spatial_recognition", "In which formation are the {nps} laid out?", aspect="arrangement"),
+    Template("spatial_recognition", "What kind of arrangement do the {nps} form?", aspect="arrangement"),
+    Template("spatial_recognition", "What pattern do the {nps} form?", aspect="arrangement"),
+    Template("spatial_relationship", "On which side of the {o} is {np}?"),
+    Template("spatial_relationship", "To which side of the {o} is {np}?"),
+    Template("spatial_relationship", "Seen from the viewer, on which side of the {o} is {np}?"),
+    Template("counting", "How many {nps} does the picture show?"),
+    Template("counting", "How many {nps} can be seen?"),
+    Template("counting", "How many {nps} are there?"),
+    Template("counting", "What is the number of {nps}?"),
+)
+
+
+def write_question(program: Program, rng: random.Random) -> str:
+    """Return `program` as a question, in wording drawn by `rng`."""
+    template = rng.choice([template for template in TEMPLATES if template.asks(program)])
+    slots = {"o": program.other, "n": _NUMBERS.get(program.count, "")}
+    if "{np}" in template.text:
+        slots["np"] = write(program.noun, program.constraints, rng, plural=False)
+    if "{nps}" in template.text:
+        slots["nps"] = write(program.noun, program.constraints, rng, plural=True)
+    return template.text.format(**slots)
+
+
+def read_question(question: str) -> Program | None:
+    """Return what a question means; None where it is not one of the questions that scenes are asked."""
+    for template, pattern in _patterns():
+        match = pattern.fullmatch(question.strip())
+        if match is None:
+            continue
+        slots = match.groupdict()
+        if template.asked == "scene_understanding":
+            return Program(template.asked, "place")
+        phrase = read(slots.get("np") or slots["nps"])
+        if phrase is not None:
+            count = next((number for number, word in _NUMBERS.items() if word == slots.get("n")), 0)
+            return Program(template.asked, *phrase, template.aspect, slots.get("o") or "", count)
+    return None
+
+
+@cache
+def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
+    slots = {
+        "np": "(?P<np>the .+)",
+        "nps": "(?P<nps>.+)",
+        "o": f"(?P<o>{'|'.join(KINDS)})",
+        "n": f"(?P<n>{'|'.join(_NUMBERS.values())})",
+    }
+    compiled = []
+    for template in TEMPLATES:
+        pieces = re.split(r"\{(\w+)\}", template.text)
+        text = "".join(slots[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
+        compiled.append((template, re.compile(text)))
+    return compiled
+
 
 UNANSWERABLE = "unknown"
 """What `understand` answers where the question speaks of something that is not there, or not exactly once."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.scene import EVALUATION_SEEDS
+from compact_hf.scenes.scene import EVALUATION_SEEDS, scene_of
 
 _HOW = "scenes:N (seeds 0 to N-1) or scenes:A-B (seeds A to B-1)"
 

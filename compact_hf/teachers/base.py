@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from compact_hf.errors import SourceError
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import for_teacher
 from compact_hf.records import Task
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ from typing import Any, Final
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.records import Task, digest
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import SceneQuestion, ask, understand
-from compact_hf.scenes.scene import Scene
+from compact_hf.scenes.scene import Scene, scene_of
 from compact_hf.scenes.source import seed_of
 from compact_hf.teachers.base import Failure, Reply, Request
 

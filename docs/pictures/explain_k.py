@@ -11,9 +11,9 @@ from typing import Final
 
 from compact_hf.reports.cards import ladder
 from compact_hf.reports.contact_sheet import Entry
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
 from compact_hf.scenes.render import png
+from compact_hf.scenes.scene import scene_of
 
 SCENE: Final = 4
 ASKED: Final = (

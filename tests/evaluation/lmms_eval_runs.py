@@ -24,8 +24,8 @@ from compact_hf.dataset.writer import write
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS
 from compact_hf.images.inspection import image_id_of
 from compact_hf.records import Message, Row, Turn
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask, supported
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import reserved, seed_of
 from compact_hf.testing.openai import content_response
 from compact_hf.testing.server import LocalServer

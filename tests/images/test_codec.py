@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from compact_hf.images.clean import clean
-from compact_hf.images.codec import PictureError
+from compact_hf.images.codec import PictureError, clean
 from tests.images.made import HEIGHT, KINDS, ORIENTATION, REWRITTEN, SECRET, WIDTH, drawing, encoded, exif, photographs
 
 METADATA = {"exif", "xmp", "comment", "photoshop", "mp", "XML:com.adobe.xmp", "Raw profile type exif"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.images.llava import without_image_marks
+from compact_hf.images.conversations import without_image_marks
 
 
 @given(st.lists(st.sampled_from(["<image>", "<ima", "ge>", "\n", "word", " "])).map("".join))

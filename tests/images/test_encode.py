@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compact_hf.images.codec import PictureError
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import PictureError, for_teacher
 from tests.images.made import KINDS, REWRITTEN, SECRET, WIDTH, drawing, encoded, exif, photographs
 
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.address import Address
-from compact_hf.images.conversations import Exchange, exchanges_of, shape_of
+from compact_hf.images.conversations import Defect, Exchange, exchanges_of, shape_of
 from compact_hf.images.folder import Folder
 from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.images.inspection import image_id_of, look
-from compact_hf.images.llava import Defect
 from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
 from compact_hf.records import Picture, Reject
 from tests.teachers.asking import photograph

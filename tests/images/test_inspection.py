@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError
-from compact_hf.images.clean import clean
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import clean, for_teacher
 from compact_hf.images.folder import MAX_BYTES, Folder
 from compact_hf.images.inspection import look
 from compact_hf.records import Picture, Reject

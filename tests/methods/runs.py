@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import for_teacher
 from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.records import digest

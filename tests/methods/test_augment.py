@@ -28,8 +28,8 @@ from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.methods.compact.status import status
 from compact_hf.records import Task
 from compact_hf.runs.journal import Journal
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import understand
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.source import seed_of
 from compact_hf.teachers.base import Exposure, Reply, Request
 from compact_hf.testing.gemini import GeminiServer

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from compact_hf.errors import StoppedEarly, UsageError
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import for_teacher
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.runs.run import Terms

@@ -99,7 +99,7 @@ def journalled(run: Path) -> set[str]:
 
 def keys(asked: list[Asked], pictures: Path) -> set[str]:
     """Return the journal's keys of what a server was asked."""
-    from compact_hf.images.encode import for_teacher
+    from compact_hf.images.codec import for_teacher
     from compact_hf.images.inspection import image_id_of
     from compact_hf.records import digest
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import for_teacher
 from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status

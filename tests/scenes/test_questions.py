@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import UNANSWERABLE, SceneQuestion, ask, supported, understand
+from compact_hf.scenes.scene import scene_of
 from compact_hf.scenes.search import facts
 
 from .reader import read

@@ -12,9 +12,8 @@ from PIL import Image, ImageChops
 
 from compact_hf.records import from_json, to_json
 from compact_hf.scenes.kinds import ACTIONS, COLORS, INDOORS, KINDS, PLACES, SHAPES, VERBS, WORDS
-from compact_hf.scenes.layout import Depth, scene_of
 from compact_hf.scenes.render import png, render
-from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Scene, Thing
+from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Depth, Scene, Thing, scene_of
 
 seeds = st.integers(min_value=0, max_value=10**9)
 

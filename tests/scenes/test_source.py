@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.render import png
-from compact_hf.scenes.scene import EVALUATION_SEEDS
+from compact_hf.scenes.scene import EVALUATION_SEEDS, scene_of
 from compact_hf.scenes.source import Scenes, parse_scenes, reserved, seed_of
 
 FIRST = EVALUATION_SEEDS.start

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import ask
+from compact_hf.scenes.scene import scene_of
 
 from .reader import read
 

@@ -7,9 +7,9 @@ import random
 import pytest
 from captions import PLACE, WHOLE, conversation, glance, part, whole
 
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.phrases import read
 from compact_hf.scenes.program import chosen
+from compact_hf.scenes.scene import scene_of
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import patch_pretraining
 from patch_pretraining import heads, lessons, loss
 
-from compact_hf.scenes.layout import scene_of
-from compact_hf.scenes.scene import SIZE
+from compact_hf.scenes.scene import SIZE, scene_of
 
 SIDE = 10
 

@@ -12,9 +12,8 @@ from captions import conversation
 from pretrain import FIRST_SEED, Alignment, Step, align
 
 from compact_hf.models.llava.tiny import Size, build_tiny
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.render import render
-from compact_hf.scenes.scene import EVALUATION_SEEDS
+from compact_hf.scenes.scene import EVALUATION_SEEDS, scene_of
 
 SMALLEST = Size(
     image_edge=24, patch_edge=12, width=32, vision_heads=2, text_heads=2, vision_layers=1, text_layers=1, vocabulary=600

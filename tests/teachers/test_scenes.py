@@ -11,8 +11,8 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UsageError
-from compact_hf.scenes.layout import scene_of
 from compact_hf.scenes.questions import supported
+from compact_hf.scenes.scene import scene_of
 from compact_hf.teachers.base import Reply, Request
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.scenes import PLANTED, ScenesTeacher

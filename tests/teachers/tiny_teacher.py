@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from compact_hf.images.encode import for_teacher
+from compact_hf.images.codec import for_teacher
 from compact_hf.models.llava.tiny import build_tiny
 
 BATCH = 20

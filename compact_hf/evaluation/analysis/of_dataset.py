@@ -20,8 +20,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.analysis.readers import Asked, Kind, Readable, Row
 from compact_hf.images.address import HUB, Address
-from compact_hf.images.hub_repository import commit_of, readable
-from compact_hf.images.listing import listing_of
+from compact_hf.images.hub_repository import commit_of, listing_of, readable
 
 _TURNS: Final = ("image_id", "turns.question", "turns.answer", "turns.capabilities")
 _QUESTIONS: Final = ("image_id", "question", "answer", "capabilities")

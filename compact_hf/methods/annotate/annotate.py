@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.errors import StoppedEarly, TeacherError
-from compact_hf.images.encode import MAX_EDGE, checked_edge
+from compact_hf.images.codec import MAX_EDGE, checked_edge
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.methods.annotate.annotation import METHOD, annotate_picture
 from compact_hf.methods.annotate.parquet import write_table

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from compact_hf.images.encode import MAX_EDGE, checked_edge
+from compact_hf.images.codec import MAX_EDGE, checked_edge
 from compact_hf.images.questions import QuestionedPictures
 from compact_hf.methods.augment.prompts import rewriting_version
 from compact_hf.methods.augment.rewriting import BATCHED, METHOD, PRESET, augment_picture

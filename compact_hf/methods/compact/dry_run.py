@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import IdentityError
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.codec import MAX_EDGE
 from compact_hf.methods.compact.forecast import Forecast, forecast_for
 from compact_hf.methods.compact.preset import preset_named
 from compact_hf.methods.compact.status import Status, status

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from compact_hf.images.encode import MAX_EDGE
+from compact_hf.images.codec import MAX_EDGE
 from compact_hf.images.source import Source
 from compact_hf.methods.compact.conversation import converse
 from compact_hf.methods.compact.preset import METHOD, Preset, preset_named

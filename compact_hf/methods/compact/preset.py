@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError, did_you_mean
-from compact_hf.images.encode import MAX_EDGE, checked_edge
+from compact_hf.images.codec import MAX_EDGE, checked_edge
 from compact_hf.methods.compact.sampling import MAX_K
 
 METHOD: Final = "compact"
