@@ -124,7 +124,7 @@ def _peak_mb() -> int:
 
 def _ours(asked: dict[str, Any], late: list[float]) -> dict[str, Any]:
     from compact_hf import generate
-    from compact_hf.runs.database import FILE_NAME
+    from compact_hf.runs.journal import FILE_NAME
 
     run_in = asyncio.run
 

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import TeacherUnavailableError
 from compact_hf.images.inspection import image_id_of
-from compact_hf.methods.compact import filters, verification
+from compact_hf.methods import verification
+from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
 from compact_hf.methods.verification import filtered, request, verified

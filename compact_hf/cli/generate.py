@@ -15,7 +15,7 @@ from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
     from compact_hf.methods.compact.tables import Table
-    from compact_hf.runs.standing import Standing
+    from compact_hf.runs.run import Standing
 
 
 _PLANNED: Final = (

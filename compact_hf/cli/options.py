@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from compact_hf.cli.console import Bar
 
 if TYPE_CHECKING:
-    from compact_hf.runs.standing import Standing
+    from compact_hf.runs.run import Standing
 
 TERMS: Final = ("limit", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
 """The names under which `add_terms` leaves what was given."""

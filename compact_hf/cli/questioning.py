@@ -57,9 +57,7 @@ def _add_common(parser: argparse.ArgumentParser, judge: str) -> None:
 
 
 def _annotate(chosen: argparse.Namespace) -> int:
-    from compact_hf.methods.annotate.annotate import annotate
-    from compact_hf.methods.annotate.parquet import FILE_NAME
-    from compact_hf.methods.annotate.tables import summary_parts
+    from compact_hf.methods.annotate.annotate import FILE_NAME, annotate, summary_parts
 
     with Bar("pictures") as bar:
         found = annotate(chosen.dataset, chosen.out, **_settings(chosen, bar, _ASKED))

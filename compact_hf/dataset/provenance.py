@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from compact_hf.methods.compact.spending import ROLES, Spent, spent_by_role
+from compact_hf.methods.compact.status import ROLES, Spent, spent_by_role
 from compact_hf.runs.journal import Journal, Spending
 from compact_hf.runs.shards import runs_in
 from compact_hf.teachers.base import Role

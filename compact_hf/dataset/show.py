@@ -19,7 +19,7 @@ from compact_hf.dataset.show_run import of_run
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB
 from compact_hf.reports import cards, contact_sheet
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.shards import runs_in
 
 PAGE: Final = "contact_sheet.html"

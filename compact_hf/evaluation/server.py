@@ -24,9 +24,8 @@ from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.images.codec import MAX_EDGE
 from compact_hf.records import Picture, digest
-from compact_hf.runs.database import FILE_NAME
 from compact_hf.runs.interrupt import run_to_end
-from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.journal import FILE_NAME, Finished, Journal
 from compact_hf.runs.process import Process, Progress, Result
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.run import Terms, budget_of, checkpoints

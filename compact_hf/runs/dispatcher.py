@@ -1,20 +1,80 @@
-"""From a request to its reply: places in flight, rates, budget, retries, and the journal. One line for each teacher."""
+"""Send requests to teachers: concurrency, rate limits, budget, retries and the journal. One queue per teacher.
+
+The run's state is shared by its images and requests: what is active, what waits for a reply, and why the run ends.
+"""
 
 from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
+from compact_hf.errors import CompactError
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
-
-from compact_hf.runs.admission import Admission
+from compact_hf.runs.rate_limit import Admission
 from compact_hf.runs.budget import Budget
-from compact_hf.runs.course import Course, GivenUp
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Progress
 from compact_hf.errors import SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
+
+class GivenUp(Exception):
+    """A request that will not be answered in this session; its picture stays unfinished."""
+
+
+class Course:
+    """One run's course.
+
+    Args:
+        hands (`int`): pictures that may be in hand at the same time.
+        stop (`asyncio.Event`): once set, nothing new is sent.
+
+    Attributes:
+        active (`int`): pictures in hand.
+        moving (`int`): pictures and requests that do not wait for a reply.
+        exhausted (`bool`): there are no further pictures.
+        cut_short (`bool`): something was left undone because of `stop`.
+        ended_by (`CompactError | None`): what set `stop`, where that was not the caller.
+        when_idle (`Callable[[], Awaitable[None]]`): awaited whenever something begins to wait.
+    """
+
+    def __init__(self, hands: int, stop: asyncio.Event) -> None:
+        self.hands = hands
+        self.stop = stop
+        self.active = 0
+        self.moving = 0
+        self.exhausted = False
+        self.cut_short = False
+        self.ended_by: CompactError | None = None
+        self.when_idle: Callable[[], Awaitable[None]]
+
+    @property
+    def all_wait(self) -> bool:
+        """Whether every picture in hand waits and no other can start."""
+        return bool(self.active) and not self.moving and (self.exhausted or self.active == self.hands)
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncGenerator[None]:
+        """While this lasts, one thing that moved waits for a reply, its own or another's."""
+        self.moving -= 1
+        try:
+            await self.when_idle()
+            yield
+        finally:
+            self.moving += 1
+
+    def finish(self, why: CompactError) -> None:
+        """Stop the run, but for what is in flight: it is being paid for."""
+        self.ended_by = self.ended_by or why
+        self.stop.set()
+
+    def leave_undone(self) -> NoReturn:
+        """Give up a request because of `stop`."""
+        self.cut_short = True
+        raise GivenUp
+
 
 # So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
 _GIVEN_UP_IN_A_ROW: Final = 10

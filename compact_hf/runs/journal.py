@@ -1,4 +1,4 @@
-"""The journal: one SQLite file per run that holds all that was seen, asked and answered. The run folder is the run.
+"""The journal: one SQLite file per run that holds all that was seen, asked and answered. The run directory is the run.
 
 Whatever is written here survives a kill at any moment (WAL, one transaction a write), and whatever is found here is
 never asked again. A power cut may cost the last replies, never the file. Values are JSON; the journal knows neither
@@ -6,24 +6,69 @@ capabilities nor methods.
 """
 
 from __future__ import annotations
-
-import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from compact_hf.errors import JournalError
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-
 from filelock import FileLock, Timeout
-
-from compact_hf.runs.database import FILE_NAME, connect, spoken
 from compact_hf.storage import on_network_file_system
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
 from compact_hf.teachers.base import Reply, Role
+
+FILE_NAME: Final = "journal.sqlite"
+
+
+@contextmanager
+def spoken(run: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one line that says what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+        if "full" in said or "disk I/O" in said:
+            told = f"the disk under {run} is full or failing ({said}); make room and run the same command"
+        elif "locked" in said:
+            told = f"another process holds {run} ({said}); wait for it and run the same command"
+        elif "unable to open" in said or "readonly" in said:
+            told = f"{run / FILE_NAME} cannot be opened ({said}); let it and its folder be read and written"
+        else:
+            told = f"{run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
+        raise JournalError(told) from error
+
+
+def connect(run: Path, mode: str) -> sqlite3.Connection:
+    """Open the journal of a run folder; `mode` as in SQLite's URIs, `rwc` also sets the file up for a writer.
+
+    Raises:
+        JournalError: it cannot be opened, or is no SQLite file.
+    """
+    with spoken(run):
+        uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
+        # Autocommit: every write is its own transaction, on disk before it counts. One thread at a time uses it, not
+        # always the same: what is long to read at the start of a run is read beside the event loop.
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+        try:
+            if mode == "rwc":
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                # Whoever writes would now and then wait for the disk; `Journal.checkpoint` waits instead.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+    return connection
+
 
 JOURNAL_VERSION: Final = 2
 _LOCK_NAME: Final = "journal.lock"

@@ -1,11 +1,13 @@
-"""A run: a source's pictures, the teachers that are asked about them, and what that may cost. It knows no method.
+"""A run: a source's images, the teachers that are asked about them, and what that may cost. It knows no method.
 
-In: a method's process for a picture. Out: a run folder whose journal holds all that was asked and what came of it; the
-same call goes on where it stopped.
+A method gives a process for each image; what comes of it is in the journal of the run directory, and the same call
+resumes. `Standing` says how far a run is, for progress bars and callers.
 """
 
 from __future__ import annotations
-
+from dataclasses import dataclass
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.process import Progress
 import asyncio
 import contextlib
 import math
@@ -14,9 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
 from compact_hf.runs.budget import Budget
-from compact_hf.runs.journal import Finished, Journal
 from compact_hf.runs.interrupt import run_to_end
 from compact_hf.runs.process import Process, Progress
 from compact_hf.runs.rate_limit import Limits
@@ -26,9 +26,57 @@ from compact_hf.images.source import Source
 from compact_hf.records import Picture
 from compact_hf.runs.image_index import drawn, looked_at
 from compact_hf.runs.shards import Shard
-from compact_hf.runs.standing import Standing, Tally
 from compact_hf.teachers.prices import Price, price_in_words, prices_of
 from compact_hf.teachers.base import Reply, Role, Teacher
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands, for progress bars.
+
+    Attributes:
+        pictures (`int`): pictures to work on in all, as far as is known: fewer as some turn out to be unusable.
+        finished, kept (`int`): pictures that are done, and those of them that became conversations.
+        accepted (`int`): accepted questions.
+        sent, failures (`int`): requests of this session, and those that got no answer.
+        last_failure (`str`): the newest failure, one line, empty where there was none.
+    """
+
+    pictures: int
+    finished: int
+    kept: int
+    accepted: int
+    sent: int
+    failures: int
+    last_failure: str
+
+
+class Tally:
+    """Counts a run's pictures, those of earlier sessions included."""
+
+    def __init__(self, journal: Journal, listed: int, limit: int | None) -> None:
+        self.unusable = 0
+        self._listed = listed
+        self._limit = limit
+        self._finished, self._kept, self._accepted = journal.counts()
+
+    def add(self, finished: Finished) -> None:
+        self._finished += 1
+        self._kept += finished.accepted > 0
+        self._accepted += finished.accepted
+
+    def standing(self, progress: Progress) -> Standing:
+        usable = self._listed - self.unusable
+        return Standing(
+            # Earlier sessions may have gone beyond today's limit, or seen pictures that are gone.
+            pictures=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
+            finished=self._finished,
+            kept=self._kept,
+            accepted=self._accepted,
+            sent=progress.sent,
+            failures=progress.failures,
+            last_failure=progress.last_failure,
+        )
+
 
 DEFAULT_CONCURRENCY: Final = 16
 # What one request is taken to cost before there is any reply: a picture and a page of text in, a few lines out.

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final
 
-from compact_hf.runs.admission import Admission, Patience
+from compact_hf.runs.rate_limit import Admission, Patience
 from compact_hf.runs.dispatcher import Asking, Line
 from compact_hf.runs.budget import Budget
-from compact_hf.runs.course import Course, GivenUp
+from compact_hf.runs.dispatcher import Course, GivenUp
 from compact_hf.runs.journal import Finished, Journal
 from compact_hf.runs.process import Process, Progress
 from compact_hf.runs.rate_limit import Limits

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.errors import JournalError, UsageError
 
 _WRITTEN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.errors import JournalError
 
 _TABLES: Final = ("looks", "replies", "outcomes")

@@ -14,8 +14,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.provenance import making_of
 from compact_hf.errors import JournalError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.database import FILE_NAME
-from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.journal import FILE_NAME, Finished, Journal
 from compact_hf.teachers.base import Reply, Role
 
 from .samples import contents

@@ -14,7 +14,7 @@ import yaml
 from starlette.responses import Response
 
 from compact_hf.config import read_config
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from dataset_script.build_compact import Config, build
 from tests.doubles.hub.faults import Stalled
 from tests.doubles.hub.server import Asked, HubServer

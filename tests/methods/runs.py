@@ -12,8 +12,7 @@ from compact_hf.images.codec import for_teacher
 from compact_hf.images.inspection import image_id_of
 from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.records import digest
-from compact_hf.runs.database import FILE_NAME
-from compact_hf.runs.journal import Journal
+from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.testing.scripted_model import Asked, ModelServer
 
 PRESETS = ("paper", "efficient")

@@ -15,10 +15,8 @@ from starlette.responses import Response
 
 from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, JournalError, SourceError, StoppedEarly, TeacherError, UsageError
-from compact_hf.methods.annotate.annotate import annotate
+from compact_hf.methods.annotate.annotate import FILE_NAME, annotate, annotations_of, summary
 from compact_hf.methods.annotate.annotation import Annotated, Annotation
-from compact_hf.methods.annotate.parquet import FILE_NAME
-from compact_hf.methods.annotate.summary import annotations_of, summary
 from compact_hf.methods.compact.complexity import Pair
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status

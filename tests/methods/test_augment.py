@@ -22,8 +22,7 @@ from compact_hf.errors import StoppedEarly, UsageError
 from compact_hf.images.conversations import Exchange
 from compact_hf.images.questions import AskedRow
 from compact_hf.methods.annotate.annotate import annotate
-from compact_hf.methods.augment.augment import augment
-from compact_hf.methods.augment.rewriting import PRESET, augment_picture
+from compact_hf.methods.augment.augment import PRESET, augment, augment_picture
 from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.methods.compact.status import status
 from compact_hf.records import Task

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.methods.compact import filters, verification
+from compact_hf.methods import verification
+from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.conversation import Outcome, converse, outcome_of
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import preset_named

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from compact_hf.errors import StoppedEarly, TeacherUnavailableError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.standing import Standing
+from compact_hf.runs.run import Standing
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import Asked

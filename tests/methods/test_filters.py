@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE
-from compact_hf.methods.compact import filters, verification
+from compact_hf.methods import verification
+from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import PAPER, preset_named
 from compact_hf.methods.compact.prompts import several_prompt, verify_several_prompt
 from compact_hf.methods.verification import verified

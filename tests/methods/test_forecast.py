@@ -17,8 +17,7 @@ from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, UsageError
 from compact_hf.methods.compact.conversation import converse, outcome_of
 from compact_hf.methods.compact.dry_run import plan
-from compact_hf.methods.compact.expectation import Expected, Fate, expected
-from compact_hf.methods.compact.forecast import Forecast, fate_of, forecast_for
+from compact_hf.methods.compact.forecast import Expected, Fate, Forecast, expected, fate_of, forecast_for
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import EFFICIENT, PAPER, Preset
 from compact_hf.methods.compact.status import status

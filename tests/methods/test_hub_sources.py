@@ -27,7 +27,7 @@ from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.records import Row
 from compact_hf.dataset.publish import publish
 from compact_hf.methods.annotate.annotate import annotate
-from compact_hf.methods.annotate.summary import annotations_of
+from compact_hf.methods.annotate.annotate import annotations_of
 from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.methods.compact.generate import generate
 

@@ -24,13 +24,11 @@ from starlette.responses import Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.database import FILE_NAME
-from compact_hf.runs.journal import Journal
-from compact_hf.runs.ray import generate_on_ray
-from compact_hf.runs.ray_folder import RUN_FILE
+from compact_hf.runs.journal import FILE_NAME, Journal
+from compact_hf.runs.ray import RUN_FILE, generate_on_ray
 from compact_hf.runs.ray_worker import local_folder
+from compact_hf.runs.run import Standing
 from compact_hf.runs.shards import Shard, runs_in
-from compact_hf.runs.standing import Standing
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY, Asked
 

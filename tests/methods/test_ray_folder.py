@@ -9,8 +9,7 @@ import pytest
 
 from compact_hf.errors import CompactError, JournalError, UsageError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.ray import generate_on_ray
-from compact_hf.runs.ray_folder import held
+from compact_hf.runs.ray import generate_on_ray, held
 
 
 @pytest.fixture

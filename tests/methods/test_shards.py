@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from compact_hf.dataset.assemble import assemble
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
+from compact_hf.runs.run import Standing
 from compact_hf.runs.shards import Shard, runs_in
-from compact_hf.runs.standing import Standing
 from compact_hf.testing.gemini import GeminiServer
 
 COUNTS = st.integers(1, 20)

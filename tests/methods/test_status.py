@@ -20,8 +20,7 @@ from compact_hf.methods.compact.status import Status, status
 from compact_hf.methods.compact.tables import WIDTH, status_parts
 from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
-from compact_hf.runs.database import FILE_NAME
-from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.journal import FILE_NAME, Finished, Journal
 from compact_hf.teachers.base import Reply
 from compact_hf.teachers.prices import price_of
 from compact_hf.testing.gemini import GeminiServer

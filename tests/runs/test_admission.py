@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from compact_hf.runs.admission import Admission, Patience
+from compact_hf.runs.rate_limit import Admission, Patience
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.teachers.base import Failure
 

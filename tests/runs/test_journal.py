@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.journal import Finished, Journal
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from compact_hf.runs.admission import Patience
+from compact_hf.runs.rate_limit import Patience
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Process, Progress, Result
 from compact_hf.runs.rate_limit import Limits

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
 from compact_hf.records import Reject

@@ -34,7 +34,7 @@ from compact_hf.evaluation.scoring import Prediction
 from compact_hf.methods.compact.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.records import digest
-from compact_hf.runs.standing import Standing
+from compact_hf.runs.run import Standing
 
 _JUDGED: Final = "judged"
 

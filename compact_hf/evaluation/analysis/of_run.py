@@ -15,8 +15,7 @@ from compact_hf.methods.annotate.annotation import METHOD as ANNOTATE
 from compact_hf.methods.annotate.annotation import annotated_of
 from compact_hf.methods.compact.conversation import outcome_of
 from compact_hf.methods.compact.preset import CONVERSING
-from compact_hf.runs.database import FILE_NAME
-from compact_hf.runs.journal import Journal
+from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import runs_in
 
 

@@ -13,12 +13,11 @@ from compact_hf.images.codec import MAX_EDGE
 from compact_hf.methods.compact.forecast import Forecast, forecast_for
 from compact_hf.methods.compact.preset import preset_named
 from compact_hf.methods.compact.status import Status, status
-from compact_hf.runs.asked import check_pictures, default_teacher
-from compact_hf.runs.database import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.rate_limit import Limits
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
 from compact_hf.runs.shards import Shard
-from compact_hf.runs.sources import open_source
+from compact_hf.runs.sources import check_pictures, default_teacher, open_source
 from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import FREE
 from compact_hf.teachers.registry import IN_BATCHES, full_name, ks_of, sources_of

@@ -1,23 +1,65 @@
 """Step 2, conversation generation: from the teacher's reply to a draft, or a reject with its reason.
 
-Each check is a small filter: it returns None where a draft passes and the reason where it does not.
+A reply is read only if it is the JSON that was asked for, alone or in one Markdown fence. Each check is a small filter:
+it returns None if a draft passes, and the reason if it does not.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from compact_hf.answers import is_uninformative, normalise, word_overlap
 from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, NumberedDraft
-from compact_hf.methods.compact.reading import by_number, read_json, said_of
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+class _Numbered(Protocol):
+    number: int
+
+
+Item = TypeVar("Item", bound=_Numbered)
+
+_FENCE: Final = "```"
+
+
+def read_json(schema: type[Read], text: str) -> Read:
+    """Return what the text says in the form of `schema`.
+
+    Raises:
+        pydantic.ValidationError: it is not that.
+    """
+    # Small local models like to fence their JSON. Both ends must be there: JSON that was cut is never repaired.
+    first, _, rest = text.strip().partition("\n")
+    if first.rstrip().lower() in (_FENCE, f"{_FENCE}json") and rest.endswith(_FENCE):
+        text = rest.removesuffix(_FENCE)
+    return schema.model_validate_json(text)
+
+
+def by_number(items: Sequence[Item], wanted: int) -> list[Item | None]:
+    """Return the items numbered 1 to `wanted` in that order, None for each that is missing or there twice.
+
+    Numbers that were not asked for are passed over: whatever carries one answers nothing.
+    """
+    times = Counter(item.number for item in items)
+    held = {item.number: item for item in items}
+    return [held[number] if times[number] == 1 else None for number in range(1, wanted + 1)]
+
+
+def said_of(error: ValidationError) -> str:
+    """Return in one line what is wrong with a reply, without quoting it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
+
 
 # RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8

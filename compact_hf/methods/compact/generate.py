@@ -15,13 +15,11 @@ from compact_hf.methods.compact.conversation import converse
 from compact_hf.methods.compact.preset import METHOD, Preset, preset_named
 from compact_hf.methods.compact.prompts import prompts_version
 from compact_hf.records import Picture
-from compact_hf.runs.asked import open_both
 from compact_hf.runs.image_index import read_again
 from compact_hf.runs.process import Process
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Terms
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Standing, Terms
 from compact_hf.runs.shards import Shard
-from compact_hf.runs.sources import open_source
-from compact_hf.runs.standing import Standing
+from compact_hf.runs.sources import open_both, open_source
 from compact_hf.teachers.base import Exposure
 
 
