@@ -92,7 +92,7 @@ def figures_drawn_once() -> Iterator[None]:
 
     Tests write hundreds of small datasets, whose figures would take four fifths of the time.
     """
-    from compact_hf.dataset import card_pictures, writer
+    from compact_hf.dataset import card, writer
 
     plots: dict[frozenset[Any], dict[str, Any]] = {}
     files: dict[frozenset[Any], dict[str, bytes]] = {}
@@ -100,13 +100,13 @@ def figures_drawn_once() -> Iterator[None]:
     def draw(combinations: Mapping[Any, int]) -> dict[str, Any]:
         counts = frozenset(combinations.items())
         if counts not in plots:
-            plots[counts] = card_pictures.drawn(combinations)
+            plots[counts] = card.drawn(combinations)
         return plots[counts]
 
     def write_files(figures: Mapping[str, Any], combinations: Mapping[Any, int], folder: Path) -> None:
         counts = frozenset(combinations.items())
         if counts not in files:
-            card_pictures.write_pictures(figures, combinations, folder)
+            card.write_pictures(figures, combinations, folder)
             files[counts] = {path: (folder / path).read_bytes() for path in figures}
         for path, data in files[counts].items():
             (folder / path).parent.mkdir(exist_ok=True)

@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from compact_hf.dataset.exclusions import Exclusions, ids_in, pictures_of
-from compact_hf.dataset.hygiene import Hygiene
-from compact_hf.dataset.image_similarity import checked_distance
+from compact_hf.dataset.exclusions import Exclusions, Hygiene, ids_in, pictures_of
+from compact_hf.dataset.image_similarity import Seen, checked_distance
 from compact_hf.dataset.instruction import instruction_rows as sampled_rows
-from compact_hf.dataset.layout import split_of
 from compact_hf.dataset.provenance import making_of
-from compact_hf.dataset.seen import Seen
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.selection import Selection, chosen, questions_of, selected
 from compact_hf.dataset.stats import Facts
 from compact_hf.dataset.writer import write

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from compact_hf.dataset.diff import KINDS, Difference
-from compact_hf.dataset.layout import DEFAULT_CONFIG
+from compact_hf.dataset.schema import DEFAULT_CONFIG
 from compact_hf.dataset.stats import Facts
 
 _TITLE: Final = "# Changelog\n"

@@ -1,16 +1,22 @@
-"""`compact diff A B`: in go two releases, out comes which rows, columns and configs differ.
+"""`compact diff A B`: which rows, columns and configs differ, and which version may follow.
 
     compact diff org/compact@v1.0.0 release
 
-A row is known by its id, a hash of its picture and text; of what is left, compositional rows of the same picture are
-one row with other turns. Of files with the same bytes on both sides only the footer is read, of the others every column
-but the pictures themselves, which `image_id` stands for: from the Hub this is a hundredth of the bytes. What grows with
-the number of rows is two ids and a digest for each.
+A row is known by its id, a hash of its image and text; of what is left, compositional rows of the same image are one
+row with other turns. Of files with the same bytes on both sides only the footer is read, of the others every column but
+the images themselves, which `image_id` stands for: from the Hub this is a hundredth of the bytes. Memory grows with the
+number of rows by two ids and a digest for each.
+
+Versions: a higher major version if code that loads the one before may fail (a column is gone, new or of another type; a
+config or a split is gone); a higher minor one if the same code loads other rows; a higher patch if it loads the very
+same images and messages. So a takedown is minor: what loaded before still loads, but two results on 1.2.0 and 1.2.1 may
+be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +27,56 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from compact_hf.dataset.card import CARD, header_in
-from compact_hf.dataset.layout import SPLITS, configs, order_of, place_of
 from compact_hf.dataset.reader import Folder, Held, held, of_file
-from compact_hf.dataset.versions import Step
+from compact_hf.dataset.schema import SPLITS, configs, order_of, place_of
 from compact_hf.errors import ReleaseError
+
+Step = Literal["major", "minor", "patch"]
+
+_NUMBERS: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+
+
+class Version(NamedTuple):
+    """Three numbers that compare as versions do."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+    @property
+    def tag(self) -> str:
+        """As the Hub's tags are called."""
+        return f"v{self}"
+
+
+def version_of(text: str) -> Version | None:
+    """Return the version that `X.Y.Z` or `vX.Y.Z` names, None for any other text."""
+    match = _NUMBERS.fullmatch(text)
+    return Version(*map(int, match.groups())) if match else None
+
+
+def highest(tags: Iterable[str]) -> Version | None:
+    """Return the highest version among tags, None where none of them is one; tags without `v` are not ours."""
+    return max((found for tag in tags if tag[:1] == "v" and (found := version_of(tag))), default=None)
+
+
+def lowest_after(version: Version, step: Step) -> Version:
+    """Return the lowest version that may follow `version` where a change takes this step.
+
+    >>> str(lowest_after(Version(1, 2, 3), "minor"))
+    '1.3.0'
+    """
+    match step:
+        case "major":
+            return Version(version.major + 1, 0, 0)
+        case "minor":
+            return Version(version.major, version.minor + 1, 0)
+        case "patch":
+            return Version(version.major, version.minor, version.patch + 1)
+
 
 Kind = Literal["added", "removed", "changed", "corrected"]
 Place = tuple[str, str]

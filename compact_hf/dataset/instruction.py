@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compact_hf.dataset.layout import INSTRUCTION
-from compact_hf.dataset.seen import Seen
+from compact_hf.dataset.image_similarity import Seen
+from compact_hf.dataset.schema import INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.images.conversations import IMAGE_MARK, Defect, items_of, messages_of, refuse_other_formats
 from compact_hf.images.folder import Folder

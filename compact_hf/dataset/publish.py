@@ -20,10 +20,9 @@ from typing import Any
 
 from compact_hf.dataset.card import CHANGELOG, header_of, is_foreign
 from compact_hf.dataset.changelog import published_text
-from compact_hf.dataset.diff import Difference, diff
+from compact_hf.dataset.diff import Difference, Version, diff, highest, lowest_after, version_of
 from compact_hf.dataset.reader import Repository
 from compact_hf.dataset.validate import validate
-from compact_hf.dataset.versions import Version, highest, lowest_after, version_of
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.files import files_of
 from compact_hf.hub.push import Pushed, Standing, push, standing

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
-from compact_hf.dataset.layout import place_of
+from compact_hf.dataset.schema import place_of
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.errors import reading
 from compact_hf.hub.files import tree

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.dataset.layout import INSTRUCTION, leaf_of, split_of
+from compact_hf.dataset.schema import INSTRUCTION, leaf_of, split_of
 from compact_hf.images.codec import PictureError, clean, loaded, stripped
 from compact_hf.records import MAX_CONFIDENCE
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Final
 
 from compact_hf.capabilities import canonical
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.methods.compact.balance import FEWEST, Positions
 from compact_hf.methods.compact.rows import with_turns

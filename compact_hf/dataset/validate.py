@@ -19,14 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.card import CARD, foreign_files, header_of, listed_configs, text_defects
-from compact_hf.dataset.card_pictures import picture_defects
-from compact_hf.dataset.layout import configs, file_name, order_of, place_of
-from compact_hf.dataset.parquet import MAX_GROUP_ROWS
+from compact_hf.dataset.card import CARD, foreign_files, header_of, listed_configs, picture_defects, text_defects
 from compact_hf.dataset.row_checks import defects
-from compact_hf.dataset.schema import features, features_in_card
-from compact_hf.dataset.stats import Facts, Shards
-from compact_hf.dataset.tally import Tally
+from compact_hf.dataset.schema import configs, features, features_in_card, file_name, order_of, place_of
+from compact_hf.dataset.stats import Facts, Shards, Tally
+from compact_hf.dataset.writer import MAX_GROUP_ROWS
 from compact_hf.errors import UsageError
 from compact_hf.hub.download import snapshot
 from compact_hf.images.address import HUB

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from compact_hf.dataset.versions import highest, version_of
+from compact_hf.dataset.diff import highest, version_of
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.errors import reading
 from compact_hf.hub.files import files_of, tree

@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.card import header_of
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.balance import Balance

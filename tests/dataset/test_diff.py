@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from compact_hf.cli.main import main
 from compact_hf.dataset.diff import Changes, Difference, diff
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.writer import write
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.records import Message, Row, Turn

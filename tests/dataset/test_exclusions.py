@@ -17,11 +17,9 @@ from PIL import Image
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.card import header_of
-from compact_hf.dataset.exclusions import Exclusions, ids_in, pictures_of
-from compact_hf.dataset.hygiene import Hygiene
-from compact_hf.dataset.image_similarity import near_pictures
-from compact_hf.dataset.layout import split_of
-from compact_hf.dataset.seen import Seen
+from compact_hf.dataset.exclusions import Exclusions, Hygiene, ids_in, pictures_of
+from compact_hf.dataset.image_similarity import Seen, near_pictures
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write
 from compact_hf.errors import SourceError, UsageError

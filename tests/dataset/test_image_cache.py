@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.looks import Looks
-from compact_hf.dataset.seen import FILE_NAME, Seen
+from compact_hf.dataset.image_similarity import FILE_NAME, Looks, Seen
 from compact_hf.errors import JournalError, ReleaseError
 from compact_hf.images import codec
 from compact_hf.methods.compact.generate import generate

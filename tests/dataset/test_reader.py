@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 from starlette.responses import Response
 
-from compact_hf.dataset.parquet import MAX_GROUP_BYTES, MAX_GROUP_ROWS
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import MAX_GROUP_BYTES, MAX_GROUP_ROWS, write
 from tests.doubles.hub.faults import Stalled, too_many, unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import File

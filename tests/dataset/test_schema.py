@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.dataset.layout import configs, file_name, leaf_of, order_of, place_of, split_of
+from compact_hf.dataset.schema import configs, file_name, leaf_of, order_of, place_of, split_of
 
 IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, chosen, count_by_k
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError

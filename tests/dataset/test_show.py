@@ -21,8 +21,7 @@ from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.examples import Chosen, Sample, Wanted
 from compact_hf.dataset.reader import held
-from compact_hf.dataset.show_release import of_release
-from compact_hf.dataset.show_run import of_run
+from compact_hf.dataset.show import of_release, of_run
 from compact_hf.dataset.writer import write
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
 from compact_hf.methods.compact.conversation import outcome_of

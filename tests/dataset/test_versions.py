@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.dataset.versions import Step, Version, highest, lowest_after, version_of
+from compact_hf.dataset.diff import Step, Version, highest, lowest_after, version_of
 
 numbers = st.integers(min_value=0, max_value=99)
 versions = st.builds(Version, numbers, numbers, numbers)

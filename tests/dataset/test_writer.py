@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compact_hf.dataset import parquet
+from compact_hf.dataset import writer
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write
 from compact_hf.errors import ReleaseError, UsageError
@@ -131,8 +131,8 @@ def test_the_same_rows_give_the_same_bytes_whatever_the_timing(tmp_path: Path) -
 def test_row_groups_and_files_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr(parquet, "MAX_GROUP_ROWS", 10)
-    monkeypatch.setattr(parquet, "MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr(writer, "MAX_GROUP_ROWS", 10)
+    monkeypatch.setattr(writer, "MAX_FILE_BYTES", 10_000)
     out = tmp_path / "out"
     facts = write((row(number) for number in range(95)), out, version="1.0.0")
     files = sorted((out / "data" / "k1").glob("train-*"))
@@ -150,7 +150,7 @@ def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: py
     import pyarrow.parquet as pq
 
     size = len(picture(1, file_format="PNG"))
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 3 * size + 10)
+    monkeypatch.setattr(writer, "MAX_GROUP_BYTES", 3 * size + 10)
     write((row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
     (file,) = (tmp_path / "out" / "data" / "k1").glob("train-*")
     metadata = pq.ParquetFile(file).metadata

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.writer import write
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS
 from compact_hf.images.inspection import image_id_of

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.layout import split_of
+from compact_hf.dataset.schema import split_of
 from compact_hf.dataset.selection import Selection, chosen, count_by_k, questions_of
 from compact_hf.errors import ReleaseError
 from compact_hf.evaluation.ablation.plan import Plan
