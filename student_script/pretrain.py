@@ -19,7 +19,7 @@ from captions import Exchange, conversation, glance
 from patch_pretraining import heads
 from patch_pretraining import loss as seeing_loss
 
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import without_progress_bars
 from compact_hf.scenes.scene import Scene, scene_of
 
 if TYPE_CHECKING:

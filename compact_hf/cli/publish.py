@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 def _publish(chosen: argparse.Namespace) -> int:
     from compact_hf.hub.space import holds_space
-    from compact_hf.models.files import holds_model
+    from compact_hf.models.loading import holds_model
 
     bars_on_a_terminal()
     is_model = holds_model(chosen.folder)

@@ -34,11 +34,12 @@ from compact_hf.evaluation.scoring import Results
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.models.llava.shipped import copy_aligned
-from compact_hf.models.progress import steps_in, without_progress_bars
+from compact_hf.models.loading import without_progress_bars
 from compact_hf.reports import cards, contact_sheet
 from compact_hf.reports.demo_page import render
 from compact_hf.runs.run import Standing
 from compact_hf.training.card_results import measured
+from compact_hf.training.child_output import steps_in
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.train import TrainingResult, tune

@@ -18,10 +18,9 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inputs import conversation, model_inputs, prompt_of
 from compact_hf.evaluation.shared import SharedInputs, can_share, shared_inputs
 from compact_hf.images.codec import opened, stripped
-from compact_hf.models import files as model_folder
+from compact_hf.models import loading
 from compact_hf.models.adapter import adapted, refuse_other_base
-from compact_hf.models.files import first_line
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import first_line, without_progress_bars
 from compact_hf.training.training_record import adapter_of
 
 Asked = Sequence[tuple[bytes, str]]
@@ -180,7 +179,7 @@ def located(model: str) -> Path:
     """
     named = None if Path(model).exists() else _NAMED.fullmatch(model)
     try:
-        return model_folder.located(named["name"], revision=named["revision"]) if named else model_folder.located(model)
+        return loading.located(named["name"], revision=named["revision"]) if named else loading.located(model)
     except TuningError as error:
         raise EvaluationError(str(error)) from error
 
@@ -191,7 +190,7 @@ def identity(model: str) -> str:
     Raises:
         EvaluationError: as `located`.
     """
-    return model_folder.identity_of(located(model))
+    return loading.identity_of(located(model))
 
 
 def _network(folder: Path) -> Any:
@@ -202,9 +201,9 @@ def _network(folder: Path) -> Any:
     """
     from transformers import AutoModelForImageTextToText
 
-    if model_folder.is_adapter(folder):
+    if loading.is_adapter(folder):
         adapter = adapter_of(folder)
-        base = model_folder.located(adapter.base, revision=adapter.base_revision)
+        base = loading.located(adapter.base, revision=adapter.base_revision)
         refuse_other_base(folder, base)
         network = adapted(folder, base)
     else:

@@ -25,7 +25,7 @@ from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
 from compact_hf.evaluation.question import Question
 from compact_hf.evaluation.row_pictures import RowPictures
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import without_progress_bars
 
 COMPOSITIONAL: Final = "compositional"
 FIELDS: Final = ("question", "answer", "image", "k", "capabilities", "id")

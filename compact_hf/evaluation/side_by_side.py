@@ -14,10 +14,9 @@ from typing import Any, Final, Literal
 
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inputs import model_inputs
-from compact_hf.models import files as model_folder
+from compact_hf.models import loading
 from compact_hf.models.adapter import adapter_at, attached, refuse_other_base
-from compact_hf.models.files import first_line
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import first_line, without_progress_bars
 
 BASE: Final = "base"
 TUNED: Final = "tuned"
@@ -153,14 +152,14 @@ def _located(model: str, adapter: str) -> tuple[Path, Path | None]:
         TuningError: one of them cannot be found, or the adapter is another base's.
     """
     if not adapter:
-        folder = model_folder.located(model)
-        if not model_folder.is_adapter(folder):
+        folder = loading.located(model)
+        if not loading.is_adapter(folder):
             return folder, None
         model, over = "", folder
     else:
-        over = model_folder.located(adapter)
+        over = loading.located(adapter)
     named = adapter_at(over)
-    base = model_folder.located(model) if model else model_folder.located(named.base, revision=named.base_revision)
+    base = loading.located(model) if model else loading.located(named.base, revision=named.base_revision)
     refuse_other_base(over, base)
     return base, over
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.files import ADAPTER_CONFIG, first_line
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import ADAPTER_CONFIG, first_line, without_progress_bars
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 

@@ -1,20 +1,238 @@
-"""Gemini as teacher or verifier: google-genai's requests, types and errors. The key comes from GEMINI_API_KEY or
-GOOGLE_API_KEY.
+"""Gemini as teacher or verifier: google-genai's requests, types and errors.
 
-In: requests with a prompt, a picture and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
-request, always with a time-out; the engine retries.
+The key comes from GEMINI_API_KEY or GOOGLE_API_KEY. A request has a prompt, an image and a pydantic schema; a reply is
+the model's JSON text, unparsed. One attempt a request, always with a time-out; the dispatcher retries.
+
+For every request google-genai copies the image several times and converts settings and schema anew, which takes more
+time than all the rest. So its own request of each kind is recorded once, with placeholders for image and prompt, and
+filled in from then on; address, headers, settings and schema are as the client wants them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final
+import json
+import re
+import warnings
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.gemini_protocol import failed, read_response
-from compact_hf.teachers.http import key_in, one_line, server_of
+from compact_hf.teachers.http import key_in, one_line, seconds, server_of, tokens
+
+if TYPE_CHECKING:
+    from google.genai.errors import APIError
+    from google.genai.types import GenerateContentConfig, GenerateContentResponse
+
+_OVERLOADED: Final = (429, 503)
+_BAD_KEY: Final = (401, 403)
+
+
+def config_for(request: Request) -> GenerateContentConfig:
+    """Return the settings of a request."""
+    from google.genai.types import GenerateContentConfig, ThinkingConfig, ThinkingLevel
+
+    # No temperature: current models no longer take it (RECIPE's marked departure).
+    return GenerateContentConfig(
+        response_mime_type="application/json",
+        response_schema=request.schema,
+        thinking_config=ThinkingConfig(thinking_level=ThinkingLevel.LOW),
+        store=False,
+    )
+
+
+def failed(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
+    """Say what an error of the service means: a failure of the request `key`, or the end of all asking.
+
+    `teacher` is the name under which it is spoken of; `secret`, the API key, is cut out of what the service says.
+    """
+    said = one_line(str(error.message or error.status or "no message").replace(secret, "<key>"))
+    if error.code in _BAD_KEY or "API_KEY_INVALID" in str(error.details):
+        return TeacherError(
+            f"{teacher} refuses the key ({error.code}: {said}); set a valid GEMINI_API_KEY and run the same command"
+        )
+    if error.code == 404:
+        name = teacher.partition(":")[0]
+        return TeacherError(
+            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher {name}:MODEL, "
+            "and check --teacher-url where one is given"
+        )
+    return Failure(
+        key,
+        f"{error.code} {said}",
+        overloaded=error.code in _OVERLOADED,
+        retry_after=retry_delay(error),
+        worth_retrying=error.code >= 500 or error.code in (408, 429),
+    )
+
+
+def retry_delay(error: APIError) -> float | None:
+    """Return the seconds that the server asks to wait, or None: the SDK itself ignores them.
+
+    They stand in `google.rpc.RetryInfo` in the error's body; proxies only send the header `Retry-After`.
+    """
+    body = error.details
+    for name in ("error", "details"):
+        body = body.get(name) if isinstance(body, Mapping) else None
+    for detail in body if isinstance(body, list) else ():
+        if isinstance(detail, Mapping) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
+            found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
+            if found:
+                return float(found[1])
+    return seconds(getattr(error.response, "headers", {}).get("retry-after", ""))
+
+
+def read_response(key: str, response: GenerateContentResponse, model: str) -> Reply | Failure:
+    """Turn a response into a reply. A blocked prompt, a blocked answer and an unfinished one are refusals."""
+    usage = response.usage_metadata
+    if not (response.candidates or response.prompt_feedback or usage):
+        # JSON, but of somebody else: not to be kept as an answer.
+        return Failure(key, "the reply holds nothing that Gemini's replies hold")
+    spent_in = tokens(usage.prompt_token_count) if usage else 0
+    spent_out = tokens(usage.candidates_token_count) + tokens(usage.thoughts_token_count) if usage else 0
+    text, refused = "", ""
+    if not response.candidates:
+        feedback = response.prompt_feedback
+        reason = feedback.block_reason if feedback else None
+        refused = f"prompt blocked: {reason.value}" if reason else "no candidates"
+    else:
+        candidate = response.candidates[0]
+        finish = candidate.finish_reason.value if candidate.finish_reason else "missing"
+        parts = (candidate.content.parts or []) if candidate.content else []
+        text = "".join(part.text for part in parts if part.text and not part.thought)
+        if finish != "STOP":
+            text, refused = "", f"finish reason {finish}"
+        elif not text:
+            refused = "empty answer"
+    return Reply(
+        key,
+        # JSON may spell halves of surrogate pairs, which are no text and cannot be written down.
+        text=text.encode(errors="replace").decode(),
+        refused=refused,
+        model=f"gemini:{one_line(response.model_version or model)}",
+        input_tokens=spent_in,
+        output_tokens=spent_out,
+    )
+
+
+_PROMPT: Final = "here stands the prompt"
+_PICTURE: Final = b"here stands the picture"
+_DROPPED: Final = ("content-length", "transfer-encoding")
+
+
+class Requests:
+    """Writes requests to one model.
+
+    Args:
+        model (`str`): without `models/`.
+        key (`str`): the API key.
+        url (`str | None`): another server than Google's.
+        timeout_s (`float`): for each step of a request, in seconds.
+    """
+
+    def __init__(self, model: str, *, key: str, url: str | None, timeout_s: float) -> None:
+        from google.genai import Client
+        from google.genai.types import HttpOptions
+
+        self._model = model
+        self._timeout_s = timeout_s
+        self._recorder = _Recorder()
+        options = HttpOptions(
+            base_url=url,
+            httpx_async_client=httpx.AsyncClient(transport=self._recorder),
+            # Never used; the client would make one of its own, which fails where a proxy is odd.
+            httpx_client=httpx.Client(trust_env=False),
+        )
+        self._client = Client(api_key=key, vertexai=False, http_options=options)
+        self._recorded: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}
+        self._recording = asyncio.Lock()
+
+    async def written(self, request: Request) -> httpx.Request:
+        """Return the HTTP request that asks what `request` says.
+
+        Raises:
+            SourceError: its picture cannot be read any more.
+            TeacherError: this google-genai writes requests in a way that is not understood here.
+        """
+        kind = request.schema, request.exposure is not None
+        async with self._recording:
+            if kind not in self._recorded:
+                self._recorded[kind] = await self._record(request)
+        recorded, parts = self._recorded[kind]
+        filled = [json.dumps(request.prompt)[1:-1].encode()]
+        if request.exposure is not None:
+            filled.insert(0, (await request.exposure.base64()).encode())
+        body = b"".join([parts[0], *(piece for pair in zip(filled, parts[1:], strict=True) for piece in pair)])
+        timeout = httpx.Timeout(self._timeout_s).as_dict()
+        return httpx.Request(
+            recorded.method, recorded.url, headers=recorded.headers, content=body, extensions={"timeout": timeout}
+        )
+
+    async def _record(self, request: Request) -> tuple[httpx.Request, list[bytes]]:
+        """Return the client's own request of this kind, and its body cut at picture and prompt."""
+        from google.genai.types import Content, Part
+
+        parts = [Part.from_text(text=_PROMPT)]
+        if request.exposure is not None:
+            parts.insert(0, Part.from_bytes(data=_PICTURE, mime_type="image/jpeg"))
+        await self._client.aio.models.generate_content(
+            model=self._model, contents=Content(role="user", parts=parts), config=config_for(request)
+        )
+        recorded = self._recorder.requests.pop()
+        rest, cut = recorded.content, []
+        for placeholder in ([urlsafe_b64encode(_PICTURE)] if request.exposure else []) + [_PROMPT.encode()]:
+            before, found, rest = rest.partition(placeholder)
+            if not found:
+                raise TeacherError("this google-genai writes requests in another way; install the version before it")
+            cut.append(before)
+        for name in _DROPPED:
+            recorded.headers.pop(name, None)
+        return recorded, [*cut, rest]
+
+
+class _Recorder(httpx.AsyncBaseTransport):
+    """Keeps the requests that it should send, and answers nothing."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.requests.append(request)
+        return httpx.Response(200, json={})
+
+
+def read(body: bytes) -> GenerateContentResponse:
+    """Return a response's body as the client's own type; what that type does not know yet is passed over.
+
+    Raises:
+        pydantic.ValidationError: it is not Gemini's JSON.
+        ValueError: it is no JSON.
+        RecursionError: it is nested without end.
+    """
+    from google.genai.types import GenerateContentResponse
+    from pydantic import ValidationError
+
+    try:
+        with warnings.catch_warnings():
+            # Of a finish reason that is newer than the client it warns on stderr; the reject says it.
+            warnings.simplefilter("ignore", UserWarning)
+            return GenerateContentResponse.model_validate_json(body)
+    except ValidationError as error:
+        unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+    # Python's own reader is slower, and takes halves of surrogate pairs.
+    data = json.loads(body)
+    for *way, name in unknown:
+        holder: Any = data
+        for step in way:
+            holder = holder[step]
+        del holder[name]
+    return GenerateContentResponse.model_validate(data)
+
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.
@@ -54,8 +272,7 @@ class Gemini:
         self._model = model
         self._timeout_s = timeout_s
         # Here and not when the first request comes: the imports take a second, in which nothing else could happen.
-        from compact_hf.teachers.connections import Connections
-        from compact_hf.teachers.gemini_requests import Requests
+        from compact_hf.teachers.http import Connections
 
         self._requests = Requests(model, key=self._key, url=url, timeout_s=timeout_s)
         self._connections = Connections()
@@ -80,8 +297,6 @@ class Gemini:
     async def _answer(self, request: Request) -> Reply | Failure:
         import httpx
         from google.genai.errors import APIError
-
-        from compact_hf.teachers.gemini_requests import read
 
         written = await self._requests.written(request)
         try:

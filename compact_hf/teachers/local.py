@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.local_generation import LocalModel, Shown
+from compact_hf.teachers.local_model import LocalModel, Shown
 
 if TYPE_CHECKING:
     from PIL import Image

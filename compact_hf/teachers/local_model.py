@@ -1,18 +1,26 @@
-"""Finding a vision-language model, saying at once what is wrong with it, and reading its weights.
+"""A vision-language model that writes JSON on this machine: find it, load it, and generate replies in batches.
 
-In: a folder or a repository of the Hub. Out: transformers' objects.
+Any image-text-to-text model of transformers will do, from a directory or the Hub; what is wrong with it is said at
+once. What it writes is held to each request's schema while it writes (xgrammar), so that a reply is that JSON, or was
+cut. Nothing here knows an event loop: local.py does the waiting and the batching.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.records import Task
+from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.http import one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
 # What transformers raises for a repository or folder that lacks something, or holds what it does not know.
 _CANNOT_LOAD: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -164,3 +172,157 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+# The longest draft that is let pass has 500 signs, about 125 tokens of English, and JSON around it; other scripts take
+# twice as many. A small model that repeats itself without end holds its whole batch up for so long.
+TOKENS_PER_QUESTION: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A request with its picture as pixels (RGB); None for a question that is asked blindly."""
+
+    request: Request
+    picture: Image.Image | None
+
+
+class LocalModel:
+    """Look a model up; its weights are read when the first batch comes.
+
+    Args:
+        model (`str`): a folder, or a repository of the Hub.
+        batch_size (`int`): requests that go into one batch; halved for good whenever the memory does not hold so many.
+
+    Attributes:
+        name (`str`): as it may be published: of a folder, its last part.
+
+    Raises:
+        UsageError: there is no such model, or it is none that can be shown a picture and asked.
+    """
+
+    def __init__(self, model: str, *, batch_size: int) -> None:
+        # First, as it brings torch and transformers along: where one of them is missing, so is this.
+        from xgrammar import GrammarCompiler, TokenizerInfo
+
+        self.batch_size = batch_size
+        self._place = located(model)
+        self.name = self._place.name
+        # The scores may be for more tokens than the tokenizer knows.
+        vocabulary = config_of(self._place).get_text_config().vocab_size
+        self._processor = processor_of(self._place)
+        # Where the JSON is complete the grammar allows nothing but the end: any one end token does for that.
+        self._end: int = self._processor.tokenizer.eos_token_id
+        try:
+            tokens = TokenizerInfo.from_huggingface(
+                self._processor.tokenizer, vocab_size=vocabulary, stop_token_ids=[self._end]
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"the tokenizer of {model} cannot be held to JSON: {line_of(error)}") from error
+        self._grammars = GrammarCompiler(tokens)  # with a cache
+        self._network: Any = None
+
+    def write(self, batch: Sequence[Shown], stopped: Callable[[], bool]) -> list[Reply | Failure]:
+        """Return one answer per request, in their order. Takes minutes where the weights are yet to be read.
+
+        Args:
+            batch: all with pictures, or all without.
+            stopped: asked before every token; once it says True, what is unfinished becomes failures.
+
+        Raises:
+            TeacherError: the weights cannot be read.
+        """
+        import torch
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        self._network = self._network or network_of(self._place)
+        try:
+            return self._written(batch, stopped)
+        except (RuntimeError, ValueError) as error:
+            # Said by a processor that cannot take a picture, and by a device. The error itself must not live on: what
+            # filled the memory hangs on its traceback.
+            said = line_of(error)
+            too_large = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+        if too_large:
+            clear_device_cache(garbage_collection=True)
+        if len(batch) == 1:
+            where = f"too large for the memory of {self._network.device}: " if too_large else ""
+            return [Failure(batch[0].request.key, f"{self.name}: {where}{said}", worth_retrying=False)]
+        middle = len(batch) // 2
+        if too_large:
+            self.batch_size = min(self.batch_size, middle)
+        # In halves it fits, or it comes out which request it is that fails.
+        return self.write(batch[:middle], stopped) + self.write(batch[middle:], stopped)
+
+    def _written(self, batch: Sequence[Shown], stopped: Callable[[], bool]) -> list[Reply | Failure]:
+        import torch
+        from transformers import StoppingCriteriaList
+        from xgrammar.contrib.hf import LogitsProcessor
+
+        def stop_all(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+            return torch.full((len(input_ids),), stopped(), device=input_ids.device)
+
+        # Without whitespace but one space after commas and colons. Where more is allowed, small models write newlines
+        # without end; where the order is free, xgrammar does not see to it that every field comes.
+        grammars = [self._grammars.compile_json_schema(shown.request.schema, any_whitespace=False) for shown in batch]
+        limits = [TOKENS_PER_QUESTION * _questions(shown.request) for shown in batch]
+        inputs = self._inputs(batch)
+        with torch.inference_mode():
+            tokens = self._network.generate(
+                **inputs,
+                max_new_tokens=max(limits),
+                eos_token_id=self._end,
+                pad_token_id=self._processor.tokenizer.pad_token_id,
+                logits_processor=[LogitsProcessor(grammars)],
+                stopping_criteria=StoppingCriteriaList([stop_all]),
+            )
+        if stopped():
+            return [Failure(shown.request.key, "ended before the answer was complete") for shown in batch]
+        counts = inputs["attention_mask"].sum(dim=1).tolist()
+        new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        return [
+            self._reply(shown.request, count, row[:limit])
+            for shown, count, row, limit in zip(batch, counts, new, limits, strict=True)
+        ]
+
+    def _inputs(self, batch: Sequence[Shown]) -> Any:
+        conversations = []
+        for shown in batch:
+            picture = [] if shown.picture is None else [{"type": "image", "image": shown.picture}]
+            prompt = {"type": "text", "text": shown.request.prompt}
+            conversations.append([{"role": "user", "content": [*picture, prompt]}])
+        return self._processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            # The template writes the special tokens itself; answers follow at the end, so padding stands in front;
+            # a maximum length that training left in the tokenizer is none of ours.
+            processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
+        ).to(self._network.device, dtype=self._network.dtype)
+
+    def _reply(self, request: Request, count: int, tokens: list[int]) -> Reply:
+        """Turn a row of new tokens, no more than its limit, into a reply: what has no end there was cut."""
+        text, refused = "", "finish reason MAX_TOKENS"
+        if self._end in tokens:
+            tokens = tokens[: tokens.index(self._end) + 1]
+            # With tidied spaces it would be another answer.
+            text = self._processor.tokenizer.decode(
+                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            refused = ""
+        return Reply(
+            request.key,
+            text=text,
+            refused=refused,
+            model=f"local:{self._place.version}",
+            input_tokens=count,
+            output_tokens=len(tokens),
+        )
+
+
+def _questions(request: Request) -> int:
+    """Return how many questions a request wants to be written or judged."""
+    subject = request.subject
+    return max(1, len(subject.combinations if isinstance(subject, Task) else subject))

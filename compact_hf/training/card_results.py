@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.files import identity_of
+from compact_hf.models.loading import identity_of
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.reports.differences import Difference, told
 from compact_hf.reports.score_charts import Interval, Score, accuracy, table

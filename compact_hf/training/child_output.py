@@ -1,4 +1,4 @@
-"""What a training process says, line by line in; the error that it means out.
+"""Read the output of a training process: how far it is, and the error that ended it.
 
 A training process ends with one of our own errors in one line, with another one's traceback, or killed. Launchers add
 reports of their own, which say nothing.
@@ -14,7 +14,7 @@ from typing import Final
 from compact_hf import errors
 from compact_hf.errors import CompactError, StoppedEarly, TuningError, UsageError
 from compact_hf.training.checkpoints import last_whole
-from compact_hf.training.shortage import NEEDED, SMALLER
+from compact_hf.training.memory import NEEDED, SMALLER
 
 KILLED: Final = 128 + signal.SIGKILL
 """The launcher's exit status where a training process was killed."""
@@ -24,6 +24,7 @@ _TELLING: Final = re.compile(
 )
 _USAGE: Final = re.compile(r"^compact tune: error: (.+)")
 _OURS: Final = re.compile(r"^(?:\[rank\d+\]: ?)?compact_hf\.errors\.(\w+): (.+)")
+_BAR: Final = re.compile(r"\s*\d+%\|.*?\| (\d+)/(\d+) \[")
 
 
 class Words:
@@ -65,3 +66,9 @@ class Words:
         checkpoint = last_whole(output_dir)
         where = f"with the checkpoint {checkpoint}" if checkpoint else "before the first checkpoint"
         return StoppedEarly(f"stopped {where}; the same command goes on")
+
+
+def steps_in(line: str) -> tuple[int, int] | None:
+    """Return how many of how many steps are done, where a line of training's output is its progress bar."""
+    found = _BAR.match(line)
+    return (int(found[1]), int(found[2])) if found else None

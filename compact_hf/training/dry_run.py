@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import without_progress_bars
 from compact_hf.training.arguments import (
     Arguments,
     Extras,

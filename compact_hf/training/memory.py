@@ -1,4 +1,4 @@
-"""How much memory training takes: a base's configuration and a recipe in, bytes for each device out, without weights.
+"""Estimate how much memory training takes, without weights, and report too little of it in one line.
 
 Parameters are counted on the meta device, in the model that PEFT makes of the base. Activations are counted too, not
 guessed: one and two decoder layers run forward on fake tensors of the largest batch, and what autograd keeps is summed.
@@ -10,14 +10,24 @@ guessed: one and two decoder layers run forward on fake tensors of the largest b
 
 Sharded runs (FSDP, ZeRO-3) divide the first three by the number of processes and add two gathered layers. Not counted:
 the CUDA context (about 0.5 GB), the tiles of the LM head and fragmentation; leave a tenth free. For small models on a
-CPU the estimate lies 1 to 13% above what torch's profiler measures (tests/training/test_dry_run.py).
+CPU the estimate is 1 to 13% above what torch's profiler measures (tests/training/test_dry_run.py).
+
+If the device surely has too little, training is refused. If torch cannot get what it asks for, its error is reported
+with the estimate. A process that the system kills cannot report anything: child_output.py then repeats what it said at
+its start.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+
+from compact_hf.errors import TuningError
 
 _STATES: Final = 2
 # A 4-bit weight with its share of bitsandbytes' scales (one byte for 64 of them, in double quantization).
@@ -188,3 +198,74 @@ def _kept_for_backward(module: Any, **inputs: Any) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.func.functional_call(module, own, kwargs=inputs)
     return sum(storage.nbytes() for number, storage in kept.items() if number not in parameters)
+
+
+NEEDED: Final = "memory for each device: "
+"""How the line begins that says the estimate before weights are read."""
+SMALLER: Final = (
+    "lower per_device_train_batch_size and raise gradient_accumulation_steps as much, set activation_checkpointing to "
+    "true, or train over 4 bits (llava15-7b-qlora)"
+)
+_LIGHTER: Final = "train a LoRA, over 4 bits (llava15-7b-qlora), or sharded over more devices (llava15-7b-lora-fsdp2)"
+_ABOVE: Final = 1.15
+"""How far an estimate may lie above what is taken (memory.py)."""
+_ASKED: Final = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
+
+
+def memory_there(device: Any) -> int:
+    """Return what one process may take on a device, in bytes: a GPU's memory, or its share of the machine's."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def needed_and_there(needed: Memory, there: int) -> str:
+    """Return both in words: `about 38 GB (weights 14, gradients 1.4, ...), and there are 25.4 GB`."""
+    names = ("weights", "gradients", "optimizer", "activations")
+    sizes = {name: size for name in names if (size := getattr(needed, name))}
+    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in sizes.items())
+    return f"about {_gigabytes(needed.total)} GB ({parts}), and there are {_gigabytes(there)} GB"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
+
+
+def refuse_too_little(needed: Memory, there: int) -> None:
+    """Refuse what surely does not fit.
+
+    Args:
+        needed (`Memory`): without activations where the batches are not known yet.
+        there (`int`): bytes that a device has.
+
+    Raises:
+        TuningError: with the estimate.
+    """
+    if needed.held <= there and needed.total <= _ABOVE * there:
+        return
+    advice = _LIGHTER if needed.held > there else SMALLER
+    raise TuningError(f"not enough memory: training takes {needed_and_there(needed, there)}; {advice}")
+
+
+@contextmanager
+def shortage_told(needed: Memory, there: int) -> Iterator[None]:
+    """Turn torch's failure to get memory, on whatever device, into one line with the estimate.
+
+    Raises:
+        TuningError: in the place of that failure.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not should_reduce_batch_size(error):
+            raise
+        asked = _ASKED.search(str(error))
+        told = f"{asked[1]} more could not be had; " if asked else ""
+        raise TuningError(
+            f"out of memory: {told}training takes {needed_and_there(needed, there)}; {SMALLER}"
+        ) from error

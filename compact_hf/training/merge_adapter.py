@@ -16,8 +16,7 @@ from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.adapter import Adapter, adapted, refuse_other_base
-from compact_hf.models.files import first_line, is_adapter, located
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.loading import first_line, is_adapter, located, without_progress_bars
 from compact_hf.records import to_json
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import FACTS, adapter_of, facts_of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
-from compact_hf.models.files import ADAPTER_CONFIG, is_adapter
+from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
 from compact_hf.reports.score_charts import loss
 from compact_hf.training.card_results import Measured
 from compact_hf.training.training_record import Facts, facts_of

@@ -24,7 +24,7 @@ from compact_hf.hub.errors import reading
 from compact_hf.hub.files import files_of, tree
 from compact_hf.hub.push import Pushed, push, standing
 from compact_hf.models.adapter import refuse_other_base
-from compact_hf.models.files import (
+from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     MODEL_CONFIG,
     first_line,

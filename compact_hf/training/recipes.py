@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError, did_you_mean
-from compact_hf.models.llava.chat_template import chat_template
+from compact_hf.models.llava.processor import chat_template
 
 _ENDING: Final = ".yaml"
 _MODEL: Final = re.compile(r"^model_name_or_path: .*$", re.MULTILINE)

@@ -31,16 +31,17 @@ from compact_hf.training.arguments import (
     version_in,
 )
 from compact_hf.training.checkpoints import last_whole, seconds_in, write_record
-from compact_hf.training.memory import Devices, estimate
-from compact_hf.training.row_screening import Screened
-from compact_hf.training.sampler import grouping_of
-from compact_hf.training.shortage import (
+from compact_hf.training.memory import (
     NEEDED,
+    Devices,
+    estimate,
     memory_there,
     needed_and_there,
     refuse_too_little,
     shortage_told,
 )
+from compact_hf.training.row_screening import Screened
+from compact_hf.training.sampler import grouping_of
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES: Final = "COMPACT_TUNE_PROCESSES"

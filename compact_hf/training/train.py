@@ -22,11 +22,10 @@ from types import MappingProxyType
 from typing import IO, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.training.checkpoints import claim, record_of
+from compact_hf.training.checkpoints import claim, pinned, record_of
 from compact_hf.training.child_output import Words
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
-from compact_hf.training.revision import pinned
 
 _GRACE: Final = 900.0
 """Seconds that a step and a checkpoint may take after Ctrl-C."""

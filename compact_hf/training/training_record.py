@@ -17,7 +17,7 @@ from typing import Any, Final
 from compact_hf.dataset.card import header_of
 from compact_hf.errors import TuningError
 from compact_hf.models.adapter import Adapter, adapter_at
-from compact_hf.models.files import is_adapter
+from compact_hf.models.loading import is_adapter
 from compact_hf.records import from_json
 
 FACTS: Final = "training.json"

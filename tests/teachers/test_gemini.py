@@ -16,8 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply
-from compact_hf.teachers.gemini import Gemini
-from compact_hf.teachers.gemini_protocol import retry_delay
+from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
 from compact_hf.testing.scripted_model import KEY, Asked
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
@@ -279,7 +278,7 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
     from google.genai import Client
     from google.genai.types import Content, HttpOptions, Part
 
-    from compact_hf.teachers.gemini_protocol import config_for
+    from compact_hf.teachers.gemini import config_for
 
     request = draft_request(COMBINATION, picture=photograph(300, 200))
     hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')

@@ -20,8 +20,8 @@ from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.compact.prompts import DraftsReply
 from compact_hf.teachers.base import Exposure, Failure, Reply, Request
 from compact_hf.teachers.gemini import Gemini
-from compact_hf.teachers.gemini_batch.jsonl import write_requests
 from compact_hf.teachers.gemini_batch.scheduler import Limits
+from compact_hf.teachers.gemini_batch.store import write_requests
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import KEY

@@ -24,11 +24,10 @@ from compact_hf.methods.compact.prompts import (
     VerdictReply,
     VerdictsReply,
 )
-from compact_hf.teachers import local, local_generation
+from compact_hf.teachers import local, local_model
 from compact_hf.teachers.base import Exposure, Failure, Reply, Request
 from compact_hf.teachers.local import Local
-from compact_hf.teachers.local_generation import TOKENS_PER_QUESTION
-from compact_hf.teachers.local_model import network_of
+from compact_hf.teachers.local_model import TOKENS_PER_QUESTION, network_of
 from tests.teachers.asking import photograph, put
 from tests.teachers.other_models import gemma, idefics
 from tests.teachers.tiny_teacher import untaught, with_bytes_as_llama_has_them
@@ -76,8 +75,8 @@ class Watched:
         self.steps = 0
         self._before = before
         self._seen = seen
-        patch.setattr(local_generation, "network_of", self._load)
-        patch.setattr(local_generation, "TOKENS_PER_QUESTION", tokens)
+        patch.setattr(local_model, "network_of", self._load)
+        patch.setattr(local_model, "TOKENS_PER_QUESTION", tokens)
 
     def _load(self, place: Any) -> Any:
         network = network_of(place)
@@ -136,7 +135,7 @@ def test_whatever_a_model_would_say_its_reply_has_the_schema(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = request.getfixturevalue(kind)
-    monkeypatch.setattr(local_generation, "network_of", babbling(model))
+    monkeypatch.setattr(local_model, "network_of", babbling(model))
     asked = [asking(number, SCHEMAS[number % 6], blind=number % 5 == 4) for number in range(48)]
     read: dict[str, list[BaseModel]] = {schema.__name__: [] for schema in SCHEMAS}
     for one, reply in zip(asked, put(Local(str(model), batch_size=24), asked), strict=True):

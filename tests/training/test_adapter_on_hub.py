@@ -143,7 +143,7 @@ publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with a card, an adapter as a training run leaves it, what was measured on it, and a picture."""
-    from compact_hf.models.files import identity_of
+    from compact_hf.models.loading import identity_of
 
     work = tmp_path_factory.mktemp("made")
     base = build_tiny(work / "base", texts(10), seed=0)
@@ -190,7 +190,7 @@ def server() -> Iterator[HubServer]:
 
 
 def measured_anew(work: Path) -> None:
-    from compact_hf.models.files import identity_of
+    from compact_hf.models.loading import identity_of
 
     path = work / "results" / "evaluation.json"
     told = json.loads(path.read_bytes())

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.training.checkpoints import WHOLE, claim, last_whole, record_of, seconds_in, write_record
-from compact_hf.training.revision import pinned
+from compact_hf.training.checkpoints import WHOLE, claim, last_whole, pinned, record_of, seconds_in, write_record
 
 SETTINGS = {"learning_rate": 0.001, "dataset_revision": None, "save_steps": 5, "env": {"HF_TOKEN": "hf_secret"}}
 

@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.chat_template import chat_template
+from compact_hf.models.llava.processor import chat_template
 from compact_hf.training.recipes import copy_recipe, read_recipe, recipe_names, recipe_path
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from compact_hf.errors import TuningError
 from compact_hf.training.child_output import KILLED, Words
-from compact_hf.training.memory import Memory
-from compact_hf.training.shortage import NEEDED, needed_and_there, refuse_too_little, shortage_told
+from compact_hf.training.memory import NEEDED, Memory, needed_and_there, refuse_too_little, shortage_told
 
 GB = 10**9
 TAKEN = Memory(weights=14 * GB, gradients=GB, optimizer=2 * GB, activations=23 * GB, parameters=1, trained=1)

@@ -21,9 +21,9 @@ from compact_hf.errors import ReleaseError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.methods.compact.sampling import Combination
-from compact_hf.models.progress import steps_in
 from compact_hf.records import from_json
 from compact_hf.training.checkpoints import record_of
+from compact_hf.training.child_output import steps_in
 from compact_hf.training.train import tune
 
 Tell = Callable[[str, int, int, str], None]

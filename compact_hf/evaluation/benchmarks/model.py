@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compact_hf.errors import EvaluationError, HubUnavailableError
 from compact_hf.hub.errors import reading
-from compact_hf.models.files import ADAPTER_CONFIG, MODEL_CONFIG, holds_model, is_adapter
+from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, holds_model, is_adapter
 
 
 @dataclass(frozen=True, slots=True)

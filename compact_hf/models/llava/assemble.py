@@ -1,15 +1,17 @@
-"""The base before instruction tuning, put together from its three parts: their places in, a folder (or repository) out.
+"""Assemble the base before instruction tuning from its three parts, after a check of disk and memory.
 
     compact base assemble --out llava-base
 
-The folder is what LLaVA-1.5 starts its instruction tuning from, in transformers' form: a language model (Vicuna), a
+The directory is what LLaVA-1.5 starts its instruction tuning from, in transformers' form: a language model (Vicuna), a
 vision tower (CLIP) and the projector that was pre-trained between them. It appears whole or not at all; what was
 downloaded stays in the Hub's cache, so the same call after an interruption only assembles anew.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +19,86 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from compact_hf.errors import ReleaseError, TuningError, UsageError
 from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.models.llava.card import write_card
 from compact_hf.models.llava.config import base_config, base_generation, base_processor
 from compact_hf.models.llava.parts import ROLES, Part, find
-from compact_hf.models.llava.provenance import RECORD, Record, record_at
-from compact_hf.models.llava.room import Room, refuse_small_disk, refuse_small_memory, room_needed
-from compact_hf.models.llava.weights import memory_needed, weights_found, write_weights
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.llava.provenance import RECORD, Record, record_at, write_card
+from compact_hf.models.llava.weights import memory_needed, weights_found, weights_needed, write_weights
+from compact_hf.models.loading import without_progress_bars
 from compact_hf.storage import replace_directory
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaProcessor
 
+    from compact_hf.models.llava.parts import Part
     from compact_hf.models.llava.weights import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that it takes.
+
+    Attributes:
+        download (`int`): into the Hub's cache, without what is there.
+        out (`int`): at most, in the folder.
+    """
+
+    download: int
+    out: int
+
+
+def room_needed(parts: tuple[Part, ...], config: LlavaConfig, dtype: str) -> Room:
+    """Return what assembling takes, before any weight is looked at: as stored, the parts' files bound it."""
+    import torch
+
+    shapes = weights_needed(config)
+    if dtype == "stored":
+        # The rows that are added are not in the files; CLIP's text side is, and is left out.
+        rows = 2 * (config.text_config.vocab_size - config.image_token_index) * config.text_config.hidden_size
+        out = sum(part.weight_bytes for part in parts) + rows * torch.float32.itemsize
+    else:
+        out = sum(map(math.prod, shapes.values())) * getattr(torch, dtype).itemsize
+    return Room(sum(part.bytes_to_fetch() for part in parts), out)
+
+
+def refuse_small_disk(out: Path, room: Room) -> None:
+    """Raise where the disks have no room.
+
+    Raises:
+        TuningError: they have not.
+    """
+    from huggingface_hub import constants
+
+    needs = [(_existing(out), room.out, "the base"), (_existing(Path(constants.HF_HUB_CACHE)), room.download, "parts")]
+    for place, _, _ in needs:
+        on_it = [(size, what) for other, size, what in needs if other.stat().st_dev == place.stat().st_dev and size]
+        needed, free = sum(size for size, _ in on_it), shutil.disk_usage(place).free
+        if needed > free:
+            told = " and ".join(f"{size / 1e9:.1f} GB for {what}" for size, what in on_it)
+            raise TuningError(
+                f"the disk of {place} has {free / 1e9:.1f} GB free, and it takes {told}; make room, choose another "
+                "--out, or set HF_HOME to a larger disk"
+            )
+
+
+def refuse_small_memory(needed: int) -> None:
+    """Raise where less memory is free than `needed` bytes.
+
+    Raises:
+        TuningError: it is not.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise TuningError(
+            f"{free / 1e9:.1f} GB of memory are free, and assembling takes {needed / 1e9:.1f} GB; end something else, "
+            "or use a larger machine"
+        )
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
 
 LANGUAGE_MODEL: Final = "lmsys/vicuna-7b-v1.5"
 VISION_TOWER: Final = "openai/clip-vit-large-patch14-336"

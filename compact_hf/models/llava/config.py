@@ -10,11 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.files import first_line
 from compact_hf.models.llava.parts import Part, read_json
-from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN, llava_processor
-from compact_hf.models.llava.tokenizer import llama_tokenizer
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN, llama_tokenizer, llava_processor
+from compact_hf.models.loading import first_line, without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LlavaConfig, LlavaProcessor

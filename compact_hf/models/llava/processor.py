@@ -1,14 +1,64 @@
-"""How LLaVA-1.5 sees and reads: a tokenizer and a picture's edge in, a processor that pads, scales and counts out."""
+"""LLaVA-1.5's processor: a Llama tokenizer, CLIP's image processor, and the chat template that TRL trains with.
+
+The tokenizer cuts text as SentencePiece does. Vicuna brings nothing but `tokenizer.model`; transformers 5.23 orders its
+merges by their number rather than by their score, which only shows if spaces follow each other: "a  b" becomes other
+tokens than those that Vicuna has learnt.
+
+With chat_template.jinja, TRL reads and learns what LLaVA's own preprocessing (`preprocess_v1` in llava/train/train.py)
+reads and learns: the same tokens, the same of them supervised, for a Llama tokenizer with `legacy` set
+(`lmsys/vicuna-7b-v1.5` says false) or not. It differs where LLaVA masks a whole row: if a message holds
+" ASSISTANT: ", or the last answer is empty, LLaVA learns nothing from the row, and this learns the answers. For a
+byte-level tokenizer, which LLaVA-1.5 has not, the two spaces that stand for SentencePiece's are real ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.models.llava.chat_template import chat_template
+from compact_hf.errors import TuningError
 
 if TYPE_CHECKING:
-    from transformers import LlavaProcessor
+    from transformers import LlamaTokenizer, LlavaProcessor
+
+
+def chat_template() -> str:
+    """Return LLaVA-1.5's conversation as a Jinja template with generation marks around what is to be learnt.
+
+    To train, it raises `jinja2.TemplateError` for a text that holds one of the tokenizer's own tokens, such as
+    `</s>` or `<image>`, and for roles that do not take turns; the message is one line that says so.
+    """
+    return (files("compact_hf.models.llava") / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def llama_tokenizer(model: Path, *, legacy: bool = False) -> LlamaTokenizer:
+    """Return the tokenizer of a SentencePiece model; it adds no first token, which the chat template writes.
+
+    Args:
+        model (`Path`): the file `tokenizer.model`.
+        legacy (`bool`): Llama's setting of that name: whether text after a special token begins with a space.
+            `lmsys/vicuna-7b-v1.5` says false; so does whatever transformers 5.23 saves, as it does not write it.
+
+    Raises:
+        TuningError: the file cannot be read, or holds no SentencePiece model.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    try:
+        # An empty one would pass for a model without pieces.
+        pieces = SentencePieceProcessor(model_proto=model.read_bytes() or b"-")
+    except (OSError, RuntimeError) as error:
+        told = getattr(error, "strerror", None) or "it holds no SentencePiece model"
+        raise TuningError(f"the tokenizer {model} cannot be read: {told}; give a Llama's tokenizer.model") from error
+    numbers = range(pieces.get_piece_size())
+    vocabulary = {pieces.id_to_piece(number): number for number in numbers}
+    scores = {pieces.id_to_piece(number): pieces.get_score(number) for number in numbers}
+    return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, scores), legacy=legacy)
+
 
 IMAGE_TOKEN: Final = "<image>"
 PAD_TOKEN: Final = "<pad>"

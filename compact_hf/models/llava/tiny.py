@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.chat_template import chat_template
-from compact_hf.models.llava.processor import llava_processor
-from compact_hf.models.progress import without_progress_bars
+from compact_hf.models.llava.processor import chat_template, llava_processor
+from compact_hf.models.loading import without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedTokenizerFast

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from compact_hf.errors import TeacherError
-from compact_hf.teachers.gemini_protocol import failed
+from compact_hf.teachers.gemini import failed
 from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import Final
 from compact_hf.errors import TeacherUnavailableError
 from compact_hf.teachers.base import Failure, Request
 from compact_hf.teachers.gemini_batch.client import BatchService, Gone, Look, Trouble
-from compact_hf.teachers.gemini_batch.jsonl import write_requests
-from compact_hf.teachers.gemini_batch.store import Job, JobFolder
+from compact_hf.teachers.gemini_batch.store import Job, JobFolder, write_requests
 
 # The service keeps an uploaded file for 48 hours.
 _UPLOAD_GOOD_S: Final = 40 * 3600.0

@@ -19,9 +19,8 @@ from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.gemini import DEFAULT_MODEL, KEY_VARIABLES, TIMEOUT_S
 from compact_hf.teachers.gemini_batch.client import BatchService
-from compact_hf.teachers.gemini_batch.jsonl import read_results
 from compact_hf.teachers.gemini_batch.scheduler import Dispatch, Limits, Pace
-from compact_hf.teachers.gemini_batch.store import Job, JobFolder
+from compact_hf.teachers.gemini_batch.store import Job, JobFolder, read_results
 from compact_hf.teachers.http import key_in, server_of
 
 _GROWTH: Final = 1.5

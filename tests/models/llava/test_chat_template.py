@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compact_hf.models.llava.chat_template import chat_template
+from compact_hf.models.llava.processor import chat_template, llama_tokenizer
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.models.llava.tokenizer import llama_tokenizer
 from tests.models.llava.llava_rules import PICTURE, SYSTEM, Llama, Turns, conversation, edges, supervised
 
 SENTENCEPIECE = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.tokenizer import llama_tokenizer
+from compact_hf.models.llava.processor import llama_tokenizer
 from tests.models.llava.llava_rules import Llama
 
 SENTENCEPIECE = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))

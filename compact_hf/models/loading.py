@@ -1,14 +1,35 @@
-"""A model as files: its folder or its name on the Hub in, where they lie and which ones they are out."""
+"""Locate a model, a directory or a repository on the Hub, and its files; load without progress bars of other libraries."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.progress import without_progress_bars
 from compact_hf.records import digest
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Switch both libraries' bars off inside the block; afterwards they are as they were."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_shown = transformers_logging.is_progress_bar_enabled()
+    datasets_shown = not datasets.are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if transformers_shown:
+            transformers_logging.enable_progress_bar()
+        if datasets_shown:
+            datasets.enable_progress_bars()
+
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MODEL_CONFIG: Final = "config.json"
