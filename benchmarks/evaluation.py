@@ -30,7 +30,7 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.evaluation.datasets import questions_of
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.predict import MAX_NEW_TOKENS, predict
-from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.questions import Question
 
 BATCHES = (1, 4, 16, 64)
 SCENES = 12

@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from compact_hf.errors import CompactError
     from compact_hf.evaluation.ablation.run import ablate
     from compact_hf.evaluation.analysis.analyze import analyze
-    from compact_hf.evaluation.benchmarks.calls import benchmark_command
-    from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
+    from compact_hf.evaluation.benchmarks.lmms_eval import benchmark_command, benchmark_tasks
     from compact_hf.evaluation.benchmarks.paper_scores import relative_performance
     from compact_hf.evaluation.benchmarks.table import benchmark_table
     from compact_hf.evaluation.evaluate import evaluate
-    from compact_hf.evaluation.predictions import read_predictions
+    from compact_hf.evaluation.predict import read_predictions
     from compact_hf.evaluation.significance import compare
     from compact_hf.methods.annotate.annotate import annotate
     from compact_hf.methods.augment.augment import augment
@@ -83,9 +82,9 @@ _HOME: Final = {
     "assemble": "compact_hf.dataset.assemble",
     "assemble_base": "compact_hf.models.llava.assemble",
     "augment": "compact_hf.methods.augment.augment",
-    "benchmark_command": "compact_hf.evaluation.benchmarks.calls",
+    "benchmark_command": "compact_hf.evaluation.benchmarks.lmms_eval",
     "benchmark_table": "compact_hf.evaluation.benchmarks.table",
-    "benchmark_tasks": "compact_hf.evaluation.benchmarks.heldout",
+    "benchmark_tasks": "compact_hf.evaluation.benchmarks.lmms_eval",
     "compare": "compact_hf.evaluation.significance",
     "copy_recipe": "compact_hf.training.recipes",
     "copy_student": "compact_hf.models.llava.shipped",
@@ -96,7 +95,7 @@ _HOME: Final = {
     "merge_adapter": "compact_hf.training.merge_adapter",
     "publish": "compact_hf.dataset.publish",
     "publish_model": "compact_hf.training.publish",
-    "read_predictions": "compact_hf.evaluation.predictions",
+    "read_predictions": "compact_hf.evaluation.predict",
     "relative_performance": "compact_hf.evaluation.benchmarks.paper_scores",
     "run_demo": "compact_hf.demo.run",
     "show": "compact_hf.dataset.show",

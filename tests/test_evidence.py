@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 from compact_hf.cli.main import _parser
-from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.plan import read_plan
-from compact_hf.evaluation.ablation.tables import markdown
+from compact_hf.evaluation.ablation.results import Ablation, markdown
 from compact_hf.records import from_json
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -39,8 +39,8 @@ def _ablate(chosen: argparse.Namespace) -> int:
         raise UsageError("--out DIR is missing; give a new folder, or one that this command began")
     if chosen.dry_run:
         return _tell_forecast(chosen)
+    from compact_hf.evaluation.ablation.results import accuracy_table
     from compact_hf.evaluation.ablation.run import ablate
-    from compact_hf.evaluation.ablation.tables import accuracy_table
 
     # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

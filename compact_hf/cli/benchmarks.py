@@ -63,8 +63,7 @@ def add(commands: Any) -> None:
 
 
 def _command(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.benchmarks.calls import benchmark_command
-    from compact_hf.evaluation.benchmarks.lmms_eval import JUDGE
+    from compact_hf.evaluation.benchmarks.lmms_eval import JUDGE, benchmark_command
 
     calls = benchmark_command(
         chosen.model,
@@ -90,8 +89,7 @@ def _command(chosen: argparse.Namespace) -> int:
 
 
 def _tasks(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
-    from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT
+    from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT, benchmark_tasks
 
     out = benchmark_tasks(chosen.dataset, chosen.out)
     say(f"next: lmms-eval --include_path {out} --tasks {HELDOUT} ..., or compact benchmarks command MODEL --heldout")

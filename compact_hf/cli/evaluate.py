@@ -12,8 +12,8 @@ from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
 from compact_hf.cli.parser import command
 
 if TYPE_CHECKING:
-    from compact_hf.evaluation.judged import Judged
-    from compact_hf.evaluation.plan import Plan
+    from compact_hf.evaluation.evaluate import Plan
+    from compact_hf.evaluation.results_folder import Judged
     from compact_hf.evaluation.scoring import Score
 
 _DATASET: Final = ("config", "split", "columns", "limit")
@@ -157,7 +157,7 @@ def _tell_scores(rows: list[tuple[str, Score]]) -> None:
 
 
 def _tell_plan(chosen: argparse.Namespace, arguments: dict[str, Any]) -> int:
-    from compact_hf.evaluation.plan import plan
+    from compact_hf.evaluation.evaluate import plan
 
     found: Plan = plan(chosen.models, chosen.dataset, chosen.out, **arguments)
     if chosen.json:

@@ -1,14 +1,15 @@
-"""Judging models: some models and one data set in, a folder with their answers, scores, differences and a page out.
+"""`compact evaluate`: judge models on a dataset; `--dry-run` says what that will take before any model is loaded.
 
     compact evaluate MODEL [MODEL...] DATASET --out DIR
 
-What lies in the folder stands in folder.py. The same command goes on where it was stopped, and gives the same files as
-one that was not; with another model it adds that one.
+results_folder.py says what DIR holds. The same command resumes, and gives the same files as one that was not stopped;
+with another model it adds that one.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,24 +21,102 @@ from typing import Any
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.datasets import Questions, questions_of, with_swapped_pictures
 from compact_hf.evaluation.inference import Student, identity
-from compact_hf.evaluation.judged import Judged
-from compact_hf.evaluation.matching import Matching, rule_of
-from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, forget_part, predict
-from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, answered_here, forget_part, predict, read_predictions
 from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.results_folder import (
     RESULTS,
     Entrant,
+    Judged,
     JudgingFolder,
     finished,
+    places_in,
+    slug_in,
     write_json,
     write_predictions,
 )
-from compact_hf.evaluation.scoring import Prediction, score
-from compact_hf.evaluation.server import SERVER, ask_server
+from compact_hf.evaluation.scoring import Matching, Prediction, rule_of, score
+from compact_hf.evaluation.server import SERVER, TOKENS, answered_in, ask_server
 from compact_hf.evaluation.significance import compare
 from compact_hf.records import digest
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.teachers.prices import price_of
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What one model still has to answer.
+
+    Attributes:
+        model (`str`): as it was given.
+        answered (`int`): questions that it has answered.
+        to_ask (`int`): questions that it has not.
+        requests (`int`): to a server; 0 for a model that runs here.
+        cost (`float | None`): of these in US dollars, about: a picture of 1,024 pixels and a short answer each; None
+            where nobody knows the price.
+    """
+
+    model: str
+    answered: int
+    to_ask: int
+    requests: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What judging will take.
+
+    Attributes:
+        dataset (`str`): what it is called.
+        questions, pictures (`int`): in it.
+        by_k (`dict[int, int]`): k -> questions, where that is known.
+        notes (`tuple[str, ...]`): what was left out of it.
+        models (`tuple[Left, ...]`): in the order given.
+    """
+
+    dataset: str
+    questions: int
+    pictures: int
+    by_k: dict[int, int]
+    notes: tuple[str, ...]
+    models: tuple[Left, ...]
+
+
+def plan(
+    models: str | Path | Sequence[str | Path],
+    dataset: str | Path,
+    out: str | Path,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    batch_size: int,
+    url: str | None = None,
+) -> Plan:
+    """Say what `evaluate` with these arguments will take.
+
+    Raises:
+        UsageError, EvaluationError: as `evaluate`.
+    """
+    entrants = entrants_of(models, batch_size=batch_size, url=url)
+    asked = questions_of(str(dataset), config=config, split=split, columns=columns, limit=limit)
+    places = places_in(Path(out))
+    left = []
+    for entrant in entrants:
+        folder = Path(out) / slug_in(places, entrant)
+        count = len(asked.questions)
+        answered = count if finished(folder) else max(answered_in(folder), answered_here(folder))
+        to_ask = max(0, count - answered)
+        if entrant.is_here:
+            left.append(Left(entrant.model, answered, to_ask, 0, 0.0))
+        else:
+            price = price_of(entrant.model)
+            cost = None if price is None else to_ask * price.cost(*TOKENS)
+            left.append(Left(entrant.model, answered, to_ask, to_ask, cost))
+    ks = Counter(question.k for question in asked.questions if question.k is not None)
+    pictures = len({question.picture for question in asked.questions})
+    return Plan(asked.name, len(asked.questions), pictures, dict(sorted(ks.items())), asked.notes, tuple(left))
 
 
 @dataclass(frozen=True, slots=True)

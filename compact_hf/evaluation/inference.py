@@ -1,7 +1,12 @@
-"""The model that is judged: a folder or a Hub repository in, its answers to questions about pictures out.
+"""Load the model that is judged and answer questions about images with it, in batches.
 
-Either holds a whole vision-language model, or a LoRA adapter whose `adapter_config.json` names its base and may name
-the base's revision. It runs on a GPU where there is one and else on the CPU, in the precision it was saved in.
+The model is a directory or a Hub repository with a whole vision-language model, or with a LoRA adapter whose
+`adapter_config.json` names its base and may name the base's revision. It runs on a GPU if there is one and else on the
+CPU, in the precision it was saved in.
+
+LLaVA reads an image once for all questions about it. In its prompt the image stands before the question, and what
+stands there is the same for all questions about it: three quarters of the tokens and more. So it goes through the tower
+and the language model once (the prefix), each question continues from there, and the answers are the same as without.
 """
 
 from __future__ import annotations
@@ -10,18 +15,158 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
-from compact_hf.evaluation.inputs import conversation, model_inputs, prompt_of
-from compact_hf.evaluation.shared import SharedInputs, can_share, shared_inputs
-from compact_hf.images.codec import opened, stripped
+from compact_hf.images.codec import loaded, opened, stripped
 from compact_hf.models import loading
 from compact_hf.models.adapter import adapted, refuse_other_base
 from compact_hf.models.loading import first_line, without_progress_bars
 from compact_hf.training.training_record import adapter_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
+    """Return one batch of inputs for (encoded picture, question) pairs.
+
+    Args:
+        processor (`transformers.ProcessorMixin`): the model's, with its chat template.
+        asked: each question is followed by LLaVA's request for a short answer, as in the first turn of the training
+            data.
+        device (`torch.device | str`), dtype (`torch.dtype`): of the model.
+
+    Returns:
+        `transformers.BatchFeature`: input_ids and attention_mask (batch, tokens), padded in front; pixel_values.
+
+    Raises:
+        PictureError: a picture cannot be decoded.
+    """
+    # Questions about one picture come one after another; it is decoded once.
+    pictures = {data: pixels(data) for data in {data for data, _ in asked}}
+    return processor.apply_chat_template(
+        [conversation(question, pictures[data]) for data, question in asked],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        # The template writes the special tokens itself; answers follow at the end, so padding stands in front;
+        # training leaves its own maximum length in the tokenizer, which is none of ours.
+        processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
+    ).to(device, dtype=dtype)
+
+
+def conversation(question: str, picture: Image | None = None) -> list[dict[str, Any]]:
+    """Return the messages that ask about a picture; without one they hold its place, for the text alone."""
+    shown = {"type": "image"} if picture is None else {"type": "image", "image": picture}
+    request = {"type": "text", "text": prompt_of(question)}
+    return [{"role": "user", "content": [shown, request]}]
+
+
+def prompt_of(question: str) -> str:
+    """Return a question with LLaVA's request for a short answer."""
+    return f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
+
+
+def pixels(data: bytes) -> Image:
+    """Return an encoded picture's pixels, the right way up, as RGB.
+
+    Raises:
+        PictureError: it cannot be decoded.
+    """
+    return loaded(stripped(data)).convert("RGB")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedInputs:
+    """A batch of questions about fewer pictures, on the CPU.
+
+    Attributes:
+        pixel_values (`Tensor`): (pictures, 3, height, width).
+        prefix (`Tensor`): token ids up to the end of the picture, (pictures, prefix).
+        picture (`Tensor`): which picture each question is about, (questions,).
+        input_ids, attention_mask (`Tensor`): prefix, padding, question: (questions, tokens).
+    """
+
+    pixel_values: Tensor
+    prefix: Tensor
+    picture: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def generate(self, network: Any, *, max_new_tokens: int) -> Tensor:
+        """Return the new tokens, (questions, new); greedy where the network's generation config is."""
+        from transformers import DynamicCache
+
+        device = network.device
+        cache = DynamicCache(config=network.config.get_text_config())
+        network(
+            input_ids=self.prefix.to(device),
+            pixel_values=self.pixel_values.to(device, dtype=network.dtype),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache.batch_select_indices(self.picture.to(device))
+        tokens: Tensor = network.generate(
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            past_key_values=cache,
+            max_new_tokens=max_new_tokens,
+        )
+        return tokens[:, self.input_ids.shape[1] :]
+
+
+def can_share(processor: Any, network: Any) -> bool:
+    """Whether a model is a LLaVA whose pictures all become as many tokens; of others nothing is assumed."""
+    from transformers import LlavaProcessor
+
+    return type(processor) is LlavaProcessor and network.config.model_type == "llava"
+
+
+def shared_inputs(processor: Any, asked: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
+    """Return the batch, or None where nothing can be shared: no two questions are about one picture, or the chat
+    template puts something of the question before it.
+
+    Raises:
+        PictureError: a picture cannot be decoded.
+    """
+    import torch
+
+    order = {data: number for number, data in enumerate(dict.fromkeys(data for data, _ in asked))}
+    if len(order) == len(asked):
+        return None
+    conversations = [conversation(question) for _, question in asked]
+    texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+    # A picture's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
+    rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
+    token = processor.image_token_id
+    at = rows[0].index(token) if token in rows[0] else 0
+    if any(row[: at + 1] != rows[0][: at + 1] or row.count(token) != 1 for row in rows):
+        return None
+    values = processor.image_processor([pixels(data) for data in order], return_tensors="pt")["pixel_values"]
+    count = len(processor.replace_image_token({"pixel_values": values}, 0)) // len(processor.image_token)
+    prefix = rows[0][:at] + [token] * count
+    rest = [row[at + 1 :] for row in rows]
+    longest = max(map(len, rest))
+    padding = [longest - len(row) for row in rest]
+    pad = processor.tokenizer.pad_token_id
+    return SharedInputs(
+        values,
+        torch.tensor([prefix] * len(order)),
+        torch.tensor([order[data] for data, _ in asked]),
+        torch.tensor([prefix + [pad] * more + row for more, row in zip(padding, rest, strict=True)]),
+        torch.tensor(
+            [[1] * len(prefix) + [0] * more + [1] * len(row) for more, row in zip(padding, rest, strict=True)]
+        ),
+    )
+
 
 Asked = Sequence[tuple[bytes, str]]
 """(Encoded picture, question) pairs that are answered together."""

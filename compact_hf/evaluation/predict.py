@@ -1,6 +1,6 @@
-"""Predicting with a model that runs here: questions in, its answers out, judged.
+"""Answer a dataset's questions with a model that runs here, and read the predictions of an evaluation.
 
-Questions are asked in batches of about the same length, all that are about one picture together, the longest first; a
+Questions are asked in batches of about the same length, all that are about one image together, the longest first; a
 batch's answers are on disk before the next one's. What is in the file is not asked again, so a run that was killed
 ends with the same answers as one that was not.
 """
@@ -14,13 +14,46 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.inference import Asked, Student
-from compact_hf.evaluation.inputs import pixels
-from compact_hf.evaluation.matching import Matching, is_right
-from compact_hf.evaluation.question import Question
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.inference import Asked, Student, pixels
+from compact_hf.evaluation.questions import Question
+from compact_hf.evaluation.scoring import Matching, Prediction, is_right
 from compact_hf.images.codec import PictureError
 from compact_hf.records import from_json, to_json
+
+PREDICTIONS: Final = "predictions.jsonl"
+
+
+def read_predictions(folder: str | Path) -> list[Prediction]:
+    """Return what one model answered, question by question.
+
+    Args:
+        folder (`str | Path`): a model's folder in what `compact evaluate` wrote, with predictions.jsonl in it.
+
+    Raises:
+        EvaluationError: there is no such file, or it was written by another version.
+    """
+    from pydantic import ValidationError
+
+    path = Path(folder) / PREDICTIONS
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise EvaluationError(
+            f"{path} cannot be read ({error.strerror or error}); give the folder of one model, DIR/NAME of compact "
+            "evaluate's --out DIR"
+        ) from error
+    predictions = []
+    for number, line in enumerate(lines, 1):
+        try:
+            predictions.append(from_json(Prediction, line))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise EvaluationError(
+                f"{path}, line {number}: {'.'.join(map(str, wrong['loc']))} {wrong['msg'].lower()}; it was written by "
+                "another version or is damaged: judge the model again"
+            ) from error
+    return predictions
+
 
 BATCH: Final = 64
 MAX_NEW_TOKENS: Final = 16

@@ -1,12 +1,12 @@
-"""Questions in the rows of a data set of `datasets`: a name and which column is what in, questions out.
+"""Read questions from the rows of a dataset: one question about one image, with its right answers kept apart.
 
-A row is one of a release (`turns`: a picture's questions, each asked alone), or one question (`question`, and `answer`
-or `answers`). Where columns have other names, they are mapped: `--columns question=query,answer=label`.
+A row is one of ours (`turns`: an image's questions, each asked alone), or one question (`question`, and `answer` or
+`answers`). If columns have other names, they are mapped: `--columns question=query,answer=label`.
 
     question       a text
     answer         a text, a number, or several of them, any of which counts: a list, or VQA's [{answer: ...}, ...]
-    image          a picture, a list of one picture, or in a file of one's own a path beside it
-    k              0 to 10; by default the number of capabilities, where those are given
+    image          an image, a list of one image, or in a local file a path beside it
+    k              0 to 10; by default the number of capabilities, if those are given
     capabilities   a list of names of the ten
     id             by default the number of the row
 """
@@ -14,22 +14,142 @@ or `answers`). Where columns have other names, they are mapped: `--columns quest
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
-from compact_hf.evaluation.question import Question
-from compact_hf.evaluation.row_pictures import RowPictures
+from compact_hf.images.codec import PictureError
 from compact_hf.models.loading import without_progress_bars
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as it is asked, alone, whatever conversation it stood in.
+
+    Attributes:
+        id (`str`): unique in its data set.
+        picture (`str`): which picture it was written about; questions about one picture share it.
+        question (`str`): without the request for a short answer.
+        answers (`tuple[str, ...]`): the right ones, at least one; any of them counts, the first is the one shown.
+        k (`int | None`): how many capabilities it needs; None where the data set does not say.
+        capabilities (`tuple[str, ...]`): which.
+        read_picture (`Callable[[], bytes]`): gives the encoded picture when its turn has come.
+    """
+
+    id: str
+    picture: str
+    question: str
+    answers: tuple[str, ...]
+    k: int | None
+    capabilities: tuple[str, ...]
+    read_picture: Callable[[], bytes] = field(compare=False, repr=False)
+
+
+_IMAGE_COLUMNS: Final = ("image", "images")
+
+
+class RowPictures:
+    """One column of pictures.
+
+    Args:
+        rows (`datasets.Dataset`): all rows of the data set, in their order.
+        column (`str | None`): which; by default `image` or `images`, or else the first of pictures.
+        root (`Path | None`): where the paths of a data set of one's own start; None for one from the Hub.
+        where (`str`): what the data set is called.
+
+    Raises:
+        EvaluationError: there is no such column.
+    """
+
+    def __init__(self, rows: Any, column: str | None, *, root: Path | None, where: str) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = column or _picture_column(rows)
+        if column is None or column not in rows.column_names:
+            raise EvaluationError(
+                f"{where} has no column of pictures (it has {', '.join(rows.column_names)}); "
+                "say which one it is: --columns image=COLUMN"
+            )
+        self._root = root
+        # As Arrow a picture is the bytes of its file; as a row it would be decoded.
+        self._cells = rows.select_columns([column]).with_format("arrow")
+        self._column = column
+        held = self._cells.data.column(column)
+        # The null mask and the lists' lengths: no picture is read for them.
+        is_list = pa.types.is_list(held.type) or pa.types.is_large_list(held.type)
+        counts = pc.list_value_length(held) if is_list else pc.is_valid(held).cast(pa.int32())
+        self._counts = pc.fill_null(counts, 0).to_pylist()
+
+    def lacking(self, index: int) -> str:
+        """Return why a row's picture cannot be asked about, or nothing."""
+        count = self._counts[index]
+        return "" if count == 1 else "several pictures" if count else "no picture"
+
+    def name(self, index: int) -> str:
+        """Return what the row's picture is called: rows that name the same file share it."""
+        import pyarrow as pa
+
+        held = self._held(index)
+        # Names inside of Parquet files are often all the same.
+        path = (None if held["bytes"].is_valid else held["path"]) if isinstance(held, pa.StructScalar) else held
+        return str(path) if path else f"row {index}"
+
+    def read(self, index: int) -> bytes:
+        """Return the file of a row's picture.
+
+        Raises:
+            PictureError: there is none that may be read.
+        """
+        held = self._held(index).as_py()
+        data: bytes | None = held["bytes"] if isinstance(held, dict) else None
+        if data:
+            return data
+        path = held["path"] if isinstance(held, dict) else held
+        try:
+            return self._path(path).read_bytes()
+        except OSError as error:
+            raise PictureError("unreadable file", f"{path}: {error.strerror}") from error
+
+    def _held(self, index: int) -> Any:
+        """Return the picture as Arrow holds it: a struct of bytes and path, or a text."""
+        import pyarrow as pa
+
+        cell = self._cells.data.column(self._column)[index]
+        return cell.values[0] if isinstance(cell, pa.ListScalar) else cell
+
+    def _path(self, path: Any) -> Path:
+        from datasets import config
+
+        if not isinstance(path, str) or not path:
+            raise PictureError("not a picture", f"{type(path).__name__} {str(path)[:80]!r}")
+        roots = [root for root in (self._root, Path(config.HF_DATASETS_CACHE).resolve()) if root]
+        found = ((self._root or Path()) / path).resolve()
+        # Somebody else's table may name any file of this machine.
+        if not any(found.is_relative_to(root) for root in roots):
+            raise PictureError("unreadable file", f"{path} does not lie beside the data set")
+        return found
+
+
+def _picture_column(rows: Any) -> str | None:
+    from datasets import Image, List
+
+    of_pictures = [
+        name
+        for name, kind in rows.features.items()
+        if isinstance(kind.feature if isinstance(kind, List) else kind, Image)
+    ]
+    return next((name for name in (*_IMAGE_COLUMNS, *of_pictures) if name in rows.column_names), None)
+
 
 COMPOSITIONAL: Final = "compositional"
 FIELDS: Final = ("question", "answer", "image", "k", "capabilities", "id")
-_USUAL: Final = {
+_COLUMNS: Final = {
     "question": ("question",),
     "answer": ("answer", "answers"),
     "image": ("image", "images"),
@@ -157,7 +277,7 @@ def _mapped(rows: Any, columns: Mapping[str, str], where: str) -> dict[str, str]
             raise EvaluationError(
                 f"{where} has no column {column!r} for {name} (it has {', '.join(there)}){did_you_mean(column, there)}"
             )
-    found = {name: next((one for one in usual if one in there), "") for name, usual in _USUAL.items()} | dict(columns)
+    found = {name: next((one for one in usual if one in there), "") for name, usual in _COLUMNS.items()} | dict(columns)
     if missing := [name for name in ("question", "answer") if not found[name]]:
         raise EvaluationError(
             f"{where} has no column {missing[0]!r} (it has {', '.join(there)}); say which one it is: "

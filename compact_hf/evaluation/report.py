@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from compact_hf.evaluation.judged import Judged
-from compact_hf.evaluation.matching import TOLERANCE, Matching
-from compact_hf.evaluation.predictions import read_predictions
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.predict import read_predictions
+from compact_hf.evaluation.results_folder import Judged
+from compact_hf.evaluation.scoring import TOLERANCE, Matching, Prediction
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.records import digest
 from compact_hf.reports.demo_page import Example, Fact
@@ -27,7 +26,7 @@ from compact_hf.reports.evaluation_page import (
     outcome_of,
     render_judging,
 )
-from compact_hf.reports.pairs import Pair
+from compact_hf.reports.pair_charts import Pair
 from compact_hf.reports.score_charts import Interval, Score
 
 PAGE: Final = "report.html"

@@ -1,9 +1,9 @@
-"""The folder of a judging: which data set it judges, which models have a place in it, and what they answered.
+"""The directory of an evaluation: its dataset, its models, what they answered, and their results.
 
-DIR/evaluation.json               the data set and how it is asked; each model with the hash of its files
+DIR/evaluation.json               the dataset and how it is asked; each model with the hash of its files
 DIR/NAME/predictions.part.jsonl   while a model that runs here is asked: its answers so far
 DIR/NAME/journal.sqlite           of a model behind a server: its replies
-DIR/NAME/predictions.jsonl        one line a question, in the data set's order: the fields of `scoring.Prediction`
+DIR/NAME/predictions.jsonl        one line a question, in the dataset's order: the fields of `scoring.Prediction`
 DIR/NAME/results.json             its scores; scoring.py has their schema
 DIR/results.json                  all of them: {"schema", "dataset", "matching", "models": [scores of one, ...],
                                   "comparisons": [each further model with the first, ...], "notes"}
@@ -15,18 +15,62 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from filelock import FileLock, Timeout
 
 from compact_hf.errors import EvaluationError, IdentityError
-from compact_hf.evaluation.predictions import PREDICTIONS
-from compact_hf.evaluation.scoring import Prediction
-from compact_hf.records import to_json
+from compact_hf.evaluation.predict import PREDICTIONS
+from compact_hf.evaluation.scoring import Matching, Prediction, Results
+from compact_hf.records import RESULTS_SCHEMA, to_json
+
+if TYPE_CHECKING:
+    from compact_hf.evaluation.significance import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Some models on the same questions.
+
+    Attributes:
+        dataset (`str`): what it is called.
+        matching (`str`): when an answer counts as right, `exact` or `relaxed`.
+        results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first. No two have
+            the same name.
+        folders (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
+        comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
+            `compare(predictions of results[i + 1], predictions of results[0])`.
+        notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
+        picture_of (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
+    """
+
+    dataset: str
+    matching: Matching
+    results: tuple[Results, ...]
+    folders: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    picture_of: Callable[[str], bytes] = field(compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what results.json of a judging holds; `models` has each model's results.json."""
+        first = self.results[0].model
+        return {
+            "schema": RESULTS_SCHEMA,
+            "dataset": self.dataset,
+            "matching": self.matching,
+            "models": [results.to_json() for results in self.results],
+            "comparisons": [
+                {"baseline": first, "model": results.model, **asdict(comparison)}
+                for results, comparison in zip(self.results[1:], self.comparisons, strict=True)
+            ],
+            "notes": list(self.notes),
+        }
+
 
 RESULTS: Final = "results.json"
 _IDENTITY: Final = "evaluation.json"

@@ -21,18 +21,79 @@ under each pair of them. Keys stand only where n > 0: of `by_k` in ascending ord
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import sqrt
-from typing import Any, Final
+from math import isfinite, sqrt
+from typing import Any, Final, Literal
 
-from compact_hf.answers import normalise
+from compact_hf.answers import normalise, same_answer
 from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.matching import Matching, rule_of
+from compact_hf.errors import EvaluationError, UsageError, did_you_mean
 from compact_hf.records import RESULTS_SCHEMA, from_json
+
+Matching = Literal["exact", "relaxed"]
+
+TOLERANCE: Final = 0.05
+"""How far from the right number, as a share of it, `relaxed` still takes a number (Masry et al. 2022)."""
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?")
+_THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
+def is_right(prediction: str, answers: Sequence[str], matching: Matching = "exact") -> bool:
+    """Return whether a model's answer matches any of the right ones.
+
+    Args:
+        prediction (`str`): the model's, as it stands.
+        answers (`Sequence[str]`): the right ones, as they stand.
+        matching (`str`, *optional*, defaults to `exact`): `exact` or `relaxed`.
+
+    Raises:
+        UsageError: there is no such rule.
+    """
+    rule = rule_of(matching)
+    return any(rule(prediction, answer) for answer in answers)
+
+
+def rule_of(matching: str) -> Callable[[str, str], bool]:
+    """Return the rule of that name: does this prediction match this right answer?
+
+    Raises:
+        UsageError: there is no such rule.
+    """
+    if matching not in _RULES:
+        raise UsageError(
+            f"unknown matching {matching!r}; the rules are {' and '.join(_RULES)}{did_you_mean(matching, _RULES)}"
+        )
+    return _RULES[matching]
+
+
+def relaxed(prediction: str, answer: str) -> bool:
+    """Whether two answers are the same, or the prediction is a number within 5% of the right one.
+
+    A percentage is the number it stands for (`5%` is 0.05), number words up to twenty are numbers, and nothing but
+    nought is near nought. Years are numbers too, as in ChartQA's own figures.
+    """
+    if same_answer(prediction, answer):
+        return True
+    given, right = _number(prediction), _number(answer)
+    return given is not None and right is not None and abs(given - right) <= TOLERANCE * abs(right)
+
+
+def _number(answer: str) -> float | None:
+    # As it stands before normalised: normalising takes the point of ".5" for the end of a sentence.
+    for text in (_THOUSANDS.sub("", answer.strip()), normalise(answer)):
+        if _NUMBER.fullmatch(text):
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+            return number if isfinite(number) else None
+    return None
+
+
+_RULES: Final[dict[str, Callable[[str, str], bool]]] = {"exact": same_answer, "relaxed": relaxed}
+
 
 _Z95: Final = 1.959963984540054
 _PAIRS: Final = tuple("+".join(pair) for pair in combinations(CAPABILITIES, 2))

@@ -17,11 +17,10 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from compact_hf.evaluation.inputs import prompt_of
-from compact_hf.evaluation.matching import Matching
+from compact_hf.evaluation.inference import prompt_of
 from compact_hf.evaluation.predict import judged
-from compact_hf.evaluation.question import Question
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.questions import Question
+from compact_hf.evaluation.scoring import Matching, Prediction
 from compact_hf.images.codec import MAX_EDGE
 from compact_hf.records import Picture, digest
 from compact_hf.runs.interrupt import run_to_end

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from compact_hf.errors import EvaluationError, TuningError
-from compact_hf.evaluation.inputs import model_inputs
+from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
 from compact_hf.models.adapter import adapter_at, attached, refuse_other_base
 from compact_hf.models.loading import first_line, without_progress_bars

@@ -1,4 +1,4 @@
-"""Locate a model, a directory or a repository on the Hub, and its files; load without progress bars of other libraries."""
+"""Locate a model, a directory or a repository on the Hub, and its files; load it without progress bars."""
 
 from __future__ import annotations
 

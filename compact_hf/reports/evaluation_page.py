@@ -15,7 +15,7 @@ from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.differences import Difference, differences, told
 from compact_hf.reports.figure import Plot, Table
 from compact_hf.reports.page import environment
-from compact_hf.reports.pairs import FEWEST, Pair, accuracy_by_pair
+from compact_hf.reports.pair_charts import FEWEST, Pair, accuracy_by_pair
 from compact_hf.reports.score_charts import Score, accuracy, against_majority
 from compact_hf.reports.theme import MOST_MODELS
 

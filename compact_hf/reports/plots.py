@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.pairs import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
+from compact_hf.reports.pair_charts import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
 from compact_hf.reports.theme import (
     ABOVE,
     BESIDE,

@@ -18,9 +18,7 @@ import yaml
 
 from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, EvaluationError, UsageError
-from compact_hf.evaluation.benchmarks.calls import INSTALL, benchmark_command
-from compact_hf.evaluation.benchmarks.heldout import benchmark_tasks
-from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT
+from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT, INSTALL, benchmark_command, benchmark_tasks
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.models.llava.shipped import FOLDER
@@ -249,7 +247,7 @@ def test_repositories_are_asked_what_they_are(tmp_path: Path) -> None:
     source = """
 from huggingface_hub import HfApi
 from compact_hf.errors import CompactError
-from compact_hf.evaluation.benchmarks.calls import benchmark_command
+from compact_hf.evaluation.benchmarks.lmms_eval import benchmark_command
 def add(name, **files):
     HfApi().create_repo(name)
     for file, text in files.items():

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.evaluation.benchmarks.calls import benchmark_command
-from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT
+from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT, benchmark_command
 from compact_hf.evaluation.benchmarks.results import HarnessScores, read_results
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.evaluate import evaluate

@@ -12,13 +12,10 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.errors import EvaluationError, IdentityError, UsageError
-from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.inference import Student
-from compact_hf.evaluation.inputs import model_inputs
-from compact_hf.evaluation.plan import plan
-from compact_hf.evaluation.predict import in_order
-from compact_hf.evaluation.predictions import read_predictions
-from compact_hf.evaluation.question import Question
+from compact_hf.evaluation.evaluate import evaluate, plan
+from compact_hf.evaluation.inference import Student, model_inputs
+from compact_hf.evaluation.predict import in_order, read_predictions
+from compact_hf.evaluation.questions import Question
 from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.matching import is_right, relaxed
+from compact_hf.evaluation.scoring import is_right, relaxed
 
 
 def test_exact_is_after_normalising_only() -> None:

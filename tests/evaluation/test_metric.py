@@ -22,8 +22,7 @@ from packaging.requirements import Requirement
 
 import compact_hf
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.evaluation.matching import is_right
-from compact_hf.evaluation.scoring import Prediction, Score, score
+from compact_hf.evaluation.scoring import Prediction, Score, is_right, score
 from compact_hf.records import to_json
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.evaluation.judged import Judged
 from compact_hf.evaluation.report import EXAMPLES, chosen, report_of, write_report
+from compact_hf.evaluation.results_folder import Judged
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.significance import compare
 from compact_hf.records import to_json

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.matching import is_right
-from compact_hf.evaluation.scoring import Prediction, majority_answers, read_results, score, wilson
+from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers, read_results, score, wilson
 
 ANSWERS = ("red", "Red.", "two", "2", "left", "a dog", "dogs")
 

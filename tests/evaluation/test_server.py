@@ -14,9 +14,8 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
 from compact_hf.evaluation.datasets import questions_of
-from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.plan import plan
-from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.evaluate import evaluate, plan
+from compact_hf.evaluation.predict import read_predictions
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import Asked
 from tests.training.samples import release

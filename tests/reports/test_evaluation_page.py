@@ -11,7 +11,7 @@ import pytest
 
 from compact_hf.reports.differences import Difference, told
 from compact_hf.reports.evaluation_page import JudgingReport, render_judging
-from compact_hf.reports.pairs import FEWEST, accuracy_by_pair
+from compact_hf.reports.pair_charts import FEWEST, accuracy_by_pair
 from compact_hf.reports.score_charts import Interval, accuracy
 from compact_hf.reports.theme import MOST_MODELS, model_look
 

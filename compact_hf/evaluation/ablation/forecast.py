@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compact_hf.evaluation.ablation.folder import RUN, is_counted, units_of
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
-from compact_hf.evaluation.ablation.variant import Catalog, Data, Done, Unit, catalog_of, data_of, done, refuse_too_few
+from compact_hf.evaluation.ablation.variant import (
+    RUN,
+    Catalog,
+    Data,
+    Done,
+    Unit,
+    catalog_of,
+    data_of,
+    done,
+    is_counted,
+    refuse_too_few,
+    units_of,
+)
 from compact_hf.training.recipes import read_recipe
 
 

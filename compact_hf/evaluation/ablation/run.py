@@ -19,16 +19,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from compact_hf.evaluation.ablation.folder import COUNTED, RUN, claim, decisive, locked, units_of
 from compact_hf.evaluation.ablation.forecast import seconds_left, spoken_time
-from compact_hf.evaluation.ablation.outcome import Ablation
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
-from compact_hf.evaluation.ablation.results import compared, pairs
-from compact_hf.evaluation.ablation.tables import write_tables
-from compact_hf.evaluation.ablation.variant import Done, Tell, Unit, carry_out, catalog_of, done, refuse_too_few
+from compact_hf.evaluation.ablation.results import Ablation, compared, pairs, write_tables
+from compact_hf.evaluation.ablation.variant import (
+    COUNTED,
+    RUN,
+    Done,
+    Tell,
+    Unit,
+    carry_out,
+    catalog_of,
+    claim,
+    decisive,
+    done,
+    locked,
+    refuse_too_few,
+    units_of,
+)
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import identity
-from compact_hf.evaluation.predictions import read_predictions
+from compact_hf.evaluation.predict import read_predictions
 from compact_hf.evaluation.results_folder import places_in
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.methods.compact.generate import generate

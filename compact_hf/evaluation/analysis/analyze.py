@@ -25,9 +25,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError, UnknownCapabilityError, UsageError
 from compact_hf.evaluation.analysis.compare import Comparison, compared
 from compact_hf.evaluation.analysis.counting import Counts
-from compact_hf.evaluation.analysis.of_dataset import of_dataset
-from compact_hf.evaluation.analysis.of_run import is_run, of_run
-from compact_hf.evaluation.analysis.readers import Readable
+from compact_hf.evaluation.analysis.readers import Readable, is_run, of_dataset, of_run
 from compact_hf.evaluation.analysis.report import page
 from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, analysis_of
 

@@ -33,16 +33,62 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Final
 
+from compact_hf.answers import normalise
 from compact_hf.dataset.stats import Answers, answers_of
-from compact_hf.evaluation.analysis.answer_entropy import Types, by_combination, by_opening, entropy
 from compact_hf.evaluation.analysis.counting import Counts, Sampled
-from compact_hf.evaluation.analysis.duplicates import Repeats, repeats_of
 from compact_hf.evaluation.analysis.readers import Kind
-from compact_hf.evaluation.analysis.text_only import Blind, blind
+from compact_hf.evaluation.analysis.text_only import Blind, Types, blind, by_combination, by_opening, entropy
 from compact_hf.methods.compact.complexity import Complexity, complexity_of
+from compact_hf.methods.compact.near_duplicates import Similar
+from compact_hf.records import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Shares, 0 to 1, of questions that repeat an earlier one.
+
+    Attributes:
+        about_the_picture (`float`): the same text about the same picture.
+        question (`float`): the same text about any picture, whatever the answer.
+        question_and_answer (`float`): the same text with the same answer.
+        near (`float`): near repeats, which have the same answer.
+    """
+
+    about_the_picture: float
+    question: float
+    question_and_answer: float
+    near: float
+
+
+def repeats_of(questions: Sequence[Sampled]) -> Repeats:
+    """Return how much of the questions repeats itself.
+
+    Args:
+        questions (`Sequence[Sampled]`): those about a picture one after the other; there must be some.
+    """
+    total = len(questions)
+    texts = [normalise(one.question) for one in questions]
+    about = {(one.picture, text) for one, text in zip(questions, texts, strict=True)}
+    answered = {(one.answer, text) for one, text in zip(questions, texts, strict=True)}
+    return Repeats(
+        about_the_picture=1 - len(about) / total,
+        question=1 - len(set(texts)) / total,
+        question_and_answer=1 - len(answered) / total,
+        near=_near(questions) / total,
+    )
+
+
+def _near(questions: Sequence[Sampled]) -> int:
+    known = Similar()
+    found = 0
+    for _, about in groupby(questions, key=lambda one: one.picture):
+        turns = [Turn(one.question, one.answer, (), (), 0) for one in about]
+        found += sum(like is not None for like in known.sift(turns, fewest=0))
+    return found
+
 
 SCHEMA: Final = 1
 _MAX_TYPES: Final = 100

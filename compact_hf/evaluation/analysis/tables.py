@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.evaluation.analysis.answer_entropy import Type
 from compact_hf.evaluation.analysis.compare import Comparison
 from compact_hf.evaluation.analysis.readers import Kind
 from compact_hf.evaluation.analysis.stats import Analysis, Lengths
-from compact_hf.evaluation.analysis.text_only import Guessed
+from compact_hf.evaluation.analysis.text_only import Guessed, Type
 from compact_hf.reports.figure import Table
 from compact_hf.reports.plots import PAPER_MEAN_K
 from compact_hf.reports.theme import spoken

@@ -1,14 +1,85 @@
-"""The paper's eight benchmarks as lmms-eval knows them: its task, the metric that the paper has, and its unit. Pure.
+"""The paper's eight benchmarks in lmms-eval: tasks, metrics and command lines, and our held-out questions as a task.
 
-Read in the task files of the version named here, and run through it in tests/evaluation/test_benchmarks_harness.py.
+    compact benchmarks command student
+    compact benchmarks tasks release --out tasks
+    lmms-eval --include_path tasks --tasks compact_heldout ...
+
+lmms-eval's model `llava_hf` reads a transformers LLaVA with its own processor and chat template, so a model of ours is
+asked in the words, and sees the images as, it was trained on. It takes no adapter, hence the merge. The task directory
+needs no compact_hf where lmms-eval runs: answers are compared by a copy of answers.py in it. Names of tasks and metrics
+were read in the version named here, which tests/evaluation/test_benchmarks_harness.py runs.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from dataclasses import dataclass
-from typing import Final
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
 
+from compact_hf.errors import EvaluationError, HubUnavailableError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
+from compact_hf.hub.errors import reading
+from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, holds_model, is_adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a model is.
+
+    Attributes:
+        name (`str`): what to call it: the last part of where it lies.
+        adapter (`bool`): whether it needs another model to be put on.
+        architecture (`str`, *optional*): a whole model's, as its config says; None for an adapter.
+    """
+
+    name: str
+    adapter: bool
+    architecture: str | None
+
+
+def kind_of(model: str) -> Kind:
+    """Return what a model is.
+
+    Raises:
+        EvaluationError: a folder holds no model, or the config cannot be read.
+        HubError: there is no such folder, and no such repository, or the Hub cannot be asked.
+    """
+    folder = Path(model)
+    if not folder.exists():
+        return _on_hub(model)
+    if not holds_model(folder):
+        raise EvaluationError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
+    name = folder.resolve().name
+    return Kind(name, True, None) if is_adapter(folder) else Kind(name, False, _architecture(folder / MODEL_CONFIG))
+
+
+def _on_hub(model: str) -> Kind:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name = model.rpartition("/")[2]
+    with reading(model):
+        try:
+            hf_hub_download(model, ADAPTER_CONFIG)
+        except LocalEntryNotFoundError as error:  # neither here nor to be asked for; an EntryNotFoundError, too
+            raise HubUnavailableError(
+                f"{model} is no folder here, and the Hub cannot be asked for it; give a folder, or unset HF_HUB_OFFLINE"
+            ) from error
+        except EntryNotFoundError:
+            return Kind(name, False, _architecture(Path(hf_hub_download(model, MODEL_CONFIG))))
+    return Kind(name, True, None)
+
+
+def _architecture(config: Path) -> str:
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{config} does not say what the model is ({error!r}); give another model") from error
+
 
 HARNESS: Final = "0.7.3"
 """The version of lmms-eval whose calls are written and whose results files are read. Some on PyPI (0.6.1, 0.7.0, 0.7.2)
@@ -52,3 +123,169 @@ EIGHT: Final = tuple(Benchmark(name, *_HOW[name]) for name in BENCHMARKS)
 
 HELDOUT: Final = "compact_heldout"
 """The task of our own held-out questions; its metrics are `accuracy`, `accuracy_k1`, `accuracy_k2`, ..., as shares."""
+
+
+MODEL: Final = "llava_hf"
+INSTALL: Final = ("pip", "install", f"lmms-eval[video-legacy]=={HARNESS}", "transformers>=5.23")
+"""The extra brings decord, which `llava_hf` imports whether there is a video or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The commands, each as its arguments, in the order in which they are to be run.
+
+    Attributes:
+        benchmarks (`tuple[Benchmark, ...]`): those that are asked for.
+        install (`tuple[str, ...]`): brings lmms-eval, in the version that the others are written for.
+        merge (`tuple[str, ...]`): makes a model of an adapter; empty for a whole model.
+        heldout (`tuple[str, ...]`): writes the task of our own held-out questions; empty where none were asked for.
+        evaluate (`tuple[str, ...]`): lmms-eval.
+        table (`tuple[str, ...]`): prints the table of what it wrote.
+    """
+
+    benchmarks: tuple[Benchmark, ...]
+    install: tuple[str, ...]
+    merge: tuple[str, ...]
+    heldout: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    table: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return the commands as a shell takes them."""
+        commands = (self.install, self.merge, self.heldout, self.evaluate, self.table)
+        return [shlex.join(command) for command in commands if command]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the commands, and of each benchmark its task and metric."""
+        return {
+            "lmms_eval": HARNESS,
+            "benchmarks": {
+                one.name: {"task": one.task, "metric": one.metric, "scale": one.scale, "judged": one.judged}
+                for one in self.benchmarks
+            },
+            "install": self.install,
+            "merge": self.merge,
+            "heldout": self.heldout,
+            "evaluate": self.evaluate,
+            "table": self.table,
+        }
+
+
+def benchmark_command(
+    model: str | Path,
+    out: str | Path = "benchmarks",
+    *,
+    judged: bool = True,
+    heldout: str | None = None,
+    gpus: int = 1,
+    device: str = "cuda",
+) -> Calls:
+    """Return the calls that judge a model on the paper's benchmarks.
+
+    Args:
+        model (`str | Path`): a folder or a repository: a LLaVA, or a LoRA adapter of one.
+        out (`str | Path`, *optional*, defaults to `benchmarks`): the folder that merged model and results are to go to.
+        judged (`bool`, *optional*, defaults to True): with the two benchmarks that a paid model grades.
+        heldout (`str`, *optional*): a release whose held-out questions are asked too; as `benchmark_tasks` takes it.
+        gpus (`int`, *optional*, defaults to 1): that share the questions, each with a copy of the model.
+        device (`str`, *optional*, defaults to `cuda`): where a single copy runs, such as `cuda:1` or `cpu`.
+
+    Raises:
+        EvaluationError: the model cannot be found, or is no LLaVA.
+        HubError: the Hub does not say what it is.
+        UsageError: a setting makes no sense, or lmms-eval could not be given this path.
+    """
+    if gpus < 1 or (gpus > 1 and device != "cuda"):
+        raise UsageError(f"got {gpus} GPUs and the device {device!r}; give 1 or more, and a device only with one")
+    kind, out = kind_of(str(model)), Path(out)
+    if kind.architecture not in (None, "llava"):
+        raise EvaluationError(
+            f"{model} is a {kind.architecture}, and these calls are for a LLaVA; `lmms-eval models` lists what runs it"
+        )
+    whole = str(out / kind.name) if kind.adapter else str(model)
+    for path in (whole, str(out)):
+        if "," in path:
+            raise UsageError(f"{path!r} has a comma, where lmms-eval would cut it; give a path without")
+    benchmarks = tuple(one for one in EIGHT if judged or not one.judged)
+    tasks, results = out / "tasks", out / "results"
+    asked = [one.task for one in benchmarks] + ([HELDOUT] if heldout else [])
+    several = ("accelerate", "launch", "--num_processes", str(gpus), "-m", "lmms_eval")
+    # Without a device map, which several processes must not have, transformers loads nothing.
+    where = "" if gpus > 1 else f",device={device},device_map={device}"
+    evaluate = (
+        *(several if gpus > 1 else ("lmms-eval",)),
+        *("--model", MODEL, "--model_args", f"pretrained={whole}{where}"),
+        *("--tasks", ",".join(asked)),
+        *(("--include_path", str(tasks)) if heldout else ()),
+        # It refuses to ask this model more than one question at once.
+        *("--batch_size", "1", "--num_fewshot", "0", "--seed", "0"),
+        *("--log_samples", "--output_path", str(results)),
+    )
+    return Calls(
+        benchmarks,
+        install=INSTALL,
+        merge=("compact", "adapter", "merge", str(model), "--out", whole) if kind.adapter else (),
+        heldout=("compact", "benchmarks", "tasks", heldout, "--out", str(tasks)) if heldout else (),
+        evaluate=evaluate,
+        table=("compact", "benchmarks", "table", str(results)),
+    )
+
+
+_QUESTIONS: Final = "data/k*/validation-*.parquet"
+_REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+
+
+def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
+    """Write the task `compact_heldout` over a release's held-out questions.
+
+    Args:
+        dataset (`str | Path`): a release's folder, or a repository as `org/name` or `org/name@revision`; lmms-eval
+            fetches that, and of either reads nothing but the validation split of the compositional part.
+        out (`str | Path`): a folder that is new or empty, or holds such a task already.
+
+    Returns:
+        `Path`: `out`.
+
+    Raises:
+        EvaluationError: the folder has no held-out questions, or `out` cannot be written.
+        UsageError: `dataset` is neither a folder nor a repository's name, or `out` holds other things.
+    """
+    place, out = _place(str(dataset)), Path(out)
+    package = files("compact_hf")
+    task = package / "evaluation" / "benchmarks" / "heldout_task"
+    settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in place.items())  # JSON is YAML
+    texts = {
+        f"{HELDOUT}.yaml": (task / f"{HELDOUT}.yaml").read_text(encoding="utf-8") + settings,
+        f"{HELDOUT}.py": (task / f"{HELDOUT}.py").read_text(encoding="utf-8"),
+        "compact_answers.py": (package / "answers.py").read_text(encoding="utf-8"),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if foreign := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
+            raise UsageError(f"{out} holds {foreign[0]}; lmms-eval reads all of it, so give a new or empty folder")
+        for name, text in texts.items():
+            (out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{out} cannot be written ({error.strerror}); give another folder as --out") from error
+    return out
+
+
+def _place(dataset: str) -> dict[str, Any]:
+    """Return where the questions lie, as settings of a task."""
+    # By their files, not by the config, for which `datasets` would fetch and prepare the training split too.
+    chosen: dict[str, Any] = {"data_files": {"validation": _QUESTIONS}}
+    folder = Path(dataset)
+    if folder.exists():
+        if not any(folder.glob(_QUESTIONS)):
+            raise EvaluationError(
+                f"{dataset} has no held-out questions ({_QUESTIONS}); give a release with a validation split"
+            )
+        return {"dataset_path": str(folder.resolve()), "dataset_kwargs": chosen}
+    named = _REPOSITORY.fullmatch(dataset)
+    if named is None:
+        raise UsageError(
+            f"{dataset!r} is neither a folder here nor a repository; give a release as a folder, org/name or "
+            "org/name@revision (of reserved scenes, make one by compact generate and assemble)"
+        )
+    revision = {"revision": named["revision"]} if named["revision"] else {}
+    return {"dataset_path": named["name"], "dataset_kwargs": chosen | revision}

@@ -13,10 +13,10 @@ import yaml
 
 from compact_hf.cli.main import main
 from compact_hf.errors import IdentityError, ReleaseError, UsageError
-from compact_hf.evaluation.ablation.folder import locked
 from compact_hf.evaluation.ablation.forecast import forecast
+from compact_hf.evaluation.ablation.results import markdown
 from compact_hf.evaluation.ablation.run import ablate
-from compact_hf.evaluation.ablation.tables import markdown
+from compact_hf.evaluation.ablation.variant import locked
 from compact_hf.training import train
 from compact_hf.training.train import tune
 from tests import preforked

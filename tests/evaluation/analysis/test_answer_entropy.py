@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.evaluation.analysis.answer_entropy import by_combination, by_opening, entropy
+from compact_hf.evaluation.analysis.text_only import by_combination, by_opening, entropy
 from tests.evaluation.analysis.samples import sampled
 
 

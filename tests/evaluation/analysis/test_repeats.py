@@ -7,7 +7,7 @@ from dataclasses import astuple
 import pytest
 
 from compact_hf.evaluation.analysis.counting import Sampled
-from compact_hf.evaluation.analysis.duplicates import repeats_of
+from compact_hf.evaluation.analysis.stats import repeats_of
 from tests.evaluation.analysis.samples import sampled
 
 LONG = "On which side of the tall gray house with a red roof stands the small brown dog in the picture"
