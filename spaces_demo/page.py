@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from compact_hf.reports.contact_sheet import thumbnail
-from compact_hf.reports.page import environment
-from compact_hf.reports.theme import css_variables
+from compact_hf.reports.theme import css_variables, environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -28,7 +28,7 @@ from compact_hf.images.source import Source
 from compact_hf.methods.compact.conversation import Outcome, outcome_of
 from compact_hf.methods.compact.preset import CONVERSING
 from compact_hf.records import Picture, Turn
-from compact_hf.reports import cards, contact_sheet
+from compact_hf.reports import contact_sheet
 from compact_hf.runs.image_index import read_again
 from compact_hf.runs.journal import FILE_NAME, Finished, Journal
 from compact_hf.runs.shards import runs_in
@@ -252,7 +252,7 @@ def show(
     folder = Path(out) if out is not None else Path(f"{_NO_NAME.sub('-', name)}-sheet")
     title = f"{name}: {'what was dropped' if rejects else 'questions and answers'}"
     page = contact_sheet.page(found.shown, title=title, summary=list(_summary(found, wanted, rejects=rejects)))
-    return _written(folder, page, cards.sheet(found.shown), len(found.shown))
+    return _written(folder, page, contact_sheet.sheet(found.shown), len(found.shown))
 
 
 def _is_run(where: str | Path) -> bool:

@@ -12,8 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.page import environment
-from compact_hf.reports.theme import canvas, tone
+from compact_hf.reports.theme import canvas, environment, tone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.page import environment
+from compact_hf.reports.theme import environment
 
 
 @dataclass(frozen=True, slots=True)

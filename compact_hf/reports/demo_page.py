@@ -14,8 +14,8 @@ from compact_hf.reports import contact_sheet, dropped, plots, score_charts
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.reports.dropped import RejectCount
 from compact_hf.reports.figure import Plot
-from compact_hf.reports.page import environment
 from compact_hf.reports.score_charts import Score
+from compact_hf.reports.theme import environment
 
 _SHOWN_PICTURES: Final = 24
 

@@ -14,10 +14,9 @@ from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.differences import Difference, differences, told
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.page import environment
 from compact_hf.reports.pair_charts import FEWEST, Pair, accuracy_by_pair
 from compact_hf.reports.score_charts import Score, accuracy, against_majority
-from compact_hf.reports.theme import MOST_MODELS
+from compact_hf.reports.theme import MOST_MODELS, environment
 
 Outcome = Literal["differ", "wrong", "right"]
 

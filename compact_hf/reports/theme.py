@@ -14,11 +14,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.capabilities import CAPABILITIES
+from compact_hf.capabilities import CAPABILITIES, GROUPS
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def environment() -> Environment:
+    """Return the Jinja environment of this folder's templates.
+
+    Autoescape is on for every template: questions and answers come from teachers, which read pictures from
+    anywhere. A name that a template misses is an error, not an empty place.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("compact_hf.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals.update(
+        css_variables=css_variables,
+        definitions={name: atom.definition for name, atom in CAPABILITIES.items()},
+        groups=GROUPS,
+        group_of=group_of,
+        k_tone=k_tone,
+    )
+    found.filters["spoken"] = spoken
+    return found
+
 
 TONES: Final[dict[str, tuple[str, str]]] = {
     "paper": ("#ffffff", "#171a21"),

@@ -9,8 +9,7 @@ import random
 from pathlib import Path
 from typing import Final
 
-from compact_hf.reports.cards import ladder
-from compact_hf.reports.contact_sheet import Entry
+from compact_hf.reports.contact_sheet import Entry, ladder
 from compact_hf.scenes.questions import ask
 from compact_hf.scenes.render import png
 from compact_hf.scenes.scene import scene_of

@@ -9,8 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.cards import ladder, sheet
-from compact_hf.reports.contact_sheet import Entry, Shown
+from compact_hf.reports.contact_sheet import Entry, Shown, ladder, sheet
 from compact_hf.scenes.questions import understand
 from compact_hf.scenes.render import png
 from compact_hf.scenes.scene import scene_of
