@@ -14,9 +14,7 @@ from typing import Final
 
 from compact_hf.cli import (
     ablate,
-    adapter,
     analyze,
-    base,
     benchmarks,
     completion,
     dataset,
@@ -24,9 +22,6 @@ from compact_hf.cli import (
     evaluate,
     generate,
     publish,
-    questioning,
-    recipe,
-    showing,
     tune,
 )
 from compact_hf.cli.console import end_of_data, say, silence
@@ -87,22 +82,22 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (
-        demo,
-        generate,
-        questioning,
-        dataset,
-        publish,
-        showing,
-        tune,
-        evaluate,
-        analyze,
-        benchmarks,
-        ablate,
-        base,
-        recipe,
-        adapter,
+    for add in (
+        demo.add,
+        generate.add,
+        generate.add_questioning,
+        dataset.add,
+        publish.add,
+        dataset.add_show,
+        tune.add,
+        evaluate.add,
+        analyze.add,
+        benchmarks.add,
+        ablate.add,
+        tune.add_base,
+        tune.add_recipe,
+        tune.add_adapter,
     ):
-        part.add(commands)
+        add(commands)
     completion.add(commands, parser)
     return parser

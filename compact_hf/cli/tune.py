@@ -1,15 +1,166 @@
-"""`compact tune`: parsing and talking."""
+"""`compact tune`, `recipe`, `base` and `adapter`: parsing and output."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import say, tell, tell_json, tell_table
+from compact_hf.cli.console import Bar, bars_on_a_terminal, say, tell, tell_json, tell_table
 from compact_hf.cli.parser import command
 from compact_hf.errors import UsageError
+
+
+def add_recipe(commands: Any) -> None:
+    """Add these commands to the parser."""
+    purpose = "the training recipes that come along"
+    recipe = commands.add_parser(
+        "recipe", help=purpose, description=purpose, epilog="example: compact recipe list", allow_abbrev=False
+    )
+    verbs = recipe.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listed = command(verbs, "list", _list, "their names and what they are for", "compact recipe list")
+    listed.add_argument("--json", action="store_true", help="as JSON")
+    show = command(verbs, "show", _show, "print one: a YAML for trl sft", "compact recipe show llava15-7b-lora")
+    show.add_argument("name", metavar="NAME", help="of the list")
+    copy = command(
+        verbs,
+        "copy",
+        _copy,
+        "write one and the chat template side by side, to change them or for another base",
+        "compact recipe copy llava15-7b-lora-1gpu --out mine --model org/base",
+    )
+    copy.add_argument("name", metavar="NAME", help="of the list")
+    copy.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="a folder (default: this one)")
+    copy.add_argument("--model", metavar="ID", help="the base to start from: a repository or a folder")
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from compact_hf.training.recipes import recipe_names, recipe_purpose
+
+    purposes = {name: recipe_purpose(name) for name in recipe_names()}
+    if chosen.json:
+        tell_json(purposes)
+    else:
+        tell_table(("recipe", "what it is for"), list(purposes.items()))
+    return 0
+
+
+def _show(chosen: argparse.Namespace) -> int:
+    from compact_hf.training.recipes import recipe_path
+
+    tell(recipe_path(chosen.name).read_text(encoding="utf-8").rstrip())
+    return 0
+
+
+def _copy(chosen: argparse.Namespace) -> int:
+    from compact_hf.training.recipes import copy_recipe
+
+    copy = copy_recipe(chosen.name, chosen.out, model=chosen.model)
+    say(f"the chat template is in {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
+    tell(str(copy.recipe))
+    return 0
+
+
+_MEGA = 1_000_000
+
+
+def add_base(commands: Any) -> None:
+    """Add these commands to the parser."""
+    purpose = "the model that instruction tuning starts from"
+    base = commands.add_parser(
+        "base",
+        help=purpose,
+        description=purpose,
+        epilog="example: compact base assemble --out base",
+        allow_abbrev=False,
+    )
+    ones = base.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    assemble = command(
+        ones,
+        "assemble",
+        _assemble,
+        "put a LLaVA-1.5 together as it is before instruction tuning, from Vicuna, CLIP and the pre-trained projector",
+        "compact base assemble --out llava-base",
+    )
+    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or the same base")
+    place = "a folder, or ORG/NAME[@REVISION] on the Hub"
+    assemble.add_argument("--language-model", metavar="PLACE", help=f"a Llama: {place} (default: lmsys/vicuna-7b-v1.5)")
+    assemble.add_argument(
+        "--vision-tower", metavar="PLACE", help=f"a CLIP: {place} (default: openai/clip-vit-large-patch14-336)"
+    )
+    assemble.add_argument(
+        "--projector", metavar="PLACE", help=f"mm_projector.bin, or {place} with it (default: LLaVA-1.5's for the two)"
+    )
+    assemble.add_argument(
+        "--dtype",
+        choices=("stored", "float16", "bfloat16", "float32"),
+        default="stored",
+        help="round all weights to it (default: each as it is stored; loading rounds)",
+    )
+    assemble.add_argument("--push", metavar="ORG/NAME", help="publish it as a model repository too, in one piece")
+    assemble.add_argument("--private", action="store_true", help="create that repository private; refuse a public one")
+    assemble.add_argument("--dry-run", action="store_true", help="look the parts up and say what it would take, only")
+
+
+def _assemble(chosen: argparse.Namespace) -> int:
+    from compact_hf.models.llava.assemble import assemble_base
+
+    bars_on_a_terminal()
+    given = {
+        "language_model": chosen.language_model,
+        "vision_tower": chosen.vision_tower,
+        "projector": chosen.projector,
+    }
+    with Bar("megabytes written") as bar:
+        assembled = assemble_base(
+            chosen.out,
+            **{name: place for name, place in given.items() if place is not None},
+            dtype=chosen.dtype,
+            push_to=chosen.push,
+            private=chosen.private,
+            dry_run=chosen.dry_run,
+            on_note=bar.note,
+            on_progress=lambda done, total: bar.show(done // _MEGA, total // _MEGA),
+        )
+    if chosen.dry_run:
+        tell_table(("part",), [(part,) for part in assembled.parts])
+        say(
+            f"{assembled.out} would be at most {-(-assembled.room.out // _MEGA)} MB with {assembled.rows} rows of "
+            f"vocabulary; to download: {-(-assembled.room.download // _MEGA)} MB"
+        )
+        return 0
+    say(f"next: compact tune RECIPE --model_name_or_path {chosen.push or assembled.out}")
+    tell(assembled.pushed.url if assembled.pushed else str(assembled.out))
+    return 0
+
+
+def add_adapter(commands: Any) -> None:
+    """Add these commands to the parser."""
+    purpose = "what to do with a LoRA adapter"
+    adapter = commands.add_parser("adapter", help=purpose, description=purpose, allow_abbrev=False)
+    merge = command(
+        adapter.add_subparsers(title="commands", metavar="COMMAND", required=True),
+        "merge",
+        _merge,
+        "make one model of a base and its adapter",
+        "compact adapter merge student --out merged",
+    )
+    merge.add_argument("adapter", metavar="ADAPTER", help="a folder, or a repository on the Hub")
+    merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
+    merge.add_argument(
+        "--base", metavar="DIR_OR_REPO", help="where its base lies now (default: where the adapter's config says)"
+    )
+
+
+def _merge(chosen: argparse.Namespace) -> int:
+    from compact_hf.training.merge_adapter import merge_adapter
+
+    out = merge_adapter(chosen.adapter, chosen.out, base=chosen.base, on_progress=say)
+    say(f"next: compact publish {out} ORG/NAME")
+    tell(str(out))
+    return 0
 
 
 def add(commands: Any) -> None:

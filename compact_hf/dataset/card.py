@@ -45,9 +45,9 @@ def paths(combinations: Combinations) -> tuple[str, ...]:
 
 def drawn(combinations: Combinations) -> dict[str, Plot]:
     """Return path -> the picture to be put there."""
-    from compact_hf.reports import plots
+    from compact_hf.reports import dataset_charts
 
-    made = (plots.k_distribution, plots.coverage, plots.cooccurrence)
+    made = (dataset_charts.k_distribution, dataset_charts.coverage, dataset_charts.cooccurrence)
     by_path = {_path(name): draw for name, draw in zip(_NAMES, made, strict=True)}
     return {path: by_path[path](combinations) for path in paths(combinations)}
 

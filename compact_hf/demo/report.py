@@ -16,8 +16,8 @@ from compact_hf.methods.compact.rows import conversation_rows
 from compact_hf.methods.compact.status import Status
 from compact_hf.records import Row
 from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
-from compact_hf.reports.dropped import RejectCount
 from compact_hf.training.train import TrainingResult
 
 _FOUND_AS: Final = {

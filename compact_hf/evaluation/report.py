@@ -16,7 +16,6 @@ from compact_hf.evaluation.scoring import TOLERANCE, Matching, Prediction
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.records import digest
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.differences import Difference
 from compact_hf.reports.evaluation_page import (
     OUTCOMES,
     Answered,
@@ -27,7 +26,7 @@ from compact_hf.reports.evaluation_page import (
     render_judging,
 )
 from compact_hf.reports.pair_charts import Pair
-from compact_hf.reports.score_charts import Interval, Score
+from compact_hf.reports.score_charts import Difference, Interval, Score
 
 PAGE: Final = "report.html"
 EXAMPLES: Final = 12

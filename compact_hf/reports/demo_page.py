@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from compact_hf.reports import contact_sheet, dropped, plots, score_charts
+from compact_hf.reports import contact_sheet, dataset_charts, score_charts
 from compact_hf.reports.contact_sheet import Shown
-from compact_hf.reports.dropped import RejectCount
+from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.figure import Plot
 from compact_hf.reports.score_charts import Score
 from compact_hf.reports.theme import environment
@@ -101,7 +101,7 @@ class Report:
     facts: tuple[Fact, ...]
     accepted: Mapping[tuple[str, ...], int]
     pictures: Sequence[Shown] = ()
-    means: Mapping[str, float] = field(default_factory=lambda: plots.PAPER_MEAN_K)
+    means: Mapping[str, float] = field(default_factory=lambda: dataset_charts.PAPER_MEAN_K)
     rejects: Sequence[RejectCount] = ()
     release: ReleaseSection | None = None
     training: TrainingSection | None = None
@@ -129,12 +129,12 @@ def render(report: Report) -> str:
 def drawn(report: Report) -> tuple[Plot, ...]:
     """Return every plot that the report has the figures for, in the order of the page."""
     made = [
-        plots.k_distribution(report.accepted, means=report.means),
-        plots.coverage(report.accepted),
-        plots.cooccurrence(report.accepted),
+        dataset_charts.k_distribution(report.accepted, means=report.means),
+        dataset_charts.coverage(report.accepted),
+        dataset_charts.cooccurrence(report.accepted),
     ]
     if report.rejects:
-        made.append(dropped.rejects(report.rejects))
+        made.append(dataset_charts.rejects(report.rejects))
     if report.training:
         made.append(score_charts.loss(report.training.loss))
     if report.accuracy:
@@ -153,4 +153,4 @@ def drawn(report: Report) -> tuple[Plot, ...]:
 
 
 def _accuracy_told(section: AccuracySection | None) -> tuple[str, ...]:
-    return score_charts.told((section.overall, *section.by_k), section.models) if section else ()
+    return score_charts.describe_scores((section.overall, *section.by_k), section.models) if section else ()

@@ -12,10 +12,16 @@ from typing import Final, Literal
 
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.differences import Difference, differences, told
 from compact_hf.reports.figure import Plot, Table
 from compact_hf.reports.pair_charts import FEWEST, Pair, accuracy_by_pair
-from compact_hf.reports.score_charts import Score, accuracy, against_majority
+from compact_hf.reports.score_charts import (
+    Difference,
+    Score,
+    accuracy,
+    against_majority,
+    describe_differences,
+    differences,
+)
 from compact_hf.reports.theme import MOST_MODELS, environment
 
 Outcome = Literal["differ", "wrong", "right"]
@@ -116,7 +122,7 @@ def render_judging(report: JudgingReport) -> str:
             by_k=tuple(_accuracy(report, (report.overall, *report.by_k) if report.by_k else (), "k")),
             by_capability=tuple(_accuracy(report, report.by_capability, "capability")),
             by_pair=tuple(_by_pair(report)),
-            compared=told(report.comparisons),
+            compared=describe_differences(report.comparisons),
             differences=differences(report.comparisons) if report.comparisons else None,
             examples={
                 _HEADINGS[outcome][len(report.models) > 1]: tuple(found)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import TuningError
 from compact_hf.models.loading import identity_of
 from compact_hf.records import RESULTS_SCHEMA
-from compact_hf.reports.differences import Difference, told
-from compact_hf.reports.score_charts import Interval, Score, accuracy, table
+from compact_hf.reports.score_charts import Difference, Interval, Score, accuracy, describe_differences, table
 from compact_hf.reports.theme import MOST_MODELS, spoken
 
 if TYPE_CHECKING:
@@ -103,9 +102,11 @@ class Measured:
         """Return every line's numbers."""
         return table(self.lines(), self.names)
 
-    def told(self) -> tuple[str, ...]:
+    def differences(self) -> tuple[str, ...]:
         """Return a sentence for each comparison of this model with another."""
-        return told([self._difference(one) for one in self.judging["comparisons"] if self.model in _two(one)])
+        return describe_differences(
+            [self._difference(one) for one in self.judging["comparisons"] if self.model in _two(one)]
+        )
 
     def _difference(self, found: Mapping[str, Any]) -> Difference:
         """Return a comparison as the plots have it: how the further model does against the baseline."""

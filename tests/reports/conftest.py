@@ -7,8 +7,8 @@ from itertools import combinations
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
-from compact_hf.reports.dropped import RejectCount
 
 from .samples import HOSTILE, score, shown
 

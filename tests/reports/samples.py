@@ -12,9 +12,8 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import Turn
 from compact_hf.reports.contact_sheet import Shown
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.differences import Difference
 from compact_hf.reports.evaluation_page import Answered, Given, JudgingReport
-from compact_hf.reports.score_charts import Interval, Score
+from compact_hf.reports.score_charts import Difference, Interval, Score
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\""
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from compact_hf.reports.differences import Difference, told
 from compact_hf.reports.evaluation_page import JudgingReport, render_judging
 from compact_hf.reports.pair_charts import FEWEST, accuracy_by_pair
-from compact_hf.reports.score_charts import Interval, accuracy
+from compact_hf.reports.score_charts import Difference, Interval, accuracy, describe_differences
 from compact_hf.reports.theme import MOST_MODELS, model_look
 
 from .pages import Page
@@ -101,7 +100,7 @@ def test_a_part_without_figures_is_left_out_with_its_link(
     ],
 )
 def test_better_is_said_only_where_the_interval_and_the_test_say_so(share: Interval, p: float, said: str) -> None:
-    assert told([Difference("A", "B", 1200, share, p)]) == (said,)
+    assert describe_differences([Difference("A", "B", 1200, share, p)]) == (said,)
 
 
 def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:

@@ -10,7 +10,7 @@ import matplotlib
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES, GROUPS
-from compact_hf.reports import plots
+from compact_hf.reports import dataset_charts
 from compact_hf.reports.theme import TONES, css_variables, k_look, k_tone, themed
 
 
@@ -55,7 +55,7 @@ def test_no_two_tones_share_a_light_value_because_themes_replace_by_value() -> N
 
 def test_drawing_leaves_the_readers_settings_alone() -> None:
     before = matplotlib.rcParams.copy()
-    plots.coverage({(name,): 1 for name in CAPABILITIES}).svg()
+    dataset_charts.coverage({(name,): 1 for name in CAPABILITIES}).svg()
     assert matplotlib.rcParams == before
 
 

@@ -12,7 +12,7 @@ from compact_hf.evaluation.analysis.compare import Comparison
 from compact_hf.evaluation.analysis.highlights import in_common, standing_out
 from compact_hf.evaluation.analysis.stats import Analysis
 from compact_hf.evaluation.analysis.text_only import Blind
-from compact_hf.reports import plots, score_charts
+from compact_hf.reports import dataset_charts, score_charts
 from compact_hf.reports.analysis_page import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
 from compact_hf.reports.dataset_charts import Series, bars, lengths
 from compact_hf.reports.demo_page import Example, Fact
@@ -83,7 +83,7 @@ def _facts(one: Analysis) -> Iterator[Fact]:
 
 def _complexity(data: Sequence[Analysis]) -> Section:
     if len(data) == 1:
-        drawn = plots.k_distribution(_needed(data[0]), means=plots.PAPER_MEAN_K)
+        drawn = dataset_charts.k_distribution(_needed(data[0]), means=dataset_charts.PAPER_MEAN_K)
     else:
         ks = range(max(max(one.complexity.by_k) for one in data) + 1)
         series = [
@@ -107,7 +107,7 @@ def _capabilities(data: Sequence[Analysis]) -> Section:
     words = "The share of questions that need each capability; a question that needs several counts in each."
     if len(data) == 1:
         needed = _needed(data[0])
-        drawn = (Drawn(plots.coverage(needed)), Drawn(plots.cooccurrence(needed), folded=True))
+        drawn = (Drawn(dataset_charts.coverage(needed)), Drawn(dataset_charts.cooccurrence(needed), folded=True))
         words = (
             "How many questions need each capability, and each pair of them. A question counts in each that it needs."
         )
@@ -122,7 +122,7 @@ def _capabilities(data: Sequence[Analysis]) -> Section:
     pairs = [
         replace(plot, name=f"cooccurrence-{number}", title=f"{plot.title}: {one.name}")
         for number, one in enumerate(data, 1)
-        for plot in [plots.cooccurrence(_needed(one))]
+        for plot in [dataset_charts.cooccurrence(_needed(one))]
     ]
     return Section(
         "capabilities", "Which capabilities", (words,), (Drawn(coverage), *(Drawn(plot, folded=True) for plot in pairs))

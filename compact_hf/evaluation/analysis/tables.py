@@ -10,8 +10,8 @@ from compact_hf.evaluation.analysis.compare import Comparison
 from compact_hf.evaluation.analysis.readers import Kind
 from compact_hf.evaluation.analysis.stats import Analysis, Lengths
 from compact_hf.evaluation.analysis.text_only import Guessed, Type
+from compact_hf.reports.dataset_charts import PAPER_MEAN_K
 from compact_hf.reports.figure import Table
-from compact_hf.reports.plots import PAPER_MEAN_K
 from compact_hf.reports.theme import spoken
 
 MOST_PAIRS: Final = 10
