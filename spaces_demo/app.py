@@ -21,10 +21,10 @@ import gallery
 import gradio as gr
 import model  # first: on ZeroGPU it has to come before torch
 import results
-from door import Door
 from page import css, theme
-from safety import MOST_BYTES
+from request_guard import RequestGuard
 from starlette.middleware import Middleware
+from validation import MOST_BYTES
 
 from compact_hf.errors import CompactError
 
@@ -119,7 +119,7 @@ def launch(page: gr.Blocks, **more: Any) -> Any:
         css=css(),
         theme=theme(),
         max_file_size=MOST_BYTES,
-        app_kwargs={"middleware": [Middleware(Door)]},
+        app_kwargs={"middleware": [Middleware(RequestGuard)]},
         ssr_mode=False,
         mcp_server=False,
         pwa=False,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import gradio as gr
 from model import Answering
-from safety import LONGEST_QUESTION, Picture, question_of, refusal
+from validation import LONGEST_QUESTION, Picture, question_of, refusal
 
 from compact_hf.errors import CompactError
 from compact_hf.scenes.questions import ask as ask_scene

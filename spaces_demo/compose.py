@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import gradio as gr
 from page import rendered
-from safety import Key, Picture, refusal
-from steps import Step, steps
+from step_trace import Step, steps
+from validation import Key, Picture, refusal
 
 from compact_hf.capabilities import CAPABILITIES, canonical
 from compact_hf.errors import TeacherError, TeacherUnavailableError

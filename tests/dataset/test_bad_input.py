@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from compact_hf.dataset.writer import write
-from tests.doubles.hub.access import READ_TOKEN
+from tests.doubles.hub.http import READ_TOKEN
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import MAIN, File, Repository
 from tests.hub.clients import told

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write
 from compact_hf.methods.compact.generate import generate
-from tests.doubles.hub.faults import Stalled
+from tests.doubles.hub.http import Stalled
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import Repository
 from tests.hub.clients import COMPACT, run, start, told

@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from compact_hf.dataset.writer import MAX_GROUP_BYTES, MAX_GROUP_ROWS, write
-from tests.doubles.hub.faults import Stalled, too_many, unavailable
+from tests.doubles.hub.http import Stalled, too_many, unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import File
 from tests.hub.clients import COMPACT, run, told

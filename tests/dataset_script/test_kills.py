@@ -16,7 +16,7 @@ from starlette.responses import Response
 from compact_hf.config import read_config
 from compact_hf.runs.journal import FILE_NAME
 from dataset_script.build_compact import Config, build
-from tests.doubles.hub.faults import Stalled
+from tests.doubles.hub.http import Stalled
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import Repository
 from tests.hub.clients import ROOT, run, start

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from tests.doubles.hub.faults import Cut, too_many
+from tests.doubles.hub.http import Cut, too_many
 from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import told
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.doubles.hub.access import READ_TOKEN, TOKEN
+from tests.doubles.hub.http import READ_TOKEN, TOKEN
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import MAIN, File
 from tests.hub.clients import ROOT, told

@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.responses import PlainTextResponse, Response
 
-from tests.doubles.hub.faults import Cut, Lost, Stalled, too_many, unavailable
+from tests.doubles.hub.http import Cut, Lost, Stalled, too_many, unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import MAIN
 

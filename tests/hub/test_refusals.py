@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.doubles.hub.access import READ_TOKEN
-from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.http import READ_TOKEN, unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import MAIN
 

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from compact_hf.images.inspection import image_id_of
-from tests.doubles.hub.access import USER
+from tests.doubles.hub.http import USER
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import MAIN, Commit, File
 

@@ -11,7 +11,7 @@ from datasets import Features, Image, List, Value
 
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.access import USER
+from tests.doubles.hub.http import USER
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import File
 from tests.hub.clients import told

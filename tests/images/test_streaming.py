@@ -11,7 +11,7 @@ import pytest
 
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.http import unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import start, told
 from tests.images.hub_data_sets import (

@@ -11,7 +11,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.http import unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import told
 from tests.methods.data_sets import pictures, questions_folder

@@ -38,7 +38,7 @@ _SESSION = """
 import asyncio, json, os
 import gradio as gr
 from gradio.state_holder import SessionState
-from safety import Key, Picture
+from validation import Key, Picture
 
 with gr.Blocks() as page:
     inputs = [Key(), gr.Textbox(), Picture()]

@@ -17,7 +17,7 @@ from compact_hf.teachers.gemini_batch.store import FOLDER
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.faults import Cut
+from tests.doubles.hub.http import Cut
 from tests.teachers.asking import put
 from tests.teachers.batching import QUICK, batch, drafts, kept, some
 

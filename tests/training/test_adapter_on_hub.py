@@ -14,7 +14,7 @@ from starlette.responses import Response
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.training.training_record import FACTS
-from tests.doubles.hub.faults import unavailable
+from tests.doubles.hub.http import unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import at, statuses, told
 from tests.training.adapters import adapter

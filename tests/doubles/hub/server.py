@@ -25,9 +25,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compact_hf.testing.server import LocalServer
-from tests.doubles.hub import pulls, reading, writing
-from tests.doubles.hub.access import TOKEN, State, refused
-from tests.doubles.hub.faults import Lost
+from tests.doubles.hub import pull_requests, routes
+from tests.doubles.hub.http import TOKEN, Lost, State, refused
 from tests.doubles.hub.store import Refusal, Store
 
 
@@ -70,7 +69,7 @@ class HubServer(LocalServer):
 
     def __init__(self, *, all_regular: bool = False, fault: Fault = lambda asked, number: None) -> None:
         app = Starlette(
-            routes=[*pulls.ROUTES, *writing.ROUTES, *reading.ROUTES],
+            routes=[*pull_requests.ROUTES, *routes.WRITING_ROUTES, *routes.READING_ROUTES],
             exception_handlers={Refusal: refused},
             middleware=[Middleware(_Front, server=self)],
         )

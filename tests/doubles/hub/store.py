@@ -1,7 +1,7 @@
 """What the Hub's double keeps: repositories with commits, references and pull requests, all in memory.
 
 Goes in: who asks and what to change. Comes out: commits and their files, or a `Refusal` with the status and the code
-that the Hub's client knows. Nothing here knows HTTP; the routes are in reading.py, writing.py and pulls.py.
+that the Hub's client knows. Nothing here knows HTTP; the routes are in reading.py, writing.py and pull_requests.py.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Repository:
         base = self.refs[MAIN]
         status = "draft" if draft else "open"
         pull = PullRequest(len(self.pulls) + 1, title, description, author, status, base, _now())
-        self.pulls.append(pull)
+        self.pull_requests.append(pull)
         self.refs[pull.ref] = base
         return pull
 

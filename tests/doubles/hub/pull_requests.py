@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.doubles.hub.access import USER, repository_of, require_write
-from tests.doubles.hub.paths import API
+from tests.doubles.hub.http import API, USER, repository_of, require_write
 from tests.doubles.hub.store import MAIN, PullRequest, Refusal, Repository
 
 _DISCUSSIONS: Final = f"{API}/discussions"

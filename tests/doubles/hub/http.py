@@ -1,14 +1,77 @@
-"""Who may do what at the Hub's double, and how a refusal looks on the wire."""
+"""What all routes of the Hub's double share: its paths, who may do what, refusals, and connections that break off."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from tests.doubles.hub.store import Refusal, Repository, Store
+
+
+class _Revision(StringConvertor):
+    """A branch, a tag or a hash, or a reference with slashes: refs/pr/1."""
+
+    regex = r"refs/[a-z]+/[^/]+|[^/]+"
+
+
+class _Kind(StringConvertor):
+    regex = "models|datasets|spaces"
+
+
+register_url_convertor("revision", _Revision())
+register_url_convertor("kind", _Kind())
+
+API: Final = "/api/{kind:kind}/{namespace}/{name}"
+"""What is asked about a repository starts so."""
+PAGES: Final = ("/{kind:kind}/{namespace}/{name}", "/{namespace}/{name}")
+"""What belongs to its page (files, LFS) starts so: models have no prefix."""
+
+
+def too_many(*, retry_after_s: int = 1) -> Response:
+    """Return a 429 that says when to come again."""
+    return JSONResponse({"error": "Too Many Requests"}, 429, headers={"Retry-After": str(retry_after_s)})
+
+
+def unavailable(status: int = 503) -> Response:
+    """Return a 5xx."""
+    return JSONResponse({"error": "Service Unavailable"}, status)
+
+
+class Cut(Response):
+    """Begin an answer and close the connection, in the middle of the request where it has a body.
+
+    Args:
+        after_bytes (`int`, *optional*, defaults to 0): so much of the body is read first, if it has so much.
+    """
+
+    def __init__(self, *, after_bytes: int = 0) -> None:
+        super().__init__()
+        self._after_bytes = after_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read, more = 0, True
+        while more and read < self._after_bytes:
+            message = await receive()
+            read, more = read + len(message.get("body", b"")), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+
+
+class Lost(Cut):
+    """Do what was asked, and close the connection instead of answering."""
+
+
+class Stalled(Response):
+    """Read the request and never answer, until the client goes away."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
 
 TOKEN: Final = "hf_test"
 """The token that may read and write."""
