@@ -1,9 +1,9 @@
 """Seeing and alignment: a tiny LLaVA with random weights in, one that describes drawn scenes out.
 
 Where LLaVA's first stage trains the projector alone, here nothing is pre-trained: first the tower learns to see
-(seeing.py), then all of it learns to describe, which is where the language model gets its language. Every batch is
-drawn anew from the scenes of its own seeds, so no picture is seen twice; what a step learns from is a function of its
-number alone, so a killed run goes on as if it had not been.
+(patch_pretraining.py), then all of it learns to describe, which is where the language model gets its language. Every
+batch is drawn anew from the scenes of its own seeds, so no picture is seen twice; what a step learns from is a function
+of its number alone, so a killed run goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Step:
 
 
 def see(base: Path, out: Path, how: Lessons, *, on_step: Callable[[Step], None] = lambda step: None) -> Path:
-    """Teach the tower of the model in `base` to tell things apart (seeing.py), and save the whole model in `out`.
+    """Teach the tower of the model in `base` to tell things apart, and save the whole model in `out`.
 
     Arguments as for `align`.
     """

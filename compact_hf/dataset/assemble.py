@@ -92,7 +92,8 @@ def assemble(
 
     Raises:
         UsageError: no runs, or arguments that are out of range or do not fit together.
-        JournalError: a folder is not a run, or what was seen of pictures (seen.py) cannot be kept in the first one.
+        JournalError: a folder is not a run, or the cache of image hashes (image_similarity.py) cannot be kept in the
+            first one.
         SourceError: pictures are gone.
         ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
     """

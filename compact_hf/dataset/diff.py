@@ -140,7 +140,7 @@ class Difference:
 
     @property
     def step(self) -> Step:
-        """What a version of the new one has to go up by at least (versions.py)."""
+        """What a version of the new one has to go up by at least."""
         if self.columns or self.lost:
             return "major"
         counted = self.rows.values()

@@ -265,7 +265,7 @@ def export(
     Args:
         release (`str | Path`): a folder, or `org/name[@revision]` of a data set on the Hub.
         out (`str | Path`): a folder that is new or empty; it is there completely or not at all.
-        format (`str`): `llava`, `finevision` or `messages` (exports/formats.py says what each holds).
+        format (`str`): `llava`, `finevision` or `messages` (the top of this file says what each holds).
         config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.
         split (`str`, *optional*): `train` or `validation`; both by default.
 

@@ -37,7 +37,7 @@ class Look:
 
     Attributes:
         ids (`frozenset[str]`): hashes of its bytes, as they are and without metadata.
-        hash (`int`, *optional*): 64 bits of what it looks like (images/perceptual.py).
+        hash (`int`, *optional*): 64 bits of what it looks like (images/phash.py).
     """
 
     ids: frozenset[str]

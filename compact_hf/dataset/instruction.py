@@ -1,11 +1,11 @@
 """The instruction part: a sample of a LLaVA-format file, such as llava_v1_5_mix665k.json, as rows of a release.
 
-In: a JSON list in LLaVA's format (images/llava.py) and the folder that the image paths start from. Out: a `Row` or a
-`Reject` for each row of the sample.
+In: a JSON list in LLaVA's format (images/conversations.py) and the folder that the image paths start from. Out: a
+`Row` or a `Reject` for each row of the sample.
 
 The sample is the n smallest hashes of (seed, row content): the same rows in any order give the same sample in the
 same order, and a larger n only adds to it. The file is read as a stream, so that only the sample is in memory. Its
-pictures are looked at a few ahead, each once (seen.py).
+pictures are looked at a few ahead, each once (image_similarity.py).
 """
 
 from __future__ import annotations

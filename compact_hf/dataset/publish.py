@@ -3,7 +3,7 @@
     compact publish release org/compact
 
 How it gets there in one piece is hub/push.py's. Here stands what has to be so beforehand: a valid release, a version
-that goes up by as much as its difference to the last one demands (versions.py), an entry in CHANGELOG.md, and that
+that goes up by as much as its difference to the last one demands (diff.py), an entry in CHANGELOG.md, and that
 readers find every config.
 """
 

@@ -57,7 +57,7 @@ class Tally:
         self._made(row.teacher, row.verifier, row.preset_version)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Count a row as Parquet holds it; one without defects (checks.py)."""
+        """Count a row as Parquet holds it; one without defects (row_checks.py)."""
         for turn in record["turns"]:
             self._turn(turn["capabilities"], turn["question"], turn["answer"])
         if record["image_id"] is not None:

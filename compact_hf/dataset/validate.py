@@ -4,7 +4,7 @@
     compact validate org/compact@v1.0.0
 
 Files are checked side by side, each as a stream of row groups; what grows with the number of rows is only the ids,
-which must be unique. The rules for one row are in checks.py.
+which must be unique. The rules for one row are in row_checks.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of a judging: `Judged` in, report.html out, which pictures/judging.py lays out.
+"""The page of a judging: `Judged` in, report.html out, which reports/evaluation_page.py lays out.
 
 compact evaluate MODEL... DATASET --out DIR      leaves DIR/report.html
 """

@@ -4,7 +4,7 @@
 
     {"schema": 2,
      "model": "student", "dataset": "release (compositional, validation)",
-     "matching": "exact",     when an answer counts as right; see matching.py
+     "matching": "exact",     when an answer counts as right; see below
      "overall": SCORE, "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...},
      "by_pair": {"color+shape": SCORE, ...}}
 

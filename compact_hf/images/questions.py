@@ -1,9 +1,9 @@
 """What a data set asks about its pictures: pictures as a source, and each one's rows with their questions.
 
-In: a data set of `datasets` (dataset.py), or a file in LLaVA's format (llava.py) with the source of its pictures. Out:
-every different picture once, with all rows that ask about it, however they are scattered; and the rows that have no one
-picture. The rows are read once, when the data set is opened, into a temporary SQLite file, so that memory does not grow
-with them.
+In: a data set of `datasets` (hub_dataset.py), or a file in LLaVA's format (conversations.py) with the source of its
+pictures. Out: every different picture once, with all rows that ask about it, however they are scattered; and the rows
+that have no one picture. The rows are read once, when the data set is opened, into a temporary SQLite file, so that
+memory does not grow with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A tuned model's card: its folder and its scores in, README.md out, training curve and accuracy by k beside it.
 
 It is written last, over the one that TRL or PEFT leaves, which calls a LLaVA adapter a text generator. Everything in it
-was written down in training (facts.py), measured, or stands in the base's own card; the text is model_card/'s.
+was written down in training (training_record.py), measured, or stands in the base's own card; the text is that of
+model_card/.
 """
 
 from __future__ import annotations

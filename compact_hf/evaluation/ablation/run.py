@@ -4,7 +4,7 @@
 
     DIR/plan.json                 what decides the outcome; the same command goes on where it was stopped
     DIR/run/, base/               the run and the model to start from, where the plan has them made here
-    DIR/releases/, models/, logs/, units/     one of each for every variant and seed: see unit.py
+    DIR/releases/, models/, logs/, units/     one of each for every variant and seed: see variant.py
     DIR/judged/                   every model's answers, as `compact evaluate` leaves them
     DIR/ablation.json, .md, .html, .png       the tables and the figure
 

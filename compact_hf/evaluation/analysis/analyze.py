@@ -3,7 +3,7 @@
     compact analyze release
     compact analyze annotated-llava release --out analysis
 
-    DIR/analysis.json    the figures; their schema stands in figures.py
+    DIR/analysis.json    the figures; their schema stands in stats.py
     DIR/analysis.html    the same to look at, one file
 
 Every question is counted; what looks at text (near repeats, answers by type, guessing without the picture) looks at a
@@ -49,7 +49,7 @@ class Analyzed:
     comparison: Comparison | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON holds them; their schema stands in figures.py."""
+        """Return the figures as JSON holds them; their schema stands in stats.py."""
         return {
             "schema": SCHEMA,
             "data": [one.to_json() for one in self.data],

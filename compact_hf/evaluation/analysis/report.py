@@ -1,4 +1,4 @@
-"""The page about analyzed data: one or two `Analysis` in, one HTML file out; pictures/analysis.py draws it."""
+"""The page about analyzed data: one or two `Analysis` in, one HTML file out; reports/analysis_page.py draws it."""
 
 from __future__ import annotations
 

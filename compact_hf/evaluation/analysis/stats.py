@@ -2,11 +2,11 @@
 
     {"schema": 1,
      "data": [ANALYSIS],                    two of them where two data sets were given
-     "comparison": null}                    or COMPARISON (comparison.py)
+     "comparison": null}                    or COMPARISON (compare.py)
 
     ANALYSIS = {
       "name": "release (k3)",
-      "k_is": "asked",                      or "judged", see asked.py
+      "k_is": "asked",                      or "judged", see readers.py
       "pictures": 1561, "questions": 4115,
       "unlabelled_rows": 0,                 rows left out, because nobody said what they need (instruction rows)
       "complexity": {"questions": 4115, "mean_k": 2.03, "mode_k": 2, "at_most_2": 0.68, "none_needed": 0.0,
@@ -16,11 +16,11 @@
       "question_words": LENGTHS,
       "answer_words": LENGTHS,              of answers that are not empty; null without any
       "sampled": 4115,                      questions that all below is measured on: whole pictures, at most 100,000
-      "repeats": {"about_the_picture": 0.0, "question": 0.15, "question_and_answer": 0.0, "near": 0.0},   repeats.py
+      "repeats": {"about_the_picture": 0.0, "question": 0.15, "question_and_answer": 0.0, "near": 0.0},   duplicates
       "answers": {"entropy": 5.6,           bits of the answer where nothing is known of the question
                   "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: dataset/stats.py; null without any
-      "openings": TYPES, "by_combination": TYPES,                  TYPES: answer_entropy.py; the 100 most frequent
-      "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: blind.py; null for too few
+      "openings": TYPES, "by_combination": TYPES,                  TYPES: text_only.py; the 100 most frequent
+      "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: text_only.py; null: too few
 
     LENGTHS = {"mean": 9.1, "median": 9, "most": 14, "longest": 20,      `most`: 95% have no more words
                "by_words": {"5": 12, ...}}                               words, parted by white space -> texts

@@ -1,8 +1,8 @@
 """Step 4, assembly: from the journals of one or more runs to rows, in the order of image ids (paper, section 3.4).
 
 Timing, kills and sharding leave no trace: the same replies give the same rows in the same order. Beyond the paper, a
-question that repeats one about an earlier image is dropped (similar.py), and where it is asked for, of images with a
-surplus of questions those are taken that even the data set out (balance.py).
+question that repeats one about an earlier image is dropped (near_duplicates.py), and where it is asked for, of images
+with a surplus of questions those are taken that even the data set out (balance.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 It takes what huggingface_hub and datasets send (repositories, files, LFS, commits, pull requests, tags) and answers as
 the Hub does, each revision with its own files and tags. Everything is kept in memory. The clients read their settings
 once, when they are imported, so they run in a process that was started with `environment`. What goes wrong is decided
-by its `fault` (faults.py has the usual ones).
+by its `fault` (http.py has the usual ones).
 
 As a program it serves until Ctrl-C:
 

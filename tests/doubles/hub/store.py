@@ -1,7 +1,7 @@
 """What the Hub's double keeps: repositories with commits, references and pull requests, all in memory.
 
 Goes in: who asks and what to change. Comes out: commits and their files, or a `Refusal` with the status and the code
-that the Hub's client knows. Nothing here knows HTTP; the routes are in reading.py, writing.py and pull_requests.py.
+that the Hub's client knows. Nothing here knows HTTP; the routes are in routes.py and pull_requests.py.
 """
 
 from __future__ import annotations
