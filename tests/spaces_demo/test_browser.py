@@ -88,6 +88,15 @@ def test_a_visitor_uses_every_tab(space: Running, browser: Any, pictures: Path, 
     page.context.close()
 
 
+def test_tabs_that_do_not_fit_are_in_a_menu(space: Running, browser: Any) -> None:
+    page = open_page(browser, space.url, size="watch", scheme="light")
+    assert page.get_by_role("button", name="More tabs").is_visible()
+    for name in USES:
+        choose_tab(page, name)
+        assert panel(page, name).is_visible()
+    page.context.close()
+
+
 def test_everything_can_be_done_with_the_keyboard(space: Running, browser: Any) -> None:
     page = open_page(browser, space.url, size="desktop", scheme="light")
     page.get_by_role("tab", name="Ask", exact=True).focus()

@@ -20,7 +20,7 @@
       "answers": {"entropy": 5.6,           bits of the answer where nothing is known of the question
                   "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: dataset/stats.py; null without any
       "openings": TYPES, "by_combination": TYPES,                  TYPES: text_only.py; the 100 most frequent
-      "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: text_only.py; null: too few
+      "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: text_only.py, or null
 
     LENGTHS = {"mean": 9.1, "median": 9, "most": 14, "longest": 20,      `most`: 95% have no more words
                "by_words": {"5": 12, ...}}                               words, parted by white space -> texts

@@ -155,7 +155,7 @@ class Repository:
         base = self.refs[MAIN]
         status = "draft" if draft else "open"
         pull = PullRequest(len(self.pulls) + 1, title, description, author, status, base, _now())
-        self.pull_requests.append(pull)
+        self.pulls.append(pull)
         self.refs[pull.ref] = base
         return pull
 

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from compact_hf.errors import CompactError, TuningError, UsageError
-from compact_hf.models.llava import room as base_room
+from compact_hf.models.llava import assemble
 from compact_hf.models.llava.assemble import assemble_base
 from tests import preforked
 from tests.models.llava.base_parts import Parts, save_parts
@@ -219,7 +219,7 @@ def test_too_small_a_disk_or_memory_is_told_before_anything_is_written(
     import psutil
 
     with monkeypatch.context() as patch:
-        patch.setattr(base_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+        patch.setattr(assemble.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
         with pytest.raises(TuningError, match=r"has 0\.0 GB free, and it takes 0\.0 GB for the base; make room"):
             assemble_base(tmp_path / "base", **places)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
@@ -232,12 +232,12 @@ def test_a_disk_needs_room_for_the_download_and_the_base_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(base_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=10e9))
-    base_room.refuse_small_disk(tmp_path / "base", base_room.Room(download=4_000_000_000, out=6_000_000_000))
+    monkeypatch.setattr(assemble.shutil, "disk_usage", lambda path: SimpleNamespace(free=10e9))
+    assemble.refuse_small_disk(tmp_path / "base", assemble.Room(download=4_000_000_000, out=6_000_000_000))
     with pytest.raises(
         TuningError, match=r"has 10\.0 GB free, and it takes 7\.0 GB for the base and 4\.0 GB for parts"
     ):
-        base_room.refuse_small_disk(tmp_path / "base", base_room.Room(download=4_000_000_000, out=7_000_000_000))
+        assemble.refuse_small_disk(tmp_path / "base", assemble.Room(download=4_000_000_000, out=7_000_000_000))
 
 
 def test_a_dry_run_says_what_it_would_take_and_refuses_what_the_run_would(
