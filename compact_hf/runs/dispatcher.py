@@ -4,21 +4,21 @@ The run's state is shared by its images and requests: what is active, what waits
 """
 
 from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import NoReturn
-from compact_hf.errors import CompactError
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
-from compact_hf.runs.rate_limit import Admission
+from typing import Final, NoReturn
+
+from compact_hf.errors import CompactError, SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Progress
-from compact_hf.errors import SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
+from compact_hf.runs.rate_limit import Admission
 from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
+
 
 class GivenUp(Exception):
     """A request that will not be answered in this session; its picture stays unfinished."""

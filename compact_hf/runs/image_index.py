@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from compact_hf.runs.journal import Journal
 from compact_hf.errors import SourceError
 from compact_hf.images.inspection import image_id_of, look
 from compact_hf.images.source import Source
 from compact_hf.records import Picture, Reject, digest
+from compact_hf.runs.journal import Journal
 
 _LOOKS_AHEAD: Final = 4
 # As many as are looked at at a time: they are fetched side by side.

@@ -6,23 +6,22 @@ capabilities nor methods.
 """
 
 from __future__ import annotations
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
-from compact_hf.errors import JournalError
+
 import json
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+
 from filelock import FileLock, Timeout
-from compact_hf.storage import on_network_file_system
+
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject, from_json, to_json
+from compact_hf.storage import on_network_file_system
 from compact_hf.teachers.base import Reply, Role
 
 FILE_NAME: Final = "journal.sqlite"

@@ -6,16 +6,18 @@ one, each a little later.
 """
 
 from __future__ import annotations
+
 import asyncio
 import math
+import random
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+
 from aiolimiter import AsyncLimiter
+
 from compact_hf.errors import UsageError
-import random
-from collections.abc import Callable
 from compact_hf.teachers.base import Failure
 
 _MINUTE: Final = 60.0

@@ -8,32 +8,32 @@ is used by one process at a time, and its number of shards never changes.
 """
 
 from __future__ import annotations
-import json
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
-from filelock import FileLock, Timeout
-from compact_hf.errors import JournalError, UsageError
+
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
-from compact_hf.runs.journal import FILE_NAME
+
+from filelock import FileLock, Timeout
+
+from compact_hf.errors import CompactError, JournalError, StoppedEarly, UsageError
 from compact_hf.runs.interrupt import run_to_end
-from compact_hf.runs.snapshot import write_snapshot
-from compact_hf.errors import CompactError, StoppedEarly, UsageError
+from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.ray_worker import Board, Ended, News, forget, run_shard
-from compact_hf.runs.shards import Shard
 from compact_hf.runs.run import Standing
+from compact_hf.runs.shards import Shard
+from compact_hf.runs.snapshot import write_snapshot
 
 RUN_FILE: Final = "ray-run.json"
 _LOCK_NAME: Final = "ray-run.lock"
@@ -203,7 +203,9 @@ class _Work:
             max_retries=_RETRIES,
             scheduling_strategy="SPREAD",
         )
-        return task.remote(board, self.run, part, str(self.out / part.folder), self.generate, self.source, self.settings)
+        return task.remote(
+            board, self.run, part, str(self.out / part.folder), self.generate, self.source, self.settings
+        )
 
     def _on(self, node: str, *, soft: bool) -> Any:
         return self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)

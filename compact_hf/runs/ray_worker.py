@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from compact_hf.runs.snapshot import add_snapshot, snapshot
 from compact_hf.errors import CompactError, IdentityError, StoppedEarly, TeacherError, UsageError
-from compact_hf.runs.shards import Shard
 from compact_hf.runs.run import Standing
+from compact_hf.runs.shards import Shard
+from compact_hf.runs.snapshot import add_snapshot, snapshot
 
 _SPEAK_EVERY_S: Final = 1.0
 _SEND_EVERY_S: Final = 5.0

@@ -5,9 +5,7 @@ resumes. `Standing` says how far a run is, for progress bars and callers.
 """
 
 from __future__ import annotations
-from dataclasses import dataclass
-from compact_hf.runs.journal import Finished, Journal
-from compact_hf.runs.process import Progress
+
 import asyncio
 import contextlib
 import math
@@ -16,18 +14,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from compact_hf.runs.budget import Budget
-from compact_hf.runs.interrupt import run_to_end
-from compact_hf.runs.process import Process, Progress
-from compact_hf.runs.rate_limit import Limits
-from compact_hf.runs.runner import Runner
+
 from compact_hf.errors import JournalError, SourceError, UsageError
 from compact_hf.images.source import Source
 from compact_hf.records import Picture
+from compact_hf.runs.budget import Budget
 from compact_hf.runs.image_index import drawn, looked_at
+from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.process import Process, Progress
+from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.runner import Runner
 from compact_hf.runs.shards import Shard
-from compact_hf.teachers.prices import Price, price_in_words, prices_of
 from compact_hf.teachers.base import Reply, Role, Teacher
+from compact_hf.teachers.prices import Price, price_in_words, prices_of
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:

@@ -8,15 +8,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final
 
-from compact_hf.runs.rate_limit import Admission, Patience
-from compact_hf.runs.dispatcher import Asking, Line
-from compact_hf.runs.budget import Budget
-from compact_hf.runs.dispatcher import Course, GivenUp
-from compact_hf.runs.journal import Finished, Journal
-from compact_hf.runs.process import Process, Progress
-from compact_hf.runs.rate_limit import Limits
 from compact_hf.errors import StoppedEarly
 from compact_hf.records import Picture
+from compact_hf.runs.budget import Budget
+from compact_hf.runs.dispatcher import Asking, Course, GivenUp, Line
+from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.process import Process, Progress
+from compact_hf.runs.rate_limit import Admission, Limits, Patience
 from compact_hf.teachers.base import Reply, Request, Role, Teacher
 
 # Pictures that are made ready beside those in flight, at least.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from compact_hf.runs.journal import FILE_NAME
 from compact_hf.errors import JournalError, UsageError
+from compact_hf.runs.journal import FILE_NAME
 
 _WRITTEN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 _FOLDER: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")

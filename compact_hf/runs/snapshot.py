@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from compact_hf.runs.journal import FILE_NAME
 from compact_hf.errors import JournalError
+from compact_hf.runs.journal import FILE_NAME
 
 _TABLES: Final = ("looks", "replies", "outcomes")
 # The two bytes of the file's header that say whether a write-ahead log belongs to it; 1 is no (sqlite.org/fileformat2).

@@ -5,20 +5,22 @@ SOURCE: a directory of images, `scenes:N`, or a dataset on the Hub. DATASET: a d
 """
 
 from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
+
 from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB, LOCAL, Address
-from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.images.folder import Folder
+from compact_hf.images.hub_dataset import DatasetPictures
 from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
 from compact_hf.images.source import Source
 from compact_hf.scenes.source import Scenes, parse_scenes
-from functools import partial
-from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.base import Role, Teacher
+from compact_hf.teachers.registry import open_teacher
 
 _SCENES: Final = "scenes"
 

@@ -139,10 +139,19 @@ class _Hanging(Response):
 def test_a_server_that_hangs_or_drips_is_asked_again(
     tiny: Path, tmp_path: Path, preset: str, drip: bool, clean: dict[str, dict[str, str]], short_time_out: None
 ) -> None:
-    fault: Fault = lambda asked, number: _Hanging(drip=drip) if number in (0, 7, 8) else None  # noqa: E731
-    _, standing = asked_with(tiny, tmp_path / "run", preset, fault)
-    assert standing.failures == 3
-    assert "gave no answer within 0.4 s" in standing.last_failure
+    hung: set[tuple[bytes, str]] = set()
+
+    def fault(asked: Asked, number: int) -> Response | None:
+        if number not in (0, 7, 8):
+            return None
+        hung.add((asked.picture, asked.prompt))
+        return _Hanging(drip=drip)
+
+    server, standing = asked_with(tiny, tmp_path / "run", preset, fault)
+    # On a machine that is busy an answer may come too late besides.
+    assert standing.failures >= len(hung) == 3
+    assert all([(one.picture, one.prompt) for one in server.asked].count(question) > 1 for question in hung)
+    assert "gave no answer within 1 s" in standing.last_failure
     assert released(tmp_path / "run") == clean[preset]
 
 
@@ -151,7 +160,7 @@ def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two minutes are too long for a test."""
     defaults = Gemini.__init__.__kwdefaults__
     assert defaults is not None
-    monkeypatch.setitem(defaults, "timeout_s", 0.4)
+    monkeypatch.setitem(defaults, "timeout_s", 1)
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from compact_hf.runs.rate_limit import Admission, Patience
-from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.rate_limit import Admission, Limits, Patience
 from compact_hf.teachers.base import Failure
 
 PATIENCE = Patience(attempts=3, first_delay_s=0.02, longest_delay_s=10.0, overload_s=60.0)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.runs.journal import FILE_NAME
-from compact_hf.runs.journal import Finished, Journal
 from compact_hf.errors import IdentityError, JournalError, UsageError
 from compact_hf.records import Picture, Reject
+from compact_hf.runs.journal import FILE_NAME, Finished, Journal
 from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures", "seed": 0, "k": [1, 2, 3]}

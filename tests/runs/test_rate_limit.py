@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.runs.rate_limit import Limits, Rates, Slots
 from compact_hf.errors import UsageError
+from compact_hf.runs.rate_limit import Limits, Rates, Slots
 
 T = TypeVar("T")
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.runs.journal import FILE_NAME
-from compact_hf.runs.journal import Journal
-from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
 from compact_hf.records import Reject
+from compact_hf.runs.journal import FILE_NAME, Journal
+from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
 from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures"}
