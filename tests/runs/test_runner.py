@@ -227,8 +227,8 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> No
     def away(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "500") if 3 <= number < 60 else None
 
-    # Four requests at a time, each given up after three attempts where others were answered meanwhile. On a busy machine
-    # even these take a while.
+    # Four requests at a time, each given up after three attempts where others were answered meanwhile. On a busy
+    # machine even these take a while.
     assert run(journal, Echo(away), patience=replace(QUICK, overload_s=30)).unfinished == 0
     assert len(bodies(journal)) == 5
 
