@@ -151,16 +151,16 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
     # On a machine that is busy an answer may come too late besides.
     assert standing.failures >= len(hung) == 3
     assert all([(one.picture, one.prompt) for one in server.asked].count(question) > 1 for question in hung)
-    assert "gave no answer within 1 s" in standing.last_failure
+    assert "gave no answer within 3 s" in standing.last_failure
     assert released(tmp_path / "run") == clean[preset]
 
 
 @pytest.fixture
 def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two minutes are too long for a test."""
+    """Two minutes are too long for a test; long beside what an answer takes on a busy machine."""
     defaults = Gemini.__init__.__kwdefaults__
     assert defaults is not None
-    monkeypatch.setitem(defaults, "timeout_s", 1)
+    monkeypatch.setitem(defaults, "timeout_s", 3)
 
 
 @pytest.mark.parametrize("reset", [False, True])
