@@ -148,8 +148,9 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
         return _Hanging(drip=drip)
 
     server, standing = asked_with(tiny, tmp_path / "run", preset, fault)
-    # On a machine that is busy an answer may come too late besides.
-    assert standing.failures >= len(hung) == 3
+    # On a busy machine other answers may be too late as well: each failure is asked again, exactly once.
+    asked = keys(tiny, server.asked)
+    assert standing.failures == len(asked) - len(set(asked)) >= len(hung) == 3
     assert all([(one.picture, one.prompt) for one in server.asked].count(question) > 1 for question in hung)
     assert "gave no answer within 3 s" in standing.last_failure
     assert released(tmp_path / "run") == clean[preset]
