@@ -38,13 +38,23 @@ from pathlib import Path
 from typing import Any, Final
 
 if __package__:
-    from benchmarks.compared import BENCHMARKS, ROOT, Failed, Inputs, Processes, Seconds, Tree, checked_out, git
+    from benchmarks.compared import (
+        BENCHMARKS,
+        ROOT,
+        BenchmarkError,
+        Inputs,
+        ProcessRunner,
+        Seconds,
+        Tree,
+        checkout_worktree,
+        git,
+    )
 else:
-    from compared import BENCHMARKS, ROOT, Failed, Inputs, Processes, Seconds, Tree, checked_out, git
+    from compared import BENCHMARKS, ROOT, BenchmarkError, Inputs, ProcessRunner, Seconds, Tree, checkout_worktree, git
 
 MARGIN: Final = 0.02
-ENOUGH_PAIRS: Final = 3
-CHANCE: Final = 1 / 32
+MIN_PAIRS: Final = 3
+SIGNIFICANCE_LEVEL: Final = 1 / 32
 """How likely pairs may agree by chance, if nothing differs, and still count: as all of five pairs on one side."""
 
 Pair = tuple[float, float]
@@ -52,7 +62,7 @@ Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BenchmarkComparison:
     """One line of the table.
 
     Attributes:
@@ -73,13 +83,13 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
 
-def comparison(pairs: Sequence[Pair]) -> Comparison:
+def compare_pairs(pairs: Sequence[Pair]) -> BenchmarkComparison:
     """Return what the pairs of one benchmark show."""
     ratios = [this / rev for this, rev in pairs]
     this_s, rev_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     # Of few runs some lie close together by luck: the median distance would call them quiet, the deviation does not.
     noise = statistics.stdev(rev for _, rev in pairs) / rev_s if len(pairs) > 1 else 0.0
-    return Comparison(
+    return BenchmarkComparison(
         ratio=statistics.median(ratios),
         least=min(ratios),
         most=max(ratios),
@@ -94,85 +104,89 @@ def comparison(pairs: Sequence[Pair]) -> Comparison:
 def verdict(ratios: Sequence[float], noise: float) -> str:
     """Return what the ratios of the pairs allow to say."""
     count = len(ratios)
-    if count < ENOUGH_PAIRS:
+    if count < MIN_PAIRS:
         return "too few rounds"
     limit = 1 + max(MARGIN, noise * 2 / math.sqrt(count))
-    agreeing = sorted(ratios)[outliers(count) : count - outliers(count)]
-    if agreeing[0] > limit:
+    trimmed_ratios = sorted(ratios)[count_allowed_outliers(count) : count - count_allowed_outliers(count)]
+    if trimmed_ratios[0] > limit:
         return "slower"
-    if agreeing[-1] < 1 / limit:
+    if trimmed_ratios[-1] < 1 / limit:
         return "faster"
     return "no difference within the spread" if 1 / limit <= statistics.median(ratios) <= limit else "unclear"
 
 
-def outliers(count: int) -> int:
+def count_allowed_outliers(count: int) -> int:
     """Return how many of the pairs may disagree."""
     allowed = 0
-    while sum(math.comb(count, disagreeing) for disagreeing in range(allowed + 2)) <= CHANCE * 2**count:
+    while sum(math.comb(count, disagreeing) for disagreeing in range(allowed + 2)) <= SIGNIFICANCE_LEVEL * 2**count:
         allowed += 1
     return allowed
 
 
-def measured(name: str, this: Tree, rev: Tree, *, rounds: int, processes: Processes, inputs: Inputs) -> dict[str, Any]:
-    """Return the comparisons of one benchmark, of seconds on the wall and of CPU seconds; raises `Failed`."""
+def run_benchmark(
+    name: str, this_tree: Tree, rev_tree: Tree, *, rounds: int, processes: ProcessRunner, inputs: Inputs
+) -> dict[str, Any]:
+    """Return the comparisons of one benchmark, of seconds on the wall and of CPU seconds; raises `BenchmarkError`."""
     benchmark = BENCHMARKS[name]
-    taken: dict[Tree, list[Seconds]] = {this: [], rev: []}
-    progress(f"{name}: inputs, and a first run that does not count")
-    processes.measure(rev, lambda out: benchmark(inputs, out))
+    timings: dict[Tree, list[Seconds]] = {this_tree: [], rev_tree: []}
+    log_progress(f"{name}: inputs, and a first run that does not count")
+    processes.measure(rev_tree, lambda out: benchmark(inputs, out))
     for number in range(rounds):
-        for tree in (this, rev) if number % 2 == 0 else (rev, this):
-            taken[tree].append(processes.measure(tree, lambda out: benchmark(inputs, out)))
-        progress(
+        for tree in (this_tree, rev_tree) if number % 2 == 0 else (rev_tree, this_tree):
+            timings[tree].append(processes.measure(tree, lambda out: benchmark(inputs, out)))
+        log_progress(
             f"{name}: round {number + 1} of {rounds}, "
-            + ", ".join(f"{tree.name} {runs[-1].wall:.2f} s" for tree, runs in taken.items())
+            + ", ".join(f"{tree.name} {runs[-1].wall:.2f} s" for tree, runs in timings.items())
         )
     return {
-        clock: asdict(comparison([(getattr(ours, clock), getattr(theirs, clock)) for ours, theirs in rows]))
-        for rows in [list(zip(taken[this], taken[rev], strict=True))]
+        clock: asdict(compare_pairs([(getattr(ours, clock), getattr(theirs, clock)) for ours, theirs in rows]))
+        for rows in [list(zip(timings[this_tree], timings[rev_tree], strict=True))]
         for clock in Seconds._fields
     }
 
 
-def compared(names: Sequence[str], revision: str, commit: str, rounds: int) -> dict[str, Any]:
+def run_benchmarks(names: Sequence[str], revision: str, commit: str, rounds: int) -> dict[str, Any]:
     """Return all comparisons, and by benchmark what failed."""
-    load = [os.getloadavg()[0]]
-    found: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="compact-compare-") as directory, ExitStack() as open_until_end:
+    loads = [os.getloadavg()[0]]
+    comparisons: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="compact-compare-") as directory, ExitStack() as exit_stack:
         scratch = Path(directory)
-        worktree = open_until_end.enter_context(checked_out(commit, scratch / "tree"))
-        progress(f"{revision} is checked out: {worktree}")
-        this, rev = Tree("this tree", ROOT), Tree(f"{revision} ({commit[:7]})", worktree)
-        processes = Processes(scratch)
-        inputs = Inputs(scratch, processes, rev, open_until_end)
-        for tree in (this, rev):
+        worktree = exit_stack.enter_context(checkout_worktree(commit, scratch / "tree"))
+        log_progress(f"{revision} is checked out: {worktree}")
+        this_tree, rev_tree = Tree("this tree", ROOT), Tree(f"{revision} ({commit[:7]})", worktree)
+        processes = ProcessRunner(scratch)
+        inputs = Inputs(scratch, processes, rev_tree, exit_stack)
+        for tree in (this_tree, rev_tree):
             processes.compile(tree)
         for name in names:
             try:
-                found[name] = measured(name, this, rev, rounds=rounds, processes=processes, inputs=inputs)
-            except Failed as error:
-                failed[name] = str(error)
-                progress(f"{name} failed: {error}")
-            load.append(os.getloadavg()[0])
+                comparisons[name] = run_benchmark(
+                    name, this_tree, rev_tree, rounds=rounds, processes=processes, inputs=inputs
+                )
+            except BenchmarkError as error:
+                failures[name] = str(error)
+                log_progress(f"{name} failed: {error}")
+            loads.append(os.getloadavg()[0])
     return {
         "this": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
         "rev": {"name": revision, "commit": commit},
         "rounds": rounds,
-        "machine": {"cores": os.cpu_count(), "load": [min(load), max(load)]},
-        "benchmarks": found,
-        "failed": failed,
+        "machine": {"cores": os.cpu_count(), "load": [min(loads), max(loads)]},
+        "benchmarks": comparisons,
+        "failed": failures,
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def format_table(result: dict[str, Any]) -> str:
     """Return the comparisons as Markdown."""
     this, rev, machine = result["this"], result["rev"], result["machine"]
     lines = ["| benchmark | seconds | this / REV | range | this s | REV s | noise | verdict |", "|---" * 8 + "|"]
     for name, clocks in result["benchmarks"].items():
-        for clock, line in clocks.items():
+        for clock, row in clocks.items():
             lines.append(
-                f"| {name} | {clock} | {line['ratio']:.3f} | {line['least']:.3f} to {line['most']:.3f} "
-                f"| {line['this_s']:.2f} | {line['rev_s']:.2f} | ±{line['noise']:.1%} | {line['verdict']} |"
+                f"| {name} | {clock} | {row['ratio']:.3f} | {row['least']:.3f} to {row['most']:.3f} "
+                f"| {row['this_s']:.2f} | {row['rev_s']:.2f} | ±{row['noise']:.1%} | {row['verdict']} |"
             )
     lines += [f"| {name} | failed: {message} |" for name, message in result["failed"].items()]
     lines.append(
@@ -183,12 +197,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def progress(line: str) -> None:
+def log_progress(message: str) -> None:
     """Print a line of progress."""
-    print(line, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
 
 
-def commit_of(revision: str) -> str:
+def resolve_commit(revision: str) -> str:
     """Return the commit that a revision names; raises `ValueError`."""
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -197,7 +211,7 @@ def commit_of(revision: str) -> str:
         raise ValueError(message) from error
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; ends with status 2 if they are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", metavar="REV", help="the commit to compare with: a branch, a tag, HEAD~3")
@@ -211,7 +225,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.rounds < 1:
         exit_with(f"--rounds {args.rounds} is too few: give 1 or more")
     try:
-        args.commit = commit_of(args.revision)
+        args.commit = resolve_commit(args.revision)
     except ValueError as error:
         exit_with(str(error))
     return args
@@ -225,21 +239,21 @@ def exit_with(message: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit status."""
-    args = parsed(arguments)
+    args = parse_args(arguments)
     # Ended by a signal, Python would leave the worktree behind.
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.path.insert(0, str(ROOT))  # the server is this tree's, whatever is installed
     try:
-        result = compared(list(dict.fromkeys(args.names)), args.revision, args.commit, args.rounds)
+        result = run_benchmarks(list(dict.fromkeys(args.names)), args.revision, args.commit, args.rounds)
     except KeyboardInterrupt:
-        progress("compare.py: interrupted; the worktree is removed")
+        log_progress("compare.py: interrupted; the worktree is removed")
         return 128 + signal.SIGINT
-    except Failed as error:
-        progress(f"compare.py: {error}")
+    except BenchmarkError as error:
+        log_progress(f"compare.py: {error}")
         return 1
     finally:
-        signal.signal(signal.SIGTERM, previous)
-    print(json.dumps(result, indent=2) if args.json else table(result))
+        signal.signal(signal.SIGTERM, previous_handler)
+    print(json.dumps(result, indent=2) if args.json else format_table(result))
     return 1 if result["failed"] else 0
 
 

@@ -25,13 +25,13 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 KEY: Final = "test-key"  # the key that the local Gemini server accepts
 TIMEOUT_S: Final = 600.0
-PHOTOS, LATENCY_S, IN_FLIGHT = 400, 0.3, 64
-SCENES, JUDGED_SCENES, TUNING_SCENES = 200, 60, 100
-ROWS: Final = 2000
+PHOTO_COUNT, LATENCY_S, IN_FLIGHT = 400, 0.3, 64
+SCENE_COUNT, EVALUATED_SCENES, TUNING_SCENES = 200, 60, 100
+ROW_COUNT: Final = 2000
 NOISE_EDGE: Final = 48  # small images, so that decoding them does not hide what writing takes
 
 # The first call imports and compiles what the timed call uses, so that answering is what is timed.
-JUDGE: Final = """
+EVALUATE_CODE: Final = """
 import json, sys, time
 from compact_hf import evaluate
 student, scenes, out = sys.argv[1:]
@@ -42,7 +42,7 @@ print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time()
 """
 
 
-class Failed(Exception):
+class BenchmarkError(Exception):
     """A process of one of the trees failed; the message is one line that names the tree."""
 
 
@@ -92,7 +92,7 @@ class Command:
     repetitions: int = 1
 
 
-class Processes:
+class ProcessRunner:
     """Runs processes of either tree in an environment that is the same for both.
 
     Args:
@@ -104,7 +104,7 @@ class Processes:
         self._count = 0
 
     def compile(self, tree: Tree) -> None:
-        """Compile a tree's package, and make sure that processes import it from there; raises `Failed`."""
+        """Compile a tree's package, and make sure that processes import it from there; raises `BenchmarkError`."""
         package = tree.root / "compact_hf"
         code = (
             "import compileall, sys, pathlib, compact_hf\n"
@@ -114,29 +114,29 @@ class Processes:
         )
         self.run(tree, code, str(package))
 
-    def measure(self, tree: Tree, command: Callable[[Path], Command]) -> Seconds:
+    def measure(self, tree: Tree, make_command: Callable[[Path], Command]) -> Seconds:
         """Run a command, which gets a new directory for its output, and return its least seconds."""
-        taken = []
+        timings = []
         repetitions = 1
-        while len(taken) < repetitions:
+        while len(timings) < repetitions:
             out = self._new_directory()
-            wanted = command(out)
-            repetitions = wanted.repetitions
-            seconds = self.run(tree, wanted.code or tree.start_code(), *wanted.arguments, cwd=out)
-            if wanted.code:
+            command = make_command(out)
+            repetitions = command.repetitions
+            seconds = self.run(tree, command.code or tree.start_code(), *command.arguments, cwd=out)
+            if command.code:
                 seconds = Seconds(**json.loads((out / "stdout").read_text().splitlines()[-1]))
-            taken.append(seconds)
+            timings.append(seconds)
             shutil.rmtree(out)
-        return Seconds(*map(min, zip(*taken, strict=True)))
+        return Seconds(*map(min, zip(*timings, strict=True)))
 
     def run(self, tree: Tree, code: str, *arguments: str, cwd: Path | None = None) -> Seconds:
-        """Run Python code that imports this tree, and return what it took; raises `Failed`."""
+        """Run Python code that imports this tree, and return what it took; raises `BenchmarkError`."""
         cwd = cwd or self._new_directory()
-        before, began = _cpu_of_children(), time.perf_counter()
+        cpu_before, start = _children_cpu_seconds(), time.perf_counter()
         with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
             process = None
             try:
-                with _signals_deferred():  # otherwise a process could start that nothing below knows of
+                with _defer_signals():  # otherwise a process could start that nothing below knows of
                     process = subprocess.Popen(
                         [sys.executable, "-c", code, *arguments],
                         cwd=cwd,
@@ -153,12 +153,14 @@ class Processes:
                         os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise Failed(f"{tree.name} took more than {TIMEOUT_S:.0f} s: {_shown(arguments)}") from error
+                    raise BenchmarkError(
+                        f"{tree.name} took more than {TIMEOUT_S:.0f} s: {_format_arguments(arguments)}"
+                    ) from error
                 raise
         if status:
             lines = (cwd / "stderr").read_text(errors="replace").strip().splitlines() or ["no message"]
-            raise Failed(f"{tree.name} ended with {status}: {_shown(arguments)}: {lines[-1][:300]}")
-        return Seconds(time.perf_counter() - began, _cpu_of_children() - before)
+            raise BenchmarkError(f"{tree.name} ended with {status}: {_format_arguments(arguments)}: {lines[-1][:300]}")
+        return Seconds(time.perf_counter() - start, _children_cpu_seconds() - cpu_before)
 
     def _new_directory(self) -> Path:
         self._count += 1
@@ -167,8 +169,8 @@ class Processes:
         return out
 
     def _environment(self, tree: Tree, cwd: Path) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        return kept | {
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return environment | {
             "PYTHONPATH": str(tree.root),
             "PYTHONPYCACHEPREFIX": str(self._scratch / "bytecode"),
             "GEMINI_API_KEY": KEY,
@@ -181,7 +183,7 @@ class Processes:
 
 
 @contextmanager
-def _signals_deferred() -> Iterator[None]:
+def _defer_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM take effect only at the end of the block."""
     received: list[int] = []
     previous = {
@@ -197,12 +199,12 @@ def _signals_deferred() -> Iterator[None]:
             signal.raise_signal(received_number)
 
 
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _children_cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def _shown(arguments: tuple[str, ...]) -> str:
+def _format_arguments(arguments: tuple[str, ...]) -> str:
     return " ".join(arguments[:2])
 
 
@@ -213,56 +215,56 @@ class Inputs:
 
     Args:
         scratch (`Path`): a directory for them.
-        processes (`Processes`): runs the older tree.
+        processes (`ProcessRunner`): runs the older tree.
         maker (`Tree`): the older tree.
         open_until_end (`ExitStack`): ends the servers.
     """
 
-    def __init__(self, scratch: Path, processes: Processes, maker: Tree, open_until_end: ExitStack) -> None:
+    def __init__(self, scratch: Path, processes: ProcessRunner, rev_tree: Tree, exit_stack: ExitStack) -> None:
         self._scratch = scratch
         self._processes = processes
-        self._maker = maker
-        self._open_until_end = open_until_end
+        self._rev_tree = rev_tree
+        self._exit_stack = exit_stack
 
-    def _compact(self, *arguments: str) -> None:
-        self._processes.run(self._maker, self._maker.start_code(), *arguments)
+    def _run_compact(self, *arguments: str) -> None:
+        self._processes.run(self._rev_tree, self._rev_tree.start_code(), *arguments)
 
-    def _server(self, latency_s: float, accept_rate: float) -> str:
-        from served import Service
+    def _start_server(self, latency_s: float, accept_rate: float) -> str:
+        from served import GeminiProcess
 
-        return self._open_until_end.enter_context(Service(latency_s=latency_s, accept_rate=accept_rate)).url
+        return self._exit_stack.enter_context(GeminiProcess(latency_s=latency_s, accept_rate=accept_rate)).url
 
     @cached_property
     def photos(self) -> str:
         """The directory of photographs that generation asks about."""
-        from served import pictures
+        from served import write_photos
 
-        return str(pictures(self._scratch / "photos", PHOTOS))
+        return str(write_photos(self._scratch / "photos", PHOTO_COUNT))
 
     @cached_property
     def server(self) -> str:
         """The address of the Gemini server, one for both sides."""
-        return self._server(LATENCY_S, 0.8)
+        return self._start_server(LATENCY_S, 0.8)
 
     @cached_property
     def run(self) -> str:
         """The directory of a run with `ROWS` conversations."""
-        from release_data import picture
+        from release_data import make_image
 
         images, run = self._scratch / "noise", self._scratch / "run"
         images.mkdir()
-        for number in range(ROWS):
-            (images / f"{number:05}.jpg").write_bytes(picture(number, edge=NOISE_EDGE))
-        options = ("--teacher", "gemini", "--teacher-url", self._server(0.0, 1.0), "--preset", "efficient")
-        self._compact("generate", str(images), "--out", str(run), *options, "--concurrency", str(IN_FLIGHT))
+        for number in range(ROW_COUNT):
+            (images / f"{number:05}.jpg").write_bytes(make_image(number, edge=NOISE_EDGE))
+        options = ("--teacher", "gemini", "--teacher-url", self._start_server(0.0, 1.0), "--preset", "efficient")
+        self._run_compact("generate", str(images), "--out", str(run), *options, "--concurrency", str(IN_FLIGHT))
         return str(run)
 
     @cached_property
     def dataset(self) -> str:
         """The directory of a small dataset of scenes, to tune with."""
         run, dataset = str(self._scratch / "scenes-run"), str(self._scratch / "scenes")
-        self._compact("generate", f"scenes:{TUNING_SCENES}", "--out", run)
-        self._compact("assemble", run, "--out", dataset, "--version", "1.0.0", "--keep-similar")
+        self._run_compact("generate", f"scenes:{TUNING_SCENES}", "--out", run)
+        self._run_compact("assemble", run, "--out", dataset, "--version", "1.0.0", "--keep-similar")
         return dataset
 
     @cached_property
@@ -270,31 +272,31 @@ class Inputs:
         """The directory of the tiny student: `aligned`, the base, and `tuned`, the adapter."""
         student = self._scratch / "student"
         code = "import sys; from compact_hf import copy_student; copy_student(sys.argv[1])"
-        self._processes.run(self._maker, code, str(student))
+        self._processes.run(self._rev_tree, code, str(student))
         return student
 
 
 def generation(inputs: Inputs, out: Path) -> Command:
     """Ask the Gemini server about photographs."""
     options = ("--teacher", "gemini", "--teacher-url", inputs.server, "--preset", "efficient")
-    place = ("--out", str(out / "run"), "--concurrency", str(IN_FLIGHT))
-    return Command(("generate", inputs.photos, *place, *options))
+    output_options = ("--out", str(out / "run"), "--concurrency", str(IN_FLIGHT))
+    return Command(("generate", inputs.photos, *output_options, *options))
 
 
 def scenes(_inputs: Inputs, out: Path) -> Command:
     """Ask the scenes teacher, offline."""
-    return Command(("generate", f"scenes:{SCENES}", "--out", str(out / "run")))
+    return Command(("generate", f"scenes:{SCENE_COUNT}", "--out", str(out / "run")))
 
 
-def writing(inputs: Inputs, out: Path) -> Command:
+def assembly(inputs: Inputs, out: Path) -> Command:
     """Assemble a dataset; from a copy of the run, since assembly keeps beside the journal what it has computed."""
     run = shutil.copytree(inputs.run, out / "run")
     return Command(("assemble", str(run), "--out", str(out / "dataset"), "--version", "1.0.0", "--keep-similar"))
 
 
-def judging(inputs: Inputs, out: Path) -> Command:
+def evaluation(inputs: Inputs, out: Path) -> Command:
     """Evaluate the tiny student on reserved scenes, by `compact_hf.evaluate`, in a process that is warm."""
-    return Command((str(inputs.student / "tuned"), f"scenes:{JUDGED_SCENES}", str(out)), code=JUDGE)
+    return Command((str(inputs.student / "tuned"), f"scenes:{EVALUATED_SCENES}", str(out)), code=EVALUATE_CODE)
 
 
 def show_help(_inputs: Inputs, _out: Path) -> Command:
@@ -304,16 +306,16 @@ def show_help(_inputs: Inputs, _out: Path) -> Command:
 
 def tune_start(inputs: Inputs, out: Path) -> Command:
     """Tune the tiny base for one step."""
-    data = ("--model_name_or_path", str(inputs.student / "aligned"), "--dataset_name", inputs.dataset)
-    return Command(("tune", "tiny-cpu", *data, "--output_dir", str(out / "tuned"), "--max_steps", "1"))
+    data_options = ("--model_name_or_path", str(inputs.student / "aligned"), "--dataset_name", inputs.dataset)
+    return Command(("tune", "tiny-cpu", *data_options, "--output_dir", str(out / "tuned"), "--max_steps", "1"))
 
 
 BENCHMARKS: Final[dict[str, Callable[[Inputs, Path], Command]]] = {
     "help": show_help,
     "generation": generation,
     "scenes": scenes,
-    "writing": writing,
-    "judging": judging,
+    "writing": assembly,
+    "judging": evaluation,
     "tune": tune_start,
 }
 
@@ -322,16 +324,16 @@ def git(*arguments: str) -> str:
     """Return what a git command prints; raises `subprocess.CalledProcessError`."""
     command = ["git", "-C", ROOT, *arguments]
     # In a session of its own, so that Ctrl-C does not stop git while it removes the worktree.
-    done = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
-    return done.stdout.strip()
+    result = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
+    return result.stdout.strip()
 
 
 @contextmanager
-def checked_out(commit: str, directory: Path) -> Iterator[Path]:
+def checkout_worktree(commit: str, directory: Path) -> Iterator[Path]:
     """Check a commit out into a temporary worktree; leaving the block removes it, whatever happened in it."""
     try:
         git("worktree", "add", "--quiet", "--detach", str(directory), commit)
         yield directory
     finally:
-        with _signals_deferred():  # an impatient second Ctrl-C
+        with _defer_signals():  # an impatient second Ctrl-C
             git("worktree", "remove", "--force", "--force", str(directory))

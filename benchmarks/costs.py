@@ -15,42 +15,46 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from compact_hf.methods.compact.forecast import Forecast, forecast_for
-from compact_hf.methods.compact.preset import preset_named
-from compact_hf.runs.rate_limit import Limits
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.methods.compact.forecast import Forecast, forecast_run
+from compact_hf.methods.compact.preset import get_preset
+from compact_hf.runs.rate_limit import RateLimits
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.teachers.base import Role
-from compact_hf.teachers.registry import IN_BATCHES, full_name
+from compact_hf.teachers.registry import BATCH_TEACHERS, full_name
 
 CONVERSATIONS: Final = 32_000
-WAYS: Final = (("paper", "gemini"), ("efficient", "gemini"), ("efficient", "gemini-batch"))
-_SAMPLE: Final = 100_000
+SETUPS: Final = (("paper", "gemini"), ("efficient", "gemini"), ("efficient", "gemini-batch"))
+_SAMPLE_SIZE: Final = 100_000
 
 
 def forecasts() -> list[dict[str, Any]]:
     """Return what each way of making the data set takes, with `strict` and without."""
-    return [_told(preset, teacher, strict) for preset, teacher in WAYS for strict in (False, True)]
+    return [_forecast_setup(preset, teacher, strict) for preset, teacher in SETUPS for strict in (False, True)]
 
 
-def _told(preset: str, teacher: str, strict: bool) -> dict[str, Any]:
+def _forecast_setup(preset: str, teacher: str, strict: bool) -> dict[str, Any]:
     model = full_name(teacher)
-    chosen = preset_named(preset, strict=strict, in_batches=teacher in IN_BATCHES)
+    preset_settings = get_preset(preset, strict=strict, is_batch=teacher in BATCH_TEACHERS)
     teachers: dict[Role, str] = {"teacher": model, "verifier": model}
-    prices = Terms().prices(teachers)
+    prices = RunLimits().prices(teachers)
 
-    def of(pictures: int) -> Forecast:
-        return forecast_for(
-            pictures, chosen, teachers=teachers, prices=prices, limits=Limits(DEFAULT_CONCURRENCY, None, None)
+    def make_forecast(count: int) -> Forecast:
+        return forecast_run(
+            count,
+            preset_settings,
+            teachers=teachers,
+            prices=prices,
+            rate_limits=RateLimits(DEFAULT_CONCURRENCY, None, None),
         )
 
-    pictures = math.ceil(CONVERSATIONS * _SAMPLE / of(_SAMPLE).kept)
+    image_count = math.ceil(CONVERSATIONS * _SAMPLE_SIZE / make_forecast(_SAMPLE_SIZE).kept)
     return {
         "preset": preset,
         "teacher": model,
         "strict": strict,
         "concurrency": DEFAULT_CONCURRENCY,
         "price": None if prices["teacher"] is None else asdict(prices["teacher"]),
-        **{name: value for name, value in asdict(of(pictures)).items() if name != "finished"},
+        **{name: value for name, value in asdict(make_forecast(image_count)).items() if name != "finished"},
     }
 
 
@@ -58,15 +62,18 @@ def main() -> None:
     """Work out and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    given = parser.parse_args()
-    found = {"conversations": CONVERSATIONS, "on": f"{datetime.now(UTC):%Y-%m-%d}", "ways": forecasts()}
-    if given.json:
-        print(json.dumps(found, indent=1))
+    args = parser.parse_args()
+    result = {"conversations": CONVERSATIONS, "on": f"{datetime.now(UTC):%Y-%m-%d}", "ways": forecasts()}
+    if args.json:
+        print(json.dumps(result, indent=1))
         return
-    for way in found["ways"]:
-        hours = "within a day a round" if way["seconds"] is None else f"{way['seconds'] / 3600:.1f} h"
-        strict = ", strict" if way["strict"] else ""
-        print(f"{way['preset']}{strict}, {way['teacher']}: {way['requests']:,} requests, ${way['cost']:,.0f}, {hours}")
+    for setup in result["ways"]:
+        hours = "within a day a round" if setup["seconds"] is None else f"{setup['seconds'] / 3600:.1f} h"
+        strict = ", strict" if setup["strict"] else ""
+        print(
+            f"{setup['preset']}{strict}, {setup['teacher']}: {setup['requests']:,} requests, "
+            f"${setup['cost']:,.0f}, {hours}"
+        )
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import hardware
+from training import read_hardware
 
 from compact_hf import copy_student
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.evaluation.datasets import questions_of
+from compact_hf.evaluation.datasets import load_questions
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.predict import MAX_NEW_TOKENS, predict
 from compact_hf.evaluation.questions import Question
 
-BATCHES = (1, 4, 16, 64)
+BATCH_SIZES = (1, 4, 16, 64)
 SCENES = 12
 ROUNDS = 3
 
@@ -41,63 +41,65 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    machine = {**hardware(), "load": os.getloadavg()[0]}
-    with tempfile.TemporaryDirectory() as folder:
-        _, student = copy_student(Path(folder) / "student")
-        found = measured(Student(str(student)), held(questions_of(f"scenes:{SCENES}").questions))
-    result = {"machine": machine, **found}
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    args = parser.parse_args()
+    machine = {**read_hardware(), "load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as directory:
+        _, student = copy_student(Path(directory) / "student")
+        measurements = measure(Student(str(student)), load_images(load_questions(f"scenes:{SCENES}").questions))
+    result = {"machine": machine, **measurements}
+    print(json.dumps(result, indent=2) if args.json else format_table(result))
 
 
-def held(questions: Sequence[Question]) -> list[Question]:
+def load_images(questions: Sequence[Question]) -> list[Question]:
     """Return the questions with their pictures in memory: drawing scenes is not what is measured."""
-    pictures: dict[str, bytes] = {question.picture: question.read_picture() for question in questions}
-    return [replace(question, read_picture=partial(pictures.__getitem__, question.picture)) for question in questions]
+    images: dict[str, bytes] = {question.image_id: question.read_image() for question in questions}
+    return [replace(question, read_image=partial(images.__getitem__, question.image_id)) for question in questions]
 
 
-def measured(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
+def measure(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
     """Return questions a second of the loop and of our batches, by rounds in which each takes its turn."""
     import torch
 
     torch.set_num_threads(1)
-    ways: dict[str, Callable[[], tuple[list[str], float]]] = {
-        "loop": partial(loop, student, questions),
-        **{f"batch {size}": partial(ours, student, questions, size) for size in BATCHES},
+    runners: dict[str, Callable[[], tuple[list[str], float]]] = {
+        "loop": partial(answer_in_loop, student, questions),
+        **{f"batch {size}": partial(answer_in_batches, student, questions, size) for size in BATCH_SIZES},
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in runners}
     expected: list[str] | None = None
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            answers, seconds = way()
+        for name, run in runners.items():
+            answers, seconds = run()
             expected = expected or answers
             if answers != expected:
-                differing = sum(one != other for one, other in zip(answers, expected, strict=True))
+                differing = sum(
+                    answer != expected_answer for answer, expected_answer in zip(answers, expected, strict=True)
+                )
                 sys.exit(f"{name} gives {differing} of {len(expected)} answers other than the loop")
             rates[name].append(len(questions) / seconds)
     return {
         "questions": len(questions),
-        "pictures": len({question.picture for question in questions}),
+        "pictures": len({question.image_id for question in questions}),
         "rounds": ROUNDS,
         "lines": {
-            name: {"median": statistics.median(found), "least": min(found), "most": max(found)}
-            for name, found in rates.items()
+            name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
+            for name, values in rates.items()
         },
     }
 
 
-def loop(student: Student, questions: Sequence[Question]) -> tuple[list[str], float]:
+def answer_in_loop(student: Student, questions: Sequence[Question]) -> tuple[list[str], float]:
     """Answer one question after the other, as a user of transformers would, and return the answers and the seconds."""
     import torch
     from PIL import Image
 
     network, processor = student._network, student._processor
     answers = []
-    began = time.process_time()
+    start = time.process_time()
     for question in questions:
-        picture = Image.open(io.BytesIO(question.read_picture())).convert("RGB")
+        image = Image.open(io.BytesIO(question.read_image())).convert("RGB")
         text = f"{question.question}\n{SHORT_ANSWER_INSTRUCTION}"
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
@@ -108,27 +110,27 @@ def loop(student: Student, questions: Sequence[Question]) -> tuple[list[str], fl
         ).to(network.device, dtype=network.dtype)
         with torch.inference_mode():
             tokens = network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        answers.append(processor.decode(new, skip_special_tokens=True).strip())
-    return answers, time.process_time() - began
+        new_tokens = tokens[0, inputs["input_ids"].shape[1] :]
+        answers.append(processor.decode(new_tokens, skip_special_tokens=True).strip())
+    return answers, time.process_time() - start
 
 
-def ours(student: Student, questions: Sequence[Question], size: int) -> tuple[list[str], float]:
+def answer_in_batches(student: Student, questions: Sequence[Question], size: int) -> tuple[list[str], float]:
     """Answer the questions as `compact evaluate` does, sorting, judging and journal included."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.process_time()
-        found = predict(student, questions, Path(folder), matching="exact", batch_size=size)
-        return [one.prediction for one in found], time.process_time() - began
+    with tempfile.TemporaryDirectory() as directory:
+        start = time.process_time()
+        predictions = predict(student, questions, Path(directory), matching="exact", batch_size=size)
+        return [prediction.prediction for prediction in predictions], time.process_time() - start
 
 
-def table(result: dict[str, Any]) -> str:
+def format_table(result: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     lines, machine = result["lines"], result["machine"]
     rows = ["| | questions a second | times the loop |", "|---|---|---|"]
     rows += [
-        f"| {name} | {one['median']:.1f} ({one['least']:.1f} to {one['most']:.1f}) | "
-        f"{one['median'] / lines['loop']['median']:.2f} |"
-        for name, one in lines.items()
+        f"| {name} | {rate['median']:.1f} ({rate['least']:.1f} to {rate['most']:.1f}) | "
+        f"{rate['median'] / lines['loop']['median']:.2f} |"
+        for name, rate in lines.items()
     ]
     rows.append(f"\n{result['questions']} questions about {result['pictures']} pictures, the same answers by all")
     rows.append(f"one core of {machine['cpu']}, torch {machine['torch']}, load {machine['load']:.1f}")

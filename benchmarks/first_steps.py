@@ -22,19 +22,19 @@ from pathlib import Path
 
 from gradio_client import Client, handle_file
 
-from compact_hf.scenes.source import reserved
+from compact_hf.scenes.source import reserved_scenes
 
 ROOT = Path(__file__).parents[1]
-HELP = (sys.executable, "-c", "from compact_hf.cli.main import main; main(['--help'])")
+HELP_COMMAND = (sys.executable, "-c", "from compact_hf.cli.main import main; main(['--help'])")
 
 TARGETS = {"demo": 12 * 60.0, "test": 10 * 60.0}
 """Make target -> the seconds that it may take on two cores."""
 
 
-def seconds(*command: str | Path, cwd: Path) -> float:
+def time_command(*command: str | Path, cwd: Path) -> float:
     """Run a command to its end and return its wall time; it must not fail."""
     start = time.perf_counter()
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -43,40 +43,40 @@ def seconds(*command: str | Path, cwd: Path) -> float:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-5000:]}")
+    if result.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stdout[-5000:]}")
     return time.perf_counter() - start
 
 
-def from_nothing(target: str) -> float:
+def time_fresh_clone(target: str) -> float:
     """Return the seconds of `make TARGET` in a fresh clone."""
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
+    with tempfile.TemporaryDirectory() as directory:
+        clone = Path(directory) / "clone"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        return seconds("make", target, cwd=clone)
+        return time_command("make", target, cwd=clone)
 
 
-def cold_start() -> tuple[float, float]:
+def time_space() -> tuple[float, float]:
     """Start the Space as it stands, and return the seconds to its page and to its first answer."""
-    source = reserved(1)
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "scene.png"
-        picture.write_bytes(source.read(next(iter(source.refs()))))
+    source = reserved_scenes(1)
+    with tempfile.TemporaryDirectory() as directory:
+        image_path = Path(directory) / "scene.png"
+        image_path.write_bytes(source.read(next(iter(source.refs()))))
         start = time.perf_counter()
         command = [sys.executable, "-u", "app.py"]
         with subprocess.Popen(command, cwd=ROOT / "spaces_demo", stdout=subprocess.PIPE, text=True) as space:
             assert space.stdout is not None
-            url = next(found[0] for line in space.stdout if (found := re.search(r"http://[\w.]+:\d+", line)))
-            page = time.perf_counter() - start
-            Client(url, verbose=False).predict(handle_file(picture), "How many animals are there?", api_name="/ask")
-            answer = time.perf_counter() - start
+            url = next(match[0] for line in space.stdout if (match := re.search(r"http://[\w.]+:\d+", line)))
+            page_seconds = time.perf_counter() - start
+            Client(url, verbose=False).predict(handle_file(image_path), "How many animals are there?", api_name="/ask")
+            answer_seconds = time.perf_counter() - start
             space.terminate()
-    return page, answer
+    return page_seconds, answer_seconds
 
 
-def row(name: str, runs: Sequence[float], at_most: float) -> tuple[str, float, str, float]:
+def build_row(name: str, runs: Sequence[float], limit: float) -> tuple[str, float, str, float]:
     """Return a row of the table: what, its median, the range, the seconds that it may take."""
-    return name, statistics.median(runs), f"{min(runs):.2f} to {max(runs):.2f}", at_most
+    return name, statistics.median(runs), f"{min(runs):.2f} to {max(runs):.2f}", limit
 
 
 def main() -> None:
@@ -85,23 +85,28 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--from-nothing", action="store_true", help="time make demo and make test in fresh clones too")
     parser.add_argument("--repetitions", type=int, default=5, help="of what takes seconds (5)")
-    given = parser.parse_args()
-    pages, answers = zip(*(cold_start() for _ in range(given.repetitions)), strict=True)
+    args = parser.parse_args()
+    page_times, answer_times = zip(*(time_space() for _ in range(args.repetitions)), strict=True)
     rows = [
-        row("compact --help", [seconds(*HELP, cwd=ROOT) for _ in range(given.repetitions)], 0.5),
-        row("the Space: page", pages, 20),
-        row("the Space: answer", answers, 20),
+        build_row("compact --help", [time_command(*HELP_COMMAND, cwd=ROOT) for _ in range(args.repetitions)], 0.5),
+        build_row("the Space: page", page_times, 20),
+        build_row("the Space: answer", answer_times, 20),
     ]
-    if given.from_nothing:
-        rows += [(f"make {target}", from_nothing(target), "one run", at_most) for target, at_most in TARGETS.items()]
-    if given.json:
+    if args.from_nothing:
+        rows += [(f"make {target}", time_fresh_clone(target), "one run", limit) for target, limit in TARGETS.items()]
+    if args.json:
         print(
-            json.dumps({name: {"seconds": took, "range": spread, "at_most": most} for name, took, spread, most in rows})
+            json.dumps(
+                {
+                    name: {"seconds": duration, "range": spread, "at_most": max_seconds}
+                    for name, duration, spread, max_seconds in rows
+                }
+            )
         )
         return
     print("| command | seconds | range | at most |\n|---|---|---|---|")
-    for name, took, spread, at_most in rows:
-        print(f"| {name} | {took:.2f} | {spread} | {at_most:g} |")
+    for name, duration, spread, limit in rows:
+        print(f"| {name} | {duration:.2f} | {spread} | {limit:g} |")
 
 
 if __name__ == "__main__":

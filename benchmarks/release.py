@@ -24,14 +24,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from release_data import llava_file
+from release_data import write_llava_file
 from released import STEPS
-from served import Service
+from served import GeminiProcess
 
 from tests.doubles.hub.server import HubServer
 
-OURS, THEIRS = "org/ours", "org/theirs"
-FEW = 20  # one row in so many is enough where a small release is compared with a large one
+OUR_REPOSITORY, THEIR_REPOSITORY = "org/ours", "org/theirs"
+SMALL_RELEASE_DIVISOR = 20  # one row in so many is enough where a small release is compared with a large one
 
 
 def main() -> None:
@@ -43,98 +43,111 @@ def main() -> None:
     parser.add_argument("--llava-mb", type=float, default=1000, help="of the file in LLaVA's format (%(default)s)")
     parser.add_argument("--repetitions", type=int, default=3, help="of what is timed in turns (%(default)s)")
     parser.add_argument("--step", nargs=2, metavar=("STEP", "ASKED"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.step:
-        step, asked = given.step
-        print(json.dumps(STEPS[step](json.loads(asked))))
+    args = parser.parse_args()
+    if args.step:
+        step, step_args = args.step
+        print(json.dumps(STEPS[step](json.loads(step_args))))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        result = measured(Path(folder), given.rows, given.many, given.llava_mb, given.repetitions)
-    print(json.dumps(result) if given.json else table(result))
+    with tempfile.TemporaryDirectory() as directory:
+        result = measure(Path(directory), args.rows, args.many, args.llava_mb, args.repetitions)
+    print(json.dumps(result) if args.json else format_table(result))
 
 
-def measured(folder: Path, rows: int, many: int, llava_mb: float, repetitions: int) -> dict[str, Any]:
+def measure(directory: Path, rows: int, max_rows: int, llava_mb: float, repetitions: int) -> dict[str, Any]:
     """Return every figure."""
-    few = max(1, rows // FEW)
+    min_rows = max(1, rows // SMALL_RELEASE_DIVISOR)
     return {
         "rows": rows,
-        "written": written(folder, rows, repetitions),
-        "peaks": peaks(folder, few, rows, many),
-        "looked": run("look", rows=few, out=folder / "pictures", run=folder / "looked"),
-        **hub(folder, rows),
-        "llava": llava(folder / "llava", llava_mb),
+        "written": measure_writing(directory, rows, repetitions),
+        "peaks": measure_peaks(directory, min_rows, rows, max_rows),
+        "looked": run("look", rows=min_rows, out=directory / "pictures", run=directory / "looked"),
+        **measure_hub(directory, rows),
+        "llava": measure_llava(directory / "llava", llava_mb),
     }
 
 
-def run(step: str, *, environment: Mapping[str, str] = os.environ, **asked: Any) -> dict[str, Any]:
+def run(step: str, *, environment: Mapping[str, str] = os.environ, **step_args: Any) -> dict[str, Any]:
     """Carry out one step in a fresh process."""
-    command = [sys.executable, __file__, "--step", step, json.dumps(asked, default=str)]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-    return dict(json.loads(told))
+    command = [sys.executable, __file__, "--step", step, json.dumps(step_args, default=str)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    return dict(json.loads(output))
 
 
-def written(folder: Path, rows: int, repetitions: int) -> dict[str, Any]:
+def measure_writing(directory: Path, rows: int, repetitions: int) -> dict[str, Any]:
     """Return what ours and pyarrow alone take for the same rows, in turns, and the ratios of each turn."""
-    turns: dict[str, list[dict[str, Any]]] = {"write": [], "pyarrow": []}
+    step_runs: dict[str, list[dict[str, Any]]] = {"write": [], "pyarrow": []}
     for _ in range(repetitions):
-        for step, of_step in turns.items():
-            out = folder / step
-            of_step.append(run(step, rows=rows, out=out))
+        for step, runs in step_runs.items():
+            out = directory / step
+            runs.append(run(step, rows=rows, out=out))
             shutil.rmtree(out) if out.is_dir() else out.unlink()
-    ratios = [ours["seconds"] / alone["seconds"] for ours, alone in zip(*turns.values(), strict=True)]
-    return {**turns, "ratio": statistics.median(ratios), "ratios": ratios}
+    ratios = [ours["seconds"] / theirs["seconds"] for ours, theirs in zip(*step_runs.values(), strict=True)]
+    return {**step_runs, "ratio": statistics.median(ratios), "ratios": ratios}
 
 
-def peaks(folder: Path, few: int, rows: int, many: int) -> list[dict[str, Any]]:
+def measure_peaks(directory: Path, min_rows: int, rows: int, max_rows: int) -> list[dict[str, Any]]:
     """Return what memory steps take for releases of different sizes."""
-    found = []
-    for count in sorted({few, rows, many}):
-        out = folder / f"{count} rows"
-        found.append({"step": "write", "rows": count, **run("write", rows=count, out=out)})
-        if count < many or many == few:
-            found.append({"step": "validate", "rows": count, **run("validate", out=out)})
-            found.append({"step": "choose", "rows": count, **run("choose", rows=count, run=folder / f"run of {count}")})
+    results = []
+    for count in sorted({min_rows, rows, max_rows}):
+        out = directory / f"{count} rows"
+        results.append({"step": "write", "rows": count, **run("write", rows=count, out=out)})
+        if count < max_rows or max_rows == min_rows:
+            results.append({"step": "validate", "rows": count, **run("validate", out=out)})
+            results.append(
+                {"step": "choose", "rows": count, **run("choose", rows=count, run=directory / f"run of {count}")}
+            )
         shutil.rmtree(out)
-    return found
+    return results
 
 
-def hub(folder: Path, rows: int) -> dict[str, Any]:
+def measure_hub(directory: Path, rows: int) -> dict[str, Any]:
     """Return what publishing takes, ours and that of `datasets`, and what the Hub hands out for a stream of k3."""
-    out = folder / "published"
-    with Hub() as server:
-        told = {**os.environ, **server.environment, "HF_HOME": str(folder / "home")}
-        theirs = run("push_to_hub", environment=told, rows=rows, out=folder / "theirs", repository=THEIRS)
-        shutil.rmtree(folder / "theirs")
-        ours = run("publish", environment=told, rows=rows, out=out, repository=OURS)
-        before = server.served()
-        streamed = run("stream", environment=told, repository=OURS)
-        after = server.served()
+    out = directory / "published"
+    with HubProcess() as server:
+        environment = {**os.environ, **server.environment, "HF_HOME": str(directory / "home")}
+        theirs = run(
+            "push_to_hub", environment=environment, rows=rows, out=directory / "theirs", repository=THEIR_REPOSITORY
+        )
+        shutil.rmtree(directory / "theirs")
+        ours = run("publish", environment=environment, rows=rows, out=out, repository=OUR_REPOSITORY)
+        bytes_before = server.read_served()
+        stream = run("stream", environment=environment, repository=OUR_REPOSITORY)
+        bytes_after = server.read_served()
     sizes = {f"/data/k3/{path.name}": path.stat().st_size for path in (out / "data" / "k3").glob("train-*")}
     shutil.rmtree(out)
-    got = {path.partition("@")[2] or path: count - before.get(path, 0) for path, count in after.items()}
-    of_data = {path: count for path, count in got.items() if "/data/" in path and "/resolve/" in path and count}
-    k3 = sum(count for path, count in of_data.items() if path.endswith(tuple(sizes)))
+    bytes_read = {
+        path.partition("@")[2] or path: count - bytes_before.get(path, 0) for path, count in bytes_after.items()
+    }
+    data_bytes = {
+        path: count for path, count in bytes_read.items() if "/data/" in path and "/resolve/" in path and count
+    }
+    k3_bytes = sum(count for path, count in data_bytes.items() if path.endswith(tuple(sizes)))
     return {
         "publish": ours,
         "push_to_hub": theirs,
-        "stream": {**streamed, "k3 bytes": k3, "other bytes": sum(of_data.values()) - k3, "size": sum(sizes.values())},
+        "stream": {
+            **stream,
+            "k3 bytes": k3_bytes,
+            "other bytes": sum(data_bytes.values()) - k3_bytes,
+            "size": sum(sizes.values()),
+        },
     }
 
 
-def llava(folder: Path, megabytes: float) -> dict[str, Any]:
+def measure_llava(directory: Path, megabytes: float) -> dict[str, Any]:
     """Return what reading a large file in LLaVA's format takes, to draw a sample of it and to annotate it."""
-    file = llava_file(folder, megabytes)
-    with Service(latency_s=0.0) as service:
-        found = {
-            "bytes": file.stat().st_size,
-            "sample": run("instruction", file=file),
-            "annotate": run("annotate", file=file, run=folder / "run", url=service.url),
+    path = write_llava_file(directory, megabytes)
+    with GeminiProcess(latency_s=0.0) as service:
+        result = {
+            "bytes": path.stat().st_size,
+            "sample": run("instruction", file=path),
+            "annotate": run("annotate", file=path, run=directory / "run", url=service.url),
         }
-    shutil.rmtree(folder)
-    return found
+    shutil.rmtree(directory)
+    return result
 
 
-class Hub:
+class HubProcess:
     """The Hub's double in another process; leaving the block ends it.
 
     Attributes:
@@ -142,11 +155,11 @@ class Hub:
     """
 
     def __enter__(self) -> Self:
-        self._ours, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        self._pipe, child_pipe = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(child_pipe,), daemon=True)
         self._process.start()
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-        self.environment: dict[str, str] = self._ours.recv() | quiet
+        self.environment: dict[str, str] = self._pipe.recv() | quiet
         return self
 
     def __exit__(
@@ -155,11 +168,11 @@ class Hub:
         self._process.terminate()
         self._process.join()
 
-    def served(self) -> dict[str, int]:
+    def read_served(self) -> dict[str, int]:
         """Return path -> bytes that were handed out so far."""
-        self._ours.send("served")
-        found: dict[str, int] = self._ours.recv()
-        return found
+        self._pipe.send("served")
+        served_bytes: dict[str, int] = self._pipe.recv()
+        return served_bytes
 
 
 def _serve(pipe: Connection) -> None:
@@ -169,30 +182,30 @@ def _serve(pipe: Connection) -> None:
             pipe.send(dict(server.served))
 
 
-def table(result: dict[str, Any]) -> str:
+def format_table(result: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     steps: list[tuple[str, int | str, dict[str, Any]]] = [
-        (step, result["rows"], one) for step in ("write", "pyarrow") for one in result["written"][step]
+        (step, result["rows"], item) for step in ("write", "pyarrow") for item in result["written"][step]
     ]
-    steps += [(f"{one['step']}, memory", one["rows"], one) for one in result["peaks"]]
+    steps += [(f"{item['step']}, memory", item["rows"], item) for item in result["peaks"]]
     steps += [(step, result["rows"], result[step]) for step in ("publish", "push_to_hub")]
     steps += [("stream k3", result["stream"]["rows"], result["stream"])]
     steps += [("look, twice", result["looked"]["rows"], result["looked"])]
     steps += [(f"LLaVA file, {step}", "", result["llava"][step]) for step in ("sample", "annotate")]
     lines = ["| step | rows | seconds | CPU seconds | peak MB |", "|---|---|---|---|---|"]
     lines += [
-        f"| {step} | {rows} | {one['seconds']:.2f} | {one['cpu_s']:.2f} | {one['peak_mb']} |"
-        for step, rows, one in steps
+        f"| {step} | {rows} | {item['seconds']:.2f} | {item['cpu_s']:.2f} | {item['peak_mb']} |"
+        for step, rows, item in steps
     ]
-    streamed, looked = result["stream"], result["looked"]
+    stream, inspection = result["stream"], result["looked"]
     lines += [
         "",
         f"write / pyarrow alone: {result['written']['ratio']:.2f} ("
-        + ", ".join(f"{one:.2f}" for one in result["written"]["ratios"])
+        + ", ".join(f"{item:.2f}" for item in result["written"]["ratios"])
         + ")",
         f"of publish, checks: {result['publish']['checks_s']:.2f} s",
-        f"stream of k3: {streamed['k3 bytes']:,} bytes of k3's {streamed['size']:,}, {streamed['other bytes']:,} other",
-        f"first look {looked['first_s']:.2f} s, again {looked['again_s']:.2f} s",
+        f"stream of k3: {stream['k3 bytes']:,} bytes of k3's {stream['size']:,}, {stream['other bytes']:,} other",
+        f"first look {inspection['first_s']:.2f} s, again {inspection['again_s']:.2f} s",
     ]
     return "\n".join(lines)
 

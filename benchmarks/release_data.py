@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.capabilities import CAPABILITIES as ATOMS
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.compact.conversation import Outcome
-from compact_hf.records import Conversation, Message, Picture, Row, Turn, digest, to_json
-from compact_hf.runs.journal import Finished, Journal
+from compact_hf.records import Conversation, ImageInfo, Message, Row, Turn, digest, to_json
+from compact_hf.runs.journal import FinishedImage, Journal
 
 EDGE = 342  # pixels; noise of this size takes about 100 KB as a JPEG
-DIFFERENT = 50  # pictures that are drawn; the others differ in four bytes of the header
+UNIQUE_IMAGES = 50  # pictures that are drawn; the others differ in four bytes of the header
 CAPABILITIES = ("color", "shape", "counting")
-WORDS = 5000  # as many different words as some 100,000 people's questions about pictures have
+VOCABULARY_SIZE = 5000  # as many different words as some 100,000 people's questions about pictures have
 
 
 @cache
-def _drawn(number: int, edge: int) -> tuple[bytes, bytes]:
+def _render_noise(number: int, edge: int) -> tuple[bytes, bytes]:
     """A JPEG file, without the four bytes of its density (JFIF), which stand between the two parts."""
     import numpy as np
     from PIL import Image
@@ -36,21 +36,23 @@ def _drawn(number: int, edge: int) -> tuple[bytes, bytes]:
     pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     out = BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=88)
-    at = out.getvalue().index(b"JFIF\0") + 8
-    return out.getvalue()[:at], out.getvalue()[at + 4 :]
+    offset = out.getvalue().index(b"JFIF\0") + 8
+    return out.getvalue()[:offset], out.getvalue()[offset + 4 :]
 
 
-def picture(number: int, edge: int = EDGE) -> bytes:
+def make_image(number: int, edge: int = EDGE) -> bytes:
     """A JPEG file of about 100 KB, another one for each number."""
-    before, after = _drawn(number % DIFFERENT, edge)
-    return b"".join((before, number.to_bytes(4, "big"), after))
+    head, tail = _render_noise(number % UNIQUE_IMAGES, edge)
+    return b"".join((head, number.to_bytes(4, "big"), tail))
 
 
-def rows(ids: list[str]) -> Iterator[Row]:
+def iter_rows(ids: list[str]) -> Iterator[Row]:
     """Rows with three turns each about the pictures with these ids, k = 1, 2, 3 in turn."""
     for number, image_id in enumerate(ids):
-        asked = CAPABILITIES[: number % 3 + 1]
-        turns = tuple(Turn(f"Question {at} about {number}?", "red", asked, asked, 90) for at in range(3))
+        combination = CAPABILITIES[: number % 3 + 1]
+        turns = tuple(
+            Turn(f"Question {index} about {number}?", "red", combination, combination, 90) for index in range(3)
+        )
         messages = [
             message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
         ]
@@ -58,8 +60,8 @@ def rows(ids: list[str]) -> Iterator[Row]:
             id=digest(number),
             messages=tuple(messages),
             source="compact",
-            k=len(asked),
-            capabilities=asked,
+            k=len(combination),
+            capabilities=combination,
             turns=turns,
             image_id=image_id,
             image_source="noise",
@@ -67,65 +69,68 @@ def rows(ids: list[str]) -> Iterator[Row]:
             teacher="none",
             verifier="none",
             preset_version="none",
-            read_picture=partial(picture, number),
+            read_image=partial(make_image, number),
         )
 
 
-def records(ids: list[str]) -> Iterator[dict[str, Any]]:
+def iter_records(ids: list[str]) -> Iterator[dict[str, Any]]:
     """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
-    from compact_hf.dataset.schema import record
+    from compact_hf.dataset.schema import to_record
 
-    return (record(row, row.read_picture() if row.read_picture else None) for row in rows(ids))
+    return (to_record(row, row.read_image() if row.read_image else None) for row in iter_rows(ids))
 
 
-def known_ids(count: int) -> list[str]:
+def compute_image_ids(count: int) -> list[str]:
     """What a run's journal knows of the pictures."""
-    return [image_id_of(picture(number)) for number in range(count)]
+    return [compute_image_id(make_image(number)) for number in range(count)]
 
 
-def _outcome(number: int) -> Outcome:
+def _make_outcome(number: int) -> Outcome:
     """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
     rng = random.Random(number)
     k = rng.randint(1, 3)
     turns = []
     for _ in range(rng.randint(4, 5)):
-        asked = tuple(sorted(rng.sample(list(ATOMS), k)))
+        combination = tuple(sorted(rng.sample(list(ATOMS), k)))
         # Some words are far more frequent than others, as in any language.
-        words = (f"word{int(WORDS ** rng.random())}" for _ in range(rng.randint(6, 14)))
-        turns.append(Turn(" ".join(words), f"answer {int(WORDS ** rng.random())}", asked, asked, 90))
+        words = (f"word{int(VOCABULARY_SIZE ** rng.random())}" for _ in range(rng.randint(6, 14)))
+        turns.append(
+            Turn(" ".join(words), f"answer {int(VOCABULARY_SIZE ** rng.random())}", combination, combination, 90)
+        )
     return Outcome(k, Conversation(digest(number), k, tuple(turns)), (), (), "none", "none")
 
 
-def journalled(count: int, run: Path) -> None:
+def write_journal(count: int, run: Path) -> None:
     """Write the journal of a run over `count` images."""
     identity = {"source": "scenes", "method": "compact", "preset": "efficient@1"}
     with Journal.open(run, identity) as journal:
         for number in range(count):
-            of = Picture(digest(number), f"scene:{number}", 64, 64, "scenes")
-            journal.record_look(of.ref, "", of)
-            journal.record_outcome(Finished(of.image_id, of.ref, to_json(_outcome(number)), 5))
+            image = ImageInfo(digest(number), f"scene:{number}", 64, 64, "scenes")
+            journal.record_inspection(image.ref, "", image)
+            journal.record_outcome(FinishedImage(image.image_id, image.ref, to_json(_make_outcome(number)), 5))
 
 
-def llava_file(folder: Path, megabytes: float) -> Path:
+def write_llava_file(directory: Path, megabytes: float) -> Path:
     """Write a file in LLaVA's format of about 1,500 bytes an item, as LLaVA-665K, and a picture for every two items."""
-    (folder / "coco").mkdir(parents=True)
+    (directory / "coco").mkdir(parents=True)
     answer = json.dumps("What is to be seen there is said in so many words. " * 4)
-    file, number = folder / "llava.json", 0
-    with file.open("w", encoding="utf-8") as out:
+    path, number = directory / "llava.json", 0
+    with path.open("w", encoding="utf-8") as out:
         while out.tell() < megabytes * 1e6:
             ref = f"coco/{number // 2:012}.jpg"
             if number % 2 == 0:
-                first = folder / "coco" / f"{number // 2 % DIFFERENT:012}.jpg"
-                if number // 2 < DIFFERENT:
-                    first.write_bytes(picture(number // 2, edge=48))
+                image_path = directory / "coco" / f"{number // 2 % UNIQUE_IMAGES:012}.jpg"
+                if number // 2 < UNIQUE_IMAGES:
+                    image_path.write_bytes(make_image(number // 2, edge=48))
                 else:
-                    os.link(first, folder / ref)
+                    os.link(image_path, directory / ref)
             turns = ", ".join(
-                f'{{"from": "human", "value": "{"" if at else "<image>" + chr(92) + "n"}Question {at} of {number}?"}}, '
+                f'{{"from": "human", '
+                f'"value": "{"" if index else "<image>" + chr(92) + "n"}Question {index} of {number}?"}}, '
                 f'{{"from": "gpt", "value": {answer}}}'
-                for at in range(5)
+                for index in range(5)
             )
             out.write(f'{"," if number else "["}\n{{"id": "{number}", "image": "{ref}", "conversations": [{turns}]}}')
             number += 1
         out.write("\n]\n")
-    return file
+    return path

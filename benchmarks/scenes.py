@@ -17,36 +17,36 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.scenes.questions import ask, supported, understand
-from compact_hf.scenes.render import png
-from compact_hf.scenes.scene import scene_of
+from compact_hf.scenes.questions import analyze_question, make_question, supported_combinations
+from compact_hf.scenes.render import render_png
+from compact_hf.scenes.scene import build_scene
 
 T = TypeVar("T")
-QUESTIONS = 3
-ENOUGH = 100
+QUESTIONS_PER_IMAGE = 3
+TARGET_RATE = 100
 
 
 def measure(seeds: range) -> dict[str, float]:
     """Return the mean milliseconds of each step over the scenes of `seeds`."""
-    spent: dict[str, float] = {}
+    milliseconds: dict[str, float] = {}
     rng = random.Random(seeds.start)
 
-    def timed(step: str, work: Callable[[], T]) -> T:
+    def time_step(step: str, work: Callable[[], T]) -> T:
         start = time.process_time()
         result = work()
-        spent[step] = spent.get(step, 0.0) + (time.process_time() - start) * 1000 / len(seeds)
+        milliseconds[step] = milliseconds.get(step, 0.0) + (time.process_time() - start) * 1000 / len(seeds)
         return result
 
     for seed in seeds:
-        scene = timed("scene", lambda: scene_of(seed))  # noqa: B023 (called at once)
-        timed("picture and PNG", lambda: png(scene))  # noqa: B023
-        for _ in range(QUESTIONS):
-            wanted = tuple(rng.sample(list(CAPABILITIES), rng.choice((1, 2, 3))))
-            question = timed("3 questions", lambda: ask(scene, wanted, rng))  # noqa: B023
+        scene = time_step("scene", lambda: build_scene(seed))  # noqa: B023 (called at once)
+        time_step("picture and PNG", lambda: render_png(scene))  # noqa: B023
+        for _ in range(QUESTIONS_PER_IMAGE):
+            combination = tuple(rng.sample(list(CAPABILITIES), rng.choice((1, 2, 3))))
+            question = time_step("3 questions", lambda: make_question(scene, combination, rng))  # noqa: B023
             if question is not None:
-                timed("3 verdicts", lambda: understand(scene, question.question))  # noqa: B023
-        timed("supported, k = 3", lambda: supported(scene, 3))  # noqa: B023
-    return spent
+                time_step("3 verdicts", lambda: analyze_question(scene, question.question))  # noqa: B023
+        time_step("supported, k = 3", lambda: supported_combinations(scene, 3))  # noqa: B023
+    return milliseconds
 
 
 def main() -> None:
@@ -55,31 +55,31 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--pictures", type=int, default=200, help="in each repetition (200)")
     parser.add_argument("--repetitions", type=int, default=5, help="(5)")
-    given = parser.parse_args()
+    args = parser.parse_args()
     # The first scenes of a process draw every sheet anew; a run of a thousand hardly notices.
-    cold = measure(range(2_000_000, 2_000_000 + given.pictures))
-    starts = [3_000_000 + i * given.pictures for i in range(given.repetitions)]
-    runs = [measure(range(start, start + given.pictures)) for start in starts]
-    needed = ("scene", "picture and PNG", "3 questions")
-    rates = [1000 / sum(run[step] for step in needed) for run in runs]
+    cold = measure(range(2_000_000, 2_000_000 + args.pictures))
+    starts = [3_000_000 + i * args.pictures for i in range(args.repetitions)]
+    runs = [measure(range(start, start + args.pictures)) for start in starts]
+    image_steps = ("scene", "picture and PNG", "3 questions")
+    rates = [1000 / sum(run[step] for step in image_steps) for run in runs]
     result = {
-        "pictures": given.pictures,
-        "repetitions": given.repetitions,
+        "pictures": args.pictures,
+        "repetitions": args.repetitions,
         "milliseconds": {step: statistics.median(run[step] for run in runs) for step in runs[0]},
         "pictures_per_second": {"median": statistics.median(rates), "least": min(rates), "most": max(rates)},
-        "pictures_per_second_cold": 1000 / sum(cold[step] for step in needed),
-        "wanted_per_second": ENOUGH,
+        "pictures_per_second_cold": 1000 / sum(cold[step] for step in image_steps),
+        "wanted_per_second": TARGET_RATE,
     }
-    if given.json:
+    if args.json:
         print(json.dumps(result))
         return
     print("| step | ms per picture |\n|---|---|")
     for step in runs[0]:
         print(f"| {step} | {result['milliseconds'][step]:.2f} |")
     print(
-        f"\n{statistics.median(rates):.0f} pictures with {QUESTIONS} questions each per second and core "
-        f"({min(rates):.0f} to {max(rates):.0f}; first {given.pictures} of a process "
-        f"{result['pictures_per_second_cold']:.0f}; wanted {ENOUGH})"
+        f"\n{statistics.median(rates):.0f} pictures with {QUESTIONS_PER_IMAGE} questions each per second and core "
+        f"({min(rates):.0f} to {max(rates):.0f}; first {args.pictures} of a process "
+        f"{result['pictures_per_second_cold']:.0f}; wanted {TARGET_RATE})"
     )
 
 

@@ -19,22 +19,22 @@ from PIL import Image
 from starlette.responses import Response
 
 from compact_hf.testing.gemini import GeminiServer, error_response
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 
 LARGE_EVERY = 10  # one picture in ten is of 3000 x 2000 pixels, the others of 640 x 480
 
 
 @dataclass(frozen=True)
-class Came:
+class ReceivedRequest:
     """One request at the server: when, whether it was answered, whether it carried a picture, and what it was."""
 
-    at: float
-    answered: bool
-    picture: bool
+    received_at: float
+    is_answered: bool
+    has_image: bool
     digest: str
 
 
-class Service:
+class GeminiProcess:
     """GeminiServer in another process; leaving the block ends it.
 
     Args:
@@ -46,14 +46,14 @@ class Service:
     def __init__(
         self, *, latency_s: float, accept_rate: float = 0.8, storm_s: float = 0.0, delay_s: float = 5.0
     ) -> None:
-        self._ours, theirs = multiprocessing.Pipe()
+        self._pipe, child_pipe = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         settings = latency_s, accept_rate, storm_s, delay_s
-        self._process = context.Process(target=_serve, args=(theirs, *settings), daemon=True)
+        self._process = context.Process(target=_serve, args=(child_pipe, *settings), daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
-        self.url: str = self._ours.recv()
+        self.url: str = self._pipe.recv()
         return self
 
     def __exit__(
@@ -62,51 +62,51 @@ class Service:
         self._process.terminate()
         self._process.join()
 
-    def came(self) -> list[Came]:
+    def read_requests(self) -> list[ReceivedRequest]:
         """Return all requests so far."""
-        self._ours.send("came")
-        found: list[Came] = self._ours.recv()
-        return found
+        self._pipe.send("came")
+        requests: list[ReceivedRequest] = self._pipe.recv()
+        return requests
 
 
 def _serve(pipe: Connection, latency_s: float, accept_rate: float, storm_s: float, delay_s: float) -> None:
-    came: list[Came] = []
-    began: list[float] = []
+    requests: list[ReceivedRequest] = []
+    storm_starts: list[float] = []
 
-    def note(asked: Asked, number: int) -> Response | None:
+    def on_request(request: ModelRequest, number: int) -> Response | None:
         now = time.time()
         if storm_s and number == 100:
-            began.append(now)
-        refused = bool(began) and now - began[0] < storm_s
-        name = hashlib.sha256(asked.prompt.encode() + asked.picture[-2048:] + asked.picture[:2048]).hexdigest()
-        came.append(Came(now, not refused, bool(asked.picture), name))
-        return error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=delay_s) if refused else None
+            storm_starts.append(now)
+        is_refused = bool(storm_starts) and now - storm_starts[0] < storm_s
+        digest = hashlib.sha256(request.prompt.encode() + request.image[-2048:] + request.image[:2048]).hexdigest()
+        requests.append(ReceivedRequest(now, not is_refused, bool(request.image), digest))
+        return error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=delay_s) if is_refused else None
 
-    with GeminiServer(latency_s=latency_s, accept_rate=accept_rate, fault=note, remember=False) as server:
+    with GeminiServer(latency_s=latency_s, accept_rate=accept_rate, fault=on_request, record_requests=False) as server:
         pipe.send(server.url)
         while pipe.recv():
-            pipe.send(list(came))
+            pipe.send(list(requests))
 
 
-def pictures(folder: Path, count: int) -> Path:
+def write_photos(directory: Path, count: int) -> Path:
     """Write `count` different photographs, JPEG files, into a new folder; goes on where it stopped."""
-    folder.mkdir(parents=True, exist_ok=True)
-    small, large = _photographs((640, 480)), _photographs((3000, 2000))
+    directory.mkdir(parents=True, exist_ok=True)
+    small, large = _load_photos((640, 480)), _load_photos((3000, 2000))
     for number in range(count):
-        file = folder / f"{number:05d}.jpg"
-        if file.exists():
+        path = directory / f"{number:05d}.jpg"
+        if path.exists():
             continue
-        chosen = (large if number % LARGE_EVERY == 0 else small)[number % len(small)].copy()
+        image = (large if number % LARGE_EVERY == 0 else small)[number % len(small)].copy()
         rng = random.Random(number)
         patch = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
-        chosen.paste(patch, (rng.randrange(chosen.width - 64), rng.randrange(chosen.height - 64)))
+        image.paste(patch, (rng.randrange(image.width - 64), rng.randrange(image.height - 64)))
         out = io.BytesIO()
-        chosen.save(out, "JPEG", quality=85)
-        file.write_bytes(out.getvalue())
-    return folder
+        image.save(out, "JPEG", quality=85)
+        path.write_bytes(out.getvalue())
+    return directory
 
 
-def _photographs(size: tuple[int, int]) -> list[Image.Image]:
+def _load_photos(size: tuple[int, int]) -> list[Image.Image]:
     """Eight photographs that scikit-image ships, at this size."""
     import skimage
 

@@ -18,101 +18,103 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers import WARM_UP, Asked, trainer_of
+from trainers import WARM_UP, TrainingSetup, build_trainer
 
 
-def clock() -> Callable[[], float]:
+def get_clock() -> Callable[[], float]:
     """Return what tells the time: on the wall where a GPU works, this process's own elsewhere."""
     import torch
 
     return time.monotonic if torch.cuda.is_available() else time.process_time
 
 
-def measure(asked: Asked) -> dict[str, Any]:
+def measure(setup: TrainingSetup) -> dict[str, Any]:
     """Train and return rates, the share of the hardware's peak, of waiting for rows, and peak memory."""
     import psutil
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(asked, Path(folder))
-        prepared = preparing(trainer)
-        ends, waits, told = watched(trainer)
-        before = psutil.Process().memory_info().rss
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = build_trainer(setup, Path(directory))
+        prepare_rate = measure_prepare_rate(trainer)
+        step_ends, waits, wall_ends = watch_steps(trainer)
+        memory_before = psutil.Process().memory_info().rss
         trainer.train()
         questions = sum(len(messages) // 2 for messages in trainer.train_dataset["messages"])
-        per_row = questions / len(trainer.train_dataset)
-        work = operations(trainer.model)
-    seconds = [end - begin for begin, end in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+        questions_per_row = questions / len(trainer.train_dataset)
+        cost = estimate_cost(trainer.model)
+    seconds = [end - begin for begin, end in zip(step_ends[WARM_UP - 1 :], step_ends[WARM_UP:], strict=False)]
     counts = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
-    tokens = [after - earlier for earlier, after in zip(counts[WARM_UP - 1 :], counts[WARM_UP:], strict=False)]
-    rows = asked.batch * asked.accumulation
-    usual = statistics.median(seconds)
+    tokens = [current - previous for previous, current in zip(counts[WARM_UP - 1 :], counts[WARM_UP:], strict=False)]
+    rows = setup.batch * setup.accumulation
+    median_seconds = statistics.median(seconds)
     peak_mb = (
         torch.cuda.max_memory_allocated() / 1e6
         if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before / 1e6
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - memory_before / 1e6
     )
     return {
-        "questions_per_second": rows * per_row / usual,
-        "least_and_most": [rows * per_row / max(seconds), rows * per_row / min(seconds)],
-        "rows_per_second": rows / usual,
-        "tokens_per_question": sum(tokens) / (asked.steps * rows * per_row),
-        "of_peak": statistics.median(map(work.of_rows, [rows] * asked.steps, tokens)) / usual / peak_rate(),
+        "questions_per_second": rows * questions_per_row / median_seconds,
+        "least_and_most": [rows * questions_per_row / max(seconds), rows * questions_per_row / min(seconds)],
+        "rows_per_second": rows / median_seconds,
+        "tokens_per_question": sum(tokens) / (setup.steps * rows * questions_per_row),
+        "of_peak": statistics.median(map(cost.count_operations, [rows] * setup.steps, tokens))
+        / median_seconds
+        / measure_peak_rate(),
         "peak_mb": round(peak_mb),
-        "waiting_for_rows": sum(waits[WARM_UP:]) / (told[-1] - told[WARM_UP - 1]),
-        "rows_prepared_per_second_and_worker": prepared,
-        "workers_needed": math.ceil(rows / usual / prepared),
+        "waiting_for_rows": sum(waits[WARM_UP:]) / (wall_ends[-1] - wall_ends[WARM_UP - 1]),
+        "rows_prepared_per_second_and_worker": prepare_rate,
+        "workers_needed": math.ceil(rows / median_seconds / prepare_rate),
     }
 
 
-def watched(trainer: Any) -> tuple[list[float], list[float], list[float]]:
+def watch_steps(trainer: Any) -> tuple[list[float], list[float], list[float]]:
     """Return lists that training fills for each step: its end, what it waited for rows, and its end on the wall."""
     import torch
     from transformers import TrainerCallback
 
-    now = clock()
-    ends: list[float] = []
+    now = get_clock()
+    step_ends: list[float] = []
     waits: list[float] = []
-    on_the_wall: list[float] = []
+    wall_ends: list[float] = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' has no type hints here
+    class StepCallback(TrainerCallback):  # type: ignore[misc]  # transformers' has no type hints here
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            ends.append(now())
-            on_the_wall.append(time.monotonic())
+            step_ends.append(now())
+            wall_ends.append(time.monotonic())
 
-    def fetched(*arguments: Any) -> Any:
-        began = time.monotonic()
+    def timed_fetch(*arguments: Any) -> Any:
+        start = time.monotonic()
         batches = fetch(*arguments)
-        waits.append(time.monotonic() - began)
+        waits.append(time.monotonic() - start)
         return batches
 
-    fetch, trainer.get_batch_samples = trainer.get_batch_samples, fetched
-    trainer.add_callback(Watch())
-    return ends, waits, on_the_wall
+    fetch, trainer.get_batch_samples = trainer.get_batch_samples, timed_fetch
+    trainer.add_callback(StepCallback())
+    return step_ends, waits, wall_ends
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeCost:
     """What training has to compute, in operations, without recomputation and padding.
 
     Attributes:
         per_token (`float`): of the language model's weights.
         per_pair (`float`): of its attention, for each pair of tokens of a row.
-        per_picture (`float`): of the tower and the projector.
+        per_image (`float`): of the tower and the projector.
     """
 
     per_token: float
     per_pair: float
-    per_picture: float
+    per_image: float
 
-    def of_rows(self, rows: int, tokens: float) -> float:
+    def count_operations(self, rows: int, tokens: float) -> float:
         """Return the operations of rows with a picture each and so many tokens together."""
-        return tokens * self.per_token + tokens**2 / rows * self.per_pair + rows * self.per_picture
+        return tokens * self.per_token + tokens**2 / rows * self.per_pair + rows * self.per_image
 
 
-def operations(model: Any) -> Work:
+def estimate_cost(model: Any) -> ComputeCost:
     """Return what a LLaVA under LoRA costs.
 
     Two operations for each weight forward, two for the gradient of its input, two more where the weight itself is
@@ -129,45 +131,45 @@ def operations(model: Any) -> Work:
             projector += 4 * weight.numel() if weight.requires_grad else 0
         elif "embed_tokens" not in name:
             per_token += (6 if weight.requires_grad else 4) * weight.numel()
-    seeing = 4 * (patches + 1) ** 2 * vision.hidden_size * (vision.num_hidden_layers - 1)
-    return Work(
+    tower_attention = 4 * (patches + 1) ** 2 * vision.hidden_size * (vision.num_hidden_layers - 1)
+    return ComputeCost(
         per_token=per_token,
         per_pair=3 * 4 * text.hidden_size * text.num_hidden_layers / 2,
-        per_picture=tower * (patches + 1) + projector * patches + seeing,
+        per_image=tower * (patches + 1) + projector * patches + tower_attention,
     )
 
 
-def peak_rate() -> float:
+def measure_peak_rate() -> float:
     """Return the operations a second of one large product of matrices here: the best of five."""
     import torch
 
-    on_gpu, now = torch.cuda.is_available(), clock()
+    on_gpu, now = torch.cuda.is_available(), get_clock()
     edge, device = (8192, "cuda") if on_gpu else (2048, "cpu")
-    one = torch.randn(edge, edge, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    matrix = torch.randn(edge, edge, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
     best = math.inf
     for _ in range(6):
-        began = now()
-        one @ one
+        start = now()
+        matrix @ matrix
         if on_gpu:
             torch.cuda.synchronize()
-        best = min(best, now() - began)
+        best = min(best, now() - start)
     return 2 * edge**3 / best
 
 
-def preparing(trainer: Any) -> float:
+def measure_prepare_rate(trainer: Any) -> float:
     """Return the rows a second that one worker decodes, scales and tokenizes: one thread, its own time."""
     import torch
 
     rows, threads = trainer.train_dataset, torch.get_num_threads()
     torch.set_num_threads(1)
-    began, done = time.process_time(), 0
-    while time.process_time() - began < 1.0:
+    start, done = time.process_time(), 0
+    while time.process_time() - start < 1.0:
         trainer.data_collator([rows[number % len(rows)] for number in range(done, done + 16)])
         done += 16
-    took = time.process_time() - began
+    elapsed = time.process_time() - start
     torch.set_num_threads(threads)
-    return done / took
+    return done / elapsed
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Asked(**json.loads(sys.argv[1])))))
+    print(json.dumps(measure(TrainingSetup(**json.loads(sys.argv[1])))))

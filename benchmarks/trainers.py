@@ -15,7 +15,7 @@ LEARNING_RATE = 2e-4
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingSetup:
     """One training.
 
     Attributes:
@@ -59,7 +59,7 @@ SHAPES: Final = {
 }
 
 
-def config_of(shape: Shape, *, vocabulary: int, image_token: int) -> Any:
+def build_config(shape: Shape, *, vocabulary: int, image_token: int) -> Any:
     """Return the configuration of a LLaVA-1.5 of this shape."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
@@ -74,7 +74,7 @@ def config_of(shape: Shape, *, vocabulary: int, image_token: int) -> Any:
     )
 
 
-def base(asked: Asked, folder: Path) -> tuple[Any, Any]:
+def build_model(setup: TrainingSetup, directory: Path) -> tuple[Any, Any]:
     """Return a LLaVA with random weights, and its processor.
 
     The tokenizer is a tiny model's: it makes a few tokens more of a question than Llama's.
@@ -83,53 +83,53 @@ def base(asked: Asked, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoProcessor
     from transformers import LlavaForConditionalGeneration as Llava
 
-    from compact_hf.models.llava.processor import llava_processor
+    from compact_hf.models.llava.processor import build_llava_processor
     from compact_hf.models.llava.tiny import build_tiny
 
-    texts = [message["content"] for row in rows_of(asked) for message in row["messages"]]
-    tiny = AutoProcessor.from_pretrained(build_tiny(folder / "tiny", texts, seed=0))
+    texts = [message["content"] for row in load_rows(setup) for message in row["messages"]]
+    tiny_processor = AutoProcessor.from_pretrained(build_tiny(directory / "tiny", texts, seed=0))
     on_gpu = torch.cuda.is_available()
-    config = config_of(
-        SHAPES[asked.size],
-        vocabulary=32064 if asked.size == "7b" else len(tiny.tokenizer),
-        image_token=tiny.image_token_id,
+    config = build_config(
+        SHAPES[setup.size],
+        vocabulary=32064 if setup.size == "7b" else len(tiny_processor.tokenizer),
+        image_token=tiny_processor.image_token_id,
     )
     torch.set_default_dtype(torch.bfloat16 if on_gpu else torch.float32)
     with torch.device("cuda" if on_gpu else "cpu"):
-        model = Llava._from_config(config, attn_implementation=asked.attention)
+        model = Llava._from_config(config, attn_implementation=setup.attention)
     torch.set_default_dtype(torch.float32)
-    return model, llava_processor(tiny.tokenizer, image_edge=336, patch_edge=14)
+    return model, build_llava_processor(tiny_processor.tokenizer, image_size=336, patch_size=14)
 
 
-def rows_of(asked: Asked) -> Any:
+def load_rows(setup: TrainingSetup) -> Any:
     """Return the rows: as a release has them, or one for each question."""
     from datasets import load_dataset
 
-    rows = load_dataset(asked.data, "compositional", split="train").select_columns(["images", "messages"])
-    return rows if asked.rows == "conversations" else rows.map(_apart, batched=True, batch_size=50)
+    rows = load_dataset(setup.data, "compositional", split="train").select_columns(["images", "messages"])
+    return rows if setup.rows == "conversations" else rows.map(_split_questions, batched=True, batch_size=50)
 
 
-def _apart(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _split_questions(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     turns = [
-        (images, messages[at : at + 2])
+        (images, messages[index : index + 2])
         for images, messages in zip(batch["images"], batch["messages"], strict=True)
-        for at in range(0, len(messages), 2)
+        for index in range(0, len(messages), 2)
     ]
     return {"images": [images for images, _ in turns], "messages": [messages for _, messages in turns]}
 
 
-def trainer_of(asked: Asked, folder: Path) -> Any:
+def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
     """Return the trainer, LLaVA's LoRA upon the model."""
     import torch
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
     from compact_hf.training.recipes import read_recipe
-    from compact_hf.training.row_screening import screen
+    from compact_hf.training.row_screening import screen_rows
     from compact_hf.training.trainer import CompactTrainer
 
-    model, processor = base(asked, folder)
-    rows, recipe, rank = rows_of(asked), read_recipe("llava15-7b-lora"), SHAPES[asked.size].rank
+    model, processor = build_model(setup, directory)
+    rows, recipe, rank = load_rows(setup), read_recipe("llava15-7b-lora"), SHAPES[setup.size].rank
     (target,) = recipe["lora_target_modules"]
     on_gpu = torch.cuda.is_available()
     arguments = {
@@ -143,30 +143,30 @@ def trainer_of(asked: Asked, folder: Path) -> Any:
             modules_to_save=recipe["lora_modules_to_save"],
         ),
         "args": SFTConfig(
-            output_dir=str(folder / "out"),
+            output_dir=str(directory / "out"),
             use_cpu=not on_gpu,
             bf16=on_gpu,
             assistant_only_loss=True,
             max_length=recipe["max_length"],
-            per_device_train_batch_size=asked.batch,
-            gradient_accumulation_steps=asked.accumulation,
-            activation_checkpointing=asked.recomputation,
-            torch_compile=asked.compiled,
-            dataloader_num_workers=asked.workers,
+            per_device_train_batch_size=setup.batch,
+            gradient_accumulation_steps=setup.accumulation,
+            activation_checkpointing=setup.recomputation,
+            torch_compile=setup.compiled,
+            dataloader_num_workers=setup.workers,
             learning_rate=LEARNING_RATE,
-            max_steps=WARM_UP + asked.steps,
+            max_steps=WARM_UP + setup.steps,
             logging_steps=1,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
         ),
     }
-    if asked.trainer == "trl":
+    if setup.trainer == "trl":
         return SFTTrainer(train_dataset=rows, **arguments)
-    screened = screen(rows, processor, max_length=recipe["max_length"], answers_only=True)
+    screening = screen_rows(rows, processor, max_length=recipe["max_length"], answers_only=True)
     return CompactTrainer(
-        train_dataset=rows.select(screened.kept),
-        screened=screened,
+        train_dataset=rows.select(screening.kept_indices),
+        screening=screening,
         projector_learning_rate=LEARNING_RATE / 10,
         seconds=0.0,
         **arguments,

@@ -25,27 +25,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from readme import training as table
-from trainers import SHAPES, Asked
+from readme import format_training as table
+from trainers import SHAPES, TrainingSetup
 
 STEPS = 4
 BATCHES = {"tiny": 4, "7b": 16}
 
 
-def lines(start: Asked) -> dict[str, Asked]:
+def build_setups(base_setup: TrainingSetup) -> dict[str, TrainingSetup]:
     """Return what is measured, by what the table calls it."""
-    plain = replace(start, trainer="trl")
-    quarter = replace(start, batch=start.batch // 4, accumulation=start.accumulation * 4)
+    plain = replace(base_setup, trainer="trl")
+    quarter = replace(base_setup, batch=base_setup.batch // 4, accumulation=base_setup.accumulation * 4)
     quarters = f"compact tune, {quarter.accumulation} x {quarter.batch} rows"
     return {
         "trl, a row for each question": replace(plain, rows="questions"),
         "trl, our rows": plain,
-        "compact tune": start,
-        "compact tune, eager attention": replace(start, attention="eager"),
+        "compact tune": base_setup,
+        "compact tune, eager attention": replace(base_setup, attention="eager"),
         quarters: quarter,
         # Of a quarter of the rows at a time, since what a whole batch of LLaVA-1.5-7B keeps does not fit into 80 GB.
         f"{quarters}, no recomputation": replace(quarter, recomputation=False),
-        "compact tune, compiled": replace(start, compiled=True),
+        "compact tune, compiled": replace(base_setup, compiled=True),
     }
 
 
@@ -55,27 +55,27 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SHAPES), help="default: what the machine can")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="to measure for each line; default: 4")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    machine = hardware()
-    size = arguments.size or ("7b" if machine["gpu"] else "tiny")
+    args = parser.parse_args()
+    machine = read_hardware()
+    size = args.size or ("7b" if machine["gpu"] else "tiny")
     if size == "7b" and not machine["gpu"]:
         parser.error("--size 7b needs a GPU of 80 GB; leave it out")
-    load = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory() as folder:
-        start = Asked(release(Path(folder)), size, arguments.steps, batch=BATCHES[size])
+    loads = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as directory:
+        base_setup = TrainingSetup(build_release(Path(directory)), size, args.steps, batch=BATCHES[size])
         if machine["gpu"]:
-            start = replace(start, workers=4)
-        found = {}
-        for name, asked in lines(start).items():
+            base_setup = replace(base_setup, workers=4)
+        results = {}
+        for name, setup in build_setups(base_setup).items():
             print(name, file=sys.stderr)
-            found[name] = measured(asked)
-            load.append(os.getloadavg()[0])
-    machine["load"] = [min(load), max(load)]
-    result = {"machine": machine, "size": size, "steps": arguments.steps, "lines": found, "gains": gains(found)}
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+            results[name] = measure(setup)
+            loads.append(os.getloadavg()[0])
+    machine["load"] = [min(loads), max(loads)]
+    result = {"machine": machine, "size": size, "steps": args.steps, "lines": results, "gains": compute_gains(results)}
+    print(json.dumps(result, indent=2) if args.json else table(result))
 
 
-def hardware() -> dict[str, Any]:
+def read_hardware() -> dict[str, Any]:
     """Return what this runs on; of torch, in a process that holds no GPU afterwards."""
     code = (
         "import torch; gpu = torch.cuda.is_available();"
@@ -85,49 +85,51 @@ def hardware() -> dict[str, Any]:
         "\n"
     )[:2]
     info = Path("/proc/cpuinfo")
-    named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    model_names = [
+        line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+    ]
     return {
         "gpu": gpu,
-        "cpu": named[0] if named else platform.machine(),
+        "cpu": model_names[0] if model_names else platform.machine(),
         "cores": os.cpu_count(),
         "threads": None if gpu else 1,
         "torch": torch,
     }
 
 
-def release(folder: Path, *, pictures: int = 100) -> str:
+def build_release(directory: Path, *, image_count: int = 100) -> str:
     """Make a release of drawn scenes, two or three questions to each, and return its folder."""
     from compact_hf import assemble, generate
 
-    generate(f"scenes:{pictures}", folder / "run")
-    assemble([folder / "run"], folder / "release", version="1.0.0")
-    return str(folder / "release")
+    generate(f"scenes:{image_count}", directory / "run")
+    assemble([directory / "run"], directory / "release", version="1.0.0")
+    return str(directory / "release")
 
 
-def measured(asked: Asked) -> dict[str, Any]:
+def measure(setup: TrainingSetup) -> dict[str, Any]:
     """Return one line's figures, or what it ended with where a switch does not hold."""
-    program = Path(__file__).with_name("trained.py")
+    script = Path(__file__).with_name("trained.py")
     # Read by torch when it starts; a GPU's training hardly needs the processor's threads.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, program, json.dumps(asdict(asked))],
+    result = subprocess.run(
+        [sys.executable, script, json.dumps(asdict(setup))],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1][:200]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    if result.returncode:
+        return {"failed": result.stderr.strip().splitlines()[-1][:200]}
+    return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
-def gains(found: dict[str, Any]) -> dict[str, float]:
+def compute_gains(results: dict[str, Any]) -> dict[str, float]:
     """Return how many times as many questions a second the format brings, and then the trainer."""
-    apart, plain, ours = (
-        found[name].get("questions_per_second", 0.0)
+    per_question, plain, ours = (
+        results[name].get("questions_per_second", 0.0)
         for name in ("trl, a row for each question", "trl, our rows", "compact tune")
     )
-    return {"format": plain / apart, "trainer": ours / plain} if apart and plain else {}
+    return {"format": plain / per_question, "trainer": ours / plain} if per_question and plain else {}
 
 
 if __name__ == "__main__":

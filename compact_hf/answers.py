@@ -13,7 +13,7 @@ SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or ph
 """LLaVA-1.5's response format prompt: a conversation's first turn carries it, and so does a question in evaluation."""
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
-_NUMBERS: Final = {
+_NUMBER_WORDS: Final = {
     word: str(value)
     for value, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -21,7 +21,7 @@ _NUMBERS: Final = {
     )
 }
 # "none" stays a word: as the answer to "how many", a teacher that means nought has to say so.
-_UNINFORMATIVE: Final = frozenset(
+_UNINFORMATIVE_ANSWERS: Final = frozenset(
     "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
     "unreadable illegible".split()
 ) | {
@@ -57,7 +57,7 @@ _UNINFORMATIVE: Final = frozenset(
     "it is unclear",
     "n a",
 }
-_IRREGULAR: Final = {
+_IRREGULAR_PLURALS: Final = {
     "men": "man",
     "women": "woman",
     "children": "child",
@@ -75,8 +75,8 @@ _IRREGULAR: Final = {
     "scarves": "scarf",
 }
 _PLURAL: Final = re.compile(r"\ws$")
-_NOT_PLURAL: Final = ("ss", "us", "is", "as", "os")
-_BETWEEN_DIGITS: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
+_SINGULAR_ENDINGS: Final = ("ss", "us", "is", "as", "os")
+_THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
 _PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-(?!\d)|-(?!\w)|(?<!\d):|:(?!\d)")
 _POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
 _WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -92,41 +92,45 @@ def normalise(answer: str) -> str:
     >>> normalise("The two Dogs.")
     '2 dog'
     """
-    text = _BETWEEN_DIGITS.sub("", answer.strip().casefold().replace("’", "'").replace("_", " "))
+    text = _THOUSANDS_SEPARATOR.sub("", answer.strip().casefold().replace("’", "'").replace("_", " "))
     text = _POSSESSIVE.sub("", text).replace("'", "")
     words = _PUNCTUATION.sub(" ", text).split()
-    kept = [word for word in words if word not in _ARTICLES] or words
-    singular = (_singular(word) for word in kept)
-    return " ".join(_NUMBERS.get(word, word) for word in singular)
+    content_words = [word for word in words if word not in _ARTICLES] or words
+    singulars = (_singularize(word) for word in content_words)
+    return " ".join(_NUMBER_WORDS.get(word, word) for word in singulars)
 
 
-def same_answer(one: str, other: str) -> bool:
+def same_answer(first: str, second: str) -> bool:
     """Whether two short answers say the same after `normalise`. Empty answers equal nothing."""
-    normal = normalise(one)
-    return bool(normal) and normal == normalise(other)
+    normalised = normalise(first)
+    return bool(normalised) and normalised == normalise(second)
 
 
 def is_uninformative(answer: str) -> bool:
     """Whether `answer` says nothing about the picture (unknown, none, not visible, n/a, ...; paper, step 2)."""
-    normal = " ".join(re.sub(r"[^\w\s]", " ", answer.casefold().replace("'", "").replace("’", "")).split())
-    return not normal or normal in _UNINFORMATIVE or normal.removeprefix("it is ") in _UNINFORMATIVE
+    normalised = " ".join(re.sub(r"[^\w\s]", " ", answer.casefold().replace("'", "").replace("’", "")).split())
+    return (
+        not normalised
+        or normalised in _UNINFORMATIVE_ANSWERS
+        or normalised.removeprefix("it is ") in _UNINFORMATIVE_ANSWERS
+    )
 
 
-def word_overlap(question: str, other: str) -> float:
-    """Return the share, 0 to 1, of `question`'s words that `other` has too.
+def word_overlap(question: str, other_question: str) -> float:
+    """Return the share, 0 to 1, of `question`'s words that `other_question` has too.
 
     Over the sets of lower-case words; 0.0 where one of them has no word (paper, step 3: a new question that
     shares more than 0.6 of its words with an accepted one of the same image repeats it).
     """
     first = {word.casefold() for word in _WORD.findall(question)}
-    second = {word.casefold() for word in _WORD.findall(other)}
+    second = {word.casefold() for word in _WORD.findall(other_question)}
     if not first or not second:
         return 0.0
     return len(first & second) / len(first)
 
 
-def _singular(word: str) -> str:
-    if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_NOT_PLURAL) or word in _IRREGULAR:
+def _singularize(word: str) -> str:
+    if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_SINGULAR_ENDINGS) or word in _IRREGULAR_PLURALS:
         singular = word
     elif word.endswith("ies") and len(word) > 4:
         singular = word[:-3] + "y"
@@ -135,4 +139,4 @@ def _singular(word: str) -> str:
     else:
         singular = word[:-1]
     # "thes" must not turn into an article, or normalising twice would drop it.
-    return word if singular in _ARTICLES else _IRREGULAR.get(singular, singular)
+    return word if singular in _ARTICLES else _IRREGULAR_PLURALS.get(singular, singular)

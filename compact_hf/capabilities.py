@@ -28,7 +28,7 @@ class Capability:
     definition: str
 
 
-_ATOMS: Final = (
+_CAPABILITIES: Final = (
     Capability("color", "attribution", "naming or comparing the colours of things"),
     Capability("shape", "attribution", "naming or describing the shapes of things"),
     Capability("object_recognition", "recognition", "naming the things that are there"),
@@ -45,7 +45,7 @@ _ATOMS: Final = (
     Capability("scene_understanding", "relation", "what kind of place or setting it is"),
 )
 
-CAPABILITIES: Final[dict[str, Capability]] = {atom.name: atom for atom in _ATOMS}
+CAPABILITIES: Final[dict[str, Capability]] = {atom.name: atom for atom in _CAPABILITIES}
 """Name -> atom, in the paper's order. That order is the canonical one everywhere."""
 
 GROUPS: Final[tuple[str, ...]] = ("attribution", "recognition", "relation")
@@ -59,19 +59,19 @@ NEEDED_RULE: Final = (
 """The one rule of "needed", quoted word for word to teachers and verifiers and obeyed by drawn scenes."""
 
 
-def canonical(names: Iterable[str]) -> tuple[str, ...]:
+def canonicalize(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names without repeats, in the paper's order.
 
     Raises:
         UnknownCapabilityError: a name is not one of the ten.
     """
-    wanted = set(names)
-    unknown = wanted - CAPABILITIES.keys()
+    unique_names = set(names)
+    unknown = unique_names - CAPABILITIES.keys()
     if unknown:
         raise UnknownCapabilityError(sorted(unknown)[0], tuple(CAPABILITIES))
-    return tuple(name for name in CAPABILITIES if name in wanted)
+    return tuple(name for name in CAPABILITIES if name in unique_names)
 
 
-def described(names: Iterable[str] = CAPABILITIES) -> str:
+def describe_capabilities(names: Iterable[str] = CAPABILITIES) -> str:
     """Return one line `- name: definition` for each name, in the order given, for a prompt."""
     return "\n".join(f"- {name}: {CAPABILITIES[name].definition}" for name in names)

@@ -3,7 +3,7 @@
     CompactError                     exit 1
     ├── UsageError                   exit 2   the command or the call is wrong
     │   ├── UnknownCapabilityError
-    │   └── IdentityError                     a run folder belongs to another run
+    │   └── SettingsMismatchError             a run folder belongs to another run
     ├── StoppedEarly                 exit 3   budget or Ctrl-C; the same command goes on
     ├── SourceError                           pictures cannot be read at all
     ├── TeacherError                          the teacher refuses for good (key, model, request)
@@ -27,18 +27,18 @@ from itertools import takewhile
 from typing import ClassVar
 
 
-def did_you_mean(got: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean NAME?` for the nearest allowed name, empty where none is near."""
-    near = get_close_matches(got, tuple(allowed))
-    if not near:
+    matches = get_close_matches(name, tuple(allowed))
+    if not matches:
         return ""
     # Of several, the one that begins alike: lora_rank is nearer to lora_r than to local_rank.
-    return f"; did you mean {max(near, key=lambda name: _alike(got, name))}?"
+    return f"; did you mean {max(matches, key=lambda candidate: _common_prefix_length(name, candidate))}?"
 
 
-def _alike(one: str, other: str) -> int:
+def _common_prefix_length(a: str, b: str) -> int:
     """Return how many letters both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 class CompactError(Exception):
@@ -62,15 +62,15 @@ class UnknownCapabilityError(UsageError):
         super().__init__(f"unknown capability {name!r}; the ten are {', '.join(allowed)}{did_you_mean(name, allowed)}")
 
 
-class IdentityError(UsageError):
+class SettingsMismatchError(UsageError):
     """The run folder was started with other settings than the ones asked for now."""
 
     def __init__(self, run: str, differences: dict[str, tuple[object, object]]) -> None:
         self.run = run
         self.differences = differences
-        told = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
+        changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
         super().__init__(
-            f"{run} holds another run ({told}); give these again to go on with it, or choose another --out"
+            f"{run} holds another run ({changes}); give these again to go on with it, or choose another --out"
         )
 
 

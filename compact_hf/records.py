@@ -22,7 +22,7 @@ RESULTS_SCHEMA: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageInfo:
     """A picture that has been looked at and can be read again.
 
     Attributes:
@@ -131,7 +131,7 @@ class Message:
 class Row:
     """One row of a release but for its picture's bytes, which `picture` reads when they are written.
 
-    `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_picture` is None for
+    `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_image` is None for
     rows without a picture.
     """
 
@@ -147,7 +147,7 @@ class Row:
     teacher: str | None = None
     verifier: str | None = None
     preset_version: str | None = None
-    read_picture: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
+    read_image: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
 
 
 def digest(*parts: object, length: int = 32) -> str:

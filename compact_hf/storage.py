@@ -22,12 +22,12 @@ from compact_hf.errors import ReleaseError
 
 
 @contextmanager
-def replace_directory(out: Path, *, ours: Callable[[Path], bool]) -> Iterator[Path]:
+def replace_directory(out: Path, *, is_replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes `out` if the block ends without an exception.
 
     Args:
-        out (`Path`): may exist if it is an empty folder, or one that `ours` accepts: that one is replaced.
-        ours (`Callable[[Path], bool]`): whether a folder that stands there may be replaced.
+        out (`Path`): may exist if it is an empty folder, or one that `is_replaceable` accepts: that one is replaced.
+        is_replaceable (`Callable[[Path], bool]`): whether a folder that stands there may be replaced.
 
     Raises:
         ReleaseError: `out` holds something else, or another process is writing it.
@@ -36,25 +36,25 @@ def replace_directory(out: Path, *, ours: Callable[[Path], bool]) -> Iterator[Pa
     from filelock import FileLock, Timeout
 
     out = Path(os.path.abspath(out))  # `..` has no name to put a sibling beside
-    work = out.parent / f".{out.name}.writing"
-    new, old = work / "new", work / "old"
-    work.mkdir(parents=True, exist_ok=True)
+    staging = out.parent / f".{out.name}.writing"
+    new, old = staging / "new", staging / "old"
+    staging.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / "lock", timeout=0):
+        with FileLock(staging / "lock", timeout=0):
             try:
                 _put_back(old, out)  # a kill between the two renames below left it there
-                _refuse_other(out, ours)
-                for left in (old, new):
-                    shutil.rmtree(left, ignore_errors=True)
+                _check_replaceable(out, is_replaceable)
+                for leftover in (old, new):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 new.mkdir()
                 yield new
-                _refuse_other(out, ours)  # it may have changed in the meantime
+                _check_replaceable(out, is_replaceable)  # it may have changed in the meantime
                 if out.exists():
                     out.rename(old)
                 new.rename(out)
             finally:
                 _put_back(old, out)
-                shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
     except Timeout:
         raise ReleaseError(f"{out} is being written by another process; wait for it or choose another --out") from None
 
@@ -64,12 +64,12 @@ def _put_back(old: Path, out: Path) -> None:
         old.rename(out)
 
 
-def _refuse_other(out: Path, ours: Callable[[Path], bool]) -> None:
+def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool]) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
         raise ReleaseError(f"{out} is not a folder; a release is written to a new folder, choose another --out")
-    if any(out.iterdir()) and not ours(out):
+    if any(out.iterdir()) and not is_replaceable(out):
         raise ReleaseError(
             f"{out} holds something other than an earlier release, and would be lost; "
             "choose an --out that is new, empty, or a release without other files"
@@ -80,41 +80,41 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _WORKERS: Final = 4
-_AT_ONCE: Final = 8  # items: handing over each by itself costs as much as hashing a picture
-_AHEAD: Final = 32  # items that may be finished and wait for their turn
+_CHUNK_SIZE: Final = 8  # items: handing over each by itself costs as much as hashing a picture
+_MAX_PENDING: Final = 32  # items that may be finished and wait for their turn
 
 
-def prefetch(items: Iterable[T], work: Callable[[T], U]) -> Iterator[tuple[T, U]]:
-    """Yield each item with what `work` makes of it in a thread, in order; what `work` raises is raised here."""
+def prefetch(items: Iterable[T], function: Callable[[T], U]) -> Iterator[tuple[T, U]]:
+    """Yield each item with what `function` makes of it in a thread, in order; what `function` raises is raised here."""
 
-    def done(some: list[T]) -> list[tuple[T, U]]:
-        return [(item, work(item)) for item in some]
+    def run_chunk(chunk: list[T]) -> list[tuple[T, U]]:
+        return [(item, function(item)) for item in chunk]
 
-    waiting: deque[Future[list[tuple[T, U]]]] = deque()
-    source = iter(items)
+    pending: deque[Future[list[tuple[T, U]]]] = deque()
+    iterator = iter(items)
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ahead") as pool:
-        while some := list(islice(source, _AT_ONCE)):
-            waiting.append(pool.submit(done, some))
-            if len(waiting) == _AHEAD // _AT_ONCE:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        while next_chunk := list(islice(iterator, _CHUNK_SIZE)):
+            pending.append(pool.submit(run_chunk, next_chunk))
+            if len(pending) == _MAX_PENDING // _CHUNK_SIZE:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
 
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 
 # Several machines may write to these at once. Names without `fuse.` in front. 9p and virtiofs are not among them: all
 # that a sandbox or a small virtual machine has (gVisor, Kata) may be one, used by a single kernel.
-_NETWORK: Final = frozenset(
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
     "acfs afs beegfs ceph cifs coda davfs gcsfuse gfs gfs2 glusterfs goofys gpfs juicefs lustre mfs ncpfs nfs nfs4 "
     "ocfs2 orangefs panfs pvfs2 rclone s3fs smb3 smbfs sshfs wekafs".split()
 )
 # ID PARENT DEVICE ROOT POINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS (proc_pid_mountinfo(5))
-_MOUNT: Final = re.compile(r"^(?:[^ \n]+ ){4}(?P<point>[^ \n]+) .*? - (?P<kind>[^ \n]+) ", re.MULTILINE)
+_MOUNT_LINE: Final = re.compile(r"^(?:[^ \n]+ ){4}(?P<point>[^ \n]+) .*? - (?P<kind>[^ \n]+) ", re.MULTILINE)
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
-def on_network_file_system(path: str | Path, *, mountinfo: str | None = None) -> str | None:
+def get_network_file_system(path: str | Path, *, mountinfo: str | None = None) -> str | None:
     """Return the type of the network file system that `path` lies on, such as `nfs4`, `cifs` or `fuse.sshfs`.
 
     Args:
@@ -125,20 +125,20 @@ def on_network_file_system(path: str | Path, *, mountinfo: str | None = None) ->
         The type as the kernel writes it, or None: a local disk, or a system that does not tell (not Linux).
     """
     # First the path, as walking along it may mount something.
-    real = Path(path).resolve()
+    resolved = Path(path).resolve()
     if mountinfo is None:
         try:
             mountinfo = os.fsdecode(MOUNTS.read_bytes())
         except OSError:
             return None
-    above = {real, *real.parents}
+    ancestors = {resolved, *resolved.parents}
     # Of two mounts on one folder the later one covers the earlier; `max` returns the first of equals.
-    found = [(point, kind) for point, kind in _mounts(mountinfo) if point in above][::-1]
-    _, kind = max(found, key=lambda mount: len(mount[0].parts), default=(real, ""))
-    return kind if kind.removeprefix("fuse.") in _NETWORK else None
+    mounts = [(point, file_system) for point, file_system in _iter_mounts(mountinfo) if point in ancestors][::-1]
+    _, file_system = max(mounts, key=lambda mount: len(mount[0].parts), default=(resolved, ""))
+    return file_system if file_system.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS else None
 
 
-def _mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:
+def _iter_mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:
     """Yield (mount point, type) in the order in which they were mounted."""
-    for mount in _MOUNT.finditer(mountinfo):
-        yield Path(_ESCAPE.sub(lambda escape: chr(int(escape[1], 8)), mount["point"])), mount["kind"]
+    for match in _MOUNT_LINE.finditer(mountinfo):
+        yield Path(_ESCAPE.sub(lambda escape: chr(int(escape[1], 8)), match["point"])), match["kind"]

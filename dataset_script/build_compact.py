@@ -24,28 +24,28 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compact_hf import CompactError, assemble, generate, publish, validate
-from compact_hf.cli.console import Bar, say, tell, tell_table
+from compact_hf.cli.console import ProgressBar, log, print_data, print_table
 from compact_hf.config import read_config
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.errors import writing
-from compact_hf.hub.files import differences, tree
-from compact_hf.hub.push import standing
-from compact_hf.images.address import HUB, Address
-from compact_hf.images.conversations import items_of
-from compact_hf.methods.compact.dry_run import plan
+from compact_hf.hub.errors import translate_write_errors
+from compact_hf.hub.files import get_repo_files, iter_differences
+from compact_hf.hub.push import get_remote_state
+from compact_hf.images.address import HUB_PREFIX, Address
+from compact_hf.images.conversations import iter_json_items
+from compact_hf.methods.compact.dry_run import dry_run
 from compact_hf.methods.compact.forecast import Forecast
-from compact_hf.methods.compact.tables import forecast_parts
-from compact_hf.runs.image_index import drawn
+from compact_hf.methods.compact.tables import format_forecast
+from compact_hf.runs.image_index import shuffle_refs
 from compact_hf.runs.run import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source
 
-_PICTURES: Final = "pictures"
+_LIMIT_FILE: Final = "pictures"
 """File beside the run: how many pictures the round takes that has begun. A kill must not change it."""
-_LEAST_KEPT: Final = 0.05
+_MIN_KEPT_SHARE: Final = 0.05
 """Share of pictures that are taken to become conversations, at least, when more of them are drawn."""
-_SAMPLE: Final = 200
+_SAMPLE_SIZE: Final = 200
 """Pictures that a dry run reads to know how large they are."""
-_JOURNAL_BYTES: Final = 1500
+_JOURNAL_BYTES_PER_REQUEST: Final = 1500
 """For each request, about."""
 
 
@@ -91,8 +91,8 @@ class Config(BaseModel):
 
     @field_validator("source")
     @classmethod
-    def _pinned(cls, source: str) -> str:
-        if source.startswith(HUB) and Address.parse(source).revision in ("", "main"):
+    def _check_pinned(cls, source: str) -> str:
+        if source.startswith(HUB_PREFIX) and Address.parse(source).revision in ("", "main"):
             raise ValueError(f"{source} is another pool tomorrow; name a tag or a commit after an @")
         return source
 
@@ -109,7 +109,7 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
     Raises:
         CompactError: a step failed or was stopped; the same call goes on there.
     """
-    asked: dict[str, Any] = {
+    run_options: dict[str, Any] = {
         "teacher": config.teacher,
         "verifier": config.verifier,
         "preset": config.preset,
@@ -119,26 +119,26 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
         "concurrency": concurrency,
         "max_cost": max_cost,
     }
-    with Bar("pictures") as bar:
-        _ask(config, out, asked, bar)
+    with ProgressBar("pictures") as bar:
+        _generate_rounds(config, out, run_options, bar)
     release = out / "release"
-    part = config.instruction
+    instruction = config.instruction
     assemble(
         [out / "run"],
         release,
         version=config.version,
         max_similarity=config.max_similarity,
         balance=config.balance,
-        instruction=part.file if part else None,
-        image_root=part.image_root if part else None,
-        instruction_fraction=part.fraction if part else None,
+        instruction=instruction.file if instruction else None,
+        image_root=instruction.image_root if instruction else None,
+        instruction_fraction=instruction.fraction if instruction else None,
         seed=config.seed,
         exclude_ids=config.exclude_ids,
         exclude_images_of=config.exclude_images_of,
         group_similar=config.group_similar,
         image_license=config.image_license,
         license=config.license,
-        on_note=say,
+        on_note=log,
     )
     report = validate(release)
     if not report.is_valid:
@@ -146,43 +146,43 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
     return release
 
 
-def _ask(config: Config, out: Path, asked: dict[str, Any], bar: Bar) -> None:
+def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar: ProgressBar) -> None:
     """Ask about pictures, in rounds, until enough of them became conversations.
 
     Each round's number of pictures is written down before it begins, and is finished before the next is decided upon:
     what is asked does not depend on where a kill fell.
     """
-    noted = out / _PICTURES
-    limit = int(noted.read_text()) if noted.is_file() else config.conversations
+    limit_file = out / _LIMIT_FILE
+    limit = int(limit_file.read_text()) if limit_file.is_file() else config.conversations
     while True:
         if limit is not None:
-            _write_at_once(noted, str(limit))
-        standing = generate(
+            _write_atomically(limit_file, str(limit))
+        progress = generate(
             config.source,
             out / "run",
             limit=limit,
-            on_progress=lambda at: bar.show(at.finished, at.pictures, f"{at.accepted} questions"),
-            **asked,
+            on_progress=lambda current: bar.show(current.finished, current.images, f"{current.accepted} questions"),
+            **run_options,
         )
-        if config.conversations is None or limit is None or standing.kept >= config.conversations:
+        if config.conversations is None or limit is None or progress.kept >= config.conversations:
             return
-        if standing.pictures < limit:
+        if progress.images < limit:
             raise ReleaseError(
-                f"{config.source} gave {standing.kept} conversations of {standing.pictures} pictures, all there are, "
+                f"{config.source} gave {progress.kept} conversations of {progress.images} pictures, all there are, "
                 f"and {config.conversations} are wanted; ask for fewer or give more pictures"
             )
-        kept = max(_LEAST_KEPT, standing.kept / standing.finished)
-        limit += math.ceil((config.conversations - standing.kept) / kept)
+        kept_share = max(_MIN_KEPT_SHARE, progress.kept / progress.finished)
+        limit += math.ceil((config.conversations - progress.kept) / kept_share)
 
 
-def _write_at_once(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)
+    temp_file = path.with_suffix(".new")
+    temp_file.write_text(text)
+    os.replace(temp_file, path)
 
 
-def refuse_unpublishable(config: Config) -> str:
+def check_publishable(config: Config) -> str:
     """Return the repository, before anything is spent on what could not be published.
 
     Raises:
@@ -193,7 +193,7 @@ def refuse_unpublishable(config: Config) -> str:
 
     if config.repository is None:
         raise UsageError("--publish needs `repository: org/name` in the config")
-    with writing(config.repository):
+    with translate_write_errors(config.repository):
         HfApi().whoami()
     return config.repository
 
@@ -207,43 +207,45 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
     from huggingface_hub import HfApi
 
     tag = f"v{version}"
-    if tag in standing(repository, repo_type="dataset").tags:
-        with writing(repository, release):
-            there = tree(HfApi(), repository, repo_type="dataset", revision=tag)
+    if tag in get_remote_state(repository, repo_type="dataset").tags:
+        with translate_write_errors(repository, release):
+            remote_files = get_repo_files(HfApi(), repository, repo_type="dataset", revision=tag)
         # The card and the changelog name the day on which they were written.
-        if not any(found.startswith("data/") for found in differences(there, release)):
+        if not any(path.startswith("data/") for path in iter_differences(remote_files, release)):
             return f"{HfApi().endpoint}/datasets/{repository}/tree/{tag}"
-    pushed = publish(release, repository, on_progress=say).pushed
-    assert pushed is not None, "only a dry run pushes nothing"
-    return pushed.url
+    push_result = publish(release, repository, on_progress=log).pushed
+    assert push_result is not None, "only a dry run pushes nothing"
+    return push_result.url
 
 
-def tell_forecast(config: Config, out: Path, *, concurrency: int) -> None:
+def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
     """Print what the release is made of, what it will take, and the disk that it needs.
 
     Raises:
         CompactError: the source is not there, or `out` holds another run.
     """
-    found = _forecast(config, out, concurrency)
-    part = config.instruction
-    rows = round(part.fraction * sum(1 for _ in items_of(part.file))) if part else 0
-    tell(f"release {config.version} of {config.source}, to {config.repository or 'nowhere: the config has none'}")
-    tell(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")
-    if part:
-        tell(f"instruction part: {rows:,} rows, {part.fraction:.0%} of {part.file}")
-    for told in forecast_parts(found):
-        if isinstance(told, str):
-            tell(told)
+    forecast = _forecast_run(config, out, concurrency)
+    instruction = config.instruction
+    instruction_rows = (
+        round(instruction.fraction * sum(1 for _ in iter_json_items(instruction.file))) if instruction else 0
+    )
+    print_data(f"release {config.version} of {config.source}, to {config.repository or 'nowhere: the config has none'}")
+    print_data(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")
+    if instruction:
+        print_data(f"instruction part: {instruction_rows:,} rows, {instruction.fraction:.0%} of {instruction.file}")
+    for item in format_forecast(forecast):
+        if isinstance(item, str):
+            print_data(item)
         else:
-            tell_table(told.head, told.rows)
-    _tell_disk(config, out, found, rows)
+            print_table(item.head, item.rows)
+    _print_disk_usage(config, out, forecast, instruction_rows)
 
 
-def _forecast(config: Config, out: Path, concurrency: int) -> Forecast:
+def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
     """Return the forecast for as many pictures as the wanted conversations will take."""
 
-    def of(limit: int | None) -> Forecast:
-        return plan(
+    def make_forecast(limit: int | None) -> Forecast:
+        return dry_run(
             config.source,
             out / "run",
             teacher=config.teacher,
@@ -256,32 +258,32 @@ def _forecast(config: Config, out: Path, concurrency: int) -> Forecast:
         )
 
     if config.conversations is None:
-        return of(None)
-    first = of(config.conversations)
-    return of(math.ceil(config.conversations * first.pictures / max(1, first.kept)))
+        return make_forecast(None)
+    initial = make_forecast(config.conversations)
+    return make_forecast(math.ceil(config.conversations * initial.pictures / max(1, initial.kept)))
 
 
-def _tell_disk(config: Config, out: Path, found: Forecast, rows: int) -> None:
-    mean = _mean_bytes(config)
-    there = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    release = (found.kept + rows) * mean
-    journal = found.requests * _JOURNAL_BYTES
-    tell_table(
+def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction_rows: int) -> None:
+    mean_bytes = _measure_mean_bytes(config)
+    existing = next(directory for directory in (out.resolve(), *out.resolve().parents) if directory.exists())
+    release_bytes = (forecast.kept + instruction_rows) * mean_bytes
+    journal_bytes = forecast.requests * _JOURNAL_BYTES_PER_REQUEST
+    print_table(
         ("disk", "MB"),
         [
-            ("journal", round(journal / 1e6)),
-            ("release", round(release / 1e6)),
-            ("a second release, while one replaces another", round(release / 1e6)),
-            ("free now", round(shutil.disk_usage(there).free / 1e6)),
+            ("journal", round(journal_bytes / 1e6)),
+            ("release", round(release_bytes / 1e6)),
+            ("a second release, while one replaces another", round(release_bytes / 1e6)),
+            ("free now", round(shutil.disk_usage(existing).free / 1e6)),
         ],
     )
 
 
-def _mean_bytes(config: Config) -> float:
+def _measure_mean_bytes(config: Config) -> float:
     """Return the mean size of the pictures that the run begins with."""
     source = open_source(config.source)
-    chosen = drawn(source, config.seed)[:_SAMPLE]
-    return sum(len(source.read(ref)) for ref in chosen) / len(chosen)
+    refs = shuffle_refs(source, config.seed)[:_SAMPLE_SIZE]
+    return sum(len(source.read(ref)) for ref in refs) / len(refs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -294,31 +296,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--conversations", type=int, metavar="N", help="make a smaller or larger one than the config's")
     parser.add_argument("--concurrency", type=int, default=DEFAULT_CONCURRENCY, metavar="C", help="requests in flight")
     parser.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
-    chosen = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        _carry_out(chosen)
+        _run(args)
     except CompactError as error:
-        say(f"build_compact: {error}")
+        log(f"build_compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        say("build_compact: interrupted; what was finished is kept, run the same command again")
+        log("build_compact: interrupted; what was finished is kept, run the same command again")
         return 3
     return 0
 
 
-def _carry_out(chosen: argparse.Namespace) -> None:
-    config = read_config(chosen.config, Config, example="compact-scenes.yaml")
-    if chosen.conversations is not None:
-        if chosen.publish:
+def _run(args: argparse.Namespace) -> None:
+    config = read_config(args.config, Config, example="compact-scenes.yaml")
+    if args.conversations is not None:
+        if args.publish:
             raise UsageError("--conversations makes another release than the config's; write it there to publish it")
-        if chosen.conversations < 1:
-            raise UsageError(f"got --conversations {chosen.conversations}; give at least 1")
-        config = config.model_copy(update={"conversations": chosen.conversations})
-    if chosen.dry_run:
-        tell_forecast(config, chosen.out, concurrency=chosen.concurrency)
+        if args.conversations < 1:
+            raise UsageError(f"got --conversations {args.conversations}; give at least 1")
+        config = config.model_copy(update={"conversations": args.conversations})
+    if args.dry_run:
+        print_forecast(config, args.out, concurrency=args.concurrency)
         return
-    repository = refuse_unpublishable(config) if chosen.publish else None
-    release = build(config, chosen.out, concurrency=chosen.concurrency, max_cost=chosen.max_cost)
+    repository = check_publishable(config) if args.publish else None
+    release = build(config, args.out, concurrency=args.concurrency, max_cost=args.max_cost)
     print(release if repository is None else publish_once(release, repository, version=config.version))
 
 

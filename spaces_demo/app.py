@@ -24,16 +24,16 @@ import results
 from page import css, theme
 from request_guard import RequestGuard
 from starlette.middleware import Middleware
-from validation import MOST_BYTES
+from validation import MAX_BYTES
 
 from compact_hf.errors import CompactError
 
-SCENES: Final = 60
+SCENE_COUNT: Final = 60
 ROWS_PER_K: Final = 60
 TITLE: Final = "COMPACT, question by question"
 # Seconds: pictures older than the second are looked for as often as the first says, and deleted.
-CLEANING: Final = (1800, 5400)
-QUEUE: Final = 32
+CACHE_CLEANUP_S: Final = (1800, 5400)
+MAX_QUEUE_SIZE: Final = 32
 
 INTRODUCTION: Final = f"""# {TITLE}
 Every question here was made to need exactly **k** of ten visual capabilities at once
@@ -62,18 +62,18 @@ class Settings:
     answer_seconds: float = 60.0
 
     @classmethod
-    def of_environment(cls) -> Settings:
+    def from_environment(cls) -> Settings:
         """Return what the environment says."""
-        found = os.environ.get
-        seconds = found("ANSWER_SECONDS", "60")
+        get_env = os.environ.get
+        seconds = get_env("ANSWER_SECONDS", "60")
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", seconds):
             sys.exit(f"ANSWER_SECONDS is {seconds!r}; give a number of seconds, such as 60")
         return cls(
-            model=found("MODEL_ID", ""),
-            adapter=found("ADAPTER_ID", ""),
-            dataset=found("DATASET_ID", ""),
-            results=found("RESULTS", ""),
-            gemini_url=found("GEMINI_URL", ""),
+            model=get_env("MODEL_ID", ""),
+            adapter=get_env("ADAPTER_ID", ""),
+            dataset=get_env("DATASET_ID", ""),
+            results=get_env("RESULTS", ""),
+            gemini_url=get_env("GEMINI_URL", ""),
             answer_seconds=float(seconds),
         )
 
@@ -81,44 +81,46 @@ class Settings:
 def build(settings: Settings) -> gr.Blocks:
     """Return the page."""
     # First the data: `datasets` looks into transformers, which loading the model imports beside it.
-    found, trouble = _gallery(settings.dataset)
-    answering = model.Answering(settings.model, settings.adapter, seconds=settings.answer_seconds)
-    with gr.Blocks(title=TITLE, delete_cache=CLEANING, analytics_enabled=False) as page:
+    image_gallery, error_message = _open_gallery(settings.dataset)
+    models = model.SpaceModels(settings.model, settings.adapter, seconds=settings.answer_seconds)
+    with gr.Blocks(title=TITLE, delete_cache=CACHE_CLEANUP_S, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
-        if trouble:
-            gr.Markdown(trouble)
+        if error_message:
+            gr.Markdown(error_message)
         with gr.Tabs() as tabs:
             with gr.Tab("Ask", id="ask", elem_id="ask"):
-                ask.tab(answering, page)
+                ask.build_tab(models, page)
             with gr.Tab("Explore", id="explore", elem_id="explore"):
-                explore.tab(found, page, tabs)
+                explore.build_tab(image_gallery, page, tabs)
             with gr.Tab("Compose", id="compose", elem_id="compose"):
-                compose.tab(settings.gemini_url or None)
-            with gr.Tab("Results", id="results", elem_id="results") as last:
-                results.tab(settings.results, last)
+                compose.build_tab(settings.gemini_url or None)
+            with gr.Tab("Results", id="results", elem_id="results") as results_tab:
+                results.build_tab(settings.results, results_tab)
     return page
 
 
-def _gallery(dataset: str) -> tuple[gallery.Gallery, str]:
+def _open_gallery(dataset: str) -> tuple[gallery.Gallery, str]:
     if not dataset:
-        return gallery.of_scenes(SCENES), ""
+        return gallery.draw_scenes(SCENE_COUNT), ""
     try:
-        return gallery.of_dataset(dataset, per_k=ROWS_PER_K), ""
+        return gallery.read_dataset(dataset, per_k=ROWS_PER_K), ""
     except CompactError as error:
         # The reason may name a folder of this machine: it is the owner's to read.
         logging.getLogger(__name__).error("DATASET_ID cannot be used: %s", error)
-        trouble = "**The data set of this Space cannot be read; its log says why.** Drawn scenes are shown instead."
-        return gallery.of_scenes(SCENES), trouble
+        error_message = (
+            "**The data set of this Space cannot be read; its log says why.** Drawn scenes are shown instead."
+        )
+        return gallery.draw_scenes(SCENE_COUNT), error_message
 
 
-def launch(page: gr.Blocks, **more: Any) -> Any:
-    """Serve the page, with every door closed that it does not need; `more` is for Gradio's `launch`."""
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """Serve the page, with every door closed that it does not need; `options` is for Gradio's `launch`."""
     # Nothing past the queue: its length is the bound on what is waiting.
-    page.queue(max_size=QUEUE, default_concurrency_limit=8, api_open=False)
+    page.queue(max_size=MAX_QUEUE_SIZE, default_concurrency_limit=8, api_open=False)
     return page.launch(
         css=css(),
         theme=theme(),
-        max_file_size=MOST_BYTES,
+        max_file_size=MAX_BYTES,
         app_kwargs={"middleware": [Middleware(RequestGuard)]},
         ssr_mode=False,
         mcp_server=False,
@@ -127,9 +129,9 @@ def launch(page: gr.Blocks, **more: Any) -> Any:
         # Gradio would keep every call's inputs in the browser, a visitor's key among them.
         run_history=False,
         footer_links=["api", "gradio", "settings"],
-        **more,
+        **options,
     )
 
 
 if __name__ == "__main__":
-    launch(build(Settings.of_environment()))
+    launch(build(Settings.from_environment()))

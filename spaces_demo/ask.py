@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
-from model import Answering
-from validation import LONGEST_QUESTION, Picture, question_of, refusal
+from model import SpaceModels
+from validation import MAX_QUESTION_CHARS, ImageInput, check_question, input_error
 
 from compact_hf.errors import CompactError
-from compact_hf.scenes.questions import ask as ask_scene
-from compact_hf.scenes.questions import supported
-from compact_hf.scenes.scene import scene_of
-from compact_hf.scenes.source import reserved, seed_of
+from compact_hf.scenes.questions import make_question as ask_scene
+from compact_hf.scenes.questions import supported_combinations
+from compact_hf.scenes.scene import build_scene
+from compact_hf.scenes.source import parse_seed, reserved_scenes
 
-EXAMPLES: Final = 6
-_ENDED: Final = {
+EXAMPLE_COUNT: Final = 6
+_STATUS_TEXT: Final = {
     "": "writing",
     "done": "finished",
     "length": "cut: too long",
@@ -26,79 +26,98 @@ _ENDED: Final = {
 }
 
 
-def tab(answering: Answering, on_load: gr.Blocks) -> None:
-    """Lay out the tab; `on_load` is the page, whose visitors are told who answers as soon as that is known."""
-    who = gr.Markdown(_introduction(answering, "The models are being loaded …"))
+def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
+    """Lay out the tab; `page` is the page, whose visitors are told who answers as soon as that is known."""
+    introduction = gr.Markdown(_introduction(models, "The models are being loaded …"))
     with gr.Row():
         with gr.Column(min_width=280):
-            picture = Picture(label="Picture", sources=["upload", "clipboard"], type="filepath", height=300, buttons=[])
+            image = ImageInput(
+                label="Picture", sources=["upload", "clipboard"], type="filepath", height=300, buttons=[]
+            )
             question = gr.Textbox(
-                label="Question", info=f"At most {LONGEST_QUESTION} characters.", max_length=LONGEST_QUESTION, lines=2
+                label="Question",
+                info=f"At most {MAX_QUESTION_CHARS} characters.",
+                max_length=MAX_QUESTION_CHARS,
+                lines=2,
             )
             button = gr.Button("Ask both", variant="primary")
         with gr.Column(min_width=280):
             with gr.Row():
                 base = gr.Textbox(label="Base, before COMPACT tuning", interactive=False, lines=4, min_width=130)
                 tuned = gr.Textbox(label="COMPACT-tuned", interactive=False, lines=4, min_width=130)
-            state = gr.Markdown("Choose an example below, or a picture of your own.", elem_classes="state")
-    gr.Examples(_examples(), [picture, question], label="Examples: drawn scenes that the shipped student never saw")
+            status = gr.Markdown("Choose an example below, or a picture of your own.", elem_classes="state")
+    gr.Examples(_write_examples(), [image, question], label="Examples: drawn scenes that the shipped student never saw")
 
     def ask(picture: bytes | None, question: str) -> Iterator[tuple[str, str, str]]:
         if picture is None:
-            raise refusal("There is no picture; drop one or choose an example.")
-        asked = question_of(question)
-        if not answering.ready:
+            raise input_error("There is no picture; drop one or choose an example.")
+        checked_question = check_question(question)
+        if not models.is_ready:
             yield "", "", "The models are still being loaded …"
         try:
-            sides = answering.sides()
-            for answers in answering.stream(picture, asked):
-                said = dict(zip(sides, answers, strict=True))
-                told = "; ".join(f"{side}: {_ENDED[answer.ended]}" for side, answer in said.items())
-                yield said["base"].text if "base" in said else "", said["tuned"].text, told
+            sides = models.sides()
+            for answers in models.stream(picture, checked_question):
+                answer_by_side = dict(zip(sides, answers, strict=True))
+                status_text = "; ".join(
+                    f"{side}: {_STATUS_TEXT[answer.finish_reason]}" for side, answer in answer_by_side.items()
+                )
+                yield (
+                    answer_by_side["base"].text if "base" in answer_by_side else "",
+                    answer_by_side["tuned"].text,
+                    status_text,
+                )
         except CompactError as error:
-            raise refusal(str(error)) from None
+            raise input_error(str(error)) from None
 
-    def tell_who() -> tuple[str, Any]:
+    def show_introduction() -> tuple[str, Any]:
         try:
-            sides = answering.sides()
+            sides = models.sides()
         except CompactError as error:
             return f"**{error}**", gr.update()
-        return _introduction(answering, ""), gr.update(visible="base" in sides)
+        return _introduction(models, ""), gr.update(visible="base" in sides)
 
     gr.on(
         [button.click, question.submit],
         ask,
-        [picture, question],
-        [base, tuned, state],
+        [image, question],
+        [base, tuned, status],
         api_name="ask",
         # One model, one answer at a time.
         concurrency_limit=1,
         trigger_mode="once",
     )
-    on_load.load(tell_who, None, [who, base], api_visibility="private", show_progress="hidden", concurrency_limit=8)
-
-
-def _introduction(answering: Answering, more: str) -> str:
-    return (
-        f"Here answers {answering.names}: **base** as it was before COMPACT tuning, **tuned** after it. Both are asked "
-        "the same, and write a token each in turn. "
-        f"Your picture and question stay on this machine and are deleted within two hours. {more}"
+    page.load(
+        show_introduction,
+        None,
+        [introduction, base],
+        api_visibility="private",
+        show_progress="hidden",
+        concurrency_limit=8,
     )
 
 
-def _examples() -> list[list[str]]:
+def _introduction(models: SpaceModels, note: str) -> str:
+    return (
+        f"Here answers {models.description}: **base** as it was before COMPACT tuning, **tuned** after it. "
+        "Both are asked "
+        "the same, and write a token each in turn. "
+        f"Your picture and question stay on this machine and are deleted within two hours. {note}"
+    )
+
+
+def _write_examples() -> list[list[str]]:
     """Draw scenes, write them to files, as Gradio wants them, and return each with a question about it."""
     import random
 
-    folder = Path(tempfile.mkdtemp(prefix="compact-space-"))
-    source = reserved(EXAMPLES)
+    directory = Path(tempfile.mkdtemp(prefix="compact-space-"))
+    source = reserved_scenes(EXAMPLE_COUNT)
     examples = []
     for number, ref in enumerate(source.refs()):
-        scene, k = scene_of(seed_of(ref)), number % 3 + 1
+        scene, k = build_scene(parse_seed(ref)), number % 3 + 1
         rng = random.Random(number)
-        found = ask_scene(scene, rng.choice(supported(scene, k)), rng)
-        path = folder / f"scene-{number + 1}.png"
+        question = ask_scene(scene, rng.choice(supported_combinations(scene, k)), rng)
+        path = directory / f"scene-{number + 1}.png"
         path.write_bytes(source.read(ref))
-        if found is not None:
-            examples.append([str(path), found.question])
+        if question is not None:
+            examples.append([str(path), question.question])
     return examples

@@ -7,74 +7,82 @@ from typing import Any
 import gallery
 import gradio as gr
 from gallery import Gallery
-from page import rendered
+from page import render_template
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.reports.theme import spoken
+from compact_hf.reports.theme import get_label
 
-PAGE = 12
+PAGE_SIZE = 12
 ANY = "any"
 
 
-def tab(found: Gallery, page_of_blocks: gr.Blocks, tabs: gr.Tabs) -> None:
+def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
     """Lay out the tab. A visitor who comes with `?row=NAME` is shown that row alone."""
-    ks = sorted({row.shown.k for row in found.rows})
+    ks = sorted({row.item.k for row in image_gallery.rows})
 
     def look(k: str, capability: str, page: float | None) -> tuple[str, str]:
-        chosen = gallery.chosen(found.rows, None if k == ANY else int(k), None if capability == ANY else capability)
-        pages = max(-(-len(chosen) // PAGE), 1)
-        here = _within(page, pages)
-        told = f"{len(chosen)} of {len(found.rows)} pictures of {found.origin}. Page {here} of {pages}."
-        return rendered("cards.html.jinja", shown=chosen[(here - 1) * PAGE : here * PAGE]), told
+        matching_rows = gallery.filter_rows(
+            image_gallery.rows, None if k == ANY else int(k), None if capability == ANY else capability
+        )
+        page_count = max(-(-len(matching_rows) // PAGE_SIZE), 1)
+        current_page = _clamp_page(page, page_count)
+        text = (
+            f"{len(matching_rows)} of {len(image_gallery.rows)} pictures of {image_gallery.origin}. "
+            f"Page {current_page} of {page_count}."
+        )
+        rows = matching_rows[(current_page - 1) * PAGE_SIZE : current_page * PAGE_SIZE]
+        return render_template("cards.html.jinja", rows=rows), text
 
-    def turn(by: int) -> Any:
-        def turned(k: str, capability: str, page: float | None) -> tuple[int, str, str]:
+    def make_pager(offset: int) -> Any:
+        def turn_page(k: str, capability: str, page: float | None) -> tuple[int, str, str]:
             # A page too far shows the last one; the number has to say so too.
-            most = len(
-                gallery.chosen(found.rows, None if k == ANY else int(k), None if capability == ANY else capability)
+            row_count = len(
+                gallery.filter_rows(
+                    image_gallery.rows, None if k == ANY else int(k), None if capability == ANY else capability
+                )
             )
-            here = _within((page or 1) + by, max(-(-most // PAGE), 1))
-            return here, *look(k, capability, here)
+            current_page = _clamp_page((page or 1) + offset, max(-(-row_count // PAGE_SIZE), 1))
+            return current_page, *look(k, capability, current_page)
 
-        return turned
+        return turn_page
 
     with gr.Row(equal_height=True):
         k = gr.Radio([ANY, *map(str, ks)], value=ANY, label="Complexity k", info="Capabilities that a question needs.")
         capability = gr.Dropdown(
-            [(ANY, ANY), *((spoken(name), name) for name in CAPABILITIES)],
+            [(ANY, ANY), *((get_label(name), name) for name in CAPABILITIES)],
             value=ANY,
             label="Capability",
             filterable=False,
         )
-    first, where = look(ANY, ANY, 1)
-    told = gr.Markdown(where)
-    sheet = gr.HTML(first, padding=False)
+    first_page, first_summary = look(ANY, ANY, 1)
+    summary = gr.Markdown(first_summary)
+    sheet = gr.HTML(first_page, padding=False)
     with gr.Row(elem_classes="pages"):
-        before = gr.Button("Previous page", min_width=120)
-        number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=100)
-        after = gr.Button("Next page", min_width=120)
-    choice = [k, capability, number]
-    number.submit(look, choice, [sheet, told], api_name="explore")
-    before.click(turn(-1), choice, [number, sheet, told], api_visibility="private")
-    after.click(turn(1), choice, [number, sheet, told], api_visibility="private")
+        previous_button = gr.Button("Previous page", min_width=120)
+        page_number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=100)
+        next_button = gr.Button("Next page", min_width=120)
+    inputs = [k, capability, page_number]
+    page_number.submit(look, inputs, [sheet, summary], api_name="explore")
+    previous_button.click(make_pager(-1), inputs, [page_number, sheet, summary], api_visibility="private")
+    next_button.click(make_pager(1), inputs, [page_number, sheet, summary], api_visibility="private")
     gr.on(
         [k.input, capability.input],
         lambda k, capability: (1, *look(k, capability, 1)),
         [k, capability],
-        [number, sheet, told],
+        [page_number, sheet, summary],
         api_visibility="private",
     )
 
-    def arrive(request: gr.Request) -> tuple[Any, Any, Any]:
+    def open_linked_row(request: gr.Request) -> tuple[Any, Any, Any]:
         name = str(request.query_params.get("row", ""))
         if not name:
             return gr.update(), gr.update(), gr.update()
-        rows = [row for row in found.rows if row.name == name]
-        told = f"One row of {found.origin}." if rows else "There is no such row here."
-        return gr.update(selected="explore"), rendered("cards.html.jinja", shown=rows), told
+        rows = [row for row in image_gallery.rows if row.name == name]
+        text = f"One row of {image_gallery.origin}." if rows else "There is no such row here."
+        return gr.update(selected="explore"), render_template("cards.html.jinja", rows=rows), text
 
-    page_of_blocks.load(arrive, None, [tabs, sheet, told], api_visibility="private", show_progress="hidden")
+    blocks.load(open_linked_row, None, [tabs, sheet, summary], api_visibility="private", show_progress="hidden")
 
 
-def _within(page: float | None, pages: int) -> int:
+def _clamp_page(page: float | None, pages: int) -> int:
     return min(max(int(page or 1), 1), pages)

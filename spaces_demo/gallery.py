@@ -13,27 +13,27 @@ from urllib.parse import quote
 
 from compact_hf.errors import ReleaseError
 from compact_hf.records import Turn
-from compact_hf.reports.contact_sheet import Shown
-from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.scene import scene_of
-from compact_hf.scenes.source import Scenes
+from compact_hf.reports.contact_sheet import SheetItem
+from compact_hf.scenes.questions import make_question, supported_combinations
+from compact_hf.scenes.scene import build_scene
+from compact_hf.scenes.source import SceneSource
 
 _KS = (1, 2, 3)
-_TURNS = 3
-_VIEWER = "https://huggingface.co/datasets/{dataset}/viewer/{config}/train?row={number}"
+_MAX_TURNS = 3
+_VIEWER_URL = "https://huggingface.co/datasets/{dataset}/viewer/{config}/train?row={number}"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GalleryRow:
     """A row as the tab shows it.
 
     Attributes:
-        shown (`Shown`): picture and questions.
+        item (`SheetItem`): picture and questions.
         name (`str`): what it is found by in this Space.
         link (`str`): to the row: the Hub's viewer, or this Space with this row alone.
     """
 
-    shown: Shown
+    item: SheetItem
     name: str
     link: str
 
@@ -42,26 +42,30 @@ class Row:
 class Gallery:
     """Rows, and in words where they come from."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[GalleryRow, ...]
     origin: str
 
 
-def of_scenes(count: int) -> Gallery:
+def draw_scenes(count: int) -> Gallery:
     """Draw `count` scenes and ask each up to three questions of one k, which goes round 1, 2, 3."""
-    source = Scenes(0, count)
-    made = []
+    source = SceneSource(0, count)
+    rows = []
     for seed, ref in enumerate(source.refs()):
-        scene, rng = scene_of(seed), random.Random(seed)
+        scene, rng = build_scene(seed), random.Random(seed)
         k = _KS[seed % len(_KS)]
-        combinations = supported(scene, k)
-        asked = [ask(scene, one, rng) for one in rng.sample(combinations, min(_TURNS, len(combinations)))]
-        turns = tuple(Turn(one.question, one.answer, one.capabilities, one.capabilities, 100) for one in asked if one)
+        combinations = supported_combinations(scene, k)
+        questions = [
+            make_question(scene, item, rng) for item in rng.sample(combinations, min(_MAX_TURNS, len(combinations)))
+        ]
+        turns = tuple(
+            Turn(item.question, item.answer, item.capabilities, item.capabilities, 100) for item in questions if item
+        )
         if turns:
-            made.append(Row(Shown(source.read(ref), k, turns, ref), ref, _permalink(ref)))
-    return Gallery(tuple(made), "scenes drawn here, with the questions that the scenes teacher asks")
+            rows.append(GalleryRow(SheetItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
+    return Gallery(tuple(rows), "scenes drawn here, with the questions that the scenes teacher asks")
 
 
-def of_dataset(dataset: str, *, per_k: int) -> Gallery:
+def read_dataset(dataset: str, *, per_k: int) -> Gallery:
     """Return the first `per_k` rows of every k of a release, streamed, so that a large one is not downloaded.
 
     Args:
@@ -76,7 +80,7 @@ def of_dataset(dataset: str, *, per_k: int) -> Gallery:
         configs = [name for name in get_dataset_config_names(dataset) if re.fullmatch(r"k\d+", name)]
         streams = [load_dataset(dataset, name, split="train", streaming=True).decode(False) for name in configs]
         rows = [
-            [_row(row, dataset, config, number) for number, row in enumerate(islice(stream, per_k))]
+            [_build_row(row, dataset, config, number) for number, row in enumerate(islice(stream, per_k))]
             for config, stream in zip(configs, streams, strict=True)
         ]
     except (OSError, ValueError) as error:
@@ -84,20 +88,20 @@ def of_dataset(dataset: str, *, per_k: int) -> Gallery:
     if not any(rows):
         raise ReleaseError(f"{dataset} has no configs k1, k2, ...; give a release that `compact assemble` wrote")
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
-    return Gallery(tuple(_in_turn(rows)), f"`{name}`, the first {per_k} of each k")
+    return Gallery(tuple(_interleave(rows)), f"`{name}`, the first {per_k} of each k")
 
 
-def chosen(rows: Sequence[Row], k: int | None, capability: str | None) -> tuple[Row, ...]:
+def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | None) -> tuple[GalleryRow, ...]:
     """Return the rows of `k` with a question that needs `capability`; None stands for any."""
     return tuple(
         row
         for row in rows
-        if k in (None, row.shown.k)
-        and (capability is None or any(capability in turn.capabilities for turn in row.shown.turns))
+        if k in (None, row.item.k)
+        and (capability is None or any(capability in turn.capabilities for turn in row.item.turns))
     )
 
 
-def _row(row: dict[str, Any], dataset: str, config: str, number: int) -> Row:
+def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> GalleryRow:
     turns = tuple(
         Turn(
             turn["question"],
@@ -110,15 +114,15 @@ def _row(row: dict[str, Any], dataset: str, config: str, number: int) -> Row:
     )
     name = str(row["id"])
     on_hub = not os.path.isdir(dataset)
-    link = _VIEWER.format(dataset=dataset, config=config, number=number) if on_hub else _permalink(name)
-    return Row(Shown(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
+    link = _VIEWER_URL.format(dataset=dataset, config=config, number=number) if on_hub else _permalink(name)
+    return GalleryRow(SheetItem(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
 
 
 def _permalink(name: str) -> str:
     return f"?row={quote(name, safe='')}"
 
 
-def _in_turn(rows: Sequence[Sequence[Row]]) -> Iterator[Row]:
+def _interleave(rows: Sequence[Sequence[GalleryRow]]) -> Iterator[GalleryRow]:
     """Yield one row of each k, then the next of each, so that every page shows them all."""
-    for place in range(max(map(len, rows))):
-        yield from (of_one_k[place] for of_one_k in rows if place < len(of_one_k))
+    for index in range(max(map(len, rows))):
+        yield from (k_rows[index] for k_rows in rows if index < len(k_rows))

@@ -19,19 +19,19 @@ from compact_hf.errors import CompactError
 if TYPE_CHECKING:
     from compact_hf.evaluation.side_by_side import Answer, SideBySide
 
-MOST_TOKENS: Final = 32
-_START_S: Final = 30.0  # of a GPU that ZeroGPU has to find first
+MAX_TOKENS: Final = 32
+_GPU_START_S: Final = 30.0  # of a GPU that ZeroGPU has to find first
 
 try:
     import spaces
     from spaces.config import Config
 
-    ON_ZERO: Final = bool(Config.zero_gpu)
+    IS_ZERO_GPU: Final = bool(Config.zero_gpu)
 except ImportError:
-    spaces, ON_ZERO = None, False
+    spaces, IS_ZERO_GPU = None, False
 
 
-class Answering:
+class SpaceModels:
     """The model or models of this Space, loaded once, in the background where that is possible.
 
     Args:
@@ -41,11 +41,11 @@ class Answering:
 
     def __init__(self, model: str, adapter: str, *, seconds: float) -> None:
         self.seconds = seconds
-        self.names = _names(model, adapter)
+        self.description = _describe_models(model, adapter)
         self._settings = model, adapter
         self._loading: Future[SideBySide] = Future()
-        self.stream = _on_gpu(self._stream, seconds + _START_S)
-        if ON_ZERO:
+        self.stream = _wrap_for_gpu(self._stream, seconds + _GPU_START_S)
+        if IS_ZERO_GPU:
             self._load()
         else:
             pool = ThreadPoolExecutor(1, thread_name_prefix="loading")
@@ -53,7 +53,7 @@ class Answering:
             pool.shutdown(wait=False)
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether loading is over, one way or the other."""
         return self._loading.done()
 
@@ -65,8 +65,8 @@ class Answering:
         """
         return self._loading.result().sides
 
-    def _stream(self, picture: bytes, question: str) -> Iterator[tuple[Answer, ...]]:
-        yield from self._loading.result().stream(picture, question, max_new_tokens=MOST_TOKENS, seconds=self.seconds)
+    def _stream(self, image: bytes, question: str) -> Iterator[tuple[Answer, ...]]:
+        yield from self._loading.result().stream(image, question, max_new_tokens=MAX_TOKENS, seconds=self.seconds)
 
     def _load(self) -> None:
         try:
@@ -74,26 +74,26 @@ class Answering:
 
             model, adapter = self._settings
             if not (model or adapter):
-                model, adapter = _shipped()
-            self._loading.set_result(SideBySide(model, adapter, device="cuda" if ON_ZERO else None))
+                model, adapter = _copy_shipped_student()
+            self._loading.set_result(SideBySide(model, adapter, device="cuda" if IS_ZERO_GPU else None))
         # The reason may name a folder of this machine: it is the owner's to read.
         except (CompactError, ImportError) as error:
             logging.getLogger(__name__).error("the model cannot be used: %s", error)
-            self._give_up()
+            self._set_failed()
         except Exception:  # such as a GPU without room: visitors would wait for ever
             logging.getLogger(__name__).exception("the model cannot be used")
-            self._give_up()
+            self._set_failed()
 
-    def _give_up(self) -> None:
+    def _set_failed(self) -> None:
         self._loading.set_exception(CompactError("The model of this Space cannot be loaded; its log says why."))
 
 
-def _on_gpu(stream: Callable[..., Iterator[Any]], seconds: float) -> Callable[..., Iterator[Any]]:
+def _wrap_for_gpu(stream: Callable[..., Iterator[Any]], seconds: float) -> Callable[..., Iterator[Any]]:
     """Return the function as ZeroGPU calls it; anywhere else, and without the package `spaces`, as it is."""
     return stream if spaces is None else spaces.GPU(duration=round(seconds))(stream)
 
 
-def _shipped() -> tuple[str, str]:
+def _copy_shipped_student() -> tuple[str, str]:
     """Return copies of the student's base and adapter: the adapter has to name where its base lies."""
     from compact_hf.models.llava.shipped import copy_student
 
@@ -101,10 +101,10 @@ def _shipped() -> tuple[str, str]:
     return str(aligned), str(tuned)
 
 
-def _names(model: str, adapter: str) -> str:
+def _describe_models(model: str, adapter: str) -> str:
     """Return in words who answers; of a folder its last part alone."""
     if not (model or adapter):
         return "the tiny student that ships with compact_hf (1.7 million parameters, trained on drawn scenes)"
-    folders = {name for name in (model, adapter) if os.path.isdir(name) or os.path.isabs(name)}
-    told = [f"`{Path(name).name if name in folders else name}`" for name in (model, adapter) if name]
-    return " with the adapter ".join(told)
+    directories = {name for name in (model, adapter) if os.path.isdir(name) or os.path.isabs(name)}
+    names = [f"`{Path(name).name if name in directories else name}`" for name in (model, adapter) if name]
+    return " with the adapter ".join(names)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from compact_hf.reports.contact_sheet import thumbnail
-from compact_hf.reports.theme import css_variables, environment
+from compact_hf.reports.theme import css_variables, jinja_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def rendered(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
     """Return a template of this folder, filled in."""
     return _templates().get_template(template).render(thumbnail=thumbnail, **values)
 
@@ -29,13 +29,13 @@ def rendered(template: str, **values: Any) -> str:
 def theme() -> gr.Theme:
     """Return Gradio's default in the package's purple, with text that stands out from its ground everywhere."""
     # Fonts of the visitor's own machine: the theme's would be fetched from elsewhere.
-    plain = gr.themes.Default(
+    base_theme = gr.themes.Default(
         primary_hue="purple",
         neutral_hue="slate",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    return plain.set(
+    return base_theme.set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",
@@ -65,9 +65,9 @@ def theme() -> gr.Theme:
 
 def css() -> str:
     """Return the page's style."""
-    cards = files("compact_hf.reports").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
-    own = (_HERE / "app.css").read_text(encoding="utf-8")
-    return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards}\n{own}"
+    cards_css = files("compact_hf.reports").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
+    page_css = (_HERE / "app.css").read_text(encoding="utf-8")
+    return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards_css}\n{page_css}"
 
 
 @cache
@@ -75,5 +75,5 @@ def _templates() -> Environment:
     from jinja2 import ChoiceLoader, FileSystemLoader
 
     # The package's words, colors, escaping and macros, for templates that lie here.
-    package = environment()
-    return package.overlay(loader=ChoiceLoader([FileSystemLoader(_HERE), package.loader]))
+    package_environment = jinja_environment()
+    return package_environment.overlay(loader=ChoiceLoader([FileSystemLoader(_HERE), package_environment.loader]))

@@ -11,14 +11,16 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-MOST_JSON: Final = 64_000
+MAX_JSON_BYTES: Final = 64_000
 """Bytes of a request that is no upload: the longest question and every choice fit many times."""
 
-_SENT_ELSEWHERE: Final = "this Space fetches no addresses; upload the picture itself"
+_REMOTE_FILE_MESSAGE: Final = "this Space fetches no addresses; upload the picture itself"
 # `deep_link` writes a session's inputs to a file, recordings start a video encoder; the page uses none of the rest.
-_CLOSED: Final = re.compile(r"/(gradio_api/)?(deep_link|process_recording|monitoring|component_server|stream)(/|$)")
-_ADDRESS: Final = re.compile(r"(?:file|proxy)=\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
-_UPLOAD: Final = re.compile(r"/upload/?$")
+_CLOSED_ROUTES: Final = re.compile(
+    r"/(gradio_api/)?(deep_link|process_recording|monitoring|component_server|stream)(/|$)"
+)
+_REMOTE_URL: Final = re.compile(r"(?:file|proxy)=\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+_UPLOAD_ROUTE: Final = re.compile(r"/upload/?$")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -42,66 +44,66 @@ class RequestGuard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
-        if _CLOSED.search(path):
-            return await _refuse(send, 404, "there is nothing here")
-        if _ADDRESS.search(path):
-            return await _refuse(send, 403, _SENT_ELSEWHERE)
-        if scope["method"] not in ("POST", "PUT", "PATCH") or _UPLOAD.search(path):
+        if _CLOSED_ROUTES.search(path):
+            return await _send_error(send, 404, "there is nothing here")
+        if _REMOTE_URL.search(path):
+            return await _send_error(send, 403, _REMOTE_FILE_MESSAGE)
+        if scope["method"] not in ("POST", "PUT", "PATCH") or _UPLOAD_ROUTE.search(path):
             return await self._app(scope, receive, send)
-        body = await _read(receive)
+        body = await _read_body(receive)
         if body is None:
-            return await _refuse(send, 413, f"a request has at most {MOST_JSON:,} bytes")
-        if _names_address(body):
-            return await _refuse(send, 400, _SENT_ELSEWHERE)
-        return await self._app(scope, _again(body, receive), send)
+            return await _send_error(send, 413, f"a request has at most {MAX_JSON_BYTES:,} bytes")
+        if _has_remote_url(body):
+            return await _send_error(send, 400, _REMOTE_FILE_MESSAGE)
+        return await self._app(scope, _replay_body(body, receive), send)
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read_body(receive: Receive) -> bytes | None:
     """Return the whole body, None as soon as it is too long."""
     body = b""
-    while len(body) <= MOST_JSON:
+    while len(body) <= MAX_JSON_BYTES:
         message = await receive()
         if message["type"] != "http.request":
             return body
         body += message.get("body", b"")
         if not message.get("more_body", False):
-            return body if len(body) <= MOST_JSON else None
+            return body if len(body) <= MAX_JSON_BYTES else None
     return None
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the body that was read, then whatever follows it."""
-    given = False
+    is_replayed = False
 
-    async def once() -> Message:
-        nonlocal given
-        if given:
+    async def replay() -> Message:
+        nonlocal is_replayed
+        if is_replayed:
             return await receive()
-        given = True
+        is_replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return once
+    return replay
 
 
-def _names_address(body: bytes) -> bool:
+def _has_remote_url(body: bytes) -> bool:
     """Return whether a file in the JSON lies at an address instead of in the uploads."""
     try:
-        waiting: list[Any] = [json.loads(body)]
+        pending: list[Any] = [json.loads(body)]
     except (ValueError, RecursionError):
         return False  # Gradio says what is wrong with it
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            path = one.get("path")
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
             if isinstance(path, str) and re.match(r"\s*[a-z][a-z0-9+.-]*:/", path, re.IGNORECASE):
                 return True
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
     return False
 
 
-async def _refuse(send: Send, status: int, detail: str) -> None:
+async def _send_error(send: Send, status: int, detail: str) -> None:
     body = json.dumps({"detail": detail}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

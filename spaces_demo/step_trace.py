@@ -12,26 +12,26 @@ from typing import Final, Literal
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import TeacherUnavailableError
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods import verification
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
-from compact_hf.methods.verification import filtered, request, verified
+from compact_hf.methods.verification import filter_draft, make_request, verify_drafts
 from compact_hf.records import Draft, Reject, Task, Turn, Verdict
-from compact_hf.reports.theme import spoken
-from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Teacher
+from compact_hf.reports.theme import get_label
+from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teacher
 
 PRESET: Final = replace(PAPER, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class CapabilityMatch:
     """A capability that was asked for or found: in both, or in one alone."""
 
     capability: str
-    asked: bool
-    found: bool
+    is_requested: bool
+    is_verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,21 @@ class Step:
     Attributes:
         title (`str`): who does what.
         state (`str`): `said`, `passed` or `failed`.
-        told (`str`): a sentence.
+        message (`str`): a sentence.
         facts (`tuple[tuple[str, str], ...]`): name and value.
-        compared (`tuple[Compared, ...]`): where capabilities are compared.
+        matches (`tuple[Compared, ...]`): where capabilities are compared.
         prompt (`str`): what was asked, word for word.
     """
 
     title: str
     state: Literal["said", "passed", "failed"]
-    told: str = ""
+    message: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    compared: tuple[Compared, ...] = ()
+    matches: tuple[CapabilityMatch, ...] = ()
     prompt: str = ""
 
 
-async def steps(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[Step]:
+async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[Step]:
     """Yield what each step finds, the last one being the end: accepted, or dropped and why.
 
     Args:
@@ -68,91 +68,97 @@ async def steps(teacher: Teacher, data: bytes, ref: str, combination: tuple[str,
         TeacherError: the teacher refuses for good.
         TeacherUnavailableError: it gives no answer.
     """
-    exposure = Exposure(lambda: data, ref=ref, max_edge=PRESET.max_edge)
-    image_id = image_id_of(data)
-    write = request(
-        "teacher", image_id, exposure, teacher_prompt(combination), DraftReply, Task(image_id, 1, (combination,))
+    encoded_image = EncodedImage(lambda: data, ref=ref, max_edge=PRESET.max_edge)
+    image_id = compute_image_id(data)
+    draft_request = make_request(
+        "teacher", image_id, encoded_image, teacher_prompt(combination), DraftReply, Task(image_id, 1, (combination,))
     )
-    written = await _answered(teacher, write)
-    (read,) = filters.read_drafts(written, (combination,))
-    yield _drafted(read, written.model, write.prompt)
-    checked = filtered(read, (), PRESET)
-    if isinstance(checked, Reject):
-        if isinstance(read, Draft):
-            yield Step("2. Filters", "failed", f"It fails one: {checked.reason}.")
-        yield _end(checked)
+    draft_reply = await _ask(teacher, draft_request)
+    (draft,) = filters.parse_drafts(draft_reply, (combination,))
+    yield _draft_step(draft, draft_reply.model, draft_request.prompt)
+    filtered_draft = filter_draft(draft, (), PRESET)
+    if isinstance(filtered_draft, Reject):
+        if isinstance(draft, Draft):
+            yield Step("2. Filters", "failed", f"It fails one: {filtered_draft.reason}.")
+        yield _final_step(filtered_draft)
         return
     yield Step(
         "2. Filters", "passed", "It has a short answer, asks one thing, does not give its answer away, and so on."
     )
-    process = verified(image_id, exposure, [checked], PRESET)
-    asked = next(process)
+    process = verify_drafts(image_id, encoded_image, [filtered_draft], PRESET)
+    requests = next(process)
     while True:
-        reply = await _answered(teacher, asked[0])
-        for step in _judged(checked, reply, asked[0]):
+        reply = await _ask(teacher, requests[0])
+        for step in _verification_steps(filtered_draft, reply, requests[0]):
             yield step
         try:
-            asked = process.send([reply])
-        except StopIteration as ended:
-            ((result, _),) = ended.value
-            yield _end(result)
+            requests = process.send([reply])
+        except StopIteration as stop:
+            ((result, _),) = stop.value
+            yield _final_step(result)
             return
 
 
-def _drafted(read: Draft | Reject, model: str, prompt: str) -> Step:
+def _draft_step(draft: Draft | Reject, model: str, prompt: str) -> Step:
     title = "1. The teacher writes"
-    if isinstance(read, Reject):
-        return Step(title, "failed", f"It gave no question: {read.detail or read.reason}.", prompt=prompt)
-    facts = (("Question", read.question), ("Answer", read.answer), ("Confidence", f"{read.confidence}%"))
+    if isinstance(draft, Reject):
+        return Step(title, "failed", f"It gave no question: {draft.detail or draft.reason}.", prompt=prompt)
+    facts = (("Question", draft.question), ("Answer", draft.answer), ("Confidence", f"{draft.confidence}%"))
     return Step(title, "said", f"By {model}.", facts, prompt=prompt)
 
 
-def _judged(draft: Draft, reply: Reply, asked: Request) -> tuple[Step, ...]:
-    if asked.exposure is None:
-        blind = "5. The verifier answers without the picture"
-        (guess,) = verification.guesses(reply, [_turn(draft)])
-        told = f"It guesses {guess}: the picture is not needed." if guess else "It cannot: the picture is needed."
-        return (Step(blind, "failed" if guess else "passed", told, prompt=asked.prompt),)
+def _verification_steps(draft: Draft, reply: Reply, verifier_request: Request) -> tuple[Step, ...]:
+    if verifier_request.encoded_image is None:
+        blind_title = "5. The verifier answers without the picture"
+        (blind_answer,) = verification.parse_blind_answers(reply, [_to_turn(draft)])
+        message = (
+            f"It guesses {blind_answer}: the picture is not needed."
+            if blind_answer
+            else "It cannot: the picture is needed."
+        )
+        return (Step(blind_title, "failed" if blind_answer else "passed", message, prompt=verifier_request.prompt),)
     title = "3. The verifier reads the question"
-    (verdict,) = verification.read_verdicts(reply, [draft])
+    (verdict,) = verification.parse_verdicts(reply, [draft])
     if isinstance(verdict, Reject):
-        return (Step(title, "failed", f"No verdict: {verdict.detail or verdict.reason}.", prompt=asked.prompt),)
+        return (
+            Step(title, "failed", f"No verdict: {verdict.detail or verdict.reason}.", prompt=verifier_request.prompt),
+        )
     facts = (
-        ("Needs", ", ".join(map(spoken, verdict.capabilities)) or "none of the ten"),
+        ("Needs", ", ".join(map(get_label, verdict.capabilities)) or "none of the ten"),
         ("Its own answer", verdict.answer),
     )
-    told = f"By {reply.model}, which was told neither the capabilities nor the answer."
-    return Step(title, "said", told, facts, prompt=asked.prompt), _compared(draft, verdict)
+    message = f"By {reply.model}, which was told neither the capabilities nor the answer."
+    return Step(title, "said", message, facts, prompt=verifier_request.prompt), _comparison_step(draft, verdict)
 
 
-def _compared(draft: Draft, verdict: Verdict) -> Step:
-    compared = tuple(
-        Compared(spoken(name), name in draft.capabilities, name in verdict.capabilities)
+def _comparison_step(draft: Draft, verdict: Verdict) -> Step:
+    matches = tuple(
+        CapabilityMatch(get_label(name), name in draft.capabilities, name in verdict.capabilities)
         for name in CAPABILITIES
         if name in draft.capabilities or name in verdict.capabilities
     )
-    failed = verification.drop_reason(draft, verdict, PRESET)
-    told = "The same capabilities, and the same answer." if failed is None else f"No: {failed[0]} ({failed[1]})."
-    return Step("4. The code compares", "failed" if failed else "passed", told, compared=compared)
+    failure = verification.verdict_reject_reason(draft, verdict, PRESET)
+    message = "The same capabilities, and the same answer." if failure is None else f"No: {failure[0]} ({failure[1]})."
+    return Step("4. The code compares", "failed" if failure else "passed", message, matches=matches)
 
 
-def _end(result: Turn | Reject) -> Step:
+def _final_step(result: Turn | Reject) -> Step:
     if isinstance(result, Turn):
         return Step("Accepted", "passed", f"A question of k = {len(result.capabilities)} for the data set.")
     return Step("Dropped", "failed", f"Reason: {result.reason}. It is counted under that, and kept to be looked at.")
 
 
-def _turn(draft: Draft) -> Turn:
+def _to_turn(draft: Draft) -> Turn:
     return Turn(draft.question, draft.answer, draft.capabilities, draft.capabilities, draft.confidence)
 
 
-async def _answered(teacher: Teacher, asked: Request) -> Reply:
-    async def one() -> AsyncIterator[Request]:
-        yield asked
+async def _ask(teacher: Teacher, teacher_request: Request) -> Reply:
+    async def iter_request() -> AsyncIterator[Request]:
+        yield teacher_request
 
-    await teacher.prepare(asked)
-    async for answer in teacher.ask(one()):
-        if isinstance(answer, Failure):
-            raise TeacherUnavailableError(answer.message)
-        return answer
+    await teacher.prepare(teacher_request)
+    async for reply in teacher.ask(iter_request()):
+        if isinstance(reply, Failure):
+            raise TeacherUnavailableError(reply.message)
+        return reply
     raise TeacherUnavailableError("there was no answer")

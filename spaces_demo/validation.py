@@ -14,26 +14,26 @@ from gradio.data_classes import GradioRootModel, ImageData
 from gradio.utils import is_in_or_equal
 from pydantic import ConfigDict
 
-from compact_hf.images.codec import PictureError, clean, loaded, opened, stripped
+from compact_hf.images.codec import ImageError, clean_image, decode, open_header, strip_metadata
 from compact_hf.images.inspection import MIN_EDGE
 
-MOST_BYTES: Final = 10_000_000
+MAX_BYTES: Final = 10_000_000
 """Of an uploaded picture: what a telephone makes."""
-MOST_PIXELS: Final = 40_000_000
+MAX_PIXELS: Final = 40_000_000
 """Of a picture: decoded they are 120 MB."""
-LONGEST_QUESTION: Final = 300
-_LONGEST_KEY: Final = 200
+MAX_QUESTION_CHARS: Final = 300
+_MAX_KEY_CHARS: Final = 200
 # A picture's place in the text is the template's to mark, and so are an answer's end and a sequence's beginning.
-_MARKS: Final = re.compile(r"<image>|<pad>|<unk>|</?s>", re.IGNORECASE)
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_SPECIAL_TOKENS: Final = re.compile(r"<image>|<pad>|<unk>|</?s>", re.IGNORECASE)
+_CONTROL_CHARS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def refusal(message: str) -> gr.Error:
+def input_error(message: str) -> gr.Error:
     """Return an error that the visitor sees and the log does not."""
     return gr.Error(message, print_exception=False)
 
 
-class Picture(gr.Image):
+class ImageInput(gr.Image):
     """Gradio's picture input, handing over the encoded file without its metadata: checked, and never opened by Gradio.
 
     `None` where there is no picture. Raises `gr.Error` where it is none, is broken, too small or too large.
@@ -47,50 +47,50 @@ class Picture(gr.Image):
             return None
         # Gradio asks this of files that say what they are, and lets through those that leave it out.
         if not is_in_or_equal(payload.path, self.GRADIO_CACHE):
-            raise refusal("The picture is none that was uploaded here.")
+            raise input_error("The picture is none that was uploaded here.")
         path = Path(payload.path)
         try:
-            if path.stat().st_size > MOST_BYTES:
-                raise refusal(f"The file is too large; at most {MOST_BYTES // 1_000_000} MB are taken.")
-            return checked(path.read_bytes())
+            if path.stat().st_size > MAX_BYTES:
+                raise input_error(f"The file is too large; at most {MAX_BYTES // 1_000_000} MB are taken.")
+            return check_image(path.read_bytes())
         except OSError as error:
-            raise refusal("The picture is not here any more; choose it again.") from error
+            raise input_error("The picture is not here any more; choose it again.") from error
 
 
-def checked(data: bytes) -> bytes:
+def check_image(data: bytes) -> bytes:
     """Return a picture without its metadata, the right way up.
 
     Raises:
         gr.Error: it is no picture, cannot be decoded to its end, or is too large or too small.
     """
     try:
-        file = stripped(data)
-        width, height = opened(file).size
-        if width * height > MOST_PIXELS:
-            raise refusal(
-                f"The picture has {width} x {height} pixels; at most {MOST_PIXELS // 1_000_000} million are taken."
+        image_bytes = strip_metadata(data)
+        width, height = open_header(image_bytes).size
+        if width * height > MAX_PIXELS:
+            raise input_error(
+                f"The picture has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are taken."
             )
         if min(width, height) < MIN_EDGE:
-            raise refusal(f"The picture has {width} x {height} pixels; each edge needs at least {MIN_EDGE}.")
-        loaded(file, at_least=1)
-        return clean(data)
-    except PictureError as error:
-        raise refusal(
+            raise input_error(f"The picture has {width} x {height} pixels; each edge needs at least {MIN_EDGE}.")
+        decode(image_bytes, target_edge=1)
+        return clean_image(data)
+    except ImageError as error:
+        raise input_error(
             f"This cannot be read as a picture ({error.reason}); JPEG, PNG, WebP and GIF are taken."
         ) from None
 
 
-def question_of(text: Any) -> str:
+def check_question(text: Any) -> str:
     """Return a visitor's question, or raise `gr.Error` where it has the wrong length or holds a model's own marks."""
     question = " ".join(text.split()) if isinstance(text, str) else ""
-    if not 1 <= len(question) <= LONGEST_QUESTION:
-        raise refusal(f"The question has {len(question)} characters; 1 to {LONGEST_QUESTION} are allowed.")
-    if _MARKS.search(question) or _CONTROL.search(question):
-        raise refusal("The question holds signs that are the model's own, such as <image>; leave them out.")
+    if not 1 <= len(question) <= MAX_QUESTION_CHARS:
+        raise input_error(f"The question has {len(question)} characters; 1 to {MAX_QUESTION_CHARS} are allowed.")
+    if _SPECIAL_TOKENS.search(question) or _CONTROL_CHARS.search(question):
+        raise input_error("The question holds signs that are the model's own, such as <image>; leave them out.")
     return question
 
 
-class _Hidden(GradioRootModel):
+class _SecretValue(GradioRootModel):
     """A value that Gradio passes on and does not keep."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -102,15 +102,15 @@ class _Hidden(GradioRootModel):
         return ""
 
 
-class Key(gr.Textbox):
+class KeyTextbox(gr.Textbox):
     """A password field whose value reaches the function and nothing else: no state, no log, no error."""
 
     is_template = True
-    data_model = _Hidden
+    data_model = _SecretValue
 
-    def preprocess(self, payload: _Hidden | None) -> str:
+    def preprocess(self, payload: _SecretValue | None) -> str:
         """Return the key; empty where none was given. Raises `gr.Error` where it cannot be one."""
         key = (payload.root or "").strip() if payload is not None else ""
-        if len(key) > _LONGEST_KEY or not re.fullmatch(r"[\x21-\x7e]*", key):
-            raise refusal("This is no key: it is too long, or holds characters that no key has. Copy it again.")
+        if len(key) > _MAX_KEY_CHARS or not re.fullmatch(r"[\x21-\x7e]*", key):
+            raise input_error("This is no key: it is too long, or holds characters that no key has. Copy it again.")
         return key

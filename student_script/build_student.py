@@ -33,34 +33,34 @@ from typing import Any, Final
 
 import yaml
 from captions import conversation, glance
-from pretrain import FIRST_SEED, Alignment, Lessons, Step, align, see
+from pretrain import FIRST_SEED, AlignmentSchedule, Step, TrainingSchedule, align, pretrain_tower
 from pydantic import BaseModel, ConfigDict
 
 from compact_hf import CompactError, assemble, evaluate, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.cli.console import Bar, say, tell
+from compact_hf.cli.console import ProgressBar, log, print_data
 from compact_hf.config import read_config
 from compact_hf.errors import UsageError
-from compact_hf.models.llava.shipped import ALIGNED, FOLDER, TUNED, name_base
-from compact_hf.models.llava.tiny import STUDENT, build_tiny
-from compact_hf.scenes.questions import ask
-from compact_hf.scenes.scene import scene_of
+from compact_hf.models.llava.shipped import ALIGNED, CHECKPOINTS_DIRECTORY, TUNED, set_adapter_base
+from compact_hf.models.llava.tiny import STUDENT_SIZE, build_tiny
+from compact_hf.scenes.questions import make_question
+from compact_hf.scenes.scene import build_scene
 from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]
-_FIGURES: Final = _ROOT / "docs" / "figures" / "student.json"
-_CLAIM: Final = "student.yaml"
+_RESULTS_FILE: Final = _ROOT / "docs" / "figures" / "student.json"
+_MARKER_FILE: Final = "student.yaml"
 _LIBRARIES: Final = ("torch", "transformers", "peft", "trl")
-_SHIPPED: Final = {
+_CHECKPOINT_FILES: Final = {
     ALIGNED: ("config.json", "generation_config.json", "model.safetensors"),
     TUNED: ("adapter_config.json", "adapter_model.safetensors"),
 }
-_PROCESSOR: Final = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+_PROCESSOR_FILES: Final = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-class Seeing(BaseModel):
-    """The first stage's settings; see `Lessons`."""
+class TowerConfig(BaseModel):
+    """The first stage's settings; see `TrainingSchedule`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,8 +69,8 @@ class Seeing(BaseModel):
     learning_rate: float
 
 
-class Aligning(Seeing):
-    """The second stage's settings; see `Alignment`."""
+class AlignmentConfig(TowerConfig):
+    """The second stage's settings; see `AlignmentSchedule`."""
 
     glances: int
 
@@ -81,7 +81,7 @@ class Config(BaseModel):
     Attributes:
         seed (`int`): of weights and of what is said.
         vocabulary_scenes (`int`): how many scenes' descriptions and questions make the tokenizer.
-        seeing (`Seeing`), alignment (`Aligning`)
+        seeing (`TowerConfig`), alignment (`AlignmentConfig`)
         source (`str`): the scenes that the release asks about, as `compact generate` takes them.
         k (`list[int]`): of the release.
         recipe (`str`): the tuning recipe's file, beside the config.
@@ -92,8 +92,8 @@ class Config(BaseModel):
 
     seed: int
     vocabulary_scenes: int
-    seeing: Seeing
-    alignment: Aligning
+    seeing: TowerConfig
+    alignment: AlignmentConfig
     source: str
     k: list[int]
     recipe: str
@@ -114,133 +114,139 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
     Raises:
         CompactError: a stage failed or was stopped; the same call goes on there.
     """
-    _claim(config, out)
+    _init_output_dir(config, out)
     untrained, aligned, release, tuned = (out / name for name in ("untrained", ALIGNED, "release", TUNED))
     if not untrained.exists():
-        half = out / "untrained.part"
-        shutil.rmtree(half, ignore_errors=True)
-        build_tiny(half, texts(config.vocabulary_scenes, config.seed), seed=config.seed, size=STUDENT).rename(untrained)
+        temp_directory = out / "untrained.part"
+        shutil.rmtree(temp_directory, ignore_errors=True)
+        build_tiny(
+            temp_directory, iter_texts(config.vocabulary_scenes, config.seed), seed=config.seed, size=STUDENT_SIZE
+        ).rename(untrained)
     if not (out / "seeing").exists():
-        how = Lessons(**config.seeing.model_dump(), seed=config.seed)
-        with _logged(out, "seeing", how.steps) as note:
-            see(untrained, out / "seeing", how, on_step=note)
+        schedule = TrainingSchedule(**config.seeing.model_dump(), seed=config.seed)
+        with _log_steps(out, "seeing", schedule.steps) as log_step:
+            pretrain_tower(untrained, out / "seeing", schedule, on_step=log_step)
     if not aligned.exists():
-        aligning = Alignment(**config.alignment.model_dump(), seed=config.seed)
-        with _logged(out, "alignment", aligning.steps) as note:
-            align(out / "seeing", aligned, aligning, on_step=note)
+        alignment_schedule = AlignmentSchedule(**config.alignment.model_dump(), seed=config.seed)
+        with _log_steps(out, "alignment", alignment_schedule.steps) as log_step:
+            align(out / "seeing", aligned, alignment_schedule, on_step=log_step)
     if not release.exists():
         _make_release(config, out / "run", release)
     result = tune(
         recipe,
         overrides={"model_name_or_path": str(aligned), "dataset_name": str(release), "output_dir": str(tuned)},
         log=out / "tuning.log",
-        on_line=say,
+        on_line=log,
     )
-    figures = {
+    metrics = {
         "config": config.model_dump(),
         "recipe": yaml.safe_load(recipe.read_text(encoding="utf-8")),
-        "size": {field: getattr(STUDENT, field) for field in STUDENT.__slots__},
+        "size": {field: getattr(STUDENT_SIZE, field) for field in STUDENT_SIZE.__slots__},
         "versions": {name: version(name) for name in _LIBRARIES},
-        **{stage: _told(out / f"{stage}.jsonl") for stage in ("seeing", "alignment")},
+        **{stage: _summarize_log(out / f"{stage}.jsonl") for stage in ("seeing", "alignment")},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
-        "scores": _scores(config, out),
+        "scores": _evaluate_student(config, out),
     }
-    _write_at_once(out / "student.json", json.dumps(figures, indent=1) + "\n")
-    return figures
+    _write_atomically(out / "student.json", json.dumps(metrics, indent=1) + "\n")
+    return metrics
 
 
-def texts(scenes: int, seed: int) -> Iterator[str]:
+def iter_texts(scenes: int, seed: int) -> Iterator[str]:
     """Yield what is said about `scenes` scenes: descriptions, and questions of every k with their answers."""
     yield SHORT_ANSWER_INSTRUCTION
     for number in range(FIRST_SEED - scenes, FIRST_SEED):
-        scene, rng = scene_of(number), random.Random(f"{seed} {number}")
+        scene, rng = build_scene(number), random.Random(f"{seed} {number}")
         yield from itertools.chain.from_iterable([*glance(scene, rng), *conversation(scene, rng)])
         for k in range(1, 6):
-            asked = ask(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
-            if asked:
-                yield from (asked.question, asked.answer)
+            question = make_question(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
+            if question:
+                yield from (question.question, question.answer)
 
 
 def ship(out: Path) -> int:
     """Copy the checkpoints into the package and the figures into docs; return the checkpoints' size in bytes."""
-    for name, weights in _SHIPPED.items():
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
-        (FOLDER / name).mkdir(parents=True)
-        for file in (*weights, *_PROCESSOR):
-            shutil.copyfile(out / name / file, FOLDER / name / file)
+    for name, weights in _CHECKPOINT_FILES.items():
+        shutil.rmtree(CHECKPOINTS_DIRECTORY / name, ignore_errors=True)
+        (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True)
+        for file in (*weights, *_PROCESSOR_FILES):
+            shutil.copyfile(out / name / file, CHECKPOINTS_DIRECTORY / name / file)
     # A folder of this machine is nobody else's business; `copy_student` writes the right one.
-    name_base(FOLDER / TUNED, ALIGNED)
-    shutil.copyfile(out / "student.json", _FIGURES)
-    return sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    set_adapter_base(CHECKPOINTS_DIRECTORY / TUNED, ALIGNED)
+    shutil.copyfile(out / "student.json", _RESULTS_FILE)
+    return sum(path.stat().st_size for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file())
 
 
-def _claim(config: Config, out: Path) -> None:
-    mark, told = out / _CLAIM, yaml.safe_dump(config.model_dump(), sort_keys=False)
-    if mark.is_file():
-        if mark.read_text(encoding="utf-8") != told:
-            raise UsageError(f"{out} holds a student of another config ({mark}); give a new folder")
+def _init_output_dir(config: Config, out: Path) -> None:
+    marker, config_text = out / _MARKER_FILE, yaml.safe_dump(config.model_dump(), sort_keys=False)
+    if marker.is_file():
+        if marker.read_text(encoding="utf-8") != config_text:
+            raise UsageError(f"{out} holds a student of another config ({marker}); give a new folder")
         return
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already holds something that is no student; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write_at_once(mark, told)
+    _write_atomically(marker, config_text)
 
 
 @contextmanager
-def _logged(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
+def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
     """Give what notes a stage's steps in its log and shows them."""
-    began = time.process_time()
-    with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, Bar(stage) as bar:
+    start = time.process_time()
+    with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
 
-        def note(step: Step) -> None:
-            cpu = round(time.process_time() - began, 1)
+        def log_step(step: Step) -> None:
+            cpu = round(time.process_time() - start, 1)
             log.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "cpu": cpu}) + "\n")
             bar.show(step.number, steps, f"loss {step.loss:.2f}")
 
-        yield note
+        yield log_step
 
 
-def _told(log: Path) -> dict[str, Any]:
+def _summarize_log(log: Path) -> dict[str, Any]:
     """Return what a stage's log tells: the last word on each step counts, where a killed run took it twice."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = {line["step"]: line["loss"] for line in lines}
     # A call that goes on begins its count of seconds anew.
-    parts = [one["cpu"] for one, after in itertools.pairwise([*lines, {"cpu": 0.0}]) if after["cpu"] < one["cpu"]]
+    call_seconds = [
+        entry["cpu"]
+        for entry, next_entry in itertools.pairwise([*lines, {"cpu": 0.0}])
+        if next_entry["cpu"] < entry["cpu"]
+    ]
     means = [
         (number, round(sum(steps[step] for step in range(number - 19, number + 1)) / 20, 4))
         for number in range(20, len(steps) + 1, 20)
     ]
-    return {"steps": len(steps), "cpu_seconds": round(sum(parts)), "loss": means}
+    return {"steps": len(steps), "cpu_seconds": round(sum(call_seconds)), "loss": means}
 
 
 def _make_release(config: Config, run: Path, release: Path) -> None:
-    with Bar("pictures") as bar:
+    with ProgressBar("pictures") as bar:
         generate(
             config.source,
             run,
             ks=tuple(config.k),
             seed=config.seed,
-            on_progress=lambda at: bar.show(at.finished, at.pictures, f"{at.accepted} questions"),
+            on_progress=lambda progress: bar.show(progress.finished, progress.images, f"{progress.accepted} questions"),
         )
     # Drawn scenes repeat their wording by design: the student has to learn from it.
-    assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=say)
+    assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=log)
 
 
-def _scores(config: Config, out: Path) -> dict[str, Any]:
+def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
     """Return the scores of the base, of the adapter, and of the adapter asked about other pictures."""
     reserved = f"scenes:{config.reserved_scenes}"
-    with Bar("judging") as bar:
-        both = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
-    with Bar("judging, pictures swapped") as bar:
+    with ProgressBar("judging") as bar:
+        evaluation = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
+    with ProgressBar("judging, pictures swapped") as bar:
         swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
-    told = {results.model: results.to_json() for results in both.results}
-    return {**told, "swapped": swapped.results[0].to_json()}
+    scores = {results.model: results.to_json() for results in evaluation.results}
+    return {**scores, "swapped": swapped.results[0].to_json()}
 
 
-def _write_at_once(path: Path, text: str) -> None:
-    half = path.with_name(f"{path.name}.part")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, path)
+def _write_atomically(path: Path, text: str) -> None:
+    temp_file = path.with_name(f"{path.name}.part")
+    temp_file.write_text(text, encoding="utf-8")
+    os.replace(temp_file, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,18 +255,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="a YAML file such as student.yaml")
     parser.add_argument("--out", type=Path, required=True, help="the folder for all that is made")
     parser.add_argument("--ship", action="store_true", help="put checkpoints and figures where the package has them")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        config = read_config(given.config, Config, example="student.yaml")
-        figures = build(config, given.out, recipe=given.config.with_name(config.recipe))
-        if given.ship:
-            say(f"shipped {ship(given.out):,} bytes in {FOLDER}")
+        config = read_config(args.config, Config, example="student.yaml")
+        metrics = build(config, args.out, recipe=args.config.with_name(config.recipe))
+        if args.ship:
+            log(f"shipped {ship(args.out):,} bytes in {CHECKPOINTS_DIRECTORY}")
     except CompactError as error:
-        say(f"error: {error}")
+        log(f"error: {error}")
         return error.exit_status
-    for name, results in figures["scores"].items():
+    for name, results in metrics["scores"].items():
         by_k = {k: f"{score['accuracy']:.2f}" for k, score in results["by_k"].items()}
-        tell(f"{name}: accuracy {results['overall']['accuracy']:.2f}; by k {by_k}")
+        print_data(f"{name}: accuracy {results['overall']['accuracy']:.2f}; by k {by_k}")
     return 0
 
 

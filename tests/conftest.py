@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import io
 import os
 import shlex
 import shutil
@@ -11,10 +13,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from tests import preforked
@@ -67,6 +71,10 @@ GOLDEN: Final = Path(__file__).parent / "golden"
 
 settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
 settings.load_profile("same_every_time")
+# Cards are read with the C parser, which huggingface_hub leaves aside: a twentieth of the tests' time.
+yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]
+# All that the workers have imported is looked through in each collection of garbage: a tenth of the tests' time.
+gc.disable()
 
 _connect = socket.socket.connect
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -87,35 +95,62 @@ def offline() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def figures_drawn_once() -> Iterator[None]:
-    """Draw the figures of a dataset's card once for equal counts.
+def scenes_drawn_once() -> Iterator[None]:
+    """Draw each scene once: a run, its verification and its release read the same few again and again."""
+    from compact_hf.scenes.source import SceneSource
 
-    Tests write hundreds of small datasets, whose figures would take four fifths of the time.
-    """
-    from compact_hf.dataset import card, writer
-
-    plots: dict[frozenset[Any], dict[str, Any]] = {}
-    files: dict[frozenset[Any], dict[str, bytes]] = {}
-
-    def draw(combinations: Mapping[Any, int]) -> dict[str, Any]:
-        counts = frozenset(combinations.items())
-        if counts not in plots:
-            plots[counts] = card.drawn(combinations)
-        return plots[counts]
-
-    def write_files(figures: Mapping[str, Any], combinations: Mapping[Any, int], folder: Path) -> None:
-        counts = frozenset(combinations.items())
-        if counts not in files:
-            card.write_pictures(figures, combinations, folder)
-            files[counts] = {path: (folder / path).read_bytes() for path in figures}
-        for path, data in files[counts].items():
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(data)
-
+    source, read = SceneSource(0, 1), SceneSource.read
+    draw = lru_cache(maxsize=1000)(lambda ref: read(source, ref))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "drawn", draw)
-        patch.setattr(writer, "write_pictures", write_files)
+        patch.setattr(SceneSource, "read", lambda self, ref: draw(ref))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plots_drawn_once() -> Iterator[Callable[[bool], None]]:
+    """Draw one plot of each name and number of rows, and show it for the others too.
+
+    Tests write hundreds of datasets and pages, whose plots would take most of the time. `every_plot_drawn` is for those
+    that are about plots.
+    """
+    from PIL import Image, PngImagePlugin
+
+    from compact_hf.reports.figure import Plot
+
+    real_svg, real_png = Plot.svg, Plot.png
+    svgs: dict[tuple[Any, ...], str] = {}
+    images: dict[tuple[Any, ...], Image.Image] = {}
+
+    def svg(plot: Plot) -> str:
+        key = plot.name, len(plot.table.head), len(plot.table.rows)
+        if key not in svgs:
+            svgs[key] = real_svg(plot)
+        return svgs[key]
+
+    def png(plot: Plot, *, dpi: int = 200, notes: Mapping[str, str] | None = None) -> bytes:
+        key = plot.name, len(plot.table.head), len(plot.table.rows), dpi
+        if key not in images:
+            images[key] = Image.open(io.BytesIO(real_png(plot, dpi=dpi)))
+            images[key].load()
+        info, out = PngImagePlugin.PngInfo(), io.BytesIO()
+        for name, text in (notes or {}).items():
+            info.add_text(name, text)
+        images[key].save(out, "PNG", pnginfo=info, compress_level=1)
+        return out.getvalue()
+
+    def draw_every(real: bool) -> None:
+        Plot.svg, Plot.png = (real_svg, real_png) if real else (svg, png)  # type: ignore[method-assign]
+
+    draw_every(False)
+    yield draw_every
+    draw_every(True)
+
+
+@pytest.fixture
+def every_plot_drawn(plots_drawn_once: Callable[[bool], None]) -> Iterator[None]:
+    plots_drawn_once(True)
+    yield
+    plots_drawn_once(False)
 
 
 @pytest.fixture
@@ -131,6 +166,12 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     preforked.start_server(os.getpid())
     for spec in specs:
         spec.python = shlex.join([sys.executable, preforked.__file__])
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

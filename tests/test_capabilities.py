@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.capabilities import CAPABILITIES, GROUPS, NEEDED_RULE, canonical, described
+from compact_hf.capabilities import CAPABILITIES, GROUPS, NEEDED_RULE, canonicalize, describe_capabilities
 from compact_hf.errors import UnknownCapabilityError, UsageError
 
 names = st.sampled_from(list(CAPABILITIES))
@@ -29,13 +29,13 @@ def test_the_ten_of_the_paper_in_its_groups() -> None:
 
 def test_what_teachers_are_told_is_golden(golden: Callable[[str, str], None]) -> None:
     """These words go into every prompt: another wording asks for other data, and has to be a new preset version."""
-    golden("capabilities.txt", f"{described()}\n\n{NEEDED_RULE}\n")
+    golden("capabilities.txt", f"{describe_capabilities()}\n\n{NEEDED_RULE}\n")
 
 
 @given(st.lists(names))
 def test_canonical_order_depends_on_nothing_but_the_set(some: list[str]) -> None:
-    ordered = canonical(some)
-    assert ordered == canonical(reversed(some)) == canonical(ordered)
+    ordered = canonicalize(some)
+    assert ordered == canonicalize(reversed(some)) == canonicalize(ordered)
     assert set(ordered) == set(some)
     assert len(ordered) == len(set(some))
     assert ordered == tuple(name for name in CAPABILITIES if name in some)
@@ -43,7 +43,7 @@ def test_canonical_order_depends_on_nothing_but_the_set(some: list[str]) -> None
 
 @given(st.lists(names, unique=True))
 def test_described_gives_one_line_each_in_the_order_asked(some: list[str]) -> None:
-    lines = described(some).splitlines()
+    lines = describe_capabilities(some).splitlines()
     assert [line.split(":")[0].removeprefix("- ") for line in lines] == some
 
 
@@ -51,7 +51,7 @@ def test_unknown_names_are_told_with_the_ten() -> None:
     with pytest.raises(
         UnknownCapabilityError, match=r"unknown capability 'colour'; the ten are color, shape, "
     ) as caught:
-        canonical(["color", "colour"])
+        canonicalize(["color", "colour"])
     assert caught.value.name == "colour"
     assert caught.value.allowed == tuple(CAPABILITIES)
     assert isinstance(caught.value, UsageError)

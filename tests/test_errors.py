@@ -6,7 +6,7 @@ import re
 import pytest
 
 from compact_hf import errors
-from compact_hf.errors import CompactError, IdentityError, StoppedEarly, UsageError
+from compact_hf.errors import CompactError, SettingsMismatchError, StoppedEarly, UsageError
 
 TREE = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 
@@ -31,7 +31,7 @@ def test_exit_statuses_are_those_of_the_command_line(name: str) -> None:
 
 
 def test_another_run_is_told_in_one_line_with_what_differs() -> None:
-    error = IdentityError("runs/one", {"seed": (1, 2), "preset": ("paper", "efficient")})
+    error = SettingsMismatchError("runs/one", {"seed": (1, 2), "preset": ("paper", "efficient")})
     assert "seed was 1, now 2; preset was 'paper', now 'efficient'" in str(error)
     assert "runs/one" in str(error)
     assert "\n" not in str(error)

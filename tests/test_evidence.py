@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compact_hf.cli.main import _parser
 from compact_hf.evaluation.ablation.plan import read_plan
-from compact_hf.evaluation.ablation.results import Ablation, markdown
+from compact_hf.evaluation.ablation.results import Ablation, format_markdown
 from compact_hf.records import from_json
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -17,13 +17,13 @@ FIGURES = (DOCS / "figures" / "evidence.json").read_text(encoding="utf-8")
 
 
 def test_the_tables_are_those_of_the_file() -> None:
-    for table in markdown(from_json(Ablation, FIGURES)).split("\n\n"):
+    for table in format_markdown(from_json(Ablation, FIGURES)).split("\n\n"):
         assert table.strip() in TEXT
 
 
 def test_the_file_is_that_of_the_plan() -> None:
     found, plan = json.loads(FIGURES), read_plan(DOCS / "evidence.yaml")
-    assert found["plan"] == plan.told()
+    assert found["plan"] == plan.to_dict()
     assert len(found["units"]) == len(plan.variants) * len(plan.seeds)
 
 

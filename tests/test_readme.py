@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import IN_README, costs, read, table, training
+from benchmarks.readme import README_ROWS, format_costs, format_table, format_training, read_result
 from compact_hf.cli.main import _parser
 from tests.readme import README, ROOT, fenced, section
 
@@ -77,14 +77,14 @@ def test_the_make_targets_exist() -> None:
 
 def test_the_figures_are_those_of_the_files() -> None:
     speed = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    assert table() in speed
-    assert costs(read("costs")) in README
-    assert table(IN_README) in README
-    assert training(read("training")) in README
+    assert format_table() in speed
+    assert format_costs(read_result("costs")) in README
+    assert format_table(README_ROWS) in README
+    assert format_training(read_result("training")) in README
 
 
 def test_what_is_said_of_the_student_is_what_was_measured() -> None:
-    scores = read("student")["scores"]
+    scores = read_result("student")["scores"]
     tuned, swapped = ([f"{scores[name]['by_k'][k]['accuracy']:.0%}" for k in "14"] for name in ("tuned", "swapped"))
     words = f"{tuned[0]} right at k = 1 and {tuned[1]} at k = 4, which it was never tuned on, against"
     assert f"{words} {swapped[0]} and {swapped[1]} with the pictures swapped" in " ".join(README.split())

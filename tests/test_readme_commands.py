@@ -68,7 +68,7 @@ def test_a_release_is_made_of_ones_own_images(
     monkeypatch.chdir(folder)
     plan, *others = compacts("Of your own pictures")
     assert run_against(gemini, plan) == 0
-    assert not gemini.asked
+    assert not gemini.requests
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     for arguments in others:
         assert run_against(gemini, arguments) == 0, capsys.readouterr().err

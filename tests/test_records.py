@@ -14,7 +14,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import (
     Conversation,
     Draft,
-    Picture,
+    ImageInfo,
     Reject,
     Row,
     Task,
@@ -26,7 +26,7 @@ from compact_hf.records import (
 )
 
 # Pydantic builds them from their type hints, so that a new field is tested as soon as it stands there.
-records = st.one_of(*(st.builds(kind) for kind in (Picture, Task, Draft, Verdict, Turn, Reject, Conversation)))
+records = st.one_of(*(st.builds(kind) for kind in (ImageInfo, Task, Draft, Verdict, Turn, Reject, Conversation)))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -57,7 +57,7 @@ def test_records_cannot_be_changed() -> None:
 
 
 def test_rows_are_equal_whatever_reads_their_picture() -> None:
-    assert Row("1", (), "compact", read_picture=lambda: b"a") == Row("1", (), "compact", read_picture=lambda: b"b")
+    assert Row("1", (), "compact", read_image=lambda: b"a") == Row("1", (), "compact", read_image=lambda: b"b")
 
 
 @given(st.lists(json_values, max_size=3))

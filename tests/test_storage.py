@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.storage import MOUNTS, on_network_file_system
+from compact_hf.storage import MOUNTS, get_network_file_system
 
 MOUNTINFO = """\
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
@@ -46,15 +46,15 @@ MOUNTINFO = """\
     ],
 )
 def test_the_nearest_mount_above_a_path_says_what_it_lies_on(path: str, kind: str | None) -> None:
-    assert on_network_file_system(path, mountinfo=MOUNTINFO) == kind
+    assert get_network_file_system(path, mountinfo=MOUNTINFO) == kind
 
 
 def test_links_are_followed_to_where_a_file_would_really_lie(tmp_path: Path) -> None:
     text = f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / {tmp_path}/far rw - nfs filer:/x rw\n"
     (tmp_path / "far").mkdir()
     (tmp_path / "near").symlink_to(tmp_path / "far")
-    assert on_network_file_system(tmp_path / "near" / "run", mountinfo=text) == "nfs"
-    assert on_network_file_system(tmp_path / "run", mountinfo=text) is None
+    assert get_network_file_system(tmp_path / "near" / "run", mountinfo=text) == "nfs"
+    assert get_network_file_system(tmp_path / "run", mountinfo=text) is None
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8))
@@ -63,22 +63,22 @@ def test_any_name_is_found_as_the_kernel_escapes_it(name: str) -> None:
         return
     escaped = "".join(f"\\{ord(sign):03o}" if sign in " \t\n\\#" else sign for sign in name)
     text = f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / /m/{escaped} rw - nfs filer:/x rw\n"
-    assert on_network_file_system(Path("/m") / name / "run", mountinfo=text) == "nfs"
-    assert on_network_file_system(Path("/m") / f"{name}2" / "run", mountinfo=text) is None
+    assert get_network_file_system(Path("/m") / name / "run", mountinfo=text) == "nfs"
+    assert get_network_file_system(Path("/m") / f"{name}2" / "run", mountinfo=text) is None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "nonsense\n", "1 0 0:1 / - ext4 disk rw\n"])
 def test_what_cannot_be_read_says_nothing(text: str) -> None:
-    assert on_network_file_system("/home/run", mountinfo=text) is None
+    assert get_network_file_system("/home/run", mountinfo=text) is None
 
 
 @pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux has it")
 def test_this_machine_can_be_asked() -> None:
-    assert on_network_file_system("/proc/self") is None
+    assert get_network_file_system("/proc/self") is None
     named = MOUNTS.read_text().replace(" - proc ", " - nfs4 ")
-    assert on_network_file_system("/proc/self", mountinfo=named) == "nfs4"
+    assert get_network_file_system("/proc/self", mountinfo=named) == "nfs4"
 
 
 def test_a_system_without_mountinfo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compact_hf.storage.MOUNTS", tmp_path / "missing")
-    assert on_network_file_system(tmp_path) is None
+    assert get_network_file_system(tmp_path) is None

@@ -17,7 +17,7 @@ from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.records import Reject, to_json
-from compact_hf.runs.journal import Finished, Journal
+from compact_hf.runs.journal import FinishedImage, Journal
 
 SCENES = "scenes:12"
 
@@ -62,7 +62,7 @@ def test_status_shows_what_any_terminal_and_any_encoding_can_take(run: Path, tmp
     hostile = Reject("generation", "long answer", "\x1b[31mred\r\u202e", "caf\u00e9 \u26f5")
     with Journal.open(run, status(run).identity) as journal:
         outcome = Outcome(1, None, (hostile,), (), "", "")
-        journal.record_outcome(Finished("0" * 32, "scene:0", to_json(outcome), 0))
+        journal.record_outcome(FinishedImage("0" * 32, "scene:0", to_json(outcome), 0))
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     for options in ([], ["--json"]):
         ended = piped("status", str(run), *options, env=environment, capture_output=True)

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 
 def add(commands: Any) -> None:
     """Add this command to the parser."""
-    ablate = command(
+    ablate = add_command(
         commands,
         "ablate",
         _ablate,
@@ -29,54 +29,54 @@ def add(commands: Any) -> None:
     ablate.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _ablate(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.ablation.plan import plan_path
+def _ablate(args: argparse.Namespace) -> int:
+    from compact_hf.evaluation.ablation.plan import find_plan
 
-    if chosen.show:
-        tell(plan_path(chosen.plan).read_text(encoding="utf-8").rstrip())
+    if args.show:
+        print_data(find_plan(args.plan).read_text(encoding="utf-8").rstrip())
         return 0
-    if chosen.out is None:
+    if args.out is None:
         raise UsageError("--out DIR is missing; give a new folder, or one that this command began")
-    if chosen.dry_run:
-        return _tell_forecast(chosen)
+    if args.dry_run:
+        return _print_forecast(args)
     from compact_hf.evaluation.ablation.results import accuracy_table
     from compact_hf.evaluation.ablation.run import ablate
 
     # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    bars: dict[str, Bar] = {}
+    bars: dict[str, ProgressBar] = {}
 
     def show(stage: str, done: int, total: int, note: str) -> None:
         if stage not in bars:
             for bar in bars.values():
                 bar.close()
-            bars[stage] = Bar(stage)
+            bars[stage] = ProgressBar(stage)
         bars[stage].show(done, total, note)
 
-    found = ablate(chosen.plan, chosen.out, on_progress=show)
+    ablation = ablate(args.plan, args.out, on_progress=show)
     for bar in bars.values():
         bar.close()
-    if chosen.json:
-        tell_json(found.to_json())
+    if args.json:
+        print_json(ablation.to_json())
     else:
-        tell_table(*accuracy_table(found))
-    say(f"tables and figure are in {chosen.out}: ablation.html, ablation.md, ablation.json, ablation.png")
+        print_table(*accuracy_table(ablation))
+    log(f"tables and figure are in {args.out}: ablation.html, ablation.md, ablation.json, ablation.png")
     return 0
 
 
-def _tell_forecast(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.ablation.forecast import forecast, spoken_time
+def _print_forecast(args: argparse.Namespace) -> int:
+    from compact_hf.evaluation.ablation.forecast import forecast_ablation, format_time_left
 
-    found = forecast(chosen.plan, chosen.out)
-    if chosen.json:
-        tell_json(asdict(found))
+    estimate = forecast_ablation(args.plan, args.out)
+    if args.json:
+        print_json(asdict(estimate))
         return 0
-    tell(f"{found.units} units, {found.finished} of them finished")
-    tell_table(
+    print_data(f"{estimate.units} units, {estimate.finished} of them finished")
+    print_table(
         ("variant", "training questions", "pictures", "steps, about"),
-        [(arm.variant, sum(arm.data.questions.values()), arm.data.pictures, arm.steps) for arm in found.arms],
+        [(arm.variant, sum(arm.data.questions.values()), arm.data.pictures, arm.steps) for arm in estimate.arms],
     )
-    if not found.arms:
-        tell("its scenes have not been asked about yet, so nobody knows how many questions there will be")
-    tell(spoken_time(found.seconds_left) or "how long it takes is known after the first unit")
+    if not estimate.arms:
+        print_data("its scenes have not been asked about yet, so nobody knows how many questions there will be")
+    print_data(format_time_left(estimate.seconds_left) or "how long it takes is known after the first unit")
     return 0

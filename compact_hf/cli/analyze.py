@@ -6,59 +6,59 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.cli.console import Bar, say, tell_json, tell_table
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, log, print_json, print_table
+from compact_hf.cli.parser import add_command
 
-_DATA: Final = "a release's folder, org/name[@revision][/config] on the Hub, or a run of generate or annotate"
+_DATASET_HELP: Final = "a release's folder, org/name[@revision][/config] on the Hub, or a run of generate or annotate"
 
 
 def add(commands: Any) -> None:
     """Add this command to the parser."""
-    analyze = command(
+    analyze = add_command(
         commands,
         "analyze",
         _analyze,
         "what a data set's questions need, how they repeat, and what they give away",
         "compact analyze annotated-llava release --out analysis",
     )
-    analyze.add_argument("dataset", metavar="DATASET", help=_DATA)
+    analyze.add_argument("dataset", metavar="DATASET", help=_DATASET_HELP)
     analyze.add_argument("other", metavar="OTHER", nargs="?", help="another one, to compare it with")
     analyze.add_argument("--out", type=Path, metavar="DIR", help="for analysis.html and analysis.json")
     for name, default in (("config", "the default one"), ("split", "all")):
         analyze.add_argument(
             f"--{name}",
-            type=_one_or_two,
+            type=_parse_one_or_two,
             metavar="NAME[,NAME]",
             help=f"{name} of the data, or of each of two (default: {default})",
         )
     analyze.add_argument("--json", action="store_true", help="for machines")
 
 
-def _analyze(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.analysis.analyze import PAGE, analyze
-    from compact_hf.evaluation.analysis.tables import told
+def _analyze(args: argparse.Namespace) -> int:
+    from compact_hf.evaluation.analysis.analyze import REPORT_FILE, analyze
+    from compact_hf.evaluation.analysis.tables import iter_tables
 
-    with Bar("rows") as bar:
-        analyzed = analyze(
-            chosen.dataset,
-            chosen.other,
-            out=chosen.out,
-            config=chosen.config,
-            split=chosen.split,
+    with ProgressBar("rows") as bar:
+        analysis = analyze(
+            args.dataset,
+            args.other,
+            out=args.out,
+            config=args.config,
+            split=args.split,
             on_progress=lambda name, done, total: bar.show(done, total, name),
-            on_wait=lambda line: bar.note(f"compact: {line}"),
+            on_wait=lambda line: bar.log_note(f"compact: {line}"),
         )
-    if chosen.json:
-        tell_json(analyzed.to_json())
+    if args.json:
+        print_json(analysis.to_json())
     else:
-        for table in told(analyzed.data, analyzed.comparison):
-            tell_table(table.head, table.rows)
-    if chosen.out is not None:
-        say(f"open {chosen.out / PAGE} in a browser")
+        for table in iter_tables(analysis.data, analysis.comparison):
+            print_table(table.head, table.rows)
+    if args.out is not None:
+        log(f"open {args.out / REPORT_FILE} in a browser")
     return 0
 
 
-def _one_or_two(text: str) -> str | tuple[str, str]:
+def _parse_one_or_two(text: str) -> str | tuple[str, str]:
     names = text.split(",")
     if len(names) > 2 or not all(names):
         raise argparse.ArgumentTypeError(f"got {text!r}; give one name, or two with a comma between")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import say, tell, tell_json, tell_table
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import log, print_data, print_json, print_table
+from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 
@@ -19,26 +19,34 @@ def add(commands: Any) -> None:
     benchmarks = commands.add_parser(
         "benchmarks", help=purpose, description=purpose, epilog=example, allow_abbrev=False
     )
-    verbs = benchmarks.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    calls = command(
-        verbs,
+    subcommands = benchmarks.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command_parser = add_command(
+        subcommands,
         "command",
         _command,
         "print the lines that judge a model with lmms-eval; runs nothing",
         "compact benchmarks command org/compact-lora --gpus 8",
     )
-    calls.add_argument("model", metavar="MODEL", help="a folder or a repository: a LLaVA, or a LoRA adapter of one")
-    calls.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="(default: benchmarks)")
-    calls.add_argument(
+    command_parser.add_argument(
+        "model", metavar="MODEL", help="a folder or a repository: a LLaVA, or a LoRA adapter of one"
+    )
+    command_parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="(default: benchmarks)"
+    )
+    command_parser.add_argument(
         "--without-judge", action="store_true", help="leave out MM-Vet and LLaVA-in-the-Wild, which a paid model grades"
     )
-    calls.add_argument("--heldout", metavar="DATASET", help="a release, whose held-out questions are asked too")
-    calls.add_argument("--gpus", type=int, default=1, metavar="N", help="that share the questions (default: 1)")
-    calls.add_argument("--device", default="cuda", help="where one copy of the model runs (default: cuda)")
-    calls.add_argument("--json", action="store_true", help="the pieces, as JSON")
+    command_parser.add_argument(
+        "--heldout", metavar="DATASET", help="a release, whose held-out questions are asked too"
+    )
+    command_parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="that share the questions (default: 1)"
+    )
+    command_parser.add_argument("--device", default="cuda", help="where one copy of the model runs (default: cuda)")
+    command_parser.add_argument("--json", action="store_true", help="the pieces, as JSON")
 
-    tasks = command(
-        verbs,
+    tasks = add_command(
+        subcommands,
         "tasks",
         _tasks,
         "write a release's held-out questions as a task for lmms-eval --include_path",
@@ -47,8 +55,8 @@ def add(commands: Any) -> None:
     tasks.add_argument("dataset", metavar="DATASET", help="a release: a folder, or org/name[@revision]")
     tasks.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or written by this before")
 
-    table = command(
-        verbs,
+    table = add_command(
+        subcommands,
         "table",
         _table,
         "print the paper's table with your models' rows, from lmms-eval's results",
@@ -62,71 +70,75 @@ def add(commands: Any) -> None:
     table.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _command(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.benchmarks.lmms_eval import JUDGE, benchmark_command
+def _command(args: argparse.Namespace) -> int:
+    from compact_hf.evaluation.benchmarks.lmms_eval import JUDGE_MODEL, benchmark_command
 
-    calls = benchmark_command(
-        chosen.model,
-        chosen.out,
-        judged=not chosen.without_judge,
-        heldout=chosen.heldout,
-        gpus=chosen.gpus,
-        device=chosen.device,
+    commands = benchmark_command(
+        args.model,
+        args.out,
+        with_judge=not args.without_judge,
+        heldout=args.heldout,
+        gpus=args.gpus,
+        device=args.device,
     )
-    if judged := [one.name for one in calls.benchmarks if one.judged]:
-        say(
-            f"{' and '.join(judged)} are graded by {JUDGE} at your cost: set OPENAI_API_KEY, and MODEL_VERSION for "
+    if graded := [benchmark.name for benchmark in commands.benchmarks if benchmark.needs_judge]:
+        log(
+            f"{' and '.join(graded)} are graded by {JUDGE_MODEL} at your cost: set OPENAI_API_KEY, and "
+            "MODEL_VERSION for "
             "another model or OPENAI_API_URL for another server; --without-judge leaves them out"
         )
-    say("lmms-eval fetches the benchmarks from the Hub, some with your token: set HF_TOKEN, or run `hf auth login`")
-    say("it ends with status 0 even where it failed; the table, the last line, says what is missing")
-    if chosen.json:
-        tell_json(calls.to_json())
+    log("lmms-eval fetches the benchmarks from the Hub, some with your token: set HF_TOKEN, or run `hf auth login`")
+    log("it ends with status 0 even where it failed; the table, the last line, says what is missing")
+    if args.json:
+        print_json(commands.to_json())
     else:
-        for line in calls.lines():
-            tell(line)
+        for line in commands.lines():
+            print_data(line)
     return 0
 
 
-def _tasks(chosen: argparse.Namespace) -> int:
-    from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT, benchmark_tasks
+def _tasks(args: argparse.Namespace) -> int:
+    from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT_TASK, benchmark_tasks
 
-    out = benchmark_tasks(chosen.dataset, chosen.out)
-    say(f"next: lmms-eval --include_path {out} --tasks {HELDOUT} ..., or compact benchmarks command MODEL --heldout")
-    tell(str(out))
+    out = benchmark_tasks(args.dataset, args.out)
+    log(
+        f"next: lmms-eval --include_path {out} --tasks {HELDOUT_TASK} ..., or compact benchmarks command MODEL "
+        "--heldout"
+    )
+    print_data(str(out))
     return 0
 
 
-def _table(chosen: argparse.Namespace) -> int:
+def _table(args: argparse.Namespace) -> int:
     from compact_hf.evaluation.benchmarks.table import benchmark_table
 
-    if chosen.markdown and chosen.json:
+    if args.markdown and args.json:
         raise UsageError("got --markdown and --json; give one of them")
-    table = benchmark_table(chosen.results, reference=chosen.reference)
+    table = benchmark_table(args.results, reference=args.reference)
     for note in table.notes:
-        say(note)
-    if table.over and not chosen.reference:
-        say(
+        log(note)
+    if table.shared_benchmarks and not args.reference:
+        log(
             "the paper names neither its version of lmms-eval nor its judge's: to compare what data does, judge a "
             "model of the full data in the same way, and give its results as --reference"
         )
-    if chosen.json:
-        tell_json(table.to_json())
+    if args.json:
+        print_json(table.to_json())
         return 0
     for cells in (table.cells(), table.heldout_cells()):
-        if chosen.markdown:
-            _tell_markdown(cells)
+        if args.markdown:
+            _print_markdown(cells)
         elif cells:
             widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
             head, *rows = [[line[0], *map(str.rjust, line[1:], widths[1:])] for line in cells]
-            tell_table(head, rows)
+            print_table(head, rows)
     return 0
 
 
-def _tell_markdown(cells: Sequence[Sequence[str]]) -> None:
+def _print_markdown(cells: Sequence[Sequence[str]]) -> None:
     if not cells:
         return
     head, *rows = cells
-    tell("")
+    print_data("")
     for line in (head, ["---", *("---:" for _ in head[1:])], *rows):
-        tell(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
+        print_data(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")

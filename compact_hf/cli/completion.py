@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.cli.console import tell
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import print_data
+from compact_hf.cli.parser import add_command
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
@@ -15,11 +15,11 @@ SHELLS: Final = ("bash", "zsh", "tcsh")
 def add(commands: Any, parser: argparse.ArgumentParser) -> None:
     """Add this command to the parser that it completes."""
 
-    def run(chosen: argparse.Namespace) -> int:
-        tell(script(parser, chosen.shell).rstrip())
+    def run(args: argparse.Namespace) -> int:
+        print_data(script(parser, args.shell).rstrip())
         return 0
 
-    completion = command(
+    completion = add_command(
         commands, "completion", run, "have your shell complete this command", 'eval "$(compact completion bash)"'
     )
     completion.add_argument("shell", choices=SHELLS, help="goes into ~/.bashrc, ~/.zshrc or ~/.tcshrc")
@@ -38,7 +38,7 @@ def _complete_paths(parser: argparse.ArgumentParser, files: Any) -> None:
     """Complete file names wherever text is taken: most of it may be a path, as for a shell's own commands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                _complete_paths(each, files)
+            for subparser in action.choices.values():
+                _complete_paths(subparser, files)
         elif action.nargs != 0 and not action.choices and action.type in (None, Path):
             action.complete = files  # type: ignore[attr-defined]  # where shtab looks

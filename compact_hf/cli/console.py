@@ -13,11 +13,11 @@ from typing import Any, Final, Self, TextIO
 
 from compact_hf.errors import CompactError
 
-_EVERY_S: Final = 10.0
+_LOG_INTERVAL_S: Final = 10.0
 """Seconds between the lines that stand for a progress bar where stderr is no terminal."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write one line to stderr. Where nobody listens any more, the work goes on all the same."""
     if sys.stderr is not None:
         try:
@@ -27,7 +27,7 @@ def say(text: str) -> None:
             silence(sys.stderr)
 
 
-def bars_on_a_terminal() -> None:
+def configure_hub_progress_bars() -> None:
     """Have the Hub's client draw its own bars only where somebody can see them."""
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -37,11 +37,11 @@ def bars_on_a_terminal() -> None:
 
 def silence(stream: TextIO) -> None:
     """Send what is left for a stream nowhere, or Python complains about it at its end."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), stream.fileno())
 
 
-def tell(text: str) -> None:
+def print_data(text: str) -> None:
     """Write one line of data to stdout.
 
     Raises:
@@ -51,25 +51,25 @@ def tell(text: str) -> None:
     if sys.stdout is None:
         raise CompactError("stdout is closed, so there is nowhere to put the result; leave it open")
     encoding = sys.stdout.encoding or "utf-8"
-    with _writable():
+    with _translate_stdout_errors():
         # Whatever stands in questions and file names, it can be shown, if need be as an escape.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-def tell_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Write a value to stdout as JSON, in ASCII, so that it is the same in every encoding."""
-    tell(json.dumps(value, indent=2, sort_keys=True))
+    print_data(json.dumps(value, indent=2, sort_keys=True))
 
 
-def end_of_data() -> None:
+def flush_data() -> None:
     """Have everything written now, while an error can still be told; raises as `tell` does."""
     if sys.stdout is not None:
-        with _writable():
+        with _translate_stdout_errors():
             sys.stdout.flush()
 
 
 @contextlib.contextmanager
-def _writable() -> Iterator[None]:
+def _translate_stdout_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -79,28 +79,28 @@ def _writable() -> Iterator[None]:
         raise CompactError(f"cannot write to stdout: {error.strerror}; give it a place with room") from error
 
 
-def printable(text: str) -> str:
+def replace_unprintable(text: str) -> str:
     """Return a text without what moves a terminal's cursor or changes its colours."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def tell_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
     if not rows:
         return
-    lines = [head, *([printable(str(cell)) for cell in row] for row in rows)]
+    lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
-    tell("")
+    numeric_columns = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
+    print_data("")
     for line in lines:
         cells = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
+            cell.rjust(width) if is_numeric else cell.ljust(width)
+            for cell, width, is_numeric in zip(line, widths, numeric_columns, strict=True)
         )
-        tell("  ".join(cells).rstrip())
+        print_data("  ".join(cells).rstrip())
 
 
-class Bar:
+class ProgressBar:
     """Progress on long work: a bar on a terminal, elsewhere a line at most every ten seconds and one at the end.
 
     Args:
@@ -110,9 +110,9 @@ class Bar:
     def __init__(self, label: str) -> None:
         self._label = label
         self._bar: Any = None
-        self._said_at = time.monotonic()
-        self._said = ""
-        self._noted_at = -_EVERY_S
+        self._logged_at = time.monotonic()
+        self._last_line = ""
+        self._warned_at = -_LOG_INTERVAL_S
 
     def __enter__(self) -> Self:
         return self
@@ -127,19 +127,19 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def grumble(self, text: str) -> None:
+    def warn_throttled(self, text: str) -> None:
         """Say one line above the bar, unless another was grumbled in the last ten seconds."""
-        if time.monotonic() - self._noted_at < _EVERY_S:
+        if time.monotonic() - self._warned_at < _LOG_INTERVAL_S:
             return
-        self._noted_at = time.monotonic()
-        self.note(text)
+        self._warned_at = time.monotonic()
+        self.log_note(text)
 
-    def note(self, text: str) -> None:
+    def log_note(self, text: str) -> None:
         """Say one line above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
-            say(text)
+            log(text)
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` are done, with a short note beside."""
@@ -147,10 +147,10 @@ class Bar:
             self._draw(done, total, note)
             return
         line = f"{self._label}: {done} of {total}{', ' if note else ''}{note}"
-        due = time.monotonic() - self._said_at >= _EVERY_S or done == total
-        if due and line != self._said:
-            say(line)
-            self._said_at, self._said = time.monotonic(), line
+        is_due = time.monotonic() - self._logged_at >= _LOG_INTERVAL_S or done == total
+        if is_due and line != self._last_line:
+            log(line)
+            self._logged_at, self._last_line = time.monotonic(), line
 
     def _draw(self, done: int, total: int, note: str) -> None:
         from tqdm import tqdm

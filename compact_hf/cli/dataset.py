@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compact_hf.cli.console import printable, say, tell, tell_json, tell_table
-from compact_hf.cli.options import ks_in
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import log, print_data, print_json, print_table, replace_unprintable
+from compact_hf.cli.options import parse_ks
+from compact_hf.cli.parser import add_command
 from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_show(commands: Any) -> None:
     """Add this command to the parser."""
-    show = command(
+    show = add_command(
         commands,
         "show",
         _show,
@@ -35,27 +35,27 @@ def add_show(commands: Any) -> None:
     show.add_argument("--out", type=Path, metavar="DIR", help="for the two files (default: NAME-sheet, here)")
 
 
-def _show(chosen: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from compact_hf.dataset.show import show
 
     sheet = show(
-        chosen.where,
-        chosen.out,
-        k=chosen.k,
-        capability=chosen.capability,
-        rejects=chosen.rejects,
-        n=chosen.n,
-        seed=chosen.seed,
+        args.where,
+        args.out,
+        k=args.k,
+        capability=args.capability,
+        rejects=args.rejects,
+        n=args.n,
+        seed=args.seed,
     )
-    say(f"{sheet.shown} {'picture' if sheet.shown == 1 else 'pictures'}; open the page in a browser")
-    tell(str(sheet.page))
-    tell(str(sheet.picture))
+    log(f"{sheet.count} {'picture' if sheet.count == 1 else 'pictures'}; open the page in a browser")
+    print_data(str(sheet.page))
+    print_data(str(sheet.image))
     return 0
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    assemble = command(
+    assemble = add_command(
         commands, "assemble", _assemble, "write a release", "compact assemble run --out release --version 1.0.0"
     )
     assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -82,7 +82,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="of images with more than two questions take the two or three that even out capabilities, pairs and k",
     )
-    _add_selection(assemble)
+    _add_selection_options(assemble)
     assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
     assemble.add_argument(
         "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
@@ -91,9 +91,9 @@ def add(commands: Any) -> None:
     share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
     share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
     assemble.add_argument("--seed", type=int, default=0, help="decides which rows and questions (default: 0)")
-    _add_hygiene(assemble)
+    _add_exclusion_options(assemble)
 
-    export = command(
+    export = add_command(
         commands,
         "export",
         _export,
@@ -112,24 +112,26 @@ def add(commands: Any) -> None:
     export.add_argument("--config", default="all", metavar="NAME", help="one of the release's (default: %(default)s)")
     export.add_argument("--split", choices=("train", "validation"), help="one of the two (default: both)")
 
-    validate = command(commands, "validate", _validate, "check a release", "compact validate release")
+    validate = add_command(commands, "validate", _validate, "check a release", "compact validate release")
     validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
 
-    diff = command(
+    diff = add_command(
         commands,
         "diff",
         _diff,
         "say how a release differs from another",
         "compact diff org/compact@v1.0.0 release",
     )
-    for name, metavar, which in (("old", "A", "the one before"), ("new", "B", "the one after")):
-        diff.add_argument(name, metavar=metavar, help=f"{which}: a folder, or ORG/NAME[@REVISION] on the Hub")
+    for name, metavar, description in (("old", "A", "the one before"), ("new", "B", "the one after")):
+        diff.add_argument(name, metavar=metavar, help=f"{description}: a folder, or ORG/NAME[@REVISION] on the Hub")
     diff.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _add_selection(assemble: argparse.ArgumentParser) -> None:
+def _add_selection_options(assemble: argparse.ArgumentParser) -> None:
     """Add what makes a release of a part of the runs; the card then says which part."""
-    assemble.add_argument("--k", dest="ks", type=ks_in, default=(), metavar="1,2,3", help="questions of these k only")
+    assemble.add_argument(
+        "--k", dest="ks", type=parse_ks, default=(), metavar="1,2,3", help="questions of these k only"
+    )
     assemble.add_argument(
         "--without",
         action="append",
@@ -142,21 +144,21 @@ def _add_selection(assemble: argparse.ArgumentParser) -> None:
     size.add_argument("--conversations", type=int, metavar="N", help="exactly so many pictures for training instead")
 
 
-def _selection(chosen: argparse.Namespace) -> Selection | None:
-    if not (chosen.ks or chosen.without or chosen.questions is not None or chosen.conversations is not None):
+def _make_selection(args: argparse.Namespace) -> Selection | None:
+    if not (args.ks or args.without or args.questions is not None or args.conversations is not None):
         return None
     from compact_hf.dataset.selection import Selection
 
     return Selection(
-        ks=chosen.ks,
-        without=tuple(chosen.without),
-        questions=chosen.questions,
-        conversations=chosen.conversations,
-        seed=chosen.seed,
+        ks=args.ks,
+        without=tuple(args.without),
+        questions=args.questions,
+        conversations=args.conversations,
+        seed=args.seed,
     )
 
 
-def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
+def _add_exclusion_options(assemble: argparse.ArgumentParser) -> None:
     assemble.add_argument(
         "--exclude-ids",
         type=Path,
@@ -188,100 +190,112 @@ def _add_hygiene(assemble: argparse.ArgumentParser) -> None:
     )
 
 
-def _assemble(chosen: argparse.Namespace) -> int:
+def _assemble(args: argparse.Namespace) -> int:
     from compact_hf.dataset.assemble import assemble
 
     balances: list[Balance] = []
-    facts = assemble(
-        chosen.runs,
-        chosen.out,
-        version=chosen.version,
-        max_similarity=chosen.max_similarity,
-        balance=chosen.balance,
-        select=_selection(chosen),
-        instruction=chosen.instruction,
-        image_root=chosen.image_root,
-        instruction_fraction=chosen.instruction_fraction,
-        instruction_rows=chosen.instruction_rows,
-        seed=chosen.seed,
-        exclude_ids=chosen.exclude_ids,
-        exclude_images_of=chosen.exclude_images_of,
-        group_similar=chosen.group_similar,
-        image_license=chosen.image_license,
-        license=chosen.license,
+    stats = assemble(
+        args.runs,
+        args.out,
+        version=args.version,
+        max_similarity=args.max_similarity,
+        balance=args.balance,
+        select=_make_selection(args),
+        instruction=args.instruction,
+        image_root=args.image_root,
+        instruction_fraction=args.instruction_fraction,
+        instruction_rows=args.instruction_rows,
+        seed=args.seed,
+        exclude_ids=args.exclude_ids,
+        exclude_images_of=args.exclude_images_of,
+        group_similar=args.group_similar,
+        image_license=args.image_license,
+        license=args.license,
         on_balance=balances.append,
-        on_note=say,
+        on_note=log,
     )
-    tell_table(
+    print_table(
         ("config", "train", "validation"),
         [
-            (name, facts.rows(*leaves, split="train"), facts.rows(*leaves, split="validation"))
-            for name, leaves in facts.configs.items()
+            (name, stats.rows(*leaves, split="train"), stats.rows(*leaves, split="validation"))
+            for name, leaves in stats.configs.items()
         ],
     )
-    tell_table(("dropped at", "reason", "count"), [(*why, count) for why, count in sorted(facts.rejects.items())])
+    print_table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(stats.rejects.items())])
     for balance in balances:
-        tell_table(
+        print_table(
             ("evenness", "questions", "k", "capabilities", "pairs"),
             [
-                (when, found.questions, *(f"{share:.4f}" for share in (found.ks, found.atoms, found.pairs)))
-                for when, found in (("before", balance.before), ("after", balance.after))
+                (
+                    label,
+                    evenness.questions,
+                    *(f"{share:.4f}" for share in (evenness.ks, evenness.capabilities, evenness.pairs)),
+                )
+                for label, evenness in (("before", balance.before), ("after", balance.after))
             ],
         )
-    say(f'next: compact validate {chosen.out}; in Python: load_dataset("{chosen.out}")')
+    log(f'next: compact validate {args.out}; in Python: load_dataset("{args.out}")')
     return 0
 
 
-def _export(chosen: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> int:
     from compact_hf.dataset.export import export
 
-    counts = export(chosen.release, chosen.out, format=chosen.format, config=chosen.config, split=chosen.split)
-    tell_table(("split", "rows"), list(counts.items()))
-    say(f"written to {chosen.out}")
+    counts = export(args.release, args.out, format=args.format, config=args.config, split=args.split)
+    print_table(("split", "rows"), list(counts.items()))
+    log(f"written to {args.out}")
     return 0
 
 
-def _validate(chosen: argparse.Namespace) -> int:
+def _validate(args: argparse.Namespace) -> int:
     from compact_hf.dataset.validate import validate
 
-    report = validate(chosen.release)
+    report = validate(args.release)
     for problem in report.problems:
-        tell(printable(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"))
+        print_data(
+            replace_unprintable(
+                f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"
+            )
+        )
     for check, count in report.counts.items():
-        say(f"{check}: {count}")
+        log(f"{check}: {count}")
     if not report.is_valid:
-        say(f"compact: {chosen.release} is not a valid release: {sum(report.counts.values())} problems")
+        log(f"compact: {args.release} is not a valid release: {sum(report.counts.values())} problems")
         return 1
-    say(f"{chosen.release} is valid: {sum(report.rows.values())} rows")
+    log(f"{args.release} is valid: {sum(report.rows.values())} rows")
     return 0
 
 
-def _diff(chosen: argparse.Namespace) -> int:
+def _diff(args: argparse.Namespace) -> int:
     from compact_hf.dataset.diff import diff
 
-    difference = diff(chosen.old, chosen.new)
-    if chosen.json:
-        tell_json(difference.as_json())
+    difference = diff(args.old, args.new)
+    if args.json:
+        print_json(difference.to_dict())
     else:
-        tell_difference(difference)
+        print_difference(difference)
     return 0
 
 
-def tell_difference(difference: Difference) -> None:
+def print_difference(difference: Difference) -> None:
     """Put the tables of a difference on stdout and its sum on stderr."""
-    from compact_hf.dataset.diff import KINDS
+    from compact_hf.dataset.diff import CHANGE_KINDS
 
-    tell_table(
-        ("config", "split", "before", "after", *KINDS),
+    print_table(
+        ("config", "split", "before", "after", *CHANGE_KINDS),
         [
-            (*place, changes.before, changes.after, *(getattr(changes, kind) for kind in KINDS))
-            for place, changes in difference.rows.items()
+            (*key, changes.before, changes.after, *(getattr(changes, kind) for kind in CHANGE_KINDS))
+            for key, changes in difference.rows.items()
         ],
     )
-    tell_table(
+    print_table(
         ("column", "before", "after"),
-        [(name, *(one or "none" for one in of)) for name, of in difference.columns.items()],
+        [(name, *(type_name or "none" for type_name in types)) for name, types in difference.columns.items()],
     )
-    tell_table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in difference.examples.items()])
-    told = "; ".join(difference.reasons())
-    say(printable(f"{difference.old} -> {difference.new}: {told or 'nothing changed'}; a {difference.step} change"))
+    print_table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in difference.examples.items()])
+    reasons = "; ".join(difference.reasons())
+    log(
+        replace_unprintable(
+            f"{difference.old} -> {difference.new}: {reasons or 'nothing changed'}; a {difference.step} change"
+        )
+    )

@@ -6,32 +6,32 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import Bar, tell
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, print_data
+from compact_hf.cli.parser import add_command
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    demo = command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
+    demo = add_command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder; again: goes on")
     demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
     demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
 
 
-def _demo(chosen: argparse.Namespace) -> int:
+def _demo(args: argparse.Namespace) -> int:
     from compact_hf.demo.run import run_demo
 
-    bars: dict[str, Bar] = {}
+    bars: dict[str, ProgressBar] = {}
 
     def show(stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in bars:
             for bar in bars.values():
                 bar.close()
-            bars[stage] = Bar(stage)
+            bars[stage] = ProgressBar(stage)
         bars[stage].show(done, total, note)
 
-    result = run_demo(chosen.out, scenes=chosen.scenes, steps=chosen.steps, on_progress=show)
+    result = run_demo(args.out, scenes=args.scenes, steps=args.steps, on_progress=show)
     for bar in bars.values():
         bar.close()
-    tell(result.summary)
+    print_data(result.summary)
     return 0

@@ -8,22 +8,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.parser import add_command
 
 if TYPE_CHECKING:
-    from compact_hf.evaluation.evaluate import Plan
-    from compact_hf.evaluation.results_folder import Judged
+    from compact_hf.evaluation.evaluate import EvaluationPlan
+    from compact_hf.evaluation.results_folder import Evaluation
     from compact_hf.evaluation.scoring import Score
 
-_DATASET: Final = ("config", "split", "columns", "limit")
-_SERVER: Final = ("url", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
-_ASKED: Final = (*_DATASET, "matching", "swap_pictures", "batch_size", "max_new_tokens", *_SERVER)
+_DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
+_SERVER_OPTIONS: Final = ("url", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
+_EVALUATE_OPTIONS: Final = (
+    *_DATASET_OPTIONS,
+    "matching",
+    "swap_pictures",
+    "batch_size",
+    "max_new_tokens",
+    *_SERVER_OPTIONS,
+)
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    evaluate = command(
+    evaluate = add_command(
         commands,
         "evaluate",
         _evaluate,
@@ -45,21 +52,21 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new, or begun; another model is added to what is there"
     )
-    _add_dataset(evaluate)
-    _add_asking(evaluate)
-    _add_server(evaluate)
+    _add_dataset_options(evaluate)
+    _add_inference_options(evaluate)
+    _add_server_options(evaluate)
     evaluate.add_argument(
         "--dry-run", action="store_true", help="say what it will take; loads no model, asks no server"
     )
     evaluate.add_argument("--json", action="store_true", help="results.json, or the plan, on stdout")
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
+def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="NAME", help="of the data set (default: compositional, if there is one)")
     parser.add_argument("--split", metavar="NAME", help="of the data set (default: validation, else test)")
     parser.add_argument(
         "--columns",
-        type=_columns,
+        type=_parse_columns,
         metavar="question=Q,answer=A,...",
         help="what is what in a data set of one question a row: question, answer (or a list: any counts), image, k, "
         "capabilities, id",
@@ -67,7 +74,7 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="N of the questions only, drawn by their ids")
 
 
-def _add_asking(parser: argparse.ArgumentParser) -> None:
+def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match",
         dest="matching",
@@ -84,7 +91,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("of openai:NAME", "its key comes from OPENAI_API_KEY")
     server.add_argument("--url", metavar="URL", help="a server of one's own, such as http://localhost:8000/v1")
     server.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
@@ -96,52 +103,57 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
 
 
-def _evaluate(chosen: argparse.Namespace) -> int:
-    arguments = {name: getattr(chosen, name) for name in _ASKED}
-    if chosen.dry_run:
-        return _tell_plan(chosen, {name: arguments[name] for name in (*_DATASET, "batch_size", "url")})
+def _evaluate(args: argparse.Namespace) -> int:
+    options = {name: getattr(args, name) for name in _EVALUATE_OPTIONS}
+    if args.dry_run:
+        return _print_plan(args, {name: options[name] for name in (*_DATASET_OPTIONS, "batch_size", "url")})
     from compact_hf.evaluation.evaluate import evaluate
 
     # A batch system ends its jobs by SIGTERM: as good a reason to stop in good order as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Bar("answers") as bar:
-        judged = evaluate(
-            chosen.models,
-            chosen.dataset,
-            chosen.out,
+    with ProgressBar("answers") as bar:
+        evaluation = evaluate(
+            args.models,
+            args.dataset,
+            args.out,
             on_progress=bar.show,
-            on_failure=lambda line: bar.grumble(f"compact: trying again: {line}"),
-            **arguments,
+            on_failure=lambda line: bar.warn_throttled(f"compact: trying again: {line}"),
+            **options,
         )
-    for note in judged.notes:
-        say(note)
-    if chosen.json:
-        tell_json(judged.to_json())
+    for note in evaluation.notes:
+        log(note)
+    if args.json:
+        print_json(evaluation.to_json())
     else:
-        _tell_judged(judged)
-    say(f"all of it is in {chosen.out}; to look at: {chosen.out / 'report.html'}")
+        _print_evaluation(evaluation)
+    log(f"all of it is in {args.out}; to look at: {args.out / 'report.html'}")
     return 0
 
 
-def _tell_judged(judged: Judged) -> None:
-    for results in judged.results:
-        if len(judged.results) > 1:
-            tell(f"\n{results.model}")
+def _print_evaluation(evaluation: Evaluation) -> None:
+    for results in evaluation.results:
+        if len(evaluation.results) > 1:
+            print_data(f"\n{results.model}")
         rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
-        _tell_scores([*rows, *results.by_capability.items()])
-    if judged.comparisons:
-        first = judged.results[0].model
-        tell_table(
-            (f"compared with {first}", "difference", "95% interval", "McNemar's p"),
+        _print_scores([*rows, *results.by_capability.items()])
+    if evaluation.comparisons:
+        baseline = evaluation.results[0].model
+        print_table(
+            (f"compared with {baseline}", "difference", "95% interval", "McNemar's p"),
             [
-                (results.model, f"{found.difference:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", f"{found.p:.3g}")
-                for results, found in zip(judged.results[1:], judged.comparisons, strict=True)
+                (
+                    results.model,
+                    f"{comparison.difference:+.3f}",
+                    f"{comparison.low:+.3f} to {comparison.high:+.3f}",
+                    f"{comparison.p:.3g}",
+                )
+                for results, comparison in zip(evaluation.results[1:], evaluation.comparisons, strict=True)
             ],
         )
 
 
-def _tell_scores(rows: list[tuple[str, Score]]) -> None:
-    tell_table(
+def _print_scores(rows: list[tuple[str, Score]]) -> None:
+    print_table(
         ("questions", "n", "accuracy", "95% interval", "majority answer"),
         [
             (
@@ -156,30 +168,37 @@ def _tell_scores(rows: list[tuple[str, Score]]) -> None:
     )
 
 
-def _tell_plan(chosen: argparse.Namespace, arguments: dict[str, Any]) -> int:
-    from compact_hf.evaluation.evaluate import plan
+def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from compact_hf.evaluation.evaluate import plan_evaluation
 
-    found: Plan = plan(chosen.models, chosen.dataset, chosen.out, **arguments)
-    if chosen.json:
-        tell_json(asdict(found))
+    forecast: EvaluationPlan = plan_evaluation(args.models, args.dataset, args.out, **options)
+    if args.json:
+        print_json(asdict(forecast))
         return 0
-    by_k = ", ".join(f"{count:,} of k = {k}" for k, count in found.by_k.items())
-    tell(
-        f"{found.dataset}: {found.questions:,} questions about {found.pictures:,} pictures" + (f"; {by_k}" * bool(by_k))
+    by_k = ", ".join(f"{count:,} of k = {k}" for k, count in forecast.by_k.items())
+    print_data(
+        f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} pictures"
+        + (f"; {by_k}" * bool(by_k))
     )
-    for note in found.notes:
-        tell(note)
-    tell_table(
+    for note in forecast.notes:
+        print_data(note)
+    print_table(
         ("model", "answered", "to ask", "requests", "about USD"),
         [
-            (one.model, one.answered, one.to_ask, one.requests, "unknown" if one.cost is None else f"{one.cost:.2f}")
-            for one in found.models
+            (
+                model.model,
+                model.answered,
+                model.to_ask,
+                model.requests,
+                "unknown" if model.cost is None else f"{model.cost:.2f}",
+            )
+            for model in forecast.models
         ],
     )
     return 0
 
 
-def _columns(text: str) -> dict[str, str]:
+def _parse_columns(text: str) -> dict[str, str]:
     pairs = [(name.strip(), column.strip()) for name, _, column in (part.partition("=") for part in text.split(","))]
     if not all(name and column for name, column in pairs):
         raise argparse.ArgumentTypeError(f"got {text!r}; give what is what, such as question=query,answer=label")

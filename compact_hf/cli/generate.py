@@ -8,23 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import Bar, say, tell, tell_json, tell_table
-from compact_hf.cli.options import TERMS, add_terms, ks_in, shown_on
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.options import RUN_LIMIT_OPTIONS, add_run_limit_options, make_progress_callback, parse_ks
+from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
     from compact_hf.methods.compact.tables import Table
-    from compact_hf.runs.run import Standing
+    from compact_hf.runs.run import RunProgress
 
-_DATASET: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
-_ASKED: Final = ("split", "image_root", "verifier", "verifier_url", "max_edge", "seed", *TERMS)
-_WRITTEN: Final = ("teacher", "teacher_url", "strict")
+_DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
+_COMMON_OPTIONS: Final = ("split", "image_root", "verifier", "verifier_url", "max_edge", "seed", *RUN_LIMIT_OPTIONS)
+_AUGMENT_OPTIONS: Final = ("teacher", "teacher_url", "strict")
 
 
-def add_questioning(commands: Any) -> None:
+def add_annotate_and_augment(commands: Any) -> None:
     """Add these commands to the parser."""
-    annotate = command(
+    annotate = add_command(
         commands,
         "annotate",
         _annotate,
@@ -32,7 +32,7 @@ def add_questioning(commands: Any) -> None:
         "compact annotate llava_v1_5_mix665k.json --image-root pool --out run --limit 500",
     )
     annotate.add_argument("--json", action="store_true", help="for machines")
-    augment = command(
+    augment = add_command(
         commands,
         "augment",
         _augment,
@@ -44,69 +44,73 @@ def add_questioning(commands: Any) -> None:
     augment.add_argument(
         "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
     )
-    for parser, judge in ((annotate, "gemini"), (augment, "the teacher")):
-        _add_common(parser, judge)
+    for parser, default_verifier in ((annotate, "gemini"), (augment, "the teacher")):
+        _add_common_options(parser, default_verifier)
 
 
-def _add_common(parser: argparse.ArgumentParser, judge: str) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help=_DATASET)
+def _add_common_options(parser: argparse.ArgumentParser, default_verifier: str) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help=_DATASET_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
     parser.add_argument("--split", metavar="NAME", help="one split of it (default: all)")
     parser.add_argument("--image-root", metavar="DIR", help="where a JSON file's paths start (default: beside it)")
-    parser.add_argument("--verifier", metavar="NAME[:MODEL]", help=f"who judges (default: {judge})")
+    parser.add_argument("--verifier", metavar="NAME[:MODEL]", help=f"who judges (default: {default_verifier})")
     parser.add_argument("--verifier-url", metavar="URL", help="another server of the verifier's protocol")
     parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
     parser.add_argument(
         "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
     )
-    add_terms(parser)
+    add_run_limit_options(parser)
 
 
-def _annotate(chosen: argparse.Namespace) -> int:
-    from compact_hf.methods.annotate.annotate import FILE_NAME, annotate, summary_parts
+def _annotate(args: argparse.Namespace) -> int:
+    from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate, format_summary
 
-    with Bar("pictures") as bar:
-        found = annotate(chosen.dataset, chosen.out, **_settings(chosen, bar, _ASKED))
-    if chosen.json:
-        tell_json(asdict(found))
+    with ProgressBar("pictures") as bar:
+        summary = annotate(args.dataset, args.out, **_settings(args, bar, _COMMON_OPTIONS))
+    if args.json:
+        print_json(asdict(summary))
         return 0
-    for part in summary_parts(found):
+    for part in format_summary(summary):
         if isinstance(part, str):
-            tell(part)
+            print_data(part)
         else:
-            tell_table(part.head, part.rows)
-    say(f'all of it: load_dataset("parquet", data_files="{chosen.out / FILE_NAME}")')
+            print_table(part.head, part.rows)
+    log(f'all of it: load_dataset("parquet", data_files="{args.out / ANNOTATIONS_FILE}")')
     return 0
 
 
-def _augment(chosen: argparse.Namespace) -> int:
+def _augment(args: argparse.Namespace) -> int:
     from compact_hf.methods.augment.augment import augment
 
-    with Bar("pictures") as bar:
-        standing = augment(chosen.dataset, chosen.out, **_settings(chosen, bar, (*_ASKED, *_WRITTEN)))
-    say(
-        f"{standing.kept} of {standing.finished} pictures kept, {standing.accepted} questions accepted; next: "
-        f"compact status {chosen.out}, compact assemble {chosen.out} --out release --version 1.0.0"
+    with ProgressBar("pictures") as bar:
+        progress = augment(args.dataset, args.out, **_settings(args, bar, (*_COMMON_OPTIONS, *_AUGMENT_OPTIONS)))
+    log(
+        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
+        f"compact status {args.out}, compact assemble {args.out} --out release --version 1.0.0"
     )
     return 0
 
 
-def _settings(chosen: argparse.Namespace, bar: Bar, names: tuple[str, ...]) -> dict[str, Any]:
-    given = {name: getattr(chosen, name) for name in names}
-    return {**given, "on_progress": shown_on(bar), "on_wait": lambda line: bar.note(f"compact: {line}")}
+def _settings(args: argparse.Namespace, bar: ProgressBar, names: tuple[str, ...]) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in names}
+    return {
+        **options,
+        "on_progress": make_progress_callback(bar),
+        "on_wait": lambda line: bar.log_note(f"compact: {line}"),
+    }
 
 
-_PLANNED: Final = (
+_PLAN_OPTIONS: Final = (
     *("teacher", "verifier", "ks", "preset", "strict", "max_edge", "seed", "shard", "limit"),
     *("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out"),
 )
 """What decides how much is asked, and of which run."""
-_MORE: Final = ("teacher_url", "verifier_url", "noise")
+_OTHER_OPTIONS: Final = ("teacher_url", "verifier_url", "noise")
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    generate = command(
+    generate = add_command(
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
     )
     generate.add_argument(
@@ -124,7 +128,7 @@ def add(commands: Any) -> None:
     generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
     generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
     generate.add_argument(
-        "--k", dest="ks", type=ks_in, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
+        "--k", dest="ks", type=parse_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
     )
     generate.add_argument(
         "--preset",
@@ -138,7 +142,7 @@ def add(commands: Any) -> None:
     generate.add_argument(
         "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
     )
-    add_terms(generate)
+    add_run_limit_options(generate)
     generate.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
     generate.add_argument("--shard", metavar="I/N", help="the I-th of N parts only; numbers are those of all parts")
     generate.add_argument(
@@ -149,70 +153,70 @@ def add(commands: Any) -> None:
         "--noise", type=float, default=0.0, metavar="SHARE", help="faults that the teacher scenes plants, 0 to 1"
     )
 
-    status = command(commands, "status", _status, "what a run has done so far", "compact status run")
+    status = add_command(commands, "status", _status, "what a run has done so far", "compact status run")
     status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
     status.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
     status.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
     status.add_argument("--json", action="store_true", help="for machines")
 
 
-def _generate(chosen: argparse.Namespace) -> int:
-    settings = {name: getattr(chosen, name) for name in (*_PLANNED, *_MORE)}
-    if chosen.runner == "ray" and (chosen.shards is None or chosen.shard is not None):
+def _generate(args: argparse.Namespace) -> int:
+    settings = {name: getattr(args, name) for name in (*_PLAN_OPTIONS, *_OTHER_OPTIONS)}
+    if args.runner == "ray" and (args.shards is None or args.shard is not None):
         raise UsageError("--runner ray cuts the run itself: give --shards N, and no --shard")
-    if chosen.runner == "local" and chosen.shards is not None:
+    if args.runner == "local" and args.shards is not None:
         raise UsageError("--shards N needs --runner ray; for one part of a run on this machine give --shard I/N")
-    if chosen.dry_run:
-        return _plan(chosen.source, chosen.out, {name: settings[name] for name in _PLANNED})
-    with Bar("pictures") as bar:
-        standing = _generated(chosen, settings, bar)
-    say(
-        f"{standing.kept} of {standing.finished} pictures kept, {standing.accepted} questions accepted; next: "
-        f"compact status {chosen.out}, compact assemble {chosen.out} --out release --version 1.0.0"
+    if args.dry_run:
+        return _print_plan(args.source, args.out, {name: settings[name] for name in _PLAN_OPTIONS})
+    with ProgressBar("pictures") as bar:
+        progress = _run_generation(args, settings, bar)
+    log(
+        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
+        f"compact status {args.out}, compact assemble {args.out} --out release --version 1.0.0"
     )
     return 0
 
 
-def _generated(chosen: argparse.Namespace, settings: dict[str, Any], bar: Bar) -> Standing:
+def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: ProgressBar) -> RunProgress:
     from compact_hf.methods.compact.generate import generate
 
-    if chosen.runner == "ray":
+    if args.runner == "ray":
         from compact_hf.runs.ray import generate_on_ray
 
         del settings["shard"]
         return generate_on_ray(
-            generate, chosen.source, chosen.out, shards=chosen.shards, on_progress=shown_on(bar), **settings
+            generate, args.source, args.out, shards=args.shards, on_progress=make_progress_callback(bar), **settings
         )
 
-    def wait(line: str) -> None:
-        bar.note(f"compact: {line}")
+    def log_wait(line: str) -> None:
+        bar.log_note(f"compact: {line}")
 
-    return generate(chosen.source, chosen.out, on_progress=shown_on(bar), on_wait=wait, **settings)
+    return generate(args.source, args.out, on_progress=make_progress_callback(bar), on_wait=log_wait, **settings)
 
 
-def _plan(source: str, out: Path, settings: dict[str, Any]) -> int:
-    from compact_hf.methods.compact.dry_run import plan
-    from compact_hf.methods.compact.tables import forecast_parts
+def _print_plan(source: str, out: Path, settings: dict[str, Any]) -> int:
+    from compact_hf.methods.compact.dry_run import dry_run
+    from compact_hf.methods.compact.tables import format_forecast
 
-    _tell_parts(forecast_parts(plan(source, out, **settings)))
+    _print_parts(format_forecast(dry_run(source, out, **settings)))
     return 0
 
 
-def _status(chosen: argparse.Namespace) -> int:
+def _status(args: argparse.Namespace) -> int:
     from compact_hf.methods.compact.status import status
-    from compact_hf.methods.compact.tables import status_parts
+    from compact_hf.methods.compact.tables import format_status
 
-    found = status(chosen.run_folder, price_in=chosen.price_in, price_out=chosen.price_out)
-    if chosen.json:
-        tell_json(asdict(found))
+    run_status = status(args.run_folder, price_in=args.price_in, price_out=args.price_out)
+    if args.json:
+        print_json(asdict(run_status))
         return 0
-    _tell_parts(status_parts(found))
+    _print_parts(format_status(run_status))
     return 0
 
 
-def _tell_parts(parts: Iterator[str | Table]) -> None:
+def _print_parts(parts: Iterator[str | Table]) -> None:
     for part in parts:
         if isinstance(part, str):
-            tell(part)
+            print_data(part)
         else:
-            tell_table(part.head, part.rows)
+            print_table(part.head, part.rows)

@@ -24,7 +24,7 @@ from compact_hf.cli import (
     publish,
     tune,
 )
-from compact_hf.cli.console import end_of_data, say, silence
+from compact_hf.cli.console import flush_data, log, silence
 from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError
 
@@ -44,21 +44,21 @@ _EXTRAS: Final = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     # At every import, also by those who never quantize, it says that it has no such kernel for CPUs.
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
-    chosen = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     try:
-        status: int = chosen.run(chosen)
-        end_of_data()
+        status: int = args.run(args)
+        flush_data()
     except CompactError as error:
-        if chosen.debug:
+        if args.debug:
             raise
-        say(f"compact: {error}")
+        log(f"compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        say("compact: interrupted; what was finished is kept, run the same command again")
+        log("compact: interrupted; what was finished is kept, run the same command again")
         return 3
     except BrokenPipeError:
         # Whoever read stdout has had enough (`| head`).
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if chosen.debug or package not in _EXTRAS:
+        if args.debug or package not in _EXTRAS:
             raise
-        say(f"compact: this needs {package}, which is not installed; pip install 'compact_hf[{_EXTRAS[package]}]'")
+        log(f"compact: this needs {package}, which is not installed; pip install 'compact_hf[{_EXTRAS[package]}]'")
         return 1
     return status
 
@@ -85,7 +85,7 @@ def _parser() -> Parser:
     for add in (
         demo.add,
         generate.add,
-        generate.add_questioning,
+        generate.add_annotate_and_augment,
         dataset.add,
         publish.add,
         dataset.add_show,

@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.cli.console import Bar
+from compact_hf.cli.console import ProgressBar
 
 if TYPE_CHECKING:
-    from compact_hf.runs.run import Standing
+    from compact_hf.runs.run import RunProgress
 
-TERMS: Final = ("limit", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
-"""The names under which `add_terms` leaves what was given."""
+RUN_LIMIT_OPTIONS: Final = ("limit", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
+"""The names under which `add_run_limit_options` leaves what was given."""
 
 
-def add_terms(parser: argparse.ArgumentParser) -> None:
+def add_run_limit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that are free to change when a run goes on."""
     parser.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
     parser.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
@@ -27,21 +27,21 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
 
 
-def shown_on(bar: Bar) -> Callable[[Standing], None]:
+def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
     """Return what shows a run's standing on a bar, and each new failure above it."""
     failures = 0
 
-    def show(standing: Standing) -> None:
+    def show(progress: RunProgress) -> None:
         nonlocal failures
-        if standing.failures > failures:
-            failures = standing.failures
-            bar.grumble(f"compact: trying again: {standing.last_failure}")
-        bar.show(standing.finished, standing.pictures, f"{standing.accepted} questions")
+        if progress.failures > failures:
+            failures = progress.failures
+            bar.warn_throttled(f"compact: trying again: {progress.last_failure}")
+        bar.show(progress.finished, progress.images, f"{progress.accepted} questions")
 
     return show
 
 
-def ks_in(text: str) -> tuple[int, ...]:
+def parse_ks(text: str) -> tuple[int, ...]:
     """Return the ks of an option, `1,2,3`."""
     try:
         return tuple(int(part) for part in text.split(","))

@@ -18,19 +18,19 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As the base class, but what it does not know is an error here, where the options are known."""
-        known, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            meant = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-        return known, unknown
+            suggestion = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """As the base class, with the nearest of the choices where the message names them."""
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
-        super().error(message + (did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""))
+        match = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
+        super().error(message + (did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""))
 
 
-def command(
+def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, example: str
 ) -> argparse.ArgumentParser:
     """Add a command and return its parser; `run` carries it out and returns the exit status."""

@@ -6,22 +6,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import bars_on_a_terminal, say, tell, tell_table
-from compact_hf.cli.dataset import tell_difference
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import configure_hub_progress_bars, log, print_data, print_table
+from compact_hf.cli.dataset import print_difference
+from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
-    from compact_hf.hub.push import Pushed
+    from compact_hf.hub.push import PushResult
 
-_OF_MODELS: Final = ("version", "base", "results", "license")
-_OF_SPACES: Final = ("wheel",)
+_MODEL_OPTIONS: Final = ("version", "base", "results", "license")
+_SPACE_OPTIONS: Final = ("wheel",)
 
 
 def add(commands: Any) -> None:
     """Add this command to the parser."""
-    publish = command(
+    publish = add_command(
         commands,
         "publish",
         _publish,
@@ -43,77 +43,80 @@ def add(commands: Any) -> None:
     space.add_argument("--wheel", type=Path, metavar="FILE", help="this package, where the index does not have it")
 
 
-def _publish(chosen: argparse.Namespace) -> int:
-    from compact_hf.hub.space import holds_space
-    from compact_hf.models.loading import holds_model
+def _publish(args: argparse.Namespace) -> int:
+    from compact_hf.hub.space import is_space_directory
+    from compact_hf.models.loading import has_model
 
-    bars_on_a_terminal()
-    is_model = holds_model(chosen.folder)
-    is_space = not is_model and holds_space(chosen.folder)
-    for kind, does_hold, names in (("model or adapter", is_model, _OF_MODELS), ("Space", is_space, _OF_SPACES)):
-        given = [f"--{name}" for name in names if getattr(chosen, name) is not None]
-        if given and not does_hold:
-            raise UsageError(f"{chosen.folder} holds no {kind}, and only those take {', '.join(given)}")
-    return (_publish_model if is_model else _publish_space if is_space else _publish_release)(chosen)
+    configure_hub_progress_bars()
+    is_model = has_model(args.folder)
+    is_space = not is_model and is_space_directory(args.folder)
+    for kind, is_kind, names in (("model or adapter", is_model, _MODEL_OPTIONS), ("Space", is_space, _SPACE_OPTIONS)):
+        options = [f"--{name}" for name in names if getattr(args, name) is not None]
+        if options and not is_kind:
+            raise UsageError(f"{args.folder} holds no {kind}, and only those take {', '.join(options)}")
+    return (_publish_model if is_model else _publish_space if is_space else _publish_release)(args)
 
 
-def _publish_release(chosen: argparse.Namespace) -> int:
+def _publish_release(args: argparse.Namespace) -> int:
     from compact_hf.dataset.publish import publish
 
-    published = publish(
-        chosen.folder, chosen.repository, private=chosen.private, dry_run=chosen.dry_run, on_progress=say
-    )
-    code = f"load_dataset({chosen.repository!r}, revision={published.tag!r})"
-    return _tell(published.files, published.pushed, published.tag, code=code, difference=published.difference)
+    result = publish(args.folder, args.repository, private=args.private, dry_run=args.dry_run, on_progress=log)
+    code = f"load_dataset({args.repository!r}, revision={result.tag!r})"
+    return _print_result(result.files, result.pushed, result.tag, code=code, difference=result.difference)
 
 
-def _publish_model(chosen: argparse.Namespace) -> int:
+def _publish_model(args: argparse.Namespace) -> int:
     from compact_hf.training.publish import publish_model
 
-    published = publish_model(
-        chosen.folder,
-        chosen.repository,
-        version=chosen.version,
-        base=chosen.base,
-        results=chosen.results,
-        license=chosen.license,
-        private=chosen.private,
-        dry_run=chosen.dry_run,
-        on_progress=say,
+    result = publish_model(
+        args.folder,
+        args.repository,
+        version=args.version,
+        base=args.base,
+        results=args.results,
+        license=args.license,
+        private=args.private,
+        dry_run=args.dry_run,
+        on_progress=log,
     )
-    if published.base_revision:
-        say(f"its base is {published.base} at {published.base_revision}")
-    code = f'pipeline("image-text-to-text", model="{chosen.repository}")'
-    return _tell(published.files, published.pushed, published.tag or "main", code=code)
+    if result.base_revision:
+        log(f"its base is {result.base} at {result.base_revision}")
+    code = f'pipeline("image-text-to-text", model="{args.repository}")'
+    return _print_result(result.files, result.pushed, result.tag or "main", code=code)
 
 
-def _publish_space(chosen: argparse.Namespace) -> int:
+def _publish_space(args: argparse.Namespace) -> int:
     from compact_hf.hub.space import publish_space
 
-    published = publish_space(
-        chosen.folder,
-        chosen.repository,
-        wheel=chosen.wheel,
-        private=chosen.private,
-        dry_run=chosen.dry_run,
-        on_progress=say,
+    result = publish_space(
+        args.folder,
+        args.repository,
+        wheel=args.wheel,
+        private=args.private,
+        dry_run=args.dry_run,
+        on_progress=log,
     )
-    if published.from_index:
-        say(f"it takes {published.from_index} from the package index; where that does not have it, give --wheel FILE")
-    return _tell(published.files, published.pushed, "the Space")
+    if result.index_package:
+        log(f"it takes {result.index_package} from the package index; where that does not have it, give --wheel FILE")
+    return _print_result(result.files, result.push_result, "the Space")
 
 
-def _tell(
-    files: dict[str, int], pushed: Pushed | None, name: str, *, code: str = "", difference: Difference | None = None
+def _print_result(
+    files: dict[str, int],
+    push_result: PushResult | None,
+    name: str,
+    *,
+    code: str = "",
+    difference: Difference | None = None,
 ) -> int:
     """Tell where it is now and which code goes on from there; after a dry run, what would be there."""
-    if pushed is None:
-        tell_table(("file", "bytes"), list(files.items()))
+    if push_result is None:
+        print_table(("file", "bytes"), list(files.items()))
         if difference:
-            tell_difference(difference)
-        say(f"{name} would be {len(files)} files, {sum(files.values()):,} bytes")
+            print_difference(difference)
+        log(f"{name} would be {len(files)} files, {sum(files.values()):,} bytes")
         return 0
     if code:
-        say(f"next: in Python: {code}")
-    tell(pushed.url)
+        log(f"next: in Python: {code}")
+    print_data(push_result.url)
     return 0

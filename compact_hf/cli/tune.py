@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import Bar, bars_on_a_terminal, say, tell, tell_json, tell_table
-from compact_hf.cli.parser import command
+from compact_hf.cli.console import ProgressBar, configure_hub_progress_bars, log, print_data, print_json, print_table
+from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 
@@ -19,51 +19,53 @@ def add_recipe(commands: Any) -> None:
     recipe = commands.add_parser(
         "recipe", help=purpose, description=purpose, epilog="example: compact recipe list", allow_abbrev=False
     )
-    verbs = recipe.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listed = command(verbs, "list", _list, "their names and what they are for", "compact recipe list")
-    listed.add_argument("--json", action="store_true", help="as JSON")
-    show = command(verbs, "show", _show, "print one: a YAML for trl sft", "compact recipe show llava15-7b-lora")
-    show.add_argument("name", metavar="NAME", help="of the list")
-    copy = command(
-        verbs,
+    subcommands = recipe.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    list_parser = add_command(subcommands, "list", _list, "their names and what they are for", "compact recipe list")
+    list_parser.add_argument("--json", action="store_true", help="as JSON")
+    show_parser = add_command(
+        subcommands, "show", _show, "print one: a YAML for trl sft", "compact recipe show llava15-7b-lora"
+    )
+    show_parser.add_argument("name", metavar="NAME", help="of the list")
+    copy_parser = add_command(
+        subcommands,
         "copy",
         _copy,
         "write one and the chat template side by side, to change them or for another base",
         "compact recipe copy llava15-7b-lora-1gpu --out mine --model org/base",
     )
-    copy.add_argument("name", metavar="NAME", help="of the list")
-    copy.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="a folder (default: this one)")
-    copy.add_argument("--model", metavar="ID", help="the base to start from: a repository or a folder")
+    copy_parser.add_argument("name", metavar="NAME", help="of the list")
+    copy_parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="a folder (default: this one)")
+    copy_parser.add_argument("--model", metavar="ID", help="the base to start from: a repository or a folder")
 
 
-def _list(chosen: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from compact_hf.training.recipes import recipe_names, recipe_purpose
 
     purposes = {name: recipe_purpose(name) for name in recipe_names()}
-    if chosen.json:
-        tell_json(purposes)
+    if args.json:
+        print_json(purposes)
     else:
-        tell_table(("recipe", "what it is for"), list(purposes.items()))
+        print_table(("recipe", "what it is for"), list(purposes.items()))
     return 0
 
 
-def _show(chosen: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from compact_hf.training.recipes import recipe_path
 
-    tell(recipe_path(chosen.name).read_text(encoding="utf-8").rstrip())
+    print_data(recipe_path(args.name).read_text(encoding="utf-8").rstrip())
     return 0
 
 
-def _copy(chosen: argparse.Namespace) -> int:
+def _copy(args: argparse.Namespace) -> int:
     from compact_hf.training.recipes import copy_recipe
 
-    copy = copy_recipe(chosen.name, chosen.out, model=chosen.model)
-    say(f"the chat template is in {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
-    tell(str(copy.recipe))
+    copy = copy_recipe(args.name, args.out, model=args.model)
+    log(f"the chat template is in {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
+    print_data(str(copy.recipe))
     return 0
 
 
-_MEGA = 1_000_000
+_MEGABYTE = 1_000_000
 
 
 def add_base(commands: Any) -> None:
@@ -76,22 +78,26 @@ def add_base(commands: Any) -> None:
         epilog="example: compact base assemble --out base",
         allow_abbrev=False,
     )
-    ones = base.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    assemble = command(
-        ones,
+    subcommands = base.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    assemble = add_command(
+        subcommands,
         "assemble",
         _assemble,
         "put a LLaVA-1.5 together as it is before instruction tuning, from Vicuna, CLIP and the pre-trained projector",
         "compact base assemble --out llava-base",
     )
     assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or the same base")
-    place = "a folder, or ORG/NAME[@REVISION] on the Hub"
-    assemble.add_argument("--language-model", metavar="PLACE", help=f"a Llama: {place} (default: lmsys/vicuna-7b-v1.5)")
+    location = "a folder, or ORG/NAME[@REVISION] on the Hub"
     assemble.add_argument(
-        "--vision-tower", metavar="PLACE", help=f"a CLIP: {place} (default: openai/clip-vit-large-patch14-336)"
+        "--language-model", metavar="PLACE", help=f"a Llama: {location} (default: lmsys/vicuna-7b-v1.5)"
     )
     assemble.add_argument(
-        "--projector", metavar="PLACE", help=f"mm_projector.bin, or {place} with it (default: LLaVA-1.5's for the two)"
+        "--vision-tower", metavar="PLACE", help=f"a CLIP: {location} (default: openai/clip-vit-large-patch14-336)"
+    )
+    assemble.add_argument(
+        "--projector",
+        metavar="PLACE",
+        help=f"mm_projector.bin, or {location} with it (default: LLaVA-1.5's for the two)",
     )
     assemble.add_argument(
         "--dtype",
@@ -104,35 +110,36 @@ def add_base(commands: Any) -> None:
     assemble.add_argument("--dry-run", action="store_true", help="look the parts up and say what it would take, only")
 
 
-def _assemble(chosen: argparse.Namespace) -> int:
+def _assemble(args: argparse.Namespace) -> int:
     from compact_hf.models.llava.assemble import assemble_base
 
-    bars_on_a_terminal()
-    given = {
-        "language_model": chosen.language_model,
-        "vision_tower": chosen.vision_tower,
-        "projector": chosen.projector,
+    configure_hub_progress_bars()
+    sources = {
+        "language_model": args.language_model,
+        "vision_tower": args.vision_tower,
+        "projector": args.projector,
     }
-    with Bar("megabytes written") as bar:
-        assembled = assemble_base(
-            chosen.out,
-            **{name: place for name, place in given.items() if place is not None},
-            dtype=chosen.dtype,
-            push_to=chosen.push,
-            private=chosen.private,
-            dry_run=chosen.dry_run,
-            on_note=bar.note,
-            on_progress=lambda done, total: bar.show(done // _MEGA, total // _MEGA),
+    with ProgressBar("megabytes written") as bar:
+        result = assemble_base(
+            args.out,
+            **{name: source for name, source in sources.items() if source is not None},
+            dtype=args.dtype,
+            push_to=args.push,
+            private=args.private,
+            dry_run=args.dry_run,
+            on_note=bar.log_note,
+            on_progress=lambda done, total: bar.show(done // _MEGABYTE, total // _MEGABYTE),
         )
-    if chosen.dry_run:
-        tell_table(("part",), [(part,) for part in assembled.parts])
-        say(
-            f"{assembled.out} would be at most {-(-assembled.room.out // _MEGA)} MB with {assembled.rows} rows of "
-            f"vocabulary; to download: {-(-assembled.room.download // _MEGA)} MB"
+    if args.dry_run:
+        print_table(("part",), [(part,) for part in result.parts])
+        log(
+            f"{result.out} would be at most {-(-result.disk_space.output_bytes // _MEGABYTE)} MB with "
+            f"{result.vocab_size} rows of "
+            f"vocabulary; to download: {-(-result.disk_space.download_bytes // _MEGABYTE)} MB"
         )
         return 0
-    say(f"next: compact tune RECIPE --model_name_or_path {chosen.push or assembled.out}")
-    tell(assembled.pushed.url if assembled.pushed else str(assembled.out))
+    log(f"next: compact tune RECIPE --model_name_or_path {args.push or result.out}")
+    print_data(result.pushed.url if result.pushed else str(result.out))
     return 0
 
 
@@ -140,7 +147,7 @@ def add_adapter(commands: Any) -> None:
     """Add these commands to the parser."""
     purpose = "what to do with a LoRA adapter"
     adapter = commands.add_parser("adapter", help=purpose, description=purpose, allow_abbrev=False)
-    merge = command(
+    merge = add_command(
         adapter.add_subparsers(title="commands", metavar="COMMAND", required=True),
         "merge",
         _merge,
@@ -154,18 +161,18 @@ def add_adapter(commands: Any) -> None:
     )
 
 
-def _merge(chosen: argparse.Namespace) -> int:
+def _merge(args: argparse.Namespace) -> int:
     from compact_hf.training.merge_adapter import merge_adapter
 
-    out = merge_adapter(chosen.adapter, chosen.out, base=chosen.base, on_progress=say)
-    say(f"next: compact publish {out} ORG/NAME")
-    tell(str(out))
+    out = merge_adapter(args.adapter, args.out, base=args.base, on_progress=log)
+    log(f"next: compact publish {out} ORG/NAME")
+    print_data(str(out))
     return 0
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    tune = command(
+    tune = add_command(
         commands,
         "tune",
         _tune,
@@ -189,44 +196,44 @@ def _add_tune_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tune(chosen: argparse.Namespace) -> int:
+def _tune(args: argparse.Namespace) -> int:
     from compact_hf.training.train import tune
 
     # What stands behind RECIPE is TRL's, but for our own options, which may stand there too.
-    own = argparse.ArgumentParser(prog="compact tune RECIPE", allow_abbrev=False)
-    own.add_argument("--debug", action="store_true", help="show tracebacks")
-    _add_tune_options(own)
-    chosen, settings = own.parse_known_args(chosen.settings, namespace=chosen)
-    arguments: dict[str, Any] = {
-        "overrides": _overrides(settings),
-        "revision": chosen.revision,
-        "projector_learning_rate": chosen.projector_lr,
+    options_parser = argparse.ArgumentParser(prog="compact tune RECIPE", allow_abbrev=False)
+    options_parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    _add_tune_options(options_parser)
+    args, settings = options_parser.parse_known_args(args.settings, namespace=args)
+    options: dict[str, Any] = {
+        "overrides": _parse_overrides(settings),
+        "revision": args.revision,
+        "projector_learning_rate": args.projector_lr,
     }
-    if chosen.dry_run:
-        return _tell_plan(chosen.recipe, arguments, as_json=chosen.json)
-    if chosen.json:
+    if args.dry_run:
+        return _print_plan(args.recipe, options, as_json=args.json)
+    if args.json:
         raise UsageError("--json goes with --dry-run; of training, training.json in output_dir tells")
     # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    result = tune(chosen.recipe, on_line=say, **arguments)
-    took = "finished before, nothing was done" if result.resumed else f"in {result.seconds:.0f} s"
-    say(f"{result.steps} steps, {took}")
-    say(f"next: compact evaluate {result.output_dir} scenes:200 --out results")
-    tell(str(result.output_dir))
+    result = tune(args.recipe, on_line=log, **options)
+    duration = "finished before, nothing was done" if result.was_finished else f"in {result.seconds:.0f} s"
+    log(f"{result.steps} steps, {duration}")
+    log(f"next: compact evaluate {result.output_dir} scenes:200 --out results")
+    print_data(str(result.output_dir))
     return 0
 
 
-def _tell_plan(recipe: str, arguments: dict[str, Any], *, as_json: bool) -> int:
+def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
     from compact_hf.training.dry_run import dry_run
 
-    plan = dry_run(recipe, **arguments)
+    plan = dry_run(recipe, **options)
     if as_json:
-        tell_json(plan.to_json())
+        print_json(plan.to_json())
         return 0
-    memory, own_rate = plan.memory, plan.projector_learning_rate
+    memory, projector_rate = plan.memory, plan.projector_learning_rate
     parts = {name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations")}
     dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped.items())
-    tell_table(
+    print_table(
         ("", ""),
         [
             ("rows", f"{plan.rows:,}" + (f"; dropped: {dropped}" if dropped else "")),
@@ -235,7 +242,10 @@ def _tell_plan(recipe: str, arguments: dict[str, Any], *, as_json: bool) -> int:
             ("tokens an epoch", f"{plan.image_tokens:,} of pictures, {plan.text_tokens:,} of text"),
             ("learnt of these", f"{plan.answer_tokens:,}; {plan.padding:.1%} padding besides"),
             ("parameters", f"{memory.trained / 1e6:,.1f} M trained of {memory.parameters / 1e6:,.1f} M"),
-            ("learning rate", f"{plan.learning_rate:g}" + (f", projector {own_rate:g}" if own_rate else "")),
+            (
+                "learning rate",
+                f"{plan.learning_rate:g}" + (f", projector {projector_rate:g}" if projector_rate else ""),
+            ),
             ("memory a device", f"about {memory.total / 1e9:.3g} GB, besides CUDA's own and a tenth of air"),
             *((f"  {name}", f"{size / 1e9:.3g} GB") for name, size in parts.items()),
             ("data set's commit", plan.dataset_revision or "none: a folder"),
@@ -245,7 +255,7 @@ def _tell_plan(recipe: str, arguments: dict[str, Any], *, as_json: bool) -> int:
     return 0
 
 
-def _overrides(settings: Sequence[str]) -> dict[str, str]:
+def _parse_overrides(settings: Sequence[str]) -> dict[str, str]:
     pairs = dict(zip(settings[::2], settings[1::2], strict=False))
     if len(settings) % 2 or not all(name.startswith("--") for name in pairs):
         raise UsageError(f"got the settings {' '.join(settings)!r}; give them as trl sft takes them: --name value")

@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from compact_hf.dataset.exclusions import Exclusions, Hygiene, ids_in, pictures_of
-from compact_hf.dataset.image_similarity import Seen, checked_distance
-from compact_hf.dataset.instruction import instruction_rows as sampled_rows
-from compact_hf.dataset.provenance import making_of
-from compact_hf.dataset.schema import split_of
-from compact_hf.dataset.selection import Selection, chosen, questions_of, selected
-from compact_hf.dataset.stats import Facts
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_images, read_ids
+from compact_hf.dataset.image_similarity import ImageCache, check_distance
+from compact_hf.dataset.instruction import sample_instruction_rows as sampled_rows
+from compact_hf.dataset.provenance import read_provenance
+from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.selection import Selection, apply_selection, group_questions, select_questions
+from compact_hf.dataset.stats import DatasetStats
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
 
 INSTRUCTION_FRACTION: Final = 0.05
@@ -52,7 +52,7 @@ def assemble(
     license: str | None = None,
     on_balance: Callable[[Balance], None] = lambda balance: None,
     on_note: Callable[[str], None] = lambda told: None,
-) -> Facts:
+) -> DatasetStats:
     """Write one release of the conversations in the runs and a sample of an instruction file.
 
     Args:
@@ -97,65 +97,71 @@ def assemble(
         SourceError: pictures are gone.
         ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
     """
-    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-    if not folders:
+    run_directories = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not run_directories:
         raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
     options = {
         "--image-root": image_root,
         "--instruction-fraction": instruction_fraction,
         "--instruction-rows": instruction_rows,
     }
-    given = [name for name, value in options.items() if value is not None]
-    if instruction is None and given:
-        raise UsageError(f"{given[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
+    used_options = [name for name, value in options.items() if value is not None]
+    if instruction is None and used_options:
+        raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
     if instruction_fraction is None and instruction_rows is None:
         instruction_fraction = INSTRUCTION_FRACTION
     if image_license is not None and not _LICENSE.fullmatch(image_license):
         raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
-    distance = None if group_similar is None else checked_distance(group_similar)
-    ids = frozenset[str]() if exclude_ids is None else ids_in(Path(exclude_ids))
+    distance = None if group_similar is None else check_distance(group_similar)
+    ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
 
-    seen = Seen(folders[0])
+    image_cache = ImageCache(run_directories[0])
     held_out: set[str] = set()
-    sampled: Iterator[Row | Reject] = iter(())
+    instruction_sample: Iterator[Row | Reject] = iter(())
     if instruction is not None:  # refuses a wrong file at once, reads it after the runs, when `held_out` is complete
-        sampled = sampled_rows(
+        instruction_sample = sampled_rows(
             Path(instruction),
             image_root=Path(image_root or Path(instruction).parent),
             seed=seed,
             rows=instruction_rows,
             fraction=instruction_fraction,
             held_out=held_out,
-            seen=seen,
+            image_cache=image_cache,
         )
-    benchmarks = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
+    excluded_datasets = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
 
-    def conversations(told: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
-        return conversation_rows(folders, max_similarity=max_similarity, balance=balance, on_balance=told)
+    def iter_conversations(callback: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
+        return iter_conversation_rows(
+            run_directories, max_similarity=max_similarity, balance=balance, on_balance=callback
+        )
 
-    def compositional(hygiene: Hygiene) -> Iterator[Row | Reject]:
+    def iter_compositional(row_filter: RowFilter) -> Iterator[Row | Reject]:
         if select is None:
-            return hygiene.kept(conversations(on_balance))
-        taken = chosen(questions_of(hygiene.kept(conversations())), select)
-        return selected(hygiene.kept(conversations(on_balance)), taken)
+            return row_filter.apply(iter_conversations(on_balance))
+        positions_by_image = select_questions(group_questions(row_filter.apply(iter_conversations())), select)
+        return apply_selection(row_filter.apply(iter_conversations(on_balance)), positions_by_image)
 
-    def rows() -> Iterator[Row | Reject]:
-        excluded = pictures_of([str(each) for each in benchmarks]) if benchmarks else None
-        hygiene = Hygiene(Exclusions(ids, excluded), seen, distance=distance)
-        hygiene.compare(conversations)
-        for row in compositional(hygiene):
-            if isinstance(row, Row) and row.image_id and split_of(row.k, row.image_id) == "validation":
+    def iter_rows() -> Iterator[Row | Reject]:
+        excluded_images = (
+            read_excluded_images([str(dataset) for dataset in excluded_datasets]) if excluded_datasets else None
+        )
+        row_filter = RowFilter(Exclusions(ids, excluded_images), image_cache, distance=distance)
+        row_filter.compare_images(iter_conversations)
+        for row in iter_compositional(row_filter):
+            if isinstance(row, Row) and row.image_id and get_split(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
-        yield from hygiene.kept(sampled)
-        for note in hygiene.notes():
+        yield from row_filter.apply(instruction_sample)
+        for note in row_filter.notes():
             on_note(note)
 
-    making = replace(making_of(folders), selected=select.told() if select else ())
-    return write(_licensed(rows(), image_license), Path(out), version=version, license=license, making=making)
+    provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
+    return write_dataset(
+        _fill_licenses(iter_rows(), image_license), Path(out), version=version, license=license, provenance=provenance
+    )
 
 
-def _licensed(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
+def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
     """Give the pictures of conversations a licence where nobody said one."""
     for row in rows:
         if license is not None and isinstance(row, Row) and row.k is not None and row.image_license == "unknown":

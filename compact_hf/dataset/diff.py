@@ -26,14 +26,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from compact_hf.dataset.card import CARD, header_in
-from compact_hf.dataset.reader import Folder, Held, held, of_file
-from compact_hf.dataset.schema import SPLITS, configs, order_of, place_of
+from compact_hf.dataset.card import CARD, parse_header
+from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_dataset, read_parquet
+from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
 
 Step = Literal["major", "minor", "patch"]
 
-_NUMBERS: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+_VERSION: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 class Version(NamedTuple):
@@ -52,18 +52,18 @@ class Version(NamedTuple):
         return f"v{self}"
 
 
-def version_of(text: str) -> Version | None:
+def parse_version(text: str) -> Version | None:
     """Return the version that `X.Y.Z` or `vX.Y.Z` names, None for any other text."""
-    match = _NUMBERS.fullmatch(text)
+    match = _VERSION.fullmatch(text)
     return Version(*map(int, match.groups())) if match else None
 
 
-def highest(tags: Iterable[str]) -> Version | None:
+def highest_version(tags: Iterable[str]) -> Version | None:
     """Return the highest version among tags, None where none of them is one; tags without `v` are not ours."""
-    return max((found for tag in tags if tag[:1] == "v" and (found := version_of(tag))), default=None)
+    return max((version for tag in tags if tag[:1] == "v" and (version := parse_version(tag))), default=None)
 
 
-def lowest_after(version: Version, step: Step) -> Version:
+def next_version(version: Version, step: Step) -> Version:
     """Return the lowest version that may follow `version` where a change takes this step.
 
     >>> str(lowest_after(Version(1, 2, 3), "minor"))
@@ -78,18 +78,18 @@ def lowest_after(version: Version, step: Step) -> Version:
             return Version(version.major, version.minor, version.patch + 1)
 
 
-Kind = Literal["added", "removed", "changed", "corrected"]
-Place = tuple[str, str]
-_About = tuple[str | None, ...]
+ChangeKind = Literal["added", "removed", "changed", "corrected"]
+SplitKey = tuple[str, str]
+_Metadata = tuple[str | None, ...]
 
-KINDS: Final[tuple[Kind, ...]] = ("added", "removed", "changed", "corrected")
+CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = ("added", "removed", "changed", "corrected")
 MAX_EXAMPLES: Final = 3
 """Ids that a difference names of each kind."""
 
 # What is said about a row, apart from what is trained on: other values correct a row and do not change it.
-_ABOUT: Final = ("source", "image_source", "image_license", "teacher", "verifier", "preset_version")
-_KEYS: Final = ("id", "image_id", "k")
-_FILES_AT_ONCE: Final = 8  # of the Hub: its answers take longer than our work
+_METADATA_COLUMNS: Final = ("source", "image_source", "image_license", "teacher", "verifier", "preset_version")
+_KEY_COLUMNS: Final = ("id", "image_id", "k")
+_MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
 _BATCH_ROWS: Final = 1000
 
 
@@ -128,35 +128,37 @@ class Difference:
     old: str
     new: str
     versions: tuple[str, str]
-    rows: dict[Place, Changes]
+    rows: dict[SplitKey, Changes]
     columns: dict[str, tuple[str, str]]
-    examples: dict[Kind, tuple[str, ...]]
+    examples: dict[ChangeKind, tuple[str, ...]]
     card: bool
 
     @property
-    def lost(self) -> tuple[Place, ...]:
+    def removed_splits(self) -> tuple[SplitKey, ...]:
         """(config, split) that had rows and have none."""
-        return tuple(place for place, changes in self.rows.items() if changes.before and not changes.after)
+        return tuple(split_key for split_key, changes in self.rows.items() if changes.before and not changes.after)
 
     @property
     def step(self) -> Step:
         """What a version of the new one has to go up by at least."""
-        if self.columns or self.lost:
+        if self.columns or self.removed_splits:
             return "major"
-        counted = self.rows.values()
-        return "minor" if any(one.added or one.removed or one.changed for one in counted) else "patch"
+        all_changes = self.rows.values()
+        return (
+            "minor" if any(changes.added or changes.removed or changes.changed for changes in all_changes) else "patch"
+        )
 
     def reasons(self) -> list[str]:
         """Return what changed, most important first, each in a few words; nothing where nothing did."""
-        told = [f"column {name}: {old or 'none'} -> {new or 'none'}" for name, (old, new) in self.columns.items()]
-        told += [f"config {config} has no {split} rows any more" for config, split in self.lost]
-        of_all = [changes for (config, _), changes in self.rows.items() if config == "all"]
-        for kind in KINDS:
-            if count := sum(getattr(changes, kind) for changes in of_all):
-                told.append(f"{count:,} {'row' if count == 1 else 'rows'} {kind}")
-        return told or ["the card differs"] * self.card  # which counts rows, and so differs with them
+        lines = [f"column {name}: {old or 'none'} -> {new or 'none'}" for name, (old, new) in self.columns.items()]
+        lines += [f"config {config} has no {split} rows any more" for config, split in self.removed_splits]
+        all_changes = [changes for (config, _), changes in self.rows.items() if config == "all"]
+        for kind in CHANGE_KINDS:
+            if count := sum(getattr(changes, kind) for changes in all_changes):
+                lines.append(f"{count:,} {'row' if count == 1 else 'rows'} {kind}")
+        return lines or ["the card differs"] * self.card  # which counts rows, and so differs with them
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it: `rows` by config, then by split."""
         rows: dict[str, dict[str, Any]] = defaultdict(dict)
         for (config, split), changes in self.rows.items():
@@ -167,11 +169,11 @@ class Difference:
 class _Entry(NamedTuple):
     """What is kept of a row: where it lies, its keys, a digest of what is trained on, and what is said about it."""
 
-    place: Place
+    split_key: SplitKey
     id: str
-    picture: str | None  # None for instruction rows, which share pictures
-    content: bytes
-    about: _About
+    image_id: str | None  # None for instruction rows, which share pictures
+    content_digest: bytes
+    metadata: _Metadata
 
 
 class _Pair(NamedTuple):
@@ -181,12 +183,12 @@ class _Pair(NamedTuple):
     new: _Entry | None
 
     @property
-    def kind(self) -> Kind | None:
+    def kind(self) -> ChangeKind | None:
         if self.old is None or self.new is None:
             return "added" if self.old is None else "removed"
-        if self.old.id != self.new.id or self.old.content != self.new.content:
+        if self.old.id != self.new.id or self.old.content_digest != self.new.content_digest:
             return "changed"
-        return "corrected" if self.old.about != self.new.about else None
+        return "corrected" if self.old.metadata != self.new.metadata else None
 
 
 def diff(a: str | Path, b: str | Path) -> Difference:
@@ -201,71 +203,88 @@ def diff(a: str | Path, b: str | Path) -> Difference:
         ReleaseError: one holds no release, or a file of it cannot be read.
         HubError: the Hub cannot be reached or refuses.
     """
-    old, new = held(a), held(b)
-    same = {path for path, sha256 in old.data.items() if sha256 and new.data.get(path) == sha256}
-    types = _types(old), _types(new)
-    shared = [name for name in types[0] if types[0][name] == types[1].get(name)]
-    if missing := [name for name in _KEYS if name not in shared]:
+    old, new = open_dataset(a), open_dataset(b)
+    same_files = {path for path, sha256 in old.file_hashes.items() if sha256 and new.file_hashes.get(path) == sha256}
+    types = _column_types(old), _column_types(new)
+    shared_columns = [name for name in types[0] if types[0][name] == types[1].get(name)]
+    if missing := [name for name in _KEY_COLUMNS if name not in shared_columns]:
         raise ReleaseError(f"{a} and {b} cannot be compared: not both have a column {missing[0]} of the same type")
-    counts = _counts(old, new, same)
-    pairs = list(_paired(_entries(old, same, shared), _entries(new, same, shared)))
-    cards = old.text(CARD), new.text(CARD)
-    versions = _version(cards[0]), _version(cards[1])
+    counts = _count_rows(old, new, same_files)
+    pairs = list(
+        _pair_rows(_iter_entries(old, same_files, shared_columns), _iter_entries(new, same_files, shared_columns))
+    )
+    cards = old.read_text(CARD), new.read_text(CARD)
+    versions = _card_version(cards[0]), _card_version(cards[1])
     return Difference(
         old=old.name,
         new=new.name,
         versions=versions,
-        rows=_by_config(counts, pairs),
+        rows=_count_changes(counts, pairs),
         columns={
-            name: (types[0].get(name, ""), types[1].get(name, "")) for name in types[0] | types[1] if name not in shared
+            name: (types[0].get(name, ""), types[1].get(name, ""))
+            for name in types[0] | types[1]
+            if name not in shared_columns
         },
-        examples=_examples(pairs),
-        card=_but_version(cards[0], versions[0]) != _but_version(cards[1], versions[1]),
+        examples=_pick_examples(pairs),
+        card=_mask_version(cards[0], versions[0]) != _mask_version(cards[1], versions[1]),
     )
 
 
-def _types(release: Held) -> dict[str, str]:
+def _column_types(reader: DatasetReader) -> dict[str, str]:
     """Return column -> type, by the first file: all files of a release have one schema (validate.py)."""
-    if not release.data:
-        raise ReleaseError(f"{release.name} holds no release: there are no files data/k1/train-00000-of-00001.parquet")
-    schema = of_file(release, next(iter(release.data)), lambda file: file.schema_arrow)
+    if not reader.file_hashes:
+        raise ReleaseError(f"{reader.name} holds no release: there are no files data/k1/train-00000-of-00001.parquet")
+    schema = read_parquet(reader, next(iter(reader.file_hashes)), lambda file: file.schema_arrow)
     return {name: str(schema.field(name).type) for name in schema.names}
 
 
-def _counts(old: Held, new: Held, same: set[str]) -> tuple[Counter[Place], Counter[Place]]:
+def _count_rows(
+    old: DatasetReader, new: DatasetReader, same_files: set[str]
+) -> tuple[Counter[SplitKey], Counter[SplitKey]]:
     """Return (leaf, split) -> rows, of both; what is the same is looked at once, in a folder where there is one."""
-    near = new if isinstance(new, Folder) else old
-    totals: tuple[Counter[Place], Counter[Place]] = (Counter(), Counter())
-    for release, total in zip((old, new), totals, strict=True):
-        for path in release.data:
-            place = place_of(path)
-            if place is not None:
-                total[place] += of_file(near if path in same else release, path, lambda file: file.metadata.num_rows)
+    preferred_reader = new if isinstance(new, DirectoryReader) else old
+    totals: tuple[Counter[SplitKey], Counter[SplitKey]] = (Counter(), Counter())
+    for reader, total in zip((old, new), totals, strict=True):
+        for path in reader.file_hashes:
+            split_key = parse_data_path(path)
+            if split_key is not None:
+                total[split_key] += read_parquet(
+                    preferred_reader if path in same_files else reader, path, lambda file: file.metadata.num_rows
+                )
     return totals
 
 
-def _entries(release: Held, same: set[str], columns: list[str]) -> Iterator[_Entry]:
+def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str]) -> Iterator[_Entry]:
     """Yield the rows of all files but those that are the same on both sides, in the order of the files."""
-    paths = [path for path in release.data if path not in same]
-    read = partial(_rows, columns=[name for name in columns if name != "images"])
-    with ThreadPoolExecutor(_FILES_AT_ONCE if not isinstance(release, Folder) else 1) as pool:
-        for path, rows in zip(paths, pool.map(lambda path: of_file(release, path, read), paths), strict=True):
-            place = place_of(path) or ("", "")
-            yield from (_Entry(place, *row) for row in rows)
+    paths = [path for path in reader.file_hashes if path not in same_files]
+    read_rows = partial(_read_rows, columns=[name for name in columns if name != "images"])
+    with ThreadPoolExecutor(_MAX_OPEN_FILES if not isinstance(reader, DirectoryReader) else 1) as pool:
+        for path, rows in zip(paths, pool.map(lambda path: read_parquet(reader, path, read_rows), paths), strict=True):
+            split_key = parse_data_path(path) or ("", "")
+            yield from (_Entry(split_key, *row) for row in rows)
 
 
-def _rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _About]]:
+def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _Metadata]]:
     """Return of each row its id, its picture where it is compositional, a digest, and what is said about it."""
-    content = [name for name in columns if name not in _ABOUT]
-    about = [name for name in columns if name in _ABOUT]
+    content_columns = [name for name in columns if name not in _METADATA_COLUMNS]
+    metadata_columns = [name for name in columns if name in _METADATA_COLUMNS]
     rows = []
-    once: dict[_About, _About] = {}  # few rows differ in it
+    interned: dict[_Metadata, _Metadata] = {}  # few rows differ in it
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
         values = {name: batch.column(name).to_pylist() for name in columns}
-        of_rows = zip(*(values[name] for name in content), strict=True)
-        said = zip(*(values[name] for name in about), strict=True) if about else repeat(())
-        for id_, picture, k, text, words in zip(*(values[name] for name in _KEYS), of_rows, said, strict=False):
-            rows.append((id_, None if k is None else picture, _digest(text), once.setdefault(words, words)))
+        contents = zip(*(values[name] for name in content_columns), strict=True)
+        metadata = zip(*(values[name] for name in metadata_columns), strict=True) if metadata_columns else repeat(())
+        for id_, image_id, k, row_content, row_metadata in zip(
+            *(values[name] for name in _KEY_COLUMNS), contents, metadata, strict=False
+        ):
+            rows.append(
+                (
+                    id_,
+                    None if k is None else image_id,
+                    _digest(row_content),
+                    interned.setdefault(row_metadata, row_metadata),
+                )
+            )
     return rows
 
 
@@ -273,64 +292,68 @@ def _digest(values: tuple[Any, ...]) -> bytes:
     return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
 
 
-def _paired(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
+def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
     """Yield every row that is not the same on both sides: matched by id, then by picture, then alone."""
-    before = {entry.id: entry for entry in old}
-    unmatched: list[_Entry] = []
+    unmatched_old = {entry.id: entry for entry in old}
+    unmatched_new: list[_Entry] = []
     for entry in new:
-        if (match := before.pop(entry.id, None)) is None:
-            unmatched.append(entry)
+        if (match := unmatched_old.pop(entry.id, None)) is None:
+            unmatched_new.append(entry)
         elif (pair := _Pair(match, entry)).kind:
             yield pair
-    by_picture: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in reversed(before.values()):  # the first of a picture is taken first
-        if entry.picture is not None:
-            by_picture[entry.picture].append(entry)
-    for entry in unmatched:
-        others = by_picture.get(entry.picture or "")
-        match = others.pop() if others else None
+    by_image: dict[str, list[_Entry]] = defaultdict(list)
+    for entry in reversed(unmatched_old.values()):  # the first of a picture is taken first
+        if entry.image_id is not None:
+            by_image[entry.image_id].append(entry)
+    for entry in unmatched_new:
+        candidates = by_image.get(entry.image_id or "")
+        match = candidates.pop() if candidates else None
         if match is not None:
-            del before[match.id]
+            del unmatched_old[match.id]
         yield _Pair(match, entry)
-    yield from (_Pair(entry, None) for entry in before.values())
+    yield from (_Pair(entry, None) for entry in unmatched_old.values())
 
 
-def _by_config(counts: tuple[Counter[Place], Counter[Place]], pairs: list[_Pair]) -> dict[Place, Changes]:
+def _count_changes(counts: tuple[Counter[SplitKey], Counter[SplitKey]], pairs: list[_Pair]) -> dict[SplitKey, Changes]:
     """Count the changes as a reader of each config meets them: what moved from k1 to k2 is gone from the one."""
-    kinds = Counter((one.old and one.old.place, one.new and one.new.place, one.kind) for one in pairs)
-    found: dict[Place, Changes] = {}
-    for name, leaves in configs(leaf for leaf, _ in counts[0] | counts[1]).items():
+    pair_counts = Counter(
+        (pair.old and pair.old.split_key, pair.new and pair.new.split_key, pair.kind) for pair in pairs
+    )
+    result: dict[SplitKey, Changes] = {}
+    for name, subsets in configs_from_subsets(subset for subset, _ in counts[0] | counts[1]).items():
         for split in SPLITS:
-            of = {(leaf, split) for leaf in leaves}
-            totals = [sum(count for place, count in side.items() if place in of) for side in counts]
+            split_keys = {(subset, split) for subset in subsets}
+            totals = [sum(count for split_key, count in side.items() if split_key in split_keys) for side in counts]
             changes: Counter[str] = Counter()
-            for (old, new, kind), count in kinds.items():
-                if old in of and new in of:
+            for (old, new, kind), count in pair_counts.items():
+                if old in split_keys and new in split_keys:
                     changes[str(kind)] += count
-                elif old in of or new in of:
-                    changes["removed" if old in of else "added"] += count
+                elif old in split_keys or new in split_keys:
+                    changes["removed" if old in split_keys else "added"] += count
             if any(totals):
-                found[name, split] = Changes(*totals, **{str(kind): changes[kind] for kind in KINDS})
-    return found
+                result[name, split] = Changes(*totals, **{str(kind): changes[kind] for kind in CHANGE_KINDS})
+    return result
 
 
-def _examples(pairs: list[_Pair]) -> dict[Kind, tuple[str, ...]]:
-    examples: dict[Kind, tuple[str, ...]] = {}
-    for kind in KINDS:
-        ids = ((one.new or one.old) for one in pairs if one.kind == kind)
-        ordered = sorted((entry for entry in ids if entry), key=lambda entry: (order_of(entry.place[0]), entry.id))
+def _pick_examples(pairs: list[_Pair]) -> dict[ChangeKind, tuple[str, ...]]:
+    examples: dict[ChangeKind, tuple[str, ...]] = {}
+    for kind in CHANGE_KINDS:
+        entries = ((pair.new or pair.old) for pair in pairs if pair.kind == kind)
+        ordered = sorted(
+            (entry for entry in entries if entry), key=lambda entry: (subset_order(entry.split_key[0]), entry.id)
+        )
         if ordered:
             examples[kind] = tuple(entry.id for entry in ordered[:MAX_EXAMPLES])
     return examples
 
 
-def _version(card: str) -> str:
+def _card_version(card: str) -> str:
     """Return the version that a card states, an empty string where it states none."""
     try:
-        return str(header_in(card)["configs"][0]["version"])
+        return str(parse_header(card)["configs"][0]["version"])
     except (ValueError, LookupError, TypeError):
         return ""
 
 
-def _but_version(card: str, version: str) -> str:
+def _mask_version(card: str, version: str) -> str:
     return card.replace(version, "X.Y.Z") if version else card

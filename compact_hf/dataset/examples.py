@@ -13,16 +13,16 @@ from typing import Final
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError, UsageError
 from compact_hf.records import Reject, Turn, digest
-from compact_hf.reports.contact_sheet import Shown, pick
-from compact_hf.reports.theme import spoken
+from compact_hf.reports.contact_sheet import SheetItem, pick
+from compact_hf.reports.theme import get_label
 
 MAX_SAMPLES: Final = 120
 """Pictures on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""
-_MAX_DROPPED: Final = 4
+_MAX_DRAFTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SampleQuery:
     """Which pictures are wanted, and how many.
 
     Attributes:
@@ -48,24 +48,26 @@ class Wanted:
         if self.capability is not None and self.capability not in CAPABILITIES:
             raise UnknownCapabilityError(self.capability, tuple(CAPABILITIES))
 
-    def turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    def select_turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """Return the questions that are wanted."""
         return tuple(turn for turn in turns if self.capability in (None, *turn.capabilities))
 
-    def drafts(self, rejects: Sequence[Reject]) -> tuple[Reject, ...]:
+    def select_drafts(self, rejects: Sequence[Reject]) -> tuple[Reject, ...]:
         """Return the dropped drafts that are wanted, a few of them: the first of each reason before its second."""
-        drafts = [one for one in rejects if _is_draft(one) and self.capability in (None, *one.capabilities)]
-        before = [sum(other.reason == one.reason for other in drafts[:at]) for at, one in enumerate(drafts)]
-        return tuple(drafts[at] for at in sorted(range(len(drafts)), key=before.__getitem__)[:_MAX_DROPPED])
+        drafts = [reject for reject in rejects if _is_draft(reject) and self.capability in (None, *reject.capabilities)]
+        repeat_counts = [
+            sum(earlier.reason == reject.reason for earlier in drafts[:index]) for index, reject in enumerate(drafts)
+        ]
+        return tuple(drafts[index] for index in sorted(range(len(drafts)), key=repeat_counts.__getitem__)[:_MAX_DRAFTS])
 
     def rank(self, *parts: object) -> int:
         """Return a number by which the same things always come in the same, shuffled order."""
         return int(digest("sample", self.seed, *parts), 16)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return in words what is wanted of questions, such as `of k = 3 that are to need counting`."""
         parts = [f"of k = {self.k}"] if self.k is not None else []
-        parts += [f"that are to need {spoken(self.capability)}"] if self.capability is not None else []
+        parts += [f"that are to need {get_label(self.capability)}"] if self.capability is not None else []
         return " ".join(parts)
 
 
@@ -74,9 +76,9 @@ class Sample:
     """A picture that may be shown.
 
     Attributes:
-        k, turns, caption, dropped: as for `Shown`.
+        k, turns, caption, dropped: as for `SheetItem`.
         teacher, verifier (`str`): who wrote and who checked it.
-        read (`Callable[[], bytes]`): reads the picture's file.
+        read_image (`Callable[[], bytes]`): reads the picture's file.
     """
 
     k: int
@@ -84,52 +86,52 @@ class Sample:
     caption: str
     teacher: str
     verifier: str
-    read: Callable[[], bytes] = field(repr=False)
-    dropped: tuple[Reject, ...] = ()
+    read_image: Callable[[], bytes] = field(repr=False)
+    rejects: tuple[Reject, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SampleSet:
     """What was chosen: the pictures, ordered by k, and who wrote and who checked the questions, sorted."""
 
-    shown: tuple[Shown, ...]
+    items: tuple[SheetItem, ...]
     teachers: tuple[str, ...]
     verifiers: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class Chosen:
+class Reservoir:
     """Keeps of each k the samples with the lowest ranks; memory holds `wanted.count` of each k."""
 
-    wanted: Wanted
+    query: SampleQuery
     _by_k: dict[int, list[tuple[int, int, Sample]]] = field(default_factory=dict)
-    _offered: int = 0
+    _added: int = 0
 
-    def offer(self, rank: int, sample: Sample) -> None:
-        self._offered += 1
-        held = self._by_k.setdefault(sample.k, [])
-        entry = -rank, self._offered, sample
-        if len(held) < self.wanted.count:
-            heapq.heappush(held, entry)
+    def add(self, rank: int, sample: Sample) -> None:
+        self._added += 1
+        heap = self._by_k.setdefault(sample.k, [])
+        entry = -rank, self._added, sample
+        if len(heap) < self.query.count:
+            heapq.heappush(heap, entry)
         else:
-            heapq.heappushpop(held, entry)
+            heapq.heappushpop(heap, entry)
 
-    def enough_of(self, k: int) -> bool:
+    def is_full(self, k: int) -> bool:
         """Whether no more of this k can be shown than there are already."""
-        return len(self._by_k.get(k, ())) >= self.wanted.count
+        return len(self._by_k.get(k, ())) >= self.query.count
 
-    def found(self) -> Found:
+    def read_samples(self) -> SampleSet:
         """Read the pictures that were chosen, as evenly over k as there are."""
-        in_order = (sample for held in self._by_k.values() for _, _, sample in sorted(held, key=_rank))
-        samples = pick(in_order, self.wanted.count)
-        return Found(
-            tuple(Shown(one.read(), one.k, one.turns, one.caption, one.dropped) for one in samples),
-            tuple(sorted({one.teacher for one in samples})),
-            tuple(sorted({one.verifier for one in samples})),
+        candidates = (sample for heap in self._by_k.values() for _, _, sample in sorted(heap, key=_entry_rank))
+        samples = pick(candidates, self.query.count)
+        return SampleSet(
+            tuple(SheetItem(item.read_image(), item.k, item.turns, item.caption, item.rejects) for item in samples),
+            tuple(sorted({item.teacher for item in samples})),
+            tuple(sorted({item.verifier for item in samples})),
         )
 
 
-def any_draft(rejects: Sequence[Reject]) -> bool:
+def has_draft(rejects: Sequence[Reject]) -> bool:
     """Whether a draft is among what was dropped, not only pictures and refusals to write one."""
     return any(map(_is_draft, rejects))
 
@@ -139,5 +141,5 @@ def _is_draft(reject: Reject) -> bool:
     return reject.stage in ("generation", "verification") and bool(reject.subject)
 
 
-def _rank(entry: tuple[int, int, Sample]) -> int:
+def _entry_rank(entry: tuple[int, int, Sample]) -> int:
     return -entry[0]

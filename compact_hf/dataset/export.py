@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.schema import DEFAULT_CONFIG, SPLITS, configs, order_of, place_of
-from compact_hf.dataset.writer import MAX_GROUP_ROWS, ParquetFolder
+from compact_hf.dataset.schema import DEFAULT_CONFIG, SPLITS, configs_from_subsets, parse_data_path, subset_order
+from compact_hf.dataset.writer import MAX_GROUP_ROWS, DatasetWriter
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.download import listing, snapshot
-from compact_hf.images.address import HUB, Address
-from compact_hf.images.codec import PictureError, stripped
-from compact_hf.images.conversations import IMAGE_MARK
-from compact_hf.images.inspection import image_id_of
+from compact_hf.hub.download import download_snapshot, get_repo_listing
+from compact_hf.images.address import HUB_PREFIX, Address
+from compact_hf.images.codec import ImageError, strip_metadata
+from compact_hf.images.conversations import IMAGE_TOKEN
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.storage import replace_directory
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")
@@ -34,7 +34,7 @@ COLUMNS: Final = ("id", "images", "messages", "turns", "source")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ConfigFiles:
     """A config of a release, or some of its splits.
 
     Attributes:
@@ -47,21 +47,21 @@ class Part:
     config: str
     files: Mapping[str, tuple[str, ...]]
 
-    def records(self, split: str) -> Iterator[dict[str, Any]]:
+    def iter_records(self, split: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a split as records of `COLUMNS`, pictures as the bytes of their files.
 
         Raises:
             ReleaseError: a file cannot be read, or lacks a column.
         """
         for name in self.files[split]:
-            yield from _records(self.root / name)
+            yield from _iter_records(self.root / name)
 
 
-def open_part(release: str | Path, *, config: str = DEFAULT_CONFIG, split: str | None = None) -> Part:
+def find_config_files(dataset: str | Path, *, config: str = DEFAULT_CONFIG, split: str | None = None) -> ConfigFiles:
     """Find a config's files.
 
     Args:
-        release (`str | Path`): a folder, or `org/name[@revision]`, with or without `hf://datasets/` before it.
+        dataset (`str | Path`): a folder, or `org/name[@revision]`, with or without `hf://datasets/` before it.
         config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.
         split (`str`, *optional*): `train` or `validation`; those that are there by default.
 
@@ -72,64 +72,70 @@ def open_part(release: str | Path, *, config: str = DEFAULT_CONFIG, split: str |
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"got the split {split!r}; a release has {' and '.join(SPLITS)}")
-    folder = Path(release)
-    if folder.is_dir():
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")]
-        return Part(folder, config, _chosen(str(release), names, config, split))
-    if folder.is_absolute() or (not str(release).startswith(HUB) and str(release).count("/") != 1):
-        raise UsageError(f"there is no folder {release}; give one, or org/name of a data set on the Hub")
-    return _from_hub(Address.parse(f"{HUB}{str(release).removeprefix(HUB)}"), config, split)
+    directory = Path(dataset)
+    if directory.is_dir():
+        names = [path.relative_to(directory).as_posix() for path in directory.rglob("*.parquet")]
+        return ConfigFiles(directory, config, _select_files(str(dataset), names, config, split))
+    if directory.is_absolute() or (not str(dataset).startswith(HUB_PREFIX) and str(dataset).count("/") != 1):
+        raise UsageError(f"there is no folder {dataset}; give one, or org/name of a data set on the Hub")
+    return _download_config_files(Address.parse(f"{HUB_PREFIX}{str(dataset).removeprefix(HUB_PREFIX)}"), config, split)
 
 
-def _from_hub(address: Address, config: str, split: str | None) -> Part:
+def _download_config_files(address: Address, config: str, split: str | None) -> ConfigFiles:
     config = address.config or config
-    there = listing(address.path, repo_type="dataset", revision=address.revision or None)
-    chosen = _chosen(address.told, list(there.files), config, split)
-    names = [name for of_split in chosen.values() for name in of_split]
-    return Part(snapshot(address.path, repo_type="dataset", revision=there.commit, files=names), config, chosen)
+    remote = get_repo_listing(address.path, repo_type="dataset", revision=address.revision or None)
+    config_files = _select_files(address.display_name, list(remote.files), config, split)
+    names = [name for split_files in config_files.values() for name in split_files]
+    return ConfigFiles(
+        download_snapshot(address.path, repo_type="dataset", revision=remote.commit, files=names), config, config_files
+    )
 
 
-def _chosen(told: str, names: list[str], config: str, split: str | None) -> dict[str, tuple[str, ...]]:
-    places = {name: place for name in names if (place := place_of(name))}
-    if not places:
-        raise ReleaseError(f"{told} holds no data files of a release; give what `compact assemble` wrote")
-    there = configs(leaf for leaf, _ in places.values())
-    if config not in there:
-        raise UsageError(f"{told} has no config {config!r}; it has {', '.join(there)}")
-    in_order = sorted(places, key=lambda name: (order_of(places[name][0]), name))
-    chosen = {
-        each: tuple(name for name in in_order if places[name][0] in there[config] and places[name][1] == each)
-        for each in SPLITS
-        if split in (None, each)
+def _select_files(display_name: str, names: list[str], config: str, split: str | None) -> dict[str, tuple[str, ...]]:
+    split_keys = {name: split_key for name in names if (split_key := parse_data_path(name))}
+    if not split_keys:
+        raise ReleaseError(f"{display_name} holds no data files of a release; give what `compact assemble` wrote")
+    available = configs_from_subsets(subset for subset, _ in split_keys.values())
+    if config not in available:
+        raise UsageError(f"{display_name} has no config {config!r}; it has {', '.join(available)}")
+    ordered = sorted(split_keys, key=lambda name: (subset_order(split_keys[name][0]), name))
+    by_split = {
+        split_name: tuple(
+            name for name in ordered if split_keys[name][0] in available[config] and split_keys[name][1] == split_name
+        )
+        for split_name in SPLITS
+        if split in (None, split_name)
     }
-    if not any(chosen.values()):
-        raise UsageError(f"config {config!r} of {told} has no rows in {split}; leave the split out, or give another")
-    return {each: of_split for each, of_split in chosen.items() if of_split}
+    if not any(by_split.values()):
+        raise UsageError(
+            f"config {config!r} of {display_name} has no rows in {split}; leave the split out, or give another"
+        )
+    return {split_name: split_files for split_name, split_files in by_split.items() if split_files}
 
 
-def _records(file: Path) -> Iterator[dict[str, Any]]:
+def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
-            if missing := set(COLUMNS) - set(opened.schema_arrow.names):
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
                 raise ReleaseError(f"{file} lacks {', '.join(sorted(missing))}; it is no file of a release")
-            for batch in opened.iter_batches(batch_size=MAX_GROUP_ROWS, columns=list(COLUMNS)):
+            for batch in parquet.iter_batches(batch_size=MAX_GROUP_ROWS, columns=list(COLUMNS)):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        told = " ".join(str(error).split())
-        raise ReleaseError(f"{file} cannot be read ({told}); `compact validate` says what else is wrong") from error
+        message = " ".join(str(error).split())
+        raise ReleaseError(f"{file} cannot be read ({message}); `compact validate` says what else is wrong") from error
 
 
 Records = Iterable[dict[str, Any]]
 
-_IMAGES: Final = "images"
-_ENDINGS: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
-_SPEAKERS: Final = {"user": "human", "assistant": "gpt"}
+_IMAGE_DIRECTORY: Final = "images"
+_EXTENSIONS: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+_LLAVA_ROLES: Final = {"user": "human", "assistant": "gpt"}
 
 
-def write_llava(records: Records, folder: Path, *, config: str, split: str) -> int:  # noqa: ARG001 (one signature)
+def write_llava(records: Records, directory: Path, *, config: str, split: str) -> int:  # noqa: ARG001 (one signature)
     """Write `SPLIT.json` and return its rows: a list of `{id, image, conversations: [{from, value}]}`.
 
     The first human turn starts with `<image>`; rows without a picture have no `image`.
@@ -138,25 +144,25 @@ def write_llava(records: Records, folder: Path, *, config: str, split: str) -> i
         ReleaseError: a row holds no picture where it says one, or several, which the format has no place for.
     """
     count = 0
-    with (folder / f"{split}.json").open("w", encoding="utf-8") as file:
+    with (directory / f"{split}.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for count, record in enumerate(records, 1):
-            names = _written_pictures(record, folder)
+            names = _write_images(record, directory)
             if len(names) > 1:
                 raise ReleaseError(f"row {record['id']} has {len(names)} pictures; LLaVA's format holds one")
-            mark = f"{IMAGE_MARK}\n" if names else ""
+            prefix = f"{IMAGE_TOKEN}\n" if names else ""
             turns = [
-                {"from": _SPEAKERS[message["role"]], "value": f"{'' if at else mark}{message['content']}"}
-                for at, message in enumerate(record["messages"])
+                {"from": _LLAVA_ROLES[message["role"]], "value": f"{'' if index else prefix}{message['content']}"}
+                for index, message in enumerate(record["messages"])
             ]
             item = {"id": record["id"], **({"image": names[0]} if names else {}), "conversations": turns}
             file.write(f"{',' if count > 1 else ''}\n{json.dumps(item, ensure_ascii=False)}")
         file.write("\n]\n")
-    _describe(folder, split)
+    _add_dataset_info(directory, split)
     return count
 
 
-def write_messages(records: Records, folder: Path, *, config: str, split: str) -> int:  # noqa: ARG001
+def write_messages(records: Records, directory: Path, *, config: str, split: str) -> int:  # noqa: ARG001
     """Write `SPLIT/metadata.jsonl` and return its rows: `{id, images_file_names, messages}` in each line.
 
     That is the name by which `load_dataset(folder)` makes a column `images` of the files.
@@ -165,17 +171,17 @@ def write_messages(records: Records, folder: Path, *, config: str, split: str) -
         ReleaseError: a row holds something other than a picture.
     """
     count = 0
-    (folder / split).mkdir()
-    with (folder / split / "metadata.jsonl").open("w", encoding="utf-8") as file:
+    (directory / split).mkdir()
+    with (directory / split / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for record in records:
             count += 1
-            names = _written_pictures(record, folder / split)
+            names = _write_images(record, directory / split)
             line = {"id": record["id"], "images_file_names": names, "messages": record["messages"]}
             file.write(f"{json.dumps(line, ensure_ascii=False)}\n")
     return count
 
 
-def write_finevision(records: Records, folder: Path, *, config: str, split: str) -> int:
+def write_finevision(records: Records, directory: Path, *, config: str, split: str) -> int:
     """Write `data/CONFIG/SPLIT-*.parquet` and return the rows: `{images, texts: [{user, assistant}], source}`.
 
     FineVision's own ratings (relevance, formatting, image correspondence, visual dependency, 1 to 5) were given by
@@ -195,19 +201,22 @@ def write_finevision(records: Records, folder: Path, *, config: str, split: str)
             "confidence_min": number,
         }
     )
-    with ParquetFolder(folder, columns) as files:
+    with DatasetWriter(directory, columns) as writer:
         for record in records:
-            said = [message["content"] for message in record["messages"]]
+            contents = [message["content"] for message in record["messages"]]
             confidences = [turn["confidence"] for turn in record["turns"]]
-            rated = {
+            row = {
                 "images": record["images"],
-                "texts": [{"user": user, "assistant": told} for user, told in zip(said[::2], said[1::2], strict=True)],
+                "texts": [
+                    {"user": user, "assistant": assistant}
+                    for user, assistant in zip(contents[::2], contents[1::2], strict=True)
+                ],
                 "source": record["source"],
                 "confidence_ratings": confidences,
                 "confidence_min": min(confidences, default=None),
             }
-            files.add(config, split, rated)
-        return sum(written.rows for written in files.close().values())
+            writer.add(config, split, row)
+        return sum(size.rows for size in writer.close().values())
 
 
 FORMATS: Final[dict[str, Callable[..., int]]] = {
@@ -218,30 +227,30 @@ FORMATS: Final[dict[str, Callable[..., int]]] = {
 """Format -> what writes a split of it."""
 
 
-def _describe(folder: Path, split: str) -> None:
+def _add_dataset_info(directory: Path, split: str) -> None:
     """Tell LLaMA-Factory of a split; what it takes for granted of `sharegpt` are LLaVA's own names of speakers."""
-    file = folder / "dataset_info.json"
-    described = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    described[f"compact_{split}"] = {
+    file = directory / "dataset_info.json"
+    info = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    info[f"compact_{split}"] = {
         "file_name": f"{split}.json",
         "formatting": "sharegpt",
         "columns": {"messages": "conversations", "images": "image"},
     }
-    file.write_text(f"{json.dumps(described, indent=2)}\n", encoding="utf-8")
+    file.write_text(f"{json.dumps(info, indent=2)}\n", encoding="utf-8")
 
 
-def _written_pictures(record: dict[str, Any], folder: Path) -> list[str]:
-    """Return the pictures' paths inside `folder`, where they lie now."""
+def _write_images(record: dict[str, Any], directory: Path) -> list[str]:
+    """Return the pictures' paths inside `directory`, where they lie now."""
     names = []
     for image in record["images"]:
         # The name comes of the bytes: somebody else's release may name any path in its columns.
         data = image["bytes"] or b""
         try:
-            ending = _ENDINGS[stripped(data).format]
-        except PictureError as error:
+            extension = _EXTENSIONS[strip_metadata(data).format]
+        except ImageError as error:
             raise ReleaseError(f"the picture of row {record['id']} cannot be used ({error})") from error
-        name = f"{_IMAGES}/{image_id_of(data)}.{ending}"
-        path = folder / name
+        name = f"{_IMAGE_DIRECTORY}/{compute_image_id(data)}.{extension}"
+        path = directory / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
@@ -250,7 +259,7 @@ def _written_pictures(record: dict[str, Any], folder: Path) -> list[str]:
 
 
 def export(
-    release: str | Path,
+    dataset: str | Path,
     out: str | Path,
     *,
     format: str,
@@ -263,7 +272,7 @@ def export(
     and `messages` leads back to them.
 
     Args:
-        release (`str | Path`): a folder, or `org/name[@revision]` of a data set on the Hub.
+        dataset (`str | Path`): a folder, or `org/name[@revision]` of a data set on the Hub.
         out (`str | Path`): a folder that is new or empty; it is there completely or not at all.
         format (`str`): `llava`, `finevision` or `messages` (the top of this file says what each holds).
         config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.
@@ -280,11 +289,11 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"got the format {format!r}; there are {', '.join(FORMATS)}")
     out = Path(out)
-    _refuse_taken(out)
-    part = open_part(release, config=config, split=split)
+    _check_empty(out)
+    config_files = find_config_files(dataset, config=config, split=split)
     try:
-        with replace_directory(out, ours=lambda folder: False) as folder:
-            return _written(part, folder, FORMATS[format])
+        with replace_directory(out, is_replaceable=lambda directory: False) as directory:
+            return _write_splits(config_files, directory, FORMATS[format])
     except OSError as error:
         raise ReleaseError(
             f"{out} cannot be written ({error.strerror or error}); "
@@ -292,13 +301,15 @@ def export(
         ) from error
 
 
-def _written(part: Part, folder: Path, write_split: Callable[..., int]) -> dict[str, int]:
+def _write_splits(config_files: ConfigFiles, directory: Path, write_split: Callable[..., int]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for split in part.files:
-        counts[split] = write_split(part.records(split), folder, config=part.config, split=split)
+    for split in config_files.files:
+        counts[split] = write_split(
+            config_files.iter_records(split), directory, config=config_files.config, split=split
+        )
     return counts
 
 
-def _refuse_taken(out: Path) -> None:
+def _check_empty(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise ReleaseError(f"{out} is not empty; an export is written to a new or empty folder, choose another --out")

@@ -22,17 +22,17 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from compact_hf.dataset.schema import split_of
+from compact_hf.dataset.schema import get_split
 from compact_hf.errors import JournalError, ReleaseError, UsageError
-from compact_hf.images.codec import clean
-from compact_hf.images.inspection import image_id_of
-from compact_hf.images.phash import MAX_DISTANCE, Hashes, groups, nearest, perceptual_hash
+from compact_hf.images.codec import clean_image
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.images.phash import MAX_DISTANCE, Hashes, group_by_distance, min_distance, perceptual_hash
 from compact_hf.records import Reject, Row
-from compact_hf.storage import on_network_file_system, prefetch
+from compact_hf.storage import get_network_file_system, prefetch
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageFingerprint:
     """What a picture is known by.
 
     Attributes:
@@ -44,54 +44,56 @@ class Look:
     hash: int | None
 
 
-def look_of(data: bytes) -> Look:
+def fingerprint_image(data: bytes) -> ImageFingerprint:
     """Look at a picture file.
 
     Raises:
-        PictureError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no picture, or cannot be decoded.
     """
-    return Look(frozenset((image_id_of(data), image_id_of(clean(data)))), perceptual_hash(data))
+    return ImageFingerprint(
+        frozenset((compute_image_id(data), compute_image_id(clean_image(data)))), perceptual_hash(data)
+    )
 
 
-class Looks:
+class FingerprintReader:
     """Looks at the pictures of rows, each picture once.
 
     Args:
-        seen (`Seen`): what was seen before, by the hash of a picture's bytes.
+        seen (`ImageCache`): what was seen before, by the hash of a picture's bytes.
     """
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
+    def __init__(self, image_cache: ImageCache) -> None:
+        self._image_cache = image_cache
 
-    def at(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, Look | None]]:
+    def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, ImageFingerprint | None]]:
         """Yield the rows in their order, each with the look of its picture, None where it has none.
 
         Raises:
             ReleaseError: a picture cannot be read any more, or is another one now.
             SourceError: its source is gone.
         """
-        for row, body in self._seen.looked(rows, _picture_of, _looked):
+        for row, body in self._image_cache.iter_inspected(rows, _image_id, _read_fingerprint):
             if body is None:
                 yield row, None
             else:
                 ids, hash = json.loads(body)
-                yield row, Look(frozenset(ids), hash)
+                yield row, ImageFingerprint(frozenset(ids), hash)
 
 
-def _picture_of(row: Row | Reject) -> str | None:
-    return None if isinstance(row, Reject) or row.read_picture is None else row.image_id
+def _image_id(row: Row | Reject) -> str | None:
+    return None if isinstance(row, Reject) or row.read_image is None else row.image_id
 
 
-def _looked(row: Row | Reject) -> str:
+def _read_fingerprint(row: Row | Reject) -> str:
     assert isinstance(row, Row)
-    assert row.read_picture is not None
+    assert row.read_image is not None
     try:
-        look = look_of(row.read_picture())
+        fingerprint = fingerprint_image(row.read_image())
     except OSError as error:
         raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
-    if row.image_id not in look.ids:  # or it would be kept as what this picture looks like
+    if row.image_id not in fingerprint.ids:  # or it would be kept as what this picture looks like
         raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
-    return json.dumps([sorted(look.ids), look.hash])
+    return json.dumps([sorted(fingerprint.ids), fingerprint.hash])
 
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ FILE_NAME: Final = "looks.sqlite"
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS looks (picture TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID"
 
 
-class Seen:
+class ImageCache:
     """Looks that are kept; the file is made when the first is.
 
     Args:
@@ -108,45 +110,45 @@ class Seen:
             nothing can be written, or on a network file system, on which SQLite's locks cannot be relied on.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
         self._file = ":memory:"
-        if folder is not None and os.access(folder, os.W_OK) and on_network_file_system(folder) is None:
-            self._file = str(folder / FILE_NAME)
+        if directory is not None and os.access(directory, os.W_OK) and get_network_file_system(directory) is None:
+            self._file = str(directory / FILE_NAME)
         self._db: sqlite3.Connection | None = None
 
-    def looked(
-        self, items: Iterable[T], picture: Callable[[T], str | None], look: Callable[[T], str | None]
+    def iter_inspected(
+        self, items: Iterable[T], get_key: Callable[[T], str | None], inspect: Callable[[T], str | None]
     ) -> Iterator[tuple[T, str | None]]:
         """Yield each item, in order, with what a look at its picture found.
 
         Args:
-            picture (`Callable[[T], str | None]`): what tells an item's picture from others: the hash of its content, or
+            get_key (`Callable[[T], str | None]`): what tells an item's picture from others: the hash of its content, or
                 its place and stamp. None where it has none; such an item comes with None.
-            look (`Callable[[T], str | None]`): called in a thread for pictures that were not seen yet; JSON, or None
+            inspect (`Callable[[T], str | None]`): called in a thread for pictures that were not seen yet; JSON, or None
                 for what is not to be kept. What it raises is raised here.
 
         Raises:
             JournalError: the file is damaged, or the disk is full.
         """
 
-        def known() -> Iterator[tuple[T, str | None, str | None]]:
+        def iter_cached() -> Iterator[tuple[T, str | None, str | None]]:
             for item in items:
-                name = picture(item)
-                yield item, name, None if name is None else self._found(name)
+                key = get_key(item)
+                yield item, key, None if key is None else self._read(key)
 
-        def found(of: tuple[T, str | None, str | None]) -> str | None:
-            item, name, body = of
-            return body if body is not None or name is None else look(item)
+        def inspect_missing(entry: tuple[T, str | None, str | None]) -> str | None:
+            item, key, body = entry
+            return body if body is not None or key is None else inspect(item)
 
-        for (item, name, before), body in prefetch(known(), found):
-            if name is not None and before is None and body is not None:
+        for (item, key, cached), body in prefetch(iter_cached(), inspect_missing):
+            if key is not None and cached is None and body is not None:
                 with self._open() as db:
-                    db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (name, body))
+                    db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (key, body))
             yield item, body
 
-    def _found(self, picture: str) -> str | None:
+    def _read(self, key: str) -> str | None:
         with self._open() as db:
-            row = db.execute("SELECT body FROM looks WHERE picture = ?", (picture,)).fetchone()
+            row = db.execute("SELECT body FROM looks WHERE picture = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
     @contextmanager
@@ -166,41 +168,46 @@ class Seen:
             ) from error
 
 
-MAX_SHARE: Final = 0.01
+MAX_GROUP_SHARE: Final = 0.01
 """Share of all pictures above which a group is not taken for copies of one picture."""
-ALWAYS_A_GROUP: Final = 10
+MIN_SIZE_LIMIT: Final = 10
 """Pictures that may be a group whatever their share: in a small set one hundredth is less than a pair."""
 
 
 @dataclass(frozen=True, slots=True)
-class NearPictures:
+class SimilarImages:
     """Which pictures are like one of the validation split.
 
     Attributes:
         distance (`int`): bits in which neighbours' hashes may differ.
-        pictures (`frozenset[str]`): ids of all pictures that were compared.
-        left_out (`frozenset[str]`): ids of those for training in groups that have one for validation.
-        validation (`Hashes`): of shape [n], hashes of the pictures for validation that are in no too large group.
-        too_large (`tuple[int, ...]`): sizes of the groups that were left as they are, largest first.
+        image_ids (`frozenset[str]`): ids of all pictures that were compared.
+        excluded_ids (`frozenset[str]`): ids of those for training in groups that have one for validation.
+        validation_hashes (`Hashes`): of shape [n], hashes of the pictures for validation that are in no too large
+            group.
+        ignored_sizes (`tuple[int, ...]`): sizes of the groups that were left as they are, largest first.
     """
 
     distance: int
-    pictures: frozenset[str]
-    left_out: frozenset[str]
-    validation: Hashes
-    too_large: tuple[int, ...]
+    image_ids: frozenset[str]
+    excluded_ids: frozenset[str]
+    validation_hashes: Hashes
+    ignored_sizes: tuple[int, ...]
 
-    def of(self, row: Row, look: Look | None) -> Reject | None:
+    def find_reject(self, row: Row, fingerprint: ImageFingerprint | None) -> Reject | None:
         """Return why a row stays out, None if it does not; an instruction row is compared with each in validation."""
         reason = "picture is like one in the validation split"
         if row.k is not None:
-            return Reject("assembly", reason, row.id, str(row.image_id)) if row.image_id in self.left_out else None
-        if look is not None and look.hash is not None and nearest(look.hash, self.validation) <= self.distance:
+            return Reject("assembly", reason, row.id, str(row.image_id)) if row.image_id in self.excluded_ids else None
+        if (
+            fingerprint is not None
+            and fingerprint.hash is not None
+            and min_distance(fingerprint.hash, self.validation_hashes) <= self.distance
+        ):
             return Reject("instruction", reason, row.id, str(row.image_id))
         return None
 
 
-def checked_distance(distance: int) -> int:
+def check_distance(distance: int) -> int:
     """Return the distance as it is.
 
     Raises:
@@ -211,7 +218,7 @@ def checked_distance(distance: int) -> int:
     return distance
 
 
-def near_pictures(hashes: Mapping[str, int | None], distance: int) -> NearPictures:
+def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> SimilarImages:
     """Group pictures; the order of `hashes` does not matter.
 
     Args:
@@ -219,17 +226,19 @@ def near_pictures(hashes: Mapping[str, int | None], distance: int) -> NearPictur
             where a picture looks like nothing.
         distance (`int`): 0 to 10 bits; two pictures are in one group if steps of at most so many lead across.
     """
-    known = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
-    ids = list(known)
-    group_of = dict(zip(ids, groups(list(known.values()), distance).tolist(), strict=True))
-    sizes = Counter(group_of.values())
-    limit = max(ALWAYS_A_GROUP, MAX_SHARE * len(hashes))
-    held = [one for one in ids if split_of(0, one) == "validation" and sizes[group_of[one]] <= limit]
-    straddling = {group_of[one] for one in held}
-    return NearPictures(
+    hash_by_id = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
+    ids = list(hash_by_id)
+    group_by_id = dict(zip(ids, group_by_distance(list(hash_by_id.values()), distance).tolist(), strict=True))
+    sizes = Counter(group_by_id.values())
+    limit = max(MIN_SIZE_LIMIT, MAX_GROUP_SHARE * len(hashes))
+    validation_ids = [id_ for id_ in ids if get_split(0, id_) == "validation" and sizes[group_by_id[id_]] <= limit]
+    validation_groups = {group_by_id[id_] for id_ in validation_ids}
+    return SimilarImages(
         distance,
-        pictures=frozenset(hashes),
-        left_out=frozenset(one for one in ids if group_of[one] in straddling and split_of(0, one) != "validation"),
-        validation=np.array(sorted({known[one] for one in held}), dtype=np.uint64),
-        too_large=tuple(sorted((size for size in sizes.values() if size > limit), reverse=True)),
+        image_ids=frozenset(hashes),
+        excluded_ids=frozenset(
+            id_ for id_ in ids if group_by_id[id_] in validation_groups and get_split(0, id_) != "validation"
+        ),
+        validation_hashes=np.array(sorted({hash_by_id[id_] for id_ in validation_ids}), dtype=np.uint64),
+        ignored_sizes=tuple(sorted((size for size in sizes.values() if size > limit), reverse=True)),
     )

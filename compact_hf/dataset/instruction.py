@@ -19,16 +19,22 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compact_hf.dataset.image_similarity import Seen
+from compact_hf.dataset.image_similarity import ImageCache
 from compact_hf.dataset.schema import INSTRUCTION
 from compact_hf.errors import UsageError
-from compact_hf.images.conversations import IMAGE_MARK, Defect, items_of, messages_of, refuse_other_formats
-from compact_hf.images.folder import Folder
-from compact_hf.images.inspection import look
-from compact_hf.records import Picture, Reject, Row, digest, from_json, to_json
+from compact_hf.images.conversations import (
+    IMAGE_TOKEN,
+    Defect,
+    check_json_list,
+    iter_json_items,
+    parse_nonempty_messages,
+)
+from compact_hf.images.folder import ImageFolder
+from compact_hf.images.inspection import inspect_image
+from compact_hf.records import ImageInfo, Reject, Row, digest, from_json, to_json
 
 
-def instruction_rows(
+def sample_instruction_rows(
     file: Path,
     *,
     image_root: Path,
@@ -36,7 +42,7 @@ def instruction_rows(
     rows: int | None = None,
     fraction: float | None = None,
     held_out: Container[str] = frozenset(),
-    seen: Seen | None = None,
+    image_cache: ImageCache | None = None,
 ) -> Iterator[Row | Reject]:
     """Sample a LLaVA-format file.
 
@@ -49,7 +55,7 @@ def instruction_rows(
             file is then read twice. The paper takes 0.05.
         held_out (`Container[str]`, *optional*): ids of the pictures in the validation split, which must not be
             trained on.
-        seen (`Seen`, *optional*): where looks at pictures are kept; they are forgotten without it.
+        image_cache (`ImageCache`, *optional*): where looks at pictures are kept; they are forgotten without it.
 
     Returns:
         An iterator over the sample, in the order of the hashes. A row that cannot be used is a `Reject` of stage
@@ -66,111 +72,115 @@ def instruction_rows(
         raise UsageError(f"{rows} instruction rows were asked for; at least 1 is possible, or leave the file out")
     if fraction is not None and not 0 < fraction <= 1:
         raise UsageError(f"an instruction fraction of {fraction} was asked for; it must be above 0 and at most 1")
-    refuse_other_formats(file)
-    images = Folder(image_root)
-    return _sampled(file, images, seed, rows, fraction, held_out, seen or Seen())
+    check_json_list(file)
+    source = ImageFolder(image_root)
+    return _iter_sample(file, source, seed, rows, fraction, held_out, image_cache or ImageCache())
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _SampledItem:
     """One item of the sample: its row as far as the text goes, and the picture that it names, if any."""
 
     item: Any
     row: Row | Reject
-    image: str = ""
+    ref: str = ""
 
 
-def _sampled(
+def _iter_sample(
     file: Path,
-    images: Folder,
+    source: ImageFolder,
     seed: int,
     rows: int | None,
     fraction: float | None,
     held_out: Container[str],
-    seen: Seen,
+    image_cache: ImageCache,
 ) -> Iterator[Row | Reject]:
     if fraction is not None:
-        total = sum(1 for _ in items_of(file))
+        total = sum(1 for _ in iter_json_items(file))
         rows = min(total, max(1, round(fraction * total)))
-    drawn = chain.from_iterable(_copies(*each) for each in _smallest(items_of(file), rows or 0, seed))
-    for one, body in seen.looked(drawn, partial(_place, images), partial(_looked, images)):
-        yield _pictured(one, images, held_out, body) if one.image else one.row
+    sample = chain.from_iterable(
+        _expand_copies(*entry) for entry in _select_smallest(iter_json_items(file), rows or 0, seed)
+    )
+    for sampled, body in image_cache.iter_inspected(
+        sample, partial(_cache_key, source), partial(_inspect_image, source)
+    ):
+        yield _add_image(sampled, source, held_out, body) if sampled.ref else sampled.row
 
 
-def _smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
+def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
     """Yield the `n` items with the smallest hashes, smallest first, as JSON with how often each came."""
-    chosen: dict[int, tuple[str, int]] = {}
-    worst_first: list[int] = []  # the negated keys of `chosen`, as a heap
+    by_key: dict[int, tuple[str, int]] = {}
+    negated_keys: list[int] = []  # the negated keys of `chosen`, as a heap
     for item in items:
         key = int(digest(seed, item), 16)
-        if key in chosen:
-            text, copies = chosen[key]
-            chosen[key] = text, copies + 1
-        elif len(chosen) < n:
-            heapq.heappush(worst_first, -key)
-            chosen[key] = json.dumps(item), 1
-        elif chosen and key < -worst_first[0]:
-            del chosen[-heapq.heapreplace(worst_first, -key)]
-            chosen[key] = json.dumps(item), 1
-    for key in sorted(chosen):
-        yield chosen[key]
+        if key in by_key:
+            text, copies = by_key[key]
+            by_key[key] = text, copies + 1
+        elif len(by_key) < n:
+            heapq.heappush(negated_keys, -key)
+            by_key[key] = json.dumps(item), 1
+        elif by_key and key < -negated_keys[0]:
+            del by_key[-heapq.heapreplace(negated_keys, -key)]
+            by_key[key] = json.dumps(item), 1
+    for key in sorted(by_key):
+        yield by_key[key]
 
 
-def _copies(text: str, copies: int) -> Iterator[_Drawn]:
+def _expand_copies(text: str, copies: int) -> Iterator[_SampledItem]:
     item = json.loads(text)
     for _ in range(copies - 1):
-        yield _Drawn(item, _reject("repeats another row", item))
-    yield _read(item)
+        yield _SampledItem(item, _reject("repeats another row", item))
+    yield _parse_item(item)
 
 
-def _read(item: Any) -> _Drawn:
-    messages = messages_of(item)
+def _parse_item(item: Any) -> _SampledItem:
+    messages = parse_nonempty_messages(item)
     if isinstance(messages, Defect):
-        return _Drawn(item, _reject(messages.reason, item, messages.detail))
+        return _SampledItem(item, _reject(messages.reason, item, messages.detail))
     row = Row(id=digest(INSTRUCTION, item), messages=messages, source=INSTRUCTION)
-    image = item.get("image")
-    if image is None:
-        if any(IMAGE_MARK in turn["value"] for turn in item["conversations"]):
-            return _Drawn(item, _reject("names no picture for its <image>", item))
-        return _Drawn(item, row)
-    if not isinstance(image, str) or not image or "\0" in image:
-        return _Drawn(item, _reject("image is not a path", item, repr(image)))
-    return _Drawn(item, row, image)
+    ref = item.get("image")
+    if ref is None:
+        if any(IMAGE_TOKEN in turn["value"] for turn in item["conversations"]):
+            return _SampledItem(item, _reject("names no picture for its <image>", item))
+        return _SampledItem(item, row)
+    if not isinstance(ref, str) or not ref or "\0" in ref:
+        return _SampledItem(item, _reject("image is not a path", item, repr(ref)))
+    return _SampledItem(item, row, ref)
 
 
-def _place(images: Folder, drawn: _Drawn) -> str | None:
+def _cache_key(source: ImageFolder, sampled: _SampledItem) -> str | None:
     """Return what tells the picture from others without reading it: its path, size and time of change."""
-    return f"{images.identity}/{drawn.image} {images.stamp(drawn.image)}" if drawn.image else None
+    return f"{source.identity}/{sampled.ref} {source.stamp(sampled.ref)}" if sampled.ref else None
 
 
-def _looked(images: Folder, drawn: _Drawn) -> str | None:
+def _inspect_image(source: ImageFolder, sampled: _SampledItem) -> str | None:
     """Return the picture; None, which is not kept, for what cannot be used now and may be mended."""
-    found = look(images, drawn.image)
-    return to_json(found) if isinstance(found, Picture) else None
+    result = inspect_image(source, sampled.ref)
+    return to_json(result) if isinstance(result, ImageInfo) else None
 
 
-def _pictured(drawn: _Drawn, images: Folder, held_out: Container[str], body: str | None) -> Row | Reject:
+def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[str], body: str | None) -> Row | Reject:
     """Return the row with the picture that was seen."""
-    item, image = drawn.item, drawn.image
-    picture = look(images, image) if body is None else from_json(Picture, body)
-    if isinstance(picture, Reject):
-        return replace(picture, stage="instruction", subject=_name(item), detail=f"{image}: {picture.detail}")
-    if picture.image_id in held_out:
-        return _reject("picture is in the validation split", item, image)
-    assert isinstance(drawn.row, Row)
+    item, ref = sampled.item, sampled.ref
+    image = inspect_image(source, ref) if body is None else from_json(ImageInfo, body)
+    if isinstance(image, Reject):
+        return replace(image, stage="instruction", subject=_item_id(item), detail=f"{ref}: {image.detail}")
+    if image.image_id in held_out:
+        return _reject("picture is in the validation split", item, ref)
+    assert isinstance(sampled.row, Row)
     return replace(
-        drawn.row,
-        image_id=picture.image_id,
+        sampled.row,
+        image_id=image.image_id,
         # LLaVA's pool keeps each data set in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
-        image_source=PurePosixPath(image).parts[0] if "/" in image else images.origin(image)[0],
-        image_license=picture.image_license,
-        read_picture=partial(images.read, image),
+        image_source=PurePosixPath(ref).parts[0] if "/" in ref else source.origin(ref)[0],
+        image_license=image.image_license,
+        read_image=partial(source.read, ref),
     )
 
 
 def _reject(reason: str, item: Any, detail: str = "") -> Reject:
-    return Reject("instruction", reason, _name(item), detail)
+    return Reject("instruction", reason, _item_id(item), detail)
 
 
-def _name(item: Any) -> str:
+def _item_id(item: Any) -> str:
     return str(item.get("id", "")) if isinstance(item, dict) else ""

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from compact_hf.methods.compact.status import ROLES, Spent, spent_by_role
-from compact_hf.runs.journal import Journal, Spending
-from compact_hf.runs.shards import runs_in
+from compact_hf.methods.compact.status import ROLES, RoleUsage, usage_by_role
+from compact_hf.runs.journal import Journal, TokenUsage
+from compact_hf.runs.shards import find_runs
 from compact_hf.teachers.base import Role
 
-SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
+PUBLIC_SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
 """Of a run's identity, what may be published: not its source, which may be a path."""
 
 # Of an absolute path all but its last part, at the start or behind `openai:`.
-_FOLDERS: Final = re.compile(r"(^|:)(?:[A-Za-z]:)?[/\\~](?:.*[/\\])?")
+_DIRECTORY_PREFIX: Final = re.compile(r"(^|:)(?:[A-Za-z]:)?[/\\~](?:.*[/\\])?")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ModelUsage:
     """Who was asked in one role, over all runs.
 
     Attributes:
@@ -35,7 +35,7 @@ class Asked:
         versions (`tuple[str, ...]`): the models that answered, as they named themselves, sorted.
         requests, input_tokens, output_tokens (`int`): what was answered, and the tokens as billed.
         cost (`float`, *optional*): USD, at list prices on the days of the replies; None where nobody knows them.
-        prices (`str`): where the prices are from, such as `genai-prices 0.2.3` or `runs here`; empty without any.
+        price_source (`str`): where the prices are from, such as `genai-prices 0.2.3` or `runs here`; empty without any.
     """
 
     role: Role
@@ -45,7 +45,7 @@ class Asked:
     input_tokens: int
     output_tokens: int
     cost: float | None
-    prices: str
+    price_source: str
 
     @property
     def backend(self) -> str:
@@ -54,54 +54,55 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class Provenance:
     """How a release came about.
 
     Attributes:
-        asked (`tuple[Asked, ...]`): teachers first.
+        model_usage (`tuple[Asked, ...]`): teachers first.
         first_day, last_day (`str`): of the replies, `YYYY-MM-DD` in UTC; empty where nobody replied.
-        pictures, kept (`int`): how many were finished, and how many of them kept questions.
+        images, kept_images (`int`): how many were finished, and how many of them kept questions.
         settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `SETTINGS`.
-        selected (`tuple[str, ...]`): which part of it was taken on purpose, a phrase each; empty where all was.
+        selection_phrases (`tuple[str, ...]`): which part of it was taken on purpose, a phrase each; empty where all
+            was.
     """
 
-    asked: tuple[Asked, ...]
+    model_usage: tuple[ModelUsage, ...]
     first_day: str
     last_day: str
-    pictures: int
-    kept: int
+    images: int
+    kept_images: int
     settings: dict[str, tuple[str, ...]]
-    selected: tuple[str, ...] = ()
+    selection_phrases: tuple[str, ...] = ()
 
     @property
     def cost(self) -> float | None:
         """USD of all requests together, None where a part of it is not known."""
-        costs = [one.cost for one in self.asked if one.cost is not None]
-        return math.fsum(costs) if len(costs) == len(self.asked) else None
+        costs = [usage.cost for usage in self.model_usage if usage.cost is not None]
+        return math.fsum(costs) if len(costs) == len(self.model_usage) else None
 
 
 @dataclass(slots=True)
-class _Sums:
+class _UsageSums:
     """What is added up for one role and name."""
 
-    spent: list[Spent] = field(default_factory=list)
+    usages: list[RoleUsage] = field(default_factory=list)
     versions: set[str] = field(default_factory=set)
 
-    def asked(self, role: Role, name: str) -> Asked:
-        costs = [one.cost for one in self.spent if one.cost is not None]
-        return Asked(
+    def to_model_usage(self, role: Role, name: str) -> ModelUsage:
+        costs = [usage.cost for usage in self.usages if usage.cost is not None]
+        return ModelUsage(
             role,
-            _public(name),
-            tuple(sorted(map(_public, self.versions))),
-            sum(one.requests for one in self.spent),
-            sum(one.input_tokens for one in self.spent),
-            sum(one.output_tokens for one in self.spent),
-            math.fsum(costs) if len(costs) == len(self.spent) else None,
-            next((one.price.source for one in self.spent if one.price is not None), ""),
+            _strip_directories(name),
+            tuple(sorted(map(_strip_directories, self.versions))),
+            sum(usage.requests for usage in self.usages),
+            sum(usage.input_tokens for usage in self.usages),
+            sum(usage.output_tokens for usage in self.usages),
+            math.fsum(costs) if len(costs) == len(self.usages) else None,
+            next((usage.price.source for usage in self.usages if usage.price is not None), ""),
         )
 
 
-def making_of(runs: Sequence[Path]) -> Making:
+def read_provenance(runs: Sequence[Path]) -> Provenance:
     """Return how what lies in the runs came about.
 
     Args:
@@ -110,42 +111,42 @@ def making_of(runs: Sequence[Path]) -> Making:
     Raises:
         JournalError: one of the folders is not a run, or cannot be read.
     """
-    sums: dict[tuple[Role, str], _Sums] = {}
+    sums: dict[tuple[Role, str], _UsageSums] = {}
     settings: dict[str, set[str]] = {}
     days: set[str] = set()
-    finished = kept = 0
-    with ExitStack() as opened:
-        journals = [opened.enter_context(Journal.read(folder)) for run in runs for folder in runs_in(run)]
+    finished = kept_images = 0
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         for journal in journals:
-            identity, counted = journal.identity, journal.spending()
-            for role, spent in spent_by_role(counted, identity).items():
-                of = sums.setdefault((role, spent.teacher), _Sums())
-                of.spent.append(spent)
-                of.versions |= _versions(counted, role)
-            for name in SETTINGS:
+            identity, spending = journal.identity, journal.usage()
+            for role, usage in usage_by_role(spending, identity).items():
+                role_sums = sums.setdefault((role, usage.teacher), _UsageSums())
+                role_sums.usages.append(usage)
+                role_sums.versions |= _model_versions(spending, role)
+            for name in PUBLIC_SETTINGS:
                 if name in identity:
-                    settings.setdefault(name, set()).add(_told(identity[name]))
-            days |= {one.day for one in counted}
-            finished, kept = finished + journal.counts()[0], kept + journal.counts()[1]
-    in_order = sorted(sums, key=lambda key: (ROLES.index(key[0]), key[1]))
-    return Making(
-        tuple(sums[key].asked(*key) for key in in_order),
+                    settings.setdefault(name, set()).add(_format_setting(identity[name]))
+            days |= {record.day for record in spending}
+            finished, kept_images = finished + journal.counts()[0], kept_images + journal.counts()[1]
+    ordered_keys = sorted(sums, key=lambda key: (ROLES.index(key[0]), key[1]))
+    return Provenance(
+        tuple(sums[key].to_model_usage(*key) for key in ordered_keys),
         min(days, default=""),
         max(days, default=""),
         finished,
-        kept,
-        {name: tuple(sorted(settings[name])) for name in SETTINGS if name in settings},
+        kept_images,
+        {name: tuple(sorted(settings[name])) for name in PUBLIC_SETTINGS if name in settings},
     )
 
 
-def _versions(counted: Iterable[Spending], role: Role) -> set[str]:
-    return {one.model for one in counted if one.role == role and one.model}
+def _model_versions(spending: Iterable[TokenUsage], role: Role) -> set[str]:
+    return {record.model for record in spending if record.role == role and record.model}
 
 
-def _told(value: object) -> str:
+def _format_setting(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _public(name: str) -> str:
+def _strip_directories(name: str) -> str:
     """Return a model's name without folders: a server may call a model by the path from which it has read it."""
-    return _FOLDERS.sub(r"\1", name)
+    return _DIRECTORY_PREFIX.sub(r"\1", name)

@@ -14,120 +14,124 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
-from compact_hf.dataset.schema import place_of
+from compact_hf.dataset.schema import parse_data_path
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.hub.errors import reading
-from compact_hf.hub.files import tree
+from compact_hf.hub.errors import translate_read_errors
+from compact_hf.hub.files import get_repo_files
 
 T = TypeVar("T")
 
 _REPOSITORY: Final = re.compile(r"(?P<repo_id>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 
 
-class Held(Protocol):
+class DatasetReader(Protocol):
     """A release that can be read.
 
     Attributes:
         name (`str`): as it was given.
-        data (`dict[str, str]`): path of each Parquet file -> SHA-256 of its bytes, empty where only reading it would
-            tell; sorted by path.
+        file_hashes (`dict[str, str]`): path of each Parquet file -> SHA-256 of its bytes, empty where only reading it
+            would tell; sorted by path.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def data(self) -> dict[str, str]: ...
+    def file_hashes(self) -> dict[str, str]: ...
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         """Return a file to read and seek in; OSError where that fails."""
         ...
 
-    def text(self, path: str) -> str:
+    def read_text(self, path: str) -> str:
         """Return a text file, an empty string where it is not there."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class DirectoryReader:
     """A release in a folder."""
 
     name: str
-    data: dict[str, str] = field(repr=False)
+    file_hashes: dict[str, str] = field(repr=False)
 
     @classmethod
-    def at(cls, path: Path, *, hashed: bool = True) -> Folder:
+    def from_path(cls, path: Path, *, compute_hashes: bool = True) -> DirectoryReader:
         names = sorted(file.relative_to(path).as_posix() for file in path.glob("data/*/*.parquet"))
-        with _readable():
-            return cls(str(path), {name: _sha256(path / name) if hashed else "" for name in names if place_of(name)})
+        with _translate_read_errors():
+            return cls(
+                str(path),
+                {name: _sha256(path / name) if compute_hashes else "" for name in names if parse_data_path(name)},
+            )
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         return (Path(self.name) / path).open("rb")
 
-    def text(self, path: str) -> str:
+    def read_text(self, path: str) -> str:
         file = Path(self.name) / path
-        with _readable():
+        with _translate_read_errors():
             return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class HubReader:
     """A release in a repository, at one commit."""
 
     name: str
-    data: dict[str, str] = field(repr=False)
+    file_hashes: dict[str, str] = field(repr=False)
     root: str
-    texts: frozenset[str] = field(repr=False)
+    paths: frozenset[str] = field(repr=False)
 
     @classmethod
-    def at(cls, repo_id: str, revision: str) -> Repository:
+    def from_repo(cls, repo_id: str, revision: str) -> HubReader:
         from huggingface_hub import HfApi
 
-        with reading(repo_id, revision):
+        with translate_read_errors(repo_id, revision):
             commit = HfApi().repo_info(repo_id, repo_type="dataset", revision=revision).sha
-            files = tree(HfApi(), repo_id, repo_type="dataset", revision=str(commit))
-        lfs = {path: files[path].lfs for path in sorted(files) if place_of(path)}
-        data = {path: stored.sha256 if stored else "" for path, stored in lfs.items()}
-        return cls(f"{repo_id}@{revision}", data, f"datasets/{repo_id}@{commit}", frozenset(files))
+            files = get_repo_files(HfApi(), repo_id, repo_type="dataset", revision=str(commit))
+        lfs = {path: files[path].lfs for path in sorted(files) if parse_data_path(path)}
+        file_hashes = {path: lfs_info.sha256 if lfs_info else "" for path, lfs_info in lfs.items()}
+        return cls(f"{repo_id}@{revision}", file_hashes, f"datasets/{repo_id}@{commit}", frozenset(files))
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         from huggingface_hub import HfFileSystem
 
         # No reading ahead: between the columns that are wanted lie the pictures, which are a hundred times larger.
-        opened: Any = HfFileSystem().open(f"{self.root}/{path}", "rb", cache_type="none")
-        return opened  # type: ignore[no-any-return]
+        file: Any = HfFileSystem().open(f"{self.root}/{path}", "rb", cache_type="none")
+        return file  # type: ignore[no-any-return]
 
-    def text(self, path: str) -> str:
-        if path not in self.texts:
+    def read_text(self, path: str) -> str:
+        if path not in self.paths:
             return ""
-        with reading(self.name), self.open(path) as file:
+        with translate_read_errors(self.name), self.open(path) as file:
             return file.read().decode("utf-8", errors="replace")
 
 
-def held(where: str | Path, *, hashed: bool = True) -> Held:
+def open_dataset(path: str | Path, *, compute_hashes: bool = True) -> DatasetReader:
     """Return the release in a folder, or in a repository (`org/name`, `org/name@v1.0.0`) as it is at this moment.
 
     Args:
-        where (`str | Path`): which of them.
-        hashed (`bool`, *optional*, defaults to True): False leaves a folder's files unread until they are opened.
+        path (`str | Path`): which of them.
+        compute_hashes (`bool`, *optional*, defaults to True): False leaves a folder's files unread until they are
+            opened.
 
     Raises:
-        UsageError: `where` is neither.
+        UsageError: `path` is neither.
         ReleaseError: a file of the folder cannot be read.
         HubError: the Hub cannot be reached or refuses.
     """
-    if Path(where).is_dir():
-        return Folder.at(Path(where), hashed=hashed)
-    if not (named := _REPOSITORY.fullmatch(str(where))):
+    if Path(path).is_dir():
+        return DirectoryReader.from_path(Path(path), compute_hashes=compute_hashes)
+    if not (match := _REPOSITORY.fullmatch(str(path))):
         raise UsageError(
-            f"{str(where)!r} is neither a folder nor a repository; give the folder of a release, or namespace/name "
+            f"{str(path)!r} is neither a folder nor a repository; give the folder of a release, or namespace/name "
             "with @revision where it is not main"
         )
-    return Repository.at(named["repo_id"], named["revision"] or "main")
+    return HubReader.from_repo(match["repo_id"], match["revision"] or "main")
 
 
-def of_file(release: Held, path: str, use: Callable[[Any], T]) -> T:
-    """Return what `use` makes of a Parquet file that is open for it.
+def read_parquet(reader: DatasetReader, path: str, read: Callable[[Any], T]) -> T:
+    """Return what `read` makes of a Parquet file that is open for it.
 
     Raises:
         ReleaseError: it is damaged, or cannot be read.
@@ -137,19 +141,19 @@ def of_file(release: Held, path: str, use: Callable[[Any], T]) -> T:
     import pyarrow.parquet as pq
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    with reading(release.name):
+    with translate_read_errors(reader.name):
         try:
-            with release.open(path) as raw, pq.ParquetFile(raw) as file:
-                return use(file)
+            with reader.open(path) as raw, pq.ParquetFile(raw) as file:
+                return read(file)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, HTTPError | ConnectionError):  # the Hub's, some of which are OSErrors too
                 raise
-            told = " ".join(str(error).split())
-            raise ReleaseError(f"{path} of {release.name} cannot be read ({told}); put a whole one there") from error
+            message = " ".join(str(error).split())
+            raise ReleaseError(f"{path} of {reader.name} cannot be read ({message}); put a whole one there") from error
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _translate_read_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -11,35 +11,35 @@ from itertools import chain
 from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.dataset.schema import INSTRUCTION, leaf_of, split_of
-from compact_hf.images.codec import PictureError, clean, loaded, stripped
+from compact_hf.dataset.schema import INSTRUCTION, get_split, get_subset
+from compact_hf.images.codec import ImageError, clean_image, decode, strip_metadata
 from compact_hf.records import MAX_CONFIDENCE
 
-Defect = tuple[str, str]
+RowDefect = tuple[str, str]
 Record = dict[str, Any]
 
-_PROVENANCE: Final = ("teacher", "verifier", "preset_version")
-_PICTURE: Final = ("image_id", "image_source", "image_license")
-_NULLABLE: Final = ("k", *_PICTURE, *_PROVENANCE)
-_ID: Final = re.compile(r"[0-9a-f]{32}")
-_ABSOLUTE: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
+_PROVENANCE_COLUMNS: Final = ("teacher", "verifier", "preset_version")
+_IMAGE_COLUMNS: Final = ("image_id", "image_source", "image_license")
+_NULLABLE_COLUMNS: Final = ("k", *_IMAGE_COLUMNS, *_PROVENANCE_COLUMNS)
+_IMAGE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
-def defects(record: Record, *, leaf: str, split: str) -> Iterator[Defect]:
+def iter_defects(record: Record, *, subset: str, split: str) -> Iterator[RowDefect]:
     """Yield every defect of a record of `features()` that lies in this leaf and split."""
-    if null := _null(record):
-        yield "null value", null
+    if null_column := _find_null_column(record):
+        yield "null value", null_column
         return  # the other checks could not look at it
-    yield from _place(record, leaf, split)
-    yield from _messages(record)
-    yield from _paths(record)
-    yield from _pictures(record)
-    yield from _instruction(record) if record["k"] is None else _compositional(record)
+    yield from _check_location(record, subset, split)
+    yield from _check_messages(record)
+    yield from _check_paths(record)
+    yield from _check_images(record)
+    yield from _check_instruction(record) if record["k"] is None else _check_compositional(record)
 
 
-def _null(record: Record) -> str:
+def _find_null_column(record: Record) -> str:
     """Return the name of a column that holds a null where none may be, or an empty string."""
-    required = (name for name in record if name not in _NULLABLE)
+    required = (name for name in record if name not in _NULLABLE_COLUMNS)
     return next((name for name in required if _holds_null(record[name])), "")
 
 
@@ -51,18 +51,18 @@ def _holds_null(value: Any) -> bool:
     return value is None
 
 
-def _place(record: Record, leaf: str, split: str) -> Iterator[Defect]:
+def _check_location(record: Record, subset: str, split: str) -> Iterator[RowDefect]:
     k, image_id = record["k"], record["image_id"]
-    if image_id is not None and not _ID.fullmatch(image_id):
+    if image_id is not None and not _IMAGE_ID.fullmatch(image_id):
         yield "image_id is no hash", repr(image_id)
         return
-    if leaf_of(k, image_id) != leaf:
-        yield "wrong leaf", f"belongs into {leaf_of(k, image_id)}"
-    if split_of(k, image_id) != split:
-        yield "wrong split", f"belongs into {split_of(k, image_id)}"
+    if get_subset(k, image_id) != subset:
+        yield "wrong leaf", f"belongs into {get_subset(k, image_id)}"
+    if get_split(k, image_id) != split:
+        yield "wrong split", f"belongs into {get_split(k, image_id)}"
 
 
-def _messages(record: Record) -> Iterator[Defect]:
+def _check_messages(record: Record) -> Iterator[RowDefect]:
     messages = record["messages"]
     roles = [message["role"] for message in messages]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
@@ -74,74 +74,74 @@ def _messages(record: Record) -> Iterator[Defect]:
             yield "empty message", message["role"]
 
 
-def _paths(record: Record) -> Iterator[Defect]:
+def _check_paths(record: Record) -> Iterator[RowDefect]:
     for name, value in record.items():
-        if isinstance(value, str) and _ABSOLUTE.match(value):
+        if isinstance(value, str) and _ABSOLUTE_PATH.match(value):
             yield "absolute path", f"{name} is {value!r}"
     for image in record["images"]:
         if re.search(r"[/\\]", image["path"] or ""):
             yield "absolute path", f"the picture's path names folders: {image['path']!r}"
 
 
-def _pictures(record: Record) -> Iterator[Defect]:
+def _check_images(record: Record) -> Iterator[RowDefect]:
     images = record["images"]
     if len(images) != (record["image_id"] is not None):
         yield "picture and image_id do not match", f"{len(images)} pictures, image_id {record['image_id']}"
-    for name in _PICTURE:
+    for name in _IMAGE_COLUMNS:
         if (record[name] is None) != (record["image_id"] is None):
             yield "picture and image_id do not match", f"{name} is {record[name]}"
     for image in images:
         try:
-            loaded(stripped(image["bytes"]), at_least=1)
-        except PictureError as error:
+            decode(strip_metadata(image["bytes"]), target_edge=1)
+        except ImageError as error:
             yield "picture does not decode", str(error)
             continue
         # Cleaning changes nothing that is clean: no EXIF, GPS, XMP, comment, thumbnail or second frame is left.
-        if clean(image["bytes"]) != image["bytes"]:
+        if clean_image(image["bytes"]) != image["bytes"]:
             yield "picture is not clean", "has metadata, an orientation, further frames or no proper end"
 
 
-def _instruction(record: Record) -> Iterator[Defect]:
+def _check_instruction(record: Record) -> Iterator[RowDefect]:
     if record["source"] != INSTRUCTION:
         yield "instruction row with other facts", f"k is null but source is {record['source']}"
-    for name in ("capabilities", "turns", *_PROVENANCE):
+    for name in ("capabilities", "turns", *_PROVENANCE_COLUMNS):
         if record[name]:
             yield "instruction row with other facts", f"{name} is {record[name]}"
 
 
-def _compositional(record: Record) -> Iterator[Defect]:
+def _check_compositional(record: Record) -> Iterator[RowDefect]:
     if record["source"] == INSTRUCTION:
         yield "instruction row with other facts", f"k is {record['k']}"
-    for name in _PROVENANCE:
+    for name in _PROVENANCE_COLUMNS:
         if not record[name]:
             yield "provenance is missing", name
     if not record["turns"]:
         yield "no turns", ""
     for turn in record["turns"]:
-        yield from _turn(turn, record["k"])
-    named = set(chain.from_iterable(turn["capabilities"] for turn in record["turns"]))
-    if len(record["capabilities"]) != len(named) or set(record["capabilities"]) != named:
+        yield from _check_turn(turn, record["k"])
+    turn_capabilities = set(chain.from_iterable(turn["capabilities"] for turn in record["turns"]))
+    if len(record["capabilities"]) != len(turn_capabilities) or set(record["capabilities"]) != turn_capabilities:
         yield "capabilities are not those of the turns", ", ".join(record["capabilities"])
-    yield from _turns_as_messages(record)
+    yield from _check_turn_messages(record)
 
 
-def _turn(turn: Record, k: int) -> Iterator[Defect]:
-    asked, found = turn["capabilities"], turn["verified_capabilities"]
-    if unknown := set(asked) - CAPABILITIES.keys():
+def _check_turn(turn: Record, k: int) -> Iterator[RowDefect]:
+    requested, verified = turn["capabilities"], turn["verified_capabilities"]
+    if unknown := set(requested) - CAPABILITIES.keys():
         yield "unknown capability", ", ".join(sorted(unknown))
-    if len(asked) != k or len(set(asked)) != k:
-        yield "k is not the number of capabilities", f"k = {k}, {', '.join(asked)}"
-    if len(found) != len(set(found)) or set(found) != set(asked):
-        yield "verified capabilities differ", f"asked {', '.join(asked)}; verified {', '.join(found)}"
+    if len(requested) != k or len(set(requested)) != k:
+        yield "k is not the number of capabilities", f"k = {k}, {', '.join(requested)}"
+    if len(verified) != len(set(verified)) or set(verified) != set(requested):
+        yield "verified capabilities differ", f"asked {', '.join(requested)}; verified {', '.join(verified)}"
     if not 0 <= turn["confidence"] <= MAX_CONFIDENCE:
         yield "confidence out of range", str(turn["confidence"])
 
 
-def _turns_as_messages(record: Record) -> Iterator[Defect]:
+def _check_turn_messages(record: Record) -> Iterator[RowDefect]:
     contents = [message["content"] for message in record["messages"]]
     turns = record["turns"]
-    said = zip(turns, contents[::2], contents[1::2], strict=False)
+    exchanges = zip(turns, contents[::2], contents[1::2], strict=False)
     if 2 * len(turns) != len(contents) or any(
-        turn["question"] not in asked or turn["answer"] != answer for turn, asked, answer in said
+        turn["question"] not in question or turn["answer"] != answer for turn, question, answer in exchanges
     ):
         yield "turns and messages differ", f"{len(turns)} turns, {len(contents)} messages"

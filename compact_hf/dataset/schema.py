@@ -22,20 +22,20 @@ INSTRUCTION_TEXT: Final = "instruction_text"
 SPLITS: Final = ("train", "validation")
 DEFAULT_CONFIG: Final = "all"
 
-_ONE_IN: Final = 20  # 5% of the pictures are for validation
-_FILE: Final = re.compile(
+_VALIDATION_MODULUS: Final = 20  # 5% of the pictures are for validation
+_DATA_PATH: Final = re.compile(
     r"data/(?P<leaf>k[1-9]\d*|instruction|instruction_text)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet"
 )
 
 
-def leaf_of(k: int | None, image_id: str | None) -> str:
+def get_subset(k: int | None, image_id: str | None) -> str:
     """Return the leaf of a row: `k{k}`, or for instruction rows (k None) by whether there is a picture."""
     if k is not None:
         return f"k{k}"
     return INSTRUCTION_TEXT if image_id is None else INSTRUCTION
 
 
-def split_of(k: int | None, image_id: str | None) -> str:
+def get_split(k: int | None, image_id: str | None) -> str:
     """Return `validation` for 5% of the pictures of the compositional part, by their hash, else `train`.
 
     Args:
@@ -44,39 +44,39 @@ def split_of(k: int | None, image_id: str | None) -> str:
     """
     if k is None or image_id is None:
         return "train"
-    return "validation" if int(image_id, 16) % _ONE_IN == 0 else "train"
+    return "validation" if int(image_id, 16) % _VALIDATION_MODULUS == 0 else "train"
 
 
-def file_name(leaf: str, split: str, index: int, count: int) -> str:
+def data_path(subset: str, split: str, index: int, count: int) -> str:
     """Return the path inside a release of file `index` (from 0) of `count`."""
-    return f"data/{leaf}/{split}-{index:05d}-of-{count:05d}.parquet"
+    return f"data/{subset}/{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def place_of(path: str) -> tuple[str, str] | None:
+def parse_data_path(path: str) -> tuple[str, str] | None:
     """Return (leaf, split) of a data file's path inside a release, None for any other path."""
-    match = _FILE.fullmatch(path)
+    match = _DATA_PATH.fullmatch(path)
     return (match["leaf"], match["split"]) if match else None
 
 
-def order_of(leaf: str) -> tuple[int, int, str]:
+def subset_order(subset: str) -> tuple[int, int, str]:
     """Return a sort key for leaves: k1, k2, ..., k10, instruction, instruction_text."""
-    digits = leaf[1:]
-    return (0, int(digits), leaf) if leaf[0] == "k" and digits.isdigit() else (1, 0, leaf)
+    digits = subset[1:]
+    return (0, int(digits), subset) if subset[0] == "k" and digits.isdigit() else (1, 0, subset)
 
 
-def configs(leaves: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return config -> its leaves, for the configs that have any of `leaves`; the default comes first."""
-    there = sorted(set(leaves), key=order_of)
-    composed = [leaf for leaf in there if leaf[0] == "k"]
-    rest = [leaf for leaf in there if leaf[0] != "k"]
-    chosen = {
-        DEFAULT_CONFIG: there,
-        "compositional": composed,
-        "instruction": rest,
-        "with_images": [leaf for leaf in there if leaf != INSTRUCTION_TEXT],
-        **{leaf: [leaf] for leaf in composed},
+def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return config -> its leaves, for the configs that have any of `subsets`; the default comes first."""
+    ordered = sorted(set(subsets), key=subset_order)
+    compositional = [subset for subset in ordered if subset[0] == "k"]
+    instruction = [subset for subset in ordered if subset[0] != "k"]
+    by_config = {
+        DEFAULT_CONFIG: ordered,
+        "compositional": compositional,
+        "instruction": instruction,
+        "with_images": [subset for subset in ordered if subset != INSTRUCTION_TEXT],
+        **{subset: [subset] for subset in compositional},
     }
-    return {name: tuple(of) for name, of in chosen.items() if of}
+    return {name: tuple(members) for name, members in by_config.items() if members}
 
 
 def features() -> Any:
@@ -115,18 +115,18 @@ def features() -> Any:
     )
 
 
-def features_in_card() -> list[dict[str, Any]]:
+def card_features() -> list[dict[str, Any]]:
     """Return the features as `dataset_info` in a card's header spells them."""
     # The one way to this spelling that does not go through a card of `datasets`' own making.
-    spelled: list[dict[str, Any]] = features()._to_yaml_list()
-    return spelled
+    yaml_features: list[dict[str, Any]] = features()._to_yaml_list()
+    return yaml_features
 
 
-def record(row: Row, picture: bytes | None) -> dict[str, Any]:
-    """Return `row` as a record of `features()`, with `picture` (an encoded file) embedded without a path."""
+def to_record(row: Row, image: bytes | None) -> dict[str, Any]:
+    """Return `row` as a record of `features()`, with `image` (an encoded file) embedded without a path."""
     return {
         "id": row.id,
-        "images": [] if picture is None else [{"bytes": picture, "path": None}],
+        "images": [] if image is None else [{"bytes": image, "path": None}],
         "messages": [{"role": message.role, "content": message.content} for message in row.messages],
         "k": row.k,
         "capabilities": list(row.capabilities),

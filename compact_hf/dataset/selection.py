@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from compact_hf.capabilities import canonical
-from compact_hf.dataset.schema import split_of
+from compact_hf.capabilities import canonicalize
+from compact_hf.dataset.schema import get_split
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.methods.compact.balance import FEWEST, Positions
+from compact_hf.methods.compact.balance import MIN_TURNS, Positions
 from compact_hf.methods.compact.rows import with_turns
 from compact_hf.methods.compact.sampling import MAX_K, Combination
 from compact_hf.records import Reject, Row, digest
-from compact_hf.reports.theme import spoken
+from compact_hf.reports.theme import get_label
 
 LLAVA_K_SHARES: Final[Mapping[int, float]] = {1: 0.28, 2: 0.49, 3: 0.23}
 """LLaVA-665K's questions by k as a release of k = 1, 2, 3 can have them: the only shares of these three with the mean
 of 1.95 and the 77% of k <= 2 that the paper reports. There Gemini judged k, and found 0 and more than 3 too."""
 
-_ALL: Final = 0
+_ALL_KS: Final = 0
 """Stands for every k where one number is wanted of all together."""
 
 
@@ -59,12 +59,14 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        canonical(self.without)
-        if wrong := [k for k in (*self.ks, *self.k_shares) if not 1 <= k <= MAX_K]:
-            raise UsageError(f"got k = {wrong[0]}; k is 1 to {MAX_K}")
+        canonicalize(self.without)
+        if invalid := [k for k in (*self.ks, *self.k_shares) if not 1 <= k <= MAX_K]:
+            raise UsageError(f"got k = {invalid[0]}; k is 1 to {MAX_K}")
         shares = self.k_shares.values()
         if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
-            raise UsageError(f"the shares by k are {_shares(self.k_shares)}; give shares above 0 that add up to 1")
+            raise UsageError(
+                f"the shares by k are {_format_shares(self.k_shares)}; give shares above 0 that add up to 1"
+            )
         if self.ks and self.k_shares:
             raise UsageError("shares by k say already which ks there are; give them or ks, not both")
         if self.questions is not None and self.conversations is not None:
@@ -82,21 +84,21 @@ class Selection:
         """What is counted: `questions`, or `conversations` where their number is given."""
         return "questions" if self.conversations is None else "conversations"
 
-    def told(self) -> tuple[str, ...]:
+    def describe(self) -> tuple[str, ...]:
         """Return what was selected, for people, a phrase each."""
         phrases = []
         if self.ks:
             phrases.append(f"questions of k = {', '.join(map(str, sorted(self.ks)))} only")
         if self.without:
-            phrases.append(f"none that needs {' or '.join(spoken(name) for name in canonical(self.without))}")
+            phrases.append(f"none that needs {' or '.join(get_label(name) for name in canonicalize(self.without))}")
         if self.k_shares:
-            phrases.append(f"shares by k forced to {_shares(self.k_shares)}")
+            phrases.append(f"shares by k forced to {_format_shares(self.k_shares)}")
         if self.size is not None:
             phrases.append(f"{self.size:,} {self.unit} for training, drawn with seed {self.seed}")
         return tuple(phrases)
 
 
-def chosen(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
+def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
     """Choose which questions of which pictures to take.
 
     Pictures come in the order of a hash of their id and the seed, and give their questions until the number is reached.
@@ -111,94 +113,103 @@ def chosen(images: Mapping[str, Sequence[Combination]], selection: Selection) ->
     Raises:
         ReleaseError: there are fewer than are wanted.
     """
-    fit = _fitting(images, selection)
+    eligible = _find_eligible(images, selection)
     if selection.size is None and not selection.k_shares:
-        return fit
-    group_of = {image_id: len(images[image_id][0]) if selection.k_shares else _ALL for image_id in fit}
-    training = {image_id for image_id in fit if split_of(len(images[image_id][0]), image_id) == "train"}
-    there: Counter[int] = Counter()
-    for image_id in training:
-        there[group_of[image_id]] += len(fit[image_id]) if selection.conversations is None else 1
-    left = _wanted(there, selection)
-    found: dict[str, Positions] = {}
-    for image_id in sorted(fit, key=lambda image_id: digest("selection", selection.seed, image_id)):
-        if not left[group := group_of[image_id]]:
+        return eligible
+    group_by_id = {image_id: len(images[image_id][0]) if selection.k_shares else _ALL_KS for image_id in eligible}
+    train_ids = {image_id for image_id in eligible if get_split(len(images[image_id][0]), image_id) == "train"}
+    available: Counter[int] = Counter()
+    for image_id in train_ids:
+        available[group_by_id[image_id]] += len(eligible[image_id]) if selection.conversations is None else 1
+    remaining = _allocate(available, selection)
+    result: dict[str, Positions] = {}
+    for image_id in sorted(eligible, key=lambda image_id: digest("selection", selection.seed, image_id)):
+        if not remaining[group := group_by_id[image_id]]:
             continue
-        found[image_id] = fit[image_id]
-        if image_id in training and selection.conversations is None:
-            found[image_id] = fit[image_id][: left[group]]
-        if image_id in training:
-            left[group] -= len(found[image_id]) if selection.conversations is None else 1
-    return found
+        result[image_id] = eligible[image_id]
+        if image_id in train_ids and selection.conversations is None:
+            result[image_id] = eligible[image_id][: remaining[group]]
+        if image_id in train_ids:
+            remaining[group] -= len(result[image_id]) if selection.conversations is None else 1
+    return result
 
 
-def selected(rows: Iterable[Row | Reject], taken: Mapping[str, Positions]) -> Iterator[Row | Reject]:
+def apply_selection(
+    rows: Iterable[Row | Reject], positions_by_image: Mapping[str, Positions]
+) -> Iterator[Row | Reject]:
     """Yield the rows with those of their turns that were `chosen`, and a reject for each question that was not."""
     for row in rows:
         if isinstance(row, Reject):
             yield row
             continue
-        positions = taken.get(str(row.image_id), ())
-        for at, turn in enumerate(row.turns):
-            if at not in positions:
+        positions = positions_by_image.get(str(row.image_id), ())
+        for index, turn in enumerate(row.turns):
+            if index not in positions:
                 yield Reject("assembly", "not selected", turn.question, "", turn.capabilities)
         if positions:
-            yield with_turns(row, [row.turns[at] for at in positions])
+            yield with_turns(row, [row.turns[index] for index in positions])
 
 
-def questions_of(rows: Iterable[Row | Reject]) -> dict[str, tuple[Combination, ...]]:
+def group_questions(rows: Iterable[Row | Reject]) -> dict[str, tuple[Combination, ...]]:
     """Return image id -> the combination of each of its questions."""
-    known: dict[Combination, Combination] = {}
+    interned: dict[Combination, Combination] = {}
     return {
         # One object for all that are equal: there are more images than combinations.
-        str(row.image_id): tuple(known.setdefault(turn.capabilities, turn.capabilities) for turn in row.turns)
+        str(row.image_id): tuple(interned.setdefault(turn.capabilities, turn.capabilities) for turn in row.turns)
         for row in rows
         if isinstance(row, Row)
     }
 
 
-def count_by_k(images: Mapping[str, Sequence[Combination]], taken: Mapping[str, Positions]) -> Counter[int]:
+def count_by_k(
+    images: Mapping[str, Sequence[Combination]], positions_by_image: Mapping[str, Positions]
+) -> Counter[int]:
     """Return k -> the number of training questions among those that are taken."""
-    training = (image_id for image_id in taken if split_of(len(images[image_id][0]), image_id) == "train")
-    return Counter(chain.from_iterable([len(images[image_id][0])] * len(taken[image_id]) for image_id in training))
+    train_ids = (
+        image_id for image_id in positions_by_image if get_split(len(images[image_id][0]), image_id) == "train"
+    )
+    return Counter(
+        chain.from_iterable([len(images[image_id][0])] * len(positions_by_image[image_id]) for image_id in train_ids)
+    )
 
 
-def _fitting(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
+def _find_eligible(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
     """Return the questions that are of the ks that are wanted and need nothing that is not."""
     ks, without = {*selection.ks, *selection.k_shares}, set(selection.without)
-    fit: dict[str, Positions] = {}
+    eligible: dict[str, Positions] = {}
     for image_id, questions in images.items():
         if ks and len(questions[0]) not in ks:
             continue
-        taken = tuple(at for at, needed in enumerate(questions) if without.isdisjoint(needed))
-        if len(taken) >= min(FEWEST, len(questions)):
-            fit[image_id] = taken
-    return fit
+        positions = tuple(index for index, combination in enumerate(questions) if without.isdisjoint(combination))
+        if len(positions) >= min(MIN_TURNS, len(questions)):
+            eligible[image_id] = positions
+    return eligible
 
 
-def _wanted(there: Mapping[int, int], selection: Selection) -> dict[int, int]:
+def _allocate(available: Mapping[int, int], selection: Selection) -> dict[int, int]:
     """Return how many units of each k to take; of all together where shares do not matter.
 
     By Webster's method, which makes shares whole numbers so that none gets fewer when there are more in all.
     """
-    shares = dict(selection.k_shares) or {_ALL: 1.0}
+    shares = dict(selection.k_shares) or {_ALL_KS: 1.0}
     counts = dict.fromkeys(shares, 0)
     while selection.size is None or sum(counts.values()) < selection.size:
         k = max(shares, key=lambda k: shares[k] / (2 * counts[k] + 1))
-        if selection.size is None and counts[k] == there.get(k, 0):
+        if selection.size is None and counts[k] == available.get(k, 0):
             break
         counts[k] += 1
-    short = {k: count - there.get(k, 0) for k, count in counts.items() if count > there.get(k, 0)}
-    if short:
-        told = ", ".join(
-            f"{counts[k]:,}{f' of k = {k}' if k else ''} are wanted and {there.get(k, 0):,} are there: {lack:,} too few"
-            for k, lack in short.items()
+    shortfall = {k: count - available.get(k, 0) for k, count in counts.items() if count > available.get(k, 0)}
+    if shortfall:
+        message = ", ".join(
+            f"{counts[k]:,}{f' of k = {k}' if k else ''} are wanted and {available.get(k, 0):,} are there: "
+            f"{missing:,} too few"
+            for k, missing in shortfall.items()
         )
         raise ReleaseError(
-            f"the runs hold too few {selection.unit} for training ({told}); generate more pictures, or select fewer"
+            f"the runs hold too few {selection.unit} for training ({message}); generate more pictures, or select fewer"
         )
     return counts
 
 
-def _shares(shares: Mapping[int, float]) -> str:
+def _format_shares(shares: Mapping[int, float]) -> str:
     return ", ".join(f"{share:.0%} k = {k}" for k, share in sorted(shares.items()))

@@ -19,26 +19,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.examples import Chosen, Found, Sample, Wanted, any_draft
-from compact_hf.dataset.reader import Held, held, of_file
-from compact_hf.dataset.schema import order_of, place_of
+from compact_hf.dataset.examples import Reservoir, Sample, SampleQuery, SampleSet, has_draft
+from compact_hf.dataset.reader import DatasetReader, open_dataset, read_parquet
+from compact_hf.dataset.schema import parse_data_path, subset_order
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.images.address import HUB
-from compact_hf.images.source import Source
-from compact_hf.methods.compact.conversation import Outcome, outcome_of
-from compact_hf.methods.compact.preset import CONVERSING
-from compact_hf.records import Picture, Turn
+from compact_hf.images.address import HUB_PREFIX
+from compact_hf.images.source import ImageSource
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
+from compact_hf.methods.compact.preset import CONVERSATION_METHODS
+from compact_hf.records import ImageInfo, Turn
 from compact_hf.reports import contact_sheet
-from compact_hf.runs.image_index import read_again
-from compact_hf.runs.journal import FILE_NAME, Finished, Journal
-from compact_hf.runs.shards import runs_in
+from compact_hf.runs.image_index import reread_verified
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.shards import find_runs
 from compact_hf.runs.sources import reopen_source
 
 _COLUMNS: Final = ("id", "k", "turns", "image_id", "image_source", "image_license", "teacher", "verifier")
-_PICTURES: Final = "images"
+_IMAGE_COLUMN: Final = "images"
 
 
-def of_release(release: Held, wanted: Wanted) -> Found:
+def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet:
     """Choose among a release's compositional rows.
 
     Raises:
@@ -46,87 +46,87 @@ def of_release(release: Held, wanted: Wanted) -> Found:
         ReleaseError: there are no data files of a release, or one cannot be read.
         HubError: the Hub cannot be reached or refuses.
     """
-    if not release.data:
-        raise ReleaseError(f"{release.name} holds no data files of a release; give what `compact assemble` wrote")
-    of_leaf: dict[str, list[str]] = {}
-    for path in release.data:
-        leaf, _ = place_of(path) or ("", "")
-        if leaf.startswith("k"):
-            of_leaf.setdefault(leaf, []).append(path)
-    chosen = Chosen(wanted)
-    for leaf in sorted(of_leaf, key=order_of):
-        if wanted.k in (None, int(leaf[1:])):
-            _offer(release, of_leaf[leaf], int(leaf[1:]), chosen)
-    found = chosen.found()
-    if not found.shown:
-        there = ", ".join(sorted(of_leaf, key=order_of)) or "the instruction part only, which has no k"
-        raise UsageError(f"{release.name} has no questions {wanted.told()}; there is {there}")
-    return found
+    if not reader.file_hashes:
+        raise ReleaseError(f"{reader.name} holds no data files of a release; give what `compact assemble` wrote")
+    paths_by_subset: dict[str, list[str]] = {}
+    for path in reader.file_hashes:
+        subset, _ = parse_data_path(path) or ("", "")
+        if subset.startswith("k"):
+            paths_by_subset.setdefault(subset, []).append(path)
+    reservoir = Reservoir(query)
+    for subset in sorted(paths_by_subset, key=subset_order):
+        if query.k in (None, int(subset[1:])):
+            _add_candidates(reader, paths_by_subset[subset], int(subset[1:]), reservoir)
+    sample_set = reservoir.read_samples()
+    if not sample_set.items:
+        available = ", ".join(sorted(paths_by_subset, key=subset_order)) or "the instruction part only, which has no k"
+        raise UsageError(f"{reader.name} has no questions {query.describe()}; there is {available}")
+    return sample_set
 
 
 @dataclass(slots=True)
-class _Group:
+class _RowGroup:
     """A row group of a file. Pictures are read all at once, when the first is asked for, of the rows in `rows`."""
 
-    release: Held
+    reader: DatasetReader
     path: str
     index: int
     rows: list[int] = field(default_factory=list)
-    _pictures: dict[int, bytes] = field(default_factory=dict)
+    _images: dict[int, bytes] = field(default_factory=dict)
 
-    def picture(self, row: int) -> bytes:
-        if not self._pictures:
-            self._pictures = of_file(self.release, self.path, self._read)
-        return self._pictures[row]
+    def read_image(self, row: int) -> bytes:
+        if not self._images:
+            self._images = read_parquet(self.reader, self.path, self._read_images)
+        return self._images[row]
 
-    def _read(self, file: Any) -> dict[int, bytes]:
-        column = file.read_row_group(self.index, columns=[_PICTURES])[_PICTURES]
+    def _read_images(self, file: Any) -> dict[int, bytes]:
+        column = file.read_row_group(self.index, columns=[_IMAGE_COLUMN])[_IMAGE_COLUMN]
         return {row: column[row].as_py()[0]["bytes"] for row in self.rows}
 
 
-def _offer(release: Held, paths: Iterable[str], k: int, chosen: Chosen) -> None:
+def _add_candidates(reader: DatasetReader, paths: Iterable[str], k: int, reservoir: Reservoir) -> None:
     """Offer what is wanted in the files of one leaf, until there is enough of it."""
-    wanted = chosen.wanted
+    query = reservoir.query
 
-    def order(path: str) -> tuple[bool, int]:
-        return (place_of(path) or ("", ""))[1] != "train", wanted.rank(path)
+    def sort_key(path: str) -> tuple[bool, int]:
+        return (parse_data_path(path) or ("", ""))[1] != "train", query.rank(path)
 
-    for path in sorted(paths, key=order):
-        if chosen.enough_of(k):
+    for path in sorted(paths, key=sort_key):
+        if reservoir.is_full(k):
             return
-        of_file(release, path, partial(_offer_groups, release, path, k, chosen))
+        read_parquet(reader, path, partial(_add_row_groups, reader, path, k, reservoir))
 
 
-def _offer_groups(release: Held, path: str, k: int, chosen: Chosen, file: Any) -> None:
-    wanted = chosen.wanted
-    if missing := {*_COLUMNS, _PICTURES} - set(file.schema_arrow.names):
-        raise ReleaseError(f"{path} of {release.name} lacks {', '.join(sorted(missing))}; it is no file of a release")
-    for index in sorted(range(file.num_row_groups), key=partial(wanted.rank, path)):
-        if chosen.enough_of(k):
+def _add_row_groups(reader: DatasetReader, path: str, k: int, reservoir: Reservoir, file: Any) -> None:
+    query = reservoir.query
+    if missing := {*_COLUMNS, _IMAGE_COLUMN} - set(file.schema_arrow.names):
+        raise ReleaseError(f"{path} of {reader.name} lacks {', '.join(sorted(missing))}; it is no file of a release")
+    for index in sorted(range(file.num_row_groups), key=partial(query.rank, path)):
+        if reservoir.is_full(k):
             return
-        group = _Group(release, path, index)
+        group = _RowGroup(reader, path, index)
         for row, record in enumerate(file.read_row_group(index, columns=list(_COLUMNS)).to_pylist()):
-            if turns := wanted.turns([_turn(turn) for turn in record["turns"]]):
+            if turns := query.select_turns([_parse_turn(turn) for turn in record["turns"]]):
                 group.rows.append(row)
-                chosen.offer(wanted.rank(record["id"]), _dataset_sample(record, turns, partial(group.picture, row)))
+                reservoir.add(query.rank(record["id"]), _dataset_sample(record, turns, partial(group.read_image, row)))
 
 
-def _turn(turn: dict[str, Any]) -> Turn:
-    names = {name: tuple(turn[name]) for name in ("capabilities", "verified_capabilities")}
-    return Turn(turn["question"], turn["answer"], confidence=turn["confidence"], **names)
+def _parse_turn(turn: dict[str, Any]) -> Turn:
+    capabilities = {name: tuple(turn[name]) for name in ("capabilities", "verified_capabilities")}
+    return Turn(turn["question"], turn["answer"], confidence=turn["confidence"], **capabilities)
 
 
-def _dataset_sample(record: dict[str, Any], turns: tuple[Turn, ...], read: Any) -> Sample:
+def _dataset_sample(record: dict[str, Any], turns: tuple[Turn, ...], read_image: Any) -> Sample:
     caption = f"{record['image_source']}, {record['image_license']}, row {record['id'][:8]}"
-    return Sample(record["k"], turns, caption, record["teacher"], record["verifier"], read)
+    return Sample(record["k"], turns, caption, record["teacher"], record["verifier"], read_image)
 
 
-def of_run(run: Path, wanted: Wanted, *, rejects: bool) -> Found:
+def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleSet:
     """Choose among a run's pictures.
 
     Args:
         run (`Path`): a run folder, or a folder that holds the shards of one.
-        wanted (`Wanted`): which, and how many.
+        query (`SampleQuery`): which, and how many.
         rejects (`bool`): show drafts that were dropped instead of questions that were kept.
 
     Raises:
@@ -134,38 +134,44 @@ def of_run(run: Path, wanted: Wanted, *, rejects: bool) -> Found:
         JournalError: it cannot be read.
         SourceError: a picture is gone, or is another one now.
     """
-    chosen = Chosen(wanted)
+    reservoir = Reservoir(query)
     ks: set[int] = set()
-    with ExitStack() as opened:
-        for folder in runs_in(run):
-            journal = opened.enter_context(Journal.read(folder))
-            if (method := journal.identity["method"]) not in CONVERSING:
+    with ExitStack() as stack:
+        for directory in find_runs(run):
+            journal = stack.enter_context(Journal.read(directory))
+            if (method := journal.identity["method"]) not in CONVERSATION_METHODS:
                 raise UsageError(f"{run} is a run of {method}, which keeps no questions; give one of compact generate")
             source = reopen_source(journal.identity["source"])
-            for finished, outcome in _outcomes(journal):
-                if any_draft(outcome.rejects) if rejects else outcome.conversation:
+            for finished, outcome in _iter_outcomes(journal):
+                if has_draft(outcome.rejects) if rejects else outcome.conversation:
                     ks.add(outcome.k)
-                sample = _run_sample(journal, source, finished, outcome, wanted, rejects=rejects)
-                if sample is not None and wanted.k in (None, outcome.k):
-                    chosen.offer(wanted.rank(finished.image_id), sample)
-        found = chosen.found()
-    if not found.shown:
-        what = "dropped drafts" if rejects else "kept questions"
-        have = f"there are some of k = {', '.join(map(str, sorted(ks)))}" if ks else "there are none at all so far"
-        raise UsageError(f"{run} has no {' '.join(filter(None, (what, wanted.told())))}; {have}")
-    return found
+                sample = _run_sample(journal, source, finished, outcome, query, rejects=rejects)
+                if sample is not None and query.k in (None, outcome.k):
+                    reservoir.add(query.rank(finished.image_id), sample)
+        sample_set = reservoir.read_samples()
+    if not sample_set.items:
+        subject = "dropped drafts" if rejects else "kept questions"
+        available = f"there are some of k = {', '.join(map(str, sorted(ks)))}" if ks else "there are none at all so far"
+        raise UsageError(f"{run} has no {' '.join(filter(None, (subject, query.describe())))}; {available}")
+    return sample_set
 
 
-def _outcomes(journal: Journal) -> Iterator[tuple[Finished, Outcome]]:
-    return ((finished, outcome_of(finished.body)) for finished in journal.outcomes())
+def _iter_outcomes(journal: Journal) -> Iterator[tuple[FinishedImage, Outcome]]:
+    return ((finished, parse_outcome(finished.body)) for finished in journal.outcomes())
 
 
 def _run_sample(
-    journal: Journal, source: Source, finished: Finished, outcome: Outcome, wanted: Wanted, *, rejects: bool
+    journal: Journal,
+    source: ImageSource,
+    finished: FinishedImage,
+    outcome: Outcome,
+    query: SampleQuery,
+    *,
+    rejects: bool,
 ) -> Sample | None:
-    turns = wanted.turns(outcome.conversation.turns) if outcome.conversation and not rejects else ()
-    dropped = wanted.drafts(outcome.rejects) if rejects else ()
-    if not turns and not dropped:
+    turns = query.select_turns(outcome.conversation.turns) if outcome.conversation and not rejects else ()
+    drafts = query.select_drafts(outcome.rejects) if rejects else ()
+    if not turns and not drafts:
         return None
     identity = journal.identity
     return Sample(
@@ -174,21 +180,21 @@ def _run_sample(
         finished.ref,
         identity["teacher"],
         identity["verifier"],
-        partial(_read, journal, source, finished),
-        dropped,
+        partial(_read_image, journal, source, finished),
+        drafts,
     )
 
 
-def _read(journal: Journal, source: Source, finished: Finished) -> bytes:
-    picture = journal.picture(finished.image_id, finished.ref)
+def _read_image(journal: Journal, source: ImageSource, finished: FinishedImage) -> bytes:
+    image = journal.get_image(finished.image_id, finished.ref)
     # Where the run's last start found it gone, reading it again says so.
-    return read_again(source, picture or Picture(finished.image_id, finished.ref, 0, 0, ""))
+    return reread_verified(source, image or ImageInfo(finished.image_id, finished.ref, 0, 0, ""))
 
 
-PAGE: Final = "contact_sheet.html"
-PICTURE: Final = "contact_sheet.png"
+PAGE_NAME: Final = "contact_sheet.html"
+IMAGE_NAME: Final = "contact_sheet.png"
 
-_NO_NAME: Final = re.compile(r"[^\w.-]+")
+_UNSAFE_CHARS: Final = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +203,20 @@ class Sheet:
 
     Attributes:
         page (`Path`): one HTML file that needs nothing beside it.
-        picture (`Path`): the same as a PNG file.
-        shown (`int`): how many pictures there are on it.
+        image (`Path`): the same as a PNG file.
+        count (`int`): how many pictures there are on it.
     """
 
     page: Path
-    picture: Path
-    shown: int
+    image: Path
+    count: int
 
     def _repr_png_(self) -> bytes:
-        return self.picture.read_bytes()
+        return self.image.read_bytes()
 
 
 def show(
-    where: str | Path,
+    path: str | Path,
     out: str | Path | None = None,
     *,
     k: int | None = None,
@@ -225,7 +231,7 @@ def show(
     memory; of a repository only the row groups that are looked into are fetched.
 
     Args:
-        where (`str | Path`): a run folder (or one with the shards of a run), a release, or `org/name[@revision]` on the
+        path (`str | Path`): a run folder (or one with the shards of a run), a release, or `org/name[@revision]` on the
             Hub, with or without `hf://datasets/` before it.
         out (`str | Path`, *optional*, defaults to `NAME-sheet` here): the folder for the two files, in place of
             earlier ones.
@@ -242,38 +248,44 @@ def show(
         ReleaseError: the release is damaged, or `out` cannot be written.
         HubError: the Hub cannot be reached, or has no such repository.
     """
-    named = None if capability is None else re.sub(r"[\s-]+", "_", capability.strip().lower())
-    wanted = Wanted(k, named, n, seed)
-    is_run = _is_run(where)
+    capability_name = None if capability is None else re.sub(r"[\s-]+", "_", capability.strip().lower())
+    query = SampleQuery(k, capability_name, n, seed)
+    is_run = _is_run(path)
     if rejects and not is_run:
-        raise UsageError(f"{where} is no run, and only a run keeps what was dropped; give the folder of the run")
-    found = of_run(Path(where), wanted, rejects=rejects) if is_run else of_release(_release(where), wanted)
-    name = Path(where).resolve().name if Path(where).is_dir() else str(where).removeprefix(HUB)
-    folder = Path(out) if out is not None else Path(f"{_NO_NAME.sub('-', name)}-sheet")
+        raise UsageError(f"{path} is no run, and only a run keeps what was dropped; give the folder of the run")
+    sample_set = (
+        read_run_samples(Path(path), query, rejects=rejects)
+        if is_run
+        else read_dataset_samples(_open_dataset(path), query)
+    )
+    name = Path(path).resolve().name if Path(path).is_dir() else str(path).removeprefix(HUB_PREFIX)
+    directory = Path(out) if out is not None else Path(f"{_UNSAFE_CHARS.sub('-', name)}-sheet")
     title = f"{name}: {'what was dropped' if rejects else 'questions and answers'}"
-    page = contact_sheet.page(found.shown, title=title, summary=list(_summary(found, wanted, rejects=rejects)))
-    return _written(folder, page, contact_sheet.sheet(found.shown), len(found.shown))
+    page = contact_sheet.render_page(
+        sample_set.items, title=title, summary=list(_iter_summary(sample_set, query, rejects=rejects))
+    )
+    return _write_sheet(directory, page, contact_sheet.render_sheet(sample_set.items), len(sample_set.items))
 
 
-def _is_run(where: str | Path) -> bool:
-    folder = Path(where)
-    return folder.is_dir() and any((run / FILE_NAME).is_file() for run in runs_in(folder))
+def _is_run(path: str | Path) -> bool:
+    directory = Path(path)
+    return directory.is_dir() and any((run / FILE_NAME).is_file() for run in find_runs(directory))
 
 
-def _release(where: str | Path) -> Held:
-    if Path(where).is_dir():
-        if not (Path(where) / "data").is_dir():
-            raise UsageError(f"{where} is neither a run (no {FILE_NAME}) nor a release (no folder data); give one")
-    elif Path(where).exists() or Path(where).is_absolute() or str(where).removeprefix(HUB).count("/") != 1:
-        raise UsageError(f"{where} is no folder; give a run, a release, or org/name[@revision] on the Hub")
-    return held(where if Path(where).is_dir() else str(where).removeprefix(HUB), hashed=False)
+def _open_dataset(path: str | Path) -> DatasetReader:
+    if Path(path).is_dir():
+        if not (Path(path) / "data").is_dir():
+            raise UsageError(f"{path} is neither a run (no {FILE_NAME}) nor a release (no folder data); give one")
+    elif Path(path).exists() or Path(path).is_absolute() or str(path).removeprefix(HUB_PREFIX).count("/") != 1:
+        raise UsageError(f"{path} is no folder; give a run, a release, or org/name[@revision] on the Hub")
+    return open_dataset(path if Path(path).is_dir() else str(path).removeprefix(HUB_PREFIX), compute_hashes=False)
 
 
-def _summary(found: Found, wanted: Wanted, *, rejects: bool) -> Iterator[str]:
-    pictures = f"{len(found.shown)} {'picture' if len(found.shown) == 1 else 'pictures'}"
-    what = f"{'dropped drafts' if rejects else 'questions'} {wanted.told()}".strip()
-    yield f"{pictures} with {what}, chosen by hash (seed {wanted.seed})."
-    yield f"Written by {', '.join(found.teachers)}; checked by {', '.join(found.verifiers)}."
+def _iter_summary(sample_set: SampleSet, query: SampleQuery, *, rejects: bool) -> Iterator[str]:
+    images = f"{len(sample_set.items)} {'picture' if len(sample_set.items) == 1 else 'pictures'}"
+    subject = f"{'dropped drafts' if rejects else 'questions'} {query.describe()}".strip()
+    yield f"{images} with {subject}, chosen by hash (seed {query.seed})."
+    yield f"Written by {', '.join(sample_set.teachers)}; checked by {', '.join(sample_set.verifiers)}."
     if rejects:
         yield "Below each draft stand why it was dropped, and the capabilities that it was to need: k of them."
     else:
@@ -283,14 +295,14 @@ def _summary(found: Found, wanted: Wanted, *, rejects: bool) -> Iterator[str]:
         )
 
 
-def _written(folder: Path, page: str, picture: bytes, count: int) -> Sheet:
-    sheet = Sheet(folder / PAGE, folder / PICTURE, count)
+def _write_sheet(directory: Path, page: str, image: bytes, count: int) -> Sheet:
+    sheet = Sheet(directory / PAGE_NAME, directory / IMAGE_NAME, count)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, data in ((sheet.page, page.encode()), (sheet.picture, picture)):
-            half = path.with_name(f".{path.name}.part")
-            half.write_bytes(data)
-            os.replace(half, path)
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, data in ((sheet.page, page.encode()), (sheet.image, image)):
+            temp_file = path.with_name(f".{path.name}.part")
+            temp_file.write_bytes(data)
+            os.replace(temp_file, path)
     except OSError as error:
-        raise ReleaseError(f"{folder} cannot be written ({error.strerror}); give another --out") from error
+        raise ReleaseError(f"{directory} cannot be written ({error.strerror}); give another --out") from error
     return sheet

@@ -19,21 +19,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.card import CARD, foreign_files, header_of, listed_configs, picture_defects, text_defects
-from compact_hf.dataset.row_checks import defects
-from compact_hf.dataset.schema import configs, features, features_in_card, file_name, order_of, place_of
-from compact_hf.dataset.stats import Facts, Shards, Tally
+from compact_hf.dataset.card import (
+    CARD,
+    header_configs,
+    iter_figure_defects,
+    iter_text_defects,
+    list_foreign_files,
+    read_header,
+)
+from compact_hf.dataset.row_checks import iter_defects
+from compact_hf.dataset.schema import (
+    card_features,
+    configs_from_subsets,
+    data_path,
+    features,
+    parse_data_path,
+    subset_order,
+)
+from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.dataset.writer import MAX_GROUP_ROWS
 from compact_hf.errors import UsageError
-from compact_hf.hub.download import snapshot
-from compact_hf.images.address import HUB
+from compact_hf.hub.download import download_snapshot
+from compact_hf.images.address import HUB_PREFIX
 
-MAX_SHOWN: Final = 10
+MAX_PROBLEMS: Final = 10
 """Problems of one check that a report names; the rest are only counted."""
 
 _REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
 
-Place = tuple[str, str]
+SplitKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +65,14 @@ class Report:
     """What validation found.
 
     Attributes:
-        problems (`tuple[Problem, ...]`): the first `MAX_SHOWN` of each check.
+        problems (`tuple[Problem, ...]`): the first `MAX_PROBLEMS` of each check.
         counts (`dict[str, int]`): check -> how many problems there are; empty for a valid release.
         rows (`dict[tuple[str, str], int]`): (leaf, split) -> rows.
     """
 
     problems: tuple[Problem, ...]
     counts: dict[str, int]
-    rows: dict[Place, int]
+    rows: dict[SplitKey, int]
 
     @property
     def is_valid(self) -> bool:
@@ -71,28 +85,28 @@ class _Findings:
 
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
-    rows: Counter[Place] = field(default_factory=Counter)
+    rows: Counter[SplitKey] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
-    pictures: dict[str, set[str]] = field(default_factory=lambda: {"train": set(), "validation": set()})
-    tally: Tally = field(default_factory=Tally)
+    image_ids: dict[str, set[str]] = field(default_factory=lambda: {"train": set(), "validation": set()})
+    row_counter: RowCounter = field(default_factory=RowCounter)
 
     def add(self, problem: Problem) -> None:
         self.counts[problem.check] += 1
-        if self.counts[problem.check] <= MAX_SHOWN:
+        if self.counts[problem.check] <= MAX_PROBLEMS:
             self.problems.append(problem)
 
     def merge(self, other: _Findings) -> None:
-        before = self.counts.copy()
+        running_counts = self.counts.copy()
         self.counts += other.counts
         for problem in other.problems:
-            before[problem.check] += 1
-            if before[problem.check] <= MAX_SHOWN:
+            running_counts[problem.check] += 1
+            if running_counts[problem.check] <= MAX_PROBLEMS:
                 self.problems.append(problem)
         self.rows += other.rows
         self.ids += other.ids
-        for split, pictures in other.pictures.items():
-            self.pictures[split] |= pictures
-        self.tally.merge(other.tally)
+        for split, image_ids in other.image_ids.items():
+            self.image_ids[split] |= image_ids
+        self.row_counter.merge(other.row_counter)
 
 
 def validate(path: str | Path) -> Report:
@@ -107,74 +121,74 @@ def validate(path: str | Path) -> Report:
         HubUnavailableError: the Hub cannot be reached, or keeps failing.
         HubError: there is no such repository or revision for this token.
     """
-    path = _folder_of(path)
+    path = _resolve_directory(path)
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
-    files = {name: place for name in names if (place := place_of(name))}
+    files = {name: split_key for name in names if (split_key := parse_data_path(name))}
     schema = features().arrow_schema  # here and not in the threads: `datasets` must not be imported by two at once
     findings = _Findings()
-    for name in foreign_files(path):
+    for name in list_foreign_files(path):
         findings.add(Problem("file that is no part of a release", name))
-    for problem in _numbering(files):
+    for problem in _check_numbering(files):
         findings.add(problem)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets go of Python's lock
-        for of_file in pool.map(partial(_check_file, path, schema), files, files.values()):
-            findings.merge(of_file)
-    for problem in [*_between_files(findings), *_card(path, set(files.values()), findings.rows)]:
+        for file_findings in pool.map(partial(_check_file, path, schema), files, files.values()):
+            findings.merge(file_findings)
+    for problem in [*_check_across_files(findings), *_check_card(path, set(files.values()), findings.rows)]:
         findings.add(problem)
     if not findings.counts:  # else there is nothing whole to compare the text with
-        for problem in _card_text(path, files, findings):
+        for problem in _check_card_text(path, files, findings):
             findings.add(problem)
     return Report(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
 
 
-def _folder_of(path: str | Path) -> Path:
+def _resolve_directory(path: str | Path) -> Path:
     if Path(path).is_dir():
         return Path(path)
-    match = _REPOSITORY.fullmatch(str(path).removeprefix(HUB))
+    match = _REPOSITORY.fullmatch(str(path).removeprefix(HUB_PREFIX))
     if match is None:
         raise UsageError(f"{path} is not a folder; give the folder of a release, or org/name[@revision] on the Hub")
-    return snapshot(match["name"], repo_type="dataset", revision=match["revision"])
+    return download_snapshot(match["name"], repo_type="dataset", revision=match["revision"])
 
 
-def _numbering(files: Mapping[str, Place]) -> Iterator[Problem]:
+def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
     if not files:
         yield Problem("no data files", "data")
     count = Counter(files.values())
-    expected = {file_name(*place, index, total) for place, total in count.items() for index in range(total)}
+    expected = {data_path(*split_key, index, total) for split_key, total in count.items() for index in range(total)}
     for name in sorted(files.keys() - expected):
         yield Problem("data files are missing or too many", name, detail=f"{count[files[name]]} are there")
 
 
-def _check_file(root: Path, schema: Any, name: str, place: Place) -> _Findings:
+def _check_file(root: Path, schema: Any, name: str, split_key: SplitKey) -> _Findings:
     import pyarrow as pa
 
     findings = _Findings()
     try:
-        _check_rows(root, schema, name, place, findings)
+        _check_rows(root, schema, name, split_key, findings)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         findings.add(Problem("unreadable file", name, detail=" ".join(str(error).split())))
     return findings
 
 
-def _check_rows(root: Path, schema: Any, name: str, place: Place, findings: _Findings) -> None:
+def _check_rows(root: Path, schema: Any, name: str, split_key: SplitKey, findings: _Findings) -> None:
     import pyarrow.parquet as pq
 
-    leaf, split = place
+    subset, split = split_key
     with pq.ParquetFile(root / name, pre_buffer=False) as file:
-        findings.rows[place] += file.metadata.num_rows
-        if wrong := _schema_difference(file.schema_arrow, schema):
-            findings.add(Problem("schema differs", name, detail=wrong))
+        findings.rows[split_key] += file.metadata.num_rows
+        if difference := _schema_difference(file.schema_arrow, schema):
+            findings.add(Problem("schema differs", name, detail=difference))
             return
         for batch in file.iter_batches(batch_size=MAX_GROUP_ROWS):
             for record in batch.to_pylist():
-                found = list(defects(record, leaf=leaf, split=split))
-                for check, detail in found:
+                row_defects = list(iter_defects(record, subset=subset, split=split))
+                for check, detail in row_defects:
                     findings.add(Problem(check, name, str(record["id"]), detail))
-                if not found:
-                    findings.tally.record(record)
+                if not row_defects:
+                    findings.row_counter.add_record(record)
                 findings.ids.append(str(record["id"]))
                 if record["image_id"] is not None:
-                    findings.pictures[split].add(record["image_id"])
+                    findings.image_ids[split].add(record["image_id"])
 
 
 def _schema_difference(schema: Any, expected: Any) -> str:
@@ -189,17 +203,17 @@ def _schema_difference(schema: Any, expected: Any) -> str:
     return ""
 
 
-def _between_files(findings: _Findings) -> Iterator[Problem]:
-    for row, times in Counter(findings.ids).items():
-        if times > 1:
-            yield Problem("repeated id", "data", row, f"{times} times")
-    for image_id in sorted(findings.pictures["train"] & findings.pictures["validation"]):
+def _check_across_files(findings: _Findings) -> Iterator[Problem]:
+    for row_id, count in Counter(findings.ids).items():
+        if count > 1:
+            yield Problem("repeated id", "data", row_id, f"{count} times")
+    for image_id in sorted(findings.image_ids["train"] & findings.image_ids["validation"]):
         yield Problem("picture in both splits", "data", detail=f"image_id {image_id}")
 
 
-def _card(path: Path, places: Collection[Place], rows: Mapping[Place, int]) -> Iterator[Problem]:
+def _check_card(path: Path, split_keys: Collection[SplitKey], rows: Mapping[SplitKey, int]) -> Iterator[Problem]:
     try:
-        header = header_of(path)
+        header = read_header(path)
     except (OSError, ValueError) as error:
         yield Problem("card cannot be read", CARD, detail=str(error))
         return
@@ -208,41 +222,44 @@ def _card(path: Path, places: Collection[Place], rows: Mapping[Place, int]) -> I
         return
     try:
         version = str(header["configs"][0]["version"])
-        counted = _counts_of(header)
+        card_counts = _read_counts(header)
     except (KeyError, IndexError, TypeError) as error:
         yield Problem("card cannot be read", CARD, detail=f"configs or dataset_info lack {error}")
         return
-    if header["configs"] != listed_configs(places, version):
+    if header["configs"] != header_configs(split_keys, version):
         yield Problem("card's configs are not those of the files", CARD)
-    if any(info.get("features") != features_in_card() for info in header["dataset_info"]):
+    if any(info.get("features") != card_features() for info in header["dataset_info"]):
         yield Problem("card's features differ", CARD)
-    for name, leaves in configs(leaf for leaf, _ in places).items():
-        there: Counter[str] = Counter()
-        for (leaf, split), count in rows.items():
-            there[split] += count if leaf in leaves else 0
-        if +there != Counter(counted.pop(name, {})):
-            yield Problem("card's counts are wrong", CARD, detail=f"config {name} has {dict(+there)}")
-    for name in counted:
+    for name, subsets in configs_from_subsets(subset for subset, _ in split_keys).items():
+        split_counts: Counter[str] = Counter()
+        for (subset, split), count in rows.items():
+            split_counts[split] += count if subset in subsets else 0
+        if +split_counts != Counter(card_counts.pop(name, {})):
+            yield Problem("card's counts are wrong", CARD, detail=f"config {name} has {dict(+split_counts)}")
+    for name in card_counts:
         yield Problem("card's counts are wrong", CARD, detail=f"config {name} has no files")
 
 
-def _card_text(path: Path, files: Mapping[str, Place], findings: _Findings) -> Iterator[Problem]:
+def _check_card_text(path: Path, files: Mapping[str, SplitKey], findings: _Findings) -> Iterator[Problem]:
     """Compare the card's text and pictures with what was counted in the rows."""
-    sizes: Counter[Place] = Counter()
-    for name, place in files.items():
-        sizes[place] += (path / name).stat().st_size
-    count = Counter(files.values())
-    places = sorted(findings.rows, key=lambda place: (order_of(place[0]), place[1]))
-    shards = {place: Shards(findings.rows[place], count[place], 0, sizes[place]) for place in places}
+    file_bytes: Counter[SplitKey] = Counter()
+    for name, split_key in files.items():
+        file_bytes[split_key] += (path / name).stat().st_size
+    file_counts = Counter(files.values())
+    split_keys = sorted(findings.rows, key=lambda split_key: (subset_order(split_key[0]), split_key[1]))
+    sizes = {
+        split_key: SplitSize(findings.rows[split_key], file_counts[split_key], 0, file_bytes[split_key])
+        for split_key in split_keys
+    }
     text = (path / CARD).read_text(encoding="utf-8")
-    facts = Facts(str(header_of(path)["configs"][0]["version"]), shards, findings.tally)
-    for check, detail in text_defects(text, facts):
+    stats = DatasetStats(str(read_header(path)["configs"][0]["version"]), sizes, findings.row_counter)
+    for check, detail in iter_text_defects(text, stats):
         yield Problem(check, CARD, detail=detail)
-    for check, name, detail in picture_defects(path, text, findings.tally.combinations):
+    for check, name, detail in iter_figure_defects(path, text, findings.row_counter.combinations):
         yield Problem(check, name, detail=detail)
 
 
-def _counts_of(header: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _read_counts(header: dict[str, Any]) -> dict[str, dict[str, int]]:
     """Return config -> split -> rows as the card says."""
     return {
         info["config_name"]: {split["name"]: split["num_examples"] for split in info["splits"]}

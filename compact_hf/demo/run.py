@@ -26,10 +26,10 @@ from typing import Any, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.stats import Facts
+from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
-from compact_hf.demo.report import Story, report_of, summary_of
-from compact_hf.errors import IdentityError, ReleaseError, UsageError
+from compact_hf.demo.report import DemoResults, make_report, make_summary
+from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
 from compact_hf.methods.compact.generate import generate
@@ -37,13 +37,13 @@ from compact_hf.methods.compact.status import status
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.reports import contact_sheet
-from compact_hf.reports.demo_page import render
-from compact_hf.runs.run import Standing
-from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.render import png
-from compact_hf.scenes.scene import scene_of
-from compact_hf.training.card_results import measured
-from compact_hf.training.child_output import steps_in
+from compact_hf.reports.demo_page import render_demo
+from compact_hf.runs.run import RunProgress
+from compact_hf.scenes.questions import make_question, supported_combinations
+from compact_hf.scenes.render import render_png
+from compact_hf.scenes.scene import build_scene
+from compact_hf.training.card_results import read_card_results
+from compact_hf.training.child_output import parse_progress
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.train import TrainingResult, tune
@@ -54,63 +54,63 @@ _FIRST_SEED: Final = 500_000
 _TURNS: Final = 3
 
 
-def write_instruction_file(folder: Path, *, with_picture: int, without_picture: int) -> Path:
-    """Write `instruction.json` and its pictures into `folder`, and return the file's path.
+def write_instruction_file(directory: Path, *, num_image_rows: int, num_text_rows: int) -> Path:
+    """Write `instruction.json` and its pictures into `directory`, and return the file's path.
 
     Args:
-        folder (`Path`): is made; what stands there is written over.
-        with_picture, without_picture (`int`): rows of each kind; one row more names a picture that is not there.
+        directory (`Path`): is made; what stands there is written over.
+        num_image_rows, num_text_rows (`int`): rows of each kind; one row more names a picture that is not there.
     """
-    pictures = folder / "scenes"
-    pictures.mkdir(parents=True, exist_ok=True)
-    rows = [_about_a_scene(pictures, _FIRST_SEED + index) for index in range(with_picture)]
-    rows += [_about_a_sum(index) for index in range(without_picture)]
+    image_directory = directory / "scenes"
+    image_directory.mkdir(parents=True, exist_ok=True)
+    rows = [_make_scene_row(image_directory, _FIRST_SEED + index) for index in range(num_image_rows)]
+    rows += [_make_sum_row(index) for index in range(num_text_rows)]
     rows.append({**rows[0], "id": "picture-missing", "image": "scenes/missing.png"})
-    file = folder / FILE_NAME
-    file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    return file
+    path = directory / FILE_NAME
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return path
 
 
-def _about_a_scene(pictures: Path, seed: int) -> dict[str, Any]:
-    scene = scene_of(seed)
+def _make_scene_row(image_directory: Path, seed: int) -> dict[str, Any]:
+    scene = build_scene(seed)
     name = f"scene-{seed}.png"
-    (pictures / name).write_bytes(png(scene))
+    (image_directory / name).write_bytes(render_png(scene))
     rng = random.Random(seed)
-    asked = [ask(scene, combination, rng) for combination in supported(scene, 1)]
-    chosen = [question for question in asked if question is not None][:_TURNS]
+    candidates = [make_question(scene, combination, rng) for combination in supported_combinations(scene, 1)]
+    questions = [question for question in candidates if question is not None][:_TURNS]
     conversation = []
-    for index, question in enumerate(chosen):
-        mark = "<image>\n" if index == 0 else ""
-        end = f"\n{SHORT_ANSWER_INSTRUCTION}" if index == 0 else ""
-        conversation += _turn(f"{mark}{question.question}{end}", question.answer)
+    for index, question in enumerate(questions):
+        image_token = "<image>\n" if index == 0 else ""
+        suffix = f"\n{SHORT_ANSWER_INSTRUCTION}" if index == 0 else ""
+        conversation += _make_turn(f"{image_token}{question.question}{suffix}", question.answer)
     return {"id": f"scene-{seed}", "image": f"scenes/{name}", "conversations": conversation}
 
 
-def _about_a_sum(index: int) -> dict[str, Any]:
+def _make_sum_row(index: int) -> dict[str, Any]:
     rng = random.Random(index)
-    one, other = rng.randint(2, 9), rng.randint(2, 9)
+    a, b = rng.randint(2, 9), rng.randint(2, 9)
     return {
         "id": f"sum-{index}",
-        "conversations": _turn(f"What is {one} plus {other}, and then {index}?", str(one + other + index)),
+        "conversations": _make_turn(f"What is {a} plus {b}, and then {index}?", str(a + b + index)),
     }
 
 
-def _turn(question: str, answer: str) -> list[dict[str, str]]:
+def _make_turn(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
 SCENES: Final = 400
-NOISE: Final = 0.3
+FAULT_RATE: Final = 0.3
 RECIPE: Final = "tiny-cpu"
-_FEWEST_SCENES: Final = 40
+_MIN_SCENES: Final = 40
 _VERSION: Final = "1.0.0"
-_RESERVED: Final = 200
-_WITH_PICTURE: Final = 60
-_WITHOUT_PICTURE: Final = 20
+_MAX_RESERVED_SCENES: Final = 200
+_IMAGE_ROWS: Final = 60
+_TEXT_ROWS: Final = 20
 _INSTRUCTION_ROWS: Final = 40
-_ON_SHEET: Final = 6
-_MARK: Final = ".compact-demo"
-_FIRST_LOOK: Final = """\
+_SHEET_IMAGES: Final = 6
+_MARKER: Final = ".compact-demo"
+_SNIPPET: Final = """\
 from datasets import load_dataset
 
 data = load_dataset({release!r})
@@ -120,11 +120,11 @@ print(hardest["images"][0].size, "k =", hardest["k"])
 for turn in hardest["turns"]:
     print(turn["question"], "->", turn["answer"], turn["capabilities"])"""
 
-Tell = Callable[[str, int, int, str], None]
+ProgressCallback = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
+class DemoOutput:
     """What the demo left: the report's path, and a few plain sentences on what came out and how to go on."""
 
     report: Path
@@ -136,8 +136,8 @@ def run_demo(
     *,
     scenes: int = SCENES,
     steps: int | None = None,
-    on_progress: Tell = lambda stage, done, total, note: None,
-) -> Demo:
+    on_progress: ProgressCallback = lambda stage, done, total, note: None,
+) -> DemoOutput:
     """Go the whole way from pictures to a tuned model's score by k, or go on with it.
 
     Args:
@@ -145,127 +145,136 @@ def run_demo(
         scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, to learn from. Half as
             many others, at most 200, are for judging.
         steps (`int`, *optional*, defaults to the recipe's): training steps.
-        on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
+        on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.
 
     Raises:
         UsageError: `out` holds something else or a demo with other settings, or `scenes` is too small.
         CompactError: whatever a stage raises; the same call goes on there.
     """
-    if scenes < _FEWEST_SCENES:
-        raise UsageError(f"got {scenes} scenes; the demo needs at least {_FEWEST_SCENES} to learn from")
-    folder = _claimed(Path(out), {"scenes": scenes, "steps": steps})
-    _generate(folder / "run", scenes, on_progress)
-    facts = _assemble(folder, on_progress)
-    code = _FIRST_LOOK.format(release=str(folder / "release"))
-    printed = _printed(code)
-    base = _base(folder, on_progress)
-    reserved = f"scenes:{min(scenes // 2, _RESERVED)}"
-    before = _evaluate(base, reserved, folder / "before", "questions before tuning", on_progress)
-    settings = _settings(folder, steps)
-    training = _train(folder, settings, on_progress)
-    after = _evaluate(training.output_dir, reserved, folder / "after", "questions after tuning", on_progress)
+    if scenes < _MIN_SCENES:
+        raise UsageError(f"got {scenes} scenes; the demo needs at least {_MIN_SCENES} to learn from")
+    directory = _init_output_dir(Path(out), {"scenes": scenes, "steps": steps})
+    _generate(directory / "run", scenes, on_progress)
+    stats = _assemble(directory, on_progress)
+    code = _SNIPPET.format(release=str(directory / "release"))
+    output = _run_snippet(code)
+    base = _make_base_model(directory, on_progress)
+    dataset = f"scenes:{min(scenes // 2, _MAX_RESERVED_SCENES)}"
+    before = _evaluate(base, dataset, directory / "before", "questions before tuning", on_progress)
+    settings = _settings(directory, steps)
+    training = _train(directory, settings, on_progress)
+    after = _evaluate(training.output_dir, dataset, directory / "after", "questions after tuning", on_progress)
     swapped = _evaluate(
-        training.output_dir, reserved, folder / "swapped", "pictures swapped", on_progress, swap_pictures=True
+        training.output_dir, dataset, directory / "swapped", "pictures swapped", on_progress, swap_images=True
     )
     # Last, over the card that TRL leaves: only now are the scores known.
-    scores = measured(training.output_dir, folder / "after")
+    scores = read_card_results(training.output_dir, directory / "after")
     write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
-    story = Story(folder, status(folder / "run"), facts, code, printed, training, before, after, swapped)
-    page, sheet = folder / "report.html", folder / "contact_sheet.png"
-    report = report_of(story)
-    page.write_text(render(report), encoding="utf-8")
-    sheet.write_bytes(contact_sheet.sheet(contact_sheet.pick(report.pictures, _ON_SHEET)))
-    return Demo(page, summary_of(story))
+    demo = DemoResults(directory, status(directory / "run"), stats, code, output, training, before, after, swapped)
+    page, sheet = directory / "report.html", directory / "contact_sheet.png"
+    report = make_report(demo)
+    page.write_text(render_demo(report), encoding="utf-8")
+    sheet.write_bytes(contact_sheet.render_sheet(contact_sheet.pick(report.images, _SHEET_IMAGES)))
+    return DemoOutput(page, make_summary(demo))
 
 
-def _claimed(folder: Path, settings: dict[str, int | None]) -> Path:
-    mark = folder / _MARK
-    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder} already holds something that is not a demo; give a new or empty folder")
+def _init_output_dir(directory: Path, settings: dict[str, int | None]) -> Path:
+    marker = directory / _MARKER
+    if directory.exists() and not marker.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"--out {directory} already holds something that is not a demo; give a new or empty folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else settings
-        if held != settings:
+        directory.mkdir(parents=True, exist_ok=True)
+        saved_settings = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else settings
+        if saved_settings != settings:
             # What was trained and judged belongs to the settings of the first call.
-            raise IdentityError(
-                str(folder), {name: (held.get(name), now) for name, now in settings.items() if held.get(name) != now}
+            raise SettingsMismatchError(
+                str(directory),
+                {
+                    name: (saved_settings.get(name), value)
+                    for name, value in settings.items()
+                    if saved_settings.get(name) != value
+                },
             )
-        mark.write_text(json.dumps(settings), encoding="utf-8")
+        marker.write_text(json.dumps(settings), encoding="utf-8")
     except ValueError as error:
-        raise UsageError(f"--out {folder} holds a demo that was cut off at its start; remove {mark}") from error
+        raise UsageError(f"--out {directory} holds a demo that was cut off at its start; remove {marker}") from error
     except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written ({error.strerror}); give another folder") from error
-    return folder
+        raise UsageError(f"--out {directory} cannot be written ({error.strerror}); give another folder") from error
+    return directory
 
 
-def _generate(run: Path, scenes: int, tell: Tell) -> None:
-    def show(standing: Standing) -> None:
-        tell("pictures", standing.finished, standing.pictures, f"{standing.accepted} questions")
+def _generate(run: Path, scenes: int, on_progress: ProgressCallback) -> None:
+    def show(progress: RunProgress) -> None:
+        on_progress("pictures", progress.finished, progress.images, f"{progress.accepted} questions")
 
-    generate(f"scenes:{scenes}", run, noise=NOISE, strict=True, on_progress=show)
+    generate(f"scenes:{scenes}", run, noise=FAULT_RATE, strict=True, on_progress=show)
 
 
-def _assemble(folder: Path, tell: Tell) -> Facts:
-    file = write_instruction_file(folder / "instruction", with_picture=_WITH_PICTURE, without_picture=_WITHOUT_PICTURE)
-    release = folder / "release"
-    facts = assemble(
-        [folder / "run"],
+def _assemble(directory: Path, on_progress: ProgressCallback) -> DatasetStats:
+    instruction_file = write_instruction_file(
+        directory / "instruction", num_image_rows=_IMAGE_ROWS, num_text_rows=_TEXT_ROWS
+    )
+    release = directory / "release"
+    stats = assemble(
+        [directory / "run"],
         release,
         version=_VERSION,
         max_similarity=1,  # drawn scenes repeat their wording by design: the tiny student has to learn from it
-        instruction=file,
+        instruction=instruction_file,
         instruction_rows=_INSTRUCTION_ROWS,
     )
     report = validate(release)
     if not report.is_valid:
         raise ReleaseError(f"{release} is not valid: {report.counts}; this is a defect of compact_hf, please report it")
-    tell("release", facts.rows(), facts.rows(), "rows written and checked")
-    return facts
+    on_progress("release", stats.rows(), stats.rows(), "rows written and checked")
+    return stats
 
 
-def _base(folder: Path, tell: Tell) -> Path:
-    base = folder / "base"
+def _make_base_model(directory: Path, on_progress: ProgressCallback) -> Path:
+    base = directory / "base"
     if not base.exists():
         # Renamed when it is whole, so that a kill cannot leave half a model behind.
-        half = folder / "base.part"
-        shutil.rmtree(half, ignore_errors=True)
-        copy_aligned(half).rename(base)
-    tell("tiny model", 1, 1, "")
+        temp_directory = directory / "base.part"
+        shutil.rmtree(temp_directory, ignore_errors=True)
+        copy_aligned(temp_directory).rename(base)
+    on_progress("tiny model", 1, 1, "")
     return base
 
 
-def _settings(folder: Path, steps: int | None) -> dict[str, str]:
+def _settings(directory: Path, steps: int | None) -> dict[str, str]:
     """Return what replaces the recipe's settings, as `trl sft` takes it."""
     return {
-        "model_name_or_path": str(folder / "base"),
-        "dataset_name": str(folder / "release"),
-        "output_dir": str(folder / "student"),
+        "model_name_or_path": str(directory / "base"),
+        "dataset_name": str(directory / "release"),
+        "output_dir": str(directory / "student"),
         **({"max_steps": str(steps), "save_steps": str(steps)} if steps else {}),
     }
 
 
-def _train(folder: Path, settings: dict[str, str], tell: Tell) -> TrainingResult:
+def _train(directory: Path, settings: dict[str, str], on_progress: ProgressCallback) -> TrainingResult:
     def show(line: str) -> None:
-        if steps := steps_in(line):
-            tell("training steps", *steps, "")
+        if steps := parse_progress(line):
+            on_progress("training steps", *steps, "")
 
-    return tune(RECIPE, overrides=settings, log=folder / "training.log", on_line=show)
+    return tune(RECIPE, overrides=settings, log=directory / "training.log", on_line=show)
 
 
-def _evaluate(model: Path, reserved: str, out: Path, stage: str, tell: Tell, *, swap_pictures: bool = False) -> Results:
+def _evaluate(
+    model: Path, dataset: str, out: Path, stage: str, on_progress: ProgressCallback, *, swap_images: bool = False
+) -> Results:
     return evaluate(
         str(model),
-        reserved,
+        dataset,
         out,
-        swap_pictures=swap_pictures,
-        on_progress=lambda done, total: tell(stage, done, total, ""),
+        swap_pictures=swap_images,
+        on_progress=lambda done, total: on_progress(stage, done, total, ""),
     ).results[0]
 
 
-def _printed(code: str) -> str:
+def _run_snippet(code: str) -> str:
     """Run a snippet as its reader would, and return what it prints."""
-    said = io.StringIO()
+    output = io.StringIO()
     scope: dict[str, Any] = {}
-    with without_progress_bars(), contextlib.redirect_stdout(said):
+    with without_progress_bars(), contextlib.redirect_stdout(output):
         exec(compile(code, "<first look>", "exec"), scope)
-    return said.getvalue()
+    return output.getvalue()

@@ -19,101 +19,103 @@ from functools import partial
 from typing import Final
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.evaluation.questions import Question, of_rows
+from compact_hf.evaluation.questions import Question, read_row_questions
 from compact_hf.records import digest
-from compact_hf.scenes.questions import SceneQuestion, ask, supported
-from compact_hf.scenes.scene import Scene, scene_of
-from compact_hf.scenes.source import Scenes, reserved, seed_of
+from compact_hf.scenes.questions import SceneQuestion, make_question, supported_combinations
+from compact_hf.scenes.scene import Scene, build_scene
+from compact_hf.scenes.source import SceneSource, parse_seed, reserved_scenes
 
-SCENES: Final = "scenes:"
-_ONCE: Final = (1, 2, 3)
-_WIDENED: Final = (4, 5)
-_MOST: Final = 3
+SCENES_PREFIX: Final = "scenes:"
+_SINGLE_QUESTION_KS: Final = (1, 2, 3)
+_SEVERAL_QUESTION_KS: Final = (4, 5)
+_MAX_QUESTIONS: Final = 3
 """Questions of one scene and one k, as many as a conversation of the training data has."""
 
 
-def of_reserved(dataset: str) -> Iterator[Question]:
+def iter_scene_questions(dataset: str) -> Iterator[Question]:
     """Yield the questions of `scenes:N`; those of `scenes:N+1` begin with them.
 
     Raises:
         EvaluationError: it is not scenes:N with N of 1 or more.
         UsageError: there are fewer reserved scenes.
     """
-    source = reserved(_count(dataset))
-    asked: Counter[tuple[str, ...]] = Counter()
+    source = reserved_scenes(_parse_count(dataset))
+    usage: Counter[tuple[str, ...]] = Counter()
     for ref in source.refs():
-        scene = scene_of(seed_of(ref))
-        for k in _ONCE:
+        scene = build_scene(parse_seed(ref))
+        for k in _SINGLE_QUESTION_KS:
             rng = random.Random(f"{ref} {k}")
-            combinations = supported(scene, k)
-            found = ask(scene, rng.choice(combinations), rng) if combinations else None
-            if found is not None:
-                yield _question(f"{ref}#k{k}", source, ref, found)
-        for k in _WIDENED:
-            for number, found in enumerate(_least_asked(scene, k, random.Random(f"{ref} {k}"), asked)):
-                yield _question(f"{ref}#k{k}.{number}", source, ref, found)
+            combinations = supported_combinations(scene, k)
+            scene_question = make_question(scene, rng.choice(combinations), rng) if combinations else None
+            if scene_question is not None:
+                yield _build_question(f"{ref}#k{k}", source, ref, scene_question)
+        for k in _SEVERAL_QUESTION_KS:
+            for index, scene_question in enumerate(_ask_least_used(scene, k, random.Random(f"{ref} {k}"), usage)):
+                yield _build_question(f"{ref}#k{k}.{index}", source, ref, scene_question)
 
 
-def _least_asked(scene: Scene, k: int, rng: random.Random, asked: Counter[tuple[str, ...]]) -> Iterator[SceneQuestion]:
-    """Yield questions about up to `_MOST` of the scene's combinations, and count them."""
-    combinations = supported(scene, k)
-    drawn = rng.sample(combinations, len(combinations))
-    for combination in sorted(drawn, key=lambda one: asked[one])[:_MOST]:
-        found = ask(scene, combination, rng)
-        if found is not None:
-            asked[combination] += 1
-            yield found
+def _ask_least_used(
+    scene: Scene, k: int, rng: random.Random, usage: Counter[tuple[str, ...]]
+) -> Iterator[SceneQuestion]:
+    """Yield questions about up to `_MAX_QUESTIONS` of the scene's combinations, and count them."""
+    combinations = supported_combinations(scene, k)
+    shuffled = rng.sample(combinations, len(combinations))
+    for combination in sorted(shuffled, key=lambda candidate: usage[candidate])[:_MAX_QUESTIONS]:
+        scene_question = make_question(scene, combination, rng)
+        if scene_question is not None:
+            usage[combination] += 1
+            yield scene_question
 
 
-def _question(id: str, source: Scenes, ref: str, found: SceneQuestion) -> Question:
+def _build_question(id: str, source: SceneSource, ref: str, scene_question: SceneQuestion) -> Question:
     return Question(
         id=id,
-        picture=ref,
-        question=found.question,
-        answers=(found.answer,),
-        k=len(found.capabilities),
-        capabilities=found.capabilities,
-        read_picture=partial(source.read, ref),
+        image_id=ref,
+        question=scene_question.question,
+        answers=(scene_question.answer,),
+        k=len(scene_question.capabilities),
+        capabilities=scene_question.capabilities,
+        read_image=partial(source.read, ref),
     )
 
 
-def _count(dataset: str) -> int:
-    number = dataset.removeprefix(SCENES)
+def _parse_count(dataset: str) -> int:
+    number = dataset.removeprefix(SCENES_PREFIX)
     if not (number.isascii() and number.isdigit() and int(number)):
         raise EvaluationError(f"{dataset!r} is not scenes:N with N of 1 or more; evaluation chooses the reserved ones")
     return int(number)
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class QuestionSet:
     """The questions of one data set.
 
     Attributes:
         name (`str`): what they are called in results.
         identity (`str`): a hash of ids, questions and answers.
         questions (`tuple[Question, ...]`): in a fixed order.
-        left_out (`Mapping[str, int]`): reason -> rows that cannot be asked.
+        skip_counts (`Mapping[str, int]`): reason -> rows that cannot be asked.
     """
 
     name: str
     identity: str
     questions: tuple[Question, ...]
-    left_out: Mapping[str, int]
+    skip_counts: Mapping[str, int]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of scores has to know of them, in lines."""
-        return tuple(f"{count:,} rows of {self.name} left out: {reason}" for reason, count in self.left_out.items())
+        return tuple(f"{count:,} rows of {self.name} left out: {reason}" for reason, count in self.skip_counts.items())
 
 
-def questions_of(
+def load_questions(
     dataset: str,
     *,
     config: str | None = None,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
-) -> Questions:
+) -> QuestionSet:
     """Return a data set's questions; pictures are read only when they are asked about.
 
     Args:
@@ -132,39 +134,47 @@ def questions_of(
     """
     if limit is not None and limit < 1:
         raise UsageError(f"got the limit {limit}; it must be at least 1")
-    left_out: dict[str, int] = {}
-    if dataset.startswith(SCENES):
+    skip_counts: dict[str, int] = {}
+    if dataset.startswith(SCENES_PREFIX):
         if config or split or columns:
             raise UsageError(f"{dataset} has no configs, splits or columns; leave --config, --split and --columns out")
-        found, name = list(of_reserved(dataset)), f"{dataset.removeprefix(SCENES)} reserved scenes"
+        questions, name = list(iter_scene_questions(dataset)), f"{dataset.removeprefix(SCENES_PREFIX)} reserved scenes"
     else:
-        rows = of_rows(dataset, config=config, split=split, columns=columns)
-        found, name, left_out = rows.questions, rows.name, rows.left_out
-    if limit is not None and limit < len(found):
-        drawn = set(sorted(digest(one.id) for one in found)[:limit])
-        found = [one for one in found if digest(one.id) in drawn]
+        row_questions = read_row_questions(dataset, config=config, split=split, columns=columns)
+        questions, name, skip_counts = row_questions.questions, row_questions.name, row_questions.skip_counts
+    if limit is not None and limit < len(questions):
+        selected_digests = set(sorted(digest(question.id) for question in questions)[:limit])
+        questions = [question for question in questions if digest(question.id) in selected_digests]
         name = f"{name}, {limit} of its questions"
-    asked = [(one.id, one.picture, one.question, one.answers, one.k, one.capabilities) for one in found]
-    return Questions(name, digest(asked), tuple(found), left_out)
+    identity_rows = [
+        (question.id, question.image_id, question.question, question.answers, question.k, question.capabilities)
+        for question in questions
+    ]
+    return QuestionSet(name, digest(identity_rows), tuple(questions), skip_counts)
 
 
-def with_swapped_pictures(asked: Questions) -> Questions:
+def swap_images(question_set: QuestionSet) -> QuestionSet:
     """Return the same questions, each about the picture of the one that stands half the list away.
 
     Raises:
         EvaluationError: there is only one picture.
     """
-    swapped = _swapped(asked.questions)
+    questions = _swap_image_readers(question_set.questions)
     return replace(
-        asked, name=f"{asked.name}, pictures swapped", identity=digest("swapped", asked.identity), questions=swapped
+        question_set,
+        name=f"{question_set.name}, pictures swapped",
+        identity=digest("swapped", question_set.identity),
+        questions=questions,
     )
 
 
-def _swapped(questions: Sequence[Question]) -> tuple[Question, ...]:
-    readers = {question.picture: question.read_picture for question in questions}
+def _swap_image_readers(questions: Sequence[Question]) -> tuple[Question, ...]:
+    readers = {question.image_id: question.read_image for question in questions}
     if len(readers) < 2:
         raise EvaluationError("all questions are about one picture; swapping pictures takes at least two")
-    pictures = tuple(readers)
+    image_ids = tuple(readers)
     # Neighbours may show the same place; half the list away there is another one.
-    other = {one: pictures[(index + len(pictures) // 2) % len(pictures)] for index, one in enumerate(pictures)}
-    return tuple(replace(question, read_picture=readers[other[question.picture]]) for question in questions)
+    partners = {
+        image_id: image_ids[(index + len(image_ids) // 2) % len(image_ids)] for index, image_id in enumerate(image_ids)
+    }
+    return tuple(replace(question, read_image=readers[partners[question.image_id]]) for question in questions)

@@ -19,31 +19,38 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.datasets import Questions, questions_of, with_swapped_pictures
-from compact_hf.evaluation.inference import Student, identity
-from compact_hf.evaluation.predict import BATCH, MAX_NEW_TOKENS, answered_here, forget_part, predict, read_predictions
+from compact_hf.evaluation.datasets import QuestionSet, load_questions, swap_images
+from compact_hf.evaluation.inference import Student, model_identity
+from compact_hf.evaluation.predict import (
+    DEFAULT_BATCH_SIZE,
+    MAX_NEW_TOKENS,
+    count_local_answers,
+    predict,
+    read_predictions,
+    remove_part,
+)
 from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.results_folder import (
-    RESULTS,
-    Entrant,
-    Judged,
-    JudgingFolder,
-    finished,
-    places_in,
-    slug_in,
+    RESULTS_FILE,
+    Evaluation,
+    EvaluationDirectory,
+    ModelEntry,
+    choose_slug,
+    is_finished,
+    read_entries,
     write_json,
     write_predictions,
 )
-from compact_hf.evaluation.scoring import Matching, Prediction, rule_of, score
-from compact_hf.evaluation.server import SERVER, TOKENS, answered_in, ask_server
+from compact_hf.evaluation.scoring import Matching, Prediction, get_rule, score
+from compact_hf.evaluation.server import SERVER_PREFIX, TOKENS_PER_REQUEST, ask_server, count_journal_answers
 from compact_hf.evaluation.significance import compare
 from compact_hf.records import digest
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
-from compact_hf.teachers.prices import price_of
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
+from compact_hf.teachers.prices import lookup_price
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class ModelPlan:
     """What one model still has to answer.
 
     Attributes:
@@ -63,7 +70,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """What judging will take.
 
     Attributes:
@@ -79,10 +86,10 @@ class Plan:
     pictures: int
     by_k: dict[int, int]
     notes: tuple[str, ...]
-    models: tuple[Left, ...]
+    models: tuple[ModelPlan, ...]
 
 
-def plan(
+def plan_evaluation(
     models: str | Path | Sequence[str | Path],
     dataset: str | Path,
     out: str | Path,
@@ -93,34 +100,43 @@ def plan(
     limit: int | None = None,
     batch_size: int,
     url: str | None = None,
-) -> Plan:
+) -> EvaluationPlan:
     """Say what `evaluate` with these arguments will take.
 
     Raises:
         UsageError, EvaluationError: as `evaluate`.
     """
-    entrants = entrants_of(models, batch_size=batch_size, url=url)
-    asked = questions_of(str(dataset), config=config, split=split, columns=columns, limit=limit)
-    places = places_in(Path(out))
-    left = []
-    for entrant in entrants:
-        folder = Path(out) / slug_in(places, entrant)
-        count = len(asked.questions)
-        answered = count if finished(folder) else max(answered_in(folder), answered_here(folder))
+    entries = resolve_models(models, batch_size=batch_size, url=url)
+    question_set = load_questions(str(dataset), config=config, split=split, columns=columns, limit=limit)
+    existing = read_entries(Path(out))
+    model_plans = []
+    for entry in entries:
+        directory = Path(out) / choose_slug(existing, entry)
+        count = len(question_set.questions)
+        answered = (
+            count if is_finished(directory) else max(count_journal_answers(directory), count_local_answers(directory))
+        )
         to_ask = max(0, count - answered)
-        if entrant.is_here:
-            left.append(Left(entrant.model, answered, to_ask, 0, 0.0))
+        if entry.is_local:
+            model_plans.append(ModelPlan(entry.model, answered, to_ask, 0, 0.0))
         else:
-            price = price_of(entrant.model)
-            cost = None if price is None else to_ask * price.cost(*TOKENS)
-            left.append(Left(entrant.model, answered, to_ask, to_ask, cost))
-    ks = Counter(question.k for question in asked.questions if question.k is not None)
-    pictures = len({question.picture for question in asked.questions})
-    return Plan(asked.name, len(asked.questions), pictures, dict(sorted(ks.items())), asked.notes, tuple(left))
+            price = lookup_price(entry.model)
+            cost = None if price is None else to_ask * price.cost(*TOKENS_PER_REQUEST)
+            model_plans.append(ModelPlan(entry.model, answered, to_ask, to_ask, cost))
+    k_counts = Counter(question.k for question in question_set.questions if question.k is not None)
+    image_count = len({question.image_id for question in question_set.questions})
+    return EvaluationPlan(
+        question_set.name,
+        len(question_set.questions),
+        image_count,
+        dict(sorted(k_counts.items())),
+        question_set.notes,
+        tuple(model_plans),
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class EvaluationSettings:
     """How models are asked.
 
     Attributes:
@@ -128,17 +144,17 @@ class Asking:
         batch_size (`int`): questions that a model here answers at once.
         max_new_tokens (`int`): where an answer is cut.
         url (`str | None`): the server of `openai:NAME`.
-        terms (`Terms`): requests in flight to it, rates and budget.
+        limits (`RunLimits`): requests in flight to it, rates and budget.
     """
 
     matching: Matching
     batch_size: int
     max_new_tokens: int
     url: str | None
-    terms: Terms
+    limits: RunLimits
 
     def __post_init__(self) -> None:
-        rule_of(self.matching)
+        get_rule(self.matching)
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"got {name} {getattr(self, name)}; it must be at least 1")
@@ -155,7 +171,7 @@ def evaluate(
     limit: int | None = None,
     matching: Matching = "exact",
     swap_pictures: bool = False,
-    batch_size: int = BATCH,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     max_new_tokens: int = MAX_NEW_TOKENS,
     url: str | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
@@ -167,7 +183,7 @@ def evaluate(
     price_out: float | None = None,
     on_progress: Callable[[int, int], None] = lambda answered, total: None,
     on_failure: Callable[[str], None] = lambda line: None,
-) -> Judged:
+) -> Evaluation:
     """Ask models a data set's questions, score their answers, and compare each further model with the first.
 
     Args:
@@ -175,7 +191,7 @@ def evaluate(
             `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
         dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see dataset.py.
         out (`str | Path`): a new or empty folder, or one in which this data set is judged already.
-        config, split, columns, limit (*optional*): of the data set; as for `questions_of`.
+        config, split, columns, limit (*optional*): of the data set; as for `load_questions`.
         matching (`str`, *optional*, defaults to `exact`): when an answer is right; `relaxed`: near numbers are too.
         swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's picture, as a
             control: what a model still gets right, it knows from the words.
@@ -192,152 +208,157 @@ def evaluate(
     Raises:
         UsageError: an argument cannot be carried out.
         EvaluationError: a model or the data set cannot be used, or `out` cannot be written or holds other things.
-        IdentityError: `out` holds the judging of another data set, or one with other settings.
+        SettingsMismatchError: `out` holds the judging of another data set, or one with other settings.
         TeacherError: the server refuses, or cannot be reached.
         StoppedEarly: Ctrl-C while a server is asked, or a budget; the same call goes on.
     """
-    terms = Terms(None, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    asking = Asking(matching, batch_size, max_new_tokens, url, terms)
-    entrants = entrants_of(models, batch_size=batch_size, url=url)
-    asked = questions_of(str(dataset), config=config, split=split, columns=columns, limit=limit)
+    limits = RunLimits(None, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    settings = EvaluationSettings(matching, batch_size, max_new_tokens, url, limits)
+    entries = resolve_models(models, batch_size=batch_size, url=url)
+    question_set = load_questions(str(dataset), config=config, split=split, columns=columns, limit=limit)
     if swap_pictures:
-        asked = with_swapped_pictures(asked)
-    total = len(asked.questions) * len(entrants)
-    with JudgingFolder.open(Path(out), _settings(asked, asking)) as folder:
-        for number, entrant in enumerate(entrants):
-            before = number * len(asked.questions)
-            place = folder.place(entrant)
-            if not finished(place):
-                told = partial(_tell, on_progress, before, total)
-                write_predictions(place, _answers(entrant, asked, place, asking, told, on_failure))
-                forget_part(place)
-            on_progress(before + len(asked.questions), total)
-        judged = _judged(folder, asked, matching)
-        write_json(folder.out / RESULTS, judged.to_json())
-        given = {"config": config, "split": split, "columns": columns, "limit": limit, "swap-pictures": swap_pictures}
+        question_set = swap_images(question_set)
+    total = len(question_set.questions) * len(entries)
+    with EvaluationDirectory.open(Path(out), _identity_settings(question_set, settings)) as directory:
+        for index, entry in enumerate(entries):
+            done = index * len(question_set.questions)
+            model_directory = directory.add_model(entry)
+            if not is_finished(model_directory):
+                on_model_progress = partial(_report_progress, on_progress, done, total)
+                write_predictions(
+                    model_directory,
+                    _answer_questions(entry, question_set, model_directory, settings, on_model_progress, on_failure),
+                )
+                remove_part(model_directory)
+            on_progress(done + len(question_set.questions), total)
+        evaluation = _score_models(directory, question_set, matching)
+        write_json(directory.out / RESULTS_FILE, evaluation.to_json())
+        options = {"config": config, "split": split, "columns": columns, "limit": limit, "swap-pictures": swap_pictures}
         write_report(
-            judged,
-            folder.out,
-            command=_command(folder, str(dataset), {**given, "match": matching, "url": url}),
-            settings=_told(asked, asking),
+            evaluation,
+            directory.out,
+            command=_format_command(directory, str(dataset), {**options, "match": matching, "url": url}),
+            settings=_report_settings(question_set, settings),
         )
-    return judged
+    return evaluation
 
 
-def entrants_of(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[Entrant]:
+def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[ModelEntry]:
     """Return who is judged, each looked up.
 
     Raises:
         UsageError: nobody, or one model twice.
         EvaluationError: a model is not there.
     """
-    entrants: dict[str, Entrant] = {}
+    entries: dict[str, ModelEntry] = {}
     for model in [models] if isinstance(models, str | Path) else models:
-        told = str(model)
-        if told.startswith(SERVER):
-            entrant = Entrant(told, digest(told, url), None)
+        model_id = str(model)
+        if model_id.startswith(SERVER_PREFIX):
+            entry = ModelEntry(model_id, digest(model_id, url), None)
         else:
-            entrant = Entrant(told, identity(told), batch_size)
-        if entrant.identity in entrants:
-            raise UsageError(f"{entrants[entrant.identity].model} and {told} are the same model; give it once")
-        entrants[entrant.identity] = entrant
-    if not entrants:
+            entry = ModelEntry(model_id, model_identity(model_id), batch_size)
+        if entry.identity in entries:
+            raise UsageError(f"{entries[entry.identity].model} and {model_id} are the same model; give it once")
+        entries[entry.identity] = entry
+    if not entries:
         raise UsageError("no model was given; give a folder, a repository or openai:NAME")
-    return list(entrants.values())
+    return list(entries.values())
 
 
-def _settings(asked: Questions, asking: Asking) -> dict[str, Any]:
+def _identity_settings(question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
     """Return what decides the answers of all models in one folder, as JSON values."""
     return {
-        "dataset": asked.name,
-        "dataset_identity": asked.identity,
-        "matching": asking.matching,
-        "max_new_tokens": asking.max_new_tokens,
+        "dataset": question_set.name,
+        "dataset_identity": question_set.identity,
+        "matching": settings.matching,
+        "max_new_tokens": settings.max_new_tokens,
     }
 
 
-def _tell(on_progress: Callable[[int, int], None], before: int, total: int, answered: int) -> None:
-    on_progress(before + answered, total)
+def _report_progress(on_progress: Callable[[int, int], None], done: int, total: int, answered: int) -> None:
+    on_progress(done + answered, total)
 
 
-def _command(folder: JudgingFolder, dataset: str, options: Mapping[str, Any]) -> str:
+def _format_command(directory: EvaluationDirectory, dataset: str, options: Mapping[str, Any]) -> str:
     """Return the command that makes the whole folder, for its page."""
-    words = ["compact", "evaluate", *(entrant.model for entrant in folder.places.values()), dataset]
-    words += ["--out", str(folder.out)]
+    words = ["compact", "evaluate", *(entry.model for entry in directory.entries.values()), dataset]
+    words += ["--out", str(directory.out)]
     for name, value in options.items():
         if not value or value == "exact":
             continue
-        text = ",".join(f"{one}={column}" for one, column in value.items()) if isinstance(value, Mapping) else value
+        text = ",".join(f"{field}={column}" for field, column in value.items()) if isinstance(value, Mapping) else value
         words += [f"--{name}"] if value is True else [f"--{name}", str(text)]
     return shlex.join(words)
 
 
-def _told(asked: Questions, asking: Asking) -> dict[str, object]:
+def _report_settings(question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, object]:
     """Return what else the answers depend on, for the page."""
     return {
-        "an answer is cut after": f"{asking.max_new_tokens} tokens",
-        "questions at a time": asking.batch_size,
-        "questions, as a hash": asked.identity,
+        "an answer is cut after": f"{settings.max_new_tokens} tokens",
+        "questions at a time": settings.batch_size,
+        "questions, as a hash": question_set.identity,
         # A server is asked without the other two.
         **{name: version(name) for name in ("compact_hf", "torch", "transformers") if find_spec(name)},
     }
 
 
-def _answers(
-    entrant: Entrant,
-    asked: Questions,
-    place: Path,
-    asking: Asking,
+def _answer_questions(
+    entry: ModelEntry,
+    question_set: QuestionSet,
+    directory: Path,
+    settings: EvaluationSettings,
     on_progress: Callable[[int], None],
     on_failure: Callable[[str], None],
 ) -> list[Prediction]:
-    if entrant.batch_size is None:
+    if entry.batch_size is None:
         return ask_server(
-            entrant.model,
-            asked.questions,
-            place,
-            url=asking.url,
-            terms=asking.terms,
-            max_new_tokens=asking.max_new_tokens,
-            matching=asking.matching,
+            entry.model,
+            question_set.questions,
+            directory,
+            url=settings.url,
+            limits=settings.limits,
+            max_new_tokens=settings.max_new_tokens,
+            matching=settings.matching,
             on_progress=on_progress,
             on_failure=on_failure,
         )
     return predict(
-        Student(entrant.model),
-        asked.questions,
-        place,
-        matching=asking.matching,
-        batch_size=entrant.batch_size,
-        max_new_tokens=asking.max_new_tokens,
+        Student(entry.model),
+        question_set.questions,
+        directory,
+        matching=settings.matching,
+        batch_size=entry.batch_size,
+        max_new_tokens=settings.max_new_tokens,
         on_progress=on_progress,
     )
 
 
-def _judged(folder: JudgingFolder, asked: Questions, matching: Matching) -> Judged:
+def _score_models(directory: EvaluationDirectory, question_set: QuestionSet, matching: Matching) -> Evaluation:
     """Score and compare all models that have answered, and write each one's scores."""
-    answers = {slug: read_predictions(folder.out / slug) for slug in folder.places if finished(folder.out / slug)}
-    names = _names({slug: folder.places[slug] for slug in answers})
+    answers = {
+        slug: read_predictions(directory.out / slug) for slug in directory.entries if is_finished(directory.out / slug)
+    }
+    names = _display_names({slug: directory.entries[slug] for slug in answers})
     results = []
     for slug, predictions in answers.items():
-        results.append(score(predictions, model=names[slug], dataset=asked.name, matching=matching))
-        write_json(folder.out / slug / RESULTS, results[-1].to_json())
-    first, *others = answers.values()
-    readers = {question.id: question.read_picture for question in asked.questions}
-    return Judged(
-        dataset=asked.name,
+        results.append(score(predictions, model=names[slug], dataset=question_set.name, matching=matching))
+        write_json(directory.out / slug / RESULTS_FILE, results[-1].to_json())
+    baseline, *candidates = answers.values()
+    readers = {question.id: question.read_image for question in question_set.questions}
+    return Evaluation(
+        dataset=question_set.name,
         matching=matching,
         results=tuple(results),
-        folders=tuple(answers),
-        comparisons=tuple(compare(other, first) for other in others),
-        notes=asked.notes,
-        picture_of=lambda id: readers[id](),
+        directories=tuple(answers),
+        comparisons=tuple(compare(candidate, baseline) for candidate in candidates),
+        notes=question_set.notes,
+        read_image=lambda id: readers[id](),
     )
 
 
-def _names(places: Mapping[str, Entrant]) -> dict[str, str]:
+def _display_names(entries: Mapping[str, ModelEntry]) -> dict[str, str]:
     """Return slug -> a model's name, or its slug, which no other has, where an earlier one has that name."""
     names: dict[str, str] = {}
-    for slug, entrant in places.items():
-        names[slug] = slug if entrant.name in names.values() else entrant.name
+    for slug, entry in entries.items():
+        names[slug] = slug if entry.name in names.values() else entry.name
     return names

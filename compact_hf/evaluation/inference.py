@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
-from compact_hf.images.codec import loaded, opened, stripped
+from compact_hf.images.codec import decode, open_header, strip_metadata
 from compact_hf.models import loading
-from compact_hf.models.adapter import adapted, refuse_other_base
+from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.loading import first_line, without_progress_bars
-from compact_hf.training.training_record import adapter_of
+from compact_hf.training.training_record import read_adapter_info
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 
-def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
+def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
     """Return one batch of inputs for (encoded picture, question) pairs.
 
     Args:
@@ -46,12 +46,12 @@ def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: 
         `transformers.BatchFeature`: input_ids and attention_mask (batch, tokens), padded in front; pixel_values.
 
     Raises:
-        PictureError: a picture cannot be decoded.
+        ImageError: a picture cannot be decoded.
     """
     # Questions about one picture come one after another; it is decoded once.
-    pictures = {data: pixels(data) for data in {data for data, _ in asked}}
+    images = {data: decode_rgb(data) for data in {data for data, _ in pairs}}
     return processor.apply_chat_template(
-        [conversation(question, pictures[data]) for data, question in asked],
+        [conversation(question, images[data]) for data, question in pairs],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -62,25 +62,25 @@ def model_inputs(processor: Any, asked: Sequence[tuple[bytes, str]], *, device: 
     ).to(device, dtype=dtype)
 
 
-def conversation(question: str, picture: Image | None = None) -> list[dict[str, Any]]:
+def conversation(question: str, image: Image | None = None) -> list[dict[str, Any]]:
     """Return the messages that ask about a picture; without one they hold its place, for the text alone."""
-    shown = {"type": "image"} if picture is None else {"type": "image", "image": picture}
-    request = {"type": "text", "text": prompt_of(question)}
-    return [{"role": "user", "content": [shown, request]}]
+    image_part = {"type": "image"} if image is None else {"type": "image", "image": image}
+    text_part = {"type": "text", "text": build_prompt(question)}
+    return [{"role": "user", "content": [image_part, text_part]}]
 
 
-def prompt_of(question: str) -> str:
+def build_prompt(question: str) -> str:
     """Return a question with LLaVA's request for a short answer."""
     return f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
 
 
-def pixels(data: bytes) -> Image:
+def decode_rgb(data: bytes) -> Image:
     """Return an encoded picture's pixels, the right way up, as RGB.
 
     Raises:
-        PictureError: it cannot be decoded.
+        ImageError: it cannot be decoded.
     """
-    return loaded(stripped(data)).convert("RGB")
+    return decode(strip_metadata(data)).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +89,14 @@ class SharedInputs:
 
     Attributes:
         pixel_values (`Tensor`): (pictures, 3, height, width).
-        prefix (`Tensor`): token ids up to the end of the picture, (pictures, prefix).
-        picture (`Tensor`): which picture each question is about, (questions,).
+        prefix_ids (`Tensor`): token ids up to the end of the picture, (pictures, prefix).
+        image_index (`Tensor`): which picture each question is about, (questions,).
         input_ids, attention_mask (`Tensor`): prefix, padding, question: (questions, tokens).
     """
 
     pixel_values: Tensor
-    prefix: Tensor
-    picture: Tensor
+    prefix_ids: Tensor
+    image_index: Tensor
     input_ids: Tensor
     attention_mask: Tensor
 
@@ -107,13 +107,13 @@ class SharedInputs:
         device = network.device
         cache = DynamicCache(config=network.config.get_text_config())
         network(
-            input_ids=self.prefix.to(device),
+            input_ids=self.prefix_ids.to(device),
             pixel_values=self.pixel_values.to(device, dtype=network.dtype),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        cache.batch_select_indices(self.picture.to(device))
+        cache.batch_select_indices(self.image_index.to(device))
         tokens: Tensor = network.generate(
             input_ids=self.input_ids.to(device),
             attention_mask=self.attention_mask.to(device),
@@ -123,57 +123,66 @@ class SharedInputs:
         return tokens[:, self.input_ids.shape[1] :]
 
 
-def can_share(processor: Any, network: Any) -> bool:
+def can_share_prefix(processor: Any, network: Any) -> bool:
     """Whether a model is a LLaVA whose pictures all become as many tokens; of others nothing is assumed."""
     from transformers import LlavaProcessor
 
     return type(processor) is LlavaProcessor and network.config.model_type == "llava"
 
 
-def shared_inputs(processor: Any, asked: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
+def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
     """Return the batch, or None where nothing can be shared: no two questions are about one picture, or the chat
     template puts something of the question before it.
 
     Raises:
-        PictureError: a picture cannot be decoded.
+        ImageError: a picture cannot be decoded.
     """
     import torch
 
-    order = {data: number for number, data in enumerate(dict.fromkeys(data for data, _ in asked))}
-    if len(order) == len(asked):
+    image_index = {data: index for index, data in enumerate(dict.fromkeys(data for data, _ in pairs))}
+    if len(image_index) == len(pairs):
         return None
-    conversations = [conversation(question) for _, question in asked]
+    conversations = [conversation(question) for _, question in pairs]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
     # A picture's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
     rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
-    token = processor.image_token_id
-    at = rows[0].index(token) if token in rows[0] else 0
-    if any(row[: at + 1] != rows[0][: at + 1] or row.count(token) != 1 for row in rows):
+    image_token = processor.image_token_id
+    position = rows[0].index(image_token) if image_token in rows[0] else 0
+    if any(row[: position + 1] != rows[0][: position + 1] or row.count(image_token) != 1 for row in rows):
         return None
-    values = processor.image_processor([pixels(data) for data in order], return_tensors="pt")["pixel_values"]
-    count = len(processor.replace_image_token({"pixel_values": values}, 0)) // len(processor.image_token)
-    prefix = rows[0][:at] + [token] * count
-    rest = [row[at + 1 :] for row in rows]
-    longest = max(map(len, rest))
-    padding = [longest - len(row) for row in rest]
-    pad = processor.tokenizer.pad_token_id
+    pixel_values = processor.image_processor([decode_rgb(data) for data in image_index], return_tensors="pt")[
+        "pixel_values"
+    ]
+    tokens_per_image = len(processor.replace_image_token({"pixel_values": pixel_values}, 0)) // len(
+        processor.image_token
+    )
+    prefix = rows[0][:position] + [image_token] * tokens_per_image
+    suffixes = [row[position + 1 :] for row in rows]
+    longest = max(map(len, suffixes))
+    padding = [longest - len(row) for row in suffixes]
+    pad_token = processor.tokenizer.pad_token_id
     return SharedInputs(
-        values,
-        torch.tensor([prefix] * len(order)),
-        torch.tensor([order[data] for data, _ in asked]),
-        torch.tensor([prefix + [pad] * more + row for more, row in zip(padding, rest, strict=True)]),
+        pixel_values,
+        torch.tensor([prefix] * len(image_index)),
+        torch.tensor([image_index[data] for data, _ in pairs]),
         torch.tensor(
-            [[1] * len(prefix) + [0] * more + [1] * len(row) for more, row in zip(padding, rest, strict=True)]
+            [prefix + [pad_token] * pad_length + row for pad_length, row in zip(padding, suffixes, strict=True)]
+        ),
+        torch.tensor(
+            [
+                [1] * len(prefix) + [0] * pad_length + [1] * len(row)
+                for pad_length, row in zip(padding, suffixes, strict=True)
+            ]
         ),
     )
 
 
-Asked = Sequence[tuple[bytes, str]]
+ImageQuestionPairs = Sequence[tuple[bytes, str]]
 """(Encoded picture, question) pairs that are answered together."""
 
-_NAMED: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>\S+)")
+_REPOSITORY_REVISION: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>\S+)")
 # As transformers' models begin to say that the processor counted on another tower, or on other settings of it.
-_MISMATCH: Final = "image features and image tokens do not match"
+_MISMATCH_MESSAGE: Final = "image features and image tokens do not match"
 
 
 class Student:
@@ -190,14 +199,14 @@ class Student:
         import torch
         from transformers import AutoProcessor
 
-        folder = located(model)
+        directory = locate_model(model)
         self._model = model
         self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
             with without_progress_bars():
-                network = _network(folder)
+                network = _load_network(directory)
                 # An adapter's folder has the processor that it was trained with.
-                self._processor: Any = AutoProcessor.from_pretrained(folder)
+                self._processor: Any = AutoProcessor.from_pretrained(directory)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -208,7 +217,7 @@ class Student:
             raise EvaluationError(f"model {model} has no chat template; save the one it was trained with beside it")
         self._network: Any = network.to(self._device).eval()
 
-    def answer(self, asked: Asked, *, max_new_tokens: int) -> list[str]:
+    def answer(self, pairs: ImageQuestionPairs, *, max_new_tokens: int) -> list[str]:
         """Return the model's answers to (encoded picture, question) pairs.
 
         Args:
@@ -217,13 +226,15 @@ class Student:
             max_new_tokens (`int`): where an answer is cut.
 
         Raises:
-            PictureError: a picture cannot be decoded.
+            ImageError: a picture cannot be decoded.
             EvaluationError: the memory is too small for a single question, or the processor makes another number of
                 tokens of a picture than the model has features.
         """
-        return self._answered(asked, self._inputs(asked), max_new_tokens)
+        return self._generate_answers(pairs, self._prepare_inputs(pairs), max_new_tokens)
 
-    def answer_each(self, batches: Iterable[Callable[[], Asked]], *, max_new_tokens: int) -> Iterator[list[str]]:
+    def answer_batches(
+        self, batch_readers: Iterable[Callable[[], ImageQuestionPairs]], *, max_new_tokens: int
+    ) -> Iterator[list[str]]:
         """Yield the answers of one batch after the other; while one is answered, the next is read and made ready.
 
         Args:
@@ -231,62 +242,64 @@ class Student:
             max_new_tokens (`int`), raises: as for `answer`.
         """
 
-        def ready(batch: Callable[[], Asked]) -> tuple[Asked, Any]:
-            asked = batch()
-            return asked, self._inputs(asked)
+        def prepare(read_batch: Callable[[], ImageQuestionPairs]) -> tuple[ImageQuestionPairs, Any]:
+            pairs = read_batch()
+            return pairs, self._prepare_inputs(pairs)
 
-        coming: deque[Future[tuple[Asked, Any]]] = deque()
-        with ThreadPoolExecutor(1, "next-batch") as beside:
-            for batch in batches:
-                coming.append(beside.submit(ready, batch))
-                if len(coming) > 1:
-                    yield self._answered(*coming.popleft().result(), max_new_tokens)
-            while coming:
-                yield self._answered(*coming.popleft().result(), max_new_tokens)
+        pending: deque[Future[tuple[ImageQuestionPairs, Any]]] = deque()
+        with ThreadPoolExecutor(1, "next-batch") as executor:
+            for read_batch in batch_readers:
+                pending.append(executor.submit(prepare, read_batch))
+                if len(pending) > 1:
+                    yield self._generate_answers(*pending.popleft().result(), max_new_tokens)
+            while pending:
+                yield self._generate_answers(*pending.popleft().result(), max_new_tokens)
 
-    def lengths(self, questions: Sequence[tuple[Callable[[], bytes], str]]) -> list[int]:
+    def prompt_lengths(self, questions: Sequence[tuple[Callable[[], bytes], str]]) -> list[int]:
         """Return how many tokens each prompt has, but for what is the same in all of them.
 
         Args:
             questions: what reads the picture, and the question; pictures are read only where their size matters.
         """
-        texts = self._processor.tokenizer([prompt_of(question) for _, question in questions], add_special_tokens=False)
+        texts = self._processor.tokenizer(
+            [build_prompt(question) for _, question in questions], add_special_tokens=False
+        )
         counts = [len(row) for row in texts["input_ids"]]
-        count = lru_cache(maxsize=None)(self._picture_tokens)
-        if count((64, 64)) == count((960, 640)):
+        count_image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
+        if count_image_tokens((64, 64)) == count_image_tokens((960, 640)):
             return counts
-        sizes = (opened(stripped(read())).size for read, _ in questions)
-        return [words + count(size) for words, size in zip(counts, sizes, strict=True)]
+        sizes = (open_header(strip_metadata(read_image())).size for read_image, _ in questions)
+        return [text_tokens + count_image_tokens(size) for text_tokens, size in zip(counts, sizes, strict=True)]
 
-    def _picture_tokens(self, size: tuple[int, int]) -> int:
+    def _count_image_tokens(self, size: tuple[int, int]) -> int:
         from PIL import Image
 
         blank = [conversation("", Image.new("RGB", size))]
         return len(self._processor.apply_chat_template(blank, tokenize=True, return_dict=True)["input_ids"][0])
 
-    def _inputs(self, asked: Asked) -> Any:
-        shared = shared_inputs(self._processor, asked) if can_share(self._processor, self._network) else None
-        return shared or model_inputs(self._processor, asked, device="cpu", dtype=self._network.dtype)
+    def _prepare_inputs(self, pairs: ImageQuestionPairs) -> Any:
+        shared = shared_inputs(self._processor, pairs) if can_share_prefix(self._processor, self._network) else None
+        return shared or model_inputs(self._processor, pairs, device="cpu", dtype=self._network.dtype)
 
-    def _answered(self, asked: Asked, inputs: Any, max_new_tokens: int) -> list[str]:
+    def _generate_answers(self, pairs: ImageQuestionPairs, inputs: Any, max_new_tokens: int) -> list[str]:
         import torch
 
         try:
-            tokens = self._generated(inputs, max_new_tokens)
+            tokens = self._generate_tokens(inputs, max_new_tokens)
         except torch.OutOfMemoryError as error:
-            if len(asked) == 1:
+            if len(pairs) == 1:
                 raise EvaluationError(
                     f"the memory of {self._device} is too small for this model: {first_line(error)}"
                 ) from error
         except ValueError as error:
-            raise self._explained(error, asked) from error
+            raise self._translate_error(error, pairs) from error
         else:
             return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
-        middle = len(asked) // 2
-        halves = (asked[:middle], asked[middle:])
+        middle = len(pairs) // 2
+        halves = (pairs[:middle], pairs[middle:])
         return [answer for half in halves for answer in self.answer(half, max_new_tokens=max_new_tokens)]
 
-    def _generated(self, inputs: Any, max_new_tokens: int) -> Any:
+    def _generate_tokens(self, inputs: Any, max_new_tokens: int) -> Any:
         import torch
 
         with torch.inference_mode():
@@ -295,25 +308,28 @@ class Student:
             tokens = self._network.generate(**inputs.to(self._device), max_new_tokens=max_new_tokens)
         return tokens[:, inputs["input_ids"].shape[1] :]
 
-    def _explained(self, error: ValueError, asked: Asked) -> EvaluationError:
+    def _translate_error(self, error: ValueError, pairs: ImageQuestionPairs) -> EvaluationError:
         """Return in one line why the model cannot answer; of tokens that do not fit, how many there should be."""
         import torch
 
-        if _MISMATCH not in str(error).lower():
+        if _MISMATCH_MESSAGE not in str(error).lower():
             return EvaluationError(f"model {self._model} cannot answer: {first_line(error)}")
-        one = model_inputs(self._processor, asked[:1], device=self._device, dtype=self._network.dtype)
-        counted = int((one["input_ids"] == self._network.config.image_token_id).sum())
+        inputs = model_inputs(self._processor, pairs[:1], device=self._device, dtype=self._network.dtype)
+        token_count = int((inputs["input_ids"] == self._network.config.image_token_id).sum())
         with torch.inference_mode():
-            pictures = {name: value for name, value in one.items() if name not in ("input_ids", "attention_mask")}
-            features = len(torch.cat(list(self._network.get_image_features(**pictures).pooler_output)))
+            image_inputs = {
+                name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
+            }
+            feature_count = len(torch.cat(list(self._network.get_image_features(**image_inputs).pooler_output)))
         return EvaluationError(
-            f"the processor of {self._model} does not fit the model: it makes {counted} tokens of a picture, the model "
-            f"{features}; mend processor_config.json (LLaVA's: patch_size, vision_feature_select_strategy, "
+            f"the processor of {self._model} does not fit the model: it makes {token_count} tokens of a "
+            "picture, the model "
+            f"{feature_count}; mend processor_config.json (LLaVA's: patch_size, vision_feature_select_strategy, "
             "num_additional_image_tokens)"
         )
 
 
-def located(model: str) -> Path:
+def locate_model(model: str) -> Path:
     """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
 
     Args:
@@ -322,23 +338,25 @@ def located(model: str) -> Path:
     Raises:
         EvaluationError: there is neither, or the folder holds no model.
     """
-    named = None if Path(model).exists() else _NAMED.fullmatch(model)
+    match = None if Path(model).exists() else _REPOSITORY_REVISION.fullmatch(model)
     try:
-        return loading.located(named["name"], revision=named["revision"]) if named else loading.located(model)
+        return (
+            loading.resolve_model(match["name"], revision=match["revision"]) if match else loading.resolve_model(model)
+        )
     except TuningError as error:
         raise EvaluationError(str(error)) from error
 
 
-def identity(model: str) -> str:
+def model_identity(model: str) -> str:
     """Return a hash of a model's files, so that a model trained anew in the same place counts as another.
 
     Raises:
-        EvaluationError: as `located`.
+        EvaluationError: as `locate_model`.
     """
-    return loading.identity_of(located(model))
+    return loading.hash_model(locate_model(model))
 
 
-def _network(folder: Path) -> Any:
+def _load_network(directory: Path) -> Any:
     """Load a whole model, or an adapter merged into the base that it names.
 
     Raises:
@@ -346,13 +364,13 @@ def _network(folder: Path) -> Any:
     """
     from transformers import AutoModelForImageTextToText
 
-    if loading.is_adapter(folder):
-        adapter = adapter_of(folder)
-        base = loading.located(adapter.base, revision=adapter.base_revision)
-        refuse_other_base(folder, base)
-        network = adapted(folder, base)
+    if loading.is_adapter(directory):
+        adapter = read_adapter_info(directory)
+        base = loading.resolve_model(adapter.base, revision=adapter.base_revision)
+        check_adapter_base(directory, base)
+        network = load_merged_model(directory, base)
     else:
-        network = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+        network = AutoModelForImageTextToText.from_pretrained(directory, dtype="auto")
     # Vicuna's settings for chatting would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return network

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from filelock import FileLock, Timeout
 
-from compact_hf.errors import EvaluationError, IdentityError
-from compact_hf.evaluation.predict import PREDICTIONS
+from compact_hf.errors import EvaluationError, SettingsMismatchError
+from compact_hf.evaluation.predict import PREDICTIONS_FILE
 from compact_hf.evaluation.scoring import Matching, Prediction, Results
 from compact_hf.records import RESULTS_SCHEMA, to_json
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Evaluation:
     """Some models on the same questions.
 
     Attributes:
@@ -41,20 +41,20 @@ class Judged:
         matching (`str`): when an answer counts as right, `exact` or `relaxed`.
         results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first. No two have
             the same name.
-        folders (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
+        directories (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
             `compare(predictions of results[i + 1], predictions of results[0])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
-        picture_of (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
+        read_image (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
     """
 
     dataset: str
     matching: Matching
     results: tuple[Results, ...]
-    folders: tuple[str, ...]
+    directories: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
-    picture_of: Callable[[str], bytes] = field(compare=False, repr=False)
+    read_image: Callable[[str], bytes] = field(compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return what results.json of a judging holds; `models` has each model's results.json."""
@@ -72,13 +72,13 @@ class Judged:
         }
 
 
-RESULTS: Final = "results.json"
-_IDENTITY: Final = "evaluation.json"
-_LOCK: Final = "evaluation.lock"
+RESULTS_FILE: Final = "results.json"
+_EVALUATION_FILE: Final = "evaluation.json"
+_LOCK_FILE: Final = "evaluation.lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class ModelEntry:
     """A model that is judged.
 
     Attributes:
@@ -93,7 +93,7 @@ class Entrant:
     batch_size: int | None
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether it runs on this machine."""
         return self.batch_size is not None
 
@@ -103,13 +103,13 @@ class Entrant:
         return Path(self.model).resolve().name if Path(self.model).exists() else self.model
 
 
-class JudgingFolder:
+class EvaluationDirectory:
     """A judging's folder, open for writing; see `open`."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], places: dict[str, Entrant]) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], entries: dict[str, ModelEntry]) -> None:
         self.out = out
         self._settings = settings
-        self._places = places
+        self._entries = entries
 
     @classmethod
     @contextmanager
@@ -120,116 +120,120 @@ class JudgingFolder:
             settings (`Mapping[str, Any]`): the data set and how it is asked, as JSON values.
 
         Raises:
-            IdentityError: the folder holds a judging with other settings.
+            SettingsMismatchError: the folder holds a judging with other settings.
             EvaluationError: it holds something else, another process writes to it, or it cannot be written.
         """
-        held = _held(out)
-        if held is not None and (models := held.pop("models")):
+        existing = _read_evaluation_file(out)
+        if existing is not None and (models := existing.pop("models")):
             if differences := {
-                name: (held.get(name), settings.get(name))
-                for name in (held | dict(settings))
-                if held.get(name) != settings.get(name)
+                name: (existing.get(name), settings.get(name))
+                for name in (existing | dict(settings))
+                if existing.get(name) != settings.get(name)
             }:
-                raise IdentityError(str(out), differences)
+                raise SettingsMismatchError(str(out), differences)
         else:
             models = {}
-        with _writing(out):
+        with _translate_write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(out / _LOCK)
+            lock = FileLock(out / _LOCK_FILE)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise EvaluationError(f"another process judges in {out}; wait for it, or give another --out") from None
             try:
-                yield cls(out, settings, {slug: Entrant(**entrant) for slug, entrant in models.items()})
+                yield cls(out, settings, {slug: ModelEntry(**entry) for slug, entry in models.items()})
             finally:
                 lock.release()
 
     @property
-    def places(self) -> Mapping[str, Entrant]:
+    def entries(self) -> Mapping[str, ModelEntry]:
         """The models' folders in it, in the order in which they were judged first."""
-        return self._places
+        return self._entries
 
-    def place(self, entrant: Entrant) -> Path:
+    def add_model(self, entry: ModelEntry) -> Path:
         """Return the folder of a model, the same one for the same model whenever it comes.
 
         Raises:
-            IdentityError: its answers were begun with another batch size.
+            SettingsMismatchError: its answers were begun with another batch size.
         """
-        slug = slug_in(self._places, entrant)
-        before = self._places.get(slug)
-        folder = self.out / slug
-        if before is not None and before.batch_size != entrant.batch_size and not (folder / PREDICTIONS).exists():
-            if any(folder.glob("predictions.part.*")):
-                raise IdentityError(str(folder), {"batch_size": (before.batch_size, entrant.batch_size)})
-            before = None
-        if before is None:
-            self._places[slug] = entrant
-            models = {slug: asdict(one) for slug, one in self._places.items()}
-            write_json(self.out / _IDENTITY, {**self._settings, "models": models})
-        folder.mkdir(exist_ok=True)
-        return folder
+        slug = choose_slug(self._entries, entry)
+        existing = self._entries.get(slug)
+        directory = self.out / slug
+        if (
+            existing is not None
+            and existing.batch_size != entry.batch_size
+            and not (directory / PREDICTIONS_FILE).exists()
+        ):
+            if any(directory.glob("predictions.part.*")):
+                raise SettingsMismatchError(str(directory), {"batch_size": (existing.batch_size, entry.batch_size)})
+            existing = None
+        if existing is None:
+            self._entries[slug] = entry
+            models = {slug: asdict(item) for slug, item in self._entries.items()}
+            write_json(self.out / _EVALUATION_FILE, {**self._settings, "models": models})
+        directory.mkdir(exist_ok=True)
+        return directory
 
 
-def finished(folder: Path) -> bool:
+def is_finished(directory: Path) -> bool:
     """Whether a model's folder holds all of its answers."""
-    return (folder / PREDICTIONS).is_file()
+    return (directory / PREDICTIONS_FILE).is_file()
 
 
-def places_in(out: Path) -> Mapping[str, Entrant]:
+def read_entries(out: Path) -> Mapping[str, ModelEntry]:
     """Return the models that have a place in a judging's folder; none where it is none.
 
     Raises:
         EvaluationError: it holds something else.
     """
-    held = _held(out) or {"models": {}}
-    return {slug: Entrant(**entrant) for slug, entrant in held["models"].items()}
+    existing = _read_evaluation_file(out) or {"models": {}}
+    return {slug: ModelEntry(**entry) for slug, entry in existing["models"].items()}
 
 
-def slug_in(places: Mapping[str, Entrant], entrant: Entrant) -> str:
+def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
     """Return the name of a model's folder: the one it has, or a new one that no other has, however case is treated."""
-    for slug, one in places.items():
-        if one.identity == entrant.identity:
+    for slug, existing in entries.items():
+        if existing.identity == entry.identity:
             return slug
-    plain = re.sub(r"[^\w.-]+", "-", entrant.name).strip("-.") or "model"
-    taken = {slug.casefold() for slug in places} | {_IDENTITY, _LOCK, RESULTS, "report.html"}
-    names: Iterable[str] = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
-    return next(name for name in names if name.casefold() not in taken)
+    base_slug = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "model"
+    used_names = {slug.casefold() for slug in entries} | {_EVALUATION_FILE, _LOCK_FILE, RESULTS_FILE, "report.html"}
+    names: Iterable[str] = (base_slug, *(f"{base_slug}-{number}" for number in range(2, len(used_names) + 3)))
+    return next(name for name in names if name.casefold() not in used_names)
 
 
-def write_predictions(folder: Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(directory: Path, predictions: Iterable[Prediction]) -> None:
     """Write a model's answers in one step."""
-    _write(folder / PREDICTIONS, "".join(f"{to_json(prediction)}\n" for prediction in predictions))
+    _write_atomically(directory / PREDICTIONS_FILE, "".join(f"{to_json(prediction)}\n" for prediction in predictions))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step: the file is there as a whole or not at all."""
-    _write(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    _write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+def _write_atomically(path: Path, text: str) -> None:
+    temp_file = path.with_name(f"{path.name}.new")
+    temp_file.write_text(text, encoding="utf-8")
+    os.replace(temp_file, path)
 
 
-def _held(out: Path) -> dict[str, Any] | None:
-    known = out / _IDENTITY
-    if not known.is_file():
-        if out.exists() and (not out.is_dir() or any(one.name != _LOCK for one in out.iterdir())):
+def _read_evaluation_file(out: Path) -> dict[str, Any] | None:
+    path = out / _EVALUATION_FILE
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(file.name != _LOCK_FILE for file in out.iterdir())):
             raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
         return None
     try:
-        held = json.loads(known.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{known} cannot be read ({error}); give another --out") from error
-    if not isinstance(held, dict) or not isinstance(held.get("models"), dict):
+        raise EvaluationError(f"{path} cannot be read ({error}); give another --out") from error
+    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
         raise EvaluationError(f"{out} was written by another version; give another --out")
-    return held
+    return content
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _translate_write_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -30,7 +30,7 @@ from math import isfinite, sqrt
 from typing import Any, Final, Literal
 
 from compact_hf.answers import normalise, same_answer
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
 from compact_hf.records import RESULTS_SCHEMA, from_json
 
@@ -54,11 +54,11 @@ def is_right(prediction: str, answers: Sequence[str], matching: Matching = "exac
     Raises:
         UsageError: there is no such rule.
     """
-    rule = rule_of(matching)
+    rule = get_rule(matching)
     return any(rule(prediction, answer) for answer in answers)
 
 
-def rule_of(matching: str) -> Callable[[str, str], bool]:
+def get_rule(matching: str) -> Callable[[str, str], bool]:
     """Return the rule of that name: does this prediction match this right answer?
 
     Raises:
@@ -71,7 +71,7 @@ def rule_of(matching: str) -> Callable[[str, str], bool]:
     return _RULES[matching]
 
 
-def relaxed(prediction: str, answer: str) -> bool:
+def is_relaxed_match(prediction: str, answer: str) -> bool:
     """Whether two answers are the same, or the prediction is a number within 5% of the right one.
 
     A percentage is the number it stands for (`5%` is 0.05), number words up to twenty are numbers, and nothing but
@@ -79,11 +79,11 @@ def relaxed(prediction: str, answer: str) -> bool:
     """
     if same_answer(prediction, answer):
         return True
-    given, right = _number(prediction), _number(answer)
-    return given is not None and right is not None and abs(given - right) <= TOLERANCE * abs(right)
+    predicted, expected = _parse_number(prediction), _parse_number(answer)
+    return predicted is not None and expected is not None and abs(predicted - expected) <= TOLERANCE * abs(expected)
 
 
-def _number(answer: str) -> float | None:
+def _parse_number(answer: str) -> float | None:
     # As it stands before normalised: normalising takes the point of ".5" for the end of a sentence.
     for text in (_THOUSANDS.sub("", answer.strip()), normalise(answer)):
         if _NUMBER.fullmatch(text):
@@ -92,7 +92,7 @@ def _number(answer: str) -> float | None:
     return None
 
 
-_RULES: Final[dict[str, Callable[[str, str], bool]]] = {"exact": same_answer, "relaxed": relaxed}
+_RULES: Final[dict[str, Callable[[str, str], bool]]] = {"exact": same_answer, "relaxed": is_relaxed_match}
 
 
 _Z95: Final = 1.959963984540054
@@ -194,14 +194,14 @@ def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matchi
     """
     if not predictions:
         raise EvaluationError(f"{dataset} gave no questions with known answers; there is nothing to score")
-    guesses = _guessed(predictions, matching)
+    baseline_hits = _find_baseline_hits(predictions, matching)
     by_k: dict[int | None, list[_Outcome]] = defaultdict(list)
     by_capability: dict[str, list[_Outcome]] = defaultdict(list)
     by_pair: dict[str, list[_Outcome]] = defaultdict(list)
-    for prediction, guessed in zip(predictions, guesses, strict=True):
-        outcome = (prediction.right, guessed)
+    for prediction, baseline_hit in zip(predictions, baseline_hits, strict=True):
+        outcome = (prediction.right, baseline_hit)
         by_k[prediction.k].append(outcome)
-        names = canonical(prediction.capabilities)
+        names = canonicalize(prediction.capabilities)
         for name in names:
             by_capability[name].append(outcome)
         for pair in combinations(names, 2):
@@ -211,18 +211,18 @@ def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matchi
         dataset,
         matching,
         overall=_score([outcome for outcomes in by_k.values() for outcome in outcomes]),
-        by_k={k: _score(by_k[k]) for k in sorted(known for known in by_k if known is not None)},
+        by_k={k: _score(by_k[k]) for k in sorted(key for key in by_k if key is not None)},
         by_capability={name: _score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
         by_pair={pair: _score(by_pair[pair]) for pair in _PAIRS if pair in by_pair},
     )
 
 
-def read_results(text: str | bytes, *, where: str) -> Results:
+def read_results(text: str | bytes, *, source: str) -> Results:
     """Return the results whose JSON `to_json` gave.
 
     Args:
         text (`str | bytes`): the content of a `results.json` of one model.
-        where (`str`): what to call it in an error.
+        source (`str`): what to call it in an error.
 
     Raises:
         EvaluationError: it is no such JSON, or has another schema.
@@ -230,22 +230,22 @@ def read_results(text: str | bytes, *, where: str) -> Results:
     from pydantic import ValidationError
 
     try:
-        found = json.loads(text)
+        data = json.loads(text)
     except ValueError as error:
-        raise EvaluationError(f"{where} is no JSON ({error}); give what compact evaluate wrote") from error
-    schema = found.get("schema") if isinstance(found, dict) else None
+        raise EvaluationError(f"{source} is no JSON ({error}); give what compact evaluate wrote") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
     if schema != RESULTS_SCHEMA:
         raise EvaluationError(
-            f"{where} has schema {schema!r}, this version reads {RESULTS_SCHEMA}; judge the model again: "
+            f"{source} has schema {schema!r}, this version reads {RESULTS_SCHEMA}; judge the model again: "
             "compact evaluate MODEL DATASET --out DIR"
         )
     try:
         return from_json(Results, text)
     except ValidationError as error:
-        wrong = error.errors()[0]
-        at = ".".join(map(str, wrong["loc"]))
+        detail = error.errors()[0]
+        location = ".".join(map(str, detail["loc"]))
         raise EvaluationError(
-            f"{where} is not one model's results ({at}: {wrong['msg']}); give what compact evaluate wrote"
+            f"{source} is not one model's results ({location}: {detail['msg']}); give what compact evaluate wrote"
         ) from error
 
 
@@ -254,10 +254,13 @@ def majority_answers(reference: Iterable[tuple[int | None, Sequence[str]]]) -> d
     counts: dict[int | None, Counter[str]] = defaultdict(Counter)
     for k, answers in reference:
         counts[k].update({normalise(answer) for answer in answers})
-    return {k: min(found, key=lambda answer: (-found[answer], answer)) for k, found in counts.items()}
+    return {
+        k: min(answer_counts, key=lambda answer: (-answer_counts[answer], answer))
+        for k, answer_counts in counts.items()
+    }
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a share of `right` in `n` > 0 (Wilson 1927), within 0 to 1.
 
     Unlike the textbook interval it stays inside 0 to 1 and does not shrink to nothing at 0 or n right.
@@ -279,16 +282,16 @@ _Outcome = tuple[bool, bool]
 """Whether a model's answer is right, and whether the majority answer is."""
 
 
-def _guessed(predictions: Sequence[Prediction], matching: Matching) -> list[bool]:
+def _find_baseline_hits(predictions: Sequence[Prediction], matching: Matching) -> list[bool]:
     """Return for each prediction whether the majority answer of its k would have been right."""
-    rule = rule_of(matching)
+    rule = get_rule(matching)
     majority = majority_answers((prediction.k, prediction.answers) for prediction in predictions)
-    return [any(rule(majority[one.k], answer) for answer in one.answers) for one in predictions]
+    return [any(rule(majority[item.k], answer) for answer in item.answers) for item in predictions]
 
 
 def _score(outcomes: Sequence[_Outcome]) -> Score:
     n = len(outcomes)
-    right = sum(judged for judged, _ in outcomes)
-    constant = sum(guessed for _, guessed in outcomes)
-    low, high = wilson(right, n)
-    return Score(n, right, right / n, low, high, Share(constant, constant / n))
+    right = sum(correct for correct, _ in outcomes)
+    baseline_right = sum(baseline_hit for _, baseline_hit in outcomes)
+    low, high = wilson_interval(right, n)
+    return Score(n, right, right / n, low, high, Share(baseline_right, baseline_right / n))

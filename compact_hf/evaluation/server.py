@@ -17,32 +17,32 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from compact_hf.evaluation.inference import prompt_of
-from compact_hf.evaluation.predict import judged
+from compact_hf.evaluation.inference import build_prompt
+from compact_hf.evaluation.predict import build_prediction
 from compact_hf.evaluation.questions import Question
 from compact_hf.evaluation.scoring import Matching, Prediction
 from compact_hf.images.codec import MAX_EDGE
-from compact_hf.records import Picture, digest
-from compact_hf.runs.interrupt import run_to_end
-from compact_hf.runs.journal import FILE_NAME, Finished, Journal
-from compact_hf.runs.process import Process, Progress, Result
-from compact_hf.runs.rate_limit import Limits
-from compact_hf.runs.run import Terms, budget_of, checkpoints
+from compact_hf.records import ImageInfo, digest
+from compact_hf.runs.interrupt import run_async_interruptible
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.process import Process, Result, SessionProgress
+from compact_hf.runs.rate_limit import RateLimits
+from compact_hf.runs.run import RunLimits, checkpoints, create_budget
 from compact_hf.runs.runner import Runner
-from compact_hf.teachers.base import Exposure, Request
+from compact_hf.teachers.base import EncodedImage, Request
 
-SERVER: Final = "openai:"
+SERVER_PREFIX: Final = "openai:"
 # What a request is taken to cost before any was answered: a picture of 1,024 pixels and a question, a few words.
-TOKENS: Final = (1_100, 10)
+TOKENS_PER_REQUEST: Final = (1_100, 10)
 
 
 def ask_server(
     model: str,
     questions: Sequence[Question],
-    folder: Path,
+    directory: Path,
     *,
     url: str | None,
-    terms: Terms,
+    limits: RunLimits,
     max_new_tokens: int,
     matching: Matching,
     on_progress: Callable[[int], None] = lambda answered: None,
@@ -53,9 +53,9 @@ def ask_server(
     Args:
         model (`str`): `openai:NAME`, as the server lists NAME at /v1/models.
         questions (`Sequence[Question]`): each is asked alone.
-        folder (`Path`): for the journal; what an earlier call journalled there is not asked again.
+        directory (`Path`): for the journal; what an earlier call journalled there is not asked again.
         url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server.
-        terms (`Terms`): requests in flight, rates and budget.
+        limits (`RunLimits`): requests in flight, rates and budget.
         max_new_tokens (`int`): where an answer is cut, but for OpenAI's own models.
         matching (`str`): when an answer is right.
         on_progress, on_failure (*optional*): called with the number answered so far, and with what failed and is tried
@@ -69,13 +69,13 @@ def ask_server(
     """
     from compact_hf.teachers.openai import OpenAI
 
-    teacher = OpenAI(model.removeprefix(SERVER), url=url, free_tokens=max_new_tokens)
-    by_picture: dict[str, list[Question]] = defaultdict(list)
+    teacher = OpenAI(model.removeprefix(SERVER_PREFIX), url=url, max_text_tokens=max_new_tokens)
+    by_image: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
-        by_picture[digest(question.picture)].append(question)
+        by_image[digest(question.image_id)].append(question)
     answered = 0
 
-    def told(progress: Progress, finished: Finished | None) -> None:
+    def report_progress(progress: SessionProgress, finished: FinishedImage | None) -> None:
         nonlocal answered
         if finished is None:
             on_failure(progress.last_failure)
@@ -83,59 +83,61 @@ def ask_server(
         answered += finished.accepted
         on_progress(answered)
 
-    async def go(stop: asyncio.Event) -> dict[str, str]:
+    async def ask_all(stop: asyncio.Event) -> dict[str, str]:
         nonlocal answered
-        async with contextlib.AsyncExitStack() as opened:
-            opened.push_async_callback(teacher.close)
-            journal = opened.enter_context(Journal.open(folder, {"model": model, "max_edge": MAX_EDGE}))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(teacher.close)
+            journal = stack.enter_context(Journal.open(directory, {"model": model, "max_edge": MAX_EDGE}))
             _, _, answered = journal.counts()
             on_progress(answered)
             runner = Runner(
                 journal,
                 {"teacher": teacher},
-                limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-                budget=budget_of(journal, terms, terms.prices({"teacher": teacher.name})),
+                rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
+                budget=create_budget(journal, limits, limits.prices({"teacher": teacher.name})),
                 stop=stop,
-                on_progress=told,
+                on_progress=report_progress,
             )
-            await opened.enter_async_context(checkpoints(journal))
+            await stack.enter_async_context(checkpoints(journal))
             await runner.run(
-                _to_ask(by_picture, journal.finished_ids()), lambda one: _process(by_picture[one.image_id])
+                _iter_pending_images(by_image, journal.finished_ids()), lambda item: _process(by_image[item.image_id])
             )
-            return {id: answer for one in journal.outcomes() for id, answer in json.loads(one.body).items()}
+            return {id: answer for item in journal.outcomes() for id, answer in json.loads(item.body).items()}
 
-    answers = run_to_end(go)
-    return [judged(question, answers[question.id], matching) for question in questions]
+    answers = run_async_interruptible(ask_all)
+    return [build_prediction(question, answers[question.id], matching) for question in questions]
 
 
-def answered_in(folder: Path) -> int:
+def count_journal_answers(directory: Path) -> int:
     """Return how many questions the journal in a model's folder has answers to."""
-    if not (folder / FILE_NAME).is_file():
+    if not (directory / FILE_NAME).is_file():
         return 0
-    with Journal.read(folder) as journal:
+    with Journal.read(directory) as journal:
         return journal.counts()[2]
 
 
-async def _to_ask(by_picture: Mapping[str, Sequence[Question]], done: set[str]) -> AsyncGenerator[Picture, None]:
-    for key, (first, *_) in by_picture.items():
-        if key not in done:
+async def _iter_pending_images(
+    by_image: Mapping[str, Sequence[Question]], finished_ids: set[str]
+) -> AsyncGenerator[ImageInfo, None]:
+    for key, (first, *_) in by_image.items():
+        if key not in finished_ids:
             # Of a picture the engine knows the id; its size is for those who draw by it.
-            yield Picture(image_id=key, ref=first.picture, width=0, height=0, image_source="")
+            yield ImageInfo(image_id=key, ref=first.image_id, width=0, height=0, image_source="")
 
 
 def _process(questions: Sequence[Question]) -> Process:
     """Ask all questions about one picture."""
     first = questions[0]
-    exposure = Exposure(first.read_picture, ref=first.picture, max_edge=MAX_EDGE)
+    encoded_image = EncodedImage(first.read_image, ref=first.image_id, max_edge=MAX_EDGE)
     requests = []
     for question in questions:
-        prompt = prompt_of(question.question)
+        prompt = build_prompt(question.question)
         requests.append(
             Request(
                 key=digest(question.id, prompt),
                 role="teacher",
-                image_id=digest(question.picture),
-                exposure=exposure,
+                image_id=digest(question.image_id),
+                encoded_image=encoded_image,
                 prompt=prompt,
                 schema=BaseModel,  # free text has none
                 subject=(question.question,),

@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
-from compact_hf.models.adapter import adapter_at, attached, refuse_other_base
+from compact_hf.models.adapter import check_adapter_base, load_peft_model, read_adapter_config
 from compact_hf.models.loading import first_line, without_progress_bars
 
 BASE: Final = "base"
 TUNED: Final = "tuned"
 
-Ended = Literal["", "done", "length", "time"]
+FinishReason = Literal["", "done", "length", "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Answer:
 
     Attributes:
         text (`str`): so far.
-        ended (`str`): empty while it goes on; `done`, or what stopped it: `length` or `time`.
+        finish_reason (`str`): empty while it goes on; `done`, or what stopped it: `length` or `time`.
     """
 
     text: str = ""
-    ended: Ended = ""
+    finish_reason: FinishReason = ""
 
 
 class SideBySide:
@@ -57,71 +57,75 @@ class SideBySide:
         import torch
         from transformers import AutoProcessor
 
-        told = adapter or model
+        model_name = adapter or model
         self._device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
-            base, over = _located(model, adapter)
-            network = attached(over, base) if over is not None else _whole(base)
+            base_directory, adapter_directory = _locate(model, adapter)
+            network = (
+                load_peft_model(adapter_directory, base_directory)
+                if adapter_directory is not None
+                else _load_model(base_directory)
+            )
             # An adapter's folder has the processor that it was trained with.
-            self._processor: Any = AutoProcessor.from_pretrained(over or base)
+            self._processor: Any = AutoProcessor.from_pretrained(adapter_directory or base_directory)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise EvaluationError(f"model {told} cannot be loaded: {first_line(error)}") from error
+            raise EvaluationError(f"model {model_name} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor") or not self._processor.chat_template:
-            raise EvaluationError(f"model {told} takes no pictures or has no chat template; give a LLaVA")
-        self.sides: tuple[str, ...] = (BASE, TUNED) if over is not None else (TUNED,)
+            raise EvaluationError(f"model {model_name} takes no pictures or has no chat template; give a LLaVA")
+        self.sides: tuple[str, ...] = (BASE, TUNED) if adapter_directory is not None else (TUNED,)
         self._network: Any = network.to(self._device).eval()
-        ends = network.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        eos_token_ids = network.generation_config.eos_token_id
+        self._eos_token_ids = frozenset(eos_token_ids if isinstance(eos_token_ids, list) else [eos_token_ids])
 
     def stream(
-        self, picture: bytes, question: str, *, max_new_tokens: int, seconds: float
+        self, image: bytes, question: str, *, max_new_tokens: int, seconds: float
     ) -> Iterator[tuple[Answer, ...]]:
         """Yield the answers as they grow, one for each of `sides`, greedily, a token of each in turn.
 
         Args:
-            picture (`bytes`): the encoded file.
+            image (`bytes`): the encoded file.
             question (`str`): LLaVA's request for a short answer is added to it.
             max_new_tokens (`int`), seconds (`float`): where an answer is cut, each counted from the start.
 
         Raises:
-            PictureError: the picture cannot be decoded.
+            ImageError: the picture cannot be decoded.
             EvaluationError: the memory is too small.
         """
         import torch
 
         deadline = time.monotonic() + seconds
-        inputs = model_inputs(self._processor, [(picture, question)], device=self._device, dtype=self._network.dtype)
-        writers = [_Writer(self._network, self._processor, self._ends, inputs) for _ in self.sides]
+        inputs = model_inputs(self._processor, [(image, question)], device=self._device, dtype=self._network.dtype)
+        writers = [_AnswerWriter(self._network, self._processor, self._eos_token_ids, inputs) for _ in self.sides]
         try:
-            while any(not writer.answer.ended for writer in writers):
+            while any(not writer.answer.finish_reason for writer in writers):
                 for side, writer in zip(self.sides, writers, strict=True):
-                    if writer.answer.ended:
+                    if writer.answer.finish_reason:
                         continue
                     # The first token comes in any case: it is what loading a picture was for.
                     if writer.tokens and time.monotonic() > deadline:
                         writer.answer = Answer(writer.answer.text, "time")
                     else:
-                        with self._as(side):
+                        with self._use_side(side):
                             writer.write(max_new_tokens)
                     yield tuple(writer.answer for writer in writers)
         except torch.OutOfMemoryError as error:
             raise EvaluationError(f"the memory of {self._device} is too small: {first_line(error)}") from error
 
-    def _as(self, side: str) -> AbstractContextManager[None]:
-        switched_off: AbstractContextManager[None] = self._network.disable_adapter() if side == BASE else nullcontext()
-        return switched_off
+    def _use_side(self, side: str) -> AbstractContextManager[None]:
+        context: AbstractContextManager[None] = self._network.disable_adapter() if side == BASE else nullcontext()
+        return context
 
 
-class _Writer:
+class _AnswerWriter:
     """One side's answer, a token at a time; the network must be that side's whenever it writes."""
 
-    def __init__(self, network: Any, processor: Any, ends: frozenset[int], inputs: Any) -> None:
+    def __init__(self, network: Any, processor: Any, eos_token_ids: frozenset[int], inputs: Any) -> None:
         self.answer = Answer()
         self.tokens: list[int] = []
-        self._network, self._processor, self._ends = network, processor, ends
-        self._next = dict(inputs)
+        self._network, self._processor, self._eos_token_ids = network, processor, eos_token_ids
+        self._next_inputs = dict(inputs)
         self._cache: Any = None
 
     def write(self, max_new_tokens: int) -> None:
@@ -129,43 +133,47 @@ class _Writer:
         import torch
 
         with torch.inference_mode():
-            found = self._network(**self._next, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        token = found.logits[:, -1].argmax(-1, keepdim=True)
-        self._cache = found.past_key_values
+            outputs = self._network(**self._next_inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        token = outputs.logits[:, -1].argmax(-1, keepdim=True)
+        self._cache = outputs.past_key_values
         # The picture is in the cache by now; its pixels are given once.
-        seen = self._next["attention_mask"]
-        self._next = {"input_ids": token, "attention_mask": torch.cat([seen, seen.new_ones(1, 1)], dim=1)}
+        mask = self._next_inputs["attention_mask"]
+        self._next_inputs = {"input_ids": token, "attention_mask": torch.cat([mask, mask.new_ones(1, 1)], dim=1)}
         self.tokens.append(int(token))
         text = self._processor.decode(self.tokens, skip_special_tokens=True).strip()
-        ended: Ended = ""
-        if self.tokens[-1] in self._ends:
-            ended = "done"
+        finish_reason: FinishReason = ""
+        if self.tokens[-1] in self._eos_token_ids:
+            finish_reason = "done"
         elif len(self.tokens) >= max_new_tokens:
-            ended = "length"
-        self.answer = Answer(text, ended)
+            finish_reason = "length"
+        self.answer = Answer(text, finish_reason)
 
 
-def _located(model: str, adapter: str) -> tuple[Path, Path | None]:
+def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
     """Return the base's folder, and the adapter's where there is one; `model` alone may be either.
 
     Raises:
         TuningError: one of them cannot be found, or the adapter is another base's.
     """
     if not adapter:
-        folder = loading.located(model)
-        if not loading.is_adapter(folder):
-            return folder, None
-        model, over = "", folder
+        directory = loading.resolve_model(model)
+        if not loading.is_adapter(directory):
+            return directory, None
+        model, adapter_directory = "", directory
     else:
-        over = loading.located(adapter)
-    named = adapter_at(over)
-    base = loading.located(model) if model else loading.located(named.base, revision=named.base_revision)
-    refuse_other_base(over, base)
-    return base, over
+        adapter_directory = loading.resolve_model(adapter)
+    adapter_info = read_adapter_config(adapter_directory)
+    base_directory = (
+        loading.resolve_model(model)
+        if model
+        else loading.resolve_model(adapter_info.base, revision=adapter_info.base_revision)
+    )
+    check_adapter_base(adapter_directory, base_directory)
+    return base_directory, adapter_directory
 
 
-def _whole(folder: Path) -> Any:
+def _load_model(directory: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
     with without_progress_bars():
-        return AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+        return AutoModelForImageTextToText.from_pretrained(directory, dtype="auto")

@@ -46,7 +46,7 @@ class Comparison:
     p: float
 
 
-def compare(one: Sequence[Prediction], other: Sequence[Prediction]) -> Comparison:
+def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Comparison:
     """Compare two models that were asked the same questions, in whatever order.
 
     The interval is that of the paired percentile bootstrap, 10,000 times from a fixed seed. Whole pictures are drawn,
@@ -55,86 +55,94 @@ def compare(one: Sequence[Prediction], other: Sequence[Prediction]) -> Compariso
     pictures with many questions each, trust the interval.
 
     Args:
-        one, other (`Sequence[Prediction]`): of each model, judged by the same rule.
+        first, second (`Sequence[Prediction]`): of each model, judged by the same rule.
 
     Raises:
         EvaluationError: there are none, an id occurs twice, or the questions are not the same.
     """
-    pairs = _paired(one, other)
-    only_one = sum(mine.right and not theirs.right for mine, theirs in pairs)
-    only_other = sum(theirs.right and not mine.right for mine, theirs in pairs)
-    by_picture: dict[str, list[int]] = defaultdict(list)
-    for mine, theirs in pairs:
-        by_picture[mine.picture].append(mine.right - theirs.right)
-    low, high = _bootstrap([(sum(signs), len(signs)) for signs in by_picture.values()])
+    pairs = _pair_predictions(first, second)
+    only_first = sum(
+        first_prediction.right and not second_prediction.right for first_prediction, second_prediction in pairs
+    )
+    only_second = sum(
+        second_prediction.right and not first_prediction.right for first_prediction, second_prediction in pairs
+    )
+    by_image: dict[str, list[int]] = defaultdict(list)
+    for first_prediction, second_prediction in pairs:
+        by_image[first_prediction.picture].append(first_prediction.right - second_prediction.right)
+    low, high = _bootstrap([(sum(differences), len(differences)) for differences in by_image.values()])
     return Comparison(
         n=len(pairs),
-        pictures=len(by_picture),
-        one_accuracy=sum(mine.right for mine, _ in pairs) / len(pairs),
-        other_accuracy=sum(theirs.right for _, theirs in pairs) / len(pairs),
-        difference=(only_one - only_other) / len(pairs),
+        pictures=len(by_image),
+        one_accuracy=sum(first_prediction.right for first_prediction, _ in pairs) / len(pairs),
+        other_accuracy=sum(second_prediction.right for _, second_prediction in pairs) / len(pairs),
+        difference=(only_first - only_second) / len(pairs),
         low=low,
         high=high,
-        only_one_right=only_one,
-        only_other_right=only_other,
-        p=mcnemar(only_one, only_other),
+        only_one_right=only_first,
+        only_other_right=only_second,
+        p=mcnemar(only_first, only_second),
     )
 
 
-def mcnemar(only_one: int, only_other: int) -> float:
+def mcnemar(only_first: int, only_second: int) -> float:
     """Return McNemar's exact two-sided p: how likely a fair coin parts these questions at least so unevenly.
 
     Args:
-        only_one, only_other (`int`): questions that one model alone answered rightly.
+        only_first, only_second (`int`): questions that one model alone answered rightly.
     """
-    discordant = only_one + only_other
+    discordant = only_first + only_second
     # In whole numbers, of which Python rounds the last division alone: exact for thousands of questions too.
-    ways = tail = 1
-    for chosen in range(min(only_one, only_other)):
-        ways = ways * (discordant - chosen) // (chosen + 1)
-        tail += ways
+    binomial = tail = 1
+    for index in range(min(only_first, only_second)):
+        binomial = binomial * (discordant - index) // (index + 1)
+        tail += binomial
     return min(1.0, 2 * tail / (1 << discordant))
 
 
-def _paired(one: Sequence[Prediction], other: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
-    mine, theirs = _by_id(one), _by_id(other)
-    if mine.keys() != theirs.keys():
-        missing = [("second", sorted(mine.keys() - theirs.keys())), ("first", sorted(theirs.keys() - mine.keys()))]
-        told = " and ".join(f"the {which} lacks {len(ids)} ({ids[0]}, ...)" for which, ids in missing if ids)
-        raise EvaluationError(f"the two models answered other questions: {told}; judge both on the same data set")
-    for id, prediction in mine.items():
-        if _asked(prediction) != _asked(theirs[id]):
+def _pair_predictions(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    first_by_id, second_by_id = _index_by_id(first), _index_by_id(second)
+    if first_by_id.keys() != second_by_id.keys():
+        missing = [
+            ("second", sorted(first_by_id.keys() - second_by_id.keys())),
+            ("first", sorted(second_by_id.keys() - first_by_id.keys())),
+        ]
+        message = " and ".join(f"the {label} lacks {len(ids)} ({ids[0]}, ...)" for label, ids in missing if ids)
+        raise EvaluationError(f"the two models answered other questions: {message}; judge both on the same data set")
+    for id, prediction in first_by_id.items():
+        if _question_key(prediction) != _question_key(second_by_id[id]):
             raise EvaluationError(
-                f"question {id} is another one for each model ({prediction.question!r} and {theirs[id].question!r}, or "
+                f"question {id} is another one for each model ({prediction.question!r} and "
+                f"{second_by_id[id].question!r}, or "
                 "its picture or answers differ); judge both on the same data set"
             )
-    if not mine:
+    if not first_by_id:
         raise EvaluationError("neither model answered any question; there is nothing to compare")
-    return [(prediction, theirs[id]) for id, prediction in mine.items()]
+    return [(prediction, second_by_id[id]) for id, prediction in first_by_id.items()]
 
 
-def _by_id(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
-    found: dict[str, Prediction] = {}
+def _index_by_id(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
+    by_id: dict[str, Prediction] = {}
     for prediction in predictions:
-        if prediction.id in found:
+        if prediction.id in by_id:
             raise EvaluationError(f"a model answers question {prediction.id} twice; give each of its predictions once")
-        found[prediction.id] = prediction
-    return found
+        by_id[prediction.id] = prediction
+    return by_id
 
 
-def _asked(prediction: Prediction) -> tuple[str, str, tuple[str, ...]]:
+def _question_key(prediction: Prediction) -> tuple[str, str, tuple[str, ...]]:
     return prediction.question, prediction.picture, prediction.answers
 
 
-def _bootstrap(pictures: Sequence[tuple[int, int]]) -> tuple[float, float]:
+def _bootstrap(image_totals: Sequence[tuple[int, int]]) -> tuple[float, float]:
     """Return the 95% interval of the mean difference from each picture's (sum of differences, questions)."""
     import numpy as np
 
-    if len(pictures) < 2:
+    if len(image_totals) < 2:
         return -1.0, 1.0
     # Pictures with the same figures are alike to the bootstrap: drawing how often each kind comes is drawing them.
-    kinds, counts = np.unique(np.array(pictures), axis=0, return_counts=True)
-    drawn = np.random.default_rng(_SEED).multinomial(len(pictures), counts / len(pictures), size=RESAMPLES)
-    differences = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
+    unique_totals, counts = np.unique(np.array(image_totals), axis=0, return_counts=True)
+    draws = np.random.default_rng(_SEED).multinomial(len(image_totals), counts / len(image_totals), size=RESAMPLES)
+    differences = (draws @ unique_totals[:, 0]) / (draws @ unique_totals[:, 1])
     low, high = np.quantile(differences, (0.025, 0.975))
     return float(low), float(high)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compact_hf.hub.errors import reading, valid_name
-from compact_hf.hub.files import tree
+from compact_hf.hub.errors import check_repo_id, translate_read_errors
+from compact_hf.hub.files import get_repo_files
 
 if TYPE_CHECKING:
     from compact_hf.hub.push import RepoType
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class RepoListing:
     """What a revision holds.
 
     Attributes:
@@ -31,17 +31,17 @@ class Listing:
     files: dict[str, int]
 
 
-def listing(repo_id: str, *, repo_type: RepoType, revision: str | None = None) -> Listing:
+def get_repo_listing(repo_id: str, *, repo_type: RepoType, revision: str | None = None) -> RepoListing:
     """Return what a repository holds, without fetching it; arguments and errors as for `snapshot`."""
     from huggingface_hub import HfApi
 
-    with reading(valid_name(repo_id), revision):
+    with translate_read_errors(check_repo_id(repo_id), revision):
         commit = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
-        files = tree(HfApi(), repo_id, repo_type=repo_type, revision=str(commit))
-    return Listing(str(commit), {path: file.size for path, file in files.items()})
+        files = get_repo_files(HfApi(), repo_id, repo_type=repo_type, revision=str(commit))
+    return RepoListing(str(commit), {path: file.size for path, file in files.items()})
 
 
-def snapshot(
+def download_snapshot(
     repo_id: str, *, repo_type: RepoType, revision: str | None = None, files: Collection[str] | None = None
 ) -> Path:
     """Return a folder with the files of a repository, links into the cache.
@@ -60,19 +60,19 @@ def snapshot(
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    with reading(valid_name(repo_id), revision):
+    with translate_read_errors(check_repo_id(repo_id), revision):
         # Asked for first: without the Hub the cache would answer for a branch with the commit that it saw last.
         commit = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
-        chosen = None if files is None else sorted(files)
-        return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=chosen))
+        patterns = None if files is None else sorted(files)
+        return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns))
 
 
-def bytes_to_fetch(repo_id: str, there: Listing, files: Collection[str], *, repo_type: RepoType) -> int:
+def count_missing_bytes(repo_id: str, listing: RepoListing, files: Collection[str], *, repo_type: RepoType) -> int:
     """Return how many bytes of a revision's files are not in the cache yet."""
     from huggingface_hub import try_to_load_from_cache
 
     return sum(
-        there.files[name]
+        listing.files[name]
         for name in files
-        if not isinstance(try_to_load_from_cache(repo_id, name, revision=there.commit, repo_type=repo_type), str)
+        if not isinstance(try_to_load_from_cache(repo_id, name, revision=listing.commit, repo_type=repo_type), str)
     )

@@ -12,11 +12,11 @@ from compact_hf.errors import UsageError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
 
-_CHUNK: Final = 1 << 20
-_HUBS_OWN: Final = ".gitattributes"  # the Hub puts it into every repository
+_CHUNK_SIZE: Final = 1 << 20
+_HUB_MANAGED_FILE: Final = ".gitattributes"  # the Hub puts it into every repository
 
 
-def files_of(folder: str | Path) -> dict[str, int]:
+def list_files(directory: str | Path) -> dict[str, int]:
     """Return what of a folder is published: path inside it -> bytes, sorted.
 
     Raises:
@@ -28,45 +28,45 @@ def files_of(folder: str | Path) -> dict[str, int]:
         filter_repo_objects,
     )
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; give the folder that shall be published")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    chosen = filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
-    return {name: (folder / name).stat().st_size for name in chosen}
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a folder; give the folder that shall be published")
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    included = filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
+    return {name: (directory / name).stat().st_size for name in included}
 
 
-def tree(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
+def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
     """Return the files of a revision by path."""
     from huggingface_hub import RepoFile
 
-    listed = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
-    return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+    entries = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def differences(there: Mapping[str, RepoFile], folder: Path) -> Iterator[str]:
+def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterator[str]:
     """Yield what differs between the files of a revision and a folder, cheap things first."""
-    here = files_of(folder)
-    for name in there.keys() - here.keys() - {_HUBS_OWN}:
+    local = list_files(directory)
+    for name in remote.keys() - local.keys() - {_HUB_MANAGED_FILE}:
         yield f"{name} is no part of the folder"
-    for name in here.keys() - there.keys():
+    for name in local.keys() - remote.keys():
         yield f"{name} is missing"
-    for name in here.keys() & there.keys():
-        if there[name].size != here[name]:
-            yield f"{name} has {there[name].size} bytes, should have {here[name]}"
-    for name in here.keys() & there.keys():  # hashes last: they have to read the files
-        lfs = there[name].lfs
-        expected = lfs.sha256 if lfs else there[name].blob_id
-        if _hash(folder / name, of_git=not lfs) != expected:
+    for name in local.keys() & remote.keys():
+        if remote[name].size != local[name]:
+            yield f"{name} has {remote[name].size} bytes, should have {local[name]}"
+    for name in local.keys() & remote.keys():  # hashes last: they have to read the files
+        lfs = remote[name].lfs
+        expected = lfs.sha256 if lfs else remote[name].blob_id
+        if _hash_file(directory / name, is_git_blob=not lfs) != expected:
             yield f"{name} has another content"
 
 
-def _hash(path: Path, *, of_git: bool) -> str:
+def _hash_file(path: Path, *, is_git_blob: bool) -> str:
     """Return git's hash of a file as it stands, or its sha256, by which LFS knows it."""
     with path.open("rb") as file:
-        if not of_git:
+        if not is_git_blob:
             return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_SIZE):
             digest.update(chunk)
     return digest.hexdigest()

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
-from compact_hf.hub.errors import valid_name, writing
-from compact_hf.hub.files import differences, files_of, tree
+from compact_hf.hub.errors import check_repo_id, translate_write_errors
+from compact_hf.hub.files import get_repo_files, iter_differences, list_files
 
 if TYPE_CHECKING:
     from huggingface_hub import Discussion, HfApi
 
 RepoType = Literal["dataset", "model", "space"]
 
-_WAITS_S: Final = (1.0, 2.0, 4.0, 8.0)  # before each further attempt; the client has waited between its own
-_MAX_WAIT_S: Final = 60.0  # however long the Hub asks for
+_RETRY_DELAYS_S: Final = (1.0, 2.0, 4.0, 8.0)  # before each further attempt; the client has waited between its own
+_MAX_RETRY_DELAY_S: Final = 60.0  # however long the Hub asks for
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class PushResult:
     """Where the folder stands now.
 
     Attributes:
@@ -44,7 +44,7 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RemoteState:
     """What a repository holds.
 
     Attributes:
@@ -61,34 +61,36 @@ class _Target:
     """What `push` was asked for, and the client to do it with."""
 
     api: HfApi
-    folder: Path
+    directory: Path
     repo_id: str
     repo_type: RepoType
     message: str
 
     @property
-    def place(self) -> dict[str, Any]:
+    def repo_args(self) -> dict[str, Any]:
         """The arguments that name the repository in every call."""
         return {"repo_id": self.repo_id, "repo_type": self.repo_type}
 
-    def head(self, revision: str) -> str:
+    def get_commit(self, revision: str) -> str:
         """Return the hash of a revision's commit."""
         return str(self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision).sha)
 
-    def tags(self) -> set[str]:
-        return {tag.name for tag in self.api.list_repo_refs(**self.place).tags}
+    def list_tags(self) -> set[str]:
+        return {tag.name for tag in self.api.list_repo_refs(**self.repo_args).tags}
 
-    def difference(self, revision: str) -> str:
+    def find_difference(self, revision: str) -> str:
         """Return how a revision differs from the folder, an empty string where it does not."""
-        return next(differences(tree(self.api, **self.place, revision=revision), self.folder), "")
+        return next(iter_differences(get_repo_files(self.api, **self.repo_args, revision=revision), self.directory), "")
 
-    def hashes(self, revision: str) -> dict[str, str]:
+    def get_blob_ids(self, revision: str) -> dict[str, str]:
         """Return path -> git's hash."""
-        return {path: file.blob_id for path, file in tree(self.api, **self.place, revision=revision).items()}
+        return {
+            path: file.blob_id for path, file in get_repo_files(self.api, **self.repo_args, revision=revision).items()
+        }
 
 
 def push(
-    folder: str | Path,
+    directory: str | Path,
     repo_id: str,
     *,
     repo_type: RepoType,
@@ -97,11 +99,11 @@ def push(
     private: bool = False,
     check: Callable[[str], None] = lambda commit: None,
     on_progress: Callable[[str], None] = lambda told: None,
-) -> Pushed:
+) -> PushResult:
     """Make main hold exactly the files of a folder, at once, and tag it.
 
     Args:
-        folder (`str | Path`): what to publish; files that main has and the folder has not are deleted.
+        directory (`str | Path`): what to publish; files that main has and the folder has not are deleted.
         repo_id (`str`): `namespace/name`; created where it is not there.
         repo_type (`str`): `dataset`, `model` or `space`.
         message (`str`): one line for the commit; also the title by which an interrupted pull request is found again.
@@ -113,29 +115,29 @@ def push(
         on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
 
     Raises:
-        UsageError: `folder` is no folder or empty, or `repo_id` is not `namespace/name`.
+        UsageError: `directory` is no folder or empty, or `repo_id` is not `namespace/name`.
         HubUnavailableError: the Hub cannot be reached or keeps failing; the same call goes on.
         HubError: the Hub refuses. Main and all tags are as they were, unless the message says otherwise.
     """
     from huggingface_hub import HfApi
 
-    target = _Target(HfApi(), Path(folder), valid_name(repo_id), repo_type, message)
-    if not files_of(target.folder):
-        raise UsageError(f"{folder} holds no files; give the folder that shall be published")
-    waits = iter(_WAITS_S)
+    target = _Target(HfApi(), Path(directory), check_repo_id(repo_id), repo_type, message)
+    if not list_files(target.directory):
+        raise UsageError(f"{directory} holds no files; give the folder that shall be published")
+    delays = iter(_RETRY_DELAYS_S)
     while True:
         try:
-            with writing(target.repo_id, target.folder):
+            with translate_write_errors(target.repo_id, target.directory):
                 return _push(target, tag=tag, private=private, check=check, on_progress=on_progress)
         except HubUnavailableError as error:
-            if (wait_s := next(waits, None)) is None:
+            if (wait_s := next(delays, None)) is None:
                 raise
-            wait_s = min(_MAX_WAIT_S, max(wait_s, error.retry_after_s))
+            wait_s = min(_MAX_RETRY_DELAY_S, max(wait_s, error.retry_after_s))
             on_progress(f"{error}; trying again in {wait_s:.0f} s")
             time.sleep(wait_s)
 
 
-def standing(repo_id: str, *, repo_type: RepoType) -> Standing:
+def get_remote_state(repo_id: str, *, repo_type: RepoType) -> RemoteState:
     """Return what a repository holds, nothing where it is not there (or not to be seen).
 
     Raises:
@@ -145,14 +147,14 @@ def standing(repo_id: str, *, repo_type: RepoType) -> Standing:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    place: dict[str, Any] = {"repo_id": valid_name(repo_id), "repo_type": repo_type}
-    with writing(repo_id):
+    repo_args: dict[str, Any] = {"repo_id": check_repo_id(repo_id), "repo_type": repo_type}
+    with translate_write_errors(repo_id):
         try:
-            tags = tuple(tag.name for tag in HfApi().list_repo_refs(**place).tags)
-            files = tuple(sorted(HfApi().list_repo_files(**place, revision="main")))
+            tags = tuple(tag.name for tag in HfApi().list_repo_refs(**repo_args).tags)
+            files = tuple(sorted(HfApi().list_repo_files(**repo_args, revision="main")))
         except RepositoryNotFoundError:
-            return Standing((), ())
-    return Standing(tags, files)
+            return RemoteState((), ())
+    return RemoteState(tags, files)
 
 
 def _push(
@@ -162,72 +164,72 @@ def _push(
     private: bool,
     check: Callable[[str], None],
     on_progress: Callable[[str], None],
-) -> Pushed:
+) -> PushResult:
     api = target.api
     author = api.whoami(cache=True)["name"]  # the Hub counts these strictly, and we may come again
     sdk = "gradio" if target.repo_type == "space" else None
-    api.create_repo(**target.place, private=private or None, exist_ok=True, space_sdk=sdk)
-    if private and not api.repo_info(**target.place).private:
+    api.create_repo(**target.repo_args, private=private or None, exist_ok=True, space_sdk=sdk)
+    if private and not api.repo_info(**target.repo_args).private:
         raise HubError(f"{target.repo_id} is public, not private; make it private on the Hub, or choose another one")
-    if tag is not None and tag in target.tags():
-        if found := target.difference(tag):
-            raise HubError(f"{target.repo_id} has the tag {tag} for something else ({found}); choose another one")
-        commit = target.head(tag)
+    if tag is not None and tag in target.list_tags():
+        if diff := target.find_difference(tag):
+            raise HubError(f"{target.repo_id} has the tag {tag} for something else ({diff}); choose another one")
+        commit = target.get_commit(tag)
     else:
-        commit = target.head("main")
-        if target.difference(commit):
-            commit = _through_pull_request(target, author, commit, check, on_progress)
+        commit = target.get_commit("main")
+        if target.find_difference(commit):
+            commit = _push_via_pull_request(target, author, commit, check, on_progress)
         if tag is not None:
             on_progress(f"tagging {tag}")
-            api.create_tag(**target.place, tag=tag, revision=commit)
+            api.create_tag(**target.repo_args, tag=tag, revision=commit)
     prefix = "" if target.repo_type == "model" else f"{target.repo_type}s/"
-    return Pushed(commit, tag, f"{api.endpoint}/{prefix}{target.repo_id}/tree/{tag or 'main'}")
+    return PushResult(commit, tag, f"{api.endpoint}/{prefix}{target.repo_id}/tree/{tag or 'main'}")
 
 
-def _through_pull_request(
-    target: _Target, author: str, main: str, check: Callable[[str], None], on_progress: Callable[[str], None]
+def _push_via_pull_request(
+    target: _Target, author: str, main_commit: str, check: Callable[[str], None], on_progress: Callable[[str], None]
 ) -> str:
-    """Upload, compare, merge; return the commit that follows the commit `main` on main."""
+    """Upload, compare, merge; return the commit that follows the commit `main_commit` on main."""
     api = target.api
-    pull = _pull_request(target, author, main)
+    pull = _find_or_create_pull_request(target, author, main_commit)
     ref = f"refs/pr/{pull.num}"
     on_progress(f"uploading into pull request {pull.num}: {pull.url}")
     api.upload_folder(
-        **target.place,
-        folder_path=target.folder,
+        **target.repo_args,
+        folder_path=target.directory,
         commit_message=target.message,
         revision=ref,
-        parent_commit=target.head(ref),  # two of us must not mix their files
+        parent_commit=target.get_commit(ref),  # two of us must not mix their files
         delete_patterns="*",  # of what the folder has not
     )
     on_progress(f"checking pull request {pull.num}")
-    head = target.head(ref)
-    if found := target.difference(head):
-        raise HubError(f"pull request {pull.num} of {target.repo_id} is not the folder ({found}); run the same again")
+    head = target.get_commit(ref)
+    if diff := target.find_difference(head):
+        raise HubError(f"pull request {pull.num} of {target.repo_id} is not the folder ({diff}); run the same again")
     check(head)
-    if target.head("main") != main:
+    if target.get_commit("main") != main_commit:
         raise HubError(f"main of {target.repo_id} was changed in the meantime; nothing was merged, run the same again")
     on_progress(f"merging pull request {pull.num}")
     if pull.status == "draft":  # the Hub merges none
-        api.change_discussion_status(**target.place, discussion_num=pull.num, new_status="open")
-    api.merge_pull_request(**target.place, discussion_num=pull.num)
-    commit = target.head("main")
-    if target.hashes(commit) != target.hashes(head):
+        api.change_discussion_status(**target.repo_args, discussion_num=pull.num, new_status="open")
+    api.merge_pull_request(**target.repo_args, discussion_num=pull.num)
+    commit = target.get_commit("main")
+    if target.get_blob_ids(commit) != target.get_blob_ids(head):
         raise HubError(f"main of {target.repo_id} was changed while merging; no tag was set, run the same again")
     return commit
 
 
-def _pull_request(target: _Target, author: str, main: str) -> Discussion:
+def _find_or_create_pull_request(target: _Target, author: str, main_commit: str) -> Discussion:
     """Return our open pull request of this title, or a new one; an old one on another main is closed."""
     api = target.api
-    for pull in api.get_repo_discussions(**target.place, author=author, discussion_type="pull_request"):
+    for pull in api.get_repo_discussions(**target.repo_args, author=author, discussion_type="pull_request"):
         if pull.title != target.message or pull.status not in ("draft", "open"):
             continue
-        history = api.list_repo_commits(**target.place, revision=f"refs/pr/{pull.num}")
-        if main in (commit.commit_id for commit in history):
+        history = api.list_repo_commits(**target.repo_args, revision=f"refs/pr/{pull.num}")
+        if main_commit in (commit.commit_id for commit in history):
             return pull
         # Merging it would mix the folder with what main has become. What it uploaded is kept by the Hub.
         api.change_discussion_status(
-            **target.place, discussion_num=pull.num, new_status="closed", comment="main has changed since"
+            **target.repo_args, discussion_num=pull.num, new_status="closed", comment="main has changed since"
         )
-    return api.create_pull_request(**target.place, title=target.message)
+    return api.create_pull_request(**target.repo_args, title=target.message)

@@ -19,14 +19,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from compact_hf.errors import HubError, UsageError
-from compact_hf.hub.files import files_of
-from compact_hf.hub.push import Pushed, push, standing
+from compact_hf.hub.files import list_files
+from compact_hf.hub.push import PushResult, get_remote_state, push
 
 CARD: Final = "README.md"
 REQUIREMENTS: Final = "requirements.txt"
-_HUBS_OWN: Final = {".gitattributes", CARD}  # what a Space made on the Hub's page holds
-_LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
-_PACKAGE: Final = re.compile(r"^(compact_hf(?:\[[^]]*\])?)[^\n]*$", re.MULTILINE)
+_HUB_MANAGED_FILES: Final = {".gitattributes", CARD}  # what a Space made on the Hub's page holds
+_IGNORED: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
+_PACKAGE_LINE: Final = re.compile(r"^(compact_hf(?:\[[^]]*\])?)[^\n]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,23 @@ class PublishedSpace:
 
     Attributes:
         files (`dict[str, int]`): path -> bytes.
-        from_index (`str`, *optional*): what of this package the Space takes from the index, such as `compact_hf[eval]`;
-            None where it takes nothing of it, or a wheel goes along.
-        pushed (`Pushed`, *optional*): where it stands; None after a dry run.
+        index_package (`str`, *optional*): what of this package the Space takes from the index, such as
+            `compact_hf[eval]`; None where it takes nothing of it, or a wheel goes along.
+        push_result (`PushResult`, *optional*): where it stands; None after a dry run.
     """
 
     files: dict[str, int]
-    from_index: str | None
-    pushed: Pushed | None
+    index_package: str | None
+    push_result: PushResult | None
 
 
-def holds_space(folder: str | Path) -> bool:
+def is_space_directory(directory: str | Path) -> bool:
     """Whether a folder is a Space: its README.md has a header that names its `sdk`."""
-    return "sdk" in _header(Path(folder) / CARD)
+    return "sdk" in _read_card_header(Path(directory) / CARD)
 
 
 def publish_space(
-    folder: str | Path,
+    directory: str | Path,
     repo_id: str,
     *,
     wheel: str | Path | None = None,
@@ -62,7 +62,7 @@ def publish_space(
     """Publish a Space's folder in one piece; the same call goes on after an interruption.
 
     Args:
-        folder (`str | Path`): with a README.md that names `sdk: gradio` and the `app_file`, and requirements.txt.
+        directory (`str | Path`): with a README.md that names `sdk: gradio` and the `app_file`, and requirements.txt.
         repo_id (`str`): `namespace/name`; created where it is not there.
         wheel (`str | Path`, *optional*): of this package, for a Space whose requirements name it.
         private (`bool`, *optional*, defaults to False): creates it private, and refuses to publish into a public one.
@@ -74,38 +74,42 @@ def publish_space(
             are given: whoever builds a Space could not fetch a wheel that is not public.
         HubError: the repository holds something else, or the Hub cannot be reached or refuses.
     """
-    folder = Path(folder)
-    _refuse_incomplete(folder)
+    directory = Path(directory)
+    _check_complete(directory)
     if wheel is not None and private:
         raise UsageError("--wheel and --private exclude each other: a Space's build could not fetch a private wheel")
-    there = set(standing(repo_id, repo_type="space").files) - _HUBS_OWN
-    app = _header(folder / CARD)["app_file"]
-    if there and app not in there:
-        raise HubError(f"{repo_id} holds something else ({sorted(there)[0]}, no {app}); choose another name")
-    with TemporaryDirectory(prefix="compact-publish-") as place:
-        staged = Path(place) / "space"
-        shutil.copytree(folder, staged, ignore=_LEFT_OUT)
+    existing = set(get_remote_state(repo_id, repo_type="space").files) - _HUB_MANAGED_FILES
+    app = _read_card_header(directory / CARD)["app_file"]
+    if existing and app not in existing:
+        raise HubError(f"{repo_id} holds something else ({sorted(existing)[0]}, no {app}); choose another name")
+    with TemporaryDirectory(prefix="compact-publish-") as temp_directory:
+        staging = Path(temp_directory) / "space"
+        shutil.copytree(directory, staging, ignore=_IGNORED)
         if wheel is not None:
-            _add_wheel(staged, Path(wheel), repo_id)
-        named = _PACKAGE.search((staged / REQUIREMENTS).read_text(encoding="utf-8"))
-        pushed = None
+            _add_wheel(staging, Path(wheel), repo_id)
+        requirement = _PACKAGE_LINE.search((staging / REQUIREMENTS).read_text(encoding="utf-8"))
+        push_result = None
         if not dry_run:
-            message = f"Publish {_header(folder / CARD).get('title') or folder.name}"
-            pushed = push(staged, repo_id, repo_type="space", message=message, private=private, on_progress=on_progress)
-        return PublishedSpace(files_of(staged), named[1] if named and wheel is None else None, pushed)
+            message = f"Publish {_read_card_header(directory / CARD).get('title') or directory.name}"
+            push_result = push(
+                staging, repo_id, repo_type="space", message=message, private=private, on_progress=on_progress
+            )
+        return PublishedSpace(
+            list_files(staging), requirement[1] if requirement and wheel is None else None, push_result
+        )
 
 
-def _refuse_incomplete(folder: Path) -> None:
-    header = _header(folder / CARD)
+def _check_complete(directory: Path) -> None:
+    header = _read_card_header(directory / CARD)
     if header.get("sdk") != "gradio":
-        raise UsageError(f"{folder / CARD} names the sdk {header.get('sdk')!r}; only Gradio Spaces can be published")
+        raise UsageError(f"{directory / CARD} names the sdk {header.get('sdk')!r}; only Gradio Spaces can be published")
     app = header.get("app_file")
     for name in (str(app), REQUIREMENTS):
-        if not (folder / name).is_file():
-            raise UsageError(f"{folder} has no {name}; a Gradio Space needs its app_file and {REQUIREMENTS}")
+        if not (directory / name).is_file():
+            raise UsageError(f"{directory} has no {name}; a Gradio Space needs its app_file and {REQUIREMENTS}")
 
 
-def _header(card: Path) -> dict[str, Any]:
+def _read_card_header(card: Path) -> dict[str, Any]:
     """Return a card's header, nothing where there is none.
 
     Raises:
@@ -122,18 +126,18 @@ def _header(card: Path) -> dict[str, Any]:
         raise UsageError(f"{card} has a header that is no YAML ({' '.join(str(error).split())}); mend it") from error
 
 
-def _add_wheel(staged: Path, wheel: Path, repo_id: str) -> None:
+def _add_wheel(staging: Path, wheel: Path, repo_id: str) -> None:
     """Put the wheel into the Space, and its address with its hash into the requirements."""
     from huggingface_hub import constants
 
     if not wheel.is_file() or not re.fullmatch(r"compact_hf-[^-]+-.+\.whl", wheel.name):
         raise UsageError(f"{wheel} is no wheel of compact_hf; make one with: pip wheel --no-deps -w dist .")
-    path = staged / REQUIREMENTS
-    asked = path.read_text(encoding="utf-8")
-    address = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
+    path = staging / REQUIREMENTS
+    requirements = path.read_text(encoding="utf-8")
+    url = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    told, count = _PACKAGE.subn(rf"\1 @ {address}#sha256={digest}", asked)
+    new_requirements, count = _PACKAGE_LINE.subn(rf"\1 @ {url}#sha256={digest}", requirements)
     if not count:
         raise UsageError(f"{REQUIREMENTS} does not name compact_hf, so the Space has no use for a wheel of it")
-    path.write_text(told, encoding="utf-8")
-    shutil.copyfile(wheel, staged / wheel.name)
+    path.write_text(new_requirements, encoding="utf-8")
+    shutil.copyfile(wheel, staging / wheel.name)

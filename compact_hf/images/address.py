@@ -9,15 +9,15 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from compact_hf.errors import UsageError
 
-HUB: Final = "hf://datasets/"
-LOCAL: Final = "dataset:"
+HUB_PREFIX: Final = "hf://datasets/"
+LOCAL_PREFIX: Final = "dataset:"
 # As the Hub names pull requests and the Parquet files that it makes of other formats, slashes and all.
-_REFERENCE: Final = r"refs/(?:convert|pr)/[^/?]+"
-_HUB_ADDRESS: Final = re.compile(
-    rf"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_REFERENCE}|[^/?]+))?(?:/(?P<config>[^/?*]+))?"
+_HUB_REF: Final = r"refs/(?:convert|pr)/[^/?]+"
+_HUB_PATTERN: Final = re.compile(
+    rf"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_HUB_REF}|[^/?]+))?(?:/(?P<config>[^/?*]+))?"
 )
 _OPTIONS: Final = ("config", "split", "files")
-_HOW: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
+_ADDRESS_SYNTAX: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,27 @@ class Address:
         Raises:
             UsageError: it is no such text.
         """
-        place, _, query = text.partition("?")
+        location, _, query = text.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         if unknown := options.keys() - set(_OPTIONS):
             raise UsageError(f"{text!r} has {sorted(unknown)[0]!r}; after the ? may stand {', '.join(_OPTIONS)}")
-        if place.startswith(LOCAL):
-            return cls(unquote(place.removeprefix(LOCAL)), on_hub=False, **options)
-        match = _HUB_ADDRESS.fullmatch(place.removeprefix(HUB))
-        if match is None or not place.startswith(HUB):
-            raise UsageError(f"{text!r} is not the address of a data set; write {_HOW}")
+        if location.startswith(LOCAL_PREFIX):
+            return cls(unquote(location.removeprefix(LOCAL_PREFIX)), on_hub=False, **options)
+        match = _HUB_PATTERN.fullmatch(location.removeprefix(HUB_PREFIX))
+        if match is None or not location.startswith(HUB_PREFIX):
+            raise UsageError(f"{text!r} is not the address of a data set; write {_ADDRESS_SYNTAX}")
         if match["config"] and "config" in options:
             raise UsageError(f"{text!r} names two configs; leave one out")
         parts = {"revision": unquote(match["revision"] or ""), "config": match["config"] or ""}
         return cls(match["path"], on_hub=True, **parts | options)
 
     @property
-    def told(self) -> str:
+    def display_name(self) -> str:
         """As people would say it."""
         return str(self) if self.on_hub else self.path
 
     def __str__(self) -> str:
         revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
-        place = f"{HUB}{self.path}{revision}" if self.on_hub else f"{LOCAL}{quote(self.path)}"
+        location = f"{HUB_PREFIX}{self.path}{revision}" if self.on_hub else f"{LOCAL_PREFIX}{quote(self.path)}"
         options = {name: value for name in _OPTIONS if (value := getattr(self, name))}
-        return f"{place}?{urlencode(options, safe='/*')}" if options else place
+        return f"{location}?{urlencode(options, safe='/*')}" if options else location

@@ -14,13 +14,13 @@ from typing import Any, Final
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.images.containers import Bare, Format, bare
+from compact_hf.images.containers import ImageFormat, StrippedImage, strip
 
 MAX_PIXELS: Final = 100_000_000
 """Largest picture that is decoded; it takes 300 MB. More is a decompression bomb or no use to a 1024-pixel teacher."""
 
 # Called directly: Image.open would try forty formats, and warn of large pictures instead of leaving that to us.
-_DECODERS: Final[dict[Format, type[ImageFile.ImageFile]]] = {
+_DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -29,13 +29,13 @@ _DECODERS: Final[dict[Format, type[ImageFile.ImageFile]]] = {
 # What Pillow raises on bad files: OSError where a stream is cut or broken, SyntaxError for a bad header or chunk,
 # ValueError for impossible values, EOFError where a frame is missing, struct.error and IndexError where a chunk behind
 # the pixels is shorter than its kind.
-_BAD_FILE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
+_DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
 # A GIF's frame may be larger than the GIF; Pillow checks that itself. The warning is raised only where warnings are.
-_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_BOMB_ERRORS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # What the pixels mean, and nothing else: Pillow writes comments that it has read into whatever it saves.
-_MEANING: Final = ("icc_profile", "transparency")
+_PIXEL_INFO_KEYS: Final = ("icc_profile", "transparency")
 
-_UPRIGHT: Final = {
+_TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -46,7 +46,7 @@ _UPRIGHT: Final = {
 }
 
 
-class PictureError(SourceError):
+class ImageError(SourceError):
     """These bytes cannot be shown as a picture.
 
     Attributes:
@@ -60,68 +60,68 @@ class PictureError(SourceError):
         super().__init__(f"{reason}: {detail}")
 
 
-def stripped(data: bytes) -> Bare:
+def strip_metadata(data: bytes) -> StrippedImage:
     """Return the picture file without its metadata.
 
     Raises:
-        PictureError: `empty file` or `not a picture`.
+        ImageError: `empty file` or `not a picture`.
     """
     if not data:
-        raise PictureError("empty file", "0 bytes")
-    found = bare(data)
-    if found is None:
-        raise PictureError("not a picture", f"{len(data)} bytes that are no JPEG, PNG, WebP or GIF")
-    return found
+        raise ImageError("empty file", "0 bytes")
+    file = strip(data)
+    if file is None:
+        raise ImageError("not a picture", f"{len(data)} bytes that are no JPEG, PNG, WebP or GIF")
+    return file
 
 
-def opened(picture: Bare) -> ImageFile.ImageFile:
+def open_header(file: StrippedImage) -> ImageFile.ImageFile:
     """Return the picture with its size known and its pixels not yet decoded, orientation not yet applied.
 
     Raises:
-        PictureError: `corrupt picture` or `too many pixels`.
+        ImageError: `corrupt picture` or `too many pixels`.
     """
     try:
-        image = _DECODERS[picture.format](BytesIO(picture.data))
-    except _BAD_FILE as error:
-        raise _corrupt(picture, error) from error
-    except _BOMB as error:
-        raise PictureError("too many pixels", str(error)) from error
+        image = _DECODERS[file.format](BytesIO(file.data))
+    except _DECODE_ERRORS as error:
+        raise _corrupt_error(file, error) from error
+    except _BOMB_ERRORS as error:
+        raise ImageError("too many pixels", str(error)) from error
     if image.width * image.height > MAX_PIXELS:
-        raise PictureError("too many pixels", f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
+        raise ImageError("too many pixels", f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
     return image
 
 
-def loaded(picture: Bare, *, at_least: int | None = None) -> Image.Image:
+def decode(file: StrippedImage, *, target_edge: int | None = None) -> Image.Image:
     """Return the first frame's pixels, the right way up, with colour profile and transparent colour alone as `info`.
 
     Args:
-        picture (`Bare`): from `stripped`.
-        at_least (`int`, *optional*): the longer edge in pixels that is enough; a larger JPEG is decoded at a half,
+        file (`StrippedImage`): from `strip_metadata`.
+        target_edge (`int`, *optional*): the longer edge in pixels that is enough; a larger JPEG is decoded at a half,
             a quarter or an eighth of its size where that still leaves so many, which is several times faster.
 
     Raises:
-        PictureError: `corrupt picture` or `too many pixels`.
+        ImageError: `corrupt picture` or `too many pixels`.
     """
-    image = opened(picture)
-    if at_least is not None:
-        scale = min(1.0, at_least / max(image.size))
+    image = open_header(file)
+    if target_edge is not None:
+        scale = min(1.0, target_edge / max(image.size))
         image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
     try:
         image.load()
-    except _BAD_FILE as error:
-        raise _corrupt(picture, error) from error
-    except _BOMB as error:
-        raise PictureError("too many pixels", str(error)) from error
-    image.info = {name: image.info[name] for name in _MEANING if name in image.info}
-    pixels = _eight_bit(image)
-    return pixels.transpose(_UPRIGHT[picture.orientation]) if picture.orientation in _UPRIGHT else pixels
+    except _DECODE_ERRORS as error:
+        raise _corrupt_error(file, error) from error
+    except _BOMB_ERRORS as error:
+        raise ImageError("too many pixels", str(error)) from error
+    image.info = {name: image.info[name] for name in _PIXEL_INFO_KEYS if name in image.info}
+    pixels = _to_eight_bit(image)
+    return pixels.transpose(_TRANSPOSES[file.orientation]) if file.orientation in _TRANSPOSES else pixels
 
 
-def _corrupt(picture: Bare, error: BaseException) -> PictureError:
-    return PictureError("corrupt picture", f"{picture.format}: {error or type(error).__name__}")
+def _corrupt_error(file: StrippedImage, error: BaseException) -> ImageError:
+    return ImageError("corrupt picture", f"{file.format}: {error or type(error).__name__}")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _to_eight_bit(image: Image.Image) -> Image.Image:
     """Sixteen-bit grey as eight-bit grey: Pillow's own conversion clips it to white."""
     if not image.mode.startswith("I"):
         return image
@@ -130,14 +130,14 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 _TEACHER_QUALITY: Final = 90
 # Bytes per pixel; more is a JPEG of a quality that a teacher does not see.
-_LIGHT: Final = 0.5
+_MAX_BYTES_PER_PIXEL: Final = 0.5
 
 
 MAX_EDGE: Final = 1024
 """Pixels on the longer edge of a picture that is sent, unless told otherwise."""
 
 
-def checked_edge(max_edge: int) -> int:
+def check_max_edge(max_edge: int) -> int:
     """Return a size for pictures that are sent, if it is one.
 
     Raises:
@@ -148,7 +148,7 @@ def checked_edge(max_edge: int) -> int:
     return max_edge
 
 
-def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
+def encode_for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     """Return the picture as a JPEG without metadata, upright, transparency on white.
 
     A JPEG that is all that already, and light, stays as it is: nothing is lost, and nothing has to be decoded.
@@ -159,12 +159,12 @@ def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
             keep their size.
 
     Raises:
-        PictureError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no picture, or cannot be decoded.
     """
-    file = stripped(data)
-    if _can_be_sent(file, max_edge):
+    file = strip_metadata(data)
+    if _is_sendable(file, max_edge):
         return file.data
-    image = on_white(loaded(file, at_least=max_edge))
+    image = flatten_on_white(decode(file, target_edge=max_edge))
     # As sharp as bicubic where pictures get smaller, in less time: of a photograph this is half of the work.
     image.thumbnail((max_edge, max_edge), Image.Resampling.HAMMING)
     out = BytesIO()
@@ -172,29 +172,29 @@ def for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
     return out.getvalue()
 
 
-def _can_be_sent(file: Bare, max_edge: int) -> bool:
-    if file.format != "JPEG" or not file.complete or file.orientation != 1:
+def _is_sendable(file: StrippedImage, max_edge: int) -> bool:
+    if file.format != "JPEG" or not file.is_complete or file.orientation != 1:
         return False
-    image = opened(file)
-    light = len(file.data) <= image.width * image.height * _LIGHT
-    return image.mode == "RGB" and max(image.size) <= max_edge and light
+    image = open_header(file)
+    is_small = len(file.data) <= image.width * image.height * _MAX_BYTES_PER_PIXEL
+    return image.mode == "RGB" and max(image.size) <= max_edge and is_small
 
 
-def on_white(image: Image.Image) -> Image.Image:
+def flatten_on_white(image: Image.Image) -> Image.Image:
     """Return the picture as RGB, what is transparent in it as white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    seen = image.convert("RGBA")
-    white = Image.new("RGBA", seen.size, "white")
-    return Image.alpha_composite(white, seen).convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-_STRIPPED_QUALITY: Final = 95
-_LOSSLESS_WEBP: Final = b"VP8L"
-_LONGEST_WEBP: Final = 16383
+_REENCODE_QUALITY: Final = 95
+_LOSSLESS_WEBP_TAG: Final = b"VP8L"
+_MAX_WEBP_EDGE: Final = 16383
 
 
-def clean(data: bytes) -> bytes:
+def clean_image(data: bytes) -> bytes:
     """Return the same picture without EXIF, XMP, IPTC, comments, thumbnails and whatever follows its end.
 
     The compressed pixels stay untouched wherever they can. The picture is decoded and written anew, in the same
@@ -207,21 +207,21 @@ def clean(data: bytes) -> bytes:
         data (`bytes`): a JPEG, PNG, WebP or GIF file; `look` has found that it decodes.
 
     Raises:
-        PictureError: the bytes are no picture, or it has to be decoded and cannot be.
+        ImageError: the bytes are no picture, or it has to be decoded and cannot be.
     """
-    file = stripped(data)
-    if file.complete and file.orientation == 1:
+    file = strip_metadata(data)
+    if file.is_complete and file.orientation == 1:
         return file.data
-    return _written_anew(file)
+    return _reencode(file)
 
 
-def _written_anew(file: Bare) -> bytes:
-    image = loaded(file)
+def _reencode(file: StrippedImage) -> bytes:
+    image = decode(file)
     options: dict[str, Any] = {"format": "PNG"}
     if file.format == "JPEG":
-        options = {"format": "JPEG", "quality": _STRIPPED_QUALITY, "subsampling": 0}
-    elif file.format == "WEBP" and max(image.size) <= _LONGEST_WEBP:
-        options = {"format": "WEBP", "quality": _STRIPPED_QUALITY, "lossless": _LOSSLESS_WEBP in file.data}
+        options = {"format": "JPEG", "quality": _REENCODE_QUALITY, "subsampling": 0}
+    elif file.format == "WEBP" and max(image.size) <= _MAX_WEBP_EDGE:
+        options = {"format": "WEBP", "quality": _REENCODE_QUALITY, "lossless": _LOSSLESS_WEBP_TAG in file.data}
     out = BytesIO()
     image.save(out, **options, icc_profile=image.info.get("icc_profile"))
     return out.getvalue()

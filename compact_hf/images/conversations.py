@@ -23,11 +23,11 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.records import Message
 
-Shape = Literal["turns", "messages", "conversations", "texts", "question"]
+RowFormat = Literal["turns", "messages", "conversations", "texts", "question"]
 
-SHAPES: Final[tuple[Shape, ...]] = ("turns", "messages", "conversations", "texts", "question")
+ROW_FORMATS: Final[tuple[RowFormat, ...]] = ("turns", "messages", "conversations", "texts", "question")
 """The columns by which shapes are known; where a row has several, the first of these counts."""
-ANSWERS: Final = ("answer", "answers")
+ANSWER_COLUMNS: Final = ("answer", "answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,42 +38,46 @@ class Exchange:
     answer: str
 
 
-def shape_of(columns: Collection[str]) -> Shape | None:
+def detect_row_format(columns: Collection[str]) -> RowFormat | None:
     """Return the shape that a data set with these columns has, None where it has no questions."""
-    return next((shape for shape in SHAPES if shape in columns), None)
+    return next((row_format for row_format in ROW_FORMATS if row_format in columns), None)
 
 
-def columns_of(shape: Shape, columns: Collection[str]) -> list[str]:
-    """Return the columns that `exchanges_of` reads."""
-    return [shape, *(name for name in ANSWERS if shape == "question" and name in columns)]
+def question_columns(row_format: RowFormat, columns: Collection[str]) -> list[str]:
+    """Return the columns that `read_exchanges` reads."""
+    return [row_format, *(name for name in ANSWER_COLUMNS if row_format == "question" and name in columns)]
 
 
-def exchanges_of(row: Mapping[str, Any], shape: Shape) -> tuple[Exchange, ...] | Defect:
+def read_exchanges(row: Mapping[str, Any], row_format: RowFormat) -> tuple[Exchange, ...] | Defect:
     """Return what a row asks and answers, in its order, or the defect for which it cannot be read.
 
     Questions are without `<image>` and without LLaVA's request for a short answer, which is about the answer's form.
     """
-    if shape == "question":
-        return (Exchange(_bare(_text(row["question"])), _answer(row)),)
-    if shape == "conversations":
-        spoken = spoken_in(row)
+    if row_format == "question":
+        return (Exchange(_strip_instruction(_to_text(row["question"])), _read_answer(row)),)
+    if row_format == "conversations":
+        messages = parse_messages(row)
     else:
-        turns = row[shape] or []
+        turns = row[row_format] or []
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             return Defect("not a list of objects", repr(turns)[:80])
-        if shape != "messages":
-            asked, told = ("question", "answer") if shape == "turns" else ("user", "assistant")
-            found = tuple(Exchange(_bare(_text(turn.get(asked))), _text(turn.get(told))) for turn in turns)
-            return found or Defect("no questions")
-        spoken = _messages(turns)
-    if isinstance(spoken, Defect):
-        return spoken
+        if row_format != "messages":
+            question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
+            exchanges = tuple(
+                Exchange(_strip_instruction(_to_text(turn.get(question_key))), _to_text(turn.get(answer_key)))
+                for turn in turns
+            )
+            return exchanges or Defect("no questions")
+        messages = _read_messages(turns)
+    if isinstance(messages, Defect):
+        return messages
     return tuple(
-        Exchange(_bare(one.content), other.content) for one, other in zip(spoken[::2], spoken[1::2], strict=True)
+        Exchange(_strip_instruction(user.content), assistant.content)
+        for user, assistant in zip(messages[::2], messages[1::2], strict=True)
     )
 
 
-def _messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
+def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
     messages: list[Message] = []
     for message in turns:
         role = message.get("role")
@@ -81,34 +85,34 @@ def _messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defec
             continue
         if role not in ("user", "assistant"):
             return Defect("unknown role", repr(role))
-        messages.append(Message(role, _text(message.get("content"))))
-    return in_turns(messages)
+        messages.append(Message(role, _to_text(message.get("content"))))
+    return check_role_order(messages)
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """A text, a number, or the texts among a message's parts."""
     if isinstance(value, list):
         value = "\n".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
-    return "" if value is None else without_image_marks(str(value))
+    return "" if value is None else strip_image_tokens(str(value))
 
 
-def _answer(row: Mapping[str, Any]) -> str:
+def _read_answer(row: Mapping[str, Any]) -> str:
     """The answer, or what most of several people answered, the first of them in a tie."""
-    given = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
-    if not isinstance(given, list):
-        return _text(given)
-    answers = [_text(one.get("answer") if isinstance(one, dict) else one) for one in given]
+    value = next((row[name] for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+    if not isinstance(value, list):
+        return _to_text(value)
+    answers = [_to_text(item.get("answer") if isinstance(item, dict) else item) for item in value]
     return Counter(answers).most_common(1)[0][0] if answers else ""
 
 
-def _bare(question: str) -> str:
+def _strip_instruction(question: str) -> str:
     return question.removesuffix(SHORT_ANSWER_INSTRUCTION).rstrip()
 
 
-IMAGE_MARK: Final = "<image>"
+IMAGE_TOKEN: Final = "<image>"
 _ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "gpt": "assistant"}
-_TURN_OF: Final = ("user", "assistant")
-_MARK_AND_BREAK: Final = re.compile(r"<image>\n|\n?<image>")
+_ROLE_ORDER: Final = ("user", "assistant")
+_IMAGE_TOKEN_PATTERN: Final = re.compile(r"<image>\n|\n?<image>")
 
 
 class Defect(NamedTuple):
@@ -118,7 +122,7 @@ class Defect(NamedTuple):
     detail: str = ""
 
 
-def items_of(file: Path) -> Iterator[Any]:
+def iter_json_items(file: Path) -> Iterator[Any]:
     """Yield the items of a JSON list, one in memory at a time.
 
     Raises:
@@ -134,7 +138,7 @@ def items_of(file: Path) -> Iterator[Any]:
         raise UsageError(f"{file} is not valid JSON ({reason}); get or write it anew") from None
 
 
-def refuse_other_formats(file: Path) -> None:
+def check_json_list(file: Path) -> None:
     """Do nothing for a JSON list, as far as its first sign shows.
 
     Raises:
@@ -152,16 +156,16 @@ def refuse_other_formats(file: Path) -> None:
         )
 
 
-def messages_of(item: Any) -> tuple[Message, ...] | Defect:
+def parse_nonempty_messages(item: Any) -> tuple[Message, ...] | Defect:
     """Return an item's messages: user and assistant in turn, none empty, without `<image>`."""
-    messages = spoken_in(item)
+    messages = parse_messages(item)
     if not isinstance(messages, Defect) and not all(message.content for message in messages):
         return Defect("empty message")
     return messages
 
 
-def spoken_in(item: Any) -> tuple[Message, ...] | Defect:
-    """Return an item's messages as `messages_of` does, empty ones too."""
+def parse_messages(item: Any) -> tuple[Message, ...] | Defect:
+    """Return an item's messages as `parse_nonempty_messages` does, empty ones too."""
     if not isinstance(item, dict):
         return Defect("not an object", type(item).__name__)
     turns = item.get("conversations")
@@ -174,23 +178,23 @@ def spoken_in(item: Any) -> tuple[Message, ...] | Defect:
         role = _ROLES.get(str(turn.get("from")))
         if role is None:
             return Defect("unknown role", repr(turn.get("from")))
-        messages.append(Message(role, without_image_marks(turn["value"])))
+        messages.append(Message(role, strip_image_tokens(turn["value"])))
     if messages[0].role == "assistant":
         # LLaVA's own trainer skips a first message that is not the user's; a few of its rows have one.
         del messages[0]
-    return in_turns(messages)
+    return check_role_order(messages)
 
 
-def in_turns(messages: Sequence[Message]) -> tuple[Message, ...] | Defect:
+def check_role_order(messages: Sequence[Message]) -> tuple[Message, ...] | Defect:
     """Return the messages if user and assistant speak in turn, the user first."""
-    alternate = all(message.role == _TURN_OF[at % 2] for at, message in enumerate(messages))
-    if not messages or len(messages) % 2 or not alternate:
+    is_alternating = all(message.role == _ROLE_ORDER[index % 2] for index, message in enumerate(messages))
+    if not messages or len(messages) % 2 or not is_alternating:
         return Defect("roles do not alternate", " ".join(message.role for message in messages))
     return tuple(messages)
 
 
-def without_image_marks(text: str) -> str:
+def strip_image_tokens(text: str) -> str:
     """Return `text` without any `<image>` and the line break beside it, and without white space around it."""
-    while IMAGE_MARK in text:  # what is left after one pass may spell the mark again
-        text = _MARK_AND_BREAK.sub("", text)
+    while IMAGE_TOKEN in text:  # what is left after one pass may spell the mark again
+        text = _IMAGE_TOKEN_PATTERN.sub("", text)
     return text.strip()

@@ -11,14 +11,14 @@ from typing import Final
 
 from compact_hf.errors import SourceError
 
-ENDINGS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """Endings, in lower case, of the files that count as pictures; what they really are shows when they are looked at."""
 
 MAX_BYTES: Final = 256 * 2**20
 """Largest file that is read: a picture of 100 megapixels is smaller, unless it is not one."""
 
 
-class Folder:
+class ImageFolder:
     """Every JPEG, PNG and WebP file below a folder; hidden files and folders are left out, links are followed.
 
     Args:
@@ -43,17 +43,17 @@ class Folder:
         Raises:
             SourceError: a folder cannot be listed, a name cannot be written down, or there are no pictures.
         """
-        found: list[str] = []
-        others: Counter[str] = Counter()
-        for ref in self._files():
-            ending = os.path.splitext(ref)[1].lower()
-            if ending in ENDINGS:
-                found.append(_checked(ref))
+        image_refs: list[str] = []
+        other_extensions: Counter[str] = Counter()
+        for ref in self._iter_files():
+            extension = os.path.splitext(ref)[1].lower()
+            if extension in EXTENSIONS:
+                image_refs.append(_check_utf8(ref))
             else:
-                others[ending or "without ending"] += 1
-        if not found:
-            raise SourceError(self._nothing_found(others))
-        yield from sorted(found)
+                other_extensions[extension or "without ending"] += 1
+        if not image_refs:
+            raise SourceError(self._describe_missing(other_extensions))
+        yield from sorted(image_refs)
 
     def block(self, ref: str) -> str:
         """Return `ref`: each file is read alone."""
@@ -66,10 +66,10 @@ class Folder:
     def stamp(self, ref: str) -> str:
         """Return the file's size and time of change, or an empty text where it is gone."""
         try:
-            found = os.stat(f"{self.identity}/{ref}")
+            stat = os.stat(f"{self.identity}/{ref}")
         except OSError:
             return ""
-        return f"{found.st_size}:{found.st_mtime_ns}"
+        return f"{stat.st_size}:{stat.st_mtime_ns}"
 
     def read(self, ref: str) -> bytes:
         """Return the file's bytes.
@@ -85,41 +85,41 @@ class Folder:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
             return file.read()
 
-    def _files(self) -> Iterator[str]:
+    def _iter_files(self) -> Iterator[str]:
         """Yield the files' paths relative to the folder. Without `Path`, which takes seconds for 100,000 of them."""
         seen = {self._root}
-        waiting = [""]
-        while waiting:
-            folder = waiting.pop()
-            for entry in _listed(self._root / folder):
+        pending = [""]
+        while pending:
+            directory = pending.pop()
+            for entry in _scan_directory(self._root / directory):
                 if entry.name.startswith("."):
                     continue
-                ref = f"{folder}/{entry.name}" if folder else entry.name
+                ref = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_file():
                     yield ref
                 elif entry.is_dir():
-                    real = Path(entry.path).resolve()
+                    target = Path(entry.path).resolve()
                     # A link may lead back: to a folder that was listed already, or above the root.
-                    if real not in seen and not self._root.is_relative_to(real):
-                        seen.add(real)
-                        waiting.append(ref)
+                    if target not in seen and not self._root.is_relative_to(target):
+                        seen.add(target)
+                        pending.append(ref)
 
-    def _nothing_found(self, others: Counter[str]) -> str:
-        if not others:
+    def _describe_missing(self, other_extensions: Counter[str]) -> str:
+        if not other_extensions:
             return f"{self._root} is empty; put JPEG, PNG or WebP files into it"
-        seen = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5))
-        return f"no JPEG, PNG or WebP file in {self._root} (files seen: {seen}); give a folder that holds some"
+        summary = ", ".join(f"{count} {extension}" for extension, count in other_extensions.most_common(5))
+        return f"no JPEG, PNG or WebP file in {self._root} (files seen: {summary}); give a folder that holds some"
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(directory) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise SourceError(f"cannot list {folder}: {error.strerror}; make it readable or move it away") from error
+        raise SourceError(f"cannot list {directory}: {error.strerror}; make it readable or move it away") from error
 
 
-def _checked(ref: str) -> str:
+def _check_utf8(ref: str) -> str:
     try:
         ref.encode()
     except UnicodeEncodeError:

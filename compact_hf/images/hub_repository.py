@@ -16,11 +16,11 @@ from typing import Any
 from uuid import uuid4
 
 from compact_hf.errors import SourceError
-from compact_hf.images.address import HUB, Address
+from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.records import digest
 
 
-def commit_of(address: Address) -> str:
+def resolve_commit(address: Address) -> str:
     """Return the commit that a revision stands for now.
 
     Raises:
@@ -28,11 +28,11 @@ def commit_of(address: Address) -> str:
     """
     from huggingface_hub import HfApi
 
-    with readable(address):
+    with translate_source_errors(address):
         return HfApi().dataset_info(address.path, revision=address.revision or None).sha or ""
 
 
-def license_of(address: Address) -> str:
+def read_license(address: Address) -> str:
     """Return the licence in the card of a repository at a commit, `unknown` where it names none.
 
     Raises:
@@ -41,11 +41,11 @@ def license_of(address: Address) -> str:
     from huggingface_hub import _CACHED_NO_EXIST, DatasetCard, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    known = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
-    if known is _CACHED_NO_EXIST:
+    cached_path = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
+    if cached_path is _CACHED_NO_EXIST:
         return "unknown"  # seen before, so that it holds without the Hub too
     # A Hub that is away for a moment must not change what stands in the rows.
-    with readable(address):
+    with translate_source_errors(address):
         try:
             card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
         except RemoteEntryNotFoundError:
@@ -57,26 +57,26 @@ def license_of(address: Address) -> str:
     return license if isinstance(license, str) else "unknown"
 
 
-def cache_of(address: Address) -> Path:
+def get_cache_directory(address: Address) -> Path:
     """Return the folder in the cache of `datasets` in which we keep what we took of a repository at a commit."""
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "compact_hf" / address.path.replace("/", "___") / address.revision
 
 
-def keep(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a name of its own and put it into its place when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}-{uuid4().hex}.part")
+    temp_file = path.with_name(f"{path.stem}-{uuid4().hex}.part")
     try:
-        write(part)
-        part.replace(path)
+        write(temp_file)
+        temp_file.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        temp_file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def readable(address: Address) -> Iterator[None]:
+def translate_source_errors(address: Address) -> Iterator[None]:
     """Say in one line what cannot be read in here, whichever library says so.
 
     Raises:
@@ -89,11 +89,13 @@ def readable(address: Address) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError, pa.ArrowException) as error:
-        said = " ".join(str(error).split())
-        raise SourceError(f"{address.told} cannot be read ({said}); {_to_do(address, error)}") from error
+        message = " ".join(str(error).split())
+        raise SourceError(
+            f"{address.display_name} cannot be read ({message}); {_suggest_fix(address, error)}"
+        ) from error
 
 
-def _to_do(address: Address, error: Exception) -> str:
+def _suggest_fix(address: Address, error: Exception) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -106,24 +108,24 @@ def _to_do(address: Address, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def bars_on_a_terminal() -> Iterator[None]:
+def progress_bars_on_terminal() -> Iterator[None]:
     """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
     import datasets
     from huggingface_hub import utils as hub
 
-    shown = [bars for bars in (datasets, hub) if not bars.are_progress_bars_disabled()]
-    seen = sys.stderr is not None and sys.stderr.isatty()
-    for bars in shown if not seen else ():
-        bars.disable_progress_bars()
+    enabled = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    for library in enabled if not is_terminal else ():
+        library.disable_progress_bars()
     try:
         yield
     finally:
-        for bars in shown:
-            bars.enable_progress_bars()
+        for library in enabled:
+            library.enable_progress_bars()
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ParquetListing:
     """What a data set of Parquet files consists of.
 
     Attributes:
@@ -135,7 +137,7 @@ class Listing:
     files: dict[str, tuple[str, ...]]
 
 
-def listing_of(address: Address) -> Listing | None:
+def list_parquet_files(address: Address) -> ParquetListing | None:
     """Return which files and columns belong to an address at a commit, None where not all of it is Parquet.
 
     Raises:
@@ -143,49 +145,49 @@ def listing_of(address: Address) -> Listing | None:
     """
     from datasets import Features
 
-    kept = cache_of(address) / f"{digest(str(replace(address, split='')), length=16)}.json"
-    if not kept.exists():
-        with readable(address), bars_on_a_terminal():
-            found = _found(address)
-            facts = None if found is None else (found.features.to_dict(), found.files)
-            keep(kept, lambda path: path.write_text(json.dumps(facts)))
-    if (known := json.loads(kept.read_text())) is None:
+    cache_file = get_cache_directory(address) / f"{digest(str(replace(address, split='')), length=16)}.json"
+    if not cache_file.exists():
+        with translate_source_errors(address), progress_bars_on_terminal():
+            listing = _build_listing(address)
+            record = None if listing is None else (listing.features.to_dict(), listing.files)
+            write_atomically(cache_file, lambda path: path.write_text(json.dumps(record)))
+    if (cached := json.loads(cache_file.read_text())) is None:
         return None
-    features, files = known
-    return Listing(Features.from_dict(features), {split: tuple(urls) for split, urls in files.items()})
+    features, files = cached
+    return ParquetListing(Features.from_dict(features), {split: tuple(urls) for split, urls in files.items()})
 
 
-def _found(address: Address) -> Listing | None:
+def _build_listing(address: Address) -> ParquetListing | None:
     """Ask `datasets`, which knows how cards and names say what belongs together."""
     import pyarrow.parquet as pq
     from datasets import Features
     from datasets.packaged_modules.parquet.parquet import Parquet
     from huggingface_hub import HfFileSystem
 
-    builder = _builder(address)
+    builder = _load_builder(address)
     files = {str(split): tuple(urls) for split, urls in (builder.config.data_files or {}).items()}
-    own = f"{HUB}{address.path}@{address.revision}/"
-    if not isinstance(builder, Parquet) or not all(url.startswith(own) for urls in files.values() for url in urls):
+    prefix = f"{HUB_PREFIX}{address.path}@{address.revision}/"
+    if not isinstance(builder, Parquet) or not all(url.startswith(prefix) for urls in files.values() for url in urls):
         return None
     features = builder.info.features
     if features is None:
         with HfFileSystem().open(next(iter(files.values()))[0], "rb", cache_type="none") as file:
             features = Features.from_arrow_schema(pq.read_schema(file))
-    return Listing(features, files)
+    return ParquetListing(features, files)
 
 
-def _builder(address: Address) -> Any:
+def _load_builder(address: Address) -> Any:
     from datasets import get_dataset_config_names, load_dataset_builder
 
-    given = {"data_files": address.files} if address.files else {}
+    options = {"data_files": address.files} if address.files else {}
     try:
-        return load_dataset_builder(address.path, address.config or None, revision=address.revision, **given)
+        return load_dataset_builder(address.path, address.config or None, revision=address.revision, **options)
     except ValueError as error:
         configs = [] if address.config else get_dataset_config_names(address.path, revision=address.revision)
         if len(configs) < 2:
             raise
-        more = f" and {len(configs) - 5} more" if len(configs) > 5 else ""
+        suffix = f" and {len(configs) - 5} more" if len(configs) > 5 else ""
         raise SourceError(
-            f"{address.told} has the configs {', '.join(configs[:5])}{more}; "
+            f"{address.display_name} has the configs {', '.join(configs[:5])}{suffix}; "
             f"give one of them: {replace(address, config=configs[0])}"
         ) from error

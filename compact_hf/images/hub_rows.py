@@ -21,10 +21,15 @@ from filelock import FileLock
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.hub_repository import Listing, cache_of, keep, readable
+from compact_hf.images.hub_repository import (
+    ParquetListing,
+    get_cache_directory,
+    translate_source_errors,
+    write_atomically,
+)
 from compact_hf.records import digest
 
-BATCH: Final = 64
+BATCH_ROWS: Final = 64
 """Rows that are handed out at a time."""
 
 
@@ -33,19 +38,19 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def cell(self, number: int, column: str) -> Any:
+    def cell(self, index: int, column: str) -> Any:
         """Return one value as a Python object; SourceError where the rows cannot be read any more."""
         ...
 
-    def lengths(self, column: str) -> Iterator[int]:
+    def iter_lengths(self, column: str) -> Iterator[int]:
         """Yield how many values each row's list has, 0 for none, in the order of the rows."""
         ...
 
-    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+    def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield all rows in their order as `pyarrow.Table` of at most `BATCH` rows."""
         ...
 
-    def block(self, number: int) -> int | None:
+    def block(self, index: int) -> int | None:
         """Return which of the pieces in which rows are fetched this one lies in; None where all of them are here."""
         ...
 
@@ -63,34 +68,34 @@ class LoadedRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def cell(self, number: int, column: str) -> Any:
+    def cell(self, index: int, column: str) -> Any:
         """See `Rows.cell`."""
-        return self._rows[number][column][0].as_py()
+        return self._rows[index][column][0].as_py()
 
-    def lengths(self, column: str) -> Iterator[int]:
+    def iter_lengths(self, column: str) -> Iterator[int]:
         """See `Rows.lengths`."""
         import pyarrow.compute as pc
 
         for batch in self._rows.select_columns([column]).iter(1000):
             yield from (length or 0 for length in pc.list_value_length(batch[column]).to_pylist())
 
-    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+    def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """See `Rows.batches`."""
-        yield from self._rows.select_columns(list(columns)).iter(BATCH)
+        yield from self._rows.select_columns(list(columns)).iter(BATCH_ROWS)
 
-    def block(self, number: int) -> None:  # noqa: ARG002 (the protocol names it)
+    def block(self, index: int) -> None:  # noqa: ARG002 (the protocol names it)
         """Return None: every row is here."""
         return
 
 
-_AT_ONCE: Final = 8  # requests for footers
+_HUB_THREADS: Final = 8  # requests for footers
 _REQUEST_BYTES: Final = 8 * 2**20
-_DECODED_BYTES: Final = 16 * 2**20  # at a time, so that a row group of a gigabyte takes no more memory
-_OPEN_GROUPS: Final = 16
-_GROUPS_AHEAD: Final = 2  # where rows are read in their order
+_MAX_BATCH_BYTES: Final = 16 * 2**20  # at a time, so that a row group of a gigabyte takes no more memory
+_CACHED_GROUPS: Final = 16
+_PREFETCH_GROUPS: Final = 2  # where rows are read in their order
 
 
-class ParquetFile:
+class HubParquetFile:
     """One file of a repository, and what is here of it.
 
     Args:
@@ -100,40 +105,44 @@ class ParquetFile:
         hub (`huggingface_hub.HfFileSystem`): where to read.
     """
 
-    def __init__(self, url: str, address: Address, features: Any, hub: Any) -> None:
-        self._url, self._address, self._features, self._hub = url, address, features, hub
-        self._folder = cache_of(address) / digest(url, features.to_dict(), length=16)
-        self._failure: SourceError | None = None
+    def __init__(self, url: str, address: Address, features: Any, fs: Any) -> None:
+        self._url, self._address, self._features, self._fs = url, address, features, fs
+        self._cache_directory = get_cache_directory(address) / digest(url, features.to_dict(), length=16)
+        self._error: SourceError | None = None
 
     @cached_property
     def footer(self) -> Any:
         """The `pyarrow.parquet.FileMetaData`; SourceError where it cannot be read."""
         import pyarrow.parquet as pq
 
-        kept = self._folder / "footer"
-        with readable(self._address):
-            if not kept.exists():
+        cache_file = self._cache_directory / "footer"
+        with translate_source_errors(self._address):
+            if not cache_file.exists():
                 with self._open() as file:
-                    found = pq.read_metadata(file)
-                keep(kept, lambda path: found.write_metadata_file(str(path)))
-            return pq.read_metadata(kept)
+                    metadata = pq.read_metadata(file)
+                write_atomically(cache_file, lambda path: metadata.write_metadata_file(str(path)))
+            return pq.read_metadata(cache_file)
 
     @cached_property
-    def sizes(self) -> list[int]:
+    def group_sizes(self) -> list[int]:
         """The rows of each row group."""
         return [self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)]
 
-    def lengths(self, column: str) -> list[int]:
+    def read_lengths(self, column: str) -> list[int]:
         """Return how many values each row's list has; asks for as little as tells it."""
-        kept = self._folder / f"{digest(column, length=16)}.json"
-        with readable(self._address):
-            if not kept.exists():
-                found = [length for group in range(len(self.sizes)) for length in self._lengths(group, column)]
-                keep(kept, lambda path: path.write_text(json.dumps(found)))
-            lengths: list[int] = json.loads(kept.read_text())
+        cache_file = self._cache_directory / f"{digest(column, length=16)}.json"
+        with translate_source_errors(self._address):
+            if not cache_file.exists():
+                values = [
+                    length
+                    for group in range(len(self.group_sizes))
+                    for length in self._read_group_lengths(group, column)
+                ]
+                write_atomically(cache_file, lambda path: path.write_text(json.dumps(values)))
+            lengths: list[int] = json.loads(cache_file.read_text())
         return lengths
 
-    def table(self, group: int) -> Any:
+    def read_group(self, group: int) -> Any:
         """Return a row group's wanted columns as a `pyarrow.Table` in a memory-mapped file.
 
         Raises:
@@ -141,27 +150,27 @@ class ParquetFile:
         """
         import pyarrow as pa
 
-        kept = self._folder / f"{group:05d}.arrow"
-        with readable(self._address):
-            if not kept.exists():
+        cache_file = self._cache_directory / f"{group:05d}.arrow"
+        with translate_source_errors(self._address):
+            if not cache_file.exists():
                 # Of several threads and processes one fetches, the others wait.
-                with FileLock(kept.with_suffix(".lock")):
-                    if not kept.exists():
-                        self._fetch_once(group, kept)
-            with pa.memory_map(str(kept)) as file:
+                with FileLock(cache_file.with_suffix(".lock")):
+                    if not cache_file.exists():
+                        self._fetch_once(group, cache_file)
+            with pa.memory_map(str(cache_file)) as file:
                 return pa.ipc.open_file(file).read_all()
 
-    def _fetch_once(self, group: int, kept: Path) -> None:
+    def _fetch_once(self, group: int, cache_file: Path) -> None:
         # The client has tried for half a minute; those who waited meanwhile need not do the same.
-        if self._failure is not None:
-            raise self._failure
+        if self._error is not None:
+            raise self._error
         try:
-            with readable(self._address):
-                for left_by_a_kill in self._folder.glob(f"{kept.stem}-*.part"):
-                    left_by_a_kill.unlink()
-                keep(kept, lambda path: self._fetch(group, path))
+            with translate_source_errors(self._address):
+                for stale_file in self._cache_directory.glob(f"{cache_file.stem}-*.part"):
+                    stale_file.unlink()
+                write_atomically(cache_file, lambda path: self._fetch(group, path))
         except SourceError as error:
-            self._failure = error
+            self._error = error
             raise
 
     def _fetch(self, group: int, path: Path) -> None:
@@ -169,8 +178,8 @@ class ParquetFile:
         import pyarrow.parquet as pq
         from datasets.table import table_cast
 
-        facts = self.footer.row_group(group)
-        rows = max(1, _DECODED_BYTES * facts.num_rows // max(1, facts.total_byte_size))
+        group_metadata = self.footer.row_group(group)
+        rows = max(1, _MAX_BATCH_BYTES * group_metadata.num_rows // max(1, group_metadata.total_byte_size))
         schema = self._features.arrow_schema
         with self._open() as file, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False, buffer_size=_REQUEST_BYTES)
@@ -179,16 +188,16 @@ class ParquetFile:
                 # As `datasets` does: files of one data set may differ in how they write the same columns.
                 writer.write_table(table_cast(pa.Table.from_batches([batch]), schema))
 
-    def _lengths(self, group: int, column: str) -> list[int]:
+    def _read_group_lengths(self, group: int, column: str) -> list[int]:
         """A footer tells where there is one picture in each row; elsewhere the shortest leaf does, never pictures."""
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        facts = self.footer.row_group(group)
-        leaves = [facts.column(leaf) for leaf in range(facts.num_columns)]
+        group_metadata = self.footer.row_group(group)
+        leaves = [group_metadata.column(leaf) for leaf in range(group_metadata.num_columns)]
         leaves = [leaf for leaf in leaves if leaf.path_in_schema.startswith(f"{column}.")]
-        if any(leaf.num_values == facts.num_rows and _without_nulls(leaf.statistics) for leaf in leaves):
-            return [1] * facts.num_rows
+        if any(leaf.num_values == group_metadata.num_rows and _has_no_nulls(leaf.statistics) for leaf in leaves):
+            return [1] * group_metadata.num_rows
         shortest = min(leaves, key=lambda leaf: leaf.total_compressed_size).path_in_schema
         with self._open() as file:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
@@ -197,7 +206,7 @@ class ParquetFile:
 
     def _open(self) -> Any:
         # No reading ahead: what follows a column is another one.
-        return self._hub.open(self._url, "rb", cache_type="none")
+        return self._fs.open(self._url, "rb", cache_type="none")
 
 
 class HubRows:
@@ -207,48 +216,50 @@ class HubRows:
         files (`Sequence[ParquetFile]`): in order.
     """
 
-    def __init__(self, files: Sequence[ParquetFile]) -> None:
+    def __init__(self, files: Sequence[HubParquetFile]) -> None:
         self._files = files
-        groups = [(file, group, size) for file in files for group, size in enumerate(file.sizes)]
+        groups = [(file, group, size) for file in files for group, size in enumerate(file.group_sizes)]
         self._groups = [(file, group) for file, group, _ in groups]
         self._starts = [0, *accumulate(size for *_, size in groups)]
-        self._table = lru_cache(_OPEN_GROUPS)(self._table_of)
+        self._cached_table = lru_cache(_CACHED_GROUPS)(self._read_table)
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def cell(self, number: int, column: str) -> Any:
+    def cell(self, index: int, column: str) -> Any:
         """See `Rows.cell`."""
-        block = self.block(number)
-        return self._table(block)[column][number - self._starts[block]].as_py()
+        block = self.block(index)
+        return self._cached_table(block)[column][index - self._starts[block]].as_py()
 
-    def lengths(self, column: str) -> Iterator[int]:
+    def iter_lengths(self, column: str) -> Iterator[int]:
         """See `Rows.lengths`."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for lengths in pool.map(lambda file: file.lengths(column), self._files):
+        with ThreadPoolExecutor(_HUB_THREADS) as pool:
+            for lengths in pool.map(lambda file: file.read_lengths(column), self._files):
                 yield from lengths
 
-    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+    def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """See `Rows.batches`."""
-        ahead: deque[Future[Any]] = deque()
-        with ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="fetch") as pool:
-            for block in range(len(self._groups) + _GROUPS_AHEAD):
+        pending: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(_PREFETCH_GROUPS, thread_name_prefix="fetch") as pool:
+            for block in range(len(self._groups) + _PREFETCH_GROUPS):
                 if block < len(self._groups):
-                    ahead.append(pool.submit(self._table_of, block))
-                if block >= _GROUPS_AHEAD:
-                    table = ahead.popleft().result().select(list(columns))
-                    yield from (table.slice(start, BATCH) for start in range(0, len(table), BATCH))
+                    pending.append(pool.submit(self._read_table, block))
+                if block >= _PREFETCH_GROUPS:
+                    table = pending.popleft().result().select(list(columns))
+                    yield from (table.slice(start, BATCH_ROWS) for start in range(0, len(table), BATCH_ROWS))
 
-    def block(self, number: int) -> int:
+    def block(self, index: int) -> int:
         """Return which row group, of all files', a row lies in."""
-        return bisect_right(self._starts, number) - 1
+        return bisect_right(self._starts, index) - 1
 
-    def _table_of(self, block: int) -> Any:
+    def _read_table(self, block: int) -> Any:
         file, group = self._groups[block]
-        return file.table(group)
+        return file.read_group(group)
 
 
-def rows_of(address: Address, listing: Listing, splits: Sequence[str], columns: Sequence[str]) -> dict[str, HubRows]:
+def open_hub_rows(
+    address: Address, listing: ParquetListing, splits: Sequence[str], columns: Sequence[str]
+) -> dict[str, HubRows]:
     """Return the rows of some splits; all that is fetched now are footers.
 
     Raises:
@@ -257,13 +268,13 @@ def rows_of(address: Address, listing: Listing, splits: Sequence[str], columns: 
     from datasets import Features
     from huggingface_hub import HfFileSystem
 
-    wanted = Features({name: listing.features[name] for name in columns})
-    hub = HfFileSystem()
-    files = {split: [ParquetFile(url, address, wanted, hub) for url in listing.files[split]] for split in splits}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    features = Features({name: listing.features[name] for name in columns})
+    fs = HfFileSystem()
+    files = {split: [HubParquetFile(url, address, features, fs) for url in listing.files[split]] for split in splits}
+    with ThreadPoolExecutor(_HUB_THREADS) as pool:
         list(pool.map(lambda file: file.footer, [file for split in splits for file in files[split]]))
     return {split: HubRows(files[split]) for split in splits}
 
 
-def _without_nulls(statistics: Any) -> bool:
+def _has_no_nulls(statistics: Any) -> bool:
     return bool(statistics is not None and statistics.has_null_count and not statistics.null_count)

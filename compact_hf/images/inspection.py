@@ -5,29 +5,29 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from compact_hf.images.codec import PictureError, loaded, opened, stripped
-from compact_hf.images.source import Source
-from compact_hf.records import Picture, Reject
+from compact_hf.images.codec import ImageError, decode, open_header, strip_metadata
+from compact_hf.images.source import ImageSource
+from compact_hf.records import ImageInfo, Reject
 
 MIN_EDGE: Final = 16
 """Pixels that the shorter edge must have: below are tracking pixels and spacers, with nothing to ask about."""
 
-_SIDEWAYS: Final = (5, 6, 7, 8)
+_ROTATED_ORIENTATIONS: Final = (5, 6, 7, 8)
 
 
-def image_id_of(data: bytes) -> str:
+def compute_image_id(data: bytes) -> str:
     """Return the id of a picture file: the first 32 hex digits of the SHA-256 of its bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def look(source: Source, ref: str) -> Picture | Reject:
+def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
     """Read and decode a picture, and say what it is.
 
     It is decoded to its last byte, so that a file that was cut shows here and not after it was paid for. Width and
     height are as people see it, EXIF orientation applied; of an animation the first frame counts.
 
     Args:
-        source (`Source`): where the picture comes from.
+        source (`ImageSource`): where the picture comes from.
         ref (`str`): one of `source.refs()`.
 
     Returns:
@@ -39,16 +39,16 @@ def look(source: Source, ref: str) -> Picture | Reject:
     """
     try:
         data = source.read(ref)
-        file = stripped(data)
-        width, height = opened(file).size
+        file = strip_metadata(data)
+        width, height = open_header(file).size
         # An eighth of a JPEG takes as many bytes to decode as the whole, and a fraction of the time.
-        loaded(file, at_least=1)
+        decode(file, target_edge=1)
     except OSError as error:
         return Reject("picture", "unreadable file", ref, error.strerror or type(error).__name__)
-    except PictureError as error:
+    except ImageError as error:
         return Reject("picture", error.reason, ref, error.detail)
     if min(width, height) < MIN_EDGE:
         return Reject("picture", "too small", ref, f"{width} x {height}, at least {MIN_EDGE} on the shorter edge")
-    if file.orientation in _SIDEWAYS:
+    if file.orientation in _ROTATED_ORIENTATIONS:
         width, height = height, width
-    return Picture(image_id_of(data), ref, width, height, *source.origin(ref))
+    return ImageInfo(compute_image_id(data), ref, width, height, *source.origin(ref))

@@ -18,19 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from compact_hf.images.codec import loaded, on_white, stripped
+from compact_hf.images.codec import decode, flatten_on_white, strip_metadata
 
-BITS: Final = 64
+HASH_BITS: Final = 64
 MAX_DISTANCE: Final = 10
 """Bits in which hashes may differ at most; beyond it pictures meet that have nothing in common."""
 
 Hashes = npt.NDArray[np.uint64]
 
-_EDGE: Final = 32  # pixels that are transformed
-_KEPT: Final = 8  # frequencies of each direction
+_DCT_SIZE: Final = 32  # pixels that are transformed
+_NUM_FREQUENCIES: Final = 8  # frequencies of each direction
 _SCALE: Final = 1 << 14  # of the cosines, as whole numbers
-_FLAT: Final = 4  # grey levels (of 256) between which there is nothing to see
-_AT_ONCE: Final = 256  # rows of a table of distances that are in memory at once
+_MIN_CONTRAST: Final = 4  # grey levels (of 256) between which there is nothing to see
+_CHUNK_ROWS: Final = 256  # rows of a table of distances that are in memory at once
 
 
 def perceptual_hash(data: bytes) -> int | None:
@@ -40,68 +40,68 @@ def perceptual_hash(data: bytes) -> int | None:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
 
     Raises:
-        PictureError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no picture, or cannot be decoded.
     """
-    seen = on_white(loaded(stripped(data), at_least=4 * _EDGE)).convert("L")
-    pixels = np.asarray(seen.resize((_EDGE, _EDGE), Image.Resampling.BOX), dtype=np.int64)
-    if np.ptp(pixels) < _FLAT:
+    gray = flatten_on_white(decode(strip_metadata(data), target_edge=4 * _DCT_SIZE)).convert("L")
+    pixels = np.asarray(gray.resize((_DCT_SIZE, _DCT_SIZE), Image.Resampling.BOX), dtype=np.int64)
+    if np.ptp(pixels) < _MIN_CONTRAST:
         return None
-    cosines = _cosines()
-    frequencies = (cosines @ pixels @ cosines.T).ravel()
+    matrix = _dct_matrix()
+    frequencies = (matrix @ pixels @ matrix.T).ravel()
     # The first is the brightness of the whole, by far the largest.
-    above = frequencies > np.median(frequencies[1:])
-    return int.from_bytes(np.packbits(above).tobytes(), "big")
+    bits = frequencies > np.median(frequencies[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def nearest(hash: int, known: Hashes) -> int:
-    """Return in how many bits a hash differs from the nearest of `known` (shape [n]), `BITS` where there are none."""
-    return int(np.bitwise_count(known ^ np.uint64(hash)).min(initial=BITS))
+def min_distance(hash: int, hashes: Hashes) -> int:
+    """Return in how many bits a hash differs from the nearest of `hashes` (shape [n]), or `HASH_BITS` without any."""
+    return int(np.bitwise_count(hashes ^ np.uint64(hash)).min(initial=HASH_BITS))
 
 
-def groups(hashes: Sequence[int], distance: int) -> npt.NDArray[np.int64]:
-    """Return for each hash the number of its group: two are in one if steps of at most `distance` bits lead across.
+def group_by_distance(hashes: Sequence[int], max_distance: int) -> npt.NDArray[np.int64]:
+    """Return for each hash the number of its group: two are in one if steps of at most `max_distance` bits lead across.
 
-    Numbers are equal within a group and say nothing else. Not each is compared with each: cut into `distance` + 1
-    bands, hashes within `distance` bits agree in one band at least, so only those that do are compared.
+    Numbers are equal within a group and say nothing else. Not each is compared with each: cut into `max_distance` + 1
+    bands, hashes within `max_distance` bits agree in one band at least, so only those that do are compared.
 
     Args:
         hashes (`Sequence[int]`): n of them, in any order, with repetitions.
-        distance (`int`): 0 to `MAX_DISTANCE`.
+        max_distance (`int`): 0 to `MAX_DISTANCE`.
     """
-    different, place = np.unique(np.asarray(hashes, dtype=np.uint64), return_inverse=True)
-    label = np.arange(len(different))
-    members: dict[int, list[int]] = {number: [number] for number in range(len(different))}
-    for one, other in _near(different, distance):
-        apart = label[one] != label[other]
-        for left, right in zip(one[apart].tolist(), other[apart].tolist(), strict=True):
-            small, large = sorted((int(label[left]), int(label[right])), key=lambda group: len(members[group]))
+    unique, inverse = np.unique(np.asarray(hashes, dtype=np.uint64), return_inverse=True)
+    labels = np.arange(len(unique))
+    members: dict[int, list[int]] = {index: [index] for index in range(len(unique))}
+    for first, second in _iter_close_pairs(unique, max_distance):
+        differs = labels[first] != labels[second]
+        for a, b in zip(first[differs].tolist(), second[differs].tolist(), strict=True):
+            small, large = sorted((int(labels[a]), int(labels[b])), key=lambda group: len(members[group]))
             if small != large:
-                label[members[small]] = large
+                labels[members[small]] = large
                 members[large] += members.pop(small)
-    numbers: npt.NDArray[np.int64] = label[place]
-    return numbers
+    group_ids: npt.NDArray[np.int64] = labels[inverse]
+    return group_ids
 
 
-def _near(hashes: Hashes, distance: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def _iter_close_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Yield pairs of places of hashes that are near each other, all of which come at least once."""
-    cuts = np.linspace(0, BITS, distance + 2).astype(np.uint64)
-    for start, end in pairwise(cuts):
+    bounds = np.linspace(0, HASH_BITS, max_distance + 2).astype(np.uint64)
+    for start, end in pairwise(bounds):
         width = end - start
         band = (hashes >> start) & np.uint64((1 << int(width)) - 1)
         order = np.argsort(band, kind="stable")
         borders = np.flatnonzero(np.diff(band[order])) + 1
         for bucket in np.split(order, borders):
-            for at in range(0, len(bucket) if len(bucket) > 1 else 0, _AT_ONCE):
-                some = bucket[at : at + _AT_ONCE]
-                apart = np.bitwise_count(hashes[some][:, None] ^ hashes[bucket[at:]][None, :])
-                one, other = np.nonzero(apart <= distance)
-                yield some[one], bucket[at:][other]
+            for offset in range(0, len(bucket) if len(bucket) > 1 else 0, _CHUNK_ROWS):
+                rows = bucket[offset : offset + _CHUNK_ROWS]
+                distances = np.bitwise_count(hashes[rows][:, None] ^ hashes[bucket[offset:]][None, :])
+                i, j = np.nonzero(distances <= max_distance)
+                yield rows[i], bucket[offset:][j]
 
 
 @cache
-def _cosines() -> npt.NDArray[np.int64]:
-    """The first `_KEPT` rows of the transform's matrix, of shape [_KEPT, _EDGE]."""
-    frequency, pixel = np.arange(_KEPT)[:, None], np.arange(_EDGE)[None, :]
-    angles = np.pi * frequency * (2 * pixel + 1) / (2 * _EDGE)
-    whole: npt.NDArray[np.int64] = np.rint(np.cos(angles) * _SCALE).astype(np.int64)
-    return whole
+def _dct_matrix() -> npt.NDArray[np.int64]:
+    """The first `_NUM_FREQUENCIES` rows of the transform's matrix, of shape [_KEPT, _EDGE]."""
+    frequency, pixel = np.arange(_NUM_FREQUENCIES)[:, None], np.arange(_DCT_SIZE)[None, :]
+    angles = np.pi * frequency * (2 * pixel + 1) / (2 * _DCT_SIZE)
+    matrix: npt.NDArray[np.int64] = np.rint(np.cos(angles) * _SCALE).astype(np.int64)
+    return matrix

@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
-from compact_hf.images.codec import PictureError
+from compact_hf.images.codec import ImageError
 from compact_hf.images.conversations import (
-    SHAPES,
+    ROW_FORMATS,
     Defect,
     Exchange,
-    Shape,
-    columns_of,
-    exchanges_of,
-    items_of,
-    refuse_other_formats,
-    shape_of,
+    RowFormat,
+    check_json_list,
+    detect_row_format,
+    iter_json_items,
+    question_columns,
+    read_exchanges,
 )
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.inspection import image_id_of
-from compact_hf.images.source import Source
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.images.source import ImageSource
 
 _SCHEMA: Final = """
 CREATE TABLE pictures (key TEXT PRIMARY KEY, ref TEXT NOT NULL) WITHOUT ROWID;
@@ -43,17 +43,17 @@ CREATE TABLE without (ref TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NO
 
 
 @dataclass(frozen=True, slots=True)
-class AskedRow:
+class QuestionRow:
     """One row of a data set.
 
     Attributes:
-        row (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
+        location (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
         id (`str`): what the data set calls it, empty where it has no names.
         exchanges (`tuple[Exchange, ...]`): empty where `defect` says why.
         defect (`str`): why it cannot be read, or empty; a reason and what was got.
     """
 
-    row: str
+    location: str
     id: str
     exchanges: tuple[Exchange, ...]
     defect: tuple[str, str] = ("", "")
@@ -66,30 +66,30 @@ class Located(NamedTuple):
     ref: str
 
 
-class QuestionedPictures:
-    """The different pictures of a data set, with what it asks about each of them; a `Source`.
+class VqaSource:
+    """The different pictures of a data set, with what it asks about each of them; a `ImageSource`.
 
     Attributes:
         identity (`str`): that of the pictures' own source.
-        content (`str`): 16 hex digits, the hash of all rows; the same rows in the same order give the same.
-        rows (`int`): how many there are in all.
+        content_hash (`str`): 16 hex digits, the hash of all rows; the same rows in the same order give the same.
+        num_rows (`int`): how many there are in all.
     """
 
-    def __init__(self, pictures: Source, rows: Iterator[tuple[AskedRow, Located | Defect]]) -> None:
-        self._pictures = pictures
-        self.identity = pictures.identity
+    def __init__(self, source: ImageSource, rows: Iterator[tuple[QuestionRow, Located | Defect]]) -> None:
+        self._source = source
+        self.identity = source.identity
         # Without a name SQLite makes a file of its own, and takes it away again.
         self._db = sqlite3.connect("", check_same_thread=False)
         weakref.finalize(self, self._db.close)
         self._db.executescript(_SCHEMA)
-        content = hashlib.sha256()
-        self.rows = 0
-        for row, where in rows:
-            self.rows += 1
-            body = _body_of(row)
-            self._take(self.rows, row.row, body, where)
-            content.update(f"{body}\n{where}\n".encode())
-        self.content = content.hexdigest()[:16]
+        hasher = hashlib.sha256()
+        self.num_rows = 0
+        for row, image in rows:
+            self.num_rows += 1
+            body = _row_to_json(row)
+            self._insert(self.num_rows, row.location, body, image)
+            hasher.update(f"{body}\n{image}\n".encode())
+        self.content_hash = hasher.hexdigest()[:16]
 
     def refs(self) -> Iterator[str]:
         """Yield every picture once, and every row without a picture, so that a look at it says so; sorted.
@@ -98,109 +98,109 @@ class QuestionedPictures:
             SourceError: no row has a picture.
         """
         if not self._db.execute("SELECT count(*) FROM pictures").fetchone()[0]:
-            raise SourceError(f"none of the {self.rows} rows of {self.identity} has one picture; give other rows")
+            raise SourceError(f"none of the {self.num_rows} rows of {self.identity} has one picture; give other rows")
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
 
     def block(self, ref: str) -> str:
         """See `Source.block`."""
-        return self._pictures.block(ref)
+        return self._source.block(ref)
 
     def origin(self, ref: str) -> tuple[str, str]:
         """See `Source.origin`."""
-        return self._pictures.origin(ref)
+        return self._source.origin(ref)
 
     def stamp(self, ref: str) -> str:
         """See `Source.stamp`."""
-        return self._pictures.stamp(ref)
+        return self._source.stamp(ref)
 
     def read(self, ref: str) -> bytes:
         """See `Source.read`.
 
         Raises:
-            PictureError: the row has no picture, or several.
+            ImageError: the row has no picture, or several.
         """
         for reason, detail in self._db.execute("SELECT reason, detail FROM without WHERE ref = ?", (ref,)):
-            raise PictureError(reason, detail)
-        return self._pictures.read(ref)
+            raise ImageError(reason, detail)
+        return self._source.read(ref)
 
-    def asked(self, ref: str) -> tuple[AskedRow, ...]:
+    def read_rows(self, ref: str) -> tuple[QuestionRow, ...]:
         """Return the rows that ask about the picture, in their order."""
         bodies = self._db.execute(
             "SELECT body FROM asked WHERE key = (SELECT key FROM pictures WHERE ref = ?) ORDER BY number", (ref,)
         )
-        return tuple(_row_of(body) for (body,) in bodies)
+        return tuple(_row_from_json(body) for (body,) in bodies)
 
-    def _take(self, number: int, row: str, body: str, where: Located | Defect) -> None:
-        if isinstance(where, Defect):
-            self._db.execute("INSERT INTO without VALUES (?, ?, ?)", (f"row {row}", *where))
+    def _insert(self, number: int, row: str, body: str, image: Located | Defect) -> None:
+        if isinstance(image, Defect):
+            self._db.execute("INSERT INTO without VALUES (?, ?, ?)", (f"row {row}", *image))
         else:
-            self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", where)
-            self._db.execute("INSERT INTO asked VALUES (?, ?, ?)", (where.key, number, body))
+            self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", image)
+            self._db.execute("INSERT INTO asked VALUES (?, ?, ?)", (image.key, number, body))
 
 
-def of_dataset(pictures: DatasetPictures) -> QuestionedPictures:
+def read_dataset_questions(source: DatasetSource) -> VqaSource:
     """Return a data set's pictures with its questions. Pictures are told apart by their bytes, all of which are read.
 
     Raises:
         SourceError: it has no column of questions.
     """
-    shape = shape_of(pictures.columns)
-    if shape is None:
+    row_format = detect_row_format(source.columns)
+    if row_format is None:
         raise SourceError(
-            f"{pictures.address.told} has no questions (its columns are {', '.join(pictures.features)}); "
-            f"one of {', '.join(SHAPES)} is needed"
+            f"{source.address.display_name} has no questions (its columns are {', '.join(source.features)}); "
+            f"one of {', '.join(ROW_FORMATS)} is needed"
         )
-    return QuestionedPictures(pictures, _rows_of_dataset(pictures, shape))
+    return VqaSource(source, _iter_dataset_rows(source, row_format))
 
 
-def of_llava(file: Path, pictures: Source) -> QuestionedPictures:
+def read_llava_questions(file: Path, source: ImageSource) -> VqaSource:
     """Return a LLaVA file's pictures with its questions. Pictures are told apart by their paths, and not read.
 
     Args:
         file (`Path`): a JSON list in LLaVA's format.
-        pictures (`Source`): where the items' `image` is a reference.
+        source (`ImageSource`): where the items' `image` is a reference.
 
     Raises:
         UsageError: it is not such a file.
     """
-    refuse_other_formats(file)
-    return QuestionedPictures(pictures, _rows_of_llava(file))
+    check_json_list(file)
+    return VqaSource(source, _iter_llava_rows(file))
 
 
-def _rows_of_dataset(pictures: DatasetPictures, shape: Shape) -> Iterator[tuple[AskedRow, Located | Defect]]:
-    names = [*columns_of(shape, pictures.columns), *(name for name in ("id",) if name in pictures.columns)]
-    for split, rows in pictures.splits.items():
-        number = -1
-        for batch in rows.batches([pictures.column, *names]):
-            for held, record in zip(batch[pictures.column], batch.select(names).to_pylist(), strict=True):
-                number += 1
-                place = f"{split}/{number}"
-                found = exchanges_of(record, shape)
-                row = _asked_row(place, record.get("id"), found)
-                one = _one_picture(held.as_py() if pictures.several else [held.as_py()])
-                yield row, one if isinstance(one, Defect) else _located(pictures, one, place)
+def _iter_dataset_rows(source: DatasetSource, row_format: RowFormat) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+    names = [*question_columns(row_format, source.columns), *(name for name in ("id",) if name in source.columns)]
+    for split, rows in source.splits.items():
+        index = -1
+        for batch in rows.iter_batches([source.image_column, *names]):
+            for cell, record in zip(batch[source.image_column], batch.select(names).to_pylist(), strict=True):
+                index += 1
+                location = f"{split}/{index}"
+                exchanges = read_exchanges(record, row_format)
+                row = _make_row(location, record.get("id"), exchanges)
+                image = _get_single_image(cell.as_py() if source.is_list_column else [cell.as_py()])
+                yield row, image if isinstance(image, Defect) else _locate_image(source, image, location)
 
 
-def _one_picture(held: list[dict[str, Any] | None] | None) -> dict[str, Any] | Defect:
-    there = [picture for picture in held or () if picture is not None and (picture["bytes"] or picture["path"])]
-    if len(there) == 1 and held is not None and held[0] is there[0]:
-        return there[0]
-    return Defect("several pictures", f"{len(there)}, one is needed") if there else Defect("no picture")
+def _get_single_image(cell: list[dict[str, Any] | None] | None) -> dict[str, Any] | Defect:
+    images = [image for image in cell or () if image is not None and (image["bytes"] or image["path"])]
+    if len(images) == 1 and cell is not None and cell[0] is images[0]:
+        return images[0]
+    return Defect("several pictures", f"{len(images)}, one is needed") if images else Defect("no picture")
 
 
-def _located(pictures: DatasetPictures, held: dict[str, Any], place: str) -> Located | Defect:
-    ref = f"{place}/0" if pictures.several else place
+def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -> Located | Defect:
+    ref = f"{location}/0" if source.is_list_column else location
     try:
-        return Located(image_id_of(pictures.bytes_of(held, ref)), ref)
+        return Located(compute_image_id(source.read_bytes(image, ref)), ref)
     except OSError as error:
         return Defect("unreadable file", error.strerror or type(error).__name__)
 
 
-def _rows_of_llava(file: Path) -> Iterator[tuple[AskedRow, Located | Defect]]:
-    for number, item in enumerate(items_of(file)):
-        found = exchanges_of(item, "conversations")
-        row = _asked_row(str(number), item.get("id") if isinstance(item, dict) else None, found)
+def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+    for index, item in enumerate(iter_json_items(file)):
+        exchanges = read_exchanges(item, "conversations")
+        row = _make_row(str(index), item.get("id") if isinstance(item, dict) else None, exchanges)
         image = item.get("image") if isinstance(item, dict) else None
         if image is None:
             yield row, Defect("no picture")
@@ -210,18 +210,18 @@ def _rows_of_llava(file: Path) -> Iterator[tuple[AskedRow, Located | Defect]]:
             yield row, Located(image, image)
 
 
-def _asked_row(place: str, id: Any, found: tuple[Exchange, ...] | Defect) -> AskedRow:
+def _make_row(location: str, id: Any, exchanges: tuple[Exchange, ...] | Defect) -> QuestionRow:
     name = "" if id is None else str(id)
-    if isinstance(found, Defect):
-        return AskedRow(place, name, (), (found.reason, found.detail))
-    return AskedRow(place, name, found)
+    if isinstance(exchanges, Defect):
+        return QuestionRow(location, name, (), (exchanges.reason, exchanges.detail))
+    return QuestionRow(location, name, exchanges)
 
 
-def _body_of(row: AskedRow) -> str:
+def _row_to_json(row: QuestionRow) -> str:
     pairs = [(exchange.question, exchange.answer) for exchange in row.exchanges]
-    return json.dumps([row.row, row.id, pairs, row.defect])
+    return json.dumps([row.location, row.id, pairs, row.defect])
 
 
-def _row_of(body: str) -> AskedRow:
-    row, id, pairs, (reason, detail) = json.loads(body)
-    return AskedRow(row, id, tuple(Exchange(*pair) for pair in pairs), (reason, detail))
+def _row_from_json(body: str) -> QuestionRow:
+    location, id, pairs, (reason, detail) = json.loads(body)
+    return QuestionRow(location, id, tuple(Exchange(*pair) for pair in pairs), (reason, detail))

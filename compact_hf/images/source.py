@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """A place that lists pictures by reference and hands out their bytes.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source(Protocol):
 
         Raises:
             OSError: this one picture cannot be read.
-            PictureError: there is no picture at this reference, and why.
+            ImageError: there is no picture at this reference, and why.
             SourceError: the place cannot be read at all any more.
         """
         ...

@@ -21,31 +21,31 @@ from compact_hf.models.loading import ADAPTER_CONFIG, first_line, without_progre
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
 _Shapes = dict[str, tuple[int, ...]]
-_PREFIX: Final = "base_model.model."  # PEFT's, before every key
+_PEFT_PREFIX: Final = "base_model.model."  # PEFT's, before every key
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class AdapterInfo:
     """What an adapter says of itself.
 
     Attributes:
-        folder (`Path`): where it lies.
+        directory (`Path`): where it lies.
         base (`str`): the model that it was trained on, a folder or a repository's name.
         base_revision (`str`, *optional*): of that repository; None where it was not written down.
     """
 
-    folder: Path
+    directory: Path
     base: str
     base_revision: str | None
 
 
-def adapter_at(folder: Path) -> Adapter:
+def read_adapter_config(directory: Path) -> AdapterInfo:
     """Read what an adapter's folder says of it.
 
     Raises:
         TuningError: the config cannot be read or names no base.
     """
-    path = folder / ADAPTER_CONFIG
+    path = directory / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -53,10 +53,10 @@ def adapter_at(folder: Path) -> Adapter:
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:
         raise TuningError(f"{path} names no base (base_model_name_or_path); write the model it was trained on there")
-    return Adapter(folder, str(base), config.get("revision"))
+    return AdapterInfo(directory, str(base), config.get("revision"))
 
 
-def refuse_other_base(adapter: Path, base: str | Path, *, revision: str | None = None) -> None:
+def check_adapter_base(adapter: Path, base: str | Path, *, revision: str | None = None) -> None:
     """Raise where an adapter was made for a model of another shape.
 
     Args:
@@ -68,19 +68,19 @@ def refuse_other_base(adapter: Path, base: str | Path, *, revision: str | None =
         TuningError: the adapter has weights that the base has no place for, lacks some, or has them in another shape;
             or one of the two cannot be read, or the weights are no safetensors.
     """
-    expected, found = _expected(adapter, base, revision), _shapes(adapter / ADAPTER_WEIGHTS)
-    if difference := _difference(expected, found):
+    expected, actual = _expected_shapes(adapter, base, revision), _read_shapes(adapter / ADAPTER_WEIGHTS)
+    if difference := _describe_difference(expected, actual):
         raise TuningError(
             f"adapter {adapter} was not made for {base}: {difference}; give the base that it was trained on"
         )
 
 
-def adapted(adapter: Path, base: Path) -> Any:
+def load_merged_model(adapter: Path, base: Path) -> Any:
     """Return a base with an adapter merged into it, each weight in the precision that the base is loaded in.
 
     Args:
         adapter (`Path`): its folder.
-        base (`Path`): the base's folder; see `refuse_other_base`, which has to come first.
+        base (`Path`): the base's folder; see `check_adapter_base`, which has to come first.
 
     Returns:
         `PreTrainedModel`: on the CPU; the peak is one copy of the base and the adapter.
@@ -88,22 +88,22 @@ def adapted(adapter: Path, base: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    with without_progress_bars(), _of_peft():
-        network = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
-        saved = {name: weight.dtype for name, weight in network.named_parameters()}
-        network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
-    for name, weight in network.named_parameters():
+    with without_progress_bars(), _ignore_peft_warning():
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    for name, weight in model.named_parameters():
         # A module that was trained in full comes in the adapter's precision, which is often the higher one.
-        weight.data = weight.data.to(saved[name])
-    return network
+        weight.data = weight.data.to(dtypes[name])
+    return model
 
 
-def attached(adapter: Path, base: Path) -> Any:
+def load_peft_model(adapter: Path, base: Path) -> Any:
     """Return a base with an adapter over it that can be switched off (`disable_adapter`).
 
     Args:
         adapter (`Path`): its folder.
-        base (`Path`): the base's folder; see `refuse_other_base`, which has to come first.
+        base (`Path`): the base's folder; see `check_adapter_base`, which has to come first.
 
     Returns:
         `peft.PeftModel`: on the CPU.
@@ -111,34 +111,34 @@ def attached(adapter: Path, base: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    with without_progress_bars(), _of_peft():
-        network = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
-        return PeftModel.from_pretrained(network, str(adapter))
+    with without_progress_bars(), _ignore_peft_warning():
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        return PeftModel.from_pretrained(model, str(adapter))
 
 
-def _expected(adapter: Path, base: str | Path, revision: str | None) -> _Shapes:
+def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _Shapes:
     """Return what PEFT would save for this adapter's config on that base."""
     import torch
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
-        architecture = AutoConfig.from_pretrained(base, revision=revision)
-        with torch.device("meta"), _of_peft():
-            network = AutoModelForImageTextToText.from_config(architecture)
+        model_config = AutoConfig.from_pretrained(base, revision=revision)
+        with torch.device("meta"), _ignore_peft_warning():
+            model = AutoModelForImageTextToText.from_config(model_config)
     except (OSError, ValueError, KeyError) as error:
         raise TuningError(f"{base} is no vision-language model that can be read: {first_line(error)}") from error
     try:
-        config = PeftConfig.from_pretrained(str(adapter))
-        config.base_model_name_or_path = network.name_or_path
-        with torch.device("meta"), _of_peft():
-            state = get_peft_model_state_dict(get_peft_model(network, config), save_embedding_layers=False)
+        peft_config = PeftConfig.from_pretrained(str(adapter))
+        peft_config.base_model_name_or_path = model.name_or_path
+        with torch.device("meta"), _ignore_peft_warning():
+            state = get_peft_model_state_dict(get_peft_model(model, peft_config), save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TuningError(f"adapter {adapter} does not go onto {base}: {first_line(error)}") from error
     return {key: tuple(weight.shape) for key, weight in state.items()}
 
 
-def _shapes(path: Path) -> _Shapes:
+def _read_shapes(path: Path) -> _Shapes:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -150,25 +150,25 @@ def _shapes(path: Path) -> _Shapes:
         raise TuningError(f"{path} cannot be read ({first_line(error)}); save or fetch it again") from error
 
 
-def _difference(expected: _Shapes, found: _Shapes) -> str:
+def _describe_difference(expected: _Shapes, actual: _Shapes) -> str:
     """Return the first difference in words, an empty string where there is none that matters."""
     from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
-    for key in sorted(expected.keys() | found.keys()):
-        name = key.removeprefix(_PREFIX)
-        if key not in found:
+    for key in sorted(expected.keys() | actual.keys()):
+        name = key.removeprefix(_PEFT_PREFIX)
+        if key not in actual:
             return f"the adapter has no {name}"
         if key not in expected:
-            if any(part in key for part in EMBEDDING_LAYER_NAMES):  # saved along by PEFT where tokens were added
+            if any(layer in key for layer in EMBEDDING_LAYER_NAMES):  # saved along by PEFT where tokens were added
                 continue
             return f"that base has no place for {name}"
-        if expected[key] != found[key]:
-            return f"{name} is {list(found[key])}, there it would be {list(expected[key])}"
+        if expected[key] != actual[key]:
+            return f"{name} is {list(actual[key])}, there it would be {list(expected[key])}"
     return ""
 
 
 @contextmanager
-def _of_peft() -> Iterator[None]:
+def _ignore_peft_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         # PEFT 0.21 asks by the name that transformers 5.23 has deprecated; nobody here can change that.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

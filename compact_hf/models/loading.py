@@ -18,27 +18,27 @@ def without_progress_bars() -> Iterator[None]:
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    transformers_shown = transformers_logging.is_progress_bar_enabled()
-    datasets_shown = not datasets.are_progress_bars_disabled()
+    transformers_enabled = transformers_logging.is_progress_bar_enabled()
+    datasets_enabled = not datasets.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if transformers_shown:
+        if transformers_enabled:
             transformers_logging.enable_progress_bar()
-        if datasets_shown:
+        if datasets_enabled:
             datasets.enable_progress_bars()
 
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MODEL_CONFIG: Final = "config.json"
 
-_KINDS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
-_NOT_NEEDED: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
+_FILE_PATTERNS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
+_IGNORE_PATTERNS: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
 
 
-def located(model: str, *, revision: str | None = None) -> Path:
+def resolve_model(model: str, *, revision: str | None = None) -> Path:
     """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
 
     Args:
@@ -50,41 +50,41 @@ def located(model: str, *, revision: str | None = None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    folder = Path(model)
-    if not folder.exists():
-        told = f"{model}@{revision}" if revision else model
+    directory = Path(model)
+    if not directory.exists():
+        model_id = f"{model}@{revision}" if revision else model
         try:
             with without_progress_bars():
-                folder = Path(snapshot_download(model, revision=revision, ignore_patterns=_NOT_NEEDED))
+                directory = Path(snapshot_download(model, revision=revision, ignore_patterns=_IGNORE_PATTERNS))
         except (OSError, ValueError) as error:
             raise TuningError(
-                f"no model {told!r}: it is no folder here, and the Hub does not give it ({first_line(error)})"
+                f"no model {model_id!r}: it is no folder here, and the Hub does not give it ({first_line(error)})"
             ) from error
-    if not holds_model(folder):
+    if not has_model(directory):
         raise TuningError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
-    return folder
+    return directory
 
 
-def holds_model(folder: Path) -> bool:
+def has_model(directory: Path) -> bool:
     """Return whether a folder holds a whole model or an adapter."""
-    return is_adapter(folder) or (folder / MODEL_CONFIG).is_file()
+    return is_adapter(directory) or (directory / MODEL_CONFIG).is_file()
 
 
-def is_adapter(folder: Path) -> bool:
+def is_adapter(directory: Path) -> bool:
     """Return whether what a folder holds needs another model to be put on."""
-    return (folder / ADAPTER_CONFIG).is_file()
+    return (directory / ADAPTER_CONFIG).is_file()
 
 
-def identity_of(folder: Path) -> str:
+def hash_model(directory: Path) -> str:
     """Return a hash of a model's files, so that a model trained anew in the same place counts as another."""
-    found = []
-    for path in sorted({path for kind in _KINDS for path in folder.glob(kind)}):
+    hashes = []
+    for path in sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)}):
         with path.open("rb") as file:
-            found.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
-    return digest(found)
+            hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return digest(hashes)
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text: transformers' go on for a page."""
-    told = str(error).strip().splitlines()
-    return told[0].strip() if told else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

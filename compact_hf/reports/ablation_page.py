@@ -12,7 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.theme import canvas, environment, tone
+from compact_hf.reports.theme import jinja_environment, new_figure, tone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class VariantLine:
+class GroupScores:
     """How each variant answers one set of questions.
 
     Attributes:
@@ -48,12 +48,12 @@ class VariantLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class VariantData:
     """What a variant was tuned on, as it is to be read: counts, or `from to` where seeds differ; the last losses."""
 
     variant: str
     questions: str
-    pictures: str
+    images: str
     rows: str
     steps: str
     loss: str
@@ -64,138 +64,149 @@ class AblationReport:
     """What one page tells.
 
     Attributes:
-        dataset (`str`): what all models were asked, about `pictures` pictures.
+        dataset (`str`): what all models were asked, about `images` pictures.
         base, recipe (`str`): what all were tuned from, and how.
         seeds (`tuple[int, ...]`): one model each for every variant.
         baseline (`str`): the variant that the others are compared with.
-        arms (`tuple[Arm, ...]`), lines (`tuple[VariantLine, ...]`): all questions first, then each k.
+        variants (`tuple[VariantData, ...]`): what each was tuned on.
+        groups (`tuple[GroupScores, ...]`): all questions first, then each k.
     """
 
     dataset: str
-    pictures: int
+    images: int
     base: str
     recipe: str
     seeds: tuple[int, ...]
     baseline: str
-    arms: tuple[Arm, ...]
-    lines: tuple[VariantLine, ...]
+    variants: tuple[VariantData, ...]
+    groups: tuple[GroupScores, ...]
 
 
 def render_ablation(report: AblationReport) -> str:
     """Return the page as one HTML document. The same report gives the same text."""
-    told = [sentence for line in report.lines for sentence in _told(line, report.baseline)]
-    arms = Table(
+    findings = [sentence for group in report.groups for sentence in _describe_differences(group, report.baseline)]
+    variant_table = Table(
         ("variant", "training questions", "pictures", "rows", "steps", "last loss, by seed"),
-        tuple((arm.variant, arm.questions, arm.pictures, arm.rows, arm.steps, arm.loss) for arm in report.arms),
+        tuple(
+            (variant.variant, variant.questions, variant.images, variant.rows, variant.steps, variant.loss)
+            for variant in report.variants
+        ),
     )
     return (
-        environment()
+        jinja_environment()
         .get_template("ablation_page.html.jinja")
         .render(
             title="What the data does",
             report=report,
-            arms=arms,
-            told=told,
-            accuracy=accuracy_of_variants(report),
-            differences=differences_of_variants(report) if len(report.arms) > 1 else None,
+            variants=variant_table,
+            findings=findings,
+            accuracy=plot_accuracy_by_variant(report),
+            differences=plot_variant_differences(report) if len(report.variants) > 1 else None,
         )
     )
 
 
-def accuracy_of_variants(report: AblationReport) -> Plot:
+def plot_accuracy_by_variant(report: AblationReport) -> Plot:
     """Draw each variant's share of right answers, over all questions and by k."""
-    names = tuple(report.lines[0].accuracy)
+    names = tuple(report.groups[0].accuracy)
     highest = max(
-        max(line.majority, *(max(one.high, *one.by_seed) for one in line.accuracy.values())) for line in report.lines
+        max(group.majority, *(max(spread.high, *spread.by_seed) for spread in group.accuracy.values()))
+        for group in report.groups
     )
-    with canvas(_height(report, len(names))) as (figure, axes):
-        for top, line in _blocks(report, len(names)):
+    with new_figure(_height(report, len(names))) as (figure, axes):
+        for top, group in _layout_groups(report, len(names)):
             axes.barh(
                 top + (len(names) - 1) / 2,
-                100 * line.majority,
+                100 * group.majority,
                 len(names),
                 facecolor=tone("rule"),
-                label="most frequent answer" if line is report.lines[0] else None,
+                label="most frequent answer" if group is report.groups[0] else None,
             )
-            for at, name in enumerate(names):
-                _mark(axes, top + at, line.accuracy[name], hollow=name == report.baseline, labelled=top + at == 1)
+            for index, name in enumerate(names):
+                _draw_spread(
+                    axes,
+                    top + index,
+                    group.accuracy[name],
+                    is_hollow=name == report.baseline,
+                    is_labelled=top + index == 1,
+                )
         axes.set_xlim(0, min(100, max(20, 10 * ceil(10.5 * highest))))
-        _finish(axes, report, names, "% right: mean over seeds, 95% interval")
+        _finish_axes(axes, report, names, "% right: mean over seeds, 95% interval")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     rows = tuple(
         (
-            line.label,
-            f"{line.n:,}",
-            f"{line.majority:.1%}",
-            *(f"{one.mean:.1%} ({one.low:.1%}–{one.high:.1%})" for one in line.accuracy.values()),
+            group.label,
+            f"{group.n:,}",
+            f"{group.majority:.1%}",
+            *(f"{spread.mean:.1%} ({spread.low:.1%}–{spread.high:.1%})" for spread in group.accuracy.values()),
         )
-        for line in report.lines
+        for group in report.groups
     )
     alt = " ".join(
-        f"{line.label} (n = {line.n:,}): "
-        + ", ".join(f"{name} {one.mean:.0%}" for name, one in line.accuracy.items())
-        + f"; most frequent answer {line.majority:.0%}."
-        for line in report.lines
+        f"{group.label} (n = {group.n:,}): "
+        + ", ".join(f"{name} {spread.mean:.0%}" for name, spread in group.accuracy.items())
+        + f"; most frequent answer {group.majority:.0%}."
+        for group in report.groups
     )
     head = ("questions", "n", "most frequent answer", *names)
     return Plot("accuracy-by-variant", "Accuracy by variant and k", alt, Table(head, rows), figure)
 
 
-def differences_of_variants(report: AblationReport) -> Plot:
+def plot_variant_differences(report: AblationReport) -> Plot:
     """Draw how much better or worse than the baseline each other variant is, in percentage points."""
-    names = tuple(report.lines[0].difference)
-    with canvas(_height(report, len(names))) as (figure, axes):
+    names = tuple(report.groups[0].difference)
+    with new_figure(_height(report, len(names))) as (figure, axes):
         axes.axvline(0, color=tone("muted"), linewidth=1)
-        for top, line in _blocks(report, len(names)):
-            for at, name in enumerate(names):
-                _mark(axes, top + at, line.difference[name], hollow=False, labelled=top + at == 1)
-        _finish(axes, report, names, f"points against {report.baseline}")
+        for top, group in _layout_groups(report, len(names)):
+            for index, name in enumerate(names):
+                _draw_spread(axes, top + index, group.difference[name], is_hollow=False, is_labelled=top + index == 1)
+        _finish_axes(axes, report, names, f"points against {report.baseline}")
         figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
-    rows = tuple((line.label, *(_points(one) for one in line.difference.values())) for line in report.lines)
-    alt = " ".join(sentence for line in report.lines for sentence in _told(line, report.baseline))
+    rows = tuple((group.label, *(_points(spread) for spread in group.difference.values())) for group in report.groups)
+    alt = " ".join(sentence for group in report.groups for sentence in _describe_differences(group, report.baseline))
     title = f"Difference to {report.baseline}"
     return Plot("difference-by-variant", title, alt, Table(("questions", *names), rows), figure)
 
 
 def _height(report: AblationReport, variants: int) -> float:
-    return 1.0 + 0.21 * len(report.lines) * (variants + 1.2)
+    return 1.0 + 0.21 * len(report.groups) * (variants + 1.2)
 
 
-def _blocks(report: AblationReport, variants: int) -> list[tuple[float, VariantLine]]:
+def _layout_groups(report: AblationReport, variants: int) -> list[tuple[float, GroupScores]]:
     """Return where each line's first variant stands, under its heading."""
-    return [(1 + at * (variants + 1.2), line) for at, line in enumerate(report.lines)]
+    return [(1 + index * (variants + 1.2), group) for index, group in enumerate(report.groups)]
 
 
-def _mark(axes: Axes, place: float, one: Spread, *, hollow: bool, labelled: bool) -> None:
+def _draw_spread(axes: Axes, y: float, spread: Spread, *, is_hollow: bool, is_labelled: bool) -> None:
     axes.plot(
-        [100 * share for share in one.by_seed],
-        [place - 0.3] * len(one.by_seed),
+        [100 * share for share in spread.by_seed],
+        [y - 0.3] * len(spread.by_seed),
         linestyle="",
         marker="o",
         markersize=3,
         color=tone("ink"),
         clip_on=False,
-        label="a seed" if labelled else None,
+        label="a seed" if is_labelled else None,
     )
     axes.errorbar(
-        100 * one.mean,
-        place,
-        xerr=[[100 * max(0.0, one.mean - one.low)], [100 * max(0.0, one.high - one.mean)]],
+        100 * spread.mean,
+        y,
+        xerr=[[100 * max(0.0, spread.mean - spread.low)], [100 * max(0.0, spread.high - spread.mean)]],
         fmt="D",
         markersize=5.5,
         elinewidth=1.4,
         color=tone("accent"),
-        markerfacecolor=tone("paper") if hollow else tone("accent"),
+        markerfacecolor=tone("paper") if is_hollow else tone("accent"),
         clip_on=False,
-        label="mean" if labelled else None,
+        label="mean" if is_labelled else None,
     )
 
 
-def _finish(axes: Axes, report: AblationReport, names: tuple[str, ...], label: str) -> None:
-    places: list[float] = []
-    for top, line in _blocks(report, len(names)):
+def _finish_axes(axes: Axes, report: AblationReport, names: tuple[str, ...], label: str) -> None:
+    positions: list[float] = []
+    for top, group in _layout_groups(report, len(names)):
         axes.annotate(
-            f"{line.label} (n = {line.n:,})",
+            f"{group.label} (n = {group.n:,})",
             (0, top - 1),
             xycoords=axes.get_yaxis_transform(),
             xytext=(-6, 0),
@@ -204,28 +215,28 @@ def _finish(axes: Axes, report: AblationReport, names: tuple[str, ...], label: s
             va="center",
             fontweight="bold",
         )
-        places += [top + at for at in range(len(names))]
-    axes.set_yticks(places, names * len(report.lines))
+        positions += [top + index for index in range(len(names))]
+    axes.set_yticks(positions, names * len(report.groups))
     axes.tick_params(axis="y", length=0, labelsize=9.5)
-    axes.set_ylim(places[-1] + 0.8, -0.6)
+    axes.set_ylim(positions[-1] + 0.8, -0.6)
     axes.set_xlabel(label, loc="right")
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
 
 
-def _told(line: VariantLine, baseline: str) -> list[str]:
+def _describe_differences(group: GroupScores, baseline: str) -> list[str]:
     """Return one sentence for each variant: better or worse is said only where the whole interval is."""
     sentences = []
-    for name, one in line.difference.items():
-        where = "On all questions" if line.label == "all" else f"At {line.label}"
-        if one.low > 0 or one.high < 0:
-            against = f"{name} is {'better' if one.low > 0 else 'worse'} than {baseline}"
+    for name, spread in group.difference.items():
+        scope = "On all questions" if group.label == "all" else f"At {group.label}"
+        if spread.low > 0 or spread.high < 0:
+            comparison = f"{name} is {'better' if spread.low > 0 else 'worse'} than {baseline}"
         else:
-            against = f"no clear difference between {name} and {baseline}"
-        sentences.append(f"{where} (n = {line.n:,}): {against}, {_points(one)} points.")
+            comparison = f"no clear difference between {name} and {baseline}"
+        sentences.append(f"{scope} (n = {group.n:,}): {comparison}, {_points(spread)} points.")
     return sentences
 
 
-def _points(one: Spread) -> str:
+def _points(spread: Spread) -> str:
     # A minus is as wide as a plus and stands out; a hyphen does not.
-    return f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})".replace("-", "−")
+    return f"{100 * spread.mean:+.1f} ({100 * spread.low:+.1f} to {100 * spread.high:+.1f})".replace("-", "−")

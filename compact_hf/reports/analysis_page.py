@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.theme import environment
+from compact_hf.reports.theme import jinja_environment
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PlotBlock:
     """A plot, and whether its table is folded away, as a long one should be."""
 
     plot: Plot
-    folded: bool = False
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class TableBlock:
     """A table without a plot, and its heading."""
 
     title: str
@@ -31,10 +31,10 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Findings:
     """Sentences, and whom they are about; an empty name where there is nobody else."""
 
-    about: str
+    label: str
     sentences: tuple[str, ...]
 
 
@@ -45,14 +45,14 @@ class Section:
     Attributes:
         anchor (`str`): its id on the page.
         title (`str`): its heading.
-        words (`tuple[str, ...]`): paragraphs: how to read what follows.
-        shown (`tuple[Drawn | Listed, ...]`): in order; neighbouring plots of one kind stand below each other.
+        paragraphs (`tuple[str, ...]`): paragraphs: how to read what follows.
+        blocks (`tuple[Drawn | Listed, ...]`): in order; neighbouring plots of one kind stand below each other.
     """
 
     anchor: str
     title: str
-    words: tuple[str, ...]
-    shown: tuple[Drawn | Listed, ...]
+    paragraphs: tuple[str, ...]
+    blocks: tuple[PlotBlock | TableBlock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +63,21 @@ class AnalysisPage:
         title (`str`): its heading.
         lead (`str`): one or two sentences: what was analyzed.
         facts (`tuple[Fact, ...]`): of one data set: the few figures to see first.
-        figures (`Table | None`): of two: the same figures side by side.
-        told (`tuple[Told, ...]`): what stands out, in sentences.
+        summary_table (`Table | None`): of two: the same figures side by side.
+        findings (`tuple[Told, ...]`): what stands out, in sentences.
         sections (`Sequence[Section]`): the rest.
-        again (`Example`): how to have it anew.
+        command (`Example`): how to have it anew.
     """
 
     title: str
     lead: str
     facts: tuple[Fact, ...]
-    figures: Table | None
-    told: tuple[Told, ...]
+    summary_table: Table | None
+    findings: tuple[Findings, ...]
     sections: Sequence[Section]
-    again: Example
+    command: Example
 
 
 def render_analysis(page: AnalysisPage) -> str:
     """Return the page as one HTML document. The same page gives the same text."""
-    return environment().get_template("analysis_page.html.jinja").render(title=page.title, page=page)
+    return jinja_environment().get_template("analysis_page.html.jinja").render(title=page.title, page=page)

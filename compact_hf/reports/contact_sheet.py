@@ -1,6 +1,6 @@
 """The contact sheet: images with their questions, answers and capabilities, by k; and with drafts that were dropped.
 
-`Shown` images become an HTML fragment with the images inside it (for the report and other pages), a page, or one PNG
+`SheetItem`s become an HTML fragment with the images inside it (for the report and other pages), a page, or one PNG
 for a README or a card on the Hub, the same on every machine.
 """
 
@@ -15,111 +15,111 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.theme import group_of, k_tone, spoken, tone
+from compact_hf.reports.theme import get_label, group_of, k_tone, tone
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-_CARD: Final = 400
+_CARD_WIDTH: Final = 400
 _GAP: Final = 20
-_PAD: Final = 16
+_PADDING: Final = 16
 # A runaway question or answer is cut after this many lines, so that no card can outgrow its paper.
-_LINES: Final = 6
-_TALLEST_TURN: Final = 2 * _LINES * 23 + _LINES * 18 + 4 * 22 + 38
-_LABEL: Final = 84
+_MAX_LINES: Final = 6
+_MAX_TURN_HEIGHT: Final = 2 * _MAX_LINES * 23 + _MAX_LINES * 18 + 4 * 22 + 38
+_LABEL_WIDTH: Final = 84
 
 
-def sheet(shown: Sequence[Shown], *, columns: int = 3) -> bytes:
+def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
     """Return the pictures with their questions as one PNG file, `columns` side by side."""
     from PIL import Image
 
-    cards = [_card(one) for one in shown]
+    cards = [_draw_card(item) for item in items]
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     heights = [max(card.height for card in row) for row in rows]
-    width = columns * _CARD + (columns + 1) * _GAP
+    width = columns * _CARD_WIDTH + (columns + 1) * _GAP
     sheet = Image.new("RGB", (width, sum(heights) + _GAP * (len(rows) + 1)), tone("ground"))
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, card in enumerate(row):
-            backing = Image.new("RGB", (_CARD, height), tone("paper"))
+            backing = Image.new("RGB", (_CARD_WIDTH, height), tone("paper"))
             backing.paste(card)
-            sheet.paste(backing, (_GAP + column * (_CARD + _GAP), top))
+            sheet.paste(backing, (_GAP + column * (_CARD_WIDTH + _GAP), top))
         top += height + _GAP
-    file = io.BytesIO()
-    sheet.save(file, format="PNG")  # `optimize` takes four times as long for 2% less
-    return file.getvalue()
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")  # `optimize` takes four times as long for 2% less
+    return buffer.getvalue()
 
 
-def ladder(picture: bytes, entries: Sequence[Entry]) -> bytes:
+def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes:
     """Return one picture and, from top to bottom beside it, questions about it with their k, as one PNG file."""
     from PIL import Image, ImageDraw, ImageOps
 
-    shown = ImageOps.contain(upright_rgb(picture), (_CARD, _CARD), Image.Resampling.LANCZOS)
-    labels = _GAP + _CARD + _GAP
-    words = labels + _LABEL
-    size = (words + _CARD - _PAD, _CARD + 2 * _GAP + _TALLEST_TURN * len(entries))
+    resized = ImageOps.contain(upright_rgb(image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
+    label_left = _GAP + _CARD_WIDTH + _GAP
+    text_left = label_left + _LABEL_WIDTH
+    size = (text_left + _CARD_WIDTH - _PADDING, _CARD_WIDTH + 2 * _GAP + _MAX_TURN_HEIGHT * len(entries))
     paper = Image.new("RGB", size, tone("paper"))
-    paper.paste(shown, (_GAP, _GAP))
-    pen, top = ImageDraw.Draw(paper), _GAP
+    paper.paste(resized, (_GAP, _GAP))
+    draw, top = ImageDraw.Draw(paper), _GAP
     for entry in entries:
         k = len(entry.capabilities)
-        _label(pen, (labels, top), f"k = {k}", fill=tone(k_tone(k)))
-        top = _write(pen, entry, top + 2, left=words)
-    file = io.BytesIO()
-    paper.crop((0, 0, paper.width, max(shown.height + 2 * _GAP, top))).save(file, format="PNG")
-    return file.getvalue()
+        _draw_label(draw, (label_left, top), f"k = {k}", fill=tone(k_tone(k)))
+        top = _draw_entry(draw, entry, top + 2, left=text_left)
+    buffer = io.BytesIO()
+    paper.crop((0, 0, paper.width, max(resized.height + 2 * _GAP, top))).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
-def _card(one: Shown) -> PillowImage.Image:
+def _draw_card(item: SheetItem) -> PillowImage.Image:
     """Draw one picture with its k and what is written about it; the height is what the words need."""
     from PIL import Image, ImageDraw, ImageOps
 
-    picture = ImageOps.contain(upright_rgb(one.picture), (_CARD, _CARD), Image.Resampling.LANCZOS)
-    entries = tuple(one.entries())
-    card = Image.new("RGB", (_CARD, picture.height + _PAD + _TALLEST_TURN * len(entries)), tone("paper"))
-    card.paste(picture, ((_CARD - picture.width) // 2, 0))
-    pen = ImageDraw.Draw(card)
-    _label(pen, (10, 10), f"k = {one.k}", fill=tone(k_tone(one.k)))
-    top = picture.height + _PAD
+    image = ImageOps.contain(upright_rgb(item.image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
+    entries = tuple(item.entries())
+    card = Image.new("RGB", (_CARD_WIDTH, image.height + _PADDING + _MAX_TURN_HEIGHT * len(entries)), tone("paper"))
+    card.paste(image, ((_CARD_WIDTH - image.width) // 2, 0))
+    draw = ImageDraw.Draw(card)
+    _draw_label(draw, (10, 10), f"k = {item.k}", fill=tone(k_tone(item.k)))
+    top = image.height + _PADDING
     for entry in entries:
-        top = _write(pen, entry, top)
-    return card.crop((0, 0, _CARD, top))
+        top = _draw_entry(draw, entry, top)
+    return card.crop((0, 0, _CARD_WIDTH, top))
 
 
-def _write(pen: ImageDraw, entry: Entry, top: int, *, left: int = _PAD) -> int:
+def _draw_entry(draw: ImageDraw, entry: Entry, top: int, *, left: int = _PADDING) -> int:
     """Write an entry from `top` on, to the right of `left`, a card's width; return where the next one starts."""
-    edge = left + _CARD - 2 * _PAD
-    verdict = f"dropped: {entry.verdict}" if entry.dropped else entry.verdict
+    edge = left + _CARD_WIDTH - 2 * _PADDING
+    verdict = f"dropped: {entry.verdict}" if entry.is_dropped else entry.verdict
     for text, font, color, height in (
         (entry.question, _font(17), "ink", 23),
-        (verdict, _font(17, bold=True), "ink" if entry.dropped else "accent", 23),
+        (verdict, _font(17, bold=True), "ink" if entry.is_dropped else "accent", 23),
         (entry.note, _font(13), "muted", 18),
     ):
-        for line in _lines(text, font, _CARD - 2 * _PAD)[:_LINES] if text else ():
-            pen.text((left, top), line, font=font, fill=tone(color))
+        for line in _wrap_text(text, font, _CARD_WIDTH - 2 * _PADDING)[:_MAX_LINES] if text else ():
+            draw.text((left, top), line, font=font, fill=tone(color))
             top += height
-    place = left
+    x = left
     for name in entry.capabilities:
-        width = 16 + round(_font(13).getlength(spoken(name)))
-        if place + width > edge:
-            place, top = left, top + 22
-        pen.rounded_rectangle((place, top + 6, place + 10, top + 16), 2, fill=tone(group_of(name)))
-        pen.text((place + 16, top + 3), spoken(name), font=_font(13), fill=tone("muted"))
-        place += width + 14
+        width = 16 + round(_font(13).getlength(get_label(name)))
+        if x + width > edge:
+            x, top = left, top + 22
+        draw.rounded_rectangle((x, top + 6, x + 10, top + 16), 2, fill=tone(group_of(name)))
+        draw.text((x + 16, top + 3), get_label(name), font=_font(13), fill=tone("muted"))
+        x += width + 14
     return top + 38
 
 
-def _label(pen: ImageDraw, place: tuple[int, int], text: str, *, fill: str) -> None:
-    left, top = place
+def _draw_label(draw: ImageDraw, position: tuple[int, int], text: str, *, fill: str) -> None:
+    left, top = position
     font = _font(16, bold=True)
-    dark = sum(bytes.fromhex(fill[1:])) < 3 * 140
-    pen.rounded_rectangle((left, top, left + font.getlength(text) + 16, top + 27), 6, fill=fill)
-    pen.text((left + 8, top + 4), text, font=font, fill=tone("paper" if dark else "ink"))
+    is_dark = sum(bytes.fromhex(fill[1:])) < 3 * 140
+    draw.rounded_rectangle((left, top, left + font.getlength(text) + 16, top + 27), 6, fill=fill)
+    draw.text((left + 8, top + 4), text, font=font, fill=tone("paper" if is_dark else "ink"))
 
 
-def _lines(text: str, font: FreeTypeFont, width: int) -> list[str]:
+def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
     """Break a text at spaces so that no line is wider than `width` pixels, long words apart."""
     lines = [""]
     for word in text.split():
@@ -141,7 +141,7 @@ def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)
 
 
-_THUMB: Final = 400
+_THUMBNAIL_SIZE: Final = 400
 _QUALITY: Final = 82
 
 
@@ -156,31 +156,33 @@ T = TypeVar("T", bound=HasK)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SheetItem:
     """A picture as the contact sheet shows it.
 
     Attributes:
-        picture (`bytes`): the encoded file.
+        image (`bytes`): the encoded file.
         k (`int`): the complexity all its turns share.
         turns (`tuple[Turn, ...]`): its accepted questions and answers.
         caption (`str`): where it comes from, such as its ref; never an absolute path.
-        dropped (`tuple[Reject, ...]`): drafts about it that were dropped: their questions are the subjects.
+        rejects (`tuple[Reject, ...]`): drafts about it that were dropped: their questions are the subjects.
     """
 
-    picture: bytes
+    image: bytes
     k: int
     turns: tuple[Turn, ...]
     caption: str = ""
-    dropped: tuple[Reject, ...] = ()
+    rejects: tuple[Reject, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
         """Yield what is written below the picture, in order."""
         for turn in self.turns:
-            found = ", ".join(map(spoken, turn.verified_capabilities)) or "nothing"
-            differs = set(turn.verified_capabilities) != set(turn.capabilities)
-            yield Entry(turn.question, turn.answer, turn.capabilities, f"the verifier found {found}" if differs else "")
-        for reject in self.dropped:
-            yield Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, dropped=True)
+            names = ", ".join(map(get_label, turn.verified_capabilities)) or "nothing"
+            is_different = set(turn.verified_capabilities) != set(turn.capabilities)
+            yield Entry(
+                turn.question, turn.answer, turn.capabilities, f"the verifier found {names}" if is_different else ""
+            )
+        for reject in self.rejects:
+            yield Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, is_dropped=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,72 +194,72 @@ class Entry:
         verdict (`str`): its answer; of a dropped one the reason.
         capabilities (`tuple[str, ...]`): those that were asked for.
         note (`str`): what else there is to say, empty where nothing is.
-        dropped (`bool`): whether it was.
+        is_dropped (`bool`): whether it was.
     """
 
     question: str
     verdict: str
     capabilities: tuple[str, ...]
     note: str = ""
-    dropped: bool = False
+    is_dropped: bool = False
 
 
-def pick(shown: Iterable[T], count: int) -> tuple[T, ...]:
+def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
     """Return at most `count` pictures, as evenly over k as there are, the first of each k, ordered by k."""
     by_k: dict[int, list[T]] = {}
-    for one in shown:
-        by_k.setdefault(one.k, []).append(one)
-    taken = dict.fromkeys(sorted(by_k), 0)
+    for item in items:
+        by_k.setdefault(item.k, []).append(item)
+    counts = dict.fromkeys(sorted(by_k), 0)
     for _ in range(count):
-        open_ks = [k for k in taken if taken[k] < len(by_k[k])]
+        open_ks = [k for k in counts if counts[k] < len(by_k[k])]
         if not open_ks:
             break
-        taken[min(open_ks, key=lambda k: taken[k])] += 1
-    return tuple(one for k, number in taken.items() for one in by_k[k][:number])
+        counts[min(open_ks, key=lambda k: counts[k])] += 1
+    return tuple(item for k, number in counts.items() for item in by_k[k][:number])
 
 
-def fragment(shown: Sequence[Shown]) -> str:
+def render_fragment(items: Sequence[SheetItem]) -> str:
     """Return the pictures as HTML, one section per k. The page around it is laid out by layout.html.jinja.
 
     Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
     """
-    from compact_hf.reports.theme import environment
+    from compact_hf.reports.theme import jinja_environment
 
-    sections = {k: [one for one in shown if one.k == k] for k in sorted({one.k for one in shown})}
-    return environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
+    sections = {k: [item for item in items if item.k == k] for k in sorted({item.k for item in items})}
+    return jinja_environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
 
 
-def page(shown: Sequence[Shown], *, title: str, summary: Sequence[str]) -> str:
+def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str]) -> str:
     """Return the pictures as one HTML document that needs nothing beside it: no network, no script, no other file.
 
     Args:
         title (`str`): the heading.
         summary (`Sequence[str]`): sentences that say what this is.
     """
-    from compact_hf.reports.theme import environment
+    from compact_hf.reports.theme import jinja_environment
 
-    template = environment().get_template("contact_sheet_page.html.jinja")
-    return template.render(title=title, summary=summary, sheet=fragment(shown))
+    template = jinja_environment().get_template("contact_sheet_page.html.jinja")
+    return template.render(title=title, summary=summary, sheet=render_fragment(items))
 
 
-def thumbnail(picture: bytes) -> dict[str, Any]:
+def thumbnail(image: bytes) -> dict[str, Any]:
     """Return `url` (a data URL), `width` and `height` in pixels of a picture, made small."""
     from PIL import Image
 
-    small = upright_rgb(picture)
-    small.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, format="WEBP", quality=_QUALITY, method=4)
-    url = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    small = upright_rgb(image)
+    small.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=_QUALITY, method=4)
+    url = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
     return {"url": url, "width": small.width, "height": small.height}
 
 
-def upright_rgb(picture: bytes) -> PillowImage.Image:
+def upright_rgb(image: bytes) -> PillowImage.Image:
     """Return the picture the right way up, what is transparent on white paper."""
     from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(picture)) as opened:
-        upright = ImageOps.exif_transpose(opened)
+    with Image.open(io.BytesIO(image)) as source:
+        upright = ImageOps.exif_transpose(source)
     if not upright.has_transparency_data:
         return upright.convert("RGB")
     layer = upright.convert("RGBA")

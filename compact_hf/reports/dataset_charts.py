@@ -15,19 +15,19 @@ from itertools import combinations
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.pair_charts import PAIRS, TRIANGLE_HEIGHT, Cell, triangle
+from compact_hf.reports.pair_charts import PAIRS, TRIANGLE_HEIGHT, Cell, draw_triangle
 from compact_hf.reports.theme import (
-    ABOVE,
-    BESIDE,
-    canvas,
+    LABEL_ABOVE,
+    LABEL_RIGHT,
+    get_label,
     hide_axis,
-    k_look,
-    legend_of,
-    name_capabilities,
-    shortened,
-    spoken,
+    k_style,
+    label_capabilities,
+    legend_layout,
+    new_figure,
+    shorten,
     tone,
 )
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOOKS: Final[tuple[dict[str, Any], ...]] = (
+_BAR_STYLES: Final[tuple[dict[str, Any], ...]] = (
     {"facecolor": tone("k3")},
     {"facecolor": tone("paper"), "edgecolor": tone("accent"), "hatch": "////", "hatchcolor": tone("k2")},
 )
-_LINES: Final[tuple[dict[str, Any], ...]] = (
+_LINE_STYLES: Final[tuple[dict[str, Any], ...]] = (
     {"color": tone("accent"), "linewidth": 2.2},
     {"color": tone("ink"), "linewidth": 1.6, "linestyle": (0, (4, 2))},
 )
-_MOST_BINS: Final = 24
-_MOST_LETTERS: Final = 24
+_MAX_BINS: Final = 24
+_MAX_LABEL_CHARS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class Series:
     values: Mapping[str, float]
 
 
-def bars(
+def plot_bars(
     series: Sequence[Series],
     names: Sequence[str],
     *,
     name: str,
     title: str,
-    what: str,
-    unit: str = "",
-    show: Callable[[float], str] = "{:.1%}".format,
+    row_header: str,
+    value_header: str = "",
+    format_value: Callable[[float], str] = "{:.1%}".format,
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Plot:
     """Draw a bar for each name, and beside it the other data set's, where there are two.
@@ -79,55 +79,63 @@ def bars(
         notes: column's head -> what else stands in the table for each name.
     """
     height = 0.72 / len(series)
-    most = max((one.values.get(of, 0) for one in series for of in names), default=0) or 1
-    columns, lines = legend_of([shortened(one.label) for one in series])
-    with canvas(0.5 + (0.22 * lines if len(series) > 1 else 0) + (0.2 + 0.16 * len(series)) * len(names)) as drawn:
-        figure, axes = drawn
-        for index, one in enumerate(series):
-            places = [place + (index - (len(series) - 1) / 2) * height for place in range(len(names))]
-            values = [one.values.get(of, 0) for of in names]
-            axes.barh(places, values, height * 0.92, label=shortened(one.label), **_LOOKS[index])
-            for place, value in zip(places, values, strict=True):
-                axes.annotate(show(value), (value, place), fontsize=9.5, **BESIDE)
-        axes.set_xlim(0, most * 1.24)
-        name_capabilities(axes, names, [_short(spoken(of)) for of in names])
+    max_value = max((dataset.values.get(category, 0) for dataset in series for category in names), default=0) or 1
+    columns, lines = legend_layout([shorten(dataset.label) for dataset in series])
+    with new_figure(
+        0.5 + (0.22 * lines if len(series) > 1 else 0) + (0.2 + 0.16 * len(series)) * len(names)
+    ) as figure_and_axes:
+        figure, axes = figure_and_axes
+        for index, dataset in enumerate(series):
+            positions = [position + (index - (len(series) - 1) / 2) * height for position in range(len(names))]
+            values = [dataset.values.get(category, 0) for category in names]
+            axes.barh(positions, values, height * 0.92, label=shorten(dataset.label), **_BAR_STYLES[index])
+            for position, value in zip(positions, values, strict=True):
+                axes.annotate(format_value(value), (value, position), fontsize=9.5, **LABEL_RIGHT)
+        axes.set_xlim(0, max_value * 1.24)
+        label_capabilities(axes, names, [_truncate(get_label(category)) for category in names])
         hide_axis(axes, "x")
         if len(series) > 1:
             figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
-    return Plot(name, title, _told(series, names, show), _table(series, names, (what, unit), show, notes or {}), figure)
+    return Plot(
+        name,
+        title,
+        _make_alt_text(series, names, format_value),
+        _make_table(series, names, (row_header, value_header), format_value, notes or {}),
+        figure,
+    )
 
 
-def lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, title: str) -> Plot:
+def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, title: str) -> Plot:
     """Draw how many words texts have: of each data set its label, and number of words -> texts; there must be some.
 
     The axis ends where all data sets have shown 99% of their texts; the table's last line holds the rest.
     """
-    end = max(_reached(counts, 0.99) for _, counts in series) + 1
-    width = max(1, ceil(end / _MOST_BINS))
+    end = max(_quantile(counts, 0.99) for _, counts in series) + 1
+    width = max(1, ceil(end / _MAX_BINS))
     edges = list(range(0, end + width, width))
     shares = []
     for _, counts in series:
         total = sum(counts.values())
-        inside = [sum(counts.get(words, 0) for words in range(start, start + width)) / total for start in edges[:-1]]
-        shares.append([*inside, max(0.0, 1 - sum(inside))])
-    with canvas(2.8) as (figure, axes):
+        binned = [sum(counts.get(words, 0) for words in range(start, start + width)) / total for start in edges[:-1]]
+        shares.append([*binned, max(0.0, 1 - sum(binned))])
+    with new_figure(2.8) as (figure, axes):
         for index, (label, _) in enumerate(series):
             if not index:
                 axes.stairs(shares[index][:-1], edges, color=tone("k3"), linewidth=0, fill=True, alpha=0.25)
-            axes.stairs(shares[index][:-1], edges, label=shortened(label), **_LINES[index])
+            axes.stairs(shares[index][:-1], edges, label=shorten(label), **_LINE_STYLES[index])
         axes.set(xlabel="words", xlim=(0, edges[-1]), ylim=(0, None))
         axes.locator_params(axis="x", integer=True, steps=[1, 2, 5, 10])
         axes.yaxis.set_major_formatter("{x:.0%}" if max(map(max, shares)) >= 0.05 else "{x:.1%}")
         axes.grid(axis="y")
         if len(series) > 1:
-            columns, _ = legend_of([shortened(label) for label, _ in series])
+            columns, _ = legend_layout([shorten(label) for label, _ in series])
             figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
     spans = [f"{start}" if width == 1 else f"{start}–{start + width - 1}" for start in edges[:-1]]
-    told = "; ".join(f"{label}: half have at most {_reached(counts, 0.5)}" for label, counts in series)
+    medians = "; ".join(f"{label}: half have at most {_quantile(counts, 0.5)}" for label, counts in series)
     return Plot(
         name,
         title,
-        f"A stepped line over the number of words. {told}, 99% at most {end - 1}.",
+        f"A stepped line over the number of words. {medians}, 99% at most {end - 1}.",
         Table(
             ("words", *(label for label, _ in series)),
             tuple(
@@ -140,56 +148,62 @@ def lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, title
     )
 
 
-def _reached(counts: Mapping[int, int], share: float) -> int:
+def _quantile(counts: Mapping[int, int], share: float) -> int:
     """Return the least number of words that so many texts do not pass."""
-    wanted, seen = share * sum(counts.values()), 0
+    target, cumulative = share * sum(counts.values()), 0
     for words in sorted(counts):
-        seen += counts[words]
-        if seen >= wanted:
+        cumulative += counts[words]
+        if cumulative >= target:
             return words
     return 0
 
 
-def _table(
+def _make_table(
     series: Sequence[Series],
     names: Sequence[str],
     heads: tuple[str, str],
-    show: Callable[[float], str],
+    format_value: Callable[[float], str],
     notes: Mapping[str, Sequence[str]],
 ) -> Table:
-    labels = [heads[1]] if heads[1] and len(series) == 1 else [one.label for one in series]
+    labels = [heads[1]] if heads[1] and len(series) == 1 else [dataset.label for dataset in series]
     return Table(
         (heads[0], *labels, *notes),
         tuple(
-            (spoken(of), *(show(one.values.get(of, 0)) for one in series), *(column[row] for column in notes.values()))
-            for row, of in enumerate(names)
+            (
+                get_label(category),
+                *(format_value(dataset.values.get(category, 0)) for dataset in series),
+                *(column[row] for column in notes.values()),
+            )
+            for row, category in enumerate(names)
         ),
     )
 
 
-def _told(series: Sequence[Series], names: Sequence[str], show: Callable[[float], str]) -> str:
+def _make_alt_text(series: Sequence[Series], names: Sequence[str], format_value: Callable[[float], str]) -> str:
     parts = []
-    for one in series:
-        ranked = sorted(names, key=lambda of: -one.values.get(of, 0))
+    for dataset in series:
+        ranked = sorted(names, key=lambda category: -dataset.values.get(category, 0))
         most, least = ranked[0], ranked[-1]
         parts.append(
-            f"{one.label}: most, {show(one.values.get(most, 0))}, for {spoken(most)}; least, "
-            f"{show(one.values.get(least, 0))}, for {spoken(least)}."
+            f"{dataset.label}: most, {format_value(dataset.values.get(most, 0))}, for {get_label(most)}; least, "
+            f"{format_value(dataset.values.get(least, 0))}, for {get_label(least)}."
         )
     return f"A bar for each of {len(names)}. {' '.join(parts)}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
+def _truncate(text: str) -> str:
+    return text if len(text) <= _MAX_LABEL_CHARS else f"{text[: _MAX_LABEL_CHARS - 1]}…"
 
 
-_LAST_K: Final = 5  # the last step of the ladder of tones
+_MAX_K: Final = 5  # the last step of the ladder of tones
 
 PAPER_MEAN_K: Final = {"LLaVA-665K (paper)": 1.95, "COMPACT (paper)": 2.89}
 """Mean k that the paper reports, judged by Gemini on samples of 5,400 and 7,200 questions (arXiv 2504.21850)."""
 
 
-def k_distribution(accepted: Mapping[tuple[str, ...], int], *, means: Mapping[str, float] | None = None) -> Plot:
+def plot_k_distribution(
+    combination_counts: Mapping[tuple[str, ...], int], *, means: Mapping[str, float] | None = None
+) -> Plot:
     """Draw how many questions there are of each k.
 
     Args:
@@ -198,24 +212,26 @@ def k_distribution(accepted: Mapping[tuple[str, ...], int], *, means: Mapping[st
             bound of the k that a judge finds, so name in the label whose figure it is.
     """
     counts: Counter[int] = Counter()
-    for combination, count in accepted.items():
+    for combination, count in combination_counts.items():
         counts[len(combination)] += count
     total = counts.total()
     mean = sum(k * count for k, count in counts.items()) / total if total else 0.0
     ks = range(min(counts, default=1), max(counts, default=3) + 1)
     shares = {k: counts[k] / total if total else 0.0 for k in ks}
-    with canvas(3.2) as (figure, axes):
+    with new_figure(3.2) as (figure, axes):
         for k in ks:
-            axes.bar(k, counts[k], width=0.72, **k_look(k))
-            axes.annotate(f"{counts[k]:,}\n{shares[k]:.0%}", (k, counts[k]), **ABOVE)
+            axes.bar(k, counts[k], width=0.72, **k_style(k))
+            axes.annotate(f"{counts[k]:,}\n{shares[k]:.0%}", (k, counts[k]), **LABEL_ABOVE)
         axes.set(xlabel="k, capabilities needed", xticks=list(ks))
         hide_axis(axes, "y")
-        _mark_means(axes, {"here" if means else "": mean, **(means or {})}, above=max(counts.values(), default=0) or 1)
-    told = ", ".join(f"{counts[k]:,} of k = {k} ({shares[k]:.0%})" for k in ks)
+        _mark_means(
+            axes, {"here" if means else "": mean, **(means or {})}, max_count=max(counts.values(), default=0) or 1
+        )
+    bars_text = ", ".join(f"{counts[k]:,} of k = {k} ({shares[k]:.0%})" for k in ks)
     return Plot(
         "k-distribution",
         "Questions by k",
-        f"Bars: {told}. The mean k is {mean:.2f}.",
+        f"Bars: {bars_text}. The mean k is {mean:.2f}.",
         Table(
             ("k", "questions", "share"),
             (
@@ -227,80 +243,84 @@ def k_distribution(accepted: Mapping[tuple[str, ...], int], *, means: Mapping[st
     )
 
 
-def _mark_means(axes: Axes, means: Mapping[str, float], *, above: float) -> None:
+def _mark_means(axes: Axes, means: Mapping[str, float], *, max_count: float) -> None:
     """Set one line per mean over the bars, where nothing collides: a mark at its k, its name beside it."""
     middle = sum(axes.get_xlim()) / 2
-    for line, (label, value) in enumerate(means.items()):
-        place = (value, above * (1.42 + 0.16 * line))
-        left = value > middle
-        axes.plot(*place, marker="v", color=tone("ink"), markersize=7)
-        beside = {**BESIDE, "xytext": (-8, 0), "ha": "right"} if left else {**BESIDE, "xytext": (8, 0)}
-        axes.annotate(f"mean k {value:.2f}{', ' if label else ''}{label}", place, **beside)
-    axes.set_ylim(0, above * (1.42 + 0.16 * len(means)))
+    for index, (label, value) in enumerate(means.items()):
+        position = (value, max_count * (1.42 + 0.16 * index))
+        is_left = value > middle
+        axes.plot(*position, marker="v", color=tone("ink"), markersize=7)
+        label_style = (
+            {**LABEL_RIGHT, "xytext": (-8, 0), "ha": "right"} if is_left else {**LABEL_RIGHT, "xytext": (8, 0)}
+        )
+        axes.annotate(f"mean k {value:.2f}{', ' if label else ''}{label}", position, **label_style)
+    axes.set_ylim(0, max_count * (1.42 + 0.16 * len(means)))
 
 
-def coverage(accepted: Mapping[tuple[str, ...], int]) -> Plot:
+def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
     """Draw how many accepted questions need each of the ten capabilities, by k; those of k >= 5 together.
 
     Capabilities that no question needs are shown with 0: a gap is what one looks for here.
     """
     counts = {name: Counter[int]() for name in CAPABILITIES}
-    for combination, count in accepted.items():
+    for combination, count in combination_counts.items():
         for name in combination:
-            counts[name][min(len(combination), _LAST_K)] += count
-    ks = sorted({min(len(combination), _LAST_K) for combination in accepted if combination})
-    more = any(len(combination) > _LAST_K for combination in accepted)
-    labels = [f"k ≥ {k}" if more and k == _LAST_K else f"k = {k}" for k in ks]
+            counts[name][min(len(combination), _MAX_K)] += count
+    ks = sorted({min(len(combination), _MAX_K) for combination in combination_counts if combination})
+    has_more = any(len(combination) > _MAX_K for combination in combination_counts)
+    labels = [f"k ≥ {k}" if has_more and k == _MAX_K else f"k = {k}" for k in ks]
     names = list(CAPABILITIES)
-    most = max(counter.total() for counter in counts.values()) or 1
-    with canvas(3.9) as (figure, axes):
-        left = [0] * len(names)
+    max_total = max(counter.total() for counter in counts.values()) or 1
+    with new_figure(3.9) as (figure, axes):
+        offsets = [0] * len(names)
         for k, label in zip(ks, labels, strict=True):
             widths = [counts[name][k] for name in names]
-            axes.barh(range(len(names)), widths, left=left, height=0.72, label=label, **k_look(k))
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        for place, end in enumerate(left):
-            axes.annotate(f"{end:,}", (end, place), **BESIDE)
-        axes.set_xlim(0, most * 1.14)
-        name_capabilities(axes, names)
+            axes.barh(range(len(names)), widths, left=offsets, height=0.72, label=label, **k_style(k))
+            offsets = [start + width for start, width in zip(offsets, widths, strict=True)]
+        for position, end in enumerate(offsets):
+            axes.annotate(f"{end:,}", (end, position), **LABEL_RIGHT)
+        axes.set_xlim(0, max_total * 1.14)
+        label_capabilities(axes, names)
         hide_axis(axes, "x")
         if ks:
-            figure.legend(loc="outside lower center", ncols=legend_of(labels)[0])
+            figure.legend(loc="outside lower center", ncols=legend_layout(labels)[0])
     fewest = min(names, key=lambda name: counts[name].total())
     return Plot(
         "coverage",
         "Questions that need each capability",
         f"Stacked bars, one for each of the ten capabilities; the fewest questions, "
-        f"{counts[fewest].total():,}, need {spoken(fewest)}.",
+        f"{counts[fewest].total():,}, need {get_label(fewest)}.",
         Table(
             ("capability", *labels, "all"),
-            tuple((spoken(name), *(f"{counts[name][k]:,}" for k in ks), f"{counts[name].total():,}") for name in names),
+            tuple(
+                (get_label(name), *(f"{counts[name][k]:,}" for k in ks), f"{counts[name].total():,}") for name in names
+            ),
         ),
         figure,
     )
 
 
-def cooccurrence(accepted: Mapping[tuple[str, ...], int]) -> Plot:
+def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
     """Draw how many accepted questions need each of the 45 pairs of capabilities."""
     pairs: Counter[tuple[str, ...]] = Counter()
-    for combination, count in accepted.items():
-        for pair in combinations(canonical(combination), 2):
+    for combination, count in combination_counts.items():
+        for pair in combinations(canonicalize(combination), 2):
             pairs[pair] += count
-    most = max(pairs.values(), default=0) or 1
-    with canvas(TRIANGLE_HEIGHT) as (figure, axes):
-        triangle(axes, {pair: Cell(f"{pairs[pair]:,}", pairs[pair] / most) for pair in PAIRS})
+    max_count = max(pairs.values(), default=0) or 1
+    with new_figure(TRIANGLE_HEIGHT) as (figure, axes):
+        draw_triangle(axes, {pair: Cell(f"{pairs[pair]:,}", pairs[pair] / max_count) for pair in PAIRS})
     missing = sum(pairs[pair] == 0 for pair in PAIRS)
-    common = max(PAIRS, key=lambda pair: pairs[pair])
+    most_common = max(PAIRS, key=lambda pair: pairs[pair])
     return Plot(
         "cooccurrence",
         "Capabilities needed together",
-        f"A triangle of the 45 pairs; {45 - missing} of them occur, most often {spoken(common[0])} with "
-        f"{spoken(common[1])} ({pairs[common]:,} questions).",
+        f"A triangle of the 45 pairs; {45 - missing} of them occur, most often {get_label(most_common[0])} with "
+        f"{get_label(most_common[1])} ({pairs[most_common]:,} questions).",
         Table(
             ("pair", "questions"),
             tuple(
-                (f"{spoken(one)} + {spoken(other)}", f"{pairs[one, other]:,}")
-                for one, other in sorted(PAIRS, key=lambda pair: -pairs[pair])
+                (f"{get_label(first)} + {get_label(second)}", f"{pairs[first, second]:,}")
+                for first, second in sorted(PAIRS, key=lambda pair: -pairs[pair])
             ),
         ),
         figure,
@@ -314,60 +334,60 @@ class RejectCount:
     Attributes:
         reason (`str`): as in `records.Reject`.
         rejected (`int`): dropped for this reason in all.
-        planted (`int`, *optional*): faults put in on purpose that this reason is there to find; None where
+        injected_faults (`int`, *optional*): faults put in on purpose that this reason is there to find; None where
             none could be.
-        caught (`int`, *optional*): how many of the planted were dropped, for this reason or another.
+        caught_faults (`int`, *optional*): how many of the planted were dropped, for this reason or another.
     """
 
     reason: str
     rejected: int
-    planted: int | None = None
-    caught: int | None = None
+    injected_faults: int | None = None
+    caught_faults: int | None = None
 
 
-def rejects(counts: Sequence[RejectCount]) -> Plot:
+def plot_rejects(counts: Sequence[RejectCount]) -> Plot:
     """Draw what was dropped by reason, most frequent first, beside the faults that were planted."""
     rows = sorted(counts, key=lambda count: (-count.rejected, count.reason))
-    planted = [row for row in rows if row.planted is not None]
+    with_faults = [row for row in rows if row.injected_faults is not None]
     return Plot(
         "rejects",
-        "Dropped, by reason" + (", beside what was planted" if planted else ""),
-        _rejects_alt(rows, planted),
-        _rejects_table(rows, with_planted=bool(planted)),
+        "Dropped, by reason" + (", beside what was planted" if with_faults else ""),
+        _make_rejects_alt_text(rows, with_faults),
+        _make_rejects_table(rows, has_faults=bool(with_faults)),
         _draw_rejects(rows),
     )
 
 
 def _draw_rejects(rows: Sequence[RejectCount]) -> Figure:
     # Label -> place on the axis -> count.
-    bars: dict[str, dict[float, int]] = {"dropped": {}, "planted": {}}
-    for line, row in enumerate(rows):
-        if row.planted is None:
-            bars["dropped"][line] = row.rejected
+    bars_by_label: dict[str, dict[float, int]] = {"dropped": {}, "planted": {}}
+    for index, row in enumerate(rows):
+        if row.injected_faults is None:
+            bars_by_label["dropped"][index] = row.rejected
         else:
-            bars["dropped"][line - 0.19] = row.rejected
-            bars["planted"][line + 0.19] = row.planted
-    looks: dict[str, dict[str, Any]] = {
+            bars_by_label["dropped"][index - 0.19] = row.rejected
+            bars_by_label["planted"][index + 0.19] = row.injected_faults
+    styles: dict[str, dict[str, Any]] = {
         "dropped": {"facecolor": tone("k3")},
         "planted": {"facecolor": tone("paper"), "edgecolor": tone("accent"), "hatch": "////", "hatchcolor": tone("k2")},
     }
-    with canvas(0.8 + 0.5 * max(len(rows), 1)) as (figure, axes):
-        for label, counts in bars.items():
+    with new_figure(0.8 + 0.5 * max(len(rows), 1)) as (figure, axes):
+        for label, counts in bars_by_label.items():
             if counts:
-                axes.barh(list(counts), list(counts.values()), 0.36, label=label, **looks[label])
-            for place, count in counts.items():
-                axes.annotate(f"{count:,}", (count, place), **BESIDE)
+                axes.barh(list(counts), list(counts.values()), 0.36, label=label, **styles[label])
+            for position, count in counts.items():
+                axes.annotate(f"{count:,}", (count, position), **LABEL_RIGHT)
         axes.set_yticks(range(len(rows)), [textwrap.fill(row.reason, 22) for row in rows])
-        most = max((count for counts in bars.values() for count in counts.values()), default=0) or 1
-        axes.set(xlim=(0, most * 1.16), ylim=(len(rows) - 0.5, -0.5))
+        max_count = max((count for counts in bars_by_label.values() for count in counts.values()), default=0) or 1
+        axes.set(xlim=(0, max_count * 1.16), ylim=(len(rows) - 0.5, -0.5))
         hide_axis(axes, "x")
-        if bars["planted"]:
+        if bars_by_label["planted"]:
             figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def _rejects_table(rows: Sequence[RejectCount], *, with_planted: bool) -> Table:
-    if not with_planted:
+def _make_rejects_table(rows: Sequence[RejectCount], *, has_faults: bool) -> Table:
+    if not has_faults:
         return Table(("reason", "dropped"), tuple((row.reason, f"{row.rejected:,}") for row in rows))
     return Table(
         ("reason", "dropped", "planted", "planted and dropped"),
@@ -375,17 +395,17 @@ def _rejects_table(rows: Sequence[RejectCount], *, with_planted: bool) -> Table:
             (
                 row.reason,
                 f"{row.rejected:,}",
-                *("–" if count is None else f"{count:,}" for count in (row.planted, row.caught)),
+                *("–" if count is None else f"{count:,}" for count in (row.injected_faults, row.caught_faults)),
             )
             for row in rows
         ),
     )
 
 
-def _rejects_alt(rows: Sequence[RejectCount], planted: Sequence[RejectCount]) -> str:
+def _make_rejects_alt_text(rows: Sequence[RejectCount], with_faults: Sequence[RejectCount]) -> str:
     total = sum(row.rejected for row in rows)
-    told = f"{total:,} dropped for {len(rows)} reasons" + (f", most often: {rows[0].reason}." if rows else ".")
-    if planted:
-        found = sum(row.caught or 0 for row in planted)
-        told += f" Of {sum(row.planted or 0 for row in planted):,} planted faults {found:,} were dropped."
-    return told
+    text = f"{total:,} dropped for {len(rows)} reasons" + (f", most often: {rows[0].reason}." if rows else ".")
+    if with_faults:
+        caught = sum(row.caught_faults or 0 for row in with_faults)
+        text += f" Of {sum(row.injected_faults or 0 for row in with_faults):,} planted faults {caught:,} were dropped."
+    return text

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from compact_hf.reports import contact_sheet, dataset_charts, score_charts
-from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.figure import Plot
-from compact_hf.reports.score_charts import Score
-from compact_hf.reports.theme import environment
+from compact_hf.reports.score_charts import ScoreRow
+from compact_hf.reports.theme import jinja_environment
 
-_SHOWN_PICTURES: Final = 24
+_MAX_IMAGES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +73,23 @@ class AccuracySection:
     """
 
     models: tuple[str, ...]
-    overall: Score
-    by_k: tuple[Score, ...]
-    by_capability: tuple[Score, ...]
+    overall: ScoreRow
+    by_k: tuple[ScoreRow, ...]
+    by_capability: tuple[ScoreRow, ...]
     questions: str
     caveat: str
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DemoReport:
     """What one page tells.
 
     Attributes:
         title (`str`): the page's heading.
         summary (`str`): one or two sentences: what this is and how it came about.
         facts (`tuple[Fact, ...]`): the few figures to see first.
-        accepted (`Mapping[tuple[str, ...], int]`): how often each combination was accepted; its length is k.
-        pictures (`Sequence[Shown]`): any number; 24 of them are shown, evenly over k.
+        combination_counts (`Mapping[tuple[str, ...], int]`): how often each combination was accepted; its length is k.
+        images (`Sequence[Shown]`): any number; 24 of them are shown, evenly over k.
         means (`Mapping[str, float]`): label -> mean k of other data, to set beside this one's.
         rejects (`Sequence[RejectCount]`): one per reason.
         release, training, accuracy: a section each, or None.
@@ -99,8 +99,8 @@ class Report:
     title: str
     summary: str
     facts: tuple[Fact, ...]
-    accepted: Mapping[tuple[str, ...], int]
-    pictures: Sequence[Shown] = ()
+    combination_counts: Mapping[tuple[str, ...], int]
+    images: Sequence[SheetItem] = ()
     means: Mapping[str, float] = field(default_factory=lambda: dataset_charts.PAPER_MEAN_K)
     rejects: Sequence[RejectCount] = ()
     release: ReleaseSection | None = None
@@ -109,48 +109,48 @@ class Report:
     next_steps: tuple[Example, ...] = ()
 
 
-def render(report: Report) -> str:
+def render_demo(report: DemoReport) -> str:
     """Return the report as one HTML document. The same report gives the same text."""
-    shown = contact_sheet.pick(report.pictures, _SHOWN_PICTURES)
+    items = contact_sheet.pick(report.images, _MAX_IMAGES)
     return (
-        environment()
+        jinja_environment()
         .get_template("demo_page.html.jinja")
         .render(
             title=report.title,
             report=report,
-            shown=len(shown),
-            sheet=contact_sheet.fragment(shown),
-            **{plot.name.replace("-", "_"): plot for plot in drawn(report)},
-            accuracy_told=_accuracy_told(report.accuracy),
+            shown=len(items),
+            sheet=contact_sheet.render_fragment(items),
+            **{plot.name.replace("-", "_"): plot for plot in make_plots(report)},
+            accuracy_text=_describe_accuracy(report.accuracy),
         )
     )
 
 
-def drawn(report: Report) -> tuple[Plot, ...]:
+def make_plots(report: DemoReport) -> tuple[Plot, ...]:
     """Return every plot that the report has the figures for, in the order of the page."""
-    made = [
-        dataset_charts.k_distribution(report.accepted, means=report.means),
-        dataset_charts.coverage(report.accepted),
-        dataset_charts.cooccurrence(report.accepted),
+    plots = [
+        dataset_charts.plot_k_distribution(report.combination_counts, means=report.means),
+        dataset_charts.plot_coverage(report.combination_counts),
+        dataset_charts.plot_cooccurrence(report.combination_counts),
     ]
     if report.rejects:
-        made.append(dataset_charts.rejects(report.rejects))
+        plots.append(dataset_charts.plot_rejects(report.rejects))
     if report.training:
-        made.append(score_charts.loss(report.training.loss))
+        plots.append(score_charts.plot_loss(report.training.loss))
     if report.accuracy:
-        judged = report.accuracy
-        by_k = (judged.overall, *judged.by_k)
-        made.append(score_charts.accuracy(by_k, judged.models, name="accuracy-by-k", title="Accuracy by k"))
-        made.append(
-            score_charts.accuracy(
-                judged.by_capability,
-                judged.models,
+        section = report.accuracy
+        by_k = (section.overall, *section.by_k)
+        plots.append(score_charts.plot_accuracy(by_k, section.models, name="accuracy-by-k", title="Accuracy by k"))
+        plots.append(
+            score_charts.plot_accuracy(
+                section.by_capability,
+                section.models,
                 name="accuracy-by-capability",
                 title="Accuracy by capability",
             )
         )
-    return tuple(made)
+    return tuple(plots)
 
 
-def _accuracy_told(section: AccuracySection | None) -> tuple[str, ...]:
+def _describe_accuracy(section: AccuracySection | None) -> tuple[str, ...]:
     return score_charts.describe_scores((section.overall, *section.by_k), section.models) if section else ()

@@ -1,4 +1,4 @@
-"""How models answer one data set's questions, told on one page: `JudgingReport` in, one self-contained HTML file out.
+"""How models answer one data set's questions, on one page: `EvaluationReport` in, one self-contained HTML file out.
 
 No network, no script; light and dark by the reader's setting; legible on a phone and on paper. `compact evaluate`
 leaves it as report.html.
@@ -13,16 +13,16 @@ from typing import Final, Literal
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.pair_charts import FEWEST, Pair, accuracy_by_pair
+from compact_hf.reports.pair_charts import MIN_N, Pair, plot_accuracy_by_pair
 from compact_hf.reports.score_charts import (
-    Difference,
-    Score,
-    accuracy,
-    against_majority,
+    ModelDifference,
+    ScoreRow,
+    compare_with_majority,
     describe_differences,
-    differences,
+    plot_accuracy,
+    plot_differences,
 )
-from compact_hf.reports.theme import MOST_MODELS, environment
+from compact_hf.reports.theme import MAX_MODELS, jinja_environment
 
 Outcome = Literal["differ", "wrong", "right"]
 
@@ -35,47 +35,47 @@ _HEADINGS: Final[Mapping[Outcome, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ModelAnswer:
     """A model's answer to one question, and whether it counts as right."""
 
     model: str
     answer: str
-    right: bool
+    is_correct: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredQuestion:
     """One question with its picture and every model's answer.
 
     Attributes:
-        picture (`bytes`): the encoded file.
+        image (`bytes`): the encoded file.
         k (`int`, *optional*): how many capabilities it needs; None where nobody knows.
         capabilities (`tuple[str, ...]`): which.
         question, answer (`str`): as asked, and the right one.
-        given (`tuple[Given, ...]`): in the models' order.
+        model_answers (`tuple[Given, ...]`): in the models' order.
         caption (`str`): the question's id; never an absolute path.
     """
 
-    picture: bytes
+    image: bytes
     k: int | None
     capabilities: tuple[str, ...]
     question: str
     answer: str
-    given: tuple[Given, ...]
+    model_answers: tuple[ModelAnswer, ...]
     caption: str = ""
 
     @property
     def outcome(self) -> Outcome:
-        return outcome_of([one.right for one in self.given])
+        return get_outcome([answer.is_correct for answer in self.model_answers])
 
 
-def outcome_of(rights: Sequence[bool]) -> Outcome:
+def get_outcome(correct: Sequence[bool]) -> Outcome:
     """Return whether all answers to a question are right, all wrong, or some are and some are not."""
-    return "right" if all(rights) else "differ" if any(rights) else "wrong"
+    return "right" if all(correct) else "differ" if any(correct) else "wrong"
 
 
 @dataclass(frozen=True, slots=True)
-class JudgingReport:
+class EvaluationReport:
     """What one page tells.
 
     Attributes:
@@ -87,78 +87,78 @@ class JudgingReport:
         by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
         comparisons (`tuple[Difference, ...]`): of the models, two by two.
         examples (`Sequence[Answered]`): shown as they come, by outcome.
-        chosen_by (`str`): one sentence that says by which rule.
+        selection_rule (`str`): one sentence that says by which rule.
         matching (`str`): one sentence that says when an answer counts as right.
         notes (`tuple[str, ...]`): what a reader has to know of the questions.
-        made (`tuple[tuple[str, str], ...]`): settings and versions, each with its name.
+        settings (`tuple[tuple[str, str], ...]`): settings and versions, each with its name.
         command (`Example`, *optional*): that makes this page again.
     """
 
     dataset: str
     facts: tuple[Fact, ...]
     models: tuple[str, ...]
-    overall: Score
-    by_k: tuple[Score, ...]
-    by_capability: tuple[Score, ...]
-    by_pair: Mapping[Pair, Score] = field(default_factory=dict)
-    comparisons: tuple[Difference, ...] = ()
-    examples: Sequence[Answered] = ()
-    chosen_by: str = ""
+    overall: ScoreRow
+    by_k: tuple[ScoreRow, ...]
+    by_capability: tuple[ScoreRow, ...]
+    by_pair: Mapping[Pair, ScoreRow] = field(default_factory=dict)
+    comparisons: tuple[ModelDifference, ...] = ()
+    examples: Sequence[AnsweredQuestion] = ()
+    selection_rule: str = ""
     matching: str = ""
     notes: tuple[str, ...] = ()
-    made: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
     command: Example | None = None
 
 
-def render_judging(report: JudgingReport) -> str:
+def render_evaluation(report: EvaluationReport) -> str:
     """Return the report as one HTML document. The same report gives the same text."""
     return (
-        environment()
+        jinja_environment()
         .get_template("evaluation_page.html.jinja")
         .render(
-            title=f"{_named(report.models)}, judged on {report.dataset}",
+            title=f"{_format_models(report.models)}, judged on {report.dataset}",
             report=report,
-            headline=tuple(_headline(report)),
-            by_k=tuple(_accuracy(report, (report.overall, *report.by_k) if report.by_k else (), "k")),
-            by_capability=tuple(_accuracy(report, report.by_capability, "capability")),
-            by_pair=tuple(_by_pair(report)),
+            headline=tuple(_iter_headline(report)),
+            by_k=tuple(_iter_accuracy_plots(report, (report.overall, *report.by_k) if report.by_k else (), "k")),
+            by_capability=tuple(_iter_accuracy_plots(report, report.by_capability, "capability")),
+            by_pair=tuple(_iter_pair_plots(report)),
             compared=describe_differences(report.comparisons),
-            differences=differences(report.comparisons) if report.comparisons else None,
+            differences=plot_differences(report.comparisons) if report.comparisons else None,
             examples={
-                _HEADINGS[outcome][len(report.models) > 1]: tuple(found)
+                _HEADINGS[outcome][len(report.models) > 1]: tuple(examples)
                 for outcome in OUTCOMES
-                if (found := [one for one in report.examples if one.outcome == outcome])
+                if (examples := [example for example in report.examples if example.outcome == outcome])
             },
-            fewest=FEWEST,
-            made=Table(("what", "value"), report.made),
+            fewest=MIN_N,
+            made=Table(("what", "value"), report.settings),
             thumbnail=thumbnail,
         )
     )
 
 
-def _named(models: Sequence[str]) -> str:
+def _format_models(models: Sequence[str]) -> str:
     return " and ".join(models) if len(models) < 3 else f"{len(models)} models"
 
 
-def _headline(report: JudgingReport) -> Iterator[Fact]:
+def _iter_headline(report: EvaluationReport) -> Iterator[Fact]:
     """Yield each model's accuracy, and the majority answer's to hold it against."""
     majority = report.overall.majority
     for model, share in zip(report.models, report.overall.by_model, strict=True):
-        stands = against_majority(share, majority).replace("it", "the majority answer")
-        yield Fact(model, f"{share.value:.1%}", f"95% interval {share.low:.1%} to {share.high:.1%}; {stands}")
+        comparison = compare_with_majority(share, majority).replace("it", "the majority answer")
+        yield Fact(model, f"{share.value:.1%}", f"95% interval {share.low:.1%} to {share.high:.1%}; {comparison}")
     yield Fact("majority answer", f"{majority:.1%}", "the most frequent right answer of each k, known in hindsight")
 
 
-def _accuracy(report: JudgingReport, scores: Sequence[Score], parted: str) -> Iterator[Plot]:
+def _iter_accuracy_plots(report: EvaluationReport, scores: Sequence[ScoreRow], grouping: str) -> Iterator[Plot]:
     """Yield one plot for every handful of models that one plot keeps apart."""
-    for start in range(0, len(report.models) if scores else 0, MOST_MODELS):
-        part = slice(start, start + MOST_MODELS)
-        some = [replace(score, by_model=score.by_model[part]) for score in scores]
-        name = f"accuracy-by-{parted}" + (f"-{start + 1}" if start else "")
-        yield accuracy(some, report.models[part], name=name, title=f"Accuracy by {parted}")
+    for start in range(0, len(report.models) if scores else 0, MAX_MODELS):
+        model_slice = slice(start, start + MAX_MODELS)
+        subset = [replace(score, by_model=score.by_model[model_slice]) for score in scores]
+        name = f"accuracy-by-{grouping}" + (f"-{start + 1}" if start else "")
+        yield plot_accuracy(subset, report.models[model_slice], name=name, title=f"Accuracy by {grouping}")
 
 
-def _by_pair(report: JudgingReport) -> Iterator[Plot]:
+def _iter_pair_plots(report: EvaluationReport) -> Iterator[Plot]:
     for index, model in enumerate(report.models if report.by_pair else ()):
         scores = {pair: (score.n, score.by_model[index]) for pair, score in report.by_pair.items()}
-        yield accuracy_by_pair(scores, model=model, name=f"accuracy-by-pair-{index + 1}")
+        yield plot_accuracy_by_pair(scores, model=model, name=f"accuracy-by-pair-{index + 1}")

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.reports.theme import rc, themed
+from compact_hf.reports.theme import apply_theme, rc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ID: Final = re.compile(r' id="([^"]*)"')
 _REFERENCE: Final = re.compile(r'(?:url\(#|href="#)([^)"]+)')
-_NO_DATE: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_NO_METADATA: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Plot:
 
         file = io.StringIO()
         with rc_context(rc(self.name)):
-            self.figure.savefig(file, format="svg", metadata=_NO_DATE)
+            self.figure.savefig(file, format="svg", metadata=_NO_METADATA)
         return file.getvalue()
 
     def png(self, *, dpi: int = 200, notes: Mapping[str, str] | None = None) -> bytes:
@@ -81,5 +81,5 @@ class Plot:
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
         used = set(_REFERENCE.findall(svg))
-        svg = _ID.sub(lambda found: found[0] if found[1] in used else "", svg)
-        return themed(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
+        svg = _ID.sub(lambda match: match[0] if match[1] in used else "", svg)
+        return apply_theme(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))

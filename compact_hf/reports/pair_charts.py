@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.figure import Plot, Table
-from compact_hf.reports.theme import canvas, spoken, tone
+from compact_hf.reports.theme import get_label, new_figure, tone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +21,13 @@ Pair = tuple[str, str]
 PAIRS: Final[tuple[Pair, ...]] = tuple(combinations(CAPABILITIES, 2))
 """Every pair of capabilities, in the paper's order."""
 
-FEWEST: Final = 10
+MIN_N: Final = 10
 """Below this many questions a share is not colored: 5 of 9 right can be anything from 27 to 81%."""
 
 TRIANGLE_HEIGHT: Final = 4.6
-_SIDE: Final = 0.94
+_CELL_SIZE: Final = 0.94
 # Strength is opacity, so that the same drawing reads on light and on dark paper, words on top.
-_DEEPEST: Final = 0.65
+_MAX_OPACITY: Final = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class Cell:
     note: str = ""
 
 
-def triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
+def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
     """Draw a cell for each pair, the capabilities' names at the left and below."""
     names = list(CAPABILITIES)
-    for one, other in PAIRS:
-        column, row, cell = names.index(one), names.index(other), cells[one, other]
-        _square(axes, column, row, cell.strength)
+    for first, second in PAIRS:
+        column, row, cell = names.index(first), names.index(second), cells[first, second]
+        _draw_cell(axes, column, row, cell.strength)
         if cell.note:
             axes.text(column, row - 0.14, cell.text, ha="center", va="center", fontsize=9)
             axes.text(column, row + 0.25, cell.note, ha="center", va="center", fontsize=7)
@@ -59,14 +59,14 @@ def triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
             axes.text(column, row, cell.text, ha="center", va="center", fontsize=9)
     axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
     axes.set_xticks(
-        range(len(names) - 1), [spoken(name) for name in names[:-1]], rotation=55, ha="right", rotation_mode="anchor"
+        range(len(names) - 1), [get_label(name) for name in names[:-1]], rotation=55, ha="right", rotation_mode="anchor"
     )
-    axes.set_yticks(range(1, len(names)), [spoken(name) for name in names[1:]])
+    axes.set_yticks(range(1, len(names)), [get_label(name) for name in names[1:]])
     axes.tick_params(length=0, labelsize=9.5)
     axes.spines[:].set_visible(False)
 
 
-def accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model: str, name: str) -> Plot:
+def plot_accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model: str, name: str) -> Plot:
     """Draw how many per cent of the questions that need both capabilities of a pair one model answers right.
 
     Args:
@@ -78,62 +78,70 @@ def accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model: str,
     cells = {}
     for pair in PAIRS:
         n, share = scores.get(pair, (0, None))
-        strength = share.value if share and n >= FEWEST else None
-        cells[pair] = Cell(f"{100 * share.value:.0f}", strength, _short(n)) if share else Cell("", None)
-    with canvas(TRIANGLE_HEIGHT) as (figure, axes):
-        triangle(axes, cells)
-        _key(axes)
+        strength = share.value if share and n >= MIN_N else None
+        cells[pair] = Cell(f"{100 * share.value:.0f}", strength, _format_count(n)) if share else Cell("", None)
+    with new_figure(TRIANGLE_HEIGHT) as (figure, axes):
+        draw_triangle(axes, cells)
+        _draw_legend(axes)
     return Plot(
         name,
         f"Accuracy by pair of capabilities: {model}",
-        _told(scores),
+        _make_alt_text(scores),
         Table(
             ("pair", "n", f"{model} (95%)"),
             tuple(
                 (
-                    f"{spoken(one)} + {spoken(other)}",
+                    f"{get_label(first)} + {get_label(second)}",
                     f"{n:,}",
                     f"{share.value:.0%} ({100 * share.low:.0f}–{100 * share.high:.0f})",
                 )
-                for (one, other), (n, share) in scores.items()
+                for (first, second), (n, share) in scores.items()
             ),
         ),
         figure,
     )
 
 
-def _told(scores: Mapping[Pair, tuple[int, Interval]]) -> str:
-    known = {pair: share.value for pair, (n, share) in scores.items() if n >= FEWEST}
-    told = f"A triangle of the 45 pairs, {len(scores)} of them asked about, {len(known)} by {FEWEST} questions or more."
-    if not known:
-        return told
-    least, most = min(known, key=lambda pair: known[pair]), max(known, key=lambda pair: known[pair])
-    parts = [f"{' with '.join(map(spoken, pair))} ({known[pair]:.0%})" for pair in (least, most)]
-    return f"{told} Among those the fewest right answers are to {parts[0]}, the most to {parts[1]}."
+def _make_alt_text(scores: Mapping[Pair, tuple[int, Interval]]) -> str:
+    shares = {pair: share.value for pair, (n, share) in scores.items() if n >= MIN_N}
+    text = f"A triangle of the 45 pairs, {len(scores)} of them asked about, {len(shares)} by {MIN_N} questions or more."
+    if not shares:
+        return text
+    least, most = min(shares, key=lambda pair: shares[pair]), max(shares, key=lambda pair: shares[pair])
+    parts = [f"{' with '.join(map(get_label, pair))} ({shares[pair]:.0%})" for pair in (least, most)]
+    return f"{text} Among those the fewest right answers are to {parts[0]}, the most to {parts[1]}."
 
 
-def _short(n: int) -> str:
+def _format_count(n: int) -> str:
     return f"{n:,}" if n < 10_000 else f"{n / 1000:,.0f}k"
 
 
-def _square(axes: Axes, column: float, row: float, strength: float | None) -> None:
+def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) -> None:
     from matplotlib.patches import Rectangle
 
-    corner = (column - _SIDE / 2, row - _SIDE / 2)
+    corner = (column - _CELL_SIZE / 2, row - _CELL_SIZE / 2)
     if strength is not None:
         axes.add_patch(
-            Rectangle(corner, _SIDE, _SIDE, facecolor=tone("k3"), alpha=_DEEPEST * strength, linewidth=0, zorder=0.9)
+            Rectangle(
+                corner,
+                _CELL_SIZE,
+                _CELL_SIZE,
+                facecolor=tone("k3"),
+                alpha=_MAX_OPACITY * strength,
+                linewidth=0,
+                zorder=0.9,
+            )
         )
-    line = ":" if strength is None else "-"
-    axes.add_patch(Rectangle(corner, _SIDE, _SIDE, fill=False, edgecolor=tone("rule"), linestyle=line))
+    line_style = ":" if strength is None else "-"
+    axes.add_patch(Rectangle(corner, _CELL_SIZE, _CELL_SIZE, fill=False, edgecolor=tone("rule"), linestyle=line_style))
 
 
-def _key(axes: Axes) -> None:
+def _draw_legend(axes: Axes) -> None:
     """Say in the empty half what the cells mean."""
     right, top = len(CAPABILITIES) - 2, 1.0
-    for place, share in enumerate((0, 25, 50, 75, 100)):
-        _square(axes, right - 4 + place, top, share / 100)
-        axes.text(right - 4 + place, top, f"{share}", ha="center", va="center", fontsize=9)
-    axes.text(right + _SIDE / 2, top + 0.85, "% right; below, questions", ha="right", va="center", fontsize=9)
-    _square(axes, right, top + 2, None)
-    axes.text(right - 0.7, top + 2, f"fewer than {FEWEST}", ha="right", va="center", fontsize=9)
+    for position, share in enumerate((0, 25, 50, 75, 100)):
+        _draw_cell(axes, right - 4 + position, top, share / 100)
+        axes.text(right - 4 + position, top, f"{share}", ha="center", va="center", fontsize=9)
+    axes.text(right + _CELL_SIZE / 2, top + 0.85, "% right; below, questions", ha="right", va="center", fontsize=9)
+    _draw_cell(axes, right, top + 2, None)
+    axes.text(right - 0.7, top + 2, f"fewer than {MIN_N}", ha="right", va="center", fontsize=9)

@@ -2,9 +2,9 @@
 
 In: names (a group, a k, the number of a model). Out: colors, hatches and markers that stay apart for
 color-blind eyes and in black and white (each family of tones is a ladder of lightness; words, hatches or
-markers say the same again), and `canvas`, a matplotlib figure that leaves the reader's own rcParams alone.
+markers say the same again), and `new_figure`, a matplotlib figure that leaves the reader's own rcParams alone.
 
-Each tone has a light and a dark value. Plots are drawn in the light ones; `css_variables` and `themed` let a
+Each tone has a light and a dark value. Plots are drawn in the light ones; `css_variables` and `apply_theme` let a
 web page swap them, so that one SVG serves both schemes.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def environment() -> Environment:
+def jinja_environment() -> Environment:
     """Return the Jinja environment of this folder's templates.
 
     Autoescape is on for every template: questions and answers come from teachers, which read pictures from
@@ -30,22 +30,22 @@ def environment() -> Environment:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    env = Environment(
         loader=PackageLoader("compact_hf.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(
+    env.globals.update(
         css_variables=css_variables,
         definitions={name: atom.definition for name, atom in CAPABILITIES.items()},
         groups=GROUPS,
         group_of=group_of,
         k_tone=k_tone,
     )
-    found.filters["spoken"] = spoken
-    return found
+    env.filters["spoken"] = get_label
+    return env
 
 
 TONES: Final[dict[str, tuple[str, str]]] = {
@@ -66,7 +66,7 @@ TONES: Final[dict[str, tuple[str, str]]] = {
     "k4": ("#45206f", "#683d9c"),
     "k5": ("#220b3d", "#4b2778"),
 }
-"""Name -> (value on light paper, value on dark paper). No value is used twice: `themed` replaces by value."""
+"""Name -> (value on light paper, value on dark paper). No value is used twice: `apply_theme` replaces by value."""
 
 _MARKERS: Final = (
     ("o", "ink", False),
@@ -77,12 +77,12 @@ _MARKERS: Final = (
     ("p", "accent", True),
 )
 
-MOST_MODELS: Final = len(_MARKERS)
+MAX_MODELS: Final = len(_MARKERS)
 """How many models one plot keeps apart."""
 
 _K_HATCHES: Final = ("", "///", "", "---", "")
-_WIDTH: Final = 4.5
-_POINTS: Final = 11.0
+_WIDTH_INCHES: Final = 4.5
+_FONT_SIZE: Final = 11.0
 
 
 def tone(name: str) -> str:
@@ -100,21 +100,21 @@ def k_tone(k: int) -> str:
     return f"k{min(max(k, 1), 5)}"
 
 
-def k_look(k: int) -> dict[str, Any]:
+def k_style(k: int) -> dict[str, Any]:
     """Return face color and hatch of the bars for `k`, as matplotlib's keywords."""
     return {"facecolor": tone(k_tone(k)), "hatch": _K_HATCHES[min(max(k, 1), 5) - 1]}
 
 
-def model_look(index: int) -> dict[str, Any]:
-    """Return marker and color of a plot's model number `index`, below `MOST_MODELS`, as matplotlib's keywords.
+def model_style(index: int) -> dict[str, Any]:
+    """Return marker and color of a plot's model number `index`, below `MAX_MODELS`, as matplotlib's keywords.
 
     Neighbors differ in shape, in color and in being filled or hollow.
     """
-    marker, name, filled = _MARKERS[index]
-    return {"marker": marker, "color": tone(name), "markerfacecolor": tone(name if filled else "paper")}
+    marker, name, is_filled = _MARKERS[index]
+    return {"marker": marker, "color": tone(name), "markerfacecolor": tone(name if is_filled else "paper")}
 
 
-def spoken(capability: str) -> str:
+def get_label(capability: str) -> str:
     """Return a capability's name as people write it: `text_recognition` is "text recognition"."""
     return capability.replace("_", " ")
 
@@ -124,7 +124,7 @@ def css_variables(scheme: int) -> str:
     return " ".join(f"--tone-{name}: {values[scheme]};" for name, values in TONES.items())
 
 
-def themed(svg: str) -> str:
+def apply_theme(svg: str) -> str:
     """Return an SVG whose light tones have become CSS variables, for a page that declares `css_variables`."""
     for name, (light, _) in TONES.items():
         svg = svg.replace(light, f"var(--tone-{name})")
@@ -140,8 +140,8 @@ def rc(salt: str = "") -> dict[str, Any]:
     """
     return {
         "font.family": ["DejaVu Sans"],
-        "font.size": _POINTS,
-        "axes.labelsize": _POINTS,
+        "font.size": _FONT_SIZE,
+        "axes.labelsize": _FONT_SIZE,
         "axes.labelcolor": tone("ink"),
         "axes.edgecolor": tone("muted"),
         "axes.spines.top": False,
@@ -155,7 +155,7 @@ def rc(salt: str = "") -> dict[str, Any]:
         "hatch.color": tone("paper"),
         "hatch.linewidth": 0.9,
         "legend.frameon": False,
-        "legend.fontsize": _POINTS - 1,
+        "legend.fontsize": _FONT_SIZE - 1,
         "legend.handlelength": 1.4,
         "patch.edgecolor": tone("paper"),
         "patch.force_edgecolor": True,
@@ -172,7 +172,7 @@ def rc(salt: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+def new_figure(height: float) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure 4.5 inches wide and `height` inches high, and its axes, under the settings of `rc`.
 
     Narrow on purpose: on a phone it is shown at about its own size, so the type stays legible.
@@ -182,31 +182,31 @@ def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
     from matplotlib.figure import Figure
 
     with rc_context(rc()):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
         yield figure, figure.subplots()
 
 
-ABOVE: Final[dict[str, Any]] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+LABEL_ABOVE: Final[dict[str, Any]] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
 """How a bar's number is annotated over it."""
 
-BESIDE: Final[dict[str, Any]] = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+LABEL_RIGHT: Final[dict[str, Any]] = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
 """How a bar's number is annotated to the right of it."""
 
 
-def shortened(name: str, most: int = 28) -> str:
+def shorten(name: str, max_chars: int = 28) -> str:
     """Return a model's name as it fits a plot: its end, which tells it apart, kept longer than its beginning."""
-    if len(name) <= most:
+    if len(name) <= max_chars:
         return name
-    end = most * 2 // 3
-    return f"{name[: most - end - 1]}…{name[-end:]}"
+    end = max_chars * 2 // 3
+    return f"{name[: max_chars - end - 1]}…{name[-end:]}"
 
 
-def legend_of(labels: Sequence[str]) -> tuple[int, int]:
+def legend_layout(labels: Sequence[str]) -> tuple[int, int]:
     """Return how many columns and lines a legend takes so that it is no wider than the figure."""
     # Handle, gaps and letters at the legend's size, in points.
     widths = [32 + 6 * len(label) for label in labels]
-    room = 72 * _WIDTH
-    columns = len(labels) if sum(widths) <= room else max(1, int(room // max(widths)))
+    available_width = 72 * _WIDTH_INCHES
+    columns = len(labels) if sum(widths) <= available_width else max(1, int(available_width // max(widths)))
     return columns, -(-len(labels) // columns)
 
 
@@ -216,24 +216,24 @@ def hide_axis(axes: Axes, which: str) -> None:
     axes.spines["bottom" if which == "x" else "left"].set_visible(False)
 
 
-def name_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] | None = None) -> None:
+def label_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] | None = None) -> None:
     """Write names down the left side, from top to bottom, each capability with a mark of its group.
 
     Args:
         names: capabilities or anything else, which gets no mark.
         labels: what to write in their place.
     """
-    axes.set_yticks(range(len(names)), labels or [spoken(name) for name in names])
+    axes.set_yticks(range(len(names)), labels or [get_label(name) for name in names])
     axes.tick_params(axis="y", length=0, pad=14)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         if name in CAPABILITIES:
-            axes.add_patch(_swatch(axes, place, tone(group_of(name))))
+            axes.add_patch(_swatch(axes, position, tone(group_of(name))))
 
 
-def _swatch(axes: Axes, place: float, color: str) -> Any:
+def _swatch(axes: Axes, position: float, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
     # x in parts of the axes, y in data: it stays in the gap between the words and the bars.
-    where = axes.get_yaxis_transform()
-    return Rectangle((-0.035, place - 0.28), 0.02, 0.56, transform=where, clip_on=False, facecolor=color)
+    transform = axes.get_yaxis_transform()
+    return Rectangle((-0.035, position - 0.28), 0.02, 0.56, transform=transform, clip_on=False, facecolor=color)

@@ -15,95 +15,95 @@ from typing import Final, NoReturn
 from compact_hf.errors import CompactError, SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.journal import Journal
-from compact_hf.runs.process import Progress
-from compact_hf.runs.rate_limit import Admission
+from compact_hf.runs.process import SessionProgress
+from compact_hf.runs.rate_limit import RequestThrottle
 from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
 
 
-class GivenUp(Exception):
+class RequestAbandoned(Exception):
     """A request that will not be answered in this session; its picture stays unfinished."""
 
 
-class Course:
+class RunState:
     """One run's course.
 
     Args:
-        hands (`int`): pictures that may be in hand at the same time.
+        max_active (`int`): pictures that may be in hand at the same time.
         stop (`asyncio.Event`): once set, nothing new is sent.
 
     Attributes:
         active (`int`): pictures in hand.
-        moving (`int`): pictures and requests that do not wait for a reply.
-        exhausted (`bool`): there are no further pictures.
-        cut_short (`bool`): something was left undone because of `stop`.
-        ended_by (`CompactError | None`): what set `stop`, where that was not the caller.
-        when_idle (`Callable[[], Awaitable[None]]`): awaited whenever something begins to wait.
+        runnable (`int`): pictures and requests that do not wait for a reply.
+        is_exhausted (`bool`): there are no further pictures.
+        is_incomplete (`bool`): something was left undone because of `stop`.
+        stop_error (`CompactError | None`): what set `stop`, where that was not the caller.
+        on_idle (`Callable[[], Awaitable[None]]`): awaited whenever something begins to wait.
     """
 
-    def __init__(self, hands: int, stop: asyncio.Event) -> None:
-        self.hands = hands
+    def __init__(self, max_active: int, stop: asyncio.Event) -> None:
+        self.max_active = max_active
         self.stop = stop
         self.active = 0
-        self.moving = 0
-        self.exhausted = False
-        self.cut_short = False
-        self.ended_by: CompactError | None = None
-        self.when_idle: Callable[[], Awaitable[None]]
+        self.runnable = 0
+        self.is_exhausted = False
+        self.is_incomplete = False
+        self.stop_error: CompactError | None = None
+        self.on_idle: Callable[[], Awaitable[None]]
 
     @property
-    def all_wait(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether every picture in hand waits and no other can start."""
-        return bool(self.active) and not self.moving and (self.exhausted or self.active == self.hands)
+        return bool(self.active) and not self.runnable and (self.is_exhausted or self.active == self.max_active)
 
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[None]:
         """While this lasts, one thing that moved waits for a reply, its own or another's."""
-        self.moving -= 1
+        self.runnable -= 1
         try:
-            await self.when_idle()
+            await self.on_idle()
             yield
         finally:
-            self.moving += 1
+            self.runnable += 1
 
-    def finish(self, why: CompactError) -> None:
+    def request_stop(self, error: CompactError) -> None:
         """Stop the run, but for what is in flight: it is being paid for."""
-        self.ended_by = self.ended_by or why
+        self.stop_error = self.stop_error or error
         self.stop.set()
 
-    def leave_undone(self) -> NoReturn:
+    def abandon(self) -> NoReturn:
         """Give up a request because of `stop`."""
-        self.cut_short = True
-        raise GivenUp
+        self.is_incomplete = True
+        raise RequestAbandoned
 
 
 # So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
-_GIVEN_UP_IN_A_ROW: Final = 10
+_MAX_CONSECUTIVE_ABANDONED: Final = 10
 
 
 @dataclass(slots=True)
-class Line:
+class TeacherQueue:
     """One teacher with its queue and gate."""
 
     teacher: Teacher
-    admission: Admission
-    queue: asyncio.Queue[Request] = field(default_factory=asyncio.Queue)
+    throttle: RequestThrottle
+    unsent: asyncio.Queue[Request] = field(default_factory=asyncio.Queue)
     pending: dict[str, tuple[Request, asyncio.Future[Reply | Failure]]] = field(default_factory=dict)
 
-    async def requests(self) -> AsyncIterator[Request]:
+    async def iter_requests(self) -> AsyncIterator[Request]:
         """Yield what is to be asked, as it comes."""
         while True:
-            yield await self.queue.get()
+            yield await self.unsent.get()
 
 
-class Asking:
+class Dispatcher:
     """Brings requests to their replies.
 
     Args:
         journal (`Journal`): where replies go, and where earlier ones are.
         line_of (`Mapping[Role, Line]`): whom to ask; the same line for several roles of one teacher.
         budget (`Budget`): what the run may cost.
-        course (`Course`): the run's.
-        progress (`Progress`): the run's.
+        course (`RunState`): the run's.
+        progress (`SessionProgress`): the run's.
         ready (`int`): requests made ready at a time for a teacher beside one that answers in batches, with thousands
             of pictures in hand: all of them would be in memory.
         on_failure (`Callable[[], None]`): called after each failure.
@@ -112,172 +112,172 @@ class Asking:
     def __init__(
         self,
         journal: Journal,
-        line_of: Mapping[Role, Line],
+        queue_by_role: Mapping[Role, TeacherQueue],
         *,
         budget: Budget,
-        course: Course,
-        progress: Progress,
-        ready: int,
+        state: RunState,
+        progress: SessionProgress,
+        max_prepared: int,
         on_failure: Callable[[], None],
     ) -> None:
-        self.lines = tuple({id(line): line for line in line_of.values()}.values())
-        self.in_batches = any(line.teacher.in_batches for line in self.lines)
+        self.queues = tuple({id(queue): queue for queue in queue_by_role.values()}.values())
+        self.has_batch_teacher = any(queue.teacher.is_batch for queue in self.queues)
         self._journal = journal
-        self._line_of = line_of
+        self._queue_by_role = queue_by_role
         self._budget = budget
-        self._course = course
+        self._state = state
         self._progress = progress
-        self._ready = asyncio.Semaphore(ready)
+        self._prepare_slots = asyncio.Semaphore(max_prepared)
         self._on_failure = on_failure
-        self._answered_once = False
-        self._given_up_in_a_row = 0
-        course.when_idle = self.flush_if_idle
+        self._has_answered = False
+        self._consecutive_abandoned = 0
+        state.on_idle = self.flush_if_idle
 
-    async def reply_to(self, request: Request) -> Reply:
+    async def fetch_reply(self, request: Request) -> Reply:
         """Return the reply to a request: the journal's, or else the teacher's.
 
         Raises:
-            GivenUp: there is none to be had in this session.
+            RequestAbandoned: there is none to be had in this session.
         """
-        found = self._journal.reply(request.key)
-        if found is not None:
-            return found
-        line = self._line_of[request.role]
+        reply = self._journal.get_reply(request.key)
+        if reply is not None:
+            return reply
+        queue = self._queue_by_role[request.role]
         attempt = 0
         while True:
-            answer, holds = await self._answer(line, request)
+            answer, hold_count = await self._dispatch(queue, request)
             if isinstance(answer, Reply):
                 return answer
             self._progress.failures += 1
             self._progress.last_failure = answer.message
             self._on_failure()
-            if answer.overloaded:
-                if not line.admission.overloaded(answer, holds):
-                    self._end(f"{line.teacher.name} says for too long that it is overloaded: {answer.message}")
+            if answer.is_overloaded:
+                if not queue.throttle.record_overload(answer, hold_count):
+                    self._stop_run(f"{queue.teacher.name} says for too long that it is overloaded: {answer.message}")
                 continue
             attempt += 1
-            delay = line.admission.retry_delay(answer, holds, attempt)
+            delay = queue.throttle.retry_delay(answer, hold_count, attempt)
             if delay is None:
-                self._give_up(line, answer)
-                raise GivenUp
+                self._record_abandoned(queue, answer)
+                raise RequestAbandoned
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._course.stop.wait(), delay)
+                await asyncio.wait_for(self._state.stop.wait(), delay)
 
-    async def pump(self, line: Line) -> None:
+    async def receive_replies(self, queue: TeacherQueue) -> None:
         """Hand a line's replies over as they come, each journalled before the next is asked for.
 
         Raises:
             TeacherError: the teacher refuses for good, or ended before its last reply.
             JournalError: the journal cannot be written.
         """
-        async with contextlib.aclosing(line.teacher.ask(line.requests())) as answers:
+        async with contextlib.aclosing(queue.teacher.ask(queue.iter_requests())) as answers:
             async for answer in answers:
-                if answer.key not in line.pending:
+                if answer.key not in queue.pending:
                     continue
-                request, future = line.pending.pop(answer.key)
+                request, future = queue.pending.pop(answer.key)
                 if isinstance(answer, Reply):
                     # Before the teacher is asked for the next one, which it may forget this one for.
                     self._journal.record_reply(request.image_id, request.role, answer)
                 if not future.done():
                     future.set_result(answer)
-        raise TeacherError(f"{line.teacher.name} ended before its last reply; run the same command to go on")
+        raise TeacherError(f"{queue.teacher.name} ended before its last reply; run the same command to go on")
 
     async def flush_if_idle(self) -> None:
         """Tell a teacher when no request can come any more before a reply.
 
         That is so where all its places are taken, or where every picture in hand waits and no other can start.
         """
-        live = any(line.pending for line in self.lines if not line.teacher.in_batches)
-        for line in self.lines:
+        has_pending = any(queue.pending for queue in self.queues if not queue.teacher.is_batch)
+        for queue in self.queues:
             # What another teacher's replies bring belongs into the same batch.
-            idle = self._course.all_wait and not (live and line.teacher.in_batches)
-            if idle or line.admission.slots.are_taken:
-                await line.teacher.flush()
+            is_idle = self._state.is_idle and not (has_pending and queue.teacher.is_batch)
+            if is_idle or queue.throttle.slots.is_full:
+                await queue.teacher.flush()
 
-    async def _answer(self, line: Line, request: Request) -> tuple[Reply | Failure, int]:
+    async def _dispatch(self, queue: TeacherQueue, request: Request) -> tuple[Reply | Failure, int]:
         """Send a request once there is room for it; return what came back, and after how many holds it was sent."""
-        if not self.in_batches or line.teacher.in_batches:
-            return await self._prepared(line, request)
-        await self._turn(self._ready.acquire, self._ready.locked())
+        if not self.has_batch_teacher or queue.teacher.is_batch:
+            return await self._prepare_and_send(queue, request)
+        await self._acquire(self._prepare_slots.acquire, self._prepare_slots.locked())
         try:
-            return await self._prepared(line, request)
+            return await self._prepare_and_send(queue, request)
         finally:
-            if request.exposure is not None:
-                request.exposure.forget()
-            self._ready.release()
+            if request.encoded_image is not None:
+                request.encoded_image.release()
+            self._prepare_slots.release()
 
-    async def _prepared(self, line: Line, request: Request) -> tuple[Reply | Failure, int]:
-        if self._course.stop.is_set():
-            self._course.leave_undone()
+    async def _prepare_and_send(self, queue: TeacherQueue, request: Request) -> tuple[Reply | Failure, int]:
+        if self._state.stop.is_set():
+            self._state.abandon()
         try:
-            await line.teacher.prepare(request)
+            await queue.teacher.prepare(request)
         except SourceError as error:
             # This picture is gone; the others are not.
-            return Failure(request.key, str(error), worth_retrying=False), line.admission.holds
-        holds = await self._admitted(line)
+            return Failure(request.key, str(error), is_retryable=False), queue.throttle.hold_count
+        hold_count = await self._acquire_slot(queue)
         try:
-            answer = await self._sent(line, request)
+            answer = await self._send(queue, request)
             reply = answer if isinstance(answer, Reply) else None
             if reply is not None:
-                line.admission.answered(holds, reply.input_tokens + reply.output_tokens)
-                self._answered_once = True
-                self._given_up_in_a_row = 0
-            self._budget.came_back(request.role, reply)
-            return answer, holds
+                queue.throttle.record_reply(hold_count, reply.input_tokens + reply.output_tokens)
+                self._has_answered = True
+                self._consecutive_abandoned = 0
+            self._budget.record_result(request.role, reply)
+            return answer, hold_count
         finally:
-            line.admission.slots.give_back()
+            queue.throttle.slots.release()
 
-    async def _admitted(self, line: Line) -> int:
+    async def _acquire_slot(self, queue: TeacherQueue) -> int:
         """Take a place in flight, and return the number of holds so far."""
-        stop = self._course.stop
+        stop = self._state.stop
         while True:
-            holds = await line.admission.wait(stop.is_set)
-            await self._turn(line.admission.slots.take, line.admission.slots.are_taken)
+            hold_count = await queue.throttle.wait(stop.is_set)
+            await self._acquire(queue.throttle.slots.acquire, queue.throttle.slots.is_full)
             # A hold may have begun meanwhile.
-            ready = holds == line.admission.holds and await line.admission.rates.wait(stop)
-            if ready and await self._affordable(line, holds):
-                self._budget.sent()
-                return holds
-            line.admission.slots.give_back()
+            can_send = hold_count == queue.throttle.hold_count and await queue.throttle.rate_limiter.wait(stop)
+            if can_send and await self._wait_for_budget(queue, hold_count):
+                self._budget.record_sent()
+                return hold_count
+            queue.throttle.slots.release()
             if stop.is_set():
-                self._course.leave_undone()
+                self._state.abandon()
 
-    async def _affordable(self, line: Line, holds: int) -> bool:
+    async def _wait_for_budget(self, queue: TeacherQueue, hold_count: int) -> bool:
         """Return True once the budget has room for one more request, False where another hold or the end comes first.
 
         What is in flight may still leave room: only when nothing is, the budget is used up.
         """
-        while holds == line.admission.holds and not self._course.stop.is_set():
-            if not (why := self._budget.spent_up()):
+        while hold_count == queue.throttle.hold_count and not self._state.stop.is_set():
+            if not (reason := self._budget.exhausted_reason()):
                 return True
             if not self._budget.in_flight:
-                self._course.finish(StoppedEarly(f"{why} and run the same command to go on"))
+                self._state.request_stop(StoppedEarly(f"{reason} and run the same command to go on"))
                 return False
-            async with self._course.waiting():
-                await self._budget.change()
+            async with self._state.waiting():
+                await self._budget.wait_for_change()
         return False
 
-    async def _turn(self, take: Callable[[], Awaitable[object]], is_taken: bool) -> None:
-        if not is_taken:
-            await take()
+    async def _acquire(self, acquire: Callable[[], Awaitable[object]], is_full: bool) -> None:
+        if not is_full:
+            await acquire()
             return
-        async with self._course.waiting():
-            await take()
+        async with self._state.waiting():
+            await acquire()
 
-    async def _sent(self, line: Line, request: Request) -> Reply | Failure:
+    async def _send(self, queue: TeacherQueue, request: Request) -> Reply | Failure:
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
-        line.pending[request.key] = request, future
-        line.queue.put_nowait(request)
+        queue.pending[request.key] = request, future
+        queue.unsent.put_nowait(request)
         self._progress.sent += 1
-        async with self._course.waiting():
+        async with self._state.waiting():
             return await future
 
-    def _give_up(self, line: Line, failure: Failure) -> None:
-        self._given_up_in_a_row += 1
+    def _record_abandoned(self, queue: TeacherQueue, failure: Failure) -> None:
+        self._consecutive_abandoned += 1
         # Who has not answered anybody yet may still be answering the others.
-        never = not self._answered_once and failure.worth_retrying and not line.pending
-        if never or self._given_up_in_a_row >= _GIVEN_UP_IN_A_ROW:
-            self._end(f"gave up asking {line.teacher.name}: {failure.message}")
+        is_unreachable = not self._has_answered and failure.is_retryable and not queue.pending
+        if is_unreachable or self._consecutive_abandoned >= _MAX_CONSECUTIVE_ABANDONED:
+            self._stop_run(f"gave up asking {queue.teacher.name}: {failure.message}")
 
-    def _end(self, why: str) -> None:
-        self._course.finish(TeacherUnavailableError(f"{why}; nothing is lost, run the same command later"))
+    def _stop_run(self, reason: str) -> None:
+        self._state.request_stop(TeacherUnavailableError(f"{reason}; nothing is lost, run the same command later"))

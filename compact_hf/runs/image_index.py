@@ -13,19 +13,19 @@ from functools import partial
 from typing import Final
 
 from compact_hf.errors import SourceError
-from compact_hf.images.inspection import image_id_of, look
-from compact_hf.images.source import Source
-from compact_hf.records import Picture, Reject, digest
+from compact_hf.images.inspection import compute_image_id, inspect_image
+from compact_hf.images.source import ImageSource
+from compact_hf.records import ImageInfo, Reject, digest
 from compact_hf.runs.journal import Journal
 
-_LOOKS_AHEAD: Final = 4
+_PREFETCH: Final = 4
 # As many as are looked at at a time: they are fetched side by side.
-_BLOCKS_MIXED: Final = _LOOKS_AHEAD
+_BLOCKS_PER_SHUFFLE: Final = _PREFETCH
 # References that are passed over before the event loop gets its turn.
-_AT_A_STRETCH: Final = 1000
+_YIELD_EVERY: Final = 1000
 
 
-def drawn(source: Source, seed: int) -> list[str]:
+def shuffle_refs(source: ImageSource, seed: int) -> list[str]:
     """Return all references in the order of the seed, in which a limit takes the first ones.
 
     Where each picture is fetched alone this is a shuffle. Of blocks, such as row groups, a few are taken at a time, as
@@ -38,13 +38,15 @@ def drawn(source: Source, seed: int) -> list[str]:
     blocks: dict[str, list[str]] = {}
     for ref in source.refs():
         blocks.setdefault(source.block(ref), []).append(ref)
-    place = partial(digest, "order", seed)
-    names = sorted(blocks, key=place)
-    hands = (names[start : start + _BLOCKS_MIXED] for start in range(0, len(names), _BLOCKS_MIXED))
-    return [ref for hand in hands for ref in sorted((ref for name in hand for ref in blocks[name]), key=place)]
+    sort_key = partial(digest, "order", seed)
+    names = sorted(blocks, key=sort_key)
+    groups = (names[start : start + _BLOCKS_PER_SHUFFLE] for start in range(0, len(names), _BLOCKS_PER_SHUFFLE))
+    return [ref for group in groups for ref in sorted((ref for name in group for ref in blocks[name]), key=sort_key)]
 
 
-async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> AsyncGenerator[tuple[str, str | None]]:
+async def iter_inspected(
+    source: ImageSource, journal: Journal, refs: Sequence[str]
+) -> AsyncGenerator[tuple[str, str | None]]:
     """Yield each reference with the id of the picture there, None where it cannot be used; in the order given.
 
     Only what the journal does not hold, or what changed since, is looked at, a few ahead. Pictures that the journal
@@ -54,52 +56,52 @@ async def looked_at(source: Source, journal: Journal, refs: Sequence[str]) -> As
         SourceError: the source as a whole cannot be read any more.
         JournalError: the journal cannot be written.
     """
-    held = await asyncio.to_thread(journal.looks)
-    stamps = await asyncio.to_thread(lambda: {ref: source.stamp(ref) for ref in {*held, *refs}})
-    for ref in sorted(held.keys() - set(refs)):
-        if held[ref][0] != stamps[ref]:
-            journal.record_look(ref, stamps[ref], await asyncio.to_thread(look, source, ref))
+    inspections = await asyncio.to_thread(journal.inspections)
+    stamps = await asyncio.to_thread(lambda: {ref: source.stamp(ref) for ref in {*inspections, *refs}})
+    for ref in sorted(inspections.keys() - set(refs)):
+        if inspections[ref][0] != stamps[ref]:
+            journal.record_inspection(ref, stamps[ref], await asyncio.to_thread(inspect_image, source, ref))
 
     loop = asyncio.get_running_loop()
-    ahead: deque[tuple[str, asyncio.Future[Picture | Reject] | None]] = deque()
+    pending: deque[tuple[str, asyncio.Future[ImageInfo | Reject] | None]] = deque()
 
-    async def first() -> tuple[str, str | None]:
-        ref, looking = ahead.popleft()
-        if looking is None:
-            return ref, held[ref][1]
-        seen = await looking
-        journal.record_look(ref, stamps[ref], seen)
-        return ref, seen.image_id if isinstance(seen, Picture) else None
+    async def next_result() -> tuple[str, str | None]:
+        ref, future = pending.popleft()
+        if future is None:
+            return ref, inspections[ref][1]
+        result = await future
+        journal.record_inspection(ref, stamps[ref], result)
+        return ref, result.image_id if isinstance(result, ImageInfo) else None
 
-    pool = ThreadPoolExecutor(_LOOKS_AHEAD, thread_name_prefix="look")
+    pool = ThreadPoolExecutor(_PREFETCH, thread_name_prefix="look")
     try:
-        for number, ref in enumerate(refs):
-            if number % _AT_A_STRETCH == 0:
+        for index, ref in enumerate(refs):
+            if index % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            known = ref in held and held[ref][0] == stamps[ref]
-            ahead.append((ref, None if known else loop.run_in_executor(pool, look, source, ref)))
-            while ahead and (ahead[0][1] is None or len(ahead) == _LOOKS_AHEAD):
-                yield await first()
-        while ahead:
-            yield await first()
+            is_known = ref in inspections and inspections[ref][0] == stamps[ref]
+            pending.append((ref, None if is_known else loop.run_in_executor(pool, inspect_image, source, ref)))
+            while pending and (pending[0][1] is None or len(pending) == _PREFETCH):
+                yield await next_result()
+        while pending:
+            yield await next_result()
     finally:
         # Not here: what is still being looked at may take a while, and requests are in flight.
         await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
 
-def read_again(source: Source, picture: Picture) -> bytes:
+def reread_verified(source: ImageSource, image: ImageInfo) -> bytes:
     """Return the bytes of a picture that was looked at before.
 
     Raises:
         SourceError: it cannot be read any more, or is another one now.
     """
-    what_to_do = "put it back, or run `compact generate` again to leave it out"
+    hint = "put it back, or run `compact generate` again to leave it out"
     try:
-        data = source.read(picture.ref)
+        data = source.read(image.ref)
     except OSError as error:
         raise SourceError(
-            f"{picture.ref} in {source.identity} cannot be read any more ({error.strerror or error}); {what_to_do}"
+            f"{image.ref} in {source.identity} cannot be read any more ({error.strerror or error}); {hint}"
         ) from error
-    if image_id_of(data) != picture.image_id:
-        raise SourceError(f"{picture.ref} in {source.identity} is not the picture it was; {what_to_do}")
+    if compute_image_id(data) != image.image_id:
+        raise SourceError(f"{image.ref} in {source.identity} is not the picture it was; {hint}")
     return data

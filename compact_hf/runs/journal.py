@@ -19,30 +19,30 @@ from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
-from compact_hf.errors import IdentityError, JournalError, UsageError
-from compact_hf.records import Picture, Reject, from_json, to_json
-from compact_hf.storage import on_network_file_system
+from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
+from compact_hf.records import ImageInfo, Reject, from_json, to_json
+from compact_hf.storage import get_network_file_system
 from compact_hf.teachers.base import Reply, Role
 
 FILE_NAME: Final = "journal.sqlite"
 
 
 @contextmanager
-def spoken(run: Path) -> Iterator[None]:
+def translate_sqlite_errors(run: Path) -> Iterator[None]:
     """Turn SQLite's errors into one line that says what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        said = str(error)
-        if "full" in said or "disk I/O" in said:
-            told = f"the disk under {run} is full or failing ({said}); make room and run the same command"
-        elif "locked" in said:
-            told = f"another process holds {run} ({said}); wait for it and run the same command"
-        elif "unable to open" in said or "readonly" in said:
-            told = f"{run / FILE_NAME} cannot be opened ({said}); let it and its folder be read and written"
+        reason = str(error)
+        if "full" in reason or "disk I/O" in reason:
+            message = f"the disk under {run} is full or failing ({reason}); make room and run the same command"
+        elif "locked" in reason:
+            message = f"another process holds {run} ({reason}); wait for it and run the same command"
+        elif "unable to open" in reason or "readonly" in reason:
+            message = f"{run / FILE_NAME} cannot be opened ({reason}); let it and its folder be read and written"
         else:
-            told = f"{run / FILE_NAME} is damaged ({said}); restore it from a copy, or give another --out"
-        raise JournalError(told) from error
+            message = f"{run / FILE_NAME} is damaged ({reason}); restore it from a copy, or give another --out"
+        raise JournalError(message) from error
 
 
 def connect(run: Path, mode: str) -> sqlite3.Connection:
@@ -51,7 +51,7 @@ def connect(run: Path, mode: str) -> sqlite3.Connection:
     Raises:
         JournalError: it cannot be opened, or is no SQLite file.
     """
-    with spoken(run):
+    with translate_sqlite_errors(run):
         uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
         # Autocommit: every write is its own transaction, on disk before it counts. One thread at a time uses it, not
         # always the same: what is long to read at the start of a run is read beside the event loop.
@@ -86,7 +86,7 @@ CREATE TABLE outcomes (
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedImage:
     """An image that is done: which picture it was, what became of it (JSON), and how many questions of it are kept."""
 
     image_id: str
@@ -96,7 +96,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class TokenUsage:
     """What one model was asked in one role on one day (`YYYY-MM-DD`, UTC), and the tokens that it billed."""
 
     role: Role
@@ -123,7 +123,7 @@ class Journal:
             identity (`Mapping[str, Any]`): the settings that decide what is asked; JSON values.
 
         Raises:
-            IdentityError: the folder holds a run with another identity.
+            SettingsMismatchError: the folder holds a run with another identity.
             JournalError: another process writes to it, or it is damaged, full, or of another version.
             UsageError: the folder holds something that is not a run.
         """
@@ -134,7 +134,7 @@ class Journal:
             raise UsageError(
                 f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
             )
-        if (kind := on_network_file_system(run)) is not None:
+        if (kind := get_network_file_system(run)) is not None:
             raise JournalError(
                 f"--out {run} lies on a network file system ({kind}), where SQLite's write-ahead log does not work; "
                 "give an --out on a local disk, such as $TMPDIR/run, and copy the folder afterwards"
@@ -153,7 +153,7 @@ class Journal:
             lock.release()
             raise
         try:
-            with journal._spoken():
+            with journal._translate_errors():
                 journal._start_or_check(identity)
         except BaseException:
             journal.close()
@@ -172,19 +172,19 @@ class Journal:
             raise JournalError(
                 f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
             )
-        side = run / f"{FILE_NAME}-wal"
-        ended = not (side.exists() and side.stat().st_size)
+        wal_file = run / f"{FILE_NAME}-wal"
+        is_checkpointed = not (wal_file.exists() and wal_file.stat().st_size)
         try:
             # For writing, or SQLite would leave its two side files behind.
-            mode = "ro&immutable=1" if ended and on_network_file_system(run) else "rw"
+            mode = "ro&immutable=1" if is_checkpointed and get_network_file_system(run) else "rw"
             journal = cls(run, connect(run, mode), None)
         except JournalError:
-            if not ended:
+            if not is_checkpointed:
                 raise
             # Where nothing can be written, SQLite only reads a file that nobody writes to either.
             journal = cls(run, connect(run, "ro&immutable=1"), None)
         try:
-            with journal._spoken():
+            with journal._translate_errors():
                 journal._check_version()
         except BaseException:
             journal.close()
@@ -205,8 +205,8 @@ class Journal:
         Raises:
             JournalError: the disk is full or failing; the log still holds everything.
         """
-        with self._spoken(), closing(connect(self.run, "rw")) as beside:
-            beside.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with self._translate_errors(), closing(connect(self.run, "rw")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the file and let other processes have the run."""
@@ -217,45 +217,45 @@ class Journal:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that the run was started with."""
-        found: dict[str, Any] = json.loads(self._meta("identity"))
-        return found
+        identity: dict[str, Any] = json.loads(self._read_meta("identity"))
+        return identity
 
-    def looks(self) -> dict[str, tuple[str, str | None]]:
+    def inspections(self) -> dict[str, tuple[str, str | None]]:
         """Return ref -> (stamp, id of the picture that was seen there), the id None for what cannot be used."""
         return {ref: (stamp, image_id) for ref, stamp, image_id in self._rows("SELECT ref, stamp, image_id FROM looks")}
 
-    def record_look(self, ref: str, stamp: str, seen: Picture | Reject) -> None:
+    def record_inspection(self, ref: str, stamp: str, result: ImageInfo | Reject) -> None:
         """Keep what was seen at `ref` while its stamp (size and time) was this."""
-        image_id = seen.image_id if isinstance(seen, Picture) else None
-        self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(seen)))
+        image_id = result.image_id if isinstance(result, ImageInfo) else None
+        self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(result)))
 
-    def picture_rejects(self) -> Iterator[Reject]:
+    def image_rejects(self) -> Iterator[Reject]:
         """Yield the rejects among the pictures, files with the same content as an earlier one included."""
         for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
             yield from_json(Reject, body)
-        again = (
+        query = (
             "SELECT looks.ref, first.ref FROM looks JOIN "
             "(SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) AS first USING (image_id) "
             "WHERE looks.ref != first.ref ORDER BY looks.ref"
         )
-        for ref, first in self._rows(again):
-            yield Reject("picture", "duplicate picture", ref, f"same content as {first}")
+        for ref, first_ref in self._rows(query):
+            yield Reject("picture", "duplicate picture", ref, f"same content as {first_ref}")
 
-    def picture(self, image_id: str, ref: str) -> Picture | None:
+    def get_image(self, image_id: str, ref: str) -> ImageInfo | None:
         """Return the picture with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
-        with self._spoken():
+        with self._translate_errors():
             row = self._db.execute(
                 "SELECT body FROM looks WHERE image_id = ? ORDER BY ref != ?, ref LIMIT 1", (image_id, ref)
             ).fetchone()
-        return from_json(Picture, row[0]) if row else None
+        return from_json(ImageInfo, row[0]) if row else None
 
-    def pictures_seen(self) -> int:
+    def count_images(self) -> int:
         """Return how many different pictures were looked at and could be read."""
         return self._count("SELECT count(DISTINCT image_id) FROM looks")
 
-    def reply(self, key: str) -> Reply | None:
+    def get_reply(self, key: str) -> Reply | None:
         """Return the journalled reply to a request, if there is one."""
-        with self._spoken():
+        with self._translate_errors():
             row = self._db.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
         return from_json(Reply, row[0]) if row else None
 
@@ -269,20 +269,20 @@ class Journal:
         for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY key"):
             yield image_id, role, from_json(Reply, body)
 
-    def spending(self) -> list[Spending]:
+    def usage(self) -> list[TokenUsage]:
         """Return what was asked and billed so far, by role, model and day: prices change."""
         tokens = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
-        by = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
-        query = f"SELECT {by}, count(*), {tokens} FROM replies GROUP BY role, model, day"
-        return [Spending(*row) for row in self._rows(query)]
+        columns = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
+        query = f"SELECT {columns}, count(*), {tokens} FROM replies GROUP BY role, model, day"
+        return [TokenUsage(*row) for row in self._rows(query)]
 
     def finished_ids(self) -> set[str]:
         """Return the ids of the images that are done."""
         return {image_id for (image_id,) in self._rows("SELECT image_id FROM outcomes")}
 
-    def record_outcome(self, finished: Finished) -> None:
+    def record_outcome(self, finished_image: FinishedImage) -> None:
         """Keep what became of an image: it is done."""
-        row = finished.image_id, finished.ref, finished.accepted, time.time(), finished.body
+        row = finished_image.image_id, finished_image.ref, finished_image.accepted, time.time(), finished_image.body
         self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
 
     def counts(self) -> tuple[int, int, int]:
@@ -291,20 +291,20 @@ class Journal:
         ((finished, kept, accepted),) = self._rows(query)
         return finished, kept, accepted
 
-    def finished_at(self) -> list[float]:
+    def finish_times(self) -> list[float]:
         """Return when images were done, in seconds since 1970, in ascending order."""
-        return [at for (at,) in self._rows("SELECT at FROM outcomes ORDER BY at")]
+        return [timestamp for (timestamp,) in self._rows("SELECT at FROM outcomes ORDER BY at")]
 
-    def outcomes(self) -> Iterator[Finished]:
+    def outcomes(self) -> Iterator[FinishedImage]:
         """Yield the images that are done in the order of their ids, a few in memory at a time."""
         for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
-            yield Finished(*row)
+            yield FinishedImage(*row)
 
-    def record_plan(self, pictures: int) -> None:
+    def record_plan(self, images: int) -> None:
         """Keep how many pictures are to be worked on in all, as the newest session knows it: for who reads beside."""
-        self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(pictures),))
+        self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(images),))
 
-    def planned(self) -> int | None:
+    def read_plan(self) -> int | None:
         """Return how many pictures are to be worked on in all; None where no session has said so."""
         for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
             return int(json.loads(value))
@@ -324,19 +324,19 @@ class Journal:
                 )
             return
         self._check_version()
-        wanted = json.loads(json.dumps(dict(identity)))
-        held = self.identity
+        new_identity = json.loads(json.dumps(dict(identity)))
+        old_identity = self.identity
         differences = {
-            name: (held.get(name), wanted.get(name))
-            for name in sorted(held.keys() | wanted.keys())
-            if held.get(name) != wanted.get(name)
+            name: (old_identity.get(name), new_identity.get(name))
+            for name in sorted(old_identity.keys() | new_identity.keys())
+            if old_identity.get(name) != new_identity.get(name)
         }
         if differences:
-            raise IdentityError(str(self.run), differences)
+            raise SettingsMismatchError(str(self.run), differences)
 
     def _check_version(self) -> None:
         try:
-            version = json.loads(self._meta("journal_version"))
+            version = json.loads(self._read_meta("journal_version"))
         except (sqlite3.OperationalError, TypeError):
             version = None
         if version != JOURNAL_VERSION:
@@ -345,21 +345,21 @@ class Journal:
                 "use the compact_hf that wrote it, or give another --out"
             )
 
-    def _meta(self, name: str) -> str:
+    def _read_meta(self, name: str) -> str:
         (value,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(value)
 
     def _count(self, query: str) -> int:
-        with self._spoken():
+        with self._translate_errors():
             return int(self._db.execute(query).fetchone()[0])
 
     def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
-        with self._spoken():
+        with self._translate_errors():
             yield from self._db.execute(query)
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        with self._spoken():
+        with self._translate_errors():
             self._db.execute(statement, values)
 
-    def _spoken(self) -> AbstractContextManager[None]:
-        return spoken(self.run)
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        return translate_sqlite_errors(self.run)

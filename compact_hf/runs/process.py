@@ -24,7 +24,7 @@ It sees nothing but its own picture's replies, so neither timing nor a kill can 
 
 
 @dataclass(slots=True)
-class Progress:
+class SessionProgress:
     """Where a run stands in this session; the caller may read it at any time."""
 
     finished: int = 0

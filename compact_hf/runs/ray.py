@@ -28,10 +28,10 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from compact_hf.errors import CompactError, JournalError, StoppedEarly, UsageError
-from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.interrupt import run_async_interruptible
 from compact_hf.runs.journal import FILE_NAME
-from compact_hf.runs.ray_worker import Board, Ended, News, forget, run_shard
-from compact_hf.runs.run import Standing
+from compact_hf.runs.ray_worker import Coordinator, ShardResult, ShardUpdates, remove_local_run, run_shard
+from compact_hf.runs.run import RunProgress
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.snapshot import write_snapshot
 
@@ -40,7 +40,7 @@ _LOCK_NAME: Final = "ray-run.lock"
 
 
 @contextmanager
-def held(out: Path, shards: int) -> Iterator[str]:
+def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
     """Hold the folder for this process, and yield the name by which machines know the run; a new one gets one.
 
     Raises:
@@ -61,52 +61,52 @@ def held(out: Path, shards: int) -> Iterator[str]:
     except Timeout:
         raise JournalError(f"another process is working on {out}; wait for it, or give another --out") from None
     except OSError as error:
-        raise unwritable(out, error) from error
+        raise unwritable_error(out, error) from error
     try:
         if not file.exists():
             _write_run_file(file, shards)
-        held = json.loads(file.read_text(encoding="utf-8"))
-        if held["shards"] != shards:
+        run_info = json.loads(file.read_text(encoding="utf-8"))
+        if run_info["shards"] != shards:
             raise UsageError(
-                f"{out} was cut into {held['shards']} shards, now {shards}; "
-                f"give --shards {held['shards']} to go on with it, or choose another --out"
+                f"{out} was cut into {run_info['shards']} shards, now {shards}; "
+                f"give --shards {run_info['shards']} to go on with it, or choose another --out"
             )
-        yield held["run"]
+        yield run_info["run"]
     finally:
         lock.release()
 
 
 def _write_run_file(file: Path, shards: int) -> None:
     # The name is not made of the settings: a run that was deleted and is begun again is another one.
-    new = file.with_suffix(".new")
+    temp_file = file.with_suffix(".new")
     try:
-        new.write_text(json.dumps({"run": uuid.uuid4().hex, "shards": shards}), encoding="utf-8")
-        new.replace(file)
+        temp_file.write_text(json.dumps({"run": uuid.uuid4().hex, "shards": shards}), encoding="utf-8")
+        temp_file.replace(file)
     except OSError as error:
-        raise unwritable(file.parent, error) from error
+        raise unwritable_error(file.parent, error) from error
 
 
-def unwritable(out: Path, error: OSError) -> JournalError:
+def unwritable_error(out: Path, error: OSError) -> JournalError:
     """Return what to raise where the folder cannot be written."""
     return JournalError(f"cannot write to {out}: {error.strerror}; make room there, or give another --out")
 
 
-_LOOK_EVERY_S: Final = 0.5
-_TIDY_S: Final = 10.0
-_CONNECT_S: Final = 10.0
-_RETRIES: Final = 20
+_POLL_S: Final = 0.5
+_CLEANUP_TIMEOUT_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 10.0
+_MAX_RETRIES: Final = 20
 """Times that a shard is started again after its worker or machine was lost."""
 
 
 def generate_on_ray(
-    generate: Callable[..., Standing],
+    generate: Callable[..., RunProgress],
     source: str,
     out: str | Path,
     *,
     shards: int,
-    on_progress: Callable[[Standing], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda standing: None,
     **settings: Any,
-) -> Standing:
+) -> RunProgress:
     """Run `generate` as so many shards on the Ray cluster that there is, or else on a local one made for it.
 
     Every machine needs this package, the same pictures at the same path, and the teacher's key in the environment
@@ -130,159 +130,171 @@ def generate_on_ray(
         UsageError, SourceError, TeacherError, JournalError: as for `generate`, from the first shard that raised it.
         StoppedEarly: Ctrl-C, a budget, or workers that were lost too often; the same call goes on.
     """
-    parts = [Shard(index, shards) for index in range(1, shards + 1)]
-    if not parts:
+    all_shards = [Shard(index, shards) for index in range(1, shards + 1)]
+    if not all_shards:
         raise UsageError(f"got {shards} shards; give at least 1")
     for name in ("limit", "max_requests"):
-        parts[-1].share(name, settings.get(name))  # who gets least
-    named = {str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")}
-    if "gemini-batch" in named:
+        all_shards[-1].share(name, settings.get(name))  # who gets least
+    teacher_names = {str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")}
+    if "gemini-batch" in teacher_names:
         raise UsageError("one machine is enough to wait for gemini-batch, and knows its jobs; leave --runner ray out")
     if Path(source).exists():
         source = str(Path(source).resolve())
-    with held(Path(out), shards) as run, _ray() as ray:
-        gpus = 1 if "local" in named and ray.cluster_resources().get("GPU") else 0
-        work = _Work(ray, Path(out), run, generate, source, settings, gpus, on_progress)
-        return run_to_end(partial(work.go, parts))
+    with lock_ray_run(Path(out), shards) as run_name, _connect_ray() as ray:
+        gpus = 1 if "local" in teacher_names and ray.cluster_resources().get("GPU") else 0
+        ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress)
+        return run_async_interruptible(partial(ray_run.run_shards, all_shards))
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _RayRun:
     """One call: launches the shards, listens to them, and collects."""
 
     ray: Any
     out: Path
-    run: str
-    generate: Callable[..., Standing]
+    run_name: str
+    generate: Callable[..., RunProgress]
     source: str
     settings: dict[str, Any]
     gpus: int
-    on_progress: Callable[[Standing], None]
-    standings: dict[Shard, Standing] = field(default_factory=dict)
+    on_progress: Callable[[RunProgress], None]
+    progress_by_shard: dict[Shard, RunProgress] = field(default_factory=dict)
 
-    async def go(self, parts: list[Shard], stop: asyncio.Event) -> Standing:
-        board = self._board(parts)
-        await self._get(board.since.remote(0))  # there before those who report to it
-        tasks = {self._task(board, part): part for part in parts}
-        ended: dict[Shard, Ended] = {}
-        interrupted, heard = False, 0
+    async def run_shards(self, shards: list[Shard], stop: asyncio.Event) -> RunProgress:
+        coordinator = self._start_coordinator(shards)
+        await self._get(coordinator.get_updates.remote(0))  # there before those who report to it
+        tasks = {self._start_task(coordinator, shard): shard for shard in shards}
+        results: dict[Shard, ShardResult] = {}
+        is_interrupted, last_number = False, 0
         try:
             while tasks:
-                if stop.is_set() and not interrupted:
-                    interrupted = True
-                    await self._get(board.stop.remote())
-                done, _ = await asyncio.to_thread(self.ray.wait, list(tasks), timeout=_LOOK_EVERY_S)
+                if stop.is_set() and not is_interrupted:
+                    is_interrupted = True
+                    await self._get(coordinator.stop.remote())
+                done, _ = await asyncio.to_thread(self.ray.wait, list(tasks), timeout=_POLL_S)
                 for ref in done:
-                    part = tasks.pop(ref)
-                    ended[part] = await self._ended(part, ref)
-                    if _is_for_all(ended[part]):
+                    shard = tasks.pop(ref)
+                    results[shard] = await self._get_result(shard, ref)
+                    if _is_fatal(results[shard]):
                         stop.set()
-                news: News = await self._get(board.since.remote(heard))
-                heard = news.number
-                self._collect(news)
+                updates: ShardUpdates = await self._get(coordinator.get_updates.remote(last_number))
+                last_number = updates.number
+                self._collect(updates)
         finally:
             for ref in tasks:
                 self.ray.cancel(ref, force=True)
-        together = _together(self.standings.values())
-        _raise_first([ended[part] for part in parts], together, interrupted=interrupted)
-        await self._tidy({end.node for end in ended.values()})
-        return together
+        total = _sum_progress(self.progress_by_shard.values())
+        _raise_first_error([results[shard] for shard in shards], total, is_interrupted=is_interrupted)
+        await self._clean_up({result.node for result in results.values()})
+        return total
 
-    def _board(self, parts: list[Shard]) -> Any:
-        files = {part: self.out / part.folder / FILE_NAME for part in parts}
-        collected = {part: file.read_bytes() for part, file in files.items() if file.exists()}
-        here = self._on(self.ray.get_runtime_context().get_node_id(), soft=True)
-        board = self.ray.remote(Board).options(num_cpus=0, max_task_retries=-1, scheduling_strategy=here)
-        return board.remote(collected)
+    def _start_coordinator(self, shards: list[Shard]) -> Any:
+        files = {shard: self.out / shard.directory_name / FILE_NAME for shard in shards}
+        journals = {shard: file.read_bytes() for shard, file in files.items() if file.exists()}
+        affinity = self._node_affinity(self.ray.get_runtime_context().get_node_id(), soft=True)
+        coordinator = self.ray.remote(Coordinator).options(
+            num_cpus=0, max_task_retries=-1, scheduling_strategy=affinity
+        )
+        return coordinator.remote(journals)
 
-    def _task(self, board: Any, part: Shard) -> Any:
+    def _start_task(self, coordinator: Any, shard: Shard) -> Any:
         task = self.ray.remote(run_shard).options(
-            name=f"shard {part}",
+            name=f"shard {shard}",
             num_cpus=1,
             num_gpus=self.gpus,
-            max_retries=_RETRIES,
+            max_retries=_MAX_RETRIES,
             scheduling_strategy="SPREAD",
         )
         return task.remote(
-            board, self.run, part, str(self.out / part.folder), self.generate, self.source, self.settings
+            coordinator,
+            self.run_name,
+            shard,
+            str(self.out / shard.directory_name),
+            self.generate,
+            self.source,
+            self.settings,
         )
 
-    def _on(self, node: str, *, soft: bool) -> Any:
+    def _node_affinity(self, node: str, *, soft: bool) -> Any:
         return self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
     async def _get(self, ref: Any) -> Any:
         try:
             return await asyncio.to_thread(self.ray.get, ref)
         except self.ray.exceptions.RayActorError as error:
-            raise _unloadable(error) or StoppedEarly(
+            raise _import_error(error) or StoppedEarly(
                 f"Ray lost what the shards report to ({_first_line(error)}); the same command goes on"
             ) from error
 
-    async def _ended(self, part: Shard, ref: Any) -> Ended:
+    async def _get_result(self, shard: Shard, ref: Any) -> ShardResult:
         try:
-            ended: Ended = await asyncio.to_thread(self.ray.get, ref)
+            result: ShardResult = await asyncio.to_thread(self.ray.get, ref)
         except self.ray.exceptions.RayTaskError as error:
-            if (unloadable := _unloadable(error)) is not None:
-                raise unloadable from error
+            if (import_error := _import_error(error)) is not None:
+                raise import_error from error
             raise  # a defect of ours: its traceback is wanted
         except self.ray.exceptions.RayError as error:
-            why = f"Ray gave up on shard {part} ({_first_line(error)}); nothing is lost, the same command goes on"
-            return Ended("", (StoppedEarly, why))
-        return ended
+            reason = f"Ray gave up on shard {shard} ({_first_line(error)}); nothing is lost, the same command goes on"
+            return ShardResult("", (StoppedEarly, reason))
+        return result
 
-    def _collect(self, news: News) -> None:
-        for part, journal in news.journals.items():
+    def _collect(self, updates: ShardUpdates) -> None:
+        for shard, journal in updates.journals.items():
             try:
-                write_snapshot(journal, self.out / part.folder)
+                write_snapshot(journal, self.out / shard.directory_name)
             except OSError as error:
-                raise unwritable(self.out, error) from error
-        if news.standings:
-            self.standings.update(news.standings)
-            self.on_progress(_together(self.standings.values()))
+                raise unwritable_error(self.out, error) from error
+        if updates.progress:
+            self.progress_by_shard.update(updates.progress)
+            self.on_progress(_sum_progress(self.progress_by_shard.values()))
 
-    async def _tidy(self, nodes: set[str]) -> None:
+    async def _clean_up(self, nodes: set[str]) -> None:
         """Remove what was collected from the machines it was made on; one that is gone by now is not waited for."""
-        forgetting = [
-            self.ray.remote(forget).options(num_cpus=0, scheduling_strategy=self._on(node, soft=False)).remote(self.run)
+        cleanups = [
+            self.ray.remote(remove_local_run)
+            .options(num_cpus=0, scheduling_strategy=self._node_affinity(node, soft=False))
+            .remote(self.run_name)
             for node in nodes
         ]
-        await asyncio.to_thread(self.ray.wait, forgetting, num_returns=len(forgetting), timeout=_TIDY_S)
+        await asyncio.to_thread(self.ray.wait, cleanups, num_returns=len(cleanups), timeout=_CLEANUP_TIMEOUT_S)
 
 
-def _is_for_all(ended: Ended) -> bool:
+def _is_fatal(result: ShardResult) -> bool:
     """Return whether a shard met what the others had better not meet too, such as a key that is refused."""
-    return ended.error is not None and not issubclass(ended.error[0], StoppedEarly)
+    return result.error is not None and not issubclass(result.error[0], StoppedEarly)
 
 
-def _raise_first(ended: list[Ended], together: Standing, *, interrupted: bool) -> None:
+def _raise_first_error(results: list[ShardResult], total: RunProgress, *, is_interrupted: bool) -> None:
     """Raise the first error among the shards, what cannot be helped by going on before what can."""
-    for kind, message in (end.error for end in sorted(ended, key=_is_for_all, reverse=True) if end.error is not None):
-        if interrupted and issubclass(kind, StoppedEarly):
-            raise StoppedEarly(f"stopped after {together.finished} pictures; the same command goes on")
+    for kind, message in (
+        result.error for result in sorted(results, key=_is_fatal, reverse=True) if result.error is not None
+    ):
+        if is_interrupted and issubclass(kind, StoppedEarly):
+            raise StoppedEarly(f"stopped after {total.finished} pictures; the same command goes on")
         raise kind(message)
 
 
-def _together(standings: Iterable[Standing]) -> Standing:
+def _sum_progress(shard_progress: Iterable[RunProgress]) -> RunProgress:
     """Return the sum of the shards' standings, with one of their newest failures."""
-    rows = list(standings)
-    return Standing(
-        pictures=sum(row.pictures for row in rows),
-        finished=sum(row.finished for row in rows),
-        kept=sum(row.kept for row in rows),
-        accepted=sum(row.accepted for row in rows),
-        sent=sum(row.sent for row in rows),
-        failures=sum(row.failures for row in rows),
-        last_failure=next((row.last_failure for row in rows if row.last_failure), ""),
+    items = list(shard_progress)
+    return RunProgress(
+        images=sum(item.images for item in items),
+        finished=sum(item.finished for item in items),
+        kept=sum(item.kept for item in items),
+        accepted=sum(item.accepted for item in items),
+        sent=sum(item.sent for item in items),
+        failures=sum(item.failures for item in items),
+        last_failure=next((item.last_failure for item in items if item.last_failure), ""),
     )
 
 
-def _unloadable(error: Exception) -> CompactError | None:
+def _import_error(error: Exception) -> CompactError | None:
     """Return what to raise where a machine cannot load what it shall run, which only the text of the error tells."""
-    told = [line for line in str(error).splitlines() if "ModuleNotFoundError:" in line or "ImportError:" in line]
-    if not told:
+    lines = [line for line in str(error).splitlines() if "ModuleNotFoundError:" in line or "ImportError:" in line]
+    if not lines:
         return None
     return CompactError(
-        f"a machine of the Ray cluster cannot load compact_hf ({told[-1].strip()}); "
+        f"a machine of the Ray cluster cannot load compact_hf ({lines[-1].strip()}); "
         "install this very version, with the same extras, on all of them"
     )
 
@@ -292,7 +304,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _ray() -> Iterator[Any]:
+def _connect_ray() -> Iterator[Any]:
     """Yield the module ray, connected; what was started or connected for this call is left at its end.
 
     Ray prints to stdout, where data goes; in here it is stderr.
@@ -304,45 +316,45 @@ def _ray() -> Iterator[Any]:
             yield ray
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = _address()
+        address = _find_address()
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
-            raise _no_cluster(error) from error
+            raise _no_cluster_error(error) from error
         try:
             yield ray
         finally:
             ray.shutdown()
 
 
-def _address() -> str | None:
+def _find_address() -> str | None:
     """Return where to find a cluster, None to leave it to Ray: where nobody answers, it would go on trying for minutes.
 
     Raises:
         CompactError: nobody answers at RAY_ADDRESS.
     """
-    if named := os.environ.get("RAY_ADDRESS"):
-        if (error := _silence_at(named)) is not None:
-            raise _no_cluster(error) from error
+    if address := os.environ.get("RAY_ADDRESS"):
+        if (error := _connect_error(address)) is not None:
+            raise _no_cluster_error(error) from error
         return None
     # Here Ray notes the newest cluster of this machine, and leaves the note when the cluster is killed.
-    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-    return "local" if note.is_file() and _silence_at(note.read_text().strip()) is not None else None
+    cluster_file = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    return "local" if cluster_file.is_file() and _connect_error(cluster_file.read_text().strip()) is not None else None
 
 
-def _silence_at(address: str) -> Exception | None:
+def _connect_error(address: str) -> Exception | None:
     """Return why nobody answers at `HOST:PORT`; None where somebody does, or it is a word such as `auto`."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return None
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         return error
     return None
 
 
-def _no_cluster(error: Exception) -> CompactError:
+def _no_cluster_error(error: Exception) -> CompactError:
     return CompactError(
         f"no Ray cluster can be reached or started ({_first_line(error)}); "
         "give its address in RAY_ADDRESS, or unset that for a local one"

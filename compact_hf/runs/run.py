@@ -1,7 +1,7 @@
 """A run: a source's images, the teachers that are asked about them, and what that may cost. It knows no method.
 
 A method gives a process for each image; what comes of it is in the journal of the run directory, and the same call
-resumes. `Standing` says how far a run is, for progress bars and callers.
+resumes. `RunProgress` says how far a run is, for progress bars and callers.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import JournalError, SourceError, UsageError
-from compact_hf.images.source import Source
-from compact_hf.records import Picture
+from compact_hf.images.source import ImageSource
+from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
-from compact_hf.runs.image_index import drawn, looked_at
-from compact_hf.runs.interrupt import run_to_end
-from compact_hf.runs.journal import Finished, Journal
-from compact_hf.runs.process import Process, Progress
-from compact_hf.runs.rate_limit import Limits
+from compact_hf.runs.image_index import iter_inspected, shuffle_refs
+from compact_hf.runs.interrupt import run_async_interruptible
+from compact_hf.runs.journal import FinishedImage, Journal
+from compact_hf.runs.process import Process, SessionProgress
+from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.runner import Runner
 from compact_hf.runs.shards import Shard
 from compact_hf.teachers.base import Reply, Role, Teacher
-from compact_hf.teachers.prices import Price, price_in_words, prices_of
+from compact_hf.teachers.prices import Price, format_price, lookup_prices
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunProgress:
     """Where a run stands, for progress bars.
 
     Attributes:
-        pictures (`int`): pictures to work on in all, as far as is known: fewer as some turn out to be unusable.
+        images (`int`): pictures to work on in all, as far as is known: fewer as some turn out to be unusable.
         finished, kept (`int`): pictures that are done, and those of them that became conversations.
         accepted (`int`): accepted questions.
         sent, failures (`int`): requests of this session, and those that got no answer.
         last_failure (`str`): the newest failure, one line, empty where there was none.
     """
 
-    pictures: int
+    images: int
     finished: int
     kept: int
     accepted: int
@@ -51,42 +51,42 @@ class Standing:
     last_failure: str
 
 
-class Tally:
+class ImageCounter:
     """Counts a run's pictures, those of earlier sessions included."""
 
-    def __init__(self, journal: Journal, listed: int, limit: int | None) -> None:
+    def __init__(self, journal: Journal, total: int, limit: int | None) -> None:
         self.unusable = 0
-        self._listed = listed
+        self._total = total
         self._limit = limit
         self._finished, self._kept, self._accepted = journal.counts()
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished_image: FinishedImage) -> None:
         self._finished += 1
-        self._kept += finished.accepted > 0
-        self._accepted += finished.accepted
+        self._kept += finished_image.accepted > 0
+        self._accepted += finished_image.accepted
 
-    def standing(self, progress: Progress) -> Standing:
-        usable = self._listed - self.unusable
-        return Standing(
+    def run_progress(self, session: SessionProgress) -> RunProgress:
+        usable = self._total - self.unusable
+        return RunProgress(
             # Earlier sessions may have gone beyond today's limit, or seen pictures that are gone.
-            pictures=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
+            images=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
             finished=self._finished,
             kept=self._kept,
             accepted=self._accepted,
-            sent=progress.sent,
-            failures=progress.failures,
-            last_failure=progress.last_failure,
+            sent=session.sent,
+            failures=session.failures,
+            last_failure=session.last_failure,
         )
 
 
 DEFAULT_CONCURRENCY: Final = 16
 # What one request is taken to cost before there is any reply: a picture and a page of text in, a few lines out.
-_FIRST_GUESS: Final = (2_000, 300)
+_INITIAL_TOKEN_ESTIMATE: Final = (2_000, 300)
 _CHECKPOINT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunLimits:
     """How much is asked, how fast, and for how much money. All of it is free to change when a run goes on.
 
     Attributes:
@@ -118,7 +118,7 @@ class Terms:
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise UsageError(f"got {name} {value:g}; it must be above 0 and finite")
 
-    def of(self, shard: Shard | None) -> Terms:
+    def for_shard(self, shard: Shard | None) -> RunLimits:
         """Return one shard's part of what the whole run may work on and spend."""
         if shard is None:
             return self
@@ -137,11 +137,11 @@ class Terms:
         Raises:
             UsageError: `max_cost` is set, and nobody knows what one of them charges.
         """
-        found = prices_of(teachers, price_in=self.price_in, price_out=self.price_out)
-        for role, price in found.items():
+        prices = lookup_prices(teachers, price_in=self.price_in, price_out=self.price_out)
+        for role, price in prices.items():
             if price is None and self.max_cost is not None:
-                raise UsageError(f"a limit on the cost needs prices: {price_in_words(teachers[role], price)}")
-        return found
+                raise UsageError(f"a limit on the cost needs prices: {format_price(teachers[role], price)}")
+        return prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,26 +149,26 @@ class Run:
     """One run, or one shard of it.
 
     Attributes:
-        source (`Source`): the pictures.
+        source (`ImageSource`): the pictures.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role.
         process (`Callable[[Picture], Process]`): the method.
         settings (`Mapping[str, Any]`): what decides the method's questions, as JSON values: a part of the identity.
         seed (`int`): decides the order of the pictures.
         shard (`Shard | None`): the part to work on, None for all.
-        terms (`Terms`): of the whole run.
+        limits (`RunLimits`): of the whole run.
         on_progress (`Callable[[Standing], None]`): called as work proceeds.
     """
 
-    source: Source
+    source: ImageSource
     teachers: Mapping[Role, Teacher]
-    process: Callable[[Picture], Process]
+    process: Callable[[ImageInfo], Process]
     settings: Mapping[str, Any]
     seed: int = 0
     shard: Shard | None = None
-    terms: Terms = field(default_factory=Terms)
-    on_progress: Callable[[Standing], None] = lambda standing: None
+    limits: RunLimits = field(default_factory=RunLimits)
+    on_progress: Callable[[RunProgress], None] = lambda standing: None
 
-    def to_end(self, out: Path) -> Standing:
+    def run(self, out: Path) -> RunProgress:
         """Work on every picture, journalling into the run folder `out`; Ctrl-C finishes what is in flight.
 
         Raises:
@@ -178,71 +178,71 @@ class Run:
             JournalError: the run folder cannot be used.
             StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
         """
-        terms = self.terms.of(self.shard)
-        prices = terms.prices({role: teacher.name for role, teacher in self.teachers.items()})
-        return run_to_end(partial(self._go, partial(Journal.open, out, self.identity()), terms, prices))
+        limits = self.limits.for_shard(self.shard)
+        prices = limits.prices({role: teacher.name for role, teacher in self.teachers.items()})
+        return run_async_interruptible(partial(self._run, partial(Journal.open, out, self.identity()), limits, prices))
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the questions; terms do not."""
-        named: dict[str, str] = {role: teacher.name for role, teacher in self.teachers.items()}
-        part = {} if self.shard is None else {"shard": str(self.shard)}
-        return {"source": self.source.identity, "seed": self.seed, **named, **part, **self.settings}
+        teacher_names: dict[str, str] = {role: teacher.name for role, teacher in self.teachers.items()}
+        shard = {} if self.shard is None else {"shard": str(self.shard)}
+        return {"source": self.source.identity, "seed": self.seed, **teacher_names, **shard, **self.settings}
 
-    async def _go(
+    async def _run(
         self,
         open_journal: Callable[[], Journal],
-        terms: Terms,
+        limits: RunLimits,
         prices: Mapping[Role, Price | None],
         stop: asyncio.Event,
-    ) -> Standing:
-        refs = await asyncio.to_thread(drawn, self.source, self.seed)
-        refs = refs if self.shard is None else self.shard.own(refs)
-        async with contextlib.AsyncExitStack() as opened:
+    ) -> RunProgress:
+        refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
+        refs = refs if self.shard is None else self.shard.select(refs)
+        async with contextlib.AsyncExitStack() as stack:
             for teacher in self.teachers.values():
-                opened.push_async_callback(teacher.close)
-            journal = opened.enter_context(open_journal())
-            tally = Tally(journal, len(refs), terms.limit)
-            self.on_progress(tally.standing(Progress()))
-            journal.record_plan(tally.standing(Progress()).pictures)
+                stack.push_async_callback(teacher.close)
+            journal = stack.enter_context(open_journal())
+            counter = ImageCounter(journal, len(refs), limits.limit)
+            self.on_progress(counter.run_progress(SessionProgress()))
+            journal.record_plan(counter.run_progress(SessionProgress()).images)
 
-            def told(progress: Progress, finished: Finished | None) -> None:
-                if finished is not None:
-                    tally.add(finished)
-                self.on_progress(tally.standing(progress))
+            def on_progress(session: SessionProgress, finished_image: FinishedImage | None) -> None:
+                if finished_image is not None:
+                    counter.add(finished_image)
+                self.on_progress(counter.run_progress(session))
 
             runner = Runner(
                 journal,
                 self.teachers,
-                limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-                budget=await asyncio.to_thread(budget_of, journal, terms, prices),
+                rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
+                budget=await asyncio.to_thread(create_budget, journal, limits, prices),
                 stop=stop,
-                on_progress=told,
+                on_progress=on_progress,
             )
-            await opened.enter_async_context(checkpoints(journal))
-            progress = await runner.run(self._pictures(journal, refs, terms.limit, tally), self.process)
+            await stack.enter_async_context(checkpoints(journal))
+            session = await runner.run(self._iter_images(journal, refs, limits.limit, counter), self.process)
             # A shard may hold broken files only; the others go on.
-            if self.shard is None and not journal.pictures_seen():
+            if self.shard is None and not journal.count_images():
                 raise SourceError(
                     f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
                 )
             # Some may have turned out to be unusable.
-            journal.record_plan(tally.standing(progress).pictures)
-            return tally.standing(progress)
+            journal.record_plan(counter.run_progress(session).images)
+            return counter.run_progress(session)
 
-    async def _pictures(
-        self, journal: Journal, refs: list[str], limit: int | None, tally: Tally
-    ) -> AsyncGenerator[Picture, None]:
+    async def _iter_images(
+        self, journal: Journal, refs: list[str], limit: int | None, counter: ImageCounter
+    ) -> AsyncGenerator[ImageInfo, None]:
         """Yield the pictures that are still to be worked on."""
-        done = await asyncio.to_thread(journal.finished_ids)
+        finished_ids = await asyncio.to_thread(journal.finished_ids)
         seen: set[str] = set()
-        async with contextlib.aclosing(looked_at(self.source, journal, refs)) as looks:
-            async for ref, image_id in looks:
+        async with contextlib.aclosing(iter_inspected(self.source, journal, refs)) as inspections:
+            async for ref, image_id in inspections:
                 if image_id is None or image_id in seen:
-                    tally.unusable += 1
+                    counter.unusable += 1
                     continue
                 seen.add(image_id)
-                if image_id not in done and (picture := journal.picture(image_id, ref)) is not None:
-                    yield picture
+                if image_id not in finished_ids and (image := journal.get_image(image_id, ref)) is not None:
+                    yield image
                 if len(seen) == limit:
                     return
 
@@ -258,31 +258,33 @@ async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
                 await asyncio.sleep(_CHECKPOINT_S)
                 await asyncio.to_thread(journal.checkpoint)
 
-    repeating = asyncio.ensure_future(repeat())
+    task = asyncio.ensure_future(repeat())
     try:
         yield
     finally:
-        repeating.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await repeating
+            await task
 
 
-def budget_of(journal: Journal, terms: Terms, prices: Mapping[Role, Price | None]) -> Budget:
+def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Price | None]) -> Budget:
     """Return what a run may still cost, with what it has cost so far."""
 
-    def cost_of(role: Role, reply: Reply) -> float:
+    def reply_cost(role: Role, reply: Reply) -> float:
         price = prices[role]
         return 0.0 if price is None else price.cost(reply.input_tokens, reply.output_tokens)
 
-    if terms.max_requests is None and terms.max_cost is None:
+    if limits.max_requests is None and limits.max_cost is None:
         return Budget()
-    spent = journal.spending()
-    known = [(price, one) for one in spent if (price := prices[one.role]) is not None]
+    rows = journal.usage()
+    priced_rows = [(price, row) for row in rows if (price := prices[row.role]) is not None]
     return Budget(
-        terms.max_requests,
-        terms.max_cost,
-        cost_of,
-        first_guess=max((price.cost(*_FIRST_GUESS) for price in prices.values() if price is not None), default=0.0),
-        requests=sum(one.requests for one in spent),
-        cost=sum(price.cost(one.input_tokens, one.output_tokens) for price, one in known),
+        limits.max_requests,
+        limits.max_cost,
+        reply_cost,
+        initial_estimate=max(
+            (price.cost(*_INITIAL_TOKEN_ESTIMATE) for price in prices.values() if price is not None), default=0.0
+        ),
+        requests=sum(row.requests for row in rows),
+        cost=sum(price.cost(row.input_tokens, row.output_tokens) for price, row in priced_rows),
     )

@@ -16,8 +16,8 @@ from typing import Final, Self
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.runs.journal import FILE_NAME
 
-_WRITTEN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
-_FOLDER: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")
+_SHARD_PATTERN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+_DIRECTORY_PATTERN: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +49,7 @@ class Shard:
         Raises:
             UsageError: it names none.
         """
-        match = _WRITTEN.fullmatch(text)
+        match = _SHARD_PATTERN.fullmatch(text)
         if match is None:
             raise UsageError(f"got shard {text!r}; give I/N with I from 1 to N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
@@ -58,11 +58,11 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     @property
-    def folder(self) -> str:
+    def directory_name(self) -> str:
         """The name of this part's run folder where all of them lie in one place, such as `shard-2-of-8`."""
         return f"shard-{self.index}-of-{self.count}"
 
-    def own(self, refs: Sequence[str]) -> list[str]:
+    def select(self, refs: Sequence[str]) -> list[str]:
         """Return this part's pictures: every N-th of the run's, from the I-th.
 
         Args:
@@ -73,14 +73,14 @@ class Shard:
         Raises:
             UsageError: there are fewer pictures than parts.
         """
-        own = list(refs[self.index - 1 :: self.count])
-        if not own:
+        selected_refs = list(refs[self.index - 1 :: self.count])
+        if not selected_refs:
             raise UsageError(
                 f"shard {self} is left without a picture, as there are only {len(refs)}; cut into fewer shards"
             )
-        return own
+        return selected_refs
 
-    def share(self, name: str, whole: int | None) -> int | None:
+    def share(self, name: str, total: int | None) -> int | None:
         """Return this part's share of a whole number; the shares add up to it. None, no limit, stays None.
 
         Args:
@@ -89,22 +89,22 @@ class Shard:
         Raises:
             UsageError: this part would be left with nothing.
         """
-        if whole is None:
+        if total is None:
             return None
-        share = (whole + self.count - self.index) // self.count
+        share = (total + self.count - self.index) // self.count
         if share < 1:
             raise UsageError(
-                f"shard {self} is left with nothing of {name} {whole}, which the shards share; "
+                f"shard {self} is left with nothing of {name} {total}, which the shards share; "
                 f"give at least {self.count}, or cut into fewer shards"
             )
         return share
 
-    def portion(self, whole: float | None) -> float | None:
+    def portion(self, total: float | None) -> float | None:
         """Return this part's share of a rate or a price: an N-th. None, no limit, stays None."""
-        return None if whole is None else whole / self.count
+        return None if total is None else total / self.count
 
 
-def runs_in(folder: Path) -> list[Path]:
+def find_runs(directory: Path) -> list[Path]:
     """Return the runs in a folder: itself, or the parts of one run that lie in it as `shard-I-of-N`, in order.
 
     A folder that holds neither is returned as it is; reading it as a run says what is wrong.
@@ -112,23 +112,27 @@ def runs_in(folder: Path) -> list[Path]:
     Raises:
         JournalError: a part is missing, or parts of two runs lie there.
     """
-    if (folder / FILE_NAME).is_file() or not folder.is_dir():
-        return [folder]
-    found = [path for path in folder.iterdir() if (path / FILE_NAME).is_file()]
-    shards = {Shard(int(match[1]), int(match[2])): path for path in found if (match := _FOLDER.fullmatch(path.name))}
+    if (directory / FILE_NAME).is_file() or not directory.is_dir():
+        return [directory]
+    run_directories = [path for path in directory.iterdir() if (path / FILE_NAME).is_file()]
+    shards = {
+        Shard(int(match[1]), int(match[2])): path
+        for path in run_directories
+        if (match := _DIRECTORY_PATTERN.fullmatch(path.name))
+    }
     if not shards:
-        return [folder]
+        return [directory]
     counts = sorted({shard.count for shard in shards})
     if len(counts) > 1:
         raise JournalError(
-            f"{folder} holds shards of {' and of '.join(map(str, counts))}; "
-            f"name those of one run, such as {folder}/shard-*-of-{counts[0]}"
+            f"{directory} holds shards of {' and of '.join(map(str, counts))}; "
+            f"name those of one run, such as {directory}/shard-*-of-{counts[0]}"
         )
-    wanted = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
-    missing = [shard.folder for shard in wanted if shard not in shards]
+    expected_shards = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
+    missing = [shard.directory_name for shard in expected_shards if shard not in shards]
     if missing:
         raise JournalError(
-            f"{folder} lacks {', '.join(missing)}; put {'it' if len(missing) == 1 else 'them'} there, "
-            f"or name what is to be put together: {folder}/shard-*"
+            f"{directory} lacks {', '.join(missing)}; put {'it' if len(missing) == 1 else 'them'} there, "
+            f"or name what is to be put together: {directory}/shard-*"
         )
-    return [shards[shard] for shard in wanted]
+    return [shards[shard] for shard in expected_shards]

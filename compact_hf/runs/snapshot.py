@@ -17,38 +17,38 @@ from compact_hf.runs.journal import FILE_NAME
 
 _TABLES: Final = ("looks", "replies", "outcomes")
 # The two bytes of the file's header that say whether a write-ahead log belongs to it; 1 is no (sqlite.org/fileformat2).
-_LOG_AT: Final = slice(18, 20)
-_NO_LOG: Final = b"\1\1"
+_WAL_FLAGS: Final = slice(18, 20)
+_NO_WAL: Final = b"\1\1"
 
 
-def snapshot(run: Path) -> bytes:
+def take_snapshot(run: Path) -> bytes:
     """Return the run's journal as it stands, what is still in its log included.
 
     Raises:
         sqlite3.DatabaseError: there is none, or it cannot be read.
     """
     with closing(sqlite3.connect(f"{(run / FILE_NAME).absolute().as_uri()}?mode=ro", uri=True)) as journal:
-        taken = bytearray(journal.serialize())
-    taken[_LOG_AT] = _NO_LOG
-    return bytes(taken)
+        data = bytearray(journal.serialize())
+    data[_WAL_FLAGS] = _NO_WAL
+    return bytes(data)
 
 
-def write_snapshot(taken: bytes, run: Path) -> None:
+def write_snapshot(data: bytes, run: Path) -> None:
     """Make `run` a run folder with this journal, in place of the one it holds; it is there completely or not at all.
 
     Raises:
         OSError: the folder cannot be written.
     """
     run.mkdir(parents=True, exist_ok=True)
-    new = run / f"{FILE_NAME}.new"
-    with new.open("wb") as file:
-        file.write(taken)
+    temp_file = run / f"{FILE_NAME}.new"
+    with temp_file.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(run / FILE_NAME)
+    temp_file.replace(run / FILE_NAME)
 
 
-def add_snapshot(taken: bytes, run: Path) -> None:
+def add_snapshot(data: bytes, run: Path) -> None:
     """Bring what a snapshot knows into a run folder that may hold more, less, or nothing of the same run.
 
     Both tell of the same requests by the same keys, so that together they are a journal again.
@@ -58,28 +58,31 @@ def add_snapshot(taken: bytes, run: Path) -> None:
     """
     file = run / FILE_NAME
     try:
-        if _has_begun(file):
-            _insert(taken, file)
+        if _has_tables(file):
+            _insert(data, file)
         else:
             # A log without its journal would be taken for this one's.
-            for side in ("-wal", "-shm"):
-                file.with_name(f"{FILE_NAME}{side}").unlink(missing_ok=True)
-            write_snapshot(taken, run)
+            for suffix in ("-wal", "-shm"):
+                file.with_name(f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+            write_snapshot(data, run)
     except (OSError, sqlite3.DatabaseError) as error:
         raise JournalError(f"{file} cannot be written ({error}); make room there and run the same command") from error
 
 
-def _insert(taken: bytes, file: Path) -> None:
-    with closing(sqlite3.connect(file, isolation_level=None)) as journal, closing(sqlite3.connect(":memory:")) as other:
-        other.deserialize(taken)
+def _insert(data: bytes, file: Path) -> None:
+    with (
+        closing(sqlite3.connect(file, isolation_level=None)) as journal,
+        closing(sqlite3.connect(":memory:")) as snapshot,
+    ):
+        snapshot.deserialize(data)
         journal.execute("BEGIN")
         for table in _TABLES:
-            for row in other.execute(f"SELECT * FROM {table}"):
+            for row in snapshot.execute(f"SELECT * FROM {table}"):
                 journal.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
         journal.execute("COMMIT")
 
 
-def _has_begun(file: Path) -> bool:
+def _has_tables(file: Path) -> bool:
     """Return whether a journal can be added to: a kill may have left an empty file."""
     if not file.is_file():
         return False

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError
-from compact_hf.images.address import HUB, LOCAL, Address
-from compact_hf.images.folder import Folder
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
-from compact_hf.images.source import Source
-from compact_hf.scenes.source import Scenes, parse_scenes
+from compact_hf.images.address import HUB_PREFIX, LOCAL_PREFIX, Address
+from compact_hf.images.folder import ImageFolder
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.questions import VqaSource, read_dataset_questions, read_llava_questions
+from compact_hf.images.source import ImageSource
+from compact_hf.scenes.source import SceneSource, parse_scenes
 from compact_hf.teachers.base import Role, Teacher
 from compact_hf.teachers.registry import open_teacher
 
 _SCENES: Final = "scenes"
 
 
-def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None) -> Source:
+def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None) -> ImageSource:
     """Return the source that `text` names.
 
     Args:
@@ -37,29 +37,29 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
         UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a data set's address.
         SourceError: no such folder or data set.
     """
-    if text.startswith(HUB):
-        return DatasetPictures(Address.parse(text), on_wait=on_wait)
-    return parse_scenes(text) if text.partition(":")[0] == _SCENES else Folder(text)
+    if text.startswith(HUB_PREFIX):
+        return DatasetSource(Address.parse(text), on_wait=on_wait)
+    return parse_scenes(text) if text.partition(":")[0] == _SCENES else ImageFolder(text)
 
 
-def reopen_source(identity: str) -> Source:
+def reopen_source(identity: str) -> ImageSource:
     """Return the source that a journal names, to read its pictures again.
 
     Raises:
         SourceError: the folder or the data set is gone.
     """
-    if identity.startswith((HUB, LOCAL)):
-        return DatasetPictures(Address.parse(identity))
-    return Scenes(0, 1) if identity == _SCENES else Folder(identity)
+    if identity.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        return DatasetSource(Address.parse(identity))
+    return SceneSource(0, 1) if identity == _SCENES else ImageFolder(identity)
 
 
-def open_dataset(
+def open_dataset_source(
     text: str,
     *,
     split: str | None = None,
     image_root: str | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
-) -> QuestionedPictures:
+) -> VqaSource:
     """Return the pictures and questions of the data set that `text` names.
 
     Args:
@@ -78,37 +78,37 @@ def open_dataset(
     if path.suffix == ".json":
         if split is not None:
             raise UsageError(f"got the split {split!r}, and {text} has none; leave --split out")
-        return of_llava(path, open_source(image_root or str(path.parent), on_wait=on_wait))
+        return read_llava_questions(path, open_source(image_root or str(path.parent), on_wait=on_wait))
     if image_root is not None:
         raise UsageError(f"--image-root is for the paths in a JSON file, and {text} is none; leave it out")
     if path.is_file():
         raise UsageError(f"{text} is a file of another kind; give a .json file in LLaVA's format, or a folder")
     if path.is_dir():
         address = Address(str(path.resolve()), on_hub=False)
-    elif text.startswith(HUB):
+    elif text.startswith(HUB_PREFIX):
         address = Address.parse(text)
     elif "/" in text and not path.is_absolute():
-        address = Address.parse(f"{HUB}{text}")
+        address = Address.parse(f"{HUB_PREFIX}{text}")
     else:
         raise UsageError(f"there is no {text}; give a folder, a JSON file, or org/name of a data set on the Hub")
     if split is not None and address.split not in ("", split):
         raise UsageError(f"{text!r} and --split {split} name two splits; leave one out")
-    return of_dataset(DatasetPictures(replace(address, split=split or address.split), on_wait=on_wait))
+    return read_dataset_questions(DatasetSource(replace(address, split=split or address.split), on_wait=on_wait))
 
 
-def default_teacher(pictures: Source) -> str:
+def default_teacher(source: ImageSource) -> str:
     """Return who is asked about pictures where nobody was named."""
-    return "scenes" if pictures.identity == "scenes" else "gemini"
+    return "scenes" if source.identity == "scenes" else "gemini"
 
 
-def open_both(
-    pictures: Source,
+def open_teachers(
+    source: ImageSource,
     *,
     teacher: str | None,
     teacher_url: str | None,
     verifier: str | None,
     verifier_url: str | None,
-    noise: float = 0.0,
+    fault_rate: float = 0.0,
     seed: int,
     batch_size: int,
     state_dir: Path,
@@ -125,16 +125,16 @@ def open_both(
     Raises:
         UsageError: no such teacher, a setting that it does not have, or one that does not know these pictures.
     """
-    opened = partial(open_teacher, seed=seed, batch_size=batch_size, state_dir=state_dir, on_wait=on_wait)
-    teacher = teacher or default_teacher(pictures)
-    writer = opened(teacher, url=teacher_url, noise=noise)
-    same = verifier in (None, teacher)
-    judging_url = verifier_url or (teacher_url if _protocol(verifier or teacher) == _protocol(teacher) else None)
-    one_for_both = same and judging_url == teacher_url and not noise
-    judge = writer if one_for_both else opened(verifier or teacher, url=judging_url)
-    for one in (writer, judge):
-        check_pictures(one.name, one.sources, pictures)
-    return {"teacher": writer, "verifier": judge}
+    open_backend = partial(open_teacher, seed=seed, batch_size=batch_size, state_dir=state_dir, on_wait=on_wait)
+    teacher = teacher or default_teacher(source)
+    teacher_backend = open_backend(teacher, url=teacher_url, fault_rate=fault_rate)
+    is_same = verifier in (None, teacher)
+    final_verifier_url = verifier_url or (teacher_url if _protocol(verifier or teacher) == _protocol(teacher) else None)
+    is_shared = is_same and final_verifier_url == teacher_url and not fault_rate
+    verifier_backend = teacher_backend if is_shared else open_backend(verifier or teacher, url=final_verifier_url)
+    for backend in (teacher_backend, verifier_backend):
+        check_source_type(backend.name, backend.source_type, source)
+    return {"teacher": teacher_backend, "verifier": verifier_backend}
 
 
 def _protocol(teacher: str) -> str:
@@ -142,11 +142,11 @@ def _protocol(teacher: str) -> str:
     return teacher.partition(":")[0].removesuffix("-batch")
 
 
-def check_pictures(teacher: str, sources: str | None, pictures: Source) -> None:
-    """Refuse a teacher that only knows other pictures; `sources` is what it knows.
+def check_source_type(teacher: str, source_type: str | None, source: ImageSource) -> None:
+    """Refuse a teacher that only knows other pictures; `source_type` is what it knows.
 
     Raises:
         UsageError: it does not know these.
     """
-    if sources not in (None, pictures.identity):
+    if source_type not in (None, source.identity):
         raise UsageError(f"{teacher} only knows drawn scenes; name another teacher or verifier, such as gemini")

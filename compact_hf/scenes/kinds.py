@@ -47,7 +47,7 @@ VERBS: Final[dict[str, str]] = {
 }
 """What one thing does to another -> its passive."""
 
-VERBS_FOR: Final[dict[Category, tuple[str, ...]]] = {
+VERBS_BY_CATEGORY: Final[dict[Category, tuple[str, ...]]] = {
     "object": ("pushing", "pulling", "painting", "photographing"),
     "person": ("chasing", "photographing", "pushing"),
     "animal": ("feeding", "chasing", "photographing", "pulling"),
@@ -63,29 +63,29 @@ class Kind:
         name (`str`): the noun, also the answer to "What is it?".
         plural (`str`)
         category (`str`): `object`, `person` or `animal`.
-        home (`tuple[str, ...]`): places where it is expected; empty: welcome everywhere.
-        odd (`tuple[str, ...]`): places where anybody would say that it does not belong.
-        shaped (`bool`): an object that comes in every shape and has room for a word.
-        small (`bool`): comes in groups.
+        home_places (`tuple[str, ...]`): places where it is expected; empty: welcome everywhere.
+        odd_places (`tuple[str, ...]`): places where anybody would say that it does not belong.
+        has_shape (`bool`): an object that comes in every shape and has room for a word.
+        is_small (`bool`): comes in groups.
     """
 
     name: str
     plural: str
     category: Category
-    home: tuple[str, ...] = ()
-    odd: tuple[str, ...] = ()
-    shaped: bool = False
-    small: bool = False
+    home_places: tuple[str, ...] = ()
+    odd_places: tuple[str, ...] = ()
+    has_shape: bool = False
+    is_small: bool = False
 
     def fits(self, place: str) -> bool:
         """Whether nobody would wonder to see it in `place`."""
-        return not self.home or place in self.home
+        return not self.home_places or place in self.home_places
 
 
-def _bound(name: str, category: Category, home: str, but: tuple[str, ...] = (), plural: str = "") -> Kind:
-    """Return a kind that is odd everywhere but at `home` and in the places where opinions differ (`but`)."""
-    odd = tuple(place for place in PLACES if place != home and place not in but)
-    return Kind(name, plural or name + "s", category, (home,), odd)
+def _home_kind(name: str, category: Category, home: str, neutral: tuple[str, ...] = (), plural: str = "") -> Kind:
+    """Return a kind that is odd everywhere but at `home` and in the places where opinions differ (`neutral`)."""
+    odd_places = tuple(place for place in PLACES if place != home and place not in neutral)
+    return Kind(name, plural or name + "s", category, (home,), odd_places)
 
 
 _KINDS: Final = (
@@ -96,38 +96,38 @@ _KINDS: Final = (
     Kind("dog", "dogs", "animal"),
     Kind("cat", "cats", "animal"),
     Kind("rabbit", "rabbits", "animal"),
-    _bound("cow", "animal", "farm"),
-    _bound("pig", "animal", "farm"),
-    _bound("sheep", "animal", "farm", ("ski slope",), plural="sheep"),
-    _bound("crab", "animal", "beach"),
-    _bound("turtle", "animal", "beach", ("forest", "farm")),
-    _bound("deer", "animal", "forest", ("farm", "ski slope"), plural="deer"),
-    _bound("bear", "animal", "forest", ("ski slope",)),
-    _bound("penguin", "animal", "ski slope", ("beach",)),
+    _home_kind("cow", "animal", "farm"),
+    _home_kind("pig", "animal", "farm"),
+    _home_kind("sheep", "animal", "farm", ("ski slope",), plural="sheep"),
+    _home_kind("crab", "animal", "beach"),
+    _home_kind("turtle", "animal", "beach", ("forest", "farm")),
+    _home_kind("deer", "animal", "forest", ("farm", "ski slope"), plural="deer"),
+    _home_kind("bear", "animal", "forest", ("ski slope",)),
+    _home_kind("penguin", "animal", "ski slope", ("beach",)),
     *(
-        Kind(name, name + "s", "object", shaped=True)
+        Kind(name, name + "s", "object", has_shape=True)
         for name in ("sign", "balloon", "kite", "cushion", "gift", "easel")
     ),
-    *(Kind(name, name + "s", "object", small=True) for name in ("cup", "bottle", "hat", "boot", "book")),
-    _bound("parasol", "object", "beach", ("farm", "street")),
-    _bound("surfboard", "object", "beach"),
-    _bound("fridge", "object", "kitchen", ("living room",)),
-    _bound("stove", "object", "kitchen", ("living room",)),
-    _bound("hydrant", "object", "street", ("farm",)),
-    _bound("car", "object", "street", ("farm", "forest", "beach", "ski slope")),
-    _bound("tent", "object", "forest", ("beach", "farm", "ski slope")),
-    _bound("sled", "object", "ski slope"),
-    _bound("tractor", "object", "farm", ("street", "forest")),
-    _bound("wheelbarrow", "object", "farm", ("street", "forest", "beach")),
-    _bound("bathtub", "object", "bathroom"),
-    _bound("toilet", "object", "bathroom"),
-    _bound("sofa", "object", "living room", ("kitchen",)),
-    _bound("television", "object", "living room", ("kitchen",)),
+    *(Kind(name, name + "s", "object", is_small=True) for name in ("cup", "bottle", "hat", "boot", "book")),
+    _home_kind("parasol", "object", "beach", ("farm", "street")),
+    _home_kind("surfboard", "object", "beach"),
+    _home_kind("fridge", "object", "kitchen", ("living room",)),
+    _home_kind("stove", "object", "kitchen", ("living room",)),
+    _home_kind("hydrant", "object", "street", ("farm",)),
+    _home_kind("car", "object", "street", ("farm", "forest", "beach", "ski slope")),
+    _home_kind("tent", "object", "forest", ("beach", "farm", "ski slope")),
+    _home_kind("sled", "object", "ski slope"),
+    _home_kind("tractor", "object", "farm", ("street", "forest")),
+    _home_kind("wheelbarrow", "object", "farm", ("street", "forest", "beach")),
+    _home_kind("bathtub", "object", "bathroom"),
+    _home_kind("toilet", "object", "bathroom"),
+    _home_kind("sofa", "object", "living room", ("kitchen",)),
+    _home_kind("television", "object", "living room", ("kitchen",)),
 )
 
 KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _KINDS}
 
 
-def category_of(noun: str) -> Category:
+def get_category(noun: str) -> Category:
     """Return the category that `noun`, a kind's name or a category's own, falls in."""
     return KINDS[noun].category if noun in KINDS else noun  # type: ignore[return-value]

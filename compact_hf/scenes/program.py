@@ -12,14 +12,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
-from compact_hf.capabilities import canonical
+from compact_hf.capabilities import canonicalize
 from compact_hf.scenes.kinds import CATEGORIES, VERBS
-from compact_hf.scenes.scene import SIZE, Scene, Thing
+from compact_hf.scenes.scene import SIZE, Scene, SceneObject
 
 # Whatever is closer than this to a line, or to being straight above another thing, is on neither side of it.
-CLEARLY: Final = 12
+MIN_OFFSET: Final = 12
 
-BESIDE: Final = 108
+NEXT_TO_DISTANCE: Final = 108
 """Whatever is closer in the same row is next to a thing; neighbours never stand further apart."""
 
 
@@ -32,12 +32,12 @@ class Constraint:
         value (`str`): a color, shape, action, word or arrangement; `foreground`, `background`, `left half`, `right
             half`; `left of`, `right of`, `next to`; `odd`; or a verb of `kinds.VERBS`, active (the thing does it to
             something) or passive (it is done to the thing).
-        other (`str`): the noun of the other thing of a relation; of a passive verb, who does it, or empty.
+        other_noun (`str`): the noun of the other thing of a relation; of a passive verb, who does it, or empty.
     """
 
     capability: str
     value: str
-    other: str = ""
+    other_noun: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,171 +45,173 @@ class Program:
     """What a question means.
 
     Attributes:
-        asked (`str`): the capability that the answer takes.
+        query (`str`): the capability that the answer takes.
         noun (`str`): a kind or a category; the things that the constraints choose from.
         constraints (`tuple[Constraint, ...]`)
         aspect (`str`): of spatial_recognition: `depth`, `side` or `arrangement`; else empty.
-        other (`str`): of spatial_relationship: the noun of the thing from which the side is told; else empty.
+        other_noun (`str`): of spatial_relationship: the noun of the thing from which the side is told; else empty.
         count (`int`): of object_recognition: asks for the one kind that so many of the things have; else 0.
     """
 
-    asked: str
+    query: str
     noun: str
     constraints: tuple[Constraint, ...] = ()
     aspect: str = ""
-    other: str = ""
+    other_noun: str = ""
     count: int = 0
 
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What the program claims to need, in canonical order."""
-        return canonical(
-            [self.asked, *(part.capability for part in self.constraints), *["counting"] * bool(self.count)]
+        return canonicalize(
+            [self.query, *(constraint.capability for constraint in self.constraints), *["counting"] * bool(self.count)]
         )
 
 
-def is_a(thing: Thing, noun: str) -> bool:
+def is_a(obj: SceneObject, noun: str) -> bool:
     """Whether `noun` names the thing's kind or category."""
-    return noun in (thing.kind, thing.what.category)
+    return noun in (obj.kind, obj.kind_info.category)
 
 
-def holds(scene: Scene, thing: Thing, constraint: Constraint) -> bool:
-    """Whether `thing`, one of the scene's, satisfies the constraint."""
+def satisfies(scene: Scene, obj: SceneObject, constraint: Constraint) -> bool:
+    """Whether `obj`, one of the scene's, satisfies the constraint."""
     value = constraint.value
     match constraint.capability:
         case "color":
-            return thing.color == value
+            return obj.color == value
         case "shape":
-            return thing.shape == value
+            return obj.shape == value
         case "action_recognition":
-            return thing.action == value
+            return obj.action == value
         case "text_recognition":
-            return thing.word == value
+            return obj.word == value
         case "spatial_recognition":
-            return _lies(scene, thing, value)
+            return _is_located(scene, obj, value)
         case "spatial_relationship":
-            other = the_only(scene, constraint.other)
-            return other is not None and _related(thing, value, other)
+            anchor = find_unique(scene, constraint.other_noun)
+            return anchor is not None and _is_related(obj, value, anchor)
         case "object_interaction":
-            return _interacts(scene, thing, value, constraint.other)
+            return _interacts(scene, obj, value, constraint.other_noun)
         case "scene_understanding":
-            return scene.place in thing.what.odd
+            return scene.place in obj.kind_info.odd_places
     raise ValueError(f"no thing can be chosen by {constraint.capability}")
 
 
-def chosen(scene: Scene, noun: str, constraints: tuple[Constraint, ...]) -> list[Thing]:
+def select_objects(scene: Scene, noun: str, constraints: tuple[Constraint, ...]) -> list[SceneObject]:
     """Return the things that `noun` names and that satisfy every constraint."""
-    things = [thing for thing in scene.things if is_a(thing, noun)]
-    return [thing for thing in things if all(holds(scene, thing, constraint) for constraint in constraints)]
+    objects = [obj for obj in scene.objects if is_a(obj, noun)]
+    return [obj for obj in objects if all(satisfies(scene, obj, constraint) for constraint in constraints)]
 
 
-def answer(scene: Scene, program: Program) -> str | None:
+def compute_answer(scene: Scene, program: Program) -> str | None:
     """Return the program's answer; None where what it speaks of is not there, or not exactly once."""
-    if program.asked == "scene_understanding":
+    if program.query == "scene_understanding":
         return scene.place
-    things = chosen(scene, program.noun, program.constraints)
-    if program.asked == "counting":
-        return str(len(things)) if things else None
+    objects = select_objects(scene, program.noun, program.constraints)
+    if program.query == "counting":
+        return str(len(objects)) if objects else None
     if program.count:
-        kinds = counted(things, program.count)
+        kinds = kinds_with_count(objects, program.count)
         return kinds[0] if len(kinds) == 1 else None
     if program.aspect == "arrangement":
-        return scene.arrangement if things and things == [thing for thing in scene.things if thing.grouped] else None
-    return _of_one(scene, program, things[0]) if len(things) == 1 else None
+        return scene.arrangement if objects and objects == [obj for obj in scene.objects if obj.is_grouped] else None
+    return _query_object(scene, program, objects[0]) if len(objects) == 1 else None
 
 
-def counted(things: list[Thing], count: int) -> list[str]:
+def kinds_with_count(objects: list[SceneObject], count: int) -> list[str]:
     """Return the kinds that exactly `count` of the things have; every kind where `count` is 0."""
-    kinds = Counter(thing.kind for thing in things)
+    kinds = Counter(obj.kind for obj in objects)
     return [kind for kind, number in kinds.items() if count in (0, number)]
 
 
-def needed(scene: Scene, program: Program) -> tuple[str, ...]:
+def needed_capabilities(scene: Scene, program: Program) -> tuple[str, ...]:
     """Return the capabilities that pass the drop test in this scene, in canonical order."""
-    if program.asked == "scene_understanding":
-        return (program.asked,)
-    full = _referents(scene, program)
-    found = [program.asked]
-    for i, part in enumerate(program.constraints):
-        rest = replace(program, constraints=program.constraints[:i] + program.constraints[i + 1 :])
-        if _referents(scene, rest) != full:
-            found.append(part.capability)
-    if program.count and counted(chosen(scene, program.noun, program.constraints), 0) != full:
-        found.append("counting")
-    return canonical(found)
+    if program.query == "scene_understanding":
+        return (program.query,)
+    referents = _referents(scene, program)
+    names = [program.query]
+    for i, constraint in enumerate(program.constraints):
+        reduced = replace(program, constraints=program.constraints[:i] + program.constraints[i + 1 :])
+        if _referents(scene, reduced) != referents:
+            names.append(constraint.capability)
+    if program.count and kinds_with_count(select_objects(scene, program.noun, program.constraints), 0) != referents:
+        names.append("counting")
+    return canonicalize(names)
 
 
-def the_only(scene: Scene, noun: str) -> Thing | None:
+def find_unique(scene: Scene, noun: str) -> SceneObject | None:
     """Return the thing that `noun` names, if there is exactly one."""
-    named = [thing for thing in scene.things if is_a(thing, noun)]
-    return named[0] if len(named) == 1 else None
+    matches = [obj for obj in scene.objects if is_a(obj, noun)]
+    return matches[0] if len(matches) == 1 else None
 
 
-def side_of(thing: Thing, other: Thing) -> str:
-    """Return `left` or `right`: where `thing` is, seen from `other` by the viewer; empty where it is neither."""
-    if abs(thing.x - other.x) < CLEARLY:
+def get_side(obj: SceneObject, anchor: SceneObject) -> str:
+    """Return `left` or `right`: where `obj` is, seen from `anchor` by the viewer; empty where it is neither."""
+    if abs(obj.x - anchor.x) < MIN_OFFSET:
         return ""
-    return "left" if thing.x < other.x else "right"
+    return "left" if obj.x < anchor.x else "right"
 
 
-def half_of(thing: Thing) -> str:
+def get_half(obj: SceneObject) -> str:
     """Return `left` or `right`: the half of the picture that the thing stands in; empty for the middle."""
-    if abs(thing.x - SIZE // 2) < CLEARLY:
+    if abs(obj.x - SIZE // 2) < MIN_OFFSET:
         return ""
-    return "left" if thing.x < SIZE // 2 else "right"
+    return "left" if obj.x < SIZE // 2 else "right"
 
 
-def _referents(scene: Scene, program: Program) -> list[Thing] | list[str]:
-    things = chosen(scene, program.noun, program.constraints)
-    return counted(things, program.count) if program.count else things
+def _referents(scene: Scene, program: Program) -> list[SceneObject] | list[str]:
+    objects = select_objects(scene, program.noun, program.constraints)
+    return kinds_with_count(objects, program.count) if program.count else objects
 
 
-def _related(thing: Thing, relation: str, other: Thing) -> bool:
+def _is_related(obj: SceneObject, relation: str, anchor: SceneObject) -> bool:
     if relation == "next to":
-        return thing is not other and thing.depth == other.depth and abs(thing.x - other.x) < BESIDE
-    return side_of(thing, other) == relation.removesuffix(" of")
+        return obj is not anchor and obj.depth == anchor.depth and abs(obj.x - anchor.x) < NEXT_TO_DISTANCE
+    return get_side(obj, anchor) == relation.removesuffix(" of")
 
 
-def _lies(scene: Scene, thing: Thing, where: str) -> bool:
-    if where.endswith(" half"):
-        return half_of(thing) == where.removesuffix(" half")
-    return thing.depth == where or (thing.grouped and scene.arrangement == where)
+def _is_located(scene: Scene, obj: SceneObject, position: str) -> bool:
+    if position.endswith(" half"):
+        return get_half(obj) == position.removesuffix(" half")
+    return obj.depth == position or (obj.is_grouped and scene.arrangement == position)
 
 
-def _interacts(scene: Scene, thing: Thing, verb: str, other: str) -> bool:
+def _interacts(scene: Scene, obj: SceneObject, verb: str, agent_noun: str) -> bool:
     if verb in VERBS:
-        return thing.doing == verb
+        return obj.verb == verb
     return any(
-        VERBS.get(agent.doing) == verb and scene.things[agent.target] == thing and (not other or is_a(agent, other))
-        for agent in scene.things
+        VERBS.get(agent.verb) == verb
+        and scene.objects[agent.target] == obj
+        and (not agent_noun or is_a(agent, agent_noun))
+        for agent in scene.objects
     )
 
 
-def _of_one(scene: Scene, program: Program, thing: Thing) -> str | None:
+def _query_object(scene: Scene, program: Program, obj: SceneObject) -> str | None:
     """Return what is asked about the one thing that the constraints left."""
-    match program.asked:
+    match program.query:
         case "color":
-            found = thing.color
+            value = obj.color
         case "shape":
-            found = thing.shape
+            value = obj.shape
         case "action_recognition":
-            found = thing.action
+            value = obj.action
         case "text_recognition":
-            found = thing.word
+            value = obj.word
         case "object_recognition":
-            found = thing.kind if program.noun in CATEGORIES else ""
+            value = obj.kind if program.noun in CATEGORIES else ""
         case "spatial_recognition":
-            found = thing.depth if program.aspect == "depth" else half_of(thing)
+            value = obj.depth if program.aspect == "depth" else get_half(obj)
         case "spatial_relationship":
-            other = the_only(scene, program.other)
-            found = side_of(thing, other) if other is not None else ""
+            anchor = find_unique(scene, program.other_noun)
+            value = get_side(obj, anchor) if anchor is not None else ""
         case "object_interaction":
             verbs = {
-                agent.doing
-                for agent in scene.things
-                if agent.target >= 0 and scene.things[agent.target] == thing and is_a(agent, "person")
+                agent.verb
+                for agent in scene.objects
+                if agent.target >= 0 and scene.objects[agent.target] == obj and is_a(agent, "person")
             }
-            found = verbs.pop() if len(verbs) == 1 else ""
+            value = verbs.pop() if len(verbs) == 1 else ""
         case _:
-            raise ValueError(f"nothing can be asked about one thing under {program.asked}")
-    return found or None
+            raise ValueError(f"nothing can be asked about one thing under {program.query}")
+    return value or None

@@ -1,8 +1,8 @@
 """Write questions about a scene with answers computed from its truth, and read them back.
 
-`ask` turns a combination of capabilities into a question that needs exactly these, in one of several wordings.
-`understand` reads nothing but the question's text and the truth: the same templates, read backwards, give the program
-again without knowing the scene.
+`make_question` turns a combination of capabilities into a question that needs exactly these, in one of several ways.
+`analyze_question` reads nothing but the question's text and the truth: the same templates, read backwards, give the
+program again without knowing the scene.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from compact_hf.capabilities import canonical
-from compact_hf.scenes.kinds import CATEGORIES, KINDS, Category, category_of
-from compact_hf.scenes.phrases import read, write
-from compact_hf.scenes.program import Program, answer, needed
+from compact_hf.capabilities import canonicalize
+from compact_hf.scenes.kinds import CATEGORIES, KINDS, Category, get_category
+from compact_hf.scenes.phrases import read_phrase, write_phrase
+from compact_hf.scenes.program import Program, compute_answer, needed_capabilities
 from compact_hf.scenes.scene import Scene
-from compact_hf.scenes.search import find, supports
+from compact_hf.scenes.search import find_combinations, find_program
 
-_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
+_NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +28,32 @@ class Template:
     """One way to ask.
 
     Attributes:
-        asked (`str`): the capability of the answer.
+        query (`str`): the capability of the answer.
         text (`str`): with `{np}` for "the red kite", or `{nps}` for "red kites"; `{o}` for the noun of another
             thing, `{n}` for a number.
-        of (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
+        categories (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
         aspect (`str`): as in `Program`.
-        bare (`bool`): only for a noun without constraints.
+        unconstrained_only (`bool`): only for a noun without constraints.
     """
 
-    asked: str
+    query: str
     text: str
-    of: tuple[Category, ...] = CATEGORIES
+    categories: tuple[Category, ...] = CATEGORIES
     aspect: str = ""
-    bare: bool = False
+    unconstrained_only: bool = False
 
-    def asks(self, program: Program) -> bool:
+    def can_express(self, program: Program) -> bool:
         """Whether it can word `program`."""
         return (
-            self.asked == program.asked
+            self.query == program.query
             and self.aspect == program.aspect
             and ("{n}" in self.text) == bool(program.count)
-            and not (self.bare and program.constraints)
-            and (self.asked == "scene_understanding" or category_of(program.noun) in self.of)
+            and not (self.unconstrained_only and program.constraints)
+            and (self.query == "scene_understanding" or get_category(program.noun) in self.categories)
         )
 
 
-_THINGS: Final[tuple[Category, ...]] = ("object", "animal")
+_NON_PERSONS: Final[tuple[Category, ...]] = ("object", "animal")
 _ACTORS: Final[tuple[Category, ...]] = ("person", "animal")
 
 # Read from the top: a template that is also the beginning of another comes after it.
@@ -65,9 +65,9 @@ TEMPLATES: Final = (
     Template("color", "What color are the clothes of {np}?", ("person",)),
     Template("color", "Which color does {np} wear?", ("person",)),
     Template("color", "What color is the clothing of {np}?", ("person",)),
-    Template("color", "What is the color of {np}?", _THINGS),
-    Template("color", "Which color is {np}?", _THINGS),
-    Template("color", "What color is {np}?", _THINGS),
+    Template("color", "What is the color of {np}?", _NON_PERSONS),
+    Template("color", "Which color is {np}?", _NON_PERSONS),
+    Template("color", "What color is {np}?", _NON_PERSONS),
     Template("shape", "What shape is the badge worn by {np}?", _ACTORS),
     Template("shape", "What shape is the badge of {np}?", _ACTORS),
     Template("shape", "What is the shape of the badge of {np}?", _ACTORS),
@@ -93,7 +93,7 @@ TEMPLATES: Final = (
     Template("object_recognition", "What sort of creature is {np}?", ("animal",)),
     Template("object_recognition", "Which species is {np}?", ("animal",)),
     Template("object_recognition", "Who is {np}?", ("person",)),
-    Template("object_recognition", "What is {np}?", _THINGS),
+    Template("object_recognition", "What is {np}?", _NON_PERSONS),
     Template("spatial_recognition", "In which plane of the picture is {np}?", aspect="depth"),
     Template("spatial_recognition", "At what depth of the scene is {np}?", aspect="depth"),
     Template("spatial_recognition", "On which side of the picture is {np}?", aspect="side"),
@@ -113,12 +113,12 @@ TEMPLATES: Final = (
 
 def write_question(program: Program, rng: random.Random) -> str:
     """Return `program` as a question, in wording drawn by `rng`."""
-    template = rng.choice([template for template in TEMPLATES if template.asks(program)])
-    slots = {"o": program.other, "n": _NUMBERS.get(program.count, "")}
+    template = rng.choice([template for template in TEMPLATES if template.can_express(program)])
+    slots = {"o": program.other_noun, "n": _NUMBER_WORDS.get(program.count, "")}
     if "{np}" in template.text:
-        slots["np"] = write(program.noun, program.constraints, rng, plural=False)
+        slots["np"] = write_phrase(program.noun, program.constraints, rng, plural=False)
     if "{nps}" in template.text:
-        slots["nps"] = write(program.noun, program.constraints, rng, plural=True)
+        slots["nps"] = write_phrase(program.noun, program.constraints, rng, plural=True)
     return template.text.format(**slots)
 
 
@@ -129,12 +129,12 @@ def read_question(question: str) -> Program | None:
         if match is None:
             continue
         slots = match.groupdict()
-        if template.asked == "scene_understanding":
-            return Program(template.asked, "place")
-        phrase = read(slots.get("np") or slots["nps"])
+        if template.query == "scene_understanding":
+            return Program(template.query, "place")
+        phrase = read_phrase(slots.get("np") or slots["nps"])
         if phrase is not None:
-            count = next((number for number, word in _NUMBERS.items() if word == slots.get("n")), 0)
-            return Program(template.asked, *phrase, template.aspect, slots.get("o") or "", count)
+            count = next((number for number, word in _NUMBER_WORDS.items() if word == slots.get("n")), 0)
+            return Program(template.query, *phrase, template.aspect, slots.get("o") or "", count)
     return None
 
 
@@ -144,7 +144,7 @@ def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
         "np": "(?P<np>the .+)",
         "nps": "(?P<nps>.+)",
         "o": f"(?P<o>{'|'.join(KINDS)})",
-        "n": f"(?P<n>{'|'.join(_NUMBERS.values())})",
+        "n": f"(?P<n>{'|'.join(_NUMBER_WORDS.values())})",
     }
     compiled = []
     for template in TEMPLATES:
@@ -155,7 +155,7 @@ def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
 
 
 UNANSWERABLE = "unknown"
-"""What `understand` answers where the question speaks of something that is not there, or not exactly once."""
+"""What `analyze_question` answers where the question speaks of something that is not there, or not exactly once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +167,12 @@ class SceneQuestion:
     capabilities: tuple[str, ...]
 
 
-def supported(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
+def supported_combinations(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
     """Return the combinations of exactly `k` capabilities that `scene` has a question for, each canonical."""
-    return supports(scene, k)
+    return find_combinations(scene, k)
 
 
-def ask(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> SceneQuestion | None:
+def make_question(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> SceneQuestion | None:
     """Return a question about `scene` that needs exactly `capabilities`; None where the scene has none.
 
     Args:
@@ -182,15 +182,15 @@ def ask(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> Scen
     Raises:
         UnknownCapabilityError: a name is not one of the ten.
     """
-    wanted = canonical(capabilities)
-    program = find(scene, wanted, rng)
+    combination = canonicalize(capabilities)
+    program = find_program(scene, combination, rng)
     if program is None:
         return None
-    found = answer(scene, program)
-    return None if found is None else SceneQuestion(write_question(program, rng), found, wanted)
+    answer_text = compute_answer(scene, program)
+    return None if answer_text is None else SceneQuestion(write_question(program, rng), answer_text, combination)
 
 
-def understand(scene: Scene, question: str) -> SceneQuestion | None:
+def analyze_question(scene: Scene, question: str) -> SceneQuestion | None:
     """Return what `question` needs in `scene`, by the drop test, and its answer; None where it is no scene question.
 
     A superfluous phrase is not needed. The answer is `UNANSWERABLE` where the question presupposes what is not so.
@@ -198,4 +198,4 @@ def understand(scene: Scene, question: str) -> SceneQuestion | None:
     program = read_question(question)
     if program is None:
         return None
-    return SceneQuestion(question, answer(scene, program) or UNANSWERABLE, needed(scene, program))
+    return SceneQuestion(question, compute_answer(scene, program) or UNANSWERABLE, needed_capabilities(scene, program))

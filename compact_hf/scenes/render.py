@@ -10,14 +10,14 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.scenes.art.animals import draw_animal, flank
+from compact_hf.scenes.art.animals import animal_badge_point, draw_animal
 from compact_hf.scenes.art.backdrops import draw_backdrop
 from compact_hf.scenes.art.faces import draw_badge, draw_word
-from compact_hf.scenes.art.objects import draw_object, lettering
+from compact_hf.scenes.art.objects import draw_object, get_text_style
 from compact_hf.scenes.art.pen import Color, Drawing
-from compact_hf.scenes.art.people import chest, draw_person
+from compact_hf.scenes.art.people import draw_person, person_badge_point
 from compact_hf.scenes.kinds import KINDS
-from compact_hf.scenes.scene import Scene, Thing
+from compact_hf.scenes.scene import Scene, SceneObject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,46 +27,50 @@ SCALE: Final = {"foreground": 1.1, "background": 0.86}
 
 def render(scene: Scene) -> Image:
     """Return the picture of `scene`: RGB, 336 x 336."""
-    picture = _backdrop(scene.place, scene.night).copy()
-    for thing in scene.things:
-        if thing.doing == "pulling":
-            _draw_rope(picture, thing, scene.things[thing.target])
-    for thing in scene.things:
-        _draw_thing(picture, thing)
-    return picture
+    image = _backdrop(scene.place, scene.night).copy()
+    for obj in scene.objects:
+        if obj.verb == "pulling":
+            _draw_rope(image, obj, scene.objects[obj.target])
+    for obj in scene.objects:
+        _draw_scene_object(image, obj)
+    return image
 
 
-def png(scene: Scene) -> bytes:
+def render_png(scene: Scene) -> bytes:
     """Return the picture of `scene` as a PNG file, the same bytes every time."""
     out = io.BytesIO()
     render(scene).save(out, "PNG", compress_level=3)
     return out.getvalue()
 
 
-def _draw_thing(picture: Image, thing: Thing) -> None:
-    scale, pose = SCALE[thing.depth], thing.action or thing.doing
-    if thing.what.category == "object":
-        _object(thing.kind, thing.color, thing.shape, scale).paste(picture, thing.x, thing.y)
-        if thing.word:
-            look = lettering(thing.kind, thing.color, thing.shape)
-            height = round(look.at[1] * scale)
-            _word(thing.word, look.size, look.fill, look.halo, scale).paste(picture, thing.x, thing.y - height)
+def _draw_scene_object(image: Image, obj: SceneObject) -> None:
+    scale, pose = SCALE[obj.depth], obj.action or obj.verb
+    if obj.kind_info.category == "object":
+        _object(obj.kind, obj.color, obj.shape, scale).paste(image, obj.x, obj.y)
+        if obj.word:
+            style = get_text_style(obj.kind, obj.color, obj.shape)
+            height = round(style.center[1] * scale)
+            _word(obj.word, style.size, style.fill, style.halo, scale).paste(image, obj.x, obj.y - height)
         return
-    actor = _actor(thing.kind, thing.color, pose, scale)
-    (actor if thing.facing > 0 else actor.mirrored()).paste(picture, thing.x, thing.y)
-    if thing.shape:
-        x, y = chest(thing.kind, pose) if thing.what.category == "person" else flank(thing.kind, pose)
-        at = thing.x + round(x * scale) * thing.facing, thing.y - round(y * scale)
-        _badge(thing.shape, thing.word, scale).paste(picture, *at)
+    actor = _actor(obj.kind, obj.color, pose, scale)
+    (actor if obj.facing > 0 else actor.mirror()).paste(image, obj.x, obj.y)
+    if obj.shape:
+        x, y = (
+            person_badge_point(obj.kind, pose)
+            if obj.kind_info.category == "person"
+            else animal_badge_point(obj.kind, pose)
+        )
+        position = obj.x + round(x * scale) * obj.facing, obj.y - round(y * scale)
+        _badge(obj.shape, obj.word, scale).paste(image, *position)
 
 
-def _draw_rope(picture: Image, thing: Thing, target: Thing) -> None:
+def _draw_rope(image: Image, obj: SceneObject, target: SceneObject) -> None:
     from PIL import ImageDraw
 
-    scale = SCALE[thing.depth]
+    scale = SCALE[obj.depth]
     height = round(34 * scale)
-    ends = ((thing.x, thing.y - height - 8), (target.x, target.y - height // 2))
-    ImageDraw.Draw(picture).line(ends, (120, 84, 48), 3)
+    ends = ((obj.x, obj.y - height - 8), (target.x, target.y - height // 2))
+    ImageDraw.Draw(image).line(ends, (120, 84, 48), 3)
 
 
 @lru_cache(maxsize=2048)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.scenes.scene import EVALUATION_SEEDS, scene_of
+from compact_hf.scenes.scene import EVALUATION_SEEDS, build_scene
 
-_HOW = "scenes:N (seeds 0 to N-1) or scenes:A-B (seeds A to B-1)"
+_SCENES_SYNTAX = "scenes:N (seeds 0 to N-1) or scenes:A-B (seeds A to B-1)"
 
 
 @dataclass(frozen=True, slots=True)
-class Scenes:
+class SceneSource:
     """The scenes of the seeds `start` to `stop - 1`."""
 
     start: int
@@ -44,12 +44,12 @@ class Scenes:
         Raises:
             SourceError: `ref` is not `scene:SEED`.
         """
-        from compact_hf.scenes.render import png
+        from compact_hf.scenes.render import render_png
 
-        return png(scene_of(seed_of(ref)))
+        return render_png(build_scene(parse_seed(ref)))
 
 
-def seed_of(ref: str) -> int:
+def parse_seed(ref: str) -> int:
     """Return the seed of `scene:SEED`.
 
     Raises:
@@ -61,7 +61,7 @@ def seed_of(ref: str) -> int:
     return int(match[1])
 
 
-def parse_scenes(text: str) -> Scenes:
+def parse_scenes(text: str) -> SceneSource:
     """Return the scenes that a command line's `scenes:N` or `scenes:A-B` stands for.
 
     Raises:
@@ -69,19 +69,19 @@ def parse_scenes(text: str) -> Scenes:
     """
     match = re.fullmatch(r"scenes:(?:([0-9]{1,18})-)?([0-9]{1,18})", text)
     if match is None:
-        raise UsageError(f"{text!r} names no scenes; give {_HOW}")
+        raise UsageError(f"{text!r} names no scenes; give {_SCENES_SYNTAX}")
     start, stop = int(match[1] or 0), int(match[2])
     if stop <= start:
-        raise UsageError(f"{text!r} holds no scene; give {_HOW}, with at least one seed")
+        raise UsageError(f"{text!r} holds no scene; give {_SCENES_SYNTAX}, with at least one seed")
     if start < EVALUATION_SEEDS.stop and stop > EVALUATION_SEEDS.start:
         raise UsageError(
             f"{text!r} reaches into the scenes reserved for evaluation, seeds {EVALUATION_SEEDS.start} to "
             f"{EVALUATION_SEEDS.stop - 1}; give seeds outside of them"
         )
-    return Scenes(start, stop)
+    return SceneSource(start, stop)
 
 
-def reserved(n: int) -> Scenes:
+def reserved_scenes(n: int) -> SceneSource:
     """Return the first `n` of the scenes reserved for evaluation.
 
     Raises:
@@ -89,4 +89,4 @@ def reserved(n: int) -> Scenes:
     """
     if not 1 <= n <= len(EVALUATION_SEEDS):
         raise UsageError(f"asked for {n} evaluation scenes; there are 1 to {len(EVALUATION_SEEDS)}")
-    return Scenes(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + n)
+    return SceneSource(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + n)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from compact_hf.errors import SourceError
-from compact_hf.images.codec import for_teacher
+from compact_hf.images.codec import encode_for_teacher
 from compact_hf.records import Task
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Role = Literal["teacher", "verifier"]
 
 
-class Exposure:
+class EncodedImage:
     """One picture as teachers get it: encoded once, off the event loop, and shared by all requests about it."""
 
     def __init__(self, read: Callable[[], bytes], *, ref: str, max_edge: int) -> None:
@@ -46,12 +46,12 @@ class Exposure:
         """Return the JPEG itself; see `base64`."""
         return b64decode(await self.base64())
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Give the memory back; whoever asks again has the picture encoded anew."""
         self._encoded = None
 
     def _encode(self) -> str:
-        return b64encode(for_teacher(self._read(), self._max_edge)).decode()
+        return b64encode(encode_for_teacher(self._read(), self._max_edge)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Request:
         key (`str`): hash of all that decides the answer; ties the reply to the request and names it in the journal.
         role (`str`): `teacher` (write a draft) or `verifier` (say what a question needs).
         image_id (`str`): the picture's id.
-        exposure (`Exposure | None`): the picture; None for a question that is asked without it.
+        encoded_image (`EncodedImage | None`): the picture; None for a question that is asked without it.
         prompt (`str`): the text for teachers that read.
         schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
         subject (`Task | tuple[str, ...]`): what the prompt asks, for teachers that compute instead of reading: the task
@@ -72,7 +72,7 @@ class Request:
     key: str
     role: Role
     image_id: str
-    exposure: Exposure | None = field(compare=False)
+    encoded_image: EncodedImage | None = field(compare=False)
     prompt: str
     schema: type[BaseModel] = field(compare=False)
     subject: Task | tuple[str, ...]
@@ -108,16 +108,16 @@ class Failure:
     Attributes:
         key (`str`): the request's key.
         message (`str`): one line on what went wrong, without secrets.
-        overloaded (`bool`): the server asked everybody to slow down (429, 503).
+        is_overloaded (`bool`): the server asked everybody to slow down (429, 503).
         retry_after (`float | None`): seconds that the server asked to wait, where it said so.
-        worth_retrying (`bool`): False where this very request will fail again (400), though others may not.
+        is_retryable (`bool`): False where this very request will fail again (400), though others may not.
     """
 
     key: str
     message: str
-    overloaded: bool = False
+    is_overloaded: bool = False
     retry_after: float | None = None
-    worth_retrying: bool = True
+    is_retryable: bool = True
 
 
 class Teacher(Protocol):
@@ -126,14 +126,14 @@ class Teacher(Protocol):
     Attributes:
         name (`str`): `NAME:MODEL` or `NAME`, part of a run's identity and of every row.
         ks (`range`): the values of k that it can be asked for.
-        sources (`str | None`): the one kind of source it can speak about, None for any.
-        in_batches (`bool`): it holds all requests back until `flush` and sends them together.
+        source_type (`str | None`): the one kind of source it can speak about, None for any.
+        is_batch (`bool`): it holds all requests back until `flush` and sends them together.
     """
 
     name: str
     ks: range
-    sources: str | None
-    in_batches: bool
+    source_type: str | None
+    is_batch: bool
 
     async def prepare(self, request: Request) -> None:
         """Do what can be done before the request takes its place among those in flight, such as encode its picture.
@@ -168,41 +168,41 @@ async def answer_each(
     Every request is started as it comes; how many are in flight is the engine's to decide. The first error that
     `answer` raises ends the stream; ending the stream cancels what is in flight.
     """
-    answered: asyncio.Queue[Reply | Failure | BaseException | None] = asyncio.Queue()
-    running: set[asyncio.Task[None]] = set()
+    answers: asyncio.Queue[Reply | Failure | BaseException | None] = asyncio.Queue()
+    tasks: set[asyncio.Task[None]] = set()
 
-    async def one(request: Request) -> None:
+    async def answer_request(request: Request) -> None:
         try:
-            answered.put_nowait(await answer(request))
+            answers.put_nowait(await answer(request))
         except SourceError as error:
             # This picture is gone; the others are not.
-            answered.put_nowait(Failure(request.key, str(error), worth_retrying=False))
+            answers.put_nowait(Failure(request.key, str(error), is_retryable=False))
 
-    def ended(task: asyncio.Task[None]) -> None:
-        running.discard(task)
+    def on_done(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            answered.put_nowait(error)
+            answers.put_nowait(error)
 
     def start(work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        running.add(task)
-        task.add_done_callback(ended)
+        tasks.add(task)
+        task.add_done_callback(on_done)
 
     async def feed() -> None:
         async for request in requests:
-            start(one(request))
-        me = asyncio.current_task()
-        while others := {task for task in running if task is not me}:
-            await asyncio.wait(others)
-        answered.put_nowait(None)
+            start(answer_request(request))
+        current = asyncio.current_task()
+        while unfinished := {task for task in tasks if task is not current}:
+            await asyncio.wait(unfinished)
+        answers.put_nowait(None)
 
     start(feed())
     try:
-        while (item := await answered.get()) is not None:
+        while (item := await answers.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        for task in tuple(running):
+        for task in tuple(tasks):
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

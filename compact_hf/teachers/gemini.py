@@ -22,14 +22,14 @@ import httpx
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.http import key_in, one_line, seconds, server_of, tokens
+from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentConfig, GenerateContentResponse
 
-_OVERLOADED: Final = (429, 503)
-_BAD_KEY: Final = (401, 403)
+_OVERLOAD_CODES: Final = (429, 503)
+_AUTH_CODES: Final = (401, 403)
 
 
 def config_for(request: Request) -> GenerateContentConfig:
@@ -45,28 +45,28 @@ def config_for(request: Request) -> GenerateContentConfig:
     )
 
 
-def failed(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
+def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
     """Say what an error of the service means: a failure of the request `key`, or the end of all asking.
 
     `teacher` is the name under which it is spoken of; `secret`, the API key, is cut out of what the service says.
     """
-    said = one_line(str(error.message or error.status or "no message").replace(secret, "<key>"))
-    if error.code in _BAD_KEY or "API_KEY_INVALID" in str(error.details):
+    message = one_line(str(error.message or error.status or "no message").replace(secret, "<key>"))
+    if error.code in _AUTH_CODES or "API_KEY_INVALID" in str(error.details):
         return TeacherError(
-            f"{teacher} refuses the key ({error.code}: {said}); set a valid GEMINI_API_KEY and run the same command"
+            f"{teacher} refuses the key ({error.code}: {message}); set a valid GEMINI_API_KEY and run the same command"
         )
     if error.code == 404:
         name = teacher.partition(":")[0]
         return TeacherError(
-            f"{teacher} is not there ({error.code}: {said}); name a model that exists with --teacher {name}:MODEL, "
+            f"{teacher} is not there ({error.code}: {message}); name a model that exists with --teacher {name}:MODEL, "
             "and check --teacher-url where one is given"
         )
     return Failure(
         key,
-        f"{error.code} {said}",
-        overloaded=error.code in _OVERLOADED,
+        f"{error.code} {message}",
+        is_overloaded=error.code in _OVERLOAD_CODES,
         retry_after=retry_delay(error),
-        worth_retrying=error.code >= 500 or error.code in (408, 429),
+        is_retryable=error.code >= 500 or error.code in (408, 429),
     )
 
 
@@ -80,10 +80,10 @@ def retry_delay(error: APIError) -> float | None:
         body = body.get(name) if isinstance(body, Mapping) else None
     for detail in body if isinstance(body, list) else ():
         if isinstance(detail, Mapping) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
-            found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
-            if found:
-                return float(found[1])
-    return seconds(getattr(error.response, "headers", {}).get("retry-after", ""))
+            match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
+            if match:
+                return float(match[1])
+    return parse_retry_after(getattr(error.response, "headers", {}).get("retry-after", ""))
 
 
 def read_response(key: str, response: GenerateContentResponse, model: str) -> Reply | Failure:
@@ -92,8 +92,10 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
     if not (response.candidates or response.prompt_feedback or usage):
         # JSON, but of somebody else: not to be kept as an answer.
         return Failure(key, "the reply holds nothing that Gemini's replies hold")
-    spent_in = tokens(usage.prompt_token_count) if usage else 0
-    spent_out = tokens(usage.candidates_token_count) + tokens(usage.thoughts_token_count) if usage else 0
+    input_tokens = clamp_tokens(usage.prompt_token_count) if usage else 0
+    output_tokens = (
+        clamp_tokens(usage.candidates_token_count) + clamp_tokens(usage.thoughts_token_count) if usage else 0
+    )
     text, refused = "", ""
     if not response.candidates:
         feedback = response.prompt_feedback
@@ -114,17 +116,17 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
         text=text.encode(errors="replace").decode(),
         refused=refused,
         model=f"gemini:{one_line(response.model_version or model)}",
-        input_tokens=spent_in,
-        output_tokens=spent_out,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
     )
 
 
-_PROMPT: Final = "here stands the prompt"
-_PICTURE: Final = b"here stands the picture"
-_DROPPED: Final = ("content-length", "transfer-encoding")
+_PROMPT_PLACEHOLDER: Final = "here stands the prompt"
+_IMAGE_PLACEHOLDER: Final = b"here stands the picture"
+_DROPPED_HEADERS: Final = ("content-length", "transfer-encoding")
 
 
-class Requests:
+class RequestBuilder:
     """Writes requests to one model.
 
     Args:
@@ -148,50 +150,52 @@ class Requests:
             httpx_client=httpx.Client(trust_env=False),
         )
         self._client = Client(api_key=key, vertexai=False, http_options=options)
-        self._recorded: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}
-        self._recording = asyncio.Lock()
+        self._templates: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}
+        self._lock = asyncio.Lock()
 
-    async def written(self, request: Request) -> httpx.Request:
+    async def build(self, request: Request) -> httpx.Request:
         """Return the HTTP request that asks what `request` says.
 
         Raises:
             SourceError: its picture cannot be read any more.
             TeacherError: this google-genai writes requests in a way that is not understood here.
         """
-        kind = request.schema, request.exposure is not None
-        async with self._recording:
-            if kind not in self._recorded:
-                self._recorded[kind] = await self._record(request)
-        recorded, parts = self._recorded[kind]
-        filled = [json.dumps(request.prompt)[1:-1].encode()]
-        if request.exposure is not None:
-            filled.insert(0, (await request.exposure.base64()).encode())
-        body = b"".join([parts[0], *(piece for pair in zip(filled, parts[1:], strict=True) for piece in pair)])
+        kind = request.schema, request.encoded_image is not None
+        async with self._lock:
+            if kind not in self._templates:
+                self._templates[kind] = await self._record_template(request)
+        template, parts = self._templates[kind]
+        values = [json.dumps(request.prompt)[1:-1].encode()]
+        if request.encoded_image is not None:
+            values.insert(0, (await request.encoded_image.base64()).encode())
+        body = b"".join([parts[0], *(piece for pair in zip(values, parts[1:], strict=True) for piece in pair)])
         timeout = httpx.Timeout(self._timeout_s).as_dict()
         return httpx.Request(
-            recorded.method, recorded.url, headers=recorded.headers, content=body, extensions={"timeout": timeout}
+            template.method, template.url, headers=template.headers, content=body, extensions={"timeout": timeout}
         )
 
-    async def _record(self, request: Request) -> tuple[httpx.Request, list[bytes]]:
+    async def _record_template(self, request: Request) -> tuple[httpx.Request, list[bytes]]:
         """Return the client's own request of this kind, and its body cut at picture and prompt."""
         from google.genai.types import Content, Part
 
-        parts = [Part.from_text(text=_PROMPT)]
-        if request.exposure is not None:
-            parts.insert(0, Part.from_bytes(data=_PICTURE, mime_type="image/jpeg"))
+        parts = [Part.from_text(text=_PROMPT_PLACEHOLDER)]
+        if request.encoded_image is not None:
+            parts.insert(0, Part.from_bytes(data=_IMAGE_PLACEHOLDER, mime_type="image/jpeg"))
         await self._client.aio.models.generate_content(
             model=self._model, contents=Content(role="user", parts=parts), config=config_for(request)
         )
-        recorded = self._recorder.requests.pop()
-        rest, cut = recorded.content, []
-        for placeholder in ([urlsafe_b64encode(_PICTURE)] if request.exposure else []) + [_PROMPT.encode()]:
-            before, found, rest = rest.partition(placeholder)
-            if not found:
+        template = self._recorder.requests.pop()
+        rest, pieces = template.content, []
+        for placeholder in ([urlsafe_b64encode(_IMAGE_PLACEHOLDER)] if request.encoded_image else []) + [
+            _PROMPT_PLACEHOLDER.encode()
+        ]:
+            head, separator, rest = rest.partition(placeholder)
+            if not separator:
                 raise TeacherError("this google-genai writes requests in another way; install the version before it")
-            cut.append(before)
-        for name in _DROPPED:
-            recorded.headers.pop(name, None)
-        return recorded, [*cut, rest]
+            pieces.append(head)
+        for name in _DROPPED_HEADERS:
+            template.headers.pop(name, None)
+        return template, [*pieces, rest]
 
 
 class _Recorder(httpx.AsyncBaseTransport):
@@ -206,7 +210,7 @@ class _Recorder(httpx.AsyncBaseTransport):
         return httpx.Response(200, json={})
 
 
-def read(body: bytes) -> GenerateContentResponse:
+def parse_response(body: bytes) -> GenerateContentResponse:
     """Return a response's body as the client's own type; what that type does not know yet is passed over.
 
     Raises:
@@ -223,14 +227,14 @@ def read(body: bytes) -> GenerateContentResponse:
             warnings.simplefilter("ignore", UserWarning)
             return GenerateContentResponse.model_validate_json(body)
     except ValidationError as error:
-        unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+        unknown_fields = [detail["loc"] for detail in error.errors() if detail["type"] == "extra_forbidden"]
     # Python's own reader is slower, and takes halves of surrogate pairs.
     data = json.loads(body)
-    for *way, name in unknown:
-        holder: Any = data
-        for step in way:
-            holder = holder[step]
-        del holder[name]
+    for *parents, name in unknown_fields:
+        node: Any = data
+        for key in parents:
+            node = node[key]
+        del node[name]
     return GenerateContentResponse.model_validate(data)
 
 
@@ -255,32 +259,32 @@ class Gemini:
     """
 
     ks = range(1, 11)
-    in_batches = False
-    sources: str | None = None
+    is_batch = False
+    source_type: str | None = None
 
     def __init__(
         self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = ""
     ) -> None:
-        self._key = key or key_in(KEY_VARIABLES)
+        self._key = key or read_api_key(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
                 "the teacher gemini needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "
                 "environment, or try without one: compact generate scenes:200 --out RUN"
             )
-        self._server = "the Gemini API" if url is None else server_of(url)
+        self._server = "the Gemini API" if url is None else parse_server_url(url)
         self.name = f"gemini:{model}"
         self._model = model
         self._timeout_s = timeout_s
         # Here and not when the first request comes: the imports take a second, in which nothing else could happen.
-        from compact_hf.teachers.http import Connections
+        from compact_hf.teachers.http import ConnectionPool
 
-        self._requests = Requests(model, key=self._key, url=url, timeout_s=timeout_s)
-        self._connections = Connections()
+        self._request_builder = RequestBuilder(model, key=self._key, url=url, timeout_s=timeout_s)
+        self._connections = ConnectionPool()
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`: the picture is encoded."""
-        if request.exposure is not None:
-            await request.exposure.base64()
+        if request.encoded_image is not None:
+            await request.encoded_image.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
@@ -298,21 +302,21 @@ class Gemini:
         import httpx
         from google.genai.errors import APIError
 
-        written = await self._requests.written(request)
+        http_request = await self._request_builder.build(request)
         try:
             # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
             async with asyncio.timeout(self._timeout_s):
-                response = await self._connections.send(written)
+                response = await self._connections.send(http_request)
             await APIError.raise_for_async_response(response)
-            answer = read(response.content)
+            answer = parse_response(response.content)
         except APIError as error:
-            failure = failed(request.key, error, teacher=self.name, secret=self._key)
+            failure = translate_api_error(request.key, error, teacher=self.name, secret=self._key)
         except (TimeoutError, httpx.TimeoutException):
             failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
         except (httpx.ConnectError, OSError) as error:
             # The name of the error alone would not tell a wrong name from a wrong certificate.
-            said = one_line(str(error)) or type(error).__name__
-            failure = Failure(request.key, f"{self._server} cannot be reached ({said})")
+            reason = one_line(str(error)) or type(error).__name__
+            failure = Failure(request.key, f"{self._server} cannot be reached ({reason})")
         except httpx.HTTPError as error:
             failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:

@@ -18,11 +18,11 @@ import httpx
 from compact_hf.errors import TeacherError, UsageError
 
 
-class Connections:
+class ConnectionPool:
     """As many connections as there are requests at a time, each used again by the next one."""
 
     def __init__(self) -> None:
-        self._tls = httpx.create_ssl_context()
+        self._ssl_context = httpx.create_ssl_context()
         self._free: list[httpx.AsyncHTTPTransport] = []
         self._all: list[httpx.AsyncHTTPTransport] = []
 
@@ -50,9 +50,9 @@ class Connections:
             await connection.aclose()
 
     def _connect(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        one = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         try:
-            connection = httpx.AsyncHTTPTransport(verify=self._tls, limits=one, proxy=_proxy_for(url))
+            connection = httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=_proxy_for(url))
         except (ValueError, ImportError, httpx.InvalidURL):
             # Its address is not shown: a password may stand in it.
             raise TeacherError(
@@ -68,27 +68,27 @@ def _proxy_for(url: httpx.URL) -> str | None:
     if proxy_bypass(url.host):
         return None
     proxies = getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all")
-    return found if not found or "://" in found else f"http://{found}"
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
-_LONGEST_LINE: Final = 300
-_MOST_TOKENS: Final = 10**9
+_MAX_LINE_CHARS: Final = 300
+_MAX_TOKENS: Final = 10**9
 
 
-def key_in(variables: Iterable[str]) -> str:
+def read_api_key(variables: Iterable[str]) -> str:
     """Return the key that the first of these environment variables holds, or nothing where none does.
 
     Raises:
         UsageError: it was copied with characters that cannot be sent.
     """
-    key = next((found for name in variables if (found := os.environ.get(name, "").strip())), "")
+    key = next((value for name in variables if (value := os.environ.get(name, "").strip())), "")
     if not (key.isascii() and key.isprintable()):
         raise UsageError("the key in the environment holds characters that no key has; copy it again")
     return key
 
 
-def server_of(url: str) -> str:
+def parse_server_url(url: str) -> str:
     """Return the scheme, host and port of an address, without what else may stand in it.
 
     Raises:
@@ -107,14 +107,14 @@ def server_of(url: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a text from the network as one line of what can be printed and written as UTF-8."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text[:_LONGEST_LINE]).split())
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:_MAX_LINE_CHARS]).split())
 
 
-def seconds(header: str) -> float | None:
+def parse_retry_after(header: str) -> float | None:
     """Return the seconds that a `Retry-After` header asks to wait; None where it is missing or gives a date."""
     return float(header) if re.fullmatch(r"\d{1,9}(?:\.\d+)?", header) else None
 
 
-def tokens(count: int | None) -> int:
+def clamp_tokens(count: int | None) -> int:
     """Return what a service says that it billed, 0 where it does not say: a number that sums can be made of."""
-    return min(max(count or 0, 0), _MOST_TOKENS)
+    return min(max(count or 0, 0), _MAX_TOKENS)

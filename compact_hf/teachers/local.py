@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.local_model import LocalModel, Shown
+from compact_hf.teachers.local_model import DecodedRequest, LocalModel
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,8 +49,8 @@ class Local:
     """
 
     ks = range(1, 11)
-    sources: str | None = None
-    in_batches = False
+    source_type: str | None = None
+    is_batch = False
 
     def __init__(self, model: str, *, batch_size: int = BATCH_SIZE) -> None:
         if not model:
@@ -60,26 +60,26 @@ class Local:
         self._model = LocalModel(model, batch_size=batch_size)
         self.name = f"local:{self._model.name}"
         self._thread = ThreadPoolExecutor(1, "local-teacher")
-        self._queue = _Queue()
-        self._stopped = threading.Event()
+        self._queue = _BatchQueue()
+        self._stop_event = threading.Event()
 
     async def prepare(self, request: Request) -> None:
         """Encode the picture."""
-        if request.exposure is not None:
-            await request.exposure.base64()
+        if request.encoded_image is not None:
+            await request.encoded_image.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
-        work = asyncio.ensure_future(self._work())
-        async with contextlib.aclosing(answer_each(self._to_the_end(requests), self._answer)) as answers:
+        worker = asyncio.ensure_future(self._run_batches())
+        async with contextlib.aclosing(answer_each(self._iter_requests(requests), self._answer)) as answers:
             try:
                 async for item in answers:
                     yield item
             finally:
                 # The thread cannot be cancelled; it ends with its next token.
-                self._stopped.set()
-                work.cancel()
-                await asyncio.wait([work])
+                self._stop_event.set()
+                worker.cancel()
+                await asyncio.wait([worker])
 
     async def flush(self) -> None:
         """Run what waits now, and what is still on its way, without waiting for full batches."""
@@ -87,47 +87,47 @@ class Local:
 
     async def close(self) -> None:
         """Let the thread end, without waiting for its last token."""
-        self._stopped.set()
+        self._stop_event.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _to_the_end(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Request, None]:
+    async def _iter_requests(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Request, None]:
         async for request in requests:
             yield request
         self._queue.end()
 
     async def _answer(self, request: Request) -> Reply | Failure:
-        picture = None
-        with self._queue.coming():
-            if request.exposure is not None:
-                jpeg = await request.exposure.jpeg()
-                picture = await asyncio.to_thread(_pixels, jpeg)
-            answer = self._queue.put(Shown(request, picture))
+        image = None
+        with self._queue.announce():
+            if request.encoded_image is not None:
+                jpeg = await request.encoded_image.jpeg()
+                image = await asyncio.to_thread(_decode_image, jpeg)
+            answer = self._queue.put(DecodedRequest(request, image))
         return await answer
 
-    async def _work(self) -> None:
+    async def _run_batches(self) -> None:
         """Run one batch after the other."""
         loop = asyncio.get_running_loop()
         while True:
-            batch = await self._queue.take(self._model.batch_size)
-            shown = [waiting.shown for waiting in batch]
-            work = loop.run_in_executor(self._thread, self._model.write, shown, self._stopped.is_set)
+            batch = await self._queue.next_batch(self._model.batch_size)
+            items = [pending.item for pending in batch]
+            work = loop.run_in_executor(self._thread, self._model.generate, items, self._stop_event.is_set)
             await asyncio.wait([work])
             if (error := work.exception()) is not None:
                 # It ends the stream, and with it all who wait: one of them is enough to bring it there.
                 batch[0].answer.set_exception(error)
                 return
-            for waiting, answer in zip(batch, work.result(), strict=True):
-                waiting.answer.set_result(answer)
-            self._queue.replied()
+            for pending, answer in zip(batch, work.result(), strict=True):
+                pending.answer.set_result(answer)
+            self._queue.end_flush()
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    shown: Shown
+class _PendingRequest:
+    item: DecodedRequest
     answer: asyncio.Future[Reply | Failure]
 
 
-class _Queue:
+class _BatchQueue:
     """Requests on one side, batches of them on the other.
 
     A flush ends with the next replies: the requests that follow from them may fill batches again, and the caller
@@ -136,67 +136,67 @@ class _Queue:
 
     def __init__(self) -> None:
         # Those with an image and those without: processors want to know how many images there are in a batch.
-        self._lines: tuple[list[_Waiting], list[_Waiting]] = ([], [])
-        self._coming = 0  # requests whose image is still being decoded
+        self._queues: tuple[list[_PendingRequest], list[_PendingRequest]] = ([], [])
+        self._decoding = 0  # requests whose image is still being decoded
         self._arrivals = 0  # requests so far
-        self._news = asyncio.Event()
-        self._flushed = False
-        self._ended = False
+        self._changed = asyncio.Event()
+        self._is_flushed = False
+        self._is_ended = False
 
     @contextlib.contextmanager
-    def coming(self) -> Iterator[None]:
+    def announce(self) -> Iterator[None]:
         """Note that a request is about to be put; until then a flushed batch waits for it."""
-        self._coming += 1
+        self._decoding += 1
         self._arrivals += 1
         try:
             yield
         finally:
-            self._coming -= 1
-            self._news.set()
+            self._decoding -= 1
+            self._changed.set()
 
-    def put(self, shown: Shown) -> asyncio.Future[Reply | Failure]:
+    def put(self, item: DecodedRequest) -> asyncio.Future[Reply | Failure]:
         """Append a request, and return its answer to come."""
-        waiting = _Waiting(shown, asyncio.get_running_loop().create_future())
-        self._lines[shown.picture is None].append(waiting)
-        return waiting.answer
+        pending = _PendingRequest(item, asyncio.get_running_loop().create_future())
+        self._queues[item.image is None].append(pending)
+        return pending.answer
 
-    async def take(self, size: int) -> list[_Waiting]:
+    async def next_batch(self, size: int) -> list[_PendingRequest]:
         """Return a full batch as soon as there is one; after a flush, what there is once all that is coming came."""
         while True:
-            line = max(self._lines, key=len)
-            if len(line) >= size:
+            queue = max(self._queues, key=len)
+            if len(queue) >= size:
                 break
-            if line and self._flushed and not self._coming:
-                if await self._no_more_come():
+            if queue and self._is_flushed and not self._decoding:
+                if await self._is_settled():
                     break
             else:
-                self._news.clear()
-                await self._news.wait()
-        batch = line[:size]
-        del line[:size]
+                self._changed.clear()
+                await self._changed.wait()
+        batch = queue[:size]
+        del queue[:size]
         return batch
 
-    async def _no_more_come(self) -> bool:
+    async def _is_settled(self) -> bool:
         """Wait a moment; return False if a request came meanwhile."""
-        before = self._arrivals
+        arrivals = self._arrivals
         for _ in range(_SETTLE_TURNS):
             await asyncio.sleep(_SETTLE_S / _SETTLE_TURNS)
-        return self._arrivals == before
+        return self._arrivals == arrivals
 
-    def replied(self) -> None:
+    def end_flush(self) -> None:
         """Note that replies went out, which ends a flush."""
-        self._flushed = self._ended
+        self._is_flushed = self._is_ended
 
     def flush(self) -> None:
-        self._flushed = True
-        self._news.set()
+        self._is_flushed = True
+        self._changed.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._is_ended = True
         self.flush()
 
 
-def _pixels(jpeg: bytes) -> Image.Image:
+def _decode_image(jpeg: bytes) -> Image.Image:
     from PIL import Image
 
     return Image.open(BytesIO(jpeg)).convert("RGB")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # What transformers raises for a repository or folder that lacks something, or holds what it does not know.
-_CANNOT_LOAD: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+_LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelLocation:
     """Where a model's files are.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         return f"{self.name}@{self.commit}" if self.commit else self.name
 
 
-def located(model: str) -> Place:
+def locate_model(model: str) -> ModelLocation:
     """Look a model up.
 
     Raises:
@@ -58,18 +58,18 @@ def located(model: str) -> Place:
     from huggingface_hub import hf_hub_download
 
     if Path(model).is_dir():
-        return Place(model, None)
+        return ModelLocation(model, None)
     try:
         with _without_progress_bars():
             # .../snapshots/COMMIT/config.json
-            return Place(model, Path(hf_hub_download(model, "config.json")).parent.name)
+            return ModelLocation(model, Path(hf_hub_download(model, "config.json")).parent.name)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no model {model!r}: it is no folder here, and the Hub does not give its config.json ({line_of(error)})"
+            f"no model {model!r}: it is no folder here, and the Hub does not give its config.json ({summarize(error)})"
         ) from error
 
 
-def config_of(place: Place) -> Any:
+def load_config(location: ModelLocation) -> Any:
     """Return a model's configuration.
 
     Raises:
@@ -78,18 +78,18 @@ def config_of(place: Place) -> Any:
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(place.model, revision=place.commit)
-    except _CANNOT_LOAD as error:
-        raise UsageError(f"{place.model} is no model that transformers can load: {line_of(error)}") from error
+        config = AutoConfig.from_pretrained(location.model, revision=location.commit)
+    except _LOAD_ERRORS as error:
+        raise UsageError(f"{location.model} is no model that transformers can load: {summarize(error)}") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UsageError(
-            f"{place.model} is of the kind {config.model_type}, which is not shown pictures and asked; "
+            f"{location.model} is of the kind {config.model_type}, which is not shown pictures and asked; "
             "give an image-text-to-text model such as llava-hf/llava-1.5-7b-hf"
         )
     return config
 
 
-def processor_of(place: Place) -> Any:
+def load_processor(location: ModelLocation) -> Any:
     """Return what turns prompts and pictures into a model's input, and tokens into text.
 
     Raises:
@@ -100,34 +100,36 @@ def processor_of(place: Place) -> Any:
 
     try:
         with _without_progress_bars():
-            processor = AutoProcessor.from_pretrained(place.model, revision=place.commit)
+            processor = AutoProcessor.from_pretrained(location.model, revision=location.commit)
     except ImportError as error:
         # Such as torchvision, without which Qwen's cannot take videos, nor anything else.
         raise UsageError(
-            f"the processor of {place.model} cannot be loaded: {line_of(error).partition('. ')[0]}; "
+            f"the processor of {location.model} cannot be loaded: {summarize(error).partition('. ')[0]}; "
             "install the package that it names"
         ) from error
-    except _CANNOT_LOAD as error:
-        raise UsageError(f"the processor of {place.model} cannot be loaded: {line_of(error)}") from error
+    except _LOAD_ERRORS as error:
+        raise UsageError(f"the processor of {location.model} cannot be loaded: {summarize(error)}") from error
     if not hasattr(processor, "image_processor"):
-        raise UsageError(f"{place.model} has a tokenizer but no image processor; save its processor beside its weights")
+        raise UsageError(
+            f"{location.model} has a tokenizer but no image processor; save its processor beside its weights"
+        )
     if not processor.chat_template:
-        raise UsageError(f"{place.model} has no chat template; give a model that was trained to follow instructions")
+        raise UsageError(f"{location.model} has no chat template; give a model that was trained to follow instructions")
     try:
         content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     except (TemplateError, TypeError) as error:
         raise UsageError(
-            f"the chat template of {place.model} takes no question with a picture: {line_of(error)}"
+            f"the chat template of {location.model} takes no question with a picture: {summarize(error)}"
         ) from error
     tokenizer = processor.tokenizer
     if tokenizer.eos_token is None:
-        raise UsageError(f"the tokenizer of {place.model} has no end token; give another model")
+        raise UsageError(f"the tokenizer of {location.model} has no end token; give another model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return processor
 
 
-def network_of(place: Place) -> Any:
+def load_network(location: ModelLocation) -> Any:
     """Return a model with its weights, on the accelerator where there is one; takes minutes for a large one.
 
     Raises:
@@ -141,21 +143,21 @@ def network_of(place: Place) -> Any:
     try:
         with _without_progress_bars():
             network = AutoModelForImageTextToText.from_pretrained(
-                place.model,
-                revision=place.commit,
+                location.model,
+                revision=location.commit,
                 # Few CPUs are faster in bfloat16 than in float32.
                 dtype=torch.bfloat16 if has_accelerator else torch.float32,
                 # Over several accelerators where one is too small, and into main memory where all are.
                 device_map="auto" if has_accelerator else None,
             )
-    except (*_CANNOT_LOAD, SafetensorError) as error:
-        raise TeacherError(f"the weights of {place.model} cannot be loaded: {line_of(error)}") from error
+    except (*_LOAD_ERRORS, SafetensorError) as error:
+        raise TeacherError(f"the weights of {location.model} cannot be loaded: {summarize(error)}") from error
     # The settings for chatting that come with a model would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
     return network.eval()
 
 
-def line_of(error: BaseException) -> str:
+def summarize(error: BaseException) -> str:
     """Return the beginning of an error's text: transformers' go on for a page."""
     return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__
 
@@ -165,12 +167,12 @@ def _without_progress_bars() -> Iterator[None]:
     """Keep transformers' and the Hub's bars off the terminal: the library talks to its caller only."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
@@ -180,11 +182,11 @@ TOKENS_PER_QUESTION: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DecodedRequest:
     """A request with its picture as pixels (RGB); None for a question that is asked blindly."""
 
     request: Request
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 class LocalModel:
@@ -206,23 +208,23 @@ class LocalModel:
         from xgrammar import GrammarCompiler, TokenizerInfo
 
         self.batch_size = batch_size
-        self._place = located(model)
-        self.name = self._place.name
+        self._location = locate_model(model)
+        self.name = self._location.name
         # The scores may be for more tokens than the tokenizer knows.
-        vocabulary = config_of(self._place).get_text_config().vocab_size
-        self._processor = processor_of(self._place)
+        vocab_size = load_config(self._location).get_text_config().vocab_size
+        self._processor = load_processor(self._location)
         # Where the JSON is complete the grammar allows nothing but the end: any one end token does for that.
-        self._end: int = self._processor.tokenizer.eos_token_id
+        self._eos_token_id: int = self._processor.tokenizer.eos_token_id
         try:
-            tokens = TokenizerInfo.from_huggingface(
-                self._processor.tokenizer, vocab_size=vocabulary, stop_token_ids=[self._end]
+            tokenizer_info = TokenizerInfo.from_huggingface(
+                self._processor.tokenizer, vocab_size=vocab_size, stop_token_ids=[self._eos_token_id]
             )
         except (ValueError, RuntimeError) as error:
-            raise UsageError(f"the tokenizer of {model} cannot be held to JSON: {line_of(error)}") from error
-        self._grammars = GrammarCompiler(tokens)  # with a cache
+            raise UsageError(f"the tokenizer of {model} cannot be held to JSON: {summarize(error)}") from error
+        self._grammar_compiler = GrammarCompiler(tokenizer_info)  # with a cache
         self._network: Any = None
 
-    def write(self, batch: Sequence[Shown], stopped: Callable[[], bool]) -> list[Reply | Failure]:
+    def generate(self, batch: Sequence[DecodedRequest], should_stop: Callable[[], bool]) -> list[Reply | Failure]:
         """Return one answer per request, in their order. Takes minutes where the weights are yet to be read.
 
         Args:
@@ -235,62 +237,64 @@ class LocalModel:
         import torch
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        self._network = self._network or network_of(self._place)
+        self._network = self._network or load_network(self._location)
         try:
-            return self._written(batch, stopped)
+            return self._generate(batch, should_stop)
         except (RuntimeError, ValueError) as error:
             # Said by a processor that cannot take a picture, and by a device. The error itself must not live on: what
             # filled the memory hangs on its traceback.
-            said = line_of(error)
-            too_large = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-        if too_large:
+            reason = summarize(error)
+            is_oom = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+        if is_oom:
             clear_device_cache(garbage_collection=True)
         if len(batch) == 1:
-            where = f"too large for the memory of {self._network.device}: " if too_large else ""
-            return [Failure(batch[0].request.key, f"{self.name}: {where}{said}", worth_retrying=False)]
+            prefix = f"too large for the memory of {self._network.device}: " if is_oom else ""
+            return [Failure(batch[0].request.key, f"{self.name}: {prefix}{reason}", is_retryable=False)]
         middle = len(batch) // 2
-        if too_large:
+        if is_oom:
             self.batch_size = min(self.batch_size, middle)
         # In halves it fits, or it comes out which request it is that fails.
-        return self.write(batch[:middle], stopped) + self.write(batch[middle:], stopped)
+        return self.generate(batch[:middle], should_stop) + self.generate(batch[middle:], should_stop)
 
-    def _written(self, batch: Sequence[Shown], stopped: Callable[[], bool]) -> list[Reply | Failure]:
+    def _generate(self, batch: Sequence[DecodedRequest], should_stop: Callable[[], bool]) -> list[Reply | Failure]:
         import torch
         from transformers import StoppingCriteriaList
         from xgrammar.contrib.hf import LogitsProcessor
 
         def stop_all(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-            return torch.full((len(input_ids),), stopped(), device=input_ids.device)
+            return torch.full((len(input_ids),), should_stop(), device=input_ids.device)
 
         # Without whitespace but one space after commas and colons. Where more is allowed, small models write newlines
         # without end; where the order is free, xgrammar does not see to it that every field comes.
-        grammars = [self._grammars.compile_json_schema(shown.request.schema, any_whitespace=False) for shown in batch]
-        limits = [TOKENS_PER_QUESTION * _questions(shown.request) for shown in batch]
+        grammars = [
+            self._grammar_compiler.compile_json_schema(item.request.schema, any_whitespace=False) for item in batch
+        ]
+        limits = [TOKENS_PER_QUESTION * _count_questions(item.request) for item in batch]
         inputs = self._inputs(batch)
         with torch.inference_mode():
             tokens = self._network.generate(
                 **inputs,
                 max_new_tokens=max(limits),
-                eos_token_id=self._end,
+                eos_token_id=self._eos_token_id,
                 pad_token_id=self._processor.tokenizer.pad_token_id,
                 logits_processor=[LogitsProcessor(grammars)],
                 stopping_criteria=StoppingCriteriaList([stop_all]),
             )
-        if stopped():
-            return [Failure(shown.request.key, "ended before the answer was complete") for shown in batch]
+        if should_stop():
+            return [Failure(item.request.key, "ended before the answer was complete") for item in batch]
         counts = inputs["attention_mask"].sum(dim=1).tolist()
-        new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        new_tokens = tokens[:, inputs["input_ids"].shape[1] :].tolist()
         return [
-            self._reply(shown.request, count, row[:limit])
-            for shown, count, row, limit in zip(batch, counts, new, limits, strict=True)
+            self._make_reply(item.request, count, row[:limit])
+            for item, count, row, limit in zip(batch, counts, new_tokens, limits, strict=True)
         ]
 
-    def _inputs(self, batch: Sequence[Shown]) -> Any:
+    def _inputs(self, batch: Sequence[DecodedRequest]) -> Any:
         conversations = []
-        for shown in batch:
-            picture = [] if shown.picture is None else [{"type": "image", "image": shown.picture}]
-            prompt = {"type": "text", "text": shown.request.prompt}
-            conversations.append([{"role": "user", "content": [*picture, prompt]}])
+        for item in batch:
+            image_content = [] if item.image is None else [{"type": "image", "image": item.image}]
+            prompt = {"type": "text", "text": item.request.prompt}
+            conversations.append([{"role": "user", "content": [*image_content, prompt]}])
         return self._processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
@@ -302,11 +306,11 @@ class LocalModel:
             processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
         ).to(self._network.device, dtype=self._network.dtype)
 
-    def _reply(self, request: Request, count: int, tokens: list[int]) -> Reply:
+    def _make_reply(self, request: Request, input_tokens: int, tokens: list[int]) -> Reply:
         """Turn a row of new tokens, no more than its limit, into a reply: what has no end there was cut."""
         text, refused = "", "finish reason MAX_TOKENS"
-        if self._end in tokens:
-            tokens = tokens[: tokens.index(self._end) + 1]
+        if self._eos_token_id in tokens:
+            tokens = tokens[: tokens.index(self._eos_token_id) + 1]
             # With tidied spaces it would be another answer.
             text = self._processor.tokenizer.decode(
                 tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -316,13 +320,13 @@ class LocalModel:
             request.key,
             text=text,
             refused=refused,
-            model=f"local:{self._place.version}",
-            input_tokens=count,
+            model=f"local:{self._location.version}",
+            input_tokens=input_tokens,
             output_tokens=len(tokens),
         )
 
 
-def _questions(request: Request) -> int:
+def _count_questions(request: Request) -> int:
     """Return how many questions a request wants to be written or judged."""
     subject = request.subject
     return max(1, len(subject.combinations if isinstance(subject, Task) else subject))

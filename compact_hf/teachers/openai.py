@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.http import key_in, one_line, seconds, server_of, tokens
+from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam
@@ -30,9 +30,9 @@ KEY_VARIABLE: Final = "OPENAI_API_KEY"
 # Longer than a service takes: a server on one GPU lets requests wait until it has room for them.
 TIMEOUT_S: Final = 300.0
 _NO_KEY: Final = "no-key-needed"  # the SDK insists on one
-_OVERLOADED: Final = (429, 503)
+_OVERLOAD_CODES: Final = (429, 503)
 # Errors 400 that are the model's answer to this picture, not a mistake in the request.
-_NOT_ALLOWED: Final = ("content_filter", "content_policy_violation")
+_CONTENT_ERRORS: Final = ("content_filter", "content_policy_violation")
 
 
 class OpenAI:
@@ -51,17 +51,17 @@ class OpenAI:
     """
 
     ks = range(1, 11)
-    in_batches = False
-    sources: str | None = None
+    is_batch = False
+    source_type: str | None = None
 
     def __init__(
-        self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, free_tokens: int | None = None
+        self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, max_text_tokens: int | None = None
     ) -> None:
         if not model:
             raise UsageError("the teacher openai needs the name of a model: --teacher openai:MODEL")
         url = url or os.environ.get("OPENAI_BASE_URL") or SERVICE_URL
-        self._server = server_of(url)
-        self._key = key_in([KEY_VARIABLE]) or _NO_KEY
+        self._server = parse_server_url(url)
+        self._key = read_api_key([KEY_VARIABLE]) or _NO_KEY
         is_service = f".{urlsplit(url).hostname}".endswith(".openai.com")
         if self._key == _NO_KEY and is_service:
             raise UsageError(
@@ -72,17 +72,17 @@ class OpenAI:
         self._model = model
         self._url = _with_version(url)
         self._timeout_s = timeout_s
-        self._is_free = free_tokens is not None
+        self._is_free_text = max_text_tokens is not None
         self._sampling: _Sampling = {}
-        if free_tokens is not None and not is_service:
+        if max_text_tokens is not None and not is_service:
             # `max_tokens`, which is the older name: every server knows it.
-            self._sampling = {"temperature": 0.0, "max_tokens": free_tokens}
+            self._sampling = {"temperature": 0.0, "max_tokens": max_text_tokens}
         self._client: AsyncOpenAI | None = None
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`: the picture is encoded."""
-        if request.exposure is not None:
-            await request.exposure.base64()
+        if request.encoded_image is not None:
+            await request.encoded_image.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
         """See `Teacher.ask`."""
@@ -103,9 +103,9 @@ class OpenAI:
 
     async def _answer(self, request: Request) -> Reply | Failure:
         try:
-            body = await self._sent(request)
+            body = await self._send(request)
         except APIStatusError as error:
-            answer = self._failed(request, error)
+            answer = self._translate_error(request, error)
         except (TimeoutError, APITimeoutError):
             answer = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
         except APIConnectionError as error:
@@ -113,19 +113,19 @@ class OpenAI:
             reason = one_line(str(cause)) or type(cause).__name__
             answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
         else:
-            return _read(request, body, self._model, may_be_cut=self._is_free)
+            return _parse_reply(request, body, self._model, allow_truncated=self._is_free_text)
         # Raised out here, where no traceback shows the error behind it, which may quote the key.
         if isinstance(answer, TeacherError):
             raise answer
         return answer
 
-    async def _sent(self, request: Request) -> bytes:
+    async def _send(self, request: Request) -> bytes:
         """Return the body of the server's answer. The SDK's own reading of it would let anything pass as a reply."""
         if self._client is None:
             raise TeacherError(f"the teacher {self.name} was closed")
         content: list[ChatCompletionContentPartParam] = [{"type": "text", "text": request.prompt}]
-        if request.exposure is not None:
-            url = f"data:image/jpeg;base64,{await request.exposure.base64()}"
+        if request.encoded_image is not None:
+            url = f"data:image/jpeg;base64,{await request.encoded_image.base64()}"
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
         async with asyncio.timeout(self._timeout_s):
@@ -133,15 +133,15 @@ class OpenAI:
             response = await self._client.chat.completions.with_raw_response.create(
                 model=self._model,
                 messages=[{"role": "user", "content": content}],
-                response_format=omit if self._is_free else _json_of(request.schema),
+                response_format=omit if self._is_free_text else _response_format(request.schema),
                 store=False,
                 **self._sampling,
             )
         return response.content
 
-    def _failed(self, request: Request, error: APIStatusError) -> Reply | Failure | TeacherError:
+    def _translate_error(self, request: Request, error: APIStatusError) -> Reply | Failure | TeacherError:
         code = error.status_code
-        said = one_line(_message(error).replace(self._key, "<key>"))
+        message = one_line(_error_message(error).replace(self._key, "<key>"))
         if code == 401:
             # What the server says is left out: OpenAI quotes the key's first and last letters.
             return TeacherError(
@@ -149,25 +149,25 @@ class OpenAI:
             )
         if code == 403:
             return TeacherError(
-                f"{self.name} at {self._server} may not be asked with this key ({code}: {said}); "
+                f"{self.name} at {self._server} may not be asked with this key ({code}: {message}); "
                 f"set another {KEY_VARIABLE} or name another model"
             )
         if code == 404:
             return TeacherError(
-                f"{self.name} is not at {self._server} ({code}: {said}); name a model that the server lists at "
+                f"{self.name} is not at {self._server} ({code}: {message}); name a model that the server lists at "
                 "/v1/models with --teacher openai:MODEL, and check --teacher-url"
             )
         if error.code == "insufficient_quota":
             # A 429 too, but one that no waiting mends.
-            return TeacherError(f"{self.name}: the account is used up ({code}: {said}); top it up, then go on")
-        if error.code in _NOT_ALLOWED:
-            return Reply(request.key, text="", model=self.name, refused=f"{error.code}: {said}")
+            return TeacherError(f"{self.name}: the account is used up ({code}: {message}); top it up, then go on")
+        if error.code in _CONTENT_ERRORS:
+            return Reply(request.key, text="", model=self.name, refused=f"{error.code}: {message}")
         return Failure(
             request.key,
-            f"{code} {said}",
-            overloaded=code in _OVERLOADED,
-            retry_after=seconds(error.response.headers.get("retry-after", "")),
-            worth_retrying=code >= 500 or code in (408, 409, 429),
+            f"{code} {message}",
+            is_overloaded=code in _OVERLOAD_CODES,
+            retry_after=parse_retry_after(error.response.headers.get("retry-after", "")),
+            is_retryable=code >= 500 or code in (408, 409, 429),
         )
 
 
@@ -177,7 +177,7 @@ def _with_version(url: str) -> str:
     return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1"))
 
 
-def _message(error: APIStatusError) -> str:
+def _error_message(error: APIStatusError) -> str:
     """Return what the server says: in OpenAI's envelope, in an older or a foreign one, or as plain text."""
     body = error.body
     for name in ("error", "message", "detail"):
@@ -189,21 +189,21 @@ def _message(error: APIStatusError) -> str:
 def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return a model's JSON schema in the strict form that OpenAI demands: every field required, no others."""
 
-    def strict(part: Any) -> Any:
-        if isinstance(part, list):
-            return [strict(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        closed = {name: strict(value) for name, value in part.items()}
-        if closed.get("type") == "object":
-            closed |= {"additionalProperties": False, "required": list(closed.get("properties", {}))}
-        return closed
+    def strict(node: Any) -> Any:
+        if isinstance(node, list):
+            return [strict(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        result = {name: strict(value) for name, value in node.items()}
+        if result.get("type") == "object":
+            result |= {"additionalProperties": False, "required": list(result.get("properties", {}))}
+        return result
 
     schema: dict[str, Any] = strict(model.model_json_schema())
     return schema
 
 
-def _json_of(schema: type[BaseModel]) -> ResponseFormatJSONSchema:
+def _response_format(schema: type[BaseModel]) -> ResponseFormatJSONSchema:
     return {
         "type": "json_schema",
         "json_schema": {"name": schema.__name__, "schema": strict_schema(schema), "strict": True},
@@ -236,23 +236,23 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def _read(request: Request, body: bytes, model: str, *, may_be_cut: bool) -> Reply | Failure:
+def _parse_reply(request: Request, body: bytes, model: str, *, allow_truncated: bool) -> Reply | Failure:
     """Turn a response's body into a reply. A refusal, a filtered answer and an unfinished one are refusals, but for
     free text that was cut."""
     try:
-        read = _Completion.model_validate_json(body)
+        completion = _Completion.model_validate_json(body)
     except ValidationError as error:
         kind = error.errors(include_url=False, include_input=False, include_context=False)[0]["type"]
         return Failure(request.key, f"the reply is not OpenAI's JSON ({kind})")
-    usage = read.usage or _Usage()
+    usage = completion.usage or _Usage()
     text, refused = "", ""
-    if not read.choices:
+    if not completion.choices:
         refused = "no choices"
     else:
-        choice = read.choices[0]
+        choice = completion.choices[0]
         if choice.message.refusal:
             refused = f"refused: {one_line(choice.message.refusal)}"
-        elif choice.finish_reason != "stop" and not (may_be_cut and choice.finish_reason == "length"):
+        elif choice.finish_reason != "stop" and not (allow_truncated and choice.finish_reason == "length"):
             refused = f"finish reason {one_line(choice.finish_reason or 'missing')}"
         elif not choice.message.content:
             refused = "empty answer"
@@ -262,12 +262,12 @@ def _read(request: Request, body: bytes, model: str, *, may_be_cut: bool) -> Rep
         request.key,
         text=text,
         refused=refused,
-        model=f"openai:{_without_folders(one_line(read.model or model))}",
-        input_tokens=tokens(usage.prompt_tokens),
-        output_tokens=tokens(usage.completion_tokens),
+        model=f"openai:{_strip_directories(one_line(completion.model or model))}",
+        input_tokens=clamp_tokens(usage.prompt_tokens),
+        output_tokens=clamp_tokens(usage.completion_tokens),
     )
 
 
-def _without_folders(model: str) -> str:
+def _strip_directories(model: str) -> str:
     """Return a model's name as it may be published: local servers tend to name the file that they read it from."""
     return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|[A-Za-z]:[/\\]", model) else model

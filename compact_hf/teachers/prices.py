@@ -18,10 +18,10 @@ from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Role
 
 _PROVIDERS: Final = {"gemini": "google", "gemini-batch": "google", "openai": "openai"}
-_BATCH: Final = ("gemini-batch",)
-_BATCH_SHARE: Final = 0.5
+_BATCH_TEACHERS: Final = ("gemini-batch",)
+_BATCH_PRICE_FACTOR: Final = 0.5
 """Of the usual price, where genai-prices lists none for batches: Google's rule for all of its models."""
-FREE: Final = ("local", "scenes")
+FREE_TEACHERS: Final = ("local", "scenes")
 """Teachers that run here, by the first part of their names."""
 _MILLION: Final = 1_000_000
 # Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One picture and a page of text stay
@@ -47,38 +47,41 @@ class Price:
         return (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / _MILLION
 
 
-def price_of(teacher: str, *, at: datetime | None = None) -> Price | None:
+def lookup_price(teacher: str, *, timestamp: datetime | None = None) -> Price | None:
     """Return what the teacher `NAME[:MODEL]` charges.
 
     Args:
         teacher (`str`): as in a run's identity, the model included: `gemini:gemini-3.8-flash`.
-        at (`datetime`, *optional*, defaults to now): the moment of the request, because prices change.
+        timestamp (`datetime`, *optional*, defaults to now): the moment of the request, because prices change.
 
     Returns:
         None where nobody knows: a model that genai-prices does not list, such as one's own server's.
     """
     name, _, model = teacher.partition(":")
-    if name in FREE:
+    if name in FREE_TEACHERS:
         return Price(0.0, 0.0, "runs here")
     if name not in _PROVIDERS:
         return None
-    usual = _listed(model, _PROVIDERS[name], at)
-    if usual is None or name not in _BATCH:
-        return usual
-    batch = _listed(model, _PROVIDERS[name], at, processing="batch")
+    standard_price = _lookup_listed(model, _PROVIDERS[name], timestamp)
+    if standard_price is None or name not in _BATCH_TEACHERS:
+        return standard_price
+    batch_price = _lookup_listed(model, _PROVIDERS[name], timestamp, processing="batch")
     # The library answers with the usual price where it lists none for batches.
-    if batch is not None and batch != usual:
-        return batch
-    halves = usual.input_per_million * _BATCH_SHARE, usual.output_per_million * _BATCH_SHARE
-    return Price(*halves, f"{usual.source}, halved")
+    if batch_price is not None and batch_price != standard_price:
+        return batch_price
+    half_prices = (
+        standard_price.input_per_million * _BATCH_PRICE_FACTOR,
+        standard_price.output_per_million * _BATCH_PRICE_FACTOR,
+    )
+    return Price(*half_prices, f"{standard_price.source}, halved")
 
 
-def prices_of(
+def lookup_prices(
     teachers: Mapping[Role, str],
     *,
     price_in: float | None = None,
     price_out: float | None = None,
-    at: datetime | None = None,
+    timestamp: datetime | None = None,
 ) -> dict[Role, Price | None]:
     """Return what each role's teacher charges, None where nobody knows.
 
@@ -86,49 +89,49 @@ def prices_of(
         teachers (`Mapping[Role, str]`): role -> `NAME:MODEL`.
         price_in, price_out (`float`, *optional*): USD per million tokens, for the teachers whose price is not known;
             where all are known, for all that charge anything (one's own contract).
-        at (`datetime`, *optional*, defaults to now): as for `price_of`.
+        timestamp (`datetime`, *optional*, defaults to now): as for `lookup_price`.
 
     Raises:
         UsageError: only one of the two prices is given, or one is negative.
     """
-    found = {role: price_of(teacher, at=at) for role, teacher in teachers.items()}
+    prices = {role: lookup_price(teacher, timestamp=timestamp) for role, teacher in teachers.items()}
     if price_in is None and price_out is None:
-        return found
+        return prices
     if price_in is None or price_out is None:
         raise UsageError("got one of --price-in and --price-out; give both, in USD per million tokens")
     if not (0 <= price_in < math.inf and 0 <= price_out < math.inf):
         raise UsageError(f"got --price-in {price_in} --price-out {price_out}; prices are 0 or more, in USD")
-    given = Price(price_in, price_out, "given")
-    if None in found.values():
-        return {role: price or given for role, price in found.items()}
-    return {role: price if _is_free(teachers[role]) else given for role, price in found.items()}
+    own_price = Price(price_in, price_out, "given")
+    if None in prices.values():
+        return {role: price or own_price for role, price in prices.items()}
+    return {role: price if _is_free(teachers[role]) else own_price for role, price in prices.items()}
 
 
-def price_in_words(teacher: str, price: Price | None) -> str:
+def format_price(teacher: str, price: Price | None) -> str:
     """Return one line on what a teacher charges, or on what to give where nobody knows."""
     if price is None:
         return f"{teacher}: the price is not known; give --price-in and --price-out, in USD per million tokens"
-    into, out = f"{price.input_per_million:g}", f"{price.output_per_million:g}"
-    return f"{teacher}: {into} USD in, {out} USD out per million tokens ({price.source})"
+    price_in, price_out = f"{price.input_per_million:g}", f"{price.output_per_million:g}"
+    return f"{teacher}: {price_in} USD in, {price_out} USD out per million tokens ({price.source})"
 
 
 def _is_free(teacher: str) -> bool:
-    return teacher.partition(":")[0] in FREE
+    return teacher.partition(":")[0] in FREE_TEACHERS
 
 
-def _listed(model: str, provider: str, at: datetime | None, **context: str) -> Price | None:
+def _lookup_listed(model: str, provider: str, timestamp: datetime | None, **context: str) -> Price | None:
     from genai_prices import Usage, calc_price
 
-    def charged(**tokens: int) -> float:
-        found = calc_price(
-            Usage(**tokens), model, provider_id=provider, genai_request_timestamp=at, price_context=context
+    def price_per_million(**tokens: int) -> float:
+        result = calc_price(
+            Usage(**tokens), model, provider_id=provider, genai_request_timestamp=timestamp, price_context=context
         )
-        return float(found.total_price) * _MILLION / _SHORT_PROMPT
+        return float(result.total_price) * _MILLION / _SHORT_PROMPT
 
     try:
         return Price(
-            charged(input_tokens=_SHORT_PROMPT),
-            charged(output_tokens=_SHORT_PROMPT),
+            price_per_million(input_tokens=_SHORT_PROMPT),
+            price_per_million(output_tokens=_SHORT_PROMPT),
             f"genai-prices {version('genai-prices')}",
         )
     except LookupError:

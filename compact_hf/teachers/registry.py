@@ -9,7 +9,7 @@ from typing import Final
 from compact_hf.errors import UsageError, did_you_mean
 from compact_hf.teachers.base import Teacher
 
-IN_BATCHES: Final = ("gemini-batch",)
+BATCH_TEACHERS: Final = ("gemini-batch",)
 NAMES: Final = ("gemini", "gemini-batch", "local", "openai", "scenes")
 
 
@@ -17,7 +17,7 @@ def open_teacher(
     spec: str,
     *,
     url: str | None = None,
-    noise: float = 0.0,
+    fault_rate: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
     state_dir: Path,
@@ -37,7 +37,7 @@ def open_teacher(
         UsageError: no such teacher, or a setting that it does not have.
     """
     name, _, model = spec.partition(":")
-    if noise and name != "scenes" and name in NAMES:
+    if fault_rate and name != "scenes" and name in NAMES:
         raise UsageError(f"only the teacher scenes plants noise; leave --noise out for {name}")
     if url and name in ("local", "scenes"):
         raise UsageError(f"the teacher {name} asks no server; leave its URL out")
@@ -64,8 +64,8 @@ def open_teacher(
 
             if model:
                 raise UsageError("the teacher scenes has no models; write --teacher scenes")
-            return ScenesTeacher(noise=noise, seed=seed)
-    raise _unknown(spec)
+            return ScenesTeacher(fault_rate=fault_rate, seed=seed)
+    raise _unknown_teacher_error(spec)
 
 
 def full_name(spec: str) -> str:
@@ -76,7 +76,7 @@ def full_name(spec: str) -> str:
     """
     name, _, model = spec.partition(":")
     if name not in NAMES:
-        raise _unknown(spec)
+        raise _unknown_teacher_error(spec)
     if name in ("gemini", "gemini-batch") and not model:
         from compact_hf.teachers.gemini import DEFAULT_MODEL
 
@@ -84,12 +84,12 @@ def full_name(spec: str) -> str:
     return spec
 
 
-def ks_of(spec: str) -> range:
+def get_ks(spec: str) -> range:
     """Return the k that the teacher of `spec` has questions for, without opening it."""
     return range(1, 6) if _is_scenes(spec) else range(1, 11)
 
 
-def sources_of(spec: str) -> str | None:
+def get_source_type(spec: str) -> str | None:
     """Return the one kind of source that the teacher of `spec` knows, None for any, without opening it."""
     return "scenes" if _is_scenes(spec) else None
 
@@ -98,6 +98,6 @@ def _is_scenes(spec: str) -> bool:
     return spec.partition(":")[0] == "scenes"
 
 
-def _unknown(spec: str) -> UsageError:
-    meant = did_you_mean(spec.partition(":")[0], NAMES)
-    return UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{meant}")
+def _unknown_teacher_error(spec: str) -> UsageError:
+    suggestion = did_you_mean(spec.partition(":")[0], NAMES)
+    return UsageError(f"got the teacher {spec!r}; there are {', '.join(NAMES)}{suggestion}")

@@ -24,7 +24,14 @@ from starlette.routing import Route
 
 from compact_hf.records import digest
 from compact_hf.testing.gemini_batch import GeminiBatches
-from compact_hf.testing.scripted_model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c
+from compact_hf.testing.scripted_model import (
+    KEY,
+    Fault,
+    ModelRequest,
+    ModelServer,
+    make_model_request,
+    serve_until_ctrl_c,
+)
 
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 _PATH: Final = "/{version}/models/{model}:generateContent"
@@ -50,18 +57,22 @@ class GeminiServer(ModelServer):
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
         fault: Fault = lambda asked, number: None,
-        remember: bool = True,
+        record_requests: bool = True,
     ) -> None:
-        self.batches = GeminiBatches(refused=self._refused, understood=_understood, respond=self.respond)
+        self.batches = GeminiBatches(
+            check_request=self._check_request, parse_request=_parse_request, respond=self.respond
+        )
         routes = [Route(_PATH, self._generate, methods=["POST"]), *self.batches.routes()]
-        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, remember=remember)
+        super().__init__(
+            routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, record_requests=record_requests
+        )
         self._key = key
         self._model = model
 
     async def _generate(self, request: Request) -> Response:
-        return self._refused(request) or await self.serve(request, _understood)
+        return self._check_request(request) or await self.serve(request, _parse_request)
 
-    def _refused(self, request: Request) -> Response | None:
+    def _check_request(self, request: Request) -> Response | None:
         if request.headers.get("x-goog-api-key") != self._key:
             return error_response(
                 400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID"
@@ -70,14 +81,14 @@ class GeminiServer(ModelServer):
             return error_response(404, "NOT_FOUND", "models/no-such-model is not found for API version v1beta")
         return None
 
-    def answer(self, asked: Asked) -> Response:
+    def answer(self, model_request: ModelRequest) -> Response:
         """See `ModelServer.answer`."""
-        text = json.dumps(self.written(asked))
-        return content_response(text, model=self._model, prompt_tokens=258 + len(asked.prompt) // 4)
+        text = json.dumps(self.make_reply(model_request))
+        return content_response(text, model=self._model, prompt_tokens=258 + len(model_request.prompt) // 4)
 
-    def refuse(self, why: str) -> Response:
+    def bad_request(self, message: str) -> Response:
         """See `ModelServer.refuse`."""
-        return error_response(400, "INVALID_ARGUMENT", why)
+        return error_response(400, "INVALID_ARGUMENT", message)
 
 
 def content_response(
@@ -122,7 +133,7 @@ def error_response(
     return JSONResponse(body, status_code=code, headers=headers)
 
 
-def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
+def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelRequest:
     parts = [part for content in body["contents"] for part in content["parts"]]
     prompt = "".join(part.get("text", "") for part in parts)
     config = body["generationConfig"]
@@ -130,20 +141,20 @@ def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
     if not schema:
         raise ValueError("expected a response schema")
     blobs = [data for part in parts if (data := part.get("inlineData") or part.get("inline_data"))]
-    return asked_for(prompt, schema, [_jpeg(blob) for blob in blobs], body, headers)
+    return make_model_request(prompt, schema, [_decode_image(blob) for blob in blobs], body, headers)
 
 
-def _jpeg(blob: dict[str, str]) -> bytes:
-    kind = blob.get("mimeType") or blob.get("mime_type")
-    if kind != "image/jpeg":
-        raise ValueError(f"expected image/jpeg, got {kind}")
+def _decode_image(blob: dict[str, str]) -> bytes:
+    mime_type = blob.get("mimeType") or blob.get("mime_type")
+    if mime_type != "image/jpeg":
+        raise ValueError(f"expected image/jpeg, got {mime_type}")
     # Either alphabet, as the service takes it.
     return base64.b64decode(blob["data"].translate(_URL_SAFE), validate=True)
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main(argv: Iterable[str] | None = None) -> None:
     """Serve until Ctrl-C."""
-    serve_until_ctrl_c("compact_hf.testing.gemini", "Speaks Gemini's protocol.", GeminiServer, arguments)
+    serve_until_ctrl_c("compact_hf.testing.gemini", "Speaks Gemini's protocol.", GeminiServer, argv)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from compact_hf.records import digest
-from compact_hf.testing.scripted_model import KEY, Asked, Fault, ModelServer, asked_for, serve_until_ctrl_c, spoken
+from compact_hf.testing.scripted_model import (
+    KEY,
+    Fault,
+    ModelRequest,
+    ModelServer,
+    make_model_request,
+    make_text_reply,
+    serve_until_ctrl_c,
+)
 
 # What the service takes, of what a teacher has reason to send. Sampling settings are not among it: current models
 # refuse them.
-_FIELDS: Final = {"model", "messages", "response_format", "store", "max_completion_tokens", "reasoning_effort"}
+_REQUEST_FIELDS: Final = {"model", "messages", "response_format", "store", "max_completion_tokens", "reasoning_effort"}
 # What servers of one's own take besides, for free text.
-_SAMPLING: Final = {"temperature", "max_tokens"}
-_DATA_URL: Final = "data:image/jpeg;base64,"
+_SAMPLING_FIELDS: Final = {"temperature", "max_tokens"}
+_DATA_URL_PREFIX: Final = "data:image/jpeg;base64,"
 
 
 class OpenAIServer(ModelServer):
@@ -51,40 +59,46 @@ class OpenAIServer(ModelServer):
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
         fault: Fault = lambda asked, number: None,
-        remember: bool = True,
+        record_requests: bool = True,
     ) -> None:
         routes = [
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
         ]
-        super().__init__(routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, remember=remember)
+        super().__init__(
+            routes, accept_rate=accept_rate, latency_s=latency_s, fault=fault, record_requests=record_requests
+        )
         self._key = key
         self._model = model
 
     async def _complete(self, request: Request) -> Response:
-        return self._locked(request) or await self.serve(request, _understood)
+        return self._check_key(request) or await self.serve(request, _parse_request)
 
     async def _models(self, request: Request) -> Response:
-        listed = {"id": self._model, "object": "model", "created": 0, "owned_by": "compact_hf"}
-        return self._locked(request) or JSONResponse({"object": "list", "data": [listed]})
+        entry = {"id": self._model, "object": "model", "created": 0, "owned_by": "compact_hf"}
+        return self._check_key(request) or JSONResponse({"object": "list", "data": [entry]})
 
-    def _locked(self, request: Request) -> Response | None:
+    def _check_key(self, request: Request) -> Response | None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme == "Bearer" and key and self._key in (None, key):
             return None
         # The service quotes the key's ends.
         return error_response(401, f"Incorrect API key provided: {key[:4]}***{key[-4:]}.", code="invalid_api_key")
 
-    def answer(self, asked: Asked) -> Response:
+    def answer(self, model_request: ModelRequest) -> Response:
         """See `ModelServer.answer`."""
-        if asked.body["model"] == "no-such-model":
+        if model_request.body["model"] == "no-such-model":
             return error_response(404, "The model `no-such-model` does not exist.", code="model_not_found")
-        text = spoken(asked) if asked.role == "free" else json.dumps(self.written(asked))
-        return content_response(text, model=self._model, prompt_tokens=765 + len(asked.prompt) // 4)
+        text = (
+            make_text_reply(model_request)
+            if model_request.role == "free"
+            else json.dumps(self.make_reply(model_request))
+        )
+        return content_response(text, model=self._model, prompt_tokens=765 + len(model_request.prompt) // 4)
 
-    def refuse(self, why: str) -> Response:
+    def bad_request(self, message: str) -> Response:
         """See `ModelServer.refuse`."""
-        return error_response(400, why)
+        return error_response(400, message)
 
 
 def content_response(
@@ -128,9 +142,9 @@ def error_response(
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
+def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelRequest:
     is_free = "response_format" not in body
-    if unknown := body.keys() - _FIELDS - (_SAMPLING if is_free else set()):
+    if unknown := body.keys() - _REQUEST_FIELDS - (_SAMPLING_FIELDS if is_free else set()):
         raise ValueError(f"unrecognized request arguments: {', '.join(sorted(unknown))}")
     (message,) = body["messages"]
     if message["role"] != "user" or not isinstance(body["model"], str):
@@ -140,24 +154,24 @@ def _understood(body: dict[str, Any], headers: dict[str, str]) -> Asked:
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     if len(urls) + sum(part["type"] == "text" for part in parts) != len(parts):
         raise ValueError("expected parts of the types text and image_url")
-    schema = None if is_free else _schema(body["response_format"])
-    return asked_for(prompt, schema, [_jpeg(url) for url in urls], body, headers)
+    schema = None if is_free else _read_schema(body["response_format"])
+    return make_model_request(prompt, schema, [_decode_image(url) for url in urls], body, headers)
 
 
-def _schema(response_format: dict[str, Any]) -> dict[str, Any]:
-    given = response_format["json_schema"]
-    if response_format["type"] != "json_schema" or given["strict"] is not True:
+def _read_schema(response_format: dict[str, Any]) -> dict[str, Any]:
+    json_schema = response_format["json_schema"]
+    if response_format["type"] != "json_schema" or json_schema["strict"] is not True:
         raise ValueError("expected a response format of the type json_schema, strict")
-    if not re.fullmatch(r"[\w-]{1,64}", given["name"], re.ASCII):
-        raise ValueError(f"expected a name of letters, digits, _ and -, got {given['name']!r}")
-    for part in _objects(given["schema"]):
+    if not re.fullmatch(r"[\w-]{1,64}", json_schema["name"], re.ASCII):
+        raise ValueError(f"expected a name of letters, digits, _ and -, got {json_schema['name']!r}")
+    for part in _iter_objects(json_schema["schema"]):
         if part.get("additionalProperties") is not False or set(part["required"]) != set(part["properties"]):
             raise ValueError("a strict schema requires all its properties and allows no others")
-    schema: dict[str, Any] = given["schema"]
+    schema: dict[str, Any] = json_schema["schema"]
     return schema
 
 
-def _objects(part: Any) -> Iterator[dict[str, Any]]:
+def _iter_objects(part: Any) -> Iterator[dict[str, Any]]:
     """Yield every schema of an object in a schema."""
     if isinstance(part, dict):
         if part.get("type") == "object":
@@ -165,18 +179,18 @@ def _objects(part: Any) -> Iterator[dict[str, Any]]:
         part = list(part.values())
     if isinstance(part, list):
         for inner in part:
-            yield from _objects(inner)
+            yield from _iter_objects(inner)
 
 
-def _jpeg(url: str) -> bytes:
-    if not url.startswith(_DATA_URL):
+def _decode_image(url: str) -> bytes:
+    if not url.startswith(_DATA_URL_PREFIX):
         raise ValueError(f"expected a data URL of image/jpeg in base64, got {url[:30]!r}")
-    return base64.b64decode(url.removeprefix(_DATA_URL), validate=True)
+    return base64.b64decode(url.removeprefix(_DATA_URL_PREFIX), validate=True)
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main(argv: Iterable[str] | None = None) -> None:
     """Serve until Ctrl-C."""
-    serve_until_ctrl_c("compact_hf.testing.openai", "Speaks OpenAI's protocol.", OpenAIServer, arguments)
+    serve_until_ctrl_c("compact_hf.testing.openai", "Speaks OpenAI's protocol.", OpenAIServer, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Self
 import uvicorn
 from starlette.applications import Starlette
 
-_START_S = 10.0
+_START_TIMEOUT_S = 10.0
 
 
 class LocalServer:
@@ -34,7 +34,7 @@ class LocalServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._server.started:
             if time.monotonic() > deadline or not self._thread.is_alive():
                 raise RuntimeError(f"the local server at {self.url} did not start")
@@ -45,5 +45,5 @@ class LocalServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.should_exit = True
-        self._thread.join(_START_S)
+        self._thread.join(_START_TIMEOUT_S)
         self._socket.close()

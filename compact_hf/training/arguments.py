@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.training.recipes import read_recipe
-from compact_hf.training.row_screening import Screened, screen
+from compact_hf.training.row_screening import ScreeningResult, screen_rows
 
-_SECRET: Final = ("env", "hub_token")
+_SECRET_KEYS: Final = ("env", "hub_token")
 
 
 @dataclass
-class Extras:
+class ExtraArguments:
     """What `compact tune` adds to TRL's arguments, on the command line only: any recipe is TRL's too.
 
     Attributes:
@@ -39,31 +39,35 @@ class Arguments:
     training: Any
     model: Any
     mixture: Any
-    extras: Extras
+    extras: ExtraArguments
 
 
 def make_parser(prog: str) -> Any:
     """Return TRL's parser of `sft`, with the extras."""
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
-    return TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, Extras), prog=prog)
+    return TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, ExtraArguments), prog=prog)
 
 
-def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
+def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the recipe's settings with what replaced them on the command line."""
-    given: dict[str, list[str]] = {}
-    for argument in (part for one in arguments for part in (one.split("=", 1) if one.startswith("--") else [one])):
+    values_by_option: dict[str, list[str]] = {}
+    for argument in (token for raw in arguments for token in (raw.split("=", 1) if raw.startswith("--") else [raw])):
         if argument.startswith("--"):
-            values = given.setdefault(argument.removeprefix("--"), [])
+            values = values_by_option.setdefault(argument.removeprefix("--"), [])
         else:
             values.append(argument)
-    recipe = given.pop("config", None)
-    told = {name: _typed(" ".join(values)) if values else True for name, values in given.items()}
-    settings = {**(read_recipe(recipe[0]) if recipe else {}), **told}
-    return {name: value for name, value in settings.items() if name not in (*Extras.__dataclass_fields__, *_SECRET)}
+    recipe = values_by_option.pop("config", None)
+    overrides = {name: _parse_scalar(" ".join(values)) if values else True for name, values in values_by_option.items()}
+    settings = {**(read_recipe(recipe[0]) if recipe else {}), **overrides}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in (*ExtraArguments.__dataclass_fields__, *_SECRET_KEYS)
+    }
 
 
-def _typed(text: str) -> str | int | float | bool:
+def _parse_scalar(text: str) -> str | int | float | bool:
     """Return a number or a truth value as what it is in YAML."""
     import yaml
 
@@ -74,7 +78,7 @@ def _typed(text: str) -> str | int | float | bool:
     return value if isinstance(value, int | float) else text
 
 
-def refuse_other_bases(name: str, revision: str | None = None) -> Any:
+def load_llava_config(name: str, revision: str | None = None) -> Any:
     """Return the configuration of a LLaVA.
 
     Raises:
@@ -98,7 +102,7 @@ def refuse_other_bases(name: str, revision: str | None = None) -> Any:
 
 
 @contextmanager
-def misfits_told(name: str) -> Iterator[None]:
+def translate_shape_errors(name: str) -> Iterator[None]:
     """Say which base it is whose weights are not what its configuration says, while it is loaded.
 
     Raises:
@@ -115,7 +119,7 @@ def misfits_told(name: str) -> Iterator[None]:
         ) from error
 
 
-def processor_of(told: Arguments) -> Any:
+def load_processor(args: Arguments) -> Any:
     """Return the base's processor with the chat template of training.
 
     Raises:
@@ -123,15 +127,15 @@ def processor_of(told: Arguments) -> Any:
     """
     from transformers import AutoProcessor
 
-    name, path = told.model.model_name_or_path, told.training.chat_template_path
+    name, path = args.model.model_name_or_path, args.training.chat_template_path
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=told.model.model_revision)
+        processor = AutoProcessor.from_pretrained(name, revision=args.model.model_revision)
         if path:
             processor.chat_template = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TuningError(f"no processor or template for {name}: {' '.join(str(error).split())[:200]}") from error
     template = processor.chat_template or ""
-    if told.training.assistant_only_loss and "generation" not in template:
+    if args.training.assistant_only_loss and "generation" not in template:
         raise TuningError(
             f"the chat template of {name} has no generation marks, so that answers cannot be told from questions; "
             "give one that has as chat_template_path (`compact recipe copy` writes ours)"
@@ -139,7 +143,7 @@ def processor_of(told: Arguments) -> Any:
     return processor
 
 
-def load(told: Arguments) -> dict[str, Any]:
+def load_splits(args: Arguments) -> dict[str, Any]:
     """Return the rows to train on as `train`, and those to evaluate on as `test` where the recipe evaluates.
 
     Raises:
@@ -149,45 +153,45 @@ def load(told: Arguments) -> dict[str, Any]:
     from datasets.exceptions import DatasetsError
     from trl import get_dataset
 
-    script, wanted = told.script, {"train": told.script.dataset_train_split}
-    if told.training.eval_strategy != "no":
-        wanted["test"] = script.dataset_test_split
-    if script.dataset_streaming or told.mixture.streaming:
+    script, splits = args.script, {"train": args.script.dataset_train_split}
+    if args.training.eval_strategy != "no":
+        splits["test"] = script.dataset_test_split
+    if script.dataset_streaming or args.mixture.streaming:
         raise TuningError("a streamed data set cannot be looked at before the first step; leave out dataset_streaming")
     try:
-        if told.mixture.datasets:
-            loaded = get_dataset(told.mixture)
+        if args.mixture.datasets:
+            dataset = get_dataset(args.mixture)
         else:
-            loaded = load_dataset(script.dataset_name, script.dataset_config, revision=told.extras.dataset_revision)
+            dataset = load_dataset(script.dataset_name, script.dataset_config, revision=args.extras.dataset_revision)
     except (OSError, ValueError, DatasetsError) as error:
-        at = f"@{told.extras.dataset_revision}" if told.extras.dataset_revision else ""
+        suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
         raise TuningError(
-            f"the data set {script.dataset_name}{at} cannot be loaded: "
+            f"the data set {script.dataset_name}{suffix} cannot be loaded: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
-    missing = [split for split in wanted.values() if split not in loaded]
+    missing = [split for split in splits.values() if split not in dataset]
     if missing:
-        raise TuningError(f"the data set {script.dataset_name} has no split {missing[0]!r}, but {', '.join(loaded)}")
-    return {name: loaded[split] for name, split in wanted.items()}
+        raise TuningError(f"the data set {script.dataset_name} has no split {missing[0]!r}, but {', '.join(dataset)}")
+    return {name: dataset[split] for name, split in splits.items()}
 
 
-def version_in(rows: Any) -> str | None:
+def get_dataset_version(rows: Any) -> str | None:
     """Return the version that a release's card says, of a folder as of a repository; None where rows have none."""
-    said = rows.info.version
-    return None if said is None or str(said) == "0.0.0" else str(said)
+    version = rows.info.version
+    return None if version is None or str(version) == "0.0.0" else str(version)
 
 
-def screen_as(told: Arguments, rows: Any, processor: Any) -> Screened:
+def screen_with_args(args: Arguments, rows: Any, processor: Any) -> ScreeningResult:
     """Screen rows for these arguments."""
-    training = told.training
-    return screen(rows, processor, max_length=training.max_length, answers_only=training.assistant_only_loss)
+    training = args.training
+    return screen_rows(rows, processor, max_length=training.max_length, answers_only=training.assistant_only_loss)
 
 
-def model_arguments(told: Arguments) -> dict[str, Any]:
+def build_model_kwargs(args: Arguments) -> dict[str, Any]:
     """Return what the model is loaded with: as in TRL's script."""
     return {
-        "revision": told.model.model_revision,
-        "attn_implementation": told.model.attn_implementation,
-        "dtype": told.model.dtype,
-        **(told.training.model_init_kwargs or {}),
+        "revision": args.model.model_revision,
+        "attn_implementation": args.model.attn_implementation,
+        "dtype": args.model.dtype,
+        **(args.training.model_init_kwargs or {}),
     }

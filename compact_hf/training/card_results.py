@@ -14,22 +14,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.loading import identity_of
+from compact_hf.models.loading import hash_model
 from compact_hf.records import RESULTS_SCHEMA
-from compact_hf.reports.score_charts import Difference, Interval, Score, accuracy, describe_differences, table
-from compact_hf.reports.theme import MOST_MODELS, spoken
+from compact_hf.reports.score_charts import (
+    Interval,
+    ModelDifference,
+    ScoreRow,
+    describe_differences,
+    make_score_table,
+    plot_accuracy,
+)
+from compact_hf.reports.theme import MAX_MODELS, get_label
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
     from compact_hf.reports.figure import Plot, Table
 
-THIS: Final = "this model"
-_NAMED: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
+THIS_MODEL: Final = "this model"
+_DATASET_NAME: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluatedDataset:
     """A data set's name as `compact evaluate` puts it, `org/name@v1.0.0 (config, split)`, and its parts.
 
     Of one that is not on the Hub the name is all there is.
@@ -42,7 +49,7 @@ class Asked:
     split: str | None = None
 
     @property
-    def linked(self) -> str:
+    def link(self) -> str:
         """The name, of a repository as a link."""
         if self.repository is None:
             return self.name
@@ -51,153 +58,166 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class CardResults:
     """The scores of some models on one data set, and which of the models the card is about.
 
     Attributes:
-        judging (`Mapping[str, Any]`): the content of DIR/results.json.
+        evaluation (`Mapping[str, Any]`): the content of DIR/results.json.
         model (`str`): the name that it has there.
     """
 
-    judging: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
     model: str
 
     @property
-    def own(self) -> Mapping[str, Any]:
+    def own_results(self) -> Mapping[str, Any]:
         """The model's own results."""
-        found: Mapping[str, Any] = next(one for one in self.judging["models"] if one["model"] == self.model)
-        return found
+        results: Mapping[str, Any] = next(model for model in self.evaluation["models"] if model["model"] == self.model)
+        return results
 
     @property
     def models(self) -> tuple[Mapping[str, Any], ...]:
         """Every model's results, its own first, as many as one plot keeps apart."""
-        others = [one for one in self.judging["models"] if one["model"] != self.model]
-        return (self.own, *others[: MOST_MODELS - 1])
+        others = [model for model in self.evaluation["models"] if model["model"] != self.model]
+        return (self.own_results, *others[: MAX_MODELS - 1])
 
     @property
-    def asked(self) -> Asked:
+    def dataset(self) -> EvaluatedDataset:
         """The data set."""
-        return _asked(str(self.judging["dataset"]))
+        return _parse_dataset_name(str(self.evaluation["dataset"]))
 
     @property
     def names(self) -> tuple[str, ...]:
         """What they are called in the card."""
-        return (THIS, *(_public(one["model"]) for one in self.models[1:]))
+        return (THIS_MODEL, *(_public_name(model["model"]) for model in self.models[1:]))
 
-    def lines(self) -> tuple[Score, ...]:
+    def scores(self) -> tuple[ScoreRow, ...]:
         """Return a line for all questions, for each k and for each capability."""
-        own = self.own
+        results = self.own_results
         return (
-            _line("all", [one["overall"] for one in self.models]),
-            *(_line(f"k = {k}", [one["by_k"][k] for one in self.models]) for k in own["by_k"]),
-            *(_line(name, [one["by_capability"][name] for one in self.models]) for name in own["by_capability"]),
+            _build_score("all", [model["overall"] for model in self.models]),
+            *(_build_score(f"k = {k}", [model["by_k"][k] for model in self.models]) for k in results["by_k"]),
+            *(
+                _build_score(name, [model["by_capability"][name] for model in self.models])
+                for name in results["by_capability"]
+            ),
         )
 
     def plot(self) -> Plot:
         """Draw accuracy by k."""
-        lines = self.lines()[: 1 + len(self.own["by_k"])]
-        return accuracy(lines, self.names, name="accuracy-by-k", title="Accuracy by k")
+        scores = self.scores()[: 1 + len(self.own_results["by_k"])]
+        return plot_accuracy(scores, self.names, name="accuracy-by-k", title="Accuracy by k")
 
     def table(self) -> Table:
         """Return every line's numbers."""
-        return table(self.lines(), self.names)
+        return make_score_table(self.scores(), self.names)
 
     def differences(self) -> tuple[str, ...]:
         """Return a sentence for each comparison of this model with another."""
         return describe_differences(
-            [self._difference(one) for one in self.judging["comparisons"] if self.model in _two(one)]
+            [
+                self._difference(comparison)
+                for comparison in self.evaluation["comparisons"]
+                if self.model in _compared_models(comparison)
+            ]
         )
 
-    def _difference(self, found: Mapping[str, Any]) -> Difference:
+    def _difference(self, comparison: Mapping[str, Any]) -> ModelDifference:
         """Return a comparison as the plots have it: how the further model does against the baseline."""
-        baseline, further = (THIS if name == self.model else _public(name) for name in _two(found))
-        share = Interval(found["difference"], found["low"], found["high"])
-        return Difference(baseline, further, found["n"], share, found["p"])
+        baseline, candidate = (
+            THIS_MODEL if name == self.model else _public_name(name) for name in _compared_models(comparison)
+        )
+        interval = Interval(comparison["difference"], comparison["low"], comparison["high"])
+        return ModelDifference(baseline, candidate, comparison["n"], interval, comparison["p"])
 
-    def index(self) -> list[EvalResult]:
+    def eval_results(self) -> list[EvalResult]:
         """Return the model's own shares of 1 as the Hub's `model-index` takes them, one for each line."""
         from huggingface_hub import EvalResult
 
-        own, asked = self.own, self.asked
-        parts: list[tuple[str, dict[str, Any] | None, Mapping[str, Any]]] = [("all", None, own["overall"])]
-        parts += [(f"k = {k}", {"k": int(k)}, score) for k, score in own["by_k"].items()]
-        parts += [(spoken(name), {"capability": name}, score) for name, score in own["by_capability"].items()]
+        results, dataset = self.own_results, self.dataset
+        entries: list[tuple[str, dict[str, Any] | None, Mapping[str, Any]]] = [("all", None, results["overall"])]
+        entries += [(f"k = {k}", {"k": int(k)}, score) for k, score in results["by_k"].items()]
+        entries += [(get_label(name), {"capability": name}, score) for name, score in results["by_capability"].items()]
         return [
             EvalResult(
                 task_type="image-text-to-text",
-                dataset_type=asked.repository or asked.name,
-                dataset_name=asked.name,
-                dataset_config=asked.config,
-                dataset_split=asked.split,
-                dataset_revision=asked.revision,
+                dataset_type=dataset.repository or dataset.name,
+                dataset_name=dataset.name,
+                dataset_config=dataset.config,
+                dataset_split=dataset.split,
+                dataset_revision=dataset.revision,
                 metric_type="accuracy",
                 metric_name=f"accuracy, {label}",
-                metric_args=given,
+                metric_args=metric_args,
                 metric_value=round(score["accuracy"], 4),
             )
-            for label, given, score in parts
+            for label, metric_args, score in entries
         ]
 
 
-def measured(folder: Path, results: Path) -> Measured:
+def read_card_results(directory: Path, results_directory: Path) -> CardResults:
     """Return what a judging found out about the model in a folder.
 
     Args:
-        folder (`Path`): the model's or the adapter's.
-        results (`Path`): what `compact evaluate` wrote as --out.
+        directory (`Path`): the model's or the adapter's.
+        results_directory (`Path`): what `compact evaluate` wrote as --out.
 
     Raises:
         TuningError: there are no results, they are another version's, or they are of other models than this one as it
             is now.
     """
-    again = f"measure again: compact evaluate {folder} DATASET --out DIR"
+    advice = f"measure again: compact evaluate {directory} DATASET --out DIR"
     try:
-        told, judging = (json.loads((results / name).read_bytes()) for name in ("evaluation.json", "results.json"))
+        manifest, evaluation = (
+            json.loads((results_directory / name).read_bytes()) for name in ("evaluation.json", "results.json")
+        )
     except (OSError, ValueError) as error:
         raise TuningError(
-            f"{results} has no results that can be read ({error}); give what compact evaluate wrote as --out"
+            f"{results_directory} has no results that can be read ({error}); give what compact evaluate wrote as --out"
         ) from error
-    if judging.get("schema") != RESULTS_SCHEMA or "models" not in told:
+    if evaluation.get("schema") != RESULTS_SCHEMA or "models" not in manifest:
         raise TuningError(
-            f"{results / 'results.json'} has schema {judging.get('schema')!r}, this version reads {RESULTS_SCHEMA}; "
-            f"{again}"
+            f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, this version reads "
+            f"{RESULTS_SCHEMA}; "
+            f"{advice}"
         )
-    identity = identity_of(folder)
-    slug = next((slug for slug, one in told["models"].items() if one["identity"] == identity), None)
+    identity = hash_model(directory)
+    slug = next((slug for slug, entry in manifest["models"].items() if entry["identity"] == identity), None)
     if slug is None:
-        others = ", ".join(one["model"] for one in told["models"].values())
+        others = ", ".join(entry["model"] for entry in manifest["models"].values())
         raise TuningError(
-            f"the results in {results} are those of {others} as they were then, not of {folder} as it is; {again}"
+            f"the results in {results_directory} are those of {others} as they were then, not of {directory} "
+            f"as it is; {advice}"
         )
-    own = results / slug / "results.json"
-    if not own.is_file():
-        raise TuningError(f"{results} lacks answers of {folder}; the same compact evaluate goes on")
-    return Measured(judging, json.loads(own.read_bytes())["model"])
+    own_file = results_directory / slug / "results.json"
+    if not own_file.is_file():
+        raise TuningError(f"{results_directory} lacks answers of {directory}; the same compact evaluate goes on")
+    return CardResults(evaluation, json.loads(own_file.read_bytes())["model"])
 
 
-def _asked(name: str) -> Asked:
-    found = _NAMED.fullmatch(name)
-    if found is None:
-        return Asked(name)
-    parts = found["parts"].split(", ") if found["parts"] else []
-    return Asked(
+def _parse_dataset_name(name: str) -> EvaluatedDataset:
+    match = _DATASET_NAME.fullmatch(name)
+    if match is None:
+        return EvaluatedDataset(name)
+    parts = match["parts"].split(", ") if match["parts"] else []
+    return EvaluatedDataset(
         name,
-        found["repository"],
-        found["revision"],
+        match["repository"],
+        match["revision"],
         config=parts[0] if len(parts) > 1 else None,
         split=parts[-1] if parts else None,
     )
 
 
-def _public(model: str) -> str:
+def _public_name(model: str) -> str:
     # Where things lay on one machine is nobody else's business.
     return Path(model).name if Path(model).is_absolute() else model
 
 
-def _two(comparison: Mapping[str, Any]) -> tuple[str, str]:
+def _compared_models(comparison: Mapping[str, Any]) -> tuple[str, str]:
     return comparison["baseline"], comparison["model"]
 
 
-def _line(label: str, scores: Sequence[Mapping[str, Any]]) -> Score:
-    intervals = tuple(Interval(one["accuracy"], one["low"], one["high"]) for one in scores)
-    return Score(label, scores[0]["n"], scores[0]["majority"]["accuracy"], intervals)
+def _build_score(label: str, scores: Sequence[Mapping[str, Any]]) -> ScoreRow:
+    intervals = tuple(Interval(score["accuracy"], score["low"], score["high"]) for score in scores)
+    return ScoreRow(label, scores[0]["n"], scores[0]["majority"]["accuracy"], intervals)

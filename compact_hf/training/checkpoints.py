@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.hub.errors import reading
+from compact_hf.hub.errors import translate_read_errors
 
-_REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_REPO_ID: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+_COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
 
-def pinned(dataset: str, revision: str | None) -> tuple[str, str | None]:
+def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
     """Return a data set's name and the commit that its revision stands for now.
 
     Args:
@@ -39,22 +39,22 @@ def pinned(dataset: str, revision: str | None) -> tuple[str, str | None]:
         TuningError: a revision of a folder, or two revisions.
         HubError: there is no such repository or revision, or the Hub cannot be reached.
     """
-    named = _REPOSITORY.fullmatch(dataset)
-    if named is None or Path(dataset).exists():
+    match = _REPO_ID.fullmatch(dataset)
+    if match is None or Path(dataset).exists():
         if revision:
             raise TuningError(
                 f"{dataset} is no repository on the Hub, and only there are revisions; leave --revision out"
             )
         return dataset, None
-    if revision and named["revision"] and revision != named["revision"]:
+    if revision and match["revision"] and revision != match["revision"]:
         raise TuningError(f"{dataset} and --revision {revision} are two revisions; leave one out")
-    return named["name"], _commit(named["name"], revision or named["revision"])
+    return match["name"], _resolve_commit(match["name"], revision or match["revision"])
 
 
-def _commit(name: str, revision: str | None) -> str | None:
+def _resolve_commit(name: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi, constants
 
-    if revision and _COMMIT.fullmatch(revision):
+    if revision and _COMMIT_HASH.fullmatch(revision):
         return revision
     if constants.is_offline_mode():
         if revision:
@@ -63,21 +63,21 @@ def _commit(name: str, revision: str | None) -> str | None:
                 "give the commit itself"
             )
         return None
-    with reading(name, revision):
+    with translate_read_errors(name, revision):
         return HfApi().dataset_info(name, revision=revision).sha
 
 
-CLAIM: Final = ".compact-tune"
-WHOLE: Final = "whole"
-RECORD: Final = "training.json"
+MARKER_FILE: Final = ".compact-tune"
+COMPLETE_FILE: Final = "whole"
+RECORD_FILE: Final = "training.json"
 # What may change on the way without changing what comes out.
-_FREE: Final = re.compile(
+_CHANGEABLE_KEYS: Final = re.compile(
     r"output_dir|env|hub_.*|push_to_hub|report_to|run_name|project|logging_.*|log_level.*|disable_tqdm|save_.*"
     r"|dataloader_.*|ddp_timeout|resume_from_checkpoint|machine_rank|main_process_.*|rdzv_.*|gpu_ids|same_network"
 )
 
 
-def claim(output_dir: Path, settings: Mapping[str, Any]) -> None:
+def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Take a folder for a training run, or come back to it.
 
     Args:
@@ -87,54 +87,62 @@ def claim(output_dir: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         UsageError: the folder holds something else, or a run with other settings.
     """
-    told = {key: str(value) for key, value in settings.items() if value is not None and not _FREE.fullmatch(key)}
-    mark = output_dir / CLAIM
+    current = {
+        key: str(value) for key, value in settings.items() if value is not None and not _CHANGEABLE_KEYS.fullmatch(key)
+    }
+    marker = output_dir / MARKER_FILE
     try:
-        held = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+        stored = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
         # Several machines may come to a folder that they share at the same time.
-        if held is None and output_dir.exists() and any(CLAIM not in path.name for path in output_dir.iterdir()):
+        if (
+            stored is None
+            and output_dir.exists()
+            and any(MARKER_FILE not in path.name for path in output_dir.iterdir())
+        ):
             raise UsageError(
                 f"output_dir {output_dir} already holds something that `compact tune` did not begin; "
                 "give a new or empty folder"
             )
-        if held is None:
+        if stored is None:
             output_dir.mkdir(parents=True, exist_ok=True)
-            half = mark.with_name(f"{CLAIM}.{socket.gethostname()}.{os.getpid()}")
-            half.write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
-            half.rename(mark)
+            temp_file = marker.with_name(f"{MARKER_FILE}.{socket.gethostname()}.{os.getpid()}")
+            temp_file.write_text(json.dumps(current, sort_keys=True), encoding="utf-8")
+            temp_file.rename(marker)
     except OSError as error:
         raise UsageError(f"output_dir {output_dir} cannot be used ({error.strerror}); give another folder") from error
-    if held is not None and held != told:
-        differ = sorted(key for key in held.keys() | told.keys() if held.get(key) != told.get(key))
-        said = "; ".join(f"{key} was {held.get(key, 'not set')}, now {told.get(key, 'not set')}" for key in differ)
+    if stored is not None and stored != current:
+        changed = sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))
+        changes = "; ".join(
+            f"{key} was {stored.get(key, 'not set')}, now {current.get(key, 'not set')}" for key in changed
+        )
         raise UsageError(
-            f"output_dir {output_dir} holds a run with other settings ({said}); "
+            f"output_dir {output_dir} holds a run with other settings ({changes}); "
             "give these again to go on with it, or another output_dir"
         )
 
 
-def last_whole(output_dir: Path) -> Path | None:
+def find_last_checkpoint(output_dir: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end and can be gone on from, None where there is none."""
-    found = [
+    checkpoints = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in output_dir.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdecimal() and (path / WHOLE).is_file()
+        if path.name.removeprefix("checkpoint-").isdecimal() and (path / COMPLETE_FILE).is_file()
     ]
-    return max(found)[1] if found else None
+    return max(checkpoints)[1] if checkpoints else None
 
 
-def seconds_in(checkpoint: Path | None) -> float:
+def read_train_seconds(checkpoint: Path | None) -> float:
     """Return how long training had taken up to a checkpoint, in seconds."""
-    return float(json.loads((checkpoint / WHOLE).read_text())["seconds"]) if checkpoint else 0.0
+    return float(json.loads((checkpoint / COMPLETE_FILE).read_text())["seconds"]) if checkpoint else 0.0
 
 
-def record_of(output_dir: Path) -> dict[str, Any] | None:
+def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
     """Return the record of a finished training run, None where it is not finished.
 
     Raises:
         TuningError: what stands there cannot be read.
     """
-    path = output_dir / RECORD
+    path = output_dir / RECORD_FILE
     if not path.is_file():
         return None
     try:
@@ -146,6 +154,6 @@ def record_of(output_dir: Path) -> dict[str, Any] | None:
 
 def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a finished training run, whole or not at all."""
-    half = output_dir / f"{RECORD}.part"
-    half.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
-    half.rename(output_dir / RECORD)
+    temp_file = output_dir / f"{RECORD_FILE}.part"
+    temp_file.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+    temp_file.rename(output_dir / RECORD_FILE)

@@ -19,23 +19,23 @@ from typing import Any
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.training.arguments import (
     Arguments,
-    Extras,
-    load,
+    ExtraArguments,
+    load_llava_config,
+    load_processor,
+    load_splits,
     make_parser,
-    processor_of,
-    refuse_other_bases,
-    screen_as,
+    screen_with_args,
 )
-from compact_hf.training.memory import Devices, Memory, estimate
-from compact_hf.training.recipes import refuse_unknown_keys
-from compact_hf.training.row_screening import Screened
-from compact_hf.training.sampler import grouping_of
+from compact_hf.training.memory import Devices, MemoryEstimate, estimate_memory
+from compact_hf.training.recipes import check_recipe_keys
+from compact_hf.training.row_screening import ScreeningResult
+from compact_hf.training.sampler import build_grouping
 from compact_hf.training.sft import LIBRARIES
-from compact_hf.training.train import job_of
+from compact_hf.training.train import build_job
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingForecast:
     """What a training run will take.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan:
         padding (`float`): share of an epoch's computed tokens that are padding, 0 to 1.
         learning_rate (`float`), projector_learning_rate (`float`, *optional*): the projector's where it has its own.
         dataset_revision (`str`, *optional*): the commit that will be trained on.
-        memory (`Memory`): for each device, in bytes, with the parameters.
+        memory (`MemoryEstimate`): for each device, in bytes, with the parameters.
         versions (`Mapping[str, str]`): library -> version.
     """
 
@@ -65,7 +65,7 @@ class Plan:
     learning_rate: float
     projector_learning_rate: float | None
     dataset_revision: str | None
-    memory: Memory
+    memory: MemoryEstimate
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -80,61 +80,68 @@ def dry_run(
     overrides: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
     projector_learning_rate: float | None = None,
-) -> Plan:
+) -> TrainingForecast:
     """Return what `tune` with the same arguments will take; nothing is trained, and no weights are read.
 
     Raises:
         TuningError: no such recipe, base or data set.
         HubError: the data set's revision cannot be found on the Hub.
     """
-    job = job_of(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
-    refuse_unknown_keys({key: value for key, value in job.settings.items() if key not in Extras.__dataclass_fields__})
+    job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    check_recipe_keys(
+        {key: value for key, value in job.settings.items() if key not in ExtraArguments.__dataclass_fields__}
+    )
     # Whatever the recipe is written for, it is only counted here.
-    given = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
-    *parsed, launch = make_parser("compact tune").parse_args_and_config(given, return_remaining_strings=True)
-    told = Arguments(*parsed)
-    config, processor = refuse_other_bases(told.model.model_name_or_path, told.model.model_revision), processor_of(told)
+    arguments = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
+    *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
+    args = Arguments(*parsed)
+    config, processor = (
+        load_llava_config(args.model.model_name_or_path, args.model.model_revision),
+        load_processor(args),
+    )
     with without_progress_bars():
-        screened = screen_as(told, load(told)["train"], processor)
-    return _plan(told, config, screened, devices_of(launch))
+        screening = screen_with_args(args, load_splits(args)["train"], processor)
+    return _build_forecast(args, config, screening, read_devices(launch_args))
 
 
-def devices_of(launch: Sequence[str]) -> Devices:
+def read_devices(launch_args: Sequence[str]) -> Devices:
     """Return what accelerate will start, from the settings that go to it."""
     import torch
     import yaml
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    words = resolve_accelerate_config_argument(list(launch))
-    told = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-    file = yaml.safe_load(Path(told["config_file"]).read_text(encoding="utf-8")) if "config_file" in told else {}
-    processes = int(told.get("num_processes") or file.get("num_processes") or max(1, torch.cuda.device_count()))
-    zero3 = (file.get("deepspeed_config") or {}).get("zero_stage") == 3
-    return Devices(processes, sharded=zero3 or file.get("distributed_type") == "FSDP" or "use_fsdp" in told)
+    arguments = resolve_accelerate_config_argument(list(launch_args))
+    options = dict(zip((argument.removeprefix("--") for argument in arguments[::2]), arguments[1::2], strict=True))
+    config = (
+        yaml.safe_load(Path(options["config_file"]).read_text(encoding="utf-8")) if "config_file" in options else {}
+    )
+    processes = int(options.get("num_processes") or config.get("num_processes") or max(1, torch.cuda.device_count()))
+    is_zero3 = (config.get("deepspeed_config") or {}).get("zero_stage") == 3
+    return Devices(processes, is_sharded=is_zero3 or config.get("distributed_type") == "FSDP" or "use_fsdp" in options)
 
 
-def _plan(told: Arguments, config: Any, screened: Screened, devices: Devices) -> Plan:
-    training = told.training
-    grouping = grouping_of(training, screened, devices.processes)
-    rows, length = grouping.largest
-    tokens = sum(screened.lengths)
-    image_tokens = sum(screened.pictured) * screened.picture_tokens
-    in_epoch = grouping.steps_per_epoch
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(in_epoch * training.num_train_epochs)
-    return Plan(
+def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, devices: Devices) -> TrainingForecast:
+    training = args.training
+    grouping = build_grouping(training, screening, devices.processes)
+    rows, length = grouping.largest_batch
+    tokens = sum(screening.lengths)
+    image_tokens = sum(screening.has_image) * screening.tokens_per_image
+    steps_per_epoch = grouping.steps_per_epoch
+    steps = training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * training.num_train_epochs)
+    return TrainingForecast(
         processes=devices.processes,
-        rows_per_step=grouping.step_size,
+        rows_per_step=grouping.rows_per_step,
         steps=steps,
-        epochs=steps / in_epoch,
-        rows=len(screened.kept),
-        dropped=screened.reasons,
+        epochs=steps / steps_per_epoch,
+        rows=len(screening.kept_indices),
+        dropped=screening.dropped_by_reason,
         image_tokens=image_tokens,
         text_tokens=tokens - image_tokens,
-        answer_tokens=screened.answer_tokens,
-        padding=1 - tokens / sum(count * longest for count, longest in grouping.computed),
+        answer_tokens=screening.answer_tokens,
+        padding=1 - tokens / sum(count * longest for count, longest in grouping.batch_shapes),
         learning_rate=training.learning_rate,
-        projector_learning_rate=told.extras.projector_learning_rate,
-        dataset_revision=told.extras.dataset_revision,
-        memory=estimate(config, told, devices, rows=rows, length=length),
+        projector_learning_rate=args.extras.projector_learning_rate,
+        dataset_revision=args.extras.dataset_revision,
+        memory=estimate_memory(config, args, devices, rows=rows, length=length),
         versions={name: version(name) for name in LIBRARIES},
     )

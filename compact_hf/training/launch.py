@@ -19,11 +19,11 @@ from subprocess import CalledProcessError
 from typing import Final
 
 from compact_hf.training import sft
-from compact_hf.training.arguments import make_parser, settings_of
-from compact_hf.training.child_output import KILLED
-from compact_hf.training.recipes import refuse_unknown_keys
+from compact_hf.training.arguments import make_parser, parse_settings
+from compact_hf.training.child_output import KILLED_STATUS
+from compact_hf.training.recipes import check_recipe_keys
 
-_READ_LATE: Final = ("ACCELERATE_", "MASTER_", "OMP_NUM_THREADS", "KMP_")
+_LATE_VARIABLES: Final = ("ACCELERATE_", "MASTER_", "OMP_NUM_THREADS", "KMP_")
 """Variables that need not be set before torch is imported. The KMP ones are Intel OpenMP's, which PyPI's torch is not
 built with; the number of threads can be set later by torch itself."""
 
@@ -34,52 +34,56 @@ def main(arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    refuse_unknown_keys(settings_of(arguments))
+    check_recipe_keys(parse_settings(arguments))
     # Only the training processes act on it; a launcher that is ended by it would leave them behind.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    *_, of_recipe, of_options = make_parser("compact tune").parse_args_and_config(
+    *_, recipe_args, option_args = make_parser("compact tune").parse_args_and_config(
         arguments, return_remaining_strings=True, separate_remaining_strings=True
     )
-    launcher = resolve_accelerate_config_argument([*of_recipe, *of_options])
-    rest = iter(of_options)
-    awaited = next(rest, None)
-    scripts: list[str] = []
+    launcher_args = resolve_accelerate_config_argument([*recipe_args, *option_args])
+    remaining = iter(option_args)
+    next_option = next(remaining, None)
+    script_args: list[str] = []
     for argument in arguments:
-        if argument == awaited:
-            awaited = next(rest, None)
+        if argument == next_option:
+            next_option = next(remaining, None)
         else:
-            scripts.append(argument)
-    launched = accelerate_launch.launch_command_parser().parse_args([*launcher, "--module", sft.__name__, *scripts])
-    if launched.num_processes is not None:
-        os.environ[sft.PROCESSES] = str(launched.num_processes)
+            script_args.append(argument)
+    launch_args = accelerate_launch.launch_command_parser().parse_args(
+        [*launcher_args, "--module", sft.__name__, *script_args]
+    )
+    if launch_args.num_processes is not None:
+        os.environ[sft.PROCESSES_VARIABLE] = str(launch_args.num_processes)
     # Which launcher it takes, accelerate alone decides, from its configuration file and the devices that there are.
-    accelerate_launch.simple_launcher = partial(_train, scripts, accelerate_launch.simple_launcher)
+    accelerate_launch.simple_launcher = partial(_train_in_process, script_args, accelerate_launch.simple_launcher)
     try:
-        accelerate_launch.launch_command(launched)
-    except CalledProcessError as failed:
+        accelerate_launch.launch_command(launch_args)
+    except CalledProcessError as error:
         # As a shell tells it, a signal's number behind 128.
-        raise SystemExit(failed.returncode if failed.returncode > 0 else 128 - failed.returncode) from None
-    except ChildFailedError as failed:
-        if failed.get_first_failure()[1].exitcode != -signal.SIGKILL:
+        raise SystemExit(error.returncode if error.returncode > 0 else 128 - error.returncode) from None
+    except ChildFailedError as error:
+        if error.get_first_failure()[1].exitcode != -signal.SIGKILL:
             raise
-        raise SystemExit(KILLED) from None
+        raise SystemExit(KILLED_STATUS) from None
 
 
-def _train(scripts: Sequence[str], start_process: Callable[[Namespace], None], launched: Namespace) -> None:
+def _train_in_process(
+    script_args: Sequence[str], start_process: Callable[[Namespace], None], launch_args: Namespace
+) -> None:
     """Train in this process as in the one that accelerate would start; start it if it needs another environment."""
     import torch
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
-    _, environment = prepare_simple_launcher_cmd_env(launched)
+    _, environment = prepare_simple_launcher_cmd_env(launch_args)
     changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     # CUDA_VISIBLE_DEVICES, for one, has no effect once CUDA is initialized.
-    if launched.mpirun_hostfile is not None or not all(name.startswith(_READ_LATE) for name in changed):
-        start_process(launched)
+    if launch_args.mpirun_hostfile is not None or not all(name.startswith(_LATE_VARIABLES) for name in changed):
+        start_process(launch_args)
         return
     os.environ |= changed
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sft.prepare_process()
-    sft.main(scripts)
+    sft.main(script_args)
 
 
 if __name__ == "__main__":

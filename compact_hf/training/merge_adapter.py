@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.models.adapter import Adapter, adapted, refuse_other_base
-from compact_hf.models.loading import first_line, is_adapter, located, without_progress_bars
+from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
+from compact_hf.models.loading import first_line, is_adapter, resolve_model, without_progress_bars
 from compact_hf.records import to_json
 from compact_hf.training.model_card import is_repository, write_card
-from compact_hf.training.training_record import FACTS, adapter_of, facts_of
+from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
 
-_TERMS: Final = ("LICENSE*", "NOTICE*")  # that the base's weights come with, here as there
+_LICENSE_PATTERNS: Final = ("LICENSE*", "NOTICE*")  # that the base's weights come with, here as there
 
 
 def merge_adapter(
@@ -52,42 +52,42 @@ def merge_adapter(
     adapter, out = str(adapter), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds something; give a new or empty folder as --out")
-    folder = located(adapter)
-    if not is_adapter(folder):
+    directory = resolve_model(adapter)
+    if not is_adapter(directory):
         raise UsageError(f"{adapter} is a whole model, not an adapter; there is nothing to merge")
-    read = adapter_of(folder)
-    found = _base(read, str(base) if base else None)
-    refuse_other_base(folder, found)
-    on_progress(f"merging {adapter} into {base or read.base}")
-    half = out.absolute().parent / f".{out.absolute().name}.half"
+    info = read_adapter_info(directory)
+    base_directory = _find_base(info, str(base) if base else None)
+    check_adapter_base(directory, base_directory)
+    on_progress(f"merging {adapter} into {base or info.base}")
+    temp_directory = out.absolute().parent / f".{out.absolute().name}.half"
     try:
-        shutil.rmtree(half, ignore_errors=True)
-        _save(folder, found, half, name=adapter)
-        half.rename(out)
+        shutil.rmtree(temp_directory, ignore_errors=True)
+        _save_merged(directory, base_directory, temp_directory, name=adapter)
+        temp_directory.rename(out)
     except OSError as error:
         raise TuningError(f"{out} cannot be written ({first_line(error)}); make room and run it again") from error
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(temp_directory, ignore_errors=True)
     return out
 
 
-def _base(adapter: Adapter, given: str | None) -> Path:
+def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
     """Return the folder with the base; a name that differs from the adapter's is taken for a mistake."""
-    if given is None:
-        return located(adapter.base, revision=adapter.base_revision)
-    if is_repository(given) and is_repository(adapter.base) and given != adapter.base:
-        raise UsageError(f"the adapter was made for {adapter.base}, not for {given}; give that, or leave out --base")
-    return located(given, revision=adapter.base_revision if given == adapter.base else None)
+    if base is None:
+        return resolve_model(adapter.base, revision=adapter.base_revision)
+    if is_repository(base) and is_repository(adapter.base) and base != adapter.base:
+        raise UsageError(f"the adapter was made for {adapter.base}, not for {base}; give that, or leave out --base")
+    return resolve_model(base, revision=adapter.base_revision if base == adapter.base else None)
 
 
-def _save(adapter: Path, base: Path, out: Path, *, name: str) -> None:
+def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
     from transformers import AutoProcessor
 
     with without_progress_bars():
-        adapted(adapter, base).save_pretrained(out)
+        load_merged_model(adapter, base).save_pretrained(out)
         AutoProcessor.from_pretrained(adapter).save_pretrained(out)
-    for path in (path for pattern in _TERMS for path in sorted(base.glob(pattern))):
+    for path in (path for pattern in _LICENSE_PATTERNS for path in sorted(base.glob(pattern))):
         shutil.copyfile(path, out / path.name)
-    facts = replace(facts_of(adapter), adapter=name)
-    (out / FACTS).write_text(to_json(facts) + "\n", encoding="utf-8")
+    record = replace(read_training_record(adapter), adapter=name)
+    (out / RECORD_FILE).write_text(to_json(record) + "\n", encoding="utf-8")
     write_card(out)

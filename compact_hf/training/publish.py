@@ -18,24 +18,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from compact_hf.dataset.diff import highest, version_of
+from compact_hf.dataset.diff import highest_version, parse_version
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.hub.errors import reading
-from compact_hf.hub.files import files_of, tree
-from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.models.adapter import refuse_other_base
+from compact_hf.hub.errors import translate_read_errors
+from compact_hf.hub.files import get_repo_files, list_files
+from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.models.adapter import check_adapter_base
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     MODEL_CONFIG,
     first_line,
-    holds_model,
+    has_model,
     is_adapter,
 )
-from compact_hf.training.card_results import measured
-from compact_hf.training.model_card import ACCURACY, CARD, CURVE, is_ours, is_repository, license_of, put_card
-from compact_hf.training.training_record import Facts, facts_of
+from compact_hf.training.card_results import read_card_results
+from compact_hf.training.model_card import (
+    ACCURACY_FILE,
+    CARD_FILE,
+    CURVE_FILE,
+    is_generated,
+    is_repository,
+    read_base_license,
+    write_card_files,
+)
+from compact_hf.training.training_record import TrainingRecord, read_training_record
 
-_PUBLISHED: Final = (
+_PUBLISHED_PATTERNS: Final = (
     "*.safetensors",
     "*.safetensors.index.json",
     *("adapter_config.json", "config.json", "generation_config.json"),
@@ -43,9 +51,9 @@ _PUBLISHED: Final = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
     *("LICENSE*", "NOTICE*", "*.png", "assembly.json"),
 )
-_CARDS: Final = (CARD, CURVE, ACCURACY)
-_HUBS_OWN: Final = {".gitattributes", CARD}  # what a repository made on the Hub's page holds
-_NAMES: Final = ("_name_or_path", "name_or_path")  # older versions wrote down where something was loaded from
+_CARD_FILES: Final = (CARD_FILE, CURVE_FILE, ACCURACY_FILE)
+_HUB_DEFAULT_FILES: Final = {".gitattributes", CARD_FILE}  # what a repository made on the Hub's page holds
+_LOCAL_PATH_KEYS: Final = ("_name_or_path", "name_or_path")  # older versions wrote down where something was loaded from
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +65,18 @@ class PublishedModel:
         files (`dict[str, int]`): path -> bytes.
         base (`str`, *optional*): what the card names, a repository's name or a folder's.
         base_revision (`str`, *optional*): of that repository.
-        pushed (`Pushed`, *optional*): where it stands; None after a dry run.
+        pushed (`PushResult`, *optional*): where it stands; None after a dry run.
     """
 
     tag: str | None
     files: dict[str, int]
     base: str | None
     base_revision: str | None
-    pushed: Pushed | None
+    pushed: PushResult | None
 
 
 def publish_model(
-    folder: str | Path,
+    directory: str | Path,
     repo_id: str,
     *,
     version: str | None = None,
@@ -84,7 +92,7 @@ def publish_model(
     The same call goes on after an interruption; until it is done, readers see what was there before.
 
     Args:
-        folder (`str | Path`): a model's or an adapter's; only what loading it needs is published.
+        directory (`str | Path`): a model's or an adapter's; only what loading it needs is published.
         repo_id (`str`): `namespace/name`; created where it is not there.
         version (`str`, *optional*): X.Y.Z, tagged as `vX.Y.Z`; above the last one. Without one, main alone is set.
         base (`str`, *optional*): the base as others find it, `namespace/name` or `namespace/name@revision`; taken at
@@ -103,48 +111,49 @@ def publish_model(
             model's, or the repository holds something else.
         HubError: the Hub cannot be reached or refuses.
     """
-    folder = Path(folder)
-    _refuse_incomplete(folder)
-    is_own_card = _is_own_card(folder)
-    if is_own_card and (results or license):
+    directory = Path(directory)
+    _check_loadable(directory)
+    has_user_card = _has_user_card(directory)
+    if has_user_card and (results or license):
         raise UsageError(
-            f"{folder / CARD} is your own; write scores and licence there yourself, or remove it to have one written"
+            f"{directory / CARD_FILE} is your own; write scores and licence there yourself, or remove it to "
+            "have one written"
         )
-    tag = _tag(folder, repo_id, version)
-    facts = _with_public_base(folder, facts_of(folder), base)
-    scores = measured(folder, Path(results)) if results else None
-    terms = {"license": license} if license else license_of(facts)
-    with TemporaryDirectory(prefix="compact-publish-") as place:
-        staged = Path(place)
-        _stage(folder, staged, facts, on_progress)
-        if is_own_card:
-            on_progress(f"{folder / CARD} is your own and is published as it is")
+    tag = _choose_tag(directory, repo_id, version)
+    record = _resolve_public_base(directory, read_training_record(directory), base)
+    scores = read_card_results(directory, Path(results)) if results else None
+    license_fields = {"license": license} if license else read_base_license(record)
+    with TemporaryDirectory(prefix="compact-publish-") as temp_directory:
+        staging = Path(temp_directory)
+        _stage_files(directory, staging, record, on_progress)
+        if has_user_card:
+            on_progress(f"{directory / CARD_FILE} is your own and is published as it is")
         else:
-            put_card(staged, facts, name=repo_id, results=scores, license=terms)
-        files = files_of(staged)
+            write_card_files(staging, record, name=repo_id, results=scores, license=license_fields)
+        files = list_files(staging)
         pushed = None
         if not dry_run:
             message = f"Release {tag}" if tag else "Publish the model"
             pushed = push(
-                staged, repo_id, repo_type="model", message=message, tag=tag, private=private, on_progress=on_progress
+                staging, repo_id, repo_type="model", message=message, tag=tag, private=private, on_progress=on_progress
             )
-    return PublishedModel(tag, files, facts.base, facts.base_revision, pushed)
+    return PublishedModel(tag, files, record.base, record.base_revision, pushed)
 
 
-def _refuse_incomplete(folder: Path) -> None:
+def _check_loadable(directory: Path) -> None:
     """Raise where a folder is no model that loads: weights whole and as safetensors, processor, chat template."""
     from safetensors import SafetensorError, safe_open
     from transformers import AutoProcessor
 
-    if not holds_model(folder):
+    if not has_model(directory):
         raise UsageError(
-            f"{folder} holds no {MODEL_CONFIG} and no {ADAPTER_CONFIG}; give a model's or adapter's folder"
+            f"{directory} holds no {MODEL_CONFIG} and no {ADAPTER_CONFIG}; give a model's or adapter's folder"
         )
-    weights = set(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        weights |= {folder / name for name in json.loads(index.read_bytes())["weight_map"].values()}
+    weights = set(directory.glob("*.safetensors"))
+    for index in directory.glob("*.safetensors.index.json"):
+        weights |= {directory / name for name in json.loads(index.read_bytes())["weight_map"].values()}
     if not weights:
-        raise TuningError(f"{folder} holds no safetensors; save its weights so, nothing else is published")
+        raise TuningError(f"{directory} holds no safetensors; save its weights so, nothing else is published")
     for path in sorted(weights):
         try:
             with safe_open(path, "pt"):
@@ -152,109 +161,117 @@ def _refuse_incomplete(folder: Path) -> None:
         except (OSError, SafetensorError) as error:
             raise TuningError(f"{path} cannot be read ({first_line(error)}); save it again") from error
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(directory)
     except (OSError, ValueError, KeyError) as error:
-        raise TuningError(f"{folder} has no processor ({first_line(error)}); save the one of its base there") from error
+        raise TuningError(
+            f"{directory} has no processor ({first_line(error)}); save the one of its base there"
+        ) from error
     if not hasattr(processor, "image_processor") or not processor.chat_template:
         raise TuningError(
-            f"the processor in {folder} takes no pictures or has no chat template; save the right one there"
+            f"the processor in {directory} takes no pictures or has no chat template; save the right one there"
         )
 
 
-def _tag(folder: Path, repo_id: str, version: str | None) -> str | None:
+def _choose_tag(directory: Path, repo_id: str, version: str | None) -> str | None:
     """Return the tag to set; raise where the repository holds something else, or a version that is not below."""
-    there = standing(repo_id, repo_type="model")
-    needed = ADAPTER_CONFIG if is_adapter(folder) else MODEL_CONFIG
-    if set(there.files) - _HUBS_OWN and needed not in there.files:
+    remote = get_remote_state(repo_id, repo_type="model")
+    config_file = ADAPTER_CONFIG if is_adapter(directory) else MODEL_CONFIG
+    if set(remote.files) - _HUB_DEFAULT_FILES and config_file not in remote.files:
         raise TuningError(
-            f"{repo_id} holds something else (no {needed}), which would be replaced; choose another repository"
+            f"{repo_id} holds something else (no {config_file}), which would be replaced; choose another repository"
         )
     if version is None:
         return None
-    wanted, last = version_of(version), highest(there.tags)
-    if wanted is None:
+    requested, last = parse_version(version), highest_version(remote.tags)
+    if requested is None:
         raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
-    if last is not None and wanted <= last:
+    if last is not None and requested <= last:
         raise TuningError(f"{repo_id} is at {last.tag}, and a version is never replaced; give one above it")
-    return wanted.tag
+    return requested.tag
 
 
-def _with_public_base(folder: Path, facts: Facts, given: str | None) -> Facts:
+def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | None) -> TrainingRecord:
     """Return the facts with a base that others can load, at a commit where one is known."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    name, _, revision = (given or facts.base or "").partition("@")
+    name, _, revision = (base or record.base or "").partition("@")
     if not is_repository(name):
-        if given:
-            raise UsageError(f"--base {given} is no repository; give the base as others find it, namespace/name")
-        if is_adapter(folder):
+        if base:
+            raise UsageError(f"--base {base} is no repository; give the base as others find it, namespace/name")
+        if is_adapter(directory):
             raise UsageError(
-                f"{folder} was tuned on {facts.base}, a folder that nobody else has; publish that with compact publish "
+                f"{directory} was tuned on {record.base}, a folder that nobody else has; publish that with "
+                "compact publish "
                 "and give its repository as --base namespace/name"
             )
-        return facts
-    commit: str | None = revision or (None if given else facts.base_revision)
-    with reading(name, revision or None):
-        if given:
+        return record
+    commit: str | None = revision or (None if base else record.base_revision)
+    with translate_read_errors(name, revision or None):
+        if base:
             commit = HfApi().model_info(name, revision=commit).sha
         with suppress(EntryNotFoundError):
-            hf_hub_download(name, CARD, revision=commit)  # into the cache, where its licence is looked up
-    if given and facts.base and Path(facts.base).is_dir():
-        _refuse_other_weights(Path(facts.base), name, str(commit))
-    if is_adapter(folder):
-        refuse_other_base(folder, name, revision=commit)
-    return replace(facts, base=name, base_revision=commit)
+            hf_hub_download(name, CARD_FILE, revision=commit)  # into the cache, where its licence is looked up
+    if base and record.base and Path(record.base).is_dir():
+        _check_same_weights(Path(record.base), name, str(commit))
+    if is_adapter(directory):
+        check_adapter_base(directory, name, revision=commit)
+    return replace(record, base=name, base_revision=commit)
 
 
-def _refuse_other_weights(trained_on: Path, base: str, commit: str) -> None:
+def _check_same_weights(base_directory: Path, base: str, commit: str) -> None:
     """Raise where a repository is not the folder that an adapter was tuned on: their shapes may well be the same."""
     from huggingface_hub import HfApi
 
-    with reading(base):
-        files = tree(HfApi(), base, repo_type="model", revision=commit)
-    there = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
-    for path in sorted(trained_on.glob("*.safetensors")):
+    with translate_read_errors(base):
+        files = get_repo_files(HfApi(), base, repo_type="model", revision=commit)
+    remote_hashes = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
+    for path in sorted(base_directory.glob("*.safetensors")):
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() not in there:
+            if hashlib.file_digest(file, "sha256").hexdigest() not in remote_hashes:
                 raise TuningError(
-                    f"{base} is not the base {trained_on} that this was tuned on: it has no {path.name} with that "
+                    f"{base} is not the base {base_directory} that this was tuned on: it has no {path.name} with that "
                     f"content; publish that folder as it is, and give its repository"
                 )
 
 
-def _stage(folder: Path, staged: Path, facts: Facts, on_progress: Callable[[str], None]) -> None:
-    """Link what is published into `staged`, configs without the places where something lay here."""
-    kept = {
-        path for pattern in _PUBLISHED for path in folder.glob(pattern) if path.is_file() and path.name not in _CARDS
+def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]) -> None:
+    """Link what is published into `staging`, configs without the places where something lay here."""
+    published = {
+        path
+        for pattern in _PUBLISHED_PATTERNS
+        for path in directory.glob(pattern)
+        if path.is_file() and path.name not in _CARD_FILES
     }
-    for path in sorted(kept):
-        changed = _public_config(path, facts)
-        if changed is None:
-            (staged / path.name).symlink_to(path.resolve())
+    for path in sorted(published):
+        config = _public_config(path, record)
+        if config is None:
+            (staging / path.name).symlink_to(path.resolve())
         else:
-            (staged / path.name).write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
-    if _is_own_card(folder):
-        for name in _CARDS:
-            if (folder / name).is_file():
-                (staged / name).symlink_to((folder / name).resolve())
-    left = sorted(path.name for path in folder.iterdir() if path not in kept and path.name not in _CARDS)
-    if left:
-        on_progress(f"not published: {', '.join(left)}")
+            (staging / path.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if _has_user_card(directory):
+        for name in _CARD_FILES:
+            if (directory / name).is_file():
+                (staging / name).symlink_to((directory / name).resolve())
+    unpublished = sorted(
+        path.name for path in directory.iterdir() if path not in published and path.name not in _CARD_FILES
+    )
+    if unpublished:
+        on_progress(f"not published: {', '.join(unpublished)}")
 
 
-def _public_config(path: Path, facts: Facts) -> Mapping[str, Any] | None:
+def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | None:
     """Return a config as it is published, None where that is as it stands."""
     if not path.name.endswith("config.json"):
         return None
     config: dict[str, Any] = json.loads(path.read_bytes())
-    public = {key: value for key, value in config.items() if key not in _NAMES or is_repository(str(value))}
+    public = {key: value for key, value in config.items() if key not in _LOCAL_PATH_KEYS or is_repository(str(value))}
     if path.name == ADAPTER_CONFIG:
-        public |= {"base_model_name_or_path": facts.base, "revision": facts.base_revision}
+        public |= {"base_model_name_or_path": record.base, "revision": record.base_revision}
     return public if public != config else None
 
 
-def _is_own_card(folder: Path) -> bool:
+def _has_user_card(directory: Path) -> bool:
     """Return whether a person wrote or changed the card."""
-    path = folder / CARD
-    return path.is_file() and not is_ours(path.read_text(encoding="utf-8"))
+    path = directory / CARD_FILE
+    return path.is_file() and not is_generated(path.read_text(encoding="utf-8"))

@@ -18,8 +18,8 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, did_you_mean
 from compact_hf.models.llava.processor import chat_template
 
-_ENDING: Final = ".yaml"
-_MODEL: Final = re.compile(r"^model_name_or_path: .*$", re.MULTILINE)
+_SUFFIX: Final = ".yaml"
+_MODEL_LINE: Final = re.compile(r"^model_name_or_path: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RecipeCopy:
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the shipped recipes, sorted: the files' names without `.yaml`."""
-    return tuple(sorted(path.stem for path in _folder().glob(f"*{_ENDING}")))
+    return tuple(sorted(path.stem for path in _recipes_directory().glob(f"*{_SUFFIX}")))
 
 
 def recipe_path(recipe: Path | str) -> Path:
@@ -50,11 +50,11 @@ def recipe_path(recipe: Path | str) -> Path:
     if path.is_file():
         return path
     name = str(recipe)
-    shipped = _folder() / f"{name.removesuffix(_ENDING)}{_ENDING}"
-    if path.name == name and shipped.is_file():
-        return shipped
-    meant = did_you_mean(path.stem, recipe_names())
-    raise TuningError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}{meant}")
+    shipped_path = _recipes_directory() / f"{name.removesuffix(_SUFFIX)}{_SUFFIX}"
+    if path.name == name and shipped_path.is_file():
+        return shipped_path
+    suggestion = did_you_mean(path.stem, recipe_names())
+    raise TuningError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}{suggestion}")
 
 
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
@@ -69,9 +69,9 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise TuningError(
-            f"recipe {path} cannot be read ({told}); it has to be YAML as `trl sft --config` takes it"
+            f"recipe {path} cannot be read ({reason}); it has to be YAML as `trl sft --config` takes it"
         ) from error
     if not isinstance(settings, dict):
         raise TuningError(
@@ -86,8 +86,8 @@ def recipe_purpose(recipe: Path | str) -> str:
     Raises:
         TuningError: there is no such recipe.
     """
-    first = recipe_path(recipe).read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip().removesuffix(".") if first.startswith("#") else ""
+    first_line = recipe_path(recipe).read_text(encoding="utf-8").partition("\n")[0]
+    return first_line.removeprefix("#").strip().removesuffix(".") if first_line.startswith("#") else ""
 
 
 def copy_recipe(recipe: Path | str, out: Path, *, model: str | None = None) -> RecipeCopy:
@@ -104,13 +104,13 @@ def copy_recipe(recipe: Path | str, out: Path, *, model: str | None = None) -> R
     path = recipe_path(recipe)
     text = path.read_text(encoding="utf-8")
     copy = RecipeCopy(out.resolve() / path.name, out.resolve() / "chat_template.jinja")
-    base = f"model_name_or_path: {json.dumps(model)}" if model else ""
+    model_line = f"model_name_or_path: {json.dumps(model)}" if model else ""
     # JSON's strings are YAML's too, whatever stands in a path.
-    text, replaced = _MODEL.subn(
-        lambda found: f"{base or found[0]}\nchat_template_path: {json.dumps(str(copy.template))}", text
+    text, count = _MODEL_LINE.subn(
+        lambda match: f"{model_line or match[0]}\nchat_template_path: {json.dumps(str(copy.template))}", text
     )
-    if replaced != 1:
-        raise TuningError(f"recipe {path} has {replaced} lines `model_name_or_path: ...`; it needs one to be copied")
+    if count != 1:
+        raise TuningError(f"recipe {path} has {count} lines `model_name_or_path: ...`; it needs one to be copied")
     for file in (copy.recipe, copy.template):
         if file.exists():
             raise TuningError(f"{file} exists already; choose another --out")
@@ -123,7 +123,7 @@ def copy_recipe(recipe: Path | str, out: Path, *, model: str | None = None) -> R
     return copy
 
 
-def refuse_unknown_keys(settings: Mapping[str, Any]) -> None:
+def check_recipe_keys(settings: Mapping[str, Any]) -> None:
     """Tell of a key that `trl sft` would stop at, and of an accelerate config that there is not.
 
     Imports TRL and accelerate, which takes seconds: call it where both are needed anyway.
@@ -134,11 +134,13 @@ def refuse_unknown_keys(settings: Mapping[str, Any]) -> None:
     Raises:
         TuningError: naming the key and the one that was probably meant.
     """
-    known = _keys()
-    unknown = [key for key in settings if key not in known]
+    valid_keys = _list_valid_keys()
+    unknown = [key for key in settings if key not in valid_keys]
     if unknown:
-        meant = did_you_mean(unknown[0], known)
-        raise TuningError(f"the recipe has a key that neither trl sft nor accelerate launch knows: {unknown[0]}{meant}")
+        suggestion = did_you_mean(unknown[0], valid_keys)
+        raise TuningError(
+            f"the recipe has a key that neither trl sft nor accelerate launch knows: {unknown[0]}{suggestion}"
+        )
     config = str(settings.get("accelerate_config", ""))
     configs = sorted(Path(file.name).stem for file in files("trl.accelerate_configs").iterdir())
     if config and config not in configs and not Path(config).is_file():
@@ -148,15 +150,15 @@ def refuse_unknown_keys(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _keys() -> set[str]:
+def _list_valid_keys() -> set[str]:
     """Return every key that `trl sft --config` takes: the script's, the launcher's and two of the command itself."""
     from accelerate.commands.launch import launch_command_parser
     from trl.scripts.sft import make_parser
 
-    scripts = {option.dest for option in make_parser()._actions}
-    launchers = {name[2:] for option in launch_command_parser()._actions for name in option.option_strings}
-    return (scripts | launchers | {"accelerate_config", "env"}) - {"help", ""}
+    script_keys = {option.dest for option in make_parser()._actions}
+    launcher_keys = {name[2:] for option in launch_command_parser()._actions for name in option.option_strings}
+    return (script_keys | launcher_keys | {"accelerate_config", "env"}) - {"help", ""}
 
 
-def _folder() -> Path:
+def _recipes_directory() -> Path:
     return Path(str(files("compact_hf.models.llava") / "recipes"))

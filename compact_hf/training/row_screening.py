@@ -18,46 +18,46 @@ from typing import Any, Final, Literal
 from compact_hf.errors import TuningError
 from compact_hf.records import digest
 
-Reason = Literal[
+DropReason = Literal[
     "broken picture", "no conversation", "no answer", "special token in the text", "refused by the template", "too long"
 ]
 # What the decoders raise on bad files; a warning only where warnings are errors.
-_BAD_FILE: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
-_VERSION: Final = 1
+_DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
+_CACHE_VERSION: Final = 1
 """Counted up whenever what is looked for changes, so that no older outcome is taken from the cache."""
-_ALONE: Final = 500
+_ROWS_PER_PROCESS: Final = 500
 """Rows for which starting another process does not pay."""
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
+class ScreeningResult:
     """What a data set's rows are like.
 
     Attributes:
-        kept (`tuple[int, ...]`): numbers of the rows that can be trained on.
+        kept_indices (`tuple[int, ...]`): numbers of the rows that can be trained on.
         lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the picture's included.
-        pictured (`tuple[bool, ...]`): whether each kept row has a picture.
+        has_image (`tuple[bool, ...]`): whether each kept row has a picture.
         answer_tokens (`int`): of all kept rows together, what the loss covers.
-        picture_tokens (`int`): how many of a length a picture makes.
-        cut (`int`): kept rows that end at `max_length`.
+        tokens_per_image (`int`): how many of a length a picture makes.
+        num_truncated (`int`): kept rows that end at `max_length`.
         dropped (`tuple[tuple[str, Reason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
     """
 
-    kept: tuple[int, ...]
+    kept_indices: tuple[int, ...]
     lengths: tuple[int, ...]
-    pictured: tuple[bool, ...]
+    has_image: tuple[bool, ...]
     answer_tokens: int
-    picture_tokens: int
-    cut: int
-    dropped: tuple[tuple[str, Reason], ...]
+    tokens_per_image: int
+    num_truncated: int
+    dropped: tuple[tuple[str, DropReason], ...]
 
     @property
-    def reasons(self) -> dict[str, int]:
+    def dropped_by_reason(self) -> dict[str, int]:
         """How many rows were dropped for each reason, the most frequent first."""
         return dict(Counter(reason for _, reason in self.dropped).most_common())
 
 
-def screen(rows: Any, processor: Any, *, max_length: int | None, answers_only: bool) -> Screened:
+def screen_rows(rows: Any, processor: Any, *, max_length: int | None, answers_only: bool) -> ScreeningResult:
     """Look at every row of a data set.
 
     Args:
@@ -71,70 +71,72 @@ def screen(rows: Any, processor: Any, *, max_length: int | None, answers_only: b
     """
     from datasets import Features, Value
 
-    _refuse_others(rows)
-    look = Look.of(processor, max_length=max_length, answers_only=answers_only)
+    _check_columns(rows)
+    screener = RowScreener.from_processor(processor, max_length=max_length, answers_only=answers_only)
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
     # As Arrow a picture is the bytes of its file; as a row it would be decoded, which is what may fail.
-    undecoded = rows.select_columns(columns).with_format("arrow")
-    processes = min(os.cpu_count() or 1, len(rows) // _ALONE)
-    seen = undecoded.map(
-        look,
+    arrow_rows = rows.select_columns(columns).with_format("arrow")
+    num_processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
+    screened_rows = arrow_rows.map(
+        screener,
         remove_columns=columns,
         features=Features(
             tokens=Value("int32"), answer_tokens=Value("int32"), pictures=Value("int32"), reason=Value("string")
         ),
-        num_proc=processes if processes > 1 else None,
-        new_fingerprint=digest("screened", undecoded._fingerprint, look.fingerprint),
+        num_proc=num_processes if num_processes > 1 else None,
+        new_fingerprint=digest("screened", arrow_rows._fingerprint, screener.fingerprint),
         desc="looking at rows",
     ).with_format(None)
-    _refuse_two_pictures(seen["pictures"], rows)
-    return _screened(seen, rows, look)
+    _check_single_images(screened_rows["pictures"], rows)
+    return _build_result(screened_rows, rows, screener)
 
 
 @dataclass(frozen=True)
-class Look:
+class RowScreener:
     """The look at one row; picklable, for other processes.
 
     Attributes:
         tokenizer (`PreTrainedTokenizerBase`): of the model.
         template (`str`): the chat template.
-        special (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
-        picture_token (`int`): stands for a picture in the rendered conversation.
-        picture_tokens (`int`): how many tokens a picture becomes.
+        special_tokens (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
+        image_token_id (`int`): stands for a picture in the rendered conversation.
+        tokens_per_image (`int`): how many tokens a picture becomes.
         max_length (`int`, *optional*), answers_only (`bool`): as for `screen`.
         fingerprint (`str`): the same for whatever looks the same way.
     """
 
     tokenizer: Any = field(repr=False)
     template: str = field(repr=False)
-    special: tuple[str, ...]
-    picture_token: int
-    picture_tokens: int
+    special_tokens: tuple[str, ...]
+    image_token_id: int
+    tokens_per_image: int
     max_length: int | None
     answers_only: bool
     fingerprint: str
 
     @classmethod
-    def of(cls, processor: Any, *, max_length: int | None, answers_only: bool) -> Look:
+    def from_processor(cls, processor: Any, *, max_length: int | None, answers_only: bool) -> RowScreener:
         """Return the look through a processor's eyes."""
         from PIL import Image
 
         tokenizer = processor.tokenizer
         image_token = str(processor.image_token)
-        number = tokenizer.convert_tokens_to_ids(image_token)
-        ids = processor(images=Image.new("RGB", (8, 8)), text=image_token, add_special_tokens=False)["input_ids"][0]
-        picture_tokens = sum(int(token) == number for token in ids)
-        special = tuple(sorted({*tokenizer.all_special_tokens, image_token}))
-        known = (_VERSION, tokenizer.backend_tokenizer.to_str(), processor.chat_template, special)
+        image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        input_ids = processor(images=Image.new("RGB", (8, 8)), text=image_token, add_special_tokens=False)["input_ids"][
+            0
+        ]
+        tokens_per_image = sum(int(token) == image_token_id for token in input_ids)
+        special_tokens = tuple(sorted({*tokenizer.all_special_tokens, image_token}))
+        cache_key = (_CACHE_VERSION, tokenizer.backend_tokenizer.to_str(), processor.chat_template, special_tokens)
         return cls(
             tokenizer=tokenizer,
             template=processor.chat_template,
-            special=special,
-            picture_token=number,
-            picture_tokens=picture_tokens,
+            special_tokens=special_tokens,
+            image_token_id=image_token_id,
+            tokens_per_image=tokens_per_image,
             max_length=max_length,
             answers_only=answers_only,
-            fingerprint=digest(*known, picture_tokens, max_length, answers_only),
+            fingerprint=digest(*cache_key, tokens_per_image, max_length, answers_only),
         )
 
     def __call__(self, table: Any) -> dict[str, Any]:
@@ -143,69 +145,69 @@ class Look:
 
         row = table.to_pylist()[0]
         images, messages = row["images"] or [], row["messages"] or []
-        found = {"tokens": 0, "answer_tokens": 0, "pictures": len(images)}
+        result = {"tokens": 0, "answer_tokens": 0, "pictures": len(images)}
         if not _is_conversation(messages):
-            return {**found, "reason": "no conversation"}
+            return {**result, "reason": "no conversation"}
         if not any(message["content"].strip() for message in messages[1::2]):
-            return {**found, "reason": "no answer"}
-        if any(token in message["content"] for message in messages for token in self.special):
-            return {**found, "reason": "special token in the text"}
-        if not all(map(_decodes, images)):
-            return {**found, "reason": "broken picture"}
+            return {**result, "reason": "no answer"}
+        if any(token in message["content"] for message in messages for token in self.special_tokens):
+            return {**result, "reason": "special token in the text"}
+        if not all(map(_is_decodable, images)):
+            return {**result, "reason": "broken picture"}
         try:
-            tokens, answer_tokens, whole = self._tokens(messages, len(images))
+            tokens, answer_tokens, has_whole_images = self._count_tokens(messages, len(images))
         except TemplateError:
-            return {**found, "reason": "refused by the template"}
+            return {**result, "reason": "refused by the template"}
         return {
             "tokens": tokens,
             "answer_tokens": answer_tokens,
             "pictures": len(images),
-            "reason": "" if answer_tokens and whole else "too long",
+            "reason": "" if answer_tokens and has_whole_images else "too long",
         }
 
-    def _tokens(self, messages: Sequence[Mapping[str, str]], pictures: int) -> tuple[int, int, bool]:
+    def _count_tokens(self, messages: Sequence[Mapping[str, str]], num_images: int) -> tuple[int, int, bool]:
         """Return tokens and answer tokens before the cut, and whether the pictures lie before it as a whole."""
         from trl.data_utils import prepare_multimodal_messages
 
-        rendered = self.tokenizer.apply_chat_template(
-            prepare_multimodal_messages(list(messages), images=[None] * pictures),
+        encoding = self.tokenizer.apply_chat_template(
+            prepare_multimodal_messages(list(messages), images=[None] * num_images),
             chat_template=self.template,
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=self.answers_only,
         )
-        ids = rendered["input_ids"]
-        learnt = rendered["assistant_masks"] if self.answers_only else [1] * len(ids)
-        end = answers = last_of_picture = 0
-        limit = self.max_length or len(ids) + pictures * self.picture_tokens
-        for token, mark in zip(ids, learnt, strict=True):
-            end += self.picture_tokens if token == self.picture_token else 1
-            if token == self.picture_token:
-                last_of_picture = end
-            answers += mark and end <= limit
-        return end, answers, last_of_picture <= limit
+        input_ids = encoding["input_ids"]
+        loss_mask = encoding["assistant_masks"] if self.answers_only else [1] * len(input_ids)
+        end = answer_tokens = image_end = 0
+        limit = self.max_length or len(input_ids) + num_images * self.tokens_per_image
+        for token, in_loss in zip(input_ids, loss_mask, strict=True):
+            end += self.tokens_per_image if token == self.image_token_id else 1
+            if token == self.image_token_id:
+                image_end = end
+            answer_tokens += in_loss and end <= limit
+        return end, answer_tokens, image_end <= limit
 
 
 def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether user and assistant take turns, and the assistant has the last word."""
     roles = [message["role"] for message in messages]
-    said = all(isinstance(message["content"], str) for message in messages)
-    return bool(roles) and said and roles == ["user", "assistant"] * (len(roles) // 2)
+    has_texts = all(isinstance(message["content"], str) for message in messages)
+    return bool(roles) and has_texts and roles == ["user", "assistant"] * (len(roles) // 2)
 
 
-def _decodes(image: Mapping[str, Any]) -> bool:
+def _is_decodable(image: Mapping[str, Any]) -> bool:
     """Tell whether `datasets` can decode a picture, in the way that training will ask it to."""
     from datasets import Image
     from PIL.Image import DecompressionBombError
 
     try:
         Image().decode_example(dict(image)).convert("RGB")
-    except (*_BAD_FILE, DecompressionBombError):
+    except (*_DECODE_ERRORS, DecompressionBombError):
         return False
     return True
 
 
-def _refuse_others(rows: Any) -> None:
+def _check_columns(rows: Any) -> None:
     from datasets import Image, List
 
     missing = [name for name in ("images", "messages") if name not in rows.column_names]
@@ -221,34 +223,35 @@ def _refuse_others(rows: Any) -> None:
         )
 
 
-def _refuse_two_pictures(pictures: Sequence[int], rows: Any) -> None:
-    several = [number for number, count in enumerate(pictures) if count > 1]
-    if several:
+def _check_single_images(image_counts: Sequence[int], rows: Any) -> None:
+    multi_image_rows = [index for index, count in enumerate(image_counts) if count > 1]
+    if multi_image_rows:
         raise TuningError(
-            f"{len(several)} rows have more than one picture ({_name(rows, several[0])} is the first); "
+            f"{len(multi_image_rows)} rows have more than one picture ({_row_name(rows, multi_image_rows[0])} "
+            "is the first); "
             "LLaVA-1.5 takes one for each row: split or leave them out"
         )
 
 
-def _screened(seen: Any, rows: Any, look: Look) -> Screened:
-    columns = {name: seen[name][:] for name in seen.column_names}
-    kept = [number for number, reason in enumerate(columns["reason"]) if not reason]
-    dropped = [(_name(rows, number), reason) for number, reason in enumerate(columns["reason"]) if reason]
+def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> ScreeningResult:
+    columns = {name: screened_rows[name][:] for name in screened_rows.column_names}
+    kept_indices = [index for index, reason in enumerate(columns["reason"]) if not reason]
+    dropped = [(_row_name(rows, index), reason) for index, reason in enumerate(columns["reason"]) if reason]
     reasons = dict(Counter(reason for _, reason in dropped).most_common())
-    if not kept:
+    if not kept_indices:
         raise TuningError(f"no row of the data set can be trained on: {reasons or 'it is empty'}")
-    lengths = [columns["tokens"][number] for number in kept]
-    limit = look.max_length or max(lengths)
-    return Screened(
-        kept=tuple(kept),
+    lengths = [columns["tokens"][index] for index in kept_indices]
+    limit = screener.max_length or max(lengths)
+    return ScreeningResult(
+        kept_indices=tuple(kept_indices),
         lengths=tuple(min(length, limit) for length in lengths),
-        pictured=tuple(columns["pictures"][number] > 0 for number in kept),
-        answer_tokens=sum(columns["answer_tokens"][number] for number in kept),
-        picture_tokens=look.picture_tokens,
-        cut=sum(length > limit for length in lengths),
+        has_image=tuple(columns["pictures"][index] > 0 for index in kept_indices),
+        answer_tokens=sum(columns["answer_tokens"][index] for index in kept_indices),
+        tokens_per_image=screener.tokens_per_image,
+        num_truncated=sum(length > limit for length in lengths),
         dropped=tuple(dropped),
     )
 
 
-def _name(rows: Any, number: int) -> str:
-    return str(rows.select_columns(["id"])[number]["id"]) if "id" in rows.column_names else f"row {number}"
+def _row_name(rows: Any, index: int) -> str:
+    return str(rows.select_columns(["id"])[index]["id"]) if "id" in rows.column_names else f"row {index}"

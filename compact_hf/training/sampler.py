@@ -19,7 +19,7 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compact_hf.training.row_screening import Screened
+    from compact_hf.training.row_screening import ScreeningResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Grouping:
 
     Attributes:
         lengths (`Sequence[int]`): tokens of each row, those of its picture included.
-        pictured (`Sequence[bool]`): whether each row has a picture.
+        has_image (`Sequence[bool]`): whether each row has a picture.
         batch_size (`int`): rows that one process computes at a time.
         processes (`int`): how many compute at the same time.
         accumulation (`int`): how many times they do for one step.
@@ -37,7 +37,7 @@ class Grouping:
     """
 
     lengths: Sequence[int]
-    pictured: Sequence[bool]
+    has_image: Sequence[bool]
     batch_size: int
     processes: int
     accumulation: int
@@ -45,55 +45,62 @@ class Grouping:
     drop_last: bool = False
 
     @property
-    def step_size(self) -> int:
+    def rows_per_step(self) -> int:
         """Rows of a whole step."""
         return self.batch_size * self.processes * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
         """How many optimizer steps an epoch has."""
-        counts = (sum(self.pictured), len(self.pictured) - sum(self.pictured))
-        return sum(count // self.step_size if self.drop_last else -(-count // self.step_size) for count in counts)
+        counts = (sum(self.has_image), len(self.has_image) - sum(self.has_image))
+        return sum(
+            count // self.rows_per_step if self.drop_last else -(-count // self.rows_per_step) for count in counts
+        )
 
-    def epoch(self, number: int) -> list[list[int]]:
+    def build_epoch(self, epoch: int) -> list[list[int]]:
         """Return the rows of each step of an epoch, the longest first."""
-        drawn = random.Random(f"{self.seed} {number}")
-        steps, rest = [], []
-        for wanted in (True, False):
-            rows = [row for row, has in enumerate(self.pictured) if has is wanted]
-            drawn.shuffle(rows)
-            whole = len(rows) - len(rows) % self.step_size
-            steps += [rows[start : start + self.step_size] for start in range(0, whole, self.step_size)]
-            if rows[whole:] and not self.drop_last:
-                rest.append(self._filled(rows[whole:]))
-        drawn.shuffle(steps)
-        return [sorted(rows, key=lambda row: (-self.lengths[row], row)) for rows in steps + rest]
+        rng = random.Random(f"{self.seed} {epoch}")
+        steps, partial_steps = [], []
+        for with_image in (True, False):
+            rows = [row for row, has_image in enumerate(self.has_image) if has_image is with_image]
+            rng.shuffle(rows)
+            num_full = len(rows) - len(rows) % self.rows_per_step
+            steps += [rows[start : start + self.rows_per_step] for start in range(0, num_full, self.rows_per_step)]
+            if rows[num_full:] and not self.drop_last:
+                partial_steps.append(self._repeat_to_fill(rows[num_full:]))
+        rng.shuffle(steps)
+        return [sorted(rows, key=lambda row: (-self.lengths[row], row)) for rows in steps + partial_steps]
 
-    def batches(self, step: Sequence[int]) -> list[list[Sequence[int]]]:
+    def split_step(self, step: Sequence[int]) -> list[list[Sequence[int]]]:
         """Deal out a step's rows: for each time that all compute, for each process, neighbours in length."""
-        return [cut(rows, self.processes) for rows in cut(step, self.accumulation)]
+        return [split_evenly(rows, self.processes) for rows in split_evenly(step, self.accumulation)]
 
     @property
-    def computed(self) -> list[tuple[int, int]]:
+    def batch_shapes(self) -> list[tuple[int, int]]:
         """Of each batch that some process computes in an epoch: its rows, and the tokens that each is padded to."""
-        batches = (batch for step in self.epoch(0) for shares in self.batches(step) for batch in shares)
+        batches = (
+            batch
+            for step in self.build_epoch(0)
+            for process_batches in self.split_step(step)
+            for batch in process_batches
+        )
         return [(len(batch), max(self.lengths[row] for row in batch)) for batch in batches]
 
     @property
-    def largest(self) -> tuple[int, int]:
+    def largest_batch(self) -> tuple[int, int]:
         """Rows and tokens of the largest batch."""
-        return max(self.computed, key=lambda batch: batch[0] * batch[1])
+        return max(self.batch_shapes, key=lambda batch: batch[0] * batch[1])
 
-    def _filled(self, rows: list[int]) -> list[int]:
+    def _repeat_to_fill(self, rows: list[int]) -> list[int]:
         """Return leftovers, some of them again where they are not enough for every batch to have one."""
         return list(islice(cycle(rows), max(len(rows), self.processes * self.accumulation)))
 
 
-def grouping_of(training: Any, screened: Screened, processes: int) -> Grouping:
+def build_grouping(training: Any, screening: ScreeningResult, processes: int) -> Grouping:
     """Return the grouping that training's arguments ask for; `processes` are those that compute at the same time."""
     return Grouping(
-        screened.lengths,
-        screened.pictured,
+        screening.lengths,
+        screening.has_image,
         batch_size=training.per_device_train_batch_size,
         processes=processes,
         accumulation=training.gradient_accumulation_steps,
@@ -102,12 +109,12 @@ def grouping_of(training: Any, screened: Screened, processes: int) -> Grouping:
     )
 
 
-def cut(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
+def split_evenly(rows: Sequence[int], num_parts: int) -> list[Sequence[int]]:
     """Return neighbours together in so many parts, of the same size or one more."""
-    return [rows[len(rows) * part // parts : len(rows) * (part + 1) // parts] for part in range(parts)]
+    return [rows[len(rows) * index // num_parts : len(rows) * (index + 1) // num_parts] for index in range(num_parts)]
 
 
-class Batches:
+class GroupedBatchSampler:
     """One process's batches of one epoch, as torch's `DataLoader` takes them for its `batch_sampler`.
 
     Args:
@@ -117,16 +124,16 @@ class Batches:
             None where training is over.
     """
 
-    def __init__(self, grouping: Grouping, *, rank: int, epoch: Callable[[], int | None]) -> None:
-        self._grouping, self._rank, self._epoch = grouping, rank, epoch
+    def __init__(self, grouping: Grouping, *, rank: int, get_epoch: Callable[[], int | None]) -> None:
+        self._grouping, self._rank, self._get_epoch = grouping, rank, get_epoch
 
     def __len__(self) -> int:
         return self._grouping.steps_per_epoch * self._grouping.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        number = self._epoch()
-        if number is None:
+        epoch = self._get_epoch()
+        if epoch is None:
             return
-        for step in self._grouping.epoch(number):
-            for shares in self._grouping.batches(step):
-                yield list(shares[self._rank])
+        for step in self._grouping.build_epoch(epoch):
+            for process_batches in self._grouping.split_step(step):
+                yield list(process_batches[self._rank])

@@ -20,33 +20,33 @@ from typing import Any, Final
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
 from compact_hf.training.arguments import (
     Arguments,
-    load,
+    build_model_kwargs,
+    get_dataset_version,
+    load_llava_config,
+    load_processor,
+    load_splits,
     make_parser,
-    misfits_told,
-    model_arguments,
-    processor_of,
-    refuse_other_bases,
-    screen_as,
-    settings_of,
-    version_in,
+    parse_settings,
+    screen_with_args,
+    translate_shape_errors,
 )
-from compact_hf.training.checkpoints import last_whole, seconds_in, write_record
+from compact_hf.training.checkpoints import find_last_checkpoint, read_train_seconds, write_record
 from compact_hf.training.memory import (
-    NEEDED,
+    ESTIMATE_PREFIX,
     Devices,
-    estimate,
-    memory_there,
-    needed_and_there,
-    refuse_too_little,
-    shortage_told,
+    check_memory,
+    describe_memory,
+    estimate_memory,
+    get_device_memory,
+    translate_memory_errors,
 )
-from compact_hf.training.row_screening import Screened
-from compact_hf.training.sampler import grouping_of
+from compact_hf.training.row_screening import ScreeningResult
+from compact_hf.training.sampler import build_grouping
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
-PROCESSES: Final = "COMPACT_TUNE_PROCESSES"
+PROCESSES_VARIABLE: Final = "COMPACT_TUNE_PROCESSES"
 """In the environment: how many processes the launcher was asked to start."""
-_TOLD: Final = 20
+_MAX_LISTED_ROWS: Final = 20
 """Dropped rows that are named; the file of all of them is too."""
 
 
@@ -59,48 +59,53 @@ def main(arguments: Sequence[str]) -> None:
     """
     from accelerate import PartialState
 
-    told = Arguments(*make_parser("compact tune").parse_args_and_config(arguments, fail_with_unknown_args=False))
-    training = told.training
-    config = refuse_other_bases(told.model.model_name_or_path, told.model.model_revision)
-    devices, there = _devices(training), memory_there(training.device)
-    refuse_too_little(estimate(config, told, devices), there)
-    processor = processor_of(told)
-    rows = load(told)
+    args = Arguments(*make_parser("compact tune").parse_args_and_config(arguments, fail_with_unknown_args=False))
+    training = args.training
+    config = load_llava_config(args.model.model_name_or_path, args.model.model_revision)
+    devices, available = _get_devices(training), get_device_memory(training.device)
+    check_memory(estimate_memory(config, args, devices), available)
+    processor = load_processor(args)
+    rows = load_splits(args)
     with training.main_process_first(desc="looking at the rows"):
-        screened = {split: screen_as(told, one, processor) for split, one in rows.items()}
-    largest, length = grouping_of(training, screened["train"], training.world_size).largest
-    needed = estimate(config, told, devices, rows=largest, length=length)
-    checkpoint = last_whole(Path(training.output_dir))
-    on_memory = f"{NEEDED}{needed_and_there(needed, there)}"
-    for line in (*_on_rows(screened["train"], training), _on_rates(told), on_memory, _on_start(checkpoint)):
-        PartialState().print(line, flush=True)
-    refuse_too_little(needed, there)
-    with shortage_told(needed, there):
-        with misfits_told(told.model.model_name_or_path):
-            trainer = _trainer(told, rows, screened, processor, checkpoint)
+        screening = {split: screen_with_args(args, split_rows, processor) for split, split_rows in rows.items()}
+    batch_rows, length = build_grouping(training, screening["train"], training.world_size).largest_batch
+    needed = estimate_memory(config, args, devices, rows=batch_rows, length=length)
+    checkpoint = find_last_checkpoint(Path(training.output_dir))
+    memory_message = f"{ESTIMATE_PREFIX}{describe_memory(needed, available)}"
+    for message in (
+        *_describe_rows(screening["train"], training),
+        _describe_learning_rates(args),
+        memory_message,
+        _describe_start(checkpoint),
+    ):
+        PartialState().print(message, flush=True)
+    check_memory(needed, available)
+    with translate_memory_errors(needed, available):
+        with translate_shape_errors(args.model.model_name_or_path):
+            trainer = _build_trainer(args, rows, screening, processor, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step, last = trainer.state.global_step, trainer.state.max_steps
-    if step < last:
+    step, max_steps = trainer.state.global_step, trainer.state.max_steps
+    if step < max_steps:
         trainer.end()
         raise StoppedEarly(
-            f"stopped after step {step} of {last}, with a whole checkpoint in {training.output_dir}; "
+            f"stopped after step {step} of {max_steps}, with a whole checkpoint in {training.output_dir}; "
             "the same command goes on"
         )
     trainer.save_model(training.output_dir)
     if trainer.is_world_process_zero():
-        write_record(Path(training.output_dir), _record(told, arguments, trainer, screened["train"]))
+        write_record(Path(training.output_dir), _build_record(args, arguments, trainer, screening["train"]))
     trainer.accelerator.wait_for_everyone()  # who called on another machine looks for the record at once
     trainer.end()
 
 
-def _devices(training: Any) -> Devices:
+def _get_devices(training: Any) -> Devices:
     return Devices(training.world_size, bool({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()))
 
 
-def _trainer(
-    told: Arguments,
+def _build_trainer(
+    args: Arguments,
     rows: Mapping[str, Any],
-    screened: Mapping[str, Screened],
+    screening: Mapping[str, ScreeningResult],
     processor: Any,
     checkpoint: Path | None,
 ) -> Any:
@@ -108,7 +113,7 @@ def _trainer(
 
     from compact_hf.training.trainer import CompactTrainer
 
-    training = told.training
+    training = args.training
     if training.train_sampling_strategy != "random":
         raise TuningError(
             f"train_sampling_strategy is {training.train_sampling_strategy!r}, but compact tune groups rows by "
@@ -116,80 +121,86 @@ def _trainer(
         )
     if training.push_to_hub:
         raise TuningError("push_to_hub would put TRL's card on the Hub; leave it out and push the result")
-    asked_for = int(os.environ.get(PROCESSES, training.world_size))
-    if training.world_size != asked_for:
+    num_processes = int(os.environ.get(PROCESSES_VARIABLE, training.world_size))
+    if training.world_size != num_processes:
         raise TuningError(
-            f"num_processes is {asked_for}, but accelerate started {training.world_size}, as it does without GPUs; "
-            f"set it to {training.world_size}, or start torchrun --nproc-per-node {asked_for} "
+            f"num_processes is {num_processes}, but accelerate started {training.world_size}, as it does without GPUs; "
+            f"set it to {training.world_size}, or start torchrun --nproc-per-node {num_processes} "
             "-m compact_hf.training.sft"
         )
-    training.model_init_kwargs = model_arguments(told)
-    peft_config = get_peft_config(told.model)
+    training.model_init_kwargs = build_model_kwargs(args)
+    peft_config = get_peft_config(args.model)
     # A model that is trained in full goes on from its checkpoint's weights. transformers' own way there finds none of
     # them: it looks for the names that LLaVA's weights have in memory, while files have older ones.
-    in_full = checkpoint is not None and peft_config is None and not _devices(training).sharded
-    kept = {name: one.select(screened[name].kept) for name, one in rows.items()}
+    is_full_resume = checkpoint is not None and peft_config is None and not _get_devices(training).is_sharded
+    datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
     return CompactTrainer(
-        screened=screened["train"],
-        projector_learning_rate=told.extras.projector_learning_rate,
-        seconds=seconds_in(checkpoint),
-        model=str(checkpoint) if in_full else told.model.model_name_or_path,
+        screening=screening["train"],
+        projector_learning_rate=args.extras.projector_learning_rate,
+        seconds=read_train_seconds(checkpoint),
+        model=str(checkpoint) if is_full_resume else args.model.model_name_or_path,
         args=training,
-        train_dataset=kept["train"],
-        eval_dataset=kept.get("test"),
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("test"),
         processing_class=processor,
-        quantization_config=get_quantization_config(told.model),
+        quantization_config=get_quantization_config(args.model),
         peft_config=peft_config,
     )
 
 
-def _on_rows(screened: Screened, training: Any) -> list[str]:
-    dropped, told = screened.dropped, []
-    with_picture = sum(screened.pictured)
-    told.append(f"{len(screened.kept)} rows to train on, {with_picture} with a picture; {len(dropped)} dropped")
+def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
+    dropped, messages = screening.dropped, []
+    with_image = sum(screening.has_image)
+    messages.append(
+        f"{len(screening.kept_indices)} rows to train on, {with_image} with a picture; {len(dropped)} dropped"
+    )
     if dropped:
-        told += [f"dropped {name}: {reason}" for name, reason in dropped[:_TOLD]]
+        messages += [f"dropped {name}: {reason}" for name, reason in dropped[:_MAX_LISTED_ROWS]]
         path = Path(training.output_dir) / "dropped.jsonl"
         if training.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps({"id": name, "reason": reason}, ensure_ascii=False) for name, reason in dropped)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        told.append(f"all that was dropped stands in {path}: {screened.reasons}")
-    if screened.cut:
-        told.append(f"{screened.cut} rows end at max_length {training.max_length}, with a part of their answers")
-    return told
+        messages.append(f"all that was dropped stands in {path}: {screening.dropped_by_reason}")
+    if screening.num_truncated:
+        messages.append(
+            f"{screening.num_truncated} rows end at max_length {training.max_length}, with a part of their answers"
+        )
+    return messages
 
 
-def _on_rates(told: Arguments) -> str:
-    rate, own = told.training.learning_rate, told.extras.projector_learning_rate
-    return f"learning rate {rate:g}" + (f", the projector's {own:g}" if own is not None else "")
+def _describe_learning_rates(args: Arguments) -> str:
+    rate, projector_rate = args.training.learning_rate, args.extras.projector_learning_rate
+    return f"learning rate {rate:g}" + (f", the projector's {projector_rate:g}" if projector_rate is not None else "")
 
 
-def _on_start(checkpoint: Path | None) -> str:
+def _describe_start(checkpoint: Path | None) -> str:
     return f"going on from {checkpoint}" if checkpoint else "starting at step 0"
 
 
-def _record(told: Arguments, arguments: Sequence[str], trainer: Any, screened: Screened) -> dict[str, Any]:
+def _build_record(
+    args: Arguments, arguments: Sequence[str], trainer: Any, screening: ScreeningResult
+) -> dict[str, Any]:
     """Return what is worth knowing of a finished run: the model's card is made of it."""
-    from compact_hf.training.trainer import hardware
+    from compact_hf.training.trainer import describe_hardware
 
-    history, base = trainer.state.log_history, told.model.model_name_or_path
+    history, base = trainer.state.log_history, args.model.model_name_or_path
     commit = getattr(trainer.model.config, "_commit_hash", None)
     return {
         "base": base,
-        "base_revision": commit or (None if Path(base).exists() else told.model.model_revision),
-        "dataset": told.script.dataset_name or [one.path for one in told.mixture.datasets],
-        "dataset_config": told.script.dataset_config,
-        "dataset_revision": told.extras.dataset_revision,
-        "dataset_version": version_in(trainer.train_dataset),
-        "settings": settings_of(arguments),
-        "projector_learning_rate": told.extras.projector_learning_rate,
-        "rows": len(screened.kept),
-        "dropped": screened.reasons,
+        "base_revision": commit or (None if Path(base).exists() else args.model.model_revision),
+        "dataset": args.script.dataset_name or [dataset.path for dataset in args.mixture.datasets],
+        "dataset_config": args.script.dataset_config,
+        "dataset_revision": args.extras.dataset_revision,
+        "dataset_version": get_dataset_version(trainer.train_dataset),
+        "settings": parse_settings(arguments),
+        "projector_learning_rate": args.extras.projector_learning_rate,
+        "rows": len(screening.kept_indices),
+        "dropped": screening.dropped_by_reason,
         "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "steps": trainer.state.global_step,
         "seconds": round(trainer.seconds, 1),
-        "hardware": hardware(told.training),
+        "hardware": describe_hardware(args.training),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 

@@ -22,14 +22,14 @@ from types import MappingProxyType
 from typing import IO, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.training.checkpoints import claim, pinned, record_of
-from compact_hf.training.child_output import Words
+from compact_hf.training.checkpoints import init_output_dir, pin_revision, read_finished_record
+from compact_hf.training.child_output import ChildOutput
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
 
-_GRACE: Final = 900.0
+_STOP_TIMEOUT: Final = 900.0
 """Seconds that a step and a checkpoint may take after Ctrl-C."""
-LLAVA_RATIO: Final = 0.1
+PROJECTOR_LR_RATIO: Final = 0.1
 """LLaVA's projector is trained at 2e-5 where its LoRA is at 2e-4 (scripts/v1_5/finetune_lora.sh)."""
 
 
@@ -42,18 +42,18 @@ class TrainingResult:
         steps (`int`): optimizer steps taken.
         loss (`tuple[tuple[int, float], ...]`): (step, training loss in nats per answer token) as logged.
         seconds (`float`): training time over all the times it was gone on with, start-up not included.
-        resumed (`bool`): it was finished before this call, which did nothing.
+        was_finished (`bool`): it was finished before this call, which did nothing.
     """
 
     output_dir: Path
     steps: int
     loss: tuple[tuple[int, float], ...]
     seconds: float
-    resumed: bool = False
+    was_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What is to be run: a recipe with everything that replaces or adds to it.
 
     Attributes:
@@ -69,13 +69,13 @@ class Job:
     output_dir: Path
 
 
-def job_of(
+def build_job(
     recipe: Path | str,
     *,
     overrides: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
     projector_learning_rate: float | None = None,
-) -> Job:
+) -> TrainingJob:
     """Return what a recipe comes to; arguments and errors as for `tune`."""
     path = recipe_path(recipe)
     settings: dict[str, Any] = {**read_recipe(path), **overrides}
@@ -83,19 +83,19 @@ def job_of(
         raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
     if not settings.get("output_dir"):
         raise TuningError(f"recipe {path} says no output_dir, and none was given; add one to either")
-    replaced = dict(overrides)
+    script_settings = dict(overrides)
     if not settings.get("datasets"):
-        name, commit = pinned(str(settings.get("dataset_name", "")), revision)
-        replaced["dataset_name"] = settings["dataset_name"] = name
+        name, commit = pin_revision(str(settings.get("dataset_name", "")), revision)
+        script_settings["dataset_name"] = settings["dataset_name"] = name
         revision = commit
     elif revision:
         raise TuningError("a revision goes with one dataset_name, not with a mixture of `datasets`; leave it out")
     if projector_learning_rate is None and "multi_modal_projector" in str(settings.get("lora_modules_to_save")):
-        projector_learning_rate = LLAVA_RATIO * float(settings.get("learning_rate", 2e-5))
+        projector_learning_rate = PROJECTOR_LR_RATIO * float(settings.get("learning_rate", 2e-5))
     extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate}
-    replaced |= {key: str(value) for key, value in extras.items() if value is not None}
-    options = tuple(part for key, value in replaced.items() for part in (f"--{key}", value))
-    return Job(path, {**settings, **extras}, options, Path(str(settings["output_dir"])))
+    script_settings |= {key: str(value) for key, value in extras.items() if value is not None}
+    options = tuple(argument for key, value in script_settings.items() for argument in (f"--{key}", value))
+    return TrainingJob(path, {**settings, **extras}, options, Path(str(settings["output_dir"])))
 
 
 def tune(
@@ -129,33 +129,35 @@ def tune(
             message carries the line that tells why, the log has the rest.
         HubError: the data set's revision cannot be found on the Hub.
     """
-    job = job_of(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
-    claim(job.output_dir, job.settings)
-    if record := record_of(job.output_dir):
-        return _result(job.output_dir, record, resumed=True)
-    _refuse_bfloat16_without_gpu(job)
+    job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    init_output_dir(job.output_dir, job.settings)
+    if record := read_finished_record(job.output_dir):
+        return _build_result(job.output_dir, record, was_finished=True)
+    _check_bfloat16_support(job)
     command = [sys.executable, "-m", "compact_hf.training.launch", "--config", str(job.recipe), *job.options]
-    words, status = _run(command, log=log, on_line=on_line, output_dir=job.output_dir)
-    record = record_of(job.output_dir)
+    output, status = _run_child(command, log=log, on_line=on_line, output_dir=job.output_dir)
+    record = read_finished_record(job.output_dir)
     if status != 0:
-        raise words.error(status, log)
+        raise output.build_error(status, log)
     if record is None:
         raise TuningError(f"no record is in {job.output_dir}; it has to lie on a disk that all machines share")
     if str(job.settings.get("machine_rank", 0)) == "0":
         write_card(job.output_dir, settings=record["settings"])
-    return _result(job.output_dir, record, resumed=False)
+    return _build_result(job.output_dir, record, was_finished=False)
 
 
-def _result(output_dir: Path, record: Mapping[str, Any], *, resumed: bool) -> TrainingResult:
+def _build_result(output_dir: Path, record: Mapping[str, Any], *, was_finished: bool) -> TrainingResult:
     loss = tuple((int(step), float(value)) for step, value in record["loss"])
-    return TrainingResult(output_dir, steps=record["steps"], loss=loss, seconds=record["seconds"], resumed=resumed)
+    return TrainingResult(
+        output_dir, steps=record["steps"], loss=loss, seconds=record["seconds"], was_finished=was_finished
+    )
 
 
-def _refuse_bfloat16_without_gpu(job: Job) -> None:
-    def on(key: str) -> bool:
+def _check_bfloat16_support(job: TrainingJob) -> None:
+    def is_true(key: str) -> bool:
         return str(job.settings.get(key, "")).lower() == "true"
 
-    if not on("bf16") or on("use_cpu"):
+    if not is_true("bf16") or is_true("use_cpu"):
         return
     from transformers.utils import is_torch_bf16_gpu_available
 
@@ -166,53 +168,53 @@ def _refuse_bfloat16_without_gpu(job: Job) -> None:
         )
 
 
-def _run(
+def _run_child(
     command: list[str], *, log: Path | None, on_line: Callable[[str], None] | None, output_dir: Path
-) -> tuple[Words, int]:
+) -> tuple[ChildOutput, int]:
     """Run the command; return what it said and its exit status.
 
     Raises:
         StoppedEarly: Ctrl-C; the child has ended.
     """
-    words = Words()
-    with _writing(log) as kept, _child(command) as child:
+    output = ChildOutput()
+    with _open_log(log) as log_file, _start_child(command) as child:
         try:
-            for line in _lines(child, kept):
-                words.read(line)
+            for line in _iter_lines(child, log_file):
+                output.add_line(line)
                 if on_line:
                     on_line(line)
         except KeyboardInterrupt:
-            with _asking_to_stop(child):
-                for line in _lines(child, kept):
-                    words.read(line)
+            with _request_stop(child):
+                for line in _iter_lines(child, log_file):
+                    output.add_line(line)
                     if on_line:
                         on_line(line)
-            raise words.stopped(output_dir) from None
+            raise output.build_stop_error(output_dir) from None
         status = child.wait()
     # A signal's number as a shell and the launcher report it, behind 128.
-    return words, status if status >= 0 else 128 - status
+    return output, status if status >= 0 else 128 - status
 
 
-def _lines(child: Popen[str], kept: IO[str] | None) -> Iterator[str]:
-    for raw in child.stdout or ():
-        if line := raw.rstrip():
-            if kept:
-                kept.write(line + "\n")
+def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
+    for raw_line in child.stdout or ():
+        if line := raw_line.rstrip():
+            if log_file:
+                log_file.write(line + "\n")
             yield line
 
 
 @contextmanager
-def _writing(log: Path | None) -> Iterator[IO[str] | None]:
+def _open_log(log: Path | None) -> Iterator[IO[str] | None]:
     if log is None:
         yield None
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as kept:
-        yield kept
+    with log.open("a", encoding="utf-8") as log_file:
+        yield log_file
 
 
 @contextmanager
-def _child(command: list[str]) -> Iterator[Popen[str]]:
+def _start_child(command: list[str]) -> Iterator[Popen[str]]:
     """Start the command in a session of its own, so that all it starts can be stopped together.
 
     Where this very process is killed, the pipe breaks, which ends them at the next line they write.
@@ -232,31 +234,31 @@ def _child(command: list[str]) -> Iterator[Popen[str]]:
             yield child
         finally:
             # Whatever went wrong here, nothing may go on training unseen.
-            _send(child, signal.SIGKILL)
+            _send_signal(child, signal.SIGKILL)
 
 
 @contextmanager
-def _asking_to_stop(child: Popen[str]) -> Iterator[None]:
+def _request_stop(child: Popen[str]) -> Iterator[None]:
     """Ask again and again, as the training processes may not listen yet; after the grace, end them."""
-    over = threading.Event()
+    finished = threading.Event()
 
-    def ask() -> None:
-        patience = time.monotonic() + _GRACE
-        while time.monotonic() < patience:
-            _send(child, signal.SIGUSR1)
-            if over.wait(1):
+    def send_requests() -> None:
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        while time.monotonic() < deadline:
+            _send_signal(child, signal.SIGUSR1)
+            if finished.wait(1):
                 return
-        _send(child, signal.SIGKILL)
+        _send_signal(child, signal.SIGKILL)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
+    thread = threading.Thread(target=send_requests, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        over.set()
-        asking.join()
+        finished.set()
+        thread.join()
 
 
-def _send(child: Popen[str], number: signal.Signals) -> None:
+def _send_signal(child: Popen[str], signal_number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+        os.killpg(child.pid, signal_number)

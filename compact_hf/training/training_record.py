@@ -14,18 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.card import header_of
+from compact_hf.dataset.card import read_header
 from compact_hf.errors import TuningError
-from compact_hf.models.adapter import Adapter, adapter_at
+from compact_hf.models.adapter import AdapterInfo, read_adapter_config
 from compact_hf.models.loading import is_adapter
 from compact_hf.records import from_json
 
-FACTS: Final = "training.json"
+RECORD_FILE: Final = "training.json"
 _LIBRARIES: Final = ("trl", "transformers", "peft", "torch")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TrainingRecord:
     """What is known of a training run; the fields are the keys of training.json.
 
     Attributes:
@@ -69,78 +69,78 @@ class Facts:
         return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
 
 
-def facts_of(folder: Path, *, settings: Mapping[str, Any] | None = None) -> Facts:
+def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None = None) -> TrainingRecord:
     """Return what is known of how the model in a folder was trained.
 
     Args:
-        folder (`Path`): a model's or an adapter's.
+        directory (`Path`): a model's or an adapter's.
         settings (`Mapping[str, Any]`, *optional*): what `trl sft` was called with just now, by this very Python: used
             where `compact tune` has written nothing down.
 
     Raises:
         TuningError: what is written down there cannot be read.
     """
-    written = folder / FACTS
-    if written.is_file():
+    path = directory / RECORD_FILE
+    if path.is_file():
         try:
-            return from_json(Facts, written.read_bytes())
+            return from_json(TrainingRecord, path.read_bytes())
         except (OSError, ValueError) as error:
-            told = " ".join(str(error).split())
-            raise TuningError(f"{written} cannot be read ({told}); compact tune writes it, train again") from error
-    facts = _of_settings(settings) if settings is not None else _of_card(folder)
-    steps, loss = _curve(folder)
-    facts = replace(facts, steps=steps, loss=loss)
-    if not is_adapter(folder) or settings is not None:
-        return facts
-    adapter = adapter_at(folder)
-    return replace(facts, base=adapter.base, base_revision=adapter.base_revision)
+            reason = " ".join(str(error).split())
+            raise TuningError(f"{path} cannot be read ({reason}); compact tune writes it, train again") from error
+    record = _record_from_settings(settings) if settings is not None else _record_from_card(directory)
+    steps, loss = _read_curve(directory)
+    record = replace(record, steps=steps, loss=loss)
+    if not is_adapter(directory) or settings is not None:
+        return record
+    adapter = read_adapter_config(directory)
+    return replace(record, base=adapter.base, base_revision=adapter.base_revision)
 
 
-def adapter_of(folder: Path) -> Adapter:
+def read_adapter_info(directory: Path) -> AdapterInfo:
     """Return an adapter with its base's revision, which PEFT does not write down and `compact tune` does.
 
     Raises:
         TuningError: what it says of itself cannot be read, or names no base.
     """
-    adapter = adapter_at(folder)
+    adapter = read_adapter_config(directory)
     if adapter.base_revision is None:
-        facts = facts_of(folder)
-        if facts.base == adapter.base:
-            return replace(adapter, base_revision=facts.base_revision)
+        record = read_training_record(directory)
+        if record.base == adapter.base:
+            return replace(adapter, base_revision=record.base_revision)
     return adapter
 
 
-def _of_settings(settings: Mapping[str, Any]) -> Facts:
+def _record_from_settings(settings: Mapping[str, Any]) -> TrainingRecord:
     """Return what TRL's settings say: it takes one `dataset_name`, or a mixture as `datasets`, which wins."""
     mixture = settings.get("datasets") or [{"path": settings["dataset_name"]}]
-    return Facts(
+    return TrainingRecord(
         base=str(settings["model_name_or_path"]),
         base_revision=settings.get("model_revision"),
-        dataset=tuple(str(one["path"]) for one in mixture),
+        dataset=tuple(str(dataset["path"]) for dataset in mixture),
         dataset_config=settings.get("dataset_config"),
         settings=settings,
         versions={name: version(name) for name in _LIBRARIES},
     )
 
 
-def _of_card(folder: Path) -> Facts:
+def _record_from_card(directory: Path) -> TrainingRecord:
     """Return what the card that lies there says; TRL's names the base."""
     try:
-        header = header_of(folder)
+        header = read_header(directory)
     except (OSError, ValueError) as error:
-        raise TuningError(f"the card in {folder} cannot be read ({error}); mend its header, or remove it") from error
+        raise TuningError(f"the card in {directory} cannot be read ({error}); mend its header, or remove it") from error
     base, datasets = header.get("base_model"), header.get("datasets") or []
-    return Facts(base=base if isinstance(base, str) else None, dataset=tuple(str(name) for name in datasets))
+    return TrainingRecord(base=base if isinstance(base, str) else None, dataset=tuple(str(name) for name in datasets))
 
 
-def _curve(folder: Path) -> tuple[int | None, tuple[tuple[int, float], ...]]:
+def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], ...]]:
     """Return steps and loss as the newest checkpoint has them."""
-    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    states = sorted(directory.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
     if not states:
         return None, ()
     try:
         state = json.loads(states[-1].read_text(encoding="utf-8"))
-        logged = tuple((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
-        return state["global_step"], logged
+        losses = tuple((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
+        return state["global_step"], losses
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TuningError(f"{states[-1]} cannot be read ({error}); remove that checkpoint") from error

@@ -9,13 +9,13 @@ import random
 from pathlib import Path
 from typing import Final
 
-from compact_hf.reports.contact_sheet import Entry, ladder
-from compact_hf.scenes.questions import ask
-from compact_hf.scenes.render import png
-from compact_hf.scenes.scene import scene_of
+from compact_hf.reports.contact_sheet import Entry, render_image_with_questions
+from compact_hf.scenes.questions import make_question
+from compact_hf.scenes.render import render_png
+from compact_hf.scenes.scene import build_scene
 
 SCENE: Final = 4
-ASKED: Final = (
+QUESTIONS: Final = (
     (("counting",), 13),
     (("shape", "counting"), 15),
     (("color", "shape", "counting"), 9),
@@ -26,10 +26,12 @@ ASKED: Final = (
 
 def entries() -> list[Entry]:
     """Return the questions with their answers."""
-    scene = scene_of(SCENE)
-    asked = [ask(scene, capabilities, random.Random(seed)) for capabilities, seed in ASKED]
-    return [Entry(one.question, one.answer, one.capabilities) for one in asked if one]
+    scene = build_scene(SCENE)
+    questions = [make_question(scene, capabilities, random.Random(seed)) for capabilities, seed in QUESTIONS]
+    return [Entry(item.question, item.answer, item.capabilities) for item in questions if item]
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("k.png").write_bytes(ladder(png(scene_of(SCENE)), entries()))
+    Path(__file__).with_name("k.png").write_bytes(
+        render_image_with_questions(render_png(build_scene(SCENE)), entries())
+    )

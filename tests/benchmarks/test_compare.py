@@ -30,7 +30,7 @@ def checkout() -> None:
 
 def test_a_ratio_is_that_of_a_pair_so_that_drift_does_not_count() -> None:
     """The machine became three times slower between the rounds; each pair still shows 10%."""
-    line = compare.comparison([(1.1, 1.0), (2.2, 2.0), (3.3, 3.0)])
+    line = compare.compare_pairs([(1.1, 1.0), (2.2, 2.0), (3.3, 3.0)])
     assert (line.ratio, line.least, line.most) == pytest.approx((1.1, 1.1, 1.1))
     assert (line.this_s, line.rev_s) == (2.2, 2.0)
     assert line.noise == pytest.approx(0.5)
@@ -61,19 +61,19 @@ def test_nearly_every_pair_has_to_be_beyond_margin_and_noise(ratios: list[float]
 
 def test_two_runs_that_agree_by_luck_do_not_make_a_noisy_machine_quiet() -> None:
     """Measured on a busy machine, with the same commit on both sides."""
-    line = compare.comparison([(0.75, 0.79), (0.75, 0.791), (0.74, 0.93)])
+    line = compare.compare_pairs([(0.75, 0.79), (0.75, 0.791), (0.74, 0.93)])
     assert line.noise > 0.1
     assert line.verdict == "no difference within the spread"
 
 
 def test_pairs_may_disagree_as_far_as_chance_remains_as_small() -> None:
-    assert [compare.outliers(count) for count in (1, 3, 5, 8, 9, 12, 16)] == [0, 0, 0, 0, 1, 2, 3]
+    assert [compare.count_allowed_outliers(count) for count in (1, 3, 5, 8, 9, 12, 16)] == [0, 0, 0, 0, 1, 2, 3]
 
 
 def test_slower_and_faster_are_each_other_s_mirror() -> None:
     pairs = [(1.3, 1.0), (1.25, 1.01), (1.28, 0.99)]
-    assert compare.comparison(pairs).verdict == "slower"
-    assert compare.comparison([(rev, this) for this, rev in pairs]).verdict == "faster"
+    assert compare.compare_pairs(pairs).verdict == "slower"
+    assert compare.compare_pairs([(rev, this) for this, rev in pairs]).verdict == "faster"
 
 
 def test_each_tree_starts_by_the_entry_point_of_its_own_pyproject(tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_each_tree_starts_by_the_entry_point_of_its_own_pyproject(tmp_path: Path
 def test_a_failing_process_is_one_line_that_names_the_tree(tmp_path: Path) -> None:
     tree = compared.Tree("v0 (1234567)", tmp_path)
     with pytest.raises(
-        compared.Failed, match=r"^v0 \(1234567\) ended with 1: tune tiny-cpu: ValueError: no such thing$"
+        compared.BenchmarkError, match=r"^v0 \(1234567\) ended with 1: tune tiny-cpu: ValueError: no such thing$"
     ):
-        compared.Processes(tmp_path).run(tree, "raise ValueError('no such thing')", "tune", "tiny-cpu")
+        compared.ProcessRunner(tmp_path).run(tree, "raise ValueError('no such thing')", "tune", "tiny-cpu")
 
 
 def test_cpu_seconds_are_those_of_all_descendants(tmp_path: Path) -> None:
     busy = "import time\nwhile time.process_time() < 0.3: pass"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}], check=True)"
-    seconds = compared.Processes(tmp_path).run(compared.Tree("this tree", tmp_path), code)
+    seconds = compared.ProcessRunner(tmp_path).run(compared.Tree("this tree", tmp_path), code)
     assert seconds.cpu >= 0.3
 
 
@@ -134,7 +134,7 @@ def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys
         assert line["verdict"] == "too few rounds"
     assert list(result["failed"]) == ["broken"]
     assert re.match(r"HEAD \(\w{7}\) ended with 2: no-such-command: ", result["failed"]["broken"])
-    shown = compare.table(result)
+    shown = compare.format_table(result)
     assert shown.count("\n| help |") == 2
     assert "\n| broken | failed: HEAD (" in shown
     assert "\nhelp: round 1 of 1, this tree" in printed.err

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import readme
 from compact_hf import copy_student
-from compact_hf.evaluation.datasets import questions_of
+from compact_hf.evaluation.datasets import load_questions
 from compact_hf.evaluation.inference import Student
 
 
@@ -24,15 +24,15 @@ def evaluation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_way_answers_the_same_and_is_shown(
     evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "BATCHES", (1, 16))
+    monkeypatch.setattr(evaluation, "BATCH_SIZES", (1, 16))
     monkeypatch.setattr(evaluation, "ROUNDS", 1)
     _, student = copy_student(tmp_path / "student")
-    asked = evaluation.held(questions_of("scenes:2").questions)
-    found = json.loads(json.dumps(evaluation.measured(Student(str(student)), asked)))
+    asked = evaluation.load_images(load_questions("scenes:2").questions)
+    found = json.loads(json.dumps(evaluation.measure(Student(str(student)), asked)))
     assert list(found["lines"]) == ["loop", "batch 1", "batch 16"]
     assert found["questions"] == len(asked) > found["pictures"] == 2
     assert all(0 < one["least"] <= one["median"] <= one["most"] for one in found["lines"].values())
-    told = evaluation.table({"machine": {"cpu": "a processor", "torch": "2.0", "load": 0.5}, **found})
+    told = evaluation.format_table({"machine": {"cpu": "a processor", "torch": "2.0", "load": 0.5}, **found})
     assert "| batch 16 | " in told
     assert "a processor" in told
 
@@ -40,7 +40,9 @@ def test_every_way_answers_the_same_and_is_shown(
 def test_other_answers_than_the_loops_end_it(
     evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "loop", lambda student, questions: (["no"] * len(questions), 1.0))
-    monkeypatch.setattr(evaluation, "ours", lambda student, questions, size: (["yes"] * len(questions), 1.0))
+    monkeypatch.setattr(evaluation, "answer_in_loop", lambda student, questions: (["no"] * len(questions), 1.0))
+    monkeypatch.setattr(
+        evaluation, "answer_in_batches", lambda student, questions, size: (["yes"] * len(questions), 1.0)
+    )
     with pytest.raises(SystemExit, match="batch 1 gives 3 of 3 answers other than the loop"):
-        evaluation.measured("any", [None] * 3)
+        evaluation.measure("any", [None] * 3)

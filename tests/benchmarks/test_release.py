@@ -39,7 +39,7 @@ def test_every_figure_is_measured_and_shown(
 
     monkeypatch.setattr(release, "run", run)
     monkeypatch.setenv("GEMINI_API_KEY", "unset when the test ends")
-    result = json.loads(json.dumps(release.measured(tmp_path, rows=60, many=90, llava_mb=0.3, repetitions=1)))
+    result = json.loads(json.dumps(release.measure(tmp_path, rows=60, max_rows=90, llava_mb=0.3, repetitions=1)))
     assert list(tmp_path.glob("*.parquet")) == [], "what was measured is taken away"
     steps = [(one["step"], one["rows"]) for one in result["peaks"]]
     assert steps == [
@@ -53,7 +53,7 @@ def test_every_figure_is_measured_and_shown(
     sample, annotated = result["llava"]["sample"], result["llava"]["annotate"]
     assert (sample["rows"], sample["rejected"]) == (10, 0)
     assert 90 < annotated["questions"] <= 100, "ten pictures with two items of five questions; the last may have one"
-    assert release.table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
-    for what, figure, wanted in readme.release(result):
+    assert release.format_table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
+    for what, figure, wanted in readme.release_rows(result):
         assert what
         assert figure.strip(" /"), (what, wanted)

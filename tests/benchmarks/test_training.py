@@ -26,12 +26,12 @@ def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path) -> None:
     """In this process and the first lines only, to be quick."""
     trained = importlib.import_module("trained")
-    start = trained.Asked(training.release(tmp_path, pictures=12), "tiny", steps=1, batch=1, workers=0)
-    lines = dict(list(training.lines(start).items())[:3])
+    start = trained.TrainingSetup(training.build_release(tmp_path, image_count=12), "tiny", steps=1, batch=1, workers=0)
+    lines = dict(list(training.build_setups(start).items())[:3])
     found = json.loads(json.dumps({name: trained.measure(asked) for name, asked in lines.items()}))
     for figures in found.values():
-        assert set(readme.TRAINED) <= set(figures)
-        assert all(figures[key] > 0 for key in readme.TRAINED if key != "peak_mb")
+        assert set(readme.TRAINING_COLUMNS) <= set(figures)
+        assert all(figures[key] > 0 for key in readme.TRAINING_COLUMNS if key != "peak_mb")
         assert figures["of_peak"] < 1
         assert figures["waiting_for_rows"] < 1
     apart, plain, ours = found.values()
@@ -39,9 +39,9 @@ def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path
     assert apart["questions_per_second"] == apart["rows_per_second"]
     assert 2 <= round(ours["questions_per_second"] / ours["rows_per_second"], 9) <= 3
     assert 2 < apart["tokens_per_question"] / plain["tokens_per_question"] < 3
-    gains = training.gains(found)
+    gains = training.compute_gains(found)
     assert gains["format"] == plain["questions_per_second"] / apart["questions_per_second"]
-    shown = readme.training({"machine": MACHINE, "size": "tiny", "lines": found, "gains": gains})
+    shown = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": found, "gains": gains})
     assert shown.count("\n| ") == len(lines)
     assert shown.endswith("on x, 2 cores, 1 of them training, torch 2.0, load 0.0 to 1.0")
 
@@ -58,22 +58,24 @@ def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
     (target,) = read_recipe("llava15-7b-lora")["lora_target_modules"]
     lora = LoraConfig(r=128, target_modules=target, modules_to_save=["multi_modal_projector"])
     with torch.device("meta"):
-        config = trainers.config_of(trainers.SHAPES["7b"], vocabulary=32064, image_token=32000)
-        work = trained.operations(get_peft_model(LlavaForConditionalGeneration(config), lora))
+        config = trainers.build_config(trainers.SHAPES["7b"], vocabulary=32064, image_token=32000)
+        work = trained.estimate_cost(get_peft_model(LlavaForConditionalGeneration(config), lora))
     adapted = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32064
     assert 680 * 4 * linear == pytest.approx(18e12, rel=0.01)
     assert work.per_token == pytest.approx(4 * linear + 6 * adapted, rel=1e-4)
-    assert work.of_rows(1, 680) == pytest.approx(680 * (4 * linear + 6 * adapted), rel=0.05)
-    assert work.per_picture < 0.025 * work.of_rows(1, 680), "seeing is cheap: not worth a cache"
-    assert work.of_rows(3, 3 * 680) == pytest.approx(3 * work.of_rows(1, 680))
+    assert work.count_operations(1, 680) == pytest.approx(680 * (4 * linear + 6 * adapted), rel=0.05)
+    assert work.per_image < 0.025 * work.count_operations(1, 680), "seeing is cheap: not worth a cache"
+    assert work.count_operations(3, 3 * 680) == pytest.approx(3 * work.count_operations(1, 680))
 
 
 @pytest.mark.slow
 def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, tmp_path: Path) -> None:
-    release = training.release(tmp_path, pictures=12)
-    wrong = replace(next(iter(training.lines(training.Asked(release, "tiny", 1)).values())), attention="none such")
-    figures = training.measured(wrong)
+    release = training.build_release(tmp_path, image_count=12)
+    wrong = replace(
+        next(iter(training.build_setups(training.TrainingSetup(release, "tiny", 1)).values())), attention="none such"
+    )
+    figures = training.measure(wrong)
     assert "none such" in figures["failed"]
-    shown = readme.training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
+    shown = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
     assert "| it | no figure |" in shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Message, Row, Turn
 
 CAPABILITIES = ("color", "shape", "counting")
@@ -37,13 +37,13 @@ def row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
         k=k,
         capabilities=asked,
         turns=turns,
-        image_id=image_id_of(data),
+        image_id=compute_image_id(data),
         image_source="scenes",
         image_license="CC0-1.0",
         teacher="scenes",
         verifier="scenes",
         preset_version="paper-1",
-        read_picture=lambda: data,
+        read_image=lambda: data,
     )
 
 

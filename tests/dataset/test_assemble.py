@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.card import header_of
-from compact_hf.dataset.schema import split_of
+from compact_hf.dataset.card import read_header
+from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Row
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
@@ -34,12 +34,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def instruction(run: Path, tmp_path: Path) -> Path:
     """An instruction file about two pictures of the run, one of which is held out, and about none."""
-    of_run = [row for row in conversation_rows([run]) if isinstance(row, Row)]
+    of_run = [row for row in iter_conversation_rows([run]) if isinstance(row, Row)]
     items = [item(0)]
     for split in ("train", "validation"):
-        picture = next(row for row in of_run if split_of(row.k, row.image_id) == split)
-        assert picture.read_picture is not None
-        (tmp_path / f"{split}.png").write_bytes(picture.read_picture())
+        picture = next(row for row in of_run if get_split(row.k, row.image_id) == split)
+        assert picture.read_image is not None
+        (tmp_path / f"{split}.png").write_bytes(picture.read_image())
         items.append(item(1, image=f"{split}.png"))
     file = tmp_path / "llava.json"
     file.write_text(json.dumps(items))
@@ -67,10 +67,13 @@ def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_th
     new = assemble(run, tmp_path / "new", version="1.0.0")
     even = assemble(run, tmp_path / "even", version="1.0.0", balance=True, on_balance=told.append)
     assert not any(stage == "assembly" for stage, _ in whole.rejects)
-    assert whole.turns.total() > new.turns.total() > even.turns.total()
+    assert whole.questions_by_k.total() > new.questions_by_k.total() > even.questions_by_k.total()
     assert new.rejects["assembly", "near-duplicate question"] == even.rejects["assembly", "near-duplicate question"] > 0
-    assert even.rejects["assembly", "surplus for balance"] == new.turns.total() - even.turns.total()
-    assert (told[0].before.questions, told[0].after.questions) == (new.turns.total(), even.turns.total())
+    assert even.rejects["assembly", "surplus for balance"] == new.questions_by_k.total() - even.questions_by_k.total()
+    assert (told[0].before.questions, told[0].after.questions) == (
+        new.questions_by_k.total(),
+        even.questions_by_k.total(),
+    )
     assert told[0].before.ks < told[0].after.ks
     assert "surplus for balance" in (tmp_path / "even" / "README.md").read_text()
     assert validate(tmp_path / "even").counts == {}
@@ -111,16 +114,16 @@ def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_a
         instruction_rows=1,
         image_license="cc-by-4.0",
     )
-    assert facts.pictures == {("photos", "cc-by-4.0"): facts.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
+    assert facts.images == {("photos", "cc-by-4.0"): facts.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
     assert facts.rows("k1", "k2", "k3") > 0
-    assert header_of(tmp_path / "out")["license"] == "other"
+    assert read_header(tmp_path / "out")["license"] == "other"
     with pytest.raises(UsageError, match="give a short name such as cc-by"):
         assemble(tmp_path / "run", tmp_path / "other", version="1.0.0", image_license="/mine\n")
 
 
 def test_the_card_carries_the_licence_that_the_maker_says(run: Path, tmp_path: Path) -> None:
     assemble(run, tmp_path / "out", version="1.0.0", license="cc-by-sa-4.0")
-    assert header_of(tmp_path / "out")["license"] == "cc-by-sa-4.0"
+    assert read_header(tmp_path / "out")["license"] == "cc-by-sa-4.0"
     assert validate(tmp_path / "out").counts == {}
     with pytest.raises(UsageError, match="'mine' is no licence that the Hub's cards know; there are apache"):
         assemble(run, tmp_path / "other", version="1.0.0", license="mine")

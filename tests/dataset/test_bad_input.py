@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from tests.doubles.hub.http import READ_TOKEN
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import MAIN, File, Repository
@@ -109,8 +109,8 @@ class Told:
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> Told:
     folder = tmp_path_factory.mktemp("bad")
-    write(rows(60), folder / "whole", version="1.0.0")
-    write(rows(61), folder / "more", version="1.1.0")
+    write_dataset(rows(60), folder / "whole", version="1.0.0")
+    write_dataset(rows(61), folder / "more", version="1.1.0")
     commands = {}
     for number, (case, (spoil, _)) in enumerate(SPOILED.items()):
         spoiled = Path(shutil.copytree(folder / "whole", folder / f"spoiled {number}"))

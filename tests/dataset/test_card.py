@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compact_hf.dataset.card import header_of, is_release
-from compact_hf.dataset.provenance import Asked, Making
+from compact_hf.dataset.card import is_dataset_directory, read_header
+from compact_hf.dataset.provenance import ModelUsage, Provenance
 from compact_hf.dataset.schema import features
-from compact_hf.dataset.stats import Facts
+from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.teachers.base import Role
 
@@ -24,9 +24,9 @@ from .samples import row, rows
 TEXT_ROW = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
 
 
-def written(path: Path, *of: Row | Reject) -> tuple[Facts, dict[str, Any], str]:
-    facts = write(of, path, version="1.2.3")
-    return facts, header_of(path), (path / "README.md").read_text()
+def written(path: Path, *of: Row | Reject) -> tuple[DatasetStats, dict[str, Any], str]:
+    facts = write_dataset(of, path, version="1.2.3")
+    return facts, read_header(path), (path / "README.md").read_text()
 
 
 def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
     said = [("Is it red?", "Yes."), ("Is it über?", "no"), ("Wie viele?", "The two"), ("Is it two?", "2")]
     turns = tuple(Turn(question, answer, ("color",), ("color",), 90) for question, answer in said)
     facts, _, text = written(tmp_path / "out", replace(row(1), turns=turns))
-    found = facts.answers()
+    found = facts.answer_stats()
     assert (found.questions, found.different, found.yes_no, found.most, found.most_share) == (4, 3, 0.5, "2", 0.5)
     assert facts.openings == (("is", 0.75), ("wie", 0.25))
     assert "- Language: 75.0% of the questions" in text
@@ -137,11 +137,11 @@ def test_only_pictures_that_show_something_are_there(tmp_path: Path) -> None:
     assert not (tmp_path / "text" / "assets").exists()
 
 
-def asked(role: Role, name: str, cost: float | None, prices: str) -> Asked:
-    return Asked(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, prices)
+def asked(role: Role, name: str, cost: float | None, prices: str) -> ModelUsage:
+    return ModelUsage(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, prices)
 
 
-MADE = Making(
+MADE = Provenance(
     (asked("teacher", "gemini:gemini-3.8-flash", 2.4, "genai-prices 1"), asked("verifier", "local:m", 0, "runs here")),
     "2026-11-20",
     "2026-11-22",
@@ -152,7 +152,7 @@ MADE = Making(
 
 
 def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> None:
-    write(rows(9), tmp_path / "out", version="1.0.0", making=MADE)
+    write_dataset(rows(9), tmp_path / "out", version="1.0.0", provenance=MADE)
     text = (tmp_path / "out" / "README.md").read_text()
     for line in (
         "| teacher | gemini:gemini-3.8-flash | model-001 | 1,200 | 3,000,000 | 40,000 | 2.40 |",
@@ -183,7 +183,9 @@ def test_a_price_is_told_as_far_as_it_is_known(
     costs: tuple[tuple[float | None, str], tuple[float | None, str]], told: str, tmp_path: Path
 ) -> None:
     made = (asked("teacher", "openai:mine", *costs[0]), asked("verifier", "openai:mine", *costs[1]))
-    write(rows(3), tmp_path / "out", version="1.0.0", making=replace(MADE, asked=made, last_day=MADE.first_day))
+    write_dataset(
+        rows(3), tmp_path / "out", version="1.0.0", provenance=replace(MADE, model_usage=made, last_day=MADE.first_day)
+    )
     text = (tmp_path / "out" / "README.md").read_text()
     assert told in text
     assert "- Date: the replies came in on 2026-11-20 (UTC)." in text
@@ -219,11 +221,11 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_only_our_own_card_makes_a_release(card: str | None, tmp_path: Path) -> None:
     if card is not None:
         (tmp_path / "README.md").write_text(card)
-    assert not is_release(tmp_path)
+    assert not is_dataset_directory(tmp_path)
 
 
 def test_what_we_wrote_is_a_release(tmp_path: Path) -> None:
     written(tmp_path / "out", TEXT_ROW)
-    assert is_release(tmp_path / "out")
+    assert is_dataset_directory(tmp_path / "out")
     (tmp_path / "out" / "note.txt").touch()
-    assert not is_release(tmp_path / "out")
+    assert not is_dataset_directory(tmp_path / "out")

@@ -7,10 +7,10 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compact_hf.dataset.changelog import published_text
+from compact_hf.dataset.changelog import published_changelog
 from compact_hf.dataset.diff import diff
 from compact_hf.dataset.validate import validate
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.records import Reject, Row
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
@@ -29,7 +29,7 @@ def release(path: Path, *, version: str = "1.0.0", rejects: int = 0, count: int 
     """Write a release and return its changelog."""
     excluded = [Reject("assembly", "excluded by id", f"{number:032x}") for number in range(rejects)]
     of: list[Row | Reject] = [*rows(count), Reject("verification", "needs another k", "?"), *excluded]
-    write(of, path, version=version)
+    write_dataset(of, path, version=version)
     return (path / "CHANGELOG.md").read_text()
 
 
@@ -58,7 +58,7 @@ def test_a_release_with_a_changelog_is_valid_and_loads_without_a_warning(tmp_pat
 
 def test_a_first_version_gets_its_day_only(tmp_path: Path) -> None:
     own = release(tmp_path / "out")
-    text = published_text(own, "", version="1.0.0", date="2026-01-02", difference=None)
+    text = published_changelog(own, "", version="1.0.0", date="2026-01-02", difference=None)
     assert text == own.replace("## 1.0.0\n", "## 1.0.0 (2026-01-02)\n")
 
 
@@ -67,7 +67,7 @@ def test_a_later_version_stands_on_top_with_what_changed_and_the_history_stays_a
     own = release(tmp_path / "b", version="1.1.0", count=15)
     history = "# Changelog\n\n## 1.0.0 (2025-05-05)\n\n- a line by hand\n\n### Since 0.9.0\n\n- 3 rows added\n"
     difference = diff(tmp_path / "a", tmp_path / "b")
-    text = published_text(own, history, version="1.1.0", date="2026-01-02", difference=difference)
+    text = published_changelog(own, history, version="1.1.0", date="2026-01-02", difference=difference)
     assert text.startswith("# Changelog\n\n## 1.1.0 (2026-01-02)\n\n- 15 rows: k1 5, k2 5, k3 5\n")
     assert text.endswith(history.removeprefix("# Changelog\n"))
     since = text[text.index("### Since 1.0.0") : text.index("## 1.0.0 (")]
@@ -81,18 +81,18 @@ def test_publishing_again_does_not_pile_up_what_was_written_before(tmp_path: Pat
     own = release(tmp_path / "b", version="1.1.0", count=15)
     difference = diff(tmp_path / "a", tmp_path / "b")
     once, later = (
-        published_text(text, "", version="1.1.0", date=date, difference=difference)
+        published_changelog(text, "", version="1.1.0", date=date, difference=difference)
         for text, date in ((own, "2026-01-02"), (own, "2026-01-03"))
     )
-    assert published_text(once, "", version="1.1.0", date="2026-01-03", difference=difference) == later
-    assert published_text(own, once, version="1.1.0", date="2026-02-02", difference=difference) == once
+    assert published_changelog(once, "", version="1.1.0", date="2026-01-03", difference=difference) == later
+    assert published_changelog(own, once, version="1.1.0", date="2026-02-02", difference=difference) == once
     other = release(tmp_path / "c", version="1.1.0", count=18)
-    mended = published_text(other, once, version="1.1.0", date="2026-02-02", difference=difference)
+    mended = published_changelog(other, once, version="1.1.0", date="2026-02-02", difference=difference)
     assert mended == once.replace("15 rows: k1 5, k2 5, k3 5", "18 rows: k1 6, k2 6, k3 6")
 
 
 def test_a_folder_without_an_entry_gets_one(tmp_path: Path) -> None:
-    text = published_text("", "", version="1.0.0", date="2026-01-02", difference=None)
+    text = published_changelog("", "", version="1.0.0", date="2026-01-02", difference=None)
     assert text == "# Changelog\n\n## 1.0.0 (2026-01-02)\n"
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from compact_hf.cli.main import main
 from compact_hf.dataset.diff import Changes, Difference, diff
-from compact_hf.dataset.schema import split_of
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.records import Message, Row, Turn
 from tests.doubles.hub.server import HubServer
@@ -32,7 +32,7 @@ TEXT = Row(id="f" * 32, messages=(Message("user", "Hi"), Message("assistant", "H
 
 
 def release(path: Path, of: Iterable[Row], version: str = "1.0.0") -> Path:
-    write(of, path, version=version)
+    write_dataset(of, path, version=version)
     return path
 
 
@@ -69,7 +69,7 @@ def test_files_that_are_the_same_are_not_read_for_their_rows(before: Path, monke
 
 def test_added_removed_and_changed_rows_are_counted_by_config_and_split(before: Path, tmp_path: Path) -> None:
     kept = [one for one in rows(60) if one.id != row(1).id]
-    second = next(one for one in kept if one.k == 3 and split_of(3, one.image_id) == "train")
+    second = next(one for one in kept if one.k == 3 and get_split(3, one.image_id) == "train")
     kept[kept.index(second)] = with_other_turns(second, new_id="e" * 32)
     added = row(100, k=1)
     after = release(tmp_path / "after", [*kept, added, TEXT])
@@ -79,8 +79,8 @@ def test_added_removed_and_changed_rows_are_counted_by_config_and_split(before: 
     assert difference.examples == {"added": (added.id,), "removed": (row(1).id,), "changed": ("e" * 32,)}
     train = difference.rows["k3", "train"]
     assert train == Changes(train.before, train.before, changed=1)
-    assert difference.rows["k2", split_of(2, row(1).image_id)].removed == 1
-    assert difference.rows["k1", split_of(1, added.image_id)].added == 1
+    assert difference.rows["k2", get_split(2, row(1).image_id)].removed == 1
+    assert difference.rows["k1", get_split(1, added.image_id)].added == 1
     assert difference.rows["instruction", "train"] == Changes(1, 1)
 
 
@@ -89,7 +89,7 @@ def test_a_picture_that_moves_to_another_k_is_changed_in_all_and_gone_from_one_c
 ) -> None:
     moved = replace(row(0, k=3), id="d" * 32)
     after = release(tmp_path / "after", [moved, *(one for one in rows(60) if one.id != row(0).id), TEXT])
-    difference, split = diff(before, after), split_of(1, moved.image_id)
+    difference, split = diff(before, after), get_split(1, moved.image_id)
     assert of_all(difference) == {"changed": 1}
     assert (difference.rows["k1", split].removed, difference.rows["k3", split].added) == (1, 1)
 
@@ -103,7 +103,7 @@ def test_another_licence_corrects_a_row_and_does_not_change_it(before: Path, tmp
 
 def test_a_config_that_is_gone_is_a_major_change(before: Path, tmp_path: Path) -> None:
     difference = diff(before, release(tmp_path / "after", [*(one for one in rows(60) if one.k != 3), TEXT]))
-    assert ("k3", "train") in difference.lost
+    assert ("k3", "train") in difference.removed_splits
     assert difference.step == "major"
     assert "config k3 has no train rows any more" in difference.reasons()
 
@@ -111,7 +111,7 @@ def test_a_config_that_is_gone_is_a_major_change(before: Path, tmp_path: Path) -
 def test_a_new_config_is_a_minor_change(tmp_path: Path) -> None:
     only = [one for one in rows(60) if one.k != 3]
     difference = diff(release(tmp_path / "a", only), release(tmp_path / "b", rows(60)))
-    assert (difference.lost, difference.step, of_all(difference)) == ((), "minor", {"added": 20})
+    assert (difference.removed_splits, difference.step, of_all(difference)) == ((), "minor", {"added": 20})
 
 
 def rewritten(folder: Path, path: Path, change: Any) -> Path:
@@ -194,7 +194,7 @@ told = [publish(folder, "org/compact").tag for folder in sys.argv[1:]]
 """
     comparing = """
 from compact_hf import CompactError, diff
-told = [diff(a, b).as_json() for a, b in (("org/compact@v1.0.0", "org/compact"), ("org/compact", "org/compact@v1.0.0"))]
+told = [diff(a, b).to_dict() for a, b in (("org/compact@v1.0.0", "org/compact"), ("org/compact", "org/compact@v1.0.0"))]
 for wrong in ("org/compact@v9.0.0", "org/nothing"):
     try:
         diff("org/compact", wrong)

@@ -16,15 +16,15 @@ from PIL import Image
 
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.card import header_of
-from compact_hf.dataset.exclusions import Exclusions, Hygiene, ids_in, pictures_of
-from compact_hf.dataset.image_similarity import Seen, near_pictures
-from compact_hf.dataset.schema import split_of
+from compact_hf.dataset.card import read_header
+from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_images, read_ids
+from compact_hf.dataset.image_similarity import ImageCache, find_similar_images
+from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
 
 from .samples import contents, item, picture, row
@@ -43,14 +43,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(run: Path) -> list[Row]:
-    return [row for row in conversation_rows([run], max_similarity=1) if isinstance(row, Row)]
+    return [row for row in iter_conversation_rows([run], max_similarity=1) if isinstance(row, Row)]
 
 
 def copy_of(row: Row, *, quality: int = 60) -> bytes:
     """The row's picture at half its size, as a JPEG."""
-    assert row.read_picture is not None
+    assert row.read_image is not None
     out = BytesIO()
-    with Image.open(BytesIO(row.read_picture())) as image:
+    with Image.open(BytesIO(row.read_image())) as image:
         image.convert("RGB").resize((image.width // 2, image.height // 2)).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
@@ -84,15 +84,15 @@ def test_a_file_without_ids_is_refused(content: bytes | None, said: str, tmp_pat
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError, match=said):
-        ids_in(file)
+        read_ids(file)
 
 
 def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Row], tmp_path: Path) -> None:
     benchmark, pool = tmp_path / "benchmark", tmp_path / "pool"
     for folder in (benchmark, pool):
         folder.mkdir()
-    assert rows[0].read_picture is not None
-    (benchmark / "same.png").write_bytes(rows[0].read_picture())
+    assert rows[0].read_image is not None
+    (benchmark / "same.png").write_bytes(rows[0].read_image())
     (benchmark / "again.jpg").write_bytes(copy_of(rows[1]))
     (benchmark / "broken.jpg").write_bytes(b"no picture")
     (pool / "other.jpg").write_bytes(copy_of(rows[1], quality=90))
@@ -116,7 +116,7 @@ def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Ro
 
 
 def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path) -> None:
-    write(rows[:5], tmp_path / "benchmark", version="1.0.0")
+    write_dataset(rows[:5], tmp_path / "benchmark", version="1.0.0")
     facts = assemble(
         run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_images_of=[str(tmp_path / "benchmark")]
     )
@@ -129,23 +129,27 @@ def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
         assemble(run, tmp_path / "out", version="1.0.0", exclude_images_of=[str(tmp_path / "nothing")])
 
 
-def hygiene(distance: int | None, *benchmarks: str) -> Hygiene:
-    return Hygiene(Exclusions(frozenset(), pictures_of(benchmarks) if benchmarks else None), Seen(), distance=distance)
+def hygiene(distance: int | None, *benchmarks: str) -> RowFilter:
+    return RowFilter(
+        Exclusions(frozenset(), read_excluded_images(benchmarks) if benchmarks else None),
+        ImageCache(),
+        distance=distance,
+    )
 
 
 def kept(rows: Sequence[Row | Reject], distance: int) -> list[Row | Reject]:
     of = hygiene(distance)
-    of.compare(lambda: iter(rows))
-    return list(of.kept(rows))
+    of.compare_images(lambda: iter(rows))
+    return list(of.apply(rows))
 
 
 def copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """For each row in validation its picture compressed again, such that the copy is for training; and those rows."""
-    held = [each for each in rows if split_of(each.k, each.image_id) == "validation"]
+    held = [each for each in rows if get_split(each.k, each.image_id) == "validation"]
     made = []
     for number, of in enumerate(held):
         tries = (row(500 + number, data=copy_of(of, quality=quality)) for quality in range(60, 90))
-        made.append(next(each for each in tries if split_of(each.k, each.image_id) == "train"))
+        made.append(next(each for each in tries if get_split(each.k, each.image_id) == "train"))
     return held, made
 
 
@@ -168,7 +172,7 @@ def test_what_stays_does_not_depend_on_the_order(rows: list[Row]) -> None:
 def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
     run: Path, rows: list[Row], tmp_path: Path
 ) -> None:
-    held = next(each for each in rows if split_of(each.k, each.image_id) == "validation")
+    held = next(each for each in rows if get_split(each.k, each.image_id) == "validation")
     (tmp_path / "copy.jpg").write_bytes(copy_of(held))
     (tmp_path / "llava.json").write_text(json.dumps([item(1, image="copy.jpg")]))
     common: dict[str, Any] = {
@@ -211,25 +215,25 @@ def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unre
 def test_no_picture_for_training_is_within_the_distance_of_one_for_validation(seeds: list[int], distance: int) -> None:
     """Few bits, so that many are near; ids whose last digits decide the split."""
     hashes = {f"{seed:032x}": (seed % 97) << 3 for seed in seeds}
-    found = near_pictures(hashes, distance)
-    if found.too_large:
+    found = find_similar_images(hashes, distance)
+    if found.ignored_sizes:
         return
-    stay = {one: hash for one, hash in hashes.items() if one not in found.left_out}
+    stay = {one: hash for one, hash in hashes.items() if one not in found.excluded_ids}
     for one, hash in stay.items():
         for other, its in stay.items():
-            if split_of(1, one) != split_of(1, other):
+            if get_split(1, one) != get_split(1, other):
                 assert (hash ^ its).bit_count() > distance
-    assert all(split_of(1, one) == "train" for one in found.left_out)
+    assert all(get_split(1, one) == "train" for one in found.excluded_ids)
 
 
 def test_a_group_of_many_is_told_and_stays() -> None:
     hashes: dict[str, int | None] = {f"{number:032x}": 7 for number in range(30)}
     hashes |= {f"{number:032x}": number << 40 for number in range(2**20, 2**20 + 100)}
-    found = near_pictures(hashes, 0)
-    assert found.too_large == (30,)
-    assert not found.left_out
-    of = Hygiene(Exclusions(frozenset(), None), Seen(), distance=0)
-    of._near = found
+    found = find_similar_images(hashes, 0)
+    assert found.ignored_sizes == (30,)
+    assert not found.excluded_ids
+    of = RowFilter(Exclusions(frozenset(), None), ImageCache(), distance=0)
+    of._similar_images = found
     (told,) = of.notes()
     assert "1 groups of pictures that look alike are over 1% of all" in told
     assert "(30 pictures)" in told
@@ -257,4 +261,4 @@ def test_the_command_takes_each_option_and_says_what_matched_nothing(
     counts = {" ".join(of[1:-1]): of[-1] for of in words if of and of[0] == "assembly"}
     assert counts == {"excluded by id": "1", OF_BENCHMARK: "2"}
     assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in said.err
-    assert header_of(tmp_path / "out")["license"] == "cc-by-4.0"
+    assert read_header(tmp_path / "out")["license"] == "cc-by-4.0"

@@ -13,13 +13,13 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.dataset.export import export
-from compact_hf.dataset.instruction import instruction_rows
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.instruction import sample_instruction_rows
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.images.inspection import image_id_of
-from compact_hf.images.questions import QuestionedPictures
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.images.questions import VqaSource
 from compact_hf.records import Message, Row
-from compact_hf.runs.sources import open_dataset
+from compact_hf.runs.sources import open_dataset_source
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 
@@ -35,7 +35,7 @@ def released(folder: Path) -> Path:
     """61 compositional rows in both splits, two more about pictures that are there already, and one without any."""
     again = [replace(row(number), id=f"{10**5 + number:032x}") for number in (0, 1)]
     other = replace(row(61, data=picture(61)), id=f"{61:032x}")
-    write([*rows(61), *again, other, TEXT], folder, version="1.0.0")
+    write_dataset([*rows(61), *again, other, TEXT], folder, version="1.0.0")
     return folder
 
 
@@ -59,8 +59,8 @@ def test_llava_json_comes_back_as_the_same_messages_and_the_same_bytes(release: 
         items = json.loads((out / f"{split}.json").read_text())
         assert counts[split] == len(expected) == len(items)
         back = {
-            found.messages: found.read_picture() if found.read_picture else None
-            for found in instruction_rows(out / f"{split}.json", image_root=out, seed=0, fraction=1)
+            found.messages: found.read_image() if found.read_image else None
+            for found in sample_instruction_rows(out / f"{split}.json", image_root=out, seed=0, fraction=1)
             if isinstance(found, Row)
         }
         for of_release in expected:
@@ -71,8 +71,8 @@ def test_llava_json_comes_back_as_the_same_messages_and_the_same_bytes(release: 
 def test_a_release_of_an_export_has_its_messages_and_pictures(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "llava"
     export(release, out, format="llava", split="train")
-    again = instruction_rows(out / "train.json", image_root=out, seed=0, fraction=1)
-    write(again, tmp_path / "again", version="1.0.0")
+    again = sample_instruction_rows(out / "train.json", image_root=out, seed=0, fraction=1)
+    write_dataset(again, tmp_path / "again", version="1.0.0")
 
     def told_by(of: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
         return sorted((json.dumps(each["messages"]), [image["bytes"] for image in each["images"]]) for each in of)
@@ -153,7 +153,7 @@ def test_the_confidence_of_a_finevision_row_is_that_of_its_least_confident_turn(
     from datasets import load_dataset
 
     first, second = row(0).turns
-    write(
+    write_dataset(
         [replace(row(0), turns=(replace(first, confidence=95), replace(second, confidence=71)))],
         tmp_path / "in",
         version="1.0.0",
@@ -175,17 +175,23 @@ def test_rows_of_text_have_no_confidence(release: Path, tmp_path: Path) -> None:
 def test_an_export_comes_back_by_our_own_readers(format: str, release: Path, tmp_path: Path) -> None:
     """What `compact annotate` and `augment` read of it are the release's own questions about the same pictures."""
 
-    def asked(pictures: QuestionedPictures) -> dict[str, list[Any]]:
+    def asked(pictures: VqaSource) -> dict[str, list[Any]]:
         found = {}
         for ref in pictures.refs():
-            if rows := pictures.asked(ref):
-                found[image_id_of(pictures.read(ref))] = sorted(astuple(each) for row in rows for each in row.exchanges)
+            if rows := pictures.read_rows(ref):
+                found[compute_image_id(pictures.read(ref))] = sorted(
+                    astuple(each) for row in rows for each in row.exchanges
+                )
         return found
 
     out = tmp_path / "out"
     export(release, out, format=format, split="train")
-    back = open_dataset(str(out / "train.json")) if format == "llava" else open_dataset(str(out), split="train")
-    expected = asked(open_dataset(str(release), split="train"))
+    back = (
+        open_dataset_source(str(out / "train.json"))
+        if format == "llava"
+        else open_dataset_source(str(out), split="train")
+    )
+    expected = asked(open_dataset_source(str(release), split="train"))
     assert len(expected) > 50
     assert asked(back) == expected
 
@@ -251,7 +257,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
     peaks = []
     for count in (500, 4_000):
-        write(many(count), tmp_path / str(count), version="1.0.0")
+        write_dataset(many(count), tmp_path / str(count), version="1.0.0")
         tracemalloc.start()
         export(tmp_path / str(count), tmp_path / f"out{count}", format="llava")
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.dataset.instruction import instruction_rows
+from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.errors import SourceError, UsageError
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row, digest
 
 from .samples import item, picture
@@ -28,7 +28,7 @@ def sample(items: list[Any], **options: Any) -> list[Row | Reject]:
         file = Path(folder) / "llava.json"
         file.write_text(json.dumps(items))
         root = options.pop("image_root", Path(folder))
-        return list(instruction_rows(file, **{"seed": 0, "image_root": root} | options))
+        return list(sample_instruction_rows(file, **{"seed": 0, "image_root": root} | options))
 
 
 @given(ITEMS, st.data(), st.integers(1, 50))
@@ -73,15 +73,15 @@ def test_a_row_becomes_messages_and_a_picture(tmp_path: Path) -> None:
         ("assistant", "It is 7."),
     ]
     assert (row.source, row.k, row.turns, row.teacher) == ("instruction", None, (), None)
-    assert (row.image_id, row.image_source, row.image_license) == (image_id_of(picture(7)), "coco", "unknown")
-    assert row.read_picture is not None
-    assert row.read_picture() == picture(7)
+    assert (row.image_id, row.image_source, row.image_license) == (compute_image_id(picture(7)), "coco", "unknown")
+    assert row.read_image is not None
+    assert row.read_image() == picture(7)
 
 
 def test_a_row_without_a_picture_is_a_row_too() -> None:
     (row,) = sample([item(1)], rows=1)
     assert isinstance(row, Row)
-    assert (row.image_id, row.image_source, row.image_license, row.read_picture) == (None, None, None, None)
+    assert (row.image_id, row.image_source, row.image_license, row.read_image) == (None, None, None, None)
 
 
 MESSAGES = item(1)["conversations"]
@@ -135,7 +135,7 @@ def test_an_image_path_that_leads_elsewhere_is_never_read(path: str, tmp_path: P
 
 def test_a_picture_of_the_validation_split_is_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(1))
-    held_out = {image_id_of(picture(1))}
+    held_out = {compute_image_id(picture(1))}
     (reject,) = sample([item(1, image="a.jpg")], rows=1, image_root=tmp_path, held_out=held_out)
     assert isinstance(reject, Reject)
     assert reject.reason == "picture is in the validation split"
@@ -161,7 +161,7 @@ def test_a_file_that_is_no_json_list_is_one_clear_line(text: str, told: str, tmp
     file = tmp_path / "other.json"
     file.write_text(text)
     with pytest.raises(UsageError, match=told) as caught:
-        list(instruction_rows(file, image_root=tmp_path, seed=0, rows=1))
+        list(sample_instruction_rows(file, image_root=tmp_path, seed=0, rows=1))
     assert "\n" not in str(caught.value)
 
 
@@ -170,15 +170,15 @@ def test_a_sample_that_makes_no_sense_is_refused_at_once(options: dict[str, Any]
     file = tmp_path / "llava.json"
     file.write_text("[]")
     with pytest.raises(UsageError):
-        instruction_rows(file, image_root=tmp_path, seed=0, **options)
+        sample_instruction_rows(file, image_root=tmp_path, seed=0, **options)
 
 
 def test_missing_files_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        instruction_rows(tmp_path / "llava.json", image_root=tmp_path, seed=0, rows=1)
+        sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path, seed=0, rows=1)
     (tmp_path / "llava.json").write_text("[]")
     with pytest.raises(SourceError, match="no such folder"):
-        instruction_rows(tmp_path / "llava.json", image_root=tmp_path / "pictures", seed=0, rows=1)
+        sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path / "pictures", seed=0, rows=1)
 
 
 def test_an_empty_list_gives_an_empty_sample() -> None:
@@ -191,7 +191,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         file = tmp_path / f"{items}.json"
         file.write_text(json.dumps([item(number) for number in range(items)]))
         tracemalloc.start()
-        assert sum(1 for _ in instruction_rows(file, image_root=tmp_path, seed=0, rows=50)) == 50
+        assert sum(1 for _ in sample_instruction_rows(file, image_root=tmp_path, seed=0, rows=50)) == 50
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.provenance import making_of
+from compact_hf.dataset.provenance import read_provenance
 from compact_hf.errors import JournalError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.journal import FILE_NAME, Finished, Journal
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.teachers.base import Reply, Role
 
 from .samples import contents
@@ -38,8 +38,8 @@ def run_in(folder: Path, replies: dict[str, int], *, version: str = "gemini-3.8-
             tokens = (1000, 100) if role == "teacher" else (0, 0)
             reply = Reply(str(number), text="{}", model=version, input_tokens=tokens[0], output_tokens=tokens[1])
             journal.record_reply("a", role, reply)
-        journal.record_outcome(Finished("a", "a.png", "{}", 2))
-        journal.record_outcome(Finished("b", "b.png", "{}", 0))
+        journal.record_outcome(FinishedImage("a", "a.png", "{}", 2))
+        journal.record_outcome(FinishedImage("b", "b.png", "{}", 0))
     with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as file:
         for number, day in enumerate([*(day for _, day in of), min(replies)]):
             at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
@@ -48,26 +48,26 @@ def run_in(folder: Path, replies: dict[str, int], *, version: str = "gemini-3.8-
 
 
 def test_date_price_and_counts_are_the_journal_s(tmp_path: Path) -> None:
-    made = making_of([run_in(tmp_path / "run", {"2026-11-02": 3, "2026-11-05": 7})])
-    assert (made.first_day, made.last_day, made.pictures, made.kept) == ("2026-11-02", "2026-11-05", 2, 1)
-    teacher, verifier = made.asked
+    made = read_provenance([run_in(tmp_path / "run", {"2026-11-02": 3, "2026-11-05": 7})])
+    assert (made.first_day, made.last_day, made.images, made.kept_images) == ("2026-11-02", "2026-11-05", 2, 1)
+    teacher, verifier = made.model_usage
     assert (teacher.role, teacher.name, teacher.backend) == ("teacher", GEMINI, "gemini")
     assert (teacher.requests, teacher.input_tokens, teacher.output_tokens) == (10, 10_000, 1_000)
     # 0.75 USD in and 3.75 USD out per million tokens
     assert made.cost == teacher.cost == pytest.approx(10_000 * 0.75e-6 + 1_000 * 3.75e-6)
     assert teacher.versions == ("gemini-3.8-flash-001",)
-    assert teacher.prices.startswith("genai-prices ")
-    assert (verifier.name, verifier.requests, verifier.cost, verifier.prices) == ("scenes", 1, 0, "runs here")
+    assert teacher.price_source.startswith("genai-prices ")
+    assert (verifier.name, verifier.requests, verifier.cost, verifier.price_source) == ("scenes", 1, 0, "runs here")
     assert made.settings == {"method": ("compact",), "k": ("1, 2",), "seed": ("0",)}
 
 
 def test_the_shards_of_a_run_tell_what_the_whole_does(tmp_path: Path) -> None:
-    whole = making_of([run_in(tmp_path / "whole", {"2026-11-02": 3, "2026-11-05": 7})])
+    whole = read_provenance([run_in(tmp_path / "whole", {"2026-11-02": 3, "2026-11-05": 7})])
     one = run_in(tmp_path / "parts" / "shard-1-of-2", {"2026-11-02": 3, "2026-11-05": 1}, shard="1/2")
     two = run_in(tmp_path / "parts" / "shard-2-of-2", {"2026-11-05": 6}, shard="2/2")
-    together = making_of([tmp_path / "parts"])
-    assert together == making_of([two, one]) == making_of([one, two])
-    assert together.asked[0] == whole.asked[0]
+    together = read_provenance([tmp_path / "parts"])
+    assert together == read_provenance([two, one]) == read_provenance([one, two])
+    assert together.model_usage[0] == whole.model_usage[0]
     assert (together.first_day, together.last_day, together.settings) == (
         whole.first_day, whole.last_day, whole.settings,
     )  # fmt: skip
@@ -78,24 +78,24 @@ def test_several_runs_are_told_apart_by_who_was_asked(tmp_path: Path) -> None:
         run_in(tmp_path / "one", {"2026-11-02": 3}),
         run_in(tmp_path / "two", {"2026-11-09": 2}, teacher="openai:mine", version="mine-7b", seed=3),
     ]
-    made = making_of(runs)
-    assert [(one.role, one.name, one.requests) for one in made.asked] == [
+    made = read_provenance(runs)
+    assert [(one.role, one.name, one.requests) for one in made.model_usage] == [
         ("teacher", GEMINI, 3), ("teacher", "openai:mine", 2), ("verifier", "scenes", 2),
     ]  # fmt: skip
-    assert made.asked[1].cost is made.cost is None
+    assert made.model_usage[1].cost is made.cost is None
     assert (made.settings["seed"], made.last_day) == (("0", "3"), "2026-11-09")
-    assert made.asked[2].versions == ("gemini-3.8-flash-001", "mine-7b")
+    assert made.model_usage[2].versions == ("gemini-3.8-flash-001", "mine-7b")
 
 
 @pytest.mark.parametrize("path", ["/home/me/models/mine", "~/mine", "C:\\models\\mine"])
 def test_no_folder_of_a_model_is_told(path: str, tmp_path: Path) -> None:
-    made = making_of([run_in(tmp_path / "run", {"2026-11-02": 1}, teacher=f"openai:{path}", version=path)])
-    assert (made.asked[0].name, made.asked[0].versions) == ("openai:mine", ("mine",))
+    made = read_provenance([run_in(tmp_path / "run", {"2026-11-02": 1}, teacher=f"openai:{path}", version=path)])
+    assert (made.model_usage[0].name, made.model_usage[0].versions) == ("openai:mine", ("mine",))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="is not a run"):
-        making_of([tmp_path])
+        read_provenance([tmp_path])
 
 
 def test_a_release_is_the_same_whenever_it_is_assembled(tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_a_release_is_the_same_whenever_it_is_assembled(tmp_path: Path) -> None:
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     card = (tmp_path / "one" / "README.md").read_text()
     with Journal.read(tmp_path / "run") as journal:
-        (day,) = {one.day for one in journal.spending()}
+        (day,) = {one.day for one in journal.usage()}
     assert f"- Date: the replies came in on {day} (UTC)." in card
     assert "- Price: nothing, because all of it ran on its maker's machine." in card

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.methods.compact.generate import generate
 from tests.doubles.hub.http import Stalled
 from tests.doubles.hub.server import Asked, HubServer
@@ -76,14 +76,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 2.0.0, with other rows and without k = 3."""
     out = tmp_path_factory.mktemp("second") / "release"
-    write((row for row in rows(60) if row.k != 3), out, version="2.0.0")
+    write_dataset((row for row in rows(60) if row.k != 3), out, version="2.0.0")
     return out
 
 
 @pytest.fixture(scope="module")
 def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
     lower = tmp_path_factory.mktemp("lower") / "release"
-    write(rows(30), lower, version="0.9.0")
+    write_dataset(rows(30), lower, version="0.9.0")
     with HubServer() as server:
         seen = told(server, WAY, first, second, lower, home=tmp_path_factory.mktemp("home"))
         return Told(seen, server.asked, server.store.repository("dataset", "org/compact"), first, second)
@@ -241,7 +241,7 @@ def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer
     for name, version in versions.items():
         left_out = {"first": 0, "gone": 3, "far": 1}.get(name, 2)
         kept = (row for row in rows(60) if row.k != left_out) if name == "gone" else list(rows(60))[left_out:]
-        write(kept, tmp_path / name, version=version)
+        write_dataset(kept, tmp_path / name, version=version)
     source = """
 import sys
 from compact_hf import CompactError, publish

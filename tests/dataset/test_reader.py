@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from starlette.responses import Response
 
-from compact_hf.dataset.writer import MAX_GROUP_BYTES, MAX_GROUP_ROWS, write
+from compact_hf.dataset.writer import MAX_GROUP_BYTES, MAX_GROUP_ROWS, write_dataset
 from tests.doubles.hub.http import Stalled, too_many, unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.doubles.hub.store import File
@@ -55,7 +55,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pictures") / "release"
     counts = {1: 10, 2: 10, 3: 320}
     of = [k for k, count in counts.items() for _ in range(count)]
-    write((row(number, k=k, data=noise(number)) for number, k in enumerate(of)), out, version="1.1.0")
+    write_dataset((row(number, k=k, data=noise(number)) for number, k in enumerate(of)), out, version="1.1.0")
     return out
 
 
@@ -63,7 +63,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     """A Hub with the release as v1.1.0, and another one, of 60 small rows, as v1.0.0."""
     older = tmp_path_factory.mktemp("older") / "release"
-    write(rows(60), older, version="1.0.0")
+    write_dataset(rows(60), older, version="1.0.0")
     with HubServer() as server:
         assert told(server, UPLOAD, older, release, home=tmp_path_factory.mktemp("home")) == ["v1.0.0", "v1.1.0"]
         yield server
@@ -163,7 +163,9 @@ os._exit(0)  # what is read ahead is never answered
 def test_row_groups_are_what_the_viewer_takes(release: Path, tmp_path: Path) -> None:
     """Also where pictures are large: 12 of 17 MB are in three row groups, although 100 rows would be in one."""
     large = noise(0, 2400)
-    write((row(number, data=large + bytes([number])) for number in range(12)), tmp_path / "large", version="1.0.0")
+    write_dataset(
+        (row(number, data=large + bytes([number])) for number in range(12)), tmp_path / "large", version="1.0.0"
+    )
     seen = 0
     for path in [*release.rglob("*.parquet"), *(tmp_path / "large").rglob("*.parquet")]:
         with pq.ParquetFile(path) as file:
@@ -179,7 +181,7 @@ def test_a_picture_of_two_rows_lies_whole_and_uncompressed_in_its_file_twice(tmp
     """Parquet's dictionary could hold it once, within a row group only (parquet.py says why it does not). Lying as it
     is, it is the same chunk for the Hub's storage, in every row, file and version."""
     shared = noise(1)
-    write(
+    write_dataset(
         (row(number, data=shared if number % 2 else noise(number)) for number in range(2, 12)),
         tmp_path / "out",
         version="1.0.0",

@@ -5,33 +5,40 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.dataset.schema import configs, file_name, leaf_of, order_of, place_of, split_of
+from compact_hf.dataset.schema import (
+    configs_from_subsets,
+    data_path,
+    get_split,
+    get_subset,
+    parse_data_path,
+    subset_order,
+)
 
 IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 
 
 def test_the_leaf_follows_k_and_the_picture() -> None:
-    assert leaf_of(3, "ab") == "k3"
-    assert leaf_of(None, "ab") == "instruction"
-    assert leaf_of(None, None) == "instruction_text"
+    assert get_subset(3, "ab") == "k3"
+    assert get_subset(None, "ab") == "instruction"
+    assert get_subset(None, None) == "instruction_text"
 
 
 @given(IDS, st.integers(1, 10), st.integers(1, 10))
 def test_the_split_depends_on_the_picture_alone(image_id: str, k: int, other_k: int) -> None:
-    assert split_of(k, image_id) == split_of(other_k, image_id)
+    assert get_split(k, image_id) == get_split(other_k, image_id)
 
 
 def test_five_per_cent_of_the_pictures_are_for_validation() -> None:
     from compact_hf.records import digest
 
-    held_out = sum(split_of(1, digest(number)) == "validation" for number in range(20_000))
+    held_out = sum(get_split(1, digest(number)) == "validation" for number in range(20_000))
     assert 900 < held_out < 1100  # 1000 expected, standard deviation 31
 
 
 @given(IDS)
 def test_instruction_rows_are_for_training_only(image_id: str) -> None:
-    assert split_of(None, image_id) == "train"
-    assert split_of(None, None) == "train"
+    assert get_split(None, image_id) == "train"
+    assert get_split(None, None) == "train"
 
 
 @given(
@@ -41,16 +48,16 @@ def test_instruction_rows_are_for_training_only(image_id: str) -> None:
     st.integers(1, 99_999),
 )
 def test_a_file_s_name_says_its_place(leaf: str, split: str, index: int, count: int) -> None:
-    assert place_of(file_name(leaf, split, index, count)) == (leaf, split)
+    assert parse_data_path(data_path(leaf, split, index, count)) == (leaf, split)
 
 
 def test_other_paths_have_no_place() -> None:
     for path in ("README.md", "data/k0/train-00000-of-00001.parquet", "data/k1/test-00000-of-00001.parquet", "x.py"):
-        assert place_of(path) is None
+        assert parse_data_path(path) is None
 
 
 def test_configs_are_views_of_the_leaves_that_are_there() -> None:
-    assert configs(["instruction_text", "k10", "instruction", "k2"]) == {
+    assert configs_from_subsets(["instruction_text", "k10", "instruction", "k2"]) == {
         "all": ("k2", "k10", "instruction", "instruction_text"),
         "compositional": ("k2", "k10"),
         "instruction": ("instruction", "instruction_text"),
@@ -58,11 +65,14 @@ def test_configs_are_views_of_the_leaves_that_are_there() -> None:
         "k2": ("k2",),
         "k10": ("k10",),
     }
-    assert configs(["instruction_text"]) == {"all": ("instruction_text",), "instruction": ("instruction_text",)}
+    assert configs_from_subsets(["instruction_text"]) == {
+        "all": ("instruction_text",),
+        "instruction": ("instruction_text",),
+    }
 
 
 def test_leaves_are_ordered_by_k_as_a_number() -> None:
-    assert sorted(["instruction_text", "k10", "k9", "instruction"], key=order_of) == [
+    assert sorted(["instruction_text", "k10", "k9", "instruction"], key=subset_order) == [
         "k9",
         "k10",
         "instruction",

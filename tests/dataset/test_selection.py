@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.schema import split_of
-from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, chosen, count_by_k
+from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, count_by_k, select_questions
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
 from compact_hf.methods.compact.balance import Positions
@@ -43,7 +43,7 @@ def catalogs(draw: st.DrawFn) -> Images:
 
 def trained(images: Images, taken: dict[str, Positions]) -> set[tuple[str, int]]:
     """Every training question that is taken, as (picture, position)."""
-    of_training = (one for one in taken if split_of(len(images[one][0]), one) == "train")
+    of_training = (one for one in taken if get_split(len(images[one][0]), one) == "train")
     return {(image_id, at) for image_id in of_training for at in taken[image_id]}
 
 
@@ -53,7 +53,9 @@ def test_a_number_is_met_exactly_and_a_smaller_selection_lies_in_a_larger_one(
 ) -> None:
     unit = "questions" if by_question else "conversations"
     try:
-        small, large = (chosen(images, Selection(k_shares=shares, **{unit: wanted})) for wanted in (size, size + more))
+        small, large = (
+            select_questions(images, Selection(k_shares=shares, **{unit: wanted})) for wanted in (size, size + more)
+        )
     except ReleaseError:
         return
     for taken, wanted in ((small, size), (large, size + more)):
@@ -66,7 +68,7 @@ def test_a_number_is_met_exactly_and_a_smaller_selection_lies_in_a_larger_one(
 
 @given(catalogs(), st.sampled_from(tuple(CAPABILITIES)))
 def test_without_a_capability_no_question_needs_it_and_no_other_is_lost_alone(images: Images, name: str) -> None:
-    taken = chosen(images, Selection(without=(name,)))
+    taken = select_questions(images, Selection(without=(name,)))
     assert not any(name in images[image_id][at] for image_id, positions in taken.items() for at in positions)
     for image_id, questions in images.items():
         left = [at for at, needed in enumerate(questions) if name not in needed]
@@ -76,7 +78,7 @@ def test_without_a_capability_no_question_needs_it_and_no_other_is_lost_alone(im
 @given(catalogs())
 def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is(images: Images) -> None:
     selection = Selection(k_shares=LLAVA_K_SHARES)
-    counts = count_by_k(images, chosen(images, selection))
+    counts = count_by_k(images, select_questions(images, selection))
     whole = count_by_k(images, {image_id: tuple(range(len(asked))) for image_id, asked in images.items()})
     for k, share in LLAVA_K_SHARES.items():
         assert abs(counts[k] - share * counts.total()) < 2
@@ -86,7 +88,7 @@ def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is
 def test_a_small_share_is_rounded_as_a_large_one_is() -> None:
     """0.8 of a conversation is one and 7.2 are seven; methods that favour large shares would take eight and none."""
     images = {digest("picture", number): (tuple(CAPABILITIES)[: 1 + number % 2],) * 2 for number in range(60)}
-    taken = chosen(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
+    taken = select_questions(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
     training = {image_id for image_id, _ in trained(images, taken)}
     assert Counter(len(images[image_id][0]) for image_id in training) == {1: 7, 2: 1}
 
@@ -98,17 +100,17 @@ def test_the_shares_are_those_of_the_paper() -> None:
 
 def test_another_seed_draws_others() -> None:
     images = {digest("picture", number): (("color",), ("shape",)) for number in range(100)}
-    drawn = [chosen(images, Selection(questions=40, seed=seed)) for seed in (0, 0, 1)]
+    drawn = [select_questions(images, Selection(questions=40, seed=seed)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_too_few_are_told_with_how_many() -> None:
     images = {digest("picture", number): (("color",), ("shape",)) for number in range(10)}
-    there = len(trained(images, chosen(images, Selection())))
+    there = len(trained(images, select_questions(images, Selection())))
     with pytest.raises(ReleaseError, match=f"100 are wanted and {there} are there: {100 - there} too few"):
-        chosen(images, Selection(questions=100))
+        select_questions(images, Selection(questions=100))
     with pytest.raises(ReleaseError, match="of k = 2 are wanted and 0 are there"):
-        chosen(images, Selection(questions=10, k_shares={1: 0.5, 2: 0.5}))
+        select_questions(images, Selection(questions=10, k_shares={1: 0.5, 2: 0.5}))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; none" in card
     assert "51 questions for training, drawn with seed 4" in card
     whole = assemble(tmp_path / "run", again, version="1.0.0", max_similarity=1)
-    assert facts.rejects["assembly", "not selected"] == whole.turns.total() - facts.turns.total()
+    assert facts.rejects["assembly", "not selected"] == whole.questions_by_k.total() - facts.questions_by_k.total()
     assert "chosen on purpose" not in (again / "README.md").read_text(encoding="utf-8")
 
 

@@ -19,16 +19,16 @@ from PIL import Image
 from compact_hf import show
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.examples import Chosen, Sample, Wanted
-from compact_hf.dataset.reader import held
-from compact_hf.dataset.show import of_release, of_run
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.examples import Reservoir, Sample, SampleQuery
+from compact_hf.dataset.reader import open_dataset
+from compact_hf.dataset.show import read_dataset_samples, read_run_samples
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
-from compact_hf.methods.compact.conversation import outcome_of
+from compact_hf.methods.compact.conversation import parse_outcome
 from compact_hf.methods.compact.generate import generate
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.reports import contact_sheet
-from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.runs.journal import Journal
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run as run_client
@@ -54,23 +54,23 @@ def release(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def captions(shown: tuple[Shown, ...]) -> list[str]:
+def captions(shown: tuple[SheetItem, ...]) -> list[str]:
     return [one.caption for one in shown]
 
 
 def test_a_sheet_holds_pictures_questions_answers_and_capabilities(run: Path, tmp_path: Path) -> None:
     sheet = show(run, tmp_path / "sheet", n=6)
     page = sheet.page.read_text()
-    found = of_run(run, Wanted(count=6), rejects=False)
-    assert (sheet.shown, page.count("<article"), page.count("data:image/webp;base64,")) == (6, 6, 6)
-    for one in found.shown:
+    found = read_run_samples(run, SampleQuery(count=6), rejects=False)
+    assert (sheet.count, page.count("<article"), page.count("data:image/webp;base64,")) == (6, 6, 6)
+    for one in found.items:
         for turn in one.turns:
             assert f"<strong>{turn.answer}</strong>" in page
             assert all(f">{name.replace('_', ' ')}</li>" in page for name in turn.capabilities)
     assert "Written by scenes:noise=0.3; checked by scenes." in page
-    with Image.open(sheet.picture) as picture:
+    with Image.open(sheet.image) as picture:
         assert (picture.format, picture.width) == ("PNG", 3 * 400 + 4 * 20)
-    assert sheet._repr_png_() == sheet.picture.read_bytes()
+    assert sheet._repr_png_() == sheet.image.read_bytes()
     assert sorted(contents(tmp_path / "sheet")) == ["contact_sheet.html", "contact_sheet.png"]
 
 
@@ -91,44 +91,55 @@ def test_the_same_call_shows_the_same_and_another_seed_others(
     sheets = [show(of, tmp_path / name, n=3, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     pages = [sheet.page.read_text() for sheet in sheets]
     assert pages[0] == pages[1] != pages[2]
-    assert sheets[0].picture.read_bytes() == sheets[1].picture.read_bytes() != sheets[2].picture.read_bytes()
+    assert sheets[0].image.read_bytes() == sheets[1].image.read_bytes() != sheets[2].image.read_bytes()
 
 
 def test_pictures_are_even_over_k_and_not_the_first_ones(run: Path) -> None:
-    found = of_run(run, Wanted(count=9), rejects=False)
-    assert Counter(one.k for one in found.shown) == {1: 3, 2: 3, 3: 3}
+    found = read_run_samples(run, SampleQuery(count=9), rejects=False)
+    assert Counter(one.k for one in found.items) == {1: 3, 2: 3, 3: 3}
     with Journal.read(run) as journal:
-        kept = [(outcome_of(one.body).k, one.ref) for one in journal.outcomes() if one.accepted]
+        kept = [(parse_outcome(one.body).k, one.ref) for one in journal.outcomes() if one.accepted]
     firsts = {ref for k in (1, 2, 3) for ref in [ref for of, ref in kept if of == k][:3]}
-    assert set(captions(found.shown)) != firsts
+    assert set(captions(found.items)) != firsts
 
 
 @pytest.mark.parametrize("where", ["run", "release"])
 def test_only_what_is_asked_for_is_shown(where: str, request: pytest.FixtureRequest) -> None:
     of = request.getfixturevalue(where)
-    wanted = Wanted(k=2, capability="counting", count=120)
-    found = of_run(of, wanted, rejects=False) if where == "run" else of_release(held(of), wanted)
-    everything = Wanted(count=120)
-    all_found = of_run(of, everything, rejects=False) if where == "run" else of_release(held(of), everything)
-    matching = [turn for one in all_found.shown if one.k == 2 for turn in one.turns if "counting" in turn.capabilities]
-    assert [turn for one in found.shown for turn in one.turns] != []
-    assert sorted(turn.question for one in found.shown for turn in one.turns) == sorted(
+    wanted = SampleQuery(k=2, capability="counting", count=120)
+    found = (
+        read_run_samples(of, wanted, rejects=False)
+        if where == "run"
+        else read_dataset_samples(open_dataset(of), wanted)
+    )
+    everything = SampleQuery(count=120)
+    all_found = (
+        read_run_samples(of, everything, rejects=False)
+        if where == "run"
+        else read_dataset_samples(open_dataset(of), everything)
+    )
+    matching = [turn for one in all_found.items if one.k == 2 for turn in one.turns if "counting" in turn.capabilities]
+    assert [turn for one in found.items for turn in one.turns] != []
+    assert sorted(turn.question for one in found.items for turn in one.turns) == sorted(
         turn.question for turn in matching
     )
 
 
 def test_a_release_shows_what_lies_in_it(run: Path, release: Path) -> None:
-    of_both = [of_run(run, Wanted(count=120), rejects=False), of_release(held(release), Wanted(count=120))]
-    assert of_both[0].shown != ()
-    turns = [sorted(turn.question for one in found.shown for turn in one.turns) for found in of_both]
+    of_both = [
+        read_run_samples(run, SampleQuery(count=120), rejects=False),
+        read_dataset_samples(open_dataset(release), SampleQuery(count=120)),
+    ]
+    assert of_both[0].items != ()
+    turns = [sorted(turn.question for one in found.items for turn in one.turns) for found in of_both]
     assert turns[0] == turns[1]
-    assert captions(of_both[1].shown)[0].startswith("scenes, CC0-1.0, row ")
+    assert captions(of_both[1].items)[0].startswith("scenes, CC0-1.0, row ")
 
 
 def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(run: Path) -> None:
-    page = contact_sheet.fragment(of_run(run, Wanted(count=120), rejects=True).shown)
+    page = contact_sheet.render_fragment(read_run_samples(run, SampleQuery(count=120), rejects=True).items)
     with Journal.read(run) as journal:
-        outcomes = [outcome_of(one.body) for one in journal.outcomes()]
+        outcomes = [parse_outcome(one.body) for one in journal.outcomes()]
     reasons = {
         one.reason for outcome in outcomes for one in outcome.rejects if one.subject and one.stage != "conversation"
     }
@@ -145,16 +156,16 @@ def test_each_reason_of_a_picture_comes_before_another_s_second() -> None:
         Reject("generation", "declined", "", "", ("color",)),
         Reject("conversation", "too few questions", "id", "", ("color",)),
     ]
-    assert [one.subject for one in Wanted().drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
+    assert [one.subject for one in SampleQuery().select_drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
 
 
 def test_the_shards_of_a_run_are_shown_as_one(tmp_path: Path) -> None:
     for index in (1, 2):
         generate("scenes:16", tmp_path / "parts" / f"shard-{index}-of-2", shard=f"{index}/2")
     generate("scenes:16", tmp_path / "whole")
-    wanted = Wanted(count=8)
-    assert captions(of_run(tmp_path / "parts", wanted, rejects=False).shown) == captions(
-        of_run(tmp_path / "whole", wanted, rejects=False).shown
+    wanted = SampleQuery(count=8)
+    assert captions(read_run_samples(tmp_path / "parts", wanted, rejects=False).items) == captions(
+        read_run_samples(tmp_path / "whole", wanted, rejects=False).items
     )
     (tmp_path / "parts" / "shard-2-of-2").rename(tmp_path / "elsewhere")
     with pytest.raises(JournalError, match="lacks shard-2-of-2"):
@@ -166,25 +177,25 @@ def test_a_run_is_shown_while_it_is_written_to(run: Path, tmp_path: Path) -> Non
     with Journal.read(run) as journal:
         identity = journal.identity
     with Journal.open(tmp_path / "run", identity):
-        assert show(tmp_path / "run", tmp_path / "sheet", n=3).shown == 3
+        assert show(tmp_path / "run", tmp_path / "sheet", n=3).count == 3
 
 
 def test_it_works_in_a_running_event_loop(run: Path, tmp_path: Path) -> None:
     async def cell() -> int:
-        return show(run, tmp_path / "sheet", n=2).shown
+        return show(run, tmp_path / "sheet", n=2).count
 
     assert asyncio.run(cell()) == 2
 
 
 def test_what_is_kept_while_samples_stream_by_does_not_grow() -> None:
-    chosen = Chosen(Wanted(count=5))
+    chosen = Reservoir(SampleQuery(count=5))
     turn = Turn("?", "!", ("color",), ("color",), 90)
     for number in range(3000):
         caption = str(number)
-        chosen.offer(chosen.wanted.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
+        chosen.add(chosen.query.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
     assert sum(map(len, chosen._by_k.values())) == 15
-    best = sorted(range(0, 3000, 3), key=chosen.wanted.rank)[:2]
-    assert captions(chosen.found().shown)[:2] == [str(number) for number in best]
+    best = sorted(range(0, 3000, 3), key=chosen.query.rank)[:2]
+    assert captions(chosen.read_samples().items)[:2] == [str(number) for number in best]
 
 
 def noise(number: int) -> bytes:
@@ -201,7 +212,7 @@ told = []
 for where, k in (("org/compact", 3), ("hf://datasets/org/compact@v1.0.0", None), ("org/compact@v9.9.9", None)):
     try:
         sheet = show(where, f"{sys.argv[1]}/{len(told)}", k=k, n=6)
-        told.append([sheet.shown, sheet.page.read_text()])
+        told.append([sheet.count, sheet.page.read_text()])
     except CompactError as error:
         told.append(str(error))
 """
@@ -219,7 +230,7 @@ told = True
 def test_of_a_repository_only_what_is_shown_is_fetched(tmp_path: Path) -> None:
     """500 pictures of 43 KB of k = 3 lie in five row groups, of which one is read, and of k = 1 and 2 nothing is."""
     of_k = [3] * 500 + [1] * 20 + [2] * 20
-    write((row(at, k=k, data=noise(at)) for at, k in enumerate(of_k)), tmp_path / "compact", version="1.0.0")
+    write_dataset((row(at, k=k, data=noise(at)) for at, k in enumerate(of_k)), tmp_path / "compact", version="1.0.0")
     sizes = {path.relative_to(tmp_path / "compact").as_posix(): path.stat().st_size
              for path in (tmp_path / "compact").rglob("*.parquet")}  # fmt: skip
     with HubServer() as server:
@@ -281,10 +292,10 @@ def test_a_release_keeps_no_rejects_and_says_where_they_are(release: Path, tmp_p
 def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no questions of k = 5; there is k1, k2, k3"):
         show(release, tmp_path / "sheet", k=5)
-    write([TEXT], tmp_path / "text", version="1.0.0")
+    write_dataset([TEXT], tmp_path / "text", version="1.0.0")
     with pytest.raises(UsageError, match="the instruction part only, which has no k"):
         show(tmp_path / "text", tmp_path / "sheet")
-    write([replace(row(1), turns=row(1).turns[:1])], tmp_path / "one", version="1.0.0")
+    write_dataset([replace(row(1), turns=row(1).turns[:1])], tmp_path / "one", version="1.0.0")
     with pytest.raises(UsageError, match="has no questions that are to need counting"):
         show(tmp_path / "one", tmp_path / "sheet", capability="counting")
 
@@ -308,7 +319,7 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    write(rows(3), tmp_path / "release", version="1.0.0")
+    write_dataset(rows(3), tmp_path / "release", version="1.0.0")
     file = next((tmp_path / "release").rglob("k1/*.parquet"))
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(ReleaseError, match="cannot be read"):

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from compact_hf.dataset.schema import features
-from compact_hf.dataset.validate import MAX_SHOWN, validate
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.validate import MAX_PROBLEMS, validate
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
 from compact_hf.records import Message, Row
 
@@ -38,7 +38,7 @@ INSTRUCTION = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("release") / "out"
-    write([*rows(90), *INSTRUCTION], out, version="1.0.0")
+    write_dataset([*rows(90), *INSTRUCTION], out, version="1.0.0")
     return out
 
 
@@ -223,7 +223,7 @@ def edit_card(release: Path, old: str, new: str) -> None:
 
 
 def put_picture_of_other_data(release: Path) -> None:
-    write(rows(91), release.parent / "other", version="1.0.0")
+    write_dataset(rows(91), release.parent / "other", version="1.0.0")
     shutil.copy(release.parent / "other" / PICTURE, release / PICTURE)
 
 
@@ -271,7 +271,7 @@ def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, rele
 
 
 def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
-    write((row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
+    write_dataset((row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
     shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
     assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
 
@@ -325,4 +325,4 @@ def test_many_problems_of_one_kind_are_counted_and_a_few_shown(release: Path) ->
     rewrite(release, K2.replace("k2", "k1"), spoil)
     report = validate(release)
     assert report.counts == {"absolute path": report.rows["k1", "train"] + report.rows["k2", "train"]}
-    assert len(report.problems) == MAX_SHOWN
+    assert len(report.problems) == MAX_PROBLEMS

@@ -21,7 +21,7 @@ from PIL import Image
 
 from compact_hf.dataset import writer
 from compact_hf.dataset.validate import validate
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.records import Message, Reject, Row
 from tests import preforked
@@ -60,7 +60,7 @@ def load(path: Path, *config: str, cache: Path, **options: Any) -> Any:
 
 
 def test_load_dataset_reads_every_config_without_a_warning(tmp_path: Path) -> None:
-    facts = write([*rows(120), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    facts = write_dataset([*rows(120), *INSTRUCTION], tmp_path / "out", version="1.0.0")
     with warnings_of_datasets() as told:
         for name, leaves in facts.configs.items():
             config = [] if name == "all" else [name]
@@ -75,7 +75,7 @@ def test_load_dataset_reads_every_config_without_a_warning(tmp_path: Path) -> No
 
 
 def test_a_warning_of_datasets_would_be_noticed(tmp_path: Path) -> None:
-    write(rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(rows(1), tmp_path / "out", version="1.0.0")
     card = tmp_path / "out" / "README.md"
     card.write_text(card.read_text().replace("default: true", "default: true\n  unheard_of: 1"))
     with warnings_of_datasets() as told:
@@ -87,7 +87,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     from datasets import Image as Picture
     from datasets import List
 
-    write([*rows(30), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    write_dataset([*rows(30), *INSTRUCTION], tmp_path / "out", version="1.0.0")
     data = load(tmp_path / "out", cache=tmp_path / "cache")
     assert data["train"].features["images"] == List(Picture())
     read = {one["id"]: one for one in chain(*data.values())}
@@ -99,7 +99,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert one["capabilities"] == list(expected.capabilities)
         for name in ("k", "source", "image_id", "image_source", "image_license", "teacher", "preset_version"):
             assert one[name] == getattr(expected, name)
-        assert len(one["images"]) == (expected.read_picture is not None)
+        assert len(one["images"]) == (expected.read_image is not None)
     image = read[f"{3:032x}"]["images"][0]
     assert isinstance(image, Image.Image)
     assert image.getpixel((0, 0)) == (3, 0, 77)
@@ -111,7 +111,7 @@ def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
     exif[0x010E] = "a secret"
     data = picture(1, exif=exif, comment=b"a secret")
     assert data.count(b"a secret") == 2
-    write([row(1, data=data)], tmp_path / "out", version="1.0.0")
+    write_dataset([row(1, data=data)], tmp_path / "out", version="1.0.0")
     assert not any(b"a secret" in of for of in contents(tmp_path / "out").values())
     (one,) = chain(*load(tmp_path / "out", cache=tmp_path / "cache").values())
     assert one["images"][0].size == (24, 32)
@@ -119,12 +119,12 @@ def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_bytes_whatever_the_timing(tmp_path: Path) -> None:
     def slow(of: Row, seconds: float) -> Row:
-        read = of.read_picture
+        read = of.read_image
         assert read is not None
-        return replace(of, read_picture=lambda: (time.sleep(seconds), read())[1])
+        return replace(of, read_image=lambda: (time.sleep(seconds), read())[1])
 
-    write(rows(250), tmp_path / "one", version="1.0.0")
-    write((slow(of, 0.003 * (at % 3)) for at, of in enumerate(rows(250))), tmp_path / "two", version="1.0.0")
+    write_dataset(rows(250), tmp_path / "one", version="1.0.0")
+    write_dataset((slow(of, 0.003 * (at % 3)) for at, of in enumerate(rows(250))), tmp_path / "two", version="1.0.0")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -134,9 +134,9 @@ def test_row_groups_and_files_stay_small(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(writer, "MAX_GROUP_ROWS", 10)
     monkeypatch.setattr(writer, "MAX_FILE_BYTES", 10_000)
     out = tmp_path / "out"
-    facts = write((row(number) for number in range(95)), out, version="1.0.0")
+    facts = write_dataset((row(number) for number in range(95)), out, version="1.0.0")
     files = sorted((out / "data" / "k1").glob("train-*"))
-    count = facts.shards["k1", "train"].files
+    count = facts.sizes["k1", "train"].files
     assert [file.name for file in files] == [f"train-{at:05d}-of-{count:05d}.parquet" for at in range(count)]
     assert count > 3
     groups = [pq.ParquetFile(file).metadata.row_group(0).num_rows for file in files]
@@ -151,7 +151,7 @@ def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: py
 
     size = len(picture(1, file_format="PNG"))
     monkeypatch.setattr(writer, "MAX_GROUP_BYTES", 3 * size + 10)
-    write((row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
+    write_dataset((row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
     (file,) = (tmp_path / "out" / "data" / "k1").glob("train-*")
     metadata = pq.ParquetFile(file).metadata
     assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [3, 3, 3]
@@ -159,7 +159,7 @@ def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: py
 
 def test_rejects_among_the_rows_are_counted_on_the_card(tmp_path: Path) -> None:
     reject = Reject("verification", "needs another k", "a question")
-    facts = write([*rows(5), reject, reject], tmp_path / "out", version="1.0.0")
+    facts = write_dataset([*rows(5), reject, reject], tmp_path / "out", version="1.0.0")
     assert facts.rejects == {("verification", "needs another k"): 2}
     assert "| verification | needs another k | 2 |" in (tmp_path / "out" / "README.md").read_text()
 
@@ -167,26 +167,26 @@ def test_rejects_among_the_rows_are_counted_on_the_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "1.0.0-rc1", "01.0.0", ""])
 def test_a_version_is_three_numbers(version: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="three numbers"):
-        write(rows(1), tmp_path / "out", version=version)
+        write_dataset(rows(1), tmp_path / "out", version=version)
 
 
 def test_nothing_to_write_is_said_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="needs another k 1"):
-        write([Reject("verification", "needs another k", "a question")], tmp_path / "out", version="1.0.0")
+        write_dataset([Reject("verification", "needs another k", "a question")], tmp_path / "out", version="1.0.0")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_release_is_replaced(tmp_path: Path) -> None:
-    write([*rows(20), *INSTRUCTION], tmp_path / "out", version="1.0.0")
-    write(rows(5), tmp_path / "out", version="1.1.0")
-    write(rows(5), tmp_path / "other", version="1.1.0")
+    write_dataset([*rows(20), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    write_dataset(rows(5), tmp_path / "out", version="1.1.0")
+    write_dataset(rows(5), tmp_path / "other", version="1.1.0")
     assert contents(tmp_path / "out") == contents(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    write(rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(rows(1), tmp_path / "out", version="1.0.0")
     assert validate(tmp_path / "out").is_valid
 
 
@@ -194,28 +194,28 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_anything_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if name != "README.md":
-        write(rows(5), out, version="1.0.0")
+        write_dataset(rows(5), out, version="1.0.0")
     out.mkdir(exist_ok=True)
     (out / name).write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(ReleaseError, match="something other than an earlier release"):
-        write(rows(1), out, version="1.0.0")
+        write_dataset(rows(1), out, version="1.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ReleaseError, match="not a folder"):
-        write(rows(1), tmp_path / "out", version="1.0.0")
+        write_dataset(rows(1), tmp_path / "out", version="1.0.0")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_picture_that_is_gone_or_changed_stops_the_release(tmp_path: Path) -> None:
-    gone = replace(row(1), read_picture=lambda: (tmp_path / "gone.png").read_bytes())
-    changed = replace(row(1), read_picture=lambda: picture(2))
+    gone = replace(row(1), read_image=lambda: (tmp_path / "gone.png").read_bytes())
+    changed = replace(row(1), read_image=lambda: picture(2))
     for broken, told in ((gone, "cannot be read any more"), (changed, "has changed")):
         with pytest.raises(ReleaseError, match=told):
-            write([*rows(50), broken], tmp_path / "out", version="1.0.0")
+            write_dataset([*rows(50), broken], tmp_path / "out", version="1.0.0")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +223,7 @@ CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
 from tests.dataset.samples import rows
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 
 def cut(at):
     for number, row in enumerate(rows(400)):
@@ -233,10 +233,10 @@ def cut(at):
 
 out, what = Path(sys.argv[1]), sys.argv[2]
 if what == "kill":
-    write(cut(350), out, version="2.0.0")
+    write_dataset(cut(350), out, version="2.0.0")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-write(rows(400), out, version="2.0.0")
+write_dataset(rows(400), out, version="2.0.0")
 """
 
 
@@ -251,40 +251,40 @@ def in_child(out: Path, what: str) -> subprocess.CompletedProcess[str]:
 def test_a_kill_in_the_middle_leaves_what_was_there(earlier: bool, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if earlier:
-        write(rows(5), out, version="1.0.0")
+        write_dataset(rows(5), out, version="1.0.0")
     before = contents(out)
     killed = in_child(out, "kill")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert contents(out) == before
     assert out.exists() == earlier
-    write(rows(400), out, version="2.0.0")
+    write_dataset(rows(400), out, version="2.0.0")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert validate(out).is_valid
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write(rows(5), out, version="1.0.0")
+    write_dataset(rows(5), out, version="1.0.0")
     before = contents(out)
     old.parent.mkdir()
     out.rename(old)  # as a kill leaves it
     with pytest.raises(ReleaseError, match="no rows"):
-        write([], out, version="2.0.0")
+        write_dataset([], out, version="2.0.0")
     assert contents(out) == before
 
 
 def test_a_kill_after_the_two_renames_is_cleared_away(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write(rows(5), out, version="1.0.0")
+    write_dataset(rows(5), out, version="1.0.0")
     shutil.copytree(out, old)
-    write(rows(9), out, version="2.0.0")
+    write_dataset(rows(9), out, version="2.0.0")
     assert validate(out).is_valid
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    write(rows(5), out, version="1.0.0")
+    write_dataset(rows(5), out, version="1.0.0")
     before = contents(tmp_path)
     rename = Path.rename
 
@@ -295,13 +295,13 @@ def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "rename", refuse_the_new)
     with pytest.raises(ReleaseError, match="Permission denied"):
-        write(rows(9), out, version="2.0.0")
+        write_dataset(rows(9), out, version="2.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write(rows(5), out, version="1.0.0")
+    write_dataset(rows(5), out, version="1.0.0")
     before = contents(tmp_path)
     full = in_child(out, "full")
     assert full.returncode == 1
@@ -315,8 +315,8 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None
 def test_two_writers_of_one_release_do_not_mix(tmp_path: Path) -> None:
     def meanwhile() -> Iterator[Row]:
         with pytest.raises(ReleaseError, match="being written by another process"):
-            write(rows(1), tmp_path / "out", version="1.0.0")
+            write_dataset(rows(1), tmp_path / "out", version="1.0.0")
         yield from rows(5)
 
-    write(meanwhile(), tmp_path / "out", version="1.0.0")
+    write_dataset(meanwhile(), tmp_path / "out", version="1.0.0")
     assert validate(tmp_path / "out").is_valid

@@ -12,7 +12,7 @@ import yaml
 
 from compact_hf.config import read_config
 from compact_hf.errors import UsageError
-from compact_hf.images.address import HUB
+from compact_hf.images.address import HUB_PREFIX
 from compact_hf.methods.compact.status import status
 from dataset_script.build_compact import Config, main
 from tests.dataset.samples import item, picture
@@ -95,7 +95,7 @@ def test_a_config_that_is_not_there_ends_in_one_line(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("source", ["hf://datasets/org/pool", "hf://datasets/org/pool@main"])
 def test_a_pool_on_the_hub_has_to_name_its_revision(source: str, config: Path) -> None:
-    pinned = yaml.safe_load(config.read_text()) | {"source": f"{HUB}org/pool@v1"}
+    pinned = yaml.safe_load(config.read_text()) | {"source": f"{HUB_PREFIX}org/pool@v1"}
     config.write_text(yaml.safe_dump(pinned))
     assert read_config(config, Config, example="one.yaml").source.endswith("@v1")
     config.write_text(yaml.safe_dump(pinned | {"source": source}))

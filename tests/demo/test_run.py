@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from compact_hf.demo.run import run_demo
-from compact_hf.errors import IdentityError, UsageError
+from compact_hf.errors import SettingsMismatchError, UsageError
 
 
 def test_a_demo_with_other_settings_is_not_mixed_into_an_earlier_one(tmp_path: Path) -> None:
     """Its student would have learnt from other pictures than the report tells of."""
     (tmp_path / ".compact-demo").write_text('{"scenes": 400, "steps": null}')
-    with pytest.raises(IdentityError, match=r"\(scenes was 400, now 50\)"):
+    with pytest.raises(SettingsMismatchError, match=r"\(scenes was 400, now 50\)"):
         run_demo(tmp_path, scenes=50)
     assert [path.name for path in tmp_path.iterdir()] == [".compact-demo"]
 

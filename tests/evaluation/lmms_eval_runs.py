@@ -19,14 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from compact_hf.dataset.schema import split_of
-from compact_hf.dataset.writer import write
-from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS
-from compact_hf.images.inspection import image_id_of
+from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.writer import write_dataset
+from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_VERSION
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Message, Row, Turn
-from compact_hf.scenes.questions import ask, supported
-from compact_hf.scenes.scene import scene_of
-from compact_hf.scenes.source import reserved, seed_of
+from compact_hf.scenes.questions import make_question, supported_combinations
+from compact_hf.scenes.scene import build_scene
+from compact_hf.scenes.source import parse_seed, reserved_scenes
 from compact_hf.testing.openai import content_response
 from compact_hf.testing.server import LocalServer
 from tests.doubles.hub.server import HubServer
@@ -35,7 +35,7 @@ from tests.hub.clients import ROOT
 
 # What these tasks and this model import of lmms-eval's fifty requirements, and the extras of dev do not bring.
 WHEELS: Final = (
-    f"lmms-eval=={HARNESS}",
+    f"lmms-eval=={HARNESS_VERSION}",
     "chardet==7.7.0",
     "colorama==0.4.6",
     "DataProperty==1.1.1",
@@ -102,15 +102,18 @@ def judge() -> LocalServer:
 
 def heldout_release(folder: Path, *, pictures: int) -> Path:
     """Write a release of scenes, each with two questions of k 1, 2 or 3, all of them in its validation split."""
-    write(_rows(pictures), folder, version="1.0.0")
+    write_dataset(_rows(pictures), folder, version="1.0.0")
     return folder
 
 
 def _rows(pictures: int) -> Iterator[Row]:
-    source = reserved(pictures)
+    source = reserved_scenes(pictures)
     for number, ref in enumerate(source.refs()):
-        k, scene, drawn = 1 + number % 3, scene_of(seed_of(ref)), random.Random(number)
-        asked = [ask(scene, combination, drawn) for combination in drawn.sample(supported(scene, k), 2)]
+        k, scene, drawn = 1 + number % 3, build_scene(parse_seed(ref)), random.Random(number)
+        asked = [
+            make_question(scene, combination, drawn)
+            for combination in drawn.sample(supported_combinations(scene, k), 2)
+        ]
         turns = tuple(Turn(one.question, one.answer, *[one.capabilities] * 2, 90) for one in asked if one)
         data = _held_out(source.read(ref), k)
         said = [Message(*pair) for turn in turns for pair in (("user", turn.question), ("assistant", turn.answer))]
@@ -121,13 +124,13 @@ def _rows(pictures: int) -> Iterator[Row]:
             k=k,
             capabilities=turns[0].capabilities,
             turns=turns,
-            image_id=image_id_of(data),
+            image_id=compute_image_id(data),
             image_source="scenes",
             image_license="CC0-1.0",
             teacher="scenes",
             verifier="scenes",
             preset_version="1",
-            read_picture=lambda data=data: data,
+            read_image=lambda data=data: data,
         )
 
 
@@ -138,7 +141,7 @@ def _held_out(data: bytes, k: int) -> bytes:
         image.putpixel((0, 0), (mark % 256, mark // 256, 0))
         out = BytesIO()
         image.save(out, "PNG")
-        if split_of(k, image_id_of(out.getvalue())) == "validation":
+        if get_split(k, compute_image_id(out.getvalue())) == "validation":
             return out.getvalue()
     raise AssertionError
 

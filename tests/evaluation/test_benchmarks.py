@@ -18,16 +18,22 @@ import yaml
 
 from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, EvaluationError, UsageError
-from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT, INSTALL, benchmark_command, benchmark_tasks
+from compact_hf.evaluation.benchmarks.lmms_eval import (
+    HARNESS_BENCHMARKS,
+    HELDOUT_TASK,
+    INSTALL_COMMAND,
+    benchmark_command,
+    benchmark_tasks,
+)
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.table import benchmark_table
-from compact_hf.models.llava.shipped import FOLDER
+from compact_hf.models.llava.shipped import CHECKPOINTS_DIRECTORY
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import told
 from tests.training.samples import release
 
 REAL: Final = json.loads((Path(__file__).parent / "lmms_eval_results.json").read_text(encoding="utf-8"))
-BY_NAME: Final = {one.name: one for one in EIGHT}
+BY_NAME: Final = {one.name: one for one in HARNESS_BENCHMARKS}
 COMPACT: Final = TABLE[-1]
 Write = Callable[..., Path]
 
@@ -43,7 +49,7 @@ def write(tmp_path: Path) -> Write:
         date: str = "20261122_100000",
         **other: Any,
     ) -> Path:
-        tasks = {BY_NAME[name].task for name in scores} | {HELDOUT}
+        tasks = {BY_NAME[name].task for name in scores} | {HELDOUT_TASK}
         results = {task: dict(found) for task, found in REAL["results"].items() if task in tasks}
         for name, score in scores.items():
             one = BY_NAME[name]
@@ -76,7 +82,7 @@ def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: 
     row = table.rows[-1]
     assert row.scores == {name: pytest.approx(score) for name, score in COMPACT.scores.items()}
     assert row.relative == pytest.approx(COMPACT.relative)
-    assert (table.over, table.reference, table.notes) == (BENCHMARKS, "LLaVA-665K", ())
+    assert (table.shared_benchmarks, table.reference, table.notes) == (BENCHMARKS, "LLaVA-665K", ())
     head, *lines = table.cells()
     assert head == ["training data", *BENCHMARKS, "rel. %"]
     assert {line[0]: line[-1] for line in lines} == {
@@ -92,9 +98,9 @@ def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: 
 
 
 def test_where_a_benchmark_is_missing_every_row_is_over_those_that_are_there(write: Write) -> None:
-    fewer = {name: score for name, score in COMPACT.scores.items() if not BY_NAME[name].judged}
+    fewer = {name: score for name, score in COMPACT.scores.items() if not BY_NAME[name].needs_judge}
     table = benchmark_table([write(fewer)])
-    assert table.over == tuple(fewer)
+    assert table.shared_benchmarks == tuple(fewer)
     hundred = {name: REFERENCE.scores[name] for name in fewer}
     icons, compact, mine = table.rows[-3:]
     assert mine.relative == compact.relative == pytest.approx(relative_performance(fewer, hundred))
@@ -110,8 +116,8 @@ def test_where_a_benchmark_is_missing_every_row_is_over_those_that_are_there(wri
 
 
 def test_runs_of_one_model_are_one_row_and_the_last_run_of_a_task_counts(write: Write, tmp_path: Path) -> None:
-    write({name: 1.0 for name in BENCHMARKS if not BY_NAME[name].judged}, date="20261122_090000")
-    write({name: 2.0 for name in BENCHMARKS if BY_NAME[name].judged}, date="20261122_095000")
+    write({name: 1.0 for name in BENCHMARKS if not BY_NAME[name].needs_judge}, date="20261122_090000")
+    write({name: 2.0 for name in BENCHMARKS if BY_NAME[name].needs_judge}, date="20261122_095000")
     write({"MME": 1400.0}, date="20261122_100000")
     table = benchmark_table([tmp_path / "results"])
     assert {name: table.rows[-1].scores[name] for name in ("MME", "TextVQA", "MM-Vet")} == {
@@ -228,19 +234,19 @@ def test_the_table_can_be_pasted_and_read_by_a_machine(write: Write, capsys: pyt
 
 
 def test_an_adapter_is_merged_and_a_whole_model_is_not(tmp_path: Path) -> None:
-    adapter = benchmark_command(FOLDER / "tuned", "out", heldout="org/compact@v1", device="cpu")
-    assert shlex.join(adapter.merge) == f"compact adapter merge {FOLDER / 'tuned'} --out out/tuned"
+    adapter = benchmark_command(CHECKPOINTS_DIRECTORY / "tuned", "out", heldout="org/compact@v1", device="cpu")
+    assert shlex.join(adapter.merge) == f"compact adapter merge {CHECKPOINTS_DIRECTORY / 'tuned'} --out out/tuned"
     assert shlex.join(adapter.heldout) == "compact benchmarks tasks org/compact@v1 --out out/tasks"
     options = dict(zip(adapter.evaluate[1::2], adapter.evaluate[2::2], strict=False))
     assert options["--model_args"] == "pretrained=out/tuned,device=cpu,device_map=cpu"
-    assert options["--tasks"] == ",".join([*(one.task for one in EIGHT), HELDOUT])
-    whole = benchmark_command(FOLDER / "aligned", judged=False, gpus=8)
+    assert options["--tasks"] == ",".join([*(one.task for one in HARNESS_BENCHMARKS), HELDOUT_TASK])
+    whole = benchmark_command(CHECKPOINTS_DIRECTORY / "aligned", with_judge=False, gpus=8)
     assert (whole.merge, whole.heldout) == ((), ())
     line = whole.lines()[1]
     assert line.startswith("accelerate launch --num_processes 8 -m lmms_eval --model llava_hf --model_args pretrained=")
     assert "device" not in line
     assert "mmvet" not in line
-    assert whole.lines()[0] == shlex.join(INSTALL)
+    assert whole.lines()[0] == shlex.join(INSTALL_COMMAND)
 
 
 def test_repositories_are_asked_what_they_are(tmp_path: Path) -> None:
@@ -276,17 +282,17 @@ def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:
     ]
     for kind, said, options in bad:
         with pytest.raises(kind, match=said):
-            benchmark_command(FOLDER / "tuned", **options)
+            benchmark_command(CHECKPOINTS_DIRECTORY / "tuned", **options)
     with pytest.raises(EvaluationError, match=r"is no model: a folder with config.json or adapter_config.json"):
         benchmark_command(tmp_path)
 
 
 def test_the_command_prints_lines_for_a_shell_and_says_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmarks", "command", str(FOLDER / "aligned")]) == 0
+    assert main(["benchmarks", "command", str(CHECKPOINTS_DIRECTORY / "aligned")]) == 0
     said = capsys.readouterr()
     assert [line.split()[0] for line in said.out.splitlines()] == ["pip", "lmms-eval", "compact"]
     assert "MM-Vet and LLaVA-in-the-Wild are graded by gpt-4o-2024-11-20 at your cost: set OPENAI_API_KEY" in said.err
-    assert main(["benchmarks", "command", str(FOLDER / "aligned"), "--without-judge", "--json"]) == 0
+    assert main(["benchmarks", "command", str(CHECKPOINTS_DIRECTORY / "aligned"), "--without-judge", "--json"]) == 0
     said = capsys.readouterr()
     assert "OPENAI_API_KEY" not in said.err
     assert json.loads(said.out)["benchmarks"]["MME"]["metric"] == "mme_perception_score"
@@ -302,12 +308,12 @@ def test_the_task_holds_our_own_comparison_and_the_path_of_the_questions(tmp_pat
     settings = _settings(out)
     assert settings["dataset_path"] == "org/compact"
     assert settings["dataset_kwargs"]["revision"] == "v1.0.0"
-    assert settings["task"] == HELDOUT
+    assert settings["task"] == HELDOUT_TASK
     assert {one["metric"] for one in settings["metric_list"]} == {"accuracy", *(f"accuracy_k{k}" for k in range(1, 11))}
 
 
 def _settings(tasks: Path) -> dict[str, Any]:
-    text = (tasks / f"{HELDOUT}.yaml").read_text(encoding="utf-8").replace("!function ", "")
+    text = (tasks / f"{HELDOUT_TASK}.yaml").read_text(encoding="utf-8").replace("!function ", "")
     settings: dict[str, Any] = yaml.safe_load(text)
     return settings
 
@@ -320,9 +326,9 @@ def test_each_turn_is_asked_alone_about_the_very_file_of_its_picture(tmp_path: P
     drawn = release(tmp_path / "drawn", rows=60)
     out = benchmark_tasks(drawn, tmp_path / "tasks")
     settings = _settings(out)
-    task = runpy.run_path(str(out / f"{HELDOUT}.py"))
+    task = runpy.run_path(str(out / f"{HELDOUT_TASK}.py"))
     rows = load_dataset(settings["dataset_path"], **settings["dataset_kwargs"])["validation"]
-    asked = task["each_turn_alone"](rows)
+    asked = task["process_docs"](rows)
     turns = [(row, turn) for row in rows for turn in row["turns"]]
     assert [(one["question"], one["answer"], one["k"]) for one in asked] == [
         (turn["question"], turn["answer"], row["k"]) for row, turn in turns
@@ -332,10 +338,10 @@ def test_each_turn_is_asked_alone_about_the_very_file_of_its_picture(tmp_path: P
     first = asked.cast_column("image", Image(decode=False))[0]
     assert first["image"]["bytes"] == undecoded[0]["images"][0]["bytes"]
     doc = asked[0] | {"answer": "two dogs", "k": 3}
-    assert task["picture"](doc)[0].size == (60, 40)
-    assert task["request"](doc) == f"{doc['question']}\nAnswer the question using a single word or phrase."
-    assert task["right"](doc, ["The 2 dogs."]) == {"accuracy": 1.0, "accuracy_k3": 1.0}
-    assert task["right"](doc, ["2 cats"]) == {"accuracy": 0.0, "accuracy_k3": 0.0}
+    assert task["doc_to_visual"](doc)[0].size == (60, 40)
+    assert task["doc_to_text"](doc) == f"{doc['question']}\nAnswer the question using a single word or phrase."
+    assert task["process_results"](doc, ["The 2 dogs."]) == {"accuracy": 1.0, "accuracy_k3": 1.0}
+    assert task["process_results"](doc, ["2 cats"]) == {"accuracy": 0.0, "accuracy_k3": 0.0}
 
 
 def test_no_task_is_written_over_other_things_or_without_questions(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HELDOUT, benchmark_command
-from compact_hf.evaluation.benchmarks.results import HarnessScores, read_results
+from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HELDOUT_TASK, benchmark_command
+from compact_hf.evaluation.benchmarks.results import HarnessScores, read_harness_scores
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.shipped import copy_student
@@ -61,7 +61,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
             ["bash", "-e", "-c", script], cwd=folder, env=shell, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    [scores] = read_results([folder / "out" / "results"])
+    [scores] = read_harness_scores([folder / "out" / "results"])
     return Ran(ours, folder / "out" / "results", scores, done.stdout, shell)
 
 
@@ -75,7 +75,7 @@ def _first_picture(release: Path) -> bytes:
 
 def test_the_held_out_questions_get_the_answers_and_scores_of_compact_evaluate(ran: Ran) -> None:
     asked = {(f"{one['question']}\n{SHORT_ANSWER_INSTRUCTION}", one["prediction"]) for one in ran.ours}
-    theirs = [(one["input"], one["filtered_resps"]) for one in ran.samples(HELDOUT)]
+    theirs = [(one["input"], one["filtered_resps"]) for one in ran.samples(HELDOUT_TASK)]
     assert len(theirs) == len(ran.ours) == 18
     assert set(theirs) == asked
     by_k = defaultdict(list)
@@ -90,7 +90,7 @@ def test_the_held_out_questions_get_the_answers_and_scores_of_compact_evaluate(r
 
 
 def test_all_eight_benchmarks_run_and_have_the_scores_that_their_answers_deserve(ran: Ran) -> None:
-    assert ran.scores.scores.keys() == {one.name for one in EIGHT}
+    assert ran.scores.scores.keys() == {one.name for one in HARNESS_BENCHMARKS}
     assert not ran.scores.notes
     scores = ran.scores.scores
     assert scores["InfoVQA"] == scores["TextVQA"] == pytest.approx(50)  # half of their answers are the model's own

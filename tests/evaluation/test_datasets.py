@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityError, UsageError
-from compact_hf.evaluation.datasets import questions_of, with_swapped_pictures
-from compact_hf.images.codec import PictureError
-from compact_hf.images.inspection import image_id_of
+from compact_hf.evaluation.datasets import load_questions, swap_images
+from compact_hf.images.codec import ImageError
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from tests.training.samples import picture, release, row
 
@@ -32,36 +32,37 @@ def table(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def test_every_turn_of_the_compositional_part_is_one_question_with_its_own_picture(folder: Path) -> None:
-    asked = [one for split in ("train", "validation") for one in questions_of(str(folder), split=split).questions]
+    asked = [one for split in ("train", "validation") for one in load_questions(str(folder), split=split).questions]
     expected = {
         f"{made.id}#{index}": (turn.question, (turn.answer,), made.k, turn.capabilities, made.image_id)
         for made in map(row, range(40))
         for index, turn in enumerate(made.turns)
     }
     found = {
-        one.id: (one.question, one.answers, one.k, one.capabilities, image_id_of(one.read_picture())) for one in asked
+        one.id: (one.question, one.answers, one.k, one.capabilities, compute_image_id(one.read_image()))
+        for one in asked
     }
     assert found == expected
-    assert all(one.picture == image_id_of(one.read_picture()) for one in asked)
+    assert all(one.image_id == compute_image_id(one.read_image()) for one in asked)
 
 
 def test_validation_is_asked_unless_train_is(folder: Path) -> None:
-    validation, train = questions_of(str(folder)), questions_of(str(folder), split="train")
+    validation, train = load_questions(str(folder)), load_questions(str(folder), split="train")
     assert validation.name == "drawn (compositional, validation)"
     assert 0 < len(validation.questions) < len(train.questions)
     assert validation.identity != train.identity
-    assert questions_of(str(folder)).identity == validation.identity
+    assert load_questions(str(folder)).identity == validation.identity
 
 
 def test_another_config_is_asked_by_name_and_rows_without_a_picture_are_counted(folder: Path) -> None:
-    everything = questions_of(str(folder), config="all", split="train")
-    assert len(everything.questions) == len(questions_of(str(folder), split="train").questions)
-    assert everything.left_out == {"no picture": 2}
+    everything = load_questions(str(folder), config="all", split="train")
+    assert len(everything.questions) == len(load_questions(str(folder), split="train").questions)
+    assert everything.skip_counts == {"no picture": 2}
     assert everything.notes == ("2 rows of drawn (all, train) left out: no picture",)
 
 
 def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> None:
-    whole, some, few = (questions_of(str(folder), split="train", limit=limit) for limit in (None, 30, 8))
+    whole, some, few = (load_questions(str(folder), split="train", limit=limit) for limit in (None, 30, 8))
     assert len(some.questions) == 30
     assert set(few.questions) < set(some.questions) < set(whole.questions)
     assert {one.k for one in some.questions} == {1, 2}
@@ -70,20 +71,20 @@ def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> N
 
 
 def test_scenes_are_the_reserved_ones_and_the_same_every_time() -> None:
-    asked = questions_of("scenes:8")
-    assert {int(one.picture.removeprefix("scene:")) for one in asked.questions} == set(EVALUATION_SEEDS[:8])
+    asked = load_questions("scenes:8")
+    assert {int(one.image_id.removeprefix("scene:")) for one in asked.questions} == set(EVALUATION_SEEDS[:8])
     assert {one.k for one in asked.questions} == {1, 2, 3, 4, 5}
     assert all(len(one.capabilities) == one.k for one in asked.questions)
     assert len({one.id for one in asked.questions}) == len(asked.questions)
-    assert asked.questions[0].read_picture().startswith(b"\x89PNG")
-    assert asked.identity == questions_of("scenes:8").identity
+    assert asked.questions[0].read_image().startswith(b"\x89PNG")
+    assert asked.identity == load_questions("scenes:8").identity
 
 
 def test_of_four_and_five_capabilities_a_scene_is_asked_up_to_three_different_combinations() -> None:
-    asked = questions_of("scenes:12").questions
+    asked = load_questions("scenes:12").questions
     for k in (4, 5):
         found = [one for one in asked if one.k == k]
-        by_scene = {one.picture: [other for other in found if other.picture == one.picture] for one in found}
+        by_scene = {one.image_id: [other for other in found if other.image_id == one.image_id] for one in found}
         assert max(map(len, by_scene.values())) == 3
         assert all(len({one.capabilities for one in some}) == len(some) for some in by_scene.values())
         # Least asked first: hardly a combination comes twice as long as there are others.
@@ -91,10 +92,10 @@ def test_of_four_and_five_capabilities_a_scene_is_asked_up_to_three_different_co
 
 
 def test_swapped_pictures_are_other_pictures_of_the_same_questions() -> None:
-    asked = questions_of("scenes:3")
-    swapped = with_swapped_pictures(asked)
+    asked = load_questions("scenes:3")
+    swapped = swap_images(asked)
     assert [one.question for one in swapped.questions] == [one.question for one in asked.questions]
-    pictures = [[one.read_picture() for one in each.questions] for each in (asked, swapped)]
+    pictures = [[one.read_image() for one in each.questions] for each in (asked, swapped)]
     assert all(mine != other for mine, other in zip(*pictures, strict=True))
     assert set(pictures[0]) == set(pictures[1])
     assert swapped.identity != asked.identity
@@ -102,14 +103,14 @@ def test_swapped_pictures_are_other_pictures_of_the_same_questions() -> None:
 
 
 def test_more_scenes_ask_the_same_questions_first() -> None:
-    few = questions_of("scenes:4").questions
-    assert few == questions_of("scenes:6").questions[: len(few)]
+    few = load_questions("scenes:4").questions
+    assert few == load_questions("scenes:6").questions[: len(few)]
 
 
 @pytest.mark.parametrize("dataset", ["scenes:0", "scenes:", "scenes:-3", "scenes:1-9", "scenes:many", "scenes:٣"])
 def test_scenes_are_asked_for_by_number(dataset: str) -> None:
     with pytest.raises(EvaluationError, match="not scenes:N"):
-        questions_of(dataset)
+        load_questions(dataset)
 
 
 def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_pat
         {"query": "Which?", "label": ["left"], "pic": None, "needs": None},
     ]
     columns = {"question": "query", "answer": "label", "image": "pic", "capabilities": "needs"}
-    asked = questions_of(table(tmp_path / "asked.parquet", rows), columns=columns)
+    asked = load_questions(table(tmp_path / "asked.parquet", rows), columns=columns)
     first, second = asked.questions
     assert (first.question, first.answers, first.k, first.capabilities) == (
         "What is it?",
@@ -129,8 +130,8 @@ def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_pat
         ("color", "shape"),
     )
     assert (second.answers, second.k, second.capabilities) == (("3",), None, ())
-    assert [one.read_picture() for one in asked.questions] == [picture("red"), picture("blue")]
-    assert asked.left_out == {"no answer": 1, "no picture": 1}
+    assert [one.read_image() for one in asked.questions] == [picture("red"), picture("blue")]
+    assert asked.skip_counts == {"no answer": 1, "no picture": 1}
 
 
 def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answered_comes_first(tmp_path: Path) -> None:
@@ -141,11 +142,11 @@ def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answer
     lines = [{"question": f"{name}?", "answers": answers, "image": name} for name in ("red.png", "../secret.png")]
     file = tmp_path / "inside" / "own.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    inside, outside = questions_of(str(file)).questions
+    inside, outside = load_questions(str(file)).questions
     assert inside.answers == ("red", "crimson")
-    assert inside.read_picture() == picture("red")
-    with pytest.raises(PictureError, match="does not lie beside the data set"):
-        outside.read_picture()
+    assert inside.read_image() == picture("red")
+    with pytest.raises(ImageError, match="does not lie beside the data set"):
+        outside.read_image()
 
 
 ROW = {"question": "What is it?", "answer": "cat", "pic": picture("red"), "k": 1}
@@ -177,14 +178,14 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] =
 def test_a_data_set_that_cannot_be_asked_is_told_in_one_line(tmp_path: Path, case: str) -> None:
     row, arguments, kind, told = BAD[case]
     with pytest.raises(kind, match=told) as caught:
-        questions_of(table(tmp_path / "asked.parquet", [row]), **arguments)
+        load_questions(table(tmp_path / "asked.parquet", [row]), **arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_a_data_set_without_pictures_is_told(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "What?", "answer": "that"}')
     with pytest.raises(EvaluationError, match=r"no column of pictures .*--columns image=COLUMN"):
-        questions_of(str(tmp_path / "own.jsonl"))
+        load_questions(str(tmp_path / "own.jsonl"))
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "other", "train only", "a text file"])
@@ -201,5 +202,5 @@ def test_what_is_no_data_set_is_told_in_one_line(tmp_path: Path, what: str) -> N
     without = "no split validation or test"
     told = {"train only": without, "other": without, "a text file": "of files .parquet"}
     with pytest.raises(EvaluationError, match=told.get(what, "cannot be read as a data set")) as caught:
-        questions_of(str(folder))
+        load_questions(str(folder))
     assert "\n" not in str(caught.value)

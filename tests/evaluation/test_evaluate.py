@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from compact_hf.cli.main import main
-from compact_hf.errors import EvaluationError, IdentityError, UsageError
-from compact_hf.evaluation.evaluate import evaluate, plan
+from compact_hf.errors import EvaluationError, SettingsMismatchError, UsageError
+from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
 from compact_hf.evaluation.inference import Student, model_inputs
-from compact_hf.evaluation.predict import in_order, read_predictions
+from compact_hf.evaluation.predict import read_predictions, sort_for_batching
 from compact_hf.evaluation.questions import Question
 from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.significance import compare
@@ -75,11 +75,11 @@ def test_a_further_model_is_added_and_compared_with_the_first(
         [model, other], dataset, together, split="train", batch_size=BATCH, on_progress=lambda *at: steps.append(at)
     )
     assert [results.model for results in both.results] == ["tiny", "tiny-2"]
-    first, second = (read_predictions(together / folder) for folder in both.folders)
+    first, second = (read_predictions(together / folder) for folder in both.directories)
     assert both.comparisons == (compare(second, first),)
     assert steps[-1] == (2 * len(first), 2 * len(first))
     assert [answered for answered, _ in steps] == sorted(answered for answered, _ in steps)
-    assert both.picture_of(first[0].id).startswith(b"\x89PNG")
+    assert both.read_image(first[0].id).startswith(b"\x89PNG")
     for one in (model, other):
         evaluate(one, dataset, one_by_one, split="train", batch_size=BATCH)
     assert answers_in(one_by_one) == answers_in(together)
@@ -104,7 +104,7 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     if torn:
         with part.open("ab") as file:
             file.write(b'{"answer": "r')
-    found = plan(model, dataset, out, split="train", batch_size=BATCH)
+    found = plan_evaluation(model, dataset, out, split="train", batch_size=BATCH)
     assert (found.models[0].answered, found.models[0].to_ask) == (BATCH, found.questions - BATCH)
     evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step))
     assert [answered for answered, _ in steps[:2]] == [BATCH, 2 * BATCH]
@@ -120,7 +120,7 @@ def show(bar, answered, total, note=""):
     if answered:
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 
-console.Bar.show = show
+console.ProgressBar.show = show
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -165,7 +165,7 @@ def test_other_questions_or_settings_are_not_taken_for_them(
     model: str, dataset: str, done: Path, changed: dict[str, Any], told: str
 ) -> None:
     arguments: dict[str, Any] = {"dataset": dataset, "split": "train", "batch_size": BATCH, **changed}
-    with pytest.raises(IdentityError, match=told) as caught:
+    with pytest.raises(SettingsMismatchError, match=told) as caught:
         evaluate(model, out=done, **arguments)
     assert "\n" not in str(caught.value)
 
@@ -182,7 +182,7 @@ def test_batches_hold_questions_of_one_picture_together_the_longest_first() -> N
         Question(f"{name}{number}", name, "?", ("a",), 1, (), lambda: b"")
         for number, name in enumerate(("x", "y", "x", "z", "y"))
     ]
-    assert [one.id for one in in_order(asked, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]
+    assert [one.id for one in sort_for_batching(asked, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]
 
 
 def test_questions_about_one_picture_get_the_answers_that_each_gets_alone(model: str) -> None:
@@ -190,12 +190,12 @@ def test_questions_about_one_picture_get_the_answers_that_each_gets_alone(model:
     questions = ("What color is the thing?", "How many red discs are there in the picture?", "What is it?")
     asked = [(picture(color), question) for question in questions for color in ("red", "green", "blue")]
     alone = [student.answer([one], max_new_tokens=8)[0] for one in asked]
-    shared = student._inputs(asked)
+    shared = student._prepare_inputs(asked)
     assert len(shared.pixel_values) == 3
     assert student.answer(asked, max_new_tokens=8) == alone
     plain = model_inputs(student._processor, asked, device="cpu", dtype=student._network.dtype)
     assert len(plain["pixel_values"]) == 9
-    assert student._answered(asked, plain, 8) == alone
+    assert student._generate_answers(asked, plain, 8) == alone
 
 
 @pytest.mark.parametrize(

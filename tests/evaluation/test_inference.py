@@ -11,7 +11,7 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.train import tune
-from compact_hf.training.training_record import FACTS, facts_of
+from compact_hf.training.training_record import RECORD_FILE, read_training_record
 from tests.training.samples import release, texts
 
 pytestmark = pytest.mark.usefixtures("preforked_training")
@@ -57,6 +57,6 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
     judged = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
     assert judged.results[0].overall.n > 30
 
-    (out / FACTS).unlink()  # as plain `trl sft` leaves it
-    facts = facts_of(out)
+    (out / RECORD_FILE).unlink()  # as plain `trl sft` leaves it
+    facts = read_training_record(out)
     assert (facts.base, facts.steps, facts.versions) == (str(tiny), 3, {})

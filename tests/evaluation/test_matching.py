@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.scoring import is_right, relaxed
+from compact_hf.evaluation.scoring import is_relaxed_match, is_right
 
 
 def test_exact_is_after_normalising_only() -> None:
@@ -52,7 +52,7 @@ def test_any_of_the_right_answers_counts() -> None:
     ],
 )
 def test_relaxed_takes_a_number_within_5_percent_of_the_right_one(prediction: str, answer: str, right: bool) -> None:
-    assert relaxed(prediction, answer) is right
+    assert is_relaxed_match(prediction, answer) is right
     assert is_right(prediction, [answer], "relaxed") is right
 
 

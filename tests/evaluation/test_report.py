@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.evaluation.report import EXAMPLES, chosen, report_of, write_report
-from compact_hf.evaluation.results_folder import Judged
+from compact_hf.evaluation.report import MAX_EXAMPLES, build_report, select_examples, write_report
+from compact_hf.evaluation.results_folder import Evaluation
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.significance import compare
 from compact_hf.records import to_json
-from compact_hf.reports.evaluation_page import outcome_of
+from compact_hf.reports.evaluation_page import get_outcome
 
 CAPABILITIES = ("color", "shape", "counting")
 
@@ -46,16 +46,16 @@ def picture_of(id: str) -> bytes:
     return file.getvalue()
 
 
-def judged(*models: tuple[str, list[Prediction]]) -> Judged:
+def judged(*models: tuple[str, list[Prediction]]) -> Evaluation:
     answers = [found for _, found in models]
-    return Judged(
+    return Evaluation(
         dataset="made-up questions",
         matching="exact",
         results=tuple(score(found, model=name, dataset="made-up questions") for name, found in models),
-        folders=tuple(name for name, _ in models),
+        directories=tuple(name for name, _ in models),
         comparisons=tuple(compare(found, answers[0]) for found in answers[1:]),
         notes=("3 rows were left out.",),
-        picture_of=picture_of,
+        read_image=picture_of,
     )
 
 
@@ -76,21 +76,21 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
     for said in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "cut after"):
         assert said in text
     assert "tuned is better than base on these questions: +50.0 points (+" in text
-    assert text.count("<article") == EXAMPLES
-    assert text.count('<span class="model">tuned</span>') == EXAMPLES
+    assert text.count("<article") == MAX_EXAMPLES
+    assert text.count('<span class="model">tuned</span>') == MAX_EXAMPLES
     assert "right answer: <b>red</b>" in text, "of several right answers the first is shown"
 
 
 def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:
-    report = report_of(judged(("tuned", TUNED), ("base", BASE)), by_id(TUNED, BASE), command="", settings={})
+    report = build_report(judged(("tuned", TUNED), ("base", BASE)), by_id(TUNED, BASE), command="", settings={})
     (found,) = report.comparisons
-    assert (found.one, found.other, found.n) == ("tuned", "base", 120)
+    assert (found.baseline, found.model, found.n) == ("tuned", "base", 120)
     assert found.share.low <= found.share.value == -0.5 <= found.share.high < 0
 
 
 def test_every_score_has_each_models_share_in_order() -> None:
     told = judged(("base", BASE), ("tuned", TUNED))
-    report = report_of(told, by_id(BASE, TUNED), command="", settings={})
+    report = build_report(told, by_id(BASE, TUNED), command="", settings={})
     assert [one.value for one in report.overall.by_model] == [0.25, 0.75]
     assert [(line.label, line.n) for line in report.by_k] == [("k = 1", 40), ("k = 2", 40), ("k = 3", 40)]
     assert [line.label for line in report.by_capability] == list(CAPABILITIES)
@@ -104,29 +104,29 @@ def test_every_score_has_each_models_share_in_order() -> None:
 
 def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
     answers = by_id(BASE, TUNED)
-    ids = chosen(answers, EXAMPLES)
-    assert len(set(ids)) == EXAMPLES
+    ids = select_examples(answers, MAX_EXAMPLES)
+    assert len(set(ids)) == MAX_EXAMPLES
     assert Counter(answers[0][id].k for id in ids) == {1: 4, 2: 4, 3: 4}
-    assert Counter(outcome_of([one[id].right for one in answers]) for id in ids) == {
+    assert Counter(get_outcome([one[id].right for one in answers]) for id in ids) == {
         "differ": 4,
         "wrong": 4,
         "right": 4,
     }
-    assert len({answers[0][id].picture for id in ids}) == EXAMPLES, "each of another picture, while there are any"
+    assert len({answers[0][id].picture for id in ids}) == MAX_EXAMPLES, "each of another picture, while there are any"
 
 
 @given(st.permutations(range(40)), st.integers(0, 60))
 def test_the_choice_depends_on_no_order_and_never_exceeds_what_there_is(order: list[int], count: int) -> None:
     base, tuned = by_id([BASE[number] for number in order], [TUNED[number] for number in order])
-    ids = chosen([base, tuned], count)
-    assert ids == chosen(by_id(BASE[:40], TUNED[:40]), count)
+    ids = select_examples([base, tuned], count)
+    assert ids == select_examples(by_id(BASE[:40], TUNED[:40]), count)
     assert len(set(ids)) == len(ids) == min(count, 40)
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_one_model_that_is_always_right_or_wrong_still_has_examples(right: bool) -> None:
     found = [answered(number, right) for number in range(5)]
-    report = report_of(judged(("only", found)), by_id(found), command="", settings={})
+    report = build_report(judged(("only", found)), by_id(found), command="", settings={})
     assert len(report.examples) == 5
     assert {one.outcome for one in report.examples} == {"right" if right else "wrong"}
     assert report.comparisons == ()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers, read_results, score, wilson
+from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers, read_results, score, wilson_interval
 
 ANSWERS = ("red", "Red.", "two", "2", "left", "a dog", "dogs")
 
@@ -45,7 +45,7 @@ predictions = st.lists(
     ],
 )
 def test_the_interval_is_wilsons(right: int, n: int, low: float, high: float) -> None:
-    assert wilson(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert wilson_interval(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -53,10 +53,10 @@ def test_the_interval_holds_the_share_inside_0_to_1_and_is_the_same_from_the_oth
     counts: tuple[int, int],
 ) -> None:
     right, n = counts
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     assert 0 <= low <= right / n <= high <= 1
     assert low < high
-    assert wilson(n - right, n) == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
+    assert wilson_interval(n - right, n) == (pytest.approx(1 - high, abs=1e-12), pytest.approx(1 - low, abs=1e-12))
 
 
 @given(predictions, st.randoms(use_true_random=False))
@@ -120,7 +120,7 @@ def test_results_are_the_documented_json() -> None:
     assert json.loads(json.dumps(found)) == found
     assert list(found) == ["schema", "model", "dataset", "matching", "overall", "by_k", "by_capability", "by_pair"]
     assert [found[name] for name in ("schema", "model", "dataset", "matching")] == [2, "student", "set", "exact"]
-    low, high = wilson(2, 3)
+    low, high = wilson_interval(2, 3)
     assert found["by_k"]["1"] == {
         "n": 3,
         "right": 2,
@@ -137,7 +137,7 @@ def test_results_are_the_documented_json() -> None:
 @given(predictions)
 def test_results_come_back_from_their_json(made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
-    assert read_results(json.dumps(results.to_json()), where="results.json") == results
+    assert read_results(json.dumps(results.to_json()), source="results.json") == results
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_results_come_back_from_their_json(made: list[Prediction]) -> None:
 )
 def test_other_json_is_refused_in_one_line(text: str, told: str) -> None:
     with pytest.raises(EvaluationError) as caught:
-        read_results(text, where="old/results.json")
+        read_results(text, source="old/results.json")
     assert str(caught.value).startswith("old/results.json ")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
-from compact_hf.evaluation.datasets import questions_of
-from compact_hf.evaluation.evaluate import evaluate, plan
+from compact_hf.evaluation.datasets import load_questions
+from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests.training.samples import release
 
 MODEL = "openai:double"
@@ -35,26 +35,28 @@ def _no_other_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked_of(server: OpenAIServer) -> Counter[str]:
-    return Counter(asked.prompt for asked in server.asked)
+    return Counter(asked.prompt for asked in server.requests)
 
 
 def test_every_question_is_one_request_in_the_words_that_models_here_get(dataset: str, tmp_path: Path) -> None:
     with OpenAIServer(key=None) as server:
         judged = evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
-    questions = questions_of(dataset, split="train").questions
+    questions = load_questions(dataset, split="train").questions
     expected = Counter(f"{question.question}\n{SHORT_ANSWER_INSTRUCTION}" for question in questions)
     assert asked_of(server) == expected
-    settings: Any = [(asked.body["temperature"], asked.body["max_tokens"], asked.picture[:2]) for asked in server.asked]
+    settings: Any = [
+        (asked.body["temperature"], asked.body["max_tokens"], asked.image[:2]) for asked in server.requests
+    ]
     assert set(settings) == {(0.0, 16, b"\xff\xd8")}
     assert judged.results[0].model == MODEL
-    assert judged.folders == ("openai-double",)
+    assert judged.directories == ("openai-double",)
     predictions = read_predictions(tmp_path / "out" / "openai-double")
     assert [one.id for one in predictions] == [question.id for question in questions]
     assert all(one.prediction for one in predictions)
 
 
 def test_an_answer_that_was_cut_counts_as_it_stands_and_a_refused_one_as_none(dataset: str, tmp_path: Path) -> None:
-    def fault(asked: Asked, _: int) -> Response | None:
+    def fault(asked: ModelRequest, _: int) -> Response | None:
         if asked.prompt.startswith("How many"):
             return content_response(None, refusal="I would rather not")
         return content_response("red and so", finish="length")
@@ -67,7 +69,7 @@ def test_an_answer_that_was_cut_counts_as_it_stands_and_a_refused_one_as_none(da
 
 
 def test_overload_and_failures_are_waited_out(dataset: str, tmp_path: Path) -> None:
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         return {
             2: error_response(429, "slow down", retry_after_s=0.01),
             5: error_response(500, "oh"),
@@ -81,19 +83,23 @@ def test_overload_and_failures_are_waited_out(dataset: str, tmp_path: Path) -> N
 
 
 def test_what_was_answered_is_not_asked_again(dataset: str, tmp_path: Path) -> None:
-    out, total = tmp_path / "out", len(questions_of(dataset, split="train").questions)
+    out, total = tmp_path / "out", len(load_questions(dataset, split="train").questions)
     arguments: dict[str, Any] = {"split": "train", "concurrency": 2}
     with OpenAIServer(key=None) as server:
         with pytest.raises(StoppedEarly, match="budget of 5 requests is used up"):
             evaluate(MODEL, dataset, out, url=server.url, max_requests=5, **arguments)
-        assert server.answered == 5
-        assert 0 < plan(MODEL, dataset, out, split="train", batch_size=4, url=server.url).models[0].answered <= 5
+        assert server.request_count == 5
+        assert (
+            0
+            < plan_evaluation(MODEL, dataset, out, split="train", batch_size=4, url=server.url).models[0].answered
+            <= 5
+        )
         steps: list[int] = []
         evaluate(MODEL, dataset, out, url=server.url, on_progress=lambda at, _: steps.append(at), **arguments)
-        assert server.answered == total
+        assert server.request_count == total
         assert steps[-1] == total
         evaluate(MODEL, dataset, out, url=server.url, **arguments)
-        assert server.answered == total
+        assert server.request_count == total
 
 
 def test_the_plan_counts_requests_and_asks_nothing(
@@ -102,7 +108,7 @@ def test_the_plan_counts_requests_and_asks_nothing(
     command = ["evaluate", "openai:gpt-4o-mini", "openai:my-own", dataset, "--out", str(tmp_path / "out")]
     assert main([*command, "--split", "train", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    total = len(questions_of(dataset, split="train").questions)
+    total = len(load_questions(dataset, split="train").questions)
     listed, own = told["models"]
     assert told["questions"] == listed["requests"] == own["requests"] == total
     assert 0 < listed["cost"] < 0.1

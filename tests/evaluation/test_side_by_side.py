@@ -11,8 +11,8 @@ from compact_hf import copy_student
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.side_by_side import Answer, SideBySide
-from compact_hf.images.codec import PictureError
-from compact_hf.scenes.source import Scenes
+from compact_hf.images.codec import ImageError
+from compact_hf.scenes.source import SceneSource
 
 QUESTION = "What color is the cat?"
 
@@ -29,7 +29,7 @@ def both(student: tuple[Path, Path]) -> SideBySide:
 
 @pytest.fixture(scope="module")
 def picture() -> bytes:
-    return Scenes(3, 4).read("scene:3")
+    return SceneSource(3, 4).read("scene:3")
 
 
 def test_each_side_says_what_its_model_says_alone(student: tuple[Path, Path], both: SideBySide, picture: bytes) -> None:
@@ -45,19 +45,19 @@ def test_answers_grow_in_turn(both: SideBySide, picture: bytes) -> None:
     for before, after in pairwise(steps):
         assert sum(one != other for one, other in zip(before, after, strict=True)) <= 1
         assert all(len(other.text) >= len(one.text) for one, other in zip(before, after, strict=True))
-    assert {answer.ended for answer in steps[0]} == {""}
-    assert {answer.ended for answer in steps[-1]} == {"done"}
+    assert {answer.finish_reason for answer in steps[0]} == {""}
+    assert {answer.finish_reason for answer in steps[-1]} == {"done"}
 
 
 def test_an_answer_that_takes_too_long_is_stopped_and_says_so(both: SideBySide, picture: bytes) -> None:
     *_, last = both.stream(picture, QUESTION, max_new_tokens=24, seconds=0)
-    assert [answer.ended for answer in last] == ["time", "time"]
+    assert [answer.finish_reason for answer in last] == ["time", "time"]
     assert all(answer.text for answer in last)
 
 
 def test_a_long_answer_is_cut_and_says_so(both: SideBySide, picture: bytes) -> None:
     *_, last = both.stream(picture, QUESTION, max_new_tokens=2, seconds=600)
-    assert last[0].ended == "length"
+    assert last[0].finish_reason == "length"
 
 
 def test_a_whole_model_stands_alone(student: tuple[Path, Path], picture: bytes) -> None:
@@ -73,7 +73,7 @@ def test_an_adapter_may_be_named_as_the_model(student: tuple[Path, Path]) -> Non
 
 
 def test_what_is_no_picture_is_refused(both: SideBySide) -> None:
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         next(both.stream(b"no picture", QUESTION, max_new_tokens=2, seconds=600))
 
 

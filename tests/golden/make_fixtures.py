@@ -41,7 +41,7 @@ from PIL import Image
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
-from compact_hf.models.llava.tiny import Size, build_tiny
+from compact_hf.models.llava.tiny import ModelSize, build_tiny
 
 SCENES = "scenes:39-45"
 """Six scenes, of which one is in the validation split and one yields too few questions."""
@@ -95,8 +95,15 @@ EXPERIMENT = {
     "variants": {"low": {"k": [1, 2], "questions": 4}, "all": {"questions": 4}},
 }
 # About as small as the parts of a LLaVA still fit together: four patches, two heads of eight.
-SIZE = Size(
-    image_edge=8, patch_edge=4, width=16, vision_heads=2, text_heads=2, vision_layers=1, text_layers=1, vocabulary=320
+SIZE = ModelSize(
+    image_size=8,
+    patch_size=4,
+    hidden_size=16,
+    vision_heads=2,
+    text_heads=2,
+    vision_layers=1,
+    text_layers=1,
+    vocab_size=320,
 )
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from compact_hf.cli.main import main
 from compact_hf.testing import gemini, openai
-from compact_hf.testing.scripted_model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, ModelRequest
 
 Golden = Callable[[str, str], None]
 
@@ -64,22 +64,22 @@ class Script:
     """
 
     def __init__(self, *, accepts: bool = True, reply: Callable[[str], Response] = gemini.content_response) -> None:
-        self.requests: list[Asked] = []
+        self.requests: list[ModelRequest] = []
         self._accepts = accepts
         self._reply = reply
         self._written = 0
         self._needs: dict[str, tuple[str, list[str]]] = {}
         self._foreign: dict[str, tuple[str, list[str]]] = {}
 
-    def __call__(self, asked: Asked, number: int) -> Response:
+    def __call__(self, asked: ModelRequest, number: int) -> Response:
         """Answer a request in the server's place."""
         self.requests.append(asked)
         name, items = self._items(asked)
-        if not asked.several:
+        if not asked.has_list_schema:
             return self._reply(json.dumps(items[0]))
         return self._reply(json.dumps({name: [{"number": at, **item} for at, item in enumerate(items, 1)]}))
 
-    def _items(self, asked: Asked) -> tuple[str, list[dict[str, Any]]]:
+    def _items(self, asked: ModelRequest) -> tuple[str, list[dict[str, Any]]]:
         if asked.role == "teacher":
             sets = [names.split(", ") for names in _SETS.findall(asked.prompt)]
             return "drafts", [self._draft(names) for names in sets or [_SINGLE.findall(asked.prompt)]]
@@ -105,23 +105,23 @@ class Script:
         return {"capabilities": names, "answer": answer}
 
 
-def prompts(requests: Sequence[Asked]) -> str:
+def prompts(requests: Sequence[ModelRequest]) -> str:
     """Return requests as text: who is asked, by which image, and the prompt."""
     parts = []
     for number, asked in enumerate(requests, 1):
-        several = ", several" if asked.several else ""
-        image = "an image" if asked.picture else "no image"
+        several = ", several" if asked.has_list_schema else ""
+        image = "an image" if asked.image else "no image"
         parts.append(f"#### {number}. {asked.role}{several}, {image}\n\n{asked.prompt}\n")
     return "\n".join(parts)
 
 
-def bodies(requests: Sequence[Asked]) -> str:
+def bodies(requests: Sequence[ModelRequest]) -> str:
     """Return the different bodies of requests as JSON, with a place holder for the prompt and the image each."""
     found = dict.fromkeys(_emptied(asked) for asked in requests)
     return "".join(f"{body}\n" for body in found)
 
 
-def _emptied(asked: Asked) -> str:
+def _emptied(asked: ModelRequest) -> str:
     def empty(part: Any) -> Any:
         if isinstance(part, dict):
             return {name: empty(value) for name, value in part.items()}
@@ -141,11 +141,11 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def ask_gemini(out: Path, *arguments: str, accepts: bool = True, url: str = "--teacher-url") -> list[Asked]:
+def ask_gemini(out: Path, *arguments: str, accepts: bool = True, url: str = "--teacher-url") -> list[ModelRequest]:
     """Run a command one request after the other, and return what the server was sent."""
     script = Script(accepts=accepts)
     with gemini.GeminiServer(fault=script) as server:
-        server.batches.looks = 1
+        server.batches.polls_to_finish = 1
         assert main([*arguments, "--out", str(out), "--concurrency", "1", url, server.url]) == 0
     return script.requests
 
@@ -191,11 +191,11 @@ def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "questions.json"
 
 
-def of_each_kind(requests: Sequence[Asked]) -> Iterator[Asked]:
+def of_each_kind(requests: Sequence[ModelRequest]) -> Iterator[ModelRequest]:
     """Yield the first request of every role, alone and with several questions, in their order."""
     kinds = set()
     for asked in requests:
-        if (kind := (asked.role, asked.several)) not in kinds:
+        if (kind := (asked.role, asked.has_list_schema)) not in kinds:
             kinds.add(kind)
             yield asked
 
@@ -220,7 +220,7 @@ def test_the_prompts_and_schemas_of_the_efficient_preset_are_golden(
     common = ("generate", str(images), "--preset", "efficient", "--strict", "--k", "2")
     one_by_one = ask_gemini(tmp_path / "run", *common)
     in_batches = ask_gemini(tmp_path / "batches", *common, "--teacher", "gemini-batch")
-    kinds = [(asked.role, asked.several) for asked in one_by_one]
+    kinds = [(asked.role, asked.has_list_schema) for asked in one_by_one]
     assert kinds[:3] == [("teacher", True), ("verifier", True), ("blind", True)]
     golden("prompts_generate_efficient.txt", prompts([*of_each_kind(one_by_one), *of_each_kind(in_batches)]))
     golden("requests_gemini_several.txt", bodies(one_by_one))
@@ -235,14 +235,14 @@ def test_the_schemas_for_one_question_are_golden(tmp_path: Path, images: Path, g
 def test_what_annotating_asks_is_golden(tmp_path: Path, questions_file: Path, golden: Golden) -> None:
     asked = ask_gemini(tmp_path / "run", "annotate", str(questions_file), url="--verifier-url")
     asked.sort(key=lambda one: one.prompt)
-    assert sorted(one.several for one in asked) == [False, False, True]
+    assert sorted(one.has_list_schema for one in asked) == [False, False, True]
     golden("prompts_annotate.txt", prompts(asked))
 
 
 def test_what_augmenting_asks_is_golden(tmp_path: Path, questions_file: Path, golden: Golden) -> None:
     asked = ask_gemini(tmp_path / "run", "augment", str(questions_file), "--strict")
     written = [one for one in asked if one.role == "teacher"]
-    assert {one.several for one in written} == {False, True}
+    assert {one.has_list_schema for one in written} == {False, True}
     golden("prompts_augment.txt", prompts(written))
 
 
@@ -266,5 +266,5 @@ def test_what_an_evaluated_model_is_asked_is_golden(tmp_path: Path, golden: Gold
     with openai.OpenAIServer() as server:
         arguments = ["evaluate", "openai:model", "scenes:1", "--url", server.url, "--out", str(tmp_path / "results")]
         assert main([*arguments, "--concurrency", "1"]) == 0
-        asked = sorted(server.asked, key=lambda one: one.prompt)
+        asked = sorted(server.requests, key=lambda one: one.prompt)
     golden("prompts_evaluate.txt", f"{bodies(asked)}\n{prompts(asked)}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.hub.files import differences
+from compact_hf.hub.files import iter_differences
 
 
 def file(data: bytes, *, lfs: bool = False) -> Any:
@@ -36,4 +36,4 @@ def test_the_first_difference_is_named(changed: dict[str, Any], first: str | Non
     (tmp_path / "data.bin").write_bytes(b"1234")
     files = {"README.md": file(b"hi"), "data.bin": file(b"1234", lfs=True)} | changed
     there = {name: listed for name, listed in files.items() if listed is not None}
-    assert next(differences(there, tmp_path), None) == first
+    assert next(iter_differences(there, tmp_path), None) == first

@@ -15,7 +15,7 @@ from tests.doubles.hub.store import MAIN
 
 from .clients import PUSH, at, contents, run, start, statuses, things, told
 
-SHORT_WAITS: Final = "from compact_hf.hub import push as module; module._WAITS_S = (0.1,) * 6\n"
+SHORT_WAITS: Final = "from compact_hf.hub import push as module; module._RETRY_DELAYS_S = (0.1,) * 6\n"
 
 
 def test_main_and_the_tag_hold_just_the_folder_and_an_earlier_tag_stays(
@@ -23,7 +23,7 @@ def test_main_and_the_tag_hold_just_the_folder_and_an_earlier_tag_stays(
 ) -> None:
     source = """
 import os, pathlib, sys
-from compact_hf.hub.push import push, standing
+from compact_hf.hub.push import get_remote_state, push
 folder = pathlib.Path(sys.argv[1])
 told = []
 for kind in ("dataset", "model", "space"):
@@ -33,7 +33,8 @@ for kind in ("dataset", "model", "space"):
 (folder / "new.txt").write_text("new")
 push(folder, "org/things", repo_type="dataset", message="Release v2", tag="v2")
 again = push(folder, "org/things", repo_type="dataset", message="Release v2", tag="v2")
-told += [again.commit, standing("org/things", repo_type="dataset").tags, standing("org/no", repo_type="model").tags]
+states = [get_remote_state("org/things", repo_type="dataset"), get_remote_state("org/no", repo_type="model")]
+told += [again.commit, *(state.tags for state in states)]
 """
     first = contents(folder)
     urls = [f"{server.url}/{prefix}org/things/tree/v1" for prefix in ("datasets/", "", "spaces/")]

@@ -18,7 +18,7 @@ def test_a_hub_that_keeps_failing_or_is_not_there_is_one_clear_line(
 import sys
 from compact_hf.errors import HubUnavailableError
 from compact_hf.hub import push as module
-module._WAITS_S = ()
+module._RETRY_DELAYS_S = ()
 try:
     module.push(sys.argv[1], "org/things", repo_type="dataset", message="Release v1")
 except HubUnavailableError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.inspection import compute_image_id
 from tests.doubles.hub.http import USER
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import MAIN, Commit, File
@@ -104,4 +104,4 @@ def picture_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> list[tu
 
 
 def ids(numbers: Sequence[int]) -> list[str]:
-    return [image_id_of(noise(number)) for number in numbers]
+    return [compute_image_id(noise(number)) for number in numbers]

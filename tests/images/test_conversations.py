@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.images.conversations import without_image_marks
+from compact_hf.images.conversations import strip_image_tokens
 
 
 @given(st.lists(st.sampled_from(["<image>", "<ima", "ge>", "\n", "word", " "])).map("".join))
 def test_no_mark_is_left_in_a_text(text: str) -> None:
-    clean = without_image_marks(text)
+    clean = strip_image_tokens(text)
     assert "<image>" not in clean
-    assert without_image_marks(clean) == clean
+    assert strip_image_tokens(clean) == clean
     assert "<image>" in text or clean == text.strip()
 
 
@@ -28,4 +28,4 @@ def test_no_mark_is_left_in_a_text(text: str) -> None:
     ],
 )
 def test_a_mark_takes_one_line_break_with_it(text: str, clean: str) -> None:
-    assert without_image_marks(text) == clean
+    assert strip_image_tokens(text) == clean

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError
-from compact_hf.images.folder import Folder
+from compact_hf.images.folder import ImageFolder
 
 
 def filled(root: Path, *refs: str) -> Path:
@@ -20,13 +20,13 @@ def filled(root: Path, *refs: str) -> Path:
 
 def test_pictures_are_found_whatever_the_case_and_depth(tmp_path: Path) -> None:
     refs = ["B.JPG", "a.jpeg", "deep/d.webp", "deep/er/c.PnG", "é.JPEG"]
-    folder = Folder(filled(tmp_path, *refs, "notes.txt", "e.gif", "jpg"))
+    folder = ImageFolder(filled(tmp_path, *refs, "notes.txt", "e.gif", "jpg"))
     assert list(folder.refs()) == refs
     assert [folder.read(ref) for ref in folder.refs()] == [ref.encode() for ref in refs]
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
-    assert list(Folder(filled(tmp_path, ".cache/a.png", "._b.jpg", "c.png")).refs()) == ["c.png"]
+    assert list(ImageFolder(filled(tmp_path, ".cache/a.png", "._b.jpg", "c.png")).refs()) == ["c.png"]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -38,17 +38,17 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "sub" / "itself").symlink_to(root / "sub")
     (root / "above").symlink_to(tmp_path)
     (root / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    assert list(Folder(root).refs()) == ["linked/far.png", "near.png", "sub/low.png"]
+    assert list(ImageFolder(root).refs()) == ["linked/far.png", "near.png", "sub/low.png"]
 
 
 def test_what_only_looks_like_a_file_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    assert list(Folder(filled(tmp_path, "a.png", "folder.png/b.png")).refs()) == ["a.png", "folder.png/b.png"]
+    assert list(ImageFolder(filled(tmp_path, "a.png", "folder.png/b.png")).refs()) == ["a.png", "folder.png/b.png"]
 
 
 def test_the_name_is_published_and_never_the_path(tmp_path: Path) -> None:
-    folder = Folder(filled(tmp_path / "street scenes", "a.png"))
+    folder = ImageFolder(filled(tmp_path / "street scenes", "a.png"))
     assert folder.origin("a.png") == ("street scenes", "unknown")
     assert folder.identity == str(tmp_path / "street scenes")
 
@@ -56,7 +56,11 @@ def test_the_name_is_published_and_never_the_path(tmp_path: Path) -> None:
 def test_a_folder_is_the_same_place_by_any_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "pictures", "a.png")
     monkeypatch.chdir(tmp_path)
-    assert Folder("pictures").identity == Folder(tmp_path / "pictures").identity == Folder("./pictures/").identity
+    assert (
+        ImageFolder("pictures").identity
+        == ImageFolder(tmp_path / "pictures").identity
+        == ImageFolder("./pictures/").identity
+    )
 
 
 def test_one_clear_line_for_what_is_no_folder_of_pictures(tmp_path: Path) -> None:
@@ -70,7 +74,7 @@ def test_one_clear_line_for_what_is_no_folder_of_pictures(tmp_path: Path) -> Non
     }
     for name, line in lines.items():
         with pytest.raises(SourceError, match=line) as caught:
-            list(Folder(tmp_path / name).refs())
+            list(ImageFolder(tmp_path / name).refs())
         assert "\n" not in str(caught.value)
 
 
@@ -87,21 +91,21 @@ def test_a_folder_that_cannot_be_listed_is_told_and_not_skipped(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SourceError, match=r"cannot list .*closed: Permission denied; make it readable"):
-        list(Folder(tmp_path).refs())
+        list(ImageFolder(tmp_path).refs())
 
 
 def test_names_that_no_journal_can_hold_are_told(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb"):
         pass
     with pytest.raises(SourceError, match="is not UTF-8; rename the file"):
-        list(Folder(tmp_path).refs())
+        list(ImageFolder(tmp_path).refs())
 
 
 @pytest.mark.parametrize("ref", ["../secret.png", "a/../../secret.png", "/etc/passwd"])
 def test_references_never_lead_out(tmp_path: Path, ref: str) -> None:
     filled(tmp_path, "secret.png", "root/a/b.png")
     with pytest.raises(OSError, match="leads out of the folder"):
-        Folder(tmp_path / "root").read(ref)
+        ImageFolder(tmp_path / "root").read(ref)
 
 
 @given(
@@ -115,4 +119,4 @@ def test_order_does_not_depend_on_the_order_of_creation(
     refs = [f"{name}.png" for name in names]
     one = filled(tmp_path_factory.mktemp("one"), *refs)
     other = filled(tmp_path_factory.mktemp("other"), *reversed(refs))
-    assert list(Folder(one).refs()) == list(Folder(other).refs()) == sorted(refs)
+    assert list(ImageFolder(one).refs()) == list(ImageFolder(other).refs()) == sorted(refs)

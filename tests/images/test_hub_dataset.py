@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.address import Address
-from compact_hf.images.conversations import Defect, Exchange, exchanges_of, shape_of
-from compact_hf.images.folder import Folder
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.inspection import image_id_of, look
-from compact_hf.images.questions import QuestionedPictures, of_dataset, of_llava
-from compact_hf.records import Picture, Reject
+from compact_hf.images.conversations import Defect, Exchange, detect_row_format, read_exchanges
+from compact_hf.images.folder import ImageFolder
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id, inspect_image
+from compact_hf.images.questions import VqaSource, read_dataset_questions, read_llava_questions
+from compact_hf.records import ImageInfo, Reject
 from tests.teachers.asking import photograph
 
 ONE = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
@@ -37,8 +37,8 @@ def folder_of(tmp_path: Path, rows: list[dict[str, Any]], features: Any = ONE, *
     return folder
 
 
-def opened(folder: Path, **address: str) -> DatasetPictures:
-    return DatasetPictures(Address(str(folder), on_hub=False, **address))
+def opened(folder: Path, **address: str) -> DatasetSource:
+    return DatasetSource(Address(str(folder), on_hub=False, **address))
 
 
 def asked(picture: bytes | None, question: str = "What?", answer: str = "a cat") -> dict[str, Any]:
@@ -102,10 +102,10 @@ def test_each_picture_is_read_by_its_row(tmp_path: Path) -> None:
     assert list(source.refs()) == ["train/0", "train/1", "train/2"]
     assert [source.read(ref) for ref in source.refs()] == [A, B, A]
     assert source.origin("train/1") == ("data set", "unknown")
-    seen = look(source, "train/1")
-    assert isinstance(seen, Picture)
-    assert seen.image_id == image_id_of(B)
-    again = DatasetPictures(Address.parse(source.identity))
+    seen = inspect_image(source, "train/1")
+    assert isinstance(seen, ImageInfo)
+    assert seen.image_id == compute_image_id(B)
+    again = DatasetSource(Address.parse(source.identity))
     assert again.read("train/1") == B
     assert again.stamp("train/1") == source.stamp("train/1") != ""
 
@@ -117,8 +117,8 @@ def test_a_picture_keeps_the_origin_that_its_row_names_unless_it_is_a_path(tmp_p
     source = opened(folder_of(tmp_path, rows, features))
     origins = [("coco", "cc-by-4.0"), ("data set", "unknown"), ("data set", "mit")]
     assert [source.origin(ref) for ref in source.refs()] == origins
-    seen = look(source, "train/0")
-    assert isinstance(seen, Picture)
+    seen = inspect_image(source, "train/0")
+    assert isinstance(seen, ImageInfo)
     assert (seen.image_source, seen.image_license) == ("coco", "cc-by-4.0")
 
 
@@ -131,7 +131,7 @@ def test_a_list_of_pictures_has_a_reference_for_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ref", ["train/9", "train", "test/0", "train/0/0", "train/-1", "../x/0", "train/1"])
 def test_a_reference_that_leads_nowhere_is_an_unreadable_file(ref: str, tmp_path: Path) -> None:
-    seen = look(opened(folder_of(tmp_path, [asked(A), asked(None)])), ref)
+    seen = inspect_image(opened(folder_of(tmp_path, [asked(A), asked(None)])), ref)
     assert isinstance(seen, Reject)
     assert seen.reason == "unreadable file"
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> None:
         opened(words)
     pictures = folder_of(tmp_path, [{"image": held(A)}], Features({"image": Image()}))
     with pytest.raises(SourceError, match=r"has no questions \(its columns are image\); one of turns, messages"):
-        of_dataset(opened(pictures))
+        read_dataset_questions(opened(pictures))
 
 
 MESSAGES = [
@@ -201,9 +201,9 @@ PEOPLE = [{"answer": "a dog"}, {"answer": "a cat"}, {"answer": "a cat"}]
     ],
 )
 def test_the_usual_shapes_of_rows_are_all_read_alike(row: dict[str, Any]) -> None:
-    shape = shape_of(row)
+    shape = detect_row_format(row)
     assert shape is not None
-    assert exchanges_of(row, shape) == (Exchange("What?", "a cat"),)
+    assert read_exchanges(row, shape) == (Exchange("What?", "a cat"),)
 
 
 @pytest.mark.parametrize(
@@ -221,41 +221,41 @@ def test_the_usual_shapes_of_rows_are_all_read_alike(row: dict[str, Any]) -> Non
     ],
 )
 def test_a_row_that_cannot_be_read_says_why(row: dict[str, Any], reason: str) -> None:
-    shape = shape_of(row)
+    shape = detect_row_format(row)
     assert shape is not None
-    found = exchanges_of(row, shape)
+    found = read_exchanges(row, shape)
     assert isinstance(found, Defect)
     assert found.reason == reason
 
 
-def held_by(source: QuestionedPictures) -> dict[bytes, list[tuple[str, str]]]:
+def held_by(source: VqaSource) -> dict[bytes, list[tuple[str, str]]]:
     """Picture -> where it is asked about, and what."""
     found: dict[bytes, list[tuple[str, str]]] = {}
     for ref in source.refs():
-        seen = look(source, ref)
-        if isinstance(seen, Picture):
-            rows = source.asked(ref)
-            found[source.read(ref)] = [(row.row, one.question) for row in rows for one in row.exchanges]
+        seen = inspect_image(source, ref)
+        if isinstance(seen, ImageInfo):
+            rows = source.read_rows(ref)
+            found[source.read(ref)] = [(row.location, one.question) for row in rows for one in row.exchanges]
     return found
 
 
-def rejects(source: QuestionedPictures) -> dict[str, str]:
-    looks = {ref: look(source, ref) for ref in source.refs()}
+def rejects(source: VqaSource) -> dict[str, str]:
+    looks = {ref: inspect_image(source, ref) for ref in source.refs()}
     return {ref: seen.reason for ref, seen in looks.items() if isinstance(seen, Reject)}
 
 
 def test_rows_about_one_picture_are_together_wherever_they_stand(tmp_path: Path) -> None:
     rows = [asked(A, "one"), asked(B, "two"), asked(None, "lost"), asked(A, "three"), asked(b"no picture", "odd")]
-    source = of_dataset(opened(folder_of(tmp_path, rows)))
+    source = read_dataset_questions(opened(folder_of(tmp_path, rows)))
     assert held_by(source) == {A: [("train/0", "one"), ("train/3", "three")], B: [("train/1", "two")]}
     assert rejects(source) == {"row train/2": "no picture", "train/4": "not a picture"}
-    assert source.rows == 5
+    assert source.num_rows == 5
 
 
 def test_a_row_about_several_pictures_is_a_reject(tmp_path: Path) -> None:
     features = Features({"images": List(Image()), "question": Value("string")})
     rows = [{"images": [held(A), held(B)], "question": "Which?"}, {"images": [held(A)], "question": "What?"}]
-    source = of_dataset(opened(folder_of(tmp_path, rows, features)))
+    source = read_dataset_questions(opened(folder_of(tmp_path, rows, features)))
     assert held_by(source) == {A: [("train/1", "What?")]}
     assert rejects(source) == {"row train/0": "several pictures"}
 
@@ -274,25 +274,25 @@ def test_rows_of_a_llava_file_are_together_by_their_paths(tmp_path: Path) -> Non
     ]
     file = tmp_path / "llava.json"
     file.write_text(json.dumps(items))
-    source = of_llava(file, Folder(tmp_path))
+    source = read_llava_questions(file, ImageFolder(tmp_path))
     assert held_by(source) == {A: [("0", "What?"), ("0", "What?"), ("3", "What?")], B: [("2", "What?")]}
     assert rejects(source) == {
         "row 1": "no picture",
         "missing.jpg": "unreadable file",
         "row 5": "image is not a path",
     }
-    assert [row.id for row in source.asked("a.jpg")] == ["x", "z"]
+    assert [row.id for row in source.read_rows("a.jpg")] == ["x", "z"]
 
 
 def test_the_content_is_that_of_the_rows(tmp_path: Path) -> None:
     rows = [asked(A, "one"), asked(B, "two")]
-    content = of_dataset(opened(folder_of(tmp_path, rows))).content
-    assert of_dataset(opened(folder_of(tmp_path, rows))).content == content
+    content = read_dataset_questions(opened(folder_of(tmp_path, rows))).content_hash
+    assert read_dataset_questions(opened(folder_of(tmp_path, rows))).content_hash == content
     for other in (rows[::-1], rows[:1], [rows[0], asked(C, "two")], [rows[0], asked(B, "too")]):
-        assert of_dataset(opened(folder_of(tmp_path, other))).content != content
+        assert read_dataset_questions(opened(folder_of(tmp_path, other))).content_hash != content
 
 
 def test_a_data_set_without_any_picture_is_refused(tmp_path: Path) -> None:
-    source = of_dataset(opened(folder_of(tmp_path, [asked(None)] * 3)))
+    source = read_dataset_questions(opened(folder_of(tmp_path, [asked(None)] * 3)))
     with pytest.raises(SourceError, match="none of the 3 rows"):
         list(source.refs())

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError
-from compact_hf.images.codec import clean, for_teacher
-from compact_hf.images.folder import MAX_BYTES, Folder
-from compact_hf.images.inspection import look
-from compact_hf.records import Picture, Reject
+from compact_hf.images.codec import clean_image, encode_for_teacher
+from compact_hf.images.folder import MAX_BYTES, ImageFolder
+from compact_hf.images.inspection import inspect_image
+from compact_hf.records import ImageInfo, Reject
 from tests.images.made import HEIGHT, KINDS, REWRITTEN, WIDTH, Bytes, drawing, encoded, exif, photographs
 
 ALL_KINDS = KINDS | REWRITTEN
@@ -21,7 +21,7 @@ FILES = {kind: make() for kind, make in ALL_KINDS.items()}
 
 
 def rejected(data: bytes) -> str:
-    found = look(Bytes(data), "it")
+    found = inspect_image(Bytes(data), "it")
     assert isinstance(found, Reject), found
     assert (found.stage, found.subject) == ("picture", "it")
     assert found.detail
@@ -30,27 +30,27 @@ def rejected(data: bytes) -> str:
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_picture_is_known_by_its_bytes(kind: str) -> None:
-    found = look(Bytes(FILES[kind]), "it")
+    found = inspect_image(Bytes(FILES[kind]), "it")
     image_id = hashlib.sha256(FILES[kind]).hexdigest()[:32]
-    assert found == Picture(image_id, "it", WIDTH, HEIGHT, "bytes", "CC0-1.0")
+    assert found == ImageInfo(image_id, "it", WIDTH, HEIGHT, "bytes", "CC0-1.0")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_size_is_what_people_see(format: str, orientation: int) -> None:
-    found = look(Bytes(encoded(drawing(), format, exif=exif(orientation))), "it")
-    assert isinstance(found, Picture)
+    found = inspect_image(Bytes(encoded(drawing(), format, exif=exif(orientation))), "it")
+    assert isinstance(found, ImageInfo)
     seen = (HEIGHT, WIDTH) if orientation >= 5 else (WIDTH, HEIGHT)
     assert (found.width, found.height) == seen
 
 
 def test_real_photographs_are_pictures() -> None:
     for path in photographs():
-        found = look(Bytes(path.read_bytes()), path.name)
+        found = inspect_image(Bytes(path.read_bytes()), path.name)
         if path.name == "no_time_for_that_tiny.gif":
             assert isinstance(found, Reject)
         else:
-            assert isinstance(found, Picture), found
+            assert isinstance(found, ImageInfo), found
 
 
 def test_reasons() -> None:
@@ -108,7 +108,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with (tmp_path / "vast.png").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     for ref, detail in (("gone.png", "No such file"), ("vast.png", "too large"), ("../here.png", "out of the folder")):
-        found = look(Folder(tmp_path), ref)
+        found = inspect_image(ImageFolder(tmp_path), ref)
         assert isinstance(found, Reject)
         assert found.reason == "unreadable file"
         assert detail in found.detail
@@ -121,16 +121,16 @@ def test_a_source_that_breaks_down_is_not_the_pictures_fault() -> None:
             raise SourceError("the disk is gone")
 
     with pytest.raises(SourceError, match="the disk is gone"):
-        look(Broken(b""), "it")
+        inspect_image(Broken(b""), "it")
 
 
 def survives(data: bytes) -> None:
     """Whatever the bytes, they are a picture that can be sent and published, or a reject."""
-    found = look(Bytes(data), "it")
-    if isinstance(found, Picture):
-        for_teacher(data, 24)
-        again = look(Bytes(clean(data)), "it")
-        assert isinstance(again, Picture)
+    found = inspect_image(Bytes(data), "it")
+    if isinstance(found, ImageInfo):
+        encode_for_teacher(data, 24)
+        again = inspect_image(Bytes(clean_image(data)), "it")
+        assert isinstance(again, ImageInfo)
         assert (again.width, again.height) == (found.width, found.height)
 
 

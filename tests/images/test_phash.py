@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.images.phash import BITS, MAX_DISTANCE, groups, nearest, perceptual_hash
+from compact_hf.images.phash import HASH_BITS, MAX_DISTANCE, group_by_distance, min_distance, perceptual_hash
 
 from .made import drawing, encoded, exif, photographs
 
-HASHES = st.integers(0, 2**BITS - 1)
+HASHES = st.integers(0, 2**HASH_BITS - 1)
 # A regular pattern has next to nothing in its low frequencies, and fewer pixels than are compared say little.
 TOO_LITTLE = ("chessboard_GRAY.png", "chessboard_RGB.png", "no_time_for_that_tiny.gif")
 
@@ -31,7 +31,7 @@ def clustered(draw: st.DrawFn) -> list[int]:
     """Hashes of which many are a few bits from another, as random ones never are."""
     found = draw(st.lists(HASHES, min_size=1, max_size=6))
     for _ in range(draw(st.integers(0, 30))):
-        bits = draw(st.sets(st.integers(0, BITS - 1), max_size=6))
+        bits = draw(st.sets(st.integers(0, HASH_BITS - 1), max_size=6))
         found.append(draw(st.sampled_from(found)) ^ sum(1 << bit for bit in bits))
     return found
 
@@ -51,28 +51,30 @@ def by_comparing_each_with_each(hashes: list[int], distance: int) -> set[frozens
 
 @given(clustered(), st.integers(0, MAX_DISTANCE))
 def test_groups_are_those_that_comparing_each_with_each_finds(hashes: list[int], distance: int) -> None:
-    assert partition(groups(hashes, distance).tolist()) == by_comparing_each_with_each(hashes, distance)
+    assert partition(group_by_distance(hashes, distance).tolist()) == by_comparing_each_with_each(hashes, distance)
 
 
 @given(clustered(), st.integers(0, MAX_DISTANCE), st.randoms())
 def test_groups_do_not_depend_on_the_order(hashes: list[int], distance: int, random: Random) -> None:
     order = list(range(len(hashes)))
     random.shuffle(order)
-    shuffled = groups([hashes[at] for at in order], distance).tolist()
+    shuffled = group_by_distance([hashes[at] for at in order], distance).tolist()
     back = {frozenset(order[at] for at in group) for group in partition(shuffled)}
-    assert back == partition(groups(hashes, distance).tolist())
+    assert back == partition(group_by_distance(hashes, distance).tolist())
 
 
 @given(HASHES, st.lists(HASHES, max_size=10))
 def test_the_nearest_is_the_least_distance(hash: int, known: list[int]) -> None:
-    expected = min((apart(hash, one) for one in known), default=BITS)
-    assert nearest(hash, np.array(known, dtype=np.uint64)) == expected
+    expected = min((apart(hash, one) for one in known), default=HASH_BITS)
+    assert min_distance(hash, np.array(known, dtype=np.uint64)) == expected
 
 
 def test_many_hashes_are_grouped_without_comparing_each_with_each() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**63, 50_000, dtype=np.uint64).tolist()
     near = [hash ^ 0b101 for hash in hashes[:1000]]
-    assert len(set(groups(hashes + near, 6).tolist())) == 50_000  # each with each would be 1.3 billion comparisons
+    assert (
+        len(set(group_by_distance(hashes + near, 6).tolist())) == 50_000
+    )  # each with each would be 1.3 billion comparisons
 
 
 @pytest.mark.parametrize(

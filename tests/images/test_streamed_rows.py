@@ -21,15 +21,15 @@ READ: Final = """
 import sys
 from compact_hf.errors import CompactError
 from compact_hf.images.address import Address
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id
 
 told = []
 for text in sys.argv[1:]:
     waited = []
     try:
-        source = DatasetPictures(Address.parse(text), on_wait=waited.append)
-        told.append([{ref: image_id_of(source.read(ref)) for ref in source.refs()}, waited])
+        source = DatasetSource(Address.parse(text), on_wait=waited.append)
+        told.append([{ref: compute_image_id(source.read(ref)) for ref in source.refs()}, waited])
     except CompactError as error:
         told.append([f"{type(error).__name__}: {error}", waited])
 """
@@ -37,11 +37,11 @@ for text in sys.argv[1:]:
 COUNT: Final = """
 import sys
 from compact_hf.images.address import Address
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id
 
-source = DatasetPictures(Address.parse(sys.argv[1]))
-told = [list(source.refs()), image_id_of(source.read(sys.argv[2]))]
+source = DatasetSource(Address.parse(sys.argv[1]))
+told = [list(source.refs()), compute_image_id(source.read(sys.argv[2]))]
 """
 
 ANNOTATE: Final = """

@@ -49,17 +49,17 @@ try:
 except CompactError as error:
     told = f"{type(error).__name__}: {error}"
 with Journal.read(Path(out)) as journal:
-    told = [told, {ref: image_id for ref, (_, image_id) in journal.looks().items()}]
+    told = [told, {ref: image_id for ref, (_, image_id) in journal.inspections().items()}]
 """
 
 READ: Final = """
 import sys
 from compact_hf.images.address import Address
-from compact_hf.images.hub_dataset import DatasetPictures
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id
 
-source = DatasetPictures(Address.parse(sys.argv[1]))
-told = {ref: image_id_of(source.read(ref)) for ref in source.refs()}
+source = DatasetSource(Address.parse(sys.argv[1]))
+told = {ref: compute_image_id(source.read(ref)) for ref in source.refs()}
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, Features, Image, Value
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.methods.compact.conversation import outcome_of
+from compact_hf.methods.compact.conversation import parse_outcome
 from compact_hf.methods.compact.generate import generate
 from compact_hf.records import Turn
 from compact_hf.runs.journal import Journal
@@ -29,7 +29,7 @@ def scenes_file(folder: Path, scenes: str, **settings: Any) -> tuple[Path, dict[
     turns: dict[str, tuple[Turn, ...]] = {}
     with Journal.read(folder / "generated") as journal:
         for finished in journal.outcomes():
-            conversation = outcome_of(finished.body).conversation
+            conversation = parse_outcome(finished.body).conversation
             if conversation is not None:
                 turns[finished.ref] = conversation.turns
     file = folder / "scenes.json"

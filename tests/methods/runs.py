@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.images.codec import for_teacher
-from compact_hf.images.inspection import image_id_of
-from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.images.codec import encode_for_teacher
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.records import digest
 from compact_hf.runs.journal import FILE_NAME, Journal
-from compact_hf.testing.scripted_model import Asked, ModelServer
+from compact_hf.testing.scripted_model import ModelRequest, ModelServer
 
 PRESETS = ("paper", "efficient")
 
@@ -45,10 +45,10 @@ def journalled(run: Path) -> set[str]:
 def outcomes(run: Path) -> dict[str, Outcome]:
     """Return what became of each image."""
     with Journal.read(run) as journal:
-        return {finished.image_id: outcome_of(finished.body) for finished in journal.outcomes()}
+        return {finished.image_id: parse_outcome(finished.body) for finished in journal.outcomes()}
 
 
-def keys(folder: Path, asked: Iterable[Asked]) -> list[str]:
+def keys(folder: Path, asked: Iterable[ModelRequest]) -> list[str]:
     """Return the journal's keys of what a server was asked about a folder's pictures, in order."""
-    ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in folder.iterdir()}
-    return [digest(one.role, ids[one.picture], one.prompt) for one in asked]
+    ids = {encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in folder.iterdir()}
+    return [digest(one.role, ids[one.image], one.prompt) for one in asked]

@@ -14,23 +14,23 @@ from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly, UsageError
 from compact_hf.images.conversations import Exchange
-from compact_hf.images.questions import AskedRow
+from compact_hf.images.questions import QuestionRow
 from compact_hf.methods.annotate.annotate import annotate
-from compact_hf.methods.augment.augment import PRESET, augment, augment_picture
-from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.methods.augment.augment import PRESET, augment, augment_image
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.status import status
 from compact_hf.records import Task
 from compact_hf.runs.journal import Journal
-from compact_hf.scenes.questions import understand
-from compact_hf.scenes.scene import scene_of
-from compact_hf.scenes.source import seed_of
-from compact_hf.teachers.base import Exposure, Reply, Request
+from compact_hf.scenes.questions import analyze_question
+from compact_hf.scenes.scene import build_scene
+from compact_hf.scenes.source import parse_seed
+from compact_hf.teachers.base import EncodedImage, Reply, Request
 from compact_hf.testing.gemini import GeminiServer
 from tests.methods.data_sets import pictures, questions_folder, scenes_file
 from tests.teachers.asking import photograph
@@ -40,7 +40,7 @@ IMAGE_ID = "0" * 32
 
 def outcomes(run: Path) -> dict[str, Outcome]:
     with Journal.read(run) as journal:
-        return {finished.ref: outcome_of(finished.body) for finished in journal.outcomes()}
+        return {finished.ref: parse_outcome(finished.body) for finished in journal.outcomes()}
 
 
 def hashes(run: Path, out: Path) -> dict[str, str]:
@@ -58,7 +58,7 @@ def test_a_scene_is_asked_what_takes_one_capability_more_and_the_answer_is_right
             continue
         assert outcome.k == len(needed[0]) + 1  # a generated scene's questions are all of one k
         for turn in outcome.conversation.turns:
-            found = understand(scene_of(seed_of(ref)), turn.question)
+            found = analyze_question(build_scene(parse_seed(ref)), turn.question)
             assert found is not None
             assert (found.capabilities, found.answer) == (turn.capabilities, turn.answer)
             assert len(turn.capabilities) == outcome.k
@@ -96,15 +96,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_neither_order_nor_interruptions_show_in_the_release(folder: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
         augment(str(folder), tmp_path / "clean", teacher_url=server.url, concurrency=1, strict=True)
-        asked = len(server.asked)
+        asked = len(server.requests)
     with GeminiServer(accept_rate=0.7) as server:
         for requests in range(asked // 3, asked, asked // 3):
             with pytest.raises(StoppedEarly):
                 augment(str(folder), tmp_path / "run", teacher_url=server.url, strict=True, max_requests=requests)
         augment(str(folder), tmp_path / "run", teacher_url=server.url, strict=True)
-        assert len(server.asked) == asked
-        assert len({(one.role, one.prompt, one.picture) for one in server.asked}) == asked
-        assert {one.role for one in server.asked} == {"teacher", "verifier", "blind"}
+        assert len(server.requests) == asked
+        assert len({(one.role, one.prompt, one.image) for one in server.requests}) == asked
+        assert {one.role for one in server.requests} == {"teacher", "verifier", "blind"}
     assert hashes(tmp_path / "run", tmp_path / "a") == hashes(tmp_path / "clean", tmp_path / "b")
 
 
@@ -113,10 +113,10 @@ def test_the_teacher_sees_questions_and_answers_and_the_verifier_of_the_new_ones
 ) -> None:
     with GeminiServer() as server:
         augment(str(folder), tmp_path / "run", teacher_url=server.url, limit=2)
-    for asked in server.asked:
+    for asked in server.requests:
         assert ("(Answer: it)" in asked.prompt) == (asked.role == "teacher")
     turns = [turn for one in outcomes(tmp_path / "run").values() if one.conversation for turn in one.conversation.turns]
-    judged = [one.prompt for one in server.asked if one.role == "verifier"]
+    judged = [one.prompt for one in server.requests if one.role == "verifier"]
     assert turns
     for turn in turns:
         prompt = next(prompt for prompt in judged if turn.question in prompt)
@@ -136,7 +136,7 @@ def test_the_command_leads_on_to_a_release(tmp_path: Path, capsys: pytest.Captur
 
 def test_in_batches_one_round_is_enough_and_says_so(folder: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
-        server.batches.looks = 1  # done at the first look
+        server.batches.polls_to_finish = 1  # done at the first look
         augment(str(folder), tmp_path / "run", teacher="gemini-batch", teacher_url=server.url, limit=2)
         assert len(server.batches.jobs) == 3  # what the questions need, new ones, what those need
     told = status(tmp_path / "run")
@@ -152,9 +152,9 @@ def answered(
 ) -> tuple[Outcome, list[Request]]:
     """Drive one picture whose questions need these, with a teacher that writes so and a verifier that agrees."""
     asked: list[Request] = []
-    rows = [AskedRow(f"train/{at}", "", (Exchange(question, "it"),)) for at, question in enumerate(needs)]
-    exposure = Exposure(photograph, ref="a.jpg", max_edge=64)
-    process = augment_picture(IMAGE_ID, exposure, rows, seed=0, ks=ks, preset=PRESET)
+    rows = [QuestionRow(f"train/{at}", "", (Exchange(question, "it"),)) for at, question in enumerate(needs)]
+    exposure = EncodedImage(photograph, ref="a.jpg", max_edge=64)
+    process = augment_image(IMAGE_ID, exposure, rows, seed=0, ks=ks, preset=PRESET)
     known = dict(needs)
 
     def reply(request: Request) -> Reply:
@@ -175,7 +175,7 @@ def answered(
         while True:
             requests = process.send([reply(request) for request in requests])
     except StopIteration as end:
-        return outcome_of(end.value.body), asked
+        return parse_outcome(end.value.body), asked
 
 
 def _draft(written: dict[str, Any] | None) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def new_question() -> Callable[[tuple[str, ...]], dict[str, Any]]:
 
 needed = st.dictionaries(
     st.integers(0, 9).map("What is {}?".format),
-    st.sets(st.sampled_from(list(CAPABILITIES))).map(canonical),
+    st.sets(st.sampled_from(list(CAPABILITIES))).map(canonicalize),
     min_size=1,
     max_size=6,
 )

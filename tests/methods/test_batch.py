@@ -15,9 +15,9 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import Journal
-from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.testing.gemini import GeminiServer, error_response
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 
 # The command in a process of its own, which kills itself when so many replies were written down.
@@ -46,7 +46,7 @@ def in_batches(folder: Path, run: Path, server: GeminiServer) -> None:
 def batch_server(**more: object) -> GeminiServer:
     """Return a server whose jobs have ended at the first look: the teacher's pauses are not those of tests."""
     server = GeminiServer(accept_rate=0.5, **more)  # type: ignore[arg-type]
-    server.batches.looks = 1
+    server.batches.polls_to_finish = 1
     return server
 
 
@@ -65,7 +65,7 @@ def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     with pytest.MonkeyPatch.context() as patch, batch_server() as server:
         patch.setenv("GEMINI_API_KEY", "test-key")
         in_batches(few, run, server)
-    return run, server.answered, len(server.batches.jobs)
+    return run, server.request_count, len(server.batches.jobs)
 
 
 def test_two_rounds_are_four_batches_and_leave_nothing_behind(few: Path, clean_run: tuple[Path, int, int]) -> None:
@@ -73,7 +73,7 @@ def test_two_rounds_are_four_batches_and_leave_nothing_behind(few: Path, clean_r
     pictures = len(list(few.iterdir()))
     assert 2 * pictures < requests < 4 * pictures
     assert batches == 4
-    assert not (run / FOLDER).exists()
+    assert not (run / JOBS_DIRECTORY).exists()
     with Journal.read(run) as journal:
         assert journal.identity["teacher"] == "gemini-batch:gemini-3.8-flash"
         assert len(list(journal.replies())) == requests
@@ -111,8 +111,8 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
         in_batches(few, run, server)
     assert deaths == []
     _, requests, batches = clean_run
-    assert (server.answered, len(server.batches.jobs)) == (requests, batches)
-    assert not (run / FOLDER).exists()
+    assert (server.request_count, len(server.batches.jobs)) == (requests, batches)
+    assert not (run / JOBS_DIRECTORY).exists()
     assert released(run) == released(clean_run[0])
 
 
@@ -121,16 +121,16 @@ def test_what_fails_or_expires_goes_into_a_later_batch(
 ) -> None:
     expired: list[bytes] = []
 
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         """The seven requests of the first batch expire; two of the second fail, always about the same pictures."""
         if number < 7:
-            expired.append(asked.picture)
-        elif number < 14 and asked.picture in sorted(expired)[:2]:
+            expired.append(asked.image)
+        elif number < 14 and asked.image in sorted(expired)[:2]:
             return error_response(503, "UNAVAILABLE", "overloaded")
         return None
 
     with batch_server(fault=fault) as server:
-        server.batches.ends_as = lambda number: "SUCCEEDED" if number else "EXPIRED"
+        server.batches.final_state = lambda number: "SUCCEEDED" if number else "EXPIRED"
         in_batches(few, tmp_path / "run", server)
-    assert (server.answered, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
+    assert (server.request_count, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
     assert released(tmp_path / "run") == released(clean_run[0])

@@ -9,11 +9,11 @@ import pytest
 from starlette.responses import Response
 
 from compact_hf.errors import SourceError, StoppedEarly
-from compact_hf.images.inspection import image_id_of
-from compact_hf.methods.compact.generate import Standing, generate
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.compact.generate import RunProgress, generate
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
-from compact_hf.testing.gemini import Asked, GeminiServer
+from compact_hf.testing.gemini import GeminiServer, ModelRequest
 from tests.teachers.asking import photograph
 
 
@@ -34,14 +34,14 @@ def server() -> Iterator[GeminiServer]:
 
 def rows(run: Path) -> dict[str, bytes]:
     """Read a run as a release does: image id -> the picture's bytes."""
-    found = [item for item in conversation_rows([run]) if isinstance(item, Row)]
-    return {row.image_id or "": row.read_picture() for row in found if row.read_picture}
+    found = [item for item in iter_conversation_rows([run]) if isinstance(item, Row)]
+    return {row.image_id or "": row.read_image() for row in found if row.read_image}
 
 
 def gone(run: Path) -> list[str]:
     return [
         item.subject
-        for item in conversation_rows([run])
+        for item in iter_conversation_rows([run])
         if isinstance(item, Reject) and item.reason == "picture is gone"
     ]
 
@@ -51,7 +51,7 @@ def test_pictures_that_vanished_are_named_then_left_out_and_come_back(
 ) -> None:
     run = tmp_path / "run"
     generate(str(folder), run, teacher_url=server.url)
-    asked = len(server.asked)
+    asked = len(server.requests)
     (folder / "3.jpg").rename(tmp_path / "aside.jpg")
     with pytest.raises(SourceError, match=r"3\.jpg in .* cannot be read any more"):
         rows(run)
@@ -61,7 +61,7 @@ def test_pictures_that_vanished_are_named_then_left_out_and_come_back(
     (tmp_path / "aside.jpg").rename(folder / "3.jpg")
     generate(str(folder), run, teacher_url=server.url)
     assert len(rows(run)) == 6
-    assert len(server.asked) == asked
+    assert len(server.requests) == asked
 
 
 def test_a_picture_that_was_replaced_is_asked_about_anew(folder: Path, server: GeminiServer, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_picture_that_was_replaced_is_asked_about_anew(folder: Path, server: G
         rows(run)
     generate(str(folder), run, teacher_url=server.url)
     assert gone(run) == ["3.jpg"]
-    assert rows(run)[image_id_of(other)]
+    assert rows(run)[compute_image_id(other)]
 
 
 def test_pictures_that_were_moved_within_the_folder_are_found(
@@ -81,11 +81,11 @@ def test_pictures_that_were_moved_within_the_folder_are_found(
 ) -> None:
     run = tmp_path / "run"
     generate(str(folder), run, teacher_url=server.url)
-    asked, before = len(server.asked), rows(run)
+    asked, before = len(server.requests), rows(run)
     (folder / "sub").mkdir()
     (folder / "3.jpg").rename(folder / "sub" / "three.jpg")
     generate(str(folder), run, teacher_url=server.url)
-    assert len(server.asked) == asked
+    assert len(server.requests) == asked
     assert rows(run) == before
 
 
@@ -95,7 +95,7 @@ def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_it
     """Each picture but the first asked about is replaced after it was looked at, before it is sent."""
     new = {file.name: photograph(400 + index) for index, file in enumerate(sorted(folder.iterdir()))}
 
-    def replace(asked: Asked, number: int) -> Response | None:
+    def replace(asked: ModelRequest, number: int) -> Response | None:
         if number == 0:
             for name, data in new.items():
                 (folder / name).write_bytes(data)
@@ -106,7 +106,7 @@ def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_it
     with GeminiServer() as server:
         generate(str(folder), tmp_path / "run", teacher_url=server.url)
     found = rows(tmp_path / "run")
-    assert found.keys() == {image_id_of(data) for data in new.values()}
+    assert found.keys() == {compute_image_id(data) for data in new.values()}
 
 
 def test_a_run_inside_its_own_folder_of_pictures_asks_about_no_file_of_its_own(
@@ -114,17 +114,17 @@ def test_a_run_inside_its_own_folder_of_pictures_asks_about_no_file_of_its_own(
 ) -> None:
     for _ in range(2):
         standing = generate(str(folder), folder / "run", teacher_url=server.url)
-        assert (standing.pictures, standing.finished) == (6, 6)
+        assert (standing.images, standing.finished) == (6, 6)
 
 
 def test_the_count_never_says_more_done_than_there_is(folder: Path, server: GeminiServer, tmp_path: Path) -> None:
     (folder / "copy.jpg").write_bytes((folder / "0.jpg").read_bytes())
     (folder / "empty.jpg").touch()
-    told: list[Standing] = []
+    told: list[RunProgress] = []
     for limit in (5, 2, None):
         end = generate(str(folder), tmp_path / "run", teacher_url=server.url, limit=limit, on_progress=told.append)
-        assert end.finished == end.pictures == (6 if limit is None else 5)
-    assert all(standing.finished <= standing.pictures for standing in told)
+        assert end.finished == end.images == (6 if limit is None else 5)
+    assert all(standing.finished <= standing.images for standing in told)
 
 
 def test_a_limit_draws_from_the_whole_folder_and_a_larger_one_adds(
@@ -132,7 +132,7 @@ def test_a_limit_draws_from_the_whole_folder_and_a_larger_one_adds(
 ) -> None:
     for index in range(6, 30):
         (folder / f"{index}.jpg").write_bytes(photograph(64 + index))
-    first = {image_id_of((folder / f"{index}.jpg").read_bytes()) for index in range(5)}
+    first = {compute_image_id((folder / f"{index}.jpg").read_bytes()) for index in range(5)}
     generate(str(folder), tmp_path / "run", teacher_url=server.url, limit=5)
     drawn = rows(tmp_path / "run").keys()
     assert len(drawn) == 5

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from compact_hf.cli.main import main
-from compact_hf.errors import IdentityError, UsageError
-from compact_hf.methods.compact.dry_run import plan
+from compact_hf.errors import SettingsMismatchError, UsageError
+from compact_hf.methods.compact.dry_run import dry_run
 from compact_hf.methods.compact.generate import generate
 
 
@@ -19,7 +19,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_needs_no_key_and_leaves_nothing_behind(few: Path, tmp_path: Path) -> None:
-    found = plan(str(few), tmp_path / "run", preset="efficient")
+    found = dry_run(str(few), tmp_path / "run", preset="efficient")
     assert (found.pictures, found.finished) == (7, 0)
     assert found.cost is not None
     assert found.cost > 0
@@ -27,23 +27,23 @@ def test_a_plan_needs_no_key_and_leaves_nothing_behind(few: Path, tmp_path: Path
 
 
 def test_efficient_costs_less_than_paper_and_a_batch_half_of_that(few: Path, tmp_path: Path) -> None:
-    paper = plan(str(few), tmp_path)
-    efficient = plan(str(few), tmp_path, preset="efficient")
-    batch = plan(str(few), tmp_path, preset="efficient", teacher="gemini-batch")
+    paper = dry_run(str(few), tmp_path)
+    efficient = dry_run(str(few), tmp_path, preset="efficient")
+    batch = dry_run(str(few), tmp_path, preset="efficient", teacher="gemini-batch")
     costs = [one.cost_per_question for one in (paper, efficient, batch)]
     assert costs[0] > costs[1] > 1.9 * costs[2]
 
 
 def test_limits_and_shards_are_planned_for(few: Path, tmp_path: Path) -> None:
-    assert plan(str(few), tmp_path, limit=4).pictures == 4
-    assert [plan(str(few), tmp_path, shard=f"{index}/2").pictures for index in (1, 2)] == [4, 3]
-    assert [plan(str(few), tmp_path, shard=f"{index}/2", limit=3).pictures for index in (1, 2)] == [2, 1]
+    assert dry_run(str(few), tmp_path, limit=4).pictures == 4
+    assert [dry_run(str(few), tmp_path, shard=f"{index}/2").pictures for index in (1, 2)] == [4, 3]
+    assert [dry_run(str(few), tmp_path, shard=f"{index}/2", limit=3).pictures for index in (1, 2)] == [2, 1]
 
 
 def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "run"
     generate("scenes:60", out, limit=20, preset="efficient")
-    began = plan("scenes:60", out, preset="efficient")
+    began = dry_run("scenes:60", out, preset="efficient")
     assert (began.pictures, began.finished) == (40, 20)
     assert any("measured on 20" in line for line in began.basis)
     standing = generate("scenes:60", out, preset="efficient")
@@ -53,9 +53,9 @@ def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> No
 @pytest.mark.parametrize("other", [{"seed": 7}, {"max_edge": 100}], ids=["seed", "max_edge"])
 def test_a_plan_refuses_another_runs_folder_as_the_run_would(other: dict[str, Any], tmp_path: Path) -> None:
     generate("scenes:3", tmp_path / "run")
-    plan("scenes:3", tmp_path / "run")
-    with pytest.raises(IdentityError, match=f"{next(iter(other))} was"):
-        plan("scenes:3", tmp_path / "run", **other)
+    dry_run("scenes:3", tmp_path / "run")
+    with pytest.raises(SettingsMismatchError, match=f"{next(iter(other))} was"):
+        dry_run("scenes:3", tmp_path / "run", **other)
 
 
 def test_the_command_prints_a_table_and_asks_nothing(
@@ -76,7 +76,7 @@ def test_what_the_run_would_refuse_is_refused_before(
     few: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError) as planned:
-        plan(str(few), tmp_path / "run", **settings)
+        dry_run(str(few), tmp_path / "run", **settings)
     monkeypatch.setenv("GEMINI_API_KEY", "test-key")
     with pytest.raises(UsageError) as run:
         generate(str(few), tmp_path / "run", **settings)
@@ -85,4 +85,4 @@ def test_what_the_run_would_refuse_is_refused_before(
 
 def test_drawn_scenes_have_questions_up_to_five(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="k = 1 to 5"):
-        plan("scenes:5", tmp_path / "run", ks=(6,))
+        dry_run("scenes:5", tmp_path / "run", ks=(6,))

@@ -18,14 +18,14 @@ from starlette.responses import Response
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.methods import verification
 from compact_hf.methods.compact import filters
-from compact_hf.methods.compact.conversation import Outcome, converse, outcome_of
+from compact_hf.methods.compact.conversation import Outcome, generate_conversation, parse_outcome
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.preset import preset_named
+from compact_hf.methods.compact.preset import get_preset
 from compact_hf.methods.compact.prompts import DraftsReply, VerdictsReply
 from compact_hf.records import Draft, Reject, Task, Verdict
-from compact_hf.teachers.base import Exposure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests.methods.runs import PRESETS, outcomes
 
 WORDS = "boat pier kite sand wave shell crab towel rope sail".split()
@@ -49,7 +49,7 @@ class FakeTeacher:
         if isinstance(subject, Task):
             items = [self._draft(number, needed) for number, needed in enumerate(subject.combinations, 1)]
             name, several = "drafts", len(subject.combinations) > 1
-        elif request.exposure is not None:
+        elif request.encoded_image is not None:
             items = [self._verdict(number, question) for number, question in enumerate(subject, 1)]
             name, several = "verdicts", len(subject) > 1
         else:
@@ -94,8 +94,10 @@ class FakeTeacher:
 
 
 def outcome_with(teacher: FakeTeacher, preset: str, strict: bool, seed: int) -> tuple[Outcome, list[Request]]:
-    exposure = Exposure(lambda: b"", ref="a.jpg", max_edge=64)
-    process = converse("0" * 32, exposure, seed=seed, ks=(1, 2, 3), preset=preset_named(preset, strict=strict))
+    exposure = EncodedImage(lambda: b"", ref="a.jpg", max_edge=64)
+    process = generate_conversation(
+        "0" * 32, exposure, seed=seed, ks=(1, 2, 3), preset=get_preset(preset, strict=strict)
+    )
     sent: list[Request] = []
     try:
         requests = next(process)
@@ -103,7 +105,7 @@ def outcome_with(teacher: FakeTeacher, preset: str, strict: bool, seed: int) -> 
             sent += requests
             requests = process.send([teacher.answer(request) for request in requests])
     except StopIteration as end:
-        return outcome_of(end.value.body), sent
+        return parse_outcome(end.value.body), sent
 
 
 RUNS = st.tuples(st.integers(0, 10**6), st.sampled_from([0.5, 0.95]), st.sampled_from(PRESETS), st.booleans())
@@ -114,7 +116,7 @@ def test_what_is_accepted_passes_every_check_of_drafts_and_verdicts(run: tuple[i
     seed, honest, name, strict = run
     teacher = FakeTeacher(seed, honest=honest)
     outcome, _ = outcome_with(teacher, name, strict, seed)
-    preset = preset_named(name, strict=strict)
+    preset = get_preset(name, strict=strict)
     if outcome.conversation is None:
         assert outcome.rejects[-1].reason == "too few questions"
         return
@@ -125,12 +127,14 @@ def test_what_is_accepted_passes_every_check_of_drafts_and_verdicts(run: tuple[i
         draft = Draft(turn.question, turn.answer, turn.confidence, turn.capabilities)
         assert draft in teacher.drafts[turn.capabilities]
         assert len(turn.capabilities) == outcome.k
-        assert filters.drop_reason(draft, turns[:at], preset) is None
-        passing = [one for one in teacher.verdicts[turn.question] if not verification.drop_reason(draft, one, preset)]
+        assert filters.draft_reject_reason(draft, turns[:at], preset) is None
+        passing = [
+            one for one in teacher.verdicts[turn.question] if not verification.verdict_reject_reason(draft, one, preset)
+        ]
         assert passing
         assert turn.verified_capabilities == turn.capabilities
         blind = [Reply("key", json.dumps({"answer": guess}), "fake") for guess in teacher.guesses[turn.question]]
-        assert not blind or any(verification.guesses(one, [turn]) == [""] for one in blind)
+        assert not blind or any(verification.parse_blind_answers(one, [turn]) == [""] for one in blind)
 
 
 @given(RUNS)
@@ -145,7 +149,7 @@ def test_no_combination_is_asked_of_a_picture_twice_and_each_has_one_end(run: tu
     assert accepted + len(rejected) == len(asked)
     assert len({one.key for one in sent}) == len(sent)
     rounds = sum(one.role == "teacher" for one in sent)
-    assert rounds <= preset_named(name).max_rounds
+    assert rounds <= get_preset(name).max_rounds
     # A round is one request to write, one to judge, and a strict one asks blindly besides.
     assert len(sent) <= rounds * (3 if strict else 2)
 
@@ -160,7 +164,7 @@ def test_several_answers_that_were_cut_anywhere_are_never_mended(seed: int, sche
     text = json.dumps({"drafts": items} if schema is DraftsReply else {"verdicts": judged})
     cut = Reply("key", text[: data.draw(st.integers(0, len(text) - 1))], "fake")
     read: list[Any] = (
-        filters.read_drafts(cut, combinations) if schema is DraftsReply else verification.read_verdicts(cut, drafts)
+        filters.parse_drafts(cut, combinations) if schema is DraftsReply else verification.parse_verdicts(cut, drafts)
     )
     assert all(isinstance(one, Reject) and one.reason.startswith("malformed") for one in read)
 
@@ -172,12 +176,12 @@ def answering(role: str, name: str, change: Change) -> GeminiServer:
     """Return a server that changes the list in its first answer of a role about each picture."""
     changed: set[str] = set()
 
-    def fault(asked: Asked, number: int) -> Response | None:
-        whose = asked.picture.hex() or asked.prompt
-        if asked.role != role or not asked.several or whose in changed:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
+        whose = asked.image.hex() or asked.prompt
+        if asked.role != role or not asked.has_list_schema or whose in changed:
             return None
         changed.add(whose)
-        written = server.written(asked)
+        written = server.make_reply(asked)
         change(written[name])
         return content_response(json.dumps(written))
 
@@ -215,10 +219,10 @@ def test_an_answer_without_the_picture_that_is_missing_passes_its_question_alone
 
     truth: dict[str, str] = {}
 
-    def all_but_one(asked: Asked, number: int) -> Response | None:
+    def all_but_one(asked: ModelRequest, number: int) -> Response | None:
         if asked.role == "teacher":
-            truth.update({one["question"]: one["answer"] for one in server.written(asked)["drafts"]})
-        if asked.role != "blind" or not asked.several:
+            truth.update({one["question"]: one["answer"] for one in server.make_reply(asked)["drafts"]})
+        if asked.role != "blind" or not asked.has_list_schema:
             return None
         right = [{"number": at, "answer": truth[question]} for at, question in enumerate(numbered_in(asked.prompt), 1)]
         return content_response(json.dumps({"answers": right[1:]}))
@@ -234,13 +238,13 @@ def test_an_answer_without_the_picture_that_is_missing_passes_its_question_alone
 def test_what_a_picture_declined_is_not_asked_of_it_again(tiny: Path, tmp_path: Path) -> None:
     asked_for: dict[bytes, Counter[str]] = defaultdict(Counter)
 
-    def decline(asked: Asked, number: int) -> Response | None:
+    def decline(asked: ModelRequest, number: int) -> Response | None:
         if asked.role != "teacher":
             return None
         sets = re.findall(r"^\d+\. (\w+, \w+)$", asked.prompt, re.MULTILINE)
         assert len(sets) == 4
-        asked_for[asked.picture].update(sets)
-        written = server.written(asked)
+        asked_for[asked.image].update(sets)
+        written = server.make_reply(asked)
         for draft in written["drafts"][:3]:
             draft.update(supported=False, question="", answer="", confidence=0)
         return content_response(json.dumps(written))
@@ -257,11 +261,11 @@ def test_what_a_picture_declined_is_not_asked_of_it_again(tiny: Path, tmp_path: 
 def test_of_two_drafts_of_a_round_that_repeat_each_other_the_first_is_kept(tiny: Path, tmp_path: Path) -> None:
     needed_by: dict[str, str] = {}
 
-    def repeat(asked: Asked, number: int) -> Response | None:
-        if not asked.several:
+    def repeat(asked: ModelRequest, number: int) -> Response | None:
+        if not asked.has_list_schema:
             return None
         if asked.role == "teacher":
-            written = server.written(asked)
+            written = server.make_reply(asked)
             first, second = written["drafts"][:2]
             second.update(question=first["question"].replace("Which", "What"), answer="yes")
             sets = re.findall(r"^\d+\. (\w+)$", asked.prompt, re.MULTILINE)

@@ -20,20 +20,20 @@ from starlette.types import Receive, Scope, Send
 
 from compact_hf.errors import StoppedEarly, TeacherUnavailableError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.run import Standing
+from compact_hf.runs.run import RunProgress
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests.methods.cutting import CuttingProxy
 from tests.methods.runs import PRESETS, keys, outcomes, released
 from tests.teachers.asking import photograph
 
-Fault = Callable[[Asked, int], Response | None]
+Fault = Callable[[ModelRequest, int], Response | None]
 
 pytestmark = pytest.mark.parametrize("preset", PRESETS)
 
 
-def asked_with(folder: Path, run: Path, preset: str, fault: Fault, **settings: Any) -> tuple[GeminiServer, Standing]:
+def asked_with(folder: Path, run: Path, preset: str, fault: Fault, **settings: Any) -> tuple[GeminiServer, RunProgress]:
     with GeminiServer(accept_rate=0.7, fault=fault) as server:
         standing = generate(str(folder), run, teacher_url=server.url, preset=preset, **settings)
     return server, standing
@@ -47,7 +47,7 @@ def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
     began: list[float] = []
     refused: list[float] = []
 
-    def storm(asked: Asked, number: int) -> Response | None:
+    def storm(asked: ModelRequest, number: int) -> Response | None:
         now = time.monotonic()
         if number == 5:
             began.append(now)
@@ -88,7 +88,7 @@ def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: 
         (folder / f"{number}.jpg").write_bytes(photograph(64 + number))
     seen: list[int] = []
 
-    def storm(asked: Asked, number: int) -> Response | None:
+    def storm(asked: ModelRequest, number: int) -> Response | None:
         if not 40 <= number < 57:
             return None
         seen.append(len(server.crowd))
@@ -106,7 +106,7 @@ def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: 
 def test_bursts_of_500_and_503_change_nothing(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def burst(asked: Asked, number: int) -> Response | None:
+    def burst(asked: ModelRequest, number: int) -> Response | None:
         if 2 <= number < 5:
             return error_response(500, "INTERNAL", "oops")
         if 10 <= number < 13:
@@ -141,17 +141,17 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
 ) -> None:
     hung: set[tuple[bytes, str]] = set()
 
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         if number not in (0, 7, 8):
             return None
-        hung.add((asked.picture, asked.prompt))
+        hung.add((asked.image, asked.prompt))
         return _Hanging(drip=drip)
 
     server, standing = asked_with(tiny, tmp_path / "run", preset, fault)
     # On a busy machine other answers may be too late as well: each failure is asked again, exactly once.
-    asked = keys(tiny, server.asked)
+    asked = keys(tiny, server.requests)
     assert standing.failures == len(asked) - len(set(asked)) >= len(hung) == 3
-    assert all([(one.picture, one.prompt) for one in server.asked].count(question) > 1 for question in hung)
+    assert all([(one.image, one.prompt) for one in server.requests].count(question) > 1 for question in hung)
     assert "gave no answer within 3 s" in standing.last_failure
     assert released(tmp_path / "run") == clean[preset]
 
@@ -173,7 +173,7 @@ def test_a_connection_that_breaks_off_in_the_middle_of_an_answer_costs_a_repetit
     assert standing.failures == 3
     assert "broke off" in standing.last_failure
     # Paid for, but never arrived: these three were asked again, and nothing else was.
-    asked = keys(tiny, server.asked)
+    asked = keys(tiny, server.requests)
     assert len(asked) - len(set(asked)) == 3
     assert released(tmp_path / "run") == clean[preset]
 
@@ -181,7 +181,7 @@ def test_a_connection_that_breaks_off_in_the_middle_of_an_answer_costs_a_repetit
 def test_a_body_that_is_cut_is_asked_for_again(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def cut(asked: Asked, number: int) -> Response | None:
+    def cut(asked: ModelRequest, number: int) -> Response | None:
         body = bytes(server.answer(asked).body)
         return Response(body[: len(body) // 2], media_type="application/json") if number in (1, 6) else None
 
@@ -195,8 +195,8 @@ def test_a_body_that_is_cut_is_asked_for_again(
 def test_fenced_json_is_worth_as_much_as_bare_json(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def fenced(asked: Asked, number: int) -> Response:
-        text = json.dumps(server.written(asked), indent=1)
+    def fenced(asked: ModelRequest, number: int) -> Response:
+        text = json.dumps(server.make_reply(asked), indent=1)
         return content_response(f"```json\n{text}\n```", model="gemini-3.8-flash-double")
 
     with GeminiServer(accept_rate=0.7, fault=fenced) as server:
@@ -229,18 +229,18 @@ def test_what_is_not_the_json_that_was_asked_for_is_a_reject_and_never_mended(
     spoiled: set[bytes] = set()
     said: list[str] = []
 
-    def fault(asked: Asked, number: int) -> Response | None:
-        if asked.role != role or asked.picture in spoiled:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
+        if asked.role != role or asked.image in spoiled:
             return None
-        spoiled.add(asked.picture)
+        spoiled.add(asked.image)
         said.append(asked.prompt)
-        text = json.dumps(server.written(asked))
+        text = json.dumps(server.make_reply(asked))
         assert spoil(text) != text
         return content_response(spoil(text))
 
     with GeminiServer(fault=fault) as server:
         standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, limit=3)
-        assert len(server.asked) == len(set(keys(tiny, server.asked)))  # final: nothing was sent twice
+        assert len(server.requests) == len(set(keys(tiny, server.requests)))  # final: nothing was sent twice
     assert (standing.finished, standing.kept, standing.failures) == (3, 3, 0)
     reason = "malformed reply" if role == "teacher" else "malformed verdict"
     for outcome in outcomes(tmp_path / "run").values():
@@ -257,14 +257,14 @@ def test_a_service_that_is_away_for_good_ends_the_run_in_one_line_and_the_run_go
 ) -> None:
     run = tmp_path / "run"
 
-    def away(asked: Asked, number: int) -> Response | None:
+    def away(asked: ModelRequest, number: int) -> Response | None:
         return error_response(429, "RESOURCE_EXHAUSTED", "daily quota", retry_delay_s=40_000) if number > 12 else None
 
     with pytest.raises(TeacherUnavailableError, match="daily quota; nothing is lost, run the same command later"):
         asked_with(tiny, run, preset, away)
     server, _ = asked_with(tiny, run, preset, lambda asked, number: None)
     assert released(run) == clean[preset]
-    assert len(server.asked) > 0
+    assert len(server.requests) > 0
 
 
 def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
@@ -272,15 +272,15 @@ def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
 ) -> None:
     poisoned: set[bytes] = set()
 
-    def fault(asked: Asked, number: int) -> Response | None:
-        poisoned.update([asked.picture] if not number else [])
+    def fault(asked: ModelRequest, number: int) -> Response | None:
+        poisoned.update([asked.image] if not number else [])
         unreadable = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
-        return unreadable if asked.picture in poisoned else None
+        return unreadable if asked.image in poisoned else None
 
     with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished .*Unable to process input image"):
         asked_with(tiny, tmp_path / "run", preset, fault)
     server, _ = asked_with(tiny, tmp_path / "run", preset, lambda asked, number: None)
-    assert {asked.picture for asked in server.asked} == poisoned
+    assert {asked.image for asked in server.requests} == poisoned
     assert released(tmp_path / "run") == clean[preset]
 
 
@@ -301,12 +301,12 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
     ]
     left = list(ways)
 
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         if asked.role != role or not left:
             return None
         kind, _, reason = (way := left.pop(0)).rpartition(" ")
         if kind == "finish reason":
-            return content_response(json.dumps(server.written(asked)), finish=reason)
+            return content_response(json.dumps(server.make_reply(asked)), finish=reason)
         if way == "empty answer":
             return content_response("")
         feedback = {} if way == "no candidates" else {"promptFeedback": {"blockReason": reason}}
@@ -315,7 +315,7 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
 
     with GeminiServer(fault=fault) as server:
         standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, ks=(2,))
-        assert len(server.asked) == len(set(keys(tiny, server.asked)))  # final: paid for, and never asked again
+        assert len(server.requests) == len(set(keys(tiny, server.requests)))  # final: paid for, and never asked again
     assert (left, standing.failures, standing.finished) == ([], 0, 8)
     reason = "declined" if role == "teacher" else "verifier declined"
     rejects = [reject for outcome in outcomes(tmp_path / "run").values() for reject in outcome.rejects]

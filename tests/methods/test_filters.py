@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE
 from compact_hf.methods import verification
 from compact_hf.methods.compact import filters
-from compact_hf.methods.compact.preset import PAPER, preset_named
-from compact_hf.methods.compact.prompts import several_prompt, verify_several_prompt
-from compact_hf.methods.verification import verified
+from compact_hf.methods.compact.preset import PAPER, get_preset
+from compact_hf.methods.compact.prompts import teacher_several_prompt, verifier_several_prompt
+from compact_hf.methods.verification import verify_drafts
 from compact_hf.records import Draft, Reject, Turn, Verdict
-from compact_hf.teachers.base import Exposure, Reply
+from compact_hf.teachers.base import EncodedImage, Reply
 
 COMBINATION = ("color", "counting")
 ACCEPTED = Turn("How many red boats lie at the pier?", "3", COMBINATION, COMBINATION, 90)
@@ -65,7 +65,7 @@ def turn() -> Turn:
     ],
 )
 def test_each_check_drops_what_it_is_there_for(written: Draft, reason: str | None) -> None:
-    failed = filters.drop_reason(written, [ACCEPTED], PAPER)
+    failed = filters.draft_reject_reason(written, [ACCEPTED], PAPER)
     assert (failed[0] if failed else None) == reason
 
 
@@ -74,12 +74,12 @@ def reply(text: str = "", refused: str = "") -> Reply:
 
 
 def read_one(came: Reply) -> Draft | Reject:
-    (read,) = filters.read_drafts(came, [COMBINATION])
+    (read,) = filters.parse_drafts(came, [COMBINATION])
     return read
 
 
 def judge_one(came: Reply) -> Verdict | Reject:
-    (read,) = verification.read_verdicts(came, [draft()])
+    (read,) = verification.parse_verdicts(came, [draft()])
     return read
 
 
@@ -115,7 +115,7 @@ def test_json_in_a_fence_is_read(text: str) -> None:
     verdict = text.replace(JSON, '{"capabilities": ["color", "counting"], "answer": "3"}')
     assert judge_one(reply(verdict)) == Verdict(COMBINATION, "3")
     blind = text.replace(JSON, '{"answer": "green"}')
-    assert verification.guesses(reply(blind), [turn()]) == ["green"]
+    assert verification.parse_blind_answers(reply(blind), [turn()]) == ["green"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_whatever_a_teacher_sends_is_a_draft_or_a_reject(text: str) -> None:
     ],
 )
 def test_a_draft_passes_only_with_exactly_its_capabilities(needed: tuple[str, ...], reason: str | None) -> None:
-    failed = verification.drop_reason(draft(), Verdict(needed, "blue"), PAPER)
+    failed = verification.verdict_reject_reason(draft(), Verdict(needed, "blue"), PAPER)
     assert (failed[0] if failed else None) == reason
 
 
@@ -163,13 +163,13 @@ subsets = st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1).map(lambda 
 
 @given(subsets, subsets)
 def test_acceptance_is_equality_of_sets(asked: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    accepted = verification.drop_reason(Draft("Q?", "a", 90, asked), Verdict(needed, "b"), PAPER) is None
+    accepted = verification.verdict_reject_reason(Draft("Q?", "a", 90, asked), Verdict(needed, "b"), PAPER) is None
     assert accepted == (set(asked) == set(needed))
 
 
 @pytest.mark.parametrize(("answer", "reason"), [("Green.", None), ("blue", "answer not confirmed")])
 def test_a_strict_preset_wants_the_verifiers_own_answer_to_agree(answer: str, reason: str | None) -> None:
-    failed = verification.drop_reason(draft(), Verdict(COMBINATION, answer), preset_named("paper", strict=True))
+    failed = verification.verdict_reject_reason(draft(), Verdict(COMBINATION, answer), get_preset("paper", strict=True))
     assert (failed[0] if failed else None) == reason
 
 
@@ -183,7 +183,7 @@ def test_a_strict_preset_wants_the_verifiers_own_answer_to_agree(answer: str, re
     ],
 )
 def test_only_the_turns_own_answer_counts_as_guessed(came: Reply, guess: str) -> None:
-    assert verification.guesses(came, [turn()]) == [guess]
+    assert verification.parse_blind_answers(came, [turn()]) == [guess]
 
 
 def test_the_order_and_repetition_of_a_verdict_do_not_matter() -> None:
@@ -198,7 +198,7 @@ def test_a_capability_that_does_not_exist_is_a_malformed_verdict() -> None:
 
 
 def test_the_papers_parameters() -> None:
-    preset = preset_named("paper")
+    preset = get_preset("paper")
     assert (preset.ks, preset.min_confidence, preset.max_overlap) == ((1, 2, 3), 70, 0.6)
     assert (preset.max_rounds, preset.max_turns, preset.min_turns) == (10, 3, 2)
 
@@ -224,15 +224,15 @@ def item(number: int, *, supported: bool = True, **changed: object) -> dict[str,
 
 
 def test_several_drafts_are_read_by_number_and_one_that_is_wrong_costs_no_other() -> None:
-    read = filters.read_drafts(reply(numbered(item(3), item(1), item(9))), THREE)
+    read = filters.parse_drafts(reply(numbered(item(3), item(1), item(9))), THREE)
     assert [one.capabilities for one in read] == list(THREE)
     assert [getattr(one, "reason", "") for one in read] == ["", "malformed reply", ""]
-    twice = filters.read_drafts(reply(numbered(item(1), item(2), item(2), item(3))), THREE)
+    twice = filters.parse_drafts(reply(numbered(item(1), item(2), item(2), item(3))), THREE)
     assert [getattr(one, "reason", "") for one in twice] == ["", "malformed reply", ""]
 
 
 def test_a_combination_can_be_declined_by_itself() -> None:
-    read = filters.read_drafts(reply(numbered(item(1), item(2, supported=False), item(3))), THREE)
+    read = filters.parse_drafts(reply(numbered(item(1), item(2, supported=False), item(3))), THREE)
     assert [getattr(one, "reason", "") for one in read] == ["", "declined", ""]
 
 
@@ -240,36 +240,36 @@ def test_a_combination_can_be_declined_by_itself() -> None:
     "text", ["[]", numbered(item(1))[:-3], numbered(item(1, answer=3)), numbered(item(1, confidence=101))]
 )
 def test_a_reply_with_several_drafts_that_breaks_the_schema_is_dropped_whole(text: str) -> None:
-    read = filters.read_drafts(reply(text), THREE)
+    read = filters.parse_drafts(reply(text), THREE)
     assert [getattr(one, "reason", "") for one in read] == ["malformed reply"] * 3
 
 
 def test_several_verdicts_and_answers_are_read_by_number() -> None:
     drafts = [Draft(f"What {index}?", "red", 90, combination) for index, combination in enumerate(THREE)]
     verdicts = [{"number": number, "capabilities": ["color"], "answer": str(number)} for number in (2, 1)]
-    read = verification.read_verdicts(reply(json.dumps({"verdicts": verdicts})), drafts)
+    read = verification.parse_verdicts(reply(json.dumps({"verdicts": verdicts})), drafts)
     assert read[:2] == [Verdict(("color",), "1"), Verdict(("color",), "2")]
     assert isinstance(read[2], Reject)
     assert (read[2].reason, read[2].subject) == ("malformed verdict", "What 2?")
     answers = [{"number": 2, "answer": "red"}, {"number": 1, "answer": "blue"}]
     turns = [Turn(one.question, one.answer, one.capabilities, one.capabilities, 90) for one in drafts]
-    assert verification.guesses(reply(json.dumps({"answers": answers})), turns) == ["", "red", ""]
+    assert verification.parse_blind_answers(reply(json.dumps({"answers": answers})), turns) == ["", "red", ""]
 
 
 def test_every_prompt_states_the_rule_and_never_the_answer() -> None:
-    for prompt in (several_prompt(THREE), verify_several_prompt(["What is it?"])):
+    for prompt in (teacher_several_prompt(THREE), verifier_several_prompt(["What is it?"])):
         assert NEEDED_RULE in prompt
-    assert "1. color, shape\n2. color, counting\n3. shape, counting" in several_prompt(THREE)
-    assert "1. Why?\n2. Where?" in verify_several_prompt(["Why?", "Where?"])
+    assert "1. color, shape\n2. color, counting\n3. shape, counting" in teacher_several_prompt(THREE)
+    assert "1. Why?\n2. Where?" in verifier_several_prompt(["Why?", "Where?"])
 
 
 def test_a_question_answered_without_the_image_keeps_the_model_that_judged_it() -> None:
-    exposure = Exposure(lambda: b"", ref="a.jpg", max_edge=64)
-    judging = verified("0" * 32, exposure, [draft()], preset_named("paper", strict=True))
+    exposure = EncodedImage(lambda: b"", ref="a.jpg", max_edge=64)
+    judging = verify_drafts("0" * 32, exposure, [draft()], get_preset("paper", strict=True))
     next(judging)
     verdict = Reply("key", text=json.dumps({"capabilities": COMBINATION, "answer": "green"}), model="model-1")
     (blind,) = judging.send([verdict])
-    assert blind.exposure is None
+    assert blind.encoded_image is None
     with pytest.raises(StopIteration) as end:
         judging.send([Reply("key", text='{"answer": "green"}', model="model-2")])
     ((reject, model),) = end.value.value

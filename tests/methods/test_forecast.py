@@ -14,18 +14,25 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
-from compact_hf.errors import IdentityError, UsageError
-from compact_hf.methods.compact.conversation import converse, outcome_of
-from compact_hf.methods.compact.dry_run import plan
-from compact_hf.methods.compact.forecast import Expected, Fate, Forecast, expected, fate_of, forecast_for
+from compact_hf.errors import SettingsMismatchError, UsageError
+from compact_hf.methods.compact.conversation import generate_conversation, parse_outcome
+from compact_hf.methods.compact.dry_run import dry_run
+from compact_hf.methods.compact.forecast import (
+    Forecast,
+    ImageEstimate,
+    PassRates,
+    estimate_image,
+    estimate_pass_rates,
+    forecast_run,
+)
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import EFFICIENT, PAPER, Preset
 from compact_hf.methods.compact.status import status
-from compact_hf.methods.compact.tables import Table, forecast_parts
+from compact_hf.methods.compact.tables import Table, format_forecast
 from compact_hf.records import Task, digest
-from compact_hf.runs.rate_limit import Limits
-from compact_hf.teachers.base import Exposure, Reply, Request
-from compact_hf.teachers.prices import Price, price_of
+from compact_hf.runs.rate_limit import RateLimits
+from compact_hf.teachers.base import EncodedImage, Reply, Request
+from compact_hf.teachers.prices import Price, lookup_price
 from compact_hf.testing.gemini import GeminiServer
 
 GEMINI = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}
@@ -36,14 +43,14 @@ SHARES = st.floats(0.05, 1.0)
 class CoinFlips:
     """Teacher and verifier who get by chance what they get right, asked by the method itself."""
 
-    def __init__(self, fate: Fate) -> None:
+    def __init__(self, fate: PassRates) -> None:
         self.fate = fate
         self.requests: Counter[str] = Counter()
         self._needed: dict[str, tuple[str, ...]] = {}
         self._rng = random.Random(0)
 
     def answer(self, request: Request) -> Reply:
-        kind = request.role if request.exposure is not None else "blind"
+        kind = request.role if request.encoded_image is not None else "blind"
         self.requests[kind] += 1
         if isinstance(request.subject, Task):
             items = [self._draft(combination) for combination in request.subject.combinations]
@@ -58,54 +65,54 @@ class CoinFlips:
     def _draft(self, combination: tuple[str, ...]) -> dict[str, object]:
         question = " ".join(digest(self._rng.random())[place : place + 6] for place in range(0, 30, 6)) + "?"
         self._needed[question] = combination
-        confidence = 90 if self._rng.random() < self.fate.written else 10
+        confidence = 90 if self._rng.random() < self.fate.generation else 10
         return {"supported": True, "question": question, "answer": "left", "confidence": confidence}
 
     def _verdict(self, question: str) -> dict[str, object]:
         needed = list(self._needed[question])
-        if self._rng.random() >= self.fate.verified:
+        if self._rng.random() >= self.fate.verification:
             needed.append(next(name for name in CAPABILITIES if name not in needed))
         return {"capabilities": needed, "answer": "left"}
 
     def _guess(self) -> dict[str, object]:
-        return {"answer": "right" if self._rng.random() < self.fate.unguessed else "left"}
+        return {"answer": "right" if self._rng.random() < self.fate.blind else "left"}
 
 
-def flipped(preset: Preset, k: int, fate: Fate, *, pictures: int) -> Expected:
+def flipped(preset: Preset, k: int, fate: PassRates, *, pictures: int) -> ImageEstimate:
     """What the method takes on average over so many pictures."""
     coins = CoinFlips(fate)
     kept = questions = asked = 0
-    exposure = Exposure(lambda: b"", ref="none", max_edge=1)
+    exposure = EncodedImage(lambda: b"", ref="none", max_edge=1)
     for number in range(pictures):
-        process = converse(digest(number), exposure, seed=0, ks=(k,), preset=preset)
+        process = generate_conversation(digest(number), exposure, seed=0, ks=(k,), preset=preset)
         requests = next(process)
         while True:
             try:
                 requests = process.send([coins.answer(request) for request in requests])
             except StopIteration as end:
-                outcome = outcome_of(end.value.body)
+                outcome = parse_outcome(end.value.body)
                 kept += outcome.conversation is not None
                 questions += len(outcome.conversation.turns) if outcome.conversation else 0
                 asked += len(outcome.drafts)
                 break
     each = {kind: count / pictures for kind, count in coins.requests.items()}
-    return Expected(
-        teacher=each["teacher"],
-        verifier=each["verifier"],
-        blind=each.get("blind", 0.0),
-        asked=asked / pictures,
-        judged=0.0,
-        guessed=0.0,
+    return ImageEstimate(
+        teacher_requests=each["teacher"],
+        verifier_requests=each["verifier"],
+        blind_requests=each.get("blind", 0.0),
+        teacher_questions=asked / pictures,
+        verifier_questions=0.0,
+        blind_questions=0.0,
         kept=kept / pictures,
         questions=questions / pictures,
     )
 
 
 @pytest.mark.parametrize("preset", [PAPER, EFFICIENT, replace(EFFICIENT, strict=True)], ids=lambda p: p.preset_version)
-@pytest.mark.parametrize(("k", "fate"), [(2, Fate(1.0, 0.8, 0.9)), (1, Fate(0.6, 0.5, 0.8))])
-def test_the_expectation_is_what_the_method_takes(preset: Preset, k: int, fate: Fate) -> None:
-    found, computed = flipped(preset, k, fate, pictures=400), expected(preset, k, fate)
-    for name in ("teacher", "verifier", "blind", "asked", "kept", "questions"):
+@pytest.mark.parametrize(("k", "fate"), [(2, PassRates(1.0, 0.8, 0.9)), (1, PassRates(0.6, 0.5, 0.8))])
+def test_the_expectation_is_what_the_method_takes(preset: Preset, k: int, fate: PassRates) -> None:
+    found, computed = flipped(preset, k, fate, pictures=400), estimate_image(preset, k, fate)
+    for name in ("teacher_requests", "verifier_requests", "blind_requests", "teacher_questions", "kept", "questions"):
         assert getattr(found, name) == pytest.approx(getattr(computed, name), rel=0.05), name
 
 
@@ -114,17 +121,22 @@ def test_better_drafts_never_take_more_and_never_give_less(
     written: float, verified: float, k: int, strict: bool
 ) -> None:
     for preset in (replace(PAPER, strict=strict), replace(EFFICIENT, strict=strict)):
-        worse, better = expected(preset, k, Fate(written, verified)), expected(preset, k, Fate(written, 1.0))
-        assert better.teacher <= worse.teacher + 1e-9
+        worse, better = (
+            estimate_image(preset, k, PassRates(written, verified)),
+            estimate_image(preset, k, PassRates(written, 1.0)),
+        )
+        assert better.teacher_requests <= worse.teacher_requests + 1e-9
         assert better.kept >= worse.kept - 1e-9
         assert 0 <= worse.kept <= 1 + 1e-9
-        assert worse.questions <= worse.asked * written * verified + 1e-9
-        assert worse.teacher <= preset.max_rounds
+        assert worse.questions <= worse.teacher_questions * written * verified + 1e-9
+        assert worse.teacher_requests <= preset.max_rounds
 
 
 def test_perfect_drafts_take_what_can_be_counted_on_fingers() -> None:
-    assert expected(PAPER, 2, Fate(1.0, 1.0)) == Expected(3, 3, 0, 3, 3, 0, 1, 3)
-    assert expected(replace(EFFICIENT, strict=True), 2, Fate(1.0, 1.0)) == Expected(1, 1, 1, 4, 4, 4, 1, 4)
+    assert estimate_image(PAPER, 2, PassRates(1.0, 1.0)) == ImageEstimate(3, 3, 0, 3, 3, 0, 1, 3)
+    assert estimate_image(replace(EFFICIENT, strict=True), 2, PassRates(1.0, 1.0)) == ImageEstimate(
+        1, 1, 1, 4, 4, 4, 1, 4
+    )
 
 
 def forecast(
@@ -133,9 +145,9 @@ def forecast(
     defaults = {
         "teachers": GEMINI,
         "prices": {"teacher": price, "verifier": price},
-        "limits": Limits(16),
+        "rate_limits": RateLimits(16),
     }
-    return forecast_for(pictures, preset, **(defaults | settings))  # type: ignore[arg-type]
+    return forecast_run(pictures, preset, **(defaults | settings))  # type: ignore[arg-type]
 
 
 def test_the_cost_is_that_of_the_tokens_and_a_question_costs_its_share() -> None:
@@ -174,9 +186,9 @@ def test_one_unknown_price_leaves_the_cost_open_and_says_what_to_give() -> None:
 def test_a_limit_on_requests_or_tokens_sets_the_pace() -> None:
     free = forecast()
     assert free.seconds == pytest.approx(free.requests * 5 / 16)
-    slow = forecast(limits=Limits(16, rpm=10))
+    slow = forecast(rate_limits=RateLimits(16, rpm=10))
     assert slow.seconds == pytest.approx(slow.requests * 6)
-    narrow = forecast(limits=Limits(16, tpm=10_000))
+    narrow = forecast(rate_limits=RateLimits(16, tpm=10_000))
     assert narrow.seconds == pytest.approx(60 * (narrow.input_tokens + narrow.output_tokens) / 10_000)
     assert forecast(teachers=dict.fromkeys(GEMINI, "gemini-batch:gemini-3.8-flash")).seconds is None
 
@@ -184,7 +196,7 @@ def test_a_limit_on_requests_or_tokens_sets_the_pace() -> None:
 def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path: Path) -> None:
     generate("scenes:40", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
     measured = status(tmp_path / "run")
-    scenes = {"teachers": {"teacher": "scenes:noise=0.3", "verifier": "scenes"}, "measured": measured}
+    scenes = {"teachers": {"teacher": "scenes:noise=0.3", "verifier": "scenes"}, "status": measured}
     preset = replace(EFFICIENT, strict=True)
     found = forecast(110, preset, Price(0.0, 0.0, "runs here"), **scenes)
     assert (found.pictures, found.finished) == (70, 40)
@@ -202,21 +214,21 @@ def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path
 
 def test_few_finished_pictures_are_too_few_to_go_by(tmp_path: Path) -> None:
     generate("scenes:9", tmp_path / "run", preset="efficient")
-    found = forecast(100, measured=status(tmp_path / "run"))
+    found = forecast(100, status=status(tmp_path / "run"))
     assert found.finished == 9
     assert any("assumed: 80% of drafts pass" in line for line in found.basis)
-    assert fate_of(2, None) == Fate(1.0, 0.8)
+    assert estimate_pass_rates(2, None) == PassRates(1.0, 0.8)
 
 
 def test_nothing_left_to_do_costs_nothing(tmp_path: Path) -> None:
     generate("scenes:12", tmp_path / "run", preset="efficient")
-    found = forecast(5, measured=status(tmp_path / "run"))
+    found = forecast(5, status=status(tmp_path / "run"))
     assert (found.pictures, found.requests, found.questions, found.cost) == (0, 0, 0, 0)
     assert found.cost_per_question is None
 
 
 def test_what_is_shown_fits_a_terminal_and_names_every_assumption() -> None:
-    parts = list(forecast_parts(forecast(32_000, replace(PAPER, strict=True))))
+    parts = list(format_forecast(forecast(32_000, replace(PAPER, strict=True))))
     (table,) = [part for part in parts if isinstance(part, Table)]
     assert [row[0] for row in table.rows] == ["teacher", "verifier", "verifier, without the picture", "all"]
     assert sum(max(len(str(row[column])) for row in [table.head, *table.rows]) + 2 for column in range(5)) <= 102
@@ -229,9 +241,9 @@ def test_a_dry_run_needs_no_key_asks_nobody_and_writes_nothing(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GEMINI_API_KEY")
-    found = plan(str(few), tmp_path / "run", limit=5, strict=True)
+    found = dry_run(str(few), tmp_path / "run", limit=5, strict=True)
     assert (found.pictures, found.finished) == (5, 0)
-    price = price_of("gemini:gemini-3.8-flash")
+    price = lookup_price("gemini:gemini-3.8-flash")
     assert price is not None
     assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens))
     assert not (tmp_path / "run").exists()
@@ -240,45 +252,45 @@ def test_a_dry_run_needs_no_key_asks_nobody_and_writes_nothing(
 def test_a_dry_run_goes_on_from_what_the_run_has_done(few: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
         generate(str(few), tmp_path / "run", teacher_url=server.url, limit=3)
-        asked = server.answered
-        found = plan(str(few), tmp_path / "run")
-        assert server.answered == asked
+        asked = server.request_count
+        found = dry_run(str(few), tmp_path / "run")
+        assert server.request_count == asked
     assert (found.pictures, found.finished) == (len(list(few.iterdir())) - 3, 3)
 
 
 def test_a_dry_run_in_another_runs_folder_is_refused_as_the_run_would_be(tmp_path: Path) -> None:
     generate("scenes:3", tmp_path / "run")
-    with pytest.raises(IdentityError, match="preset was 'paper@1', now 'efficient@1'"):
-        plan("scenes:3", tmp_path / "run", preset="efficient")
-    assert plan("scenes:30", tmp_path / "run").pictures == 27
+    with pytest.raises(SettingsMismatchError, match="preset was 'paper@1', now 'efficient@1'"):
+        dry_run("scenes:3", tmp_path / "run", preset="efficient")
+    assert dry_run("scenes:30", tmp_path / "run").pictures == 27
 
 
 def test_a_dry_run_takes_planted_faults_for_the_same_run(tmp_path: Path) -> None:
     generate("scenes:3", tmp_path / "run", noise=0.5)
-    assert plan("scenes:30", tmp_path / "run").finished == 3
+    assert dry_run("scenes:30", tmp_path / "run").finished == 3
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(few: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="k = 11"):
-        plan("scenes:3", tmp_path, ks=(11,))
+        dry_run("scenes:3", tmp_path, ks=(11,))
     with pytest.raises(UsageError, match="did you mean gemini"):
-        plan(str(few), tmp_path, teacher="gemni")
+        dry_run(str(few), tmp_path, teacher="gemni")
     with pytest.raises(UsageError, match="paper"):
-        plan(str(few), tmp_path, teacher="gemini-batch")
+        dry_run(str(few), tmp_path, teacher="gemini-batch")
 
 
 def test_batches_are_half_the_price_and_the_time_is_theirs(few: Path, tmp_path: Path) -> None:
-    found = plan(str(few), tmp_path, teacher="gemini-batch", preset="efficient")
+    found = dry_run(str(few), tmp_path, teacher="gemini-batch", preset="efficient")
     assert found.seconds is None
-    price = price_of("gemini:gemini-3.8-flash")
+    price = lookup_price("gemini:gemini-3.8-flash")
     assert price is not None
     assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens) / 2)
 
 
 def test_a_shard_takes_its_part(tmp_path: Path) -> None:
-    whole, parts = plan("scenes:100", tmp_path), [plan("scenes:100", tmp_path, shard=f"{i}/3") for i in (1, 2, 3)]
+    whole, parts = dry_run("scenes:100", tmp_path), [dry_run("scenes:100", tmp_path, shard=f"{i}/3") for i in (1, 2, 3)]
     assert sum(part.pictures for part in parts) == whole.pictures == 100
-    limited = [plan("scenes:100", tmp_path, shard=f"{index}/3", limit=10).pictures for index in (1, 2, 3)]
+    limited = [dry_run("scenes:100", tmp_path, shard=f"{index}/3", limit=10).pictures for index in (1, 2, 3)]
     assert sum(limited) == 10
 
 

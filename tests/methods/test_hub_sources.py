@@ -23,12 +23,12 @@ from huggingface_hub import HfApi
 from compact_hf.runs.journal import Journal
 from compact_hf.errors import CompactError
 from compact_hf.images.address import Address
-from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.hub_dataset import DatasetSource
 from compact_hf.records import Row
 from compact_hf.dataset.publish import publish
 from compact_hf.methods.annotate.annotate import annotate
-from compact_hf.methods.annotate.annotate import annotations_of
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.annotate.annotate import iter_annotations
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.methods.compact.generate import generate
 
 release, second, plain, runs, gemini = sys.argv[1:]
@@ -36,7 +36,7 @@ runs = Path(runs)
 publish(release, "org/compact")
 HfApi().create_repo("org/plain", repo_type="dataset")
 HfApi().upload_folder(repo_id="org/plain", folder_path=plain, repo_type="dataset")
-told_of_plain = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
+told_of_plain = DatasetSource(Address.parse("hf://datasets/org/plain")).origin("train/0")
 
 def identity(run):
     with Journal.read(runs / run) as journal:
@@ -52,19 +52,19 @@ found = annotate("org/compact", runs / "main", verifier_url=gemini)
 told = {
     "sha": HfApi().dataset_info("org/compact").sha,
     "main": identity("main"),
-    "questions": sorted(one.question for one in annotations_of(runs / "main")),
+    "questions": sorted(one.question for one in iter_annotations(runs / "main")),
     "rejects": found.rejects,
     "plain": told_of_plain,
 }
 annotate("hf://datasets/org/compact@v1.0.0/k3", runs / "k3", split="train", verifier_url=gemini)
 told["k3"] = identity("k3")
-told["of_k3"] = sorted({one.row_id for one in annotations_of(runs / "k3")})
+told["of_k3"] = sorted({one.row_id for one in iter_annotations(runs / "k3")})
 told["unknown"] = [refused("org/nothing"), refused("org/compact@v9.9.9"), refused("org/compact/k9")]
 
 generate("hf://datasets/org/compact@v1.0.0/k3", runs / "generated", teacher_url=gemini)
-rows = [row for row in conversation_rows([runs / "generated"]) if isinstance(row, Row)]
+rows = [row for row in iter_conversation_rows([runs / "generated"]) if isinstance(row, Row)]
 told["sources"] = sorted({(row.image_source, row.image_license) for row in rows})
-told["read"] = all(len(row.read_picture()) > 1000 for row in rows)
+told["read"] = all(len(row.read_image()) > 1000 for row in rows)
 told["rows"] = len(rows)
 
 publish(second, "org/compact")
@@ -79,9 +79,9 @@ AGAIN: Final = """
 import sys
 from pathlib import Path
 from compact_hf.records import Row
-from compact_hf.methods.compact.rows import conversation_rows
-rows = [row for row in conversation_rows([Path(sys.argv[1])]) if isinstance(row, Row)]
-told = [len(row.read_picture()) for row in rows]
+from compact_hf.methods.compact.rows import iter_conversation_rows
+rows = [row for row in iter_conversation_rows([Path(sys.argv[1])]) if isinstance(row, Row)]
+told = [len(row.read_image()) for row in rows]
 """
 
 
@@ -145,9 +145,9 @@ LICENSE: Final = """
 import sys
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.hub_dataset import DatasetPictures
+from compact_hf.images.hub_dataset import DatasetSource
 try:
-    told = DatasetPictures(Address.parse("hf://datasets/org/plain")).origin("train/0")
+    told = DatasetSource(Address.parse("hf://datasets/org/plain")).origin("train/0")
 except SourceError as error:
     told = str(error)
 """

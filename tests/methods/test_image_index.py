@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.images.folder import Folder
+from compact_hf.images.folder import ImageFolder
 from compact_hf.records import digest
-from compact_hf.runs.image_index import drawn, looked_at
+from compact_hf.runs.image_index import iter_inspected, shuffle_refs
 from compact_hf.runs.journal import Journal
-from compact_hf.scenes.source import Scenes
+from compact_hf.scenes.source import SceneSource
 from tests.teachers.asking import photograph
 
 
@@ -35,7 +35,7 @@ class InBlocks:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 9))
 def test_a_run_finishes_with_the_blocks_that_it_began_before_it_begins_others(sizes: list[int], seed: int) -> None:
     source: Any = InBlocks(sizes)
-    order = drawn(source, seed)
+    order = shuffle_refs(source, seed)
     assert sorted(order) == sorted(source.refs())
     left = dict(enumerate(sizes))
     begun: set[int] = set()
@@ -47,13 +47,13 @@ def test_a_run_finishes_with_the_blocks_that_it_began_before_it_begins_others(si
 
 
 def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
-    scenes = Scenes(0, 50)
-    order = drawn(scenes, 3)
+    scenes = SceneSource(0, 50)
+    order = shuffle_refs(scenes, 3)
     assert order == sorted(scenes.refs(), key=lambda ref: digest("order", 3, ref))
-    assert order not in (list(scenes.refs()), drawn(scenes, 4))
+    assert order not in (list(scenes.refs()), shuffle_refs(scenes, 4))
 
 
-class Slow(Folder):
+class Slow(ImageFolder):
     """A folder whose first picture is there at once, the others after a while."""
 
     def read(self, ref: str) -> bytes:
@@ -69,7 +69,7 @@ def test_the_loop_goes_on_while_pictures_that_are_not_wanted_any_more_are_looked
     source = Slow(folder)
 
     async def longest_pause() -> float:
-        looks = looked_at(source, journal, list(source.refs()))
+        looks = iter_inspected(source, journal, list(source.refs()))
         await anext(looks)
         closing = asyncio.ensure_future(looks.aclose())
         longest, last = 0.0, time.monotonic()

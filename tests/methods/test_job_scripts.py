@@ -13,7 +13,7 @@ import pytest
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.runs.journal import Journal
-from compact_hf.runs.shards import runs_in
+from compact_hf.runs.shards import find_runs
 from tests import preforked
 
 pytestmark = pytest.mark.skipif(not shutil.which("timeout"), reason="the scripts are for Linux")
@@ -79,7 +79,7 @@ def test_an_array_of_slurm_makes_a_run_and_goes_on_with_it(tmp_path: Path, envir
 
     for index in range(1, 9):
         submit(index, 8)
-    runs = runs_in(tmp_path / "run")
+    runs = find_runs(tmp_path / "run")
     before = [replies(run) for run in runs]
     submit(3, 16)
     assert [run.name for run in runs] == [f"shard-{index}-of-8" for index in range(1, 9)]
@@ -97,7 +97,7 @@ def test_jobs_on_the_hub_bring_shards_into_a_bucket_and_go_on_from_it(
     arguments = ("image", "hf://buckets/me/runs", "scenes:8", "--noise", "0.1")
     (tmp_path / "me/runs").mkdir(parents=True)
     script("hf_jobs.sh", *arguments, environment=environment)
-    runs = runs_in(tmp_path / "me" / "runs")
+    runs = find_runs(tmp_path / "me" / "runs")
     assert len(runs) == 4
     before = [replies(run) for run in runs]
     assert all(before)

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
@@ -33,11 +33,11 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["compact_hf.methods.compact.generate", "google.genai.types", "httpx", "pydantic"])
 
 
-def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[Asked]:
+def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[ModelRequest]:
     """Work on a run in a process that is killed so many seconds after the request of that number; what was asked."""
     reached = threading.Event()
 
-    def reach(asked: Asked, now: int) -> Response | None:
+    def reach(asked: ModelRequest, now: int) -> Response | None:
         if now == number:
             reached.set()
         return None
@@ -53,7 +53,7 @@ def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str)
         victim.join()
         assert victim.exitcode in (0, -signal.SIGKILL)  # it may have been done already
         victim.close()
-    return server.asked
+    return server.requests
 
 
 # Each example is several processes: the first that fails is shown as it is, since shrinking it would take minutes.
@@ -92,7 +92,7 @@ def killed_and_resumed(tiny: Path, clean: dict[str, str], preset: str, kills: li
         before = journalled(run)
         with GeminiServer(accept_rate=0.7) as server:
             generate(str(tiny), run, teacher_url=server.url, preset=preset)
-        asked = keys(tiny, server.asked)
+        asked = keys(tiny, server.requests)
         assert not before & set(asked), "a journalled request was sent again"
         sent.update(asked)
         # Only what was in flight at a kill went out once more.
@@ -115,15 +115,15 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
     assert said.splitlines()[-1].startswith("compact: stopped after")
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    assert journalled(run) == set(keys(tiny, server.asked))  # what was in flight was waited for
-    assert len(server.asked) <= 7 + 4
+    assert journalled(run) == set(keys(tiny, server.requests))  # what was in flight was waited for
+    assert len(server.requests) <= 7 + 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
     assert released(run) == clean[preset]
 
 
-def once(number: int, act: Callable[[], object]) -> Callable[[Asked, int], Response | None]:
-    def fault(asked: Asked, now: int) -> Response | None:
+def once(number: int, act: Callable[[], object]) -> Callable[[ModelRequest, int], Response | None]:
+    def fault(asked: ModelRequest, now: int) -> Response | None:
         if now == number:
             act()
         return None
@@ -149,7 +149,7 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
     assert second.stderr.splitlines() == [
         f"compact: another process is working on {run}; wait for it, or give another --out"
     ]
-    assert unasked.asked == []
+    assert unasked.requests == []
     assert released(run) == clean["paper"]
 
 
@@ -163,7 +163,7 @@ def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goe
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
         child = preforked.run(with_files_of_at_most(300_000, command))
     check_said_full(child, run)
-    go_on(tiny, run, preset, server.asked, clean)
+    go_on(tiny, run, preset, server.requests, clean)
 
 
 def with_files_of_at_most(size: int, command: list[str]) -> list[str]:
@@ -201,7 +201,7 @@ def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_go
             env={**os.environ, "KEPT": str(tmp_path)},
         )
     check_said_full(child, run)
-    go_on(tiny, tmp_path / "run", "paper", server.asked, clean)
+    go_on(tiny, tmp_path / "run", "paper", server.requests, clean)
 
 
 def check_said_full(child: subprocess.CompletedProcess[str], run: Path) -> None:
@@ -213,14 +213,14 @@ def check_said_full(child: subprocess.CompletedProcess[str], run: Path) -> None:
     assert line.endswith("make room and run the same command")
 
 
-def go_on(tiny: Path, run: Path, preset: str, asked: list[Asked], clean: dict[str, dict[str, str]]) -> None:
+def go_on(tiny: Path, run: Path, preset: str, asked: list[ModelRequest], clean: dict[str, dict[str, str]]) -> None:
     before = journalled(run)
     assert before
     # What came when there was no room left could not be kept: no more than was in flight.
     assert len(set(keys(tiny, asked)) - before) <= 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
-    assert not before & set(keys(tiny, server.asked))
+    assert not before & set(keys(tiny, server.requests))
     assert released(run) == clean[preset]
 
 
@@ -228,7 +228,7 @@ def test_a_disk_without_room_for_a_run_at_all_is_said_so(tiny: Path, tmp_path: P
     with GeminiServer() as server:
         child = preforked.run(with_files_of_at_most(0, generate_command(tiny, tmp_path / "run", server)))
     check_said_full(child, tmp_path / "run")
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_status_of_a_run_that_was_killed_reads_what_is_there(tiny: Path, tmp_path: Path) -> None:

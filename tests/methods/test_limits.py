@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from compact_hf.errors import StoppedEarly, UsageError
-from compact_hf.images.codec import for_teacher
+from compact_hf.images.codec import encode_for_teacher
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
-from compact_hf.runs.run import Terms
+from compact_hf.runs.run import RunLimits
 from compact_hf.runs.shards import Shard
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.openai import OpenAIServer
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 from tests.methods.runs import PRESETS, generate_command, keys, outcomes, released
 
@@ -40,9 +40,9 @@ def test_a_budget_of_requests_is_kept_to_over_all_sessions_and_may_be_raised(
         for limit in (5, 5, 12):
             with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up; raise --max-requests"):
                 generate(str(tiny), run, teacher_url=server.url, preset=preset, max_requests=limit)
-            assert len(server.asked) == limit
+            assert len(server.requests) == limit
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
-        assert len(keys(tiny, server.asked)) == len(set(keys(tiny, server.asked)))
+        assert len(keys(tiny, server.requests)) == len(set(keys(tiny, server.requests)))
     assert released(run) == clean[preset]
 
 
@@ -56,7 +56,7 @@ def test_a_budget_that_is_just_enough_lets_the_run_end(tiny: Path, tmp_path: Pat
 
 
 def test_requests_that_fail_cost_nothing_of_the_budget(tiny: Path, tmp_path: Path) -> None:
-    def every_third(asked: Asked, number: int) -> Response | None:
+    def every_third(asked: ModelRequest, number: int) -> Response | None:
         return Response("oops", status_code=500) if number % 3 == 0 else None
 
     with GeminiServer(fault=every_third) as server, pytest.raises(StoppedEarly):
@@ -68,7 +68,7 @@ def test_a_small_budget_is_not_given_up_before_the_first_replies_say_what_they_c
     """It has room for one request as they are guessed, and for four as they are."""
     with GeminiServer(latency_s=0.05) as server, pytest.raises(StoppedEarly, match=r"the budget of \$4.00 is used up"):
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_cost=4.0, **PRICES)
-    assert len(server.asked) >= 4
+    assert len(server.requests) >= 4
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -107,7 +107,7 @@ def test_a_limit_on_the_cost_of_a_model_without_a_price_is_refused_before_anythi
 ) -> None:
     with OpenAIServer() as server, pytest.raises(UsageError, match="give --price-in and --price-out"):
         generate(str(tiny), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, max_cost=1.0)
-    assert server.asked == []
+    assert server.requests == []
     assert not (tmp_path / "run").exists()
 
 
@@ -122,8 +122,8 @@ def test_a_limit_on_the_cost_of_a_model_without_a_price_is_refused_before_anythi
 def test_shards_share_out_what_the_whole_run_may_ask_and_spend(
     count: int, limit: int, rpm: float, tpm: float, max_requests: int, max_cost: float
 ) -> None:
-    whole = Terms(limit, 16, rpm, tpm, max_requests, max_cost)
-    parts = [whole.of(Shard(index, count)) for index in range(1, count + 1)]
+    whole = RunLimits(limit, 16, rpm, tpm, max_requests, max_cost)
+    parts = [whole.for_shard(Shard(index, count)) for index in range(1, count + 1)]
     assert sum(part.limit or 0 for part in parts) == limit
     assert sum(part.max_requests or 0 for part in parts) == max_requests
     for name in ("rpm", "tpm", "max_cost"):
@@ -137,7 +137,7 @@ def test_shards_keep_to_their_part_of_the_budget(tiny: Path, tmp_path: Path) -> 
             out = tmp_path / shard.replace("/", "-")
             with pytest.raises(StoppedEarly):
                 generate(str(tiny), out, teacher_url=server.url, max_requests=15, shard=shard)
-    assert len(server.asked) == 15
+    assert len(server.requests) == 15
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_terms_that_make_no_sense_are_refused_before_anything_is_sent(
 ) -> None:
     with GeminiServer() as server, pytest.raises(UsageError, match=told):
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, **terms)
-    assert server.asked == []
+    assert server.requests == []
 
 
 # A sixtieth of the requests, or a sixth of the tokens, may come at once; the others follow evenly.
@@ -169,9 +169,9 @@ def test_rates_hold_at_the_server(
 ) -> None:
     at: list[float] = []
 
-    def note(asked: Asked, number: int) -> Response:
+    def note(asked: ModelRequest, number: int) -> Response:
         at.append(time.monotonic())
-        written = json.dumps(server.written(asked))
+        written = json.dumps(server.make_reply(asked))
         # With what the double counts as output, 2,000 tokens.
         return content_response(written, prompt_tokens=1980 - len(written) // 4)
 
@@ -204,16 +204,16 @@ def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
 
     def counted(data: bytes, max_edge: int) -> bytes:
         encoded[data] += 1
-        return for_teacher(data, max_edge)
+        return encode_for_teacher(data, max_edge)
 
-    monkeypatch.setattr("compact_hf.teachers.base.for_teacher", counted)
+    monkeypatch.setattr("compact_hf.teachers.base.encode_for_teacher", counted)
     with GeminiServer(accept_rate=0.5) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=strict)
     assert encoded == dict.fromkeys((file.read_bytes() for file in tiny.iterdir()), 1)
-    for asked in server.asked:
+    for asked in server.requests:
         parts = [part for content in asked.body["contents"] for part in content["parts"]]
         assert sum("text" not in part for part in parts) == (asked.role != "blind")
-    pictures_sent = sum(bool(asked.picture) for asked in server.asked)
+    pictures_sent = sum(bool(asked.image) for asked in server.requests)
     accepted = sum(len(found.conversation.turns) for found in outcomes(tmp_path / "run").values() if found.conversation)
     if preset == "efficient":
         assert pictures_sent <= accepted * 1.5  # half of the drafts are refused here
@@ -223,16 +223,16 @@ def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
 def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Path, preset: str) -> None:
     """By the picture: nothing is wrong, the verifier reads another answer, or the question is answered blindly."""
     truth: dict[str, str] = {}
-    pictures = sorted(for_teacher(path.read_bytes()) for path in tiny.iterdir())
+    pictures = sorted(encode_for_teacher(path.read_bytes()) for path in tiny.iterdir())
 
-    def fault(asked: Asked, number: int) -> Response | None:
-        written = server.written(asked)
+    def fault(asked: ModelRequest, number: int) -> Response | None:
+        written = server.make_reply(asked)
         if asked.role == "teacher":
             for draft in written.get("drafts", [written]):
-                truth[draft["question"]] = draft["answer"] if pictures.index(asked.picture) % 3 < 2 else "known"
+                truth[draft["question"]] = draft["answer"] if pictures.index(asked.image) % 3 < 2 else "known"
                 draft["answer"] = truth[draft["question"]]
         elif asked.role == "verifier":
-            other = pictures.index(asked.picture) % 3 == 1
+            other = pictures.index(asked.image) % 3 == 1
             for verdict, question in zip(written.get("verdicts", [written]), questions_in(asked), strict=True):
                 verdict["answer"] = "another" if other else f"The {truth[question]}."
         else:
@@ -247,14 +247,14 @@ def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Pa
         sorted(map(sorted, reasons))
         == [[""]] * 3 + [["answer not confirmed"]] * 3 + [["answerable without the picture"]] * 2
     )
-    blind = [asked for asked in server.asked if asked.role == "blind"]
-    assert {asked.picture for asked in blind} == {b""}
+    blind = [asked for asked in server.requests if asked.role == "blind"]
+    assert {asked.image for asked in blind} == {b""}
     # Only for what has passed all else, and all questions of a round in one request.
-    rounds = sum(asked.role == "teacher" and pictures.index(asked.picture) % 3 != 1 for asked in server.asked)
+    rounds = sum(asked.role == "teacher" and pictures.index(asked.image) % 3 != 1 for asked in server.requests)
     assert len(blind) == rounds
 
 
-def questions_in(asked: Asked) -> list[str]:
+def questions_in(asked: ModelRequest) -> list[str]:
     paragraph = asked.prompt.split("\n\n")[1]
     return [re.sub(r"^\d+\. ", "", line) for line in paragraph.split("\n")]
 
@@ -263,8 +263,8 @@ def test_a_budget_is_kept_to_in_batches_too(tiny: Path, tmp_path: Path) -> None:
     """What it leaves no room for waits for the batch to come back, and then the run ends."""
     settings: dict[str, Any] = {"teacher": "gemini-batch", "preset": "efficient"}
     with GeminiServer() as server:
-        server.batches.looks = 1
+        server.batches.polls_to_finish = 1
         for limit, batches in ((5, 1), (10, 2)):
             with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up"):
                 generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=limit, **settings)
-            assert (len(server.asked), len(server.batches.jobs)) == (limit, batches)
+            assert (len(server.requests), len(server.batches.jobs)) == (limit, batches)

@@ -27,7 +27,7 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
 )
 from compact_hf.methods.compact.status import status
-from compact_hf.teachers.base import Exposure, Request
+from compact_hf.teachers.base import EncodedImage, Request
 from compact_hf.teachers.local import Local
 from tests.teachers.asking import put
 from tests.teachers.tiny_teacher import Lesson, taught
@@ -174,8 +174,8 @@ def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Le
         assert [reply.text for reply in replies] == expected[::every], size
 
 
-def exposure(picture: bytes) -> Exposure:
-    return Exposure(lambda: picture, ref="a.png", max_edge=1024)
+def exposure(picture: bytes) -> EncodedImage:
+    return EncodedImage(lambda: picture, ref="a.png", max_edge=1024)
 
 
 def fits(schema: Any, reply: str) -> bool:

@@ -11,7 +11,7 @@ from rapidfuzz.distance import LCSseq
 
 from compact_hf.answers import normalise
 from compact_hf.errors import UsageError
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, Similar, words_of
+from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, NearDuplicates, question_words
 from compact_hf.records import Turn
 
 
@@ -21,9 +21,9 @@ def turn(question: str, answer: str = "red") -> Turn:
 
 def repeats(question: str, earlier: str, *, answer: str = "red", max_similarity: float = MAX_SIMILARITY) -> bool:
     """Whether a question with an answer of `red` is dropped after an earlier one."""
-    similar = Similar(max_similarity)
-    assert similar.sift([turn(earlier, answer)], fewest=1) == [None]
-    return similar.sift([turn(question)], fewest=1) != [None]
+    similar = NearDuplicates(max_similarity)
+    assert similar.add_new([turn(earlier, answer)], min_turns=1) == [None]
+    return similar.add_new([turn(question)], min_turns=1) != [None]
 
 
 def one_by_one(images: list[list[Turn]], max_similarity: float, fewest: int) -> list[list[bool]]:
@@ -41,7 +41,7 @@ def one_by_one(images: list[list[Turn]], max_similarity: float, fewest: int) -> 
 def same(one: Turn, other: Turn, max_similarity: float) -> bool:
     if not normalise(one.answer) or normalise(one.answer) != normalise(other.answer):
         return False
-    first, second = words_of(one.question), words_of(other.question)
+    first, second = question_words(one.question), question_words(other.question)
     if first == second:
         return max_similarity < 1
     common = LCSseq.similarity(first, second)
@@ -57,8 +57,8 @@ IMAGES = st.lists(st.lists(TURNS, max_size=3), max_size=14)
 def test_what_repeats_is_what_comparing_each_with_each_finds(
     images: list[list[Turn]], max_similarity: float, fewest: int
 ) -> None:
-    similar = Similar(max_similarity)
-    told = [[like is not None for like in similar.sift(turns, fewest=fewest)] for turns in images]
+    similar = NearDuplicates(max_similarity)
+    told = [[like is not None for like in similar.add_new(turns, min_turns=fewest)] for turns in images]
     assert told == one_by_one(images, max_similarity, fewest)
 
 
@@ -84,20 +84,20 @@ def test_of_five_to_ten_words_one_more_repeats_and_one_exchanged_does_not(count:
 
 
 def test_a_reject_names_what_is_repeated() -> None:
-    similar = Similar()
-    similar.sift([turn("What color is the bus?")], fewest=1)
-    assert similar.sift([turn("what color is the bus"), turn("Which?")], fewest=1) == ["what color is bus", None]
+    similar = NearDuplicates()
+    similar.add_new([turn("What color is the bus?")], min_turns=1)
+    assert similar.add_new([turn("what color is the bus"), turn("Which?")], min_turns=1) == ["what color is bus", None]
 
 
 def test_questions_of_one_image_are_not_held_against_each_other() -> None:
-    assert Similar().sift([turn("What color is the bus?")] * 2, fewest=1) == [None, None]
+    assert NearDuplicates().add_new([turn("What color is the bus?")] * 2, min_turns=1) == [None, None]
 
 
 def test_an_image_that_is_dropped_for_want_of_questions_is_held_against_nobody() -> None:
-    similar = Similar()
-    similar.sift([turn("What color is the bus?"), turn("Who is there?")], fewest=2)
-    assert similar.sift([turn("What color is the bus?"), turn("Where?")], fewest=2) == ["what color is bus", None]
-    assert similar.sift([turn("Where?")], fewest=1) == [None]
+    similar = NearDuplicates()
+    similar.add_new([turn("What color is the bus?"), turn("Who is there?")], min_turns=2)
+    assert similar.add_new([turn("What color is the bus?"), turn("Where?")], min_turns=2) == ["what color is bus", None]
+    assert similar.add_new([turn("Where?")], min_turns=1) == [None]
 
 
 def test_one_keeps_all() -> None:
@@ -107,4 +107,4 @@ def test_one_keeps_all() -> None:
 @pytest.mark.parametrize("wrong", [-0.1, 1.01, 90.0, float("nan")])
 def test_what_is_no_share_is_refused(wrong: float) -> None:
     with pytest.raises(UsageError, match=r"got --max-similarity .*; give a number from 0 to 1"):
-        Similar(wrong)
+        NearDuplicates(wrong)

@@ -17,7 +17,7 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
-from compact_hf.testing.scripted_model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, ModelRequest
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +68,9 @@ def test_gemini_may_write_what_an_openai_server_judges(few: Path, tmp_path: Path
             verifier_url=judging.url,
             strict=True,
         )
-    assert {asked.role for asked in writing.asked} == {"teacher"}
-    assert {asked.role for asked in judging.asked} == {"verifier", "blind"}
-    assert {asked.body["model"] for asked in judging.asked} == {"judge"}
+    assert {asked.role for asked in writing.requests} == {"teacher"}
+    assert {asked.role for asked in judging.requests} == {"verifier", "blind"}
+    assert {asked.body["model"] for asked in judging.requests} == {"judge"}
     rows = [row for split in load_dataset(str(released(tmp_path / "run"))).values() for row in split]
     assert {(row["teacher"], row["verifier"]) for row in rows} == {
         ("gemini:gemini-3.8-flash-double", "openai:double-2026-11-21")
@@ -86,18 +86,18 @@ def test_trouble_on_the_way_leaves_no_trace(few: Path, clean_run: Path, tmp_path
         Response("<html>a page</html>", media_type="text/html"),
     ]
 
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         return faults[number // 9 % len(faults)] if number % 9 == 3 else None
 
     with OpenAIServer(accept_rate=0.7, fault=fault) as server:
         generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
-        assert len(server.asked) > 9 * len(faults)
+        assert len(server.requests) > 9 * len(faults)
     assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
 
 
 def test_fenced_json_is_worth_as_much_as_bare_json(few: Path, clean_run: Path, tmp_path: Path) -> None:
-    def fenced(asked: Asked, number: int) -> Response:
-        written = json.dumps(server.written(asked), indent=2)
+    def fenced(asked: ModelRequest, number: int) -> Response:
+        written = json.dumps(server.make_reply(asked), indent=2)
         return content_response(f"```json\n{written}\n```", model="double-2026-11-21")
 
     with OpenAIServer(accept_rate=0.7, fault=fenced) as server:
@@ -111,7 +111,7 @@ def test_a_key_that_is_revoked_half_way_stops_the_run_and_shows_nowhere(
     secret = "sk-very-secret-indeed"
     monkeypatch.setenv("OPENAI_API_KEY", secret)
 
-    def revoke(asked: Asked, number: int) -> Response | None:
+    def revoke(asked: ModelRequest, number: int) -> Response | None:
         return error_response(401, f"key {secret} was revoked") if number > 15 else None
 
     with OpenAIServer(key=secret, accept_rate=0.7, fault=revoke) as server, pytest.raises(TeacherError) as refused:

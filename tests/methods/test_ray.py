@@ -26,13 +26,13 @@ from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageErr
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.ray import RUN_FILE, generate_on_ray
-from compact_hf.runs.ray_worker import local_folder
-from compact_hf.runs.run import Standing
-from compact_hf.runs.shards import Shard, runs_in
+from compact_hf.runs.ray_worker import local_run_directory
+from compact_hf.runs.run import RunProgress
+from compact_hf.runs.shards import Shard, find_runs
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.scripted_model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, ModelRequest
 
-DRIVERS_OWN = {"Board": "class Board(Base): pass", "run_shard": "def run_shard(*given): pass"}
+DRIVERS_OWN = {"Coordinator": "class Coordinator(Base): pass", "run_shard": "def run_shard(*given): pass"}
 PARTS = (Shard(1, 2), Shard(2, 2))
 
 
@@ -81,7 +81,7 @@ def whole(folder: Path, out: Path, **settings: Any) -> dict[str, str]:
 def released(run: Path) -> dict[str, str]:
     """Assemble a run, or the shards in a folder, and return each Parquet file's name with its hash."""
     out = run.parent / f"{run.name}-release"
-    assemble(runs_in(run), out, version="1.0.0")
+    assemble(find_runs(run), out, version="1.0.0")
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in out.rglob("*.parquet")
@@ -95,19 +95,19 @@ def journalled(run: Path) -> set[str]:
         return {reply.key for _, _, reply in journal.replies()}
 
 
-def keys(asked: list[Asked], pictures: Path) -> set[str]:
+def keys(asked: list[ModelRequest], pictures: Path) -> set[str]:
     """Return the journal's keys of what a server was asked."""
-    from compact_hf.images.codec import for_teacher
-    from compact_hf.images.inspection import image_id_of
+    from compact_hf.images.codec import encode_for_teacher
+    from compact_hf.images.inspection import compute_image_id
     from compact_hf.records import digest
 
-    ids = {for_teacher(path.read_bytes()): image_id_of(path.read_bytes()) for path in pictures.iterdir()}
-    return {digest(one.role, ids[one.picture], one.prompt) for one in asked}
+    ids = {encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in pictures.iterdir()}
+    return {digest(one.role, ids[one.image], one.prompt) for one in asked}
 
 
 def on_disk(out: Path, part: Shard) -> Path:
     """Return where a shard works on this machine."""
-    return local_folder(json.loads((out / RUN_FILE).read_text())["run"]) / part.folder
+    return local_run_directory(json.loads((out / RUN_FILE).read_text())["run"]) / part.directory_name
 
 
 def worker_of(folder: Path) -> int:
@@ -138,7 +138,7 @@ def _target(link: Path) -> str:
 def test_shards_come_back_as_the_run_that_is_not_cut(
     pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out, shown = tmp_path / "out", list[Standing]()
+    out, shown = tmp_path / "out", list[RunProgress]()
     with GeminiServer(accept_rate=0.7) as server:
         standing = generate_on_ray(
             generate, str(pictures), out, shards=2, teacher_url=server.url, on_progress=shown.append
@@ -146,12 +146,12 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
         assert released(out) == whole(pictures, tmp_path / "run")
         assert not on_disk(out, PARTS[0]).parent.exists()
         # The picture that is there twice is asked about by both, and dropped from one.
-        assert standing.finished == standing.pictures == 8
-        assert standing.sent == len(server.asked)
+        assert standing.finished == standing.images == 8
+        assert standing.sent == len(server.requests)
         assert shown[-1] == standing
-        answered = len(server.asked)
+        answered = len(server.requests)
         again = generate_on_ray(generate, str(pictures), out, shards=2, teacher_url=server.url)
-        assert (again.sent, len(server.asked)) == (0, answered)
+        assert (again.sent, len(server.requests)) == (0, answered)
     assert capfd.readouterr().out == ""
 
 
@@ -160,7 +160,7 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
 def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
         standing = generate_on_ray(generate, str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
-    assert standing.finished == standing.pictures == 5
+    assert standing.finished == standing.images == 5
     assert released(tmp_path / "out") == whole(few, tmp_path / "run", limit=5)
 
 
@@ -171,12 +171,16 @@ def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path
     """SIGKILL half-way; where the machine's disk is gone too, the next worker goes on from what was sent last."""
     out, kept, killed_at = tmp_path / "out", set[str](), list[int]()
 
-    def kill(asked: Asked, number: int) -> Response | None:
-        if not killed_at and number >= 15 and (folder_is == "kept" or len(journalled(out / PARTS[0].folder)) > 3):
+    def kill(asked: ModelRequest, number: int) -> Response | None:
+        if (
+            not killed_at
+            and number >= 15
+            and (folder_is == "kept" or len(journalled(out / PARTS[0].directory_name)) > 3)
+        ):
             killed_at.append(number)
             folder = on_disk(out, PARTS[0])
             os.kill(worker_of(folder), signal.SIGKILL)
-            kept.update(journalled(folder if folder_is == "kept" else out / PARTS[0].folder))
+            kept.update(journalled(folder if folder_is == "kept" else out / PARTS[0].directory_name))
             if folder_is == "lost":
                 shutil.rmtree(folder)
         return None
@@ -185,7 +189,7 @@ def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path
         standing = generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, concurrency=2)
     assert (standing.finished, len(killed_at)) == (7, 1)
     assert len(kept) > 3
-    assert not kept & keys(server.asked[killed_at[0] + 1 :], few)
+    assert not kept & keys(server.requests[killed_at[0] + 1 :], few)
     assert released(out) == whole(few, tmp_path / "run")
 
 
@@ -213,7 +217,7 @@ def test_other_settings_are_refused_as_without_ray(tmp_path: Path) -> None:
 def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tmp_path: Path) -> None:
     times: list[float] = []
 
-    def note(asked: Asked, number: int) -> Response | None:
+    def note(asked: ModelRequest, number: int) -> Response | None:
         times.append(time.monotonic())
         return None
 
@@ -221,7 +225,7 @@ def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tm
     with GeminiServer(accept_rate=0.7, fault=note) as server:
         with pytest.raises(StoppedEarly, match="max"):
             generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=requests)
-        assert len(server.asked) == requests
+        assert len(server.requests) == requests
         seconds = times[-1] - times[0]
         # Each shard may begin with what a second brings.
         assert requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
@@ -262,7 +266,7 @@ def child(few: Path, out: Path, server: GeminiServer, **environment: str | None)
 def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, tmp_path: Path, disk: Path) -> None:
     out, enough = tmp_path / "out", threading.Event()
 
-    def count(asked: Asked, number: int) -> Response | None:
+    def count(asked: ModelRequest, number: int) -> Response | None:
         if number == 15:
             enough.set()
         return None
@@ -280,14 +284,14 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
             running.kill()
     assert (running.returncode, said) == (3, "")
     assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", told)
-    kept = set.union(*(journalled(run) for run in runs_in(out)))
-    assert kept == keys(server.asked, few)
+    kept = set.union(*(journalled(run) for run in find_runs(out)))
+    assert kept == keys(server.requests, few)
     for path in (*disk.rglob("*"), *out.rglob("*")):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert not any(KEY.encode() in command for command in commands)
     with GeminiServer(accept_rate=0.7) as server:
         generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url)
-    assert not kept & keys(server.asked, few)
+    assert not kept & keys(server.requests, few)
     assert released(out) == whole(few, tmp_path / "run")
 
 
@@ -325,13 +329,13 @@ def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("what", ["Board", "run_shard"])
+@pytest.mark.parametrize("what", ["Coordinator", "run_shard"])
 def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the driver has loaded from a file is not there for the workers."""
     module = tmp_path / f"only_here_{what}.py"
-    module.write_text(f"from compact_hf.runs.ray_worker import Board as Base\n{DRIVERS_OWN[what]}")
+    module.write_text(f"from compact_hf.runs.ray_worker import Coordinator as Base\n{DRIVERS_OWN[what]}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(f"compact_hf.runs.ray.{what}", getattr(import_module(module.stem), what))
     module.unlink()

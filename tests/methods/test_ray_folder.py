@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.errors import CompactError, JournalError, UsageError
 from compact_hf.methods.compact.generate import generate
-from compact_hf.runs.ray import generate_on_ray, held
+from compact_hf.runs.ray import generate_on_ray, lock_ray_run
 
 
 @pytest.fixture
@@ -45,22 +45,25 @@ def test_a_cluster_where_nobody_answers_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None:
     with (
-        held(tmp_path / "out", 2) as run,
+        lock_ray_run(tmp_path / "out", 2) as run,
         pytest.raises(JournalError, match="another process is working on"),
-        held(tmp_path / "out", 2),
+        lock_ray_run(tmp_path / "out", 2),
     ):
         pass
-    with held(tmp_path / "out", 2) as again:
+    with lock_ray_run(tmp_path / "out", 2) as again:
         assert again == run
-    with pytest.raises(UsageError, match="was cut into 2 shards, now 4; give --shards 2"), held(tmp_path / "out", 4):
+    with (
+        pytest.raises(UsageError, match="was cut into 2 shards, now 4; give --shards 2"),
+        lock_ray_run(tmp_path / "out", 4),
+    ):
         pass
-    with held(tmp_path / "other", 2) as other:
+    with lock_ray_run(tmp_path / "other", 2) as other:
         assert other != run
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for out, told in ((tmp_path, "not a run on Ray"), (tmp_path / "thesis.txt", "is a file")):
-        with pytest.raises(UsageError, match=told), held(out, 2):
+        with pytest.raises(UsageError, match=told), lock_ray_run(out, 2):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -12,12 +12,12 @@ from starlette.responses import Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
-from compact_hf.images.codec import for_teacher
-from compact_hf.images.inspection import image_id_of
+from compact_hf.images.codec import encode_for_teacher
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import status
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
-from compact_hf.testing.scripted_model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, ModelRequest
 from tests.methods.runs import released
 
 
@@ -25,7 +25,7 @@ def run_over(folder: Path, run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch, GeminiServer(accept_rate=0.7) as server:
         patch.setenv("GEMINI_API_KEY", KEY)
         standing = generate(str(folder), run, teacher_url=server.url, concurrency=8)
-    assert standing.finished == standing.pictures
+    assert standing.finished == standing.images
     return run
 
 
@@ -50,7 +50,7 @@ def test_photographs_become_a_valid_release_that_load_dataset_reads(photographs:
     data = load_dataset(str(out))
     rows = [row for split in data.values() for row in split]
     assert len(rows) == facts.rows() > 15
-    ids = {image_id_of(path.read_bytes()) for path in photographs.iterdir()}
+    ids = {compute_image_id(path.read_bytes()) for path in photographs.iterdir()}
     for row in rows:
         assert row["image_id"] in ids
         assert row["image_source"] == photographs.name
@@ -74,7 +74,7 @@ def test_the_accept_rate_shows_in_the_status(clean_run: Path) -> None:
 def test_a_finished_run_asks_nothing_more(few: Path, clean_few: Path) -> None:
     with GeminiServer() as server:
         generate(str(few), clean_few, teacher_url=server.url)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_concurrency_leaves_no_trace(few: Path, clean_few: Path, tmp_path: Path) -> None:
@@ -86,23 +86,23 @@ def test_concurrency_leaves_no_trace(few: Path, clean_few: Path, tmp_path: Path)
 def test_strict_asks_once_more_without_the_picture_and_confirms_answers(few: Path, tmp_path: Path) -> None:
     from compact_hf.testing.gemini import content_response
 
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         if asked.role != "verifier" or number % 4:
             return None
         return content_response('{"capabilities": ["color"], "answer": "something else"}')
 
     with GeminiServer(fault=fault) as server:
         standing = generate(str(few), tmp_path / "run", teacher_url=server.url, strict=True, ks=(1,))
-    blind = [asked for asked in server.asked if asked.role == "blind"]
+    blind = [asked for asked in server.requests if asked.role == "blind"]
     assert len(blind) >= standing.accepted > 0
-    assert {asked.picture for asked in blind} == {b""}
+    assert {asked.image for asked in blind} == {b""}
     rejects = {one.reason for one in status(tmp_path / "run").rejects}
     assert "answer not confirmed" in rejects or "needs other capabilities" in rejects
     assert "+strict" in status(tmp_path / "run").identity["preset"]
 
 
 def test_refusals_are_counted_by_reason(few: Path, tmp_path: Path) -> None:
-    def fault(asked: Asked, number: int) -> Response | None:
+    def fault(asked: ModelRequest, number: int) -> Response | None:
         return content_response(None, finish="SAFETY") if asked.role == "teacher" and number % 3 == 0 else None
 
     with GeminiServer(fault=fault) as server:
@@ -115,10 +115,10 @@ def test_refusals_are_counted_by_reason(few: Path, tmp_path: Path) -> None:
 def test_the_limit_may_grow_but_the_seed_may_not_change(few: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
         first = generate(str(few), tmp_path, teacher_url=server.url, limit=3)
-        asked = len(server.asked)
+        asked = len(server.requests)
         more = generate(str(few), tmp_path, teacher_url=server.url, limit=5)
         assert (first.finished, more.finished) == (3, 5)
-        assert len(server.asked) > asked
+        assert len(server.requests) > asked
         with pytest.raises(UsageError, match="seed was 0, now 1"):
             generate(str(few), tmp_path, teacher_url=server.url, seed=1)
 
@@ -133,8 +133,8 @@ def test_teacher_and_verifier_may_be_two_servers(few: Path, tmp_path: Path) -> N
             verifier_url=judging.url,
             limit=2,
         )
-    assert {asked.role for asked in writing.asked} == {"teacher"}
-    assert {asked.role for asked in judging.asked} == {"verifier"}
+    assert {asked.role for asked in writing.requests} == {"teacher"}
+    assert {asked.role for asked in judging.requests} == {"verifier"}
 
 
 def test_odd_files_are_rejects_and_the_rest_goes_on(photographs: Path, tmp_path: Path) -> None:
@@ -162,16 +162,16 @@ def test_only_unusable_pictures_is_said_as_such(tmp_path: Path) -> None:
 
 
 def test_pictures_that_keep_failing_are_left_for_the_next_time(few: Path, tmp_path: Path) -> None:
-    poisoned = for_teacher(sorted(few.iterdir())[3].read_bytes())
+    poisoned = encode_for_teacher(sorted(few.iterdir())[3].read_bytes())
 
-    def fault(asked: Asked, number: int) -> Response | None:
-        return error_response(400, "INVALID_ARGUMENT", "cannot process") if asked.picture == poisoned else None
+    def fault(asked: ModelRequest, number: int) -> Response | None:
+        return error_response(400, "INVALID_ARGUMENT", "cannot process") if asked.image == poisoned else None
 
     with GeminiServer(fault=fault) as server, pytest.raises(StoppedEarly, match="1 pictures are unfinished"):
         generate(str(few), tmp_path, teacher_url=server.url)
     with GeminiServer() as server:
         generate(str(few), tmp_path, teacher_url=server.url)
-        assert {asked.picture for asked in server.asked} == {poisoned}
+        assert {asked.image for asked in server.requests} == {poisoned}
 
 
 def test_generate_works_inside_a_running_event_loop(few: Path, tmp_path: Path) -> None:

@@ -13,49 +13,49 @@ import pytest
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import JournalError, UsageError
-from compact_hf.images.inspection import look
+from compact_hf.images.inspection import inspect_image
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.conversation import Outcome
-from compact_hf.methods.compact.rows import conversation_rows
-from compact_hf.records import Conversation, Picture, Reject, Row, Turn, to_json
-from compact_hf.runs.journal import Finished, Journal
-from compact_hf.scenes.source import Scenes
+from compact_hf.methods.compact.rows import iter_conversation_rows
+from compact_hf.records import Conversation, ImageInfo, Reject, Row, Turn, to_json
+from compact_hf.runs.journal import FinishedImage, Journal
+from compact_hf.scenes.source import SceneSource
 
 IDENTITY = {"source": "scenes", "method": "compact", "preset": "efficient@1", "seed": 0}
 ATOMS = ("color", "shape", "counting", "object_recognition", "scene_understanding")
-SCENES = Scenes(0, 24)
+SCENES = SceneSource(0, 24)
 
 
 def turn(question: str, answer: str = "red", needed: str = "color") -> Turn:
     return Turn(question, answer, (needed,), (needed,), 90)
 
 
-def picture(number: int) -> Picture:
+def picture(number: int) -> ImageInfo:
     """A picture that is only journalled; its id grows with its number."""
-    return Picture(f"{number:032x}", f"scene:{number}", 64, 64, "scenes", "CC0-1.0")
+    return ImageInfo(f"{number:032x}", f"scene:{number}", 64, 64, "scenes", "CC0-1.0")
 
 
-def journalled(run: Path, asked: Sequence[tuple[Picture, Sequence[Turn]]], **identity: Any) -> Path:
+def journalled(run: Path, asked: Sequence[tuple[ImageInfo, Sequence[Turn]]], **identity: Any) -> Path:
     """Write a run in which each picture has these accepted turns."""
     with Journal.open(run, IDENTITY | identity) as journal:
         for of, turns in asked:
-            journal.record_look(of.ref, "", of)
+            journal.record_inspection(of.ref, "", of)
             outcome = Outcome(1, Conversation(of.image_id, 1, tuple(turns)), (), (), "writer", "judge")
-            journal.record_outcome(Finished(of.image_id, of.ref, to_json(outcome), len(turns)))
+            journal.record_outcome(FinishedImage(of.image_id, of.ref, to_json(outcome), len(turns)))
     return run
 
 
 def rows_of(*runs: Path, **options: Any) -> dict[str, list[str]]:
     """Return image id -> questions, in the order in which the rows come."""
-    rows = [item for item in conversation_rows(runs, **options) if isinstance(item, Row)]
+    rows = [item for item in iter_conversation_rows(runs, **options) if isinstance(item, Row)]
     return {row.image_id or "": [turn.question for turn in row.turns] for row in rows}
 
 
 def dropped(*runs: Path, **options: Any) -> list[Reject]:
-    return [item for item in conversation_rows(runs, **options) if isinstance(item, Reject)]
+    return [item for item in iter_conversation_rows(runs, **options) if isinstance(item, Reject)]
 
 
-def with_surplus(pictures: Sequence[Picture], *, seed: int = 0) -> list[tuple[Picture, list[Turn]]]:
+def with_surplus(pictures: Sequence[ImageInfo], *, seed: int = 0) -> list[tuple[ImageInfo, list[Turn]]]:
     """Give each picture two to five questions; some repeat one about another picture."""
     rng = random.Random(seed)
     answers = ("red", "2", "dog")
@@ -119,7 +119,7 @@ def test_without_balance_a_surplus_is_kept_and_with_it_two_or_three_are_taken(tm
         sum(map(len, whole.values())),
         sum(map(len, even.values())),
     )
-    assert balance.before.atoms < balance.after.atoms
+    assert balance.before.capabilities < balance.after.capabilities
 
 
 def test_balance_takes_only_from_what_repeats_nothing(tmp_path: Path) -> None:
@@ -140,21 +140,21 @@ def test_a_picture_that_is_gone_repeats_nothing_and_balances_nothing(tmp_path: P
     asked = [(picture(number), [turn("What color?"), turn("Who drives?", "man")]) for number in (1, 2)]
     run = journalled(tmp_path / "run", asked)
     with Journal.open(run, IDENTITY) as journal:
-        journal.record_look("scene:1", "", Reject("picture", "gone", "scene:1"))
+        journal.record_inspection("scene:1", "", Reject("picture", "gone", "scene:1"))
     assert list(rows_of(run)) == list(rows_of(run, balance=True)) == [picture(2).image_id]
     assert Counter(reject.reason for reject in dropped(run, balance=True)) == {"gone": 1, "picture is gone": 1}
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[tuple[Picture, list[Turn]]]:
+def drawn() -> list[tuple[ImageInfo, list[Turn]]]:
     """Two to five questions about each of a few scenes that can be read."""
-    looked = [look(SCENES, ref) for ref in SCENES.refs()]
-    return with_surplus([of for of in looked if isinstance(of, Picture)])
+    looked = [inspect_image(SCENES, ref) for ref in SCENES.refs()]
+    return with_surplus([of for of in looked if isinstance(of, ImageInfo)])
 
 
 @pytest.mark.parametrize("options", [{}, {"balance": True}, {"balance": True, "max_similarity": 1}], ids=str)
 def test_shards_in_any_order_give_the_files_of_the_whole_run(
-    drawn: list[tuple[Picture, list[Turn]]], options: dict[str, Any], tmp_path: Path
+    drawn: list[tuple[ImageInfo, list[Turn]]], options: dict[str, Any], tmp_path: Path
 ) -> None:
     def parquet(*runs: Path) -> dict[str, bytes]:
         out = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
@@ -172,7 +172,7 @@ def test_shards_in_any_order_give_the_files_of_the_whole_run(
 
 
 def test_of_a_picture_in_two_shards_the_same_copy_counts_in_any_order(tmp_path: Path) -> None:
-    one, other = picture(1), Picture(picture(1).image_id, "scene:2", 64, 64, "scenes")
+    one, other = picture(1), ImageInfo(picture(1).image_id, "scene:2", 64, 64, "scenes")
     shards = [
         journalled(tmp_path / "1", [(other, [turn("Which?"), turn("Where?")])], shard="1/2"),
         journalled(tmp_path / "2", [(one, [turn("What?"), turn("Who?")])], shard="2/2"),

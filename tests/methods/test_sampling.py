@@ -10,7 +10,7 @@ from math import comb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.methods.compact.sampling import draw_combinations, draw_k
 
 seeds = st.integers(0, 2**31)
@@ -28,7 +28,7 @@ def test_each_combination_has_exactly_k_distinct_capabilities_in_canonical_order
 ) -> None:
     for combination in drawn(seed, image_id, k, 10):
         assert len(combination) == k
-        assert combination == canonical(combination)
+        assert combination == canonicalize(combination)
 
 
 @given(seeds, image_ids, ks)

@@ -16,11 +16,11 @@ from starlette.responses import Response
 
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import Journal
-from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.testing import gemini, openai
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer
-from compact_hf.testing.scripted_model import Asked, ModelServer
+from compact_hf.testing.scripted_model import ModelRequest, ModelServer
 from tests import preforked
 from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
 
@@ -74,7 +74,7 @@ def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: P
     run, release = tmp_path / "run", tmp_path / "release"
     asked_for, look, said = threading.Event(), threading.Event(), []
 
-    def echo(asked: Asked, number: int) -> Response | None:
+    def echo(asked: ModelRequest, number: int) -> Response | None:
         if number == 5:
             asked_for.set()
             look.wait(60)
@@ -119,7 +119,7 @@ def test_nor_does_what_a_batch_leaves_in_the_run_folder(
             gemini.error_response(403, "DENIED", f"no looks with {OLD}") if call == "get" else None
         )
         said = said_by(generate_command(tiny, run, server, *arguments), 1)
-        assert list((run / FOLDER).iterdir())
+        assert list((run / JOBS_DIRECTORY).iterdir())
         assert TOLD not in said + everything_in(run)
         assert "403" in said
 
@@ -146,7 +146,7 @@ def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
 ) -> None:
     run = tmp_path / "run"
 
-    def revoke(asked: Asked, number: int) -> Response | None:
+    def revoke(asked: ModelRequest, number: int) -> Response | None:
         return gemini.error_response(403, "PERMISSION_DENIED", f"{OLD} was revoked") if number >= 10 else None
 
     with GeminiServer(key=OLD, accept_rate=0.7, fault=revoke) as server:
@@ -161,7 +161,7 @@ def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
     with GeminiServer(key=NEW, accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset)
         said_by(command, 0, GEMINI_API_KEY=NEW)
-    assert not before & set(keys(tiny, server.asked))
+    assert not before & set(keys(tiny, server.requests))
     assert released(run) == clean[preset]
     with Journal.read(run) as journal:
         assert TOLD not in str(journal.identity)

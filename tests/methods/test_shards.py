@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.errors import IdentityError, JournalError, UsageError
+from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
 from compact_hf.methods.compact.generate import generate
 from compact_hf.runs.journal import FILE_NAME
-from compact_hf.runs.run import Standing
-from compact_hf.runs.shards import Shard, runs_in
+from compact_hf.runs.run import RunProgress
+from compact_hf.runs.shards import Shard, find_runs
 from compact_hf.testing.gemini import GeminiServer
 
 COUNTS = st.integers(1, 20)
@@ -42,7 +42,7 @@ def test_what_is_no_shard_is_refused_in_one_line_that_shows_one(text: str) -> No
 def test_every_picture_belongs_to_one_shard(count: int, pictures: int) -> None:
     assume(pictures >= count)
     refs = [f"{number}.jpg" for number in range(pictures)]
-    own = [shard.own(refs) for shard in shards_of(count)]
+    own = [shard.select(refs) for shard in shards_of(count)]
     assert sorted(ref for part in own for ref in part) == sorted(refs)
     assert max(map(len, own)) - min(map(len, own)) <= 1
     assert all(part == sorted(part, key=refs.index) for part in own)
@@ -52,7 +52,7 @@ def test_every_picture_belongs_to_one_shard(count: int, pictures: int) -> None:
 def test_the_shards_of_a_limit_take_what_the_whole_run_takes(count: int, pictures: int, limit: int) -> None:
     assume(pictures >= count and limit >= count)
     refs = [f"{number}.jpg" for number in range(pictures)]
-    taken = [ref for shard in shards_of(count) for ref in shard.own(refs)[: shard.share("limit", limit)]]
+    taken = [ref for shard in shards_of(count) for ref in shard.select(refs)[: shard.share("limit", limit)]]
     assert sorted(taken) == sorted(refs[:limit])
 
 
@@ -81,7 +81,7 @@ def test_a_shard_that_is_left_with_nothing_says_what_to_do() -> None:
     ):
         Shard(6, 8).share("limit", 5)
     with pytest.raises(UsageError, match=r"shard 6/8 is left without a picture, .* only 5; cut into fewer shards"):
-        Shard(6, 8).own(list("abcde"))
+        Shard(6, 8).select(list("abcde"))
 
 
 def run(folder: Path) -> Path:
@@ -91,36 +91,36 @@ def run(folder: Path) -> Path:
 
 
 def test_a_folder_of_shards_stands_for_its_runs_in_order(tmp_path: Path) -> None:
-    runs = [run(tmp_path / shard.folder) for shard in shards_of(11)]
+    runs = [run(tmp_path / shard.directory_name) for shard in shards_of(11)]
     run(tmp_path / "backup-of-shard-1")
-    assert runs_in(tmp_path) == runs
-    assert runs_in(runs[3]) == [runs[3]]
+    assert find_runs(tmp_path) == runs
+    assert find_runs(runs[3]) == [runs[3]]
 
 
 def test_a_folder_without_runs_stands_for_itself(tmp_path: Path) -> None:
-    (tmp_path / Shard(1, 2).folder).mkdir()
-    assert runs_in(tmp_path) == [tmp_path]
-    assert runs_in(tmp_path / "missing") == [tmp_path / "missing"]
+    (tmp_path / Shard(1, 2).directory_name).mkdir()
+    assert find_runs(tmp_path) == [tmp_path]
+    assert find_runs(tmp_path / "missing") == [tmp_path / "missing"]
 
 
 def test_half_a_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     for index in (1, 3):
-        run(tmp_path / Shard(index, 4).folder)
+        run(tmp_path / Shard(index, 4).directory_name)
     with pytest.raises(JournalError, match="lacks shard-2-of-4, shard-4-of-4; put them there"):
-        runs_in(tmp_path)
-    run(tmp_path / Shard(2, 2).folder)
+        find_runs(tmp_path)
+    run(tmp_path / Shard(2, 2).directory_name)
     with pytest.raises(JournalError, match="holds shards of 2 and of 4; name those of one run"):
-        runs_in(tmp_path)
+        find_runs(tmp_path)
 
 
-def shards_into(out: Path, source: str, count: int, **settings: Any) -> list[Standing]:
-    return [generate(source, out / part.folder, shard=str(part), **settings) for part in shards_of(count)]
+def shards_into(out: Path, source: str, count: int, **settings: Any) -> list[RunProgress]:
+    return [generate(source, out / part.directory_name, shard=str(part), **settings) for part in shards_of(count)]
 
 
 def released(run: Path) -> dict[str, bytes]:
     """Assemble a run, or the shards in a folder, and return the Parquet files."""
     out = run.parent / f"{run.name}-release"
-    assemble(runs_in(run), out, version="1.0.0")
+    assemble(find_runs(run), out, version="1.0.0")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.parquet")}
 
 
@@ -148,5 +148,5 @@ def test_a_picture_that_two_shards_meet_comes_into_the_release_once(few: Path, t
 def test_a_shard_goes_on_as_itself_only(tmp_path: Path) -> None:
     generate("scenes:4", tmp_path / "run", shard="1/2")
     assert generate("scenes:4", tmp_path / "run", shard="1/2").sent == 0
-    with pytest.raises(IdentityError, match="shard was '1/2', now '2/2'"):
+    with pytest.raises(SettingsMismatchError, match="shard was '1/2', now '2/2'"):
         generate("scenes:4", tmp_path / "run", shard="2/2")

@@ -23,7 +23,7 @@ def test_another_model_as_verifier_is_asked_where_the_teacher_is(
     few: Path, tmp_path: Path, server: GeminiServer
 ) -> None:
     generate(str(few), tmp_path / "run", teacher_url=server.url, verifier="gemini:another", limit=1)
-    assert {asked.role for asked in server.asked} == {"teacher", "verifier"}
+    assert {asked.role for asked in server.requests} == {"teacher", "verifier"}
 
 
 def test_a_verifier_of_another_protocol_is_not_asked_there(
@@ -33,4 +33,4 @@ def test_a_verifier_of_another_protocol_is_not_asked_there(
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(UsageError, match="the teacher openai needs a key"):
         generate(str(few), tmp_path / "run", teacher_url=server.url, verifier="openai:m", limit=1)
-    assert not server.asked
+    assert not server.requests

@@ -14,15 +14,15 @@ import pytest
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.methods.compact import status as status_file
-from compact_hf.methods.compact.conversation import Outcome, outcome_of
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.status import Status, status
-from compact_hf.methods.compact.tables import WIDTH, status_parts
+from compact_hf.methods.compact.tables import WIDTH, format_status
 from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
-from compact_hf.runs.journal import FILE_NAME, Finished, Journal
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.teachers.base import Reply
-from compact_hf.teachers.prices import price_of
+from compact_hf.teachers.prices import lookup_price
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import KEY
@@ -44,7 +44,7 @@ def found(run: Path) -> Status:
 @pytest.fixture(scope="module")
 def outcomes(run: Path) -> list[Outcome]:
     with Journal.read(run) as journal:
-        return [outcome_of(finished.body) for finished in journal.outcomes()]
+        return [parse_outcome(finished.body) for finished in journal.outcomes()]
 
 
 def test_every_draft_that_was_asked_for_is_accounted_for(found: Status, outcomes: list[Outcome]) -> None:
@@ -83,20 +83,20 @@ def test_declined_combinations_are_told_from_other_rejects(found: Status) -> Non
 
 def test_what_runs_here_costs_nothing_and_shows_no_money(found: Status) -> None:
     assert (found.cost, found.cost_per_question) == (0, 0)
-    assert "USD" not in " ".join(map(str, status_parts(found)))
+    assert "USD" not in " ".join(map(str, format_status(found)))
 
 
 def test_a_service_costs_its_tokens_at_its_price(few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(few), tmp_path / "run", teacher_url=server.url)
     found = status(tmp_path / "run")
-    price = price_of("gemini:gemini-3.8-flash")
+    price = lookup_price("gemini:gemini-3.8-flash")
     assert price is not None
     assert found.input_tokens > 0
     assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens))
     assert found.cost_per_question == pytest.approx(found.cost / found.questions)
     assert found.requests == {role: spent.requests for role, spent in found.spending.items()}
-    assert sum(found.requests.values()) == server.answered
+    assert sum(found.requests.values()) == server.request_count
     dearer = status(tmp_path / "run", price_in=10.0, price_out=10.0)
     assert dearer.cost == pytest.approx((found.input_tokens + found.output_tokens) / 100_000)
 
@@ -109,7 +109,7 @@ def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
         generate(str(few), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, limit=2)
     found = status(tmp_path / "run")
     assert (found.cost, found.cost_per_question) == (None, None)
-    assert any("openai:mine: the price is not known; give --price-in" in str(part) for part in status_parts(found))
+    assert any("openai:mine: the price is not known; give --price-in" in str(part) for part in format_status(found))
     given = status(tmp_path / "run", price_in=1.0, price_out=2.0)
     assert given.cost == pytest.approx((given.input_tokens + 2 * given.output_tokens) / 1e6)
 
@@ -136,8 +136,10 @@ IDENTITY = {"source": "/photos", "method": "compact", "preset": "paper@1", "k": 
 TEACHERS = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}
 
 
-def empty_outcome(number: int) -> Finished:
-    return Finished(f"{number:032x}", f"{number}.png", to_json(Outcome(1, None, (), (("key", "declined"),), "", "")), 0)
+def empty_outcome(number: int) -> FinishedImage:
+    return FinishedImage(
+        f"{number:032x}", f"{number}.png", to_json(Outcome(1, None, (), (("key", "declined"),), "", "")), 0
+    )
 
 
 def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: Path, clock: Clock) -> None:
@@ -156,7 +158,7 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
         clock.now += 301
         found = status(tmp_path / "run")
         assert (found.pace, found.is_running) == (pytest.approx(1 / 2), False)
-        assert any("not running" in str(part) for part in status_parts(found))
+        assert any("not running" in str(part) for part in format_status(found))
 
 
 def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
@@ -168,7 +170,7 @@ def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_pat
             journal.record_outcome(empty_outcome(number))
     found = status(tmp_path / "run")
     assert (found.left, found.pace) == (300, pytest.approx(1 / 2))
-    assert any("300 left: about 10 min" in str(part) for part in status_parts(found))
+    assert any("300 left: about 10 min" in str(part) for part in format_status(found))
 
 
 def test_a_run_that_is_over_has_nothing_left(found: Status, tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     found = status(tmp_path / "run")
     assert (found.finished, found.pace, found.is_running, found.first_at) == (0, None, False, None)
     assert (found.cost, found.cost_per_question) == (0, None)
-    assert "no picture is finished yet" in list(status_parts(found))
+    assert "no picture is finished yet" in list(format_status(found))
 
 
 def test_it_reads_what_is_there_while_a_writer_writes(tmp_path: Path) -> None:
@@ -215,12 +217,12 @@ def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: P
     body = json.dumps({"annotations": [1, 2], "rejects": [json.loads(to_json(Reject("conversation", "odd", "row")))]})
     with Journal.open(tmp_path / "run", identity) as journal:
         journal.record_reply("a", "verifier", Reply("key", "{}", "m", input_tokens=5))
-        journal.record_outcome(Finished("a", "a.png", body, 2))
+        journal.record_outcome(FinishedImage("a", "a.png", body, 2))
     found = status(tmp_path / "run", price_in=1.0, price_out=1.0)
     assert (found.finished, found.conversations, found.questions) == (1, 1, 2)
     assert (found.requests, found.cost) == ({"verifier": 1}, pytest.approx(5e-6))
     assert [(one.reason, one.count) for one in found.rejects] == [("odd", 1)]
-    assert list(status_parts(found))
+    assert list(format_status(found))
 
 
 def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,14 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.dataset_charts import RejectCount
-from compact_hf.reports.demo_page import AccuracySection, Example, Fact, ReleaseSection, Report, TrainingSection
+from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
 
 from .samples import HOSTILE, score, shown
+
+
+@pytest.fixture(autouse=True)
+def always(every_plot_drawn: None) -> None:
+    """These tests are about plots."""
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +30,18 @@ def accepted() -> dict[tuple[str, ...], int]:
 
 
 @pytest.fixture(scope="session")
-def report(accepted: dict[tuple[str, ...], int]) -> Report:
+def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
     """A report with every section, its words full of markup."""
-    return Report(
+    return DemoReport(
         title="A run",
         summary=f"Made up, with {HOSTILE}.",
         facts=(Fact("pictures", "200"), Fact("questions", "612", "2 or 3 a picture")),
-        accepted=accepted,
-        pictures=[shown(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
-        rejects=[RejectCount(f"a {HOSTILE} reason", 9), RejectCount("confidence below 70", 12, planted=13, caught=12)],
+        combination_counts=accepted,
+        images=[shown(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
+        rejects=[
+            RejectCount(f"a {HOSTILE} reason", 9),
+            RejectCount("confidence below 70", 12, injected_faults=13, caught_faults=12),
+        ],
         release=ReleaseSection((Fact("rows", "612"),), Example("Load it:", "load_dataset(DIR)", HOSTILE)),
         training=TrainingSection((Fact("steps", "600"),), tuple((step, 3 / step) for step in range(1, 61))),
         accuracy=AccuracySection(

@@ -10,10 +10,10 @@ from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import Turn
-from compact_hf.reports.contact_sheet import Shown
+from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.evaluation_page import Answered, Given, JudgingReport
-from compact_hf.reports.score_charts import Difference, Interval, Score
+from compact_hf.reports.evaluation_page import AnsweredQuestion, EvaluationReport, ModelAnswer
+from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\""
 
@@ -27,23 +27,23 @@ def picture(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
     return file.getvalue()
 
 
-def shown(seed: int, k: int, *, question: str = "What is the word on the sign?") -> Shown:
+def shown(seed: int, k: int, *, question: str = "What is the word on the sign?") -> SheetItem:
     """Return a picture with two turns of k capabilities."""
     names = tuple(CAPABILITIES)[:k]
-    return Shown(picture(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
+    return SheetItem(picture(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
 
 
-def score(label: str, n: int = 50, models: int = 2) -> Score:
+def score(label: str, n: int = 50, models: int = 2) -> ScoreRow:
     """Return made-up shares of some models, each better than the one before."""
     shares = (0.1 + 0.5 * index / max(models - 1, 1) for index in range(models))
-    return Score(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
+    return ScoreRow(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
 
 
-def judging(models: int) -> JudgingReport:
+def judging(models: int) -> EvaluationReport:
     """Return a report of some models with every section, its words full of markup."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
     answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
-    return JudgingReport(
+    return EvaluationReport(
         dataset=f"questions {HOSTILE}",
         facts=(Fact("questions", "300"), Fact("pictures", "60", HOSTILE)),
         models=names,
@@ -52,23 +52,24 @@ def judging(models: int) -> JudgingReport:
         by_capability=tuple(score(name, 90, models) for name in CAPABILITIES),
         by_pair={("color", "shape"): score("color+shape", 40, models), ("shape", "counting"): score("", 3, models)},
         comparisons=tuple(
-            Difference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01) for index, name in enumerate(names)
+            ModelDifference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01)
+            for index, name in enumerate(names)
         )[1:],
         examples=[
-            Answered(
+            AnsweredQuestion(
                 picture(number),
                 1 + number,
                 tuple(CAPABILITIES)[: 1 + number],
                 f"Is it {HOSTILE}?",
                 HOSTILE,
-                tuple(Given(name, HOSTILE, right) for name, right in zip(names, rights, strict=True)),
+                tuple(ModelAnswer(name, HOSTILE, right) for name, right in zip(names, rights, strict=True)),
                 f"scene:{number}",
             )
             for number, rights in enumerate(answers)
         ],
-        chosen_by="The first three.",
+        selection_rule="The first three.",
         matching="Exact.",
         notes=(f"Nothing about {HOSTILE}.",),
-        made=(("compact_hf", HOSTILE),),
+        settings=(("compact_hf", HOSTILE),),
         command=Example("Again:", "compact evaluate MODEL scenes:60 --out DIR"),
     )

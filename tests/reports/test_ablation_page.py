@@ -10,11 +10,11 @@ from PIL import Image
 
 from compact_hf.reports.ablation_page import (
     AblationReport,
-    Arm,
+    GroupScores,
     Spread,
-    VariantLine,
-    accuracy_of_variants,
-    differences_of_variants,
+    VariantData,
+    plot_accuracy_by_variant,
+    plot_variant_differences,
     render_ablation,
 )
 
@@ -25,26 +25,28 @@ def spread(mean: float) -> Spread:
     return Spread(mean, mean - 0.05, mean + 0.05, (mean - 0.02, mean + 0.02))
 
 
-def line(label: str) -> VariantLine:
+def line(label: str) -> GroupScores:
     accuracy = {"k1": spread(0.2), "k12": spread(0.22), "k123": spread(0.4), "noise": spread(0.1)}
     difference = {name: spread(one.mean - 0.2) for name, one in accuracy.items() if name != "k1"}
-    return VariantLine(label, 300, 0.25, accuracy, difference)
+    return GroupScores(label, 300, 0.25, accuracy, difference)
 
 
 REPORT = AblationReport(
     dataset="reserved scenes",
-    pictures=300,
+    images=300,
     base="aligned",
     recipe="tiny-cpu",
     seeds=(0, 1),
     baseline="k1",
-    arms=tuple(Arm(name, "500 (500 of k = 1)", "190", "190", "48", "1.9") for name in ("k1", "k12", "k123", "noise")),
-    lines=(line("all"), line("k = 1")),
+    variants=tuple(
+        VariantData(name, "500 (500 of k = 1)", "190", "190", "48", "1.9") for name in ("k1", "k12", "k123", "noise")
+    ),
+    groups=(line("all"), line("k = 1")),
 )
 
 
 def test_every_number_that_is_drawn_stands_in_the_table() -> None:
-    accuracy, differences = accuracy_of_variants(REPORT), differences_of_variants(REPORT)
+    accuracy, differences = plot_accuracy_by_variant(REPORT), plot_variant_differences(REPORT)
     assert accuracy.table.head == ("questions", "n", "most frequent answer", "k1", "k12", "k123", "noise")
     assert accuracy.table.rows[0][:5] == ("all", "300", "25.0%", "20.0% (15.0%–25.0%)", "22.0% (17.0%–27.0%)")
     assert differences.table.rows[1] == (
@@ -71,17 +73,18 @@ def test_the_page_says_what_its_seeds_are_worth(seeds: tuple[int, ...], told: st
 
 
 def test_names_are_text_and_no_markup() -> None:
-    arms = tuple(replace(arm, variant=HOSTILE) for arm in REPORT.arms)
-    page = render_ablation(replace(REPORT, arms=arms, dataset=HOSTILE, base=HOSTILE))
+    arms = tuple(replace(arm, variant=HOSTILE) for arm in REPORT.variants)
+    page = render_ablation(replace(REPORT, variants=arms, dataset=HOSTILE, base=HOSTILE))
     assert "<script" not in page
 
 
 def test_the_same_report_gives_the_same_bytes_and_any_number_of_variants_fits() -> None:
     assert render_ablation(REPORT) == render_ablation(REPORT)
     many = {f"no-capability-{number:02}": spread(0.2) for number in range(11)}
-    lines = tuple(replace(one, accuracy=many, difference=many) for one in REPORT.lines)
+    lines = tuple(replace(one, accuracy=many, difference=many) for one in REPORT.groups)
     few, all_of_them = (
-        Image.open(io.BytesIO(accuracy_of_variants(report).png())) for report in (REPORT, replace(REPORT, lines=lines))
+        Image.open(io.BytesIO(plot_accuracy_by_variant(report).png()))
+        for report in (REPORT, replace(REPORT, groups=lines))
     )
     assert few.width == all_of_them.width
     assert all_of_them.height > few.height

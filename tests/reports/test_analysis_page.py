@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.reports.analysis_page import AnalysisPage, Drawn, Listed, Section, Told, render_analysis
-from compact_hf.reports.dataset_charts import Series, bars, lengths
+from compact_hf.reports.analysis_page import AnalysisPage, Findings, PlotBlock, Section, TableBlock, render_analysis
+from compact_hf.reports.dataset_charts import Series, plot_bars, plot_lengths
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Table
 from tests.reports.pages import Page
@@ -20,19 +20,24 @@ OTHER = Series(HOSTILE, {"color": 0.125})
 
 
 def page(*series: Series) -> AnalysisPage:
-    drawn = bars(series, list(CAPABILITIES), name="shares", title=f"Shares of {HOSTILE}", what="capability")
-    words = lengths([(one.label, {1: 5, 9: 1}) for one in series], name="words", title="Words")
+    drawn = plot_bars(series, list(CAPABILITIES), name="shares", title=f"Shares of {HOSTILE}", row_header="capability")
+    words = plot_lengths([(one.label, {1: 5, 9: 1}) for one in series], name="words", title="Words")
     return AnalysisPage(
         title=" beside ".join(one.label for one in series),
         lead="Made up.",
         facts=(Fact("questions", "5"),) if len(series) == 1 else (),
-        figures=Table(("figure", "a", "b"), (("questions", "5", "6"),)) if len(series) > 1 else None,
-        told=tuple(Told(one.label, (f"It is {HOSTILE}.",)) for one in series),
+        summary_table=Table(("figure", "a", "b"), (("questions", "5", "6"),)) if len(series) > 1 else None,
+        findings=tuple(Findings(one.label, (f"It is {HOSTILE}.",)) for one in series),
         sections=(
-            Section("shares", "Shares", ("How to read it.",), (Drawn(drawn), Listed("More", Table(("a",), (("b",),))))),
-            Section("words", "Words", (), (Drawn(words, folded=True),)),
+            Section(
+                "shares",
+                "Shares",
+                ("How to read it.",),
+                (PlotBlock(drawn), TableBlock("More", Table(("a",), (("b",),)))),
+            ),
+            Section("words", "Words", (), (PlotBlock(words, is_folded=True),)),
         ),
-        again=Example("Again:", "compact analyze DATASET"),
+        command=Example("Again:", "compact analyze DATASET"),
     )
 
 
@@ -56,7 +61,7 @@ def test_the_page_needs_nothing_is_closed_and_its_links_lead_somewhere(series: t
 
 
 def test_bars_show_every_number_with_what_is_missing_as_nothing() -> None:
-    plot = bars([ONE, OTHER], ["color", "counting"], name="shares", title="Shares", what="capability")
+    plot = plot_bars([ONE, OTHER], ["color", "counting"], name="shares", title="Shares", row_header="capability")
     assert plot.table.head == ("capability", "one", HOSTILE)
     assert plot.table.rows == (("color", "50.0%", "12.5%"), ("counting", "25.0%", "0.0%"))
     assert "one: most, 50.0%, for color; least, 25.0%, for counting." in plot.alt
@@ -65,25 +70,29 @@ def test_bars_show_every_number_with_what_is_missing_as_nothing() -> None:
 
 
 def test_two_data_sets_differ_in_more_than_color() -> None:
-    alone, beside = (bars(series, ["color"], name="x", title="x", what="x") for series in ([ONE], [ONE, OTHER]))
+    alone, beside = (
+        plot_bars(series, ["color"], name="x", title="x", row_header="x") for series in ([ONE], [ONE, OTHER])
+    )
     assert "<pattern" not in alone.svg()
     assert "<pattern" in beside.svg(), "the second one is hatched"
-    drawn = lengths([("one", {3: 1}), ("other", {4: 1})], name="words", title="Words").svg()
+    drawn = plot_lengths([("one", {3: 1}), ("other", {4: 1})], name="words", title="Words").svg()
     assert "stroke-dasharray" in drawn
 
 
 def test_notes_and_a_unit_head_the_columns_of_one_data_set() -> None:
-    plot = bars([ONE], ["color"], name="x", title="x", what="word", unit="bits", notes={"questions": ["7"]})
+    plot = plot_bars(
+        [ONE], ["color"], name="x", title="x", row_header="word", value_header="bits", notes={"questions": ["7"]}
+    )
     assert (plot.table.head, plot.table.rows) == (("word", "bits", "questions"), (("color", "50.0%", "7"),))
 
 
 def test_lengths_add_up_and_keep_what_lies_beyond_the_axis() -> None:
     counts = dict.fromkeys(range(1, 100), 10) | {5000: 1}
-    plot = lengths([("one", counts)], name="words", title="Words")
+    plot = plot_lengths([("one", counts)], name="words", title="Words")
     shares = [float(share.rstrip("%")) for _, share in plot.table.rows]
     assert sum(shares) == pytest.approx(100, abs=1)
     assert plot.table.rows[-1][0].endswith("or more")
     assert "half have at most 50" in plot.alt
     assert len(plot.table.rows) <= 26
-    short = lengths([("one", {1: 3, 2: 1})], name="words", title="Words")
+    short = plot_lengths([("one", {1: 3, 2: 1})], name="words", title="Words")
     assert short.table.rows == (("1", "75.0%"), ("2", "25.0%"))

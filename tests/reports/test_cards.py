@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.contact_sheet import Entry, Shown, ladder, sheet
-from compact_hf.scenes.questions import understand
-from compact_hf.scenes.render import png
-from compact_hf.scenes.scene import scene_of
+from compact_hf.reports.contact_sheet import Entry, SheetItem, render_image_with_questions, render_sheet
+from compact_hf.scenes.questions import analyze_question
+from compact_hf.scenes.render import render_png
+from compact_hf.scenes.scene import build_scene
 
 from .samples import picture, shown
 
@@ -23,7 +23,7 @@ DROPPED = Reject("verification", "needs fewer capabilities", "Is it?", "no", ("c
 def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question() -> None:
     runaway = Turn("word " * 3000, "unbroken" * 500, ("color",), ("color",), 90)
     with Image.open(
-        io.BytesIO(sheet([shown(1, 1), Shown(picture(2), 3, (runaway,)), shown(3, 2)], columns=3))
+        io.BytesIO(render_sheet([shown(1, 1), SheetItem(picture(2), 3, (runaway,)), shown(3, 2)], columns=3))
     ) as drawn:
         assert drawn.format == "PNG"
         assert drawn.width == 3 * 400 + 4 * 20
@@ -31,13 +31,13 @@ def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question(
 
 
 def test_the_png_sheet_is_the_same_every_time() -> None:
-    assert sheet([shown(1, 1), shown(2, 2)]) == sheet([shown(1, 1), shown(2, 2)])
+    assert render_sheet([shown(1, 1), shown(2, 2)]) == render_sheet([shown(1, 1), shown(2, 2)])
 
 
 def test_the_png_sheet_grows_with_what_was_dropped() -> None:
     heights = []
     for dropped in ((), (DROPPED,), (DROPPED, DROPPED)):
-        with Image.open(io.BytesIO(sheet([Shown(picture(1), 2, (), "a.png", dropped)], columns=1))) as drawn:
+        with Image.open(io.BytesIO(render_sheet([SheetItem(picture(1), 2, (), "a.png", dropped)], columns=1))) as drawn:
             heights.append(drawn.height)
     assert heights == sorted(set(heights))
 
@@ -46,7 +46,7 @@ def test_a_ladder_is_as_tall_as_its_words_and_at_least_as_its_picture() -> None:
     one = Entry("word " * 40, "yes", ("color", "counting"))
     heights = []
     for count in (1, 9):
-        with Image.open(io.BytesIO(ladder(picture(1), [one] * count))) as drawn:
+        with Image.open(io.BytesIO(render_image_with_questions(picture(1), [one] * count))) as drawn:
             heights.append(drawn.height)
     assert heights[0] == 400 + 2 * 20
     assert heights[1] > 9 * 100
@@ -54,11 +54,14 @@ def test_a_ladder_is_as_tall_as_its_words_and_at_least_as_its_picture() -> None:
 
 def test_readmes_picture_of_k_is_what_its_script_draws_and_its_questions_need_what_it_says() -> None:
     script = runpy.run_path(str(PICTURES / "explain_k.py"))
-    scene, entries = scene_of(script["SCENE"]), script["entries"]()
+    scene, entries = build_scene(script["SCENE"]), script["entries"]()
     for number, entry in enumerate(entries):
-        found = understand(scene, entry.question)
+        found = analyze_question(scene, entry.question)
         assert found is not None
         assert (found.answer, found.capabilities) == (entry.verdict, entry.capabilities)
         assert len(entry.capabilities) == number + 1
-    with Image.open(PICTURES / "k.png") as there, Image.open(io.BytesIO(ladder(png(scene), entries))) as drawn:
+    with (
+        Image.open(PICTURES / "k.png") as there,
+        Image.open(io.BytesIO(render_image_with_questions(render_png(scene), entries))) as drawn,
+    ):
         assert ImageChops.difference(there, drawn).getbbox() is None

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.contact_sheet import Shown, fragment, page, pick, thumbnail
+from compact_hf.reports.contact_sheet import SheetItem, pick, render_fragment, render_page, thumbnail
 
 from .samples import HOSTILE, picture, shown
 
 
 @given(st.lists(st.integers(1, 5), max_size=40), st.integers(0, 30))
 def test_pick_is_even_over_k_and_keeps_the_order(ks: list[int], count: int) -> None:
-    pictures = [Shown(b"", k, (), str(place)) for place, k in enumerate(ks)]
+    pictures = [SheetItem(b"", k, (), str(place)) for place, k in enumerate(ks)]
     picked = pick(pictures, count)
     have, taken = Counter(ks), Counter(one.k for one in picked)
     assert len(picked) == min(count, len(ks))
@@ -31,13 +31,13 @@ def test_pick_is_even_over_k_and_keeps_the_order(ks: list[int], count: int) -> N
 
 
 def test_what_a_teacher_wrote_is_never_markup() -> None:
-    page = fragment([shown(1, 2, question=HOSTILE)])
+    page = render_fragment([shown(1, 2, question=HOSTILE)])
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_every_capability_of_a_question_is_named() -> None:
-    page = fragment([shown(1, 3)])
+    page = render_fragment([shown(1, 3)])
     for name in ("color", "shape", "object recognition"):
         assert f">{name}</li>" in page
 
@@ -63,7 +63,7 @@ DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?"
 
 
 def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -> None:
-    text = fragment([Shown(picture(1), 2, (), "a.png", (DROPPED,))])
+    text = render_fragment([SheetItem(picture(1), 2, (), "a.png", (DROPPED,))])
     assert "dropped: needs fewer capabilities</strong>" in text
     assert text.count("&lt;script&gt;") == 2
     assert "<script" not in text
@@ -74,12 +74,12 @@ def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -
     same = Turn("Which?", "red", ASKED, ASKED[::-1], 90)
     other = Turn("Which?", "red", ASKED, ("object_recognition",), 90)
     none = Turn("Which?", "red", ASKED, (), 90)
-    notes = [entry.note for entry in Shown(b"", 2, (same, other, none)).entries()]
+    notes = [entry.note for entry in SheetItem(b"", 2, (same, other, none)).entries()]
     assert notes == ["", "the verifier found object recognition", "the verifier found nothing"]
 
 
 def test_a_page_needs_nothing_beside_it() -> None:
-    text = page([shown(1, 1), shown(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE])
+    text = render_page([shown(1, 1), shown(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE])
     assert text.count("data:image/webp;base64,") == 2
     assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', text))
     assert "<script" not in text

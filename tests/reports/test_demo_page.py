@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from compact_hf.reports.demo_page import Report, render
+from compact_hf.reports.demo_page import DemoReport, render_demo
 
 from .pages import Page
 
 
 @pytest.fixture(scope="module")
-def text(report: Report) -> str:
-    return render(report)
+def text(report: DemoReport) -> str:
+    return render_demo(report)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def test_two_hundred_pictures_stay_under_three_megabytes(text: str) -> None:
     assert len(text.encode()) < 3_000_000
 
 
-def test_the_same_report_gives_the_same_page(report: Report, text: str) -> None:
-    assert render(report) == text
+def test_the_same_report_gives_the_same_page(report: DemoReport, text: str) -> None:
+    assert render_demo(report) == text
 
 
 def test_tags_are_closed_and_links_lead_somewhere(page: Page) -> None:
@@ -83,19 +83,19 @@ def test_light_and_dark_come_from_the_readers_setting(text: str) -> None:
         ({"training": None}, "training"),
         ({"accuracy": None}, "accuracy"),
         ({"rejects": ()}, "dropped"),
-        ({"pictures": ()}, "pictures"),
+        ({"images": ()}, "pictures"),
         ({"next_steps": ()}, "next"),
     ],
 )
 def test_a_part_without_figures_is_left_out_with_its_link(
-    report: Report, text: str, missing: dict[str, Any], anchor: str
+    report: DemoReport, text: str, missing: dict[str, Any], anchor: str
 ) -> None:
-    small = replace(replace(report, pictures=report.pictures[:2]), **missing)
-    without = Page(render(small))
+    small = replace(replace(report, images=report.images[:2]), **missing)
+    without = Page(render_demo(small))
     assert f'id="{anchor}"' in text
     assert anchor not in without.values("id")
     assert f"#{anchor}" not in without.values("href")
 
 
 def test_an_empty_run_still_gives_a_page() -> None:
-    assert Page(render(Report("Nothing yet", "No picture was kept.", (), {}))).values("id")
+    assert Page(render_demo(DemoReport("Nothing yet", "No picture was kept.", (), {}))).values("id")

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from compact_hf.reports.evaluation_page import JudgingReport, render_judging
-from compact_hf.reports.pair_charts import FEWEST, accuracy_by_pair
-from compact_hf.reports.score_charts import Difference, Interval, accuracy, describe_differences
-from compact_hf.reports.theme import MOST_MODELS, model_look
+from compact_hf.reports.evaluation_page import EvaluationReport, render_evaluation
+from compact_hf.reports.pair_charts import MIN_N, plot_accuracy_by_pair
+from compact_hf.reports.score_charts import Interval, ModelDifference, describe_differences, plot_accuracy
+from compact_hf.reports.theme import MAX_MODELS, model_style
 
 from .pages import Page
 from .samples import judging, score
 
 
 @pytest.fixture(scope="module")
-def report() -> JudgingReport:
+def report() -> EvaluationReport:
     return judging(2)
 
 
 @pytest.fixture(scope="module")
-def text(report: JudgingReport) -> str:
-    return render_judging(report)
+def text(report: EvaluationReport) -> str:
+    return render_evaluation(report)
 
 
 def test_it_needs_no_network_and_no_script(text: str) -> None:
@@ -52,8 +52,8 @@ def test_nothing_that_a_model_or_a_data_set_says_becomes_markup(text: str) -> No
     assert text.count("&lt;script&gt;") >= 12
 
 
-def test_the_same_report_gives_the_same_page(report: JudgingReport, text: str) -> None:
-    assert render_judging(report) == text
+def test_the_same_report_gives_the_same_page(report: EvaluationReport, text: str) -> None:
+    assert render_evaluation(report) == text
 
 
 def test_every_model_stands_beside_the_majority_answer_with_its_interval(text: str) -> None:
@@ -62,9 +62,9 @@ def test_every_model_stands_beside_the_majority_answer_with_its_interval(text: s
     assert "known in hindsight" in text
 
 
-@pytest.mark.parametrize(("models", "plots"), [(1, 2 + 1), (2, 2 + 2 + 1), (MOST_MODELS + 1, 4 + MOST_MODELS + 1 + 1)])
+@pytest.mark.parametrize(("models", "plots"), [(1, 2 + 1), (2, 2 + 2 + 1), (MAX_MODELS + 1, 4 + MAX_MODELS + 1 + 1)])
 def test_any_number_of_models_has_its_plots(models: int, plots: int) -> None:
-    page = Page(render_judging(judging(models)))
+    page = Page(render_evaluation(judging(models)))
     assert [tag for tag, _ in page.tags].count("figure") == plots
     assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "figure")
 
@@ -73,7 +73,7 @@ def test_any_number_of_models_has_its_plots(models: int, plots: int) -> None:
     ("models", "headings"), [(1, ["Wrong", "Right"]), (3, ["Some right, some wrong", "All wrong", "All right"])]
 )
 def test_examples_stand_under_what_became_of_them(models: int, headings: list[str]) -> None:
-    assert re.findall(r'<h3 class="outcome">(.*?)</h3>', render_judging(judging(models))) == headings
+    assert re.findall(r'<h3 class="outcome">(.*?)</h3>', render_evaluation(judging(models))) == headings
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_examples_stand_under_what_became_of_them(models: int, headings: list[st
     [({"comparisons": ()}, "compared"), ({"by_capability": ()}, "by-capability"), ({"by_pair": {}}, "by-pair")],
 )
 def test_a_part_without_figures_is_left_out_with_its_link(
-    report: JudgingReport, text: str, missing: dict[str, Any], anchor: str
+    report: EvaluationReport, text: str, missing: dict[str, Any], anchor: str
 ) -> None:
-    without = Page(render_judging(replace(report, examples=(), **missing)))
+    without = Page(render_evaluation(replace(report, examples=(), **missing)))
     assert f'id="{anchor}"' in text
     assert not {anchor, "examples"} & set(without.values("id"))
     assert not {f"#{anchor}", "#examples"} & set(without.values("href"))
@@ -100,31 +100,31 @@ def test_a_part_without_figures_is_left_out_with_its_link(
     ],
 )
 def test_better_is_said_only_where_the_interval_and_the_test_say_so(share: Interval, p: float, said: str) -> None:
-    assert describe_differences([Difference("A", "B", 1200, share, p)]) == (said,)
+    assert describe_differences([ModelDifference("A", "B", 1200, share, p)]) == (said,)
 
 
 def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:
     share = Interval(0.5, 0.2, 0.8)
 
     def colored(n: int) -> int:
-        svg = accuracy_by_pair({("color", "shape"): (n, share)}, model="M", name="pairs").svg()
+        svg = plot_accuracy_by_pair({("color", "shape"): (n, share)}, model="M", name="pairs").svg()
         assert f">{n}</text>" in svg
         return svg.count("opacity: 0.325")
 
     # The key has a cell of 50% too.
-    assert (colored(FEWEST - 1), colored(FEWEST)) == (1, 2)
+    assert (colored(MIN_N - 1), colored(MIN_N)) == (1, 2)
 
 
 def test_models_of_one_plot_are_told_apart_without_color() -> None:
-    looks = [model_look(index) for index in range(MOST_MODELS)]
-    assert len({look["marker"] for look in looks}) == MOST_MODELS
+    looks = [model_style(index) for index in range(MAX_MODELS)]
+    assert len({look["marker"] for look in looks}) == MAX_MODELS
     assert all((one["color"] != other["color"]) for one, other in pairwise(looks))
 
 
-@pytest.mark.parametrize("models", [1, 2, 3, MOST_MODELS])
+@pytest.mark.parametrize("models", [1, 2, 3, MAX_MODELS])
 def test_names_and_legend_stay_inside_the_figure(models: int) -> None:
     names = [f"an-organization/a-model-with-quite-a-long-name-{index}" for index in range(models)]
-    figure = accuracy([score("scene_understanding", 123456, models)], names, name="a", title="A").figure
+    figure = plot_accuracy([score("scene_understanding", 123456, models)], names, name="a", title="A").figure
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()

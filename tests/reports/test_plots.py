@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.reports import dataset_charts, score_charts
 from compact_hf.reports.dataset_charts import RejectCount
-from compact_hf.reports.demo_page import Report, drawn
+from compact_hf.reports.demo_page import DemoReport, make_plots
 from compact_hf.reports.figure import Plot
-from compact_hf.reports.score_charts import Interval, Score
+from compact_hf.reports.score_charts import Interval, ScoreRow
 from compact_hf.reports.theme import TONES
 
 _COMBINATIONS = st.dictionaries(
-    st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=4).map(canonical),
+    st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=4).map(canonicalize),
     st.integers(1, 50),
     max_size=12,
 )
@@ -41,23 +41,23 @@ def words(svg: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def every(report: Report) -> tuple[Plot, ...]:
-    return drawn(report)
+def every(report: DemoReport) -> tuple[Plot, ...]:
+    return make_plots(report)
 
 
-def test_the_same_data_give_the_same_bytes(every: tuple[Plot, ...], report: Report) -> None:
-    again = drawn(report)
+def test_the_same_data_give_the_same_bytes(every: tuple[Plot, ...], report: DemoReport) -> None:
+    again = make_plots(report)
     assert [plot.svg() for plot in every] == [plot.svg() for plot in again]
     assert [plot.png(dpi=50) for plot in every] == [plot.png(dpi=50) for plot in again]
 
 
 def test_another_process_draws_the_same_bytes() -> None:
     code = (
-        "from compact_hf.reports.dataset_charts import coverage\n"
-        "print(coverage({('color', 'shape'): 3, ('color',): 2}).svg(), end='')"
+        "from compact_hf.reports.dataset_charts import plot_coverage\n"
+        "print(plot_coverage({('color', 'shape'): 3, ('color',): 2}).svg(), end='')"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
-    assert told == dataset_charts.coverage({("color", "shape"): 3, ("color",): 2}).svg()
+    assert told == dataset_charts.plot_coverage({("color", "shape"): 3, ("color",): 2}).svg()
 
 
 def test_every_plot_has_words_and_a_regular_table(every: tuple[Plot, ...]) -> None:
@@ -90,12 +90,12 @@ def test_inline_plots_leave_color_and_ids_to_the_page(every: tuple[Plot, ...]) -
 @given(_COMBINATIONS)
 def test_tables_count_what_a_plain_count_counts(accepted: dict[tuple[str, ...], int]) -> None:
     flat = [combination for combination, count in accepted.items() for _ in range(count)]
-    by_k = cells(dataset_charts.k_distribution(accepted))
+    by_k = cells(dataset_charts.plot_k_distribution(accepted))
     assert by_k["all"][0] == f"{len(flat):,}"
     for k, number in Counter(map(len, flat)).items():
         assert by_k[str(k)][0] == str(number)
-    by_name = cells(dataset_charts.coverage(accepted))
-    by_pair = cells(dataset_charts.cooccurrence(accepted))
+    by_name = cells(dataset_charts.plot_coverage(accepted))
+    by_pair = cells(dataset_charts.plot_cooccurrence(accepted))
     for name in CAPABILITIES:
         assert by_name[name.replace("_", " ")][-1] == str(sum(name in combination for combination in flat))
     for one, other in combinations(CAPABILITIES, 2):
@@ -104,21 +104,23 @@ def test_tables_count_what_a_plain_count_counts(accepted: dict[tuple[str, ...], 
 
 
 def test_a_capability_that_nothing_needs_is_shown_with_nought() -> None:
-    plot = dataset_charts.coverage({("color",): 4})
+    plot = dataset_charts.plot_coverage({("color",): 4})
     assert "object interaction" in words(plot.svg())
     assert cells(plot)["object interaction"] == ("0", "0")
 
 
 def test_means_of_other_data_are_named_beside_our_own() -> None:
     told = words(
-        dataset_charts.k_distribution({("color",): 1, ("color", "shape"): 1}, means=dataset_charts.PAPER_MEAN_K).svg()
+        dataset_charts.plot_k_distribution(
+            {("color",): 1, ("color", "shape"): 1}, means=dataset_charts.PAPER_MEAN_K
+        ).svg()
     )
     assert {"mean k 1.50, here", "mean k 1.95, LLaVA-665K (paper)", "mean k 2.89, COMPACT (paper)"} <= set(told)
 
 
 def test_planted_faults_are_told_apart_from_rejects() -> None:
-    plot = dataset_charts.rejects(
-        [RejectCount("repeats another", 9), RejectCount("low confidence", 12, planted=13, caught=11)]
+    plot = dataset_charts.plot_rejects(
+        [RejectCount("repeats another", 9), RejectCount("low confidence", 12, injected_faults=13, caught_faults=11)]
     )
     assert cells(plot)["low confidence"] == ("12", "13", "11")
     assert cells(plot)["repeats another"] == ("9", "–", "–")
@@ -127,13 +129,13 @@ def test_planted_faults_are_told_apart_from_rejects() -> None:
 
 
 def test_without_planted_faults_nothing_is_said_of_them() -> None:
-    plot = dataset_charts.rejects([RejectCount("repeats another", 9)])
+    plot = dataset_charts.plot_rejects([RejectCount("repeats another", 9)])
     assert plot.table.head == ("reason", "dropped")
     assert "planted" not in plot.alt + plot.title + plot.svg()
 
 
 def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
-    told = " ".join(words(dataset_charts.rejects([RejectCount("<b>a</b> & $x^2$", 1)]).svg()))
+    told = " ".join(words(dataset_charts.plot_rejects([RejectCount("<b>a</b> & $x^2$", 1)]).svg()))
     assert "<b>a</b> & $x^2$" in told
 
 
@@ -147,7 +149,7 @@ def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
 )
 def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Interval, said: str) -> None:
     (sentence,) = score_charts.describe_scores(
-        [Score("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after")
+        [ScoreRow("k = 2", 90, 0.4, (Interval(0, 0, 0.1), interval))], ("before", "after")
     )
     assert said in sentence
     assert "n = 90; the majority answer gets 40% right" in sentence
@@ -156,19 +158,19 @@ def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Inte
 
 @pytest.mark.parametrize(("highest", "limit"), [(0.05, 20), (0.3, 40), (0.58, 70), (0.97, 100), (1.0, 100)])
 def test_the_axis_of_accuracy_ends_beyond_the_highest_interval(highest: float, limit: int) -> None:
-    score = Score("k = 1", 90, 0.02, (Interval(0.03, 0.01, highest),))
-    (axes,) = score_charts.accuracy([score], ["student"], name="accuracy", title="Accuracy").figure.axes
+    score = ScoreRow("k = 1", 90, 0.02, (Interval(0.03, 0.01, highest),))
+    (axes,) = score_charts.plot_accuracy([score], ["student"], name="accuracy", title="Accuracy").figure.axes
     assert axes.get_xlim() == (0, limit)
 
 
 def test_the_loss_table_keeps_the_first_and_the_last_point_of_a_long_run() -> None:
-    rows = score_charts.loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
+    rows = score_charts.plot_loss([(step, 2.0) for step in range(10, 5010, 10)]).table.rows
     assert (rows[0][0], rows[-1][0], len(rows)) == ("10", "5,000", 8)
 
 
 def test_coverage_puts_the_many_ks_of_judged_data_together_and_leaves_out_those_that_need_nothing() -> None:
     names = tuple(CAPABILITIES)
-    plot = dataset_charts.coverage({names[:k]: 10 + k for k in range(8)})
+    plot = dataset_charts.plot_coverage({names[:k]: 10 + k for k in range(8)})
     assert plot.table.head == ("capability", "k = 1", "k = 2", "k = 3", "k = 4", "k ≥ 5", "all")
     assert plot.table.rows[0] == ("color", "11", "12", "13", "14", "48", "98")
-    assert dataset_charts.coverage({names[:5]: 1}).table.head == ("capability", "k = 5", "all")
+    assert dataset_charts.plot_coverage({names[:5]: 1}).table.head == ("capability", "k = 5", "all")

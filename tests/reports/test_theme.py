@@ -11,7 +11,7 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES, GROUPS
 from compact_hf.reports import dataset_charts
-from compact_hf.reports.theme import TONES, css_variables, k_look, k_tone, themed
+from compact_hf.reports.theme import TONES, apply_theme, css_variables, k_style, k_tone
 
 
 def luminance(color: str) -> float:
@@ -43,19 +43,19 @@ def test_groups_and_ks_stay_apart_without_color(scheme: int) -> None:
 
 
 def test_neighboring_ks_differ_in_hatch_too() -> None:
-    hatches = [k_look(k)["hatch"] for k in range(1, 6)]
+    hatches = [k_style(k)["hatch"] for k in range(1, 6)]
     assert all(one != other for one, other in pairwise(hatches))
 
 
 def test_no_two_tones_share_a_light_value_because_themes_replace_by_value() -> None:
     assert len({light for light, _ in TONES.values()}) == len(TONES)
-    assert themed(f"fill: {TONES['k3'][0]}") == "fill: var(--tone-k3)"
+    assert apply_theme(f"fill: {TONES['k3'][0]}") == "fill: var(--tone-k3)"
     assert f"--tone-k3: {TONES['k3'][1]};" in css_variables(1)
 
 
 def test_drawing_leaves_the_readers_settings_alone() -> None:
     before = matplotlib.rcParams.copy()
-    dataset_charts.coverage({(name,): 1 for name in CAPABILITIES}).svg()
+    dataset_charts.plot_coverage({(name,): 1 for name in CAPABILITIES}).svg()
     assert matplotlib.rcParams == before
 
 

@@ -17,19 +17,19 @@ def spend(budget: Budget, costs: list[float], *, seed: int, failing: float, plac
     rng, left, in_flight = random.Random(seed), list(costs), 0
     replies = 0
     while True:
-        room = bool(left) and in_flight < places and not budget.spent_up()
+        room = bool(left) and in_flight < places and not budget.exhausted_reason()
         if not room and not in_flight:
             return replies
         if room and (not in_flight or rng.random() < 0.6):
-            budget.sent()
+            budget.record_sent()
             in_flight += 1
         else:
             in_flight -= 1
             answered = rng.random() >= failing
             if answered and left:
-                budget.came_back("teacher", Reply("key", str(left.pop()), "m"))
+                budget.record_result("teacher", Reply("key", str(left.pop()), "m"))
             else:
-                budget.came_back("teacher", None)
+                budget.record_result("teacher", None)
             replies += answered
 
 
@@ -50,7 +50,7 @@ def test_no_more_requests_are_answered_than_the_limit_allows(
 def test_money_is_overdrawn_by_no_more_than_what_is_in_flight_costs_above_the_mean(
     limit: float, costs: list[float], seed: int, failing: float, places: int
 ) -> None:
-    budget = Budget(max_cost=limit, cost_of=lambda role, reply: float(reply.text), first_guess=0.01)
+    budget = Budget(max_cost=limit, reply_cost=lambda role, reply: float(reply.text), initial_estimate=0.01)
     spend(budget, costs, seed=seed, failing=failing, places=places)
     assert budget.cost <= limit + places * (max(costs) - min(costs))
 
@@ -58,15 +58,15 @@ def test_money_is_overdrawn_by_no_more_than_what_is_in_flight_costs_above_the_me
 @given(st.integers(0, 60), st.integers(0, 9999), st.integers(1, 30))
 def test_equal_costs_are_never_overdrawn_and_leave_less_than_one_request(limit: int, seed: int, places: int) -> None:
     cent = 1 / 64  # a sum of these is exact
-    budget = Budget(max_cost=limit * cent, cost_of=lambda role, reply: cent, first_guess=cent)
+    budget = Budget(max_cost=limit * cent, reply_cost=lambda role, reply: cent, initial_estimate=cent)
     assert spend(budget, [cent] * 200, seed=seed, failing=0.3, places=places) == limit
     assert budget.cost == limit * cent
 
 
 def test_what_earlier_sessions_cost_counts_and_sets_what_a_request_is_taken_to_cost() -> None:
-    budget = Budget(max_cost=1.0, cost_of=lambda role, reply: 0.1, first_guess=0.5, requests=8, cost=0.8)
+    budget = Budget(max_cost=1.0, reply_cost=lambda role, reply: 0.1, initial_estimate=0.5, requests=8, cost=0.8)
     assert spend(budget, [0.1] * 9, seed=0, failing=0.0, places=1) == 2
-    assert Budget(max_requests=5, requests=7).spent_up()
+    assert Budget(max_requests=5, requests=7).exhausted_reason()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,12 @@ def test_what_earlier_sessions_cost_counts_and_sets_what_a_request_is_taken_to_c
             Budget(max_cost=2.5, requests=1, cost=2.5),
             "the budget of $2.50 is used up ($2.5000 spent); raise --max-cost",
         ),
-        (Budget(max_cost=2.5, first_guess=3.0), "the budget of $2.50 is used up ($0.0000 spent); raise --max-cost"),
+        (
+            Budget(max_cost=2.5, initial_estimate=3.0),
+            "the budget of $2.50 is used up ($0.0000 spent); raise --max-cost",
+        ),
         (Budget(), ""),
     ],
 )
 def test_a_budget_that_is_used_up_says_which_and_what_to_raise(budget: Budget, told: str) -> None:
-    assert budget.spent_up() == told
+    assert budget.exhausted_reason() == told

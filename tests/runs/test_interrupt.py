@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.interrupt import run_async_interruptible
 
 CHILD = """
 import asyncio, sys
-from compact_hf.runs.interrupt import run_to_end
+from compact_hf.runs.interrupt import run_async_interruptible
 
 async def work(stop):
     print("started", flush=True)
@@ -25,11 +25,12 @@ async def work(stop):
         print("cleaned up", flush=True)
 
 async def cell():
-    return run_to_end(work)
+    return run_async_interruptible(work)
 
 try:
     # As a notebook's kernel runs a cell: its loop leaves Ctrl-C to Python.
-    print(asyncio.new_event_loop().run_until_complete(cell()) if sys.argv[1] == "cell" else run_to_end(work))
+    in_cell = sys.argv[1] == "cell"
+    print(asyncio.new_event_loop().run_until_complete(cell()) if in_cell else run_async_interruptible(work))
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -62,4 +63,4 @@ def test_work_runs_in_any_thread() -> None:
         return 7
 
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(run_to_end, work).result() == 7
+        assert pool.submit(run_async_interruptible, work).result() == 7

@@ -7,54 +7,54 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.errors import IdentityError, JournalError, UsageError
-from compact_hf.records import Picture, Reject
-from compact_hf.runs.journal import FILE_NAME, Finished, Journal
+from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
+from compact_hf.records import ImageInfo, Reject
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures", "seed": 0, "k": [1, 2, 3]}
-PICTURE = Picture("ab" * 16, "a.jpg", 640, 480, "pictures")
+PICTURE = ImageInfo("ab" * 16, "a.jpg", 640, 480, "pictures")
 
 
 def test_what_was_written_is_there_in_the_next_process(tmp_path: Path) -> None:
     reply = Reply("key", text='{"answer": "red"}', model="gemini:x", input_tokens=7, planted=("low confidence",))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
-        journal.record_look("a.jpg", "1:2", PICTURE)
-        journal.record_look("b.jpg", "1:2", Reject("picture", "empty file", "b.jpg"))
+        journal.record_inspection("a.jpg", "1:2", PICTURE)
+        journal.record_inspection("b.jpg", "1:2", Reject("picture", "empty file", "b.jpg"))
         journal.record_reply(PICTURE.image_id, "teacher", reply)
-        journal.record_outcome(Finished(PICTURE.image_id, "a.jpg", "{}", 3))
+        journal.record_outcome(FinishedImage(PICTURE.image_id, "a.jpg", "{}", 3))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
-        assert journal.looks() == {"a.jpg": ("1:2", PICTURE.image_id), "b.jpg": ("1:2", None)}
-        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
-        assert journal.reply("key") == reply
+        assert journal.inspections() == {"a.jpg": ("1:2", PICTURE.image_id), "b.jpg": ("1:2", None)}
+        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
+        assert journal.get_reply("key") == reply
         assert journal.finished_ids() == {PICTURE.image_id}
-        assert list(journal.picture_rejects()) == [Reject("picture", "empty file", "b.jpg")]
-        assert list(journal.outcomes()) == [Finished(PICTURE.image_id, "a.jpg", "{}", 3)]
+        assert list(journal.image_rejects()) == [Reject("picture", "empty file", "b.jpg")]
+        assert list(journal.outcomes()) == [FinishedImage(PICTURE.image_id, "a.jpg", "{}", 3)]
 
 
 def test_a_picture_is_found_where_it_is_now(tmp_path: Path) -> None:
-    moved = Picture(PICTURE.image_id, "moved.jpg", 640, 480, "pictures")
+    moved = ImageInfo(PICTURE.image_id, "moved.jpg", 640, 480, "pictures")
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_look("a.jpg", "1:2", PICTURE)
-        journal.record_look("moved.jpg", "1:2", moved)
-        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
-        journal.record_look("a.jpg", "", Reject("picture", "unreadable file", "a.jpg"))
-        assert journal.picture(PICTURE.image_id, "a.jpg") == moved
-        assert journal.picture("cd" * 16, "a.jpg") is None
+        journal.record_inspection("a.jpg", "1:2", PICTURE)
+        journal.record_inspection("moved.jpg", "1:2", moved)
+        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
+        journal.record_inspection("a.jpg", "", Reject("picture", "unreadable file", "a.jpg"))
+        assert journal.get_image(PICTURE.image_id, "a.jpg") == moved
+        assert journal.get_image("cd" * 16, "a.jpg") is None
 
 
 def test_the_same_content_under_two_names_counts_once_and_is_said(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
         for ref in ("b.jpg", "a.jpg", "c.jpg"):
-            journal.record_look(ref, "", PICTURE)
-        assert journal.pictures_seen() == 1
-        assert [reject.subject for reject in journal.picture_rejects()] == ["b.jpg", "c.jpg"]
-        assert {reject.detail for reject in journal.picture_rejects()} == {"same content as a.jpg"}
+            journal.record_inspection(ref, "", PICTURE)
+        assert journal.count_images() == 1
+        assert [reject.subject for reject in journal.image_rejects()] == ["b.jpg", "c.jpg"]
+        assert {reject.detail for reject in journal.image_rejects()} == {"same content as a.jpg"}
 
 
 def test_another_identity_is_refused_and_names_what_differs(tmp_path: Path) -> None:
     Journal.open(tmp_path, IDENTITY).close()
-    with pytest.raises(IdentityError, match="seed was 0, now 1") as refused:
+    with pytest.raises(SettingsMismatchError, match="seed was 0, now 1") as refused:
         Journal.open(tmp_path, {**IDENTITY, "seed": 1})
     assert refused.value.differences == {"seed": (0, 1)}
 
@@ -69,16 +69,16 @@ def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
 
 def test_a_run_can_be_read_while_another_process_writes_to_it(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as writer, Journal.read(tmp_path) as reader:
-        writer.record_look("a.jpg", "", PICTURE)
-        assert reader.pictures_seen() == 1
+        writer.record_inspection("a.jpg", "", PICTURE)
+        assert reader.count_images() == 1
 
 
 def test_reading_a_run_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_look("a.jpg", "", PICTURE)
+        journal.record_inspection("a.jpg", "", PICTURE)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with Journal.read(tmp_path) as journal:
-        assert journal.pictures_seen() == 1
+        assert journal.count_images() == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -98,11 +98,11 @@ def test_a_start_that_was_killed_before_its_first_write_can_start_again(tmp_path
 def test_a_half_written_journal_is_called_damaged(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
         for index in range(200):
-            journal.record_look(f"{index}.jpg", "", PICTURE)
+            journal.record_inspection(f"{index}.jpg", "", PICTURE)
     file = tmp_path / FILE_NAME
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(JournalError, match="damaged"), Journal.open(tmp_path, IDENTITY) as journal:
-        list(journal.picture_rejects())
+        list(journal.image_rejects())
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_a_sqlite_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_look("a.jpg", "", PICTURE)
+        journal.record_inspection("a.jpg", "", PICTURE)
         # SQLite's own limit gives the very error that a full disk gives.
         pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
         journal._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(JournalError, match=r"full .*make room and run the same command"):
             journal.record_reply("x", "teacher", Reply("key", text="y" * 1_000_000, model="m"))
     with Journal.open(tmp_path, IDENTITY) as journal:
-        assert journal.picture(PICTURE.image_id, "a.jpg") == PICTURE
+        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
 
 
 def test_a_folder_that_is_no_run_cannot_be_read(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_run_on_a_network_file_system_is_refused_but_can_be_read_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Journal.open(tmp_path / "copied", IDENTITY).close()
-    monkeypatch.setattr("compact_hf.runs.journal.on_network_file_system", lambda path: "nfs4")
+    monkeypatch.setattr("compact_hf.runs.journal.get_network_file_system", lambda path: "nfs4")
     with pytest.raises(JournalError, match=r"network file system \(nfs4\).*local disk"):
         Journal.open(tmp_path / "new", IDENTITY)
     assert not (tmp_path / "new").exists()

@@ -11,14 +11,14 @@ import pytest
 from pydantic import BaseModel
 
 from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
-from compact_hf.records import Picture
+from compact_hf.records import ImageInfo
 from compact_hf.runs.journal import Journal
-from compact_hf.runs.process import Process, Progress, Result
-from compact_hf.runs.rate_limit import Limits, Patience
+from compact_hf.runs.process import Process, Result, SessionProgress
+from compact_hf.runs.rate_limit import RateLimits, RetryPolicy
 from compact_hf.runs.runner import Runner
-from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Role, Teacher, answer_each
+from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Role, Teacher, answer_each
 
-QUICK = Patience(attempts=3, first_delay_s=0.001, longest_delay_s=0.005, overload_s=0.2)
+QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001, max_delay_s=0.005, max_overload_s=0.2)
 
 
 class Anything(BaseModel):
@@ -30,8 +30,8 @@ class Echo:
 
     name = "echo"
     ks = range(1, 11)
-    sources: str | None = None
-    in_batches = False
+    source_type: str | None = None
+    is_batch = False
 
     def __init__(self, answer: Callable[[Request, int], Reply | Failure | None] = lambda request, number: None) -> None:
         self.sent: list[str] = []
@@ -88,15 +88,15 @@ class Batch(Echo):
         self._flushed.set()
 
 
-def request(picture: Picture, prompt: str) -> Request:
-    exposure = Exposure(lambda: b"", ref=picture.ref, max_edge=64)
+def request(picture: ImageInfo, prompt: str) -> Request:
+    exposure = EncodedImage(lambda: b"", ref=picture.ref, max_edge=64)
     return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, (prompt,))
 
 
-def rounds(count: int) -> Callable[[Picture], Process]:
+def rounds(count: int) -> Callable[[ImageInfo], Process]:
     """A process that asks `count` times, each time about the reply before."""
 
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         said = "a"
         for _ in range(count):
             (reply,) = yield [request(picture, said)]
@@ -106,9 +106,9 @@ def rounds(count: int) -> Callable[[Picture], Process]:
     return process
 
 
-async def pictures(count: int) -> AsyncGenerator[Picture, None]:
+async def pictures(count: int) -> AsyncGenerator[ImageInfo, None]:
     for index in range(count):
-        yield Picture(f"{index:032x}", f"{index}.jpg", 64, 64, "test")
+        yield ImageInfo(f"{index:032x}", f"{index}.jpg", 64, 64, "test")
 
 
 THREE_ROUNDS = rounds(3)
@@ -119,23 +119,23 @@ def run(
     teacher: Echo,
     *,
     count: int = 5,
-    process: Callable[[Picture], Process] = THREE_ROUNDS,
+    process: Callable[[ImageInfo], Process] = THREE_ROUNDS,
     concurrency: int = 4,
-    patience: Patience = QUICK,
+    patience: RetryPolicy = QUICK,
     stop_at: int | None = None,
-) -> Progress:
-    async def main() -> Progress:
+) -> SessionProgress:
+    async def main() -> SessionProgress:
         stop = asyncio.Event()
 
-        def told(progress: Progress, finished: object) -> None:
+        def told(progress: SessionProgress, finished: object) -> None:
             if stop_at is not None and progress.finished >= stop_at:
                 stop.set()
 
         runner = Runner(
             journal,
             {"teacher": teacher},
-            limits=Limits(concurrency),
-            patience=patience,
+            rate_limits=RateLimits(concurrency),
+            retry_policy=patience,
             stop=stop,
             on_progress=told,
         )
@@ -160,7 +160,7 @@ def test_every_picture_is_driven_to_its_end(journal: Journal) -> None:
 
 
 def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal) -> None:
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         replies = yield [request(picture, word) for word in ("one", "two", "three")]
         return Result(" ".join(reply.text for reply in replies), 1)
 
@@ -209,7 +209,7 @@ def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(j
     teacher = Echo(poisoned)
     with pytest.raises(StoppedEarly):
         run(journal, teacher, count=12)
-    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.attempts
+    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.max_attempts
 
 
 def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
@@ -229,13 +229,13 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> No
 
     # Four requests at a time, each given up after three attempts where others were answered meanwhile. On a busy
     # machine even these take a while.
-    assert run(journal, Echo(away), patience=replace(QUICK, overload_s=30)).unfinished == 0
+    assert run(journal, Echo(away), patience=replace(QUICK, max_overload_s=30)).unfinished == 0
     assert len(bodies(journal)) == 5
 
 
 def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
     def storm(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "429", overloaded=True, retry_after=0.01) if number < 12 else None
+        return Failure(request.key, "429", is_overloaded=True, retry_after=0.01) if number < 12 else None
 
     teacher = Echo(storm)
     assert run(journal, teacher, count=8, concurrency=8).finished == 8
@@ -246,7 +246,7 @@ def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
 @pytest.mark.parametrize("answered", [0, 20])
 def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int) -> None:
     def storm(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "429", overloaded=True, retry_after=0.02) if number >= answered else None
+        return Failure(request.key, "429", is_overloaded=True, retry_after=0.02) if number >= answered else None
 
     with pytest.raises(TeacherUnavailableError, match="says for too long that it is overloaded: 429"):
         run(journal, Echo(storm), count=60)
@@ -254,7 +254,7 @@ def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int
 
 def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal) -> None:
     def tomorrow(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+        return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
 
     with pytest.raises(TeacherUnavailableError, match="daily quota"):
         run(journal, Echo(tomorrow))
@@ -269,13 +269,13 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
                 return Reply(request.key, text="late", model="slow")
             while len(self.sent) < 3:
                 await asyncio.sleep(0.01)
-            return Failure(request.key, "quota", overloaded=True, retry_after=86400.0)
+            return Failure(request.key, "quota", is_overloaded=True, retry_after=86400.0)
 
     teacher = Slow()
     with pytest.raises(TeacherUnavailableError, match="quota"):
         run(journal, teacher, count=4)
     assert len(teacher.sent) == 3
-    assert all(journal.reply(key) for key in teacher.sent)
+    assert all(journal.get_reply(key) for key in teacher.sent)
 
 
 def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finished_run(journal: Journal) -> None:
@@ -283,7 +283,7 @@ def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finishe
         async def _one(self, request: Request) -> Reply | Failure:
             if request.key.startswith(f"{1:032x}"):
                 await asyncio.sleep(0.1)
-                return Failure(request.key, "400", worth_retrying=False)
+                return Failure(request.key, "400", is_retryable=False)
             return Reply(request.key, text="said", model="late")
 
     with pytest.raises(StoppedEarly, match="the same command goes on"):
@@ -319,13 +319,13 @@ def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
 
     def answer(request: Request, number: int) -> Failure | None:
         at.setdefault(request.role, asyncio.get_running_loop().time())
-        return Failure(request.key, "429", overloaded=True, retry_after=0.15) if number == 0 else None
+        return Failure(request.key, "429", is_overloaded=True, retry_after=0.15) if number == 0 else None
 
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
         return Result("{}", 0)
 
-    async def one_and_later_another() -> AsyncGenerator[Picture, None]:
+    async def one_and_later_another() -> AsyncGenerator[ImageInfo, None]:
         async for picture in pictures(2):
             yield picture
             await asyncio.sleep(0.05)
@@ -333,7 +333,7 @@ def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
     async def main() -> None:
         teacher = Echo(answer)
         both: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
-        await Runner(journal, both, limits=Limits(2), patience=QUICK).run(one_and_later_another(), process)
+        await Runner(journal, both, rate_limits=RateLimits(2), retry_policy=QUICK).run(one_and_later_another(), process)
 
     asyncio.run(main())
     assert at["verifier"] - at["teacher"] > 0.14
@@ -350,7 +350,7 @@ def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:
 
 
 def test_an_error_in_a_process_is_not_swallowed(journal: Journal) -> None:
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         yield [request(picture, "a")]
         raise ZeroDivisionError
 
@@ -369,21 +369,21 @@ def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
 
 def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(journal: Journal) -> None:
     class SlowBatch(Batch):
-        in_batches = True
+        is_batch = True
 
         async def flush(self) -> None:
             asyncio.get_running_loop().call_later(0.05, self._flushed.set)
 
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
         return Result("{}", 1)
 
     def no_quota(request: Request, number: int) -> Failure:
-        return Failure(request.key, "daily quota", overloaded=True, retry_after=86400.0)
+        return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
 
     async def main() -> None:
         teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": Echo(no_quota)}
-        await Runner(journal, teachers, limits=Limits(4), patience=QUICK).run(pictures(2), process)
+        await Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=QUICK).run(pictures(2), process)
 
     with pytest.raises(TeacherUnavailableError, match="daily quota"):
         asyncio.run(main())
@@ -403,17 +403,17 @@ def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(jo
             self.ready -= 1
             return await super()._one(request)
 
-    def process(picture: Picture) -> Process:
+    def process(picture: ImageInfo) -> Process:
         (written,) = yield [request(picture, "a")]
         yield [replace(request(picture, written.text), role="verifier")]
         return Result("", 1)
 
     writer, judge = Prepared(), Batch()
-    judge.in_batches = True
+    judge.is_batch = True
     teachers: Mapping[Role, Teacher] = {"teacher": writer, "verifier": judge}
 
-    async def main() -> Progress:
-        runner = Runner(journal, teachers, limits=Limits(4), patience=QUICK)
+    async def main() -> SessionProgress:
+        runner = Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=QUICK)
         return await asyncio.wait_for(runner.run(pictures(100), process), 30)
 
     assert asyncio.run(main()).finished == 100

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from compact_hf.records import Reject
 from compact_hf.runs.journal import FILE_NAME, Journal
-from compact_hf.runs.snapshot import add_snapshot, snapshot, write_snapshot
+from compact_hf.runs.snapshot import add_snapshot, take_snapshot, write_snapshot
 from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures"}
@@ -34,24 +34,24 @@ def answers(run: Path) -> dict[str, str]:
 def test_a_snapshot_holds_all_that_was_written_before_it(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
         for number in range(300):
-            journal.record_look(f"{number}.jpg", "1:2", Reject("picture", "empty file", f"{number}.jpg"))
+            journal.record_inspection(f"{number}.jpg", "1:2", Reject("picture", "empty file", f"{number}.jpg"))
             journal.record_reply("picture", "teacher", Reply(str(number), text="y" * 1000, model="m"))
-        write_snapshot(snapshot(tmp_path / "run"), tmp_path / "copy")
+        write_snapshot(take_snapshot(tmp_path / "run"), tmp_path / "copy")
         with Journal.read(tmp_path / "copy") as copy:
-            assert copy.looks() == journal.looks()
+            assert copy.inspections() == journal.inspections()
             assert list(copy.replies()) == list(journal.replies())
             assert copy.identity == IDENTITY
 
 
 def test_a_snapshot_is_one_file_that_reading_leaves_alone(tmp_path: Path) -> None:
-    write_snapshot(snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
+    write_snapshot(take_snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
     with Journal.read(tmp_path / "copy") as copy:
         assert [path.name for path in (tmp_path / "copy").iterdir()] == [FILE_NAME]
-        assert copy.reply("a") is not None
+        assert copy.get_reply("a") is not None
 
 
 def test_a_run_goes_on_from_a_snapshot(tmp_path: Path) -> None:
-    write_snapshot(snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
+    write_snapshot(take_snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
     assert answers(answer(tmp_path / "copy", {"b"})) == {"a": "x", "b": "x"}
 
 
@@ -73,7 +73,7 @@ def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
             for number in range(first, first + 50):
                 numbers.put(number)
             copy = tmp_path / f"after {first}"
-            write_snapshot(snapshot(run), copy)
+            write_snapshot(take_snapshot(run), copy)
             keys = {int(key) for key in answers(copy)}
             assert first <= len(keys) <= first + 50
             assert keys == set(range(len(keys))), "written one after the other, without gaps"
@@ -91,13 +91,13 @@ def test_two_journals_of_one_run_come_together(
     folder = tmp_path_factory.mktemp("parted")
     answer(folder / "here", here, "here")
     answer(folder / "there", there, "there")
-    add_snapshot(snapshot(folder / "there"), folder / "here")
+    add_snapshot(take_snapshot(folder / "there"), folder / "here")
     assert answers(folder / "here") == dict.fromkeys(there, "there") | dict.fromkeys(here, "here")
 
 
 @pytest.mark.parametrize("left", [None, b"", b"SQLite format 3\0 cut off"])
 def test_what_was_left_without_a_beginning_is_replaced(tmp_path: Path, left: bytes | None) -> None:
-    taken = snapshot(answer(tmp_path / "there", {"a"}))
+    taken = take_snapshot(answer(tmp_path / "there", {"a"}))
     if left is not None:
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / FILE_NAME).write_bytes(left)

@@ -72,7 +72,7 @@ class Reading:
 def plain(scene: Scene) -> tuple[Thing, ...]:
     """Return the scene's things as plain records."""
     return tuple(
-        asdict(thing) | {"index": i, "category": KINDS[thing.kind].category} for i, thing in enumerate(scene.things)
+        asdict(thing) | {"index": i, "category": KINDS[thing.kind].category} for i, thing in enumerate(scene.objects)
     )
 
 
@@ -108,7 +108,7 @@ def _conditions(text: str, place: str, arrangement: str, things: list[Thing]) ->
         if word in ("foreground", "background"):
             tests["spatial_recognition"] = lambda thing, depth=word: thing["depth"] == depth
         if word in ("row", "circle", "triangle"):
-            tests["spatial_recognition"] = lambda thing, form=word: thing["grouped"] and arrangement == form
+            tests["spatial_recognition"] = lambda thing, form=word: thing["is_grouped"] and arrangement == form
     if match := re.search(r'"(\w+)"', text):
         tests["text_recognition"] = lambda thing: thing["word"] == match[1]
     if match_half := re.search(r"(left|right) half", text):
@@ -116,7 +116,7 @@ def _conditions(text: str, place: str, arrangement: str, things: list[Thing]) ->
     if match_side := re.search(r"(left|right) of the (\w+)|next to the (\w+)", text):
         tests["spatial_relationship"] = _beside(match_side[1], match_side[2] or match_side[3], things)
     if any(phrase in text for phrase in ODD):
-        tests["scene_understanding"] = lambda thing: place in KINDS[thing["kind"]].odd
+        tests["scene_understanding"] = lambda thing: place in KINDS[thing["kind"]].odd_places
     if interaction := _interaction(text, things):
         tests["object_interaction"] = interaction
     return tests
@@ -134,7 +134,7 @@ def _beside(side: str | None, noun: str, things: list[Thing]) -> Test:
 def _interaction(text: str, things: list[Thing]) -> Test | None:
     active = re.search(r"(\w+ing) (something|an animal)", text)
     if active:
-        return lambda thing: thing["doing"] == active[1]
+        return lambda thing: thing["verb"] == active[1]
     passive = re.search(rf"being ({'|'.join(DONE)})(?: by an? (\w+))?", text)
     by = re.search(rf"\ban? (\w+) is ({'|'.join(DONE.values())})", text)
     if passive:
@@ -143,7 +143,7 @@ def _interaction(text: str, things: list[Thing]) -> Test | None:
         verb, agent = by[2], by[1]
     else:
         return None
-    agents = [thing for thing in things if thing["doing"] == verb and agent in (None, thing["kind"], thing["category"])]
+    agents = [thing for thing in things if thing["verb"] == verb and agent in (None, thing["kind"], thing["category"])]
     return lambda thing: thing["index"] in [one["target"] for one in agents]
 
 
@@ -158,7 +158,7 @@ def _asked(
     if question.startswith(("How many", "What is the number")):
         return "counting", lambda left: str(len(left))
     if question.startswith(("In which formation", "What kind of arrangement", "What pattern")):
-        return "spatial_recognition", lambda left: arrangement if all(thing["grouped"] for thing in left) else ""
+        return "spatial_recognition", lambda left: arrangement if all(thing["is_grouped"] for thing in left) else ""
     if question.startswith(("In which plane", "At what depth")):
         return "spatial_recognition", of_one("depth")
     if question.startswith(("On which side of the picture", "In which half")):
@@ -174,7 +174,7 @@ def _asked(
         return "text_recognition", of_one("word")
     if re.match(r"What (is|can) (someone|a person) (be seen )?doing to", question):
         return "object_interaction", lambda left: next(
-            thing["doing"] for thing in things if thing["target"] == left[0]["index"] and thing["category"] == "person"
+            thing["verb"] for thing in things if thing["target"] == left[0]["index"] and thing["category"] == "person"
         )
     if re.match(r"What (is|can) the .* doing\?$", question):
         return "action_recognition", of_one("action")

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError
-from compact_hf.scenes.questions import UNANSWERABLE, SceneQuestion, ask, supported, understand
-from compact_hf.scenes.scene import scene_of
-from compact_hf.scenes.search import facts
+from compact_hf.scenes.questions import (
+    UNANSWERABLE,
+    SceneQuestion,
+    analyze_question,
+    make_question,
+    supported_combinations,
+)
+from compact_hf.scenes.scene import build_scene
+from compact_hf.scenes.search import index_scene
 
 from .reader import read
 
@@ -25,9 +31,9 @@ seeds = st.integers(min_value=0, max_value=10**6)
 def asked_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
     """A scene's seed and one of its questions, of every k from 1 to 5."""
     seed = draw(seeds)
-    combos = supported(scene_of(seed), draw(st.integers(1, 5)))
+    combos = supported_combinations(build_scene(seed), draw(st.integers(1, 5)))
     assume(combos)
-    question = ask(scene_of(seed), draw(st.sampled_from(combos)), random.Random(draw(st.integers(0, 99))))
+    question = make_question(build_scene(seed), draw(st.sampled_from(combos)), random.Random(draw(st.integers(0, 99))))
     assert question is not None
     return seed, question
 
@@ -35,13 +41,13 @@ def asked_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
 @given(asked_questions())
 def test_answer_is_what_an_independent_reader_finds(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
-    assert read(scene_of(seed), question.question).answer() == question.answer
+    assert read(build_scene(seed), question.question).answer() == question.answer
 
 
 @given(asked_questions())
 def test_question_says_exactly_its_capabilities_and_needs_each(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
-    reading = read(scene_of(seed), question.question)
+    reading = read(build_scene(seed), question.question)
     parts = {*reading.tests, *(["counting"] if reading.count else [])}
     assert {reading.asked, *parts} == set(question.capabilities)
     assert len(parts) == len(question.capabilities) - 1
@@ -70,42 +76,42 @@ def test_question_is_one_sentence_of_plain_english(case: tuple[int, SceneQuestio
 @given(asked_questions())
 def test_verifier_finds_the_same_from_text_and_truth_alone(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
-    assert understand(scene_of(seed), question.question) == question
+    assert analyze_question(build_scene(seed), question.question) == question
 
 
 @given(seeds, st.integers(1, 3))
 def test_exactly_the_supported_combinations_have_a_question(seed: int, k: int) -> None:
-    scene = scene_of(seed)
+    scene = build_scene(seed)
     rng = random.Random(seed)
-    has_one = {combo for combo in combinations(CAPABILITIES, k) if ask(scene, combo, rng) is not None}
-    assert has_one == set(supported(scene, k))
+    has_one = {combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None}
+    assert has_one == set(supported_combinations(scene, k))
 
 
 @pytest.mark.parametrize("k", [4, 5])
 def test_of_four_and_five_too_exactly_the_supported_combinations_have_a_question(k: int) -> None:
-    scene = max(map(scene_of, range(8)), key=lambda scene: len(supported(scene, k)))
+    scene = max(map(build_scene, range(8)), key=lambda scene: len(supported_combinations(scene, k)))
     rng = random.Random(0)
-    has_one = [combo for combo in combinations(CAPABILITIES, k) if ask(scene, combo, rng) is not None]
-    assert has_one == list(supported(scene, k)) != []
+    has_one = [combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None]
+    assert has_one == list(supported_combinations(scene, k)) != []
 
 
 @given(seeds)
 def test_superfluous_phrase_is_not_needed(seed: int) -> None:
-    scene = scene_of(seed)
-    kinds = [thing.kind for thing in scene.things]
-    alone = [thing for thing in scene.things if kinds.count(thing.kind) == 1 and thing.what.category != "person"]
+    scene = build_scene(seed)
+    kinds = [thing.kind for thing in scene.objects]
+    alone = [thing for thing in scene.objects if kinds.count(thing.kind) == 1 and thing.kind_info.category != "person"]
     assume(alone)
     for thing in alone:
-        found = understand(scene, f"What color is the {thing.kind} in the {thing.depth}?")
+        found = analyze_question(scene, f"What color is the {thing.kind} in the {thing.depth}?")
         assert found is not None
         assert (found.capabilities, found.answer) == (("color",), thing.color)
 
 
 @given(seeds)
 def test_what_is_not_there_is_unanswerable(seed: int) -> None:
-    scene = scene_of(seed)
-    missing = next(kind for kind in ("sofa", "crab", "tractor") if kind not in {thing.kind for thing in scene.things})
-    found = understand(scene, f"What color is the {missing}?")
+    scene = build_scene(seed)
+    missing = next(kind for kind in ("sofa", "crab", "tractor") if kind not in {thing.kind for thing in scene.objects})
+    found = analyze_question(scene, f"What color is the {missing}?")
     assert found is not None
     assert found.answer == UNANSWERABLE
 
@@ -121,19 +127,19 @@ def test_what_is_not_there_is_unanswerable(seed: int) -> None:
     ],
 )
 def test_other_questions_are_not_understood(text: str) -> None:
-    assert understand(scene_of(0), text) is None
+    assert analyze_question(build_scene(0), text) is None
 
 
 def test_same_generator_asks_the_same_and_wording_varies() -> None:
-    scene = scene_of(3)
-    combo = supported(scene, 2)[0]
-    assert ask(scene, combo, random.Random(5)) == ask(scene, combo, random.Random(5))
-    assert len({ask(scene, combo, random.Random(i)) for i in range(40)}) >= 5
+    scene = build_scene(3)
+    combo = supported_combinations(scene, 2)[0]
+    assert make_question(scene, combo, random.Random(5)) == make_question(scene, combo, random.Random(5))
+    assert len({make_question(scene, combo, random.Random(i)) for i in range(40)}) >= 5
 
 
 @pytest.mark.parametrize("others", [(), ("color",), ("spatial_recognition",)])
 def test_counts_are_rarely_one_which_could_be_guessed(others: tuple[str, ...]) -> None:
-    asked = (ask(scene_of(seed), ("counting", *others), random.Random(seed)) for seed in range(60))
+    asked = (make_question(build_scene(seed), ("counting", *others), random.Random(seed)) for seed in range(60))
     answers = [question.answer for question in asked if question is not None]
     assert len(answers) > 50
     assert answers.count("1") < len(answers) / 10
@@ -141,9 +147,9 @@ def test_counts_are_rarely_one_which_could_be_guessed(others: tuple[str, ...]) -
 
 def test_nothing_is_placed_beside_a_kind_that_belongs_to_a_place() -> None:
     """A question about what is left of the tractor would tell that the scene is a farm."""
-    scenes = [scene_of(seed) for seed in range(100)]
-    anchors = {name for scene in scenes for name in facts(scene).anchors}
-    homes = {thing.kind for scene in scenes for thing in scene.things if thing.what.home}
+    scenes = [build_scene(seed) for seed in range(100)]
+    anchors = {name for scene in scenes for name in index_scene(scene).anchors}
+    homes = {thing.kind for scene in scenes for thing in scene.objects if thing.kind_info.home_places}
     assert anchors
     assert homes
     assert not anchors & homes
@@ -151,14 +157,14 @@ def test_nothing_is_placed_beside_a_kind_that_belongs_to_a_place() -> None:
 
 def test_unknown_capability_is_refused() -> None:
     with pytest.raises(UnknownCapabilityError, match="smell"):
-        ask(scene_of(0), ("smell",), random.Random(0))
+        make_question(build_scene(0), ("smell",), random.Random(0))
 
 
 def test_all_175_combinations_up_to_three_are_asked_of_some_scene() -> None:
     missing = {combo for k in (1, 2, 3) for combo in combinations(CAPABILITIES, k)}
     for seed in range(600):
-        scene = scene_of(seed)
-        missing -= {combo for combo in missing if ask(scene, combo, random.Random(seed)) is not None}
+        scene = build_scene(seed)
+        missing -= {combo for combo in missing if make_question(scene, combo, random.Random(seed)) is not None}
         if not missing:
             return
     pytest.fail(f"no scene has a question for {sorted(missing)}")
@@ -166,6 +172,6 @@ def test_all_175_combinations_up_to_three_are_asked_of_some_scene() -> None:
 
 @pytest.mark.parametrize(("k", "spread"), [(4, 60), (5, 15)])
 def test_four_and_five_capabilities_are_asked_in_many_combinations(k: int, spread: int) -> None:
-    asked = {combo for seed in range(50) for combo in supported(scene_of(seed), k)}
+    asked = {combo for seed in range(50) for combo in supported_combinations(build_scene(seed), k)}
     assert len(asked) >= spread
     assert {name for combo in asked for name in combo} == set(CAPABILITIES)

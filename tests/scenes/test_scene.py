@@ -12,8 +12,8 @@ from PIL import Image, ImageChops
 
 from compact_hf.records import from_json, to_json
 from compact_hf.scenes.kinds import ACTIONS, COLORS, INDOORS, KINDS, PLACES, SHAPES, VERBS, WORDS
-from compact_hf.scenes.render import png, render
-from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Depth, Scene, Thing, scene_of
+from compact_hf.scenes.render import render, render_png
+from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Depth, Scene, SceneObject, build_scene
 
 seeds = st.integers(min_value=0, max_value=10**9)
 
@@ -23,28 +23,28 @@ def differ(one: Scene, other: Scene) -> bool:
     return ImageChops.difference(render(one), render(other)).getbbox() is not None
 
 
-def showing(thing: Thing) -> Scene:
+def showing(thing: SceneObject) -> Scene:
     """Return a scene with nothing else in it."""
     return Scene(0, "beach", False, "", (thing,))
 
 
 @given(seeds)
 def test_seed_is_a_scene_and_its_bytes(seed: int) -> None:
-    assert scene_of(seed) == scene_of(seed)
-    assert png(scene_of(seed)) == png(scene_of(seed))
+    assert build_scene(seed) == build_scene(seed)
+    assert render_png(build_scene(seed)) == render_png(build_scene(seed))
 
 
 def test_bytes_do_not_depend_on_what_was_drawn_before() -> None:
     from compact_hf.scenes import render as module
 
-    first = png(scene_of(11))
+    first = render_png(build_scene(11))
     for cached in (module._actor, module._object, module._word, module._badge, module._backdrop):
         cached.cache_clear()
-    assert png(scene_of(11)) == first
+    assert render_png(build_scene(11)) == first
 
 
 def test_pictures_are_the_size_they_say_and_all_different() -> None:
-    files = {png(scene_of(seed)) for seed in range(20)}
+    files = {render_png(build_scene(seed)) for seed in range(20)}
     assert len(files) == 20
     for file in files:
         with Image.open(io.BytesIO(file)) as picture:
@@ -54,45 +54,45 @@ def test_pictures_are_the_size_they_say_and_all_different() -> None:
 
 @given(seeds)
 def test_truth_survives_json(seed: int) -> None:
-    assert from_json(Scene, to_json(scene_of(seed))) == scene_of(seed)
+    assert from_json(Scene, to_json(build_scene(seed))) == build_scene(seed)
 
 
 @given(seeds)
 def test_everything_stands_in_the_picture_where_nobody_argues(seed: int) -> None:
-    scene = scene_of(seed)
-    assert scene.things
-    for thing in scene.things:
+    scene = build_scene(seed)
+    assert scene.objects
+    for thing in scene.objects:
         assert 20 <= thing.x <= SIZE - 20
         assert 150 <= thing.y <= SIZE
-        assert scene.place in thing.what.odd or thing.what.fits(scene.place)
+        assert scene.place in thing.kind_info.odd_places or thing.kind_info.fits(scene.place)
 
 
 @given(seeds)
 def test_who_acts_acts_on_a_neighbour_and_faces_it(seed: int) -> None:
-    scene = scene_of(seed)
-    for thing in scene.things:
-        assert bool(thing.doing) == (thing.target >= 0)
-        if thing.doing:
-            target = scene.things[thing.target]
+    scene = build_scene(seed)
+    for thing in scene.objects:
+        assert bool(thing.verb) == (thing.target >= 0)
+        if thing.verb:
+            target = scene.objects[thing.target]
             assert target.depth == thing.depth
             assert (target.x - thing.x) * thing.facing > 0
             assert not thing.action
-            assert thing.what.category == "person" or thing.doing == "chasing"
+            assert thing.kind_info.category == "person" or thing.verb == "chasing"
 
 
 @given(seeds)
 def test_groups_are_of_one_kind(seed: int) -> None:
-    scene = scene_of(seed)
-    grouped = [thing for thing in scene.things if thing.grouped]
+    scene = build_scene(seed)
+    grouped = [thing for thing in scene.objects if thing.is_grouped]
     assert bool(grouped) == bool(scene.arrangement)
     assert len({thing.kind for thing in grouped}) <= 1
     assert not grouped or 3 <= len(grouped) <= 5
 
 
 def test_every_place_and_kind_comes_up() -> None:
-    scenes = [scene_of(seed) for seed in range(300)]
+    scenes = [build_scene(seed) for seed in range(300)]
     assert {scene.place for scene in scenes} == set(PLACES)
-    assert {thing.kind for scene in scenes for thing in scene.things} == set(KINDS)
+    assert {thing.kind for scene in scenes for thing in scene.objects} == set(KINDS)
 
 
 def test_places_differ_and_night_shows() -> None:
@@ -105,17 +105,17 @@ def test_places_differ_and_night_shows() -> None:
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_shows_its_color(kind: str) -> None:
     pictures = {
-        render(showing(Thing(kind, color, 168, 300, "foreground", shape="round"))).tobytes() for color in COLORS
+        render(showing(SceneObject(kind, color, 168, 300, "foreground", shape="round"))).tobytes() for color in COLORS
     }
     assert len(pictures) == len(COLORS)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_is_large_enough_to_be_made_out(kind: str) -> None:
-    depth: Depth = "foreground" if KINDS[kind].small else "background"
+    depth: Depth = "foreground" if KINDS[kind].is_small else "background"
     empty = render(Scene(0, "beach", False, "", ()))
     for action in ("", *ACTIONS[KINDS[kind].category]):
-        alone = render(showing(Thing(kind, "red", 168, 250, depth, shape="round", action=action)))
+        alone = render(showing(SceneObject(kind, "red", 168, 250, depth, shape="round", action=action)))
         box = ImageChops.difference(alone, empty).getbbox()
         assert box is not None
         assert max(box[2] - box[0], box[3] - box[1]) >= 36, action
@@ -123,30 +123,30 @@ def test_every_kind_is_large_enough_to_be_made_out(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.category != "object"])
 def test_every_action_and_deed_shows(kind: str) -> None:
-    plain = Thing(kind, "red", 168, 300, "foreground")
-    shown = [plain, *(replace(plain, action=action) for action in ACTIONS[plain.what.category])]
-    other = Thing("cup", "blue", 250, 300, "foreground")
-    deeds = VERBS if plain.what.category == "person" else ("chasing",)
+    plain = SceneObject(kind, "red", 168, 300, "foreground")
+    shown = [plain, *(replace(plain, action=action) for action in ACTIONS[plain.kind_info.category])]
+    other = SceneObject("cup", "blue", 250, 300, "foreground")
+    deeds = VERBS if plain.kind_info.category == "person" else ("chasing",)
     pictures = {render(showing(thing)).tobytes() for thing in shown}
     pictures |= {
-        render(Scene(0, "beach", False, "", (replace(plain, doing=verb, target=1), other))).tobytes() for verb in deeds
+        render(Scene(0, "beach", False, "", (replace(plain, verb=verb, target=1), other))).tobytes() for verb in deeds
     }
     assert len(pictures) == len(shown) + len(deeds)
 
 
 @given(seeds)
 def test_words_and_shapes_show(seed: int) -> None:
-    scene = scene_of(seed)
-    for i, thing in enumerate(scene.things):
+    scene = build_scene(seed)
+    for i, thing in enumerate(scene.objects):
         for name, values in (("word", WORDS), ("shape", SHAPES)):
             value = getattr(thing, name)
             if value:
                 other = replace(thing, **{name: next(other for other in values if other != value)})
                 # Alone, because things in front may cover it.
                 assert differ(
-                    showing(replace(thing, doing="", target=-1)), showing(replace(other, doing="", target=-1))
+                    showing(replace(thing, verb="", target=-1)), showing(replace(other, verb="", target=-1))
                 ), i
 
 
 def test_evaluation_seeds_draw_scenes_like_any_other() -> None:
-    assert scene_of(EVALUATION_SEEDS.start).things
+    assert build_scene(EVALUATION_SEEDS.start).objects

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.scenes.questions import ask
-from compact_hf.scenes.scene import scene_of
+from compact_hf.scenes.questions import make_question
+from compact_hf.scenes.scene import build_scene
 
 from .reader import read
 
@@ -37,9 +37,9 @@ def asked() -> list[Asked]:
     names = list(CAPABILITIES)
     seed = 0
     while len(found) < NUMBER:
-        scene = scene_of(seed)
+        scene = build_scene(seed)
         for _ in range(6):
-            question = ask(scene, tuple(rng.sample(names, rng.choice((1, 2, 3)))), rng)
+            question = make_question(scene, tuple(rng.sample(names, rng.choice((1, 2, 3)))), rng)
             if question is not None:
                 reading = read(scene, question.question)
                 sort = reading.pool[0]["category"] if reading.pool else "place"

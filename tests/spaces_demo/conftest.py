@@ -21,9 +21,9 @@ import httpx
 import pytest
 from gradio_client import Client
 
-from compact_hf.scenes.source import Scenes
+from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer
-from compact_hf.testing.scripted_model import Asked
+from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ class Gate:
         self._open = threading.Event()
         self._open.set()
 
-    def __call__(self, asked: Asked, number: int) -> None:
+    def __call__(self, asked: ModelRequest, number: int) -> None:
         """Wait; as a server's fault it answers nothing of its own."""
         self._open.wait(25)
 
@@ -141,7 +141,7 @@ def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Ite
     """The Space with nothing set but where Gemini is: no key, no GPU, no network, the student that ships."""
     with running(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as found:
         # The page is up before the models are; from here on they are too.
-        picture = uploaded(found, Scenes(0, 1).read("scene:0"))
+        picture = uploaded(found, SceneSource(0, 1).read("scene:0"))
         assert "event: complete" in found.call("ask", picture, "What is this?").text
         yield found
 

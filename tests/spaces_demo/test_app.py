@@ -10,9 +10,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.models.llava.shipped import copy_aligned
-from compact_hf.scenes.source import Scenes
+from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer
 from tests.dataset.samples import rows
 from tests.spaces_demo.conftest import VISITORS_KEY, Running, running, words
@@ -24,7 +24,7 @@ SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemin
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The Space over a release and a whole model, whose answers are stopped at once; its results cannot be read."""
     folder = tmp_path_factory.mktemp("furnished")
-    write(rows(60), folder / "release", version="1.0.0")
+    write_dataset(rows(60), folder / "release", version="1.0.0")
     copy_aligned(folder / "model")
     settings = {"DATASET_ID": str(folder / "release"), "MODEL_ID": str(folder / "model")}
     more = {"ANSWER_SECONDS": "0", "RESULTS": str(folder / "nothing.json")}
@@ -43,7 +43,7 @@ def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "scene.png"
-    path.write_bytes(Scenes(0, 4).read("scene:3"))
+    path.write_bytes(SceneSource(0, 4).read("scene:3"))
     return path
 
 
@@ -119,17 +119,17 @@ def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: Running) -
 
 
 def test_ones_own_picture_goes_to_gemini_with_ones_own_key(space: Running, gemini: GeminiServer, picture: Path) -> None:
-    asked = len(gemini.asked)
+    asked = len(gemini.requests)
     page = space.client.predict(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
     assert "gemini-3.8-flash-double" in page
-    assert len(gemini.asked) == asked + 3
+    assert len(gemini.requests) == asked + 3
 
 
 def test_a_picture_without_a_key_asks_nobody(space: Running, gemini: GeminiServer, picture: Path) -> None:
-    asked = len(gemini.asked)
+    asked = len(gemini.requests)
     with pytest.raises(AppError, match="both needed"):
         space.client.predict(["color"], OWN, 0, False, handle_file(picture), "", api_name="/compose")
-    assert len(gemini.asked) == asked
+    assert len(gemini.requests) == asked
 
 
 def test_results_show_accuracy_by_k_and_the_papers_table(space: Running) -> None:

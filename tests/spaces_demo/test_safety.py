@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from compact_hf.scenes.source import Scenes
+from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer
 from tests import preforked
 from tests.spaces_demo.conftest import REPOSITORY, VISITORS_KEY, Gate, Running, error_of, uploaded
@@ -38,10 +38,10 @@ _SESSION = """
 import asyncio, json, os
 import gradio as gr
 from gradio.state_holder import SessionState
-from validation import Key, Picture
+from validation import ImageInput, KeyTextbox
 
 with gr.Blocks() as page:
-    inputs = [Key(), gr.Textbox(), Picture()]
+    inputs = [KeyTextbox(), gr.Textbox(), ImageInput()]
     gr.Button().click(lambda *_: None, inputs, None)
 state = SessionState(page)
 (function,) = page.fns.values()
@@ -69,7 +69,7 @@ def still_answers(space: Running) -> Iterator[None]:
 
 @cache
 def _scene() -> bytes:
-    return Scenes(0, 4).read("scene:3")
+    return SceneSource(0, 4).read("scene:3")
 
 
 def _encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -266,10 +266,10 @@ def test_a_key_that_is_refused_is_not_repeated(space: Running, key: Any) -> None
 
 
 def test_a_visitors_key_is_nowhere_afterwards(space: Running, gemini: GeminiServer) -> None:
-    asked = len(gemini.asked)
+    asked = len(gemini.requests)
     answer = space.call("compose", ["color"], OWN, 1, False, uploaded(space, _scene()), VISITORS_KEY)
     assert "event: complete" in answer.text
-    assert len(gemini.asked) > asked  # it was used
+    assert len(gemini.requests) > asked  # it was used
     assert VISITORS_KEY not in answer.text
     assert VISITORS_KEY not in httpx.get(f"{space.url}/config").text
     written = [path for path in space.folder.rglob("*") if path.is_file()]
@@ -286,7 +286,7 @@ def test_what_goes_to_gemini_has_no_metadata(space: Running, gemini: GeminiServe
     data = _encoded(Image.open(io.BytesIO(_scene())).convert("RGB"), "JPEG", exif=exif, comment=b"taken at home")
     assert b"taken at home" in data
     space.call("compose", ["color"], OWN, 1, False, uploaded(space, data, "home.jpg"), VISITORS_KEY)
-    sent = gemini.asked[-2].picture
+    sent = gemini.requests[-2].image
     assert b"taken at home" not in sent
     assert not Image.open(io.BytesIO(sent)).getexif()
 

@@ -21,12 +21,12 @@ MOST_CPU_S = 40.0
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="children's processor time is POSIX's")
 def test_the_first_answer_comes_within_the_time_that_is_promised(tmp_path: Path) -> None:
-    from compact_hf.scenes.source import Scenes
+    from compact_hf.scenes.source import SceneSource
 
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with running(tmp_path / "running", start=subprocess.Popen, OMP_NUM_THREADS="2") as space:
         page_after = time.monotonic() - began
-        answer = space.call("ask", uploaded(space, Scenes(0, 4).read("scene:3")), "What color is the cat?")
+        answer = space.call("ask", uploaded(space, SceneSource(0, 4).read("scene:3")), "What color is the cat?")
         answer_after = time.monotonic() - began
     assert "base: finished; tuned: finished" in answer.text
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,20 +9,29 @@ from typing import Any
 import pretrain
 import pytest
 from captions import conversation
-from pretrain import FIRST_SEED, Alignment, Step, align
+from pretrain import FIRST_SEED, AlignmentSchedule, Step, align
 
-from compact_hf.models.llava.tiny import Size, build_tiny
+from compact_hf.models.llava.tiny import ModelSize, build_tiny
 from compact_hf.scenes.render import render
-from compact_hf.scenes.scene import EVALUATION_SEEDS, scene_of
+from compact_hf.scenes.scene import EVALUATION_SEEDS, build_scene
 
-SMALLEST = Size(
-    image_edge=24, patch_edge=12, width=32, vision_heads=2, text_heads=2, vision_layers=1, text_layers=1, vocabulary=600
+SMALLEST = ModelSize(
+    image_size=24,
+    patch_size=12,
+    hidden_size=32,
+    vision_heads=2,
+    text_heads=2,
+    vision_layers=1,
+    text_layers=1,
+    vocab_size=600,
 )
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    said = [text for seed in range(50) for pair in conversation(scene_of(seed), random.Random(seed)) for text in pair]
+    said = [
+        text for seed in range(50) for pair in conversation(build_scene(seed), random.Random(seed)) for text in pair
+    ]
     return build_tiny(tmp_path_factory.mktemp("student") / "untrained", said, seed=0, size=SMALLEST)
 
 
@@ -31,9 +40,9 @@ def test_rows_are_those_of_the_processor(untrained: Path) -> None:
     from transformers import AutoProcessor
 
     processor: Any = AutoProcessor.from_pretrained(untrained)
-    scenes = [scene_of(seed) for seed in range(6)]
+    scenes = [build_scene(seed) for seed in range(6)]
     said = [conversation(scene, random.Random(scene.seed)) for scene in scenes]
-    tokens, learnt = pretrain._rows(processor, said, image_tokens=SMALLEST.image_tokens)
+    tokens, learnt = pretrain._tokenize(processor, said, image_tokens=SMALLEST.image_tokens)
     messages = [pretrain._messages(exchanges) for exchanges in said]
     for scene, conversed in zip(scenes, messages, strict=True):
         conversed[0]["content"][0] = {"type": "image", "image": render(scene)}
@@ -54,7 +63,7 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     steps: list[Step] = []
-    how = Alignment(steps=60, glances=30, batch=4, learning_rate=0.01)
+    how = AlignmentSchedule(steps=60, glances=30, batch=4, learning_rate=0.01)
     out = align(untrained, tmp_path / "aligned", how, on_step=steps.append)
     assert [step.number for step in steps] == list(range(1, 61))
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
@@ -67,7 +76,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "_SAVE_EVERY", 4)
-    how = Alignment(steps=10, glances=5, batch=2, learning_rate=0.01)
+    how = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=0.01)
     whole = align(untrained, tmp_path / "whole", how)
 
     def killed(step: Step) -> None:
@@ -83,7 +92,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nought() -> None:
-    shares = [pretrain._share(number, 1000) for number in range(1, 1001)]
+    shares = [pretrain._learning_rate_share(number, 1000) for number in range(1, 1001)]
     assert shares[:50] == sorted(shares[:50])
     assert set(shares[49:749]) == {1.0}
     assert shares[750:] == sorted(shares[750:], reverse=True)

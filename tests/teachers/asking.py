@@ -10,7 +10,7 @@ from PIL import Image
 
 from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
 from compact_hf.records import Task, digest
-from compact_hf.teachers.base import Exposure, Failure, Reply, Request, Teacher
+from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teacher
 
 
 def photograph(width: int = 64, height: int = 48) -> bytes:
@@ -24,7 +24,7 @@ def photograph(width: int = 64, height: int = 48) -> bytes:
 
 
 def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: bytes = b"", round: int = 1) -> Request:
-    exposure = Exposure(lambda: picture or photograph(), ref=ref, max_edge=1024)
+    exposure = EncodedImage(lambda: picture or photograph(), ref=ref, max_edge=1024)
     key = digest(ref, combination, round)
     return Request(
         key,
@@ -38,7 +38,7 @@ def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: 
 
 
 def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
-    exposure = Exposure(photograph, ref=ref, max_edge=1024)
+    exposure = EncodedImage(photograph, ref=ref, max_edge=1024)
     return Request(
         digest(ref, question), "verifier", "0" * 32, exposure, verifier_prompt(question), VerdictReply, (question,)
     )

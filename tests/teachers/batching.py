@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.teachers.base import Failure, Reply, Request
-from compact_hf.teachers.gemini_batch.scheduler import Pace
-from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.scheduler import BatchTiming
+from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer
 from tests.teachers.asking import draft_request
 
-QUICK = Pace(first_s=0.02, longest_s=0.05, settle_s=0.02, patience_s=5.0)
+QUICK = BatchTiming(initial_poll_s=0.02, max_poll_s=0.05, settle_s=0.02, max_outage_s=5.0)
 
 
 def batch(run: Path, server: GeminiServer, **more: Any) -> GeminiBatch:
-    return GeminiBatch(state_dir=run, url=server.url, **{"pace": QUICK, **more})
+    return GeminiBatch(state_dir=run, url=server.url, **{"timing": QUICK, **more})
 
 
 def drafts(count: int) -> list[Request]:
@@ -44,4 +44,8 @@ def some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[
 
 def kept(run: Path) -> list[str]:
     """Return the kinds of files that are kept of jobs."""
-    return sorted(path.name.partition(".")[2] for path in (run / FOLDER).iterdir()) if (run / FOLDER).exists() else []
+    return (
+        sorted(path.name.partition(".")[2] for path in (run / JOBS_DIRECTORY).iterdir())
+        if (run / JOBS_DIRECTORY).exists()
+        else []
+    )

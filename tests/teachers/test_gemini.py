@@ -18,7 +18,7 @@ from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
-from compact_hf.testing.scripted_model import KEY, Asked
+from compact_hf.testing.scripted_model import KEY, ModelRequest
 from tests.teachers.asking import draft_request, photograph, put, verdict_request
 
 COMBINATION = ("color", "counting")
@@ -53,12 +53,12 @@ def test_a_draft_comes_back_as_the_models_own_json(server: GeminiServer) -> None
 
 def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: GeminiServer) -> None:
     put(Gemini(url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
-    (asked,) = server.asked
-    with Image.open(io.BytesIO(asked.picture)) as sent:
+    (asked,) = server.requests
+    with Image.open(io.BytesIO(asked.image)) as sent:
         assert sent.format == "JPEG"
         assert sent.size == (1024, 683)
         assert not sent.getexif()
-    assert b"SecretPhoneMaker" not in asked.picture
+    assert b"SecretPhoneMaker" not in asked.image
     assert "- color:" in asked.prompt
     config = asked.body["generationConfig"]
     assert config["responseMimeType"] == "application/json"
@@ -70,7 +70,7 @@ def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(se
 def test_the_verifier_is_not_led(server: GeminiServer) -> None:
     """What reaches it is the picture, the question and the ten definitions, the same for every question."""
     put(Gemini(url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
-    one, other = sorted((asked.prompt for asked in server.asked), key=lambda prompt: "ANOTHER" in prompt)
+    one, other = sorted((asked.prompt for asked in server.requests), key=lambda prompt: "ANOTHER" in prompt)
     assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
     assert "confidence" not in one
 
@@ -121,7 +121,7 @@ def test_what_may_pass_is_a_failure_for_the_engine(
 ) -> None:
     failure = answer_to(response)
     assert isinstance(failure, Failure), failure
-    assert (failure.overloaded, failure.retry_after, failure.worth_retrying) == (
+    assert (failure.is_overloaded, failure.retry_after, failure.is_retryable) == (
         overloaded,
         retry_after,
         worth_retrying,
@@ -165,7 +165,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
     with GeminiServer(latency_s=3) as server:
         (failure,) = put(Gemini(url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
-    assert failure.worth_retrying
+    assert failure.is_retryable
 
 
 def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
@@ -176,18 +176,18 @@ def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
 
 def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
     from compact_hf.errors import SourceError
-    from compact_hf.teachers.base import Exposure, Request
+    from compact_hf.teachers.base import EncodedImage, Request
 
     def gone() -> bytes:
         raise SourceError("b.jpg cannot be read any more")
 
     there = draft_request(COMBINATION)
     lost = Request(
-        "lost", "teacher", "1" * 32, Exposure(gone, ref="b.jpg", max_edge=64), there.prompt, there.schema, ""
+        "lost", "teacher", "1" * 32, EncodedImage(gone, ref="b.jpg", max_edge=64), there.prompt, there.schema, ""
     )
     reply, failure = put(Gemini(url=server.url), [there, lost])
     assert isinstance(reply, Reply)
-    assert failure == Failure("lost", "b.jpg cannot be read any more", worth_retrying=False)
+    assert failure == Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
 
 
 def test_no_key_says_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,12 +248,12 @@ def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None
         body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"responseSchema": schema}}
         refused = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
         assert f"expected {missing}" in refused.json()["error"]["message"]
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_the_double_is_asked_in_the_order_of_its_log(server: GeminiServer) -> None:
     put(Gemini(url=server.url), [verdict_request("What is red?")])
-    assert [type(asked) for asked in server.asked] == [Asked]
+    assert [type(asked) for asked in server.requests] == [ModelRequest]
 
 
 def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> None:
@@ -288,7 +288,7 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
         options = HttpOptions(base_url=server.url, httpx_async_client=http)
         async with http, Client(api_key=KEY, http_options=options).aio as client:
             for one in (request, hostile):
-                picture = Part.from_bytes(data=await one.exposure.jpeg(), mime_type="image/jpeg")
+                picture = Part.from_bytes(data=await one.encoded_image.jpeg(), mime_type="image/jpeg")
                 contents = Content(role="user", parts=[picture, Part.from_text(text=one.prompt)])
                 config = config_for(one)
                 await client.models.generate_content(model="gemini-3.8-flash", contents=contents, config=config)
@@ -296,9 +296,9 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
     with GeminiServer() as server:
         put(Gemini(url=server.url), [request, replace(hostile, key="other")])
         asyncio.run(sent_by_the_client(server))
-    ours, theirs = (sorted(server.asked[at : at + 2], key=lambda asked: asked.prompt) for at in (0, 2))
+    ours, theirs = (sorted(server.requests[at : at + 2], key=lambda asked: asked.prompt) for at in (0, 2))
     for our, their in zip(ours, theirs, strict=True):
-        assert (our.prompt, our.picture) == (their.prompt, their.picture)
+        assert (our.prompt, our.image) == (their.prompt, their.image)
         assert our.body["generationConfig"] == their.body["generationConfig"]
         assert our.body.keys() == their.body.keys()
         for name in ("content-type", "x-goog-api-key", "x-goog-api-client", "user-agent"):

@@ -18,9 +18,9 @@ from starlette.responses import Response
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.compact.prompts import DraftsReply
-from compact_hf.teachers.base import Exposure, Failure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request
 from compact_hf.teachers.gemini import Gemini
-from compact_hf.teachers.gemini_batch.scheduler import Limits
+from compact_hf.teachers.gemini_batch.scheduler import BatchLimits
 from compact_hf.teachers.gemini_batch.store import write_requests
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
@@ -43,21 +43,21 @@ def server() -> Iterator[GeminiServer]:
 def test_a_batch_brings_what_the_same_requests_bring_one_by_one(server: GeminiServer, tmp_path: Path) -> None:
     requests = [*drafts(3), verdict_request("Which amber bucket?")]
     assert put(batch(tmp_path, server), requests) == put(Gemini(url=server.url), requests)
-    assert (len(server.batches.jobs), server.answered) == (1, 8)
+    assert (len(server.batches.jobs), server.request_count) == (1, 8)
 
 
 def test_a_request_has_the_same_settings_either_way(server: GeminiServer, tmp_path: Path) -> None:
     request = draft_request(("color", "counting"), picture=photograph(3000, 2000))
     put(batch(tmp_path, server), [request])
     put(Gemini(url=server.url), [request])
-    together, alone = server.asked
-    assert (together.prompt, together.picture) == (alone.prompt, alone.picture)
+    together, alone = server.requests
+    assert (together.prompt, together.image) == (alone.prompt, alone.image)
     assert together.body["store"] is alone.body["store"] is False
     config = together.body["generationConfig"]
     assert config["responseMimeType"] == alone.body["generationConfig"]["responseMimeType"] == "application/json"
     assert list(config["thinkingConfig"].values()) == list(alone.body["generationConfig"]["thinkingConfig"].values())
     assert "temperature" not in config
-    with Image.open(io.BytesIO(together.picture)) as sent:
+    with Image.open(io.BytesIO(together.image)) as sent:
         assert (sent.size, dict(sent.getexif())) == ((1024, 683), {})
 
 
@@ -65,7 +65,7 @@ def test_the_schema_is_in_the_words_that_batches_keep_to(server: GeminiServer, t
     """Fields in their order, no `responseJsonSchema`, no reference to a definition elsewhere."""
     request = draft_request(("color",))
     put(batch(tmp_path, server), [replace(request, schema=DraftsReply)])
-    config = server.asked[0].body["generationConfig"]
+    config = server.requests[0].body["generationConfig"]
     assert "responseJsonSchema" not in config
     drafts = config["responseSchema"]["properties"]["drafts"]
     assert (config["responseSchema"]["type"], drafts["type"], drafts["items"]["type"]) == ("OBJECT", "ARRAY", "OBJECT")
@@ -79,8 +79,8 @@ def test_nothing_is_left_here_or_there_once_all_was_handed_over(server: GeminiSe
     assert server.batches.files == {}
 
 
-@pytest.mark.parametrize("limits", [Limits(max_requests=3), Limits(max_bytes=7_000)])
-def test_a_job_holds_no_more_than_it_may(limits: Limits, server: GeminiServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [BatchLimits(max_requests=3), BatchLimits(max_bytes=7_000)])
+def test_a_job_holds_no_more_than_it_may(limits: BatchLimits, server: GeminiServer, tmp_path: Path) -> None:
     answers = put(batch(tmp_path, server, limits=limits), drafts(8))
     assert all(isinstance(answer, Reply) for answer in answers)
     assert [len(job.results) for job in server.batches.jobs] == [3, 3, 2]
@@ -109,10 +109,10 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path
         raise SourceError("b.jpg cannot be read any more")
 
     there = draft_request(("color",))
-    exposure = Exposure(gone, ref="b.jpg", max_edge=64)
+    exposure = EncodedImage(gone, ref="b.jpg", max_edge=64)
     lost = Request("lost", "teacher", "1" * 32, exposure, there.prompt, there.schema, there.subject)
     assert put(batch(tmp_path, server), [lost]) == [
-        Failure("lost", "b.jpg cannot be read any more", worth_retrying=False)
+        Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
     ]
     assert server.batches.calls.total() == 0
     reply, failure = put(batch(tmp_path, server), [there, lost])
@@ -140,7 +140,7 @@ def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: boo
     assert isinstance(last, Reply)
     assert isinstance(failure, Failure)
     # Never overloaded: the engine would hold everybody, and send one request as a probe, in a batch of its own.
-    assert (failure.overloaded, failure.worth_retrying) == (False, worth_retrying)
+    assert (failure.is_overloaded, failure.is_retryable) == (False, worth_retrying)
 
 
 def test_an_answer_that_was_refused_is_final_and_says_why(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_answer_that_was_refused_is_final_and_says_why(tmp_path: Path) -> Non
 def test_a_batch_without_results_is_asked_for_once_more(
     state: str, said: str, server: GeminiServer, tmp_path: Path
 ) -> None:
-    server.batches.ends_as = lambda number: "SUCCEEDED" if number else state
+    server.batches.final_state = lambda number: "SUCCEEDED" if number else state
     first, second = put(batch(tmp_path, server), drafts(2))
     assert (first, second) == (Failure(first.key, said), Failure(second.key, said))
     assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
@@ -170,7 +170,7 @@ def test_a_batch_without_results_is_asked_for_once_more(
 
 def test_lines_that_are_missing_fail_and_foreign_ones_are_passed_over(server: GeminiServer, tmp_path: Path) -> None:
     foreign = ["", "{", "null", "[1]", '{"key": 5}', '{"response": {}}', '{"key": "nobody", "response": {}}']
-    server.batches.edit = lambda lines: [*foreign, lines[2], lines[0], lines[0], *foreign]
+    server.batches.edit_results = lambda lines: [*foreign, lines[2], lines[0], lines[0], *foreign]
     first, missing, last = put(batch(tmp_path, server), drafts(3))
     assert isinstance(first, Reply)
     assert isinstance(last, Reply)
@@ -179,10 +179,10 @@ def test_lines_that_are_missing_fail_and_foreign_ones_are_passed_over(server: Ge
 
 @pytest.mark.parametrize("response", [None, 5, "text", {"candidates": 5}, {}, {"unheard-of": 1}])
 def test_a_response_that_is_none_is_a_failure(response: object, server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.edit = lambda lines: [json.dumps({"key": json.loads(lines[0])["key"], "response": response})]
+    server.batches.edit_results = lambda lines: [json.dumps({"key": json.loads(lines[0])["key"], "response": response})]
     (failure,) = put(batch(tmp_path, server), drafts(1))
     assert isinstance(failure, Failure)
-    assert failure.worth_retrying
+    assert failure.is_retryable
 
 
 def test_what_a_newer_service_adds_to_a_response_is_no_harm(server: GeminiServer, tmp_path: Path) -> None:
@@ -191,13 +191,13 @@ def test_what_a_newer_service_adds_to_a_response_is_no_harm(server: GeminiServer
         found["response"]["candidates"][0]["mood"] = found["response"]["mood"] = found["mood"] = {"good": True}
         return [json.dumps(found)]
 
-    server.batches.edit = newer
+    server.batches.edit_results = newer
     (reply,) = put(batch(tmp_path, server), drafts(1))
     assert isinstance(reply, Reply)
 
 
 def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.looks = 4
+    server.batches.polls_to_finish = 4
     told: list[str] = []
     put(batch(tmp_path, server, on_wait=told.append), drafts(4))
     assert told == [
@@ -209,7 +209,7 @@ def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> Non
     ]
     assert re.fullmatch(r"batch 1 of 1: sending \d\.\d MB", told[1])
     told.clear()
-    put(batch(tmp_path, server, on_wait=told.append, limits=Limits(max_requests=2)), drafts(4))
+    put(batch(tmp_path, server, on_wait=told.append, limits=BatchLimits(max_requests=2)), drafts(4))
     assert "2 of 2 batches: 2 RUNNING for 0 min, 2 of 4 answered" in told
 
 

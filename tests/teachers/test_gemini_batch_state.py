@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from compact_hf.errors import JournalError, TeacherError, TeacherUnavailableError
 from compact_hf.teachers.base import Failure, Reply, Request
-from compact_hf.teachers.gemini_batch.scheduler import Limits, Pace
-from compact_hf.teachers.gemini_batch.store import FOLDER
+from compact_hf.teachers.gemini_batch.scheduler import BatchLimits, BatchTiming
+from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.scripted_model import KEY
@@ -49,7 +49,7 @@ def test_trouble_in_any_call_costs_nothing_but_time(
     server.batches.fault = once(call, trouble)
     answers = put(batch(tmp_path, server, on_wait=told.append), drafts(3))
     assert all(isinstance(answer, Reply) for answer in answers)
-    assert (len(server.batches.jobs), server.answered) == (1, 3)
+    assert (len(server.batches.jobs), server.request_count) == (1, 3)
     assert any("trying again" in line for line in told)
 
 
@@ -60,15 +60,15 @@ def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: Ge
         put(batch(tmp_path, server), drafts(3))
     assert KEY not in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert all(KEY not in path.read_text() for path in (tmp_path / FOLDER).iterdir())
+    assert all(KEY not in path.read_text() for path in (tmp_path / JOBS_DIRECTORY).iterdir())
     server.batches.fault = lambda call, number: None
     assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(3)))
-    assert (len(server.batches.jobs), server.answered) == (1, 3)
+    assert (len(server.batches.jobs), server.request_count) == (1, 3)
 
 
 def test_an_unknown_model_is_refused(server: GeminiServer, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="a model that exists with --teacher gemini-batch:MODEL"):
-        put(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, pace=QUICK), drafts(1))
+        put(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, timing=QUICK), drafts(1))
 
 
 def test_a_batch_that_is_refused_says_how_to_do_without(server: GeminiServer, tmp_path: Path) -> None:
@@ -80,19 +80,19 @@ def test_a_batch_that_is_refused_says_how_to_do_without(server: GeminiServer, tm
 def test_a_service_out_of_reach_is_waited_for_only_so_long(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.fault = lambda call, number: error_response(500, "INTERNAL", "oops")
     with pytest.raises(TeacherUnavailableError, match="500 oops; nothing is lost, run the same command later"):
-        put(batch(tmp_path, server, pace=Pace(0.02, 0.02, 0.02, patience_s=0.1)), drafts(1))
+        put(batch(tmp_path, server, timing=BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)), drafts(1))
 
 
 def test_a_new_job_waits_for_room_as_long_as_others_run(server: GeminiServer, tmp_path: Path) -> None:
     full = error_response(429, "RESOURCE_EXHAUSTED", "too many batches")
-    server.batches.looks = 12
+    server.batches.polls_to_finish = 12
     server.batches.fault = lambda call, number: (
-        full if call == "create" and number and server.batches.jobs[0].looked_at < 12 else None
+        full if call == "create" and number and server.batches.jobs[0].poll_count < 12 else None
     )
-    pace = Pace(0.02, 0.02, 0.02, patience_s=0.1)
-    answers = put(batch(tmp_path, server, limits=Limits(max_requests=2), pace=pace), drafts(4))
+    pace = BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)
+    answers = put(batch(tmp_path, server, limits=BatchLimits(max_requests=2), timing=pace), drafts(4))
     assert all(isinstance(answer, Reply) for answer in answers)
-    assert (len(server.batches.jobs), server.answered) == (2, 4)
+    assert (len(server.batches.jobs), server.request_count) == (2, 4)
 
 
 def test_a_job_that_somebody_deleted_is_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_was_not_handed_over_yet_is_there_the_next_time(server: GeminiServe
     rest = [request for request in requests if request.key not in {answer.key for answer in taken}]
     assert len(put(batch(tmp_path, server), rest)) == 3
     assert kept(tmp_path) == []
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
+    assert (len(server.batches.jobs), server.request_count) == (1, 5)
 
 
 def test_what_was_handed_over_but_lost_on_the_way_is_there_the_next_time(server: GeminiServer, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_what_was_handed_over_but_lost_on_the_way_is_there_the_next_time(server:
     some(batch(tmp_path, server), requests, 5)
     assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), requests[4:]))
     assert kept(tmp_path) == []
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
+    assert (len(server.batches.jobs), server.request_count) == (1, 5)
 
 
 def test_what_was_handed_over_whole_is_forgotten_by_the_next_session(server: GeminiServer, tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_answers_that_nobody_asks_for_are_kept_until_somebody_does(server: Gemin
     put(batch(tmp_path, server), [])
     assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
     put(batch(tmp_path, server), requests[2:])
-    assert (len(server.batches.jobs), server.answered) == (1, 5)
+    assert (len(server.batches.jobs), server.request_count) == (1, 5)
     assert kept(tmp_path) == []
 
 
 def test_another_teacher_leaves_these_jobs_alone(server: GeminiServer, tmp_path: Path) -> None:
     requests = drafts(2)
     some(batch(tmp_path, server), requests, 1)
-    put(GeminiBatch("gemini-other", state_dir=tmp_path, url=server.url, pace=QUICK), requests)
+    put(GeminiBatch("gemini-other", state_dir=tmp_path, url=server.url, timing=QUICK), requests)
     assert len(server.batches.jobs) == 2
     assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
 
@@ -157,21 +157,21 @@ def test_an_upload_that_the_service_no_longer_keeps_is_sent_again(server: Gemini
     with pytest.raises(TeacherError, match="stop here"):
         put(batch(tmp_path, server), drafts(2))
     server.batches.fault = lambda call, number: None
-    (file,) = (tmp_path / FOLDER).glob("*.json")
+    (file,) = (tmp_path / JOBS_DIRECTORY).glob("*.json")
     job = json.loads(file.read_text())
     assert job["stage"] == "uploaded"
     file.write_text(json.dumps({**job, "since": job["since"] - 41 * 3600}))
     server.batches.files.clear()
     assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
-    assert (len(server.batches.jobs), server.answered) == (1, 2)
+    assert (len(server.batches.jobs), server.request_count) == (1, 2)
 
 
 def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.looks = 10**9
+    server.batches.polls_to_finish = 10**9
     told: list[str] = []
 
     async def main() -> float:
-        teacher = batch(tmp_path, server, on_wait=told.append, pace=Pace(60, 60, 0.02, 60))
+        teacher = batch(tmp_path, server, on_wait=told.append, timing=BatchTiming(60, 60, 0.02, 60))
 
         async def stream() -> AsyncGenerator[Request, None]:
             for request in drafts(2):
@@ -194,28 +194,28 @@ def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path:
 
     assert asyncio.run(main()) < 1
     assert told[-1] == f"1 batch left running at {server.url}; the same command collects what comes of it"
-    server.batches.looks = 1
+    server.batches.polls_to_finish = 1
     assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
-    assert (len(server.batches.jobs), server.answered) == (1, 2)
+    assert (len(server.batches.jobs), server.request_count) == (1, 2)
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).write_text("in the way")
+    (tmp_path / JOBS_DIRECTORY).write_text("in the way")
     with pytest.raises(JournalError, match=r"cannot keep batches in .* and run the same command"):
         put(batch(tmp_path, server), drafts(1))
     assert server.batches.calls.total() == 0
 
 
 def test_a_damaged_job_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "compact-1.json").write_text("{")
+    (tmp_path / JOBS_DIRECTORY).mkdir()
+    (tmp_path / JOBS_DIRECTORY / "compact-1.json").write_text("{")
     with pytest.raises(JournalError, match=r"compact-1.json is damaged .* or remove it"):
         put(batch(tmp_path, server), drafts(1))
 
 
 def test_what_was_being_written_at_a_kill_is_cleared_away(server: GeminiServer, tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / JOBS_DIRECTORY).mkdir()
     for name in ("compact-1.requests.jsonl", "compact-2.requests.jsonl.part", "compact-2.json.part"):
-        (tmp_path / FOLDER / name).write_text("half")
+        (tmp_path / JOBS_DIRECTORY / name).write_text("half")
     put(batch(tmp_path, server), drafts(1))
     assert list(tmp_path.iterdir()) == []

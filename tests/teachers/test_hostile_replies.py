@@ -27,7 +27,7 @@ def answer_to(response: Response) -> Reply | Failure:
 def test_json_nested_without_end_is_a_failure(code: int) -> None:
     failure = answer_to(Response("[" * 200_000, status_code=code, media_type="application/json"))
     assert isinstance(failure, Failure)
-    assert failure.worth_retrying
+    assert failure.is_retryable
 
 
 def test_what_was_billed_is_a_number_that_sums_can_be_made_of() -> None:

@@ -25,9 +25,9 @@ from compact_hf.methods.compact.prompts import (
     VerdictsReply,
 )
 from compact_hf.teachers import local, local_model
-from compact_hf.teachers.base import Exposure, Failure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request
 from compact_hf.teachers.local import Local
-from compact_hf.teachers.local_model import TOKENS_PER_QUESTION, network_of
+from compact_hf.teachers.local_model import TOKENS_PER_QUESTION, load_network
 from tests.teachers.asking import photograph, put
 from tests.teachers.other_models import gemma, idefics
 from tests.teachers.tiny_teacher import untaught, with_bytes_as_llama_has_them
@@ -75,11 +75,11 @@ class Watched:
         self.steps = 0
         self._before = before
         self._seen = seen
-        patch.setattr(local_model, "network_of", self._load)
+        patch.setattr(local_model, "load_network", self._load)
         patch.setattr(local_model, "TOKENS_PER_QUESTION", tokens)
 
     def _load(self, place: Any) -> Any:
-        network = network_of(place)
+        network = load_network(place)
         letter = json.loads((Path(place.model) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]["a"]
         network.lm_head.register_forward_hook(partial(_for_ever, letter))
         network.register_forward_pre_hook(self._step, with_kwargs=True)
@@ -105,7 +105,7 @@ def _for_ever(letter: int, head: Any, arguments: Any, scores: torch.Tensor) -> t
 def asking(
     number: int, schema: type[BaseModel] = BlindReply, *, blind: bool = False, asks: int = 1, picture: bytes = b""
 ) -> Request:
-    exposure = None if blind else Exposure(lambda: picture or photograph(), ref="a.jpg", max_edge=64)
+    exposure = None if blind else EncodedImage(lambda: picture or photograph(), ref="a.jpg", max_edge=64)
     questions = ("What is it?",) * asks
     return Request(f"key {number}", "verifier", "0" * 32, exposure, "What is it?", schema, questions)
 
@@ -116,7 +116,7 @@ def babbling(folder: Path) -> Callable[[Any], Any]:
     closing = [number for token, number in vocabulary.items() if set(token) & set('"]}')]
 
     def load(place: Any) -> Any:
-        network = network_of(place)
+        network = load_network(place)
         chance = torch.Generator().manual_seed(0)
 
         def babble(head: Any, arguments: Any, scores: torch.Tensor) -> torch.Tensor:
@@ -135,7 +135,7 @@ def test_whatever_a_model_would_say_its_reply_has_the_schema(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = request.getfixturevalue(kind)
-    monkeypatch.setattr(local_model, "network_of", babbling(model))
+    monkeypatch.setattr(local_model, "load_network", babbling(model))
     asked = [asking(number, SCHEMAS[number % 6], blind=number % 5 == 4) for number in range(48)]
     read: dict[str, list[BaseModel]] = {schema.__name__: [] for schema in SCHEMAS}
     for one, reply in zip(asked, put(Local(str(model), batch_size=24), asked), strict=True):
@@ -234,13 +234,13 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
 
 def hold_decoding(patch: pytest.MonkeyPatch) -> threading.Event:
     """Let images be decoded only once the event is set."""
-    released, decode = threading.Event(), local._pixels
+    released, decode = threading.Event(), local._decode_image
 
     def wait(jpeg: bytes) -> Any:
         assert released.wait(60)
         return decode(jpeg)
 
-    patch.setattr(local, "_pixels", wait)
+    patch.setattr(local, "_decode_image", wait)
     return released
 
 
@@ -287,7 +287,7 @@ def test_a_request_that_does_not_even_fit_alone_fails_without_being_tried_again(
     assert too_large == Failure(
         "key 2",
         f"{folder.name}: too large for the memory of cpu: CUDA out of memory. Tried to allocate 2.00 GiB.",
-        worth_retrying=False,
+        is_retryable=False,
     )
 
 
@@ -306,7 +306,7 @@ def test_one_picture_that_the_model_cannot_take_does_not_cost_the_others_of_its_
     answers = put(Local(str(folder)), [asking(1), asking(2), asking(3, picture=line), asking(4)])
     assert [type(answer) for answer in answers] == [Reply, Reply, Failure, Reply]
     assert answers[2] == Failure(
-        "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", worth_retrying=False
+        "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", is_retryable=False
     )
     # Halved, and the half with the picture halved again; which half comes first depends on which question did.
     assert sorted(batches, reverse=True) == [4, 2, 2, 1, 1]
@@ -316,9 +316,11 @@ def test_a_picture_that_is_gone_fails_alone(folder: Path) -> None:
     def gone() -> bytes:
         raise SourceError("b.jpg is gone")
 
-    lost = Request("lost", "verifier", "0" * 32, Exposure(gone, ref="b.jpg", max_edge=64), "What?", BlindReply, ("?",))
+    lost = Request(
+        "lost", "verifier", "0" * 32, EncodedImage(gone, ref="b.jpg", max_edge=64), "What?", BlindReply, ("?",)
+    )
     assert put(Local(str(folder)), [lost, asking(1, blind=True)])[0] == Failure(
-        "lost", "b.jpg is gone", worth_retrying=False
+        "lost", "b.jpg is gone", is_retryable=False
     )
     with pytest.raises(SourceError, match="is gone"):
         asyncio.run(Local(str(folder)).prepare(lost))

@@ -47,7 +47,7 @@ def answer_to(response: Response) -> Reply | Failure:
     """Return what the teacher makes of one response of the server."""
     with OpenAIServer(fault=lambda asked, number: response) as server:
         (answer,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
-        assert len(server.asked) == 1  # the client repeats nothing by itself
+        assert len(server.requests) == 1  # the client repeats nothing by itself
     return answer
 
 
@@ -67,12 +67,12 @@ def test_a_draft_comes_back_as_the_models_own_json(server: OpenAIServer) -> None
 
 def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: OpenAIServer) -> None:
     put(OpenAI("vendor/model:tag", url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
-    (asked,) = server.asked
-    with Image.open(io.BytesIO(asked.picture)) as sent:
+    (asked,) = server.requests
+    with Image.open(io.BytesIO(asked.image)) as sent:
         assert sent.format == "JPEG"
         assert sent.size == (1024, 683)
         assert not sent.getexif()
-    assert b"SecretPhoneMaker" not in asked.picture
+    assert b"SecretPhoneMaker" not in asked.image
     assert "- color:" in asked.prompt
     assert set(asked.body) == {"model", "messages", "response_format", "store"}  # no temperature among it
     assert asked.body["model"] == "vendor/model:tag"
@@ -83,9 +83,9 @@ def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(se
 def test_the_verifier_is_not_led(server: OpenAIServer) -> None:
     """What reaches it is the picture, the question and the ten definitions, the same for every question."""
     put(OpenAI("m", url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
-    one, other = sorted((asked.prompt for asked in server.asked), key=lambda prompt: "ANOTHER" in prompt)
+    one, other = sorted((asked.prompt for asked in server.requests), key=lambda prompt: "ANOTHER" in prompt)
     assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
-    assert {asked.role for asked in server.asked} == {"verifier"}
+    assert {asked.role for asked in server.requests} == {"verifier"}
 
 
 def test_a_schema_is_made_strict_all_the_way_down() -> None:
@@ -159,7 +159,7 @@ def test_what_may_pass_is_a_failure_for_the_engine(
 ) -> None:
     failure = answer_to(response)
     assert isinstance(failure, Failure), failure
-    assert (failure.overloaded, failure.retry_after, failure.worth_retrying) == (
+    assert (failure.is_overloaded, failure.retry_after, failure.is_retryable) == (
         overloaded,
         retry_after,
         worth_retrying,
@@ -279,7 +279,7 @@ def test_a_connection_that_breaks_off_half_way_is_a_failure() -> None:
         cutting.join()
     assert isinstance(failure, Failure)
     assert failure.message.startswith(f"the connection to {url} failed (")
-    assert failure.worth_retrying
+    assert failure.is_retryable
 
 
 def test_nobody_at_the_address_is_a_failure_that_names_it_without_its_password() -> None:
@@ -333,12 +333,12 @@ def test_a_model_has_to_be_named() -> None:
 
 def test_it_plants_no_noise() -> None:
     with pytest.raises(UsageError, match="leave --noise out for openai"):
-        open_teacher("openai:m", url="http://localhost:8000", state_dir=Path("run"), noise=0.5)
+        open_teacher("openai:m", url="http://localhost:8000", state_dir=Path("run"), fault_rate=0.5)
 
 
 def test_a_name_with_colons_reaches_the_server_whole(server: OpenAIServer) -> None:
     put(open_teacher("openai:ft:base:us::id", url=server.url, state_dir=Path("run")), [draft_request(COMBINATION)])
-    assert server.asked[0].body["model"] == "ft:base:us::id"
+    assert server.requests[0].body["model"] == "ft:base:us::id"
 
 
 def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None:
@@ -372,7 +372,7 @@ def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None
         refused = httpx.post(url, json=body, headers=headers)
         assert refused.status_code == 400
         assert missing in refused.json()["error"]["message"]
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_the_double_lists_its_model(server: OpenAIServer) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.gemini import DEFAULT_MODEL
-from compact_hf.teachers.prices import price_of, prices_of
+from compact_hf.teachers.prices import lookup_price, lookup_prices
 
 # Before and after 2027-01-01, when the prices of the default model double.
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -18,7 +18,7 @@ NEXT_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 def per_million(teacher: str, at: datetime = NOW) -> tuple[float, float]:
-    price = price_of(teacher, at=at)
+    price = lookup_price(teacher, timestamp=at)
     assert price is not None
     return price.input_per_million, price.output_per_million
 
@@ -50,28 +50,30 @@ def test_the_price_is_that_of_the_day_of_the_request() -> None:
 
 @pytest.mark.parametrize("teacher", ["gemini:gemini-99", "openai:Qwen/Qwen3-VL-8B-Instruct", "openai:", "mail:bob"])
 def test_a_price_that_nobody_knows_is_none(teacher: str) -> None:
-    assert price_of(teacher) is None
+    assert lookup_price(teacher) is None
 
 
 def test_tokens_are_charged_by_the_million() -> None:
-    price = price_of("gemini:gemini-3.8-flash", at=NOW)
+    price = lookup_price("gemini:gemini-3.8-flash", timestamp=NOW)
     assert price is not None
     assert price.cost(2_000_000, 1_000_000) == pytest.approx(2 * 0.75 + 3.75)
     assert price.cost(0, 0) == 0
 
 
 def test_given_prices_are_for_the_teacher_that_has_none() -> None:
-    prices = prices_of(
-        {"teacher": "gemini:gemini-3.8-flash", "verifier": "openai:mine"}, price_in=0.1, price_out=0.2, at=NOW
+    prices = lookup_prices(
+        {"teacher": "gemini:gemini-3.8-flash", "verifier": "openai:mine"}, price_in=0.1, price_out=0.2, timestamp=NOW
     )
-    assert prices["teacher"] == price_of("gemini:gemini-3.8-flash", at=NOW)
+    assert prices["teacher"] == lookup_price("gemini:gemini-3.8-flash", timestamp=NOW)
     assert prices["verifier"] is not None
     assert (prices["verifier"].input_per_million, prices["verifier"].output_per_million) == (0.1, 0.2)
     assert prices["verifier"].source == "given"
 
 
 def test_given_prices_replace_known_ones_but_not_those_of_what_runs_here() -> None:
-    prices = prices_of({"teacher": "gemini:gemini-3.8-flash", "verifier": "scenes"}, price_in=9, price_out=9, at=NOW)
+    prices = lookup_prices(
+        {"teacher": "gemini:gemini-3.8-flash", "verifier": "scenes"}, price_in=9, price_out=9, timestamp=NOW
+    )
     assert prices["teacher"] is not None
     assert prices["teacher"].cost(1_000_000, 0) == 9
     assert prices["verifier"] is not None
@@ -80,10 +82,10 @@ def test_given_prices_replace_known_ones_but_not_those_of_what_runs_here() -> No
 
 def test_one_price_alone_and_negative_ones_are_refused() -> None:
     with pytest.raises(UsageError, match="give both"):
-        prices_of({"teacher": "openai:mine"}, price_in=1.0)
+        lookup_prices({"teacher": "openai:mine"}, price_in=1.0)
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="0 or more"):
-            prices_of({"teacher": "openai:mine"}, price_in=1.0, price_out=wrong)
+            lookup_prices({"teacher": "openai:mine"}, price_in=1.0, price_out=wrong)
 
 
 def test_asking_for_a_price_opens_no_connection_and_starts_no_thread() -> None:
@@ -91,9 +93,9 @@ def test_asking_for_a_price_opens_no_connection_and_starts_no_thread() -> None:
         "import socket, sys, threading\n"
         "def refuse(*arguments, **settings): sys.exit('the network was asked')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from compact_hf.teachers.prices import price_of\n"
+        "from compact_hf.teachers.prices import lookup_price\n"
         "assert 'genai_prices' not in sys.modules\n"
-        "assert price_of('gemini:gemini-3.8-flash') is not None and price_of('gemini:gemini-99') is None\n"
+        "assert lookup_price('gemini:gemini-3.8-flash') is not None and lookup_price('gemini:gemini-99') is None\n"
         "assert threading.active_count() == 1\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

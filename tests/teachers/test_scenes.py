@@ -11,11 +11,11 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UsageError
-from compact_hf.scenes.questions import supported
-from compact_hf.scenes.scene import scene_of
+from compact_hf.scenes.questions import supported_combinations
+from compact_hf.scenes.scene import build_scene
 from compact_hf.teachers.base import Reply, Request
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.teachers.scenes import PLANTED, ScenesTeacher
+from compact_hf.teachers.scenes import FAULTS, ScenesTeacher
 from tests.teachers.asking import draft_request, put, verdict_request
 
 SEEDS = range(30)
@@ -25,7 +25,7 @@ def requests(k: int = 2) -> list[Request]:
     return [
         draft_request(combination, ref=f"scene:{seed}")
         for seed in SEEDS
-        for combination in supported(scene_of(seed), k)[:8]
+        for combination in supported_combinations(build_scene(seed), k)[:8]
     ]
 
 
@@ -38,7 +38,7 @@ def drafts(teacher: ScenesTeacher, k: int = 2) -> list[tuple[Request, Reply]]:
 
 def judged(written: list[tuple[Request, Reply]]) -> list[dict[str, object]]:
     asked = [
-        verdict_request(json.loads(reply.text)["question"], ref=request.exposure.ref) for request, reply in written
+        verdict_request(json.loads(reply.text)["question"], ref=request.encoded_image.ref) for request, reply in written
     ]
     return [json.loads(reply.text) for reply in put(ScenesTeacher(), asked) if isinstance(reply, Reply)]
 
@@ -55,9 +55,9 @@ def test_without_noise_the_verifier_agrees_with_every_draft(k: int) -> None:
 
 
 def test_every_fault_is_planted_and_labelled_as_what_it_is() -> None:
-    written = drafts(ScenesTeacher(noise=1.0))
+    written = drafts(ScenesTeacher(fault_rate=1.0))
     kinds = Counter("".join(reply.planted) for _, reply in written)
-    assert set(PLANTED) <= set(kinds)
+    assert set(FAULTS) <= set(kinds)
     for (request, reply), verdict in zip(written, judged(written), strict=True):
         draft = json.loads(reply.text)
         asked, needed = set(request.subject.combinations[0]), set(verdict["capabilities"])
@@ -78,22 +78,23 @@ def test_every_fault_is_planted_and_labelled_as_what_it_is() -> None:
 
 
 def test_the_share_of_faults_is_the_noise() -> None:
-    written = drafts(ScenesTeacher(noise=0.25))
+    written = drafts(ScenesTeacher(fault_rate=0.25))
     share = sum(bool(reply.planted) for _, reply in written) / len(written)
     assert 0.15 < share < 0.32
 
 
 def test_the_same_seed_plants_the_same_faults() -> None:
     first, again, other = (
-        [(reply.text, reply.planted) for _, reply in drafts(ScenesTeacher(noise=0.5, seed=seed))] for seed in (1, 1, 2)
+        [(reply.text, reply.planted) for _, reply in drafts(ScenesTeacher(fault_rate=0.5, seed=seed))]
+        for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
 def test_a_combination_that_the_scene_does_not_support_is_declined() -> None:
-    scene = scene_of(0)
-    everything = set(combinations(CAPABILITIES, 3)) - set(supported(scene, 3))
+    scene = build_scene(0)
+    everything = set(combinations(CAPABILITIES, 3)) - set(supported_combinations(scene, 3))
     (reply,) = put(ScenesTeacher(), [draft_request(sorted(everything)[0], ref="scene:0")])
     assert isinstance(reply, Reply)
     assert reply.refused == "the picture does not support it"
@@ -107,7 +108,7 @@ def test_a_question_about_anything_else_needs_nothing() -> None:
 
 def test_noise_is_a_share() -> None:
     with pytest.raises(UsageError, match=r"got a noise of 1\.5"):
-        ScenesTeacher(noise=1.5)
+        ScenesTeacher(fault_rate=1.5)
 
 
 def test_an_unknown_teacher_suggests_the_nearest() -> None:

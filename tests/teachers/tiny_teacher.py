@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from compact_hf.images.codec import for_teacher
+from compact_hf.images.codec import encode_for_teacher
 from compact_hf.models.llava.tiny import build_tiny
 
 BATCH = 20
@@ -88,7 +88,7 @@ def _known(network: Any, batch: tuple[dict[str, Any], torch.Tensor]) -> bool:
 
 def pixels(picture: bytes) -> Image.Image:
     """The picture as a teacher is shown it."""
-    return Image.open(io.BytesIO(for_teacher(picture))).convert("RGB")
+    return Image.open(io.BytesIO(encode_for_teacher(picture))).convert("RGB")
 
 
 def _tensors(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any], torch.Tensor]:

@@ -67,7 +67,7 @@ def created(client: httpx.Client, file: str, *, name: str = "mine") -> httpx.Res
 
 
 def test_a_batch_goes_from_pending_to_its_results(server: GeminiServer, client: httpx.Client) -> None:
-    server.batches.looks = 3
+    server.batches.polls_to_finish = 3
     other = json.dumps({"key": "b", "request": REQUEST})
     name = created(client, uploaded(client, f"{LINE}\n{other}\n", parts=3)).json()["name"]
     seen: list[dict[str, Any]] = [client.get(f"/v1beta/{name}").json() for _ in range(3)]
@@ -80,7 +80,7 @@ def test_a_batch_goes_from_pending_to_its_results(server: GeminiServer, client: 
     file = seen[-1]["metadata"]["output"]["responsesFile"]
     lines = client.get(f"/v1beta/{file}:download", params={"alt": "media"}).text.splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["a", "b"]
-    assert server.answered == 2
+    assert server.request_count == 2
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_one_bad_line_refuses_the_whole_file(text: str, why: str, server: Gemini
     refused = created(client, uploaded(client, text))
     assert refused.status_code == 400
     assert why in refused.json()["error"]["message"]
-    assert (server.batches.jobs, server.answered) == ([], 0)
+    assert (server.batches.jobs, server.request_count) == ([], 0)
 
 
 def test_without_the_key_only_an_upload_that_was_begun_goes_on(server: GeminiServer, client: httpx.Client) -> None:

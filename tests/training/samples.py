@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.dataset.writer import write
-from compact_hf.images.inspection import image_id_of
+from compact_hf.dataset.writer import write_dataset
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import Message, Row, Turn
 
@@ -60,13 +60,13 @@ def row(number: int, *, with_picture: bool = True) -> Row:
         k=k,
         capabilities=turns[0].capabilities,
         turns=turns,
-        image_id=image_id_of(data),
+        image_id=compute_image_id(data),
         image_source="drawn",
         image_license="CC0-1.0",
         teacher="drawn",
         verifier="drawn",
         preset_version="1",
-        read_picture=lambda: data,
+        read_image=lambda: data,
     )
 
 
@@ -77,7 +77,7 @@ def release(folder: Path, *, rows: int, text_rows: int = 0) -> Path:
         yield from (row(number) for number in range(rows))
         yield from (row(number, with_picture=False) for number in range(text_rows))
 
-    write(every(), folder, version="1.0.0")
+    write_dataset(every(), folder, version="1.0.0")
     return folder
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, TuningError, UsageError
-from compact_hf.models.adapter import adapted, refuse_other_base
+from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.merge_adapter import merge_adapter
-from compact_hf.training.training_record import FACTS, adapter_of
+from compact_hf.training.training_record import RECORD_FILE, read_adapter_info
 from tests.training.adapters import adapter
 from tests.training.samples import picture, texts
 
@@ -87,8 +87,8 @@ def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(
 
     half = shutil.copytree(base, tmp_path / "half")
     AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
-    exact = dict(adapted(tuned, base).named_parameters())
-    for name, weight in adapted(tuned, half).named_parameters():
+    exact = dict(load_merged_model(tuned, base).named_parameters())
+    for name, weight in load_merged_model(tuned, half).named_parameters():
         assert weight.dtype == torch.bfloat16
         torch.testing.assert_close(weight.float(), exact[name].float(), atol=0.02, rtol=0.02)
     out = merge_adapter(tuned, tmp_path / "merged", base=half)
@@ -107,7 +107,7 @@ def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(
 def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
     base: Path, tuned: Path, tmp_path: Path, change: dict[str, int], told: str
 ) -> None:
-    refuse_other_base(tuned, base)
+    check_adapter_base(tuned, base)
     other = config_of(base, tmp_path / "other", **change)
     with pytest.raises(TuningError) as caught:
         merge_adapter(tuned, tmp_path / "merged", base=other)
@@ -119,15 +119,15 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
 
 def test_the_bases_revision_comes_from_the_config_or_from_what_training_wrote_down(tuned: Path, tmp_path: Path) -> None:
     student = shutil.copytree(tuned, tmp_path / "student")
-    base = adapter_of(student).base
-    assert adapter_of(student).base_revision is None
-    (student / FACTS).write_text(json.dumps({"base": base, "base_revision": "abc"}))
-    assert adapter_of(student).base_revision == "abc"
-    (student / FACTS).write_text(json.dumps({"base": "org/another", "base_revision": "abc"}))
-    assert adapter_of(student).base_revision is None
+    base = read_adapter_info(student).base
+    assert read_adapter_info(student).base_revision is None
+    (student / RECORD_FILE).write_text(json.dumps({"base": base, "base_revision": "abc"}))
+    assert read_adapter_info(student).base_revision == "abc"
+    (student / RECORD_FILE).write_text(json.dumps({"base": "org/another", "base_revision": "abc"}))
+    assert read_adapter_info(student).base_revision is None
     config = json.loads((student / "adapter_config.json").read_bytes())
     (student / "adapter_config.json").write_text(json.dumps({**config, "revision": "def"}))
-    assert adapter_of(student).base_revision == "def"
+    assert read_adapter_info(student).base_revision == "def"
 
 
 def test_a_student_of_another_base_is_one_clear_line(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import RESULTS_SCHEMA
-from compact_hf.training.training_record import FACTS
+from compact_hf.training.training_record import RECORD_FILE
 from tests.doubles.hub.http import unavailable
 from tests.doubles.hub.server import Asked, HubServer
 from tests.hub.clients import at, statuses, told
@@ -134,7 +134,7 @@ refused("no model", "results")
 refused("no card", "unknown")
 refused("own card", "other", license="mit")
 refused("a shard is missing", "sharded", base="org/base")
-module._WAITS_S = ()
+module._RETRY_DELAYS_S = ()
 refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
 publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 """
@@ -143,7 +143,7 @@ publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with a card, an adapter as a training run leaves it, what was measured on it, and a picture."""
-    from compact_hf.models.loading import identity_of
+    from compact_hf.models.loading import hash_model
 
     work = tmp_path_factory.mktemp("made")
     base = build_tiny(work / "base", texts(10), seed=0)
@@ -156,7 +156,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "settings": {"output_dir": str(tuned), "learning_rate": 0.0002},
         "loss": [[1, 2.0], [2, 1.0]],
     }
-    (tuned / FACTS).write_text(json.dumps(record))
+    (tuned / RECORD_FILE).write_text(json.dumps(record))
     for path in ("training_args.bin", "checkpoint-2/optimizer.pt", "runs/events"):
         (tuned / path).parent.mkdir(exist_ok=True)
         (tuned / path).write_bytes(b"\0")
@@ -167,7 +167,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (work / "results" / "tuned").mkdir(parents=True)
     (work / "results" / "tuned" / "results.json").write_text(json.dumps(own))
     (work / "results" / "results.json").write_text(json.dumps({"schema": RESULTS_SCHEMA, **results}))
-    place = {"model": str(tuned), "identity": identity_of(tuned), "batch_size": 64}
+    place = {"model": str(tuned), "identity": hash_model(tuned), "batch_size": 64}
     (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": place}}))
     (work / "picture.jpg").write_bytes(picture("red"))
     return work
@@ -177,7 +177,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(made: Path, tmp_path: Path) -> Path:
     """A copy of it, at a place that the adapter knows as its base's."""
     copy = shutil.copytree(made, tmp_path / "work")
-    for name in ("tuned/adapter_config.json", f"tuned/{FACTS}"):
+    for name in ("tuned/adapter_config.json", f"tuned/{RECORD_FILE}"):
         path = copy / name
         path.write_text(path.read_text().replace(str(made), str(copy)))
     return copy
@@ -190,11 +190,11 @@ def server() -> Iterator[HubServer]:
 
 
 def measured_anew(work: Path) -> None:
-    from compact_hf.models.loading import identity_of
+    from compact_hf.models.loading import hash_model
 
     path = work / "results" / "evaluation.json"
     told = json.loads(path.read_bytes())
-    told["models"]["tuned"]["identity"] = identity_of(work / "tuned")
+    told["models"]["tuned"]["identity"] = hash_model(work / "tuned")
     path.write_text(json.dumps(told))
 
 

@@ -7,55 +7,63 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.training.checkpoints import WHOLE, claim, last_whole, pinned, record_of, seconds_in, write_record
+from compact_hf.training.checkpoints import (
+    COMPLETE_FILE,
+    find_last_checkpoint,
+    init_output_dir,
+    pin_revision,
+    read_finished_record,
+    read_train_seconds,
+    write_record,
+)
 
 SETTINGS = {"learning_rate": 0.001, "dataset_revision": None, "save_steps": 5, "env": {"HF_TOKEN": "hf_secret"}}
 
 
 def test_the_same_settings_come_back_to_the_same_folder_and_others_do_not(tmp_path: Path) -> None:
-    claim(tmp_path / "new" / "out", SETTINGS)
-    claim(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": "0.001"})
+    init_output_dir(tmp_path / "new" / "out", SETTINGS)
+    init_output_dir(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": "0.001"})
     with pytest.raises(UsageError, match=r"\(learning_rate was 0.001, now 0.1; seed was not set, now 3\)"):
-        claim(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": 0.1, "seed": 3})
+        init_output_dir(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": 0.1, "seed": 3})
 
 
 def test_what_does_not_change_the_outcome_may_change_and_is_not_kept(tmp_path: Path) -> None:
-    claim(tmp_path, SETTINGS)
-    claim(tmp_path, {**SETTINGS, "save_steps": 9, "dataloader_num_workers": 2, "machine_rank": 1, "env": {}})
+    init_output_dir(tmp_path, SETTINGS)
+    init_output_dir(tmp_path, {**SETTINGS, "save_steps": 9, "dataloader_num_workers": 2, "machine_rank": 1, "env": {}})
     assert all(b"hf_secret" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="already holds something"):
-        claim(tmp_path, SETTINGS)
+        init_output_dir(tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be used"):
-        claim(tmp_path / "file" / "out", SETTINGS)
+        init_output_dir(tmp_path / "file" / "out", SETTINGS)
 
 
 def test_the_newest_whole_checkpoint_counts_by_its_number(tmp_path: Path) -> None:
-    assert last_whole(tmp_path) is None
-    assert seconds_in(None) == 0
+    assert find_last_checkpoint(tmp_path) is None
+    assert read_train_seconds(None) == 0
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-11", "checkpoint-best"):
         (tmp_path / name).mkdir()
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best"):
-        (tmp_path / name / WHOLE).write_text('{"seconds": 1.5}')
-    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
-    assert seconds_in(tmp_path / "checkpoint-10") == 1.5
+        (tmp_path / name / COMPLETE_FILE).write_text('{"seconds": 1.5}')
+    assert find_last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert read_train_seconds(tmp_path / "checkpoint-10") == 1.5
 
 
 def test_a_record_comes_back_and_a_damaged_one_is_told(tmp_path: Path) -> None:
-    assert record_of(tmp_path) is None
+    assert read_finished_record(tmp_path) is None
     write_record(tmp_path, {"steps": 3})
-    assert record_of(tmp_path) == {"steps": 3}
+    assert read_finished_record(tmp_path) == {"steps": 3}
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(TuningError, match="remove it to train the last steps again"):
-        record_of(tmp_path)
+        read_finished_record(tmp_path)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,7 +82,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def test_a_commit_is_taken_as_it_is_without_the_hub(
     dataset: str, revision: str | None, found: tuple[str, str | None]
 ) -> None:
-    assert pinned(dataset, revision) == found
+    assert pin_revision(dataset, revision) == found
 
 
 @pytest.mark.parametrize(
@@ -87,4 +95,4 @@ def test_a_commit_is_taken_as_it_is_without_the_hub(
 )
 def test_a_revision_that_cannot_be_pinned_is_told(dataset: str, revision: str | None, told: str) -> None:
     with pytest.raises(TuningError, match=told):
-        pinned(dataset, revision)
+        pin_revision(dataset, revision)

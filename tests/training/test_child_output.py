@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from compact_hf.errors import CompactError, StoppedEarly, TuningError, UsageError
-from compact_hf.training.child_output import Words
+from compact_hf.training.child_output import ChildOutput
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ from compact_hf.training.child_output import Words
 def test_the_line_that_tells_why_is_told_in_its_own_class(
     lines: list[str], kind: type[CompactError], told: str
 ) -> None:
-    words = Words()
+    words = ChildOutput()
     for line in lines:
-        words.read(line)
-    error = words.error(1, None)
+        words.add_line(line)
+    error = words.build_error(1, None)
     assert (type(error), str(error)) == (kind, told)

@@ -10,8 +10,8 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.training.arguments import Arguments, make_parser
-from compact_hf.training.dry_run import Plan, devices_of, dry_run
-from compact_hf.training.memory import Devices, estimate
+from compact_hf.training.dry_run import TrainingForecast, dry_run, read_devices
+from compact_hf.training.memory import Devices, estimate_memory
 from compact_hf.training.recipes import recipe_path
 from tests.training.samples import base_and_release, options, settings
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan(folder: Path, recipe: str = "tiny-cpu", **other: str) -> Plan:
+def plan(folder: Path, recipe: str = "tiny-cpu", **other: str) -> TrainingForecast:
     return dry_run(recipe, overrides=settings(folder, **{"output_dir": str(folder / "out"), **other}))
 
 
@@ -62,14 +62,14 @@ def test_the_7b_recipe_is_planned_for_its_eight_gpus_where_there_is_none(folder:
 @pytest.mark.parametrize(
     ("launch", "devices"),
     [
-        (["--num_processes", "4"], Devices(4, sharded=False)),
-        (["--accelerate_config", "fsdp2"], Devices(8, sharded=True)),
-        (["--accelerate_config", "zero3", "--num_processes", "2"], Devices(2, sharded=True)),
-        (["--accelerate_config", "zero2"], Devices(8, sharded=False)),
+        (["--num_processes", "4"], Devices(4, is_sharded=False)),
+        (["--accelerate_config", "fsdp2"], Devices(8, is_sharded=True)),
+        (["--accelerate_config", "zero3", "--num_processes", "2"], Devices(2, is_sharded=True)),
+        (["--accelerate_config", "zero2"], Devices(8, is_sharded=False)),
     ],
 )
 def test_processes_and_sharding_are_read_where_accelerate_reads_them(launch: list[str], devices: Devices) -> None:
-    assert devices_of(launch) == devices
+    assert read_devices(launch) == devices
 
 
 def llava_7b() -> Any:
@@ -88,7 +88,7 @@ def llava_7b() -> Any:
 
 def test_parameters_and_what_they_take_are_those_of_llava_7b_by_hand() -> None:
     """320 M of LoRA in float32, 21 M of the projector in bfloat16 beside the 7.06 billion of the base."""
-    found = estimate(llava_7b(), told("llava15-7b-lora"), Devices())
+    found = estimate_memory(llava_7b(), told("llava15-7b-lora"), Devices())
     lora = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
     projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
     assert found.trained == lora + projector
@@ -100,18 +100,18 @@ def test_parameters_and_what_they_take_are_those_of_llava_7b_by_hand() -> None:
 
 def test_recomputation_sharding_and_4_bit_take_less() -> None:
     def total(devices: Devices = Devices(), **other: str) -> int:  # noqa: B008  # frozen
-        return estimate(llava_7b(), told("llava15-7b-lora", **other), devices, rows=16, length=700).total
+        return estimate_memory(llava_7b(), told("llava15-7b-lora", **other), devices, rows=16, length=700).total
 
     usual = total()
     assert total(activation_checkpointing="false") > 2 * usual
-    assert total(Devices(8, sharded=True)) < usual / 2
+    assert total(Devices(8, is_sharded=True)) < usual / 2
     assert total(Devices(8)) > usual, "DDP keeps its gradients in buckets besides"
     assert total(load_in_4bit="true") < usual - 9e9
 
 
 def test_the_qlora_recipe_fits_the_24_gb_that_it_is_for() -> None:
-    found = estimate(llava_7b(), told("llava15-7b-qlora"), Devices(), rows=4, length=800)
-    assert found.held < found.total < 0.9 * 24e9
+    found = estimate_memory(llava_7b(), told("llava15-7b-qlora"), Devices(), rows=4, length=800)
+    assert found.model_states < found.total < 0.9 * 24e9
     assert found.gradients == 2 * found.trained
 
 
@@ -140,7 +140,7 @@ def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
-    expected = estimate(config, arguments, Devices(), rows=rows, length=length).total
+    expected = estimate_memory(config, arguments, Devices(), rows=rows, length=length).total
     assert expected == pytest.approx(peak, rel=0.15)
 
 

@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from compact_hf.errors import TuningError
-from compact_hf.training.card_results import Measured
-from compact_hf.training.model_card import ACCURACY, CURVE, MARK, put_card, write_card
+from compact_hf.training.card_results import CardResults
+from compact_hf.training.model_card import ACCURACY_FILE, CURVE_FILE, GENERATED_MARKER, write_card, write_card_files
 from compact_hf.training.recipes import read_recipe
-from compact_hf.training.training_record import FACTS, Facts
+from compact_hf.training.training_record import RECORD_FILE, TrainingRecord
 
 SCORE = {"n": 40, "right": 10, "accuracy": 0.25, "low": 0.142, "high": 0.402, "majority": {"right": 8, "accuracy": 0.2}}
 RESULTS = {"matching": "exact", "overall": SCORE, "by_k": {"2": SCORE}, "by_capability": {"text_recognition": SCORE}}
@@ -59,7 +59,7 @@ def settings(**other: Any) -> dict[str, Any]:
 
 
 def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
-    (adapter / FACTS).write_text(json.dumps(RECORD))
+    (adapter / RECORD_FILE).write_text(json.dumps(RECORD))
     card = ModelCard.load(write_card(adapter))
     assert (card.data.base_model, card.data.base_model_relation) == ("org/llava-base", "adapter")
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "image-text-to-text")
@@ -81,15 +81,15 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
 
 
 def test_the_training_curve_is_a_picture_beside_the_card(adapter: Path) -> None:
-    (adapter / FACTS).write_text(json.dumps(RECORD))
+    (adapter / RECORD_FILE).write_text(json.dumps(RECORD))
     text = write_card(adapter).read_text(encoding="utf-8")
     (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
     with Image.open(adapter / link) as picture:
         assert (picture.format, picture.width) == ("PNG", 900)
-    (adapter / CURVE).unlink()
-    (adapter / FACTS).write_text(json.dumps({**RECORD, "loss": []}))
+    (adapter / CURVE_FILE).unlink()
+    (adapter / RECORD_FILE).write_text(json.dumps({**RECORD, "loss": []}))
     assert "![" not in write_card(adapter).read_text(encoding="utf-8")
-    assert not (adapter / CURVE).exists()
+    assert not (adapter / CURVE_FILE).exists()
 
 
 def test_what_was_not_written_down_is_not_told(adapter: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_model_tuned_in_full_is_no_adapter(tmp_path: Path) -> None:
 
 
 def test_a_merged_adapter_names_both(tmp_path: Path) -> None:
-    facts = Facts(base="org/llava-base", adapter="org/student")
-    card = ModelCard.load(put_card(tmp_path, facts, name="org/merged", license={}))
+    facts = TrainingRecord(base="org/llava-base", adapter="org/student")
+    card = ModelCard.load(write_card_files(tmp_path, facts, name="org/merged", license={}))
     assert card.data.base_model == ["org/llava-base", "org/student"]
     assert (card.data.base_model_relation, card.data.library_name) == ("merge", "transformers")
 
@@ -169,7 +169,7 @@ def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     assert "None was found in the card of its base." in card.text
 
 
-def measured_on(dataset: str, *others: str) -> Measured:
+def measured_on(dataset: str, *others: str) -> CardResults:
     """Return made-up results of a model, and of others that are 10 points better, on one data set."""
     better = json.loads(json.dumps(RESULTS).replace('"accuracy": 0.25', '"accuracy": 0.35'))
     models = [{"model": "mine", **RESULTS}, *({"model": name, **better} for name in others)]
@@ -178,7 +178,7 @@ def measured_on(dataset: str, *others: str) -> Measured:
         for name in others
     ]
     judging = {"schema": 2, "dataset": dataset, "matching": "exact", "models": models, "comparisons": comparisons}
-    return Measured({**judging, "notes": ["2 rows were left out."]}, "mine")
+    return CardResults({**judging, "notes": ["2 rows were left out."]}, "mine")
 
 
 def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) -> None:
@@ -187,9 +187,9 @@ def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) 
     for label in ("all", "k = 2", "text recognition"):
         assert f"| {label} | 40 | 20.0% | 25.0% (14–40) |" in card.text
     assert "[org/asked](https://huggingface.co/datasets/org/asked)@v2.0.0 (compositional, validation)" in card.text
-    assert f"]({ACCURACY})" in card.text
+    assert f"]({ACCURACY_FILE})" in card.text
     assert "2 rows were left out." in card.text
-    with Image.open(adapter / ACCURACY) as opened:
+    with Image.open(adapter / ACCURACY_FILE) as opened:
         assert (opened.format, opened.width) == ("PNG", 900)
     index = card.data.eval_results or []
     assert {one.metric_name: (one.metric_args, one.metric_value) for one in index} == {
@@ -219,7 +219,7 @@ def test_other_models_stand_beside_in_the_table_and_not_in_the_index(adapter: Pa
 def test_a_card_without_results_has_no_picture_of_older_ones(adapter: Path) -> None:
     write_card(adapter, settings=settings(), results=measured_on("60 reserved scenes"))
     write_card(adapter, settings=settings())
-    assert not (adapter / ACCURACY).exists()
+    assert not (adapter / ACCURACY_FILE).exists()
 
 
 def test_without_results_it_says_so(adapter: Path) -> None:
@@ -230,13 +230,13 @@ def test_without_results_it_says_so(adapter: Path) -> None:
 
 
 def test_it_is_known_as_ours_until_somebody_takes_the_mark_out(adapter: Path) -> None:
-    assert write_card(adapter, settings=settings()).read_text(encoding="utf-8").endswith(f"\n{MARK}\n")
+    assert write_card(adapter, settings=settings()).read_text(encoding="utf-8").endswith(f"\n{GENERATED_MARKER}\n")
 
 
 def test_what_makes_no_card_is_told_in_one_line(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="cannot be written"):
         write_card(tmp_path / "nowhere", settings=settings())
-    (adapter / FACTS).write_text('{"loss": "low"}')
+    (adapter / RECORD_FILE).write_text('{"loss": "low"}')
     with pytest.raises(TuningError, match=r"training.json cannot be read \(.*loss") as caught:
         write_card(adapter)
     assert "\n" not in str(caught.value)

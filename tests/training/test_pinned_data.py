@@ -20,7 +20,7 @@ PLAN = """
 import sys
 from compact_hf.errors import HubError
 from compact_hf.training.dry_run import dry_run
-from compact_hf.training.train import job_of
+from compact_hf.training.train import build_job
 
 def plan(name, revision=None):
     given = {"model_name_or_path": f"{sys.argv[1]}/tiny", "dataset_name": name, "dataset_config": "all"}
@@ -29,7 +29,7 @@ def plan(name, revision=None):
 
 told = [plan("org/things@v1.0.0"), plan("org/things", "v1.0.0"), plan("org/things")]
 try:
-    job_of("tiny-cpu", overrides={"dataset_name": "org/things@v9.9.9"})
+    build_job("tiny-cpu", overrides={"dataset_name": "org/things@v9.9.9"})
 except HubError as error:
     told.append(str(error))
 """

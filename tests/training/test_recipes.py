@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import TuningError
-from compact_hf.training.recipes import copy_recipe, read_recipe, recipe_names, recipe_path, refuse_unknown_keys
+from compact_hf.training.recipes import check_recipe_keys, copy_recipe, read_recipe, recipe_names, recipe_path
 from tests.training.samples import release, texts
 
 LLAVA = [name for name in recipe_names() if name.startswith("llava15-7b")]
@@ -201,9 +201,9 @@ def test_options_on_the_command_line_replace_the_recipes() -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
     settings = read_recipe(name)
-    refuse_unknown_keys(settings)
+    check_recipe_keys(settings)
     with pytest.raises(TuningError, match=r"knows: lora_alfa; did you mean lora_alpha\?$"):
-        refuse_unknown_keys({**settings, "lora_alfa": 8})
+        check_recipe_keys({**settings, "lora_alfa": 8})
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
 )
 def test_a_mistyped_key_is_told_with_the_nearest(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(TuningError, match=told) as caught:
-        refuse_unknown_keys(settings)
+        check_recipe_keys(settings)
     assert "\n" not in str(caught.value)
 
 
@@ -228,10 +228,10 @@ def test_an_accelerate_config_may_be_a_file(tmp_path: Path) -> None:
     config = tmp_path / "cluster.yaml"
     config.write_text("num_machines: 2\n")
     settings = {"accelerate_config": str(config), "env": {"NCCL_DEBUG": "WARN"}}
-    refuse_unknown_keys(settings)
+    check_recipe_keys(settings)
     config.unlink()
     with pytest.raises(TuningError, match="neither a file nor one of"):
-        refuse_unknown_keys(settings)
+        check_recipe_keys(settings)
 
 
 def test_what_is_refused_is_what_trl_stops_at(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.training.row_screening import Screened, screen
+from compact_hf.training.row_screening import ScreeningResult, screen_rows
 from tests.training.samples import picture
 
 QUESTION, ANSWER = "What color is it?", "red"
@@ -46,9 +46,9 @@ def row(
 
 def screened(
     rows: list[dict[str, Any]], processor: Any, *, max_length: int | None = 1024, answers_only: bool = True
-) -> Screened:
+) -> ScreeningResult:
     data = Dataset.from_list(rows, features=FEATURES)
-    return screen(data, processor, max_length=max_length, answers_only=answers_only)
+    return screen_rows(data, processor, max_length=max_length, answers_only=answers_only)
 
 
 GOOD = row("good", QUESTION, ANSWER)
@@ -72,9 +72,9 @@ def test_a_row_that_cannot_be_trained_on_is_dropped_by_name_with_the_reason(
     processor: Any, bad: dict[str, Any], reason: str
 ) -> None:
     found = screened([GOOD, bad, GOOD], processor)
-    assert found.kept == (0, 2)
+    assert found.kept_indices == (0, 2)
     assert found.dropped == (("bad", reason),)
-    assert found.reasons == {reason: 1}
+    assert found.dropped_by_reason == {reason: 1}
 
 
 def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
@@ -90,14 +90,14 @@ def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any
     batches = [collate([one]) for one in Dataset.from_list(rows, features=FEATURES)]
     assert found.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
     assert found.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    assert (found.pictured, found.picture_tokens) == ((True, True, False), PICTURE_TOKENS)
+    assert (found.has_image, found.tokens_per_image) == ((True, True, False), PICTURE_TOKENS)
 
 
 def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> None:
     [length] = screened([GOOD], processor).lengths
     learnt = screened([GOOD], processor).answer_tokens
     cut = screened([GOOD], processor, max_length=length - learnt + 1)
-    assert (cut.lengths, cut.answer_tokens, cut.cut) == ((length - learnt + 1,), 1, 1)
+    assert (cut.lengths, cut.answer_tokens, cut.num_truncated) == ((length - learnt + 1,), 1, 1)
     with pytest.raises(TuningError, match=r"no row .* can be trained on: \{'too long': 1\}"):
         screened([GOOD], processor, max_length=length - learnt)
 
@@ -117,31 +117,31 @@ def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None
 def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any) -> None:
     others = Dataset.from_dict({"image": [1], "conversations": ["x"]})
     with pytest.raises(TuningError, match=r"no column images and no messages \(it has image, conversations\)"):
-        screen(others, processor, max_length=None, answers_only=True)
+        screen_rows(others, processor, max_length=None, answers_only=True)
     paths = Dataset.from_dict({"images": [["a.jpg"]], "messages": [[]]})
     with pytest.raises(TuningError, match="`images` is List"):
-        screen(paths, processor, max_length=None, answers_only=True)
+        screen_rows(paths, processor, max_length=None, answers_only=True)
 
 
 def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
     data = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
-    found = screen(data, processor, max_length=None, answers_only=True)
+    found = screen_rows(data, processor, max_length=None, answers_only=True)
     assert found.dropped == (("row 1", "no conversation"),)
 
 
 def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed(
     processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compact_hf.training.row_screening import Look
+    from compact_hf.training.row_screening import RowScreener
 
     looks: list[int] = []
-    told = Look.__call__
+    told = RowScreener.__call__
 
-    def counted(self: Look, table: Any) -> dict[str, Any]:
+    def counted(self: RowScreener, table: Any) -> dict[str, Any]:
         looks.append(1)
         return told(self, table)
 
-    monkeypatch.setattr(Look, "__call__", counted)
+    monkeypatch.setattr(RowScreener, "__call__", counted)
 
     def rows(*names: str) -> Iterator[dict[str, Any]]:
         yield from (row(name, QUESTION, ANSWER) for name in names)
@@ -150,8 +150,8 @@ def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed
         looks.clear()
         Dataset.from_list(list(rows(*names)), features=FEATURES).to_parquet(tmp_path / f"{len(names)}.parquet")
         data = Dataset.from_parquet(str(tmp_path / f"{len(names)}.parquet"), cache_dir=str(tmp_path / "cache"))
-        screen(data, processor, max_length=max_length, answers_only=True)
-        screen(data, processor, max_length=max_length, answers_only=True)
+        screen_rows(data, processor, max_length=max_length, answers_only=True)
+        screen_rows(data, processor, max_length=max_length, answers_only=True)
         return len(looks)
 
     assert look("a", "b", "c") == 3

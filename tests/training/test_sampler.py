@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.training.sampler import Batches, Grouping
+from compact_hf.training.sampler import GroupedBatchSampler, Grouping
 
 GROUPINGS = st.builds(
     lambda rows, batch_size, processes, accumulation, seed: Grouping(
@@ -25,7 +25,9 @@ GROUPINGS = st.builds(
 
 def of_all(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
     """Every process's batches of an epoch."""
-    return [list(Batches(grouping, rank=rank, epoch=lambda: epoch)) for rank in range(grouping.processes)]
+    return [
+        list(GroupedBatchSampler(grouping, rank=rank, get_epoch=lambda: epoch)) for rank in range(grouping.processes)
+    ]
 
 
 @given(GROUPINGS)
@@ -34,8 +36,8 @@ def test_every_row_is_there_once_an_epoch_or_once_more_among_too_few_leftovers(g
     assert set(taken) == set(range(len(grouping.lengths)))
     batches_in_a_step = grouping.processes * grouping.accumulation
     for kind in (True, False):
-        leftovers = grouping.pictured.count(kind) % grouping.step_size
-        doubles = sum(count - 1 for row, count in taken.items() if grouping.pictured[row] is kind)
+        leftovers = grouping.has_image.count(kind) % grouping.rows_per_step
+        doubles = sum(count - 1 for row, count in taken.items() if grouping.has_image[row] is kind)
         assert doubles == (max(0, batches_in_a_step - leftovers) if leftovers else 0)
 
 
@@ -43,10 +45,10 @@ def test_every_row_is_there_once_an_epoch_or_once_more_among_too_few_leftovers(g
 def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping: Grouping) -> None:
     shares = of_all(grouping)
     assert {len(batches) for batches in shares} == {grouping.steps_per_epoch * grouping.accumulation}
-    assert len(Batches(grouping, rank=0, epoch=int)) == len(shares[0])
+    assert len(GroupedBatchSampler(grouping, rank=0, get_epoch=int)) == len(shares[0])
     for start in range(0, len(shares[0]), grouping.accumulation):
         step = [batch for batches in shares for batch in batches[start : start + grouping.accumulation]]
-        assert len({grouping.pictured[row] for batch in step for row in batch}) == 1
+        assert len({grouping.has_image[row] for batch in step for row in batch}) == 1
         assert min(map(len, step)) >= 1, "a process without a row would leave the others waiting"
         assert max(map(len, step)) <= grouping.batch_size
         assert max(map(len, step)) - min(map(len, step)) <= 2
@@ -54,23 +56,23 @@ def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping:
 
 @given(GROUPINGS)
 def test_only_the_leftovers_which_come_last_make_a_step_that_is_not_whole(grouping: Grouping) -> None:
-    whole = [grouping.pictured.count(kind) // grouping.step_size for kind in (True, False)]
-    steps = grouping.epoch(0)
-    assert [len(step) for step in steps[: sum(whole)]] == [grouping.step_size] * sum(whole)
-    assert all(len(step) < grouping.step_size for step in steps[sum(whole) :]) or grouping.batch_size == 1
+    whole = [grouping.has_image.count(kind) // grouping.rows_per_step for kind in (True, False)]
+    steps = grouping.build_epoch(0)
+    assert [len(step) for step in steps[: sum(whole)]] == [grouping.rows_per_step] * sum(whole)
+    assert all(len(step) < grouping.rows_per_step for step in steps[sum(whole) :]) or grouping.batch_size == 1
     assert len(steps) == grouping.steps_per_epoch
     dropping = replace(grouping, drop_last=True)
-    assert dropping.epoch(0) == steps[: sum(whole)]
+    assert dropping.build_epoch(0) == steps[: sum(whole)]
     assert dropping.steps_per_epoch == sum(whole)
 
 
 @given(GROUPINGS, st.randoms(use_true_random=False))
 def test_no_other_way_of_dealing_out_a_whole_steps_rows_pads_less(grouping: Grouping, drawn: random.Random) -> None:
     def padded(step: list[int]) -> int:
-        batches = [batch for shares in grouping.batches(step) for batch in shares]
+        batches = [batch for shares in grouping.split_step(step) for batch in shares]
         return sum(len(batch) * max(grouping.lengths[row] for row in batch) for batch in batches)
 
-    for step in replace(grouping, drop_last=True).epoch(0):
+    for step in replace(grouping, drop_last=True).build_epoch(0):
         assert padded(step) <= padded(drawn.sample(step, len(step)))
 
 
@@ -85,15 +87,15 @@ def test_going_on_in_an_epoch_gives_the_rest_of_it(grouping: Grouping, epoch: in
 def test_a_step_has_the_same_rows_however_many_processes_share_it(grouping: Grouping) -> None:
     alone = replace(grouping, processes=1, accumulation=grouping.accumulation * grouping.processes)
     together = replace(grouping, accumulation=1, processes=grouping.accumulation * grouping.processes)
-    assert grouping.epoch(1) == alone.epoch(1) == together.epoch(1)
+    assert grouping.build_epoch(1) == alone.build_epoch(1) == together.build_epoch(1)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     grouping = Grouping([5] * 64, [True] * 64, batch_size=4, processes=1, accumulation=2, seed=1)
-    orders = [grouping.epoch(0), grouping.epoch(1), replace(grouping, seed=2).epoch(0)]
+    orders = [grouping.build_epoch(0), grouping.build_epoch(1), replace(grouping, seed=2).build_epoch(0)]
     assert all(one != other for index, one in enumerate(orders) for other in orders[:index])
 
 
 def test_nothing_comes_once_training_is_over() -> None:
     grouping = Grouping([5] * 8, [True] * 8, batch_size=4, processes=1, accumulation=1, seed=1)
-    assert list(Batches(grouping, rank=0, epoch=lambda: None)) == []
+    assert list(GroupedBatchSampler(grouping, rank=0, get_epoch=lambda: None)) == []

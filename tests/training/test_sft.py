@@ -92,19 +92,19 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
     way: dict[str, str],
     at_once: str,
 ) -> None:
-    from compact_hf.training.trainer import STOP, Stopping
+    from compact_hf.training.trainer import STOP_SIGNAL, StopCallback
 
     expected: Trained = request.getfixturevalue(at_once)
-    told = Stopping.on_step_end
+    told = StopCallback.on_step_end
 
-    def stop_in_the_second_epoch(self: Stopping, args: Any, state: Any, control: Any, **other: Any) -> None:
+    def stop_in_the_second_epoch(self: StopCallback, args: Any, state: Any, control: Any, **other: Any) -> None:
         if state.global_step == 5:
-            os.kill(os.getpid(), STOP)
+            os.kill(os.getpid(), STOP_SIGNAL)
         told(self, args, state, control, **other)
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(Stopping, "on_step_end", stop_in_the_second_epoch)
+        patch.setattr(StopCallback, "on_step_end", stop_in_the_second_epoch)
         with pytest.raises(StoppedEarly, match="stopped after step 5 of 8, with a whole checkpoint"):
             train(folder, out, **way)
     # What a kill in the middle of writing leaves.

@@ -5,37 +5,43 @@ from __future__ import annotations
 import pytest
 
 from compact_hf.errors import TuningError
-from compact_hf.training.child_output import KILLED, Words
-from compact_hf.training.memory import NEEDED, Memory, needed_and_there, refuse_too_little, shortage_told
+from compact_hf.training.child_output import KILLED_STATUS, ChildOutput
+from compact_hf.training.memory import (
+    ESTIMATE_PREFIX,
+    MemoryEstimate,
+    check_memory,
+    describe_memory,
+    translate_memory_errors,
+)
 
 GB = 10**9
-TAKEN = Memory(weights=14 * GB, gradients=GB, optimizer=2 * GB, activations=23 * GB, parameters=1, trained=1)
+TAKEN = MemoryEstimate(weights=14 * GB, gradients=GB, optimizer=2 * GB, activations=23 * GB, parameters=1, trained=1)
 
 
 def test_what_is_held_whatever_the_batch_asks_for_another_way_and_large_batches_for_smaller_ones() -> None:
     with pytest.raises(TuningError, match=r"takes about 40 GB \(weights 14, .*23\), and there are 16 GB; train a LoRA"):
-        refuse_too_little(TAKEN, 16 * GB)
+        check_memory(TAKEN, 16 * GB)
     with pytest.raises(TuningError, match=r"there are 24 GB; lower per_device_train_batch_size and raise gradient_acc"):
-        refuse_too_little(TAKEN, 24 * GB)
+        check_memory(TAKEN, 24 * GB)
 
 
 def test_before_batches_are_known_nothing_is_said_of_activations() -> None:
-    alone = Memory(weights=12_800 * GB, gradients=GB, optimizer=2 * GB, activations=0, parameters=1, trained=1)
+    alone = MemoryEstimate(weights=12_800 * GB, gradients=GB, optimizer=2 * GB, activations=0, parameters=1, trained=1)
     with pytest.raises(
         TuningError, match=r"about 12,803 GB \(weights 12,800, gradients 1, optimizer 2\), and there are"
     ):
-        refuse_too_little(alone, 24 * GB)
+        check_memory(alone, 24 * GB)
 
 
 def test_what_may_still_fit_is_tried() -> None:
     """An estimate lies up to a seventh above what is taken."""
-    refuse_too_little(TAKEN, 36 * GB)
+    check_memory(TAKEN, 36 * GB)
 
 
 def test_an_allocation_that_fails_is_told_with_the_estimate() -> None:
     import torch
 
-    with pytest.raises(TuningError) as caught, shortage_told(TAKEN, 44 * GB):
+    with pytest.raises(TuningError) as caught, translate_memory_errors(TAKEN, 44 * GB):
         torch.empty(1 << 60, dtype=torch.uint8)  # more than any address can name
     told = str(caught.value)
     assert told.startswith("out of memory: 1152921504606846976 bytes more could not be had; training takes about 40 GB")
@@ -53,25 +59,25 @@ def test_an_allocation_that_fails_is_told_with_the_estimate() -> None:
 def test_a_gpus_words_are_understood(said: str, told: str) -> None:
     from torch import OutOfMemoryError
 
-    with pytest.raises(TuningError, match=told), shortage_told(TAKEN, 44 * GB):
+    with pytest.raises(TuningError, match=told), translate_memory_errors(TAKEN, 44 * GB):
         raise OutOfMemoryError(said)
 
 
 def test_other_failures_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), shortage_told(TAKEN, 44 * GB):
+    with pytest.raises(RuntimeError, match="shapes"), translate_memory_errors(TAKEN, 44 * GB):
         raise RuntimeError("shapes do not match")
 
 
 def test_of_a_killed_process_its_first_words_tell_the_estimate_unless_it_said_what_was_wrong() -> None:
-    words = Words()
-    words.read(f"{NEEDED}{needed_and_there(TAKEN, 24 * GB)}")
-    words.read("{'loss': '1.4'}")
-    told = str(words.error(KILLED, None))
+    words = ChildOutput()
+    words.add_line(f"{ESTIMATE_PREFIX}{describe_memory(TAKEN, 24 * GB)}")
+    words.add_line("{'loss': '1.4'}")
+    told = str(words.build_error(KILLED_STATUS, None))
     assert "killed from outside" in told
     assert (
         "training takes about 40 GB (weights 14, gradients 1, optimizer 2, activations 23), and there are 24 GB; "
         in told
     )
-    assert str(words.error(1, None)) == "training ended with status 1: {'loss': '1.4'}"
-    words.read("compact_hf.errors.TuningError: no row is left")
-    assert str(words.error(KILLED, None)) == "no row is left"
+    assert str(words.build_error(1, None)) == "training ended with status 1: {'loss': '1.4'}"
+    words.add_line("compact_hf.errors.TuningError: no row is left")
+    assert str(words.build_error(KILLED_STATUS, None)) == "no row is left"

@@ -16,8 +16,8 @@ import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
 from compact_hf.training import train
-from compact_hf.training.checkpoints import last_whole
-from compact_hf.training.train import job_of, tune
+from compact_hf.training.checkpoints import find_last_checkpoint
+from compact_hf.training.train import build_job, tune
 from tests import preforked
 from tests.training.samples import base_and_release, settings
 
@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert any(line.startswith("going on from") for line in lines)
     assert log.read_text(encoding="utf-8").splitlines()[-len(lines) :] == lines
     assert any("20/20" in line for line in lines)
-    assert (result.output_dir, result.steps, result.resumed) == (out, 20, False)
+    assert (result.output_dir, result.steps, result.was_finished) == (out, 20, False)
     (first, before), (last, after) = result.loss
     assert (first, last) == (10, 20)
     assert after < before < 8
@@ -71,7 +71,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert "config `all`, version 1.0.0 |" in (out / "README.md").read_text(encoding="utf-8")
     assert "generation" in AutoProcessor.from_pretrained(out).chat_template
 
-    assert tune("tiny-cpu", overrides=given) == replace(result, resumed=True)
+    assert tune("tiny-cpu", overrides=given) == replace(result, was_finished=True)
     with pytest.raises(UsageError, match=r"other settings \(max_steps was 20, now 30\)"):
         tune("tiny-cpu", overrides={**given, "max_steps": "30"})
 
@@ -89,7 +89,7 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
         told = process.stderr.read()
     assert process.returncode == 3, told
     assert "with a whole checkpoint in" in told
-    assert last_whole(tmp_path / "student") is not None
+    assert find_last_checkpoint(tmp_path / "student") is not None
     assert still_working_on(tmp_path) == []
 
 
@@ -141,9 +141,9 @@ def test_a_revision_needs_a_repository(overrides: dict[str, str], tmp_path: Path
 
 
 def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() -> None:
-    assert job_of("llava15-7b-lora").settings["projector_learning_rate"] == pytest.approx(2e-5)
-    assert job_of("llava15-7b-lora", projector_learning_rate=1e-3).settings["projector_learning_rate"] == 1e-3
-    assert job_of("tiny-cpu").settings["projector_learning_rate"] is None
+    assert build_job("llava15-7b-lora").settings["projector_learning_rate"] == pytest.approx(2e-5)
+    assert build_job("llava15-7b-lora", projector_learning_rate=1e-3).settings["projector_learning_rate"] == 1e-3
+    assert build_job("tiny-cpu").settings["projector_learning_rate"] is None
 
 
 def started(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:

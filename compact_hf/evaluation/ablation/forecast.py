@@ -13,38 +13,38 @@ from typing import Any
 
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
 from compact_hf.evaluation.ablation.variant import (
-    RUN,
+    RUN_DIRECTORY,
     Catalog,
-    Data,
-    Done,
+    TrainingData,
     Unit,
-    catalog_of,
-    data_of,
-    done,
-    is_counted,
-    refuse_too_few,
-    units_of,
+    UnitResult,
+    check_question_counts,
+    has_complete_runs,
+    list_units,
+    read_catalog,
+    read_result,
+    select_training_data,
 )
 from compact_hf.training.recipes import read_recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class VariantForecast:
     """What one variant takes.
 
     Attributes:
         variant (`str`)
-        data (`Data`): to train on, instruction rows besides.
+        data (`TrainingData`): to train on, instruction rows besides.
         steps (`int`): optimizer steps of one unit, about: of instruction rows nobody has counted the file.
     """
 
     variant: str
-    data: Data
+    data: TrainingData
     steps: int
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class AblationForecast:
     """What an ablation will take.
 
     Attributes:
@@ -57,11 +57,11 @@ class Forecast:
 
     units: int
     finished: int
-    arms: tuple[Arm, ...]
+    arms: tuple[VariantForecast, ...]
     seconds_left: float | None
 
 
-def forecast(plan: str | Path, out: str | Path) -> Forecast:
+def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
     """Return what `ablate` with the same arguments will take.
 
     Raises:
@@ -70,40 +70,49 @@ def forecast(plan: str | Path, out: str | Path) -> Forecast:
         JournalError: there is no such run.
         TuningError: there is no such recipe.
     """
-    asked, folder = read_plan(plan), Path(out)
-    units = units_of(asked, folder)
-    finished = {unit: found for unit in units if (found := done(unit))}
-    if asked.scenes is not None and not is_counted(folder):
-        read_recipe(asked.recipe)
-        return Forecast(len(units), len(finished), (), None)
-    runs = [Path(run) for run in asked.runs] or [folder / RUN]
-    catalog = catalog_of(asked, runs)
-    refuse_too_few(asked, catalog)
-    return Forecast(len(units), len(finished), arms_of(asked, catalog), seconds_left(asked, catalog, units, finished))
+    loaded_plan, directory = read_plan(plan), Path(out)
+    units = list_units(loaded_plan, directory)
+    results = {unit: result for unit in units if (result := read_result(unit))}
+    if loaded_plan.scenes is not None and not has_complete_runs(directory):
+        read_recipe(loaded_plan.recipe)
+        return AblationForecast(len(units), len(results), (), None)
+    runs = [Path(run) for run in loaded_plan.runs] or [directory / RUN_DIRECTORY]
+    catalog = read_catalog(loaded_plan, runs)
+    check_question_counts(loaded_plan, catalog)
+    return AblationForecast(
+        len(units),
+        len(results),
+        forecast_variants(loaded_plan, catalog),
+        estimate_seconds_left(loaded_plan, catalog, units, results),
+    )
 
 
-def arms_of(plan: Plan, catalog: Catalog) -> tuple[Arm, ...]:
+def forecast_variants(plan: Plan, catalog: Catalog) -> tuple[VariantForecast, ...]:
     """Return what each variant takes, with the first seed."""
     settings: dict[str, Any] = {**read_recipe(plan.recipe), **plan.settings}
-    found = []
+    forecasts = []
     for name, variant in plan.variants.items():
-        data = data_of(catalog, variant.selection(plan.seeds[0]))
-        found.append(Arm(name, data, _steps(settings, data.pictures)))
-    return tuple(found)
+        data = select_training_data(catalog, variant.selection(plan.seeds[0]))
+        forecasts.append(VariantForecast(name, data, _count_steps(settings, data.pictures)))
+    return tuple(forecasts)
 
 
-def seconds_left(plan: Plan, catalog: Catalog, units: Collection[Unit], finished: Mapping[Unit, Done]) -> float | None:
+def estimate_seconds_left(
+    plan: Plan, catalog: Catalog, units: Collection[Unit], results: Mapping[Unit, UnitResult]
+) -> float | None:
     """Return how long the units take that are not finished: training by its steps, the rest as on average so far."""
-    if not finished:
+    if not results:
         return None
-    there = finished.values()
-    a_step = sum(one.seconds for one in there) / max(1, sum(one.steps for one in there))
-    besides = sum(one.other_seconds for one in there) / len(there)
-    steps = {arm.variant: arm.steps for arm in arms_of(plan, catalog)}
-    return sum(a_step * steps[unit.variant] + besides for unit in units if unit not in finished)
+    unit_results = results.values()
+    seconds_per_step = sum(result.seconds for result in unit_results) / max(
+        1, sum(result.steps for result in unit_results)
+    )
+    overhead = sum(result.other_seconds for result in unit_results) / len(unit_results)
+    steps = {variant_forecast.variant: variant_forecast.steps for variant_forecast in forecast_variants(plan, catalog)}
+    return sum(seconds_per_step * steps[unit.variant] + overhead for unit in units if unit not in results)
 
 
-def spoken_time(seconds: float | None) -> str:
+def format_time_left(seconds: float | None) -> str:
     """Return `about 12 minutes left`, empty where nobody knows."""
     if seconds is None:
         return ""
@@ -112,11 +121,13 @@ def spoken_time(seconds: float | None) -> str:
     return f"about {seconds / 3600:.1f} hours left"
 
 
-def _steps(settings: Mapping[str, Any], rows: int) -> int:
-    def number(name: str, default: float) -> float:
+def _count_steps(settings: Mapping[str, Any], row_count: int) -> int:
+    def read_number(name: str, default: float) -> float:
         return float(settings.get(name, default))
 
-    if (most := number("max_steps", -1)) > 0:
-        return int(most)
-    a_step = number("per_device_train_batch_size", 8) * number("gradient_accumulation_steps", 1)
-    return math.ceil(math.ceil(rows / (a_step * number("num_processes", 1))) * number("num_train_epochs", 3))
+    if (max_steps := read_number("max_steps", -1)) > 0:
+        return int(max_steps)
+    rows_per_step = read_number("per_device_train_batch_size", 8) * read_number("gradient_accumulation_steps", 1)
+    return math.ceil(
+        math.ceil(row_count / (rows_per_step * read_number("num_processes", 1))) * read_number("num_train_epochs", 3)
+    )

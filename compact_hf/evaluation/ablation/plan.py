@@ -18,9 +18,9 @@ from compact_hf.config import read_config
 from compact_hf.dataset.selection import Selection
 from compact_hf.errors import UsageError, did_you_mean
 
-_ENDING: Final = ".yaml"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_OURS: Final = ("model_name_or_path", "dataset_name", "output_dir", "seed")
+_SUFFIX: Final = ".yaml"
+_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RESERVED_SETTINGS: Final = ("model_name_or_path", "dataset_name", "output_dir", "seed")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -87,20 +87,20 @@ class Plan(BaseModel):
     variants: dict[str, Variant] = Field(min_length=2)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         if bool(self.runs) == (self.scenes is not None):
             raise ValueError("give either `runs`, folders that compact generate made, or `scenes`, a number")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed stands in `seeds` twice")
-        if wrong := [name for name in self.variants if not _NAME.fullmatch(name)]:
+        if invalid_names := [name for name in self.variants if not _NAME_PATTERN.fullmatch(name)]:
             raise ValueError(
-                f"{wrong[0]!r} is no variant's name; folders are called so: letters, digits, '.', '_', '-'"
+                f"{invalid_names[0]!r} is no variant's name; folders are called so: letters, digits, '.', '_', '-'"
             )
         if self.baseline not in self.variants:
             raise ValueError(f"the baseline {self.baseline!r} is none of {', '.join(self.variants)}")
-        if taken := [key for key in _OURS if key in self.settings]:
-            raise ValueError(f"the setting {taken[0]} is the ablation's own; leave it out")
-        if not self.instruction and any(one.instruction_fraction for one in self.variants.values()):
+        if reserved_keys := [key for key in _RESERVED_SETTINGS if key in self.settings]:
+            raise ValueError(f"the setting {reserved_keys[0]} is the ablation's own; leave it out")
+        if not self.instruction and any(variant.instruction_fraction for variant in self.variants.values()):
             raise ValueError("an instruction_fraction needs the plan's `instruction`, a JSON list in LLaVA's format")
         return self
 
@@ -110,17 +110,17 @@ class Plan(BaseModel):
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in self.settings.items()
         }
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as JSON's types, without what says nothing."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def plan_names() -> tuple[str, ...]:
     """Return the names of the shipped plans, sorted: the files' names without `.yaml`."""
-    return tuple(sorted(path.stem for path in _folder().glob(f"*{_ENDING}")))
+    return tuple(sorted(path.stem for path in _plans_directory().glob(f"*{_SUFFIX}")))
 
 
-def plan_path(plan: Path | str) -> Path:
+def find_plan(plan: Path | str) -> Path:
     """Return where a plan stands: a file of the caller's, or a shipped plan by its name.
 
     Raises:
@@ -129,11 +129,11 @@ def plan_path(plan: Path | str) -> Path:
     path = Path(plan)
     if path.is_file():
         return path
-    shipped = _folder() / f"{path.name}{_ENDING}"
-    if path.name == str(plan) and shipped.is_file():
-        return shipped
-    meant = did_you_mean(path.name, plan_names())
-    raise UsageError(f"no plan {str(plan)!r}: give a YAML file or one of {', '.join(plan_names())}{meant}")
+    shipped_path = _plans_directory() / f"{path.name}{_SUFFIX}"
+    if path.name == str(plan) and shipped_path.is_file():
+        return shipped_path
+    suggestion = did_you_mean(path.name, plan_names())
+    raise UsageError(f"no plan {str(plan)!r}: give a YAML file or one of {', '.join(plan_names())}{suggestion}")
 
 
 def read_plan(plan: Path | str) -> Plan:
@@ -142,15 +142,15 @@ def read_plan(plan: Path | str) -> Plan:
     Raises:
         UsageError: there is no such plan, or something in it is missing, unknown, wrong, or at odds with the rest.
     """
-    path = plan_path(plan)
-    found = read_config(path, Plan, example="k-range")
-    for name, variant in found.variants.items():
+    path = find_plan(plan)
+    loaded_plan = read_config(path, Plan, example="k-range")
+    for name, variant in loaded_plan.variants.items():
         try:
-            variant.selection(found.seeds[0])
+            variant.selection(loaded_plan.seeds[0])
         except UsageError as error:
             raise UsageError(f"{path}: variant {name}: {error}") from error
-    return found
+    return loaded_plan
 
 
-def _folder() -> Path:
+def _plans_directory() -> Path:
     return Path(str(files("compact_hf.evaluation.ablation") / "plans"))

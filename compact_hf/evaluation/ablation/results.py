@@ -9,8 +9,8 @@ the spread between n of them a bootstrap sees (n - 1) / n. So every seed's own f
      "plan": PLAN,                    the YAML's content
      "dataset": "...",                what all models were asked, as `compact evaluate` calls it
      "base_identity": "0123...",      a hash of the files of the model that all were tuned from
-     "units": [UNIT, ...],            the fields of `variant.Done`
-     "lines": [LINE, ...]}            the fields of `Line`: all questions first, then each k
+     "units": [UNIT, ...],            the fields of `variant.UnitResult`
+     "lines": [LINE, ...]}            the fields of `ResultRow`: all questions first, then each k
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.evaluation.ablation.variant import Done, write_at_once
+from compact_hf.evaluation.ablation.variant import UnitResult, write_atomically
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.significance import Comparison, compare
 from compact_hf.reports.ablation_page import (
     AblationReport,
-    Arm,
+    GroupScores,
     Spread,
-    VariantLine,
-    accuracy_of_variants,
+    VariantData,
+    plot_accuracy_by_variant,
     render_ablation,
 )
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
     Array = ndarray[Any, Any]
 
-Answers = Mapping[str, Mapping[int, Sequence[Prediction]]]
+PredictionsByVariant = Mapping[str, Mapping[int, Sequence[Prediction]]]
 """Variant -> seed -> the predictions of the model that was tuned on it with it."""
 
-_DRAWS: Final = 4000
+_RESAMPLES: Final = 4000
 _SEED: Final = 0
-_LEVELS: Final = (2.5, 97.5)
+_PERCENTILES: Final = (2.5, 97.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ResultRow:
     """How every variant does on one set of questions.
 
     Attributes:
@@ -86,7 +86,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SeedComparison:
     """A variant's model beside the baseline's of the same seed: what holds for these two models, whatever others do."""
 
     variant: str
@@ -94,85 +94,101 @@ class Pair:
     comparison: Comparison
 
 
-def pairs(answers: Answers, *, baseline: str) -> tuple[Pair, ...]:
+def compare_seeds(predictions: PredictionsByVariant, *, baseline: str) -> tuple[SeedComparison, ...]:
     """Compare each variant with the baseline, seed by seed.
 
     Raises:
         EvaluationError: the models were not asked the same questions.
     """
     return tuple(
-        Pair(variant, seed, compare(found, answers[baseline][seed]))
-        for variant, of in answers.items()
-        for seed, found in of.items()
+        SeedComparison(variant, seed, compare(seed_predictions, predictions[baseline][seed]))
+        for variant, predictions_by_seed in predictions.items()
+        for seed, seed_predictions in predictions_by_seed.items()
         if variant != baseline
     )
 
 
-def compared(answers: Answers, *, baseline: str) -> tuple[Line, ...]:
+def compare_variants(predictions: PredictionsByVariant, *, baseline: str) -> tuple[ResultRow, ...]:
     """Return one line for all questions and one for each k.
 
     Raises:
         EvaluationError: the models were not asked the same questions.
     """
-    asked = _asked(answers)
-    groups = {"all": list(range(len(asked)))}
-    for k in sorted({one.k for one in asked if one.k is not None}):
-        groups[f"k = {k}"] = [at for at, one in enumerate(asked) if one.k == k]
-    return tuple(_line(label, at, answers, asked, baseline) for label, at in groups.items())
+    reference = _check_same_questions(predictions)
+    groups = {"all": list(range(len(reference)))}
+    for k in sorted({prediction.k for prediction in reference if prediction.k is not None}):
+        groups[f"k = {k}"] = [index for index, prediction in enumerate(reference) if prediction.k == k]
+    return tuple(_build_row(label, index, predictions, reference, baseline) for label, index in groups.items())
 
 
-def _asked(answers: Answers) -> Sequence[Prediction]:
+def _check_same_questions(predictions: PredictionsByVariant) -> Sequence[Prediction]:
     """Return any model's predictions, having seen that all have the same questions in the same order."""
-    models = [(f"{variant}, seed {seed}", found) for variant, of in answers.items() for seed, found in of.items()]
-    (first_name, first), *others = models
-    for name, found in others:
-        if [one.id for one in found] != [one.id for one in first]:
+    models = [
+        (f"{variant}, seed {seed}", seed_predictions)
+        for variant, predictions_by_seed in predictions.items()
+        for seed, seed_predictions in predictions_by_seed.items()
+    ]
+    (reference_name, reference), *others = models
+    for name, seed_predictions in others:
+        if [prediction.id for prediction in seed_predictions] != [prediction.id for prediction in reference]:
             raise EvaluationError(
-                f"{name} and {first_name} were asked different questions, so nothing can be compared; "
+                f"{name} and {reference_name} were asked different questions, so nothing can be compared; "
                 "judge both on the same data set"
             )
-    return first
+    return reference
 
 
-def _line(label: str, at: Sequence[int], answers: Answers, asked: Sequence[Prediction], baseline: str) -> Line:
+def _build_row(
+    label: str,
+    indices: Sequence[int],
+    predictions: PredictionsByVariant,
+    reference: Sequence[Prediction],
+    baseline: str,
+) -> ResultRow:
     import numpy as np
 
-    questions = [asked[index] for index in at]
-    pictures = sorted({one.picture for one in questions})
-    place = {picture: index for index, picture in enumerate(pictures)}
-    where = np.array([place[one.picture] for one in questions])
-    sizes = np.bincount(where, minlength=len(pictures))
+    subset = [reference[index] for index in indices]
+    images = sorted({item.picture for item in subset})
+    index_by_image = {image: index for index, image in enumerate(images)}
+    image_indices = np.array([index_by_image[item.picture] for item in subset])
+    question_counts = np.bincount(image_indices, minlength=len(images))
     # How often each draw has each picture: [draws, pictures].
     rng = np.random.default_rng(_SEED)
-    weights = rng.multinomial(len(pictures), np.full(len(pictures), 1 / len(pictures)), size=_DRAWS)
-    shares: dict[str, tuple[float, ...]] = {}
-    drawn: dict[str, Array] = {}
-    for variant, of in answers.items():
-        right = np.array([[found[index].right for index in at] for found in of.values()], dtype=float)
-        shares[variant] = tuple(float(share) for share in right.mean(axis=1))
-        by_picture = np.stack([np.bincount(where, weights=one, minlength=len(pictures)) for one in right])
-        by_seed = weights @ by_picture.T / (weights @ sizes)[:, None]  # [draws, seeds]
-        seeds = rng.integers(len(of), size=(_DRAWS, len(of)))
-        drawn[variant] = np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1)
-    accuracy = {variant: _estimate(shares[variant], drawn[variant]) for variant in answers}
+    weights = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=_RESAMPLES)
+    accuracies: dict[str, tuple[float, ...]] = {}
+    resamples: dict[str, Array] = {}
+    for variant, predictions_by_seed in predictions.items():
+        correct = np.array(
+            [[seed_predictions[index].right for index in indices] for seed_predictions in predictions_by_seed.values()],
+            dtype=float,
+        )
+        accuracies[variant] = tuple(float(value) for value in correct.mean(axis=1))
+        by_image = np.stack([np.bincount(image_indices, weights=item, minlength=len(images)) for item in correct])
+        by_seed = weights @ by_image.T / (weights @ question_counts)[:, None]  # [draws, seeds]
+        seed_indices = rng.integers(len(predictions_by_seed), size=(_RESAMPLES, len(predictions_by_seed)))
+        resamples[variant] = np.take_along_axis(by_seed, seed_indices, axis=1).mean(axis=1)
+    accuracy = {variant: _estimate(accuracies[variant], resamples[variant]) for variant in predictions}
     difference = {
         variant: _estimate(
-            [own - other for own, other in zip(shares[variant], shares[baseline], strict=True)],
-            drawn[variant] - drawn[baseline],
+            [
+                variant_accuracy - baseline_accuracy
+                for variant_accuracy, baseline_accuracy in zip(accuracies[variant], accuracies[baseline], strict=True)
+            ],
+            resamples[variant] - resamples[baseline],
         )
-        for variant in answers
+        for variant in predictions
         if variant != baseline
     }
-    majority = score(questions, model="", dataset=label).overall.majority.accuracy
-    return Line(label, len(questions), len(pictures), majority, accuracy, difference)
+    majority = score(subset, model="", dataset=label).overall.majority.accuracy
+    return ResultRow(label, len(subset), len(images), majority, accuracy, difference)
 
 
-def _estimate(by_seed: Iterable[float], drawn: Array) -> Estimate:
+def _estimate(by_seed: Iterable[float], resamples: Array) -> Estimate:
     import numpy as np
 
-    shares = tuple(by_seed)
-    low, high = (float(bound) for bound in np.percentile(drawn, _LEVELS))
-    return Estimate(sum(shares) / len(shares), low, high, shares)
+    values = tuple(by_seed)
+    low, high = (float(bound) for bound in np.percentile(resamples, _PERCENTILES))
+    return Estimate(sum(values) / len(values), low, high, values)
 
 
 SCHEMA: Final = 1
@@ -194,11 +210,11 @@ class Ablation:
     plan: Plan
     dataset: str
     base_identity: str
-    units: tuple[Done, ...]
-    lines: tuple[Line, ...]
-    pairs: tuple[Pair, ...]
+    units: tuple[UnitResult, ...]
+    lines: tuple[ResultRow, ...]
+    pairs: tuple[SeedComparison, ...]
 
-    def units_of(self, variant: str) -> tuple[Done, ...]:
+    def get_units(self, variant: str) -> tuple[UnitResult, ...]:
         """Return a variant's units, one for each seed."""
         return tuple(unit for unit in self.units if unit.variant == variant)
 
@@ -206,7 +222,7 @@ class Ablation:
         """Return it as ablation.json holds it."""
         return {
             "schema": SCHEMA,
-            "plan": self.plan.told(),
+            "plan": self.plan.to_dict(),
             "dataset": self.dataset,
             "base_identity": self.base_identity,
             "units": [asdict(unit) for unit in self.units],
@@ -215,121 +231,139 @@ class Ablation:
         }
 
 
-_SMALLEST: Final = 0.001
+_MIN_P: Final = 0.001
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+TableData = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
-def write_tables(found: Ablation, out: Path) -> None:
+def write_tables(ablation: Ablation, out: Path) -> None:
     """Write all four into the folder `out`.
 
     Raises:
         EvaluationError: it cannot be written.
     """
-    report = report_of(found)
+    report = build_report(ablation)
     try:
-        write_at_once(out / "ablation.json", json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
-        write_at_once(out / "ablation.md", markdown(found))
-        write_at_once(out / "ablation.html", render_ablation(report))
-        (out / "ablation.png").write_bytes(accuracy_of_variants(report).png())
+        write_atomically(out / "ablation.json", json.dumps(ablation.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(out / "ablation.md", format_markdown(ablation))
+        write_atomically(out / "ablation.html", render_ablation(report))
+        (out / "ablation.png").write_bytes(plot_accuracy_by_variant(report).png())
     except OSError as error:
         raise EvaluationError(f"{out} cannot be written ({error.strerror}); the same command goes on") from error
 
 
-def markdown(found: Ablation) -> str:
+def format_markdown(ablation: Ablation) -> str:
     """Return the tables: what each variant was tuned on, how it does by k, and what that is against the baseline."""
-    others = [name for name in found.plan.variants if name != found.plan.baseline]
-    arms = [(arm.variant, arm.questions, arm.pictures, arm.rows, arm.steps, arm.loss) for arm in report_of(found).arms]
-    parts = [
-        _table(("variant", "training questions", "pictures", "rows", "steps", "last loss, by seed"), arms),
-        _table(*accuracy_table(found)),
+    other_variants = [name for name in ablation.plan.variants if name != ablation.plan.baseline]
+    variant_rows = [
+        (arm.variant, arm.questions, arm.images, arm.rows, arm.steps, arm.loss)
+        for arm in build_report(ablation).variants
     ]
-    if others:
-        differences = [
-            (line.label, *(_points(one.mean, one.low, one.high) for one in line.difference.values()))
-            for line in found.lines
-        ]
-        parts.append(_table(("points", *(f"{name} minus {found.plan.baseline}" for name in others)), differences))
-        seeds = [
+    parts = [
+        _format_table(
+            ("variant", "training questions", "pictures", "rows", "steps", "last loss, by seed"), variant_rows
+        ),
+        _format_table(*accuracy_table(ablation)),
+    ]
+    if other_variants:
+        difference_rows = [
             (
-                f"{pair.variant} minus {found.plan.baseline}",
-                str(pair.seed),
-                _points(pair.comparison.difference, pair.comparison.low, pair.comparison.high),
-                f"{pair.comparison.p:.3f}" if pair.comparison.p >= _SMALLEST else f"< {_SMALLEST}",
+                row.label,
+                *(_format_points(estimate.mean, estimate.low, estimate.high) for estimate in row.difference.values()),
             )
-            for pair in found.pairs
+            for row in ablation.lines
         ]
-        parts.append(_table(("on all questions", "seed", "points", "p (McNemar)"), seeds))
+        parts.append(
+            _format_table(
+                ("points", *(f"{name} minus {ablation.plan.baseline}" for name in other_variants)), difference_rows
+            )
+        )
+        seed_rows = [
+            (
+                f"{pair.variant} minus {ablation.plan.baseline}",
+                str(pair.seed),
+                _format_points(pair.comparison.difference, pair.comparison.low, pair.comparison.high),
+                f"{pair.comparison.p:.3f}" if pair.comparison.p >= _MIN_P else f"< {_MIN_P}",
+            )
+            for pair in ablation.pairs
+        ]
+        parts.append(_format_table(("on all questions", "seed", "points", "p (McNemar)"), seed_rows))
     return "\n".join(parts)
 
 
-def accuracy_table(found: Ablation) -> Table:
+def accuracy_table(ablation: Ablation) -> TableData:
     """Return head and rows: each set of questions, and each variant's mean accuracy with its 95% interval."""
     rows = [
-        (line.label, f"{line.n:,}", f"{line.majority:.3f}", *(_share(one) for one in line.accuracy.values()))
-        for line in found.lines
+        (
+            row.label,
+            f"{row.n:,}",
+            f"{row.majority:.3f}",
+            *(_format_accuracy(estimate) for estimate in row.accuracy.values()),
+        )
+        for row in ablation.lines
     ]
-    return ("questions", "n", "most frequent answer", *found.plan.variants), rows
+    return ("questions", "n", "most frequent answer", *ablation.plan.variants), rows
 
 
-def report_of(found: Ablation) -> AblationReport:
+def build_report(ablation: Ablation) -> AblationReport:
     """Return what the page and the figure show."""
-    arms = []
-    for name in found.plan.variants:
-        units = found.units_of(name)
+    variants = []
+    for name in ablation.plan.variants:
+        units = ablation.get_units(name)
         losses = " / ".join("" if unit.loss is None else f"{unit.loss:.2f}" for unit in units)
-        pictures, rows, steps = (
-            _span(count) for count in zip(*((unit.data.pictures, unit.rows, unit.steps) for unit in units), strict=True)
+        images, rows, steps = (
+            _format_range(counts)
+            for counts in zip(*((unit.data.pictures, unit.rows, unit.steps) for unit in units), strict=True)
         )
-        arms.append(Arm(name, _questions(units), pictures, rows, steps, losses))
-    lines = tuple(
-        VariantLine(
-            line.label,
-            line.n,
-            line.majority,
-            {name: _spread(one) for name, one in line.accuracy.items()},
-            {name: _spread(one) for name, one in line.difference.items()},
+        variants.append(VariantData(name, _format_question_counts(units), images, rows, steps, losses))
+    variant_rows = tuple(
+        GroupScores(
+            row.label,
+            row.n,
+            row.majority,
+            {name: _to_spread(estimate) for name, estimate in row.accuracy.items()},
+            {name: _to_spread(estimate) for name, estimate in row.difference.items()},
         )
-        for line in found.lines
+        for row in ablation.lines
     )
     return AblationReport(
-        dataset=found.dataset,
-        base=found.plan.base,
-        recipe=found.plan.recipe,
-        pictures=found.lines[0].pictures,
-        seeds=found.plan.seeds,
-        baseline=found.plan.baseline,
-        arms=tuple(arms),
-        lines=lines,
+        dataset=ablation.dataset,
+        base=ablation.plan.base,
+        recipe=ablation.plan.recipe,
+        images=ablation.lines[0].pictures,
+        seeds=ablation.plan.seeds,
+        baseline=ablation.plan.baseline,
+        variants=tuple(variants),
+        groups=variant_rows,
     )
 
 
-def _spread(one: Estimate) -> Spread:
-    return Spread(one.mean, one.low, one.high, one.by_seed)
+def _to_spread(estimate: Estimate) -> Spread:
+    return Spread(estimate.mean, estimate.low, estimate.high, estimate.by_seed)
 
 
-def _questions(units: Sequence[Done]) -> str:
+def _format_question_counts(units: Sequence[UnitResult]) -> str:
     """Return how many questions, and of which k, from which seed's to which."""
     ks = sorted({k for unit in units for k in unit.data.questions})
-    by_k = ", ".join(f"{_span(unit.data.questions.get(k, 0) for unit in units)} of k = {k}" for k in ks)
-    return f"{_span(sum(unit.data.questions.values()) for unit in units)} ({by_k})"
+    by_k = ", ".join(f"{_format_range(unit.data.questions.get(k, 0) for unit in units)} of k = {k}" for k in ks)
+    return f"{_format_range(sum(unit.data.questions.values()) for unit in units)} ({by_k})"
 
 
-def _span(counts: Iterable[int]) -> str:
+def _format_range(counts: Iterable[int]) -> str:
     """Return the number that all seeds have in common, or from which to which they go."""
-    found = sorted(counts)
-    least, most = found[0], found[-1]
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    ordered = sorted(counts)
+    lowest, highest = ordered[0], ordered[-1]
+    return f"{lowest:,}" if lowest == highest else f"{lowest:,} to {highest:,}"
 
 
-def _share(one: Estimate) -> str:
-    return f"{one.mean:.3f} ({one.low:.3f} to {one.high:.3f})"
+def _format_accuracy(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def _points(mean: float, low: float, high: float) -> str:
+def _format_points(mean: float, low: float, high: float) -> str:
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)

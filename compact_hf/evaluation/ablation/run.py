@@ -19,44 +19,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from compact_hf.evaluation.ablation.forecast import seconds_left, spoken_time
+from compact_hf.evaluation.ablation.forecast import estimate_seconds_left, format_time_left
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
-from compact_hf.evaluation.ablation.results import Ablation, compared, pairs, write_tables
+from compact_hf.evaluation.ablation.results import Ablation, compare_seeds, compare_variants, write_tables
 from compact_hf.evaluation.ablation.variant import (
-    COUNTED,
-    RUN,
-    Done,
-    Tell,
+    QUESTIONS_KEY,
+    RUN_DIRECTORY,
+    ProgressCallback,
     Unit,
-    carry_out,
-    catalog_of,
-    claim,
-    decisive,
-    done,
-    locked,
-    refuse_too_few,
-    units_of,
+    UnitResult,
+    check_question_counts,
+    init_output_dir,
+    list_units,
+    lock_directory,
+    plan_identity,
+    read_catalog,
+    read_result,
+    run_unit,
 )
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.inference import identity
+from compact_hf.evaluation.inference import model_identity
 from compact_hf.evaluation.predict import read_predictions
-from compact_hf.evaluation.results_folder import places_in
+from compact_hf.evaluation.results_folder import read_entries
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.methods.compact.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.records import digest
-from compact_hf.runs.run import Standing
+from compact_hf.runs.run import RunProgress
 
-_JUDGED: Final = "judged"
+_EVALUATION_DIRECTORY: Final = "judged"
 
 
-def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stage, done, total, note: None) -> Ablation:
+def ablate(
+    plan: str | Path, out: str | Path, *, on_progress: ProgressCallback = lambda stage, done, total, note: None
+) -> Ablation:
     """Build every variant of a run's data, tune on it with every seed, and compare what the models answer.
 
     Args:
         plan (`str | Path`): a YAML file or a shipped plan's name.
         out (`str | Path`): a folder that is new, empty, or this ablation's.
-        on_progress (`Tell`, *optional*): called with (stage, done, total, note) as work proceeds.
+        on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.
 
     Raises:
         UsageError: the plan is wrong, or `out` holds another ablation or something else.
@@ -64,73 +66,75 @@ def ablate(plan: str | Path, out: str | Path, *, on_progress: Tell = lambda stag
         StoppedEarly: Ctrl-C; the same call goes on.
         CompactError: whatever generating, assembling, tuning or judging raises; the same call goes on there.
     """
-    asked, folder = read_plan(plan), Path(out)
-    claim(folder, decisive(asked))
-    with locked(folder):
-        found = _found(asked, folder, on_progress)
-        write_tables(found, folder)
-    return found
+    loaded_plan, directory = read_plan(plan), Path(out)
+    init_output_dir(directory, plan_identity(loaded_plan))
+    with lock_directory(directory):
+        ablation = _run_ablation(loaded_plan, directory, on_progress)
+        write_tables(ablation, directory)
+    return ablation
 
 
-def _found(plan: Plan, out: Path, tell: Tell) -> Ablation:
-    runs = _runs(plan, out, tell)
-    catalog = catalog_of(plan, runs)
-    refuse_too_few(plan, catalog)
-    base = _base(plan, out)
-    base_identity = identity(base)
-    claim(out, {COUNTED: digest(sorted(catalog.items())), "files of the base": base_identity})
-    units = units_of(plan, out)
-    finished: dict[Unit, Done] = {unit: there for unit in units if (there := done(unit))}
+def _run_ablation(plan: Plan, out: Path, on_progress: ProgressCallback) -> Ablation:
+    runs = _prepare_runs(plan, out, on_progress)
+    catalog = read_catalog(plan, runs)
+    check_question_counts(plan, catalog)
+    base = _prepare_base(plan, out)
+    base_identity = model_identity(base)
+    init_output_dir(out, {QUESTIONS_KEY: digest(sorted(catalog.items())), "files of the base": base_identity})
+    units = list_units(plan, out)
+    results: dict[Unit, UnitResult] = {unit: result for unit in units if (result := read_result(unit))}
     for unit in units:
-        tell("units", len(finished), len(units), spoken_time(seconds_left(plan, catalog, units, finished)))
-        if unit not in finished:
-            finished[unit] = carry_out(unit, plan, runs=runs, base=base, catalog=catalog, tell=tell)
-    tell("units", len(units), len(units), "")
-    judged = evaluate(
-        [unit.model for unit in units],
+        on_progress(
+            "units", len(results), len(units), format_time_left(estimate_seconds_left(plan, catalog, units, results))
+        )
+        if unit not in results:
+            results[unit] = run_unit(unit, plan, runs=runs, base=base, catalog=catalog, on_progress=on_progress)
+    on_progress("units", len(units), len(units), "")
+    evaluation = evaluate(
+        [unit.model_directory for unit in units],
         plan.dataset,
-        out / _JUDGED,
+        out / _EVALUATION_DIRECTORY,
         split=plan.split,
-        on_progress=lambda at, total: tell("answers", at, total, ""),
+        on_progress=lambda count, total: on_progress("answers", count, total, ""),
     )
-    answers = _answers(units, out / _JUDGED)
+    predictions = _read_predictions(units, out / _EVALUATION_DIRECTORY)
     return Ablation(
         plan,
-        judged.dataset,
+        evaluation.dataset,
         base_identity,
-        tuple(finished[unit] for unit in units),
-        lines=compared(answers, baseline=plan.baseline),
-        pairs=pairs(answers, baseline=plan.baseline),
+        tuple(results[unit] for unit in units),
+        lines=compare_variants(predictions, baseline=plan.baseline),
+        pairs=compare_seeds(predictions, baseline=plan.baseline),
     )
 
 
-def _runs(plan: Plan, out: Path, tell: Tell) -> list[Path]:
+def _prepare_runs(plan: Plan, out: Path, on_progress: ProgressCallback) -> list[Path]:
     if plan.scenes is None:
         return [Path(run) for run in plan.runs]
 
-    def show(standing: Standing) -> None:
-        tell("pictures", standing.finished, standing.pictures, f"{standing.accepted} questions")
+    def show_progress(progress: RunProgress) -> None:
+        on_progress("pictures", progress.finished, progress.images, f"{progress.accepted} questions")
 
-    generate(f"scenes:{plan.scenes}", out / RUN, on_progress=show)
-    return [out / RUN]
+    generate(f"scenes:{plan.scenes}", out / RUN_DIRECTORY, on_progress=show_progress)
+    return [out / RUN_DIRECTORY]
 
 
-def _base(plan: Plan, out: Path) -> str:
+def _prepare_base(plan: Plan, out: Path) -> str:
     if plan.base != ALIGNED or Path(plan.base).exists():
         return plan.base
     base = out / "base"
     if not base.exists():
-        half = out / "base.part"
-        shutil.rmtree(half, ignore_errors=True)
-        copy_aligned(half).rename(base)
+        temp_directory = out / "base.part"
+        shutil.rmtree(temp_directory, ignore_errors=True)
+        copy_aligned(temp_directory).rename(base)
     return str(base)
 
 
-def _answers(units: Sequence[Unit], judged: Path) -> dict[str, dict[int, list[Prediction]]]:
+def _read_predictions(units: Sequence[Unit], directory: Path) -> dict[str, dict[int, list[Prediction]]]:
     """Return variant -> seed -> what that model answered; of a model, its files decide which place is its."""
-    places = {entrant.identity: slug for slug, entrant in places_in(judged).items()}
-    answers: dict[str, dict[int, list[Prediction]]] = {}
+    slug_by_identity = {entry.identity: slug for slug, entry in read_entries(directory).items()}
+    predictions: dict[str, dict[int, list[Prediction]]] = {}
     for unit in units:
-        found = read_predictions(judged / places[identity(str(unit.model))])
-        answers.setdefault(unit.variant, {})[unit.seed] = found
-    return answers
+        unit_predictions = read_predictions(directory / slug_by_identity[model_identity(str(unit.model_directory))])
+        predictions.setdefault(unit.variant, {})[unit.seed] = unit_predictions
+    return predictions

@@ -22,68 +22,70 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.schema import split_of
-from compact_hf.dataset.selection import Selection, chosen, count_by_k, questions_of
-from compact_hf.errors import IdentityError, ReleaseError, UsageError
+from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.selection import Selection, count_by_k, group_questions, select_questions
+from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.methods.compact.rows import conversation_rows
+from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import from_json
-from compact_hf.training.checkpoints import record_of
-from compact_hf.training.child_output import steps_in
+from compact_hf.training.checkpoints import read_finished_record
+from compact_hf.training.child_output import parse_progress
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.train import tune
 
-RUN: Final = "run"
+RUN_DIRECTORY: Final = "run"
 """Where the run lies that an ablation makes itself."""
 
-COUNTED: Final = "questions"
+QUESTIONS_KEY: Final = "questions"
 """What stands in the mark once it is known what the runs hold."""
 
-_CLAIM: Final = "plan.json"
-_LOCK: Final = "ablation.lock"
+_MARKER_FILE: Final = "plan.json"
+_LOCK_FILE: Final = "ablation.lock"
 
 
-def decisive(plan: Plan) -> dict[str, Any]:
+def plan_identity(plan: Plan) -> dict[str, Any]:
     """Return what decides the outcome of a unit: of the plan all but seeds and baseline, each variant by itself.
 
     Raises:
         TuningError: there is no such recipe.
     """
-    told = plan.told()
-    variants = {f"variant {name}": told["variants"][name] for name in plan.variants}
-    rest = {name: value for name, value in told.items() if name not in ("seeds", "baseline", "variants")}
-    return {**rest, "settings": {**read_recipe(plan.recipe), **plan.settings}, **variants}
+    fields = plan.to_dict()
+    variants = {f"variant {name}": fields["variants"][name] for name in plan.variants}
+    other_fields = {name: value for name, value in fields.items() if name not in ("seeds", "baseline", "variants")}
+    return {**other_fields, "settings": {**read_recipe(plan.recipe), **plan.settings}, **variants}
 
 
-def claim(out: Path, told: Mapping[str, Any]) -> None:
+def init_output_dir(out: Path, identity: Mapping[str, Any]) -> None:
     """Take a folder for an ablation, or come back to it; what it was not told before is added.
 
     Raises:
-        IdentityError: the folder is that of another ablation.
+        SettingsMismatchError: the folder is that of another ablation.
         UsageError: it holds something else, or cannot be used.
     """
-    mark = out / _CLAIM
+    marker = out / _MARKER_FILE
     try:
-        if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} already holds something that is no ablation; give a new or empty folder")
-        held = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
-        differences = {name: (held[name], now) for name, now in told.items() if held.get(name, now) != now}
+        existing = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+        differences = {
+            name: (existing[name], value) for name, value in identity.items() if existing.get(name, value) != value
+        }
         if differences:
-            raise IdentityError(str(out), differences)
-        write_at_once(mark, json.dumps({**held, **told}, indent=1, ensure_ascii=False) + "\n")
+            raise SettingsMismatchError(str(out), differences)
+        write_atomically(marker, json.dumps({**existing, **identity}, indent=1, ensure_ascii=False) + "\n")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{mark} cannot be used ({error}); give another folder") from error
+        raise UsageError(f"{marker} cannot be used ({error}); give another folder") from error
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def lock_directory(out: Path) -> Iterator[None]:
     """Keep other processes out of an ablation's folder inside the block.
 
     Raises:
         UsageError: another one works there.
     """
-    lock = FileLock(out / _LOCK)
+    lock = FileLock(out / _LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -94,26 +96,26 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def units_of(plan: Plan, out: Path) -> tuple[Unit, ...]:
+def list_units(plan: Plan, out: Path) -> tuple[Unit, ...]:
     """Return every variant with the first seed, then with the next: so a part that was stopped can be compared."""
     return tuple(Unit(variant, seed, out) for seed, variant in product(plan.seeds, plan.variants))
 
 
-def is_counted(out: Path) -> bool:
+def has_complete_runs(out: Path) -> bool:
     """Whether the runs of the ablation in this folder are complete."""
-    mark = out / _CLAIM
-    return mark.is_file() and COUNTED in json.loads(mark.read_text(encoding="utf-8"))
+    marker = out / _MARKER_FILE
+    return marker.is_file() and QUESTIONS_KEY in json.loads(marker.read_text(encoding="utf-8"))
 
 
-Tell = Callable[[str, int, int, str], None]
+ProgressCallback = Callable[[str, int, int, str], None]
 Catalog = Mapping[str, Sequence[Combination]]
 """Image id -> the combination of each question that the runs hold about it."""
 
-_VERSION = "1.0.0"
+_RELEASE_VERSION = "1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class TrainingData:
     """The compositional training data of a unit.
 
     Attributes:
@@ -139,23 +141,23 @@ class Unit:
         return f"{self.variant}-seed-{self.seed}"
 
     @property
-    def model(self) -> Path:
+    def model_directory(self) -> Path:
         """Where its model lies."""
         return self.out / "models" / self.name
 
     @property
-    def record(self) -> Path:
+    def result_path(self) -> Path:
         """What is there when it is finished."""
         return self.out / "units" / f"{self.name}.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class UnitResult:
     """A finished unit.
 
     Attributes:
         variant (`str`), seed (`int`)
-        data (`Data`): what it was tuned on, besides instruction rows.
+        data (`TrainingData`): what it was tuned on, besides instruction rows.
         rows (`int`): all training rows, instruction rows too.
         steps (`int`): optimizer steps.
         loss (`float`, *optional*): in nats per answer token, the last that was logged.
@@ -165,7 +167,7 @@ class Done:
 
     variant: str
     seed: int
-    data: Data
+    data: TrainingData
     rows: int
     steps: int
     loss: float | None
@@ -173,27 +175,27 @@ class Done:
     other_seconds: float
 
 
-def data_of(catalog: Catalog, selection: Selection) -> Data:
+def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData:
     """Return what a selection of the questions in the runs comes to.
 
     Raises:
         ReleaseError: there are fewer than it asks for.
     """
-    taken = chosen(catalog, selection)
-    training = [image_id for image_id in taken if split_of(len(catalog[image_id][0]), image_id) == "train"]
-    return Data(dict(sorted(count_by_k(catalog, taken).items())), len(training))
+    selected_ids = select_questions(catalog, selection)
+    training_ids = [image_id for image_id in selected_ids if get_split(len(catalog[image_id][0]), image_id) == "train"]
+    return TrainingData(dict(sorted(count_by_k(catalog, selected_ids).items())), len(training_ids))
 
 
-def catalog_of(plan: Plan, runs: Sequence[Path]) -> Catalog:
+def read_catalog(plan: Plan, runs: Sequence[Path]) -> Catalog:
     """Return what the runs hold; see `Catalog`.
 
     Raises:
         JournalError: one of the folders is not a run, or cannot be read.
     """
-    return questions_of(conversation_rows(list(runs), max_similarity=plan.max_similarity))
+    return group_questions(iter_conversation_rows(list(runs), max_similarity=plan.max_similarity))
 
 
-def refuse_too_few(plan: Plan, catalog: Catalog) -> None:
+def check_question_counts(plan: Plan, catalog: Catalog) -> None:
     """Tell of the first variant that the runs have too few questions for.
 
     Raises:
@@ -201,33 +203,35 @@ def refuse_too_few(plan: Plan, catalog: Catalog) -> None:
     """
     for name, variant in plan.variants.items():
         try:
-            if not data_of(catalog, variant.selection(plan.seeds[0])).pictures:
+            if not select_training_data(catalog, variant.selection(plan.seeds[0])).pictures:
                 raise ReleaseError("the runs hold no question for it")
         except ReleaseError as error:
             raise ReleaseError(f"variant {name}: {error}") from error
 
 
-def done(unit: Unit) -> Done | None:
+def read_result(unit: Unit) -> UnitResult | None:
     """Return what is known of a finished unit, None where it is not finished."""
-    return from_json(Done, unit.record.read_text(encoding="utf-8")) if unit.record.is_file() else None
+    return from_json(UnitResult, unit.result_path.read_text(encoding="utf-8")) if unit.result_path.is_file() else None
 
 
-def carry_out(unit: Unit, plan: Plan, *, runs: Sequence[Path], base: str, catalog: Catalog, tell: Tell) -> Done:
+def run_unit(
+    unit: Unit, plan: Plan, *, runs: Sequence[Path], base: str, catalog: Catalog, on_progress: ProgressCallback
+) -> UnitResult:
     """Make a unit's release, tune on it, and write its record; what is there already is not made again.
 
     Raises:
         CompactError: whatever assembling or tuning raises; the same call goes on.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     variant = plan.variants[unit.variant]
     selection = variant.selection(unit.seed)
     release = unit.out / "releases" / unit.name
     if not release.exists():  # it is there as a whole or not at all
-        tell(f"{unit.name}: data", 0, 1, "")
+        on_progress(f"{unit.name}: data", 0, 1, "")
         assemble(
             runs,
             release,
-            version=_VERSION,
+            version=_RELEASE_VERSION,
             max_similarity=plan.max_similarity,
             select=selection,
             instruction=plan.instruction if variant.instruction_fraction else None,
@@ -239,32 +243,32 @@ def carry_out(unit: Unit, plan: Plan, *, runs: Sequence[Path], base: str, catalo
         **plan.overrides(),
         "model_name_or_path": base,
         "dataset_name": str(release),
-        "output_dir": str(unit.model),
+        "output_dir": str(unit.model_directory),
         "seed": str(unit.seed),
     }
 
-    def show(line: str) -> None:
-        if steps := steps_in(line):
-            tell(f"{unit.name}: steps", *steps, "")
+    def report_steps(line: str) -> None:
+        if steps := parse_progress(line):
+            on_progress(f"{unit.name}: steps", *steps, "")
 
-    result = tune(plan.recipe, overrides=overrides, log=unit.out / "logs" / f"{unit.name}.log", on_line=show)
-    found = Done(
+    result = tune(plan.recipe, overrides=overrides, log=unit.out / "logs" / f"{unit.name}.log", on_line=report_steps)
+    unit_result = UnitResult(
         unit.variant,
         unit.seed,
-        data_of(catalog, selection),
-        rows=(record_of(unit.model) or {})["rows"],
+        select_training_data(catalog, selection),
+        rows=(read_finished_record(unit.model_directory) or {})["rows"],
         steps=result.steps,
         loss=result.loss[-1][1] if result.loss else None,
         seconds=result.seconds,
-        other_seconds=round(max(0.0, time.monotonic() - began - result.seconds), 1),
+        other_seconds=round(max(0.0, time.monotonic() - start - result.seconds), 1),
     )
-    write_at_once(unit.record, json.dumps(asdict(found), indent=1) + "\n")
-    return found
+    write_atomically(unit.result_path, json.dumps(asdict(unit_result), indent=1) + "\n")
+    return unit_result
 
 
-def write_at_once(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file in one step: it is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.part")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, path)
+    temp_file = path.with_name(f"{path.name}.part")
+    temp_file.write_text(text, encoding="utf-8")
+    os.replace(temp_file, path)

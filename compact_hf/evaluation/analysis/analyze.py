@@ -23,21 +23,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UnknownCapabilityError, UsageError
-from compact_hf.evaluation.analysis.compare import Comparison, compared
-from compact_hf.evaluation.analysis.counting import Counts
-from compact_hf.evaluation.analysis.readers import Readable, is_run, of_dataset, of_run
-from compact_hf.evaluation.analysis.report import page
-from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, analysis_of
+from compact_hf.evaluation.analysis.compare import DatasetComparison, compare_datasets
+from compact_hf.evaluation.analysis.counting import QuestionCounts
+from compact_hf.evaluation.analysis.readers import QuestionSource, is_run, read_dataset, read_run
+from compact_hf.evaluation.analysis.report import render_page
+from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, compute_analysis
 
-Chosen = str | tuple[str, str] | None
+DatasetOption = str | tuple[str, str] | None
 
-FIGURES: Final = "analysis.json"
-PAGE: Final = "analysis.html"
-_TELL_EVERY: Final = 500
+ANALYSIS_FILE: Final = "analysis.json"
+REPORT_FILE: Final = "analysis.html"
+_PROGRESS_EVERY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Analyzed:
+class AnalysisResult:
     """One data set in figures, or two beside each other.
 
     Attributes:
@@ -46,13 +46,13 @@ class Analyzed:
     """
 
     data: tuple[Analysis, ...]
-    comparison: Comparison | None = None
+    comparison: DatasetComparison | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON holds them; their schema stands in stats.py."""
         return {
             "schema": SCHEMA,
-            "data": [one.to_json() for one in self.data],
+            "data": [analysis.to_json() for analysis in self.data],
             "comparison": None if self.comparison is None else asdict(self.comparison),
         }
 
@@ -62,11 +62,11 @@ def analyze(
     other: str | Path | None = None,
     *,
     out: str | Path | None = None,
-    config: Chosen = None,
-    split: Chosen = None,
+    config: DatasetOption = None,
+    split: DatasetOption = None,
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     on_wait: Callable[[str], None] = lambda line: None,
-) -> Analyzed:
+) -> AnalysisResult:
     """Measure what the questions of a data set need, how they repeat, and what they give away; nothing is downloaded
     but text.
 
@@ -88,82 +88,90 @@ def analyze(
         JournalError: the run cannot be read.
         EvaluationError: there are no questions, not the columns that are needed, or `out` cannot be written.
     """
-    given = [str(dataset)] if other is None else [str(dataset), str(other)]
+    datasets = [str(dataset)] if other is None else [str(dataset), str(other)]
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"--out {out} is a file; give a folder")
-    chosen = zip(given, _for_each("config", config, len(given)), _for_each("split", split, len(given)), strict=True)
-    found = [_opened(*one) for one in chosen]
-    counts = [_counted(one, on_progress) for one in found]
-    most = min(len(one.sample.questions()) for one in counts)
-    samples = [one.sample.questions(most) for one in counts]
+    source_args = zip(
+        datasets,
+        _expand_option("config", config, len(datasets)),
+        _expand_option("split", split, len(datasets)),
+        strict=True,
+    )
+    sources = [_open_source(*item) for item in source_args]
+    counts = [_count_questions(item, on_progress) for item in sources]
+    max_questions = min(len(item.sample.sorted_questions()) for item in counts)
+    samples = [item.sample.sorted_questions(max_questions) for item in counts]
     analyses = []
-    for name, one, counted, sample in zip(_names(found, given), found, counts, samples, strict=True):
+    for name, item, dataset_counts, sample in zip(
+        _display_names(sources, datasets), sources, counts, samples, strict=True
+    ):
         on_wait(f"measuring {len(sample):,} questions of {name}")
-        analyses.append(analysis_of(name, one.k_is, counted, sample))
-    comparison = compared(analyses, counts, samples) if len(analyses) == 2 else None
-    analyzed = Analyzed(tuple(analyses), comparison)
+        analyses.append(compute_analysis(name, item.k_is, dataset_counts, sample))
+    comparison = compare_datasets(analyses, counts, samples) if len(analyses) == 2 else None
+    result = AnalysisResult(tuple(analyses), comparison)
     if out is not None:
-        _write(Path(out), analyzed, _command(given, out, config, split))
-    return analyzed
+        _write_files(Path(out), result, _format_command(datasets, out, config, split))
+    return result
 
 
-def _for_each(name: str, chosen: Chosen, count: int) -> tuple[str | None, ...]:
+def _expand_option(name: str, option: DatasetOption, count: int) -> tuple[str | None, ...]:
     """Return one choice for each data set."""
-    if chosen is None or isinstance(chosen, str):
-        return (chosen,) * count
-    if len(chosen) != count:
-        raise UsageError(f"got {len(chosen)} of --{name} for {count} data sets; give one for all, or one for each")
-    return chosen
+    if option is None or isinstance(option, str):
+        return (option,) * count
+    if len(option) != count:
+        raise UsageError(f"got {len(option)} of --{name} for {count} data sets; give one for all, or one for each")
+    return option
 
 
-def _opened(where: str, config: str | None, split: str | None) -> Readable:
-    if not is_run(Path(where)):
-        return of_dataset(where, config=config, split=split)
-    if given := next((name for name, value in (("config", config), ("split", split)) if value), None):
-        raise UsageError(f"{where} is a run, which has no {given}s; leave --{given} out")
-    return of_run(Path(where))
+def _open_source(dataset: str, config: str | None, split: str | None) -> QuestionSource:
+    if not is_run(Path(dataset)):
+        return read_dataset(dataset, config=config, split=split)
+    if option := next((name for name, value in (("config", config), ("split", split)) if value), None):
+        raise UsageError(f"{dataset} is a run, which has no {option}s; leave --{option} out")
+    return read_run(Path(dataset))
 
 
-def _counted(found: Readable, on_progress: Callable[[str, int, int], None]) -> Counts:
-    counts = Counts()
+def _count_questions(source: QuestionSource, on_progress: Callable[[str, int, int], None]) -> QuestionCounts:
+    counts = QuestionCounts()
     try:
-        for done, row in enumerate(found.rows(), 1):
-            counts.row(row)
-            if done % _TELL_EVERY == 0 or done == found.total:
-                on_progress(found.name, done, found.total)
+        for done, row in enumerate(source.iter_rows(), 1):
+            counts.add_row(row)
+            if done % _PROGRESS_EVERY == 0 or done == source.total:
+                on_progress(source.name, done, source.total)
     except UnknownCapabilityError as error:
-        raise EvaluationError(f"{found.name}: {error}") from error
-    if not counts.questions:
+        raise EvaluationError(f"{source.name}: {error}") from error
+    if not counts.question_count:
         raise EvaluationError(
-            f"{found.name} has no questions of which it is known what they need, in {counts.unlabelled:,} rows; give "
+            f"{source.name} has no questions of which it is known what they need, in "
+            f"{counts.unlabelled_rows:,} rows; give "
             "other data, or have a verifier say it: compact annotate DATASET --out RUN, then compact analyze RUN"
         )
     return counts
 
 
-def _names(found: list[Readable], given: list[str]) -> list[str]:
+def _display_names(sources: list[QuestionSource], datasets: list[str]) -> list[str]:
     """Return names that tell the data sets apart, and where nothing does, their places."""
-    for names in ([one.name for one in found], given):
+    for names in ([source.name for source in sources], datasets):
         if len(set(names)) == len(names):
             return names
-    return [f"{name}, {place}" for name, place in zip(given, ("first", "second"), strict=True)]
+    return [f"{name}, {position}" for name, position in zip(datasets, ("first", "second"), strict=True)]
 
 
-def _command(given: list[str], out: str | Path, config: Chosen, split: Chosen) -> str:
+def _format_command(datasets: list[str], out: str | Path, config: DatasetOption, split: DatasetOption) -> str:
     """Return what does the same on the command line."""
     options = [("--config", config), ("--split", split), ("--out", str(out))]
-    told = [[name, value if isinstance(value, str) else ",".join(value)] for name, value in options if value]
-    return shlex.join(["compact", "analyze", *given, *chain.from_iterable(told)])
+    arguments = [[name, value if isinstance(value, str) else ",".join(value)] for name, value in options if value]
+    return shlex.join(["compact", "analyze", *datasets, *chain.from_iterable(arguments)])
 
 
-def _write(out: Path, analyzed: Analyzed, command: str) -> None:
-    figures = json.dumps(analyzed.to_json(), ensure_ascii=False, indent=2) + "\n"
-    files = {FIGURES: figures, PAGE: page(analyzed.data, analyzed.comparison, command=command)}
+def _write_files(out: Path, result: AnalysisResult, command: str) -> None:
+    analysis_json = json.dumps(result.to_json(), ensure_ascii=False, indent=2) + "\n"
+    files = {ANALYSIS_FILE: analysis_json, REPORT_FILE: render_page(result.data, result.comparison, command=command)}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            half = out / f".{name}.part"
-            half.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(half, out / name)
+            temp_file = out / f".{name}.part"
+            temp_file.write_text(text, encoding="utf-8", errors="backslashreplace")
+            os.replace(temp_file, out / name)
     except OSError as error:
         raise EvaluationError(f"{out} cannot be written ({error.strerror}); give another --out") from error

@@ -16,14 +16,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from compact_hf.evaluation.analysis.counting import Counts, Sampled
+from compact_hf.evaluation.analysis.counting import QuestionCounts, SampledQuestion
 from compact_hf.evaluation.analysis.stats import Analysis
 
 T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DatasetComparison:
     """Two data sets beside each other.
 
     Attributes:
@@ -38,35 +38,43 @@ class Comparison:
     shared_questions: int
 
 
-def compared(
-    analyses: Sequence[Analysis], counts: Sequence[Counts], samples: Sequence[Sequence[Sampled]]
-) -> Comparison:
+def compare_datasets(
+    analyses: Sequence[Analysis], counts: Sequence[QuestionCounts], samples: Sequence[Sequence[SampledQuestion]]
+) -> DatasetComparison:
     """Return how two data sets differ: their figures, and what these come from."""
     import numpy as np
 
-    (one, other), (counted, others) = analyses, counts
-    answers = [Counter(sampled.answer for sampled in sample if sampled.answer) for sample in samples]
-    openings = [{type_.name: type_.questions for type_ in analysis.openings.types} for analysis in analyses]
-    pairs = [{(pair.one, pair.other): pair.questions for pair in found.complexity.by_pair} for found in analyses]
-    return Comparison(
+    (first, second), (first_counts, second_counts) = analyses, counts
+    answers = [Counter(question.answer for question in sample if question.answer) for sample in samples]
+    openings = [
+        {question_type.name: question_type.questions for question_type in analysis.openings.types}
+        for analysis in analyses
+    ]
+    pairs = [{(pair.one, pair.other): pair.questions for pair in item.complexity.by_pair} for item in analyses]
+    return DatasetComparison(
         distances={
-            "k": distance(one.complexity.by_k, other.complexity.by_k),
-            "capabilities": distance(one.complexity.by_capability, other.complexity.by_capability),
+            "k": distance(first.complexity.by_k, second.complexity.by_k),
+            "capabilities": distance(first.complexity.by_capability, second.complexity.by_capability),
             "pairs": distance(*pairs),
-            "question_words": distance(counted.question_words, others.question_words),
-            "answer_words": distance(counted.answer_words, others.answer_words),
+            "question_words": distance(first_counts.question_words, second_counts.question_words),
+            "answer_words": distance(first_counts.answer_words, second_counts.answer_words),
             "openings": distance(*openings),
             "answers": distance(*answers),
         },
-        shared_pictures=len(np.intersect1d(counted.pictures, others.pictures, assume_unique=True)),
-        shared_questions=len(np.intersect1d(counted.texts, others.texts, assume_unique=True)),
+        shared_pictures=len(np.intersect1d(first_counts.image_hashes, second_counts.image_hashes, assume_unique=True)),
+        shared_questions=len(
+            np.intersect1d(first_counts.question_hashes, second_counts.question_hashes, assume_unique=True)
+        ),
     )
 
 
-def distance(one: Mapping[T, int], other: Mapping[T, int]) -> float:
+def distance(first: Mapping[T, int], second: Mapping[T, int]) -> float:
     """Return the total variation between two counts' shares, 0 to 1; 1 where just one counts nothing, 0 where both."""
-    total, others = sum(one.values()), sum(other.values())
-    if not (total and others):
-        return float(bool(total) != bool(others))
-    apart = (abs(one.get(value, 0) / total - other.get(value, 0) / others) for value in one.keys() | other.keys())
-    return min(1.0, sum(apart) / 2)
+    first_total, second_total = sum(first.values()), sum(second.values())
+    if not (first_total and second_total):
+        return float(bool(first_total) != bool(second_total))
+    differences = (
+        abs(first.get(value, 0) / first_total - second.get(value, 0) / second_total)
+        for value in first.keys() | second.keys()
+    )
+    return min(1.0, sum(differences) / 2)

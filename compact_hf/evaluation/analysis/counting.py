@@ -15,113 +15,114 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from compact_hf.answers import normalise
-from compact_hf.capabilities import canonical
-from compact_hf.evaluation.analysis.readers import Asked, Row
+from compact_hf.capabilities import canonicalize
+from compact_hf.evaluation.analysis.readers import LabelledQuestion, QuestionRow
 
 MAX_SAMPLE: Final = 100_000
 """Questions whose text is looked at, at most."""
 
 
-class Sampled(NamedTuple):
-    """A question of the sample; `picture` is a hash, `answer` is normalised."""
+class SampledQuestion(NamedTuple):
+    """A question of the sample; `image_hash` is a hash, `answer` is normalised."""
 
-    picture: int
+    image_hash: int
     question: str
     answer: str
     capabilities: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class Sample:
+class QuestionSample:
     """The questions about those pictures whose hashes are lowest: as many whole pictures as `limit` allows."""
 
     limit: int = MAX_SAMPLE
-    _kept: list[Sampled] = field(default_factory=list)
-    _below: int = 1 << 64
+    _questions: list[SampledQuestion] = field(default_factory=list)
+    _hash_limit: int = 1 << 64
 
-    def offer(self, one: Sampled) -> None:
-        if one.picture < self._below:
-            self._kept.append(one)
-            while len(self._kept) > self.limit:
-                self._below //= 2
-                self._kept = [kept for kept in self._kept if kept.picture < self._below]
+    def add(self, question: SampledQuestion) -> None:
+        if question.image_hash < self._hash_limit:
+            self._questions.append(question)
+            while len(self._questions) > self.limit:
+                self._hash_limit //= 2
+                self._questions = [item for item in self._questions if item.image_hash < self._hash_limit]
 
-    def questions(self, limit: int | None = None) -> list[Sampled]:
+    def sorted_questions(self, limit: int | None = None) -> list[SampledQuestion]:
         """Return them by their pictures' hashes, the first `limit` where one is given, with the last picture whole."""
-        ordered = sorted(self._kept, key=lambda one: one.picture)
+        ordered = sorted(self._questions, key=lambda question: question.image_hash)
         if limit is None or limit >= len(ordered):
             return ordered
-        last = ordered[limit - 1].picture
-        return [one for one in ordered if one.picture <= last]
+        last_hash = ordered[limit - 1].image_hash
+        return [question for question in ordered if question.image_hash <= last_hash]
 
 
 @dataclass(slots=True)
-class Counts:
+class QuestionCounts:
     """What all questions come to.
 
     Attributes:
-        needed (`Counter[tuple[str, ...]]`): capabilities in their order -> questions that need exactly these.
+        combination_counts (`Counter[tuple[str, ...]]`): capabilities in their order -> questions that need exactly
+            these.
         question_words, answer_words (`Counter[int]`): number of words -> questions, and answers that are not empty.
-        unlabelled (`int`): rows whose questions nobody judged, which are left out.
+        unlabelled_rows (`int`): rows whose questions nobody judged, which are left out.
         sample (`Sample`): questions with their text.
     """
 
-    needed: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    combination_counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
     question_words: Counter[int] = field(default_factory=Counter)
     answer_words: Counter[int] = field(default_factory=Counter)
-    unlabelled: int = 0
-    sample: Sample = field(default_factory=Sample)
-    _pictures: array[int] = field(default_factory=lambda: array("Q"))
-    _texts: array[int] = field(default_factory=lambda: array("Q"))
+    unlabelled_rows: int = 0
+    sample: QuestionSample = field(default_factory=QuestionSample)
+    _image_hashes: array[int] = field(default_factory=lambda: array("Q"))
+    _question_hashes: array[int] = field(default_factory=lambda: array("Q"))
 
-    def row(self, row: Row) -> None:
+    def add_row(self, row: QuestionRow) -> None:
         """Count a row.
 
         Raises:
             UnknownCapabilityError: a capability is not one of the ten.
         """
-        if not row.asked:
-            self.unlabelled += 1
+        if not row.questions:
+            self.unlabelled_rows += 1
             return
-        picture = _hash(row.picture)
-        self._pictures.append(picture)
-        for asked in row.asked:
-            self._question(picture, asked)
+        image_hash = _hash(row.image_id)
+        self._image_hashes.append(image_hash)
+        for question in row.questions:
+            self._add_question(image_hash, question)
 
-    def _question(self, picture: int, asked: Asked) -> None:
-        needed = canonical(asked.capabilities)
-        answer = _normalised(asked.answer)
-        self.needed[needed] += 1
-        self.question_words[len(asked.question.split())] += 1
+    def _add_question(self, image_hash: int, question: LabelledQuestion) -> None:
+        combination = canonicalize(question.capabilities)
+        answer = _normalise_cached(question.answer)
+        self.combination_counts[combination] += 1
+        self.question_words[len(question.question.split())] += 1
         if answer:
-            self.answer_words[len(asked.answer.split())] += 1
-        self._texts.append(_hash(normalise(asked.question)))
-        self.sample.offer(Sampled(picture, asked.question, answer, needed))
+            self.answer_words[len(question.answer.split())] += 1
+        self._question_hashes.append(_hash(normalise(question.question)))
+        self.sample.add(SampledQuestion(image_hash, question.question, answer, combination))
 
     @property
-    def questions(self) -> int:
+    def question_count(self) -> int:
         """How many there are."""
-        return len(self._texts)
+        return len(self._question_hashes)
 
     @property
-    def pictures(self) -> Any:
+    def image_hashes(self) -> Any:
         """The different pictures' hashes, sorted (`numpy.ndarray`)."""
-        return _different(self._pictures)
+        return _unique(self._image_hashes)
 
     @property
-    def texts(self) -> Any:
+    def question_hashes(self) -> Any:
         """The different questions' hashes, normalised and without their answers, sorted (`numpy.ndarray`)."""
-        return _different(self._texts)
+        return _unique(self._question_hashes)
 
 
-_normalised = lru_cache(1 << 16)(normalise)  # answers repeat
+_normalise_cached = lru_cache(1 << 16)(normalise)  # answers repeat
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
-def _different(hashes: array[int]) -> Any:
+def _unique(hashes: array[int]) -> Any:
     import numpy as np
 
     return np.unique(np.frombuffer(hashes, dtype=np.uint64)) if hashes else np.empty(0, dtype=np.uint64)

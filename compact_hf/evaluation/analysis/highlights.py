@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from compact_hf.evaluation.analysis.compare import Comparison
+from compact_hf.evaluation.analysis.compare import DatasetComparison
 from compact_hf.evaluation.analysis.stats import Analysis
-from compact_hf.reports.theme import spoken
+from compact_hf.reports.theme import get_label
 
-_PAIRS: Final = 45
+_PAIR_COUNT: Final = 45
 
 
-def standing_out(one: Analysis) -> tuple[str, ...]:
+def list_highlights(analysis: Analysis) -> tuple[str, ...]:
     """Return one sentence a matter."""
-    sentences = (_complexity(one), _capabilities(one), _text_alone(one), _repeats(one), _left_out(one))
+    sentences = (
+        _describe_complexity(analysis),
+        _describe_capabilities(analysis),
+        _describe_text_only(analysis),
+        _describe_repeats(analysis),
+        _describe_unlabelled_rows(analysis),
+    )
     return tuple(filter(None, sentences))
 
 
-def in_common(comparison: Comparison) -> tuple[str, ...]:
+def describe_overlap(comparison: DatasetComparison) -> tuple[str, ...]:
     """Return what two data sets share."""
     return (
         f"{comparison.shared_pictures:,} pictures, by the hash of their files.",
@@ -25,51 +31,61 @@ def in_common(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _complexity(one: Analysis) -> str:
-    found = one.complexity
-    none = f"{found.none_needed:.1%} need none" if found.none_needed else "all need at least one"
+def _describe_complexity(analysis: Analysis) -> str:
+    complexity = analysis.complexity
+    none_needed = f"{complexity.none_needed:.1%} need none" if complexity.none_needed else "all need at least one"
     return (
-        f"A question needs {found.mean_k or 0:.2f} capabilities on average; {found.at_most_2 or 0:.0%} need at most "
-        f"two, {none} of the ten (in the paper LLaVA-665K: 77% and 1.1%, COMPACT: 35% and none)."
+        f"A question needs {complexity.mean_k or 0:.2f} capabilities on average; "
+        f"{complexity.at_most_2 or 0:.0%} need at most "
+        f"two, {none_needed} of the ten (in the paper LLaVA-665K: 77% and 1.1%, COMPACT: 35% and none)."
     )
 
 
-def _capabilities(one: Analysis) -> str:
-    needed = one.complexity.by_capability
-    most, least = max(needed, key=lambda name: needed[name]), min(needed, key=lambda name: needed[name])
-    missing = _PAIRS - len(one.complexity.by_pair)
-    pairs = f"{missing} of the {_PAIRS} pairs of capabilities never occur" if missing else "all 45 pairs occur"
+def _describe_capabilities(analysis: Analysis) -> str:
+    counts = analysis.complexity.by_capability
+    most_frequent, least_frequent = (
+        max(counts, key=lambda name: counts[name]),
+        min(counts, key=lambda name: counts[name]),
+    )
+    missing_pairs = _PAIR_COUNT - len(analysis.complexity.by_pair)
+    pairs_text = (
+        f"{missing_pairs} of the {_PAIR_COUNT} pairs of capabilities never occur"
+        if missing_pairs
+        else "all 45 pairs occur"
+    )
     return (
-        f"Most questions need {spoken(most)} ({needed[most] / one.questions:.0%}), fewest {spoken(least)} "
-        f"({needed[least] / one.questions:.1%}); {pairs}."
+        f"Most questions need {get_label(most_frequent)} ({counts[most_frequent] / analysis.questions:.0%}), "
+        f"fewest {get_label(least_frequent)} "
+        f"({counts[least_frequent] / analysis.questions:.1%}); {pairs_text}."
     )
 
 
-def _text_alone(one: Analysis) -> str:
-    if one.text_alone is None:
+def _describe_text_only(analysis: Analysis) -> str:
+    if analysis.text_alone is None:
         return "Too few questions have answers for guessing them without the picture."
-    score = one.text_alone.overall
-    majority = f"{score.majority:.0%} by the most frequent answer of each k"
+    score = analysis.text_alone.overall
+    majority_text = f"{score.majority:.0%} by the most frequent answer of each k"
     if score.low <= score.majority:
-        return f"The words alone answer {score.accuracy:.0%} of the questions, no more than {majority}."
+        return f"The words alone answer {score.accuracy:.0%} of the questions, no more than {majority_text}."
     return (
-        f"The words alone answer {score.accuracy:.0%} of the questions, as against {majority}; a question's first two "
-        f"words, which tell what kind of answer it wants, give {one.openings.most_share:.0%}."
+        f"The words alone answer {score.accuracy:.0%} of the questions, as against {majority_text}; a "
+        "question's first two "
+        f"words, which tell what kind of answer it wants, give {analysis.openings.most_share:.0%}."
     )
 
 
-def _repeats(one: Analysis) -> str:
-    found = one.repeats
-    same = f"{found.question_and_answer:.1%}" if found.question_and_answer else "none"
-    parts = [f"{same} with the same answer"]
-    if found.about_the_picture:
-        parts.append(f"{found.about_the_picture:.1%} about the same picture")
-    if found.near:
-        parts.append(f"{found.near:.1%} nearly repeat another picture's question with the same answer")
-    return f"{found.question:.0%} of the questions repeat an earlier one in the same words, {', '.join(parts)}."
+def _describe_repeats(analysis: Analysis) -> str:
+    repeats = analysis.repeats
+    same_answer = f"{repeats.question_and_answer:.1%}" if repeats.question_and_answer else "none"
+    parts = [f"{same_answer} with the same answer"]
+    if repeats.about_the_picture:
+        parts.append(f"{repeats.about_the_picture:.1%} about the same picture")
+    if repeats.near:
+        parts.append(f"{repeats.near:.1%} nearly repeat another picture's question with the same answer")
+    return f"{repeats.question:.0%} of the questions repeat an earlier one in the same words, {', '.join(parts)}."
 
 
-def _left_out(one: Analysis) -> str:
-    if not one.unlabelled_rows:
+def _describe_unlabelled_rows(analysis: Analysis) -> str:
+    if not analysis.unlabelled_rows:
         return ""
-    return f"{one.unlabelled_rows:,} rows are left out, because nobody said what their questions need."
+    return f"{analysis.unlabelled_rows:,} rows are left out, because nobody said what their questions need."

@@ -37,12 +37,19 @@ from itertools import accumulate, groupby
 from typing import Any, Final
 
 from compact_hf.answers import normalise
-from compact_hf.dataset.stats import Answers, answers_of
-from compact_hf.evaluation.analysis.counting import Counts, Sampled
-from compact_hf.evaluation.analysis.readers import Kind
-from compact_hf.evaluation.analysis.text_only import Blind, Types, blind, by_combination, by_opening, entropy
-from compact_hf.methods.compact.complexity import Complexity, complexity_of
-from compact_hf.methods.compact.near_duplicates import Similar
+from compact_hf.dataset.stats import AnswerStats, compute_answer_stats
+from compact_hf.evaluation.analysis.counting import QuestionCounts, SampledQuestion
+from compact_hf.evaluation.analysis.readers import KSource
+from compact_hf.evaluation.analysis.text_only import (
+    TextOnlyBaseline,
+    TypeBreakdown,
+    entropy,
+    group_by_combination,
+    group_by_opening,
+    score_text_only,
+)
+from compact_hf.methods.compact.complexity import Complexity, measure_complexity
+from compact_hf.methods.compact.near_duplicates import NearDuplicates
 from compact_hf.records import Turn
 
 
@@ -63,31 +70,31 @@ class Repeats:
     near: float
 
 
-def repeats_of(questions: Sequence[Sampled]) -> Repeats:
+def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
     """Return how much of the questions repeats itself.
 
     Args:
         questions (`Sequence[Sampled]`): those about a picture one after the other; there must be some.
     """
     total = len(questions)
-    texts = [normalise(one.question) for one in questions]
-    about = {(one.picture, text) for one, text in zip(questions, texts, strict=True)}
-    answered = {(one.answer, text) for one, text in zip(questions, texts, strict=True)}
+    texts = [normalise(question.question) for question in questions]
+    by_image = {(question.image_hash, text) for question, text in zip(questions, texts, strict=True)}
+    by_answer = {(question.answer, text) for question, text in zip(questions, texts, strict=True)}
     return Repeats(
-        about_the_picture=1 - len(about) / total,
+        about_the_picture=1 - len(by_image) / total,
         question=1 - len(set(texts)) / total,
-        question_and_answer=1 - len(answered) / total,
-        near=_near(questions) / total,
+        question_and_answer=1 - len(by_answer) / total,
+        near=_count_near_duplicates(questions) / total,
     )
 
 
-def _near(questions: Sequence[Sampled]) -> int:
-    known = Similar()
-    found = 0
-    for _, about in groupby(questions, key=lambda one: one.picture):
-        turns = [Turn(one.question, one.answer, (), (), 0) for one in about]
-        found += sum(like is not None for like in known.sift(turns, fewest=0))
-    return found
+def _count_near_duplicates(questions: Sequence[SampledQuestion]) -> int:
+    near_duplicates = NearDuplicates()
+    count = 0
+    for _, image_questions in groupby(questions, key=lambda question: question.image_hash):
+        turns = [Turn(question.question, question.answer, (), (), 0) for question in image_questions]
+        count += sum(repeat is not None for repeat in near_duplicates.add_new(turns, min_turns=0))
+    return count
 
 
 SCHEMA: Final = 1
@@ -95,7 +102,7 @@ _MAX_TYPES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthStats:
     """How long texts are, in words; see the module."""
 
     mean: float
@@ -106,12 +113,12 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
-class Variety:
+class AnswerVariety:
     """How varied the answers are: `entropy` in bits, all of them, and those to the questions of each k."""
 
     entropy: float
-    all: Answers
-    by_k: dict[int, Answers]
+    all: AnswerStats
+    by_k: dict[int, AnswerStats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,75 +126,79 @@ class Analysis:
     """A data set in figures; see the module."""
 
     name: str
-    k_is: Kind
+    k_is: KSource
     pictures: int
     questions: int
     unlabelled_rows: int
     complexity: Complexity
     combinations: dict[str, int]
-    question_words: Lengths
-    answer_words: Lengths | None
+    question_words: LengthStats
+    answer_words: LengthStats | None
     sampled: int
     repeats: Repeats
-    answers: Variety | None
-    openings: Types
-    by_combination: Types
-    text_alone: Blind | None
+    answers: AnswerVariety | None
+    openings: TypeBreakdown
+    by_combination: TypeBreakdown
+    text_alone: TextOnlyBaseline | None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it, of types the most frequent ones."""
-        found = asdict(self)
+        result = asdict(self)
         for name in ("openings", "by_combination"):
-            found[name]["types"] = found[name]["types"][:_MAX_TYPES]
-        return found
+            result[name]["types"] = result[name]["types"][:_MAX_TYPES]
+        return result
 
 
-def analysis_of(name: str, k_is: Kind, counts: Counts, sample: Sequence[Sampled]) -> Analysis:
+def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: Sequence[SampledQuestion]) -> Analysis:
     """Return a data set in figures.
 
     Args:
-        name, k_is (`str`): as `asked.Readable` has them.
-        counts (`Counts`): of all its questions; there must be some.
+        name, k_is (`str`): as `asked.QuestionSource` has them.
+        counts (`QuestionCounts`): of all its questions; there must be some.
         sample (`Sequence[Sampled]`): those whose text is looked at, by picture.
     """
-    needed = sorted(counts.needed.items(), key=lambda item: (-item[1], item[0]))
+    combinations = sorted(counts.combination_counts.items(), key=lambda item: (-item[1], item[0]))
     return Analysis(
         name=name,
         k_is=k_is,
-        pictures=len(counts.pictures),
-        questions=counts.questions,
-        unlabelled_rows=counts.unlabelled,
-        complexity=complexity_of(counts.needed),
-        combinations={"+".join(names): count for names, count in needed},
-        question_words=_lengths(counts.question_words),
-        answer_words=_lengths(counts.answer_words) if counts.answer_words else None,
+        pictures=len(counts.image_hashes),
+        questions=counts.question_count,
+        unlabelled_rows=counts.unlabelled_rows,
+        complexity=measure_complexity(counts.combination_counts),
+        combinations={"+".join(names): count for names, count in combinations},
+        question_words=_length_stats(counts.question_words),
+        answer_words=_length_stats(counts.answer_words) if counts.answer_words else None,
         sampled=len(sample),
-        repeats=repeats_of(sample),
-        answers=_variety(sample),
-        openings=by_opening(sample),
-        by_combination=by_combination(sample),
-        text_alone=blind(sample),
+        repeats=measure_repeats(sample),
+        answers=_answer_variety(sample),
+        openings=group_by_opening(sample),
+        by_combination=group_by_combination(sample),
+        text_alone=score_text_only(sample),
     )
 
 
-def _lengths(counts: Counter[int]) -> Lengths:
+def _length_stats(counts: Counter[int]) -> LengthStats:
     total, words = counts.total(), sorted(counts)
-    up_to = dict(zip(words, accumulate(counts[count] for count in words), strict=True))
-    return Lengths(
-        mean=sum(count * times for count, times in counts.items()) / total,
-        median=next(count for count in words if 2 * up_to[count] >= total),
-        most=next(count for count in words if 100 * up_to[count] >= 95 * total),
+    cumulative = dict(zip(words, accumulate(counts[count] for count in words), strict=True))
+    return LengthStats(
+        mean=sum(count * frequency for count, frequency in counts.items()) / total,
+        median=next(count for count in words if 2 * cumulative[count] >= total),
+        most=next(count for count in words if 100 * cumulative[count] >= 95 * total),
         longest=words[-1],
         by_words={count: counts[count] for count in words},
     )
 
 
-def _variety(sample: Sequence[Sampled]) -> Variety | None:
+def _answer_variety(sample: Sequence[SampledQuestion]) -> AnswerVariety | None:
     by_k: dict[int, Counter[str]] = defaultdict(Counter)
-    for one in sample:
-        if one.answer:
-            by_k[len(one.capabilities)][one.answer] += 1
+    for question in sample:
+        if question.answer:
+            by_k[len(question.capabilities)][question.answer] += 1
     if not by_k:
         return None
-    every = sum(by_k.values(), Counter[str]())
-    return Variety(entropy(every.values()), answers_of(every), {k: answers_of(by_k[k]) for k in sorted(by_k)})
+    all_answers = sum(by_k.values(), Counter[str]())
+    return AnswerVariety(
+        entropy(all_answers.values()),
+        compute_answer_stats(all_answers),
+        {k: compute_answer_stats(by_k[k]) for k in sorted(by_k)},
+    )

@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.evaluation.analysis.compare import Comparison
-from compact_hf.evaluation.analysis.readers import Kind
-from compact_hf.evaluation.analysis.stats import Analysis, Lengths
-from compact_hf.evaluation.analysis.text_only import Guessed, Type
+from compact_hf.evaluation.analysis.compare import DatasetComparison
+from compact_hf.evaluation.analysis.readers import KSource
+from compact_hf.evaluation.analysis.stats import Analysis, LengthStats
+from compact_hf.evaluation.analysis.text_only import BaselineScore, QuestionType
 from compact_hf.reports.dataset_charts import PAPER_MEAN_K
 from compact_hf.reports.figure import Table
-from compact_hf.reports.theme import spoken
+from compact_hf.reports.theme import get_label
 
-MOST_PAIRS: Final = 10
-MOST_TYPES: Final = 12
+MAX_PAIRS: Final = 10
+MAX_TYPES: Final = 12
 
-K_IS: Final[Mapping[Kind, str]] = {"asked": "asked for, verified", "judged": "judged"}
+K_SOURCE_NAMES: Final[Mapping[KSource, str]] = {"asked": "asked for, verified", "judged": "judged"}
 _LLAVA, _COMPACT = PAPER_MEAN_K
 # Judged by Gemini (arXiv 2504.21850, section 2): data, questions, mode, shares of k <= 2 and of k = 0.
-_PAPER: Final = ((_LLAVA, "5,400", "–", "77%", "1.1%"), (_COMPACT, "7,200", "3", "35%", "0%"))
-_DISTANCES: Final = {
+_PAPER_ROWS: Final = ((_LLAVA, "5,400", "–", "77%", "1.1%"), (_COMPACT, "7,200", "3", "35%", "0%"))
+_DISTANCE_NAMES: Final = {
     "k": "k",
     "capabilities": "capabilities",
     "pairs": "pairs of capabilities",
@@ -32,56 +32,68 @@ _DISTANCES: Final = {
 }
 
 
-def figures(data: Sequence[Analysis]) -> Table:
+def stats_table(data: Sequence[Analysis]) -> Table:
     """Return every single figure, a line each, a column for each data set."""
     rows: list[tuple[str, Callable[[Analysis], str]]] = [
-        ("questions", lambda one: f"{one.questions:,}"),
-        ("pictures", lambda one: f"{one.pictures:,}"),
-        ("rows left out, of which nobody said what they need", lambda one: f"{one.unlabelled_rows:,}"),
-        ("mean k", lambda one: f"{one.complexity.mean_k or 0:.2f} ({K_IS[one.k_is]})"),
-        ("questions with k <= 2", lambda one: f"{one.complexity.at_most_2 or 0:.1%}"),
-        ("questions with k = 0", lambda one: f"{one.complexity.none_needed or 0:.1%}"),
-        ("median words of a question (95% have at most)", lambda one: _words(one.question_words)),
-        ("median words of an answer (95% have at most)", lambda one: _words(one.answer_words)),
-        ("questions whose text was looked at for the lines below", lambda one: f"{one.sampled:,}"),
-        ("the same question about the same picture", lambda one: f"{one.repeats.about_the_picture:.1%}"),
-        ("the same question, any picture", lambda one: f"{one.repeats.question:.1%}"),
-        ("the same question with the same answer", lambda one: f"{one.repeats.question_and_answer:.1%}"),
-        ("nearly the same question with the same answer", lambda one: f"{one.repeats.near:.1%}"),
-        ("different answers", lambda one: _of(one.answers and f"{one.answers.all.different:,}")),
-        ("answers that are yes or no", lambda one: _of(one.answers and f"{one.answers.all.yes_no:.1%}")),
-        ("most frequent answer", lambda one: _of(one.answers and most_frequent(one))),
-        ("entropy of the answers, bits", lambda one: _of(one.answers and f"{one.answers.entropy:.2f}")),
+        ("questions", lambda analysis: f"{analysis.questions:,}"),
+        ("pictures", lambda analysis: f"{analysis.pictures:,}"),
+        ("rows left out, of which nobody said what they need", lambda analysis: f"{analysis.unlabelled_rows:,}"),
+        ("mean k", lambda analysis: f"{analysis.complexity.mean_k or 0:.2f} ({K_SOURCE_NAMES[analysis.k_is]})"),
+        ("questions with k <= 2", lambda analysis: f"{analysis.complexity.at_most_2 or 0:.1%}"),
+        ("questions with k = 0", lambda analysis: f"{analysis.complexity.none_needed or 0:.1%}"),
+        ("median words of a question (95% have at most)", lambda analysis: _format_lengths(analysis.question_words)),
+        ("median words of an answer (95% have at most)", lambda analysis: _format_lengths(analysis.answer_words)),
+        ("questions whose text was looked at for the lines below", lambda analysis: f"{analysis.sampled:,}"),
+        ("the same question about the same picture", lambda analysis: f"{analysis.repeats.about_the_picture:.1%}"),
+        ("the same question, any picture", lambda analysis: f"{analysis.repeats.question:.1%}"),
+        ("the same question with the same answer", lambda analysis: f"{analysis.repeats.question_and_answer:.1%}"),
+        ("nearly the same question with the same answer", lambda analysis: f"{analysis.repeats.near:.1%}"),
+        ("different answers", lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.different:,}")),
+        (
+            "answers that are yes or no",
+            lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.yes_no:.1%}"),
+        ),
+        ("most frequent answer", lambda analysis: _or_dash(analysis.answers and format_top_answer(analysis))),
+        (
+            "entropy of the answers, bits",
+            lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.entropy:.2f}"),
+        ),
         (
             "left once the first two words are known",
-            lambda one: _of(one.answers and f"{one.openings.mean_entropy:.2f}"),
+            lambda analysis: _or_dash(analysis.answers and f"{analysis.openings.mean_entropy:.2f}"),
         ),
         (
             "left once the capabilities are known",
-            lambda one: _of(one.answers and f"{one.by_combination.mean_entropy:.2f}"),
+            lambda analysis: _or_dash(analysis.answers and f"{analysis.by_combination.mean_entropy:.2f}"),
         ),
-        ("answered from the words alone", lambda one: _of(one.text_alone and guessed(one.text_alone.overall))),
-        ("by the most frequent answer of each k", lambda one: _of(one.text_alone and _share(one, "majority"))),
+        (
+            "answered from the words alone",
+            lambda analysis: _or_dash(analysis.text_alone and format_score(analysis.text_alone.overall)),
+        ),
+        (
+            "by the most frequent answer of each k",
+            lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "majority")),
+        ),
         (
             "by the most frequent answer after each first two words",
-            lambda one: _of(one.answers and f"{one.openings.most_share:.1%}"),
+            lambda analysis: _or_dash(analysis.answers and f"{analysis.openings.most_share:.1%}"),
         ),
-        ("by chance", lambda one: _of(one.text_alone and _share(one, "chance"))),
+        ("by chance", lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "chance"))),
     ]
-    left_out = any(one.unlabelled_rows for one in data)
+    has_unlabelled_rows = any(analysis.unlabelled_rows for analysis in data)
     return Table(
-        ("figure", *(one.name for one in data)),
+        ("figure", *(analysis.name for analysis in data)),
         tuple(
-            (label, *(value(one) for one in data))
-            for label, value in rows
-            if left_out or not label.startswith("rows left out")
+            (label, *(format_value(analysis) for analysis in data))
+            for label, format_value in rows
+            if has_unlabelled_rows or not label.startswith("rows left out")
         ),
     )
 
 
-def complexity(data: Sequence[Analysis]) -> Table:
+def complexity_table(data: Sequence[Analysis]) -> Table:
     """Return the figures that the paper gives for its data, and the paper's own below."""
-    found = [(one.name, K_IS[one.k_is], one.complexity) for one in data]
+    entries = [(item.name, K_SOURCE_NAMES[item.k_is], item.complexity) for item in data]
     return Table(
         ("data", "k is", "questions", "mean k", "mode", "k <= 2", "k = 0"),
         (
@@ -89,147 +101,163 @@ def complexity(data: Sequence[Analysis]) -> Table:
                 (
                     name,
                     k_is,
-                    f"{one.questions:,}",
-                    f"{one.mean_k or 0:.2f}",
-                    str(one.mode_k),
-                    f"{one.at_most_2 or 0:.1%}",
-                    f"{one.none_needed or 0:.1%}",
+                    f"{item.questions:,}",
+                    f"{item.mean_k or 0:.2f}",
+                    str(item.mode_k),
+                    f"{item.at_most_2 or 0:.1%}",
+                    f"{item.none_needed or 0:.1%}",
                 )
-                for name, k_is, one in found
+                for name, k_is, item in entries
             ),
             *(
-                (name, K_IS["judged"], questions, f"{PAPER_MEAN_K[name]:.2f}", *shares)
-                for name, questions, *shares in _PAPER
+                (name, K_SOURCE_NAMES["judged"], questions, f"{PAPER_MEAN_K[name]:.2f}", *shares)
+                for name, questions, *shares in _PAPER_ROWS
             ),
         ),
     )
 
 
-def by_k(data: Sequence[Analysis]) -> Table:
+def k_table(data: Sequence[Analysis]) -> Table:
     """Return how many questions there are of each k."""
-    ks = range(min(min(one.complexity.by_k, default=0) for one in data), _largest_k(data) + 1)
+    ks = range(min(min(analysis.complexity.by_k, default=0) for analysis in data), _max_k(data) + 1)
     return Table(
-        ("k", *(one.name for one in data)),
-        tuple((str(k), *(_count(one.complexity.by_k.get(k, 0), one.questions) for one in data)) for k in ks),
+        ("k", *(analysis.name for analysis in data)),
+        tuple(
+            (str(k), *(_format_count(analysis.complexity.by_k.get(k, 0), analysis.questions) for analysis in data))
+            for k in ks
+        ),
     )
 
 
-def by_capability(data: Sequence[Analysis]) -> Table:
+def capability_table(data: Sequence[Analysis]) -> Table:
     """Return how many questions need each of the ten capabilities."""
     return Table(
-        ("needed", *(one.name for one in data)),
+        ("needed", *(analysis.name for analysis in data)),
         tuple(
-            (spoken(name), *(_count(one.complexity.by_capability[name], one.questions) for one in data))
+            (
+                get_label(name),
+                *(_format_count(analysis.complexity.by_capability[name], analysis.questions) for analysis in data),
+            )
             for name in CAPABILITIES
         ),
     )
 
 
-def by_pair(data: Sequence[Analysis]) -> Table:
+def pair_table(data: Sequence[Analysis]) -> Table:
     """Return the pairs of capabilities that most questions of the first data set need."""
-    found = [
-        {f"{spoken(pair.one)} + {spoken(pair.other)}": pair.questions for pair in one.complexity.by_pair}
-        for one in data
+    pair_counts = [
+        {f"{get_label(pair.one)} + {get_label(pair.other)}": pair.questions for pair in analysis.complexity.by_pair}
+        for analysis in data
     ]
-    names = list(dict.fromkeys(name for pairs in found for name in pairs))[:MOST_PAIRS]
+    names = list(dict.fromkeys(name for pairs in pair_counts for name in pairs))[:MAX_PAIRS]
     return Table(
-        ("needed together", *(one.name for one in data)),
+        ("needed together", *(analysis.name for analysis in data)),
         tuple(
-            (name, *(_count(pairs.get(name, 0), one.questions) for pairs, one in zip(found, data, strict=True)))
+            (
+                name,
+                *(
+                    _format_count(pairs.get(name, 0), analysis.questions)
+                    for pairs, analysis in zip(pair_counts, data, strict=True)
+                ),
+            )
             for name in names
         ),
     )
 
 
-def types(found: Sequence[Type], head: str) -> Table:
+def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
     """Return types of question with what their answers are."""
     return Table(
         (head, "questions", "different answers", "bits", "most frequent"),
         tuple(
             (
-                spoken(one.name).replace("+", " + ") or "none",
-                f"{one.questions:,}",
-                f"{one.different:,}",
-                f"{one.entropy:.2f}",
-                share_of_most(one),
+                get_label(question_type.name).replace("+", " + ") or "none",
+                f"{question_type.questions:,}",
+                f"{question_type.different:,}",
+                f"{question_type.entropy:.2f}",
+                format_type_top_answer(question_type),
             )
-            for one in found[:MOST_TYPES]
+            for question_type in question_types[:MAX_TYPES]
         ),
     )
 
 
-def text_alone(one: Analysis) -> Table:
+def text_only_table(analysis: Analysis) -> Table:
     """Return what is answered without the picture, in all and by k."""
-    lines = () if one.text_alone is None else (("all", one.text_alone.overall), *one.text_alone.by_k.items())
+    rows = (
+        () if analysis.text_alone is None else (("all", analysis.text_alone.overall), *analysis.text_alone.by_k.items())
+    )
     return Table(
         ("k", "n", "chance", "majority", "words alone (95%)"),
         tuple(
-            (str(k), f"{score.n:,}", f"{score.chance:.1%}", f"{score.majority:.1%}", guessed(score))
-            for k, score in lines
+            (str(k), f"{score.n:,}", f"{score.chance:.1%}", f"{score.majority:.1%}", format_score(score))
+            for k, score in rows
         ),
     )
 
 
-def distances(comparison: Comparison) -> Table:
+def distance_table(comparison: DatasetComparison) -> Table:
     """Return how far two data sets lie apart."""
     return Table(
         ("distance of", "0 the same, 1 nothing in common"),
-        tuple((label, f"{comparison.distances[name]:.2f}") for name, label in _DISTANCES.items()),
+        tuple((label, f"{comparison.distances[name]:.2f}") for name, label in _DISTANCE_NAMES.items()),
     )
 
 
-def told(data: Sequence[Analysis], comparison: Comparison | None) -> Iterator[Table]:
+def iter_tables(data: Sequence[Analysis], comparison: DatasetComparison | None) -> Iterator[Table]:
     """Yield what a terminal shows."""
-    yield complexity(data)
-    yield figures(data)
-    yield by_k(data)
-    yield by_capability(data)
-    yield by_pair(data)
-    for one in data:
-        of = f" of {one.name}" if len(data) > 1 else ""
-        if one.answers is not None:
-            yield types(one.openings.types, f"first two words{of}")
-        if one.text_alone is not None:
-            found = text_alone(one)
-            yield Table((f"k{of}", *found.head[1:]), found.rows)
+    yield complexity_table(data)
+    yield stats_table(data)
+    yield k_table(data)
+    yield capability_table(data)
+    yield pair_table(data)
+    for analysis in data:
+        suffix = f" of {analysis.name}" if len(data) > 1 else ""
+        if analysis.answers is not None:
+            yield type_table(analysis.openings.types, f"first two words{suffix}")
+        if analysis.text_alone is not None:
+            table = text_only_table(analysis)
+            yield Table((f"k{suffix}", *table.head[1:]), table.rows)
     if comparison is not None:
-        yield distances(comparison)
+        yield distance_table(comparison)
 
 
-def guessed(score: Guessed) -> str:
+def format_score(score: BaselineScore) -> str:
     """Return a share with its interval."""
     return f"{score.accuracy:.1%} ({score.low:.1%}–{score.high:.1%})"
 
 
-def most_frequent(one: Analysis) -> str:
+def format_top_answer(analysis: Analysis) -> str:
     """Return the most frequent answer and its share."""
-    return "" if one.answers is None else f"{_quoted(one.answers.all.most)} {one.answers.all.most_share:.1%}"
+    return (
+        "" if analysis.answers is None else f"{_quote(analysis.answers.all.most)} {analysis.answers.all.most_share:.1%}"
+    )
 
 
-def share_of_most(one: Type) -> str:
+def format_type_top_answer(question_type: QuestionType) -> str:
     """Return a type's most frequent answer and its share."""
-    return f"{_quoted(one.most)} {one.most_share:.0%}"
+    return f"{_quote(question_type.most)} {question_type.most_share:.0%}"
 
 
-def _quoted(answer: str) -> str:
+def _quote(answer: str) -> str:
     return f'"{answer}"' if len(answer) <= 24 else f'"{answer[:23]}…"'
 
 
-def _largest_k(data: Sequence[Analysis]) -> int:
-    return max(max(one.complexity.by_k) for one in data)
+def _max_k(data: Sequence[Analysis]) -> int:
+    return max(max(analysis.complexity.by_k) for analysis in data)
 
 
-def _share(one: Analysis, what: str) -> str:
-    return f"{getattr(one.text_alone.overall, what):.1%}" if one.text_alone else ""
+def _format_share(analysis: Analysis, field: str) -> str:
+    return f"{getattr(analysis.text_alone.overall, field):.1%}" if analysis.text_alone else ""
 
 
-def _words(found: Lengths | None) -> str:
-    return _of(found and f"{found.median} ({found.most})")
+def _format_lengths(lengths: LengthStats | None) -> str:
+    return _or_dash(lengths and f"{lengths.median} ({lengths.most})")
 
 
-def _of(text: object) -> str:
+def _or_dash(text: object) -> str:
     return str(text) if text else "–"
 
 
-def _count(count: int, of: int) -> str:
-    return f"{count:,} ({count / of:.1%})"
+def _format_count(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.1%})"

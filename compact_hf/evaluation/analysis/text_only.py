@@ -26,14 +26,14 @@ from itertools import pairwise
 from math import log2
 from typing import Any, Final
 
-from compact_hf.evaluation.analysis.counting import Sampled
-from compact_hf.evaluation.scoring import wilson
+from compact_hf.evaluation.analysis.counting import SampledQuestion
+from compact_hf.evaluation.scoring import wilson_interval
 
 _OPENING_WORDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Type:
+class QuestionType:
     """The questions of one type that have an answer.
 
     Attributes:
@@ -54,7 +54,7 @@ class Type:
 
 
 @dataclass(frozen=True, slots=True)
-class Types:
+class TypeBreakdown:
     """Questions parted by their type.
 
     Attributes:
@@ -66,47 +66,49 @@ class Types:
 
     mean_entropy: float
     most_share: float
-    types: tuple[Type, ...]
+    types: tuple[QuestionType, ...]
 
 
-def by_opening(questions: Iterable[Sampled]) -> Types:
+def group_by_opening(questions: Iterable[SampledQuestion]) -> TypeBreakdown:
     """Part questions by their first two words, in small letters."""
-    return _parted(questions, lambda one: " ".join(_WORD.findall(one.question[:200].casefold())[:_OPENING_WORDS]))
+    return _group_by_type(
+        questions, lambda question: " ".join(_WORD.findall(question.question[:200].casefold())[:_OPENING_WORDS])
+    )
 
 
-def by_combination(questions: Iterable[Sampled]) -> Types:
+def group_by_combination(questions: Iterable[SampledQuestion]) -> TypeBreakdown:
     """Part questions by the capabilities that they need."""
-    return _parted(questions, lambda one: "+".join(one.capabilities))
+    return _group_by_type(questions, lambda question: "+".join(question.capabilities))
 
 
 def entropy(counts: Iterable[int]) -> float:
     """Return the entropy in bits of what occurs so often; 0.0 for nothing."""
-    there = [count for count in counts if count]
-    total = sum(there)
+    nonzero = [count for count in counts if count]
+    total = sum(nonzero)
     # Never -0.0, nor below it by rounding.
-    return max(0.0, -sum(count / total * log2(count / total) for count in there))
+    return max(0.0, -sum(count / total * log2(count / total) for count in nonzero))
 
 
-def _parted(questions: Iterable[Sampled], type_of: Callable[[Sampled], str]) -> Types:
+def _group_by_type(questions: Iterable[SampledQuestion], get_type: Callable[[SampledQuestion], str]) -> TypeBreakdown:
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in questions:
-        if one.answer:
-            answers[type_of(one)][one.answer] += 1
-    types = sorted((_type(name, counts) for name, counts in answers.items()), key=_order)
-    total = sum(one.questions for one in types)
-    mean = sum(one.questions * one.entropy for one in types) / total if total else 0.0
-    most = sum(one.questions * one.most_share for one in types) / total if total else 0.0
-    return Types(mean, most, tuple(types))
+    for item in questions:
+        if item.answer:
+            answers[get_type(item)][item.answer] += 1
+    types = sorted((_build_type(name, counts) for name, counts in answers.items()), key=_sort_key)
+    total = sum(item.questions for item in types)
+    mean_entropy = sum(item.questions * item.entropy for item in types) / total if total else 0.0
+    most_share = sum(item.questions * item.most_share for item in types) / total if total else 0.0
+    return TypeBreakdown(mean_entropy, most_share, tuple(types))
 
 
-def _type(name: str, counts: Counter[str]) -> Type:
-    most = min(counts, key=lambda answer: (-counts[answer], answer))
+def _build_type(name: str, counts: Counter[str]) -> QuestionType:
+    top_answer = min(counts, key=lambda answer: (-counts[answer], answer))
     total = counts.total()
-    return Type(name, total, len(counts), entropy(counts.values()), most, counts[most] / total)
+    return QuestionType(name, total, len(counts), entropy(counts.values()), top_answer, counts[top_answer] / total)
 
 
-def _order(one: Type) -> tuple[int, str]:
-    return -one.questions, one.name
+def _sort_key(question_type: QuestionType) -> tuple[int, str]:
+    return -question_type.questions, question_type.name
 
 
 FOLDS: Final = 5
@@ -116,7 +118,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class Guessed:
+class BaselineScore:
     """How many of some questions are answered without a picture.
 
     Attributes:
@@ -137,69 +139,73 @@ class Guessed:
 
 
 @dataclass(frozen=True, slots=True)
-class Blind:
+class TextOnlyBaseline:
     """What the words alone answer, in all and by k, in ascending order."""
 
-    overall: Guessed
-    by_k: dict[int, Guessed]
+    overall: BaselineScore
+    by_k: dict[int, BaselineScore]
 
 
-def blind(questions: Sequence[Sampled]) -> Blind | None:
+def score_text_only(questions: Sequence[SampledQuestion]) -> TextOnlyBaseline | None:
     """Return how far a classifier gets that sees no picture; None where fewer than `FOLDS` pictures have answers."""
-    answered = [one for one in questions if one.answer]
-    if len({one.picture for one in answered}) < FOLDS:
+    with_answers = [question for question in questions if question.answer]
+    if len({question.image_hash for question in with_answers}) < FOLDS:
         return None
-    right: dict[int, list[bool]] = defaultdict(list)
+    correct: dict[int, list[bool]] = defaultdict(list)
     answers: dict[int, Counter[str]] = defaultdict(Counter)
-    for one, guess in zip(answered, _guesses(answered), strict=True):
-        right[len(one.capabilities)].append(guess == one.answer)
-        answers[len(one.capabilities)][one.answer] += 1
-    return Blind(_guessed(right, answers), {k: _guessed({k: right[k]}, {k: answers[k]}) for k in sorted(right)})
+    for question, guess in zip(with_answers, _predict_answers(with_answers), strict=True):
+        correct[len(question.capabilities)].append(guess == question.answer)
+        answers[len(question.capabilities)][question.answer] += 1
+    return TextOnlyBaseline(
+        _build_score(correct, answers), {k: _build_score({k: correct[k]}, {k: answers[k]}) for k in sorted(correct)}
+    )
 
 
-def _guessed(right: dict[int, list[bool]], answers: dict[int, Counter[str]]) -> Guessed:
-    n, hits = sum(map(len, right.values())), sum(map(sum, right.values()))
+def _build_score(correct: dict[int, list[bool]], answers: dict[int, Counter[str]]) -> BaselineScore:
+    n, hits = sum(map(len, correct.values())), sum(map(sum, correct.values()))
     majority = sum(max(counts.values()) for counts in answers.values())
     chance = sum(sum(count * count for count in counts.values()) / counts.total() for counts in answers.values())
-    return Guessed(n, hits, hits / n, *wilson(hits, n), majority / n, chance / n)
+    return BaselineScore(n, hits, hits / n, *wilson_interval(hits, n), majority / n, chance / n)
 
 
-def _guesses(questions: Sequence[Sampled]) -> list[str]:
+def _predict_answers(questions: Sequence[SampledQuestion]) -> list[str]:
     """Return a guess for each question, learnt from the other folds' pictures."""
     import numpy as np
 
-    names = [answer for answer, _ in _ranked(Counter(one.answer for one in questions))[:_MAX_ANSWERS]]
-    places = {answer: place for place, answer in enumerate(names)}
-    known = np.array([places.get(one.answer, -1) for one in questions])
+    candidates = [answer for answer, _ in _sort_by_frequency(Counter(item.answer for item in questions))[:_MAX_ANSWERS]]
+    index_by_answer = {answer: index for index, answer in enumerate(candidates)}
+    labels = np.array([index_by_answer.get(item.answer, -1) for item in questions])
     # By rank: five parts of the same size.
-    _, rank = np.unique(np.array([one.picture for one in questions], dtype=np.uint64), return_inverse=True)
-    fold = rank % FOLDS
-    features, starts = _features(one.question for one in questions)
-    count = int(features.max(initial=0)) + 1, len(names)
-    owner = np.repeat(np.arange(len(questions)), np.diff(starts))
+    _, rank = np.unique(np.array([item.image_hash for item in questions], dtype=np.uint64), return_inverse=True)
+    folds = rank % FOLDS
+    features, starts = _extract_features(item.question for item in questions)
+    shape = int(features.max(initial=0)) + 1, len(candidates)
+    question_index = np.repeat(np.arange(len(questions)), np.diff(starts))
     guesses = np.empty(len(questions), dtype=np.int64)
-    for held in range(FOLDS):
-        learnt = (fold != held) & (known >= 0)
-        seen = learnt[owner]
-        weights, prior = _learnt(features[seen], known[owner[seen]], known[learnt], count)
-        for one in np.flatnonzero(fold == held):
-            words = features[starts[one] : starts[one + 1]]
-            guesses[one] = (weights[words].sum(axis=0) + prior).argmax()
-    return [names[guess] for guess in guesses]
+    for test_fold in range(FOLDS):
+        train_mask = (folds != test_fold) & (labels >= 0)
+        feature_mask = train_mask[question_index]
+        weights, prior = _fit_naive_bayes(
+            features[feature_mask], labels[question_index[feature_mask]], labels[train_mask], shape
+        )
+        for item in np.flatnonzero(folds == test_fold):
+            question_features = features[starts[item] : starts[item + 1]]
+            guesses[item] = (weights[question_features].sum(axis=0) + prior).argmax()
+    return [candidates[guess] for guess in guesses]
 
 
-def _learnt(features: Any, with_answer: Any, answers: Any, count: tuple[int, int]) -> tuple[Any, Any]:
+def _fit_naive_bayes(features: Any, feature_answers: Any, answers: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
     """Return log P(feature | answer), smoothed by one (`float32 (features, answers)`), and log P(answer)."""
     import numpy as np
 
-    cells = np.bincount(features * count[1] + with_answer, minlength=count[0] * count[1])
-    times = cells.reshape(count).astype(np.float32) + 1
+    pair_counts = np.bincount(features * shape[1] + feature_answers, minlength=shape[0] * shape[1])
+    smoothed_counts = pair_counts.reshape(shape).astype(np.float32) + 1
     with np.errstate(divide="ignore"):  # an answer that only the held fold has is never guessed
-        prior = np.log(np.bincount(answers, minlength=count[1]).astype(np.float32))
-    return np.log(times) - np.log(times.sum(axis=0)), prior
+        prior = np.log(np.bincount(answers, minlength=shape[1]).astype(np.float32))
+    return np.log(smoothed_counts) - np.log(smoothed_counts.sum(axis=0)), prior
 
 
-def _features(questions: Iterable[str]) -> tuple[Any, Any]:
+def _extract_features(questions: Iterable[str]) -> tuple[Any, Any]:
     """Return the numbers of all questions' features one after the other, and where each question's begin.
 
     Those that several questions have, and of them the `_MAX_FEATURES` most frequent, have a number; each counts once a
@@ -207,28 +213,28 @@ def _features(questions: Iterable[str]) -> tuple[Any, Any]:
     """
     import numpy as np
 
-    numbers: dict[str, int] = {}
-    found, lengths = array("q"), array("q", [0])
+    feature_ids: dict[str, int] = {}
+    flat_ids, lengths = array("q"), array("q", [0])
     for question in questions:
-        of_question = {numbers.setdefault(name, len(numbers)) for name in _named(question)}
-        found.extend(sorted(of_question))
-        lengths.append(len(of_question))
-    every, starts = np.frombuffer(found, dtype=np.int64), np.cumsum(np.frombuffer(lengths, dtype=np.int64))
-    times = np.bincount(every, minlength=len(numbers))
-    frequent = np.argsort(-times, kind="stable")[: min(_MAX_FEATURES, int((times > 1).sum()))]
-    number = np.full(len(numbers), -1)
-    number[frequent] = np.arange(len(frequent))
-    every = number[every]
-    kept = np.concatenate([[0], np.cumsum(every >= 0)])
-    return every[every >= 0], kept[starts]
+        question_ids = {feature_ids.setdefault(name, len(feature_ids)) for name in _iter_feature_names(question)}
+        flat_ids.extend(sorted(question_ids))
+        lengths.append(len(question_ids))
+    all_ids, starts = np.frombuffer(flat_ids, dtype=np.int64), np.cumsum(np.frombuffer(lengths, dtype=np.int64))
+    frequencies = np.bincount(all_ids, minlength=len(feature_ids))
+    frequent = np.argsort(-frequencies, kind="stable")[: min(_MAX_FEATURES, int((frequencies > 1).sum()))]
+    new_ids = np.full(len(feature_ids), -1)
+    new_ids[frequent] = np.arange(len(frequent))
+    all_ids = new_ids[all_ids]
+    offsets = np.concatenate([[0], np.cumsum(all_ids >= 0)])
+    return all_ids[all_ids >= 0], offsets[starts]
 
 
-def _named(question: str) -> Iterator[str]:
+def _iter_feature_names(question: str) -> Iterator[str]:
     words = _WORD.findall(question.casefold())
     yield from words
-    yield from (f"{one} {other}" for one, other in pairwise(words))
+    yield from (f"{first} {second}" for first, second in pairwise(words))
     yield " ".join(["", *words])
 
 
-def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+def _sort_by_frequency(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

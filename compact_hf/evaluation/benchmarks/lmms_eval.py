@@ -22,47 +22,51 @@ from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, HubUnavailableError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
-from compact_hf.hub.errors import reading
-from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, holds_model, is_adapter
+from compact_hf.hub.errors import translate_read_errors
+from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, has_model, is_adapter
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ModelKind:
     """What a model is.
 
     Attributes:
         name (`str`): what to call it: the last part of where it lies.
-        adapter (`bool`): whether it needs another model to be put on.
+        is_adapter (`bool`): whether it needs another model to be put on.
         architecture (`str`, *optional*): a whole model's, as its config says; None for an adapter.
     """
 
     name: str
-    adapter: bool
+    is_adapter: bool
     architecture: str | None
 
 
-def kind_of(model: str) -> Kind:
+def inspect_model(model: str) -> ModelKind:
     """Return what a model is.
 
     Raises:
         EvaluationError: a folder holds no model, or the config cannot be read.
         HubError: there is no such folder, and no such repository, or the Hub cannot be asked.
     """
-    folder = Path(model)
-    if not folder.exists():
-        return _on_hub(model)
-    if not holds_model(folder):
+    directory = Path(model)
+    if not directory.exists():
+        return _inspect_hub_model(model)
+    if not has_model(directory):
         raise EvaluationError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
-    name = folder.resolve().name
-    return Kind(name, True, None) if is_adapter(folder) else Kind(name, False, _architecture(folder / MODEL_CONFIG))
+    name = directory.resolve().name
+    return (
+        ModelKind(name, True, None)
+        if is_adapter(directory)
+        else ModelKind(name, False, _read_architecture(directory / MODEL_CONFIG))
+    )
 
 
-def _on_hub(model: str) -> Kind:
+def _inspect_hub_model(model: str) -> ModelKind:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name = model.rpartition("/")[2]
-    with reading(model):
+    with translate_read_errors(model):
         try:
             hf_hub_download(model, ADAPTER_CONFIG)
         except LocalEntryNotFoundError as error:  # neither here nor to be asked for; an EntryNotFoundError, too
@@ -70,21 +74,21 @@ def _on_hub(model: str) -> Kind:
                 f"{model} is no folder here, and the Hub cannot be asked for it; give a folder, or unset HF_HUB_OFFLINE"
             ) from error
         except EntryNotFoundError:
-            return Kind(name, False, _architecture(Path(hf_hub_download(model, MODEL_CONFIG))))
-    return Kind(name, True, None)
+            return ModelKind(name, False, _read_architecture(Path(hf_hub_download(model, MODEL_CONFIG))))
+    return ModelKind(name, True, None)
 
 
-def _architecture(config: Path) -> str:
+def _read_architecture(config: Path) -> str:
     try:
         return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{config} does not say what the model is ({error!r}); give another model") from error
 
 
-HARNESS: Final = "0.7.3"
+HARNESS_VERSION: Final = "0.7.3"
 """The version of lmms-eval whose calls are written and whose results files are read. Some on PyPI (0.6.1, 0.7.0, 0.7.2)
 lack the files of these very tasks."""
-JUDGE: Final = "gpt-4o-2024-11-20"
+JUDGE_MODEL: Final = "gpt-4o-2024-11-20"
 """The model that lmms-eval has judge where MODEL_VERSION names no other."""
 
 
@@ -97,17 +101,17 @@ class Benchmark:
         task (`str`): lmms-eval's.
         metric (`str`): that of the task's metrics which the paper reports.
         scale (`float`): what brings the metric to the paper's unit: 100 where lmms-eval writes a share.
-        judged (`bool`): a model of OpenAI's grades the answers, which takes a key and costs money.
+        needs_judge (`bool`): a model of OpenAI's grades the answers, which takes a key and costs money.
     """
 
     name: str
     task: str
     metric: str
     scale: float = 1.0
-    judged: bool = False
+    needs_judge: bool = False
 
 
-_HOW: Final = {
+_BENCHMARK_ARGS: Final = {
     "InfoVQA": ("infovqa_val", "anls", 100.0, False),
     "SEED-Bench-2-Plus": ("seedbench_2_plus", "seedbench_2_plus_all", 100.0, False),
     # Perception alone: LLaVA-665K's 1478 is out of its 2000 points; cognition would add 800 more.
@@ -118,20 +122,20 @@ _HOW: Final = {
     "MMStar": ("mmstar", "average", 100.0, False),
     "LLaVA-in-the-Wild": ("llava_in_the_wild", "gpt_eval_llava_all", 1.0, True),
 }
-EIGHT: Final = tuple(Benchmark(name, *_HOW[name]) for name in BENCHMARKS)
+HARNESS_BENCHMARKS: Final = tuple(Benchmark(name, *_BENCHMARK_ARGS[name]) for name in BENCHMARKS)
 """In the order of the paper's columns."""
 
-HELDOUT: Final = "compact_heldout"
+HELDOUT_TASK: Final = "compact_heldout"
 """The task of our own held-out questions; its metrics are `accuracy`, `accuracy_k1`, `accuracy_k2`, ..., as shares."""
 
 
-MODEL: Final = "llava_hf"
-INSTALL: Final = ("pip", "install", f"lmms-eval[video-legacy]=={HARNESS}", "transformers>=5.23")
+HARNESS_MODEL: Final = "llava_hf"
+INSTALL_COMMAND: Final = ("pip", "install", f"lmms-eval[video-legacy]=={HARNESS_VERSION}", "transformers>=5.23")
 """The extra brings decord, which `llava_hf` imports whether there is a video or not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class BenchmarkCommands:
     """The commands, each as its arguments, in the order in which they are to be run.
 
     Attributes:
@@ -158,10 +162,15 @@ class Calls:
     def to_json(self) -> dict[str, Any]:
         """Return the commands, and of each benchmark its task and metric."""
         return {
-            "lmms_eval": HARNESS,
+            "lmms_eval": HARNESS_VERSION,
             "benchmarks": {
-                one.name: {"task": one.task, "metric": one.metric, "scale": one.scale, "judged": one.judged}
-                for one in self.benchmarks
+                benchmark.name: {
+                    "task": benchmark.task,
+                    "metric": benchmark.metric,
+                    "scale": benchmark.scale,
+                    "judged": benchmark.needs_judge,
+                }
+                for benchmark in self.benchmarks
             },
             "install": self.install,
             "merge": self.merge,
@@ -175,17 +184,17 @@ def benchmark_command(
     model: str | Path,
     out: str | Path = "benchmarks",
     *,
-    judged: bool = True,
+    with_judge: bool = True,
     heldout: str | None = None,
     gpus: int = 1,
     device: str = "cuda",
-) -> Calls:
+) -> BenchmarkCommands:
     """Return the calls that judge a model on the paper's benchmarks.
 
     Args:
         model (`str | Path`): a folder or a repository: a LLaVA, or a LoRA adapter of one.
         out (`str | Path`, *optional*, defaults to `benchmarks`): the folder that merged model and results are to go to.
-        judged (`bool`, *optional*, defaults to True): with the two benchmarks that a paid model grades.
+        with_judge (`bool`, *optional*, defaults to True): with the two benchmarks that a paid model grades.
         heldout (`str`, *optional*): a release whose held-out questions are asked too; as `benchmark_tasks` takes it.
         gpus (`int`, *optional*, defaults to 1): that share the questions, each with a copy of the model.
         device (`str`, *optional*, defaults to `cuda`): where a single copy runs, such as `cuda:1` or `cpu`.
@@ -197,41 +206,41 @@ def benchmark_command(
     """
     if gpus < 1 or (gpus > 1 and device != "cuda"):
         raise UsageError(f"got {gpus} GPUs and the device {device!r}; give 1 or more, and a device only with one")
-    kind, out = kind_of(str(model)), Path(out)
+    kind, out = inspect_model(str(model)), Path(out)
     if kind.architecture not in (None, "llava"):
         raise EvaluationError(
             f"{model} is a {kind.architecture}, and these calls are for a LLaVA; `lmms-eval models` lists what runs it"
         )
-    whole = str(out / kind.name) if kind.adapter else str(model)
-    for path in (whole, str(out)):
+    model_path = str(out / kind.name) if kind.is_adapter else str(model)
+    for path in (model_path, str(out)):
         if "," in path:
             raise UsageError(f"{path!r} has a comma, where lmms-eval would cut it; give a path without")
-    benchmarks = tuple(one for one in EIGHT if judged or not one.judged)
-    tasks, results = out / "tasks", out / "results"
-    asked = [one.task for one in benchmarks] + ([HELDOUT] if heldout else [])
-    several = ("accelerate", "launch", "--num_processes", str(gpus), "-m", "lmms_eval")
+    benchmarks = tuple(benchmark for benchmark in HARNESS_BENCHMARKS if with_judge or not benchmark.needs_judge)
+    tasks_directory, results_directory = out / "tasks", out / "results"
+    task_names = [benchmark.task for benchmark in benchmarks] + ([HELDOUT_TASK] if heldout else [])
+    launcher = ("accelerate", "launch", "--num_processes", str(gpus), "-m", "lmms_eval")
     # Without a device map, which several processes must not have, transformers loads nothing.
-    where = "" if gpus > 1 else f",device={device},device_map={device}"
+    device_args = "" if gpus > 1 else f",device={device},device_map={device}"
     evaluate = (
-        *(several if gpus > 1 else ("lmms-eval",)),
-        *("--model", MODEL, "--model_args", f"pretrained={whole}{where}"),
-        *("--tasks", ",".join(asked)),
-        *(("--include_path", str(tasks)) if heldout else ()),
+        *(launcher if gpus > 1 else ("lmms-eval",)),
+        *("--model", HARNESS_MODEL, "--model_args", f"pretrained={model_path}{device_args}"),
+        *("--tasks", ",".join(task_names)),
+        *(("--include_path", str(tasks_directory)) if heldout else ()),
         # It refuses to ask this model more than one question at once.
         *("--batch_size", "1", "--num_fewshot", "0", "--seed", "0"),
-        *("--log_samples", "--output_path", str(results)),
+        *("--log_samples", "--output_path", str(results_directory)),
     )
-    return Calls(
+    return BenchmarkCommands(
         benchmarks,
-        install=INSTALL,
-        merge=("compact", "adapter", "merge", str(model), "--out", whole) if kind.adapter else (),
-        heldout=("compact", "benchmarks", "tasks", heldout, "--out", str(tasks)) if heldout else (),
+        install=INSTALL_COMMAND,
+        merge=("compact", "adapter", "merge", str(model), "--out", model_path) if kind.is_adapter else (),
+        heldout=("compact", "benchmarks", "tasks", heldout, "--out", str(tasks_directory)) if heldout else (),
         evaluate=evaluate,
-        table=("compact", "benchmarks", "table", str(results)),
+        table=("compact", "benchmarks", "table", str(results_directory)),
     )
 
 
-_QUESTIONS: Final = "data/k*/validation-*.parquet"
+_HELDOUT_FILES: Final = "data/k*/validation-*.parquet"
 _REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 
 
@@ -250,19 +259,19 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
         EvaluationError: the folder has no held-out questions, or `out` cannot be written.
         UsageError: `dataset` is neither a folder nor a repository's name, or `out` holds other things.
     """
-    place, out = _place(str(dataset)), Path(out)
+    dataset_settings, out = _format_dataset_settings(str(dataset)), Path(out)
     package = files("compact_hf")
     task = package / "evaluation" / "benchmarks" / "heldout_task"
-    settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in place.items())  # JSON is YAML
+    settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in dataset_settings.items())  # JSON is YAML
     texts = {
-        f"{HELDOUT}.yaml": (task / f"{HELDOUT}.yaml").read_text(encoding="utf-8") + settings,
-        f"{HELDOUT}.py": (task / f"{HELDOUT}.py").read_text(encoding="utf-8"),
+        f"{HELDOUT_TASK}.yaml": (task / f"{HELDOUT_TASK}.yaml").read_text(encoding="utf-8") + settings,
+        f"{HELDOUT_TASK}.py": (task / f"{HELDOUT_TASK}.py").read_text(encoding="utf-8"),
         "compact_answers.py": (package / "answers.py").read_text(encoding="utf-8"),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if foreign := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
-            raise UsageError(f"{out} holds {foreign[0]}; lmms-eval reads all of it, so give a new or empty folder")
+        if unknown := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
+            raise UsageError(f"{out} holds {unknown[0]}; lmms-eval reads all of it, so give a new or empty folder")
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -270,22 +279,22 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
     return out
 
 
-def _place(dataset: str) -> dict[str, Any]:
+def _format_dataset_settings(dataset: str) -> dict[str, Any]:
     """Return where the questions lie, as settings of a task."""
     # By their files, not by the config, for which `datasets` would fetch and prepare the training split too.
-    chosen: dict[str, Any] = {"data_files": {"validation": _QUESTIONS}}
-    folder = Path(dataset)
-    if folder.exists():
-        if not any(folder.glob(_QUESTIONS)):
+    dataset_kwargs: dict[str, Any] = {"data_files": {"validation": _HELDOUT_FILES}}
+    directory = Path(dataset)
+    if directory.exists():
+        if not any(directory.glob(_HELDOUT_FILES)):
             raise EvaluationError(
-                f"{dataset} has no held-out questions ({_QUESTIONS}); give a release with a validation split"
+                f"{dataset} has no held-out questions ({_HELDOUT_FILES}); give a release with a validation split"
             )
-        return {"dataset_path": str(folder.resolve()), "dataset_kwargs": chosen}
-    named = _REPOSITORY.fullmatch(dataset)
-    if named is None:
+        return {"dataset_path": str(directory.resolve()), "dataset_kwargs": dataset_kwargs}
+    match = _REPOSITORY.fullmatch(dataset)
+    if match is None:
         raise UsageError(
             f"{dataset!r} is neither a folder here nor a repository; give a release as a folder, org/name or "
             "org/name@revision (of reserved scenes, make one by compact generate and assemble)"
         )
-    revision = {"revision": named["revision"]} if named["revision"] else {}
-    return {"dataset_path": named["name"], "dataset_kwargs": chosen | revision}
+    revision = {"revision": match["revision"]} if match["revision"] else {}
+    return {"dataset_path": match["name"], "dataset_kwargs": dataset_kwargs | revision}

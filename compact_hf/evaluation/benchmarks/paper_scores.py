@@ -45,7 +45,7 @@ class PaperRow:
         """Relative performance in per cent, computed from this row and LLaVA-665K's."""
         return relative_performance(self.scores, REFERENCE.scores)
 
-    def told(self) -> str:
+    def format_relative(self) -> str:
         """Return the computed figure, and the printed one beside it where that is another: `96.1 (printed: 97.1)`."""
         computed, printed = f"{self.relative:.1f}", f"{self.printed:.1f}"
         return computed if computed == printed else f"{computed} (printed: {printed})"
@@ -62,12 +62,12 @@ def relative_performance(scores: Mapping[str, float], reference: Mapping[str, fl
         EvaluationError: the benchmarks are not the same, there are none, or a reference score is not above 0.
     """
     if scores.keys() != reference.keys():
-        parts = [
+        differences = [
             ("without a reference", scores.keys() - reference.keys()),
             ("missing", reference.keys() - scores.keys()),
         ]
-        told = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in parts if names)
-        raise EvaluationError(f"the mean over benchmarks takes the same ones on both sides ({told})")
+        message = "; ".join(f"{label}: {', '.join(sorted(names))}" for label, names in differences if names)
+        raise EvaluationError(f"the mean over benchmarks takes the same ones on both sides ({message})")
     if not reference:
         raise EvaluationError("no benchmark has a score; there is nothing to take the mean of")
     for name, score in reference.items():

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.benchmarks.lmms_eval import EIGHT, HARNESS, HELDOUT, Benchmark
+from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNESS_VERSION, HELDOUT_TASK, Benchmark
 
-_FILES: Final = "*_results.json"
-_ALL: Final = "accuracy"
-_BY_K: Final = f"{_ALL}_k"
-_AGAIN: Final = f"judge again with lmms-eval {HARNESS}, as `compact benchmarks command` prints it"
-_LAYOUT: Final = {"results": dict, "config": dict, "n-samples": dict, "model_name": str, "date": str}
+_RESULTS_PATTERN: Final = "*_results.json"
+_ACCURACY: Final = "accuracy"
+_ACCURACY_BY_K: Final = f"{_ACCURACY}_k"
+_RERUN_HINT: Final = f"judge again with lmms-eval {HARNESS_VERSION}, as `compact benchmarks command` prints it"
+_REQUIRED_FIELDS: Final = {"results": dict, "config": dict, "n-samples": dict, "model_name": str, "date": str}
 
 
 @dataclass(frozen=True, slots=True)
-class Heldout:
+class HeldoutScores:
     """Accuracy on `n` held-out questions, 0 to 1, over all of them and for each k that they have."""
 
     n: int
@@ -40,153 +40,176 @@ class HarnessScores:
     Attributes:
         model (`str`): its folder or repository, as lmms-eval was given it.
         scores (`dict[str, float]`): benchmark -> score in the paper's unit, for those that have one.
-        heldout (`Heldout`, *optional*): where our own questions were asked too.
+        heldout (`HeldoutScores`, *optional*): where our own questions were asked too.
         notes (`tuple[str, ...]`): what a reader has to know, such as a judge that did not answer.
     """
 
     model: str
     scores: dict[str, float]
-    heldout: Heldout | None
+    heldout: HeldoutScores | None
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """One results file: `tasks` has the metrics of each, `asked` how many questions."""
+class _ResultsFile:
+    """One results file: `tasks` has the metrics of each, `question_counts` how many questions."""
 
     path: Path
     model: str
     backend: str
     date: str
     tasks: dict[str, dict[str, Any]]
-    asked: dict[str, int]
+    question_counts: dict[str, int]
 
 
-def read_results(places: Sequence[str | Path]) -> list[HarnessScores]:
+def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
     """Return the scores of each model that the files are about, in the order in which they come.
 
     Args:
-        places (`Sequence[str | Path]`): results files, and folders with such files anywhere below. A task that was run
+        sources (`Sequence[str | Path]`): results files, and folders with such files anywhere below. A task that was run
             more than once on one model counts as it was run last.
 
     Raises:
         EvaluationError: a file cannot be read, is of another layout or version, or is about a part of a benchmark; or
             one model was run in two ways.
     """
-    by_model: dict[str, list[_File]] = {}
-    for path in dict.fromkeys(path.resolve() for place in places for path in _files(Path(place))):
-        read = _read(path)
-        by_model.setdefault(read.model, []).append(read)
-    return [_scores(model, found) for model, found in by_model.items()]
+    by_model: dict[str, list[_ResultsFile]] = {}
+    for path in dict.fromkeys(path.resolve() for source in sources for path in _find_files(Path(source))):
+        file = _read_file(path)
+        by_model.setdefault(file.model, []).append(file)
+    return [_collect_scores(model, files) for model, files in by_model.items()]
 
 
-def _files(place: Path) -> Iterable[Path]:
-    if not place.is_dir():
-        return [place]
-    if found := sorted(place.rglob(_FILES)):
-        return found
+def _find_files(source: Path) -> Iterable[Path]:
+    if not source.is_dir():
+        return [source]
+    if files := sorted(source.rglob(_RESULTS_PATTERN)):
+        return files
     raise EvaluationError(
-        f"{place} has no results of lmms-eval in it ({_FILES}); it writes them at the end of a run, if that went well"
+        f"{source} has no results of lmms-eval in it ({_RESULTS_PATTERN}); it writes them at the end of a run, "
+        "if that went well"
     )
 
 
-def _read(path: Path) -> _File:
+def _read_file(path: Path) -> _ResultsFile:
     try:
-        read: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give files or folders of lmms-eval"
         ) from error
     except ValueError as error:
-        raise EvaluationError(f"{path} is not JSON ({error}); give what lmms-eval wrote as {_FILES}") from error
-    wrong = [
-        name for name, kind in _LAYOUT.items() if not (isinstance(read, dict) and isinstance(read.get(name), kind))
+        raise EvaluationError(
+            f"{path} is not JSON ({error}); give what lmms-eval wrote as {_RESULTS_PATTERN}"
+        ) from error
+    missing = [
+        name
+        for name, expected_type in _REQUIRED_FIELDS.items()
+        if not (isinstance(data, dict) and isinstance(data.get(name), expected_type))
     ]
-    if wrong:
-        raise EvaluationError(f"{path} is no results file of lmms-eval: {wrong[0]!r} is missing; give its {_FILES}")
-    config = read["config"]
+    if missing:
+        raise EvaluationError(
+            f"{path} is no results file of lmms-eval: {missing[0]!r} is missing; give its {_RESULTS_PATTERN}"
+        )
+    config = data["config"]
     if "model_backend" not in config:
-        raise EvaluationError(f"{path} is of another version of lmms-eval (no model_backend in its config); {_AGAIN}")
+        raise EvaluationError(
+            f"{path} is of another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
+        )
     if config.get("limit") not in (None, -1) or config.get("offset"):
-        raise EvaluationError(f"{path} is about a part of the questions (--limit or --offset); {_AGAIN}")
-    asked = {task: int(count["effective"]) for task, count in read["n-samples"].items()}
-    return _File(path, read["model_name"], config["model_backend"], read["date"], read["results"], asked)
+        raise EvaluationError(f"{path} is about a part of the questions (--limit or --offset); {_RERUN_HINT}")
+    question_counts = {task: int(count["effective"]) for task, count in data["n-samples"].items()}
+    return _ResultsFile(
+        path, data["model_name"], config["model_backend"], data["date"], data["results"], question_counts
+    )
 
 
-def _scores(model: str, files: Sequence[_File]) -> HarnessScores:
+def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
     if len(backends := sorted({file.backend for file in files})) > 1:
         raise EvaluationError(
             f"{model} was run by {' and by '.join(backends)}, whose prompts differ; give the results of one"
         )
     scores: dict[str, float] = {}
     notes = []
-    for benchmark in EIGHT:
-        found = _last(files, benchmark.task)
-        if found is None:
+    for benchmark in HARNESS_BENCHMARKS:
+        latest = _find_latest(files, benchmark.task)
+        if latest is None:
             continue
-        value = _metric(found, benchmark.task, benchmark.metric)
-        if benchmark.judged and _unjudged(found.tasks[benchmark.task], benchmark, value):
-            notes.append(f"{model}: the judge of {benchmark.name} gave no answer ({found.path.name}); left out")
+        value = _read_metric(latest, benchmark.task, benchmark.metric)
+        if benchmark.needs_judge and _is_judge_missing(latest.tasks[benchmark.task], benchmark, value):
+            notes.append(f"{model}: the judge of {benchmark.name} gave no answer ({latest.path.name}); left out")
             continue
-        if benchmark.judged and (silent := _silent(found, benchmark)):
+        if benchmark.needs_judge and (ungraded := _count_ungraded(latest, benchmark)):
             notes.append(
-                f"{model}: the judge of {benchmark.name} graded all but {silent} answers, and lmms-eval counts all"
+                f"{model}: the judge of {benchmark.name} graded all but {ungraded} answers, and lmms-eval counts all"
             )
         if value is None:
-            raise EvaluationError(f"{found.path} has no number for {benchmark.name} ({benchmark.metric}); {_AGAIN}")
+            raise EvaluationError(
+                f"{latest.path} has no number for {benchmark.name} ({benchmark.metric}); {_RERUN_HINT}"
+            )
         scores[benchmark.name] = value * benchmark.scale
-    again = [task for task in (*(one.task for one in EIGHT), HELDOUT) if sum(task in file.tasks for file in files) > 1]
-    notes += [f"{model}: {task} was run more than once; the last counts" for task in again]
-    heldout = _last(files, HELDOUT)
+    repeated = [
+        task
+        for task in (*(item.task for item in HARNESS_BENCHMARKS), HELDOUT_TASK)
+        if sum(task in file.tasks for file in files) > 1
+    ]
+    notes += [f"{model}: {task} was run more than once; the last counts" for task in repeated]
+    heldout = _find_latest(files, HELDOUT_TASK)
     if not scores and not heldout and not notes:
         raise EvaluationError(f"{files[0].path} has none of the eight benchmarks; it has {', '.join(files[0].tasks)}")
-    return HarnessScores(model, scores, _heldout(heldout) if heldout else None, tuple(notes))
+    return HarnessScores(model, scores, _read_heldout(heldout) if heldout else None, tuple(notes))
 
 
-def _last(files: Sequence[_File], task: str) -> _File | None:
+def _find_latest(files: Sequence[_ResultsFile], task: str) -> _ResultsFile | None:
     """Return the file of the last run of a task."""
     return max((file for file in files if task in file.tasks), key=lambda file: file.date, default=None)
 
 
-def _metric(file: _File, task: str, metric: str) -> float | None:
+def _read_metric(file: _ResultsFile, task: str, metric: str) -> float | None:
     """Return a metric as lmms-eval wrote it, None where it is no number."""
-    found = file.tasks[task]
-    if f"{metric},none" not in found:
-        there = sorted({name.partition(",")[0] for name in found} - {"alias"})
+    metrics = file.tasks[task]
+    if f"{metric},none" not in metrics:
+        metric_names = sorted({name.partition(",")[0] for name in metrics} - {"alias"})
         raise EvaluationError(
-            f"{file.path} is of another version of lmms-eval: its {task} has {', '.join(there) or 'nothing'}, "
-            f"not {metric}; {_AGAIN}"
+            f"{file.path} is of another version of lmms-eval: its {task} has {', '.join(metric_names) or 'nothing'}, "
+            f"not {metric}; {_RERUN_HINT}"
         )
-    value = found[f"{metric},none"]
+    value = metrics[f"{metric},none"]
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _unjudged(found: dict[str, Any], benchmark: Benchmark, value: float | None) -> bool:
+def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: float | None) -> bool:
     """Whether a judged score is what lmms-eval writes where the judge could not be reached.
 
     MM-Vet then is 0. LLaVA-in-the-Wild is 100 in each of its parts: every answer, the reference's too, counts -1.
     """
     if benchmark.task == "mmvet":
         return not value
-    parts = {found.get(f"gpt_eval_llava_{part},none") for part in ("all", "conv", "detail", "complex")}
+    parts = {metrics.get(f"gpt_eval_llava_{part},none") for part in ("all", "conv", "detail", "complex")}
     return value is None or parts == {100.0}
 
 
-def _silent(file: _File, benchmark: Benchmark) -> int:
+def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
     """Return how many answers the judge gave no grade, by the samples beside the results; 0 where there are none."""
-    samples = file.path.with_name(file.path.name.replace(_FILES[1:], f"_samples_{benchmark.task}.jsonl"))
+    samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
     try:
-        lines = samples.read_text(encoding="utf-8").splitlines() if samples.is_file() else []
+        lines = samples_path.read_text(encoding="utf-8").splitlines() if samples_path.is_file() else []
         grades = [json.loads(line)[benchmark.metric] for line in lines]
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise EvaluationError(f"{samples} does not hold samples of {benchmark.task} ({error!r}); {_AGAIN}") from error
+        raise EvaluationError(
+            f"{samples_path} does not hold samples of {benchmark.task} ({error!r}); {_RERUN_HINT}"
+        ) from error
 
 
-def _heldout(file: _File) -> Heldout:
-    found = {name.partition(",")[0]: value for name, value in file.tasks[HELDOUT].items()}
-    by_k = {int(name.removeprefix(_BY_K)): found[name] for name in found if name.removeprefix(_BY_K).isdecimal()}
-    accuracy = _metric(file, HELDOUT, _ALL)
+def _read_heldout(file: _ResultsFile) -> HeldoutScores:
+    metrics = {name.partition(",")[0]: value for name, value in file.tasks[HELDOUT_TASK].items()}
+    by_k = {
+        int(name.removeprefix(_ACCURACY_BY_K)): metrics[name]
+        for name in metrics
+        if name.removeprefix(_ACCURACY_BY_K).isdecimal()
+    }
+    accuracy = _read_metric(file, HELDOUT_TASK, _ACCURACY)
     if accuracy is None:
-        raise EvaluationError(f"{file.path} has no number for {HELDOUT}; {_AGAIN}")
-    return Heldout(file.asked[HELDOUT], accuracy, dict(sorted(by_k.items())))
+        raise EvaluationError(f"{file.path} has no number for {HELDOUT_TASK}; {_RERUN_HINT}")
+    return HeldoutScores(file.question_counts[HELDOUT_TASK], accuracy, dict(sorted(by_k.items())))

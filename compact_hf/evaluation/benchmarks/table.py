@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
-from compact_hf.evaluation.benchmarks.results import HarnessScores, Heldout, read_results
+from compact_hf.evaluation.benchmarks.results import HarnessScores, HeldoutScores, read_harness_scores
 
-_DATA: Final = "training data"
-_RELATIVE: Final = "rel. %"
+_DATA_HEADER: Final = "training data"
+_RELATIVE_HEADER: Final = "rel. %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class BenchmarkRow:
         name (`str`): what the paper's model was tuned on; the model's own name for a row of one's own.
         own (`bool`): whether it is one.
         scores (`dict[str, float]`): benchmark -> score, for those that have one.
-        relative (`float`, *optional*): relative performance in per cent over `BenchmarkTable.over`; None where that is
-            empty.
+        relative (`float`, *optional*): relative performance in per cent over `BenchmarkTable.shared_benchmarks`;
+            None if that is empty.
         printed (`float`, *optional*): what the paper prints for it, where it stands over all eight.
-        heldout (`Heldout`, *optional*): of a row of one's own.
+        heldout (`HeldoutScores`, *optional*): of a row of one's own.
     """
 
     name: str
@@ -37,7 +37,7 @@ class BenchmarkRow:
     scores: dict[str, float]
     relative: float | None
     printed: float | None = None
-    heldout: Heldout | None = None
+    heldout: HeldoutScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,14 @@ class BenchmarkTable:
 
     Attributes:
         rows (`tuple[BenchmarkRow, ...]`): in the order in which they are shown.
-        over (`tuple[str, ...]`): the benchmarks that every row has; relative performance is over these, in every row.
+        shared_benchmarks (`tuple[str, ...]`): the benchmarks that every row has; relative performance is over these,
+            in every row.
         reference (`str`): what counts as 100% in one's own rows; in the paper's it is LLaVA-665K as the paper has it.
         notes (`tuple[str, ...]`): what a reader has to know.
     """
 
     rows: tuple[BenchmarkRow, ...]
-    over: tuple[str, ...]
+    shared_benchmarks: tuple[str, ...]
     reference: str
     notes: tuple[str, ...]
 
@@ -60,7 +61,7 @@ class BenchmarkTable:
         """Return the table's head and lines as text, a dash for a missing score; empty without a score of one's own."""
         if not any(row.scores for row in self.rows if row.own):
             return []
-        lines = [[_DATA, *BENCHMARKS, _RELATIVE]]
+        lines = [[_DATA_HEADER, *BENCHMARKS, _RELATIVE_HEADER]]
         for row in self.rows:
             scores = [f"{row.scores[name]:.2f}" if name in row.scores else "-" for name in BENCHMARKS]
             relative = "-" if row.relative is None else f"{row.relative:.1f}"
@@ -71,19 +72,19 @@ class BenchmarkTable:
 
     def heldout_cells(self) -> list[list[str]]:
         """Return the same of the held-out questions: how many, accuracy over all and by k; empty without any."""
-        asked = [(row.name, row.heldout) for row in self.rows if row.heldout]
-        if not asked:
+        heldout_rows = [(row.name, row.heldout) for row in self.rows if row.heldout]
+        if not heldout_rows:
             return []
-        ks = sorted({k for _, heldout in asked for k in heldout.by_k})
+        ks = sorted({k for _, heldout in heldout_rows for k in heldout.by_k})
         lines = [["held-out questions", "n", "accuracy", *(f"k = {k}" for k in ks)]]
-        for name, heldout in asked:
+        for name, heldout in heldout_rows:
             by_k = [f"{heldout.by_k[k]:.3f}" if k in heldout.by_k else "-" for k in ks]
             lines.append([name, str(heldout.n), f"{heldout.accuracy:.3f}", *by_k])
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return the table with its figures unrounded."""
-        return {"over": self.over, "reference": self.reference, "rows": [asdict(row) for row in self.rows]}
+        return {"over": self.shared_benchmarks, "reference": self.reference, "rows": [asdict(row) for row in self.rows]}
 
 
 def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | None = None) -> BenchmarkTable:
@@ -98,50 +99,75 @@ def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | No
         EvaluationError: a file cannot be read, or is not what it should be; or the reference is of several models, or
             has a score of 0.
     """
-    own = read_results(results)
-    base = _one(read_results([reference]), str(reference)) if reference else None
-    everyone = [*own, base] if base else own
-    over = tuple(name for name in BENCHMARKS if all(name in one.scores for one in everyone))
-    whole = len(over) == len(BENCHMARKS)
+    own_results = read_harness_scores(results)
+    reference_result = _single_result(read_harness_scores([reference]), str(reference)) if reference else None
+    all_results = [*own_results, reference_result] if reference_result else own_results
+    shared_benchmarks = tuple(name for name in BENCHMARKS if all(name in result.scores for result in all_results))
+    is_complete = len(shared_benchmarks) == len(BENCHMARKS)
     rows = [
         BenchmarkRow(
-            row.data, False, row.scores, _relative(row.scores, REFERENCE.scores, over), row.printed if whole else None
+            row.data,
+            False,
+            row.scores,
+            _relative_over(row.scores, REFERENCE.scores, shared_benchmarks),
+            row.printed if is_complete else None,
         )
         for row in TABLE
     ]
-    hundred = base.scores if base else REFERENCE.scores
-    shown = [base, *(one for one in own if one.model != base.model)] if base else own
-    names = _names([one.model for one in shown])
+    reference_scores = reference_result.scores if reference_result else REFERENCE.scores
+    row_results = (
+        [reference_result, *(result for result in own_results if result.model != reference_result.model)]
+        if reference_result
+        else own_results
+    )
+    row_names = _short_names([result.model for result in row_results])
     rows += [
-        BenchmarkRow(name, True, one.scores, _relative(one.scores, hundred, over), heldout=one.heldout)
-        for name, one in zip(names, shown, strict=True)
+        BenchmarkRow(
+            name,
+            True,
+            result.scores,
+            _relative_over(result.scores, reference_scores, shared_benchmarks),
+            heldout=result.heldout,
+        )
+        for name, result in zip(row_names, row_results, strict=True)
     ]
-    notes = [note for one in everyone for note in one.notes]
-    for name, one in zip(names, shown, strict=True):
-        missing = [benchmark for benchmark in BENCHMARKS if benchmark not in one.scores]
-        if missing and one.scores:
+    notes = [note for result in all_results for note in result.notes]
+    for name, result in zip(row_names, row_results, strict=True):
+        missing = [benchmark for benchmark in BENCHMARKS if benchmark not in result.scores]
+        if missing and result.scores:
             notes.append(f"{name} has no score on {', '.join(missing)}")
-    if over and not whole:
-        notes.append(f"relative performance is over the {len(over)} of {len(BENCHMARKS)} that every row has")
-    return BenchmarkTable(tuple(rows), over, names[0] if base else REFERENCE.data, tuple(dict.fromkeys(notes)))
+    if shared_benchmarks and not is_complete:
+        notes.append(
+            f"relative performance is over the {len(shared_benchmarks)} of {len(BENCHMARKS)} that every row has"
+        )
+    return BenchmarkTable(
+        tuple(rows),
+        shared_benchmarks,
+        row_names[0] if reference_result else REFERENCE.data,
+        tuple(dict.fromkeys(notes)),
+    )
 
 
-def _one(found: Sequence[HarnessScores], place: str) -> HarnessScores:
-    if len(found) > 1:
+def _single_result(results: Sequence[HarnessScores], source: str) -> HarnessScores:
+    if len(results) > 1:
         raise EvaluationError(
-            f"{place} has results of {len(found)} models ({', '.join(one.model for one in found)}); "
+            f"{source} has results of {len(results)} models ({', '.join(result.model for result in results)}); "
             "give those of one as --reference"
         )
-    return found[0]
+    return results[0]
 
 
-def _relative(scores: Mapping[str, float], hundred: Mapping[str, float], over: Sequence[str]) -> float | None:
-    if not over:
+def _relative_over(
+    scores: Mapping[str, float], reference: Mapping[str, float], benchmarks: Sequence[str]
+) -> float | None:
+    if not benchmarks:
         return None
-    return relative_performance({name: scores[name] for name in over}, {name: hundred[name] for name in over})
+    return relative_performance(
+        {name: scores[name] for name in benchmarks}, {name: reference[name] for name in benchmarks}
+    )
 
 
-def _names(models: Sequence[str]) -> list[str]:
+def _short_names(models: Sequence[str]) -> list[str]:
     """Return the last parts of where models lie, or all of it where two have the same."""
     short = [Path(model).name for model in models]
     return [model if short.count(name) > 1 else name for name, model in zip(short, models, strict=True)]

@@ -28,16 +28,16 @@ EXAMPLE = """\
 {"prediction": "left", "answers": ["right"], "k": 3, "capabilities": ["color", "shape", "spatial_relationship"]}
 """
 # Seconds: files older than the second are looked for as often as the first says, and deleted.
-CLEANING = (600, 600)
+DELETE_CACHE = (600, 600)
 HEADERS = ("questions", "n", "accuracy", "95% interval")
-WIDTHS: list[str | int] = [190, 60, 95, 160]
+COLUMN_WIDTHS: list[str | int] = [190, 60, 95, 160]
 MAX_BYTES = 20_000_000
-MAX_SHOWN = 200
+MAX_SHOWN_CHARS = 200
 
 
-def build() -> gr.Blocks:
+def build_page() -> gr.Blocks:
     """Return the page."""
-    with gr.Blocks(title=TITLE, delete_cache=CLEANING, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, delete_cache=DELETE_CACHE, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=5):
@@ -45,12 +45,14 @@ def build() -> gr.Blocks:
                 file = gr.File(label="or a file of them", file_types=[".jsonl"], height=150)
                 button = gr.Button("Score", variant="primary")
             with gr.Column(scale=6):
-                table = gr.Dataframe(headers=list(HEADERS), label="Accuracy", interactive=False, column_widths=WIDTHS)
-        button.click(scored, [lines, file], table, api_name="score")
+                table = gr.Dataframe(
+                    headers=list(HEADERS), label="Accuracy", interactive=False, column_widths=COLUMN_WIDTHS
+                )
+        button.click(score_lines, [lines, file], table, api_name="score")
     return page
 
 
-def scored(lines: str, file: str | None = None) -> list[list[Any]]:
+def score_lines(lines: str, file: str | None = None) -> list[list[Any]]:
     """Return the table's rows for answers as JSON Lines; a file goes before the text.
 
     Raises:
@@ -58,17 +60,17 @@ def scored(lines: str, file: str | None = None) -> list[list[Any]]:
     """
     try:
         # An instance of its own: it keeps what it is given until it computes, and visitors come at the same time.
-        found = evaluate.load(str(METRIC), keep_in_memory=True).compute(**inputs(read(lines, file)))
+        result = evaluate.load(str(METRIC), keep_in_memory=True).compute(**parse_inputs(read_lines(lines, file)))
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
-    of_k = [(f"k = {k}", score) for k, score in found["by_k"].items()]
+    k_scores = [(f"k = {k}", score) for k, score in result["by_k"].items()]
     return [
         [name, score["n"], f"{score['accuracy']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}"]
-        for name, score in [("all", found), *of_k, *found["by_capability"].items()]
+        for name, score in [("all", result), *k_scores, *result["by_capability"].items()]
     ]
 
 
-def read(lines: str, file: str | None) -> str:
+def read_lines(lines: str, file: str | None) -> str:
     """Return the text that is to be scored.
 
     Raises:
@@ -85,28 +87,28 @@ def read(lines: str, file: str | None) -> str:
         raise ValueError("the file is no UTF-8 text; give JSON Lines") from error
 
 
-def inputs(text: str) -> dict[str, list[Any]]:
+def parse_inputs(text: str) -> dict[str, list[Any]]:
     """Return the metric's inputs from JSON Lines.
 
     Raises:
         ValueError: a line is no JSON object, or lacks a field.
     """
-    questions = [_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    questions = [_parse_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     fields = {"predictions": "prediction", "references": "answers", "k": "k", "capabilities": "capabilities"}
     return {name: [question[field] for question in questions] for name, field in fields.items()}
 
 
-def _question(line: str, number: int) -> dict[str, Any]:
+def _parse_question(line: str, number: int) -> dict[str, Any]:
     try:
         question = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"line {number} is no JSON ({error}): {line[:MAX_SHOWN]}") from error
-    needed = ("prediction", "answers", "k", "capabilities")
-    if not isinstance(question, dict) or (missing := [field for field in needed if field not in question]):
-        told = f"lacks {', '.join(missing)}" if isinstance(question, dict) else "is no object"
-        raise ValueError(f"line {number} {told}; each takes {', '.join(needed)}")
+        raise ValueError(f"line {number} is no JSON ({error}): {line[:MAX_SHOWN_CHARS]}") from error
+    required = ("prediction", "answers", "k", "capabilities")
+    if not isinstance(question, dict) or (missing := [field for field in required if field not in question]):
+        problem = f"lacks {', '.join(missing)}" if isinstance(question, dict) else "is no object"
+        raise ValueError(f"line {number} {problem}; each takes {', '.join(required)}")
     return question
 
 
 if __name__ == "__main__":
-    build().queue(max_size=32).launch(max_file_size=MAX_BYTES, ssr_mode=False)
+    build_page().queue(max_size=32).launch(max_file_size=MAX_BYTES, ssr_mode=False)

@@ -40,7 +40,7 @@ The share of short answers to visual questions that are right, by the number k o
 needs, and by capability. A prediction is right if it is the same as one of its references after the VQA evaluation's
 normalising: case, articles, punctuation, number words and plurals do not count.
 """
-_INPUTS = """
+_KWARGS_DESCRIPTION = """
 Args:
     predictions (`list[str]`): the model's answers.
     references (`list[str | list[str]]`): the right answer of each question, or several of which any counts.
@@ -76,7 +76,7 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
-            inputs_description=_INPUTS,
+            inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {
                     "predictions": text,
@@ -88,14 +88,14 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
             reference_urls=["https://arxiv.org/abs/2504.21850"],
         )
 
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Take in questions, checked before any is kept: what evaluate itself says of bad input is pages long."""
-        super().add_batch(**checked({"predictions": predictions, "references": references, **others}))
+        super().add_batch(**check_inputs({"predictions": predictions, "references": references, **kwargs}))
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Take in one question."""
-        given = {"predictions": prediction, "references": reference, **others}
-        self.add_batch(**{name: None if value is None else [value] for name, value in given.items()})
+        inputs = {"predictions": prediction, "references": reference, **kwargs}
+        self.add_batch(**{name: None if value is None else [value] for name, value in inputs.items()})
 
     def _compute(
         self,
@@ -110,18 +110,18 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
         ]
         by_k: dict[int, list[bool]] = defaultdict(list)
         by_capability: dict[str, list[bool]] = defaultdict(list)
-        for judged, of_k, names in zip(right, k, capabilities, strict=True):
-            by_k[of_k].append(judged)
+        for correct, question_k, names in zip(right, k, capabilities, strict=True):
+            by_k[question_k].append(correct)
             for name in set(names):
-                by_capability[name].append(judged)
+                by_capability[name].append(correct)
         return {
-            **share(right),
-            "by_k": {of_k: share(by_k[of_k]) for of_k in sorted(by_k)},
-            "by_capability": {name: share(by_capability[name]) for name in CAPABILITIES if name in by_capability},
+            **score(right),
+            "by_k": {question_k: score(by_k[question_k]) for question_k in sorted(by_k)},
+            "by_capability": {name: score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
         }
 
 
-def share(right: list[bool]) -> dict[str, Any]:
+def score(right: list[bool]) -> dict[str, Any]:
     """Return how many of some questions are answered rightly, with the 95% Wilson interval (Wilson 1927)."""
     n = len(right)
     accuracy = sum(right) / n
@@ -132,69 +132,69 @@ def share(right: list[bool]) -> dict[str, Any]:
     return {"accuracy": accuracy, "n": n, "low": low, "high": high}
 
 
-def checked(given: dict[str, Any]) -> dict[str, list[Any]]:
+def check_inputs(inputs: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the four inputs as lists, each question's references as a list too.
 
     Raises:
         ValueError: one is missing, unknown or empty, their lengths differ, or a value is not what it should be.
     """
     allowed = ("predictions", "references", "k", "capabilities")
-    for name in given:
+    for name in inputs:
         if name not in allowed:
             raise ValueError(f"unknown input {name!r}; the inputs are {', '.join(allowed)}")
-    missing = [name for name in allowed if given.get(name) is None]
+    missing = [name for name in allowed if inputs.get(name) is None]
     if missing:
         raise ValueError(f"missing: {', '.join(missing)}; give {', '.join(allowed)}, one of each for every question")
-    columns = {name: _listed(given[name], name) for name in allowed}
+    columns = {name: _to_list(inputs[name], name) for name in allowed}
     if len({len(column) for column in columns.values()}) > 1:
-        told = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
-        raise ValueError(f"got {told}; give one of each for every question")
+        lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+        raise ValueError(f"got {lengths}; give one of each for every question")
     if not columns["predictions"]:
         raise ValueError("got no questions; give at least one prediction with its references, k and capabilities")
     return {
-        "predictions": [_text(one, f"predictions[{at}]") for at, one in enumerate(columns["predictions"])],
-        "references": [_answers(one, at) for at, one in enumerate(columns["references"])],
-        "k": [_k(one, at) for at, one in enumerate(columns["k"])],
-        "capabilities": [_capabilities(one, at) for at, one in enumerate(columns["capabilities"])],
+        "predictions": [_check_text(value, f"predictions[{row}]") for row, value in enumerate(columns["predictions"])],
+        "references": [_parse_references(value, row) for row, value in enumerate(columns["references"])],
+        "k": [_parse_k(value, row) for row, value in enumerate(columns["k"])],
+        "capabilities": [_parse_capabilities(value, row) for row, value in enumerate(columns["capabilities"])],
     }
 
 
-def _listed(column: Any, name: str) -> list[Any]:
+def _to_list(column: Any, name: str) -> list[Any]:
     if isinstance(column, str) or not isinstance(column, Iterable):
         raise ValueError(f"{name} is {column!r}; give a list with one entry for every question")
     return list(column)
 
 
-def _text(value: Any, place: str) -> str:
+def _check_text(value: Any, location: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{place} is {value!r}; give a string")
+        raise ValueError(f"{location} is {value!r}; give a string")
     return value
 
 
-def _answers(value: Any, at: int) -> list[str]:
+def _parse_references(value: Any, row: int) -> list[str]:
     answers = [value] if isinstance(value, str) else value
     if not isinstance(answers, Iterable) or not (answers := list(answers)):
-        raise ValueError(f"references[{at}] is {value!r}; give a string, or a list of strings of which any is right")
-    return [_text(answer, f"references[{at}][{number}]") for number, answer in enumerate(answers)]
+        raise ValueError(f"references[{row}] is {value!r}; give a string, or a list of strings of which any is right")
+    return [_check_text(answer, f"references[{row}][{number}]") for number, answer in enumerate(answers)]
 
 
-def _k(value: Any, at: int) -> int:
+def _parse_k(value: Any, row: int) -> int:
     try:
         k = -1 if isinstance(value, bool) else index(value)
     except TypeError:
         k = -1
     if not 1 <= k <= len(CAPABILITIES):
-        raise ValueError(f"k[{at}] is {value!r}; give how many capabilities the question needs, an int of 1 to 10")
+        raise ValueError(f"k[{row}] is {value!r}; give how many capabilities the question needs, an int of 1 to 10")
     return k
 
 
-def _capabilities(value: Any, at: int) -> list[str]:
+def _parse_capabilities(value: Any, row: int) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ValueError(f"capabilities[{at}] is {value!r}; give a list of names")
+        raise ValueError(f"capabilities[{row}] is {value!r}; give a list of names")
     names = list(value)
     for name in names:
         if name not in CAPABILITIES:
             near = get_close_matches(str(name), CAPABILITIES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"capabilities[{at}] has {name!r}; the ten are {', '.join(CAPABILITIES)}{hint}")
+            raise ValueError(f"capabilities[{row}] has {name!r}; the ten are {', '.join(CAPABILITIES)}{hint}")
     return names

@@ -22,26 +22,26 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import JournalError, StoppedEarly, TeacherError, UsageError
-from compact_hf.images.codec import MAX_EDGE, checked_edge
-from compact_hf.images.questions import QuestionedPictures
-from compact_hf.methods.annotate.annotation import METHOD, Annotation, annotate_picture, annotated_of
-from compact_hf.methods.compact.complexity import Pair, complexity_of
+from compact_hf.images.codec import MAX_EDGE, check_max_edge
+from compact_hf.images.questions import VqaSource
+from compact_hf.methods.annotate.annotation import METHOD, Annotation, annotate_image, parse_annotation_outcome
+from compact_hf.methods.compact.complexity import CapabilityPair, measure_complexity
 from compact_hf.methods.compact.tables import Table
-from compact_hf.methods.verification import judging_version
-from compact_hf.records import Picture
-from compact_hf.runs.image_index import read_again
+from compact_hf.methods.verification import verification_prompts_version
+from compact_hf.records import ImageInfo
+from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Process
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Standing, Terms
-from compact_hf.runs.sources import check_pictures, default_teacher, open_dataset
-from compact_hf.teachers.base import Exposure
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
+from compact_hf.runs.sources import check_source_type, default_teacher, open_dataset_source
+from compact_hf.teachers.base import EncodedImage
 from compact_hf.teachers.registry import open_teacher
 
-FILE_NAME: Final = "annotations.parquet"
-_GROUP_ROWS: Final = 10_000
+ANNOTATIONS_FILE: Final = "annotations.parquet"
+_ROW_GROUP_SIZE: Final = 10_000
 
 
-def write_table(run: Path) -> Path:
+def write_annotations(run: Path) -> Path:
     """Write what a run found so far, and return the file; it is there whole or as it was.
 
     Raises:
@@ -49,14 +49,14 @@ def write_table(run: Path) -> Path:
     """
     import pyarrow.parquet as pq
 
-    file, unfinished = run / FILE_NAME, run / f"{FILE_NAME}.writing"
+    file, temp_file = run / ANNOTATIONS_FILE, run / f"{ANNOTATIONS_FILE}.writing"
     try:
-        with pq.ParquetWriter(unfinished, _schema()) as writer:
-            for table in _tables(annotations_of(run)):
+        with pq.ParquetWriter(temp_file, _schema()) as writer:
+            for table in _iter_tables(iter_annotations(run)):
                 writer.write_table(table)
-        os.replace(unfinished, file)
+        os.replace(temp_file, file)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        temp_file.unlink(missing_ok=True)
         raise JournalError(f"cannot write {file} ({error.strerror or error}); make room and run it again") from error
     return file
 
@@ -80,10 +80,10 @@ def _schema() -> Any:
     )
 
 
-def _tables(found: Iterator[Annotation]) -> Iterator[Any]:
+def _iter_tables(annotations: Iterator[Annotation]) -> Iterator[Any]:
     import pyarrow as pa
 
-    while rows := list(islice(found, _GROUP_ROWS)):
+    while rows := list(islice(annotations, _ROW_GROUP_SIZE)):
         yield pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
 
 
@@ -114,12 +114,12 @@ class Summary:
     none_needed: float | None
     by_k: dict[int, int]
     by_capability: dict[str, int]
-    by_pair: tuple[Pair, ...]
+    by_pair: tuple[CapabilityPair, ...]
     rejects: dict[str, int]
     verifiers: tuple[str, ...]
 
 
-def annotations_of(run: str | Path) -> Iterator[Annotation]:
+def iter_annotations(run: str | Path) -> Iterator[Annotation]:
     """Yield what a run found, in the order of image ids and within a picture in that of the data set.
 
     Raises:
@@ -128,42 +128,42 @@ def annotations_of(run: str | Path) -> Iterator[Annotation]:
     """
     with Journal.read(Path(run)) as journal:
         check_method(journal)
-        for finished in journal.outcomes():
-            yield from annotated_of(finished.body).annotations
+        for finished_image in journal.outcomes():
+            yield from parse_annotation_outcome(finished_image.body).annotations
 
 
-def summary(run: str | Path) -> Summary:
+def summarize(run: str | Path) -> Summary:
     """Return a run's annotations in numbers, also while it goes on.
 
     Raises:
         JournalError: the folder is not a run, or cannot be read.
         UsageError: it is a run of another command.
     """
-    needed: Counter[tuple[str, ...]] = Counter()
+    combination_counts: Counter[tuple[str, ...]] = Counter()
     verifiers: set[str] = set()
-    pictures = 0
+    image_count = 0
     with Journal.read(Path(run)) as journal:
         check_method(journal)
-        rejects = Counter(reject.reason for reject in journal.picture_rejects())
-        for finished in journal.outcomes():
-            pictures += 1
-            outcome = annotated_of(finished.body)
+        rejects = Counter(reject.reason for reject in journal.image_rejects())
+        for finished_image in journal.outcomes():
+            image_count += 1
+            outcome = parse_annotation_outcome(finished_image.body)
             rejects.update(reject.reason for reject in outcome.rejects)
             verifiers.update(filter(None, [outcome.verifier]))
-            needed.update(annotation.capabilities for annotation in outcome.annotations)
+            combination_counts.update(annotation.capabilities for annotation in outcome.annotations)
         identity = journal.identity
-    found = complexity_of(needed)
+    complexity = measure_complexity(combination_counts)
     return Summary(
         identity=identity,
-        pictures=pictures,
-        questions=found.questions,
-        mean_k=found.mean_k,
-        mode_k=found.mode_k,
-        at_most_2=found.at_most_2,
-        none_needed=found.none_needed,
-        by_k=found.by_k,
-        by_capability=found.by_capability,
-        by_pair=found.by_pair,
+        pictures=image_count,
+        questions=complexity.questions,
+        mean_k=complexity.mean_k,
+        mode_k=complexity.mode_k,
+        at_most_2=complexity.at_most_2,
+        none_needed=complexity.none_needed,
+        by_k=complexity.by_k,
+        by_capability=complexity.by_capability,
+        by_pair=complexity.by_pair,
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         verifiers=tuple(sorted(verifiers)),
     )
@@ -180,38 +180,39 @@ def check_method(journal: Journal) -> None:
         raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}; `compact status` shows it")
 
 
-MOST_PAIRS: Final = 10
+MAX_PAIRS: Final = 10
 """Pairs that are shown; the rest are in `--json`."""
 
 
-def summary_parts(found: Summary) -> Iterator[str | Table]:
+def format_summary(summary: Summary) -> Iterator[str | Table]:
     """Yield what `compact annotate` says, from the figures that the paper gives to what could not be annotated."""
-    judges = ", ".join(found.verifiers) or "nobody yet"
-    yield f"{found.questions:,} questions about {found.pictures:,} pictures, judged by {judges}"
-    if found.mean_k is not None and found.at_most_2 is not None and found.none_needed is not None:
+    verifiers = ", ".join(summary.verifiers) or "nobody yet"
+    yield f"{summary.questions:,} questions about {summary.pictures:,} pictures, judged by {verifiers}"
+    if summary.mean_k is not None and summary.at_most_2 is not None and summary.none_needed is not None:
         yield (
-            f"mean k {found.mean_k:.2f}, mode {found.mode_k}; {found.at_most_2:.1%} with k <= 2, "
-            f"{found.none_needed:.1%} with k = 0"
+            f"mean k {summary.mean_k:.2f}, mode {summary.mode_k}; {summary.at_most_2:.1%} with k <= 2, "
+            f"{summary.none_needed:.1%} with k = 0"
         )
     yield Table(
-        ("k", "questions", "share"), [(k, count, _share(count, found.questions)) for k, count in found.by_k.items()]
+        ("k", "questions", "share"),
+        [(k, count, _format_share(count, summary.questions)) for k, count in summary.by_k.items()],
     )
     yield Table(
         ("needed", "questions", "share"),
-        [(name, count, _share(count, found.questions)) for name, count in found.by_capability.items()],
+        [(name, count, _format_share(count, summary.questions)) for name, count in summary.by_capability.items()],
     )
     yield Table(
         ("needed together", "questions", "share"),
         [
-            (f"{pair.one}, {pair.other}", pair.questions, _share(pair.questions, found.questions))
-            for pair in found.by_pair[:MOST_PAIRS]
+            (f"{pair.one}, {pair.other}", pair.questions, _format_share(pair.questions, summary.questions))
+            for pair in summary.by_pair[:MAX_PAIRS]
         ],
     )
-    yield Table(("not annotated because of", "count"), list(found.rejects.items()))
+    yield Table(("not annotated because of", "count"), list(summary.rejects.items()))
 
 
-def _share(count: int, of: int) -> str:
-    return f"{count / of:.1%}" if of else ""
+def _format_share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else ""
 
 
 def annotate(
@@ -232,7 +233,7 @@ def annotate(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[Standing], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda standing: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Ask a verifier which capabilities the questions of a data set need; it sees neither answers nor any expectation.
@@ -266,37 +267,42 @@ def annotate(
         JournalError: the run folder cannot be used.
         StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
     """
-    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    checked_edge(max_edge)
-    asked = open_dataset(dataset, split=split, image_root=image_root, on_wait=on_wait)
-    judge = open_teacher(
-        verifier or default_teacher(asked),
+    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    check_max_edge(max_edge)
+    source = open_dataset_source(dataset, split=split, image_root=image_root, on_wait=on_wait)
+    verifier_backend = open_teacher(
+        verifier or default_teacher(source),
         url=verifier_url,
         seed=seed,
         batch_size=concurrency,
         state_dir=Path(out),
         on_wait=on_wait,
     )
-    check_pictures(judge.name, judge.sources, asked)
+    check_source_type(verifier_backend.name, verifier_backend.source_type, source)
     run = Run(
-        asked,
-        {"verifier": judge},
-        partial(_process, asked, max_edge),
-        {"method": METHOD, "rows": asked.content, "prompts": judging_version(), "max_edge": max_edge},
+        source,
+        {"verifier": verifier_backend},
+        partial(_process_image, source, max_edge),
+        {
+            "method": METHOD,
+            "rows": source.content_hash,
+            "prompts": verification_prompts_version(),
+            "max_edge": max_edge,
+        },
         seed,
         None,
-        terms,
+        limits,
         on_progress,
     )
     try:
-        run.to_end(Path(out))
+        run.run(Path(out))
     except (StoppedEarly, TeacherError, KeyboardInterrupt):
-        write_table(Path(out))
+        write_annotations(Path(out))
         raise
-    write_table(Path(out))
-    return summary(out)
+    write_annotations(Path(out))
+    return summarize(out)
 
 
-def _process(asked: QuestionedPictures, max_edge: int, picture: Picture) -> Process:
-    exposure = Exposure(partial(read_again, asked, picture), ref=picture.ref, max_edge=max_edge)
-    return annotate_picture(picture.image_id, exposure, asked.asked(picture.ref))
+def _process_image(source: VqaSource, max_edge: int, image: ImageInfo) -> Process:
+    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
+    return annotate_image(image.image_id, encoded_image, source.read_rows(image.ref))

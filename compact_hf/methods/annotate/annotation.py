@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from compact_hf.images.questions import AskedRow
-from compact_hf.methods.verification import judged
+from compact_hf.images.questions import QuestionRow
+from compact_hf.methods.verification import request_verdicts
 from compact_hf.records import Draft, Reject, Verdict, from_json, to_json
 from compact_hf.runs.process import Process, Result
-from compact_hf.teachers.base import Exposure
+from compact_hf.teachers.base import EncodedImage
 
 METHOD: Final = "annotate"
 
@@ -46,7 +46,7 @@ class Annotation:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
+class AnnotationOutcome:
     """What became of a picture's questions; `verifier` are the model versions that judged."""
 
     annotations: tuple[Annotation, ...]
@@ -55,20 +55,20 @@ class Annotated:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DatasetQuestion:
     """A question as it stands in a row; a data set's question is a draft that nobody is sure of or asked for."""
 
-    row: AskedRow
+    row: QuestionRow
     turn: int
     draft: Draft
 
 
-def annotated_of(body: str) -> Annotated:
+def parse_annotation_outcome(body: str) -> AnnotationOutcome:
     """Return what a journal holds as JSON."""
-    return from_json(Annotated, body)
+    return from_json(AnnotationOutcome, body)
 
 
-def annotate_picture(image_id: str, exposure: Exposure, rows: Sequence[AskedRow]) -> Process:
+def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[QuestionRow]) -> Process:
     """Ask what every question about one picture needs.
 
     Yields:
@@ -77,43 +77,43 @@ def annotate_picture(image_id: str, exposure: Exposure, rows: Sequence[AskedRow]
     Returns:
         The `Annotated` as JSON, and the number of its annotations.
     """
-    asked, rejects = questions_in(rows)
-    verdicts = yield from judged(image_id, exposure, [one.draft for one in asked])
+    questions, rejects = collect_questions(rows)
+    verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])
     annotations: list[Annotation] = []
-    for one, (verdict, _) in zip(asked, verdicts, strict=True):
+    for question, (verdict, _) in zip(questions, verdicts, strict=True):
         if isinstance(verdict, Reject):
             rejects.append(verdict)
         else:
-            annotations.append(_annotation(one, image_id, verdict))
-    outcome = Annotated(tuple(annotations), tuple(rejects), ", ".join(sorted({model for _, model in verdicts})))
+            annotations.append(_to_annotation(question, image_id, verdict))
+    outcome = AnnotationOutcome(tuple(annotations), tuple(rejects), ", ".join(sorted({model for _, model in verdicts})))
     return Result(to_json(outcome), len(annotations))
 
 
-def questions_in(rows: Sequence[AskedRow]) -> tuple[list[Asked], list[Reject]]:
+def collect_questions(rows: Sequence[QuestionRow]) -> tuple[list[DatasetQuestion], list[Reject]]:
     """Return the questions in the rows, in their order, and a reject for each row or question that there is not."""
-    asked: list[Asked] = []
+    questions: list[DatasetQuestion] = []
     rejects: list[Reject] = []
     for row in rows:
         if not row.exchanges:
-            rejects.append(Reject("conversation", row.defect[0], row.row, row.defect[1]))
+            rejects.append(Reject("conversation", row.defect[0], row.location, row.defect[1]))
         for turn, exchange in enumerate(row.exchanges):
             # One line each, so that their numbers in a prompt stand out.
             question, answer = " ".join(exchange.question.split()), " ".join(exchange.answer.split())
             if question:
-                asked.append(Asked(row, turn, Draft(question, answer, 0, ())))
+                questions.append(DatasetQuestion(row, turn, Draft(question, answer, 0, ())))
             else:
-                rejects.append(Reject("conversation", "empty question", row.row, f"turn {turn}"))
-    return asked, rejects
+                rejects.append(Reject("conversation", "empty question", row.location, f"turn {turn}"))
+    return questions, rejects
 
 
-def _annotation(one: Asked, image_id: str, verdict: Verdict) -> Annotation:
+def _to_annotation(question: DatasetQuestion, image_id: str, verdict: Verdict) -> Annotation:
     return Annotation(
-        row=one.row.row,
-        row_id=one.row.id,
-        turn=one.turn,
+        row=question.row.location,
+        row_id=question.row.id,
+        turn=question.turn,
         image_id=image_id,
-        question=one.draft.question,
-        answer=one.draft.answer,
+        question=question.draft.question,
+        answer=question.draft.answer,
         capabilities=verdict.capabilities,
         k=len(verdict.capabilities),
         verifier_answer=verdict.answer,

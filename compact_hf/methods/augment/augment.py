@@ -21,23 +21,34 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from compact_hf.capabilities import CAPABILITIES, canonical
-from compact_hf.images.codec import MAX_EDGE, checked_edge
-from compact_hf.images.questions import AskedRow, QuestionedPictures
-from compact_hf.methods.annotate.annotation import questions_in
-from compact_hf.methods.augment.prompts import Known, rewriting_prompt, rewriting_several_prompt, rewriting_version
+from compact_hf.capabilities import CAPABILITIES, canonicalize
+from compact_hf.images.codec import MAX_EDGE, check_max_edge
+from compact_hf.images.questions import QuestionRow, VqaSource
+from compact_hf.methods.annotate.annotation import collect_questions
+from compact_hf.methods.augment.prompts import (
+    OriginalQuestion,
+    rewrite_prompt,
+    rewrite_prompts_version,
+    rewrite_several_prompt,
+)
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.preset import PAPER, Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply
 from compact_hf.methods.compact.sampling import MAX_K
-from compact_hf.methods.verification import filtered, judged, judging_version, request, verified
-from compact_hf.records import Conversation, Draft, Picture, Reject, Task, Turn, digest, to_json
-from compact_hf.runs.image_index import read_again
+from compact_hf.methods.verification import (
+    filter_draft,
+    make_request,
+    request_verdicts,
+    verification_prompts_version,
+    verify_drafts,
+)
+from compact_hf.records import Conversation, Draft, ImageInfo, Reject, Task, Turn, digest, to_json
+from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.process import Process, Result
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Standing, Terms
-from compact_hf.runs.sources import open_both, open_dataset
-from compact_hf.teachers.base import Exposure, Reply, Request
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
+from compact_hf.runs.sources import open_dataset_source, open_teachers
+from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 METHOD: Final = "augment"
 
@@ -47,15 +58,15 @@ PRESET: Final = replace(
 """The filters of `paper`; four questions of a picture are rewritten in one request, each with up to three atoms."""
 
 # Each round waits for two batches, up to 24 hours each.
-BATCHED: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
+BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
 
 
 @dataclass(slots=True)
-class _Picture:
+class _ImageState:
     """What has become of a picture's questions so far."""
 
     image_id: str
-    exposure: Exposure
+    encoded_image: EncodedImage
     seed: int
     preset: Preset
     turns: list[Turn] = field(default_factory=list)
@@ -66,19 +77,25 @@ class _Picture:
 
 
 @dataclass(slots=True)
-class _Open:
+class _PendingQuestion:
     """A question that is to be rewritten, and the capabilities that were asked for besides, one a round."""
 
-    known: Known
-    further: list[str] = field(default_factory=list)
+    original: OriginalQuestion
+    extras: list[str] = field(default_factory=list)
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        return canonical((*self.known.capabilities, self.further[-1]))
+    def combination(self) -> tuple[str, ...]:
+        return canonicalize((*self.original.capabilities, self.extras[-1]))
 
 
-def augment_picture(
-    image_id: str, exposure: Exposure, rows: Sequence[AskedRow], *, seed: int, ks: Collection[int], preset: Preset
+def augment_image(
+    image_id: str,
+    encoded_image: EncodedImage,
+    rows: Sequence[QuestionRow],
+    *,
+    seed: int,
+    ks: Collection[int],
+    preset: Preset,
 ) -> Process:
     """Rewrite the questions about one picture.
 
@@ -91,99 +108,111 @@ def augment_picture(
     Returns:
         The `Outcome` as JSON, its k 0 where no question could be rewritten; and the number of its turns.
     """
-    asked, rejects = questions_in(rows)
-    picture = _Picture(image_id, exposure, seed, preset, rejects=rejects)
-    verdicts = yield from judged(image_id, exposure, [one.draft for one in asked])
-    known: list[Known] = []
-    for one, (verdict, _) in zip(asked, verdicts, strict=True):
+    questions, rejects = collect_questions(rows)
+    state = _ImageState(image_id, encoded_image, seed, preset, rejects=rejects)
+    verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])
+    originals: list[OriginalQuestion] = []
+    for question, (verdict, _) in zip(questions, verdicts, strict=True):
         if isinstance(verdict, Reject):
             rejects.append(verdict)
-        elif not one.draft.answer:
-            rejects.append(Reject("conversation", "question without answer", one.draft.question))
+        elif not question.draft.answer:
+            rejects.append(Reject("conversation", "question without answer", question.draft.question))
         else:
-            known.append(Known(one.draft.question, one.draft.answer, verdict.capabilities))
-    k, chosen = _of_one_k(known, ks, rejects)
-    left = [_Open(one) for one in dict.fromkeys(chosen)]
-    for number in range(1, preset.max_rounds + 1):
-        left = yield from _round(number, left, picture)
-    turns = tuple(picture.turns)
+            originals.append(OriginalQuestion(question.draft.question, question.draft.answer, verdict.capabilities))
+    k, candidates = _select_k(originals, ks, rejects)
+    pending = [_PendingQuestion(question) for question in dict.fromkeys(candidates)]
+    for round_number in range(1, preset.max_rounds + 1):
+        pending = yield from _run_round(round_number, pending, state)
+    turns = tuple(state.turns)
     conversation = Conversation(image_id, k, turns) if len(turns) >= preset.min_turns else None
     if conversation is None:
-        rejects.append(Reject("conversation", "too few questions", image_id, f"{len(turns)} of {len(asked)} rewritten"))
-    teacher, verifier = (", ".join(sorted(names)) for names in (picture.teachers, picture.verifiers))
-    outcome = Outcome(k, conversation, tuple(rejects), tuple(picture.drafts), teacher, verifier)
+        rejects.append(
+            Reject("conversation", "too few questions", image_id, f"{len(turns)} of {len(questions)} rewritten")
+        )
+    teacher, verifier = (", ".join(sorted(names)) for names in (state.teachers, state.verifiers))
+    outcome = Outcome(k, conversation, tuple(rejects), tuple(state.drafts), teacher, verifier)
     return Result(to_json(outcome), len(turns) if conversation is not None else 0)
 
 
-def _of_one_k(known: Sequence[Known], ks: Collection[int], rejects: list[Reject]) -> tuple[int, list[Known]]:
+def _select_k(
+    originals: Sequence[OriginalQuestion], ks: Collection[int], rejects: list[Reject]
+) -> tuple[int, list[OriginalQuestion]]:
     """Return the k that the picture's new questions will have, and the questions that come to it."""
-    counts = Counter(k for one in known if (k := len(one.capabilities) + 1) in ks and k <= len(CAPABILITIES))
-    chosen = max(counts, key=lambda k: (counts[k], k), default=0)
-    for one in known:
-        k = len(one.capabilities) + 1
-        if k != chosen:
+    counts = Counter(
+        k for original in originals if (k := len(original.capabilities) + 1) in ks and k <= len(CAPABILITIES)
+    )
+    best_k = max(counts, key=lambda k: (counts[k], k), default=0)
+    for original in originals:
+        k = len(original.capabilities) + 1
+        if k != best_k:
             reason = "another k than the picture's" if k in counts else "no question for so many capabilities"
-            detail = f"with one more it would need {k}, the picture's questions need {chosen}"
-            rejects.append(Reject("conversation", reason, one.question, detail, one.capabilities))
-    return chosen, [one for one in known if len(one.capabilities) + 1 == chosen]
+            detail = f"with one more it would need {k}, the picture's questions need {best_k}"
+            rejects.append(Reject("conversation", reason, original.question, detail, original.capabilities))
+    return best_k, [original for original in originals if len(original.capabilities) + 1 == best_k]
 
 
-def _round(number: int, left: Sequence[_Open], picture: _Picture) -> Generator[list[Request], list[Reply], list[_Open]]:
+def _run_round(
+    round_number: int, pending: Sequence[_PendingQuestion], state: _ImageState
+) -> Generator[list[Request], list[Reply], list[_PendingQuestion]]:
     """Have each question rewritten once, with a capability that it was not asked to need before.
 
     Returns:
         The questions that are still to be rewritten.
     """
-    tried = [one for one in left if _draw(one, left, picture)]
-    size = picture.preset.combinations_per_request
-    parts = [tried[at : at + size] for at in range(0, len(tried), size)]
-    if not parts:
+    questions = [question for question in pending if _draw_extra(question, pending, state)]
+    size = state.preset.combinations_per_request
+    chunks = [questions[start : start + size] for start in range(0, len(questions), size)]
+    if not chunks:
         return []
-    requests = [_write(part, picture, number) for part in parts]
+    requests = [_rewrite_request(chunk, state, round_number) for chunk in chunks]
     replies = yield requests
-    read = [
-        (request.key, reply.model, filtered(draft, picture.turns, picture.preset))
-        for part, request, reply in zip(parts, requests, replies, strict=True)
-        for draft in filters.read_drafts(reply, [one.wanted for one in part])
+    entries = [
+        (request.key, reply.model, filter_draft(draft, state.turns, state.preset))
+        for chunk, request, reply in zip(chunks, requests, replies, strict=True)
+        for draft in filters.parse_drafts(reply, [question.combination for question in chunk])
     ]
-    drafts = [draft for _, _, draft in read if isinstance(draft, Draft)]
-    verdicts = iter((yield from verified(picture.image_id, picture.exposure, drafts, picture.preset)))
-    still: list[_Open] = []
-    for one, (key, teacher, draft) in zip(tried, read, strict=True):
+    drafts = [draft for _, _, draft in entries if isinstance(draft, Draft)]
+    verdicts = iter((yield from verify_drafts(state.image_id, state.encoded_image, drafts, state.preset)))
+    remaining: list[_PendingQuestion] = []
+    for question, (key, teacher, draft) in zip(questions, entries, strict=True):
         result, verifier = next(verdicts) if isinstance(draft, Draft) else (draft, "")
         # Once more: two of one round may repeat each other.
-        if isinstance(result, Turn) and (again := filters.repetition(result.question, picture.turns, picture.preset)):
-            result = Reject("generation", again[0], result.question, again[1], result.capabilities)
+        if isinstance(result, Turn) and (
+            repetition := filters.repetition_reason(result.question, state.turns, state.preset)
+        ):
+            result = Reject("generation", repetition[0], result.question, repetition[1], result.capabilities)
         if isinstance(result, Turn):
-            picture.turns.append(result)
-            picture.teachers.add(teacher)
-            picture.verifiers.add(verifier)
+            state.turns.append(result)
+            state.teachers.add(teacher)
+            state.verifiers.add(verifier)
         else:
-            picture.rejects.append(result)
-            still.append(one)
-        picture.drafts.append((key, result.reason if isinstance(result, Reject) else ""))
-    return still
+            state.rejects.append(result)
+            remaining.append(question)
+        state.drafts.append((key, result.reason if isinstance(result, Reject) else ""))
+    return remaining
 
 
-def _draw(one: _Open, left: Sequence[_Open], picture: _Picture) -> bool:
+def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion], state: _ImageState) -> bool:
     """Draw the next further capability, those that this picture was asked least for first; False where none is left."""
-    names = [name for name in CAPABILITIES if name not in one.known.capabilities and name not in one.further]
+    names = [
+        name for name in CAPABILITIES if name not in question.original.capabilities and name not in question.extras
+    ]
     if not names:
         return False
-    uses = Counter(name for other in left for name in other.further)
-    least = min(uses[name] for name in names)
-    rng = random.Random(digest("further", picture.seed, picture.image_id, one.known.question, len(one.further)))
-    one.further.append(rng.choice([name for name in names if uses[name] == least]))
+    usage = Counter(name for item in pending for name in item.extras)
+    min_usage = min(usage[name] for name in names)
+    rng = random.Random(digest("further", state.seed, state.image_id, question.original.question, len(question.extras)))
+    question.extras.append(rng.choice([name for name in names if usage[name] == min_usage]))
     return True
 
 
-def _write(part: Sequence[_Open], picture: _Picture, number: int) -> Request:
-    known, further = [one.known for one in part], [one.further[-1] for one in part]
-    several = len(part) > 1
-    prompt = rewriting_several_prompt(known, further) if several else rewriting_prompt(known[0], further[0])
-    task = Task(picture.image_id, number, tuple(one.wanted for one in part))
-    schema = DraftsReply if several else DraftReply
-    return request("teacher", picture.image_id, picture.exposure, prompt, schema, task)
+def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, round_number: int) -> Request:
+    originals, extras = [question.original for question in chunk], [question.extras[-1] for question in chunk]
+    is_several = len(chunk) > 1
+    prompt = rewrite_several_prompt(originals, extras) if is_several else rewrite_prompt(originals[0], extras[0])
+    task = Task(state.image_id, round_number, tuple(question.combination for question in chunk))
+    schema = DraftsReply if is_several else DraftReply
+    return make_request("teacher", state.image_id, state.encoded_image, prompt, schema, task)
 
 
 def augment(
@@ -207,9 +236,9 @@ def augment(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[Standing], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda standing: None,
     on_wait: Callable[[str], None] = lambda line: None,
-) -> Standing:
+) -> RunProgress:
     """Have a teacher rewrite the questions of a data set so that they need one capability more, and verify each.
 
     The verifier first says what every question needs, as in `annotate`. Of each picture those questions are rewritten
@@ -244,11 +273,11 @@ def augment(
         JournalError: the run folder cannot be used.
         StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
     """
-    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    checked_edge(max_edge)
-    asked = open_dataset(dataset, split=split, image_root=image_root, on_wait=on_wait)
-    teachers = open_both(
-        asked,
+    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    check_max_edge(max_edge)
+    source = open_dataset_source(dataset, split=split, image_root=image_root, on_wait=on_wait)
+    teachers = open_teachers(
+        source,
         teacher=teacher,
         teacher_url=teacher_url,
         verifier=verifier,
@@ -258,30 +287,30 @@ def augment(
         state_dir=Path(out),
         on_wait=on_wait,
     )
-    writer = teachers["teacher"]
-    in_batches = any(one.in_batches for one in teachers.values())
-    preset = replace(BATCHED if in_batches else PRESET, strict=strict, max_edge=max_edge)
-    ks = range(writer.ks.start, min(writer.ks.stop, MAX_K + 1))
+    teacher_backend = teachers["teacher"]
+    is_batch = any(backend.is_batch for backend in teachers.values())
+    preset = replace(BATCH_PRESET if is_batch else PRESET, strict=strict, max_edge=max_edge)
+    ks = range(teacher_backend.ks.start, min(teacher_backend.ks.stop, MAX_K + 1))
     return Run(
-        asked,
+        source,
         teachers,
-        partial(_process, asked, seed, ks, preset),
+        partial(_process_image, source, seed, ks, preset),
         {
             "k": ["k+1"],
             "method": METHOD,
-            "rows": asked.content,
+            "rows": source.content_hash,
             "preset": preset.preset_version,
-            "prompts": f"{judging_version()}-{rewriting_version()}",
+            "prompts": f"{verification_prompts_version()}-{rewrite_prompts_version()}",
             "max_edge": max_edge,
         },
         seed,
         None,
-        terms,
+        limits,
         on_progress,
-    ).to_end(Path(out))
+    ).run(Path(out))
 
 
-def _process(asked: QuestionedPictures, seed: int, ks: range, preset: Preset, picture: Picture) -> Process:
-    exposure = Exposure(partial(read_again, asked, picture), ref=picture.ref, max_edge=preset.max_edge)
-    rows = asked.asked(picture.ref)
-    return augment_picture(picture.image_id, exposure, rows, seed=seed, ks=ks, preset=preset)
+def _process_image(source: VqaSource, seed: int, ks: range, preset: Preset, image: ImageInfo) -> Process:
+    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=preset.max_edge)
+    rows = source.read_rows(image.ref)
+    return augment_image(image.image_id, encoded_image, rows, seed=seed, ks=ks, preset=preset)

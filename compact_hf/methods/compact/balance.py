@@ -19,8 +19,8 @@ from typing import Final
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.sampling import MAX_K, Combination
 
-FEWEST: Final = PAPER.min_turns
-MOST: Final = PAPER.max_turns
+MIN_TURNS: Final = PAPER.min_turns
+MAX_TURNS: Final = PAPER.max_turns
 
 Positions = tuple[int, ...]
 
@@ -31,13 +31,13 @@ class Evenness:
 
     Attributes:
         questions (`int`): how many there are.
-        ks, atoms, pairs (`float`): over the ks, the capabilities and the pairs of capabilities that occur: the entropy
-            of how often each does by that of an even spread, 0 to 1; 1 where at most one occurs.
+        ks, capabilities, pairs (`float`): over the ks, the capabilities and the pairs of capabilities that occur: the
+            entropy of how often each does by that of an even spread, 0 to 1; 1 where at most one occurs.
     """
 
     questions: int
     ks: float
-    atoms: float
+    capabilities: float
     pairs: float
 
 
@@ -49,7 +49,7 @@ class Balance:
     after: Evenness
 
 
-def balanced(images: Mapping[str, Sequence[Combination]]) -> dict[str, Positions]:
+def balance_questions(images: Mapping[str, Sequence[Combination]]) -> dict[str, Positions]:
     """Choose two or three of each image's questions.
 
     How many follows from k alone: the number of questions of each k is brought as near to the others' as two or three
@@ -66,144 +66,154 @@ def balanced(images: Mapping[str, Sequence[Combination]]) -> dict[str, Positions
     Returns:
         Image id -> positions of the questions to take, ascending. An image with two or fewer keeps what it has.
     """
-    levels = _levels(images.values())
-    spread = _Spread(chain.from_iterable(images.values()), levels)
-    taken = {image_id: list(range(len(images[image_id]))) for image_id in sorted(images)}
-    surplus = [image_id for image_id in taken if len(taken[image_id]) > FEWEST]
+    targets = _target_counts(images.values())
+    spread = _Spread(chain.from_iterable(images.values()), targets)
+    selection = {image_id: list(range(len(images[image_id]))) for image_id in sorted(images)}
+    surplus = [image_id for image_id in selection if len(selection[image_id]) > MIN_TURNS]
     for image_id in surplus:
-        while len(taken[image_id]) > MOST:
-            spread.give_up(images[image_id], taken[image_id], spread.heaviest(images[image_id], taken[image_id]))
-    for k, level in levels.items():
-        _lower(k, level, images, taken, spread)
-    while sum(spread.exchange(images[image_id], taken[image_id]) for image_id in surplus):
+        while len(selection[image_id]) > MAX_TURNS:
+            spread.remove(
+                images[image_id], selection[image_id], spread.find_heaviest(images[image_id], selection[image_id])
+            )
+    for k, target in targets.items():
+        _reduce_to_target(k, target, images, selection, spread)
+    while sum(spread.swap(images[image_id], selection[image_id]) for image_id in surplus):
         pass
-    return {image_id: tuple(sorted(positions)) for image_id, positions in taken.items()}
+    return {image_id: tuple(sorted(positions)) for image_id, positions in selection.items()}
 
 
-def evenness(questions: Iterable[Combination]) -> Evenness:
+def measure_evenness(questions: Iterable[Combination]) -> Evenness:
     """Return how even the ks, capabilities and pairs of these questions are."""
-    asked = Counter(questions)
+    combination_counts = Counter(questions)
     ks: Counter[int] = Counter()
-    atoms: Counter[str] = Counter()
+    capabilities: Counter[str] = Counter()
     pairs: Counter[Combination] = Counter()
-    for combination, count in asked.items():
+    for combination, count in combination_counts.items():
         ks[len(combination)] += count
-        for atom in combination:
-            atoms[atom] += count
+        for capability in combination:
+            capabilities[capability] += count
         for pair in combinations(combination, 2):
             pairs[pair] += count
-    return Evenness(asked.total(), _entropy(ks.values()), _entropy(atoms.values()), _entropy(pairs.values()))
+    return Evenness(
+        combination_counts.total(), _entropy(ks.values()), _entropy(capabilities.values()), _entropy(pairs.values())
+    )
 
 
 def _entropy(counts: Iterable[int]) -> float:
-    found = sorted(counts)
-    total = sum(found)
-    if len(found) < 2:
+    values = sorted(counts)
+    total = sum(values)
+    if len(values) < 2:
         return 1.0
-    return math.fsum(count / total * math.log(total / count) for count in found) / math.log(len(found))
+    return math.fsum(count / total * math.log(total / count) for count in values) / math.log(len(values))
 
 
-def _levels(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
+def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
     """Return how many questions of each k to take.
 
     Each k can have between two and three for each image. All ks get the same number, or the nearest to it that they can
     have; the most even number, and of several the highest, is where one more makes the sum of squares by the square of
     the sum grow, which it goes on doing from there.
     """
-    least: Counter[int] = Counter()
-    most: Counter[int] = Counter()
+    minimum: Counter[int] = Counter()
+    maximum: Counter[int] = Counter()
     for questions in filter(None, images):
-        least[len(questions[0])] += min(FEWEST, len(questions))
-        most[len(questions[0])] += min(MOST, len(questions))
+        minimum[len(questions[0])] += min(MIN_TURNS, len(questions))
+        maximum[len(questions[0])] += min(MAX_TURNS, len(questions))
 
-    def cut(level: int) -> dict[int, int]:
-        return {k: max(least[k], min(level, most[k])) for k in sorted(most)}
+    def clip(target: int) -> dict[int, int]:
+        return {k: max(minimum[k], min(target, maximum[k])) for k in sorted(maximum)}
 
-    def too_high(level: int) -> bool:
-        lower, higher = cut(level - 1).values(), cut(level).values()
+    def is_too_high(target: int) -> bool:
+        lower, higher = clip(target - 1).values(), clip(target).values()
         squares = [sum(count**2 for count in counts) for counts in (lower, higher)]
         return squares[1] * sum(lower) ** 2 > squares[0] * sum(higher) ** 2
 
-    return cut(bisect_right(range(1, max(most.values(), default=0) + 1), False, key=too_high))
+    return clip(bisect_right(range(1, max(maximum.values(), default=0) + 1), False, key=is_too_high))
 
 
-def _lower(
-    k: int, level: int, images: Mapping[str, Sequence[Combination]], taken: dict[str, list[int]], spread: _Spread
+def _reduce_to_target(
+    k: int, target: int, images: Mapping[str, Sequence[Combination]], selection: dict[str, list[int]], spread: _Spread
 ) -> None:
     """Let images of this k give up their third question, the most frequent first, until the level is reached."""
-    of_k = [image_id for image_id in taken if images[image_id] and len(images[image_id][0]) == k]
-    excess = sum(len(taken[image_id]) for image_id in of_k) - level
-    holders: dict[Combination, list[tuple[str, int]]] = {}
-    for image_id in reversed(of_k):
-        for at in taken[image_id] if len(taken[image_id]) > FEWEST else ():
-            holders.setdefault(images[image_id][at], []).append((image_id, at))
+    image_ids = [image_id for image_id in selection if images[image_id] and len(images[image_id][0]) == k]
+    excess = sum(len(selection[image_id]) for image_id in image_ids) - target
+    candidates: dict[Combination, list[tuple[str, int]]] = {}
+    for image_id in reversed(image_ids):
+        for position in selection[image_id] if len(selection[image_id]) > MIN_TURNS else ():
+            candidates.setdefault(images[image_id][position], []).append((image_id, position))
     # Weights only shrink as questions are given up, so what is on top and has not shrunk is the heaviest.
-    heap = [(-spread.weight(combination), combination) for combination in holders]
+    heap = [(-spread.weight(combination), combination) for combination in candidates]
     heapq.heapify(heap)
     while excess:
         weight, combination = heap[0]
         if weight != -spread.weight(combination):
             heapq.heapreplace(heap, (-spread.weight(combination), combination))
-        elif not holders[combination]:
+        elif not candidates[combination]:
             heapq.heappop(heap)
         else:
-            image_id, at = holders[combination].pop()
-            if len(taken[image_id]) > FEWEST:
-                spread.give_up(images[image_id], taken[image_id], at)
+            image_id, position = candidates[combination].pop()
+            if len(selection[image_id]) > MIN_TURNS:
+                spread.remove(images[image_id], selection[image_id], position)
                 excess -= 1
 
 
 class _Spread:
     """How often each atom and each pair is needed by what is taken; `levels` says by how many questions in the end."""
 
-    def __init__(self, questions: Iterable[Combination], levels: Mapping[int, int]) -> None:
-        asked = Counter(questions)
-        atoms = sorted({atom for combination in asked for atom in combination})
-        pairs = sorted({pair for combination in asked for pair in combinations(combination, 2)})
-        place = {cell: at for at, cell in enumerate([*atoms, *pairs])}
-        self._cells = {needed: [place[cell] for cell in (*needed, *combinations(needed, 2))] for needed in asked}
+    def __init__(self, questions: Iterable[Combination], targets: Mapping[int, int]) -> None:
+        question_counts = Counter(questions)
+        capabilities = sorted({capability for combination in question_counts for capability in combination})
+        pairs = sorted({pair for combination in question_counts for pair in combinations(combination, 2)})
+        cell_index = {cell: index for index, cell in enumerate([*capabilities, *pairs])}
+        self._cells = {
+            names: [cell_index[cell] for cell in (*names, *combinations(names, 2))] for names in question_counts
+        }
         # The squares of n counts by the square of their mean are n^2 / total^2 of them: here as whole numbers.
-        needs = {size: sum(math.comb(k, size) * level for k, level in levels.items()) or 1 for size in (1, 2)}
-        of_atom, of_pair = (len(atoms) * needs[2]) ** 2, (len(pairs) * needs[1]) ** 2
-        self._unit = [of_atom] * len(atoms) + [of_pair] * len(pairs)
-        self._own = [of_atom * k + of_pair * math.comb(k, 2) for k in range(MAX_K + 1)]
-        self._counts = [0] * len(place)  # in units
-        for combination, count in asked.items():
-            self._change(combination, count)
+        totals = {size: sum(math.comb(k, size) * target for k, target in targets.items()) or 1 for size in (1, 2)}
+        capability_unit, pair_unit = (len(capabilities) * totals[2]) ** 2, (len(pairs) * totals[1]) ** 2
+        self._units = [capability_unit] * len(capabilities) + [pair_unit] * len(pairs)
+        self._own_weights = [capability_unit * k + pair_unit * math.comb(k, 2) for k in range(MAX_K + 1)]
+        self._counts = [0] * len(cell_index)  # in units
+        for combination, count in question_counts.items():
+            self._update(combination, count)
 
     def weight(self, combination: Combination) -> int:
         """Return how often what a question needs is needed, in units."""
         return sum(map(self._counts.__getitem__, self._cells[combination]))
 
-    def heaviest(self, questions: Sequence[Combination], taken: Sequence[int]) -> int:
+    def find_heaviest(self, questions: Sequence[Combination], positions: Sequence[int]) -> int:
         """Return the position of the question whose loss evens most, the last one of equals."""
-        return max(taken, key=lambda at: (self.weight(questions[at]), at))
+        return max(positions, key=lambda position: (self.weight(questions[position]), position))
 
-    def give_up(self, questions: Sequence[Combination], taken: list[int], at: int) -> None:
+    def remove(self, questions: Sequence[Combination], positions: list[int], position: int) -> None:
         """Take a question away."""
-        taken.remove(at)
-        self._change(questions[at], -1)
+        positions.remove(position)
+        self._update(questions[position], -1)
 
-    def exchange(self, questions: Sequence[Combination], taken: list[int]) -> bool:
+    def swap(self, questions: Sequence[Combination], positions: list[int]) -> bool:
         """Exchange one question for another that was given up, the exchange that evens most, if any does."""
-        given_up = [(self.weight(questions[at]), at) for at in range(len(questions)) if at not in taken]
-        best, move = 0, (0, 0)
-        for out in taken if given_up else ():
-            needed = set(questions[out])
-            weight = self.weight(questions[out]) - self._own[len(needed)]
-            for other, into in given_up:
+        removed = [
+            (self.weight(questions[position]), position)
+            for position in range(len(questions))
+            if position not in positions
+        ]
+        best_delta, best_swap = 0, (0, 0)
+        for old in positions if removed else ():
+            names = set(questions[old])
+            weight = self.weight(questions[old]) - self._own_weights[len(names)]
+            for new_weight, new in removed:
                 # Half of what the sums of squares change by; what both need stays as it is.
-                change = other - weight - self._own[len(needed.intersection(questions[into]))]
-                if change < best:
-                    best, move = change, (out, into)
-        if best == 0:
+                delta = new_weight - weight - self._own_weights[len(names.intersection(questions[new]))]
+                if delta < best_delta:
+                    best_delta, best_swap = delta, (old, new)
+        if best_delta == 0:
             return False
-        out, into = move
-        taken[taken.index(out)] = into
-        self._change(questions[out], -1)
-        self._change(questions[into], 1)
+        old, new = best_swap
+        positions[positions.index(old)] = new
+        self._update(questions[old], -1)
+        self._update(questions[new], 1)
         return True
 
-    def _change(self, combination: Combination, by: int) -> None:
+    def _update(self, combination: Combination, delta: int) -> None:
         for cell in self._cells[combination]:
-            self._counts[cell] += by * self._unit[cell]
+            self._counts[cell] += delta * self._units[cell]

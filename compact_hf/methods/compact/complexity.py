@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from compact_hf.capabilities import CAPABILITIES, canonical
+from compact_hf.capabilities import CAPABILITIES, canonicalize
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CapabilityPair:
     """How many questions need both of two capabilities, in canonical order."""
 
     one: str
@@ -40,10 +40,10 @@ class Complexity:
     none_needed: float | None
     by_k: dict[int, int]
     by_capability: dict[str, int]
-    by_pair: tuple[Pair, ...]
+    by_pair: tuple[CapabilityPair, ...]
 
 
-def complexity_of(needed: Mapping[tuple[str, ...], int]) -> Complexity:
+def measure_complexity(combination_counts: Mapping[tuple[str, ...], int]) -> Complexity:
     """Return the figures of questions.
 
     Args:
@@ -55,8 +55,8 @@ def complexity_of(needed: Mapping[tuple[str, ...], int]) -> Complexity:
     ks: Counter[int] = Counter()
     capabilities: Counter[str] = Counter()
     pairs: Counter[tuple[str, ...]] = Counter()
-    for names, count in needed.items():
-        combination = canonical(names)
+    for names, count in combination_counts.items():
+        combination = canonicalize(names)
         ks[len(combination)] += count
         for name in combination:
             capabilities[name] += count
@@ -72,7 +72,7 @@ def complexity_of(needed: Mapping[tuple[str, ...], int]) -> Complexity:
         by_k={k: ks[k] for k in range(max(ks, default=-1) + 1)},
         by_capability={name: capabilities[name] for name in CAPABILITIES},
         by_pair=tuple(
-            Pair(one, other, count)
-            for (one, other), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+            CapabilityPair(first, second, count)
+            for (first, second), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
         ),
     )

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import Preset
-from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, several_prompt, teacher_prompt
+from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, teacher_prompt, teacher_several_prompt
 from compact_hf.methods.compact.sampling import Combination, draw_combinations, draw_k
-from compact_hf.methods.verification import filtered, request, verified
+from compact_hf.methods.verification import filter_draft, make_request, verify_drafts
 from compact_hf.records import Conversation, Draft, Reject, Task, Turn, from_json, to_json
 from compact_hf.runs.process import Process, Result
-from compact_hf.teachers.base import Exposure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class Outcome:
     verifier: str
 
 
-def outcome_of(body: str) -> Outcome:
+def parse_outcome(body: str) -> Outcome:
     """Return the outcome that a journal holds as JSON."""
     return from_json(Outcome, body)
 
 
-def converse(image_id: str, exposure: Exposure, *, seed: int, ks: tuple[int, ...], preset: Preset) -> Process:
+def generate_conversation(
+    image_id: str, encoded_image: EncodedImage, *, seed: int, ks: tuple[int, ...], preset: Preset
+) -> Process:
     """Ask about one image until it has `max_turns` accepted questions or `max_rounds` are over.
 
     Yields:
@@ -56,29 +58,29 @@ def converse(image_id: str, exposure: Exposure, *, seed: int, ks: tuple[int, ...
         The `Outcome` as JSON, and the number of its turns where they make a conversation.
     """
     k = draw_k(seed, image_id, ks)
-    asked: list[Combination] = []
+    previous: list[Combination] = []
     turns: list[Turn] = []
     rejects: list[Reject] = []
     drafts: list[tuple[str, str]] = []
     models: list[tuple[str, str]] = []
     rounds = 0
     while len(turns) < preset.max_turns and rounds < preset.max_rounds:
-        combinations = draw_combinations(seed, image_id, k, asked, preset.combinations_per_request)
+        combinations = draw_combinations(seed, image_id, k, previous, preset.combinations_per_request)
         if not combinations:
             break
         rounds += 1
-        asked += combinations
-        written = yield from _round(Task(image_id, rounds, combinations), exposure, turns, preset)
-        for result in written.results:
+        previous += combinations
+        round_result = yield from _run_round(Task(image_id, rounds, combinations), encoded_image, turns, preset)
+        for result in round_result.results:
             # Once more: two of one round may repeat each other.
-            if isinstance(result, Turn) and (again := filters.repetition(result.question, turns, preset)):
-                result = Reject("generation", again[0], result.question, again[1], result.capabilities)
+            if isinstance(result, Turn) and (repetition := filters.repetition_reason(result.question, turns, preset)):
+                result = Reject("generation", repetition[0], result.question, repetition[1], result.capabilities)
             if isinstance(result, Turn):
                 turns.append(result)
-                models.append((written.teacher, written.verifier))
+                models.append((round_result.teacher, round_result.verifier))
             else:
                 rejects.append(result)
-            drafts.append((written.key, result.reason if isinstance(result, Reject) else ""))
+            drafts.append((round_result.key, result.reason if isinstance(result, Reject) else ""))
     conversation = Conversation(image_id, k, tuple(turns)) if len(turns) >= preset.min_turns else None
     if conversation is None:
         detail = f"{len(turns)} accepted in {rounds} rounds, {preset.min_turns} needed"
@@ -89,7 +91,7 @@ def converse(image_id: str, exposure: Exposure, *, seed: int, ks: tuple[int, ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
+class _RoundResult:
     """What a round brought: a turn or a reject for each of its combinations, and who wrote and judged them."""
 
     key: str
@@ -98,20 +100,31 @@ class _Round:
     verifier: str
 
 
-def _round(
-    task: Task, exposure: Exposure, turns: list[Turn], preset: Preset
-) -> Generator[list[Request], list[Reply], _Round]:
-    write = _write(task, exposure)
-    (written,) = yield [write]
-    read = [filtered(one, turns, preset) for one in filters.read_drafts(written, task.combinations)]
-    drafts = [draft for draft in read if isinstance(draft, Draft)]
-    judged = yield from verified(task.image_id, exposure, drafts, preset)
-    result_of = {draft.capabilities: result for draft, (result, _) in zip(drafts, judged, strict=True)}
-    results = [result_of[one.capabilities] if isinstance(one, Draft) else one for one in read]
-    return _Round(write.key, results, written.model, ", ".join(sorted({model for _, model in judged})))
+def _run_round(
+    task: Task, encoded_image: EncodedImage, turns: list[Turn], preset: Preset
+) -> Generator[list[Request], list[Reply], _RoundResult]:
+    request = _draft_request(task, encoded_image)
+    (reply,) = yield [request]
+    candidates = [
+        filter_draft(candidate, turns, preset) for candidate in filters.parse_drafts(reply, task.combinations)
+    ]
+    drafts = [draft for draft in candidates if isinstance(draft, Draft)]
+    verifications = yield from verify_drafts(task.image_id, encoded_image, drafts, preset)
+    result_by_combination = {
+        draft.capabilities: result for draft, (result, _) in zip(drafts, verifications, strict=True)
+    }
+    results = [
+        result_by_combination[candidate.capabilities] if isinstance(candidate, Draft) else candidate
+        for candidate in candidates
+    ]
+    return _RoundResult(request.key, results, reply.model, ", ".join(sorted({model for _, model in verifications})))
 
 
-def _write(task: Task, exposure: Exposure) -> Request:
+def _draft_request(task: Task, encoded_image: EncodedImage) -> Request:
     if len(task.combinations) == 1:
-        return request("teacher", task.image_id, exposure, teacher_prompt(task.combinations[0]), DraftReply, task)
-    return request("teacher", task.image_id, exposure, several_prompt(task.combinations), DraftsReply, task)
+        return make_request(
+            "teacher", task.image_id, encoded_image, teacher_prompt(task.combinations[0]), DraftReply, task
+        )
+    return make_request(
+        "teacher", task.image_id, encoded_image, teacher_several_prompt(task.combinations), DraftsReply, task
+    )

@@ -16,15 +16,15 @@ from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Reject
 
-EXAMPLES: Final = 3
+MAX_EXAMPLES: Final = 3
 """Rejects shown of each reason."""
-DECLINED: Final = "declined"
+DECLINED_REASON: Final = "declined"
 """The reason of a reject where the teacher said that the picture does not support the combination."""
 _STAGES: Final = ("picture", "generation", "verification", "conversation", "instruction")
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectCount:
     """All rejects of one reason.
 
     Attributes:
@@ -40,7 +40,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
+class FaultCount:
     """What became of one kind of planted fault: `dropped` maps each reason to how often it caught the fault."""
 
     fault: str
@@ -50,7 +50,7 @@ class Planted:
 
 
 @dataclass(frozen=True, slots=True)
-class Fared:
+class CombinationCount:
     """How the drafts for one combination fared.
 
     Attributes:
@@ -65,7 +65,7 @@ class Fared:
     declined: int
 
 
-class Tally:
+class OutcomeCounter:
     """Counts outcomes and rejects.
 
     Args:
@@ -74,52 +74,52 @@ class Tally:
         enough (`int`): questions of a picture beyond which the others are surplus.
     """
 
-    def __init__(self, faults: dict[str, list[str]], *, enough: int) -> None:
+    def __init__(self, faults: dict[str, list[str]], *, max_turns: int) -> None:
         self.outcomes = 0
         self.surplus = 0
         self.conversations: Counter[int] = Counter()
         self.drafts: Counter[int] = Counter()
-        self.passed: Counter[int] = Counter()
-        self._enough = enough
+        self.accepted: Counter[int] = Counter()
+        self._max_turns = max_turns
         self._turns: Counter[tuple[int, Combination]] = Counter()
         self._dropped: Counter[Combination] = Counter()
         self._declined: Counter[Combination] = Counter()
         self._rejects: Counter[tuple[str, str]] = Counter()
         self._examples: dict[tuple[str, str], list[Reject]] = {}
         self._faults = faults
-        self._planted: Counter[tuple[str, str]] = Counter()
+        self._fault_reasons: Counter[tuple[str, str]] = Counter()
 
-    def reject(self, reject: Reject) -> None:
+    def add_reject(self, reject: Reject) -> None:
         """Count one reject."""
-        reason = reject.stage, reject.reason
-        self._rejects[reason] += 1
-        examples = self._examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
+        key = reject.stage, reject.reason
+        self._rejects[key] += 1
+        examples = self._examples.setdefault(key, [])
+        if len(examples) < MAX_EXAMPLES:
             examples.append(reject)
         if reject.capabilities:
             self._dropped[reject.capabilities] += 1
-            self._declined[reject.capabilities] += reject.reason == DECLINED
+            self._declined[reject.capabilities] += reject.reason == DECLINED_REASON
 
-    def outcome(self, outcome: Outcome) -> None:
+    def add_outcome(self, outcome: Outcome) -> None:
         """Count what became of one picture."""
         self.outcomes += 1
         self.drafts[outcome.k] += len(outcome.drafts)
         for key, reason in outcome.drafts:
-            self.passed[outcome.k] += not reason
+            self.accepted[outcome.k] += not reason
             # A request for several drafts stands here once for each, in their order.
             if key in self._faults and (fault := self._faults[key].pop()):
-                self._planted[fault, reason] += 1
+                self._fault_reasons[fault, reason] += 1
         for reject in outcome.rejects:
-            self.reject(reject)
+            self.add_reject(reject)
         if outcome.conversation is not None:
             turns = outcome.conversation.turns
             self.conversations[outcome.k] += 1
-            self.surplus += max(0, len(turns) - self._enough)
+            self.surplus += max(0, len(turns) - self._max_turns)
             self._turns.update((outcome.k, turn.capabilities) for turn in turns)
 
-    def questions(self) -> dict[int, int]:
+    def questions_by_k(self) -> dict[int, int]:
         """Return k -> kept questions."""
-        return {k: sum(count for (of, _), count in self._turns.items() if of == k) for k in sorted(self.drafts)}
+        return {k: sum(count for (turn_k, _), count in self._turns.items() if turn_k == k) for k in sorted(self.drafts)}
 
     def questions_by_capability(self) -> dict[str, dict[int, int]]:
         """Return capability -> k -> kept questions that need it."""
@@ -133,29 +133,32 @@ class Tally:
         """Return the matrix of atoms and pairs: kept questions that need both; on the diagonal, that need the one."""
         counts = {name: dict.fromkeys(CAPABILITIES, 0) for name in CAPABILITIES}
         for (_, combination), count in self._turns.items():
-            for one, other in combinations_with_replacement(combination, 2):
-                counts[one][other] += count
-                if one != other:
-                    counts[other][one] += count
+            for first, second in combinations_with_replacement(combination, 2):
+                counts[first][second] += count
+                if first != second:
+                    counts[second][first] += count
         return counts
 
-    def combinations(self) -> tuple[Fared, ...]:
+    def combination_counts(self) -> tuple[CombinationCount, ...]:
         """Return how the drafts for each combination fared, in the order of the capabilities."""
-        kept: Counter[Combination] = Counter()
+        accepted: Counter[Combination] = Counter()
         for (_, combination), count in self._turns.items():
-            kept[combination] += count
-        places = {name: place for place, name in enumerate(CAPABILITIES)}
-        every = sorted({*kept, *self._dropped}, key=lambda names: (len(names), [places[name] for name in names]))
-        return tuple(Fared(one, kept[one] + self._dropped[one], kept[one], self._declined[one]) for one in every)
+            accepted[combination] += count
+        order = {name: index for index, name in enumerate(CAPABILITIES)}
+        keys = sorted({*accepted, *self._dropped}, key=lambda names: (len(names), [order[name] for name in names]))
+        return tuple(
+            CombinationCount(key, accepted[key] + self._dropped[key], accepted[key], self._declined[key])
+            for key in keys
+        )
 
-    def rejects(self) -> tuple[Rejected, ...]:
+    def reject_counts(self) -> tuple[RejectCount, ...]:
         """Return all rejects, most frequent first within their stage."""
         ranked = sorted(self._rejects.items(), key=lambda item: (_STAGES.index(item[0][0]), -item[1], item[0][1]))
-        return tuple(Rejected(*why, count, tuple(self._examples[why])) for why, count in ranked)
+        return tuple(RejectCount(*key, count, tuple(self._examples[key])) for key, count in ranked)
 
-    def planted(self) -> Iterator[Planted]:
+    def fault_counts(self) -> Iterator[FaultCount]:
         """Yield what became of each kind of planted fault."""
-        for fault in sorted({fault for fault, _ in self._planted}):
-            fates = {fate: count for (of, fate), count in sorted(self._planted.items()) if of == fault}
-            passed = fates.pop("", 0)
-            yield Planted(fault, passed + sum(fates.values()), passed, fates)
+        for fault in sorted({fault for fault, _ in self._fault_reasons}):
+            reasons = {reason: count for (kind, reason), count in sorted(self._fault_reasons.items()) if kind == fault}
+            passed = reasons.pop("", 0)
+            yield FaultCount(fault, passed + sum(reasons.values()), passed, reasons)

@@ -8,22 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compact_hf.errors import IdentityError
+from compact_hf.errors import SettingsMismatchError
 from compact_hf.images.codec import MAX_EDGE
-from compact_hf.methods.compact.forecast import Forecast, forecast_for
-from compact_hf.methods.compact.preset import preset_named
+from compact_hf.methods.compact.forecast import Forecast, forecast_run
+from compact_hf.methods.compact.preset import get_preset
 from compact_hf.methods.compact.status import Status, status
 from compact_hf.runs.journal import FILE_NAME
-from compact_hf.runs.rate_limit import Limits
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Terms
+from compact_hf.runs.rate_limit import RateLimits
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.runs.shards import Shard
-from compact_hf.runs.sources import check_pictures, default_teacher, open_source
+from compact_hf.runs.sources import check_source_type, default_teacher, open_source
 from compact_hf.teachers.base import Role
-from compact_hf.teachers.prices import FREE
-from compact_hf.teachers.registry import IN_BATCHES, full_name, ks_of, sources_of
+from compact_hf.teachers.prices import FREE_TEACHERS
+from compact_hf.teachers.registry import BATCH_TEACHERS, full_name, get_ks, get_source_type
 
 
-def plan(
+def dry_run(
     source: str,
     out: str | Path,
     *,
@@ -54,45 +54,49 @@ def plan(
         SourceError: there are no pictures to work on.
         JournalError: `out` holds a run that cannot be read.
     """
-    part = None if shard is None else Shard.parse(shard)
-    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out).of(part)
-    pictures = open_source(source)
-    writer = full_name(teacher or default_teacher(pictures))
-    teachers: dict[Role, str] = {"teacher": writer, "verifier": full_name(verifier) if verifier else writer}
+    parsed_shard = None if shard is None else Shard.parse(shard)
+    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out).for_shard(
+        parsed_shard
+    )
+    images = open_source(source)
+    teacher_name = full_name(teacher or default_teacher(images))
+    teachers: dict[Role, str] = {"teacher": teacher_name, "verifier": full_name(verifier) if verifier else teacher_name}
     for name in teachers.values():
-        check_pictures(name, sources_of(name), pictures)
-    in_batches = any(name.partition(":")[0] in IN_BATCHES for name in teachers.values())
-    chosen = preset_named(preset, strict=strict, in_batches=in_batches)
-    chosen = chosen.asked_for(ks, max_edge=max_edge, teacher=writer, possible=ks_of(writer))
+        check_source_type(name, get_source_type(name), images)
+    is_batch = any(name.partition(":")[0] in BATCH_TEACHERS for name in teachers.values())
+    run_preset = get_preset(preset, strict=strict, is_batch=is_batch)
+    run_preset = run_preset.with_overrides(
+        ks, max_edge=max_edge, teacher=teacher_name, supported_ks=get_ks(teacher_name)
+    )
     settings = {
-        "source": pictures.identity,
+        "source": images.identity,
         "seed": seed,
         "max_edge": max_edge,
-        "k": list(chosen.ks),
-        "preset": chosen.preset_version,
-        "shard": None if part is None else str(part),
+        "k": list(run_preset.ks),
+        "preset": run_preset.preset_version,
+        "shard": None if parsed_shard is None else str(parsed_shard),
         # What runs here has names of its own, of folders and of planted faults.
-        **{str(role): name for role, name in teachers.items() if name.partition(":")[0] not in FREE},
+        **{str(role): name for role, name in teachers.items() if name.partition(":")[0] not in FREE_TEACHERS},
     }
-    refs = list(pictures.refs())
-    count = len(refs if part is None else part.own(refs))
-    return forecast_for(
-        count if terms.limit is None else min(count, terms.limit),
-        chosen,
+    refs = list(images.refs())
+    count = len(refs if parsed_shard is None else parsed_shard.select(refs))
+    return forecast_run(
+        count if limits.limit is None else min(count, limits.limit),
+        run_preset,
         teachers=teachers,
-        prices=terms.prices(teachers),
-        limits=Limits(terms.concurrency, terms.rpm, terms.tpm),
-        measured=_so_far(Path(out), settings),
+        prices=limits.prices(teachers),
+        rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
+        status=_read_status(Path(out), settings),
     )
 
 
-def _so_far(out: Path, settings: dict[str, Any]) -> Status | None:
+def _read_status(out: Path, settings: dict[str, Any]) -> Status | None:
     if not (out / FILE_NAME).is_file():
         return None
-    found = status(out)
-    held = {name: found.identity.get(name) for name in settings}
-    if held != settings:
-        raise IdentityError(
-            str(out), {name: (held[name], settings[name]) for name in held if held[name] != settings[name]}
+    run_status = status(out)
+    identity = {name: run_status.identity.get(name) for name in settings}
+    if identity != settings:
+        raise SettingsMismatchError(
+            str(out), {name: (identity[name], settings[name]) for name in identity if identity[name] != settings[name]}
         )
-    return found
+    return run_status

@@ -20,7 +20,7 @@ from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
 
-Read = TypeVar("Read", bound=BaseModel)
+ReplyModel = TypeVar("ReplyModel", bound=BaseModel)
 
 
 class _Numbered(Protocol):
@@ -32,7 +32,7 @@ Item = TypeVar("Item", bound=_Numbered)
 _FENCE: Final = "```"
 
 
-def read_json(schema: type[Read], text: str) -> Read:
+def parse_json_reply(schema: type[ReplyModel], text: str) -> ReplyModel:
     """Return what the text says in the form of `schema`.
 
     Raises:
@@ -45,17 +45,17 @@ def read_json(schema: type[Read], text: str) -> Read:
     return schema.model_validate_json(text)
 
 
-def by_number(items: Sequence[Item], wanted: int) -> list[Item | None]:
-    """Return the items numbered 1 to `wanted` in that order, None for each that is missing or there twice.
+def order_by_number(items: Sequence[Item], count: int) -> list[Item | None]:
+    """Return the items numbered 1 to `count` in that order, None for each that is missing or there twice.
 
     Numbers that were not asked for are passed over: whatever carries one answers nothing.
     """
-    times = Counter(item.number for item in items)
-    held = {item.number: item for item in items}
-    return [held[number] if times[number] == 1 else None for number in range(1, wanted + 1)]
+    occurrences = Counter(item.number for item in items)
+    item_by_number = {item.number: item for item in items}
+    return [item_by_number[number] if occurrences[number] == 1 else None for number in range(1, count + 1)]
 
 
-def said_of(error: ValidationError) -> str:
+def describe_validation_error(error: ValidationError) -> str:
     """Return in one line what is wrong with a reply, without quoting it."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
@@ -63,11 +63,11 @@ def said_of(error: ValidationError) -> str:
 
 # RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8
-MAX_ANSWER_SIGNS: Final = 100
-MAX_QUESTION_SIGNS: Final = 400
+MAX_ANSWER_CHARS: Final = 100
+MAX_QUESTION_CHARS: Final = 400
 # NUL and its like, and what turns the direction of the text around it.
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_JOINED: Final = re.compile(
+_CONTROL_CHARS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_JOINED_QUESTIONS: Final = re.compile(
     r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
     # "and is it", but not the "and is" of "the person who wears pink and is in the background".
     r"(?:what|which|whom|when|why|how|(?:is|are|does|do|did|can)\s+(?:it|he|she|they|there|the|this|that|any)|"
@@ -76,97 +76,104 @@ _JOINED: Final = re.compile(
 )
 
 
-def read_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draft | Reject]:
+def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draft | Reject]:
     """Return what a teacher's reply holds for each combination: a draft, or a reject.
 
     A reject says that the teacher declined, or that this draft or the whole reply is not the JSON that was asked for.
     """
 
-    def rejects(reason: str, subject: str, detail: str) -> list[Draft | Reject]:
+    def reject_all(reason: str, subject: str, detail: str) -> list[Draft | Reject]:
         return [Reject("generation", reason, subject, detail, combination) for combination in combinations]
 
     if reply.refused:
-        return rejects("declined", "", reply.refused)
+        return reject_all("declined", "", reply.refused)
     try:
         if len(combinations) == 1:
-            return [_draft(read_json(DraftReply, reply.text), combinations[0])]
-        found = by_number(read_json(DraftsReply, reply.text).drafts, len(combinations))
+            return [_to_draft(parse_json_reply(DraftReply, reply.text), combinations[0])]
+        drafts = order_by_number(parse_json_reply(DraftsReply, reply.text).drafts, len(combinations))
     except ValidationError as error:
-        return rejects("malformed reply", reply.text[:200], said_of(error))
-    return [_numbered(number, draft, combinations[number - 1]) for number, draft in enumerate(found, 1)]
+        return reject_all("malformed reply", reply.text[:200], describe_validation_error(error))
+    return [_to_draft_or_reject(number, draft, combinations[number - 1]) for number, draft in enumerate(drafts, 1)]
 
 
-def repetition(question: str, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     """Return (reason, detail) where a question repeats one of the image's accepted ones, None where it does not."""
-    for turn in accepted:
+    for turn in turns:
         overlap = word_overlap(question, turn.question)
         if overlap > preset.max_overlap:
             return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
     return None
 
 
-def _numbered(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
+def _to_draft_or_reject(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
     if draft is None:
         return Reject("generation", "malformed reply", "", f"not one draft of number {number}", combination)
     if not draft.supported:
         return Reject("generation", "declined", "", "the picture does not support it", combination)
-    return _draft(draft, combination)
+    return _to_draft(draft, combination)
 
 
-def _draft(read: DraftReply | NumberedDraft, combination: Combination) -> Draft:
-    return Draft(" ".join(read.question.split()), " ".join(read.answer.split()), read.confidence, combination)
+def _to_draft(draft_reply: DraftReply | NumberedDraft, combination: Combination) -> Draft:
+    return Draft(
+        " ".join(draft_reply.question.split()),
+        " ".join(draft_reply.answer.split()),
+        draft_reply.confidence,
+        combination,
+    )
 
 
-def drop_reason(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def draft_reject_reason(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     """Return (reason, detail) for the first check that the draft fails, None where it passes all."""
     for check in _CHECKS:
-        failed = check(draft, accepted, preset)
-        if failed is not None:
-            return failed
+        failure = check(draft, turns, preset)
+        if failure is not None:
+            return failure
     return None
 
 
-def _empty(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_empty(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     return None if draft.question and draft.answer else ("empty question or answer", "")
 
 
-def _uninformative(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_uninformative(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     return ("uninformative answer", draft.answer) if is_uninformative(draft.answer) else None
 
 
-def _long(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    if len(draft.question) > MAX_QUESTION_SIGNS:
-        return "long question", f"{len(draft.question)} > {MAX_QUESTION_SIGNS} signs"
-    if len(draft.answer) > MAX_ANSWER_SIGNS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
-        return "long answer", draft.answer[:MAX_ANSWER_SIGNS]
+def _check_length(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    if len(draft.question) > MAX_QUESTION_CHARS:
+        return "long question", f"{len(draft.question)} > {MAX_QUESTION_CHARS} signs"
+    if len(draft.answer) > MAX_ANSWER_CHARS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
+        return "long answer", draft.answer[:MAX_ANSWER_CHARS]
     return None
 
 
-def _unwritable(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    found = _CONTROL.search(draft.question) or _CONTROL.search(draft.answer)
-    return ("control character", repr(found[0])) if found else None
+def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    match = _CONTROL_CHARS.search(draft.question) or _CONTROL_CHARS.search(draft.answer)
+    return ("control character", repr(match[0])) if match else None
 
 
-def _marked(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_image_placeholder(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     # Trainers put the picture where the text says <image>: a literal one would break them.
     return ("image placeholder in the text", "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
 
 
-def _unsure(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_confidence(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     if draft.confidence < preset.min_confidence:
         return "low confidence", f"{draft.confidence} < {preset.min_confidence}"
     return None
 
 
-def _joined(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     # Not before the first few words: "In the picture, what ..." is one question.
     head, _, tail = draft.question.partition(" ")
-    asked_already = re.match(r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE)
-    found = _JOINED.search(tail) if asked_already else None
-    return ("joined questions", found[0].strip()) if found else None
+    has_question_word = re.match(
+        r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE
+    )
+    match = _JOINED_QUESTIONS.search(tail) if has_question_word else None
+    return ("joined questions", match[0].strip()) if match else None
 
 
-def _given_away(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_answer_leak(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
     answer = normalise(draft.answer)
     # "Is it red or blue?" offers its answer among others; that is a choice, not a leak.
     if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):
@@ -174,18 +181,18 @@ def _given_away(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple
     return None
 
 
-def _repeated(draft: Draft, accepted: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    return repetition(draft.question, accepted, preset)
+def _check_repetition(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+    return repetition_reason(draft.question, turns, preset)
 
 
 _CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (
-    _empty,
-    _long,
-    _unwritable,
-    _marked,
-    _uninformative,
-    _unsure,
-    _joined,
-    _given_away,
-    _repeated,
+    _check_empty,
+    _check_length,
+    _check_control_chars,
+    _check_image_placeholder,
+    _check_uninformative,
+    _check_confidence,
+    _check_joined_questions,
+    _check_answer_leak,
+    _check_repetition,
 )

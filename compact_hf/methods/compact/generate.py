@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from compact_hf.images.codec import MAX_EDGE
-from compact_hf.images.source import Source
-from compact_hf.methods.compact.conversation import converse
-from compact_hf.methods.compact.preset import METHOD, Preset, preset_named
+from compact_hf.images.source import ImageSource
+from compact_hf.methods.compact.conversation import generate_conversation
+from compact_hf.methods.compact.preset import METHOD, Preset, get_preset
 from compact_hf.methods.compact.prompts import prompts_version
-from compact_hf.records import Picture
-from compact_hf.runs.image_index import read_again
+from compact_hf.records import ImageInfo
+from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.process import Process
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, Standing, Terms
+from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
 from compact_hf.runs.shards import Shard
-from compact_hf.runs.sources import open_both, open_source
-from compact_hf.teachers.base import Exposure
+from compact_hf.runs.sources import open_source, open_teachers
+from compact_hf.teachers.base import EncodedImage
 
 
 def generate(
@@ -46,9 +46,9 @@ def generate(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[Standing], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda standing: None,
     on_wait: Callable[[str], None] = lambda line: None,
-) -> Standing:
+) -> RunProgress:
     """Ask a teacher about pictures and have every question verified; all goes into the run folder `out`.
 
     Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on.
@@ -89,41 +89,43 @@ def generate(
         JournalError: the run folder cannot be used.
         StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
     """
-    terms = Terms(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    part = None if shard is None else Shard.parse(shard)
-    pictures = open_source(source, on_wait=on_wait)
-    teachers = open_both(
-        pictures,
+    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    parsed_shard = None if shard is None else Shard.parse(shard)
+    images = open_source(source, on_wait=on_wait)
+    teachers = open_teachers(
+        images,
         teacher=teacher,
         teacher_url=teacher_url,
         verifier=verifier,
         verifier_url=verifier_url,
-        noise=noise,
+        fault_rate=noise,
         seed=seed,
         batch_size=concurrency,
         state_dir=Path(out),
         on_wait=on_wait,
     )
-    chosen = preset_named(preset, strict=strict, in_batches=any(one.in_batches for one in teachers.values()))
-    chosen = chosen.asked_for(ks, max_edge=max_edge, teacher=teachers["teacher"].name, possible=teachers["teacher"].ks)
+    run_preset = get_preset(preset, strict=strict, is_batch=any(backend.is_batch for backend in teachers.values()))
+    run_preset = run_preset.with_overrides(
+        ks, max_edge=max_edge, teacher=teachers["teacher"].name, supported_ks=teachers["teacher"].ks
+    )
     return Run(
-        pictures,
+        images,
         teachers,
-        partial(_process, pictures, seed, chosen),
+        partial(_process_image, images, seed, run_preset),
         {
-            "k": list(chosen.ks),
+            "k": list(run_preset.ks),
             "method": METHOD,
-            "preset": chosen.preset_version,
-            "prompts": prompts_version(chosen.combinations_per_request),
-            "max_edge": chosen.max_edge,
+            "preset": run_preset.preset_version,
+            "prompts": prompts_version(run_preset.combinations_per_request),
+            "max_edge": run_preset.max_edge,
         },
         seed,
-        part,
-        terms,
+        parsed_shard,
+        limits,
         on_progress,
-    ).to_end(Path(out))
+    ).run(Path(out))
 
 
-def _process(source: Source, seed: int, preset: Preset, picture: Picture) -> Process:
-    exposure = Exposure(partial(read_again, source, picture), ref=picture.ref, max_edge=preset.max_edge)
-    return converse(picture.image_id, exposure, seed=seed, ks=preset.ks, preset=preset)
+def _process_image(source: ImageSource, seed: int, preset: Preset, image: ImageInfo) -> Process:
+    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=preset.max_edge)
+    return generate_conversation(image.image_id, encoded_image, seed=seed, ks=preset.ks, preset=preset)

@@ -24,16 +24,16 @@ At 0.85 nouns begin to be exchanged ("on which side of the boy is the television
 5,217 about 2,000 drawn scenes; if answers were not compared, it would drop 13% of TextVQA's and 36% of the scenes'.
 """
 
-Words = tuple[int, ...]
-Limit = tuple[int, int]
+WordIds = tuple[int, ...]
+Ratio = tuple[int, int]
 
 
-def words_of(question: str) -> list[str]:
+def question_words(question: str) -> list[str]:
     """Return what of a question is compared: its words, normalised as answers are (case, articles, plurals, ...)."""
     return normalise(question).split()
 
 
-class Similar:
+class NearDuplicates:
     """The kept questions, to find those that repeat one of them: exactly, without a seed, holding their words only.
 
     rapidfuzz compares: the longest common subsequence of words is exact, fast and needs no other library, where
@@ -56,81 +56,83 @@ class Similar:
             raise UsageError(f"got --max-similarity {max_similarity}; give a number from 0 to 1, where 1 keeps all")
         # The decimal number as it was written: 0.7 of ten words are seven, on every machine.
         self._limit = Fraction(str(max_similarity)).as_integer_ratio()
-        self._numbers: dict[str, int] = {}
-        self._spelt: list[str] = []
-        self._shelves: dict[str, _Shelf] = {}
+        self._word_ids: dict[str, int] = {}
+        self._words: list[str] = []
+        self._indexes: dict[str, _AnswerIndex] = {}
 
-    def sift(self, turns: Sequence[Turn], *, fewest: int) -> list[str | None]:
+    def add_new(self, turns: Sequence[Turn], *, min_turns: int) -> list[str | None]:
         """Return for each turn of the next image the words of the kept question that it repeats, None for a new one.
 
-        The new ones are kept, and held against all that comes later, where there are at least `fewest` of them. An
+        The new ones are kept, and held against all that comes later, where there are at least `min_turns` of them. An
         answer without letter and digit is like no other.
         """
         if self._limit == (1, 1):
             return [None] * len(turns)
-        entries = [(normalise(turn.answer), self._numbered(words_of(turn.question))) for turn in turns]
-        repeated = [self._repeated(answer, words) for answer, words in entries]
-        if repeated.count(None) >= fewest:
-            for (answer, words), like in zip(entries, repeated, strict=True):
-                if like is None and answer:
-                    self._shelves.setdefault(answer, _Shelf(self._limit)).add(words)
-        return repeated
+        entries = [(normalise(turn.answer), self._to_word_ids(question_words(turn.question))) for turn in turns]
+        repeats = [self._find_repeat(answer, words) for answer, words in entries]
+        if repeats.count(None) >= min_turns:
+            for (answer, words), repeat in zip(entries, repeats, strict=True):
+                if repeat is None and answer:
+                    self._indexes.setdefault(answer, _AnswerIndex(self._limit)).add(words)
+        return repeats
 
-    def _repeated(self, answer: str, words: Words) -> str | None:
-        shelf = self._shelves.get(answer)
-        found = None if shelf is None else shelf.like(words)
-        return None if found is None else " ".join(self._spelt[number] for number in found)
+    def _find_repeat(self, answer: str, words: WordIds) -> str | None:
+        index = self._indexes.get(answer)
+        match = None if index is None else index.find_similar(words)
+        return None if match is None else " ".join(self._words[word_id] for word_id in match)
 
-    def _numbered(self, words: list[str]) -> Words:
+    def _to_word_ids(self, words: list[str]) -> WordIds:
         for word in words:
-            if word not in self._numbers:
-                self._numbers[word] = len(self._spelt)
-                self._spelt.append(word)
-        return tuple(self._numbers[word] for word in words)
+            if word not in self._word_ids:
+                self._word_ids[word] = len(self._words)
+                self._words.append(word)
+        return tuple(self._word_ids[word] for word in words)
 
 
-class _Shelf:
+class _AnswerIndex:
     """The kept questions of one answer, as tuples of word numbers."""
 
-    __slots__ = ("_having", "_limit", "_same")
+    __slots__ = ("_by_length", "_limit", "_questions")
 
-    def __init__(self, limit: Limit) -> None:
+    def __init__(self, limit: Ratio) -> None:
         self._limit = limit
-        self._same: set[Words] = set()
-        self._having: dict[int, dict[int, list[Words]]] = {}  # number of words -> one of the rarest -> questions
+        self._questions: set[WordIds] = set()
+        self._by_length: dict[int, dict[int, list[WordIds]]] = {}  # number of words -> one of the rarest -> questions
 
-    def like(self, words: Words) -> Words | None:
+    def find_similar(self, words: WordIds) -> WordIds | None:
         """Return a question that shares more than the limit, the closest of those with some number of words."""
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        if words in self._same:
+        if words in self._questions:
             return words
         rarest_first = sorted(words, reverse=True)
-        for length, having in self._having.items():
-            needed = _needed(self._limit, len(words), length)
-            if needed > min(length, len(words)):
+        for length, by_word in self._by_length.items():
+            min_common = _min_common_words(self._limit, len(words), length)
+            if min_common > min(length, len(words)):
                 continue
             # Of two that share `needed` words each has one of them among its rarest but `needed - 1`.
-            for word in dict.fromkeys(rarest_first[: len(words) - needed + 1]):
-                if word in having and (
-                    found := process.extractOne(words, having[word], scorer=LCSseq.similarity, score_cutoff=needed)
+            for word in dict.fromkeys(rarest_first[: len(words) - min_common + 1]):
+                if word in by_word and (
+                    match := process.extractOne(words, by_word[word], scorer=LCSseq.similarity, score_cutoff=min_common)
                 ):
-                    return tuple(found[0])
+                    return tuple(match[0])
         return None
 
-    def add(self, words: Words) -> None:
-        self._same.add(words)
+    def add(self, words: WordIds) -> None:
+        self._questions.add(words)
         # The shortest that can be too similar shares the fewest words.
-        partners = range(len(words) + 1)
-        needed = (_needed(self._limit, len(words), other) for other in partners)
-        least = next((count for other, count in zip(partners, needed, strict=False) if count <= other), len(words) + 1)
-        having = self._having.setdefault(len(words), {})
+        lengths = range(len(words) + 1)
+        common_counts = (_min_common_words(self._limit, len(words), length) for length in lengths)
+        min_common = next(
+            (count for length, count in zip(lengths, common_counts, strict=False) if count <= length), len(words) + 1
+        )
+        by_word = self._by_length.setdefault(len(words), {})
         # Numbers grow as new words come up, so that the higher ones are rarer.
-        for word in dict.fromkeys(sorted(words, reverse=True)[: len(words) - least + 1]):
-            having.setdefault(word, []).append(words)
+        for word in dict.fromkeys(sorted(words, reverse=True)[: len(words) - min_common + 1]):
+            by_word.setdefault(word, []).append(words)
 
 
-def _needed(limit: Limit, length: int, other: int) -> int:
+def _min_common_words(limit: Ratio, length: int, other_length: int) -> int:
     """Return how many words in the same order make questions of these lengths too similar."""
-    return limit[0] * (length + other) // (2 * limit[1]) + 1
+    return limit[0] * (length + other_length) // (2 * limit[1]) + 1

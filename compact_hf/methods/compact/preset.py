@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError, did_you_mean
-from compact_hf.images.codec import MAX_EDGE, checked_edge
+from compact_hf.images.codec import MAX_EDGE, check_max_edge
 from compact_hf.methods.compact.sampling import MAX_K
 
 METHOD: Final = "compact"
-CONVERSING: Final = (METHOD, "augment")
+CONVERSATION_METHODS: Final = (METHOD, "augment")
 """The methods whose outcomes are conversations: what `status` counts and `assemble` takes."""
 
 
@@ -52,7 +52,7 @@ class Preset:
         """`NAME@VERSION` or `NAME@VERSION+strict`, as it stands in rows."""
         return f"{self.name}@{self.version}{'+strict' if self.strict else ''}"
 
-    def asked_for(self, ks: Sequence[int] | None, *, max_edge: int, teacher: str, possible: range) -> Preset:
+    def with_overrides(self, ks: Sequence[int] | None, *, max_edge: int, teacher: str, supported_ks: range) -> Preset:
         """Return the preset with these k, or its own where none are given, and pictures of this size.
 
         Args:
@@ -64,16 +64,17 @@ class Preset:
         for k in ks or self.ks:
             if not 1 <= k <= MAX_K:
                 raise UsageError(f"got k = {k}; a question needs 1 to {MAX_K} of the ten capabilities")
-            if k not in possible:
+            if k not in supported_ks:
                 raise UsageError(
-                    f"got k = {k}; the teacher {teacher} has questions for k = {possible.start} to {possible[-1]}"
+                    f"got k = {k}; the teacher {teacher} has questions for k = {supported_ks.start} to "
+                    f"{supported_ks[-1]}"
                 )
             if math.comb(MAX_K, k) < self.min_turns:
                 raise UsageError(
                     f"got k = {k}, which leaves {math.comb(MAX_K, k)} combination to ask for; "
                     f"a picture needs {self.min_turns} questions to be kept, so give k up to {MAX_K - 1}"
                 )
-        return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=checked_edge(max_edge))
+        return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=check_max_edge(max_edge))
 
 
 PAPER: Final = Preset(name="paper", version="1")
@@ -82,16 +83,16 @@ PAPER: Final = Preset(name="paper", version="1")
 # one judges them, so that the picture travels twice instead of six times or more.
 EFFICIENT: Final = Preset(name="efficient", version="1", combinations_per_request=4, max_rounds=4)
 # In batches a round takes up to two days: more is asked for at once, and less often.
-BATCHED: Final = replace(EFFICIENT, name="efficient-batch", combinations_per_request=6, max_rounds=2)
+EFFICIENT_BATCH: Final = replace(EFFICIENT, name="efficient-batch", combinations_per_request=6, max_rounds=2)
 
 PRESETS: Final = {preset.name: preset for preset in (PAPER, EFFICIENT)}
 
 
-def preset_named(name: str, *, strict: bool = False, in_batches: bool = False) -> Preset:
+def get_preset(name: str, *, strict: bool = False, is_batch: bool = False) -> Preset:
     """Return a preset by its name, with or without the two strict checks.
 
     Args:
-        in_batches (`bool`, *optional*, defaults to False): for a teacher that takes a day for whatever it is asked:
+        is_batch (`bool`, *optional*, defaults to False): for a teacher that takes a day for whatever it is asked:
             `efficient` then asks for a surplus at once, and for two rounds at most.
 
     Raises:
@@ -100,9 +101,9 @@ def preset_named(name: str, *, strict: bool = False, in_batches: bool = False) -
     if name not in PRESETS:
         raise UsageError(f"got the preset {name!r}; there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     preset = PRESETS[name]
-    if in_batches and preset != EFFICIENT:
+    if is_batch and preset != EFFICIENT:
         raise UsageError(
             f"got the preset {name} for a teacher that answers in batches; its {preset.max_rounds} rounds of two "
             "requests each would wait for up to twenty batches, each up to 24 hours: use --preset efficient"
         )
-    return replace(BATCHED if in_batches else preset, strict=strict)
+    return replace(EFFICIENT_BATCH if is_batch else preset, strict=strict)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE, described
+from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE, describe_capabilities
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import digest
 
@@ -114,14 +114,14 @@ something that can be seen instead."""
 
 def teacher_prompt(combination: Combination) -> str:
     """Return the prompt that asks for one question that needs exactly `combination` (paper, step 2)."""
-    count = (
+    phrase = (
         "this one visual capability"
         if len(combination) == 1
         else f"all of these {len(combination)} visual capabilities"
     )
-    return f"""Look at the picture and write one question about it that needs {count}, and no other:
+    return f"""Look at the picture and write one question about it that needs {phrase}, and no other:
 
-{described(combination)}
+{describe_capabilities(combination)}
 
 What "needs" means: {NEEDED_RULE}
 
@@ -136,17 +136,17 @@ exactly what is listed above.
 Return JSON with the fields question, answer and confidence."""
 
 
-def several_prompt(combinations: Sequence[Combination]) -> str:
+def teacher_several_prompt(combinations: Sequence[Combination]) -> str:
     """Return the prompt that asks for one question per combination, and lets the teacher decline some."""
-    used = [name for name in CAPABILITIES if any(name in combination for combination in combinations)]
+    capabilities = [name for name in CAPABILITIES if any(name in combination for combination in combinations)]
     return f"""Look at the picture and write a question about it for each of these numbered sets of visual capabilities.
 A question needs all capabilities of its set, and no other:
 
-{_numbered(", ".join(combination) for combination in combinations)}
+{_numbered_list(", ".join(combination) for combination in combinations)}
 
 The capabilities:
 
-{described(used)}
+{describe_capabilities(capabilities)}
 
 What "needs" means: {NEEDED_RULE}
 
@@ -174,7 +174,7 @@ def verifier_prompt(question: str) -> str:
 
 Which of these visual capabilities does it need?
 
-{described()}
+{describe_capabilities()}
 
 What "needs" means: {NEEDED_RULE}
 
@@ -184,15 +184,15 @@ it, the answer is "unanswerable".
 Return JSON with the fields capabilities (the names of those that are needed, each once) and answer."""
 
 
-def verify_several_prompt(questions: Sequence[str]) -> str:
+def verifier_several_prompt(questions: Sequence[str]) -> str:
     """Return the prompt that asks of each of several questions which capabilities it needs, and its answer."""
     return f"""Look at the picture and read these questions about it:
 
-{_numbered(questions)}
+{_numbered_list(questions)}
 
 Which of these visual capabilities does each of them need? Judge each question by itself, as if it were the only one.
 
-{described()}
+{describe_capabilities()}
 
 What "needs" means: {NEEDED_RULE}
 
@@ -218,7 +218,7 @@ def blind_several_prompt(questions: Sequence[str]) -> str:
     """Return the prompt that asks several questions about a picture without showing the picture."""
     return f"""These questions were asked about a picture that you are not shown:
 
-{_numbered(questions)}
+{_numbered_list(questions)}
 
 Give the most likely answer to each all the same, with a single word or a short phrase.
 
@@ -228,9 +228,9 @@ Return JSON with the field answers: for each question, in their order, its numbe
 def prompts_version(combinations_per_request: int) -> str:
     """Return a digest, 12 hex digits, of all that is asked where so many combinations go into a request."""
     single = teacher_prompt(tuple(CAPABILITIES)), verifier_prompt(""), blind_prompt("")
-    several = several_prompt([tuple(CAPABILITIES)]), verify_several_prompt([""]), blind_several_prompt([""])
+    several = teacher_several_prompt([tuple(CAPABILITIES)]), verifier_several_prompt([""]), blind_several_prompt([""])
     return digest(*single, *(several if combinations_per_request > 1 else ()), length=12)
 
 
-def _numbered(lines: Iterable[str]) -> str:
+def _numbered_list(lines: Iterable[str]) -> str:
     return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))

@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.capabilities import canonical
+from compact_hf.capabilities import canonicalize
 from compact_hf.errors import UsageError
-from compact_hf.images.source import Source
-from compact_hf.methods.compact.balance import Balance, Positions, balanced, evenness
-from compact_hf.methods.compact.conversation import Outcome, outcome_of
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, Similar
-from compact_hf.methods.compact.preset import CONVERSING, METHOD, PAPER
+from compact_hf.images.source import ImageSource
+from compact_hf.methods.compact.balance import Balance, Positions, balance_questions, measure_evenness
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
+from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, NearDuplicates
+from compact_hf.methods.compact.preset import CONVERSATION_METHODS, METHOD, PAPER
 from compact_hf.methods.compact.sampling import Combination
-from compact_hf.records import Message, Picture, Reject, Row, Turn, digest
-from compact_hf.runs.image_index import read_again
-from compact_hf.runs.journal import Finished, Journal
-from compact_hf.runs.shards import runs_in
+from compact_hf.records import ImageInfo, Message, Reject, Row, Turn, digest
+from compact_hf.runs.image_index import reread_verified
+from compact_hf.runs.journal import FinishedImage, Journal
+from compact_hf.runs.shards import find_runs
 from compact_hf.runs.sources import reopen_source
 
 
-def conversation_rows(
+def iter_conversation_rows(
     runs: Sequence[Path],
     *,
     max_similarity: float = MAX_SIMILARITY,
@@ -58,24 +58,24 @@ def conversation_rows(
         JournalError: one of the folders is not a run, or cannot be read.
         SourceError: the pictures of a run are gone.
     """
-    with ExitStack() as opened:
-        journals = [opened.enter_context(Journal.read(folder)) for run in runs for folder in runs_in(run)]
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         for journal in journals:
-            if (method := journal.identity["method"]) not in CONVERSING:
+            if (method := journal.identity["method"]) not in CONVERSATION_METHODS:
                 raise UsageError(f"{journal.run} is a run of {method}, which makes no conversations; leave it out")
         for journal in journals:
-            yield from journal.picture_rejects()
-        sifted = _sifted(_found(journals), Similar(max_similarity))
-        for item in _chosen(sifted, journals, on_balance) if balance else sifted:
-            yield item if isinstance(item, Reject) else item.row()
+            yield from journal.image_rejects()
+        conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(max_similarity))
+        for item in _apply_balance(conversations, journals, on_balance) if balance else conversations:
+            yield item if isinstance(item, Reject) else item.to_row()
 
 
-def messages_of(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     """Return the messages of a conversation: the first question carries the instruction to answer shortly."""
     messages: list[Message] = []
     for index, (question, answer) in enumerate(questions_and_answers):
-        asked = question if index else f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
-        messages += [Message("user", asked), Message("assistant", answer)]
+        content = question if index else f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
+        messages += [Message("user", content), Message("assistant", answer)]
     return tuple(messages)
 
 
@@ -85,131 +85,139 @@ def with_turns(row: Row, turns: Sequence[Turn]) -> Row:
     return replace(
         row,
         id=digest(row.source, row.image_id, questions_and_answers),
-        messages=messages_of(questions_and_answers),
-        capabilities=canonical(name for turn in turns for name in turn.capabilities),
+        messages=build_messages(questions_and_answers),
+        capabilities=canonicalize(name for turn in turns for name in turn.capabilities),
         turns=tuple(turns),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A picture with its conversation, of which the turns at `taken` go into the release."""
+class _ImageConversation:
+    """A picture with its conversation, of which the turns at `positions` go into the release."""
 
     outcome: Outcome
     turns: tuple[Turn, ...]
-    taken: Positions
-    picture: Picture
-    source: Source
+    positions: Positions
+    image: ImageInfo
+    source: ImageSource
     identity: dict[str, Any]
 
-    def row(self) -> Row:
+    def to_row(self) -> Row:
         row = Row(
             id="",
             messages=(),
             source=self.identity["method"],
             k=self.outcome.k,
-            image_id=self.picture.image_id,
-            image_source=self.picture.image_source,
-            image_license=self.picture.image_license,
+            image_id=self.image.image_id,
+            image_source=self.image.image_source,
+            image_license=self.image.image_license,
             teacher=self.outcome.teacher,
             verifier=self.outcome.verifier,
             preset_version=self.identity["preset"],
-            read_picture=partial(read_again, self.source, self.picture),
+            read_image=partial(reread_verified, self.source, self.image),
         )
-        return with_turns(row, [self.turns[at] for at in self.taken])
+        return with_turns(row, [self.turns[position] for position in self.positions])
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An outcome in a journal; entries sort by `place`: image id, run, and reference, for shards that saw it twice."""
+    """An outcome in a journal; entries sort by image id, run, and reference, for shards that saw an image twice."""
 
-    place: tuple[str, int, str]
-    finished: Finished
+    sort_key: tuple[str, int, str]
+    finished_image: FinishedImage
     journal: Journal
-    source: Source
+    source: ImageSource
 
 
-def _entries(journal: Journal, run: int) -> Iterator[_Entry]:
+def _iter_entries(journal: Journal, run: int) -> Iterator[_Entry]:
     source = reopen_source(journal.identity["source"])
-    for finished in journal.outcomes():
-        yield _Entry((finished.image_id, run, finished.ref), finished, journal, source)
+    for finished_image in journal.outcomes():
+        yield _Entry((finished_image.image_id, run, finished_image.ref), finished_image, journal, source)
 
 
-def _found(journals: Sequence[Journal]) -> Iterator[_Found | Reject]:
+def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversation | Reject]:
     """Yield each picture's conversation with all its turns, in the order of image ids, and the rejects before it."""
     runs = [{name: value for name, value in journal.identity.items() if name != "shard"} for journal in journals]
-    streams = [_entries(journal, runs.index(run)) for journal, run in zip(journals, runs, strict=True)]
-    last = ""
-    for entry in heapq.merge(*streams, key=attrgetter("place")):
-        finished, journal = entry.finished, entry.journal
-        if finished.image_id == last:
-            yield Reject("assembly", "picture in an earlier run", finished.ref, str(journal.run))
+    streams = [_iter_entries(journal, runs.index(run)) for journal, run in zip(journals, runs, strict=True)]
+    last_id = ""
+    for entry in heapq.merge(*streams, key=attrgetter("sort_key")):
+        finished_image, journal = entry.finished_image, entry.journal
+        if finished_image.image_id == last_id:
+            yield Reject("assembly", "picture in an earlier run", finished_image.ref, str(journal.run))
             continue
-        last = finished.image_id
-        outcome = outcome_of(finished.body)
+        last_id = finished_image.image_id
+        outcome = parse_outcome(finished_image.body)
         yield from outcome.rejects
         if outcome.conversation is None:
             continue
         turns = outcome.conversation.turns
-        picture = journal.picture(finished.image_id, finished.ref)
-        if picture is None:
-            yield Reject("assembly", "picture is gone", finished.ref)
+        image = journal.get_image(finished_image.image_id, finished_image.ref)
+        if image is None:
+            yield Reject("assembly", "picture is gone", finished_image.ref)
         else:
-            yield _Found(outcome, turns, tuple(range(len(turns))), picture, entry.source, journal.identity)
+            yield _ImageConversation(outcome, turns, tuple(range(len(turns))), image, entry.source, journal.identity)
 
 
-def _sifted(found: Iterable[_Found | Reject], similar: Similar) -> Iterator[_Found | Reject]:
+def _drop_near_duplicates(
+    conversations: Iterable[_ImageConversation | Reject], near_duplicates: NearDuplicates
+) -> Iterator[_ImageConversation | Reject]:
     """Drop what repeats a question about an earlier image, and images that have too few questions then."""
-    for item in found:
+    for item in conversations:
         if isinstance(item, Reject):
             yield item
             continue
         # What `compact augment` rewrites may be a single question.
-        fewest = PAPER.min_turns if item.identity["method"] == METHOD else 1
-        repeated = similar.sift(item.turns, fewest=fewest)
-        for turn, like in zip(item.turns, repeated, strict=True):
-            if like is not None:
-                yield Reject("assembly", "near-duplicate question", turn.question, like, turn.capabilities)
-        taken = tuple(at for at, like in enumerate(repeated) if like is None)
-        if len(taken) >= fewest:
-            yield replace(item, taken=taken)
+        min_turns = PAPER.min_turns if item.identity["method"] == METHOD else 1
+        repeats = near_duplicates.add_new(item.turns, min_turns=min_turns)
+        for turn, repeat in zip(item.turns, repeats, strict=True):
+            if repeat is not None:
+                yield Reject("assembly", "near-duplicate question", turn.question, repeat, turn.capabilities)
+        positions = tuple(position for position, repeat in enumerate(repeats) if repeat is None)
+        if len(positions) >= min_turns:
+            yield replace(item, positions=positions)
         else:
-            detail = f"{len(taken)} of {len(item.turns)} are left, {fewest} needed"
-            yield Reject("assembly", "too few questions", item.picture.ref, detail)
+            detail = f"{len(positions)} of {len(item.turns)} are left, {min_turns} needed"
+            yield Reject("assembly", "too few questions", item.image.ref, detail)
 
 
-def _chosen(
-    sifted: Iterable[_Found | Reject], journals: Sequence[Journal], on_balance: Callable[[Balance], None]
-) -> Iterator[_Found | Reject]:
+def _apply_balance(
+    conversations: Iterable[_ImageConversation | Reject],
+    journals: Sequence[Journal],
+    on_balance: Callable[[Balance], None],
+) -> Iterator[_ImageConversation | Reject]:
     """Go over the runs twice, to choose of each image's questions and to take what was chosen."""
-    left: dict[str, Positions] = {}
+    available: dict[str, Positions] = {}
     combinations: dict[str, tuple[Combination, ...]] = {}
-    known: dict[Combination, Combination] = {}
-    for item in sifted:
+    interned: dict[Combination, Combination] = {}
+    for item in conversations:
         if isinstance(item, Reject):
             yield item
             continue
-        needed = (item.turns[at].capabilities for at in item.taken)
-        left[item.picture.image_id] = item.taken
+        item_combinations = (item.turns[position].capabilities for position in item.positions)
+        available[item.image.image_id] = item.positions
         # One object for all that are equal: there are more images than combinations.
-        combinations[item.picture.image_id] = tuple(known.setdefault(each, each) for each in needed)
-    chosen = balanced(combinations)
-    on_balance(_balance(combinations, chosen))
-    for item in _found(journals):
+        combinations[item.image.image_id] = tuple(
+            interned.setdefault(combination, combination) for combination in item_combinations
+        )
+    selection = balance_questions(combinations)
+    on_balance(_measure_balance(combinations, selection))
+    for item in _iter_conversations(journals):
         # What has come in since the first time is left for the next release.
-        if isinstance(item, Reject) or item.picture.image_id not in chosen:
+        if isinstance(item, Reject) or item.image.image_id not in selection:
             continue
-        among = left[item.picture.image_id]
-        taken = tuple(among[at] for at in chosen[item.picture.image_id])
-        for at in among:
-            if at not in taken:
-                turn = item.turns[at]
+        candidates = available[item.image.image_id]
+        positions = tuple(candidates[position] for position in selection[item.image.image_id])
+        for position in candidates:
+            if position not in positions:
+                turn = item.turns[position]
                 yield Reject("assembly", "surplus for balance", turn.question, "", turn.capabilities)
-        yield replace(item, taken=taken)
+        yield replace(item, positions=positions)
 
 
-def _balance(questions: Mapping[str, Sequence[Combination]], chosen: Mapping[str, Positions]) -> Balance:
+def _measure_balance(questions: Mapping[str, Sequence[Combination]], selection: Mapping[str, Positions]) -> Balance:
     return Balance(
-        before=evenness(each for of_image in questions.values() for each in of_image),
-        after=evenness(questions[image_id][at] for image_id, taken in chosen.items() for at in taken),
+        before=measure_evenness(combination for combinations in questions.values() for combination in combinations),
+        after=measure_evenness(
+            questions[image_id][position] for image_id, positions in selection.items() for position in positions
+        ),
     )

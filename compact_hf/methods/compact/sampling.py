@@ -26,31 +26,33 @@ def draw_k(seed: int, image_id: str, ks: Sequence[int]) -> int:
 
 
 def draw_combinations(
-    seed: int, image_id: str, k: int, asked: Sequence[Combination], count: int
+    seed: int, image_id: str, k: int, previous: Sequence[Combination], count: int
 ) -> tuple[Combination, ...]:
     """Return the next `count` combinations to ask an image for, fewer where fewer are left.
 
-    Each has k distinct capabilities in canonical order and is none of `asked`. Capabilities that this image was not
+    Each has k distinct capabilities in canonical order and is none of `previous`. Capabilities that this image was not
     asked for yet come first, then the least asked ones, so that its questions cover different atoms; among equals the
     seed decides. For small or large k all are used up before the rounds end.
     """
-    drawn: list[Combination] = []
-    while len(drawn) < count and (found := _draw(seed, image_id, k, [*asked, *drawn])):
-        drawn.append(found)
-    return tuple(drawn)
+    result: list[Combination] = []
+    while len(result) < count and (combination := _draw_combination(seed, image_id, k, [*previous, *result])):
+        result.append(combination)
+    return tuple(result)
 
 
-def _draw(seed: int, image_id: str, k: int, asked: Sequence[Combination]) -> Combination | None:
-    uses = Counter(name for combination in asked for name in combination)
-    done = set(asked)
-    left = [combination for combination in _combinations(k) if combination not in done]
-    if not left:
+def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combination]) -> Combination | None:
+    usage = Counter(name for combination in previous for name in combination)
+    excluded = set(previous)
+    available = [combination for combination in _combinations(k) if combination not in excluded]
+    if not available:
         return None
     # The least used first. How the uses are spread decides among equal sums only once most combinations are used up.
-    counts = [sorted(map(uses.__getitem__, combination)) for combination in left]
-    least = min((sum(each), each) for each in counts)[1]
-    fresh = [combination for combination, each in zip(left, counts, strict=True) if each == least]
-    return random.Random(digest("combination", seed, image_id, k, len(asked))).choice(fresh)
+    usage_counts = [sorted(map(usage.__getitem__, combination)) for combination in available]
+    min_usage = min((sum(values), values) for values in usage_counts)[1]
+    candidates = [
+        combination for combination, values in zip(available, usage_counts, strict=True) if values == min_usage
+    ]
+    return random.Random(digest("combination", seed, image_id, k, len(previous))).choice(candidates)
 
 
 @cache

@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.methods.compact.conversation import outcome_of
-from compact_hf.methods.compact.counts import Fared, Planted, Rejected, Tally
-from compact_hf.methods.compact.preset import CONVERSING, PAPER
+from compact_hf.methods.compact.conversation import parse_outcome
+from compact_hf.methods.compact.counts import CombinationCount, FaultCount, OutcomeCounter, RejectCount
+from compact_hf.methods.compact.preset import CONVERSATION_METHODS, PAPER
 from compact_hf.records import Reject, from_json
-from compact_hf.runs.journal import Journal, Spending
-from compact_hf.runs.shards import runs_in
+from compact_hf.runs.journal import Journal, TokenUsage
+from compact_hf.runs.shards import find_runs
 from compact_hf.teachers.base import Role
-from compact_hf.teachers.prices import Price, prices_of
+from compact_hf.teachers.prices import Price, lookup_prices
 
 ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class RoleUsage:
     """What one role was asked and what that cost.
 
     Attributes:
@@ -43,17 +43,17 @@ class Spent:
     cost: float | None
 
 
-def spent_by_role(
-    counted: Sequence[Spending],
+def usage_by_role(
+    entries: Sequence[TokenUsage],
     identity: Mapping[str, Any],
     *,
     price_in: float | None = None,
     price_out: float | None = None,
-) -> dict[Role, Spent]:
+) -> dict[Role, RoleUsage]:
     """Return what each role of a run was asked, and what that cost.
 
     Args:
-        counted (`Sequence[Spending]`): from the run's journal, or those of all its shards.
+        entries (`Sequence[Spending]`): from the run's journal, or those of all its shards.
         identity (`Mapping[str, Any]`): the run's settings, which name who is asked.
         price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
 
@@ -61,28 +61,36 @@ def spent_by_role(
         UsageError: the prices are not two, or negative.
     """
     teachers = {role: identity[role] for role in ROLES if role in identity}
-    priced = partial(prices_of, teachers, price_in=price_in, price_out=price_out)
-    today, of_day = priced(), {day: priced(at=datetime.fromisoformat(day)) for day in {one.day for one in counted}}
-    found: dict[Role, Spent] = {}
+    get_prices = partial(lookup_prices, teachers, price_in=price_in, price_out=price_out)
+    current_prices, prices_by_day = (
+        get_prices(),
+        {day: get_prices(timestamp=datetime.fromisoformat(day)) for day in {entry.day for entry in entries}},
+    )
+    usage: dict[Role, RoleUsage] = {}
     for role, teacher in teachers.items():
-        own = [one for one in counted if one.role == role]
-        into, out = sum(one.input_tokens for one in own), sum(one.output_tokens for one in own)
+        role_entries = [entry for entry in entries if entry.role == role]
+        input_tokens, output_tokens = (
+            sum(entry.input_tokens for entry in role_entries),
+            sum(entry.output_tokens for entry in role_entries),
+        )
         costs = [
-            price.cost(one.input_tokens, one.output_tokens)
-            for one in own
-            if (price := of_day[one.day][role]) is not None
+            price.cost(entry.input_tokens, entry.output_tokens)
+            for entry in role_entries
+            if (price := prices_by_day[entry.day][role]) is not None
         ]
-        known = today[role] is not None and len(costs) == len(own)
-        requests = sum(one.requests for one in own)
-        found[role] = Spent(teacher, requests, into, out, today[role], math.fsum(costs) if known else None)
-    return found
+        is_known = current_prices[role] is not None and len(costs) == len(role_entries)
+        requests = sum(entry.requests for entry in role_entries)
+        usage[role] = RoleUsage(
+            teacher, requests, input_tokens, output_tokens, current_prices[role], math.fsum(costs) if is_known else None
+        )
+    return usage
 
 
 IDLE_S: Final = 300.0
 """Seconds without a finished picture after which a run is taken to stand still."""
-_NOISY: Final = "scenes:noise"
+_NOISY_PREFIX: Final = "scenes:noise"
 """How a teacher's name starts that plants faults."""
-_NEWEST: Final = 500
+_PACE_WINDOW: Final = 500
 """Finished pictures, at most, by which the pace is taken."""
 
 
@@ -129,13 +137,13 @@ class Status:
     accepted_by_k: dict[int, int]
     questions_by_capability: dict[str, dict[int, int]]
     coverage: dict[str, dict[str, int]]
-    combinations: tuple[Fared, ...]
-    rejects: tuple[Rejected, ...]
-    planted: tuple[Planted, ...]
+    combinations: tuple[CombinationCount, ...]
+    rejects: tuple[RejectCount, ...]
+    planted: tuple[FaultCount, ...]
     requests: dict[str, int]
     input_tokens: int
     output_tokens: int
-    spending: dict[Role, Spent]
+    spending: dict[Role, RoleUsage]
     cost: float | None
     cost_per_question: float | None
     models: tuple[str, ...]
@@ -164,73 +172,73 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         JournalError: the folder is not a run, or cannot be read.
         UsageError: the prices are not two, or negative.
     """
-    with ExitStack() as opened:
-        journals = [opened.enter_context(Journal.read(folder)) for folder in runs_in(Path(run))]
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal.read(directory)) for directory in find_runs(Path(run))]
         identity = journals[0].identity
         if len(journals) > 1:
             identity.pop("shard", None)
-        tally = _tally(journals, identity)
-        counted = [one for journal in journals for one in journal.spending()]
+        counter = _count_outcomes(journals, identity)
+        entries = [entry for journal in journals for entry in journal.usage()]
         counts = [journal.counts() for journal in journals]
-        finished, kept, questions = (sum(column) for column in zip(*counts, strict=True))
-        times = sorted(at for journal in journals for at in journal.finished_at())
-        pictures = sum(journal.pictures_seen() for journal in journals)
-        planned = [count for journal in journals if (count := journal.planned()) is not None]
-    spending = spent_by_role(counted, identity, price_in=price_in, price_out=price_out)
-    costs = [spent.cost for spent in spending.values() if spent.cost is not None]
-    cost = math.fsum(costs) if len(costs) == len(spending) else None
+        finished, conversations, questions = (sum(column) for column in zip(*counts, strict=True))
+        timestamps = sorted(timestamp for journal in journals for timestamp in journal.finish_times())
+        image_count = sum(journal.count_images() for journal in journals)
+        planned_counts = [count for journal in journals if (count := journal.read_plan()) is not None]
+    usage = usage_by_role(entries, identity, price_in=price_in, price_out=price_out)
+    costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
+    cost = math.fsum(costs) if len(costs) == len(usage) else None
     return Status(
         identity=identity,
-        pictures=pictures,
+        pictures=image_count,
         finished=finished,
-        conversations=kept,
+        conversations=conversations,
         questions=questions,
-        surplus=tally.surplus,
-        conversations_by_k={k: tally.conversations[k] for k in sorted(tally.drafts)},
-        questions_by_k=tally.questions(),
-        drafts_by_k={k: tally.drafts[k] for k in sorted(tally.drafts)},
-        accepted_by_k={k: tally.passed[k] for k in sorted(tally.drafts)},
-        questions_by_capability=tally.questions_by_capability(),
-        coverage=tally.coverage(),
-        combinations=tally.combinations(),
-        rejects=tally.rejects(),
-        planted=tuple(tally.planted()),
-        requests={role: spent.requests for role, spent in spending.items()},
-        input_tokens=sum(spent.input_tokens for spent in spending.values()),
-        output_tokens=sum(spent.output_tokens for spent in spending.values()),
-        spending=spending,
+        surplus=counter.surplus,
+        conversations_by_k={k: counter.conversations[k] for k in sorted(counter.drafts)},
+        questions_by_k=counter.questions_by_k(),
+        drafts_by_k={k: counter.drafts[k] for k in sorted(counter.drafts)},
+        accepted_by_k={k: counter.accepted[k] for k in sorted(counter.drafts)},
+        questions_by_capability=counter.questions_by_capability(),
+        coverage=counter.coverage(),
+        combinations=counter.combination_counts(),
+        rejects=counter.reject_counts(),
+        planted=tuple(counter.fault_counts()),
+        requests={role: role_usage.requests for role, role_usage in usage.items()},
+        input_tokens=sum(role_usage.input_tokens for role_usage in usage.values()),
+        output_tokens=sum(role_usage.output_tokens for role_usage in usage.values()),
+        spending=usage,
         cost=cost,
         cost_per_question=cost / questions if cost is not None and questions else None,
-        models=tuple(sorted({one.model for one in counted})),
-        first_at=times[0] if times else None,
-        last_at=times[-1] if times else None,
-        left=max(0, sum(planned) - finished) if len(planned) == len(journals) else None,
-        pace=_pace(times),
-        is_running=bool(times) and time.time() - times[-1] <= IDLE_S,
+        models=tuple(sorted({entry.model for entry in entries})),
+        first_at=timestamps[0] if timestamps else None,
+        last_at=timestamps[-1] if timestamps else None,
+        left=max(0, sum(planned_counts) - finished) if len(planned_counts) == len(journals) else None,
+        pace=_pace(timestamps),
+        is_running=bool(timestamps) and time.time() - timestamps[-1] <= IDLE_S,
     )
 
 
-def _tally(journals: Sequence[Journal], identity: Mapping[str, Any]) -> Tally:
+def _count_outcomes(journals: Sequence[Journal], identity: Mapping[str, Any]) -> OutcomeCounter:
     faults: dict[str, list[str]] = {}
-    if identity.get("teacher", "").startswith(_NOISY):
+    if identity.get("teacher", "").startswith(_NOISY_PREFIX):
         for journal in journals:
             faults |= {reply.key: [*reversed(reply.planted)] for _, _, reply in journal.replies() if reply.planted}
-    tally = Tally(faults, enough=PAPER.max_turns)
+    counter = OutcomeCounter(faults, max_turns=PAPER.max_turns)
     for journal in journals:
-        for reject in journal.picture_rejects():
-            tally.reject(reject)
-        for finished in journal.outcomes():
-            if identity["method"] in CONVERSING:
-                tally.outcome(outcome_of(finished.body))
+        for reject in journal.image_rejects():
+            counter.add_reject(reject)
+        for finished_image in journal.outcomes():
+            if identity["method"] in CONVERSATION_METHODS:
+                counter.add_outcome(parse_outcome(finished_image.body))
             else:
                 # What else other methods make of a picture is theirs to read.
-                for reject in from_json(_AnyOutcome, finished.body).rejects:
-                    tally.reject(reject)
-    return tally
+                for reject in from_json(_AnyOutcome, finished_image.body).rejects:
+                    counter.add_reject(reject)
+    return counter
 
 
-def _pace(times: Sequence[float]) -> float | None:
-    newest = times[-_NEWEST:]
+def _pace(timestamps: Sequence[float]) -> float | None:
+    newest = timestamps[-_PACE_WINDOW:]
     start = len(newest) - 1
     while start > 0 and newest[start] - newest[start - 1] <= IDLE_S:
         start -= 1

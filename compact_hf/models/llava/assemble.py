@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from compact_hf.errors import ReleaseError, TuningError, UsageError
-from compact_hf.hub.push import Pushed, push, standing
-from compact_hf.models.llava.config import base_config, base_generation, base_processor
-from compact_hf.models.llava.parts import ROLES, Part, find
-from compact_hf.models.llava.provenance import RECORD, Record, record_at, write_card
-from compact_hf.models.llava.weights import memory_needed, weights_found, weights_needed, write_weights
+from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.models.llava.config import build_base_config, build_base_processor, build_generation_config
+from compact_hf.models.llava.parts import ROLES, Part, find_part
+from compact_hf.models.llava.provenance import ASSEMBLY_FILE, AssemblyRecord, read_assembly_record, write_base_card
+from compact_hf.models.llava.weights import estimate_peak_memory, expected_shapes, find_weights, write_weights
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.storage import replace_directory
 
@@ -34,33 +34,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskSpace:
     """Bytes that it takes.
 
     Attributes:
-        download (`int`): into the Hub's cache, without what is there.
-        out (`int`): at most, in the folder.
+        download_bytes (`int`): into the Hub's cache, without what is there.
+        output_bytes (`int`): at most, in the folder.
     """
 
-    download: int
-    out: int
+    download_bytes: int
+    output_bytes: int
 
 
-def room_needed(parts: tuple[Part, ...], config: LlavaConfig, dtype: str) -> Room:
+def estimate_disk_space(parts: tuple[Part, ...], config: LlavaConfig, dtype: str) -> DiskSpace:
     """Return what assembling takes, before any weight is looked at: as stored, the parts' files bound it."""
     import torch
 
-    shapes = weights_needed(config)
+    shapes = expected_shapes(config)
     if dtype == "stored":
         # The rows that are added are not in the files; CLIP's text side is, and is left out.
-        rows = 2 * (config.text_config.vocab_size - config.image_token_index) * config.text_config.hidden_size
-        out = sum(part.weight_bytes for part in parts) + rows * torch.float32.itemsize
+        new_elements = 2 * (config.text_config.vocab_size - config.image_token_index) * config.text_config.hidden_size
+        output_bytes = sum(part.weight_bytes for part in parts) + new_elements * torch.float32.itemsize
     else:
-        out = sum(map(math.prod, shapes.values())) * getattr(torch, dtype).itemsize
-    return Room(sum(part.bytes_to_fetch() for part in parts), out)
+        output_bytes = sum(map(math.prod, shapes.values())) * getattr(torch, dtype).itemsize
+    return DiskSpace(sum(part.bytes_to_fetch() for part in parts), output_bytes)
 
 
-def refuse_small_disk(out: Path, room: Room) -> None:
+def check_disk_space(out: Path, disk_space: DiskSpace) -> None:
     """Raise where the disks have no room.
 
     Raises:
@@ -68,19 +68,26 @@ def refuse_small_disk(out: Path, room: Room) -> None:
     """
     from huggingface_hub import constants
 
-    needs = [(_existing(out), room.out, "the base"), (_existing(Path(constants.HF_HUB_CACHE)), room.download, "parts")]
-    for place, _, _ in needs:
-        on_it = [(size, what) for other, size, what in needs if other.stat().st_dev == place.stat().st_dev and size]
-        needed, free = sum(size for size, _ in on_it), shutil.disk_usage(place).free
+    requirements = [
+        (_existing_parent(out), disk_space.output_bytes, "the base"),
+        (_existing_parent(Path(constants.HF_HUB_CACHE)), disk_space.download_bytes, "parts"),
+    ]
+    for path, _, _ in requirements:
+        same_disk = [
+            (size, label)
+            for other_path, size, label in requirements
+            if other_path.stat().st_dev == path.stat().st_dev and size
+        ]
+        needed, free = sum(size for size, _ in same_disk), shutil.disk_usage(path).free
         if needed > free:
-            told = " and ".join(f"{size / 1e9:.1f} GB for {what}" for size, what in on_it)
+            details = " and ".join(f"{size / 1e9:.1f} GB for {label}" for size, label in same_disk)
             raise TuningError(
-                f"the disk of {place} has {free / 1e9:.1f} GB free, and it takes {told}; make room, choose another "
+                f"the disk of {path} has {free / 1e9:.1f} GB free, and it takes {details}; make room, choose another "
                 "--out, or set HF_HOME to a larger disk"
             )
 
 
-def refuse_small_memory(needed: int) -> None:
+def check_free_memory(needed: int) -> None:
     """Raise where less memory is free than `needed` bytes.
 
     Raises:
@@ -96,8 +103,8 @@ def refuse_small_memory(needed: int) -> None:
         )
 
 
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 LANGUAGE_MODEL: Final = "lmsys/vicuna-7b-v1.5"
@@ -106,28 +113,28 @@ PROJECTOR: Final = "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
 
 Precision = Literal["stored", "float16", "bfloat16", "float32"]
 
-_MESSAGE: Final = "Assemble the base before instruction tuning"
+_COMMIT_MESSAGE: Final = "Assemble the base before instruction tuning"
 
 
 @dataclass(frozen=True, slots=True)
-class Assembled:
+class AssemblyResult:
     """What was assembled, or would be.
 
     Attributes:
         out (`Path`): the folder.
         parts (`tuple[str, ...]`): the three, each with its commit.
-        room (`Room`): bytes to download and to write.
-        rows (`int`): of the vocabulary, with `<image>`, `<pad>` and the padding.
+        disk_space (`DiskSpace`): bytes to download and to write.
+        vocab_size (`int`): of the vocabulary, with `<image>`, `<pad>` and the padding.
         is_new (`bool`): whether it was assembled now; False after a dry run, and where it stood there already.
-        pushed (`Pushed`, *optional*): where it stands on the Hub.
+        pushed (`PushResult`, *optional*): where it stands on the Hub.
     """
 
     out: Path
     parts: tuple[str, ...]
-    room: Room
-    rows: int
+    disk_space: DiskSpace
+    vocab_size: int
     is_new: bool
-    pushed: Pushed | None
+    pushed: PushResult | None
 
 
 def assemble_base(
@@ -142,7 +149,7 @@ def assemble_base(
     dry_run: bool = False,
     on_note: Callable[[str], None] = lambda told: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Assembled:
+) -> AssemblyResult:
     """Put a LLaVA-1.5 together as it is before its instruction tuning.
 
     The same call over a folder that it has made leaves it as it is (and goes on with the push); every name and shape of
@@ -176,27 +183,30 @@ def assemble_base(
         raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(get_args(Precision))}")
     if private and push_to is None:
         raise UsageError("a base that is not pushed is private already; give --push ORG/NAME too")
-    _refuse_other_folder(out)
+    _check_output_directory(out)
     if push_to is not None:
-        _refuse_other_repository(push_to)
-    parts = tuple(find(role, at) for role, at in zip(ROLES, (language_model, vision_tower, projector), strict=True))
-    config = base_config(*parts)
-    room = room_needed(parts, config, dtype)
-    told, rows = tuple(map(str, parts)), config.text_config.vocab_size
+        _check_repository(push_to)
+    parts = tuple(
+        find_part(role, name_or_path)
+        for role, name_or_path in zip(ROLES, (language_model, vision_tower, projector), strict=True)
+    )
+    config = build_base_config(*parts)
+    disk_space = estimate_disk_space(parts, config, dtype)
+    part_names, vocab_size = tuple(map(str, parts)), config.text_config.vocab_size
     if dry_run:
-        base_processor(parts[0], parts[1], config)
-        return Assembled(out, told, room, rows, False, None)
+        build_base_processor(parts[0], parts[1], config)
+        return AssemblyResult(out, part_names, disk_space, vocab_size, False, None)
     is_new = not out.exists() or not any(out.iterdir())
     if is_new:
-        _assemble(out, parts, config, dtype, room, on_note, on_progress)
-    elif record_at(out).identity != _record(parts, dtype, config, on_note).identity:
+        _assemble(out, parts, config, dtype, disk_space, on_note, on_progress)
+    elif read_assembly_record(out).identity != _build_record(parts, dtype, config, on_note).identity:
         raise UsageError(f"{out} holds a base of other parts or another dtype; choose another --out, or remove it")
     else:
         on_note(f"{out} holds this base already")
     pushed = None
     if push_to is not None:
-        pushed = push(out, push_to, repo_type="model", message=_MESSAGE, private=private, on_progress=on_note)
-    return Assembled(out, told, room, rows, is_new, pushed)
+        pushed = push(out, push_to, repo_type="model", message=_COMMIT_MESSAGE, private=private, on_progress=on_note)
+    return AssemblyResult(out, part_names, disk_space, vocab_size, is_new, pushed)
 
 
 def _assemble(
@@ -204,59 +214,61 @@ def _assemble(
     parts: tuple[Part, ...],
     config: LlavaConfig,
     dtype: Precision,
-    room: Room,
+    disk_space: DiskSpace,
     on_note: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Check everything, then write everything into a folder beside `out` that becomes it."""
     import torch
 
-    processor = base_processor(parts[0], parts[1], config)  # before the download, as it may be refused
-    refuse_small_disk(out, room)
+    processor = build_base_processor(parts[0], parts[1], config)  # before the download, as it may be refused
+    check_disk_space(out, disk_space)
     for part in parts:
         if part.commit is not None:
             on_note(f"fetching the {part}, {part.weight_bytes // 1_000_000} MB of weights")
             part.fetch()
-    wanted = None if dtype == "stored" else getattr(torch, dtype)
-    weights = weights_found(parts, config, dtype=wanted)
-    refuse_small_disk(out, Room(0, sum(weight.nbytes for weight in weights)))
-    refuse_small_memory(memory_needed(weights))
-    record = _record(parts, dtype, config, on_note)
+    target_dtype = None if dtype == "stored" else getattr(torch, dtype)
+    weights = find_weights(parts, config, dtype=target_dtype)
+    check_disk_space(out, DiskSpace(0, sum(weight.nbytes for weight in weights)))
+    check_free_memory(estimate_peak_memory(weights))
+    record = _build_record(parts, dtype, config, on_note)
     try:
-        with replace_directory(out, ours=lambda folder: False) as folder:
-            write_weights(weights, folder, on_progress=on_progress)
-            _write_rest(folder, parts, config, processor, record, weights)
+        with replace_directory(out, is_replaceable=lambda directory: False) as directory:
+            write_weights(weights, directory, on_progress=on_progress)
+            _write_other_files(directory, parts, config, processor, record, weights)
     except ReleaseError as error:  # another process is writing it, or it was filled in the meantime
         raise UsageError(str(error)) from error
     except OSError as error:
         raise TuningError(f"{out} cannot be written ({error}); make room or choose another --out") from error
 
 
-def _record(parts: tuple[Part, ...], dtype: Precision, config: LlavaConfig, on_note: Callable[[str], None]) -> Record:
+def _build_record(
+    parts: tuple[Part, ...], dtype: Precision, config: LlavaConfig, on_note: Callable[[str], None]
+) -> AssemblyRecord:
     for part in parts:
         if part.commit is None:
             on_note(f"hashing the {part}, {part.weight_bytes // 1_000_000} MB of weights")
-    return Record.of(parts, dtype, config)
+    return AssemblyRecord.from_parts(parts, dtype, config)
 
 
-def _write_rest(
-    folder: Path,
+def _write_other_files(
+    directory: Path,
     parts: tuple[Part, ...],
     config: LlavaConfig,
     processor: LlavaProcessor,
-    record: Record,
+    record: AssemblyRecord,
     weights: list[Weight],
 ) -> None:
     """Write all but the weights."""
     # What `from_pretrained` loads it in unless it is told otherwise: what the largest part has.
     config.dtype = max(weights, key=lambda weight: weight.nbytes).dtype
     with without_progress_bars():
-        config.save_pretrained(folder)
-        base_generation(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
-    record.write(folder)
-    write_card(
-        folder,
+        config.save_pretrained(directory)
+        build_generation_config(config).save_pretrained(directory)
+        processor.save_pretrained(directory)
+    record.write(directory)
+    write_base_card(
+        directory,
         parts=parts,
         record=record,
         image_tokens=config.image_seq_length,
@@ -265,20 +277,21 @@ def _write_rest(
     )
 
 
-def _refuse_other_folder(out: Path) -> None:
+def _check_output_directory(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
         raise UsageError(f"{out} is no folder; a base is assembled in a folder, choose another --out")
-    if any(out.iterdir()) and not (out / RECORD).is_file():
+    if any(out.iterdir()) and not (out / ASSEMBLY_FILE).is_file():
         raise UsageError(f"{out} holds something other than an assembled base; choose an --out that is new or empty")
 
 
-def _refuse_other_repository(name: str) -> None:
-    there = standing(name, repo_type="model").files
-    foreign = [file for file in there if file not in (".gitattributes", "README.md", "LICENSE")]
-    if foreign and RECORD not in there:
+def _check_repository(repo_id: str) -> None:
+    remote_files = get_remote_state(repo_id, repo_type="model").files
+    other_files = [file for file in remote_files if file not in (".gitattributes", "README.md", "LICENSE")]
+    if other_files and ASSEMBLY_FILE not in remote_files:
         raise UsageError(
-            f"{name} holds something other than an assembled base, which would be lost ({', '.join(foreign[:3])}); "
+            f"{repo_id} holds something other than an assembled base, which would be lost "
+            f"({', '.join(other_files[:3])}); "
             "choose another repository"
         )

@@ -33,11 +33,11 @@ def chat_template() -> str:
     return (files("compact_hf.models.llava") / "chat_template.jinja").read_text(encoding="utf-8")
 
 
-def llama_tokenizer(model: Path, *, legacy: bool = False) -> LlamaTokenizer:
+def load_llama_tokenizer(model_file: Path, *, legacy: bool = False) -> LlamaTokenizer:
     """Return the tokenizer of a SentencePiece model; it adds no first token, which the chat template writes.
 
     Args:
-        model (`Path`): the file `tokenizer.model`.
+        model_file (`Path`): the file `tokenizer.model`.
         legacy (`bool`): Llama's setting of that name: whether text after a special token begins with a space.
             `lmsys/vicuna-7b-v1.5` says false; so does whatever transformers 5.23 saves, as it does not write it.
 
@@ -50,13 +50,17 @@ def llama_tokenizer(model: Path, *, legacy: bool = False) -> LlamaTokenizer:
 
     try:
         # An empty one would pass for a model without pieces.
-        pieces = SentencePieceProcessor(model_proto=model.read_bytes() or b"-")
+        sentencepiece_model = SentencePieceProcessor(model_proto=model_file.read_bytes() or b"-")
     except (OSError, RuntimeError) as error:
-        told = getattr(error, "strerror", None) or "it holds no SentencePiece model"
-        raise TuningError(f"the tokenizer {model} cannot be read: {told}; give a Llama's tokenizer.model") from error
-    numbers = range(pieces.get_piece_size())
-    vocabulary = {pieces.id_to_piece(number): number for number in numbers}
-    scores = {pieces.id_to_piece(number): pieces.get_score(number) for number in numbers}
+        reason = getattr(error, "strerror", None) or "it holds no SentencePiece model"
+        raise TuningError(
+            f"the tokenizer {model_file} cannot be read: {reason}; give a Llama's tokenizer.model"
+        ) from error
+    piece_ids = range(sentencepiece_model.get_piece_size())
+    vocabulary = {sentencepiece_model.id_to_piece(piece_id): piece_id for piece_id in piece_ids}
+    scores = {
+        sentencepiece_model.id_to_piece(piece_id): sentencepiece_model.get_score(piece_id) for piece_id in piece_ids
+    }
     return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, scores), legacy=legacy)
 
 
@@ -64,23 +68,23 @@ IMAGE_TOKEN: Final = "<image>"
 PAD_TOKEN: Final = "<pad>"
 
 
-def llava_processor(
+def build_llava_processor(
     tokenizer: Any,
     *,
-    image_edge: int,
-    patch_edge: int,
+    image_size: int,
+    patch_size: int,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> LlavaProcessor:
     """Return a processor that does to a picture what LLaVA-1.5 does, with our chat template.
 
-    A picture is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_edge` and normalized;
+    A picture is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_size` and normalized;
     it becomes (image_edge / patch_edge)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): that knows `<image>` as one token.
-        image_edge (`int`): pixels that the vision tower takes on either side.
-        patch_edge (`int`): pixels of one patch.
+        image_size (`int`): pixels that the vision tower takes on either side.
+        patch_size (`int`): pixels of one patch.
         image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): three values, of red, green and blue, 0 to 1.
         image_std (`Sequence[float]`, *optional*, defaults to CLIP's): likewise.
 
@@ -91,19 +95,19 @@ def llava_processor(
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    if image_edge % patch_edge:
-        raise ValueError(f"{image_edge} pixels are no whole number of patches of {patch_edge}")
-    images = LlavaImageProcessorPil(
+    if image_size % patch_size:
+        raise ValueError(f"{image_size} pixels are no whole number of patches of {patch_size}")
+    image_processor = LlavaImageProcessorPil(
         do_pad=True,
-        size={"shortest_edge": image_edge},
-        crop_size={"height": image_edge, "width": image_edge},
+        size={"shortest_edge": image_size},
+        crop_size={"height": image_size, "width": image_size},
         image_mean=list(image_mean or OPENAI_CLIP_MEAN),
         image_std=list(image_std or OPENAI_CLIP_STD),
     )
     return LlavaProcessor(
-        images,
+        image_processor,
         tokenizer,
-        patch_size=patch_edge,
+        patch_size=patch_size,
         # The class token is counted and then left out, as the model does; without it one image token is missing.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from compact_hf.models.llava.parts import Part
 
-RECORD: Final = "assembly.json"
+ASSEMBLY_FILE: Final = "assembly.json"
 _FORMAT: Final = 1
 _LIBRARIES: Final = ("compact_hf", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class AssemblyRecord:
     """What tells one base from another, and what made it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Record:
     made_with: dict[str, str]
 
     @classmethod
-    def of(cls, parts: tuple[Part, ...], dtype: str, config: LlavaConfig) -> Record:
+    def from_parts(cls, parts: tuple[Part, ...], dtype: str, config: LlavaConfig) -> AssemblyRecord:
         """Return the record of a base to be; reads every file of a local part."""
         tokens = {IMAGE_TOKEN: config.image_token_index, PAD_TOKEN: config.image_token_index + 1}
         made_with = {name: version(name) for name in _LIBRARIES}
@@ -61,59 +61,59 @@ class Record:
         """What has to be equal for two bases to be the same: all but the versions."""
         return self.parts, self.dtype, self.tokens, self.rows
 
-    def write(self, folder: Path) -> None:
+    def write(self, directory: Path) -> None:
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, sort_keys=True)
-        (folder / RECORD).write_text(f"{text}\n", encoding="utf-8")
+        (directory / ASSEMBLY_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
-def record_at(folder: Path) -> Record:
+def read_assembly_record(directory: Path) -> AssemblyRecord:
     """Read the record of a base.
 
     Raises:
         UsageError: it is none, or of another format.
     """
-    path = folder / RECORD
+    path = directory / ASSEMBLY_FILE
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        if stated.pop("format") != _FORMAT:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") != _FORMAT:
             raise ValueError("another format")
-        return Record(**stated)
+        return AssemblyRecord(**fields)
     except (OSError, UnicodeDecodeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UsageError(
             f"{path} is no record of a base ({error}); choose another --out, or remove the folder"
         ) from error
 
 
-_LLAMA_2: Final = "llama2"
+_LLAMA_2_LICENSE: Final = "llama2"
 # Section 1.b.iii of the Llama 2 Community License asks for a text file of this name with this sentence.
 _NOTICE: Final = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
 )
 
 
-def write_card(
-    folder: Path, *, parts: tuple[Part, ...], record: Record, image_tokens: int, dtype: str, legacy: bool
+def write_base_card(
+    directory: Path, *, parts: tuple[Part, ...], record: AssemblyRecord, image_tokens: int, dtype: str, legacy: bool
 ) -> None:
     """Write a base's README.md, and the NOTICE that Llama 2's license asks for.
 
     Args:
-        folder (`Path`): the base's.
+        directory (`Path`): the base's.
         parts (`tuple[Part, ...]`): the three, language model first; their licenses are read from their own cards.
         record (`Record`): of the base.
         image_tokens (`int`): that a picture becomes.
         dtype (`str`): that it is loaded in.
         legacy (`bool`): the tokenizer's setting of that name.
     """
-    licenses = [_license(part) for part in parts]
-    facts = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
-    is_llama_2 = licenses[0] == _LLAMA_2
-    text = _rendered(parts, licenses, record=record, is_llama_2=is_llama_2, **facts)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    licenses = [_read_license(part) for part in parts]
+    variables = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
+    is_llama_2 = licenses[0] == _LLAMA_2_LICENSE
+    text = _render_card(parts, licenses, record=record, is_llama_2=is_llama_2, **variables)
+    (directory / "README.md").write_text(text, encoding="utf-8")
     if is_llama_2:
-        (folder / "NOTICE").write_text(_NOTICE, encoding="utf-8")
+        (directory / "NOTICE").write_text(_NOTICE, encoding="utf-8")
 
 
-def _rendered(parts: tuple[Part, ...], licenses: list[str | None], **facts: Any) -> str:
+def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variables: Any) -> str:
     from huggingface_hub import ModelCardData
     from jinja2 import Environment, StrictUndefined
 
@@ -126,21 +126,21 @@ def _rendered(parts: tuple[Part, ...], licenses: list[str | None], **facts: Any)
         tags=["compact", "llava"],
         ignore_metadata_errors=False,
     )
-    table = [
+    part_rows = [
         {
             "role": part.role,
             "source": f"[{part.name}](https://huggingface.co/{part.name})" if part.commit else part.name,
             "commit": f"`{part.commit}`" if part.commit else "a folder of its maker's",
-            "license": stated or "not stated",
+            "license": license_id or "not stated",
         }
-        for part, stated in zip(parts, licenses, strict=True)
+        for part, license_id in zip(parts, licenses, strict=True)
     ]
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
     template = (files("compact_hf.models.llava") / "card.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(metadata=metadata.to_yaml(), parts=table, **facts)
+    return environment.from_string(template).render(metadata=metadata.to_yaml(), parts=part_rows, **variables)
 
 
-def _license(part: Part) -> str | None:
+def _read_license(part: Part) -> str | None:
     """Return the licence that a part's own card states."""
     import yaml
     from huggingface_hub.repocard import metadata_load
@@ -148,7 +148,7 @@ def _license(part: Part) -> str | None:
     if "README.md" not in part.files:
         return None
     try:
-        stated = metadata_load(part.fetch(weights=False) / "README.md")
+        metadata = metadata_load(part.fetch(with_weights=False) / "README.md")
     except (OSError, ValueError, yaml.YAMLError):
         return None  # its card is its own business; ours says that it states none
-    return str(stated["license"]) if stated and stated.get("license") else None
+    return str(metadata["license"]) if metadata and metadata.get("license") else None

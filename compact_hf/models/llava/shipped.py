@@ -16,8 +16,8 @@ from compact_hf.errors import TuningError
 
 ALIGNED: Final = "aligned"
 TUNED: Final = "tuned"
-FOLDER: Final = Path(str(files("compact_hf.models.llava") / "checkpoints"))
-_ADAPTER: Final = "adapter_config.json"
+CHECKPOINTS_DIRECTORY: Final = Path(str(files("compact_hf.models.llava") / "checkpoints"))
+_ADAPTER_CONFIG: Final = "adapter_config.json"
 
 
 def copy_student(out: Path | str) -> tuple[Path, Path]:
@@ -30,27 +30,27 @@ def copy_student(out: Path | str) -> tuple[Path, Path]:
         TuningError: one of them is there already, or they cannot be written.
     """
     aligned = copy_aligned(Path(out) / ALIGNED)
-    tuned = _copy(TUNED, Path(out) / TUNED)
-    name_base(tuned, str(aligned.resolve()))
+    tuned = _copy_checkpoint(TUNED, Path(out) / TUNED)
+    set_adapter_base(tuned, str(aligned.resolve()))
     return aligned, tuned
 
 
 def copy_aligned(out: Path) -> Path:
     """Copy the aligned base to the folder `out`, which must not exist, and return it; raises as `copy_student`."""
-    return _copy(ALIGNED, out)
+    return _copy_checkpoint(ALIGNED, out)
 
 
-def _copy(name: str, out: Path) -> Path:
+def _copy_checkpoint(name: str, out: Path) -> Path:
     try:
-        return Path(shutil.copytree(FOLDER / name, out))
+        return Path(shutil.copytree(CHECKPOINTS_DIRECTORY / name, out))
     except OSError as error:
-        told = error.strerror or error
-        raise TuningError(f"the student cannot be copied to {out} ({told}); give a folder that is new") from error
+        reason = error.strerror or error
+        raise TuningError(f"the student cannot be copied to {out} ({reason}); give a folder that is new") from error
 
 
-def name_base(adapter: Path, base: str) -> None:
+def set_adapter_base(adapter: Path, base: str) -> None:
     """Write into an adapter's folder which model it belongs to."""
-    path = adapter / _ADAPTER
+    path = adapter / _ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

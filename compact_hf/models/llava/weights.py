@@ -35,55 +35,57 @@ if TYPE_CHECKING:
     from transformers import LlavaConfig
 
 
-def tensors(path: Path, keys: Iterable[str]) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, keys: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return some of a file's tensors by key; the file is closed with the last of them.
 
     Raises:
         TuningError: the file cannot be read.
     """
     if not _is_safetensors(path):
-        found = _unpickled(path, on_meta=False)
-        return {key: found[key] for key in keys}
-    with _in_words(path):
-        file = _opened(path)
+        state_dict = _load_pickle(path, on_meta=False)
+        return {key: state_dict[key] for key in keys}
+    with _translate_read_errors(path):
+        file = _open_safetensors(path)
         return {key: file.get_tensor(key) for key in keys}
 
 
-def heads(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return key -> (shape, dtype) without reading the tensors.
 
     Raises:
         TuningError: the file cannot be read, or holds something else than tensors by name.
     """
     if _is_safetensors(path):
-        with _in_words(path):
-            found = tensors(path, list(_opened(path).keys()))  # mapped; slices would not tell torch's dtype
+        with _translate_read_errors(path):
+            state_dict = read_tensors(
+                path, list(_open_safetensors(path).keys())
+            )  # mapped; slices would not tell torch's dtype
     else:
-        found = _unpickled(path, on_meta=True)
-    return {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in found.items()}
+        state_dict = _load_pickle(path, on_meta=True)
+    return {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
 
 
-def is_mapped(path: Path) -> bool:
+def is_mappable(path: Path) -> bool:
     """Return whether a file's tensors can be read one by one."""
     return _is_safetensors(path) or zipfile.is_zipfile(path)
 
 
-def _opened(path: Path) -> Any:
+def _open_safetensors(path: Path) -> Any:
     from safetensors import safe_open
 
     return safe_open(path, "pt")
 
 
-def _unpickled(path: Path, *, on_meta: bool) -> dict[str, torch.Tensor]:
+def _load_pickle(path: Path, *, on_meta: bool) -> dict[str, torch.Tensor]:
     import torch
 
-    with _in_words(path):
-        found = torch.load(
-            path, map_location="meta" if on_meta else "cpu", mmap=is_mapped(path) and not on_meta, weights_only=True
+    with _translate_read_errors(path):
+        state_dict = torch.load(
+            path, map_location="meta" if on_meta else "cpu", mmap=is_mappable(path) and not on_meta, weights_only=True
         )
-    if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
+    if not isinstance(state_dict, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state_dict.values()):
         raise TuningError(f"{path.name} does not hold tensors by name; give weights as torch.save writes them")
-    return found
+    return state_dict
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -91,7 +93,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 @contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _translate_read_errors(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
@@ -107,17 +109,17 @@ def _in_words(path: Path) -> Iterator[None]:
 
 SHARD_BYTES: Final = 2_000_000_000
 """At most so much of one file, unless a single weight is larger; it bounds the memory that assembling takes."""
-INDEX: Final = "model.safetensors.index.json"
+INDEX_FILE: Final = "model.safetensors.index.json"
 
-_WITH_NEW_ROWS: Final = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
-_MEAN_ROWS: Final = 4096  # are summed at a time
+_RESIZED_WEIGHTS: Final = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
+_SUM_CHUNK_ROWS: Final = 4096  # are summed at a time
 # Computed from the config, or no part of the model here.
-_NOT_NEEDED: Final = {
+_SKIPPED_KEYS: Final = {
     "language model": ("rotary_emb.inv_freq",),
     "vision tower": ("position_ids", "text_model.", "text_projection.", "visual_projection.", "logit_scale"),
     "projector": (),
 }
-_LAYERS: Final = {"0": "linear_1", "2": "linear_2"}
+_PROJECTOR_LAYERS: Final = {"0": "linear_1", "2": "linear_2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +145,20 @@ class Weight:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def weights_needed(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     """Return what a base of this config consists of: name on disk -> shape."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    return {_on_disk(name): tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+    tied_names = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    return {
+        _saved_name(name): tuple(value.shape) for name, value in model.state_dict().items() if name not in tied_names
+    }
 
 
-def weights_found(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.dtype | None) -> list[Weight]:
+def find_weights(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.dtype | None) -> list[Weight]:
     """Return the base's weights in the order in which they are read; only the heads of the files are.
 
     Args:
@@ -165,28 +169,28 @@ def weights_found(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.
     Raises:
         TuningError: a file cannot be read; or a weight is missing, left over, of another shape, or not floating point.
     """
-    needed, found = weights_needed(config), dict[str, Weight]()
+    expected, weights = expected_shapes(config), dict[str, Weight]()
     for part in parts:
-        folder = part.fetch()
-        for file in (folder / name for name in part.weights):
-            for key, (shape, stored) in heads(file).items():
-                name = _name_in_base(part.role, key)
+        directory = part.fetch()
+        for file in (directory / name for name in part.weight_files):
+            for key, (shape, stored_dtype) in read_headers(file).items():
+                name = _map_part_key(part.role, key)
                 if name is None or (config.tie_word_embeddings and name == "language_model.lm_head.weight"):
                     continue
-                if name not in needed:
+                if name not in expected:
                     raise TuningError(f"{part} has {key}, for which LLaVA-1.5 has no place; give one of its kind")
-                if name in found:
+                if name in weights:
                     raise TuningError(f"{part} has {key} twice; give one that was saved whole")
-                if not stored.is_floating_point:
-                    raise TuningError(f"{part} has {key} as {stored}; give it in floating point, not quantized")
-                _refuse_other_shape(part, key, name, shape, needed[name], config)
-                found[name] = Weight(file, key, name, needed[name], dtype or stored)
-        _refuse_missing(part, needed, found)
-    return list(found.values())
+                if not stored_dtype.is_floating_point:
+                    raise TuningError(f"{part} has {key} as {stored_dtype}; give it in floating point, not quantized")
+                _check_shape(part, key, name, shape, expected[name], config)
+                weights[name] = Weight(file, key, name, expected[name], dtype or stored_dtype)
+        _check_complete(part, expected, weights)
+    return list(weights.values())
 
 
 def write_weights(
-    weights: list[Weight], folder: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    weights: list[Weight], directory: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
     """Write the shards and the index into a folder.
 
@@ -196,34 +200,36 @@ def write_weights(
     No row of them is ever read or learnt: `<image>` is replaced by features, `<pad>` is masked.
 
     Args:
-        weights (`list[Weight]`): as `weights_found` returns them.
-        folder (`Path`): is there and empty.
+        weights (`list[Weight]`): as `find_weights` returns them.
+        directory (`Path`): is there and empty.
         on_progress (`Callable[[int, int], None]`, *optional*): is told the bytes written, and of how many.
 
     Raises:
         TuningError: a weight is not finite, or gets so by rounding; or a file cannot be read any more.
         OSError: there is no room for a shard.
     """
-    shards = _shards(weights)
+    shards = _split_shards(weights)
     total, done = sum(weight.nbytes for weight in weights), 0
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(shard, folder / name)
-        places |= dict.fromkeys((weight.name for weight in shard), name)
+        _write_shard(shard, directory / name)
+        weight_map |= dict.fromkeys((weight.name for weight in shard), name)
         done += sum(weight.nbytes for weight in shard)
         on_progress(done, total)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for name in set(places.values()):
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for name in set(weight_map.values()):
         # safetensors makes files that nobody else may read, whatever the umask.
-        shutil.copymode(folder / INDEX, folder / name)
+        shutil.copymode(directory / INDEX_FILE, directory / name)
 
 
-def memory_needed(weights: list[Weight]) -> int:
+def estimate_peak_memory(weights: list[Weight]) -> int:
     """Return the bytes that `write_weights` holds at once: a shard, and a file that can only be read whole."""
-    whole = [file.stat().st_size for file in {weight.file for weight in weights} if not is_mapped(file)]
-    return max(sum(weight.nbytes for weight in shard) for shard in _shards(weights)) + max(whole, default=0)
+    unmapped_sizes = [file.stat().st_size for file in {weight.file for weight in weights} if not is_mappable(file)]
+    return max(sum(weight.nbytes for weight in shard) for shard in _split_shards(weights)) + max(
+        unmapped_sizes, default=0
+    )
 
 
 def _write_shard(shard: list[Weight], path: Path) -> None:
@@ -232,33 +238,35 @@ def _write_shard(shard: list[Weight], path: Path) -> None:
     from safetensors.torch import save_file
 
     # Opened anew for each shard: what was mapped for the one before counts as memory in use until it is closed.
-    stored = tensors(shard[0].file, [weight.key for weight in shard])
-    finished = {weight.name: _finished(stored[weight.key], weight) for weight in shard}
+    sources = read_tensors(shard[0].file, [weight.key for weight in shard])
+    converted = {weight.name: _convert_tensor(sources[weight.key], weight) for weight in shard}
     try:
-        save_file(finished, path, metadata={"format": "pt"})
+        save_file(converted, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path.name} cannot be written: {first_line(error)}") from error
 
 
-def _finished(stored: torch.Tensor, weight: Weight) -> torch.Tensor:
+def _convert_tensor(source: torch.Tensor, weight: Weight) -> torch.Tensor:
     """Return a tensor with the rows that it lacks, in the dtype that it shall have."""
     import torch
 
-    tensor = stored.to(weight.dtype)
-    if (lacking := weight.shape[0] - len(stored)) > 0:
-        total = torch.stack([rows.sum(0, dtype=torch.float64) for rows in torch.split(stored, _MEAN_ROWS)]).sum(0)
-        tensor = torch.cat([tensor, (total / len(stored)).to(weight.dtype).expand(lacking, -1)])
+    tensor = source.to(weight.dtype)
+    if (missing_rows := weight.shape[0] - len(source)) > 0:
+        row_sum = torch.stack([rows.sum(0, dtype=torch.float64) for rows in torch.split(source, _SUM_CHUNK_ROWS)]).sum(
+            0
+        )
+        tensor = torch.cat([tensor, (row_sum / len(source)).to(weight.dtype).expand(missing_rows, -1)])
     if not all(bound.isfinite() for bound in tensor.aminmax()):
         raise TuningError(
             f"{weight.key} in {weight.file.name} holds values that are no finite {weight.dtype}; fetch it again, or "
             "choose bfloat16 or float32"
         )
     # Weights of one file may share their storage, which safetensors refuses to write.
-    is_alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == weight.nbytes
-    return tensor if is_alone else tensor.clone(memory_format=torch.contiguous_format)
+    has_own_storage = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == weight.nbytes
+    return tensor if has_own_storage else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _shards(weights: list[Weight]) -> list[list[Weight]]:
+def _split_shards(weights: list[Weight]) -> list[list[Weight]]:
     """Return the weights in files of at most `SHARD_BYTES`, each with weights of one file of a part."""
     shards: list[list[Weight]] = [[]]
     size = 0
@@ -271,7 +279,7 @@ def _shards(weights: list[Weight]) -> list[list[Weight]]:
     return shards
 
 
-def _on_disk(name: str) -> str:
+def _saved_name(name: str) -> str:
     """Return the name on disk of a weight of `LlavaForConditionalGeneration`."""
     if name == "lm_head.weight":
         return "language_model.lm_head.weight"
@@ -280,35 +288,39 @@ def _on_disk(name: str) -> str:
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
-def _name_in_base(role: str, key: str) -> str | None:
+def _map_part_key(role: str, key: str) -> str | None:
     """Return the name on disk of a part's weight, None for what a base does not need."""
-    if any(key.startswith(one) or key.endswith(one) for one in _NOT_NEEDED[role]):
+    if any(key.startswith(affix) or key.endswith(affix) for affix in _SKIPPED_KEYS[role]):
         return None
     if role == "language model":
         return f"language_model.{key}"
     if role == "vision tower":
         return f"vision_tower.vision_model.{key.removeprefix('vision_model.')}"
     number, _, kind = key.rpartition("mm_projector.")[2].partition(".")
-    return f"multi_modal_projector.{_LAYERS.get(number, number)}.{kind}"
+    return f"multi_modal_projector.{_PROJECTOR_LAYERS.get(number, number)}.{kind}"
 
 
-def _refuse_other_shape(
-    part: Part, key: str, name: str, shape: tuple[int, ...], needed: tuple[int, ...], config: LlavaConfig
+def _check_shape(
+    part: Part, key: str, name: str, shape: tuple[int, ...], base_shape: tuple[int, ...], config: LlavaConfig
 ) -> None:
-    expected = (config.image_token_index, *needed[1:]) if name in _WITH_NEW_ROWS else needed
+    expected = (config.image_token_index, *base_shape[1:]) if name in _RESIZED_WEIGHTS else base_shape
     if shape == expected:
         return
-    told = f"{part} has {key} as {list(shape)}, and it has to be {list(expected)}"
+    message = f"{part} has {key} as {list(shape)}, and it has to be {list(expected)}"
     if part.role == "projector":
         raise TuningError(
-            f"{told}, from the vision tower's {config.vision_config.hidden_size} to the language model's "
+            f"{message}, from the vision tower's {config.vision_config.hidden_size} to the language model's "
             f"{config.text_config.hidden_size}; give the projector that was trained between these two"
         )
-    raise TuningError(f"{told} by its own config.json; fetch or save it again")
+    raise TuningError(f"{message} by its own config.json; fetch or save it again")
 
 
-def _refuse_missing(part: Part, needed: dict[str, tuple[int, ...]], found: Container[str]) -> None:
-    mine = {"language model": "language_model.", "vision tower": "vision_tower.", "projector": "multi_modal_projector."}
-    if missing := [name for name in needed if name.startswith(mine[part.role]) and name not in found]:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise TuningError(f"{part} has nothing for {missing[0]}{more}; give one that was saved whole")
+def _check_complete(part: Part, expected: dict[str, tuple[int, ...]], present: Container[str]) -> None:
+    prefixes = {
+        "language model": "language_model.",
+        "vision tower": "vision_tower.",
+        "projector": "multi_modal_projector.",
+    }
+    if missing := [name for name in expected if name.startswith(prefixes[part.role]) and name not in present]:
+        suffix = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise TuningError(f"{part} has nothing for {missing[0]}{suffix}; give one that was saved whole")

@@ -41,10 +41,10 @@ STANCES: Final[dict[str, Stance]] = {
 class Build:
     """How a kind is made: thickness of body and legs, length of legs, radius of the head."""
 
-    body: float
-    legs: float
-    leg: float
-    head: float
+    body_width: float
+    leg_length: float
+    leg_width: float
+    head_radius: float
 
 
 BUILDS: Final[dict[str, Build]] = {
@@ -68,54 +68,56 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
     pen = Pen(128, 112, scale=scale)
     shade = COLORS[color]
     if kind in BUILDS:
-        mouth = _four_legged(pen, kind, shade, pose)
+        mouth = _draw_four_legged(pen, kind, shade, pose)
     else:
         mouth = {"crab": _crab, "turtle": _turtle, "penguin": _penguin}[kind](pen, shade, pose)
-    _marks_of(pen, pose, mouth)
-    return pen.drawing()
+    _draw_action_marks(pen, pose, mouth)
+    return pen.to_drawing()
 
 
-def flank(kind: str, pose: str) -> Point:
+def animal_badge_point(kind: str, pose: str) -> Point:
     """Return where a badge hangs, from the middle of the foot."""
     if kind not in BUILDS:
         return 0, {"crab": 22, "turtle": 24, "penguin": 30}[kind] + (20 if pose == "jumping" else 0)
-    rump, chest = _trunk(kind, pose)
+    rump, chest = _trunk_ends(kind, pose)
     return (rump[0] + chest[0]) / 2 - 3, (rump[1] + chest[1]) / 2
 
 
-def _trunk(kind: str, pose: str) -> tuple[Point, Point]:
+def _trunk_ends(kind: str, pose: str) -> tuple[Point, Point]:
     build, stance = BUILDS[kind], STANCES[pose]
     if pose == "sleeping":
-        return (stance.rump[0], build.body / 2), (stance.chest[0], build.body / 2)
-    top = build.legs + build.body / 2 + stance.lift - 3
+        return (stance.rump[0], build.body_width / 2), (stance.chest[0], build.body_width / 2)
+    top = build.leg_length + build.body_width / 2 + stance.lift - 3
     return (stance.rump[0], stance.rump[1] + top), (stance.chest[0], stance.chest[1] + top)
 
 
-def _four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
+def _draw_four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
     build, stance = BUILDS[kind], STANCES[pose]
-    rump, chest = _trunk(kind, pose)
+    rump, chest = _trunk_ends(kind, pose)
     shins = {"sheep": (70, 62, 62)}.get(kind, color)
     hips = (rump, rump, chest, chest)
     for i, foot in enumerate(stance.feet):
         shade = darker(shins, 0.18) if i % 2 else shins
         x, y = foot
-        pen.limb([(hips[i][0] + (4 if i % 2 else -4), hips[i][1] - 4), (x, y + stance.lift + 2)], shade, build.leg)
-    _tail(pen, kind, color, (rump[0] - build.body / 2, rump[1]))
-    pen.limb([rump, chest], color, build.body)
-    _coat(pen, kind, color, rump, chest, build.body)
-    head = (chest[0] + stance.head[0], max(chest[1] + stance.head[1], build.head + 1))
-    pen.limb([(chest[0] + 3, chest[1] + 2), head], color, build.head * 1.15)
-    pen.line([(chest[0] - 2, chest[1]), (chest[0] + 4, chest[1] + 3)], color, build.head * 1.15)
-    _ears(pen, kind, color, head, build.head, behind=True)
-    pen.ellipse(head, build.head, build.head, color)
-    _ears(pen, kind, color, head, build.head, behind=False)
-    mouth = _muzzle(pen, kind, color, head, build.head)
-    eye(pen, (head[0] + build.head * 0.25, head[1] + build.head * 0.25), closed=pose == "sleeping")
+        pen.limb(
+            [(hips[i][0] + (4 if i % 2 else -4), hips[i][1] - 4), (x, y + stance.lift + 2)], shade, build.leg_width
+        )
+    _draw_tail(pen, kind, color, (rump[0] - build.body_width / 2, rump[1]))
+    pen.limb([rump, chest], color, build.body_width)
+    _draw_coat(pen, kind, color, rump, chest, build.body_width)
+    head = (chest[0] + stance.head[0], max(chest[1] + stance.head[1], build.head_radius + 1))
+    pen.limb([(chest[0] + 3, chest[1] + 2), head], color, build.head_radius * 1.15)
+    pen.line([(chest[0] - 2, chest[1]), (chest[0] + 4, chest[1] + 3)], color, build.head_radius * 1.15)
+    _draw_ears(pen, kind, color, head, build.head_radius, behind=True)
+    pen.ellipse(head, build.head_radius, build.head_radius, color)
+    _draw_ears(pen, kind, color, head, build.head_radius, behind=False)
+    mouth = _draw_muzzle(pen, kind, color, head, build.head_radius)
+    draw_eye(pen, (head[0] + build.head_radius * 0.25, head[1] + build.head_radius * 0.25), closed=pose == "sleeping")
     return mouth
 
 
-def _tail(pen: Pen, kind: str, color: Color, at: Point) -> None:
-    x, y = at
+def _draw_tail(pen: Pen, kind: str, color: Color, base: Point) -> None:
+    x, y = base
     if kind in ("rabbit", "sheep", "deer", "bear"):
         pen.ellipse((x, y + 2), 6, 6, (250, 250, 250) if kind in ("rabbit", "deer") else color)
     elif kind == "pig":
@@ -129,10 +131,10 @@ def _tail(pen: Pen, kind: str, color: Color, at: Point) -> None:
         pen.limb([(x + 4, y + 4), (x - 8, y + 14), (x - 9, y + 20)], color, 5)
 
 
-def _coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, body: float) -> None:
+def _draw_coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, body: float) -> None:
     if kind == "cow":
-        for at, rx, ry in ((rump, 9, 8), (chest, 7, 9)):
-            pen.ellipse((at[0] + 1, at[1] + 3), rx, ry, (250, 248, 244), edge=0)
+        for center, rx, ry in ((rump, 9, 8), (chest, 7, 9)):
+            pen.ellipse((center[0] + 1, center[1] + 3), rx, ry, (250, 248, 244), edge=0)
     elif kind == "deer":
         for i, (dx, dy) in enumerate(((-3, 3), (5, 5), (11, 2), (19, 5), (25, 2))):
             y = rump[1] + (chest[1] - rump[1]) * i / 5
@@ -146,7 +148,7 @@ def _coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, body: fl
         pen.line([rump, chest], color, body * 0.9)
 
 
-def _ears(pen: Pen, kind: str, color: Color, head: Point, r: float, *, behind: bool) -> None:
+def _draw_ears(pen: Pen, kind: str, color: Color, head: Point, r: float, *, behind: bool) -> None:
     x, y = head
     if kind in ("rabbit", "bear", "cat", "deer", "cow", "sheep") and behind:
         if kind == "rabbit":
@@ -174,7 +176,7 @@ def _ears(pen: Pen, kind: str, color: Color, head: Point, r: float, *, behind: b
         pen.polygon([(x - 10, y + 5), (x - 8, y + r + 6), (x + 1, y + r - 2)], darker(color, 0.15))
 
 
-def _muzzle(pen: Pen, kind: str, color: Color, head: Point, r: float) -> Point:
+def _draw_muzzle(pen: Pen, kind: str, color: Color, head: Point, r: float) -> Point:
     x, y = head
     if kind == "sheep":
         pen.ellipse((x + 2, y - 1), r, r * 0.95, (70, 62, 62))
@@ -208,7 +210,7 @@ def _crab(pen: Pen, color: Color, pose: str) -> Point:
     pen.ellipse((0, 22 + up), 28, 17, color)
     for side in (-1, 1):
         pen.ellipse((side * 8, 47 + up), 5, 5, (255, 255, 255))
-        eye(pen, (side * 8, 47 + up), closed=pose == "sleeping")
+        draw_eye(pen, (side * 8, 47 + up), closed=pose == "sleeping")
     return 14, 14 + up
 
 
@@ -226,8 +228,8 @@ def _turtle(pen: Pen, color: Color, pose: str) -> Point:
     )
     for a, b in (((-16, 43), (-10, 13)), ((2, 46), (2, 13)), ((20, 40), (14, 13)), ((-32, 26), (32, 26))):
         pen.line([(a[0], a[1] + up), (b[0], b[1] + up)], darker(color), 2)
-    pen.box(-37, 9 + up, 37, 15 + up, lighter(color, 0.25), round=3)
-    eye(pen, (41, low + 5 + up), closed=pose == "sleeping")
+    pen.box(-37, 9 + up, 37, 15 + up, lighter(color, 0.25), radius=3)
+    draw_eye(pen, (41, low + 5 + up), closed=pose == "sleeping")
     return 47, low - 2 + up
 
 
@@ -245,21 +247,21 @@ def _penguin(pen: Pen, color: Color, pose: str) -> Point:
     pen.ellipse(head, 15, 14, color)
     pen.ellipse((head[0] + 5, head[1] - 3), 9, 8, (252, 252, 252), edge=0)
     pen.polygon([(head[0] + 11, head[1] + 2), (head[0] + 24, head[1] - 3), (head[0] + 11, head[1] - 6)], (246, 166, 46))
-    eye(pen, (head[0] + 5, head[1] + 2), closed=pose == "sleeping")
+    draw_eye(pen, (head[0] + 5, head[1] + 2), closed=pose == "sleeping")
     return head[0] + 24, head[1] - 4
 
 
-def eye(pen: Pen, at: Point, *, closed: bool) -> None:
+def draw_eye(pen: Pen, center: Point, *, closed: bool) -> None:
     """Draw an eye that can be seen on every color."""
     if closed:
-        pen.ellipse(at, 4, 3, (255, 255, 255), edge=0)
-        pen.arc((at[0], at[1] + 2), 3.4, 10, 170, INK, 1.8)
+        pen.ellipse(center, 4, 3, (255, 255, 255), edge=0)
+        pen.arc((center[0], center[1] + 2), 3.4, 10, 170, INK, 1.8)
     else:
-        pen.ellipse(at, 3.6, 3.8, (255, 255, 255), edge=0)
-        pen.ellipse((at[0] + 0.8, at[1]), 2, 2.4, INK, edge=0)
+        pen.ellipse(center, 3.6, 3.8, (255, 255, 255), edge=0)
+        pen.ellipse((center[0] + 0.8, center[1]), 2, 2.4, INK, edge=0)
 
 
-def _marks_of(pen: Pen, pose: str, mouth: Point) -> None:
+def _draw_action_marks(pen: Pen, pose: str, mouth: Point) -> None:
     """Draw what makes an action unmistakable."""
     x, y = mouth
     if pose == "sleeping":

@@ -27,16 +27,16 @@ def draw_backdrop(place: str, *, night: bool) -> Image:
     """Return the picture of an empty place: RGB, `SIZE` x `SIZE`."""
     from PIL import Image as Images
 
-    pen = Pen(SIZE, SIZE, scale=1, below=0)
-    PLACES[place](pen, night)
-    picture = pen.drawing().image.convert("RGB")
+    pen = Pen(SIZE, SIZE, scale=1, bottom_margin=0)
+    BACKDROPS[place](pen, night)
+    image = pen.to_drawing().image.convert("RGB")
     if night:
         # The ground lies in the dark too, but things keep their colors: they are pasted on afterwards.
-        picture = Images.blend(picture, Images.new("RGB", picture.size, NIGHT[0]), 0.28)
-    return picture
+        image = Images.blend(image, Images.new("RGB", image.size, NIGHT[0]), 0.28)
+    return image
 
 
-def _fade(pen: Pen, low: float, high: float, bottom: Color, top: Color) -> None:
+def _draw_gradient(pen: Pen, low: float, high: float, bottom: Color, top: Color) -> None:
     steps = 32
     for i in range(steps):
         t = i / (steps - 1)
@@ -50,7 +50,7 @@ def _fade(pen: Pen, low: float, high: float, bottom: Color, top: Color) -> None:
 
 def _sky(pen: Pen, night: bool) -> None:
     top, bottom = NIGHT if night else DAY
-    _fade(pen, HORIZON - 20, SIZE, bottom, top)
+    _draw_gradient(pen, HORIZON - 20, SIZE, bottom, top)
     if night:
         rng = random.Random("stars")
         for _ in range(60):
@@ -66,9 +66,9 @@ def _hills(pen: Pen, color: Color, base: float, height: float, phase: float) -> 
     pen.polygon([(-HALF, 0), *points, (HALF, 0)], color, edge=0)
 
 
-def _specks(pen: Pen, color: Color, number: int, *, tufts: bool = False) -> None:
-    rng = random.Random(f"specks {number}")
-    for _ in range(number):
+def _specks(pen: Pen, color: Color, count: int, *, tufts: bool = False) -> None:
+    rng = random.Random(f"specks {count}")
+    for _ in range(count):
         x, y = rng.uniform(-HALF, HALF), rng.uniform(4, HORIZON - 12)
         size = 1.6 - y / 180
         if tufts:
@@ -79,38 +79,38 @@ def _specks(pen: Pen, color: Color, number: int, *, tufts: bool = False) -> None
 
 def _beach(pen: Pen, night: bool) -> None:
     _sky(pen, night)
-    _fade(pen, 148, 196, (150, 206, 222), (96, 166, 204))
+    _draw_gradient(pen, 148, 196, (150, 206, 222), (96, 166, 204))
     for y, shift in ((188, 0), (178, 30), (166, 12)):
         for x in range(-170 + shift, 170, 62):
             pen.line([(x, y), (x + 9, y + 3), (x + 18, y)], (226, 244, 248), 1.8)
     shore = [(x, 152 + 4 * math.sin(x / 22)) for x in range(-HALF, HALF + 6, 6)]
     pen.polygon([(-HALF, 0), *[(x, y + 5) for x, y in shore], (HALF, 0)], (246, 250, 246), edge=0)
     pen.polygon([(-HALF, 0), *shore, (HALF, 0)], (244, 224, 176), edge=0)
-    _fade(pen, 0, 120, (238, 212, 158), (244, 224, 176))
+    _draw_gradient(pen, 0, 120, (238, 212, 158), (244, 224, 176))
     _specks(pen, (222, 196, 142), 90)
     for x, lean in ((-150, 22), (152, -26)):
         trunk = [(x, 150), (x + lean * 0.35, 200), (x + lean, 250)]
         pen.limb(trunk, (176, 142, 104), 8)
-        for turn in range(20, 200, 32):
-            tip = (x + lean + 48 * math.cos(math.radians(turn)), 250 + 26 * math.sin(math.radians(turn)) - 10)
-            middle = (x + lean + 25 * math.cos(math.radians(turn)), 254 + 24 * math.sin(math.radians(turn)))
+        for angle in range(20, 200, 32):
+            tip = (x + lean + 48 * math.cos(math.radians(angle)), 250 + 26 * math.sin(math.radians(angle)) - 10)
+            middle = (x + lean + 25 * math.cos(math.radians(angle)), 254 + 24 * math.sin(math.radians(angle)))
             pen.line([(x + lean, 250), middle, tip], (122, 172, 120), 7)
 
 
 def _street(pen: Pen, night: bool) -> None:
     _sky(pen, night)
     walls: tuple[Color, ...] = ((226, 208, 190), (204, 214, 222), (222, 202, 206), (212, 218, 200), (228, 216, 186))
-    for i, (left, wide, high) in enumerate(
+    for i, (left, width, top) in enumerate(
         ((-168, 66, 292), (-102, 74, 262), (-28, 62, 306), (34, 72, 272), (106, 62, 298))
     ):
         wall = walls[i]
-        pen.box(left, 160, left + wide, high, wall, edge=1.2)
-        pen.box(left - 2, high - 6, left + wide + 2, high, darker(wall, 0.15), edge=0)
-        for y in range(216, high - 24, 34):
-            for x in range(left + 10, left + wide - 14, 24):
-                lit = night and (x * 7 + y) % 3
-                pen.box(x, y, x + 14, y + 20, (255, 232, 150) if lit else (176, 200, 214), edge=1)
-        pen.box(left + wide / 2 - 8, 160, left + wide / 2 + 8, 196, darker(wall, 0.28), edge=1)
+        pen.box(left, 160, left + width, top, wall, edge=1.2)
+        pen.box(left - 2, top - 6, left + width + 2, top, darker(wall, 0.15), edge=0)
+        for y in range(216, top - 24, 34):
+            for x in range(left + 10, left + width - 14, 24):
+                is_lit = night and (x * 7 + y) % 3
+                pen.box(x, y, x + 14, y + 20, (255, 232, 150) if is_lit else (176, 200, 214), edge=1)
+        pen.box(left + width / 2 - 8, 160, left + width / 2 + 8, 196, darker(wall, 0.28), edge=1)
     pen.box(-HALF, 104, HALF, 164, (206, 204, 200), edge=0)
     for x in range(-200, 260, 40):
         pen.line([(x, 164), (x - 14, 104)], (190, 188, 184), 1.2)
@@ -134,24 +134,24 @@ def _forest(pen: Pen, night: bool) -> None:
             pen, x, 166 + 8 * (i % 2), 0.95 + 0.12 * (i % 3), ((142, 184, 142), (128, 174, 132), (156, 192, 144))[i % 3]
         )
     _hills(pen, (178, 206, 148), 158, 10, 2)
-    _fade(pen, 0, 150, (158, 190, 128), (178, 206, 148))
+    _draw_gradient(pen, 0, 150, (158, 190, 128), (178, 206, 148))
     _specks(pen, (134, 168, 108), 70, tufts=True)
 
 
 def _ski_slope(pen: Pen, night: bool) -> None:
     _sky(pen, night)
-    for x, wide, high in ((-110, 110, 296), (30, 130, 318), (140, 90, 280)):
-        pen.polygon([(x - wide, 150), (x, high), (x + wide, 150)], (172, 186, 206), edge=0)
+    for x, half_width, peak in ((-110, 110, 296), (30, 130, 318), (140, 90, 280)):
+        pen.polygon([(x - half_width, 150), (x, peak), (x + half_width, 150)], (172, 186, 206), edge=0)
         cap = 0.36
-        edge = high - (high - 150) * cap
+        edge = peak - (peak - 150) * cap
         pen.polygon(
             [
-                (x, high),
-                (x - wide * cap, edge),
-                (x - wide * cap * 0.4, edge + 10),
+                (x, peak),
+                (x - half_width * cap, edge),
+                (x - half_width * cap * 0.4, edge + 10),
                 (x, edge - 6),
-                (x + wide * cap * 0.5, edge + 8),
-                (x + wide * cap, edge),
+                (x + half_width * cap * 0.5, edge + 8),
+                (x + half_width * cap, edge),
             ],
             (250, 252, 255),
             edge=0,
@@ -179,7 +179,7 @@ def _farm(pen: Pen, night: bool) -> None:
     for a, b in (((-97, 168), (-69, 202)), ((-97, 202), (-69, 168))):
         pen.line([a, b], (206, 150, 136), 2)
     pen.box(-HALF, 0, HALF, 168, (188, 212, 140), edge=0)
-    _fade(pen, 0, 140, (206, 198, 140), (188, 212, 140))
+    _draw_gradient(pen, 0, 140, (206, 198, 140), (188, 212, 140))
     for y in (176, 164):
         pen.line([(-HALF, y), (HALF, y)], (222, 206, 178), 3.4)
     for x in range(-160, 170, 40):
@@ -201,21 +201,21 @@ def _floor(pen: Pen, light: Color, dark: Color) -> None:
 
 
 def _kitchen(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is never dark)
-    _fade(pen, HORIZON, SIZE, (244, 236, 216), (238, 228, 204))
+    _draw_gradient(pen, HORIZON, SIZE, (244, 236, 216), (238, 228, 204))
     for y in range(196, 246, 16):
         pen.line([(-HALF, y), (HALF, y)], (224, 214, 192), 1.2)
     for x in range(-168, 170, 16):
         pen.line([(x, 180), (x, 244)], (224, 214, 192), 1.2)
     for left in (-166, -112, 62, 116):
-        pen.box(left, 252, left + 52, 326, (214, 190, 160), round=3)
-        pen.box(left + 7, 260, left + 45, 318, (222, 200, 172), round=2, edge=1)
+        pen.box(left, 252, left + 52, 326, (214, 190, 160), radius=3)
+        pen.box(left + 7, 260, left + 45, 318, (222, 200, 172), radius=2, edge=1)
         pen.line([(left + 40, 268), (left + 40, 280)], (160, 136, 108), 2.4)
-    pen.box(-48, 250, 50, 328, (226, 232, 236), round=3)
+    pen.box(-48, 250, 50, 328, (226, 232, 236), radius=3)
     pen.box(-42, 256, 44, 322, (206, 230, 242), edge=1)
     pen.line([(1, 256), (1, 322)], (226, 232, 236), 4)
     pen.box(-HALF, 160, HALF, 196, (206, 182, 152), edge=0)
     for left in range(-166, 168, 42):
-        pen.box(left, 160, left + 38, 188, (216, 194, 164), round=2, edge=1)
+        pen.box(left, 160, left + 38, 188, (216, 194, 164), radius=2, edge=1)
     pen.box(-HALF, 188, HALF, 197, (190, 184, 180), edge=1)
     _floor(pen, (240, 236, 228), (216, 212, 206))
 
@@ -227,15 +227,15 @@ def _bathroom(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is nev
     for i, x in enumerate(range(-180, 180, 24)):
         for y in range(HORIZON, SIZE, 48):
             pen.line([(x + 12 * (i % 2), y), (x + 12 * (i % 2), y + 24)], (198, 220, 224), 1.4)
-    pen.box(-46, 244, 46, 324, (176, 190, 198), round=12)
-    pen.box(-40, 250, 40, 318, (228, 242, 248), round=9, edge=0)
+    pen.box(-46, 244, 46, 324, (176, 190, 198), radius=12)
+    pen.box(-40, 250, 40, 318, (228, 242, 248), radius=9, edge=0)
     for a, b in (((-22, 262), (8, 306)), ((-6, 258), (26, 302))):
         pen.line([a, b], (246, 252, 254), 5)
-    pen.box(-56, 196, 56, 208, (246, 248, 250), round=5)
+    pen.box(-56, 196, 56, 208, (246, 248, 250), radius=5)
     pen.polygon([(-38, 197), (38, 197), (24, 176), (-24, 176)], (238, 242, 246))
     pen.limb([(0, 208), (0, 224), (13, 224), (13, 218)], (172, 182, 190), 3.4)
     pen.limb([(94, 252), (154, 252)], (172, 182, 190), 3)
-    pen.box(102, 196, 146, 254, (234, 222, 226), round=2)
+    pen.box(102, 196, 146, 254, (234, 222, 226), radius=2)
     pen.limb([(-150, 196), (-150, 314), (-122, 314)], (172, 182, 190), 3.4)
     pen.polygon([(-134, 308), (-110, 308), (-115, 316), (-129, 316)], (172, 182, 190))
     for i in range(4):
@@ -258,14 +258,14 @@ def _living_room(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is 
     pen.box(36, 244, 132, 310, (214, 232, 240), edge=1)
     pen.polygon([(36, 244), (70, 288), (92, 262), (110, 280), (132, 252), (132, 244)], (180, 196, 176), edge=0)
     pen.box(-HALF, HORIZON - 2, HALF, HORIZON + 8, (246, 240, 232), edge=1)
-    _fade(pen, 0, HORIZON - 2, (206, 172, 134), (194, 158, 120))
+    _draw_gradient(pen, 0, HORIZON - 2, (206, 172, 134), (194, 158, 120))
     for y in (24, 58, 88, 114, 136, 154):
         pen.line([(-HALF, y), (HALF, y)], (180, 144, 108), 1.4)
     pen.ellipse((0, 66), 150, 48, (222, 206, 196))
     pen.ellipse((0, 66), 132, 40, lighter((222, 206, 196), 0.3), edge=1)
 
 
-PLACES: Final[dict[str, Callable[[Pen, bool], None]]] = {
+BACKDROPS: Final[dict[str, Callable[[Pen, bool], None]]] = {
     "beach": _beach,
     "kitchen": _kitchen,
     "street": _street,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from compact_hf.scenes.art.faces import Lettering, draw_face, lettering_on, shine
+from compact_hf.scenes.art.faces import TextStyle, draw_face, draw_highlight, face_text_style
 from compact_hf.scenes.art.pen import INK, PAPER, Color, Drawing, Pen, darker, lighter, outline
 from compact_hf.scenes.kinds import COLORS, KINDS
 
@@ -17,18 +17,22 @@ RUBBER: Final[Color] = (56, 56, 62)
 
 def draw_object(kind: str, color: str, shape: str, scale: float) -> Drawing:
     """Return an object with the middle of its foot at the middle of the lower edge."""
-    pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].small else 1))
-    if kind in SHAPED:
-        SHAPED[kind](pen, COLORS[color], shape)
+    pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].is_small else 1))
+    if kind in SHAPED_OBJECTS:
+        SHAPED_OBJECTS[kind](pen, COLORS[color], shape)
     else:
-        PLAIN[kind](pen, COLORS[color])
-    return pen.drawing()
+        PLAIN_OBJECTS[kind](pen, COLORS[color])
+    return pen.to_drawing()
 
 
-def lettering(kind: str, color: str, shape: str) -> Lettering:
+def get_text_style(kind: str, color: str, shape: str) -> TextStyle:
     """Return how a word stands on an object."""
-    middle = (0, WORD_AT[kind])
-    return lettering_on(middle, shape, 31, COLORS[color]) if kind in SHAPED else Lettering(middle, 24, INK, PAPER)
+    center = (0, WORD_HEIGHTS[kind])
+    return (
+        face_text_style(center, shape, 31, COLORS[color])
+        if kind in SHAPED_OBJECTS
+        else TextStyle(center, 24, INK, PAPER)
+    )
 
 
 def _sign(pen: Pen, color: Color, shape: str) -> None:
@@ -41,7 +45,7 @@ def _balloon(pen: Pen, color: Color, shape: str) -> None:
     pen.polygon([(-6, 0), (6, 0), (3, 7), (-3, 7)], STEEL)
     pen.polygon([(-5, 24), (5, 24), (0, 34)], darker(color, 0.15))
     draw_face(pen, (0, 57), shape, 31, color)
-    shine(pen, (0, 57), 31, color)
+    draw_highlight(pen, (0, 57), 31, color)
 
 
 def _kite(pen: Pen, color: Color, shape: str) -> None:
@@ -85,9 +89,9 @@ def _cup(pen: Pen, color: Color) -> None:
 
 
 def _bottle(pen: Pen, color: Color) -> None:
-    pen.box(-4, 28, 4, 42, color, round=1)
-    pen.box(-10, 0, 10, 32, color, round=6)
-    pen.box(-5, 40, 5, 46, PAPER, round=1)
+    pen.box(-4, 28, 4, 42, color, radius=1)
+    pen.box(-10, 0, 10, 32, color, radius=6)
+    pen.box(-5, 40, 5, 46, PAPER, radius=1)
     pen.box(-9, 9, 9, 20, PAPER, edge=0)
 
 
@@ -99,8 +103,8 @@ def _hat(pen: Pen, color: Color) -> None:
 
 def _boot(pen: Pen, color: Color) -> None:
     pen.polygon([(-13, 4), (-13, 36), (3, 36), (3, 18), (16, 14), (19, 4)], color)
-    pen.box(-14, 0, 20, 5, RUBBER, round=2)
-    pen.box(-14, 32, 4, 38, PAPER, round=2)
+    pen.box(-14, 0, 20, 5, RUBBER, radius=2)
+    pen.box(-14, 32, 4, 38, PAPER, radius=2)
 
 
 def _book(pen: Pen, color: Color) -> None:
@@ -124,39 +128,39 @@ def _surfboard(pen: Pen, color: Color) -> None:
 
 
 def _fridge(pen: Pen, color: Color) -> None:
-    pen.box(-24, 0, 24, 86, color, round=5)
+    pen.box(-24, 0, 24, 86, color, radius=5)
     pen.line([(-23, 52), (23, 52)], darker(color), 2.5)
     for low, high in ((58, 72), (30, 46)):
         pen.line([(15, low), (15, high)], PAPER, 4)
 
 
 def _stove(pen: Pen, color: Color) -> None:
-    pen.box(-29, 0, 29, 58, color, round=3)
-    pen.box(-22, 7, 22, 36, RUBBER, round=3)
-    pen.box(-17, 12, 17, 30, (242, 150, 60), round=2, edge=0)
+    pen.box(-29, 0, 29, 58, color, radius=3)
+    pen.box(-22, 7, 22, 36, RUBBER, radius=3)
+    pen.box(-17, 12, 17, 30, (242, 150, 60), radius=2, edge=0)
     for x in (-20, -7, 7, 20):
         pen.ellipse((x, 46), 4, 4, PAPER)
-    pen.box(-30, 56, 30, 61, RUBBER, round=1)
-    pen.box(-14, 61, 8, 73, STEEL, round=2)
+    pen.box(-30, 56, 30, 61, RUBBER, radius=1)
+    pen.box(-14, 61, 8, 73, STEEL, radius=2)
     pen.limb([(8, 69), (24, 71)], RUBBER, 3)
 
 
 def _hydrant(pen: Pen, color: Color) -> None:
-    pen.box(-18, 0, 18, 8, color, round=2)
-    pen.box(-12, 6, 12, 52, color, round=2)
+    pen.box(-18, 0, 18, 8, color, radius=2)
+    pen.box(-12, 6, 12, 52, color, radius=2)
     pen.ellipse((0, 53), 15, 11, color)
-    pen.box(-17, 46, 17, 53, color, round=2)
-    pen.box(-4, 62, 4, 69, color, round=1)
+    pen.box(-17, 46, 17, 53, color, radius=2)
+    pen.box(-4, 62, 4, 69, color, radius=1)
     pen.ellipse((0, 32), 8, 8, STEEL)
     for left, right in ((-21, -11), (11, 21)):
-        pen.box(left, 26, right, 38, STEEL, round=2)
+        pen.box(left, 26, right, 38, STEEL, radius=2)
 
 
 def _car(pen: Pen, color: Color) -> None:
     pen.polygon([(-25, 32), (-16, 54), (13, 54), (26, 32)], color)
     pen.polygon([(-19, 33), (-13, 49), (-3, 49), (-3, 33)], GLASS, edge=1)
     pen.polygon([(1, 33), (1, 49), (11, 49), (20, 33)], GLASS, edge=1)
-    pen.box(-41, 9, 41, 34, color, round=8)
+    pen.box(-41, 9, 41, 34, color, radius=8)
     pen.ellipse((37, 24), 3.5, 4, (255, 240, 150))
     for x in (-22, 22):
         pen.ellipse((x, 10), 11, 11, RUBBER)
@@ -174,15 +178,15 @@ def _sled(pen: Pen, color: Color) -> None:
     pen.line([(-34, 2), (26, 2), (36, 8), (37, 18), (31, 22)], STEEL, 4)
     for x in (-22, 0, 20):
         pen.limb([(x, 3), (x, 18)], WOOD, 4)
-    pen.box(-34, 17, 28, 26, color, round=3)
-    pen.box(-30, 24, 24, 32, lighter(color, 0.25), round=3)
+    pen.box(-34, 17, 28, 26, color, radius=3)
+    pen.box(-30, 24, 24, 32, lighter(color, 0.25), radius=3)
 
 
 def _tractor(pen: Pen, color: Color) -> None:
-    pen.box(-26, 38, 6, 72, GLASS, round=2)
-    pen.box(-30, 70, 10, 77, color, round=3)
-    pen.box(-28, 18, 38, 43, color, round=5)
-    pen.box(24, 42, 29, 62, RUBBER, round=1)
+    pen.box(-26, 38, 6, 72, GLASS, radius=2)
+    pen.box(-30, 70, 10, 77, color, radius=3)
+    pen.box(-28, 18, 38, 43, color, radius=5)
+    pen.box(24, 42, 29, 62, RUBBER, radius=1)
     for x, r in ((-17, 22), (27, 13)):
         pen.ellipse((x, r), r, r, RUBBER)
         pen.ellipse((x, r), r * 0.45, r * 0.45, (250, 222, 120))
@@ -202,27 +206,27 @@ def _bathtub(pen: Pen, color: Color) -> None:
     pen.polygon([(-40, 42), (40, 42), (34, 14), (25, 6), (-25, 6), (-34, 14)], color)
     for x, y, r in ((-18, 47, 8), (-6, 50, 9), (8, 47, 7)):
         pen.ellipse((x, y), r, r, (236, 246, 252))
-    pen.box(-43, 38, 43, 45, lighter(color, 0.3), round=3)
+    pen.box(-43, 38, 43, 45, lighter(color, 0.3), radius=3)
     pen.limb([(32, 44), (32, 62), (20, 62), (20, 57)], STEEL, 4)
 
 
 def _toilet(pen: Pen, color: Color) -> None:
-    pen.box(-24, 34, -4, 74, color, round=3)
-    pen.box(-27, 71, -1, 78, color, round=2)
+    pen.box(-24, 34, -4, 74, color, radius=3)
+    pen.box(-27, 71, -1, 78, color, radius=2)
     pen.polygon([(-14, 0), (12, 0), (9, 16), (28, 34), (-10, 34)], color)
-    pen.box(-12, 32, 32, 41, lighter(color, 0.35), round=4)
+    pen.box(-12, 32, 32, 41, lighter(color, 0.35), radius=4)
     pen.line([(-20, 64), (-13, 64)], STEEL, 3)
 
 
 def _sofa(pen: Pen, color: Color) -> None:
     for x in (-32, 32):
         pen.box(x - 3, 0, x + 3, 8, WOOD)
-    pen.box(-34, 20, 34, 54, color, round=8)
+    pen.box(-34, 20, 34, 54, color, radius=8)
     for left in (-26, 0):
-        pen.box(left, 18, left + 26, 32, lighter(color, 0.22), round=4)
-    pen.box(-30, 6, 30, 20, color, round=3)
+        pen.box(left, 18, left + 26, 32, lighter(color, 0.22), radius=4)
+    pen.box(-30, 6, 30, 20, color, radius=3)
     for left in (-42, 28):
-        pen.box(left, 6, left + 14, 38, color, round=6)
+        pen.box(left, 6, left + 14, 38, color, radius=6)
 
 
 def _television(pen: Pen, color: Color) -> None:
@@ -230,14 +234,14 @@ def _television(pen: Pen, color: Color) -> None:
         pen.line([(0, 58), (end, 78)], INK, 2.4)
     for x in (-20, 20):
         pen.limb([(x, 10), (x * 1.3, 0)], WOOD, 4)
-    pen.box(-36, 9, 36, 60, color, round=7)
-    pen.box(-29, 16, 19, 53, (112, 152, 178), round=6)
+    pen.box(-36, 9, 36, 60, color, radius=7)
+    pen.box(-29, 16, 19, 53, (112, 152, 178), radius=6)
     pen.line([(-21, 44), (-12, 49)], PAPER, 3)
     for y in (46, 36):
         pen.ellipse((27, y), 4, 4, PAPER)
 
 
-SHAPED: Final[dict[str, Callable[[Pen, Color, str], None]]] = {
+SHAPED_OBJECTS: Final[dict[str, Callable[[Pen, Color, str], None]]] = {
     "sign": _sign,
     "balloon": _balloon,
     "kite": _kite,
@@ -246,7 +250,7 @@ SHAPED: Final[dict[str, Callable[[Pen, Color, str], None]]] = {
     "easel": _easel,
 }
 
-PLAIN: Final[dict[str, Callable[[Pen, Color], None]]] = {
+PLAIN_OBJECTS: Final[dict[str, Callable[[Pen, Color], None]]] = {
     "cup": _cup,
     "bottle": _bottle,
     "hat": _hat,
@@ -268,7 +272,7 @@ PLAIN: Final[dict[str, Callable[[Pen, Color], None]]] = {
     "television": _television,
 }
 
-WORD_AT: Final[dict[str, float]] = {
+WORD_HEIGHTS: Final[dict[str, float]] = {
     "sign": 56,
     "balloon": 57,
     "kite": 57,

@@ -32,58 +32,58 @@ class Drawing:
     left: int
     top: int
 
-    def mirrored(self) -> Drawing:
+    def mirror(self) -> Drawing:
         """Return the drawing facing the other way."""
         from PIL.Image import Transpose
 
-        turned = self.image.transpose(Transpose.FLIP_LEFT_RIGHT)
-        return Drawing(turned, -self.left - turned.width, self.top)
+        flipped = self.image.transpose(Transpose.FLIP_LEFT_RIGHT)
+        return Drawing(flipped, -self.left - flipped.width, self.top)
 
-    def paste(self, picture: Image, x: int, y: int) -> None:
-        """Put the drawing onto `picture`, its foot at (`x`, `y`)."""
-        picture.paste(self.image, (x + self.left, y + self.top), self.image)
+    def paste(self, image: Image, x: int, y: int) -> None:
+        """Put the drawing onto `image`, its foot at (`x`, `y`)."""
+        image.paste(self.image, (x + self.left, y + self.top), self.image)
 
 
 class Pen:
     """Draws on a transparent sheet of `width` x `height`, times `scale`; the foot is `below` above the lower edge."""
 
-    def __init__(self, width: int, height: int, *, scale: float, below: int = 4) -> None:
+    def __init__(self, width: int, height: int, *, scale: float, bottom_margin: int = 4) -> None:
         from PIL import Image, ImageDraw
 
         self._zoom = OVERSAMPLING * scale
         self._size = (math.ceil(width * scale), math.ceil(height * scale))
         self._sheet = Image.new("RGBA", (self._size[0] * OVERSAMPLING, self._size[1] * OVERSAMPLING))
         self._draw = ImageDraw.Draw(self._sheet)
-        self._foot = (self._sheet.width / 2, self._sheet.height - below * self._zoom)
+        self._foot = (self._sheet.width / 2, self._sheet.height - bottom_margin * self._zoom)
 
     def polygon(self, points: Sequence[Point], fill: Color, *, edge: float = 1.6) -> None:
         """Fill the polygon and draw its edge, `edge` wide, in a darker shade."""
-        corners = [self._at(point) for point in points]
+        corners = [self._to_pixels(point) for point in points]
         self._draw.polygon(corners, fill=fill)
         if edge:
-            self._draw.line([*corners, corners[0], corners[1]], darker(fill), self._thick(edge), joint="curve")
+            self._draw.line([*corners, corners[0], corners[1]], darker(fill), self._line_width(edge), joint="curve")
 
     def ellipse(self, center: Point, rx: float, ry: float, fill: Color, *, edge: float = 1.6) -> None:
         """Fill an ellipse."""
-        x, y = self._at(center)
+        x, y = self._to_pixels(center)
         box = (x - rx * self._zoom, y - ry * self._zoom, x + rx * self._zoom, y + ry * self._zoom)
-        self._draw.ellipse(box, fill, darker(fill) if edge else None, self._thick(edge) if edge else 0)
+        self._draw.ellipse(box, fill, darker(fill) if edge else None, self._line_width(edge) if edge else 0)
 
     def box(
-        self, left: float, low: float, right: float, high: float, fill: Color, *, round: float = 0, edge: float = 1.6
+        self, left: float, bottom: float, right: float, top: float, fill: Color, *, radius: float = 0, edge: float = 1.6
     ) -> None:
-        """Fill an upright rectangle with corners of radius `round`."""
-        x0, y0 = self._at((left, high))
-        x1, y1 = self._at((right, low))
+        """Fill an upright rectangle with corners of radius `radius`."""
+        x0, y0 = self._to_pixels((left, top))
+        x1, y1 = self._to_pixels((right, bottom))
         outline = darker(fill) if edge else None
         self._draw.rounded_rectangle(
-            (x0, y0, x1, y1), round * self._zoom, fill, outline, self._thick(edge) if edge else 0
+            (x0, y0, x1, y1), radius * self._zoom, fill, outline, self._line_width(edge) if edge else 0
         )
 
     def line(self, points: Sequence[Point], fill: Color, width: float) -> None:
         """Draw a line with round ends and joints."""
-        corners = [self._at(point) for point in points]
-        self._draw.line(corners, fill, self._thick(width), joint="curve")
+        corners = [self._to_pixels(point) for point in points]
+        self._draw.line(corners, fill, self._line_width(width), joint="curve")
         r = width * self._zoom / 2
         for x, y in (corners[0], corners[-1]):
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill)
@@ -95,19 +95,19 @@ class Pen:
 
     def arc(self, center: Point, r: float, start: float, end: float, fill: Color, width: float) -> None:
         """Draw part of a circle, from `start` to `end` degrees, clockwise from three o'clock."""
-        x, y = self._at(center)
+        x, y = self._to_pixels(center)
         r *= self._zoom
-        self._draw.arc((x - r, y - r, x + r, y + r), start, end, fill, self._thick(width))
+        self._draw.arc((x - r, y - r, x + r, y + r), start, end, fill, self._line_width(width))
 
     def text(self, center: Point, word: str, size: float, fill: Color, *, halo: Color | None = None) -> None:
         """Write a word around `center` with letters `size` from line to line, set off by a halo."""
         font = _font(size * self._zoom)
-        at, bold = self._at(center), size * self._zoom / 30
+        xy, stroke = self._to_pixels(center), size * self._zoom / 30
         if halo is not None:
-            self._draw.text(at, word, halo, font, anchor="mm", stroke_width=bold * 4)
-        self._draw.text(at, word, fill, font, anchor="mm", stroke_width=bold)
+            self._draw.text(xy, word, halo, font, anchor="mm", stroke_width=stroke * 4)
+        self._draw.text(xy, word, fill, font, anchor="mm", stroke_width=stroke)
 
-    def drawing(self) -> Drawing:
+    def to_drawing(self) -> Drawing:
         """Return what was drawn, smooth and in its own size, without the empty glass around it."""
         from PIL import Image
 
@@ -116,13 +116,13 @@ class Pen:
         premultiplied = Image.frombytes("RGBa", self._sheet.size, self._sheet.tobytes())
         sheet = premultiplied.reduce(OVERSAMPLING).convert("RGBA")
         box = sheet.getbbox() or (0, 0, 1, 1)
-        left, foot = sheet.width // 2, round(self._foot[1] / OVERSAMPLING)
-        return Drawing(sheet.crop(box), box[0] - left, box[1] - foot)
+        center, foot = sheet.width // 2, round(self._foot[1] / OVERSAMPLING)
+        return Drawing(sheet.crop(box), box[0] - center, box[1] - foot)
 
-    def _at(self, point: Point) -> Point:
+    def _to_pixels(self, point: Point) -> Point:
         return self._foot[0] + point[0] * self._zoom, self._foot[1] - point[1] * self._zoom
 
-    def _thick(self, width: float) -> int:
+    def _line_width(self, width: float) -> int:
         return max(1, round(width * self._zoom))
 
 
@@ -133,16 +133,16 @@ def _font(size: float) -> FreeTypeFont | ImageFont:
     return ImageFont.load_default(size)
 
 
-def darker(color: Color, by: float = 0.3) -> Color:
+def darker(color: Color, amount: float = 0.3) -> Color:
     """Return the color mixed with black."""
     r, g, b = color
-    return round(r * (1 - by)), round(g * (1 - by)), round(b * (1 - by))
+    return round(r * (1 - amount)), round(g * (1 - amount)), round(b * (1 - amount))
 
 
-def lighter(color: Color, by: float = 0.4) -> Color:
+def lighter(color: Color, amount: float = 0.4) -> Color:
     """Return the color mixed with white."""
     r, g, b = color
-    return round(r + (255 - r) * by), round(g + (255 - g) * by), round(b + (255 - b) * by)
+    return round(r + (255 - r) * amount), round(g + (255 - g) * amount), round(b + (255 - b) * amount)
 
 
 def outline(shape: str, r: float) -> list[Point]:
@@ -157,21 +157,23 @@ def outline(shape: str, r: float) -> list[Point]:
         return [(0, -r * 1.14), (r * 1.02, 0), (0, r * 1.14), (-r * 1.02, 0)]
     if shape == "star-shaped":
         radii = [r * 1.16, r * 0.56] * 5
-        turns = [math.pi / 2 + math.pi * i / 5 for i in range(10)]
-        return [(radius * math.cos(turn), radius * math.sin(turn)) for radius, turn in zip(radii, turns, strict=True)]
+        angles = [math.pi / 2 + math.pi * i / 5 for i in range(10)]
+        return [
+            (radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in zip(radii, angles, strict=True)
+        ]
     return _heart(r)
 
 
 def _round(r: float, corners: int) -> list[Point]:
-    turns = (2 * math.pi * i / corners for i in range(corners))
-    return [(r * math.cos(turn), r * math.sin(turn)) for turn in turns]
+    angles = (2 * math.pi * i / corners for i in range(corners))
+    return [(r * math.cos(angle), r * math.sin(angle)) for angle in angles]
 
 
 def _heart(r: float) -> list[Point]:
     points = []
     for i in range(40):
-        turn = 2 * math.pi * i / 40
-        x = 16 * math.sin(turn) ** 3
-        y = 13 * math.cos(turn) - 5 * math.cos(2 * turn) - 2 * math.cos(3 * turn) - math.cos(4 * turn)
+        angle = 2 * math.pi * i / 40
+        x = 16 * math.sin(angle) ** 3
+        y = 13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)
         points.append((x * r / 15, (y + 2) * r / 15))
     return points

@@ -68,75 +68,75 @@ def draw_person(kind: str, color: str, pose: str, scale: float) -> Drawing:
     """
     pen = Pen(128, 136, scale=scale)
     if pose == "sleeping":
-        _lying(pen, kind, COLORS[color])
+        _draw_lying(pen, kind, COLORS[color])
     else:
-        _upright(pen, kind, COLORS[color], pose)
-    return pen.drawing()
+        _draw_upright(pen, kind, COLORS[color], pose)
+    return pen.to_drawing()
 
 
-def chest(kind: str, pose: str) -> Point:
+def person_badge_point(kind: str, pose: str) -> Point:
     """Return where a badge hangs, from the middle of the foot."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
         # Towards the legs: in the middle it would hide what the sleeper wears, further on a neighbour's badge.
         return (16, 13) if small else (18, 13)
-    at = _hip(kind, pose)
+    hip = _hip_point(kind, pose)
     lean = math.radians(POSES[pose].lean)
-    up = 6 if small else 9
-    return at[0] + up * math.sin(lean), at[1] + up * math.cos(lean)
+    height = 6 if small else 9
+    return hip[0] + height * math.sin(lean), hip[1] + height * math.cos(lean)
 
 
-def _hip(kind: str, pose: str) -> Point:
-    legs = 30 if kind in ("boy", "girl") else 38
+def _hip_point(kind: str, pose: str) -> Point:
+    leg_length = 30 if kind in ("boy", "girl") else 38
     stance = POSES[pose]
     reach = max(_reach(stance.front), _reach(stance.back))
-    low = 21 if pose == "sitting" else legs * reach
-    return -stance.lean * 0.5, low + stance.lift
+    height = 21 if pose == "sitting" else leg_length * reach
+    return -stance.lean * 0.5, height + stance.lift
 
 
 def _reach(leg: tuple[int, int]) -> float:
     return (math.cos(math.radians(leg[0])) + math.cos(math.radians(leg[1]))) / 2
 
 
-def _limb(start: Point, angles: tuple[int, int], length: float) -> list[Point]:
+def _limb_points(start: Point, angles: tuple[int, int], length: float) -> list[Point]:
     points = [start]
     for angle in angles:
         x, y = points[-1]
-        turn = math.radians(angle)
-        points.append((x + length / 2 * math.sin(turn), y - length / 2 * math.cos(turn)))
+        theta = math.radians(angle)
+        points.append((x + length / 2 * math.sin(theta), y - length / 2 * math.cos(theta)))
     return points
 
 
-def _upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
+def _draw_upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
     small = kind in ("boy", "girl")
     stance = POSES[pose]
-    legs, arms, trunk, broad = (30, 32, 30, 22) if small else (38, 36, 38, 27)
-    hip = _hip(kind, pose)
+    leg_length, arm_length, trunk_length, width = (30, 32, 30, 22) if small else (38, 36, 38, 27)
+    hip = _hip_point(kind, pose)
     lean = math.radians(stance.lean)
-    neck = (hip[0] + trunk * math.sin(lean), hip[1] + trunk * math.cos(lean))
+    neck = (hip[0] + trunk_length * math.sin(lean), hip[1] + trunk_length * math.cos(lean))
     shoulder = (neck[0] - 4 * math.sin(lean), neck[1] - 5)
     skin = SKINS[kind]
     if pose == "sitting":
-        pen.box(hip[0] - 16, 0, hip[0] + 10, hip[1] - 3, (188, 150, 108), round=2)
+        pen.box(hip[0] - 16, 0, hip[0] + 10, hip[1] - 3, (188, 150, 108), radius=2)
     for leg, dx in ((stance.back, -5), (stance.front, 5)):
-        points = _limb((hip[0] + dx, hip[1] + 2), leg, legs)
+        points = _limb_points((hip[0] + dx, hip[1] + 2), leg, leg_length)
         pen.limb(points, TROUSERS if kind in ("man", "boy") else skin, 8)
         foot = points[-1]
         pen.limb([foot, (foot[0] + 6, foot[1] + 0.5)], INK, 4)
-    near = _limb((shoulder[0] - broad / 2 + 3, shoulder[1] - 2), stance.near, arms)
-    far = _limb((shoulder[0] + broad / 2 - 3, shoulder[1] - 2), stance.far, arms)
+    near = _limb_points((shoulder[0] - width / 2 + 3, shoulder[1] - 2), stance.near, arm_length)
+    far = _limb_points((shoulder[0] + width / 2 - 3, shoulder[1] - 2), stance.far, arm_length)
     head = (neck[0] + 12 * math.sin(lean), neck[1] + (12 if small else 13))
-    _long_hair(pen, kind, head)
-    _trunk(pen, kind, color, hip, neck, broad)
+    _draw_long_hair(pen, kind, head)
+    _draw_trunk(pen, kind, color, hip, neck, width)
     for arm in (near, far):
         pen.limb(arm, skin, 6.5)
         pen.limb(arm[:2], color, 7.5)
-    _head(pen, kind, head)
-    _prop(pen, pose, far[-1], near[-1])
+    _draw_head(pen, kind, head)
+    _draw_prop(pen, pose, far[-1], near[-1])
 
 
-def _trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, broad: float) -> None:
-    half = broad / 2
+def _draw_trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, width: float) -> None:
+    half = width / 2
     hem = (half + 9, hip[1] - 9) if kind in ("woman", "girl") else (half, hip[1] - 1)
     pen.polygon(
         [
@@ -151,9 +151,9 @@ def _trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, broad: fl
     )
 
 
-def _long_hair(pen: Pen, kind: str, at: Point) -> None:
+def _draw_long_hair(pen: Pen, kind: str, center: Point) -> None:
     """Draw the hair that falls behind the shoulders."""
-    x, y = at
+    x, y = center
     if kind == "woman":
         pen.polygon(
             [(x - 14, y + 4), (x - 17, y - 22), (x - 6, y - 26), (x + 10, y - 26), (x + 14, y - 20), (x + 12, y + 4)],
@@ -164,8 +164,8 @@ def _long_hair(pen: Pen, kind: str, at: Point) -> None:
         pen.ellipse((x + 14, y - 3), 6, 9, HAIR[kind])
 
 
-def _head(pen: Pen, kind: str, at: Point) -> None:
-    x, y = at
+def _draw_head(pen: Pen, kind: str, center: Point) -> None:
+    x, y = center
     hair, skin = HAIR[kind], SKINS[kind]
     pen.ellipse((x - 1, y + 3), 13, 13, hair)
     pen.ellipse((x + 1, y - 1), 11.5, 12, skin)
@@ -182,7 +182,7 @@ def _head(pen: Pen, kind: str, at: Point) -> None:
     pen.arc((x + 4.5, y - 3), 4, 20, 160, INK, 1.4)
 
 
-def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
+def _draw_prop(pen: Pen, pose: str, hand: Point, other_hand: Point) -> None:
     x, y = hand
     if pose == "reading":
         pen.polygon([(x - 11, y + 17), (x - 11, y - 3), (x + 2, y - 7), (x + 2, y + 13)], PAPER)
@@ -195,14 +195,14 @@ def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
         pen.polygon([(x - 4, y + 5), (x + 7, y + 5), (x + 6, y - 5), (x - 3, y - 5)], (244, 164, 72), edge=0)
         pen.line([(x + 2, y + 6), (x - 3, y + 19)], (220, 60, 60), 2)
     elif pose == "photographing":
-        pen.box(x - 9, y - 6, x + 9, y + 9, (60, 62, 70), round=2)
+        pen.box(x - 9, y - 6, x + 9, y + 9, (60, 62, 70), radius=2)
         pen.ellipse((x + 10, y + 1), 4.5, 6, (150, 190, 220))
         pen.polygon([(x + 15, y + 10), (x + 26, y + 19), (x + 19, y + 7), (x + 30, y + 6)], (255, 240, 120), edge=1)
     elif pose == "painting":
         pen.line([(x - 5, y - 3), (x + 12, y + 5)], (150, 104, 62), 3.4)
         pen.ellipse((x + 15, y + 6), 6, 4.5, (90, 200, 210))
-        pen.box(other[0] - 8, other[1] - 15, other[0] + 8, other[1] - 1, (180, 186, 194))
-        pen.ellipse((other[0], other[1] - 1), 8, 3, (90, 200, 210))
+        pen.box(other_hand[0] - 8, other_hand[1] - 15, other_hand[0] + 8, other_hand[1] - 1, (180, 186, 194))
+        pen.ellipse((other_hand[0], other_hand[1] - 1), 8, 3, (90, 200, 210))
     elif pose == "chasing":
         for height, length in ((66, 12), (54, 17), (42, 12)):
             pen.line([(-30, height), (-30 - length, height)], INK, 2)
@@ -211,13 +211,13 @@ def _prop(pen: Pen, pose: str, hand: Point, other: Point) -> None:
         pen.ellipse((x + 1, y + 5), 6, 3, (176, 118, 60))
 
 
-def _lying(pen: Pen, kind: str, color: Color) -> None:
+def _draw_lying(pen: Pen, kind: str, color: Color) -> None:
     small = kind in ("boy", "girl")
     skin = SKINS[kind]
     end = 32 if small else 38
     pen.limb([(end - 14, 8), (end, 7)], TROUSERS if kind in ("man", "boy") else skin, 9)
     pen.limb([(end, 7), (end + 1, 13)], INK, 4)
-    pen.box(-17, 2, end - 11, 21 if small else 23, color, round=8)
+    pen.box(-17, 2, end - 11, 21 if small else 23, color, radius=8)
     pen.limb([(-8, 14), (2, 8), (9, 8)], skin, 6)
     pen.ellipse((-30, 8), 15, 7, (246, 246, 250))
     pen.ellipse((-28, 16), 13, 13, HAIR[kind])

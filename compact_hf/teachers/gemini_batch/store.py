@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
-_SPELLED_OTHERWISE: Final = {"response_schema", "response_json_schema", "store"}
-_PASSING: Final = (408, 409, 429, 499)
+_EXCLUDED_FIELDS: Final = {"response_schema", "response_json_schema", "store"}
+_RETRYABLE_CODES: Final = (408, 409, 429, 499)
 
 
 async def write_requests(
@@ -59,10 +59,10 @@ async def write_requests(
         while requests and len(keys) < max_requests and file.tell() < max_bytes:
             request = requests.popleft()
             try:
-                file.write(await _line(request))
+                file.write(await _format_request(request))
                 keys.append(request.key)
             except SourceError as error:
-                failures.append(Failure(request.key, str(error), worth_retrying=False))
+                failures.append(Failure(request.key, str(error), is_retryable=False))
         file.flush()
         await asyncio.to_thread(os.fsync, file.fileno())
     return keys, failures
@@ -81,78 +81,78 @@ def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
     with path.open("rb") as file:
         for line in file:
             try:
-                found = json.loads(line)
-                key = found["key"]
+                record = json.loads(line)
+                key = record["key"]
             except (ValueError, TypeError, KeyError):
                 continue
             if isinstance(key, str):
-                yield _answer(key, found, model)
+                yield _parse_answer(key, record, model)
 
 
-async def _line(request: Request) -> bytes:
+async def _format_request(request: Request) -> bytes:
     parts: list[dict[str, Any]] = [{"text": request.prompt}]
-    if request.exposure is not None:
-        data = await request.exposure.base64()
+    if request.encoded_image is not None:
+        data = await request.encoded_image.base64()
         # There may be a hundred thousand pictures in hand.
-        request.exposure.forget()
+        request.encoded_image.release()
         parts.insert(0, {"inlineData": {"mimeType": "image/jpeg", "data": data}})
-    asked = {"contents": [{"role": "user", "parts": parts}], **_settings(request)}
-    return json.dumps({"key": request.key, "request": asked}).encode() + b"\n"
+    body = {"contents": [{"role": "user", "parts": parts}], **_settings(request)}
+    return json.dumps({"key": request.key, "request": body}).encode() + b"\n"
 
 
 def _settings(request: Request) -> dict[str, Any]:
     """Return the settings that the request has when it goes by itself, as they are spelled on the wire."""
     config = config_for(request)
-    found = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_SPELLED_OTHERWISE)
-    return {"generationConfig": {**found, "responseSchema": _schema(request.schema)}, "store": config.store}
+    settings = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_EXCLUDED_FIELDS)
+    return {"generationConfig": {**settings, "responseSchema": _gemini_schema(request.schema)}, "store": config.store}
 
 
 @lru_cache(maxsize=16)
-def _schema(schema: type[BaseModel]) -> dict[str, Any]:
+def _gemini_schema(schema: type[BaseModel]) -> dict[str, Any]:
     """Return a schema in Gemini's words: a batch takes `responseJsonSchema` too, but was seen not to keep to it."""
     from google.genai.types import JSONSchema, Schema
 
-    found = Schema.from_json_schema(json_schema=JSONSchema.model_validate(schema.model_json_schema()))
-    return _ordered(found.model_dump(mode="json", by_alias=True, exclude_none=True))
+    gemini_schema = Schema.from_json_schema(json_schema=JSONSchema.model_validate(schema.model_json_schema()))
+    return _add_property_order(gemini_schema.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _ordered(schema: dict[str, Any]) -> dict[str, Any]:
+def _add_property_order(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema with its fields' order spelled out, as the SDK does: a model writes them in it."""
     if "items" in schema:
-        schema = {**schema, "items": _ordered(schema["items"])}
+        schema = {**schema, "items": _add_property_order(schema["items"])}
     if "properties" in schema:
-        fields = {name: _ordered(field) for name, field in schema["properties"].items()}
+        fields = {name: _add_property_order(field) for name, field in schema["properties"].items()}
         schema = {**schema, "properties": fields, "propertyOrdering": list(fields)}
     return schema
 
 
-def _answer(key: str, line: dict[str, Any], model: str) -> Reply | Failure:
+def _parse_answer(key: str, record: dict[str, Any], model: str) -> Reply | Failure:
     from google.genai.types import GenerateContentResponse
     from pydantic import ValidationError
 
-    if isinstance(error := line.get("error"), dict):
-        return _failure(key, error)
+    if isinstance(error := record.get("error"), dict):
+        return _parse_failure(key, error)
     try:
         # What a newer service adds is of no interest, and no reason to give up an answer.
-        response = GenerateContentResponse.model_validate(line.get("response"), extra="ignore")
+        response = GenerateContentResponse.model_validate(record.get("response"), extra="ignore")
     except ValidationError:
         return Failure(key, "a line of the batch is not Gemini's JSON")
     return read_response(key, response, model)
 
 
-def _failure(key: str, error: dict[str, Any]) -> Failure:
+def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
     code = error.get("code")
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
-    said = one_line(str(error.get("message") or error.get("status") or "no message"))
+    message = one_line(str(error.get("message") or error.get("status") or "no message"))
     # Never `overloaded`: what one request of a batch met is no reason to hold back all that come after it.
-    return Failure(key, f"{status} {said}", worth_retrying=status >= 500 or status in _PASSING)
+    return Failure(key, f"{status} {message}", is_retryable=status >= 500 or status in _RETRYABLE_CODES)
 
 
 Stage = Literal["written", "uploaded", "submitted", "collected"]
 
-FOLDER: Final = "batches"
+JOBS_DIRECTORY: Final = "batches"
 _PREFIX: Final = "compact-"
-_HALF_WRITTEN: Final = ".part"
+_TEMP_SUFFIX: Final = ".part"
 
 
 @dataclass(slots=True)
@@ -184,7 +184,7 @@ class Job:
         return time.time() - self.since
 
 
-class JobFolder:
+class JobStore:
     """The jobs of one teacher in a run folder. Nothing is made before the first job is kept.
 
     Raises (every method):
@@ -193,83 +193,88 @@ class JobFolder:
 
     def __init__(self, run: Path, teacher: str) -> None:
         self.teacher = teacher
-        self._folder = run / FOLDER
+        self._directory = run / JOBS_DIRECTORY
 
     def load(self) -> list[Job]:
         """Return the teacher's jobs in the order in which they came to their stage; clear away what was never one."""
-        with self.spoken():
-            if not self._folder.is_dir():
+        with self.translate_os_errors():
+            if not self._directory.is_dir():
                 return []
-            files = sorted(self._folder.iterdir())
-            jobs = [self._read(file) for file in files if file.suffix == ".json"]
-            known = {job.id for job in jobs}
+            files = sorted(self._directory.iterdir())
+            jobs = [self._read_job(file) for file in files if file.suffix == ".json"]
+            job_ids = {job.id for job in jobs}
             for file in files:
-                if file.suffix == _HALF_WRITTEN or file.name.partition(".")[0] not in known:
+                if file.suffix == _TEMP_SUFFIX or file.name.partition(".")[0] not in job_ids:
                     file.unlink()
         return sorted((job for job in jobs if job.teacher == self.teacher), key=lambda job: job.since)
 
-    def requests(self, job: Job) -> Path:
+    def requests_path(self, job: Job) -> Path:
         """Return where the job's requests are written."""
-        with self.spoken():
-            self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / f"{job.id}.requests.jsonl"
+        with self.translate_os_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+        return self._directory / f"{job.id}.requests.jsonl"
 
-    def results(self, job: Job) -> Path:
+    def results_path(self, job: Job) -> Path:
         """Return where the job's results are kept."""
-        return self._folder / f"{job.id}.results.jsonl"
+        return self._directory / f"{job.id}.results.jsonl"
 
-    def handed(self, job: Job) -> set[str]:
+    def read_delivered(self, job: Job) -> set[str]:
         """Return the keys whose answers were handed over, in this session or an earlier one."""
-        with self.spoken():
-            log = self._log(job)
+        with self.translate_os_errors():
+            log = self._delivery_log(job)
             return set(log.read_text(encoding="utf-8").split()) if log.exists() else set()
 
     @contextmanager
-    def handing(self, job: Job) -> Iterator[Callable[[str], None]]:
+    def record_delivered(self, job: Job) -> Iterator[Callable[[str], None]]:
         """Yield a function that notes a key whose answer is about to be handed over."""
-        with self.spoken(), self._log(job).open("ab", buffering=0) as log:
+        with self.translate_os_errors(), self._delivery_log(job).open("ab", buffering=0) as log:
 
-            def note(key: str) -> None:
+            def record_key(key: str) -> None:
                 log.write(f"{key}\n".encode())
 
-            yield note
+            yield record_key
 
-    def half_written(self, path: Path) -> Path:
+    def temp_file(self, path: Path) -> Path:
         """Return where a file is written before it is whole."""
-        return path.with_name(path.name + _HALF_WRITTEN)
+        return path.with_name(path.name + _TEMP_SUFFIX)
 
     def advance(self, job: Job, stage: Stage) -> None:
         """Keep the job at its new stage; give up the file of requests once the service has taken it."""
         job.stage, job.since = stage, time.time()
-        self.keep(job)
+        self.save(job)
         if stage in ("submitted", "collected"):
-            with self.spoken():
-                self.requests(job).unlink(missing_ok=True)
+            with self.translate_os_errors():
+                self.requests_path(job).unlink(missing_ok=True)
 
-    def keep(self, job: Job) -> None:
+    def save(self, job: Job) -> None:
         """Write the job down, whole or not at all."""
-        with self.spoken():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            whole = self._folder / f"{job.id}.json"
-            with self.half_written(whole).open("w", encoding="utf-8") as file:
+        with self.translate_os_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._directory / f"{job.id}.json"
+            with self.temp_file(path).open("w", encoding="utf-8") as file:
                 json.dump(asdict(job), file)
                 file.flush()
                 os.fsync(file.fileno())
-            self.half_written(whole).replace(whole)
+            self.temp_file(path).replace(path)
 
-    def forget(self, job: Job) -> None:
+    def remove(self, job: Job) -> None:
         """Give up all that is kept of the job, and the folder with the last one."""
-        with self.spoken():
+        with self.translate_os_errors():
             # The job first: without it, what a kill in here leaves over is cleared away the next time.
-            for path in (self._folder / f"{job.id}.json", self.requests(job), self.results(job), self._log(job)):
+            for path in (
+                self._directory / f"{job.id}.json",
+                self.requests_path(job),
+                self.results_path(job),
+                self._delivery_log(job),
+            ):
                 path.unlink(missing_ok=True)
-            if not any(self._folder.iterdir()):
-                self._folder.rmdir()
+            if not any(self._directory.iterdir()):
+                self._directory.rmdir()
 
-    def _log(self, job: Job) -> Path:
-        return self._folder / f"{job.id}.handed"
+    def _delivery_log(self, job: Job) -> Path:
+        return self._directory / f"{job.id}.handed"
 
-    def _read(self, file: Path) -> Job:
+    def _read_job(self, file: Path) -> Job:
         try:
             return Job(**json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
@@ -278,12 +283,12 @@ class JobFolder:
             ) from error
 
     @contextmanager
-    def spoken(self) -> Iterator[None]:
+    def translate_os_errors(self) -> Iterator[None]:
         """Turn the errors of the disk into one line that says what to do."""
         try:
             yield
         except OSError as error:
             raise JournalError(
-                f"cannot keep batches in {self._folder} ({error.strerror or error}); let it be written, "
+                f"cannot keep batches in {self._directory} ({error.strerror or error}); let it be written, "
                 "make room if the disk is full, and run the same command"
             ) from error

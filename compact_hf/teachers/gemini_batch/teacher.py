@@ -19,11 +19,11 @@ from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.gemini import DEFAULT_MODEL, KEY_VARIABLES, TIMEOUT_S
 from compact_hf.teachers.gemini_batch.client import BatchService
-from compact_hf.teachers.gemini_batch.scheduler import Dispatch, Limits, Pace
-from compact_hf.teachers.gemini_batch.store import Job, JobFolder, read_results
-from compact_hf.teachers.http import key_in, server_of
+from compact_hf.teachers.gemini_batch.scheduler import BatchLimits, BatchTiming, JobScheduler
+from compact_hf.teachers.gemini_batch.store import Job, JobStore, read_results
+from compact_hf.teachers.http import parse_server_url, read_api_key
 
-_GROWTH: Final = 1.5
+_POLL_GROWTH: Final = 1.5
 
 
 class GeminiBatch:
@@ -34,7 +34,7 @@ class GeminiBatch:
         state_dir (`Path`): the run folder, in which the jobs are remembered.
         url (`str`, *optional*): another server that speaks Gemini's REST protocol.
         on_wait (`Callable[[str], None]`, *optional*): told in one line what is waited for, at every look.
-        pace (`Pace`, *optional*): how long to wait for what.
+        pace (`BatchTiming`, *optional*): how long to wait for what.
         limits (`Limits`, *optional*): what a job holds at most.
         timeout_s (`float`, *optional*, defaults to 120): for each call, in seconds.
 
@@ -43,8 +43,8 @@ class GeminiBatch:
     """
 
     ks = range(1, 11)
-    sources: str | None = None
-    in_batches = True
+    source_type: str | None = None
+    is_batch = True
 
     def __init__(
         self,
@@ -53,38 +53,38 @@ class GeminiBatch:
         state_dir: Path,
         url: str | None = None,
         on_wait: Callable[[str], None] = lambda line: None,
-        pace: Pace | None = None,
-        limits: Limits | None = None,
+        timing: BatchTiming | None = None,
+        limits: BatchLimits | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._key = key_in(KEY_VARIABLES)
+        self._key = read_api_key(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
                 "the teacher gemini-batch needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "
                 "environment"
             )
-        self._server = "the Gemini API" if url is None else server_of(url)
+        self._server = "the Gemini API" if url is None else parse_server_url(url)
         self.name = f"gemini-batch:{model}"
         self._model = model
         self._url = url
         self._on_wait = on_wait
-        self._pace = pace or Pace()
-        self._limits = limits or Limits()
+        self._timing = timing or BatchTiming()
+        self._limits = limits or BatchLimits()
         self._timeout_s = timeout_s
-        self._folder = JobFolder(state_dir, f"{self.name} at {self._server}")
+        self._store = JobStore(state_dir, f"{self.name} at {self._server}")
         self._service: BatchService | None = None
-        self._asked: dict[str, Request] = {}
-        self._arrived = 0
-        self._exhausted = False
-        self._flushed = asyncio.Event()
-        self._pause_s = self._pace.first_s
+        self._requests: dict[str, Request] = {}
+        self._arrivals = 0
+        self._is_exhausted = False
+        self._flush_event = asyncio.Event()
+        self._pause_s = self._timing.initial_poll_s
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`. Nothing: pictures are encoded as they are written, or all would be in memory."""
 
     async def flush(self) -> None:
         """See `Teacher.flush`: what was asked goes out together."""
-        self._flushed.set()
+        self._flush_event.set()
 
     async def close(self) -> None:
         """Close the connections; jobs go on at the service."""
@@ -103,86 +103,90 @@ class GeminiBatch:
         self._service = self._service or BatchService(
             self.name, self._model, key=self._key, server=self._server, url=self._url, timeout_s=self._timeout_s
         )
-        dispatch = Dispatch(self._folder, self._service, pace=self._pace, limits=self._limits, on_wait=self._on_wait)
+        scheduler = JobScheduler(
+            self._store, self._service, timing=self._timing, limits=self._limits, on_wait=self._on_wait
+        )
         feeder = asyncio.ensure_future(self._feed(requests))
         try:
-            while self._asked or not self._exhausted:
-                flushed = await self._woken(feeder, waiting=bool(dispatch.due(self._asked)))
-                await dispatch.look_after(self._asked)
+            while self._requests or not self._is_exhausted:
+                is_flushed = await self._wait_for_flush(feeder, has_jobs=bool(scheduler.active_jobs(self._requests)))
+                await scheduler.advance_jobs(self._requests)
                 # Answers that are here go first: what follows from them goes out with what waits.
-                if flushed and not dispatch.collected(self._asked):
-                    for failure in await self._send(dispatch):
-                        yield self._handed_over(failure)
-                for job in dispatch.collected(self._asked):
-                    for answer in self._answers(job):
-                        yield self._handed_over(answer)
-                    dispatch.handed_over(job)
+                if is_flushed and not scheduler.collected_jobs(self._requests):
+                    for failure in await self._send(scheduler):
+                        yield self._deliver(failure)
+                for job in scheduler.collected_jobs(self._requests):
+                    for answer in self._iter_answers(job):
+                        yield self._deliver(answer)
+                    scheduler.release_job(job)
         finally:
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
-            dispatch.tidy(self._asked)
-            if running := dispatch.running(self._asked):
-                self._on_wait(f"{running} left running at {self._server}; the same command collects what comes of it")
+            scheduler.clean_up(self._requests)
+            if running_jobs := scheduler.describe_running(self._requests):
+                self._on_wait(
+                    f"{running_jobs} left running at {self._server}; the same command collects what comes of it"
+                )
 
-    async def _send(self, dispatch: Dispatch) -> list[Failure]:
+    async def _send(self, scheduler: JobScheduler) -> list[Failure]:
         """Write and send what is in no job yet; return a failure for each picture that cannot be read any more."""
-        held = dispatch.keys()
-        fresh = deque(request for key, request in self._asked.items() if key not in held)
+        job_keys = scheduler.keys()
+        new_requests = deque(request for key, request in self._requests.items() if key not in job_keys)
         failures: list[Failure] = []
-        while fresh:
-            failures += await dispatch.write(fresh)
-            await dispatch.look_after(self._asked)
+        while new_requests:
+            failures += await scheduler.write_job(new_requests)
+            await scheduler.advance_jobs(self._requests)
         return failures
 
     async def _feed(self, requests: AsyncIterator[Request]) -> None:
         try:
             async for request in requests:
-                self._asked[request.key] = request
-                self._arrived += 1
+                self._requests[request.key] = request
+                self._arrivals += 1
         finally:
-            self._exhausted = True
-            self._flushed.set()
+            self._is_exhausted = True
+            self._flush_event.set()
 
-    async def _woken(self, feeder: asyncio.Future[None], *, waiting: bool) -> bool:
+    async def _wait_for_flush(self, feeder: asyncio.Future[None], *, has_jobs: bool) -> bool:
         """Return True once nothing more can come before an answer, False when it is time to look at the jobs again."""
-        pause_s = self._pause_s if waiting else None
-        self._pause_s = min(self._pause_s * _GROWTH, self._pace.longest_s)
+        pause_s = self._pause_s if has_jobs else None
+        self._pause_s = min(self._pause_s * _POLL_GROWTH, self._timing.max_poll_s)
         try:
-            await asyncio.wait_for(self._flushed.wait(), pause_s)
+            await asyncio.wait_for(self._flush_event.wait(), pause_s)
         except TimeoutError:
             return False
         if feeder.done():
             feeder.result()
         # A job costs minutes at least: what follows from the last answers can be waited for.
-        arrived = -1
-        while arrived != self._arrived and not self._exhausted:
-            arrived = self._arrived
-            await asyncio.sleep(self._pace.settle_s)
-        self._flushed.clear()
-        self._pause_s = self._pace.first_s
+        arrivals = -1
+        while arrivals != self._arrivals and not self._is_exhausted:
+            arrivals = self._arrivals
+            await asyncio.sleep(self._timing.settle_s)
+        self._flush_event.clear()
+        self._pause_s = self._timing.initial_poll_s
         return True
 
-    def _answers(self, job: Job) -> Iterator[Reply | Failure]:
+    def _iter_answers(self, job: Job) -> Iterator[Reply | Failure]:
         """Yield an answer to each request of an ended job that is asked for; what it left out failed."""
-        due = {key for key in job.keys if key in self._asked}
+        keys = {key for key in job.keys if key in self._requests}
         # At once: a request that failed may be asked again while the others are still handed over.
-        job.keys = [key for key in job.keys if key not in due]
-        results = self._folder.results(job)
-        with self._folder.handing(job) as handing:
+        job.keys = [key for key in job.keys if key not in keys]
+        results = self._store.results_path(job)
+        with self._store.record_delivered(job) as record:
             for answer in read_results(results, self._model) if results.exists() else ():
-                if answer.key in due:
-                    due.remove(answer.key)
-                    handing(answer.key)
+                if answer.key in keys:
+                    keys.remove(answer.key)
+                    record(answer.key)
                     yield answer
-            for key in sorted(due):
-                handing(key)
+            for key in sorted(keys):
+                record(key)
                 yield Failure(key, f"the batch {job.ended}")
 
-    def _handed_over(self, answer: Reply | Failure) -> Reply | Failure:
-        del self._asked[answer.key]
+    def _deliver(self, answer: Reply | Failure) -> Reply | Failure:
+        del self._requests[answer.key]
         # It may lead to new requests, which are to go out together: another flush tells when, if any can come.
-        if self._exhausted:
-            self._flushed.set()
+        if self._is_exhausted:
+            self._flush_event.set()
         else:
-            self._flushed.clear()
+            self._flush_event.clear()
         return answer

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from compact_hf.cli.main import main
-from compact_hf.errors import IdentityError, ReleaseError, UsageError
-from compact_hf.evaluation.ablation.forecast import forecast
-from compact_hf.evaluation.ablation.results import markdown
+from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
+from compact_hf.evaluation.ablation.forecast import forecast_ablation
+from compact_hf.evaluation.ablation.results import format_markdown
 from compact_hf.evaluation.ablation.run import ablate
-from compact_hf.evaluation.ablation.variant import locked
+from compact_hf.evaluation.ablation.variant import lock_directory
 from compact_hf.training import train
 from compact_hf.training.train import tune
 from tests import preforked
@@ -114,12 +114,12 @@ def test_a_finished_ablation_is_not_done_again_and_tells_the_same(
     monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned again"))
     found = ablate(stopped[0], done)
     assert {name: (done / name).read_bytes() for name in before} == before
-    assert markdown(found) == before["ablation.md"].decode()
+    assert format_markdown(found) == before["ablation.md"].decode()
     assert (done / "units" / "k1-seed-0.json").stat().st_mtime == stopped[2]
 
 
 def test_the_forecast_knows_questions_steps_and_what_is_left(stopped: tuple[Path, Path, float], done: Path) -> None:
-    found = forecast(written(stopped[0].with_name("more.yaml"), seeds=[0, 1]), done)
+    found = forecast_ablation(written(stopped[0].with_name("more.yaml"), seeds=[0, 1]), done)
     assert (found.units, found.finished) == (4, 2)
     assert [(arm.variant, sum(arm.data.questions.values()), arm.steps) for arm in found.arms] == [
         ("k1", 4, 2),
@@ -142,7 +142,7 @@ def test_another_plan_in_its_folder_is_told_by_what_differs(stopped: tuple[Path,
         ({"settings": {"max_steps": 3}}, "settings was"),
         ({"variants": {**PLAN["variants"], "k1": {"k": [1], "questions": 5}}}, "variant k1 was"),
     ):
-        with pytest.raises(IdentityError, match=told):
+        with pytest.raises(SettingsMismatchError, match=told):
             ablate(written(stopped[0].with_name("other.yaml"), **change), done)
 
 
@@ -163,5 +163,5 @@ def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, flo
 
 
 def test_two_processes_do_not_work_in_one_folder(stopped: tuple[Path, Path, float], done: Path) -> None:
-    with locked(done), pytest.raises(UsageError, match="another process works in"):
+    with lock_directory(done), pytest.raises(UsageError, match="another process works in"):
         ablate(stopped[0], done)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.ablation.results import compared, pairs
+from compact_hf.evaluation.ablation.results import compare_seeds, compare_variants
 from compact_hf.evaluation.scoring import Prediction
 
 PICTURES = 120
@@ -44,7 +44,7 @@ def test_means_are_those_of_the_seeds_and_lines_are_all_and_each_k() -> None:
         "one": {0: model(lambda picture, k: k == 1), 1: model(lambda picture, k: False)},
         "other": {0: model(lambda picture, k: True), 1: model(lambda picture, k: k == 2)},
     }
-    lines = compared(answers, baseline="one")
+    lines = compare_variants(answers, baseline="one")
     assert [(line.label, line.n, line.pictures) for line in lines] == [
         ("all", 2 * PICTURES, PICTURES),
         ("k = 1", PICTURES, PICTURES),
@@ -55,12 +55,12 @@ def test_means_are_those_of_the_seeds_and_lines_are_all_and_each_k() -> None:
     assert lines[0].difference.keys() == {"other"}
     assert lines[0].difference["other"].by_seed == (0.5, 0.5)
     assert lines[0].majority == 0.75
-    assert [pair.comparison.difference for pair in pairs(answers, baseline="one")] == [0.5, 0.5]
+    assert [pair.comparison.difference for pair in compare_seeds(answers, baseline="one")] == [0.5, 0.5]
 
 
 def test_what_all_find_hard_cancels_out_of_a_difference() -> None:
     same = {name: {0: drawn(0.5, 7)} for name in ("one", "other")}
-    line = compared(same, baseline="one")[0]
+    line = compare_variants(same, baseline="one")[0]
     assert line.accuracy["one"].high - line.accuracy["one"].low > 0.1
     assert (line.difference["other"].low, line.difference["other"].high) == (0, 0)
 
@@ -70,7 +70,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     apart = {**alike, "other": {seed: drawn(share, 8) for seed, share in enumerate((0.1, 0.5, 0.9))}}
     widths = []
     for answers in (alike, apart):
-        found = compared(answers, baseline="one")[0].difference["other"]
+        found = compare_variants(answers, baseline="one")[0].difference["other"]
         widths.append(found.high - found.low)
     assert widths[1] > 1.5 * widths[0]
 
@@ -78,16 +78,16 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_whole_pictures_are_drawn() -> None:
     """Two questions that are always right or wrong together say no more than one."""
     answers = {"one": {0: drawn(0.5, 1)}, "other": {0: drawn(0.5, 2)}}
-    both, single, _ = (line.difference["other"] for line in compared(answers, baseline="one"))
+    both, single, _ = (line.difference["other"] for line in compare_variants(answers, baseline="one"))
     assert both.high - both.low == pytest.approx(single.high - single.low, rel=0.05)
 
 
 def test_the_same_answers_give_the_same_intervals() -> None:
     answers = {"one": {0: drawn(0.4, 1)}, "other": {0: drawn(0.6, 2)}}
-    assert compared(answers, baseline="one") == compared(answers, baseline="one")
+    assert compare_variants(answers, baseline="one") == compare_variants(answers, baseline="one")
 
 
 def test_models_that_were_asked_other_questions_are_not_compared() -> None:
     answers = {"one": {0: drawn(0.5, 1)}, "other": {0: drawn(0.5, 2)[:-1]}}
     with pytest.raises(EvaluationError, match="other, seed 0 and one, seed 0 were asked different questions"):
-        compared(answers, baseline="one")
+        compare_variants(answers, baseline="one")

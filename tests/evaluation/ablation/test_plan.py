@@ -11,7 +11,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.dataset.selection import LLAVA_K_SHARES
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.ablation.plan import plan_names, plan_path, read_plan
+from compact_hf.evaluation.ablation.plan import find_plan, plan_names, read_plan
 from compact_hf.training.recipes import read_recipe
 
 EVIDENCE = Path(__file__).parents[3] / "docs" / "evidence.yaml"
@@ -21,8 +21,8 @@ EVIDENCE = Path(__file__).parents[3] / "docs" / "evidence.yaml"
 def test_a_plan_that_comes_along_says_what_it_is_for_and_names_a_recipe_that_there_is(name: str) -> None:
     plan = read_plan(name)
     assert read_recipe(plan.recipe).keys() >= plan.settings.keys()
-    assert plan_path(name).read_text(encoding="utf-8").startswith("# ")
-    assert f"#   compact ablate {name} " in plan_path(name).read_text(encoding="utf-8")
+    assert find_plan(name).read_text(encoding="utf-8").startswith("# ")
+    assert f"#   compact ablate {name} " in find_plan(name).read_text(encoding="utf-8")
     assert plan.scenes is None or plan.max_similarity == 1
 
 
@@ -70,4 +70,4 @@ def test_a_plan_that_is_not_there_is_told_with_those_that_are(capsys: pytest.Cap
 
 def test_a_plan_is_shown_to_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "k-range", "--show"]) == 0
-    assert capsys.readouterr().out == plan_path("k-range").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == find_plan("k-range").read_text(encoding="utf-8")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compact_hf.evaluation.analysis.counting import Sampled
+from compact_hf.evaluation.analysis.counting import SampledQuestion
 
 Question = tuple[str, str, str, list[str]]
 """Picture, question, answer, capabilities."""
 
 
-def sampled(picture: int, question: str, answer: str, *capabilities: str) -> Sampled:
-    return Sampled(picture, question, answer, capabilities or ("color",))
+def sampled(picture: int, question: str, answer: str, *capabilities: str) -> SampledQuestion:
+    return SampledQuestion(picture, question, answer, capabilities or ("color",))
 
 
 def table(folder: Path, questions: Sequence[Question], *, name: str = "train-00000-of-00001") -> Path:

@@ -16,7 +16,7 @@ from datasets import load_dataset
 from compact_hf.answers import normalise
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import CompactError, EvaluationError, JournalError, SourceError, UsageError
 from compact_hf.evaluation.analysis.analyze import analyze
 from compact_hf.methods.annotate.annotate import annotate
@@ -146,7 +146,7 @@ def test_configs_and_splits_are_those_of_load_dataset(release: Path) -> None:
 
 def test_instruction_rows_are_left_out_and_numbered(tmp_path: Path) -> None:
     text = [Row(f"{at:032x}", (Message("user", "Hi"), Message("assistant", "Hello")), "instruction") for at in (7, 8)]
-    write([row(1), row(2, k=2), *text], tmp_path / "release", version="1.0.0")
+    write_dataset([row(1), row(2, k=2), *text], tmp_path / "release", version="1.0.0")
     (found,) = analyze(tmp_path / "release").data
     assert (found.questions, found.unlabelled_rows) == (4, 2)
     with pytest.raises(EvaluationError, match="no questions of which it is known what they need, in 2 rows"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.evaluation.analysis.text_only import by_combination, by_opening, entropy
+from compact_hf.evaluation.analysis.text_only import entropy, group_by_combination, group_by_opening
 from tests.evaluation.analysis.samples import sampled
 
 
@@ -21,7 +21,7 @@ def test_entropy_is_in_bits() -> None:
 
 
 def test_types_are_the_first_two_words_in_small_letters() -> None:
-    found = by_opening(
+    found = group_by_opening(
         [
             sampled(1, "How many cats?", "2"),
             sampled(2, "how Many dogs are there", "3"),
@@ -43,7 +43,7 @@ def test_types_are_the_first_two_words_in_small_letters() -> None:
 
 
 def test_types_are_the_capabilities_too() -> None:
-    found = by_combination([sampled(1, "?", "a", "color", "shape"), sampled(2, "?", "b", "color", "shape")])
+    found = group_by_combination([sampled(1, "?", "a", "color", "shape"), sampled(2, "?", "b", "color", "shape")])
     assert [(one.name, one.entropy, one.most) for one in found.types] == [("color+shape", 1, "a")]
 
 
@@ -51,9 +51,9 @@ def test_types_are_the_capabilities_too() -> None:
 def test_knowing_the_type_never_leaves_more_bits(told: list[tuple[str, str]]) -> None:
     questions = [sampled(at, question, answer) for at, (question, answer) in enumerate(told)]
     before = entropy(Counter(answer for _, answer in told).values())
-    assert -1e-9 <= by_opening(questions).mean_entropy <= before + 1e-9
+    assert -1e-9 <= group_by_opening(questions).mean_entropy <= before + 1e-9
 
 
 def test_no_answers_are_no_types() -> None:
-    found = by_opening([sampled(1, "What?", "")])
+    found = group_by_opening([sampled(1, "What?", "")])
     assert (found.types, found.mean_entropy, found.most_share) == ((), 0, 0)

@@ -7,15 +7,15 @@ from dataclasses import astuple
 
 import pytest
 
-from compact_hf.evaluation.analysis.counting import Sampled
-from compact_hf.evaluation.analysis.text_only import FOLDS, Blind, blind
+from compact_hf.evaluation.analysis.counting import SampledQuestion
+from compact_hf.evaluation.analysis.text_only import FOLDS, TextOnlyBaseline, score_text_only
 from tests.evaluation.analysis.samples import sampled
 
 COLORS = ("red", "green", "blue", "black")
 THINGS = ("bus", "cat", "door", "hat", "boat", "kite")
 
 
-def asked(pictures: int, answer_of: object = None, *, seed: int = 1) -> list[Sampled]:
+def asked(pictures: int, answer_of: object = None, *, seed: int = 1) -> list[SampledQuestion]:
     """Two questions a picture about the color of a thing; the answer is drawn, or `answer_of(thing)`."""
     rng = random.Random(seed)
     found = []
@@ -27,8 +27,8 @@ def asked(pictures: int, answer_of: object = None, *, seed: int = 1) -> list[Sam
     return found
 
 
-def guessed(questions: list[Sampled]) -> Blind:
-    found = blind(questions)
+def guessed(questions: list[SampledQuestion]) -> TextOnlyBaseline:
+    found = score_text_only(questions)
     assert found is not None
     return found
 
@@ -69,7 +69,7 @@ def test_nothing_is_learnt_from_questions_about_the_same_picture() -> None:
 def test_every_k_stands_alone_and_together_they_are_all() -> None:
     rng = random.Random(4)
     told = [
-        Sampled(picture, f"Question of {k}?", f"{rng.randrange(k + 1)}", ("color", "shape", "counting")[:k])
+        SampledQuestion(picture, f"Question of {k}?", f"{rng.randrange(k + 1)}", ("color", "shape", "counting")[:k])
         for picture in range(400)
         for k in (0, 1, 3)
     ]
@@ -90,8 +90,8 @@ def test_the_order_of_the_questions_does_not_matter() -> None:
 
 def test_questions_without_an_answer_are_left_out_and_too_few_pictures_teach_nothing() -> None:
     few = [sampled(picture, "What?", "it") for picture in range(FOLDS - 1)]
-    assert blind([]) is None
-    assert blind([*few, sampled(9, "What?", "")]) is None
+    assert score_text_only([]) is None
+    assert score_text_only([*few, sampled(9, "What?", "")]) is None
     assert guessed([*few, sampled(9, "What?", "it"), sampled(10, "?!", "")]).overall.n == FOLDS
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.evaluation.analysis.compare import Comparison, compared, distance
-from compact_hf.evaluation.analysis.counting import Counts
-from compact_hf.evaluation.analysis.readers import Asked, Row
-from compact_hf.evaluation.analysis.stats import analysis_of
+from compact_hf.evaluation.analysis.compare import DatasetComparison, compare_datasets, distance
+from compact_hf.evaluation.analysis.counting import QuestionCounts
+from compact_hf.evaluation.analysis.readers import LabelledQuestion, QuestionRow
+from compact_hf.evaluation.analysis.stats import compute_analysis
 
 counts = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50))
 
@@ -29,28 +29,39 @@ def test_it_is_half_of_what_the_shares_differ_by() -> None:
     assert distance({}, {}) == 0
 
 
-def side_by_side(one: list[Row], other: list[Row]) -> Comparison:
-    sides = [Counts(), Counts()]
+def side_by_side(one: list[QuestionRow], other: list[QuestionRow]) -> DatasetComparison:
+    sides = [QuestionCounts(), QuestionCounts()]
     for side, rows in zip(sides, (one, other), strict=True):
         for row in rows:
-            side.row(row)
-    samples = [side.sample.questions() for side in sides]
-    analyses = [analysis_of("x", "asked", side, sample) for side, sample in zip(sides, samples, strict=True)]
-    return compared(analyses, sides, samples)
+            side.add_row(row)
+    samples = [side.sample.sorted_questions() for side in sides]
+    analyses = [compute_analysis("x", "asked", side, sample) for side, sample in zip(sides, samples, strict=True)]
+    return compare_datasets(analyses, sides, samples)
 
 
 def test_the_same_data_lie_nowhere_apart_and_share_everything() -> None:
-    rows = [Row(f"{at}", (Asked(f"What is number {at}?", f"{at}", ("color", "shape")),)) for at in range(9)]
+    rows = [
+        QuestionRow(f"{at}", (LabelledQuestion(f"What is number {at}?", f"{at}", ("color", "shape")),))
+        for at in range(9)
+    ]
     found = side_by_side(rows, rows[::-1])
     assert set(found.distances.values()) == {0}
     assert (found.shared_pictures, found.shared_questions) == (9, 9)
 
 
 def test_each_distance_is_of_what_it_is_called_after() -> None:
-    one = [Row("a", (Asked("What color?", "red", ("color",)), Asked("What form?", "red", ("color", "shape"))))]
+    one = [
+        QuestionRow(
+            "a",
+            (
+                LabelledQuestion("What color?", "red", ("color",)),
+                LabelledQuestion("What form?", "red", ("color", "shape")),
+            ),
+        )
+    ]
     other = [
-        Row("a", (Asked("WHAT color", "red", ("color", "shape", "counting")),)),
-        Row("b", (Asked("Where is it then?", "at the very left", ("counting",)),)),
+        QuestionRow("a", (LabelledQuestion("WHAT color", "red", ("color", "shape", "counting")),)),
+        QuestionRow("b", (LabelledQuestion("Where is it then?", "at the very left", ("counting",)),)),
     ]
     found = side_by_side(one, other)
     assert (found.shared_pictures, found.shared_questions) == (1, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from compact_hf.dataset.writer import write
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.records import Row
 from tests.dataset.samples import row
 from tests.doubles.hub.server import HubServer
@@ -43,8 +43,8 @@ def with_noise(number: int) -> Row:
 
 def test_a_repository_has_the_figures_of_its_folder_without_its_pictures(tmp_path: Path) -> None:
     older, newer = [with_noise(number) for number in range(30)], [with_noise(number) for number in range(60)]
-    write(older, tmp_path / "a", version="1.0.0")
-    write([replace(one, teacher="another") for one in newer], tmp_path / "b", version="1.1.0")
+    write_dataset(older, tmp_path / "a", version="1.0.0")
+    write_dataset([replace(one, teacher="another") for one in newer], tmp_path / "b", version="1.1.0")
     with HubServer() as server:
         told(server, PUBLISHING, tmp_path / "a", tmp_path / "b", home=tmp_path / "home")
         server.served.clear()

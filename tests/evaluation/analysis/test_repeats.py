@@ -6,8 +6,8 @@ from dataclasses import astuple
 
 import pytest
 
-from compact_hf.evaluation.analysis.counting import Sampled
-from compact_hf.evaluation.analysis.stats import repeats_of
+from compact_hf.evaluation.analysis.counting import SampledQuestion
+from compact_hf.evaluation.analysis.stats import measure_repeats
 from tests.evaluation.analysis.samples import sampled
 
 LONG = "On which side of the tall gray house with a red roof stands the small brown dog in the picture"
@@ -25,5 +25,5 @@ LONG = "On which side of the tall gray house with a red roof stands the small br
         ([sampled(2, LONG, "left"), sampled(3, LONG, "left"), sampled(3, LONG, "left")], (0.25, 0.75, 0.75, 0.75)),
     ],
 )
-def test_each_kind_of_repeat_is_counted_as_such(others: list[Sampled], expected: tuple[float, ...]) -> None:
-    assert astuple(repeats_of([sampled(1, LONG, "left"), *others])) == pytest.approx(expected)
+def test_each_kind_of_repeat_is_counted_as_such(others: list[SampledQuestion], expected: tuple[float, ...]) -> None:
+    assert astuple(measure_repeats([sampled(1, LONG, "left"), *others])) == pytest.approx(expected)

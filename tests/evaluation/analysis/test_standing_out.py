@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from compact_hf.evaluation.analysis.analyze import analyze
-from compact_hf.evaluation.analysis.highlights import standing_out
+from compact_hf.evaluation.analysis.highlights import list_highlights
 from compact_hf.evaluation.analysis.stats import Analysis
-from compact_hf.evaluation.analysis.text_only import Blind, Guessed
+from compact_hf.evaluation.analysis.text_only import BaselineScore, TextOnlyBaseline
 from tests.evaluation.analysis.samples import table
 
 
@@ -30,6 +30,6 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 def test_only_a_whole_interval_above_the_majority_answer_counts_as_more(
     analysis: Analysis, low: float, sentence: str
 ) -> None:
-    overall = Guessed(100, 45, 0.45, low, 0.55, majority=0.4, chance=0.3)
-    sentences = standing_out(replace(analysis, text_alone=Blind(overall, {})))
+    overall = BaselineScore(100, 45, 0.45, low, 0.55, majority=0.4, chance=0.3)
+    sentences = list_highlights(replace(analysis, text_alone=TextOnlyBaseline(overall, {})))
     assert any(told.startswith(sentence) for told in sentences)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from compact_hf.models.llava import weights as base_weights
 from compact_hf.models.llava.assemble import assemble_base
-from compact_hf.models.llava.config import base_config
-from compact_hf.models.llava.parts import ROLES, find
-from compact_hf.models.llava.weights import weights_found, write_weights
+from compact_hf.models.llava.config import build_base_config
+from compact_hf.models.llava.parts import ROLES, find_part
+from compact_hf.models.llava.weights import find_weights, write_weights
 from tests.models.llava.base_parts import EDGE, MEAN, ROWS, STD, TOKENS, Parts, save_parts
 from tests.models.llava.llava_rules import Llama
 
@@ -67,9 +67,9 @@ def stored(folder: Path) -> dict[str, Any]:
 
 def written(folder: Path, places: dict[str, str], *, dtype: Any = None, on_progress: Any = lambda *_: None) -> Path:
     """The weights alone, without the tokenizer and the rest."""
-    chosen = tuple(find(role, place) for role, place in zip(ROLES, places.values(), strict=True))
+    chosen = tuple(find_part(role, place) for role, place in zip(ROLES, places.values(), strict=True))
     folder.mkdir()
-    write_weights(weights_found(chosen, base_config(*chosen), dtype=dtype), folder, on_progress=on_progress)
+    write_weights(find_weights(chosen, build_base_config(*chosen), dtype=dtype), folder, on_progress=on_progress)
     return folder
 
 
@@ -240,7 +240,7 @@ def test_it_is_loaded_in_what_most_of_it_was_stored_in_or_rounded_to(tmp_path: P
     assert loaded(tmp_path / "stored").dtype == torch.float16
     done = assemble_base(tmp_path / "rounded", **parts.places(), dtype="bfloat16")
     assert loaded(tmp_path / "rounded").dtype == torch.bfloat16
-    assert done.room.out == sum(value.nbytes for value in stored(tmp_path / "rounded").values())
+    assert done.disk_space.output_bytes == sum(value.nbytes for value in stored(tmp_path / "rounded").values())
 
 
 def test_shards_keep_to_their_size_and_to_one_file_of_a_part_each(

@@ -233,11 +233,15 @@ def test_a_disk_needs_room_for_the_download_and_the_base_together(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(assemble.shutil, "disk_usage", lambda path: SimpleNamespace(free=10e9))
-    assemble.refuse_small_disk(tmp_path / "base", assemble.Room(download=4_000_000_000, out=6_000_000_000))
+    assemble.check_disk_space(
+        tmp_path / "base", assemble.DiskSpace(download_bytes=4_000_000_000, output_bytes=6_000_000_000)
+    )
     with pytest.raises(
         TuningError, match=r"has 10\.0 GB free, and it takes 7\.0 GB for the base and 4\.0 GB for parts"
     ):
-        assemble.refuse_small_disk(tmp_path / "base", assemble.Room(download=4_000_000_000, out=7_000_000_000))
+        assemble.check_disk_space(
+            tmp_path / "base", assemble.DiskSpace(download_bytes=4_000_000_000, output_bytes=7_000_000_000)
+        )
 
 
 def test_a_dry_run_says_what_it_would_take_and_refuses_what_the_run_would(
@@ -245,10 +249,10 @@ def test_a_dry_run_says_what_it_would_take_and_refuses_what_the_run_would(
 ) -> None:
     would = assemble_base(tmp_path / "base", **places, dry_run=True)
     assert not (tmp_path / "base").exists()
-    assert (would.rows, would.is_new, would.room.download) == (32064, False, 0)
+    assert (would.vocab_size, would.is_new, would.disk_space.download_bytes) == (32064, False, 0)
     assemble_base(tmp_path / "base", **places)
     written = sum(path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors"))
-    assert 0.8 * would.room.out < written < 1.1 * would.room.out
+    assert 0.8 * would.disk_space.output_bytes < written < 1.1 * would.disk_space.output_bytes
     edit_json(Path(places["projector"]) / "config.json", mm_vision_select_layer=-1)
     with pytest.raises(CompactError, match="mm_vision_select_layer -1"):
         assemble_base(tmp_path / "other", **places, dry_run=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compact_hf.models.llava.processor import chat_template, llama_tokenizer
+from compact_hf.models.llava.processor import chat_template, load_llama_tokenizer
 from compact_hf.models.llava.tiny import build_tiny
 from tests.models.llava.llava_rules import PICTURE, SYSTEM, Llama, Turns, conversation, edges, supervised
 
@@ -62,7 +62,7 @@ def llama(legacy: bool) -> Any:
     from transformers import LlavaProcessor
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    tokenizer = llama_tokenizer(SENTENCEPIECE, legacy=legacy)
+    tokenizer = load_llama_tokenizer(SENTENCEPIECE, legacy=legacy)
     added = [AddedToken(text, normalized=False, special=True) for text in ("<image>", "<pad>")]
     tokenizer.add_tokens(added, special_tokens=True)
     tokenizer.pad_token = "<pad>"

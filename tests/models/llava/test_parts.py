@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compact_hf.models.llava.parts import find
+from compact_hf.models.llava.parts import find_part
 
 
 def test_of_weights_that_are_there_whole_and_in_shards_the_shards_are_taken(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_of_weights_that_are_there_whole_and_in_shards_the_shards_are_taken(tmp_
     others = ("config.json", "tokenizer_config.json", "tokenizer.model")
     for name in (*others, *shards, "model.safetensors", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"1234")
-    part = find("language model", str(tmp_path))
-    assert part.weights == shards
+    part = find_part("language model", str(tmp_path))
+    assert part.weight_files == shards
     assert part.files.keys() == {*others, *shards}
     assert part.weight_bytes == 8

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.models.llava.shipped import FOLDER, copy_student
+from compact_hf.models.llava.shipped import CHECKPOINTS_DIRECTORY, copy_student
 
 FIGURES = Path(__file__).parents[3] / "docs" / "figures" / "student.json"
 
 
 def test_both_checkpoints_are_eight_megabytes_together_and_name_no_folder_of_their_makers() -> None:
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 8e6
     assert not [path for path in files if path.suffix == ".json" and b"/tmp" in path.read_bytes()]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.tiny import TINY, build_tiny
+from compact_hf.models.llava.tiny import TINY_SIZE, build_tiny
 
 TEXTS = ["What color is the thing?", "red", "green"]
 
@@ -62,7 +62,7 @@ def test_building_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize("size", [(112, 112), (300, 200), (33, 90), (1, 1)])
 def test_a_picture_becomes_as_many_tokens_as_the_model_makes_features(processor: Any, size: tuple[int, int]) -> None:
     asked = processor(images=[Image.new("RGB", size)], text=["<image>"], return_tensors="pt")
-    assert asked["pixel_values"].shape == (1, 3, TINY.image_edge, TINY.image_edge)
+    assert asked["pixel_values"].shape == (1, 3, TINY_SIZE.image_size, TINY_SIZE.image_size)
     assert (asked["input_ids"] == processor.image_token_id).sum() == 64
 
 
@@ -71,7 +71,7 @@ def test_a_wide_picture_is_padded_not_cropped(processor: Any) -> None:
     wide[:, :20] = wide[:, -20:] = (255, 0, 0)
     seen = processor.image_processor(Image.fromarray(wide), return_tensors="np")["pixel_values"][0]
     red, green = seen[0], seen[1]
-    middle = TINY.image_edge // 2
+    middle = TINY_SIZE.image_size // 2
     assert red[middle, 2] > 1 > 0 > green[middle, 2]
     assert red[middle, -3] > 1
     # CLIP's mean colour is nought after normalising.

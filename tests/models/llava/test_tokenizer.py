@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.processor import llama_tokenizer
+from compact_hf.models.llava.processor import load_llama_tokenizer
 from tests.models.llava.llava_rules import Llama
 
 SENTENCEPIECE = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
@@ -24,7 +24,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = llama_tokenizer(SENTENCEPIECE)
+    tokenizer = load_llama_tokenizer(SENTENCEPIECE)
     tokenizer.save_pretrained(folder)
     return [tokenizer, AutoTokenizer.from_pretrained(folder)]
 
@@ -43,5 +43,5 @@ def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path, content: by
     if content is not None:
         model.write_bytes(content)
     with pytest.raises(TuningError, match=r"tokenizer\.model cannot be read") as caught:
-        llama_tokenizer(model)
+        load_llama_tokenizer(model)
     assert "\n" not in str(caught.value)

@@ -13,20 +13,20 @@ from typing import Any
 _ANSWERS = runpy.run_path(str(Path(__file__).with_name("compact_answers.py")))
 
 
-def each_turn_alone(rows: Any) -> Any:
+def process_docs(rows: Any) -> Any:
     """Return a release's rows as questions: id, image, question, answer, k. Pictures stay the files that they are."""
     from datasets import Features, Image, Value
 
     text = Value("string")
     features = Features({"id": text, "image": Image(), "question": text, "answer": text, "k": Value("int64")})
     # As Arrow a picture is the bytes of its file; as a row it would be decoded, and a JPEG written anew is another one.
-    asked = rows.with_format("arrow").map(
-        _turns, batched=True, batch_size=100, remove_columns=rows.column_names, features=features
+    questions = rows.with_format("arrow").map(
+        _flatten_turns, batched=True, batch_size=100, remove_columns=rows.column_names, features=features
     )
-    return asked.with_format(None)
+    return questions.with_format(None)
 
 
-def _turns(table: Any) -> dict[str, list[Any]]:
+def _flatten_turns(table: Any) -> dict[str, list[Any]]:
     turns = [(row, number, turn) for row in table.to_pylist() for number, turn in enumerate(row["turns"])]
     return {
         "id": [f"{row['id']}#{number}" for row, number, _ in turns],
@@ -37,17 +37,17 @@ def _turns(table: Any) -> dict[str, list[Any]]:
     }
 
 
-def picture(doc: dict[str, Any]) -> list[Any]:
+def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
     """Return the one picture that a question is about."""
     return [doc["image"].convert("RGB")]
 
 
-def request(doc: dict[str, Any]) -> str:
+def doc_to_text(doc: dict[str, Any]) -> str:
     """Return a question as `compact evaluate` asks it."""
     return f"{doc['question']}\n{_ANSWERS['SHORT_ANSWER_INSTRUCTION']}"
 
 
-def right(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return 1.0 or 0.0 for the answer, once over all questions and once under its k."""
     score = float(_ANSWERS["same_answer"](results[0], doc["answer"]))
     return {"accuracy": score, f"accuracy_k{doc['k']}": score}
