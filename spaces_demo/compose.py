@@ -46,28 +46,8 @@ def build_tab(gemini_url: str | None) -> None:
                 info=f"One to {MAX_CAPABILITIES}.",
             )
             mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Picture and teacher")
-            with gr.Group(visible=True) as scene_group:
-                scene_number = gr.Number(
-                    7, label=f"Scene, 0 to {SCENE_COUNT - 1}", precision=0, minimum=0, maximum=SCENE_COUNT - 1
-                )
-                preview = gr.HTML(_render_scene(7), elem_classes="scene")
-                fault = gr.Checkbox(label="Let the teacher make a mistake, to see verification find it")
-            with gr.Group(visible=False) as upload_group:
-                image = ImageInput(
-                    label="Your picture", sources=["upload", "clipboard"], type="filepath", height=260, buttons=[]
-                )
-                key_textbox = KeyTextbox(
-                    label="Gemini API key",
-                    info="Sent to Google with this one request; not kept, not logged.",
-                    type="password",
-                    max_length=200,
-                    html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
-                )
-                gr.Markdown(
-                    "Your picture (as a JPEG of at most 1024 pixels, without metadata), the prompts and your key go to "
-                    "Google's Gemini API, at your cost: up to three requests.",
-                    elem_classes="note",
-                )
+            scene_group, scene_number, fault = _build_scene_inputs()
+            upload_group, image, key_textbox = _build_upload_inputs()
             button = gr.Button("Write a question", variant="primary")
         with gr.Column(min_width=280):
             steps_html = gr.HTML(render_template("steps.html.jinja", steps=()), elem_classes=["told", "ours-html"])
@@ -80,16 +60,13 @@ def build_tab(gemini_url: str | None) -> None:
         combination = canonicalize(wanted)
         if way == _SCENE_MODE:
             seed = _check_seed(number)
-            teacher, data, ref = (
-                _scenes_teacher(fault, seed),
-                SceneSource(seed, seed + 1).read(f"scene:{seed}"),
-                f"scene:{seed}",
-            )
+            ref = f"scene:{seed}"
+            pages = _iter_pages(_scenes_teacher(fault, seed), SceneSource(seed, seed + 1).read(ref), ref, combination)
+        elif picture is None or not key:
+            raise input_error("Your own picture and a Gemini key are both needed; drawn scenes need neither.")
         else:
-            if picture is None or not key:
-                raise input_error("Your own picture and a Gemini key are both needed; drawn scenes need neither.")
-            teacher, data, ref = _gemini_teacher(key, gemini_url), picture, "picture"
-        async for html in _iter_pages(teacher, data, ref, combination):
+            pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination)
+        async for html in pages:
             yield html
 
     mode.input(
@@ -99,15 +76,6 @@ def build_tab(gemini_url: str | None) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
-    scene_number.input(
-        # What is being typed need not be a number yet.
-        lambda value: gr.skip() if value is None else _render_scene(_check_seed(value)),
-        scene_number,
-        preview,
-        api_visibility="private",
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
     button.click(
         compose,
         [capabilities, mode, scene_number, fault, image, key_textbox],
@@ -116,6 +84,45 @@ def build_tab(gemini_url: str | None) -> None:
         concurrency_limit=4,
         trigger_mode="once",
     )
+
+
+def _build_scene_inputs() -> tuple[gr.Group, gr.Number, gr.Checkbox]:
+    """Lay out the choice of a drawn scene, with its preview."""
+    with gr.Group(visible=True) as group:
+        number = gr.Number(7, label=f"Scene, 0 to {SCENE_COUNT - 1}", precision=0, minimum=0, maximum=SCENE_COUNT - 1)
+        preview = gr.HTML(_render_scene(7), elem_classes="scene")
+        fault = gr.Checkbox(label="Let the teacher make a mistake, to see verification find it")
+    number.input(
+        # What is being typed need not be a number yet.
+        lambda value: gr.skip() if value is None else _render_scene(_check_seed(value)),
+        number,
+        preview,
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    return group, number, fault
+
+
+def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
+    """Lay out the upload of an image with a key for its teacher, hidden until it is chosen."""
+    with gr.Group(visible=False) as group:
+        image = ImageInput(
+            label="Your picture", sources=["upload", "clipboard"], type="filepath", height=260, buttons=[]
+        )
+        key_textbox = KeyTextbox(
+            label="Gemini API key",
+            info="Sent to Google with this one request; not kept, not logged.",
+            type="password",
+            max_length=200,
+            html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
+        )
+        gr.Markdown(
+            "Your picture (as a JPEG of at most 1024 pixels, without metadata), the prompts and your key go to "
+            "Google's Gemini API, at your cost: up to three requests.",
+            elem_classes="note",
+        )
+    return group, image, key_textbox
 
 
 async def _iter_pages(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[str]:

@@ -55,6 +55,25 @@ def _show(args: argparse.Namespace) -> int:
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
+    _add_assemble(commands)
+    _add_export(commands)
+
+    validate = add_command(commands, "validate", _validate, "check a release", "compact validate release")
+    validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
+
+    diff = add_command(
+        commands,
+        "diff",
+        _diff,
+        "say how a release differs from another",
+        "compact diff org/compact@v1.0.0 release",
+    )
+    for name, metavar, description in (("old", "A", "the one before"), ("new", "B", "the one after")):
+        diff.add_argument(name, metavar=metavar, help=f"{description}: a folder, or ORG/NAME[@REVISION] on the Hub")
+    diff.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_assemble(commands: Any) -> None:
     assemble = add_command(
         commands, "assemble", _assemble, "write a release", "compact assemble run --out release --version 1.0.0"
     )
@@ -93,6 +112,8 @@ def add(commands: Any) -> None:
     assemble.add_argument("--seed", type=int, default=0, help="decides which rows and questions (default: 0)")
     _add_exclusion_options(assemble)
 
+
+def _add_export(commands: Any) -> None:
     export = add_command(
         commands,
         "export",
@@ -111,20 +132,6 @@ def add(commands: Any) -> None:
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
     export.add_argument("--config", default="all", metavar="NAME", help="one of the release's (default: %(default)s)")
     export.add_argument("--split", choices=("train", "validation"), help="one of the two (default: both)")
-
-    validate = add_command(commands, "validate", _validate, "check a release", "compact validate release")
-    validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
-
-    diff = add_command(
-        commands,
-        "diff",
-        _diff,
-        "say how a release differs from another",
-        "compact diff org/compact@v1.0.0 release",
-    )
-    for name, metavar, description in (("old", "A", "the one before"), ("new", "B", "the one after")):
-        diff.add_argument(name, metavar=metavar, help=f"{description}: a folder, or ORG/NAME[@REVISION] on the Hub")
-    diff.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_selection_options(assemble: argparse.ArgumentParser) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_images, read_ids
 from compact_hf.dataset.image_similarity import ImageCache, check_distance
-from compact_hf.dataset.instruction import sample_instruction_rows as sampled_rows
+from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.dataset.provenance import read_provenance
 from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.selection import Selection, apply_selection, group_questions, select_questions
@@ -100,54 +100,102 @@ def assemble(
     run_directories = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not run_directories:
         raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
-    options = {
-        "--image-root": image_root,
-        "--instruction-fraction": instruction_fraction,
-        "--instruction-rows": instruction_rows,
-    }
-    used_options = [name for name, value in options.items() if value is not None]
-    if instruction is None and used_options:
-        raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
-    if instruction_fraction is None and instruction_rows is None:
-        instruction_fraction = INSTRUCTION_FRACTION
     if image_license is not None and not _LICENSE.fullmatch(image_license):
         raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
-    distance = None if group_similar is None else check_distance(group_similar)
-    ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
-
     image_cache = ImageCache(run_directories[0])
     held_out: set[str] = set()
-    instruction_sample: Iterator[Row | Reject] = iter(())
-    if instruction is not None:  # refuses a wrong file at once, reads it after the runs, when `held_out` is complete
-        instruction_sample = sampled_rows(
-            Path(instruction),
-            image_root=Path(image_root or Path(instruction).parent),
-            seed=seed,
-            rows=instruction_rows,
-            fraction=instruction_fraction,
-            held_out=held_out,
-            image_cache=image_cache,
-        )
-    excluded_datasets = [exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of
+    # Refuses a wrong file at once, and reads it after the runs, when `held_out` is complete.
+    instruction_sample = _sample_instructions(
+        instruction,
+        image_root=image_root,
+        rows=instruction_rows,
+        fraction=instruction_fraction,
+        seed=seed,
+        held_out=held_out,
+        image_cache=image_cache,
+    )
+    assembly = _Assembly(
+        runs=run_directories,
+        max_similarity=max_similarity,
+        balance=balance,
+        select=select,
+        exclude_ids=frozenset() if exclude_ids is None else read_ids(Path(exclude_ids)),
+        exclude_images_of=[exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of,
+        max_distance=None if group_similar is None else check_distance(group_similar),
+        image_cache=image_cache,
+    )
+    rows = assembly.iter_rows(instruction_sample, held_out, on_balance=on_balance, on_note=on_note)
+    provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
+    return write_dataset(
+        _fill_licenses(rows, image_license), Path(out), version=version, license=license, provenance=provenance
+    )
 
-    def iter_conversations(callback: Callable[[Balance], None] = lambda balance: None) -> Iterator[Row | Reject]:
-        return iter_conversation_rows(
-            run_directories, max_similarity=max_similarity, balance=balance, on_balance=callback
-        )
 
-    def iter_compositional(row_filter: RowFilter) -> Iterator[Row | Reject]:
-        if select is None:
-            return row_filter.apply(iter_conversations(on_balance))
-        positions_by_image = select_questions(group_questions(row_filter.apply(iter_conversations())), select)
-        return apply_selection(row_filter.apply(iter_conversations(on_balance)), positions_by_image)
+def _sample_instructions(
+    instruction: str | Path | None,
+    *,
+    image_root: str | Path | None,
+    rows: int | None,
+    fraction: float | None,
+    seed: int,
+    held_out: set[str],
+    image_cache: ImageCache,
+) -> Iterator[Row | Reject]:
+    """Return the instruction part, empty without a file.
 
-    def iter_rows() -> Iterator[Row | Reject]:
-        excluded_images = (
-            read_excluded_images([str(dataset) for dataset in excluded_datasets]) if excluded_datasets else None
-        )
-        row_filter = RowFilter(Exclusions(ids, excluded_images), image_cache, distance=distance)
-        row_filter.compare_images(iter_conversations)
-        for row in iter_compositional(row_filter):
+    Raises:
+        UsageError: an option of the instruction part is given without its file, or the file has another format.
+    """
+    if instruction is None:
+        options = {"--image-root": image_root, "--instruction-fraction": fraction, "--instruction-rows": rows}
+        if used_options := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
+        return iter(())
+    return sample_instruction_rows(
+        Path(instruction),
+        image_root=Path(image_root or Path(instruction).parent),
+        seed=seed,
+        rows=rows,
+        fraction=INSTRUCTION_FRACTION if fraction is None and rows is None else fraction,
+        held_out=held_out,
+        image_cache=image_cache,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Assembly:
+    """Which rows of the runs a release has: read, filtered, selected, each step an iterator over the one before.
+
+    The runs are read once for each question about all of them (which images look alike, which conversations to select)
+    and once more for the rows themselves: in memory there are ids and hashes, never rows.
+    """
+
+    runs: Sequence[Path]
+    max_similarity: float
+    balance: bool
+    select: Selection | None
+    exclude_ids: frozenset[str]
+    exclude_images_of: Sequence[str | Path]
+    max_distance: int | None
+    image_cache: ImageCache
+
+    def iter_rows(
+        self,
+        instruction_sample: Iterator[Row | Reject],
+        held_out: set[str],
+        *,
+        on_balance: Callable[[Balance], None],
+        on_note: Callable[[str], None],
+    ) -> Iterator[Row | Reject]:
+        """Yield the compositional part, then the instruction part, and fill `held_out` in between.
+
+        Args:
+            instruction_sample (`Iterator[Row | Reject]`): read after the last row of the runs.
+            held_out (`set[str]`): gets the ids of the images for validation, which stay out of the instruction part.
+            on_balance, on_note (`Callable`): see `assemble`.
+        """
+        row_filter = self._make_filter()
+        for row in self._iter_compositional(row_filter, on_balance):
             if isinstance(row, Row) and row.image_id and get_split(row.k, row.image_id) == "validation":
                 held_out.add(row.image_id)
             yield row
@@ -155,10 +203,28 @@ def assemble(
         for note in row_filter.notes():
             on_note(note)
 
-    provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
-    return write_dataset(
-        _fill_licenses(iter_rows(), image_license), Path(out), version=version, license=license, provenance=provenance
-    )
+    def _make_filter(self) -> RowFilter:
+        datasets = [str(dataset) for dataset in self.exclude_images_of]
+        exclusions = Exclusions(self.exclude_ids, read_excluded_images(datasets) if datasets else None)
+        row_filter = RowFilter(exclusions, self.image_cache, distance=self.max_distance)
+        row_filter.compare_images(self._iter_conversations)
+        return row_filter
+
+    def _iter_compositional(
+        self, row_filter: RowFilter, on_balance: Callable[[Balance], None]
+    ) -> Iterator[Row | Reject]:
+        if self.select is None:
+            return row_filter.apply(self._iter_conversations(on_balance))
+        questions = group_questions(row_filter.apply(self._iter_conversations()))
+        positions_by_image = select_questions(questions, self.select)
+        return apply_selection(row_filter.apply(self._iter_conversations(on_balance)), positions_by_image)
+
+    def _iter_conversations(
+        self, on_balance: Callable[[Balance], None] = lambda balance: None
+    ) -> Iterator[Row | Reject]:
+        return iter_conversation_rows(
+            self.runs, max_similarity=self.max_similarity, balance=self.balance, on_balance=on_balance
+        )
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:

@@ -241,22 +241,34 @@ def _list_constraints(scene: Scene, capability: str, anchors: tuple[str, ...]) -
         case "text_recognition":
             values = [(word, "") for word in sorted({obj.word for obj in objects} - {""})]
         case "spatial_recognition":
-            values = [("foreground", ""), ("background", "")]
-            if all(abs(obj.x - SIZE // 2) >= MIN_OFFSET for obj in objects):
-                values += [("left half", ""), ("right half", "")]
-            if scene.arrangement:
-                values.append((scene.arrangement, ""))
+            values = [(place, "") for place in _list_places(scene)]
         case "spatial_relationship":
             values = [(side, name) for name in anchors for side in ("left of", "right of")]
             values += [("next to", name) for name in anchors if _has_clear_neighbors(scene, name)]
         case "object_interaction":
-            agents = [obj for obj in objects if obj.verb]
-            values = [(obj.verb, "") for obj in agents] + [(VERBS[obj.verb], "") for obj in agents]
-            values += [(VERBS[obj.verb], name) for obj in agents for name in (obj.kind, obj.kind_info.category)]
-            values = list(dict.fromkeys(values))
+            values = _list_interactions(scene)
         case "scene_understanding":
             values = [("odd", "")]
     return [Constraint(capability, value, other_noun) for value, other_noun in values]
+
+
+def _list_places(scene: Scene) -> list[str]:
+    """Return the places that the scene's objects can be told apart by."""
+    places = ["foreground", "background"]
+    # An object in the middle is in neither half.
+    if all(abs(obj.x - SIZE // 2) >= MIN_OFFSET for obj in scene.objects):
+        places += ["left half", "right half"]
+    if scene.arrangement:
+        places.append(scene.arrangement)
+    return places
+
+
+def _list_interactions(scene: Scene) -> list[tuple[str, str]]:
+    """Return each verb, active and passive, the passive ones also with who does it."""
+    agents = [obj for obj in scene.objects if obj.verb]
+    values = [(obj.verb, "") for obj in agents] + [(VERBS[obj.verb], "") for obj in agents]
+    values += [(VERBS[obj.verb], name) for obj in agents for name in (obj.kind, obj.kind_info.category)]
+    return list(dict.fromkeys(values))
 
 
 def _mask(flags: Iterator[bool]) -> int:

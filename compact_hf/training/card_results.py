@@ -177,9 +177,8 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         ) from error
     if evaluation.get("schema") != RESULTS_SCHEMA or "models" not in manifest:
         raise TuningError(
-            f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, this version reads "
-            f"{RESULTS_SCHEMA}; "
-            f"{advice}"
+            f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, "
+            f"this version reads {RESULTS_SCHEMA}; {advice}"
         )
     identity = hash_model(directory)
     slug = next((slug for slug, entry in manifest["models"].items() if entry["identity"] == identity), None)

@@ -95,10 +95,8 @@ def dry_run(
     arguments = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
     *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
     args = Arguments(*parsed)
-    config, processor = (
-        load_llava_config(args.model.model_name_or_path, args.model.model_revision),
-        load_processor(args),
-    )
+    config = load_llava_config(args.model.model_name_or_path, args.model.model_revision)
+    processor = load_processor(args)
     with without_progress_bars():
         screening = screen_with_args(args, load_splits(args)["train"], processor)
     return _build_forecast(args, config, screening, read_devices(launch_args))

@@ -43,10 +43,8 @@ def _describe_complexity(analysis: Analysis) -> str:
 
 def _describe_capabilities(analysis: Analysis) -> str:
     counts = analysis.complexity.by_capability
-    most_frequent, least_frequent = (
-        max(counts, key=lambda name: counts[name]),
-        min(counts, key=lambda name: counts[name]),
-    )
+    most_frequent = max(counts, key=lambda name: counts[name])
+    least_frequent = min(counts, key=lambda name: counts[name])
     missing_pairs = _PAIR_COUNT - len(analysis.complexity.by_pair)
     pairs_text = (
         f"{missing_pairs} of the {_PAIR_COUNT} pairs of capabilities never occur"

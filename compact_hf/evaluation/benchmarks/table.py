@@ -5,7 +5,7 @@ compact benchmarks table benchmarks/results
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -103,17 +103,6 @@ def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | No
     reference_result = _single_result(read_harness_scores([reference]), str(reference)) if reference else None
     all_results = [*own_results, reference_result] if reference_result else own_results
     shared_benchmarks = tuple(name for name in BENCHMARKS if all(name in result.scores for result in all_results))
-    is_complete = len(shared_benchmarks) == len(BENCHMARKS)
-    rows = [
-        BenchmarkRow(
-            row.data,
-            False,
-            row.scores,
-            _relative_over(row.scores, REFERENCE.scores, shared_benchmarks),
-            row.printed if is_complete else None,
-        )
-        for row in TABLE
-    ]
     reference_scores = reference_result.scores if reference_result else REFERENCE.scores
     row_results = (
         [reference_result, *(result for result in own_results if result.model != reference_result.model)]
@@ -121,7 +110,7 @@ def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | No
         else own_results
     )
     row_names = _short_names([result.model for result in row_results])
-    rows += [
+    own_rows = [
         BenchmarkRow(
             name,
             True,
@@ -132,20 +121,37 @@ def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | No
         for name, result in zip(row_names, row_results, strict=True)
     ]
     notes = [note for result in all_results for note in result.notes]
-    for name, result in zip(row_names, row_results, strict=True):
-        missing = [benchmark for benchmark in BENCHMARKS if benchmark not in result.scores]
-        if missing and result.scores:
-            notes.append(f"{name} has no score on {', '.join(missing)}")
-    if shared_benchmarks and not is_complete:
-        notes.append(
-            f"relative performance is over the {len(shared_benchmarks)} of {len(BENCHMARKS)} that every row has"
-        )
     return BenchmarkTable(
-        tuple(rows),
+        (*_paper_rows(shared_benchmarks), *own_rows),
         shared_benchmarks,
         row_names[0] if reference_result else REFERENCE.data,
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys([*notes, *_describe_gaps(own_rows, shared_benchmarks)])),
     )
+
+
+def _paper_rows(shared_benchmarks: tuple[str, ...]) -> list[BenchmarkRow]:
+    """Return the published rows; what the paper prints as relative performance holds for all its benchmarks only."""
+    is_complete = len(shared_benchmarks) == len(BENCHMARKS)
+    return [
+        BenchmarkRow(
+            row.data,
+            False,
+            row.scores,
+            _relative_over(row.scores, REFERENCE.scores, shared_benchmarks),
+            row.printed if is_complete else None,
+        )
+        for row in TABLE
+    ]
+
+
+def _describe_gaps(rows: Sequence[BenchmarkRow], shared_benchmarks: tuple[str, ...]) -> Iterator[str]:
+    """Yield a sentence for each model without some score, and one for what that does to relative performance."""
+    for row in rows:
+        missing = [benchmark for benchmark in BENCHMARKS if benchmark not in row.scores]
+        if missing and row.scores:
+            yield f"{row.name} has no score on {', '.join(missing)}"
+    if 0 < len(shared_benchmarks) < len(BENCHMARKS):
+        yield f"relative performance is over the {len(shared_benchmarks)} of {len(BENCHMARKS)} that every row has"
 
 
 def _single_result(results: Sequence[HarnessScores], source: str) -> HarnessScores:

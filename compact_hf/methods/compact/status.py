@@ -62,26 +62,24 @@ def usage_by_role(
     """
     teachers = {role: identity[role] for role in ROLES if role in identity}
     get_prices = partial(lookup_prices, teachers, price_in=price_in, price_out=price_out)
-    current_prices, prices_by_day = (
-        get_prices(),
-        {day: get_prices(timestamp=datetime.fromisoformat(day)) for day in {entry.day for entry in entries}},
-    )
+    current_prices = get_prices()
+    prices_by_day = {day: get_prices(timestamp=datetime.fromisoformat(day)) for day in {entry.day for entry in entries}}
     usage: dict[Role, RoleUsage] = {}
     for role, teacher in teachers.items():
         role_entries = [entry for entry in entries if entry.role == role]
-        input_tokens, output_tokens = (
-            sum(entry.input_tokens for entry in role_entries),
-            sum(entry.output_tokens for entry in role_entries),
-        )
         costs = [
             price.cost(entry.input_tokens, entry.output_tokens)
             for entry in role_entries
             if (price := prices_by_day[entry.day][role]) is not None
         ]
         is_known = current_prices[role] is not None and len(costs) == len(role_entries)
-        requests = sum(entry.requests for entry in role_entries)
         usage[role] = RoleUsage(
-            teacher, requests, input_tokens, output_tokens, current_prices[role], math.fsum(costs) if is_known else None
+            teacher,
+            requests=sum(entry.requests for entry in role_entries),
+            input_tokens=sum(entry.input_tokens for entry in role_entries),
+            output_tokens=sum(entry.output_tokens for entry in role_entries),
+            price=current_prices[role],
+            cost=math.fsum(costs) if is_known else None,
         )
     return usage
 

@@ -221,10 +221,8 @@ class JobScheduler:
         """Return one line: `batch 1 of 2: RUNNING for 12 min, 340 of 1,200 answered`."""
         states = Counter(self._state(job) for job in jobs)
         statuses = [self._statuses[job.id] for job in jobs if job.id in self._statuses]
-        answered_requests, requests = (
-            sum(status.answered_requests for status in statuses),
-            sum(status.requests for status in statuses),
-        )
+        answered_requests = sum(status.answered_requests for status in statuses)
+        requests = sum(status.requests for status in statuses)
         minutes = max(job.age_s() for job in jobs) // 60
         if len(jobs) == 1:
             subject, summary = f"batch {self._job_numbers[jobs[0].id]} of {self._job_count}", next(iter(states))
