@@ -4,8 +4,8 @@
     generate("photos", "run")                          # needs GEMINI_API_KEY
     assemble(["run"], "release", version="1.0.0")
 
-A name below is what the command of that name does, or reads and compares what that wrote. Nothing heavy is imported
-before it is used.
+A function below does what the command of that name does, or reads and compares what that wrote. The classes are what
+the functions return; a notebook shows them as tables. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -15,36 +15,61 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from compact_hf.dataset.assemble import assemble
-    from compact_hf.dataset.diff import diff
+    from compact_hf.dataset.diff import Difference, diff
     from compact_hf.dataset.export import export
-    from compact_hf.dataset.publish import publish
+    from compact_hf.dataset.publish import PublishedDataset, publish
     from compact_hf.dataset.selection import Selection
-    from compact_hf.dataset.show import show
-    from compact_hf.dataset.validate import validate
-    from compact_hf.demo.run import run_demo
+    from compact_hf.dataset.show import Sheet, show
+    from compact_hf.dataset.stats import DatasetStats
+    from compact_hf.dataset.validate import ValidationReport, validate
+    from compact_hf.demo.run import DemoOutput, run_demo
     from compact_hf.errors import CompactError
+    from compact_hf.evaluation.ablation.results import Ablation
     from compact_hf.evaluation.ablation.run import ablate
-    from compact_hf.evaluation.analysis.analyze import analyze
-    from compact_hf.evaluation.benchmarks.lmms_eval import benchmark_command, benchmark_tasks
+    from compact_hf.evaluation.analysis.analyze import AnalysisResult, analyze
+    from compact_hf.evaluation.benchmarks.lmms_eval import BenchmarkCommands, benchmark_command, benchmark_tasks
     from compact_hf.evaluation.benchmarks.paper_scores import relative_performance
-    from compact_hf.evaluation.benchmarks.table import benchmark_table
+    from compact_hf.evaluation.benchmarks.table import BenchmarkTable, benchmark_table
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.evaluation.predict import read_predictions
-    from compact_hf.evaluation.significance import compare
-    from compact_hf.methods.annotate.annotate import annotate
+    from compact_hf.evaluation.results_folder import Evaluation
+    from compact_hf.evaluation.scoring import Prediction
+    from compact_hf.evaluation.significance import Comparison, compare
+    from compact_hf.methods.annotate.annotate import AnnotationSummary, annotate
     from compact_hf.methods.augment.augment import augment
     from compact_hf.methods.compact.generate import generate
-    from compact_hf.methods.compact.status import status
-    from compact_hf.models.llava.assemble import assemble_base
+    from compact_hf.methods.compact.status import RunStatus, status
+    from compact_hf.models.llava.assemble import AssemblyResult, assemble_base
     from compact_hf.models.llava.shipped import copy_student
+    from compact_hf.runs.run import RunProgress
     from compact_hf.training.merge_adapter import merge_adapter
-    from compact_hf.training.publish import publish_model
-    from compact_hf.training.recipes import copy_recipe
-    from compact_hf.training.train import tune
+    from compact_hf.training.publish import PublishedModel, publish_model
+    from compact_hf.training.recipes import RecipeCopy, copy_recipe
+    from compact_hf.training.train import TrainingResult, tune
 
 __all__ = [
+    "Ablation",
+    "AnalysisResult",
+    "AnnotationSummary",
+    "AssemblyResult",
+    "BenchmarkCommands",
+    "BenchmarkTable",
     "CompactError",
+    "Comparison",
+    "DatasetStats",
+    "DemoOutput",
+    "Difference",
+    "Evaluation",
+    "Prediction",
+    "PublishedDataset",
+    "PublishedModel",
+    "RecipeCopy",
+    "RunProgress",
+    "RunStatus",
     "Selection",
+    "Sheet",
+    "TrainingResult",
+    "ValidationReport",
     "ablate",
     "analyze",
     "annotate",
@@ -74,8 +99,28 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Ablation": "compact_hf.evaluation.ablation.results",
+    "AnalysisResult": "compact_hf.evaluation.analysis.analyze",
+    "AnnotationSummary": "compact_hf.methods.annotate.annotate",
+    "AssemblyResult": "compact_hf.models.llava.assemble",
+    "BenchmarkCommands": "compact_hf.evaluation.benchmarks.lmms_eval",
+    "BenchmarkTable": "compact_hf.evaluation.benchmarks.table",
     "CompactError": "compact_hf.errors",
+    "Comparison": "compact_hf.evaluation.significance",
+    "DatasetStats": "compact_hf.dataset.stats",
+    "DemoOutput": "compact_hf.demo.run",
+    "Difference": "compact_hf.dataset.diff",
+    "Evaluation": "compact_hf.evaluation.results_folder",
+    "Prediction": "compact_hf.evaluation.scoring",
+    "PublishedDataset": "compact_hf.dataset.publish",
+    "PublishedModel": "compact_hf.training.publish",
+    "RecipeCopy": "compact_hf.training.recipes",
+    "RunProgress": "compact_hf.runs.run",
+    "RunStatus": "compact_hf.methods.compact.status",
     "Selection": "compact_hf.dataset.selection",
+    "Sheet": "compact_hf.dataset.show",
+    "TrainingResult": "compact_hf.training.train",
+    "ValidationReport": "compact_hf.dataset.validate",
     "ablate": "compact_hf.evaluation.ablation.run",
     "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.methods.annotate.annotate",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -19,10 +22,21 @@ def test_the_names_are_sorted_and_each_leads_somewhere() -> None:
         assert name in dir(compact_hf)
 
 
+def functions() -> dict[str, Any]:
+    members = {name: getattr(compact_hf, name) for name in compact_hf.__all__}
+    return {name: member for name, member in members.items() if inspect.isfunction(member)}
+
+
 def test_every_public_function_says_what_it_raises() -> None:
-    for name in compact_hf.__all__:
-        if name != "CompactError":
-            assert "Raises:" in getattr(compact_hf, name).__doc__, name
+    for name, function in functions().items():
+        assert "Raises:" in function.__doc__, name
+
+
+def test_what_a_function_returns_is_public_too() -> None:
+    for name, function in functions().items():
+        annotation = inspect.signature(function).return_annotation
+        for kind in re.findall(r"[A-Z]\w+", annotation.replace("Path", "").replace("Any", "")):
+            assert kind in compact_hf.__all__, f"{name} returns {annotation}"
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:

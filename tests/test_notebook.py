@@ -24,7 +24,9 @@ def told(notebook: Any) -> list[str]:
 def _told(output: Any) -> str:
     if output.output_type == "stream":
         return output.text
-    return "a picture" if "image/png" in output.data else output.data["text/plain"]
+    if "image/png" in output.data:
+        return "a picture"
+    return output.data.get("text/html") or output.data["text/plain"]
 
 
 def test_the_notebook_gives_what_it_shows_golden(
@@ -42,11 +44,14 @@ def test_the_notebook_gives_what_it_shows_golden(
 
 
 def _tidied(notebook: Any) -> Any:
-    """Leave out when each cell ran, what libraries had to say, and a picture's second form."""
+    """Leave out when each cell ran, what libraries had to say, and second forms of an output."""
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
             for output in cell.outputs:
-                output.get("data", {}).pop("image/jpeg", None)
+                data = output.get("data", {})
+                data.pop("image/jpeg", None)
+                if "text/html" in data:
+                    del data["text/plain"]
     return notebook

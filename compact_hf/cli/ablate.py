@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_summary, print_table
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
@@ -39,7 +39,6 @@ def _ablate(args: argparse.Namespace) -> int:
         raise UsageError("--out DIR is missing; give a new folder, or one that this command began")
     if args.dry_run:
         return _print_forecast(args)
-    from compact_hf.evaluation.ablation.results import accuracy_table
     from compact_hf.evaluation.ablation.run import ablate
 
     # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
@@ -59,7 +58,7 @@ def _ablate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(ablation.to_json())
     else:
-        print_table(*accuracy_table(ablation))
+        print_summary(ablation.summary())
     log(f"tables and figure are in {args.out}: ablation.html, ablation.md, ablation.json, ablation.png")
     return 0
 

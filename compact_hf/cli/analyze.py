@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.cli.console import ProgressBar, log, print_json, print_table
+from compact_hf.cli.console import ProgressBar, log, print_json, print_summary
 from compact_hf.cli.parser import add_command
 
 _DATASET_HELP: Final = "a release's folder, org/name[@revision][/config] on the Hub, or a run of generate or annotate"
@@ -36,7 +36,6 @@ def add(commands: Any) -> None:
 
 def _analyze(args: argparse.Namespace) -> int:
     from compact_hf.evaluation.analysis.analyze import REPORT_FILE, analyze
-    from compact_hf.evaluation.analysis.tables import iter_tables
 
     with ProgressBar("rows") as bar:
         analysis = analyze(
@@ -51,8 +50,7 @@ def _analyze(args: argparse.Namespace) -> int:
     if args.json:
         print_json(analysis.to_json())
     else:
-        for table in iter_tables(analysis.data, analysis.comparison):
-            print_table(table.head, table.rows)
+        print_summary(analysis.summary())
     if args.out is not None:
         log(f"open {args.out / REPORT_FILE} in a browser")
     return 0

@@ -7,11 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from compact_hf.errors import CompactError
+from compact_hf.reports.table import Table
 
 _LOG_INTERVAL_S: Final = 10.0
 """Seconds between the lines that stand for a progress bar where stderr is no terminal."""
@@ -90,7 +91,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         return
     lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    numeric_columns = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]
+    numeric_columns = Table(head, rows).numeric_columns()
     print_data("")
     for line in lines:
         cells = (
@@ -98,6 +99,15 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
             for cell, width, is_numeric in zip(line, widths, numeric_columns, strict=True)
         )
         print_data("  ".join(cells).rstrip())
+
+
+def print_summary(parts: Iterable[str | Table]) -> None:
+    """Write sentences and tables, as a result's `summary` yields them."""
+    for part in parts:
+        if isinstance(part, str):
+            print_data(part)
+        else:
+            print_table(part.head, part.rows)
 
 
 class ProgressBar:

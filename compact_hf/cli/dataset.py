@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compact_hf.cli.console import log, print_data, print_json, print_table, replace_unprintable
+from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
 from compact_hf.cli.options import parse_ks
 from compact_hf.cli.parser import add_command
 from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
@@ -221,14 +221,7 @@ def _assemble(args: argparse.Namespace) -> int:
         on_balance=balances.append,
         on_note=log,
     )
-    print_table(
-        ("config", "train", "validation"),
-        [
-            (name, stats.rows(*leaves, split="train"), stats.rows(*leaves, split="validation"))
-            for name, leaves in stats.configs.items()
-        ],
-    )
-    print_table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(stats.rejects.items())])
+    print_summary(stats.summary())
     for balance in balances:
         print_table(
             ("evenness", "questions", "k", "capabilities", "pairs"),
@@ -286,23 +279,8 @@ def _diff(args: argparse.Namespace) -> int:
 
 def print_difference(difference: Difference) -> None:
     """Put the tables of a difference on stdout and its sum on stderr."""
-    from compact_hf.dataset.diff import CHANGE_KINDS
-
-    print_table(
-        ("config", "split", "before", "after", *CHANGE_KINDS),
-        [
-            (*key, changes.before, changes.after, *(getattr(changes, kind) for kind in CHANGE_KINDS))
-            for key, changes in difference.rows.items()
-        ],
-    )
-    print_table(
-        ("column", "before", "after"),
-        [(name, *(type_name or "none" for type_name in types)) for name, types in difference.columns.items()],
-    )
-    print_table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in difference.examples.items()])
-    reasons = "; ".join(difference.reasons())
-    log(
-        replace_unprintable(
-            f"{difference.old} -> {difference.new}: {reasons or 'nothing changed'}; a {difference.step} change"
-        )
-    )
+    for part in difference.summary():
+        if isinstance(part, str):
+            log(replace_unprintable(part))
+        else:
+            print_table(part.head, part.rows)

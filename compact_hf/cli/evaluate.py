@@ -8,13 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_summary, print_table
 from compact_hf.cli.parser import add_command
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.evaluate import EvaluationPlan
-    from compact_hf.evaluation.results_folder import Evaluation
-    from compact_hf.evaluation.scoring import Score
 
 _DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
 _SERVER_OPTIONS: Final = ("url", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
@@ -125,47 +123,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(evaluation.to_json())
     else:
-        _print_evaluation(evaluation)
+        print_summary(evaluation.summary())
     log(f"all of it is in {args.out}; to look at: {args.out / 'report.html'}")
     return 0
-
-
-def _print_evaluation(evaluation: Evaluation) -> None:
-    for results in evaluation.results:
-        if len(evaluation.results) > 1:
-            print_data(f"\n{results.model}")
-        rows = [("all", results.overall), *((f"k = {k}", score) for k, score in results.by_k.items())]
-        _print_scores([*rows, *results.by_capability.items()])
-    if evaluation.comparisons:
-        baseline = evaluation.results[0].model
-        print_table(
-            (f"compared with {baseline}", "difference", "95% interval", "McNemar's p"),
-            [
-                (
-                    results.model,
-                    f"{comparison.difference:+.3f}",
-                    f"{comparison.low:+.3f} to {comparison.high:+.3f}",
-                    f"{comparison.p:.3g}",
-                )
-                for results, comparison in zip(evaluation.results[1:], evaluation.comparisons, strict=True)
-            ],
-        )
-
-
-def _print_scores(rows: list[tuple[str, Score]]) -> None:
-    print_table(
-        ("questions", "n", "accuracy", "95% interval", "majority answer"),
-        [
-            (
-                name,
-                score.n,
-                f"{score.accuracy:.3f}",
-                f"{score.low:.3f} to {score.high:.3f}",
-                f"{score.majority.accuracy:.3f}",
-            )
-            for name, score in rows
-        ],
-    )
 
 
 def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:

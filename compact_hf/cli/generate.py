@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_table
+from compact_hf.cli.console import ProgressBar, log, print_json, print_summary
 from compact_hf.cli.options import RUN_LIMIT_OPTIONS, add_run_limit_options, make_progress_callback, parse_ks
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
-    from compact_hf.methods.compact.tables import Table
     from compact_hf.runs.run import RunProgress
 
 _DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
@@ -63,18 +61,14 @@ def _add_common_options(parser: argparse.ArgumentParser, default_verifier: str) 
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate, format_summary
+    from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate
 
     with ProgressBar("pictures") as bar:
         summary = annotate(args.dataset, args.out, **_settings(args, bar, _COMMON_OPTIONS))
     if args.json:
         print_json(asdict(summary))
         return 0
-    for part in format_summary(summary):
-        if isinstance(part, str):
-            print_data(part)
-        else:
-            print_table(part.head, part.rows)
+    print_summary(summary.summary())
     log(f'all of it: load_dataset("parquet", data_files="{args.out / ANNOTATIONS_FILE}")')
     return 0
 
@@ -198,25 +192,16 @@ def _print_plan(source: str, out: Path, settings: dict[str, Any]) -> int:
     from compact_hf.methods.compact.dry_run import dry_run
     from compact_hf.methods.compact.tables import format_forecast
 
-    _print_parts(format_forecast(dry_run(source, out, **settings)))
+    print_summary(format_forecast(dry_run(source, out, **settings)))
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     from compact_hf.methods.compact.status import status
-    from compact_hf.methods.compact.tables import format_status
 
     run_status = status(args.run_folder, price_in=args.price_in, price_out=args.price_out)
     if args.json:
         print_json(asdict(run_status))
         return 0
-    _print_parts(format_status(run_status))
+    print_summary(run_status.summary())
     return 0
-
-
-def _print_parts(parts: Iterator[str | Table]) -> None:
-    for part in parts:
-        if isinstance(part, str):
-            print_data(part)
-        else:
-            print_table(part.head, part.rows)

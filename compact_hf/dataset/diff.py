@@ -30,6 +30,7 @@ from compact_hf.dataset.card import CARD, parse_header
 from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_dataset, read_parquet
 from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
+from compact_hf.reports.table import NotebookSummary, Table
 
 Step = Literal["major", "minor", "patch"]
 
@@ -113,7 +114,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NotebookSummary):
     """How a release differs from another.
 
     Attributes:
@@ -157,6 +158,23 @@ class Difference:
             if count := sum(getattr(changes, kind) for changes in all_changes):
                 lines.append(f"{count:,} {'row' if count == 1 else 'rows'} {kind}")
         return lines or ["the card differs"] * self.card  # which counts rows, and so differs with them
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the tables of rows, columns and examples, and a sentence that sums them up."""
+        yield Table(
+            ("config", "split", "before", "after", *CHANGE_KINDS),
+            [
+                (*key, changes.before, changes.after, *(getattr(changes, kind) for kind in CHANGE_KINDS))
+                for key, changes in self.rows.items()
+            ],
+        )
+        yield Table(
+            ("column", "before", "after"),
+            [(name, *(type_name or "none" for type_name in types)) for name, types in self.columns.items()],
+        )
+        yield Table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in self.examples.items()])
+        reasons = "; ".join(self.reasons())
+        yield f"{self.old} -> {self.new}: {reasons or 'nothing changed'}; a {self.step} change"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it: `rows` by config, then by split."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import combinations
@@ -18,6 +18,7 @@ from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.dataset.provenance import Provenance
 from compact_hf.dataset.schema import configs_from_subsets
 from compact_hf.records import Reject, Row
+from compact_hf.reports.table import NotebookSummary, Table
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -134,7 +135,7 @@ class AnswerStats:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetStats:
+class DatasetStats(NotebookSummary):
     """Everything the card says about a release.
 
     Attributes:
@@ -155,6 +156,17 @@ class DatasetStats:
     def configs(self) -> dict[str, tuple[str, ...]]:
         """Config -> its leaves."""
         return configs_from_subsets(subset for subset, _ in self.sizes)
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the rows of each config, and what was dropped."""
+        yield Table(
+            ("config", "train", "validation"),
+            [
+                (name, self.rows(*subsets, split="train"), self.rows(*subsets, split="validation"))
+                for name, subsets in self.configs.items()
+            ],
+        )
+        yield Table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(self.rejects.items())])
 
     def rows(self, *subsets: str, split: str | None = None) -> int:
         """Return the number of rows of these leaves (all without any), in one split or in both."""

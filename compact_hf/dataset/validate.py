@@ -41,6 +41,7 @@ from compact_hf.dataset.writer import MAX_GROUP_ROWS
 from compact_hf.errors import UsageError
 from compact_hf.hub.download import download_snapshot
 from compact_hf.images.address import HUB_PREFIX
+from compact_hf.reports.table import NotebookSummary, Table
 
 MAX_PROBLEMS: Final = 10
 """Problems of one check that a report names; the rest are only counted."""
@@ -61,7 +62,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ValidationReport(NotebookSummary):
     """What validation found.
 
     Attributes:
@@ -77,6 +78,15 @@ class Report:
     @property
     def is_valid(self) -> bool:
         return not self.counts
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield whether it is valid, and the problems that are listed."""
+        rows = sum(self.rows.values())
+        yield f"valid: {rows:,} rows" if self.is_valid else f"not valid: {sum(self.counts.values()):,} problems"
+        yield Table(
+            ("check", "where", "detail"),
+            [(item.check, " ".join(filter(None, (item.file, item.row))), item.detail) for item in self.problems],
+        )
 
 
 @dataclass(slots=True)
@@ -109,7 +119,7 @@ class _Findings:
         self.row_counter.merge(other.row_counter)
 
 
-def validate(path: str | Path) -> Report:
+def validate(path: str | Path) -> ValidationReport:
     """Check a release.
 
     Args:
@@ -138,7 +148,7 @@ def validate(path: str | Path) -> Report:
     if not findings.counts:  # else there is nothing whole to compare the text with
         for problem in _check_card_text(path, files, findings):
             findings.add(problem)
-    return Report(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
+    return ValidationReport(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
 
 
 def _resolve_directory(path: str | Path) -> Path:

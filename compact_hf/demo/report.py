@@ -13,7 +13,7 @@ from compact_hf.evaluation.report import chart_score
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.methods.compact.rows import iter_conversation_rows
-from compact_hf.methods.compact.status import Status
+from compact_hf.methods.compact.status import RunStatus
 from compact_hf.records import Row
 from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.reports.dataset_charts import RejectCount
@@ -36,7 +36,7 @@ class DemoResults:
 
     Attributes:
         directory (`Path`): the demo's.
-        status (`Status`): of generation.
+        status (`RunStatus`): of generation.
         stats (`DatasetStats`): of the release.
         code, output (`str`): a first look at the release, and what it printed.
         training (`TrainingResult`): of the tiny model.
@@ -45,7 +45,7 @@ class DemoResults:
     """
 
     directory: Path
-    status: Status
+    status: RunStatus
     stats: DatasetStats
     code: str
     output: str
@@ -108,7 +108,7 @@ def make_summary(demo: DemoResults) -> str:
     )
 
 
-def _iter_reject_counts(status: Status) -> Iterator[RejectCount]:
+def _iter_reject_counts(status: RunStatus) -> Iterator[RejectCount]:
     faults_by_reason = {_REASON_BY_FAULT[entry.fault]: entry for entry in status.planted}
     counts = {entry.reason: entry.count for entry in status.rejects}
     for reason in [*counts, *(reason for reason in faults_by_reason if reason not in counts)]:

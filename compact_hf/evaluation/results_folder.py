@@ -27,13 +27,14 @@ from compact_hf.errors import EvaluationError, SettingsMismatchError
 from compact_hf.evaluation.predict import PREDICTIONS_FILE
 from compact_hf.evaluation.scoring import Matching, Prediction, Results
 from compact_hf.records import RESULTS_SCHEMA, to_json
+from compact_hf.reports.table import NotebookSummary, Table
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.significance import Comparison
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NotebookSummary):
     """Some models on the same questions.
 
     Attributes:
@@ -55,6 +56,38 @@ class Evaluation:
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
     read_image: Callable[[str], bytes] = field(compare=False, repr=False)
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield a table of scores for each model, and one of the comparisons."""
+        for results in self.results:
+            if len(self.results) > 1:
+                yield f"\n{results.model}"
+            by_k = [(f"k = {k}", score) for k, score in results.by_k.items()]
+            yield Table(
+                ("questions", "n", "accuracy", "95% interval", "majority answer"),
+                [
+                    (
+                        name,
+                        score.n,
+                        f"{score.accuracy:.3f}",
+                        f"{score.low:.3f} to {score.high:.3f}",
+                        f"{score.majority.accuracy:.3f}",
+                    )
+                    for name, score in [("all", results.overall), *by_k, *results.by_capability.items()]
+                ],
+            )
+        yield Table(
+            (f"compared with {self.results[0].model}", "difference", "95% interval", "McNemar's p"),
+            [
+                (
+                    results.model,
+                    f"{comparison.difference:+.3f}",
+                    f"{comparison.low:+.3f} to {comparison.high:+.3f}",
+                    f"{comparison.p:.3g}",
+                )
+                for results, comparison in zip(self.results[1:], self.comparisons, strict=True)
+            ],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what results.json of a judging holds; `models` has each model's results.json."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import jinja_environment, new_figure, tone
 
 if TYPE_CHECKING:

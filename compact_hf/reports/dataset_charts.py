@@ -16,8 +16,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
-from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.figure import Plot
 from compact_hf.reports.pair_charts import PAIRS, TRIANGLE_HEIGHT, Cell, draw_triangle
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import (
     LABEL_ABOVE,
     LABEL_RIGHT,

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.figure import Plot
 from compact_hf.reports.pair_charts import MIN_N, Pair, plot_accuracy_by_pair
 from compact_hf.reports.score_charts import (
     ModelDifference,
@@ -22,6 +22,7 @@ from compact_hf.reports.score_charts import (
     plot_accuracy,
     plot_differences,
 )
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import MAX_MODELS, jinja_environment
 
 Outcome = Literal["differ", "wrong", "right"]

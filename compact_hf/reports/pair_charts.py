@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import get_label, new_figure, tone
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.reports.figure import Plot, Table
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import (
     get_label,
     label_capabilities,

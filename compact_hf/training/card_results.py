@@ -29,7 +29,8 @@ from compact_hf.reports.theme import MAX_MODELS, get_label
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from compact_hf.reports.figure import Plot, Table
+    from compact_hf.reports.figure import Plot
+    from compact_hf.reports.table import Table
 
 THIS_MODEL: Final = "this model"
 _DATASET_NAME: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")

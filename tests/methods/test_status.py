@@ -16,7 +16,7 @@ from compact_hf.cli.main import main
 from compact_hf.methods.compact import status as status_file
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import Status, status
+from compact_hf.methods.compact.status import RunStatus, status
 from compact_hf.methods.compact.tables import WIDTH, format_status
 from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> Status:
+def found(run: Path) -> RunStatus:
     return status(run)
 
 
@@ -47,7 +47,7 @@ def outcomes(run: Path) -> list[Outcome]:
         return [parse_outcome(finished.body) for finished in journal.outcomes()]
 
 
-def test_every_draft_that_was_asked_for_is_accounted_for(found: Status, outcomes: list[Outcome]) -> None:
+def test_every_draft_that_was_asked_for_is_accounted_for(found: RunStatus, outcomes: list[Outcome]) -> None:
     assert found.finished == len(outcomes) == 80
     fates = [(outcome.k, reason) for outcome in outcomes for _, reason in outcome.drafts]
     assert found.drafts_by_k == dict(sorted(Counter(k for k, _ in fates).items()))
@@ -60,7 +60,7 @@ def test_every_draft_that_was_asked_for_is_accounted_for(found: Status, outcomes
     assert sum(one.accepted for one in found.combinations) == found.questions
 
 
-def test_the_coverage_matrix_counts_the_questions_that_need_both(found: Status, outcomes: list[Outcome]) -> None:
+def test_the_coverage_matrix_counts_the_questions_that_need_both(found: RunStatus, outcomes: list[Outcome]) -> None:
     turns = [turn for outcome in outcomes if outcome.conversation for turn in outcome.conversation.turns]
     assert found.questions == len(turns)
     for one, other in product(CAPABILITIES, repeat=2):
@@ -70,18 +70,18 @@ def test_the_coverage_matrix_counts_the_questions_that_need_both(found: Status, 
         assert sum(counts.values()) == found.coverage[name][name]
 
 
-def test_the_surplus_is_what_lies_beyond_three_a_picture(found: Status, outcomes: list[Outcome]) -> None:
+def test_the_surplus_is_what_lies_beyond_three_a_picture(found: RunStatus, outcomes: list[Outcome]) -> None:
     sizes = [len(outcome.conversation.turns) for outcome in outcomes if outcome.conversation]
     assert found.surplus == sum(max(0, size - 3) for size in sizes) > 0
 
 
-def test_declined_combinations_are_told_from_other_rejects(found: Status) -> None:
+def test_declined_combinations_are_told_from_other_rejects(found: RunStatus) -> None:
     (declined,) = [one for one in found.rejects if one.reason == "declined"]
     assert sum(one.declined for one in found.combinations) == declined.count > 0
     assert all(one.declined + one.accepted <= one.asked for one in found.combinations)
 
 
-def test_what_runs_here_costs_nothing_and_shows_no_money(found: Status) -> None:
+def test_what_runs_here_costs_nothing_and_shows_no_money(found: RunStatus) -> None:
     assert (found.cost, found.cost_per_question) == (0, 0)
     assert "USD" not in " ".join(map(str, format_status(found)))
 
@@ -173,7 +173,7 @@ def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_pat
     assert any("300 left: about 10 min" in str(part) for part in format_status(found))
 
 
-def test_a_run_that_is_over_has_nothing_left(found: Status, tmp_path: Path) -> None:
+def test_a_run_that_is_over_has_nothing_left(found: RunStatus, tmp_path: Path) -> None:
     assert found.left == 0
     generate("scenes:9", tmp_path / "run", limit=4)
     assert status(tmp_path / "run").left == 0
@@ -240,14 +240,14 @@ def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[s
         assert said in shown
 
 
-def test_json_holds_everything(run: Path, found: Status, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_everything(run: Path, found: RunStatus, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(run), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["coverage"] == found.coverage
     assert told["combinations"][0].keys() == {"capabilities", "asked", "accepted", "declined"}
     assert told["spending"]["teacher"]["price"]["source"] == "runs here"
     assert {len(one["examples"]) for one in told["rejects"]} <= {1, 2, 3}
-    assert told.keys() == set(Status.__dataclass_fields__)
+    assert told.keys() == set(RunStatus.__dataclass_fields__)
 
 
 def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

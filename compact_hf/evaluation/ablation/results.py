@@ -16,7 +16,7 @@ the spread between n of them a bootstrap sees (n - 1) / n. So every seed's own f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,7 @@ from compact_hf.reports.ablation_page import (
     plot_accuracy_by_variant,
     render_ablation,
 )
+from compact_hf.reports.table import NotebookSummary, Table
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -195,7 +196,7 @@ SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Ablation:
+class Ablation(NotebookSummary):
     """What an ablation found.
 
     Attributes:
@@ -217,6 +218,10 @@ class Ablation:
     def get_units(self, variant: str) -> tuple[UnitResult, ...]:
         """Return a variant's units, one for each seed."""
         return tuple(unit for unit in self.units if unit.variant == variant)
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the accuracy of each variant by k."""
+        yield Table(*accuracy_table(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ablation.json holds it."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,8 @@ from compact_hf.evaluation.analysis.counting import QuestionCounts
 from compact_hf.evaluation.analysis.readers import QuestionSource, is_run, read_dataset, read_run
 from compact_hf.evaluation.analysis.report import render_page
 from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, compute_analysis
+from compact_hf.evaluation.analysis.tables import iter_tables
+from compact_hf.reports.table import NotebookSummary, Table
 
 DatasetOption = str | tuple[str, str] | None
 
@@ -37,7 +39,7 @@ _PROGRESS_EVERY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class AnalysisResult:
+class AnalysisResult(NotebookSummary):
     """One data set in figures, or two beside each other.
 
     Attributes:
@@ -47,6 +49,10 @@ class AnalysisResult:
 
     data: tuple[Analysis, ...]
     comparison: DatasetComparison | None = None
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the tables that the command prints."""
+        yield from iter_tables(self.data, self.comparison)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON holds them; their schema stands in stats.py."""

@@ -11,7 +11,7 @@ from compact_hf.evaluation.analysis.readers import KSource
 from compact_hf.evaluation.analysis.stats import Analysis, LengthStats
 from compact_hf.evaluation.analysis.text_only import BaselineScore, QuestionType
 from compact_hf.reports.dataset_charts import PAPER_MEAN_K
-from compact_hf.reports.figure import Table
+from compact_hf.reports.table import Table
 from compact_hf.reports.theme import get_label
 
 MAX_PAIRS: Final = 10

@@ -13,6 +13,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE, TABLE, relative_performance
 from compact_hf.evaluation.benchmarks.results import HarnessScores, HeldoutScores, read_harness_scores
+from compact_hf.reports.table import NotebookSummary, Table
 
 _DATA_HEADER: Final = "training data"
 _RELATIVE_HEADER: Final = "rel. %"
@@ -41,7 +42,7 @@ class BenchmarkRow:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkTable:
+class BenchmarkTable(NotebookSummary):
     """The paper's rows, then one's own.
 
     Attributes:
@@ -81,6 +82,12 @@ class BenchmarkTable:
             by_k = [f"{heldout.by_k[k]:.3f}" if k in heldout.by_k else "-" for k in ks]
             lines.append([name, str(heldout.n), f"{heldout.accuracy:.3f}", *by_k])
         return lines
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the table, that of the held-out questions, and the notes."""
+        for head, *rows in filter(None, (self.cells(), self.heldout_cells())):
+            yield Table(head, rows)
+        yield from self.notes
 
     def to_json(self) -> dict[str, Any]:
         """Return the table with its figures unrounded."""

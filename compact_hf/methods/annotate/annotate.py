@@ -26,9 +26,9 @@ from compact_hf.images.codec import MAX_EDGE, check_max_edge
 from compact_hf.images.questions import VqaSource
 from compact_hf.methods.annotate.annotation import METHOD, Annotation, annotate_image, parse_annotation_outcome
 from compact_hf.methods.compact.complexity import CapabilityPair, measure_complexity
-from compact_hf.methods.compact.tables import Table
 from compact_hf.methods.verification import verification_prompts_version
 from compact_hf.records import ImageInfo
+from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Process
@@ -87,8 +87,12 @@ def _iter_tables(annotations: Iterator[Annotation]) -> Iterator[Any]:
         yield pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
 
 
+MAX_PAIRS: Final = 10
+"""Pairs that are shown; the rest are in `--json`."""
+
+
 @dataclass(frozen=True, slots=True)
-class Summary:
+class AnnotationSummary(NotebookSummary):
     """Annotated questions in numbers (paper, section 2 and figure 2).
 
     Attributes:
@@ -118,6 +122,32 @@ class Summary:
     rejects: dict[str, int]
     verifiers: tuple[str, ...]
 
+    def summary(self) -> Iterator[str | Table]:
+        """Yield what `compact annotate` says, from the figures that the paper gives to what could not be annotated."""
+        verifiers = ", ".join(self.verifiers) or "nobody yet"
+        yield f"{self.questions:,} questions about {self.pictures:,} pictures, judged by {verifiers}"
+        if self.mean_k is not None and self.at_most_2 is not None and self.none_needed is not None:
+            yield (
+                f"mean k {self.mean_k:.2f}, mode {self.mode_k}; {self.at_most_2:.1%} with k <= 2, "
+                f"{self.none_needed:.1%} with k = 0"
+            )
+        yield Table(
+            ("k", "questions", "share"),
+            [(k, count, _format_share(count, self.questions)) for k, count in self.by_k.items()],
+        )
+        yield Table(
+            ("needed", "questions", "share"),
+            [(name, count, _format_share(count, self.questions)) for name, count in self.by_capability.items()],
+        )
+        yield Table(
+            ("needed together", "questions", "share"),
+            [
+                (f"{pair.one}, {pair.other}", pair.questions, _format_share(pair.questions, self.questions))
+                for pair in self.by_pair[:MAX_PAIRS]
+            ],
+        )
+        yield Table(("not annotated because of", "count"), list(self.rejects.items()))
+
 
 def iter_annotations(run: str | Path) -> Iterator[Annotation]:
     """Yield what a run found, in the order of image ids and within a picture in that of the data set.
@@ -132,7 +162,7 @@ def iter_annotations(run: str | Path) -> Iterator[Annotation]:
             yield from parse_annotation_outcome(finished_image.body).annotations
 
 
-def summarize(run: str | Path) -> Summary:
+def summarize(run: str | Path) -> AnnotationSummary:
     """Return a run's annotations in numbers, also while it goes on.
 
     Raises:
@@ -153,7 +183,7 @@ def summarize(run: str | Path) -> Summary:
             combination_counts.update(annotation.capabilities for annotation in outcome.annotations)
         identity = journal.identity
     complexity = measure_complexity(combination_counts)
-    return Summary(
+    return AnnotationSummary(
         identity=identity,
         pictures=image_count,
         questions=complexity.questions,
@@ -180,37 +210,6 @@ def check_method(journal: Journal) -> None:
         raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}; `compact status` shows it")
 
 
-MAX_PAIRS: Final = 10
-"""Pairs that are shown; the rest are in `--json`."""
-
-
-def format_summary(summary: Summary) -> Iterator[str | Table]:
-    """Yield what `compact annotate` says, from the figures that the paper gives to what could not be annotated."""
-    verifiers = ", ".join(summary.verifiers) or "nobody yet"
-    yield f"{summary.questions:,} questions about {summary.pictures:,} pictures, judged by {verifiers}"
-    if summary.mean_k is not None and summary.at_most_2 is not None and summary.none_needed is not None:
-        yield (
-            f"mean k {summary.mean_k:.2f}, mode {summary.mode_k}; {summary.at_most_2:.1%} with k <= 2, "
-            f"{summary.none_needed:.1%} with k = 0"
-        )
-    yield Table(
-        ("k", "questions", "share"),
-        [(k, count, _format_share(count, summary.questions)) for k, count in summary.by_k.items()],
-    )
-    yield Table(
-        ("needed", "questions", "share"),
-        [(name, count, _format_share(count, summary.questions)) for name, count in summary.by_capability.items()],
-    )
-    yield Table(
-        ("needed together", "questions", "share"),
-        [
-            (f"{pair.one}, {pair.other}", pair.questions, _format_share(pair.questions, summary.questions))
-            for pair in summary.by_pair[:MAX_PAIRS]
-        ],
-    )
-    yield Table(("not annotated because of", "count"), list(summary.rejects.items()))
-
-
 def _format_share(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else ""
 
@@ -235,7 +234,7 @@ def annotate(
     price_out: float | None = None,
     on_progress: Callable[[RunProgress], None] = lambda standing: None,
     on_wait: Callable[[str], None] = lambda line: None,
-) -> Summary:
+) -> AnnotationSummary:
     """Ask a verifier which capabilities the questions of a data set need; it sees neither answers nor any expectation.
 
     Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on. What is there by then

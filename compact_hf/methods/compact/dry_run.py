@@ -12,7 +12,7 @@ from compact_hf.errors import SettingsMismatchError
 from compact_hf.images.codec import MAX_EDGE
 from compact_hf.methods.compact.forecast import Forecast, forecast_run
 from compact_hf.methods.compact.preset import get_preset
-from compact_hf.methods.compact.status import Status, status
+from compact_hf.methods.compact.status import RunStatus, status
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
@@ -90,7 +90,7 @@ def dry_run(
     )
 
 
-def _read_status(out: Path, settings: dict[str, Any]) -> Status | None:
+def _read_status(out: Path, settings: dict[str, Any]) -> RunStatus | None:
     if not (out / FILE_NAME).is_file():
         return None
     run_status = status(out)

@@ -26,7 +26,7 @@ from compact_hf.methods.compact.prompts import (
     verifier_several_prompt,
 )
 from compact_hf.methods.compact.sampling import MAX_K, draw_combinations
-from compact_hf.methods.compact.status import Status
+from compact_hf.methods.compact.status import RunStatus
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import Price, format_price
@@ -191,7 +191,7 @@ def forecast_run(
     teachers: Mapping[Role, str],
     prices: Mapping[Role, Price | None],
     rate_limits: RateLimits,
-    status: Status | None = None,
+    status: RunStatus | None = None,
 ) -> Forecast:
     """Say what a run over so many pictures will take.
 
@@ -201,7 +201,7 @@ def forecast_run(
         teachers (`Mapping[Role, str]`): who is asked in each role, `NAME:MODEL`.
         prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.lookup_prices` gives it.
         rate_limits (`Limits`): requests in flight, and what may be asked in a minute.
-        status (`Status`, *optional*): the run so far; from ten finished pictures on its means replace assumptions.
+        status (`RunStatus`, *optional*): the run so far; from ten finished pictures on its means replace assumptions.
 
     Raises:
         UsageError: there are no questions of such a k.
@@ -233,7 +233,7 @@ def forecast_run(
     )
 
 
-def estimate_pass_rates(k: int, status: Status | None) -> PassRates:
+def estimate_pass_rates(k: int, status: RunStatus | None) -> PassRates:
     """Return how drafts of this k fared in a run so far; without one, all are taken to come and 80% to pass."""
     if status is None:
         return PassRates(generation=1.0, verification=ASSUMED_ACCEPT_RATE)
@@ -261,7 +261,7 @@ def _iter_lines(
     preset: Preset,
     teachers: Mapping[Role, str],
     prices: Mapping[Role, Price | None],
-    status: Status | None,
+    status: RunStatus | None,
 ) -> Iterator[ForecastLine]:
     kinds: list[tuple[RequestKind, Role, float, float]] = [
         ("teacher", "teacher", mean.teacher_requests, mean.teacher_questions),
@@ -314,7 +314,7 @@ def _estimate_seconds(
     image_count: int,
     teachers: Mapping[Role, str],
     rate_limits: RateLimits,
-    status: Status | None,
+    status: RunStatus | None,
 ) -> float | None:
     requests = sum(line.requests for line in lines)
     tokens = sum(line.input_tokens + line.output_tokens for line in lines)
@@ -329,7 +329,7 @@ def _estimate_seconds(
 
 
 def _describe_basis(
-    status: Status | None, teachers: Mapping[Role, str], prices: Mapping[Role, Price | None]
+    status: RunStatus | None, teachers: Mapping[Role, str], prices: Mapping[Role, Price | None]
 ) -> Iterator[str]:
     if status is None:
         yield f"assumed: {ASSUMED_ACCEPT_RATE:.0%} of drafts pass; a request takes {REQUEST_S:g} s;"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,7 @@ from compact_hf.methods.compact.conversation import parse_outcome
 from compact_hf.methods.compact.counts import CombinationCount, FaultCount, OutcomeCounter, RejectCount
 from compact_hf.methods.compact.preset import CONVERSATION_METHODS, PAPER
 from compact_hf.records import Reject, from_json
+from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.journal import Journal, TokenUsage
 from compact_hf.runs.shards import find_runs
 from compact_hf.teachers.base import Role
@@ -93,7 +94,7 @@ _PACE_WINDOW: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class RunStatus(NotebookSummary):
     """A run in numbers; of a method that makes no conversations only what all methods have.
 
     Attributes:
@@ -151,6 +152,12 @@ class Status:
     pace: float | None
     is_running: bool
 
+    def summary(self) -> Iterator[str | Table]:
+        """Yield what `compact status` says."""
+        from compact_hf.methods.compact.tables import format_status
+
+        return format_status(self)
+
 
 @dataclass(frozen=True, slots=True)
 class _AnyOutcome:
@@ -159,7 +166,7 @@ class _AnyOutcome:
     rejects: tuple[Reject, ...]
 
 
-def status(run: str | Path, *, price_in: float | None = None, price_out: float | None = None) -> Status:
+def status(run: str | Path, *, price_in: float | None = None, price_out: float | None = None) -> RunStatus:
     """Return where a run stands.
 
     Args:
@@ -185,7 +192,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
     usage = usage_by_role(entries, identity, price_in=price_in, price_out=price_out)
     costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(usage) else None
-    return Status(
+    return RunStatus(
         identity=identity,
         pictures=image_count,
         finished=finished,

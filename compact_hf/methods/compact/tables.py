@@ -1,17 +1,17 @@
-"""What a terminal shows of a run and of a forecast: a `Status` or a `Forecast` in, lines and tables out."""
+"""What a terminal shows of a run and of a forecast: a `RunStatus` or a `Forecast` in, lines and tables out."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.methods.compact.forecast import Forecast
-from compact_hf.methods.compact.status import Status
+from compact_hf.methods.compact.status import RunStatus
 from compact_hf.records import Reject
+from compact_hf.reports.table import Table
 from compact_hf.teachers.prices import format_price
 
 WIDTH: Final = 100
@@ -23,15 +23,7 @@ _MAX_DECLINED: Final = 5
 _KIND_NAMES: Final = {"teacher": "teacher", "verifier": "verifier", "blind": "verifier, without the picture"}
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A head, and rows with as many cells; whole numbers stand to the right."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[object]]
-
-
-def format_status(status: Status) -> Iterator[str | Table]:
+def format_status(status: RunStatus) -> Iterator[str | Table]:
     """Yield what `compact status` says, from the run's settings to what was dropped."""
     identity = status.identity
     settings = {name: identity[name] for name in ("method", "preset", "k", "seed", "shard") if name in identity}
@@ -91,7 +83,7 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
     yield from forecast.basis
 
 
-def _format_pace(status: Status) -> str:
+def _format_pace(status: RunStatus) -> str:
     if status.last_at is None:
         return "no picture is finished yet"
     age = _format_duration(time.time() - status.last_at)
@@ -104,7 +96,7 @@ def _format_pace(status: Status) -> str:
     return f"{'running' if status.is_running else 'not running'}{pace}, the newest {age} ago{remaining}"
 
 
-def _usage_table(status: Status) -> Table:
+def _usage_table(status: RunStatus) -> Table:
     rows: list[tuple[str, int, int, int, float | None]] = [
         (role, usage.requests, usage.input_tokens, usage.output_tokens, usage.cost)
         for role, usage in status.spending.items()
@@ -117,7 +109,7 @@ def _usage_table(status: Status) -> Table:
 
 
 def _usage_cells(
-    status: Status, role: str, requests: int, input_tokens: int, output_tokens: int, cost: float | None
+    status: RunStatus, role: str, requests: int, input_tokens: int, output_tokens: int, cost: float | None
 ) -> tuple[str, ...]:
     requests_per_question = f"{requests / status.questions:.2f}" if status.questions else "-"
     cost_per_question = _format_usd(cost / status.questions) if status.questions and cost is not None else "-"
@@ -132,7 +124,7 @@ def _usage_cells(
     )
 
 
-def _k_and_capability_tables(status: Status) -> Iterator[Table]:
+def _k_and_capability_tables(status: RunStatus) -> Iterator[Table]:
     ks = list(status.drafts_by_k)
     yield _right_aligned_table(
         ("k", "kept pictures", "questions", "drafts", "accepted"),
@@ -165,7 +157,7 @@ def _k_and_capability_tables(status: Status) -> Iterator[Table]:
     )
 
 
-def _declined_table(status: Status) -> Table:
+def _declined_table(status: RunStatus) -> Table:
     counts = sorted((count for count in status.combinations if count.declined), key=lambda count: -count.declined)
     rows = [(", ".join(count.capabilities), count.declined, count.asked) for count in counts[:_MAX_DECLINED]]
     if rest := counts[_MAX_DECLINED:]:
@@ -174,7 +166,7 @@ def _declined_table(status: Status) -> Table:
     return Table(("declined by the teacher", "count", "of drafts"), rows)
 
 
-def _rejects_table(status: Status) -> Table:
+def _rejects_table(status: RunStatus) -> Table:
     head = ("dropped at", "reason", "count")
     rows = [(reject_count.stage, reject_count.reason, reject_count.count) for reject_count in status.rejects]
     widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))

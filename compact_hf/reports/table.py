@@ -1,0 +1,61 @@
+"""A table of results as text: what pages, terminals and notebooks show.
+
+    class Ablation(NotebookSummary):
+        def summary(self) -> Iterator[str | Table]: ...
+
+A result that is the last value of a notebook's cell shows its summary; the command line prints the same one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of a table under its head.
+
+    Attributes:
+        head (`Sequence[str]`): a name for each column.
+        rows (`Sequence[Sequence[object]]`): as many cells each; a column of whole numbers is aligned to the right.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def numeric_columns(self) -> list[bool]:
+        """Return for each column whether it holds whole numbers only."""
+        return [all(isinstance(row[column], int) for row in self.rows) for column in range(len(self.head))]
+
+
+class NotebookSummary:
+    """A result that Jupyter shows as sentences and tables instead of its fields."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def summary(self) -> Iterator[str | Table]:
+        """Yield what matters of the result: sentences, and tables (those without rows are left out when shown)."""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(_render(part) for part in self.summary() if isinstance(part, str) or part.rows)
+
+
+def _render(part: str | Table) -> str:
+    if isinstance(part, str):
+        return f"<p>{escape(part)}</p>" if part else ""
+    aligned = ["right" if is_numeric else "left" for is_numeric in part.numeric_columns()]
+    lines = [_render_row("th", part.head, aligned), *(_render_row("td", row, aligned) for row in part.rows)]
+    return f"<table>\n{chr(10).join(lines)}\n</table>"
+
+
+def _render_row(tag: str, cells: Sequence[object], aligned: Sequence[str]) -> str:
+    return "<tr>{}</tr>".format(
+        "".join(
+            f'<{tag} style="text-align: {side}">{escape(str(cell))}</{tag}>'
+            for cell, side in zip(cells, aligned, strict=True)
+        )
+    )
