@@ -119,6 +119,7 @@ def is_gone(worktree: str) -> bool:
     return not Path(worktree).parent.exists() and worktree not in compared.git("worktree", "list", "--porcelain")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checkout")
 def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A benchmark that fails is reported, names its side, and leaves the others alone."""

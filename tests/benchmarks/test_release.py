@@ -24,6 +24,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("benchmarks.release")  # a name that spawned processes find
 
 
+@pytest.mark.slow
 def test_every_figure_is_measured_and_shown(
     release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

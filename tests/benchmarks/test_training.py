@@ -23,6 +23,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("training")
 
 
+@pytest.mark.slow
 def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path) -> None:
     """In this process and the first lines only, to be quick."""
     trained = importlib.import_module("trained")

@@ -68,10 +68,8 @@ def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> No
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    "on_the_hub",
-    [("/merge",), pytest.param(("/api/repos/create", "/lfs/", "/merge", "/tag/"), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("on_the_hub", [("/merge",), ("/api/repos/create", "/lfs/", "/merge", "/tag/")])
 def test_a_kill_at_any_stage_changes_nothing(
     server: HubServer, config: Path, expected: dict[str, bytes], tmp_path: Path, on_the_hub: tuple[str, ...]
 ) -> None:

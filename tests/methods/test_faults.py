@@ -1,6 +1,6 @@
 """What services do to those who ask them, over real HTTP: the release is that of a run without trouble, byte for byte.
 
-Every test here stands for both presets; the client is google-genai's own.
+Every test here stands for both presets, one of them in `make test-slow`; the client is google-genai's own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import ModelRequest
 from tests.methods.cutting import CuttingProxy
-from tests.methods.runs import PRESETS, keys, outcomes, released
+from tests.methods.runs import keys, outcomes, released
 from tests.teachers.asking import photograph
 
 Fault = Callable[[ModelRequest, int], Response | None]
 
-pytestmark = pytest.mark.parametrize("preset", PRESETS)
+pytestmark = pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
 
 
 def asked_with(folder: Path, run: Path, preset: str, fault: Fault, **settings: Any) -> tuple[GeminiServer, RunProgress]:

@@ -100,7 +100,7 @@ def killed_and_resumed(tiny: Path, clean: dict[str, str], preset: str, kills: li
         assert released(run) == clean
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
 def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
 ) -> None:

@@ -13,11 +13,6 @@ from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, F
 from .samples import HOSTILE, score, shown
 
 
-@pytest.fixture(autouse=True)
-def always(every_plot_drawn: None) -> None:
-    """These tests are about plots."""
-
-
 @pytest.fixture(scope="session")
 def accepted() -> dict[tuple[str, ...], int]:
     """Every combination of one to three capabilities but for those with object_interaction alone or in pairs."""

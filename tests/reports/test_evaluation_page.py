@@ -103,6 +103,7 @@ def test_better_is_said_only_where_the_interval_and_the_test_say_so(share: Inter
     assert describe_differences([ModelDifference("A", "B", 1200, share, p)]) == (said,)
 
 
+@pytest.mark.usefixtures("every_plot_drawn")
 def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:
     share = Interval(0.5, 0.2, 0.8)
 

@@ -23,6 +23,8 @@ from compact_hf.reports.figure import Plot
 from compact_hf.reports.score_charts import Interval, ScoreRow
 from compact_hf.reports.theme import TONES
 
+pytestmark = pytest.mark.usefixtures("every_plot_drawn")
+
 _COMBINATIONS = st.dictionaries(
     st.sets(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=4).map(canonicalize),
     st.integers(1, 50),

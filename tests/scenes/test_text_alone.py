@@ -89,6 +89,7 @@ def gain(questions: list[Asked]) -> float:
     return (right - majority) / total
 
 
+@pytest.mark.slow
 def test_text_alone_gains_at_most_five_points_over_the_majority_answer() -> None:
     assert gain(asked()) <= MOST_GAIN
 

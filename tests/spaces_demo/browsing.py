@@ -16,7 +16,6 @@ import pytest
 BROWSERS: Final = ("chromium", "google-chrome")
 AXE: Final = "4.14.1"
 SIZES: Final = {"desktop": (1280, 900), "phone": (390, 844), "watch": (220, 400)}
-SCHEMES: Final = ("light", "dark")
 
 
 @contextmanager

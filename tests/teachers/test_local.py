@@ -130,7 +130,10 @@ def babbling(folder: Path) -> Callable[[Any], Any]:
     return load
 
 
-@pytest.mark.parametrize("kind", ["folder", "llamas_bytes", "gemmas", "idefics_too"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "gemmas", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llamas_bytes", "idefics_too"))],
+)
 def test_whatever_a_model_would_say_its_reply_has_the_schema(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_parameters_and_what_they_take_are_those_of_llava_7b_by_hand() -> None:
     assert found.weights == pytest.approx(2 * 7.063e9 + found.gradients, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_recomputation_sharding_and_4_bit_take_less() -> None:
     def total(devices: Devices = Devices(), **other: str) -> int:  # noqa: B008  # frozen
         return estimate_memory(llava_7b(), told("llava15-7b-lora", **other), devices, rows=16, length=700).total

@@ -83,7 +83,10 @@ def train(folder: Path, out: Path, *, printed: StringIO | None = None, **other: 
     return Trained(out, json.loads((out / "training.json").read_text()), printed.getvalue())
 
 
-@pytest.mark.parametrize(("way", "at_once"), [(IN_FULL, "in_full"), (LORA, "lora")], ids=["in full", "LoRA"])
+@pytest.mark.parametrize(
+    ("way", "at_once"),
+    [pytest.param(IN_FULL, "in_full", marks=pytest.mark.slow, id="in full"), pytest.param(LORA, "lora", id="LoRA")],
+)
 def test_going_on_after_a_stop_gives_what_one_run_gives(
     folder: Path,
     tmp_path: Path,
