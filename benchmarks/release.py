@@ -179,7 +179,7 @@ def _serve(pipe: Connection) -> None:
     with HubServer() as server:
         pipe.send(server.environment)
         while pipe.recv():
-            pipe.send(dict(server.served))
+            pipe.send(dict(server.bytes_sent))
 
 
 def format_table(result: dict[str, Any]) -> str:

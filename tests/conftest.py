@@ -47,7 +47,7 @@ os.environ |= {
 # Set by the controller, inherited by its workers.
 os.environ.setdefault("COMPACT_TESTS_FORKS", _hf_home)
 if "huggingface_hub" in sys.modules:
-    preforked.read_settings_again()  # a worker is a fork of what has imported it with other settings
+    preforked.reload_settings()  # a worker is a fork of what has imported it with other settings
 
 SHARED: Final = ("tests/spaces_demo",)
 """Directories whose tests use one running server."""
@@ -138,12 +138,12 @@ def plots_drawn_once() -> Iterator[Callable[[bool], None]]:
         images[key].save(out, "PNG", pnginfo=info, compress_level=1)
         return out.getvalue()
 
-    def draw_every(real: bool) -> None:
-        Plot.svg, Plot.png = (real_svg, real_png) if real else (svg, png)  # type: ignore[method-assign]
+    def set_real_plots(enabled: bool) -> None:
+        Plot.svg, Plot.png = (real_svg, real_png) if enabled else (svg, png)  # type: ignore[method-assign]
 
-    draw_every(False)
-    yield draw_every
-    draw_every(True)
+    set_real_plots(False)
+    yield set_real_plots
+    set_real_plots(True)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, so that no worker is left with one of them at the end."""
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
+    items.sort(key=lambda item: ranks.get(get_unit(item.nodeid), len(ranks)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -186,13 +186,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByUnit(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return unit_of(nodeid)
+            return get_unit(nodeid)
 
     config.option.loadscopereorder = False
     return ByUnit(config, log)
 
 
-def unit_of(nodeid: str) -> str:
+def get_unit(nodeid: str) -> str:
     """Return the file of a test, or its directory if that has one fixture for all its files."""
     file = nodeid.partition("::")[0]
     return next((unit for unit in SHARED if file.startswith(unit)), file)

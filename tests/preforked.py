@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-DIRECTORY: Final = "COMPACT_TESTS_FORKS"
+DIRECTORY_VARIABLE: Final = "COMPACT_TESTS_FORKS"
 """In the environment: the directory of the server's socket, the same for all workers (conftest.py)."""
 # A fork hangs once torch has started its threads, so nothing of this may compute anything while it is imported.
 _PRELOADED: Final = (
@@ -52,11 +52,11 @@ _PRELOADED: Final = (
     "transformers.models.llava.processing_llava",
     "trl.trainer.sft_trainer",
 )
-_READ_ONCE: Final = ("HF_", "HUGGING", "XDG_CACHE_HOME")
+_IMPORT_TIME_PREFIXES: Final = ("HF_", "HUGGING", "XDG_CACHE_HOME")
 """Variables that huggingface_hub and datasets read when they are imported."""
-_NUMBER: Final = struct.Struct("!q")
+_INT64: Final = struct.Struct("!q")
 _MAIN: Final = "__main__"
-_START_S: Final = 600.0
+_START_TIMEOUT_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,22 @@ class _Program:
 class Popen(subprocess.Popen[Any]):
     """`subprocess.Popen` of `[sys.executable, "-c" | "-m" | script, ...]`, without a new interpreter's imports."""
 
-    def _execute_child(self, args: Sequence[Any], executable: Any, preexec_fn: Any, *others: Any) -> None:
+    def _execute_child(self, args: Sequence[Any], executable: Any, preexec_fn: Any, *rest: Any) -> None:
         """Fork in the place of `fork` and `exec`; called by `Popen.__init__`, which has made the pipes."""
-        _close_fds, _pass_fds, cwd, env, _startupinfo, _creationflags, _shell, *others = others
-        (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite), (*_, new_session, _group) = others[:6], others[6:]
+        _close_fds, _pass_fds, cwd, env, _startupinfo, _creationflags, _shell, *rest = rest
+        (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite), (*_, new_session, _group) = rest[:6], rest[6:]
         command = [os.fspath(part) for part in args]
         if command[0] != sys.executable or preexec_fn is not None or executable is not None:
             raise ValueError(f"only this Python can be forked, as it is: {command[:3]}")
         directory = os.getcwd() if cwd is None else os.path.abspath(cwd)
         program = _Program(command[1:], directory, dict(os.environ if env is None else env), new_session)
-        streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
+        streams = [
+            descriptor if stream == -1 else stream for descriptor, stream in enumerate((p2cread, c2pwrite, errwrite))
+        ]
         request = json.dumps(vars(program)).encode()
         try:
             self._server = _connect()
-            socket.send_fds(self._server, [_NUMBER.pack(len(request))], streams)
+            socket.send_fds(self._server, [_INT64.pack(len(request))], streams)
             self._server.sendall(request)
             self.pid = self._receive()
         finally:
@@ -93,10 +95,10 @@ class Popen(subprocess.Popen[Any]):
         self._child_created = True
 
     def _receive(self) -> int:
-        received = self._server.recv(_NUMBER.size, socket.MSG_WAITALL)
-        if len(received) < _NUMBER.size:
+        data = self._server.recv(_INT64.size, socket.MSG_WAITALL)
+        if len(data) < _INT64.size:
             raise RuntimeError("the server of forked processes has ended")
-        return int(_NUMBER.unpack(received)[0])
+        return int(_INT64.unpack(data)[0])
 
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None and not select.select([self._server], [], [], timeout)[0]:
@@ -117,9 +119,9 @@ class Popen(subprocess.Popen[Any]):
             self._server.close()  # which ends the process if it still runs
 
 
-def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[Any], *, timeout: float = 500, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end with what it prints as text; one that hangs does not outlive its test."""
-    with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **others) as process:
+    with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
@@ -128,9 +130,9 @@ def run(command: Sequence[Any], *, timeout: float = 500, **others: Any) -> subpr
 
 
 def _connect() -> socket.socket:
-    address = Path(os.environ[DIRECTORY]) / "server"
+    address = Path(os.environ[DIRECTORY_VARIABLE]) / "server"
     start_server(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while not address.exists():
         if time.monotonic() > deadline:
             raise RuntimeError("the server of forked processes did not start")
@@ -142,7 +144,7 @@ def _connect() -> socket.socket:
 
 def start_server(owner: int) -> None:
     """Start the server of this test run if nobody has; it ends with the process `owner`, and is not waited for."""
-    address = Path(os.environ[DIRECTORY]) / "server"
+    address = Path(os.environ[DIRECTORY_VARIABLE]) / "server"
     try:
         address.with_suffix(".started").touch(exist_ok=False)
     except FileExistsError:
@@ -153,7 +155,7 @@ def start_server(owner: int) -> None:
     os.posix_spawn(sys.executable, command, environment, file_actions=[no_input], setsid=True)
 
 
-def _stand_in(arguments: list[str]) -> int:
+def _run_in_fork(arguments: list[str]) -> int:
     """Run a program in a fork as if it were this process: with its streams and the signals that it gets."""
     process = Popen([sys.executable, *arguments])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -166,119 +168,121 @@ class _Server:
 
     def __init__(self, address: Path, owner: int) -> None:
         self._owner = owner
-        self._waiting: dict[int, socket.socket] = {}
-        self._ended, wakeup = socket.socketpair()
-        for side in (self._ended, wakeup):
+        self._connections: dict[int, socket.socket] = {}
+        self._exit_socket, wakeup = socket.socketpair()
+        for side in (self._exit_socket, wakeup):
             side.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup.fileno())
         self._wakeup = wakeup
         self._listener = socket.socket(socket.AF_UNIX)
         # Renamed into its place only now that connections are taken.
-        early = address.with_suffix(".new")
-        self._listener.bind(str(early))
+        temporary_address = address.with_suffix(".new")
+        self._listener.bind(str(temporary_address))
         self._listener.listen(64)
-        early.rename(address)
+        temporary_address.rename(address)
 
     def next_program(self) -> _Program | None:
         """Serve until the owner has ended and return None; in a forked process, return what it is to run."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
-            selector.register(self._ended, selectors.EVENT_READ)
-            while self._owner_lives():
+            selector.register(self._exit_socket, selectors.EVENT_READ)
+            while self._is_owner_alive():
                 for key, _ in selector.select(1.0):
-                    if key.fileobj is self._ended:
-                        self._report_ends(selector)
+                    if key.fileobj is self._exit_socket:
+                        self._report_exits(selector)
                     elif key.fileobj is self._listener:
                         if (program := self._fork(selector)) is not None:
                             return program
-                    elif key.data in self._waiting:
+                    elif key.data in self._connections:
                         selector.unregister(key.fileobj)
                         os.kill(key.data, signal.SIGKILL)
         return None
 
-    def _owner_lives(self) -> bool:
+    def _is_owner_alive(self) -> bool:
         return Path(f"/proc/{self._owner}").exists()
 
-    def _report_ends(self, selector: selectors.BaseSelector) -> None:
-        self._ended.recv(4096)
+    def _report_exits(self, selector: selectors.BaseSelector) -> None:
+        self._exit_socket.recv(4096)
         with suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                with self._waiting.pop(ended[0]) as connection, suppress(BrokenPipeError):
+            while (result := os.waitpid(-1, os.WNOHANG))[0]:
+                with self._connections.pop(result[0]) as connection, suppress(BrokenPipeError):
                     with suppress(KeyError):
                         selector.unregister(connection)
-                    connection.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(ended[1])))
+                    connection.sendall(_INT64.pack(os.waitstatus_to_exitcode(result[1])))
 
     def _fork(self, selector: selectors.BaseSelector) -> _Program | None:
         connection, _ = self._listener.accept()
-        size, streams, *_ = socket.recv_fds(connection, _NUMBER.size, 3)
-        request = connection.recv(_NUMBER.unpack(size)[0], socket.MSG_WAITALL)
+        size, streams, *_ = socket.recv_fds(connection, _INT64.size, 3)
+        request = connection.recv(_INT64.unpack(size)[0], socket.MSG_WAITALL)
         if child := os.fork():
             for stream in streams:
                 os.close(stream)
-            self._waiting[child] = connection
+            self._connections[child] = connection
             selector.register(connection, selectors.EVENT_READ, child)
             return None
         program = _Program(**json.loads(request))
         if program.new_session:
             os.setsid()
         # Told only now, so that the process has its own group when somebody sends it a signal.
-        connection.sendall(_NUMBER.pack(os.getpid()))
+        connection.sendall(_INT64.pack(os.getpid()))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor, stream in enumerate(streams):
             os.dup2(stream, descriptor)
             os.close(stream)
-        for other in (connection, self._listener, self._ended, self._wakeup, *self._waiting.values()):
-            other.close()
+        for sock in (connection, self._listener, self._exit_socket, self._wakeup, *self._connections.values()):
+            sock.close()
         return program
 
 
-def _become(program: _Program) -> None:
+def _set_up_process(program: _Program) -> None:
     """Take over what a new interpreter would have inherited."""
     os.chdir(program.directory)
-    before = dict(os.environ)
+    old_environment = dict(os.environ)
     os.environ.clear()
     os.environ.update(program.environment)
-    changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
-    if any(name.startswith(_READ_ONCE) for name in changed):
-        read_settings_again()
+    changed = {
+        name for name in old_environment.keys() | os.environ.keys() if old_environment.get(name) != os.environ.get(name)
+    }
+    if any(name.startswith(_IMPORT_TIME_PREFIXES) for name in changed):
+        reload_settings()
     tempfile.tempdir = None
-    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [*given, *(path for path in sys.path if path not in given)]
+    python_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [*python_path, *(path for path in sys.path if path not in python_path)]
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
-def read_settings_again() -> None:
+def reload_settings() -> None:
     """Reload the modules that hold settings from the environment, and replace the copies that others made of them."""
     for name in ("huggingface_hub.constants", "datasets.config"):
         settings = sys.modules[name]
         old = dict(vars(settings))
         importlib.reload(settings)
         changed = {key: value for key, value in vars(settings).items() if key in old and old[key] is not value}
-        readers = [module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))]
-        for names in map(vars, readers):
-            names.update({key: value for key, value in changed.items() if names.get(key) is old[key]})
+        modules = [module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))]
+        for namespace in map(vars, modules):
+            namespace.update({key: value for key, value in changed.items() if namespace.get(key) is old[key]})
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
 
 
 def _execute(arguments: list[str]) -> None:
     """Run what the interpreter was asked to, with `sys.argv`, `sys.path` and `__main__` as it would have them."""
-    how, *rest = arguments
-    sys.path.insert(0, os.getcwd() if how in ("-c", "-m") else str(Path(how).resolve().parent))
-    sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(how, arguments)
-    if how == "-m":
+    entry, *rest = arguments
+    sys.path.insert(0, os.getcwd() if entry in ("-c", "-m") else str(Path(entry).resolve().parent))
+    sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(entry, arguments)
+    if entry == "-m":
         runpy.run_module(rest[0], run_name=_MAIN, alter_sys=True)
-    elif how == "-c":
+    elif entry == "-c":
         main = types.ModuleType(_MAIN)
         sys.modules[_MAIN] = main
         exec(compile(rest[0], "<string>", "exec"), vars(main))
     else:
-        runpy.run_path(how, run_name=_MAIN)
+        runpy.run_path(entry, run_name=_MAIN)
 
 
-def _end(error: BaseException | None) -> int:
+def _shut_down(error: BaseException | None) -> int:
     """Do what an interpreter does at its end, except freeing its modules, which takes seconds; return its status."""
     status = 0
     if isinstance(error, SystemExit):
@@ -299,14 +303,14 @@ def _end(error: BaseException | None) -> int:
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's directory
     if sys.argv[1] == "-u":
-        sys.exit(_stand_in(sys.argv[2:]))
+        sys.exit(_run_in_fork(sys.argv[2:]))
     for name in _PRELOADED:
         importlib.import_module(name)
     gc.freeze()  # a collection in a fork would copy every page
     program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
     try:
         if program is not None:
-            _become(program)
+            _set_up_process(program)
             _execute(program.arguments)
     finally:
-        os._exit(_end(sys.exc_info()[1]))
+        os._exit(_shut_down(sys.exc_info()[1]))

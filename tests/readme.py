@@ -21,13 +21,15 @@ def section(title: str) -> str:
     return rest[: end.start()] if end else rest
 
 
-def fenced(language: str, text: str = README) -> list[str]:
+def code_blocks(language: str, text: str = README) -> list[str]:
     """Return the contents of the blocks of one language, "" for those that name none."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [inside for of, inside in blocks if of == language]
+    return [code for block_language, code in blocks if block_language == language]
 
 
 def commands(title: str) -> list[list[str]]:
     """Return the lines of a section's shell blocks as words, each with its comment left out."""
-    lines = [line.partition("  #")[0].strip() for block in fenced("sh", section(title)) for line in block.splitlines()]
+    lines = [
+        line.partition("  #")[0].strip() for block in code_blocks("sh", section(title)) for line in block.splitlines()
+    ]
     return [shlex.split(line) for line in lines if line]

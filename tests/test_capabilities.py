@@ -13,7 +13,9 @@ names = st.sampled_from(list(CAPABILITIES))
 
 
 def test_the_ten_of_the_paper_in_its_groups() -> None:
-    groups = {group: [name for name, atom in CAPABILITIES.items() if atom.group == group] for group in GROUPS}
+    groups = {
+        group: [name for name, capability in CAPABILITIES.items() if capability.group == group] for group in GROUPS
+    }
     assert groups == {
         "attribution": ["color", "shape"],
         "recognition": [
@@ -50,8 +52,8 @@ def test_described_gives_one_line_each_in_the_order_asked(some: list[str]) -> No
 def test_unknown_names_are_told_with_the_ten() -> None:
     with pytest.raises(
         UnknownCapabilityError, match=r"unknown capability 'colour'; the ten are color, shape, "
-    ) as caught:
+    ) as excinfo:
         canonicalize(["color", "colour"])
-    assert caught.value.name == "colour"
-    assert caught.value.allowed == tuple(CAPABILITIES)
-    assert isinstance(caught.value, UsageError)
+    assert excinfo.value.name == "colour"
+    assert excinfo.value.allowed == tuple(CAPABILITIES)
+    assert isinstance(excinfo.value, UsageError)

@@ -19,35 +19,35 @@ SCENES = "scenes:12"
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(photograph())
-    return folder
+    directory = tmp_path / "pictures"
+    directory.mkdir()
+    (directory / "a.jpg").write_bytes(photograph())
+    return directory
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    assert main(["generate", SCENES, "--out", str(folder), "--noise", "0.5"]) == 0
-    return folder
+    directory = tmp_path / "run"
+    assert main(["generate", SCENES, "--out", str(directory), "--noise", "0.5"]) == 0
+    return directory
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Run a command that must fail, and return its status and the one line that it says."""
     capsys.readouterr()
     try:
         status = main(arguments)
-    except SystemExit as usage:
-        status = int(usage.code or 0)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    line = said.err.strip().splitlines()[-1]
-    assert line.startswith("compact"), said.err
+    except SystemExit as error:
+        status = int(error.code or 0)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    line = output.err.strip().splitlines()[-1]
+    assert line.startswith("compact"), output.err
     return status, line
 
 
-BAD: dict[str, tuple[list[str], int, str]] = {
+BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no key": (["generate", "PICTURES", "--out", "NEW"], 2, "set GEMINI_API_KEY"),
     "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "did you mean gemini?"),
     "no model": (["generate", "PICTURES", "--out", "NEW", "--teacher", "openai"], 2, "--teacher openai:MODEL"),
@@ -121,22 +121,22 @@ BAD: dict[str, tuple[list[str], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", BAD_COMMANDS)
 def test_bad_input_gets_one_clear_line(
     case: str, tmp_path: Path, pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments, status, told = BAD[case]
+    arguments, status, message = BAD_COMMANDS[case]
     (tmp_path / "file").write_text("mine")
-    places = {
+    paths = {
         "PICTURES": pictures,
         "NEW": tmp_path / "new",
         "NOWHERE": tmp_path / "nowhere",
         "RUN": run,
         "FILE": tmp_path / "file",
     }
-    got, line = refused(capsys, *(str(places.get(argument, argument)) for argument in arguments))
-    assert got == status, line
-    assert told in line or told in line.replace(str(tmp_path / "nowhere"), "NOWHERE")
+    actual, line = run_failing(capsys, *(str(paths.get(argument, argument)) for argument in arguments))
+    assert actual == status, line
+    assert message in line or message in line.replace(str(tmp_path / "nowhere"), "NOWHERE")
     assert [path.name for path in pictures.iterdir()] == ["a.jpg"]
     assert not (tmp_path / "new").exists()
 
@@ -149,11 +149,11 @@ def test_an_empty_folder_and_one_without_pictures_are_told_apart(
     empty.mkdir()
     text.mkdir()
     (text / "notes.txt").write_text("no picture")
-    assert refused(capsys, "generate", str(empty), "--out", str(tmp_path / "run")) == (
+    assert run_failing(capsys, "generate", str(empty), "--out", str(tmp_path / "run")) == (
         1,
         f"compact: {empty} is empty; put JPEG, PNG or WebP files into it",
     )
-    status, line = refused(capsys, "generate", str(text), "--out", str(tmp_path / "run"))
+    status, line = run_failing(capsys, "generate", str(text), "--out", str(tmp_path / "run"))
     assert (status, "1 .txt" in line) == (1, True)
 
 
@@ -162,7 +162,7 @@ def test_a_server_that_is_not_there_ends_in_one_line(
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     url = "http://127.0.0.1:9"
-    status, line = refused(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", url)
+    status, line = run_failing(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", url)
     assert status == 1
     assert f"{url} cannot be reached" in line
     assert "nothing is lost" in line
@@ -173,7 +173,7 @@ def test_a_wrong_key_ends_in_one_line(
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", "a-wrong-key")
     with GeminiServer() as server:
-        status, line = refused(
+        status, line = run_failing(
             capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", server.url
         )
     assert status == 1
@@ -186,7 +186,7 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_
 ) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.delitem(sys.modules, "compact_hf.teachers.openai", raising=False)
-    assert refused(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher", "openai:m") == (
+    assert run_failing(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher", "openai:m") == (
         1,
         "compact: this needs openai, which is not installed; pip install 'compact_hf[openai]'",
     )
@@ -195,7 +195,7 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_
 
 def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "journal.sqlite").read_bytes()
-    status, line = refused(capsys, "generate", SCENES, "--out", str(run), "--noise", "0.5", "--seed", "7")
+    status, line = run_failing(capsys, "generate", SCENES, "--out", str(run), "--noise", "0.5", "--seed", "7")
     assert status == 2
     assert "seed was 0, now 7" in line
     assert (run / "journal.sqlite").read_bytes() == before
@@ -203,16 +203,16 @@ def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.Cap
 
 def test_a_folder_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     # Nobody, root included, can make a folder in /proc.
-    status, line = refused(capsys, "generate", SCENES, "--out", "/proc/run")
+    status, line = run_failing(capsys, "generate", SCENES, "--out", "/proc/run")
     assert (status, "cannot write" in line) == (1, True)
 
 
 def test_generate_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", SCENES, "--out", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "12 of 12" in said.err
-    assert "compact assemble" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "12 of 12" in output.err
+    assert "compact assemble" in output.err
 
 
 def test_status_is_a_table_for_people_and_json_for_machines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,9 +222,9 @@ def test_status_is_a_table_for_people_and_json_for_machines(run: Path, capsys: p
     assert "dropped at" in table
     assert "planted" in table
     assert main(["status", str(run), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["finished"] == 12
-    assert found["questions"] == sum(found["questions_by_k"].values()) > 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["finished"] == 12
+    assert result["questions"] == sum(result["questions_by_k"].values()) > 0
 
 
 def test_assemble_and_validate_say_what_is_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +240,7 @@ def test_assemble_and_validate_say_what_is_there(run: Path, tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", ["demo", "generate", "status", "assemble", "validate", "publish", "tune", "evaluate"])
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as excinfo:
         main([name, "--help"])
-    assert ended.value.code == 0
+    assert excinfo.value.code == 0
     assert f"example: compact {name}" in " ".join(capsys.readouterr().out.split())

@@ -12,24 +12,24 @@ from compact_hf.cli.completion import SHELLS
 from compact_hf.cli.main import main
 
 
-def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
+def get_script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["completion", shell]) == 0
     return capsys.readouterr().out
 
 
-def completed(said: str, words: list[str], folder: Path) -> list[str]:
-    """What bash offers for the last of `words`, in `folder`."""
+def complete(script: str, words: list[str], directory: Path) -> list[str]:
+    """What bash offers for the last of `words`, in `directory`."""
     line = " ".join(words)
-    ask = (
+    query = (
         f"COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}; COMP_LINE={line!r};"
         f" COMP_POINT={len(line)}; $(complete -p compact | sed 's/.*-F \\([^ ]*\\).*/\\1/') compact {words[-1]!r}"
         f' {words[-2]!r}; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(
-        ["bash", "--norc", "-c", f"{said}\n{ask}"], cwd=folder, capture_output=True, text=True, timeout=60
+    process = subprocess.run(
+        ["bash", "--norc", "-c", f"{script}\n{query}"], cwd=directory, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout.split()
+    assert (process.returncode, process.stderr) == (0, ""), process.stderr
+    return process.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_bash_completes_commands_options_choices_and_paths(
     words: list[str], offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a-run").mkdir()
-    assert completed(script("bash", capsys), words, tmp_path) == offered
+    assert complete(get_script("bash", capsys), words, tmp_path) == offered
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_its_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = script(shell, capsys)
-    assert "generate" in said
-    found = shutil.which(shell)
-    if not found:
+    script = get_script(shell, capsys)
+    assert "generate" in script
+    executable = shutil.which(shell)
+    if not executable:
         pytest.skip(f"{shell} is not on this machine")
-    done = subprocess.run([found, "-n"], input=said, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run([executable, "-n"], input=script, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")

@@ -12,15 +12,15 @@ TREE = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kin
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:
-    drawn: dict[str, str] = {}
-    above: list[str] = []
+    documented: dict[str, str] = {}
+    ancestors: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
-        found = re.match(r"^([ │├└─]*)([A-Z]\w+)(?=\s{2,}|$)", line)
-        if found:
-            depth = (len(found[1]) - 4) // 4
-            above[depth:] = [found[2]]
-            drawn[found[2]] = above[depth - 1] if depth else "Exception"
-    assert drawn == {name: kind.__bases__[0].__name__ for name, kind in TREE.items()}
+        match = re.match(r"^([ │├└─]*)([A-Z]\w+)(?=\s{2,}|$)", line)
+        if match:
+            depth = (len(match[1]) - 4) // 4
+            ancestors[depth:] = [match[2]]
+            documented[match[2]] = ancestors[depth - 1] if depth else "Exception"
+    assert documented == {name: kind.__bases__[0].__name__ for name, kind in TREE.items()}
 
 
 @pytest.mark.parametrize("name", TREE)

@@ -22,29 +22,29 @@ def test_the_tables_are_those_of_the_file() -> None:
 
 
 def test_the_file_is_that_of_the_plan() -> None:
-    found, plan = json.loads(FIGURES), read_plan(DOCS / "evidence.yaml")
-    assert found["plan"] == plan.to_dict()
-    assert len(found["units"]) == len(plan.variants) * len(plan.seeds)
+    evidence, plan = json.loads(FIGURES), read_plan(DOCS / "evidence.yaml")
+    assert evidence["plan"] == plan.to_dict()
+    assert len(evidence["units"]) == len(plan.variants) * len(plan.seeds)
 
 
 def test_what_is_compared_has_as_many_questions_and_the_base_is_named() -> None:
-    found = from_json(Ablation, FIGURES)
-    counts = {unit.variant: sum(unit.data.questions.values()) for unit in found.units}
+    ablation = from_json(Ablation, FIGURES)
+    counts = {unit.variant: sum(unit.data.questions.values()) for unit in ablation.units}
     assert counts == {"k1": 2400, "k123": 2400, "llava-10x": 24000}
-    assert len(found.plan.seeds) >= 3
-    assert {line.label for line in found.lines} == {"all", *(f"k = {k}" for k in range(1, 6))}
-    assert found.base_identity in TEXT
+    assert len(ablation.plan.seeds) >= 3
+    assert {line.label for line in ablation.lines} == {"all", *(f"k = {k}" for k in range(1, 6))}
+    assert ablation.base_identity in TEXT
 
 
 def test_readme_tells_what_came_out() -> None:
-    found = from_json(Ablation, FIGURES)
-    overall = next(line for line in found.lines if line.label == "all")
+    ablation = from_json(Ablation, FIGURES)
+    overall = next(line for line in ablation.lines if line.label == "all")
     shares = {variant: f"{estimate.mean:.0%}" for variant, estimate in overall.accuracy.items()}
-    told = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
-    assert f"to answer {shares['k123']} of reserved ones, k from 1 to 5" in told
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"to answer {shares['k123']} of reserved ones, k from 1 to 5" in readme
     assert (
         f"as many of k = 1 alone {shares['k1']}; ten times as many with LLaVA's shares by k {shares['llava-10x']}."
-        in told
+        in readme
     )
 
 

@@ -22,18 +22,18 @@ def test_the_names_are_sorted_and_each_leads_somewhere() -> None:
         assert name in dir(compact_hf)
 
 
-def functions() -> dict[str, Any]:
+def public_functions() -> dict[str, Any]:
     members = {name: getattr(compact_hf, name) for name in compact_hf.__all__}
     return {name: member for name, member in members.items() if inspect.isfunction(member)}
 
 
 def test_every_public_function_says_what_it_raises() -> None:
-    for name, function in functions().items():
+    for name, function in public_functions().items():
         assert "Raises:" in function.__doc__, name
 
 
 def test_what_a_function_returns_is_public_too() -> None:
-    for name, function in functions().items():
+    for name, function in public_functions().items():
         annotation = inspect.signature(function).return_annotation
         for kind in re.findall(r"[A-Z]\w+", annotation.replace("Path", "").replace("Any", "")):
             assert kind in compact_hf.__all__, f"{name} returns {annotation}"
@@ -47,5 +47,5 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("what", ["import compact_hf", "from compact_hf.cli.main import _parser; _parser()"])
 def test_nothing_heavy_is_imported_before_it_is_used(what: str) -> None:
     code = f"{what}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -15,13 +15,15 @@ from tests import preforked
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "first_steps.ipynb"
 
 
-def told(notebook: Any) -> list[str]:
+def cell_outputs(notebook: Any) -> list[str]:
     """What each cell printed or ended with, as text; of a picture only that it is there."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return ["\n".join(_told(one) for one in cell.outputs if one.get("name") != "stderr") for cell in cells]
+    return [
+        "\n".join(_output_text(output) for output in cell.outputs if output.get("name") != "stderr") for cell in cells
+    ]
 
 
-def _told(output: Any) -> str:
+def _output_text(output: Any) -> str:
     if output.output_type == "stream":
         return output.text
     if "image/png" in output.data:
@@ -33,22 +35,22 @@ def test_the_notebook_gives_what_it_shows_golden(
     tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "Popen", preforked.Popen)
-    shown = nbformat.read(NOTEBOOK, as_version=4)
-    run = nbformat.from_dict(shown)
-    NotebookClient(run, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    expected = nbformat.read(NOTEBOOK, as_version=4)
+    executed = nbformat.from_dict(expected)
+    NotebookClient(executed, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     if pytestconfig.getoption("--golden"):
-        nbformat.write(_tidied(run), NOTEBOOK)
-        shown = run
-    assert told(run) == told(shown)
-    assert "\n".join(told(run)).count("a picture") == 2
+        nbformat.write(_tidy(executed), NOTEBOOK)
+        expected = executed
+    assert cell_outputs(executed) == cell_outputs(expected)
+    assert "\n".join(cell_outputs(executed)).count("a picture") == 2
 
 
-def _tidied(notebook: Any) -> Any:
+def _tidy(notebook: Any) -> Any:
     """Leave out when each cell ran, what libraries had to say, and second forms of an output."""
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
-            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            cell.outputs = [item for item in cell.outputs if item.get("name") != "stderr"]
             for output in cell.outputs:
                 data = output.get("data", {})
                 data.pop("image/jpeg", None)

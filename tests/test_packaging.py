@@ -21,17 +21,17 @@ SHIPPED = {"compact_hf": "compact_hf", "model_card": "compact_hf/_model_card", "
 
 def run(*command: str | Path, cwd: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    process = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, f"{command} ended with {process.returncode}:\n{process.stdout}\n{process.stderr}"
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (built,) = folder.glob("compact_hf-*.whl")
-    return built
+    directory = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory, cwd=ROOT)
+    (path,) = directory.glob("compact_hf-*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +40,34 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     A path file adds a folder without reading the path files in it, so that an editable install stays out of sight.
     """
-    folder = tmp_path_factory.mktemp("elsewhere") / "environment"
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=folder)
-    packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip())
+    directory = tmp_path_factory.mktemp("elsewhere") / "environment"
+    venv.create(directory, with_pip=False, symlinks=True)
+    python = directory / "bin" / "python"
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        wheel,
+        cwd=directory,
+    )
+    packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=directory).strip())
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
-    return folder / "bin"
+    return directory / "bin"
 
 
 def test_the_wheel_holds_what_the_package_reads_at_run_time(wheel: Path) -> None:
     tracked = run("git", "ls-files", *SHIPPED, cwd=ROOT).splitlines()
     expected = {SHIPPED[name.split("/")[0]] + name.removeprefix(name.split("/")[0]) for name in tracked}
-    held = set(ZipFile(wheel).namelist())
-    assert expected <= held, sorted(expected - held)
-    for needed in ("recipes/*.yaml", "*.jinja", "_model_card/*", "_spaces_demo/app.py", "py.typed"):
-        assert any(Path(name).match(needed) for name in held), needed
+    archived = set(ZipFile(wheel).namelist())
+    assert expected <= archived, sorted(expected - archived)
+    for pattern in ("recipes/*.yaml", "*.jinja", "_model_card/*", "_spaces_demo/app.py", "py.typed"):
+        assert any(Path(name).match(pattern) for name in archived), pattern
 
 
 def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
@@ -79,8 +91,8 @@ def test_the_metadata_say_what_to_install(wheel: Path) -> None:
 
 
 def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:
-    found = run(installed / "python", "-c", "import compact_hf; print(compact_hf.__file__)", cwd=tmp_path)
-    assert Path(found.strip()).is_relative_to(installed.parent)
+    location = run(installed / "python", "-c", "import compact_hf; print(compact_hf.__file__)", cwd=tmp_path)
+    assert Path(location.strip()).is_relative_to(installed.parent)
 
 
 def test_the_command_answers_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
@@ -98,18 +110,18 @@ def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed
     start = "import compact_hf, sys; from compact_hf.cli.main import main; print(compact_hf.__file__); sys.exit(main())"
     command = (sys.executable, "-c", start, "demo", "--out", "demo", "--scenes", "40", "--steps", "3")
 
-    def demo() -> str:
-        done = preforked.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(packages)})
-        assert done.returncode == 0, done.stderr
-        return str(done.stdout)
+    def run_demo() -> str:
+        process = preforked.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(packages)})
+        assert process.returncode == 0, process.stderr
+        return str(process.stdout)
 
-    told = demo()
-    assert told.startswith(str(packages))
-    assert "what to do next" in told
+    output = run_demo()
+    assert output.startswith(str(packages))
+    assert "what to do next" in output
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     assert list((tmp_path / "demo" / "release" / "data").rglob("*.parquet"))
     assert "pipeline_tag: image-text-to-text" in (tmp_path / "demo" / "student" / "README.md").read_text()
-    assert demo() == told
+    assert run_demo() == output
 
 
 @pytest.mark.slow
@@ -119,6 +131,6 @@ def test_the_demo_at_its_full_size_learns(installed: Path, tmp_path: Path) -> No
     losses = [loss for _, loss in json.loads((demo / "student" / "training.json").read_text())["loss"]]
     assert losses[-1] < 0.7 * losses[0]
     before, after = (
-        json.loads((demo / when / "results.json").read_text())["models"][0]["overall"] for when in ("before", "after")
+        json.loads((demo / stage / "results.json").read_text())["models"][0]["overall"] for stage in ("before", "after")
     )
     assert after["low"] > before["high"]

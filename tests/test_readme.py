@@ -12,20 +12,20 @@ import pytest
 
 from benchmarks.readme import README_ROWS, format_costs, format_table, format_training, read_result
 from compact_hf.cli.main import _parser
-from tests.readme import README, ROOT, fenced, section
+from tests.readme import README, ROOT, code_blocks, section
 
 
 def test_the_example_prints_what_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,), (promised,) = (fenced(language, section("In Python")) for language in ("python", ""))
+    (code,), (expected,) = (code_blocks(language, section("In Python")) for language in ("python", ""))
     monkeypatch.chdir(tmp_path)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
         exec(compile(code, "README.md", "exec"), {})
-    assert said.getvalue() == promised
+    assert stdout.getvalue() == expected
 
 
 def test_the_example_has_about_ten_lines() -> None:
-    (code,) = fenced("python", section("In Python"))
+    (code,) = code_blocks("python", section("In Python"))
     assert len(code.splitlines()) <= 12
 
 
@@ -35,7 +35,7 @@ def test_every_config_that_readme_loads_exists(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     generate("scenes:60", "run")
     assemble(["run"], "demo-out/release", version="1.0.0")
-    (code,) = fenced("python", section("Load it"))
+    (code,) = code_blocks("python", section("Load it"))
     imported, _, loads = code.partition("\n\n")
     names: dict[str, object] = {}
     exec(imported, names)
@@ -45,7 +45,7 @@ def test_every_config_that_readme_loads_exists(tmp_path: Path, monkeypatch: pyte
 
 
 def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.partition("#")[0].strip() for block in fenced("sh") for line in block.splitlines()]
+    lines = [line.partition("#")[0].strip() for block in code_blocks("sh") for line in block.splitlines()]
     inline = re.findall(r"`(?:GEMINI_API_KEY=\S+ )?(compact \w+ [^`]+)`", README)
     lines += [text for text in inline if "..." not in text]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("compact ")]
@@ -55,12 +55,12 @@ def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_every_path_that_readme_names_is_there() -> None:
-    (tree,) = fenced("", section("Where things are"))
-    inside = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
-    assert {name.rstrip("/") for name in inside} <= {
+    (tree,) = code_blocks("", section("Where things are"))
+    entries = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    assert {name.rstrip("/") for name in entries} <= {
         path.relative_to(ROOT / "compact_hf").as_posix() for path in (ROOT / "compact_hf").rglob("*")
     }
-    assert len(inside) > 10
+    assert len(entries) > 10
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
     for path, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", README)):
         assert (ROOT / path).exists(), path

@@ -24,7 +24,7 @@ from tests.readme import ROOT, commands
 from tests.teachers.asking import photograph
 
 
-def compacts(title: str) -> list[list[str]]:
+def compact_commands(title: str) -> list[list[str]]:
     """Return the `compact` commands of a section, as their arguments."""
     return [words[1:] for words in commands(title) if words[0] == "compact"]
 
@@ -35,15 +35,15 @@ pytestmark = pytest.mark.usefixtures("preforked_training")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`pictures`, 24 of them; `pool` and a file of LLaVA-665K's form that asks about them."""
-    folder = tmp_path_factory.mktemp("newcomer")
+    directory = tmp_path_factory.mktemp("newcomer")
     names = [f"{number}.jpg" for number in range(24)]
-    for of in ("pictures", "pool"):
-        (folder / of).mkdir()
+    for subdirectory in ("pictures", "pool"):
+        (directory / subdirectory).mkdir()
         for number, name in enumerate(names):
-            (folder / of / name).write_bytes(photograph(64 + number))
-    asked = [{**llava_item(name, ()), "conversations": _conversation(number)} for number, name in enumerate(names)]
-    (folder / "llava_v1_5_mix665k.json").write_text(json.dumps(asked))
-    return folder
+            (directory / subdirectory / name).write_bytes(photograph(64 + number))
+    items = [{**llava_item(name, ()), "conversations": _conversation(number)} for number, name in enumerate(names)]
+    (directory / "llava_v1_5_mix665k.json").write_text(json.dumps(items))
+    return directory
 
 
 def _conversation(number: int) -> list[dict[str, str]]:
@@ -66,14 +66,14 @@ def test_a_release_is_made_of_ones_own_images(
     folder: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    plan, *others = compacts("Of your own pictures")
-    assert run_against(gemini, plan) == 0
+    dry_run, *rest = compact_commands("Of your own pictures")
+    assert run_against(gemini, dry_run) == 0
     assert not gemini.requests
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-    for arguments in others:
+    for arguments in rest:
         assert run_against(gemini, arguments) == 0, capsys.readouterr().err
     assert "release is valid" in capsys.readouterr().err
-    assert [arguments[0] for arguments in others].count("generate") == 2
+    assert [arguments[0] for arguments in rest].count("generate") == 2
 
 
 def test_the_k_of_data_that_is_there_is_judged_and_raised(
@@ -81,33 +81,33 @@ def test_the_k_of_data_that_is_there_is_judged_and_raised(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-    found = compacts("Of data that is there")
-    assert len(found) == 2
-    for arguments in found:
+    section_commands = compact_commands("Of data that is there")
+    assert len(section_commands) == 2
+    for arguments in section_commands:
         assert run_against(gemini, arguments) == 0, capsys.readouterr().err
 
 
 def test_a_release_goes_to_the_hub_and_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_release("release")
-    plan, *others = compacts("Onto the Hub")
-    assert plan[-1] == "--dry-run"
-    assert re.fullmatch(r"v\d+\.\d+\.\d+", others[0][1].partition("@")[2])
+    dry_run, *rest = compact_commands("Onto the Hub")
+    assert dry_run[-1] == "--dry-run"
+    assert re.fullmatch(r"v\d+\.\d+\.\d+", rest[0][1].partition("@")[2])
     with HubServer() as server:
-        for arguments in (plan, plan[:-1], *others):
+        for arguments in (dry_run, dry_run[:-1], *rest):
             run_in(tmp_path, arguments, server)
-        assert server.store.repository("dataset", "org/name").at("v1.0.0").files
+        assert server.store.repository("dataset", "org/name").get_commit("v1.0.0").files
     assert (tmp_path / "llava" / "dataset_info.json").is_file()
     assert (tmp_path / "org-name-v1.0.0-sheet" / "contact_sheet.png").is_file()
 
 
-def run_in(folder: Path, arguments: list[str], hub: HubServer | None = None) -> str:
+def run_in(directory: Path, arguments: list[str], hub: HubServer | None = None) -> str:
     """Run a command in a folder, against a Hub (one of its own where none is given), and return what it prints."""
-    inside = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(folder)!r})\n{COMPACT}"
+    source = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(directory)!r})\n{COMPACT}"
     with nullcontext(hub) if hub else HubServer() as server:
-        done = run(server, inside, *arguments, home=folder / "home")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+        process = run(server, source, *arguments, home=directory / "home")
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def make_release(out: str) -> None:
@@ -119,14 +119,16 @@ def test_what_the_demo_left_is_tuned_and_ready_to_be_published(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     copy_aligned("demo-out/base")
     make_release("demo-out/release")
-    found = compacts("Tune")
-    ready = [arguments for arguments in found if "llava-base" not in arguments and "adapter" not in arguments]
-    assert [arguments[0] for arguments in ready] == ["recipe", "tune", "tune", "publish"]
-    *tuning, publish = ready
-    for arguments in tuning:
+    section_commands = compact_commands("Tune")
+    runnable = [
+        arguments for arguments in section_commands if "llava-base" not in arguments and "adapter" not in arguments
+    ]
+    assert [arguments[0] for arguments in runnable] == ["recipe", "tune", "tune", "publish"]
+    *tune_commands, publish = runnable
+    for arguments in tune_commands:
         # As many steps as a test has time for.
-        few = ["--max_steps", "3"] if arguments[0] == "tune" else []
-        assert main([*arguments, *few]) == 0, arguments
+        overrides = ["--max_steps", "3"] if arguments[0] == "tune" else []
+        assert main([*arguments, *overrides]) == 0, arguments
     assert (tmp_path / "student" / "README.md").is_file()
     run_in(tmp_path, publish)
 
@@ -136,7 +138,7 @@ def test_the_data_are_shown_and_the_space_is_ready_to_be_published(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_release("demo-out/release")
-    show, publish = compacts("See it")
+    show, publish = compact_commands("See it")
     assert main(show) == 0
     (tmp_path / "spaces_demo").symlink_to(ROOT / "spaces_demo")
     # README has pip do it, which would fetch the builder.
@@ -149,9 +151,9 @@ def test_data_and_models_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     make_release("release")
     copy_student("students")
-    for arguments in compacts("Judge"):
+    for arguments in compact_commands("Judge"):
         # As many questions as a test has time for.
-        few = ["scenes:8" if word == "scenes:100" else word for word in arguments]
-        assert main(few) == 0, arguments
+        shortened = ["scenes:8" if word == "scenes:100" else word for word in arguments]
+        assert main(shortened) == 0, arguments
     for page in ("judged/report.html", "swapped/report.html", "analysis/analysis.html"):
         assert (tmp_path / page).is_file()

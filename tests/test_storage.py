@@ -61,7 +61,7 @@ def test_links_are_followed_to_where_a_file_would_really_lie(tmp_path: Path) -> 
 def test_any_name_is_found_as_the_kernel_escapes_it(name: str) -> None:
     if name in (".", ".."):
         return
-    escaped = "".join(f"\\{ord(sign):03o}" if sign in " \t\n\\#" else sign for sign in name)
+    escaped = "".join(f"\\{ord(char):03o}" if char in " \t\n\\#" else char for char in name)
     text = f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / /m/{escaped} rw - nfs filer:/x rw\n"
     assert get_network_file_system(Path("/m") / name / "run", mountinfo=text) == "nfs"
     assert get_network_file_system(Path("/m") / f"{name}2" / "run", mountinfo=text) is None
@@ -75,8 +75,8 @@ def test_what_cannot_be_read_says_nothing(text: str) -> None:
 @pytest.mark.skipif(not MOUNTS.exists(), reason="only Linux has it")
 def test_this_machine_can_be_asked() -> None:
     assert get_network_file_system("/proc/self") is None
-    named = MOUNTS.read_text().replace(" - proc ", " - nfs4 ")
-    assert get_network_file_system("/proc/self", mountinfo=named) == "nfs4"
+    mountinfo = MOUNTS.read_text().replace(" - proc ", " - nfs4 ")
+    assert get_network_file_system("/proc/self", mountinfo=mountinfo) == "nfs4"
 
 
 def test_a_system_without_mountinfo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

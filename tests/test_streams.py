@@ -24,37 +24,37 @@ SCENES = "scenes:12"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("streams") / "run"
-    generate(SCENES, folder)
-    return folder
+    directory = tmp_path_factory.mktemp("streams") / "run"
+    generate(SCENES, directory)
+    return directory
 
 
-def piped(*arguments: str, **places: Any) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     code = "import sys; from compact_hf.cli.main import main; sys.exit(main())"
-    return subprocess.run([sys.executable, "-c", code, *arguments], text=True, timeout=60, check=False, **places)
+    return subprocess.run([sys.executable, "-c", code, *arguments], text=True, timeout=60, check=False, **options)
 
 
 def test_a_reader_that_has_had_enough_is_no_error(run: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    ended = piped("status", str(run), stdout=writing, stderr=subprocess.PIPE)
-    os.close(writing)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = run_cli("status", str(run), stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_a_result_that_cannot_be_written_is_said_in_one_line(run: Path) -> None:
     with open("/dev/full", "w") as full:
-        ended = piped("status", str(run), stdout=full, stderr=subprocess.PIPE)
-    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert "cannot write to stdout: No space left" in ended.stderr
+        process = run_cli("status", str(run), stdout=full, stderr=subprocess.PIPE)
+    assert (process.returncode, process.stderr.count("\n")) == (1, 1)
+    assert "cannot write to stdout: No space left" in process.stderr
 
 
 def test_work_goes_on_when_nobody_listens_to_its_talk(run: Path, tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    ended = piped("generate", SCENES, "--out", str(tmp_path / "new"), stderr=writing, stdout=subprocess.PIPE)
-    os.close(writing)
-    assert (ended.returncode, ended.stdout) == (0, "")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = run_cli("generate", SCENES, "--out", str(tmp_path / "new"), stderr=write_end, stdout=subprocess.PIPE)
+    os.close(write_end)
+    assert (process.returncode, process.stdout) == (0, "")
     assert status(tmp_path / "new").finished == 12
 
 
@@ -65,23 +65,23 @@ def test_status_shows_what_any_terminal_and_any_encoding_can_take(run: Path, tmp
         journal.record_outcome(FinishedImage("0" * 32, "scene:0", to_json(outcome), 0))
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     for options in ([], ["--json"]):
-        ended = piped("status", str(run), *options, env=environment, capture_output=True)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert not {"\x1b", "\r"} & set(ended.stdout)
-    assert any(hostile.subject == one["examples"][0]["subject"] for one in json.loads(ended.stdout)["rejects"])
+        process = run_cli("status", str(run), *options, env=environment, capture_output=True)
+        assert (process.returncode, process.stderr) == (0, "")
+        assert not {"\x1b", "\r"} & set(process.stdout)
+    assert any(hostile.subject == reject["examples"][0]["subject"] for reject in json.loads(process.stdout)["rejects"])
 
 
 def test_options_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(SystemExit) as excinfo:
         main(["generate", SCENES, "--ou", "run"])
-    assert refused.value.code == 2
+    assert excinfo.value.code == 2
     assert "required: --out" in capsys.readouterr().err
 
 
 def test_a_command_without_a_command_says_that_one_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(SystemExit) as excinfo:
         main([])
-    assert refused.value.code == 2
+    assert excinfo.value.code == 2
     assert "required: COMMAND" in capsys.readouterr().err
 
 

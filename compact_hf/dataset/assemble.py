@@ -51,7 +51,7 @@ def assemble(
     image_license: str | None = None,
     license: str | None = None,
     on_balance: Callable[[Balance], None] = lambda balance: None,
-    on_note: Callable[[str], None] = lambda told: None,
+    on_note: Callable[[str], None] = lambda message: None,
 ) -> DatasetStats:
     """Write one release of the conversations in the runs and a sample of an instruction file.
 

@@ -51,7 +51,7 @@ def publish(
     *,
     private: bool = False,
     dry_run: bool = False,
-    on_progress: Callable[[str], None] = lambda told: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedDataset:
     """Publish a release as the next version of a data set repository, in one piece.
 

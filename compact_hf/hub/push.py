@@ -98,7 +98,7 @@ def push(
     tag: str | None = None,
     private: bool = False,
     check: Callable[[str], None] = lambda commit: None,
-    on_progress: Callable[[str], None] = lambda told: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> PushResult:
     """Make main hold exactly the files of a folder, at once, and tag it.
 

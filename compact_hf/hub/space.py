@@ -57,7 +57,7 @@ def publish_space(
     wheel: str | Path | None = None,
     private: bool = False,
     dry_run: bool = False,
-    on_progress: Callable[[str], None] = lambda told: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedSpace:
     """Publish a Space's folder in one piece; the same call goes on after an interruption.
 

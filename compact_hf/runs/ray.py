@@ -104,7 +104,7 @@ def generate_on_ray(
     out: str | Path,
     *,
     shards: int,
-    on_progress: Callable[[RunProgress], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda progress: None,
     **settings: Any,
 ) -> RunProgress:
     """Run `generate` as so many shards on the Ray cluster that there is, or else on a local one made for it.

@@ -166,7 +166,7 @@ class Run:
     seed: int = 0
     shard: Shard | None = None
     limits: RunLimits = field(default_factory=RunLimits)
-    on_progress: Callable[[RunProgress], None] = lambda standing: None
+    on_progress: Callable[[RunProgress], None] = lambda progress: None
 
     def run(self, out: Path) -> RunProgress:
         """Work on every picture, journalling into the run folder `out`; Ctrl-C finishes what is in flight.

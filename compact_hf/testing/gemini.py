@@ -56,7 +56,7 @@ class GeminiServer(ModelServer):
         model: str = "gemini-3.8-flash-double",
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
-        fault: Fault = lambda asked, number: None,
+        fault: Fault = lambda request, number: None,
         record_requests: bool = True,
     ) -> None:
         self.batches = GeminiBatches(

@@ -58,7 +58,7 @@ class OpenAIServer(ModelServer):
         model: str = "double-2026-11-21",
         accept_rate: float = 1.0,
         latency_s: float = 0.0,
-        fault: Fault = lambda asked, number: None,
+        fault: Fault = lambda request, number: None,
         record_requests: bool = True,
     ) -> None:
         routes = [

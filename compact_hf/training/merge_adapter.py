@@ -29,7 +29,7 @@ def merge_adapter(
     out: str | Path,
     *,
     base: str | Path | None = None,
-    on_progress: Callable[[str], None] = lambda told: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> Path:
     """Merge an adapter into its base and save the model.
 

@@ -85,7 +85,7 @@ def publish_model(
     license: str | None = None,
     private: bool = False,
     dry_run: bool = False,
-    on_progress: Callable[[str], None] = lambda told: None,
+    on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedModel:
     """Publish a tuned model or an adapter in a repository of its own, in one piece.
 

@@ -105,13 +105,13 @@ def test_cpu_seconds_are_those_of_all_descendants(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"compare.py: {message}")
-    assert done.stderr.count("\n") == 1
+    process = run(*arguments)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith(f"compare.py: {message}")
+    assert process.stderr.count("\n") == 1
 
 
-def worktree_of(progress: str) -> str:
+def parse_worktree(progress: str) -> str:
     return re.findall(r"^HEAD is checked out: (.+)$", progress, flags=re.MULTILINE)[0]
 
 
@@ -126,8 +126,8 @@ def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(compared.BENCHMARKS, "broken", lambda inputs, out: compared.Command(("no-such-command",)))
     assert compare.main(["HEAD", "--only", "broken,help", "--rounds", "1", "--json"]) == 1
-    printed = capsys.readouterr()
-    result = json.loads(printed.out)
+    output = capsys.readouterr()
+    result = json.loads(output.out)
     assert result["rev"] == {"name": "HEAD", "commit": compared.git("rev-parse", "HEAD")}
     assert list(result["benchmarks"]) == ["help"]
     for line in result["benchmarks"]["help"].values():
@@ -135,11 +135,11 @@ def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys
         assert line["verdict"] == "too few rounds"
     assert list(result["failed"]) == ["broken"]
     assert re.match(r"HEAD \(\w{7}\) ended with 2: no-such-command: ", result["failed"]["broken"])
-    shown = compare.format_table(result)
-    assert shown.count("\n| help |") == 2
-    assert "\n| broken | failed: HEAD (" in shown
-    assert "\nhelp: round 1 of 1, this tree" in printed.err
-    assert is_gone(worktree_of(printed.err))
+    table = compare.format_table(result)
+    assert table.count("\n| help |") == 2
+    assert "\n| broken | failed: HEAD (" in table
+    assert "\nhelp: round 1 of 1, this tree" in output.err
+    assert is_gone(parse_worktree(output.err))
 
 
 @pytest.mark.usefixtures("checkout")
@@ -149,9 +149,9 @@ def test_the_worktree_is_removed_when_it_is_interrupted(sent: signal.Signals, st
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
         assert process.stderr is not None
-        worktree = worktree_of(process.stderr.readline())
+        worktree = parse_worktree(process.stderr.readline())
         assert not is_gone(worktree)
         os.killpg(process.pid, sent)  # as a terminal does, to git as well
-        printed, _ = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (status, "")
+        stdout, _ = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (status, "")
     assert is_gone(worktree)

@@ -27,14 +27,14 @@ def test_every_way_answers_the_same_and_is_shown(
     monkeypatch.setattr(evaluation, "BATCH_SIZES", (1, 16))
     monkeypatch.setattr(evaluation, "ROUNDS", 1)
     _, student = copy_student(tmp_path / "student")
-    asked = evaluation.load_images(load_questions("scenes:2").questions)
-    found = json.loads(json.dumps(evaluation.measure(Student(str(student)), asked)))
-    assert list(found["lines"]) == ["loop", "batch 1", "batch 16"]
-    assert found["questions"] == len(asked) > found["pictures"] == 2
-    assert all(0 < one["least"] <= one["median"] <= one["most"] for one in found["lines"].values())
-    told = evaluation.format_table({"machine": {"cpu": "a processor", "torch": "2.0", "load": 0.5}, **found})
-    assert "| batch 16 | " in told
-    assert "a processor" in told
+    questions = evaluation.load_images(load_questions("scenes:2").questions)
+    result = json.loads(json.dumps(evaluation.measure(Student(str(student)), questions)))
+    assert list(result["lines"]) == ["loop", "batch 1", "batch 16"]
+    assert result["questions"] == len(questions) > result["pictures"] == 2
+    assert all(0 < line["least"] <= line["median"] <= line["most"] for line in result["lines"].values())
+    table = evaluation.format_table({"machine": {"cpu": "a processor", "torch": "2.0", "load": 0.5}, **result})
+    assert "| batch 16 | " in table
+    assert "a processor" in table
 
 
 def test_other_answers_than_the_loops_end_it(

@@ -30,19 +30,19 @@ def test_every_figure_is_measured_and_shown(
 ) -> None:
     """What talks to the Hub's double has a process of its own, as in earnest; the rest runs here, to be quick."""
 
-    def run(step: str, *, environment: Mapping[str, str] | None = None, **asked: Any) -> dict[str, Any]:
-        given = json.dumps(asked, default=str)
+    def run(step: str, *, environment: Mapping[str, str] | None = None, **options: Any) -> dict[str, Any]:
+        arguments = json.dumps(options, default=str)
         if environment is None:
-            return dict(release.STEPS[step](json.loads(given)))
-        done = preforked.run([sys.executable, BENCHMARKS / "release.py", "--step", step, given], env=environment)
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+            return dict(release.STEPS[step](json.loads(arguments)))
+        process = preforked.run([sys.executable, BENCHMARKS / "release.py", "--step", step, arguments], env=environment)
+        assert process.returncode == 0, process.stderr
+        return dict(json.loads(process.stdout))
 
     monkeypatch.setattr(release, "run", run)
     monkeypatch.setenv("GEMINI_API_KEY", "unset when the test ends")
     result = json.loads(json.dumps(release.measure(tmp_path, rows=60, max_rows=90, llava_mb=0.3, repetitions=1)))
     assert list(tmp_path.glob("*.parquet")) == [], "what was measured is taken away"
-    steps = [(one["step"], one["rows"]) for one in result["peaks"]]
+    steps = [(peak["step"], peak["rows"]) for peak in result["peaks"]]
     assert steps == [
         ("write", 3), ("validate", 3), ("choose", 3), ("write", 60), ("validate", 60), ("choose", 60), ("write", 90),
     ]  # fmt: skip
@@ -55,6 +55,6 @@ def test_every_figure_is_measured_and_shown(
     assert (sample["rows"], sample["rejected"]) == (10, 0)
     assert 90 < annotated["questions"] <= 100, "ten pictures with two items of five questions; the last may have one"
     assert release.format_table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
-    for what, figure, wanted in readme.release_rows(result):
-        assert what
-        assert figure.strip(" /"), (what, wanted)
+    for label, figure, target in readme.release_rows(result):
+        assert label
+        assert figure.strip(" /"), (label, target)

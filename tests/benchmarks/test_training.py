@@ -27,24 +27,26 @@ def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path) -> None:
     """In this process and the first lines only, to be quick."""
     trained = importlib.import_module("trained")
-    start = trained.TrainingSetup(training.build_release(tmp_path, image_count=12), "tiny", steps=1, batch=1, workers=0)
-    lines = dict(list(training.build_setups(start).items())[:3])
-    found = json.loads(json.dumps({name: trained.measure(asked) for name, asked in lines.items()}))
-    for figures in found.values():
+    base_setup = trained.TrainingSetup(
+        training.build_release(tmp_path, image_count=12), "tiny", steps=1, batch=1, workers=0
+    )
+    setups = dict(list(training.build_setups(base_setup).items())[:3])
+    results = json.loads(json.dumps({name: trained.measure(setup) for name, setup in setups.items()}))
+    for figures in results.values():
         assert set(readme.TRAINING_COLUMNS) <= set(figures)
         assert all(figures[key] > 0 for key in readme.TRAINING_COLUMNS if key != "peak_mb")
         assert figures["of_peak"] < 1
         assert figures["waiting_for_rows"] < 1
-    apart, plain, ours = found.values()
+    separate, plain, ours = results.values()
     # A row is one question there, and two or three here, with one picture for all.
-    assert apart["questions_per_second"] == apart["rows_per_second"]
+    assert separate["questions_per_second"] == separate["rows_per_second"]
     assert 2 <= round(ours["questions_per_second"] / ours["rows_per_second"], 9) <= 3
-    assert 2 < apart["tokens_per_question"] / plain["tokens_per_question"] < 3
-    gains = training.compute_gains(found)
-    assert gains["format"] == plain["questions_per_second"] / apart["questions_per_second"]
-    shown = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": found, "gains": gains})
-    assert shown.count("\n| ") == len(lines)
-    assert shown.endswith("on x, 2 cores, 1 of them training, torch 2.0, load 0.0 to 1.0")
+    assert 2 < separate["tokens_per_question"] / plain["tokens_per_question"] < 3
+    gains = training.compute_gains(results)
+    assert gains["format"] == plain["questions_per_second"] / separate["questions_per_second"]
+    table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": results, "gains": gains})
+    assert table.count("\n| ") == len(setups)
+    assert table.endswith("on x, 2 cores, 1 of them training, torch 2.0, load 0.0 to 1.0")
 
 
 def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
@@ -73,10 +75,10 @@ def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
 @pytest.mark.slow
 def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, tmp_path: Path) -> None:
     release = training.build_release(tmp_path, image_count=12)
-    wrong = replace(
+    setup = replace(
         next(iter(training.build_setups(training.TrainingSetup(release, "tiny", 1)).values())), attention="none such"
     )
-    figures = training.measure(wrong)
+    figures = training.measure(setup)
     assert "none such" in figures["failed"]
-    shown = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
-    assert "| it | no figure |" in shown
+    table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
+    assert "| it | no figure |" in table

@@ -15,18 +15,20 @@ from compact_hf.records import Message, Row, Turn
 CAPABILITIES = ("color", "shape", "counting")
 
 
-def picture(number: int, *, file_format: str = "JPEG", **options: Any) -> bytes:
+def make_image(number: int, *, file_format: str = "JPEG", **options: Any) -> bytes:
     """A small picture file, another one for each number up to 65,535."""
     out = BytesIO()
     Image.new("RGB", (32, 24), (number % 256, number // 256, 77)).save(out, file_format, **options)
     return out.getvalue()
 
 
-def row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
+def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
     """A compositional row with two turns about its own picture."""
-    data = data or picture(number, file_format="PNG")
-    asked = CAPABILITIES[:k]
-    turns = tuple(Turn(f"Question {at} about {number}?", f"answer {at}", asked, asked, 90) for at in (1, 2))
+    data = data or make_image(number, file_format="PNG")
+    capabilities = CAPABILITIES[:k]
+    turns = tuple(
+        Turn(f"Question {index} about {number}?", f"answer {index}", capabilities, capabilities, 90) for index in (1, 2)
+    )
     messages = [
         message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
     ]
@@ -35,7 +37,7 @@ def row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
         messages=tuple(messages),
         source="compact",
         k=k,
-        capabilities=asked,
+        capabilities=capabilities,
         turns=turns,
         image_id=compute_image_id(data),
         image_source="scenes",
@@ -47,21 +49,23 @@ def row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
     )
 
 
-def rows(count: int) -> Iterator[Row]:
+def make_rows(count: int) -> Iterator[Row]:
     """`count` compositional rows, k = 1, 2, 3 in turn."""
-    return (row(number, k=number % 3 + 1) for number in range(count))
+    return (make_row(number, k=number % 3 + 1) for number in range(count))
 
 
-def item(number: int, *, image: str | None = None) -> dict[str, Any]:
+def make_item(number: int, *, image: str | None = None) -> dict[str, Any]:
     """One item of LLaVA's format."""
-    mark = "<image>\n" if image else ""
+    image_token = "<image>\n" if image else ""
     conversations = [
-        {"from": "human", "value": f"{mark}What is number {number}?"},
+        {"from": "human", "value": f"{image_token}What is number {number}?"},
         {"from": "gpt", "value": f"It is {number}."},
     ]
     return {"id": str(number), **({"image": image} if image else {}), "conversations": conversations}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(directory: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }

@@ -18,9 +18,9 @@ from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Row
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.methods.data_sets import pictures
+from tests.methods.data_sets import make_images
 
-from .samples import contents, item, picture
+from .samples import contents, make_image, make_item
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def instruction(run: Path, tmp_path: Path) -> Path:
     """An instruction file about two pictures of the run, one of which is held out, and about none."""
-    of_run = [row for row in iter_conversation_rows([run]) if isinstance(row, Row)]
-    items = [item(0)]
+    run_rows = [row for row in iter_conversation_rows([run]) if isinstance(row, Row)]
+    items = [make_item(0)]
     for split in ("train", "validation"):
-        picture = next(row for row in of_run if get_split(row.k, row.image_id) == split)
-        assert picture.read_image is not None
-        (tmp_path / f"{split}.png").write_bytes(picture.read_image())
-        items.append(item(1, image=f"{split}.png"))
+        source_row = next(row for row in run_rows if get_split(row.k, row.image_id) == split)
+        assert source_row.read_image is not None
+        (tmp_path / f"{split}.png").write_bytes(source_row.read_image())
+        items.append(make_item(1, image=f"{split}.png"))
     file = tmp_path / "llava.json"
     file.write_text(json.dumps(items))
     return file
@@ -53,28 +53,28 @@ def test_the_same_runs_give_the_same_release(run: Path, instruction: Path, tmp_p
 
 
 def test_a_held_out_picture_is_not_trained_on(run: Path, instruction: Path, tmp_path: Path) -> None:
-    facts = assemble(run, tmp_path / "out", version="1.0.0", instruction=instruction, instruction_rows=3)
-    assert facts.rejects["instruction", "picture is in the validation split"] == 1
-    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
+    stats = assemble(run, tmp_path / "out", version="1.0.0", instruction=instruction, instruction_rows=3)
+    assert stats.rejects["instruction", "picture is in the validation split"] == 1
+    assert (stats.rows("instruction"), stats.rows("instruction_text")) == (1, 1)
     assert validate(tmp_path / "out").counts == {}
 
 
 def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_the_card(
     run: Path, tmp_path: Path
 ) -> None:
-    told: list[Balance] = []
+    balances: list[Balance] = []
     whole = assemble(run, tmp_path / "whole", version="1.0.0", max_similarity=1)
     new = assemble(run, tmp_path / "new", version="1.0.0")
-    even = assemble(run, tmp_path / "even", version="1.0.0", balance=True, on_balance=told.append)
+    even = assemble(run, tmp_path / "even", version="1.0.0", balance=True, on_balance=balances.append)
     assert not any(stage == "assembly" for stage, _ in whole.rejects)
     assert whole.questions_by_k.total() > new.questions_by_k.total() > even.questions_by_k.total()
     assert new.rejects["assembly", "near-duplicate question"] == even.rejects["assembly", "near-duplicate question"] > 0
     assert even.rejects["assembly", "surplus for balance"] == new.questions_by_k.total() - even.questions_by_k.total()
-    assert (told[0].before.questions, told[0].after.questions) == (
+    assert (balances[0].before.questions, balances[0].after.questions) == (
         new.questions_by_k.total(),
         even.questions_by_k.total(),
     )
-    assert told[0].before.ks < told[0].after.ks
+    assert balances[0].before.ks < balances[0].after.ks
     assert "surplus for balance" in (tmp_path / "even" / "README.md").read_text()
     assert validate(tmp_path / "even").counts == {}
 
@@ -99,13 +99,13 @@ def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_a
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     for name in ("photos", "pool"):
         (tmp_path / name).mkdir()
-    for number, data in enumerate(pictures(3)):
+    for number, data in enumerate(make_images(3)):
         (tmp_path / "photos" / f"{number}.png").write_bytes(data)
-    (tmp_path / "pool" / "theirs.jpg").write_bytes(picture(1))
-    (tmp_path / "llava.json").write_text(json.dumps([item(1, image="theirs.jpg")]))
+    (tmp_path / "pool" / "theirs.jpg").write_bytes(make_image(1))
+    (tmp_path / "llava.json").write_text(json.dumps([make_item(1, image="theirs.jpg")]))
     with GeminiServer() as gemini:
         generate(str(tmp_path / "photos"), tmp_path / "run", teacher_url=gemini.url)
-    facts = assemble(
+    stats = assemble(
         tmp_path / "run",
         tmp_path / "out",
         version="1.0.0",
@@ -114,8 +114,8 @@ def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_a
         instruction_rows=1,
         image_license="cc-by-4.0",
     )
-    assert facts.images == {("photos", "cc-by-4.0"): facts.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
-    assert facts.rows("k1", "k2", "k3") > 0
+    assert stats.images == {("photos", "cc-by-4.0"): stats.rows("k1", "k2", "k3"), ("pool", "unknown"): 1}
+    assert stats.rows("k1", "k2", "k3") > 0
     assert read_header(tmp_path / "out")["license"] == "other"
     with pytest.raises(UsageError, match="give a short name such as cc-by"):
         assemble(tmp_path / "run", tmp_path / "other", version="1.0.0", image_license="/mine\n")

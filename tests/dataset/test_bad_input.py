@@ -15,11 +15,11 @@ import pytest
 
 from compact_hf.dataset.writer import write_dataset
 from tests.doubles.hub.http import READ_TOKEN
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import MAIN, File, Repository
-from tests.hub.clients import told
+from tests.hub.clients import run_source
 
-from .samples import contents, rows
+from .samples import contents, make_rows
 
 K2: Final = "data/k2/train-00000-of-00001.parquet"
 COMMANDS: Final = """
@@ -37,30 +37,30 @@ for case, (arguments, token) in json.loads(Path(sys.argv[1]).read_text()).items(
 """
 
 
-def cut(release: Path) -> None:
+def truncate(release: Path) -> None:
     data = (release / K2).read_bytes()
     (release / K2).write_bytes(data[: len(data) // 2])
 
 
-def with_narrow_k(release: Path) -> None:
+def narrow_k_type(release: Path) -> None:
     table = pq.read_table(release / K2)
-    at = table.schema.get_field_index("k")
-    pq.write_table(table.set_column(at, "k", table["k"].cast(pa.int32())), release / K2)
+    index = table.schema.get_field_index("k")
+    pq.write_table(table.set_column(index, "k", table["k"].cast(pa.int32())), release / K2)
 
 
-def with_fewer_rows(release: Path) -> None:
+def drop_first_row(release: Path) -> None:
     pq.write_table(pq.read_table(release / K2).slice(1), release / K2)
 
 
-def with_other_configs(release: Path) -> None:
+def swap_configs(release: Path) -> None:
     card = release / "README.md"
     assert "data/k2/train" in card.read_text()
     card.write_text(card.read_text().replace("data/k2/train", "data/k1/train"))
 
 
-SPOILED: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
+DEFECTS: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "a Parquet file is missing": (lambda path: (path / K2).unlink(), "card's configs are not those of the files"),
-    "a Parquet file is cut": (cut, "unreadable file: " + K2),
+    "a Parquet file is cut": (truncate, "unreadable file: " + K2),
     "a file is no Parquet file": (lambda path: (path / K2).write_bytes(b"not Parquet" * 99), "unreadable file: " + K2),
     "a Parquet file of something else": (
         lambda path: pq.write_table(pa.table({"text": ["a"]}), path / K2),
@@ -70,15 +70,15 @@ SPOILED: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
         lambda path: shutil.copy(path / K2, path / "data" / "more.parquet"),
         "file that is no part of a release: data/more.parquet",
     ),
-    "a column has another type": (with_narrow_k, "schema differs: " + K2 + " k is int32; should be int64"),
-    "the card counts other rows": (with_fewer_rows, "card's counts are wrong: README.md config all has"),
-    "the card names other files": (with_other_configs, "card's configs are not those of the files: README.md"),
+    "a column has another type": (narrow_k_type, "schema differs: " + K2 + " k is int32; should be int64"),
+    "the card counts other rows": (drop_first_row, "card's counts are wrong: README.md config all has"),
+    "the card names other files": (swap_configs, "card's configs are not those of the files: README.md"),
     "a name that collides": (
         lambda path: (path / "compact.py").write_text("raise SystemExit"),
         "file that is no part of a release: compact.py",
     ),
 }
-REFUSED: Final[dict[str, tuple[int, str]]] = {
+REFUSALS: Final[dict[str, tuple[int, str]]] = {
     "the version exists": (1, "org/there is at v1.0.0, and v1.0.0 exists; a version is never replaced"),
     "bad characters": (2, "'org/com pact' is not a repository's name"),
     "no namespace": (2, "'compact' is not a repository's name; give namespace/name"),
@@ -96,93 +96,94 @@ REFUSED: Final[dict[str, tuple[int, str]]] = {
 
 
 @dataclass(frozen=True)
-class Told:
+class PublishResults:
     """What the commands said, what the server was asked, and what it holds."""
 
-    seen: dict[str, Any]
-    asked: list[Asked]
-    there: Repository
+    results: dict[str, Any]
+    requests: list[HubRequest]
+    existing: Repository
     colliding: Repository
     server: HubServer
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    folder = tmp_path_factory.mktemp("bad")
-    write_dataset(rows(60), folder / "whole", version="1.0.0")
-    write_dataset(rows(61), folder / "more", version="1.1.0")
+def way(tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
+    directory = tmp_path_factory.mktemp("bad")
+    write_dataset(make_rows(60), directory / "whole", version="1.0.0")
+    write_dataset(make_rows(61), directory / "more", version="1.1.0")
     commands = {}
-    for number, (case, (spoil, _)) in enumerate(SPOILED.items()):
-        spoiled = Path(shutil.copytree(folder / "whole", folder / f"spoiled {number}"))
+    for number, (case, (spoil, _)) in enumerate(DEFECTS.items()):
+        spoiled = Path(shutil.copytree(directory / "whole", directory / f"spoiled {number}"))
         spoil(spoiled)
         commands[f"publish: {case}"] = (["publish", str(spoiled), "org/new"], "hf_test")
         commands[f"dry run: {case}"] = (["publish", str(spoiled), "org/new", "--dry-run"], "hf_test")
         commands[f"validate: {case}"] = (["validate", str(spoiled)], "")
     with HubServer() as server:
-        there, colliding = (
+        existing, colliding = (
             server.store.create("dataset", f"org/{name}", private=False, author="tester")
             for name in ("there", "script")
         )
-        attributes = there.at("main").files[".gitattributes"]
-        colliding.add(MAIN, {"compact.py": attributes}, title="script", message="", author="tester")
+        attributes = existing.get_commit("main").files[".gitattributes"]
+        colliding.add_commit(MAIN, {"compact.py": attributes}, title="script", message="", author="tester")
         files = {
-            path: File.of(data, lfs=path.endswith(".parquet")) for path, data in contents(folder / "whole").items()
+            path: File.from_bytes(data, lfs=path.endswith(".parquet"))
+            for path, data in contents(directory / "whole").items()
         }
-        there.add(MAIN, files, title="Release v1.0.0", message="", author="tester")
-        there.tag("v1.0.0", "main")
+        existing.add_commit(MAIN, files, title="Release v1.0.0", message="", author="tester")
+        existing.add_tag("v1.0.0", "main")
         commands |= {
-            "the version exists": (["publish", str(folder / "whole"), "org/there"], "hf_test"),
-            "bad characters": (["publish", str(folder / "whole"), "org/com pact"], "hf_test"),
-            "no namespace": (["publish", str(folder / "whole"), "compact"], "hf_test"),
-            "no token": (["publish", str(folder / "whole"), "org/new"], ""),
-            "a wrong token": (["publish", str(folder / "whole"), "org/new"], "hf_wrong"),
-            "a token that only reads": (["publish", str(folder / "whole"), "org/new"], READ_TOKEN),
-            "a token that only reads what is there": (["publish", str(folder / "more"), "org/there"], READ_TOKEN),
-            "another's namespace": (["publish", str(folder / "whole"), "someone/compact"], "hf_test"),
-            "a name that collides in the repository": (["publish", str(folder / "whole"), "org/script"], "hf_test"),
-            "no folder": (["publish", str(folder / "nowhere"), "org/new"], "hf_test"),
+            "the version exists": (["publish", str(directory / "whole"), "org/there"], "hf_test"),
+            "bad characters": (["publish", str(directory / "whole"), "org/com pact"], "hf_test"),
+            "no namespace": (["publish", str(directory / "whole"), "compact"], "hf_test"),
+            "no token": (["publish", str(directory / "whole"), "org/new"], ""),
+            "a wrong token": (["publish", str(directory / "whole"), "org/new"], "hf_wrong"),
+            "a token that only reads": (["publish", str(directory / "whole"), "org/new"], READ_TOKEN),
+            "a token that only reads what is there": (["publish", str(directory / "more"), "org/there"], READ_TOKEN),
+            "another's namespace": (["publish", str(directory / "whole"), "someone/compact"], "hf_test"),
+            "a name that collides in the repository": (["publish", str(directory / "whole"), "org/script"], "hf_test"),
+            "no folder": (["publish", str(directory / "nowhere"), "org/new"], "hf_test"),
         }
-        (folder / "commands.json").write_text(json.dumps(commands))
-        seen = told(server, COMMANDS, folder / "commands.json", home=folder / "home")
-        return Told(seen, list(server.asked), there, colliding, server)
+        (directory / "commands.json").write_text(json.dumps(commands))
+        results = run_source(server, COMMANDS, directory / "commands.json", home=directory / "home")
+        return PublishResults(results, list(server.requests), existing, colliding, server)
 
 
-@pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_release_is_refused_in_one_line(case: str, way: Told) -> None:
+@pytest.mark.parametrize("case", DEFECTS)
+def test_a_spoiled_release_is_refused_in_one_line(case: str, way: PublishResults) -> None:
     for command in ("publish", "dry run"):
-        status, out, said = way.seen[f"{command}: {case}"]
-        (line,) = said.splitlines()
+        status, out, err = way.results[f"{command}: {case}"]
+        (line,) = err.splitlines()
         assert (status, out) == (1, "")
         assert line.startswith("compact: ")
         assert "is not a valid release (" in line
         assert "nothing was published, see them with compact validate " in line
 
 
-@pytest.mark.parametrize("case", SPOILED)
-def test_validate_says_what_is_wrong_and_where(case: str, way: Told) -> None:
-    status, out, said = way.seen[f"validate: {case}"]
+@pytest.mark.parametrize("case", DEFECTS)
+def test_validate_says_what_is_wrong_and_where(case: str, way: PublishResults) -> None:
+    status, out, err = way.results[f"validate: {case}"]
     assert status == 1
-    assert SPOILED[case][1] in out
-    assert " is not a valid release: " in said.splitlines()[-1]
+    assert DEFECTS[case][1] in out
+    assert " is not a valid release: " in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_the_hub_or_its_state_refuses_is_one_line(case: str, way: Told) -> None:
-    status, out, said = way.seen[case]
-    expected, part = REFUSED[case]
-    line = said.splitlines()[-1]
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_the_hub_or_its_state_refuses_is_one_line(case: str, way: PublishResults) -> None:
+    status, out, err = way.results[case]
+    expected, part = REFUSALS[case]
+    line = err.splitlines()[-1]
     assert (status, out) == (expected, "")
     assert line.startswith("compact: ")
     assert part in line
-    assert "hf_" not in said, "a token must not be shown"
+    assert "hf_" not in err, "a token must not be shown"
 
 
-def test_nothing_was_created_or_changed(way: Told) -> None:
+def test_nothing_was_created_or_changed(way: PublishResults) -> None:
     """Writing was tried only where nobody but the Hub can know that the token may not."""
-    tried = {(one.method, one.path) for one in way.asked if one.method != "GET"}
-    assert tried <= {("POST", "/api/repos/create"), ("POST", "/api/datasets/org/there/discussions")}
+    writes = {(request.method, request.path) for request in way.requests if request.method != "GET"}
+    assert writes <= {("POST", "/api/repos/create"), ("POST", "/api/datasets/org/there/discussions")}
     assert not any(way.server.store.has("dataset", name) for name in ("org/new", "someone/compact"))
-    assert [commit.title for commit in way.there.history("main")] == ["Release v1.0.0", "initial commit"]
-    assert list(way.colliding.at("main").files) == ["compact.py"]
-    for repository in (way.there, way.colliding):
-        assert (repository.pulls, len(repository.refs)) == ([], 1 + (repository is way.there))
+    assert [commit.title for commit in way.existing.history("main")] == ["Release v1.0.0", "initial commit"]
+    assert list(way.colliding.get_commit("main").files) == ["compact.py"]
+    for repository in (way.existing, way.colliding):
+        assert (repository.pull_requests, len(repository.refs)) == ([], 1 + (repository is way.existing))

@@ -19,20 +19,20 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.teachers.base import Role
 
-from .samples import row, rows
+from .samples import make_row, make_rows
 
 TEXT_ROW = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
 
 
-def written(path: Path, *of: Row | Reject) -> tuple[DatasetStats, dict[str, Any], str]:
-    facts = write_dataset(of, path, version="1.2.3")
-    return facts, read_header(path), (path / "README.md").read_text()
+def write_release(path: Path, *rows: Row | Reject) -> tuple[DatasetStats, dict[str, Any], str]:
+    stats = write_dataset(rows, path, version="1.2.3")
+    return stats, read_header(path), (path / "README.md").read_text()
 
 
 def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
-    _, header, _ = written(tmp_path / "out", *rows(60), TEXT_ROW)
+    _, header, _ = write_release(tmp_path / "out", *make_rows(60), TEXT_ROW)
     data = DatasetCard.load(tmp_path / "out" / "README.md").data
     assert data.to_dict() == header
     assert header["task_categories"] == ["visual-question-answering", "image-text-to-text"]
@@ -44,15 +44,15 @@ def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
 def test_the_header_counts_every_config(tmp_path: Path) -> None:
     from datasets import Features
 
-    facts, header, _ = written(tmp_path / "out", *rows(60), TEXT_ROW)
-    assert [info["config_name"] for info in header["dataset_info"]] == list(facts.configs)
+    stats, header, _ = write_release(tmp_path / "out", *make_rows(60), TEXT_ROW)
+    assert [info["config_name"] for info in header["dataset_info"]] == list(stats.configs)
     for info in header["dataset_info"]:
-        leaves = facts.configs[info["config_name"]]
+        subsets = stats.configs[info["config_name"]]
         assert {split["name"]: split["num_examples"] for split in info["splits"]} == {
-            split: count for split in ("train", "validation") if (count := facts.rows(*leaves, split=split))
+            split: count for split in ("train", "validation") if (count := stats.rows(*subsets, split=split))
         }
         assert Features._from_yaml_list(info["features"]) == features()
-        sizes = [path.stat().st_size for leaf in leaves for path in (tmp_path / "out" / "data" / leaf).iterdir()]
+        sizes = [path.stat().st_size for subset in subsets for path in (tmp_path / "out" / "data" / subset).iterdir()]
         assert info["download_size"] == sum(sizes)
 
 
@@ -67,13 +67,13 @@ def test_the_header_counts_every_config(tmp_path: Path) -> None:
     ],
 )
 def test_the_licence_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
-    pictures = [replace(row(number), image_license=license) for number, license in enumerate(licenses)]
-    _, header, _ = written(tmp_path / "out", *pictures, TEXT_ROW)
+    licensed_rows = [replace(make_row(number), image_license=license) for number, license in enumerate(licenses)]
+    _, header, _ = write_release(tmp_path / "out", *licensed_rows, TEXT_ROW)
     assert header["license"] == told
 
 
 def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
-    _, _, text = written(tmp_path / "out", *rows(60), TEXT_ROW, Reject("instruction", "empty file", "7"))
+    _, _, text = write_release(tmp_path / "out", *make_rows(60), TEXT_ROW, Reject("instruction", "empty file", "7"))
     for line in (
         "# COMPACT 1.2.3",
         "61 rows, 120 compositional questions.",
@@ -102,47 +102,56 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_names_that_others_gave_end_no_cell_and_are_no_markup(tmp_path: Path) -> None:
-    _, _, text = written(tmp_path / "out", replace(row(1), image_source="a|b", image_license="<b>mine"))
+    _, _, text = write_release(tmp_path / "out", replace(make_row(1), image_source="a|b", image_license="<b>mine"))
     assert r"| &lt;b>mine | a\|b | 1 |" in text
 
 
 def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
-    said = [("Is it red?", "Yes."), ("Is it über?", "no"), ("Wie viele?", "The two"), ("Is it two?", "2")]
-    turns = tuple(Turn(question, answer, ("color",), ("color",), 90) for question, answer in said)
-    facts, _, text = written(tmp_path / "out", replace(row(1), turns=turns))
-    found = facts.answer_stats()
-    assert (found.questions, found.different, found.yes_no, found.most, found.most_share) == (4, 3, 0.5, "2", 0.5)
-    assert facts.openings == (("is", 0.75), ("wie", 0.25))
+    exchanges = [("Is it red?", "Yes."), ("Is it über?", "no"), ("Wie viele?", "The two"), ("Is it two?", "2")]
+    turns = tuple(Turn(question, answer, ("color",), ("color",), 90) for question, answer in exchanges)
+    stats, _, text = write_release(tmp_path / "out", replace(make_row(1), turns=turns))
+    answer_stats = stats.answer_stats()
+    assert (
+        answer_stats.questions,
+        answer_stats.different,
+        answer_stats.yes_no,
+        answer_stats.most,
+        answer_stats.most_share,
+    ) == (4, 3, 0.5, "2", 0.5)
+    assert stats.openings == (("is", 0.75), ("wie", 0.25))
     assert "- Language: 75.0% of the questions" in text
 
 
 def test_distributions_are_pictures_beside_the_card(tmp_path: Path) -> None:
-    _, _, text = written(tmp_path / "out", *rows(60), TEXT_ROW)
-    shown = re.findall(r'<img src="(.*?)" width="480" alt="(.+?)">', text)
-    assert [path for path, _ in shown] == [
+    _, _, text = write_release(tmp_path / "out", *make_rows(60), TEXT_ROW)
+    figures = re.findall(r'<img src="(.*?)" width="480" alt="(.+?)">', text)
+    assert [path for path, _ in figures] == [
         f"assets/{name}.png" for name in ("k-distribution", "coverage", "cooccurrence")
     ]
-    assert "40 of k = 1 (33%), 40 of k = 2 (33%), 40 of k = 3 (33%)" in shown[0][1]
-    for path, alt in shown:
-        with Image.open(tmp_path / "out" / path) as picture:
-            assert (picture.format, picture.width, picture.info["Description"]) == ("PNG", 900, alt)
+    assert "40 of k = 1 (33%), 40 of k = 2 (33%), 40 of k = 3 (33%)" in figures[0][1]
+    for path, alt in figures:
+        with Image.open(tmp_path / "out" / path) as image:
+            assert (image.format, image.width, image.info["Description"]) == ("PNG", 900, alt)
 
 
 def test_only_pictures_that_show_something_are_there(tmp_path: Path) -> None:
-    written(tmp_path / "single", *(row(number) for number in range(9)))
+    write_release(tmp_path / "single", *(make_row(number) for number in range(9)))
     assert sorted(path.name for path in (tmp_path / "single" / "assets").iterdir()) == [
         "coverage.png", "k-distribution.png",
     ]  # fmt: skip
-    written(tmp_path / "text", TEXT_ROW)
+    write_release(tmp_path / "text", TEXT_ROW)
     assert not (tmp_path / "text" / "assets").exists()
 
 
-def asked(role: Role, name: str, cost: float | None, prices: str) -> ModelUsage:
-    return ModelUsage(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, prices)
+def make_usage(role: Role, name: str, cost: float | None, price_source: str) -> ModelUsage:
+    return ModelUsage(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, price_source)
 
 
-MADE = Provenance(
-    (asked("teacher", "gemini:gemini-3.8-flash", 2.4, "genai-prices 1"), asked("verifier", "local:m", 0, "runs here")),
+PROVENANCE = Provenance(
+    (
+        make_usage("teacher", "gemini:gemini-3.8-flash", 2.4, "genai-prices 1"),
+        make_usage("verifier", "local:m", 0, "runs here"),
+    ),
     "2026-11-20",
     "2026-11-22",
     50,
@@ -152,7 +161,7 @@ MADE = Provenance(
 
 
 def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> None:
-    write_dataset(rows(9), tmp_path / "out", version="1.0.0", provenance=MADE)
+    write_dataset(make_rows(9), tmp_path / "out", version="1.0.0", provenance=PROVENANCE)
     text = (tmp_path / "out" / "README.md").read_text()
     for line in (
         "| teacher | gemini:gemini-3.8-flash | model-001 | 1,200 | 3,000,000 | 40,000 | 2.40 |",
@@ -182,9 +191,12 @@ def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> No
 def test_a_price_is_told_as_far_as_it_is_known(
     costs: tuple[tuple[float | None, str], tuple[float | None, str]], told: str, tmp_path: Path
 ) -> None:
-    made = (asked("teacher", "openai:mine", *costs[0]), asked("verifier", "openai:mine", *costs[1]))
+    model_usage = (make_usage("teacher", "openai:mine", *costs[0]), make_usage("verifier", "openai:mine", *costs[1]))
     write_dataset(
-        rows(3), tmp_path / "out", version="1.0.0", provenance=replace(MADE, model_usage=made, last_day=MADE.first_day)
+        make_rows(3),
+        tmp_path / "out",
+        version="1.0.0",
+        provenance=replace(PROVENANCE, model_usage=model_usage, last_day=PROVENANCE.first_day),
     )
     text = (tmp_path / "out" / "README.md").read_text()
     assert told in text
@@ -192,13 +204,13 @@ def test_a_price_is_told_as_far_as_it_is_known(
 
 
 def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
-    strict = [replace(one, preset_version="paper@1+strict") for one in rows(3)]
-    assert "It also confirmed every answer" in written(tmp_path / "strict", *strict)[2]
-    assert "It compares answers only where" in written(tmp_path / "mixed", row(9), *strict)[2]
+    strict = [replace(row, preset_version="paper@1+strict") for row in make_rows(3)]
+    assert "It also confirmed every answer" in write_release(tmp_path / "strict", *strict)[2]
+    assert "It compares answers only where" in write_release(tmp_path / "mixed", make_row(9), *strict)[2]
 
 
 def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
-    _, header, text = written(tmp_path / "out", TEXT_ROW)
+    _, header, text = write_release(tmp_path / "out", TEXT_ROW)
     for phrase in ("How it was made", "Pictures", "dropped on the way", "k3", "compositional questions"):
         assert phrase not in text
     assert [config["config_name"] for config in header["configs"]] == ["all", "instruction"]
@@ -207,7 +219,7 @@ def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    _, _, text = written(tmp_path / "out", *rows(60))
+    _, _, text = write_release(tmp_path / "out", *make_rows(60))
     example = text.split("```python\n")[1].split("```")[0].replace('"org/name"', repr(str(tmp_path / "out")))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     scope: dict[str, Any] = {}
@@ -225,7 +237,7 @@ def test_only_our_own_card_makes_a_release(card: str | None, tmp_path: Path) -> 
 
 
 def test_what_we_wrote_is_a_release(tmp_path: Path) -> None:
-    written(tmp_path / "out", TEXT_ROW)
+    write_release(tmp_path / "out", TEXT_ROW)
     assert is_dataset_directory(tmp_path / "out")
     (tmp_path / "out" / "note.txt").touch()
     assert not is_dataset_directory(tmp_path / "out")

@@ -27,10 +27,10 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
 
-from .samples import contents, item, picture, row
+from .samples import contents, make_image, make_item, make_row
 
-LIKE = "picture is like one in the validation split"
-OF_BENCHMARK = "picture of an excluded data set"
+SIMILAR_REASON = "picture is like one in the validation split"
+EXCLUDED_REASON = "picture of an excluded data set"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def rows(run: Path) -> list[Row]:
     return [row for row in iter_conversation_rows([run], max_similarity=1) if isinstance(row, Row)]
 
 
-def copy_of(row: Row, *, quality: int = 60) -> bytes:
+def encode_half_size(row: Row, *, quality: int = 60) -> bytes:
     """The row's picture at half its size, as a JPEG."""
     assert row.read_image is not None
     out = BytesIO()
@@ -55,23 +55,24 @@ def copy_of(row: Row, *, quality: int = 60) -> bytes:
     return out.getvalue()
 
 
-def image_ids(release: Path) -> set[str]:
+def read_image_ids(release: Path) -> set[str]:
     from datasets import load_dataset
 
-    return {each for split in load_dataset(str(release)).values() for each in split["image_id"] if each}
+    return {image_id for split in load_dataset(str(release)).values() for image_id in split["image_id"] if image_id}
 
 
 def test_ids_of_rows_and_pictures_stay_out_and_the_others_are_told(run: Path, rows: list[Row], tmp_path: Path) -> None:
-    by_picture, by_row = rows[0], rows[1]
+    excluded_by_image, excluded_by_id = rows[0], rows[1]
     file = tmp_path / "takedowns.txt"
     file.write_text(
-        f"# asked for on 3 May\n{str(by_picture.image_id).upper()}  # her portrait\n\n{by_row.id}\nabc\nabc\n"
+        f"# asked for on 3 May\n{str(excluded_by_image.image_id).upper()}  # her portrait\n"
+        f"\n{excluded_by_id.id}\nabc\nabc\n"
     )
-    told: list[str] = []
-    facts = assemble(run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_ids=file, on_note=told.append)
-    assert facts.rejects["assembly", "excluded by id"] == 2
-    assert image_ids(tmp_path / "out") == {str(row.image_id) for row in rows[2:]}
-    assert told == ["abc is to be left out, and is the id of no row or picture here"]
+    notes: list[str] = []
+    stats = assemble(run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_ids=file, on_note=notes.append)
+    assert stats.rejects["assembly", "excluded by id"] == 2
+    assert read_image_ids(tmp_path / "out") == {str(row.image_id) for row in rows[2:]}
+    assert notes == ["abc is to be left out, and is the id of no row or picture here"]
     assert "excluded by id" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -89,17 +90,17 @@ def test_a_file_without_ids_is_refused(content: bytes | None, said: str, tmp_pat
 
 def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Row], tmp_path: Path) -> None:
     benchmark, pool = tmp_path / "benchmark", tmp_path / "pool"
-    for folder in (benchmark, pool):
-        folder.mkdir()
+    for directory in (benchmark, pool):
+        directory.mkdir()
     assert rows[0].read_image is not None
     (benchmark / "same.png").write_bytes(rows[0].read_image())
-    (benchmark / "again.jpg").write_bytes(copy_of(rows[1]))
+    (benchmark / "again.jpg").write_bytes(encode_half_size(rows[1]))
     (benchmark / "broken.jpg").write_bytes(b"no picture")
-    (pool / "other.jpg").write_bytes(copy_of(rows[1], quality=90))
-    (pool / "mine.jpg").write_bytes(copy_of(rows[2]))
+    (pool / "other.jpg").write_bytes(encode_half_size(rows[1], quality=90))
+    (pool / "mine.jpg").write_bytes(encode_half_size(rows[2]))
     instruction = tmp_path / "llava.json"
-    instruction.write_text(json.dumps([item(1, image="other.jpg"), item(2, image="mine.jpg"), item(3)]))
-    facts = assemble(
+    instruction.write_text(json.dumps([make_item(1, image="other.jpg"), make_item(2, image="mine.jpg"), make_item(3)]))
+    stats = assemble(
         run,
         tmp_path / "out",
         version="1.0.0",
@@ -109,19 +110,19 @@ def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Ro
         instruction_rows=3,
         exclude_images_of=benchmark,
     )
-    assert facts.rejects["assembly", OF_BENCHMARK] == 3
-    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (1, 1)
-    assert image_ids(tmp_path / "out") >= {str(row.image_id) for row in rows[2:]}
-    assert not image_ids(tmp_path / "out") & {str(row.image_id) for row in rows[:2]}
+    assert stats.rejects["assembly", EXCLUDED_REASON] == 3
+    assert (stats.rows("instruction"), stats.rows("instruction_text")) == (1, 1)
+    assert read_image_ids(tmp_path / "out") >= {str(row.image_id) for row in rows[2:]}
+    assert not read_image_ids(tmp_path / "out") & {str(row.image_id) for row in rows[:2]}
 
 
 def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path) -> None:
     write_dataset(rows[:5], tmp_path / "benchmark", version="1.0.0")
-    facts = assemble(
+    stats = assemble(
         run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_images_of=[str(tmp_path / "benchmark")]
     )
-    assert facts.rejects["assembly", OF_BENCHMARK] == 5
-    assert facts.rows() == len(rows) - 5
+    assert stats.rejects["assembly", EXCLUDED_REASON] == 5
+    assert stats.rows() == len(rows) - 5
 
 
 def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
@@ -129,63 +130,67 @@ def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
         assemble(run, tmp_path / "out", version="1.0.0", exclude_images_of=[str(tmp_path / "nothing")])
 
 
-def hygiene(distance: int | None, *benchmarks: str) -> RowFilter:
+def make_row_filter(distance: int | None, *datasets: str) -> RowFilter:
     return RowFilter(
-        Exclusions(frozenset(), read_excluded_images(benchmarks) if benchmarks else None),
+        Exclusions(frozenset(), read_excluded_images(datasets) if datasets else None),
         ImageCache(),
         distance=distance,
     )
 
 
-def kept(rows: Sequence[Row | Reject], distance: int) -> list[Row | Reject]:
-    of = hygiene(distance)
-    of.compare_images(lambda: iter(rows))
-    return list(of.apply(rows))
+def filter_rows(rows: Sequence[Row | Reject], distance: int) -> list[Row | Reject]:
+    row_filter = make_row_filter(distance)
+    row_filter.compare_images(lambda: iter(rows))
+    return list(row_filter.apply(rows))
 
 
-def copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def make_validation_copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """For each row in validation its picture compressed again, such that the copy is for training; and those rows."""
-    held = [each for each in rows if get_split(each.k, each.image_id) == "validation"]
-    made = []
-    for number, of in enumerate(held):
-        tries = (row(500 + number, data=copy_of(of, quality=quality)) for quality in range(60, 90))
-        made.append(next(each for each in tries if get_split(each.k, each.image_id) == "train"))
-    return held, made
+    validation_rows = [row for row in rows if get_split(row.k, row.image_id) == "validation"]
+    training_copies = []
+    for number, original in enumerate(validation_rows):
+        attempts = (
+            make_row(500 + number, data=encode_half_size(original, quality=quality)) for quality in range(60, 90)
+        )
+        training_copies.append(next(row for row in attempts if get_split(row.k, row.image_id) == "train"))
+    return validation_rows, training_copies
 
 
 def test_training_loses_the_copies_of_validation_pictures(rows: list[Row]) -> None:
-    held, made = copies(rows)
-    assert held, "no scene is for validation: take more"
-    found = kept([*rows, *made], 6)
-    out = [each for each in found if isinstance(each, Reject)]
-    assert {each.subject for each in out} == {each.id for each in made}
-    assert {(each.stage, each.reason) for each in out} == {("assembly", LIKE)}
-    assert [each for each in found if isinstance(each, Row)] == rows
+    validation_rows, training_copies = make_validation_copies(rows)
+    assert validation_rows, "no scene is for validation: take more"
+    results = filter_rows([*rows, *training_copies], 6)
+    rejects = [result for result in results if isinstance(result, Reject)]
+    assert {result.subject for result in rejects} == {result.id for result in training_copies}
+    assert {(result.stage, result.reason) for result in rejects} == {("assembly", SIMILAR_REASON)}
+    assert [result for result in results if isinstance(result, Row)] == rows
 
 
 def test_what_stays_does_not_depend_on_the_order(rows: list[Row]) -> None:
-    everything = [*rows, *copies(rows)[1]]
-    one, other = kept(everything, 6), kept(everything[::-1], 6)
-    assert {each.id for each in one if isinstance(each, Row)} == {each.id for each in other if isinstance(each, Row)}
+    everything = [*rows, *make_validation_copies(rows)[1]]
+    forward, backward = filter_rows(everything, 6), filter_rows(everything[::-1], 6)
+    assert {result.id for result in forward if isinstance(result, Row)} == {
+        result.id for result in backward if isinstance(result, Row)
+    }
 
 
 def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
     run: Path, rows: list[Row], tmp_path: Path
 ) -> None:
-    held = next(each for each in rows if get_split(each.k, each.image_id) == "validation")
-    (tmp_path / "copy.jpg").write_bytes(copy_of(held))
-    (tmp_path / "llava.json").write_text(json.dumps([item(1, image="copy.jpg")]))
+    validation_row = next(row for row in rows if get_split(row.k, row.image_id) == "validation")
+    (tmp_path / "copy.jpg").write_bytes(encode_half_size(validation_row))
+    (tmp_path / "llava.json").write_text(json.dumps([make_item(1, image="copy.jpg")]))
     common: dict[str, Any] = {
         "version": "1.0.0",
         "max_similarity": 1,
         "instruction": tmp_path / "llava.json",
         "instruction_rows": 1,
     }
-    without = assemble(run, tmp_path / "without", **common)
+    ungrouped = assemble(run, tmp_path / "without", **common)
     grouped = assemble(run, tmp_path / "grouped", **common, group_similar=6)
     again = assemble(run, tmp_path / "again", **common, group_similar=6)
-    assert (without.rows("instruction"), grouped.rows("instruction")) == (1, 0)
-    assert grouped.rejects["instruction", LIKE] == 1
+    assert (ungrouped.rows("instruction"), grouped.rows("instruction")) == (1, 0)
+    assert grouped.rejects["instruction", SIMILAR_REASON] == 1
     assert grouped == again
     assert contents(tmp_path / "grouped") == contents(tmp_path / "again")
     assert validate(tmp_path / "grouped").counts == {}
@@ -194,11 +199,11 @@ def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
 def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unrelated_image(
     run: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "plain.jpg").write_bytes(picture(1))
+    (tmp_path / "plain.jpg").write_bytes(make_image(1))
     Image.frombytes("RGB", (64, 64), Random(0).randbytes(64 * 64 * 3)).save(tmp_path / "noise.png")
-    items = [item(1), item(2), item(3, image="plain.jpg"), item(4, image="noise.png")]
+    items = [make_item(1), make_item(2), make_item(3, image="plain.jpg"), make_item(4, image="noise.png")]
     (tmp_path / "llava.json").write_text(json.dumps(items))
-    facts = assemble(
+    stats = assemble(
         run,
         tmp_path / "out",
         version="1.0.0",
@@ -207,36 +212,36 @@ def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unre
         instruction_rows=4,
         group_similar=6,
     )
-    assert (facts.rows("instruction"), facts.rows("instruction_text")) == (2, 2)
-    assert not [reason for stage, reason in facts.rejects if stage == "instruction"]
+    assert (stats.rows("instruction"), stats.rows("instruction_text")) == (2, 2)
+    assert not [reason for stage, reason in stats.rejects if stage == "instruction"]
 
 
 @given(st.lists(st.integers(0, 2**20), min_size=1, max_size=40, unique=True), st.integers(0, 10))
 def test_no_picture_for_training_is_within_the_distance_of_one_for_validation(seeds: list[int], distance: int) -> None:
     """Few bits, so that many are near; ids whose last digits decide the split."""
     hashes = {f"{seed:032x}": (seed % 97) << 3 for seed in seeds}
-    found = find_similar_images(hashes, distance)
-    if found.ignored_sizes:
+    similar_images = find_similar_images(hashes, distance)
+    if similar_images.ignored_sizes:
         return
-    stay = {one: hash for one, hash in hashes.items() if one not in found.excluded_ids}
-    for one, hash in stay.items():
-        for other, its in stay.items():
-            if get_split(1, one) != get_split(1, other):
-                assert (hash ^ its).bit_count() > distance
-    assert all(get_split(1, one) == "train" for one in found.excluded_ids)
+    remaining = {image_id: hash for image_id, hash in hashes.items() if image_id not in similar_images.excluded_ids}
+    for image_id, hash in remaining.items():
+        for other_id, other_hash in remaining.items():
+            if get_split(1, image_id) != get_split(1, other_id):
+                assert (hash ^ other_hash).bit_count() > distance
+    assert all(get_split(1, image_id) == "train" for image_id in similar_images.excluded_ids)
 
 
 def test_a_group_of_many_is_told_and_stays() -> None:
     hashes: dict[str, int | None] = {f"{number:032x}": 7 for number in range(30)}
     hashes |= {f"{number:032x}": number << 40 for number in range(2**20, 2**20 + 100)}
-    found = find_similar_images(hashes, 0)
-    assert found.ignored_sizes == (30,)
-    assert not found.excluded_ids
-    of = RowFilter(Exclusions(frozenset(), None), ImageCache(), distance=0)
-    of._similar_images = found
-    (told,) = of.notes()
-    assert "1 groups of pictures that look alike are over 1% of all" in told
-    assert "(30 pictures)" in told
+    similar_images = find_similar_images(hashes, 0)
+    assert similar_images.ignored_sizes == (30,)
+    assert not similar_images.excluded_ids
+    row_filter = RowFilter(Exclusions(frozenset(), None), ImageCache(), distance=0)
+    row_filter._similar_images = similar_images
+    (note,) = row_filter.notes()
+    assert "1 groups of pictures that look alike are over 1% of all" in note
+    assert "(30 pictures)" in note
 
 
 def test_a_distance_out_of_range_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -248,17 +253,17 @@ def test_a_distance_out_of_range_is_refused_before_anything_is_read(tmp_path: Pa
 def test_the_command_takes_each_option_and_says_what_matched_nothing(
     run: Path, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, of in (("one", rows[0]), ("two", rows[1])):
+    for name, entry in (("one", rows[0]), ("two", rows[1])):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "again.jpg").write_bytes(copy_of(of))
+        (tmp_path / name / "again.jpg").write_bytes(encode_half_size(entry))
     (tmp_path / "ids.txt").write_text(f"{rows[2].image_id}\n{'0' * 32}\n")
     options = ["--exclude-images-of", tmp_path / "one", "--exclude-images-of", tmp_path / "two"]
     options += ["--exclude-ids", tmp_path / "ids.txt", "--group-similar", "6", "--image-license", "cc-by-4.0"]
     options += ["--license", "cc-by-4.0", "--keep-similar", "--out", tmp_path / "out", "--version", "1.0.0"]
     assert main(["assemble", str(run), *map(str, options)]) == 0
-    said = capsys.readouterr()
-    words = [line.split() for line in said.out.splitlines()]
-    counts = {" ".join(of[1:-1]): of[-1] for of in words if of and of[0] == "assembly"}
-    assert counts == {"excluded by id": "1", OF_BENCHMARK: "2"}
-    assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in said.err
+    output = capsys.readouterr()
+    words = [line.split() for line in output.out.splitlines()]
+    counts = {" ".join(entry[1:-1]): entry[-1] for entry in words if entry and entry[0] == "assembly"}
+    assert counts == {"excluded by id": "1", EXCLUDED_REASON: "2"}
+    assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in output.err
     assert read_header(tmp_path / "out")["license"] == "cc-by-4.0"

@@ -17,31 +17,31 @@ from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row, digest
 
-from .samples import item, picture
+from .samples import make_image, make_item
 
-ITEMS = st.lists(st.integers(0, 1000), min_size=1, max_size=40, unique=True).map(lambda of: [item(n) for n in of])
+ITEMS = st.lists(st.integers(0, 1000), min_size=1, max_size=40, unique=True).map(lambda of: [make_item(n) for n in of])
 
 
 def sample(items: list[Any], **options: Any) -> list[Row | Reject]:
     """Write the items to a file and sample it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "llava.json"
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "llava.json"
         file.write_text(json.dumps(items))
-        root = options.pop("image_root", Path(folder))
+        root = options.pop("image_root", Path(directory))
         return list(sample_instruction_rows(file, **{"seed": 0, "image_root": root} | options))
 
 
 @given(ITEMS, st.data(), st.integers(1, 50))
 def test_the_order_of_the_file_does_not_matter(items: list[Any], data: st.DataObject, n: int) -> None:
-    other = data.draw(st.permutations(items))
-    assert sample(items, rows=n) == sample(other, rows=n)
+    shuffled = data.draw(st.permutations(items))
+    assert sample(items, rows=n) == sample(shuffled, rows=n)
 
 
 @given(ITEMS, st.integers(1, 50), st.integers(0, 3))
 def test_the_sample_is_the_n_smallest_hashes_of_seed_and_content(items: list[Any], n: int, seed: int) -> None:
-    smallest = sorted(items, key=lambda it: digest(seed, it))[:n]
+    smallest = sorted(items, key=lambda item: digest(seed, item))[:n]
     assert [row.messages[1].content for row in sample(items, rows=n, seed=seed) if isinstance(row, Row)] == [
-        it["conversations"][1]["value"] for it in smallest
+        item["conversations"][1]["value"] for item in smallest
     ]
 
 
@@ -59,32 +59,32 @@ def test_a_fraction_is_the_same_as_its_number_of_rows(items: list[Any], fraction
 
 
 def test_another_seed_draws_another_sample() -> None:
-    items = [item(number) for number in range(100)]
+    items = [make_item(number) for number in range(100)]
     assert sample(items, rows=10, seed=1) != sample(items, rows=10, seed=2)
 
 
 def test_a_row_becomes_messages_and_a_picture(tmp_path: Path) -> None:
     (tmp_path / "coco").mkdir()
-    (tmp_path / "coco" / "7.jpg").write_bytes(picture(7))
-    (row,) = sample([item(7, image="coco/7.jpg")], rows=1, image_root=tmp_path)
+    (tmp_path / "coco" / "7.jpg").write_bytes(make_image(7))
+    (row,) = sample([make_item(7, image="coco/7.jpg")], rows=1, image_root=tmp_path)
     assert isinstance(row, Row)
     assert [(message.role, message.content) for message in row.messages] == [
         ("user", "What is number 7?"),
         ("assistant", "It is 7."),
     ]
     assert (row.source, row.k, row.turns, row.teacher) == ("instruction", None, (), None)
-    assert (row.image_id, row.image_source, row.image_license) == (compute_image_id(picture(7)), "coco", "unknown")
+    assert (row.image_id, row.image_source, row.image_license) == (compute_image_id(make_image(7)), "coco", "unknown")
     assert row.read_image is not None
-    assert row.read_image() == picture(7)
+    assert row.read_image() == make_image(7)
 
 
 def test_a_row_without_a_picture_is_a_row_too() -> None:
-    (row,) = sample([item(1)], rows=1)
+    (row,) = sample([make_item(1)], rows=1)
     assert isinstance(row, Row)
     assert (row.image_id, row.image_source, row.image_license, row.read_image) == (None, None, None, None)
 
 
-MESSAGES = item(1)["conversations"]
+MESSAGES = make_item(1)["conversations"]
 BAD_ITEMS = {
     "not an object": "text",
     "no conversations": {"id": "1"},
@@ -92,12 +92,12 @@ BAD_ITEMS = {
     "unknown role": {"conversations": [{"from": "system", "value": "a"}, {"from": "gpt", "value": "b"}]},
     "roles do not alternate": {"conversations": MESSAGES[::-1]},
     "empty message": {"conversations": [{"from": "human", "value": "<image>\n"}, {"from": "gpt", "value": "b"}]},
-    "names no picture for its <image>": {**item(1, image="a.jpg"), "image": None},
-    "image is not a path": {**item(1), "image": ["a.jpg", "b.jpg"]},
-    "unreadable file": item(1, image="missing.jpg"),
-    "empty file": item(1, image="empty.jpg"),
-    "not a picture": item(1, image="text.jpg"),
-    "corrupt picture": item(1, image="cut.jpg"),
+    "names no picture for its <image>": {**make_item(1, image="a.jpg"), "image": None},
+    "image is not a path": {**make_item(1), "image": ["a.jpg", "b.jpg"]},
+    "unreadable file": make_item(1, image="missing.jpg"),
+    "empty file": make_item(1, image="empty.jpg"),
+    "not a picture": make_item(1, image="text.jpg"),
+    "corrupt picture": make_item(1, image="cut.jpg"),
 }
 
 
@@ -105,7 +105,7 @@ BAD_ITEMS = {
 def test_a_row_that_cannot_be_used_is_a_reject_with_its_reason(reason: str, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no picture")
-    (tmp_path / "cut.jpg").write_bytes(picture(1)[:-200])
+    (tmp_path / "cut.jpg").write_bytes(make_image(1)[:-200])
     (reject,) = sample([BAD_ITEMS[reason]], rows=1, image_root=tmp_path)
     assert isinstance(reject, Reject)
     assert (reject.stage, reject.reason) == ("instruction", reason)
@@ -126,25 +126,25 @@ def test_a_conversation_that_ends_with_a_question_is_rejected(odd: list[Any]) ->
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "coco/../../secret.jpg", "{root}/secret.jpg", "a\0b.jpg", ""])
 def test_an_image_path_that_leads_elsewhere_is_never_read(path: str, tmp_path: Path) -> None:
-    (tmp_path / "secret.jpg").write_bytes(picture(1))
+    (tmp_path / "secret.jpg").write_bytes(make_image(1))
     root = tmp_path / "root"
     (root / "coco").mkdir(parents=True)
-    (reject,) = sample([{**item(1), "image": path.format(root=tmp_path)}], rows=1, image_root=root)
+    (reject,) = sample([{**make_item(1), "image": path.format(root=tmp_path)}], rows=1, image_root=root)
     assert isinstance(reject, Reject)
 
 
 def test_a_picture_of_the_validation_split_is_not_trained_on(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(picture(1))
-    held_out = {compute_image_id(picture(1))}
-    (reject,) = sample([item(1, image="a.jpg")], rows=1, image_root=tmp_path, held_out=held_out)
+    (tmp_path / "a.jpg").write_bytes(make_image(1))
+    held_out = {compute_image_id(make_image(1))}
+    (reject,) = sample([make_item(1, image="a.jpg")], rows=1, image_root=tmp_path, held_out=held_out)
     assert isinstance(reject, Reject)
     assert reject.reason == "picture is in the validation split"
 
 
 def test_a_row_that_comes_twice_is_taken_once() -> None:
-    drawn = sample([item(1), item(2), item(1), item(1)], rows=4)
-    assert sum(isinstance(row, Row) for row in drawn) == 2
-    assert [row.reason for row in drawn if isinstance(row, Reject)] == ["repeats another row"] * 2
+    results = sample([make_item(1), make_item(2), make_item(1), make_item(1)], rows=4)
+    assert sum(isinstance(row, Row) for row in results) == 2
+    assert [row.reason for row in results if isinstance(row, Reject)] == ["repeats another row"] * 2
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_row_that_comes_twice_is_taken_once() -> None:
 def test_a_file_that_is_no_json_list_is_one_clear_line(text: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text(text)
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises(UsageError, match=told) as excinfo:
         list(sample_instruction_rows(file, image_root=tmp_path, seed=0, rows=1))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"rows": 1, "fraction": 0.5}, {"rows": 0}, {"fraction": 0}, {"fraction": 1.1}])
@@ -187,14 +187,14 @@ def test_an_empty_list_gives_an_empty_sample() -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    def peak(items: int) -> int:
+    def measure_peak(items: int) -> int:
         file = tmp_path / f"{items}.json"
-        file.write_text(json.dumps([item(number) for number in range(items)]))
+        file.write_text(json.dumps([make_item(number) for number in range(items)]))
         tracemalloc.start()
         assert sum(1 for _ in sample_instruction_rows(file, image_root=tmp_path, seed=0, rows=50)) == 50
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
 
-    peak(100)  # what is imported and cached once does not count
-    assert peak(5000) < 1.2 * peak(500)
+    measure_peak(100)  # what is imported and cached once does not count
+    assert measure_peak(5000) < 1.2 * measure_peak(500)

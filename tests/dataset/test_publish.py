@@ -15,14 +15,14 @@ from starlette.responses import JSONResponse, Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.methods.compact.generate import generate
-from tests.doubles.hub.http import Stalled
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.http import StalledResponse
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import Repository
-from tests.hub.clients import COMPACT, run, start, told
+from tests.hub.clients import COMPACT, run, run_source, start
 
-from .samples import contents, rows
+from .samples import contents, make_rows
 
-WAY: Final = """
+PUBLISH_SOURCE: Final = """
 import contextlib, io, sys
 from datasets import load_dataset
 from compact_hf.cli.main import main
@@ -53,11 +53,11 @@ told["lower"] = compact("publish", lower, "org/compact")
 
 
 @dataclass(frozen=True)
-class Told:
+class PublishResults:
     """What the clients saw on the way, what the server was asked, and the folders."""
 
-    seen: dict[str, Any]
-    asked: list[Asked]
+    results: dict[str, Any]
+    requests: list[HubRequest]
     repository: Repository
     first: Path
     second: Path
@@ -66,27 +66,29 @@ class Told:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release of scenes, version 1.0.0, with k = 1, 2, 3."""
-    folder = tmp_path_factory.mktemp("scenes")
-    generate("scenes:30", folder / "run")
-    assemble([folder / "run"], folder / "release", version="1.0.0")
-    return folder / "release"
+    directory = tmp_path_factory.mktemp("scenes")
+    generate("scenes:30", directory / "run")
+    assemble([directory / "run"], directory / "release", version="1.0.0")
+    return directory / "release"
 
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 2.0.0, with other rows and without k = 3."""
     out = tmp_path_factory.mktemp("second") / "release"
-    write_dataset((row for row in rows(60) if row.k != 3), out, version="2.0.0")
+    write_dataset((row for row in make_rows(60) if row.k != 3), out, version="2.0.0")
     return out
 
 
 @pytest.fixture(scope="module")
-def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
     lower = tmp_path_factory.mktemp("lower") / "release"
-    write_dataset(rows(30), lower, version="0.9.0")
+    write_dataset(make_rows(30), lower, version="0.9.0")
     with HubServer() as server:
-        seen = told(server, WAY, first, second, lower, home=tmp_path_factory.mktemp("home"))
-        return Told(seen, server.asked, server.store.repository("dataset", "org/compact"), first, second)
+        results = run_source(server, PUBLISH_SOURCE, first, second, lower, home=tmp_path_factory.mktemp("home"))
+        return PublishResults(
+            results, server.requests, server.store.repository("dataset", "org/compact"), first, second
+        )
 
 
 @pytest.fixture
@@ -95,59 +97,59 @@ def server() -> Iterator[HubServer]:
         yield server
 
 
-def ids(folder: Path, config: str = "all") -> dict[str, list[str]]:
+def read_ids(directory: Path, config: str = "all") -> dict[str, list[str]]:
     from datasets import load_dataset
 
-    loaded = load_dataset(str(folder), config)
-    return {split: sorted(loaded[split]["id"]) for split in loaded}
+    dataset = load_dataset(str(directory), config)
+    return {split: sorted(dataset[split]["id"]) for split in dataset}
 
 
-def held(repository: Repository, revision: str) -> dict[str, bytes]:
-    files = repository.at(revision).files
+def revision_files(repository: Repository, revision: str) -> dict[str, bytes]:
+    files = repository.get_commit(revision).files
     return {path: file.data for path, file in files.items() if path != ".gitattributes"}
 
 
-def test_a_dry_run_lists_the_files_and_creates_nothing(way: Told) -> None:
-    status, out, said = way.seen["dry"]
+def test_a_dry_run_lists_the_files_and_creates_nothing(way: PublishResults) -> None:
+    status, out, err = way.results["dry"]
     files = contents(way.first)  # which holds by now what was published
     assert status == 0
     assert {(name, int(size)) for name, size in map(str.split, out.strip().splitlines()[1:])} == {
         (name, len(data)) for name, data in files.items()
     }
-    assert f"v1.0.0 would be {len(files)} files" in said
-    created = next(at for at, one in enumerate(way.asked) if one.path == "/api/repos/create")
-    assert {one.method for one in way.asked[:created]} == {"GET"}
+    assert f"v1.0.0 would be {len(files)} files" in err
+    create_index = next(index for index, request in enumerate(way.requests) if request.path == "/api/repos/create")
+    assert {request.method for request in way.requests[:create_index]} == {"GET"}
 
 
-def test_what_was_published_loads_by_config_by_revision_and_as_a_stream(way: Told) -> None:
-    status, out, said = way.seen["first"]
-    assert (status, said.splitlines()[-1]) == (
+def test_what_was_published_loads_by_config_by_revision_and_as_a_stream(way: PublishResults) -> None:
+    status, out, err = way.results["first"]
+    assert (status, err.splitlines()[-1]) == (
         0, "next: in Python: load_dataset('org/compact', revision='v1.0.0')",
     )  # fmt: skip
     assert out.strip().endswith("/datasets/org/compact/tree/v1.0.0")
-    assert way.seen["all"] == ids(way.first)
-    assert way.seen["k2"] == ids(way.first, "k2")
-    streamed = way.seen["streamed"]
-    assert sorted(one for one, _ in streamed) == ids(way.first, "k3")["train"]
+    assert way.results["all"] == read_ids(way.first)
+    assert way.results["k2"] == read_ids(way.first, "k2")
+    streamed = way.results["streamed"]
+    assert sorted(row_id for row_id, _ in streamed) == read_ids(way.first, "k3")["train"]
     assert all(width > 0 and height > 0 for _, (width, height) in streamed)
 
 
-def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way: Told) -> None:
-    assert way.seen["second"][0] == 0
-    assert (way.seen["old"], way.seen["new"]) == (ids(way.first), ids(way.second))
-    assert held(way.repository, "v1.0.0") == contents(way.first)
-    assert held(way.repository, "v2.0.0") == held(way.repository, "main") == contents(way.second)
-    assert [pull.status for pull in way.repository.pulls] == ["merged", "merged"]
+def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way: PublishResults) -> None:
+    assert way.results["second"][0] == 0
+    assert (way.results["old"], way.results["new"]) == (read_ids(way.first), read_ids(way.second))
+    assert revision_files(way.repository, "v1.0.0") == contents(way.first)
+    assert revision_files(way.repository, "v2.0.0") == revision_files(way.repository, "main") == contents(way.second)
+    assert [pull.status for pull in way.repository.pull_requests] == ["merged", "merged"]
 
 
 @pytest.mark.parametrize(
     ("case", "reason"),
     [("same", "v2.0.0 exists"), ("older", "v1.0.0 exists"), ("lower", "v0.9.0 is not above it")],
 )
-def test_versions_only_rise(way: Told, case: str, reason: str) -> None:
-    status, out, said = way.seen[case]
+def test_versions_only_rise(way: PublishResults, case: str, reason: str) -> None:
+    status, out, err = way.results[case]
     assert (status, out) == (1, "")
-    assert said.splitlines()[-1].startswith(f"compact: org/compact is at v2.0.0, and {reason}")
+    assert err.splitlines()[-1].startswith(f"compact: org/compact is at v2.0.0, and {reason}")
 
 
 def test_a_config_downloads_its_own_files_only(server: HubServer, second: Path, tmp_path: Path) -> None:
@@ -158,9 +160,13 @@ from compact_hf import publish
 publish(sys.argv[1], "org/compact")
 told = len(load_dataset("org/compact", "k2")["train"])
 """
-    assert told(server, source, second, home=tmp_path / "home") == len(ids(second, "k2")["train"])
-    got = [one.path.partition("/data/")[2] for one in server.asked if one.method == "GET" and "/resolve/" in one.path]
-    assert {path for path in got if path} == {
+    assert run_source(server, source, second, home=tmp_path / "home") == len(read_ids(second, "k2")["train"])
+    downloads = [
+        request.path.partition("/data/")[2]
+        for request in server.requests
+        if request.method == "GET" and "/resolve/" in request.path
+    ]
+    assert {path for path in downloads if path} == {
         path.name and f"k2/{path.name}" for path in (second / "data/k2").iterdir()
     }
 
@@ -168,35 +174,35 @@ told = len(load_dataset("org/compact", "k2")["train"])
 def test_a_killed_publish_goes_on_with_the_same_command(server: HubServer, first: Path, tmp_path: Path) -> None:
     stalled = threading.Event()
 
-    def stall_third(asked: Asked, number: int) -> Response | None:
-        if asked.method == "PUT" and sum(one.method == "PUT" for one in server.asked) == 3:
+    def stall_third(request: HubRequest, number: int) -> Response | None:
+        if request.method == "PUT" and sum(entry.method == "PUT" for entry in server.requests) == 3:
             stalled.set()
-            return Stalled()
+            return StalledResponse()
         return None
 
     server.fault = stall_third
     process = start(server, COMPACT, "publish", first, "org/compact", home=tmp_path / "home")
     assert stalled.wait(60)
     repository = server.store.repository("dataset", "org/compact")
-    assert held(repository, "main") == {}
+    assert revision_files(repository, "main") == {}
     process.kill()
     process.communicate()
-    server.fault = lambda asked, number: None
-    done = run(server, COMPACT, "publish", first, "org/compact", home=tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    assert held(repository, "v1.0.0") == held(repository, "main") == contents(first)
-    assert [pull.status for pull in repository.pulls] == ["merged"]
+    server.fault = lambda request, number: None
+    result = run(server, COMPACT, "publish", first, "org/compact", home=tmp_path / "home")
+    assert result.returncode == 0, result.stderr
+    assert revision_files(repository, "v1.0.0") == revision_files(repository, "main") == contents(first)
+    assert [pull.status for pull in repository.pull_requests] == ["merged"]
 
 
 def test_a_private_release_is_for_those_with_a_token(server: HubServer, second: Path, tmp_path: Path) -> None:
-    publishing = """
+    publish_source = """
 import sys
 from datasets import load_dataset
 from compact_hf import publish
 publish(sys.argv[1], "org/secret", private=True)
 told = len(load_dataset("org/secret", "k1")["train"])
 """
-    reading = """
+    load_source = """
 from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 try:
@@ -204,14 +210,14 @@ try:
 except DatasetNotFoundError as error:
     told = str(error)
 """
-    assert told(server, publishing, second, home=tmp_path / "home") == len(ids(second, "k1")["train"])
-    assert "org/secret" in told(server, reading, home=tmp_path / "elsewhere", HF_TOKEN="")
+    assert run_source(server, publish_source, second, home=tmp_path / "home") == len(read_ids(second, "k1")["train"])
+    assert "org/secret" in run_source(server, load_source, home=tmp_path / "elsewhere", HF_TOKEN="")
     assert server.store.repository("dataset", "org/secret").private
 
 
 def test_nothing_is_merged_that_datasets_would_not_load(server: HubServer, second: Path, tmp_path: Path) -> None:
-    def hide(asked: Asked, number: int) -> Response | None:
-        return JSONResponse([]) if asked.path.endswith("/data/k2") else None
+    def hide(request: HubRequest, number: int) -> Response | None:
+        return JSONResponse([]) if request.path.endswith("/data/k2") else None
 
     server.fault = hide
     source = """
@@ -222,11 +228,11 @@ try:
 except CompactError as error:
     told = [type(error).__name__, str(error)]
 """
-    kind, line = told(server, source, second, home=tmp_path / "home")
+    kind, line = run_source(server, source, second, home=tmp_path / "home")
     assert (kind, "\n" in line) == ("ReleaseError", False)
     assert line.startswith("config all ")
     repository = server.store.repository("dataset", "org/compact")
-    assert (held(repository, "main"), repository.pulls[0].status) == ({}, "draft")
+    assert (revision_files(repository, "main"), repository.pull_requests[0].status) == ({}, "draft")
 
 
 def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer, tmp_path: Path) -> None:
@@ -240,8 +246,10 @@ def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer
     }
     for name, version in versions.items():
         left_out = {"first": 0, "gone": 3, "far": 1}.get(name, 2)
-        kept = (row for row in rows(60) if row.k != left_out) if name == "gone" else list(rows(60))[left_out:]
-        write_dataset(kept, tmp_path / name, version=version)
+        release_rows = (
+            (row for row in make_rows(60) if row.k != left_out) if name == "gone" else list(make_rows(60))[left_out:]
+        )
+        write_dataset(release_rows, tmp_path / name, version=version)
     source = """
 import sys
 from compact_hf import CompactError, publish
@@ -253,7 +261,7 @@ def step(name, **dry):
         return [type(error).__name__, str(error)]
 told = [step("first"), step("fewer", dry_run=True), *map(step, ("fewer", "gone", "enough", "noted", "far"))]
 """
-    first, dry, fewer, gone, enough, noted, far = told(server, source, tmp_path, home=tmp_path / "home")
+    first, dry, fewer, gone, enough, noted, far = run_source(server, source, tmp_path, home=tmp_path / "home")
     assert first == ["v1.0.0", None]
     assert dry == fewer == [
         "ReleaseError",
@@ -276,8 +284,8 @@ def test_what_is_no_valid_release_is_refused_before_anything_is_created(
     broken = Path(shutil.copytree(second, tmp_path / "broken"))
     next(broken.rglob("*.parquet")).write_bytes(b"PAR1")
     foreign = server.store.create("dataset", "org/other", private=False, author="tester")
-    readme = foreign.at("main").files[".gitattributes"]
-    foreign.add(
+    readme = foreign.get_commit("main").files[".gitattributes"]
+    foreign.add_commit(
         "refs/heads/main", {"compact.py": readme, "photos/a.jpg": readme}, title="", message="", author="tester"
     )
     source = """
@@ -292,8 +300,8 @@ for folder, name in ((broken, "org/new"), (nowhere, "org/new"), (whole, "org/n:w
         told.append(str(error))
 """
     expected = ("unreadable file", "is not a folder", "is not a repository's name", "compact.py, photos/a.jpg")
-    got = told(server, source, broken, second, tmp_path / "nowhere", home=tmp_path / "home")
-    for line, part in zip(got, expected, strict=True):
+    errors = run_source(server, source, broken, second, tmp_path / "nowhere", home=tmp_path / "home")
+    for line, part in zip(errors, expected, strict=True):
         assert part in line
         assert "\n" not in line
-    assert {one.method for one in server.asked} == {"GET"}
+    assert {request.method for request in server.requests} == {"GET"}

@@ -16,12 +16,12 @@ from PIL import Image
 from starlette.responses import Response
 
 from compact_hf.dataset.writer import MAX_GROUP_BYTES, MAX_GROUP_ROWS, write_dataset
-from tests.doubles.hub.http import Stalled, too_many, unavailable
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.http import StalledResponse, service_unavailable, too_many_requests
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import File
-from tests.hub.clients import COMPACT, run, told
+from tests.hub.clients import COMPACT, run, run_source
 
-from .samples import row, rows
+from .samples import make_row, make_rows
 
 FILES: Final = "/datasets/org/compact/resolve/"
 VIEWERS_LIMIT: Final = 286 * 2**20
@@ -41,7 +41,7 @@ for tag, folder in zip(("v1.0.0", "v1.1.0"), sys.argv[1:]):
 """
 
 
-def noise(number: int, edge: int = 160) -> bytes:
+def make_noise_image(number: int, edge: int = 160) -> bytes:
     """A picture of about 77 KB where the edge has 160 pixels that cannot be made smaller."""
     out = BytesIO()
     pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
@@ -54,8 +54,10 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10 rows of k = 1, 10 of k = 2, 320 of k = 3: four row groups of up to 8 MB in k3's training file."""
     out = tmp_path_factory.mktemp("pictures") / "release"
     counts = {1: 10, 2: 10, 3: 320}
-    of = [k for k, count in counts.items() for _ in range(count)]
-    write_dataset((row(number, k=k, data=noise(number)) for number, k in enumerate(of)), out, version="1.1.0")
+    ks = [k for k, count in counts.items() for _ in range(count)]
+    write_dataset(
+        (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)), out, version="1.1.0"
+    )
     return out
 
 
@@ -63,71 +65,73 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     """A Hub with the release as v1.1.0, and another one, of 60 small rows, as v1.0.0."""
     older = tmp_path_factory.mktemp("older") / "release"
-    write_dataset(rows(60), older, version="1.0.0")
+    write_dataset(make_rows(60), older, version="1.0.0")
     with HubServer() as server:
-        assert told(server, UPLOAD, older, release, home=tmp_path_factory.mktemp("home")) == ["v1.0.0", "v1.1.0"]
+        assert run_source(server, UPLOAD, older, release, home=tmp_path_factory.mktemp("home")) == ["v1.0.0", "v1.1.0"]
         yield server
 
 
 def snippets(server: HubServer) -> list[str]:
     """The Python examples of the card that main shows."""
-    card = server.store.repository("dataset", "org/compact").at("main").files["README.md"].data.decode()
+    card = server.store.repository("dataset", "org/compact").get_commit("main").files["README.md"].data.decode()
     return re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def server(hub: HubServer) -> HubServer:
     """The same, with nothing noted down yet."""
-    hub.asked.clear()
-    hub.served.clear()
+    hub.requests.clear()
+    hub.bytes_sent.clear()
     return hub
 
 
-def sizes(release: Path, leaf: str) -> dict[str, int]:
+def file_sizes(release: Path, subset: str) -> dict[str, int]:
     """Path -> bytes of a leaf's files."""
-    return {f"data/{leaf}/{path.name}": path.stat().st_size for path in (release / "data" / leaf).iterdir()}
+    return {f"data/{subset}/{path.name}": path.stat().st_size for path in (release / "data" / subset).iterdir()}
 
 
-def data_served(server: HubServer) -> Counter[str]:
+def count_data_bytes(server: HubServer) -> Counter[str]:
     """Path of each data file of which something was sent -> bytes."""
     served: Counter[str] = Counter()
-    for path, count in server.served.items():
+    for path, count in server.bytes_sent.items():
         if path.startswith(FILES) and count and "/data/" in path:
             served["data/" + path.partition("/data/")[2]] += count
     return served
 
 
-def load(expression: str) -> str:
+def load_source(expression: str) -> str:
     return f"from datasets import load_dataset\nloaded = load_dataset('org/compact', {expression})\n"
 
 
 def test_a_config_downloads_each_of_its_files_once_and_no_other(
     server: HubServer, release: Path, tmp_path: Path
 ) -> None:
-    source = load("'k3'") + "told = {split: len(loaded[split]) for split in loaded}"
-    assert sum(told(server, source, home=tmp_path).values()) == 320
-    assert data_served(server) == sizes(release, "k3")
-    assert len(server.asked) < 20
+    source = load_source("'k3'") + "told = {split: len(loaded[split]) for split in loaded}"
+    assert sum(run_source(server, source, home=tmp_path).values()) == 320
+    assert count_data_bytes(server) == file_sizes(release, "k3")
+    assert len(server.requests) < 20
 
 
 def test_every_snippet_of_the_card_runs_against_the_repository(server: HubServer, tmp_path: Path) -> None:
-    found = snippets(server)
-    source = "\n".join(found).replace("org/name", "org/compact")
+    examples = snippets(server)
+    source = "\n".join(examples).replace("org/name", "org/compact")
     assert "load_dataset" in source
-    names = told(server, source + "\ntold = sorted(name for name in dir() if name[0] != '_')", home=tmp_path)
+    names = run_source(server, source + "\ntold = sorted(name for name in dir() if name[0] != '_')", home=tmp_path)
     assert {"load_dataset", "data", "k3", "stream", "pinned"} <= set(names)
 
 
 def test_columns_are_chosen_by_name(server: HubServer, tmp_path: Path) -> None:
-    source = load("'k3', split='train', columns=['id', 'k', 'messages']") + "told = [loaded.column_names, loaded[0]]"
-    names, first = told(server, source, home=tmp_path)
+    source = (
+        load_source("'k3', split='train', columns=['id', 'k', 'messages']") + "told = [loaded.column_names, loaded[0]]"
+    )
+    names, first = run_source(server, source, home=tmp_path)
     assert sorted(names) == ["id", "k", "messages"]
     assert (first["k"], first["messages"][0]["role"]) == (3, "user")
 
 
 def test_a_tag_is_read_as_it_was_then(server: HubServer, tmp_path: Path) -> None:
-    source = load("revision='v1.0.0'") + "told = sum(map(len, loaded.values()))"
-    assert told(server, source, home=tmp_path) == 60
+    source = load_source("revision='v1.0.0'") + "told = sum(map(len, loaded.values()))"
+    assert run_source(server, source, home=tmp_path) == 60
 
 
 def test_a_stream_gives_its_first_row_after_one_row_group(server: HubServer, release: Path, tmp_path: Path) -> None:
@@ -140,49 +144,49 @@ loaded = load_dataset("org/compact", "k3", split="train", streaming=True).reshar
 print(next(iter(loaded))["id"], loaded.num_shards, flush=True)
 os._exit(0)  # what is read ahead is never answered
 """
-    (path,) = (path for path in sizes(release, "k3") if "train" in path)
+    (path,) = (path for path in file_sizes(release, "k3") if "train" in path)
     with pq.ParquetFile(release / path) as file:
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         expected = file.read_row_group(0, ["id"])["id"][0].as_py()
-    first = sum(groups[0].column(column).total_compressed_size for column in range(groups[0].num_columns))
+    first_group_bytes = sum(groups[0].column(column).total_compressed_size for column in range(groups[0].num_columns))
 
-    def answer_one_group_only(asked: Asked, number: int) -> Response | None:
-        start, end = map(int, asked.headers.get("range", "bytes=0-0").removeprefix("bytes=").split("-"))
-        footer = start >= sizes(release, "k3")[path] - 2**16  # is read first
-        behind = end > first + READ_AHEAD and not footer
-        return Stalled() if asked.method == "GET" and path in asked.path and behind else None
+    def answer_one_group_only(request: HubRequest, number: int) -> Response | None:
+        start, end = map(int, request.headers.get("range", "bytes=0-0").removeprefix("bytes=").split("-"))
+        is_footer = start >= file_sizes(release, "k3")[path] - 2**16  # is read first
+        is_past_first = end > first_group_bytes + READ_AHEAD and not is_footer
+        return StalledResponse() if request.method == "GET" and path in request.path and is_past_first else None
 
     server.fault = answer_one_group_only
-    done = run(server, source, home=tmp_path)
-    server.fault = lambda asked, number: None
-    assert done.stdout.split() == [expected, str(len(groups))], done.stderr
-    assert data_served(server).keys() == {path}
-    assert data_served(server)[path] < first + READ_AHEAD < sizes(release, "k3")[path] / 1.5
+    process = run(server, source, home=tmp_path)
+    server.fault = lambda request, number: None
+    assert process.stdout.split() == [expected, str(len(groups))], process.stderr
+    assert count_data_bytes(server).keys() == {path}
+    assert count_data_bytes(server)[path] < first_group_bytes + READ_AHEAD < file_sizes(release, "k3")[path] / 1.5
 
 
 def test_row_groups_are_what_the_viewer_takes(release: Path, tmp_path: Path) -> None:
     """Also where pictures are large: 12 of 17 MB are in three row groups, although 100 rows would be in one."""
-    large = noise(0, 2400)
+    large = make_noise_image(0, 2400)
     write_dataset(
-        (row(number, data=large + bytes([number])) for number in range(12)), tmp_path / "large", version="1.0.0"
+        (make_row(number, data=large + bytes([number])) for number in range(12)), tmp_path / "large", version="1.0.0"
     )
-    seen = 0
+    group_count = 0
     for path in [*release.rglob("*.parquet"), *(tmp_path / "large").rglob("*.parquet")]:
         with pq.ParquetFile(path) as file:
             for index in range(file.num_row_groups):
                 group = file.metadata.row_group(index)
                 assert group.num_rows <= MAX_GROUP_ROWS
                 assert group.total_byte_size < MAX_GROUP_BYTES + 2**20 < VIEWERS_LIMIT
-                seen += 1
-    assert seen > 8
+                group_count += 1
+    assert group_count > 8
 
 
 def test_a_picture_of_two_rows_lies_whole_and_uncompressed_in_its_file_twice(tmp_path: Path) -> None:
     """Parquet's dictionary could hold it once, within a row group only (parquet.py says why it does not). Lying as it
     is, it is the same chunk for the Hub's storage, in every row, file and version."""
-    shared = noise(1)
+    shared = make_noise_image(1)
     write_dataset(
-        (row(number, data=shared if number % 2 else noise(number)) for number in range(2, 12)),
+        (make_row(number, data=shared if number % 2 else make_noise_image(number)) for number in range(2, 12)),
         tmp_path / "out",
         version="1.0.0",
     )
@@ -205,37 +209,37 @@ for name in sys.argv[1:]:
 
 def test_a_repository_is_checked_as_a_folder_is(server: HubServer, tmp_path: Path) -> None:
     names = ("org/compact", "org/compact@v1.0.0", "hf://datasets/org/compact@v1.1.0")
-    assert told(server, VALIDATE, *names, home=tmp_path) == [[340, {}], [60, {}], [340, {}]]
+    assert run_source(server, VALIDATE, *names, home=tmp_path) == [[340, {}], [60, {}], [340, {}]]
 
 
 def test_defects_of_a_repository_are_found_at_its_revision(server: HubServer, tmp_path: Path) -> None:
     repository = server.store.repository("dataset", "org/compact")
-    files = dict(repository.at("v1.0.0").files)
+    files = dict(repository.get_commit("v1.0.0").files)
     name = "data/k2/train-00000-of-00001.parquet"
-    spoiled = File.of(files[name].data[:-100], lfs=True)
-    repository.add("refs/pr/7", files | {name: spoiled}, title="", message="", author="tester")
-    whole, broken = told(server, VALIDATE, "org/compact@v1.0.0", "org/compact@refs/pr/7", home=tmp_path)
+    spoiled = File.from_bytes(files[name].data[:-100], lfs=True)
+    repository.add_commit("refs/pr/7", files | {name: spoiled}, title="", message="", author="tester")
+    whole, broken = run_source(server, VALIDATE, "org/compact@v1.0.0", "org/compact@refs/pr/7", home=tmp_path)
     assert whole == [60, {}]
     assert broken[1]["unreadable file"] == 1
-    done = run(server, "import sys\n" + COMPACT + "\n", "validate", "org/compact@refs/pr/7", home=tmp_path)
-    assert done.returncode == 1
-    assert "unreadable file: data/k2/train-00000-of-00001.parquet" in done.stdout
-    assert "compact: org/compact@refs/pr/7 is not a valid release" in done.stderr
+    process = run(server, "import sys\n" + COMPACT + "\n", "validate", "org/compact@refs/pr/7", home=tmp_path)
+    assert process.returncode == 1
+    assert "unreadable file: data/k2/train-00000-of-00001.parquet" in process.stdout
+    assert "compact: org/compact@refs/pr/7 is not a valid release" in process.stderr
 
 
 def test_what_load_dataset_has_fetched_is_not_fetched_again(server: HubServer, release: Path, tmp_path: Path) -> None:
-    told(server, load("'k3'") + "told = len(loaded)", home=tmp_path)
-    told(server, VALIDATE, "org/compact", home=tmp_path)
-    assert data_served(server) == sizes(release, "k1") | sizes(release, "k2") | sizes(release, "k3")
+    run_source(server, load_source("'k3'") + "told = len(loaded)", home=tmp_path)
+    run_source(server, VALIDATE, "org/compact", home=tmp_path)
+    assert count_data_bytes(server) == file_sizes(release, "k1") | file_sizes(release, "k2") | file_sizes(release, "k3")
 
 
 def test_a_hub_that_is_busy_or_failing_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:
-    for status, fault in ((503, unavailable()), (429, too_many(retry_after_s=0))):
-        server.fault = lambda asked, number: fault  # noqa: B023 - it is over before the next
-        done = run(server, COMPACT, "validate", "org/compact", home=tmp_path)
-        server.fault = lambda asked, number: None
+    for status, fault in ((503, service_unavailable()), (429, too_many_requests(retry_after_s=0))):
+        server.fault = lambda request, number: fault  # noqa: B023 - it is over before the next
+        process = run(server, COMPACT, "validate", "org/compact", home=tmp_path)
+        server.fault = lambda request, number: None
         expected = f"compact: the Hub is busy or failing ({status}); run the same again"
-        assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", expected)
+        assert (process.returncode, process.stdout, process.stderr.strip()) == (1, "", expected)
 
 
 def test_a_repository_that_cannot_be_had_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:
@@ -248,15 +252,15 @@ def test_a_repository_that_cannot_be_had_is_one_clear_line(server: HubServer, tm
         "org/a..b": ("UsageError", "is not a repository's name"),
         "nowhere": ("UsageError", "is not a folder; give the folder of a release, or org/name[@revision]"),
     }
-    got = told(server, VALIDATE, *cases, home=tmp_path / "home", HF_TOKEN="")
-    for (kind, line), (expected, part) in zip(got, cases.values(), strict=True):
+    errors = run_source(server, VALIDATE, *cases, home=tmp_path / "home", HF_TOKEN="")
+    for (kind, line), (expected, part) in zip(errors, cases.values(), strict=True):
         assert (kind, "\n" in line) == (expected, False)
         assert part in line
-    told(server, VALIDATE, "org/compact", home=tmp_path / "known")  # what the cache holds is not taken for main
-    ((kind, line),) = told(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_HUB_OFFLINE="1")
+    run_source(server, VALIDATE, "org/compact", home=tmp_path / "known")  # what the cache holds is not taken for main
+    ((kind, line),) = run_source(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_HUB_OFFLINE="1")
     assert (kind, line) == (
         "HubError", "org/compact lies on the Hub, and HF_HUB_OFFLINE is set; unset it, or give a folder",
     )  # fmt: skip
     nowhere = "http://127.0.0.1:9"
-    ((kind, line),) = told(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_ENDPOINT=nowhere)
+    ((kind, line),) = run_source(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_ENDPOINT=nowhere)
     assert (kind, "which cannot be reached" in line, "\n" in line) == ("HubUnavailableError", True, False)

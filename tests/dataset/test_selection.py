@@ -41,10 +41,10 @@ def catalogs(draw: st.DrawFn) -> Images:
     return images
 
 
-def trained(images: Images, taken: dict[str, Positions]) -> set[tuple[str, int]]:
+def training_questions(images: Images, selected: dict[str, Positions]) -> set[tuple[str, int]]:
     """Every training question that is taken, as (picture, position)."""
-    of_training = (one for one in taken if get_split(len(images[one][0]), one) == "train")
-    return {(image_id, at) for image_id in of_training for at in taken[image_id]}
+    training_ids = (candidate for candidate in selected if get_split(len(images[candidate][0]), candidate) == "train")
+    return {(image_id, index) for image_id in training_ids for index in selected[image_id]}
 
 
 @given(catalogs(), st.integers(1, 60), st.integers(0, 60), st.sampled_from(({}, LLAVA_K_SHARES)), st.booleans())
@@ -54,42 +54,42 @@ def test_a_number_is_met_exactly_and_a_smaller_selection_lies_in_a_larger_one(
     unit = "questions" if by_question else "conversations"
     try:
         small, large = (
-            select_questions(images, Selection(k_shares=shares, **{unit: wanted})) for wanted in (size, size + more)
+            select_questions(images, Selection(k_shares=shares, **{unit: count})) for count in (size, size + more)
         )
     except ReleaseError:
         return
-    for taken, wanted in ((small, size), (large, size + more)):
-        asked = trained(images, taken)
-        assert len(asked if by_question else {image_id for image_id, _ in asked}) == wanted
-        assert count_by_k(images, taken).total() == len(asked)
-    assert trained(images, small) <= trained(images, large)
+    for selected, count in ((small, size), (large, size + more)):
+        questions = training_questions(images, selected)
+        assert len(questions if by_question else {image_id for image_id, _ in questions}) == count
+        assert count_by_k(images, selected).total() == len(questions)
+    assert training_questions(images, small) <= training_questions(images, large)
     assert small.keys() <= large.keys()
 
 
 @given(catalogs(), st.sampled_from(tuple(CAPABILITIES)))
 def test_without_a_capability_no_question_needs_it_and_no_other_is_lost_alone(images: Images, name: str) -> None:
-    taken = select_questions(images, Selection(without=(name,)))
-    assert not any(name in images[image_id][at] for image_id, positions in taken.items() for at in positions)
+    selected = select_questions(images, Selection(without=(name,)))
+    assert not any(name in images[image_id][index] for image_id, positions in selected.items() for index in positions)
     for image_id, questions in images.items():
-        left = [at for at, needed in enumerate(questions) if name not in needed]
-        assert list(taken.get(image_id, ())) == (left if len(left) >= 2 else [])
+        remaining = [index for index, capabilities in enumerate(questions) if name not in capabilities]
+        assert list(selected.get(image_id, ())) == (remaining if len(remaining) >= 2 else [])
 
 
 @given(catalogs())
 def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is(images: Images) -> None:
     selection = Selection(k_shares=LLAVA_K_SHARES)
     counts = count_by_k(images, select_questions(images, selection))
-    whole = count_by_k(images, {image_id: tuple(range(len(asked))) for image_id, asked in images.items()})
+    available = count_by_k(images, {image_id: tuple(range(len(questions))) for image_id, questions in images.items()})
     for k, share in LLAVA_K_SHARES.items():
         assert abs(counts[k] - share * counts.total()) < 2
-    assert any(counts[k] == whole[k] for k in LLAVA_K_SHARES)
+    assert any(counts[k] == available[k] for k in LLAVA_K_SHARES)
 
 
 def test_a_small_share_is_rounded_as_a_large_one_is() -> None:
     """0.8 of a conversation is one and 7.2 are seven; methods that favour large shares would take eight and none."""
     images = {digest("picture", number): (tuple(CAPABILITIES)[: 1 + number % 2],) * 2 for number in range(60)}
-    taken = select_questions(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
-    training = {image_id for image_id, _ in trained(images, taken)}
+    selected = select_questions(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
+    training = {image_id for image_id, _ in training_questions(images, selected)}
     assert Counter(len(images[image_id][0]) for image_id in training) == {1: 7, 2: 1}
 
 
@@ -100,14 +100,14 @@ def test_the_shares_are_those_of_the_paper() -> None:
 
 def test_another_seed_draws_others() -> None:
     images = {digest("picture", number): (("color",), ("shape",)) for number in range(100)}
-    drawn = [select_questions(images, Selection(questions=40, seed=seed)) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    selections = [select_questions(images, Selection(questions=40, seed=seed)) for seed in (0, 0, 1)]
+    assert selections[0] == selections[1] != selections[2]
 
 
 def test_too_few_are_told_with_how_many() -> None:
     images = {digest("picture", number): (("color",), ("shape",)) for number in range(10)}
-    there = len(trained(images, select_questions(images, Selection())))
-    with pytest.raises(ReleaseError, match=f"100 are wanted and {there} are there: {100 - there} too few"):
+    available = len(training_questions(images, select_questions(images, Selection())))
+    with pytest.raises(ReleaseError, match=f"100 are wanted and {available} are there: {100 - available} too few"):
         select_questions(images, Selection(questions=100))
     with pytest.raises(ReleaseError, match="of k = 2 are wanted and 0 are there"):
         select_questions(images, Selection(questions=10, k_shares={1: 0.5, 2: 0.5}))
@@ -139,8 +139,8 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
 
     generate("scenes:120", tmp_path / "run")
     select = Selection(ks=(1, 2), without=("text_recognition",), questions=51, seed=4)
-    release, again = tmp_path / "release", tmp_path / "again"
-    facts = assemble(tmp_path / "run", release, version="1.0.0", max_similarity=1, select=select)
+    release, unselected = tmp_path / "release", tmp_path / "again"
+    stats = assemble(tmp_path / "run", release, version="1.0.0", max_similarity=1, select=select)
     assert validate(release).counts == {}
     turns = list(chain.from_iterable(load_dataset(str(release), "compositional", split="train")["turns"]))
     assert len(turns) == 51
@@ -149,17 +149,17 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     card = (release / "README.md").read_text(encoding="utf-8")
     assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; none" in card
     assert "51 questions for training, drawn with seed 4" in card
-    whole = assemble(tmp_path / "run", again, version="1.0.0", max_similarity=1)
-    assert facts.rejects["assembly", "not selected"] == whole.questions_by_k.total() - facts.questions_by_k.total()
-    assert "chosen on purpose" not in (again / "README.md").read_text(encoding="utf-8")
+    all_stats = assemble(tmp_path / "run", unselected, version="1.0.0", max_similarity=1)
+    assert stats.rejects["assembly", "not selected"] == all_stats.questions_by_k.total() - stats.questions_by_k.total()
+    assert "chosen on purpose" not in (unselected / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_command_takes_a_part_and_says_what_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, release = str(tmp_path / "run"), str(tmp_path / "release")
     generate("scenes:30", run)
-    part = ["--k", "1,2", "--without", "counting", "--keep-similar"]
-    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--conversations", "3"]) == 0
+    options = ["--k", "1,2", "--without", "counting", "--keep-similar"]
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *options, "--conversations", "3"]) == 0
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
     assert "k = 1, 2 only; none that needs counting; 3 conversations for training" in card
-    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *part, "--questions", "3000"]) == 1
+    assert main(["assemble", run, "--out", release, "--version", "1.0.0", *options, "--questions", "3000"]) == 1
     assert "too few); generate more pictures, or select fewer" in capsys.readouterr().err

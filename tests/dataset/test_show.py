@@ -32,11 +32,13 @@ from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.runs.journal import Journal
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run as run_client
-from tests.hub.clients import told
+from tests.hub.clients import run_source
 
-from .samples import contents, row, rows
+from .samples import contents, make_row, make_rows
 
-TEXT: Final = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
+TEXT_ROW: Final = Row(
+    id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction"
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +56,22 @@ def release(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def captions(shown: tuple[SheetItem, ...]) -> list[str]:
-    return [one.caption for one in shown]
+def captions(items: tuple[SheetItem, ...]) -> list[str]:
+    return [item.caption for item in items]
 
 
 def test_a_sheet_holds_pictures_questions_answers_and_capabilities(run: Path, tmp_path: Path) -> None:
     sheet = show(run, tmp_path / "sheet", n=6)
     page = sheet.page.read_text()
-    found = read_run_samples(run, SampleQuery(count=6), rejects=False)
+    samples = read_run_samples(run, SampleQuery(count=6), rejects=False)
     assert (sheet.count, page.count("<article"), page.count("data:image/webp;base64,")) == (6, 6, 6)
-    for one in found.items:
-        for turn in one.turns:
+    for item in samples.items:
+        for turn in item.turns:
             assert f"<strong>{turn.answer}</strong>" in page
             assert all(f">{name.replace('_', ' ')}</li>" in page for name in turn.capabilities)
     assert "Written by scenes:noise=0.3; checked by scenes." in page
-    with Image.open(sheet.image) as picture:
-        assert (picture.format, picture.width) == ("PNG", 3 * 400 + 4 * 20)
+    with Image.open(sheet.image) as image:
+        assert (image.format, image.width) == ("PNG", 3 * 400 + 4 * 20)
     assert sheet._repr_png_() == sheet.image.read_bytes()
     assert sorted(contents(tmp_path / "sheet")) == ["contact_sheet.html", "contact_sheet.png"]
 
@@ -87,61 +89,66 @@ def test_the_page_needs_nothing_beside_it_and_names_no_folder(run: Path, tmp_pat
 def test_the_same_call_shows_the_same_and_another_seed_others(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    of = request.getfixturevalue(where)
-    sheets = [show(of, tmp_path / name, n=3, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    source = request.getfixturevalue(where)
+    sheets = [show(source, tmp_path / name, n=3, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     pages = [sheet.page.read_text() for sheet in sheets]
     assert pages[0] == pages[1] != pages[2]
     assert sheets[0].image.read_bytes() == sheets[1].image.read_bytes() != sheets[2].image.read_bytes()
 
 
 def test_pictures_are_even_over_k_and_not_the_first_ones(run: Path) -> None:
-    found = read_run_samples(run, SampleQuery(count=9), rejects=False)
-    assert Counter(one.k for one in found.items) == {1: 3, 2: 3, 3: 3}
+    samples = read_run_samples(run, SampleQuery(count=9), rejects=False)
+    assert Counter(entry.k for entry in samples.items) == {1: 3, 2: 3, 3: 3}
     with Journal.read(run) as journal:
-        kept = [(parse_outcome(one.body).k, one.ref) for one in journal.outcomes() if one.accepted]
-    firsts = {ref for k in (1, 2, 3) for ref in [ref for of, ref in kept if of == k][:3]}
-    assert set(captions(found.items)) != firsts
+        accepted = [(parse_outcome(entry.body).k, entry.ref) for entry in journal.outcomes() if entry.accepted]
+    firsts = {ref for k in (1, 2, 3) for ref in [ref for image_k, ref in accepted if image_k == k][:3]}
+    assert set(captions(samples.items)) != firsts
 
 
 @pytest.mark.parametrize("where", ["run", "release"])
 def test_only_what_is_asked_for_is_shown(where: str, request: pytest.FixtureRequest) -> None:
-    of = request.getfixturevalue(where)
-    wanted = SampleQuery(k=2, capability="counting", count=120)
-    found = (
-        read_run_samples(of, wanted, rejects=False)
+    source = request.getfixturevalue(where)
+    query = SampleQuery(k=2, capability="counting", count=120)
+    samples = (
+        read_run_samples(source, query, rejects=False)
         if where == "run"
-        else read_dataset_samples(open_dataset(of), wanted)
+        else read_dataset_samples(open_dataset(source), query)
     )
-    everything = SampleQuery(count=120)
-    all_found = (
-        read_run_samples(of, everything, rejects=False)
+    full_query = SampleQuery(count=120)
+    all_samples = (
+        read_run_samples(source, full_query, rejects=False)
         if where == "run"
-        else read_dataset_samples(open_dataset(of), everything)
+        else read_dataset_samples(open_dataset(source), full_query)
     )
-    matching = [turn for one in all_found.items if one.k == 2 for turn in one.turns if "counting" in turn.capabilities]
-    assert [turn for one in found.items for turn in one.turns] != []
-    assert sorted(turn.question for one in found.items for turn in one.turns) == sorted(
+    matching = [
+        turn for item in all_samples.items if item.k == 2 for turn in item.turns if "counting" in turn.capabilities
+    ]
+    assert [turn for item in samples.items for turn in item.turns] != []
+    assert sorted(turn.question for item in samples.items for turn in item.turns) == sorted(
         turn.question for turn in matching
     )
 
 
 def test_a_release_shows_what_lies_in_it(run: Path, release: Path) -> None:
-    of_both = [
+    both_samples = [
         read_run_samples(run, SampleQuery(count=120), rejects=False),
         read_dataset_samples(open_dataset(release), SampleQuery(count=120)),
     ]
-    assert of_both[0].items != ()
-    turns = [sorted(turn.question for one in found.items for turn in one.turns) for found in of_both]
+    assert both_samples[0].items != ()
+    turns = [sorted(turn.question for item in samples.items for turn in item.turns) for samples in both_samples]
     assert turns[0] == turns[1]
-    assert captions(of_both[1].items)[0].startswith("scenes, CC0-1.0, row ")
+    assert captions(both_samples[1].items)[0].startswith("scenes, CC0-1.0, row ")
 
 
 def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(run: Path) -> None:
     page = contact_sheet.render_fragment(read_run_samples(run, SampleQuery(count=120), rejects=True).items)
     with Journal.read(run) as journal:
-        outcomes = [parse_outcome(one.body) for one in journal.outcomes()]
+        outcomes = [parse_outcome(entry.body) for entry in journal.outcomes()]
     reasons = {
-        one.reason for outcome in outcomes for one in outcome.rejects if one.subject and one.stage != "conversation"
+        entry.reason
+        for outcome in outcomes
+        for entry in outcome.rejects
+        if entry.subject and entry.stage != "conversation"
     }
     assert {"low confidence", "needs fewer capabilities", "needs more capabilities"} <= reasons
     assert all(f"dropped: {reason}</strong>" in page for reason in reasons)
@@ -151,21 +158,21 @@ def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(r
 
 
 def test_each_reason_of_a_picture_comes_before_another_s_second() -> None:
-    rejects = [Reject("generation", reason, f"{at}?", "", ("color",)) for at, reason in enumerate("aaaaab")]
+    rejects = [Reject("generation", reason, f"{index}?", "", ("color",)) for index, reason in enumerate("aaaaab")]
     silent = [
         Reject("generation", "declined", "", "", ("color",)),
         Reject("conversation", "too few questions", "id", "", ("color",)),
     ]
-    assert [one.subject for one in SampleQuery().select_drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
+    assert [reject.subject for reject in SampleQuery().select_drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
 
 
 def test_the_shards_of_a_run_are_shown_as_one(tmp_path: Path) -> None:
     for index in (1, 2):
         generate("scenes:16", tmp_path / "parts" / f"shard-{index}-of-2", shard=f"{index}/2")
     generate("scenes:16", tmp_path / "whole")
-    wanted = SampleQuery(count=8)
-    assert captions(read_run_samples(tmp_path / "parts", wanted, rejects=False).items) == captions(
-        read_run_samples(tmp_path / "whole", wanted, rejects=False).items
+    query = SampleQuery(count=8)
+    assert captions(read_run_samples(tmp_path / "parts", query, rejects=False).items) == captions(
+        read_run_samples(tmp_path / "whole", query, rejects=False).items
     )
     (tmp_path / "parts" / "shard-2-of-2").rename(tmp_path / "elsewhere")
     with pytest.raises(JournalError, match="lacks shard-2-of-2"):
@@ -188,17 +195,17 @@ def test_it_works_in_a_running_event_loop(run: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_while_samples_stream_by_does_not_grow() -> None:
-    chosen = Reservoir(SampleQuery(count=5))
+    reservoir = Reservoir(SampleQuery(count=5))
     turn = Turn("?", "!", ("color",), ("color",), 90)
     for number in range(3000):
         caption = str(number)
-        chosen.add(chosen.query.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
-    assert sum(map(len, chosen._by_k.values())) == 15
-    best = sorted(range(0, 3000, 3), key=chosen.query.rank)[:2]
-    assert captions(chosen.read_samples().items)[:2] == [str(number) for number in best]
+        reservoir.add(reservoir.query.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
+    assert sum(map(len, reservoir._by_k.values())) == 15
+    best = sorted(range(0, 3000, 3), key=reservoir.query.rank)[:2]
+    assert captions(reservoir.read_samples().items)[:2] == [str(number) for number in best]
 
 
-def noise(number: int) -> bytes:
+def make_noise_image(number: int) -> bytes:
     out = BytesIO()
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (120, 120, 3), dtype=np.uint8)).save(out, "PNG")
     return out.getvalue()
@@ -216,7 +223,7 @@ for where, k in (("org/compact", 3), ("hf://datasets/org/compact@v1.0.0", None),
     except CompactError as error:
         told.append(str(error))
 """
-PUT: Final = """
+UPLOAD: Final = """
 import sys
 from huggingface_hub import HfApi
 place = {"repo_id": "org/compact", "repo_type": "dataset"}
@@ -229,25 +236,29 @@ told = True
 
 def test_of_a_repository_only_what_is_shown_is_fetched(tmp_path: Path) -> None:
     """500 pictures of 43 KB of k = 3 lie in five row groups, of which one is read, and of k = 1 and 2 nothing is."""
-    of_k = [3] * 500 + [1] * 20 + [2] * 20
-    write_dataset((row(at, k=k, data=noise(at)) for at, k in enumerate(of_k)), tmp_path / "compact", version="1.0.0")
+    ks = [3] * 500 + [1] * 20 + [2] * 20
+    write_dataset(
+        (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)),
+        tmp_path / "compact",
+        version="1.0.0",
+    )
     sizes = {path.relative_to(tmp_path / "compact").as_posix(): path.stat().st_size
              for path in (tmp_path / "compact").rglob("*.parquet")}  # fmt: skip
     with HubServer() as server:
-        told(server, PUT, tmp_path / "compact", home=tmp_path / "home")
-        server.served.clear()
+        run_source(server, UPLOAD, tmp_path / "compact", home=tmp_path / "home")
+        server.bytes_sent.clear()
         source = SHOW.replace(', ("hf://datasets/org/compact@v1.0.0", None), ("org/compact@v9.9.9", None))', ",)")
-        ((shown, page),) = told(server, source, tmp_path / "sheets", home=tmp_path / "home")
-        served = {path.partition("/resolve/")[2].partition("/")[2]: count for path, count in server.served.items()}
-        _, (every, _), refused = told(server, SHOW, tmp_path / "sheets", home=tmp_path / "home")
-    assert (shown, every) == (6, 6)
-    assert "org/compact@v9.9.9" in refused
-    read = {path: count for path, count in served.items() if path in sizes and count}
-    assert [path.split("/")[1] for path in read] == ["k3"]
-    ((path, count),) = read.items()
+        ((k3_count, page),) = run_source(server, source, tmp_path / "sheets", home=tmp_path / "home")
+        served = {path.partition("/resolve/")[2].partition("/")[2]: count for path, count in server.bytes_sent.items()}
+        _, (all_count, _), error = run_source(server, SHOW, tmp_path / "sheets", home=tmp_path / "home")
+    assert (k3_count, all_count) == (6, 6)
+    assert "org/compact@v9.9.9" in error
+    bytes_read = {path: count for path, count in served.items() if path in sizes and count}
+    assert [path.split("/")[1] for path in bytes_read] == ["k3"]
+    ((path, count),) = bytes_read.items()
     assert count < 0.35 * sizes[path]
-    here = show(tmp_path / "compact", tmp_path / "here", k=3, n=6).page.read_text()
-    assert page.split("<main>")[1] == here.split("<main>")[1]
+    local_page = show(tmp_path / "compact", tmp_path / "here", k=3, n=6).page.read_text()
+    assert page.split("<main>")[1] == local_page.split("<main>")[1]
     assert not list((tmp_path / "home").rglob("*.parquet"))
 
 
@@ -262,11 +273,11 @@ def test_the_command_prints_where_the_files_are(
     assert "2 pictures with questions of k = 2 that are to need object recognition" in Path(out.split()[0]).read_text()
     assert main(["show", str(run), "--rejects", "--out", str(tmp_path / "sheet")]) == 0
     assert capsys.readouterr().out.split() == [
-        str(tmp_path / "sheet" / f"contact_sheet.{end}") for end in ("html", "png")
+        str(tmp_path / "sheet" / f"contact_sheet.{suffix}") for suffix in ("html", "png")
     ]
 
 
-BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
+BAD_ARGUMENTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no capability": ({"capability": "countin"}, "did you mean counting?"),
     "k of nothing": ({"k": 5}, "has no kept questions of k = 5; there are some of k = 1, 2, 3"),
     "no k": ({"k": 0}, "got k = 0; a question needs 1 to 10 capabilities"),
@@ -275,12 +286,12 @@ BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
 def test_what_cannot_be_shown_is_one_clear_line(case: str, run: Path, tmp_path: Path) -> None:
-    arguments, line = BAD[case]
-    with pytest.raises(UsageError, match=re.escape(line)) as caught:
+    arguments, line = BAD_ARGUMENTS[case]
+    with pytest.raises(UsageError, match=re.escape(line)) as excinfo:
         show(run, tmp_path / "sheet", **arguments)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
     assert not (tmp_path / "sheet").exists()
 
 
@@ -292,10 +303,10 @@ def test_a_release_keeps_no_rejects_and_says_where_they_are(release: Path, tmp_p
 def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no questions of k = 5; there is k1, k2, k3"):
         show(release, tmp_path / "sheet", k=5)
-    write_dataset([TEXT], tmp_path / "text", version="1.0.0")
+    write_dataset([TEXT_ROW], tmp_path / "text", version="1.0.0")
     with pytest.raises(UsageError, match="the instruction part only, which has no k"):
         show(tmp_path / "text", tmp_path / "sheet")
-    write_dataset([replace(row(1), turns=row(1).turns[:1])], tmp_path / "one", version="1.0.0")
+    write_dataset([replace(make_row(1), turns=make_row(1).turns[:1])], tmp_path / "one", version="1.0.0")
     with pytest.raises(UsageError, match="has no questions that are to need counting"):
         show(tmp_path / "one", tmp_path / "sheet", capability="counting")
 
@@ -307,9 +318,9 @@ def test_what_is_neither_run_nor_release_is_told(tmp_path: Path, run: Path) -> N
         run / "journal.sqlite": "is no folder; give a run, a release, or org/name",
         "nowhere": "is no folder; give a run, a release, or org/name",
     }
-    for where, line in cases.items():
+    for source, line in cases.items():
         with pytest.raises(UsageError, match=re.escape(line)):
-            show(where, tmp_path / "sheet")
+            show(source, tmp_path / "sheet")
     (tmp_path / "data").mkdir()
     with pytest.raises(ReleaseError, match="holds no data files of a release"):
         show(tmp_path, tmp_path / "sheet")
@@ -319,7 +330,7 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    write_dataset(rows(3), tmp_path / "release", version="1.0.0")
+    write_dataset(make_rows(3), tmp_path / "release", version="1.0.0")
     file = next((tmp_path / "release").rglob("k1/*.parquet"))
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(ReleaseError, match="cannot be read"):
@@ -330,15 +341,15 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_gone_are_told(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    directory = tmp_path / "pictures"
+    directory.mkdir()
     generate("scenes:4", tmp_path / "run")
     with Journal.read(tmp_path / "run") as journal:
         identity = journal.identity
-        finished = [one for one in journal.outcomes() if one.accepted]
-    with Journal.open(tmp_path / "gone", identity | {"source": str(folder)}) as journal:
-        for one in finished:
-            journal.record_outcome(replace(one, ref="gone.png"))
+        finished = [outcome for outcome in journal.outcomes() if outcome.accepted]
+    with Journal.open(tmp_path / "gone", identity | {"source": str(directory)}) as journal:
+        for outcome in finished:
+            journal.record_outcome(replace(outcome, ref="gone.png"))
     with pytest.raises(CompactError, match=r"gone\.png in .* cannot be read any more"):
         show(tmp_path / "gone", tmp_path / "sheet")
 
@@ -360,8 +371,8 @@ def test_a_place_that_cannot_be_written_is_told(run: Path, tmp_path: Path) -> No
 def test_a_hub_that_is_away_is_one_line(tmp_path: Path) -> None:
     with HubServer() as server:
         source = "import sys; from compact_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        done = run_client(
+        process = run_client(
             server, source, "show", "org/compact", home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9"
         )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "which cannot be reached" in done.stderr.strip().splitlines()[-1]
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "which cannot be reached" in process.stderr.strip().splitlines()[-1]

@@ -19,18 +19,18 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
 from compact_hf.records import Message, Row
 
-from .samples import picture, row, rows
+from .samples import make_image, make_row, make_rows
 
 Record = dict[str, Any]
 K2 = "data/k2/train-00000-of-00001.parquet"
-PICTURE = "assets/coverage.png"
-TEXT = "data/instruction_text/train-00000-of-00001.parquet"
+FIGURE = "assets/coverage.png"
+TEXT_FILE = "data/instruction_text/train-00000-of-00001.parquet"
 
 INSTRUCTION = [
     Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction"),
     replace(
-        row(5000), id="b" * 32, source="instruction", k=None, turns=(), capabilities=(), teacher=None, verifier=None,
-        preset_version=None,
+        make_row(5000), id="b" * 32, source="instruction", k=None, turns=(), capabilities=(), teacher=None,
+        verifier=None, preset_version=None,
     ),
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ INSTRUCTION = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("release") / "out"
-    write_dataset([*rows(90), *INSTRUCTION], out, version="1.0.0")
+    write_dataset([*make_rows(90), *INSTRUCTION], out, version="1.0.0")
     return out
 
 
@@ -62,111 +62,113 @@ def test_a_valid_release_has_no_problems(whole: Path) -> None:
     assert sum(report.rows.values()) == 92
 
 
-def with_metadata() -> bytes:
+def make_image_with_metadata() -> bytes:
     exif = Image.Exif()
     exif[0x010E] = "a secret"
-    return picture(1, exif=exif)
+    return make_image(1, exif=exif)
 
 
-def turn(record: Record, **changes: Any) -> None:
+def change_turn(record: Record, **changes: Any) -> None:
     record["turns"][0] |= changes
 
 
-def image(record: Record, **changes: Any) -> None:
+def change_image(record: Record, **changes: Any) -> None:
     record["images"][0] |= changes
 
 
-def of_k1(record: Record) -> None:
+def reduce_to_k1(record: Record) -> None:
     """Make a row of k = 2 a right one of k = 1, which then lies in the wrong leaf."""
     record |= {"k": 1, "capabilities": ["color"]}
-    for one in record["turns"]:
-        one |= {"capabilities": ["color"], "verified_capabilities": ["color"]}
+    for turn in record["turns"]:
+        turn |= {"capabilities": ["color"], "verified_capabilities": ["color"]}
 
 
-def without_answer(record: Record) -> None:
+def clear_answer(record: Record) -> None:
     record["messages"][1]["content"] = " "
-    turn(record, answer=" ")
+    change_turn(record, answer=" ")
 
 
-def with_eleventh_capability(record: Record) -> None:
+def add_unknown_capability(record: Record) -> None:
     record["capabilities"] = ["color", "shape", "smell"]
-    turn(record, capabilities=["color", "smell"], verified_capabilities=["color", "smell"])
+    change_turn(record, capabilities=["color", "smell"], verified_capabilities=["color", "smell"])
 
 
-def with_mark(record: Record) -> None:
+def add_image_token(record: Record) -> None:
     record["messages"][0]["content"] = "<image>\n" + record["messages"][0]["content"]
 
 
-DEFECTS_OF_A_ROW: dict[str, Callable[[Record], None]] = {
-    "null value": lambda one: one.update(messages=None),
-    "image_id is no hash": lambda one: one.update(image_id="../../picture.jpg"),
-    "wrong leaf": of_k1,
-    "wrong split": lambda one: one.update(image_id="0" * 32),
-    "roles do not alternate": lambda one: one["messages"][2].update(role="assistant"),
-    "<image> in the text": with_mark,
-    "empty message": without_answer,
-    "picture and image_id do not match": lambda one: one.update(images=[]),
-    "picture does not decode": lambda one: image(one, bytes=one["images"][0]["bytes"][:-40]),
-    "picture is not clean": lambda one: image(one, bytes=with_metadata()),
-    "absolute path": lambda one: one.update(image_source="/home/me/pictures"),
-    "provenance is missing": lambda one: one.update(verifier=None),
-    "no turns": lambda one: one.update(turns=[], messages=[], capabilities=[]),
-    "unknown capability": with_eleventh_capability,
-    "k is not the number of capabilities": lambda one: turn(
-        one, capabilities=["color"], verified_capabilities=["color"]
+ROW_DEFECTS: dict[str, Callable[[Record], None]] = {
+    "null value": lambda record: record.update(messages=None),
+    "image_id is no hash": lambda record: record.update(image_id="../../picture.jpg"),
+    "wrong leaf": reduce_to_k1,
+    "wrong split": lambda record: record.update(image_id="0" * 32),
+    "roles do not alternate": lambda record: record["messages"][2].update(role="assistant"),
+    "<image> in the text": add_image_token,
+    "empty message": clear_answer,
+    "picture and image_id do not match": lambda record: record.update(images=[]),
+    "picture does not decode": lambda record: change_image(record, bytes=record["images"][0]["bytes"][:-40]),
+    "picture is not clean": lambda record: change_image(record, bytes=make_image_with_metadata()),
+    "absolute path": lambda record: record.update(image_source="/home/me/pictures"),
+    "provenance is missing": lambda record: record.update(verifier=None),
+    "no turns": lambda record: record.update(turns=[], messages=[], capabilities=[]),
+    "unknown capability": add_unknown_capability,
+    "k is not the number of capabilities": lambda record: change_turn(
+        record, capabilities=["color"], verified_capabilities=["color"]
     ),
-    "verified capabilities differ": lambda one: turn(one, verified_capabilities=["color"]),
-    "confidence out of range": lambda one: turn(one, confidence=101),
-    "capabilities are not those of the turns": lambda one: one.update(capabilities=["color"]),
-    "turns and messages differ": lambda one: turn(one, answer="another"),
-    "instruction row with other facts": lambda one: one.update(source="instruction"),
+    "verified capabilities differ": lambda record: change_turn(record, verified_capabilities=["color"]),
+    "confidence out of range": lambda record: change_turn(record, confidence=101),
+    "capabilities are not those of the turns": lambda record: record.update(capabilities=["color"]),
+    "turns and messages differ": lambda record: change_turn(record, answer="another"),
+    "instruction row with other facts": lambda record: record.update(source="instruction"),
 }
 # What a defect of the table above brings along by necessity.
-BROUGHT_ALONG = {"no turns": {"roles do not alternate": 1}}
+IMPLIED_DEFECTS = {"no turns": {"roles do not alternate": 1}}
 
 
-@pytest.mark.parametrize("check", DEFECTS_OF_A_ROW)
+@pytest.mark.parametrize("check", ROW_DEFECTS)
 def test_a_defect_of_a_row_is_found_where_it_is(check: str, release: Path) -> None:
     ids: list[str] = []
 
-    def plant(records: list[Record]) -> None:
-        DEFECTS_OF_A_ROW[check](records[3])
+    def inject(records: list[Record]) -> None:
+        ROW_DEFECTS[check](records[3])
         ids.append(records[3]["id"])
 
-    rewrite(release, K2, plant)
+    rewrite(release, K2, inject)
     report = validate(release)
-    assert report.counts == {check: 1} | BROUGHT_ALONG.get(check, {})
+    assert report.counts == {check: 1} | IMPLIED_DEFECTS.get(check, {})
     assert (report.problems[-1].file, report.problems[-1].row) == (K2, ids[0])
     assert not report.is_valid
 
 
 @pytest.mark.parametrize("asked", [["color", "shape", "color"], ["color", "color"]])
 def test_a_capability_counts_once(asked: list[str], release: Path) -> None:
-    rewrite(release, K2, lambda records: turn(records[0], capabilities=asked))
+    rewrite(release, K2, lambda records: change_turn(records[0], capabilities=asked))
     assert validate(release).counts["k is not the number of capabilities"] == 1
 
 
 @pytest.mark.parametrize("path", ["/home/me/a.png", "a/b.png", "C:\\a.png", "file:a/b.png"])
 def test_a_picture_s_path_names_no_folders(path: str, release: Path) -> None:
-    rewrite(release, K2, lambda records: image(records[0], path=path))
+    rewrite(release, K2, lambda records: change_image(records[0], path=path))
     assert validate(release).counts == {"absolute path": 1}
 
 
-@pytest.mark.parametrize("data", [picture(1, comment=b"hi"), picture(1) + b"tail", picture(1, file_format="GIF")])
+@pytest.mark.parametrize(
+    "data", [make_image(1, comment=b"hi"), make_image(1) + b"tail", make_image(1, file_format="GIF")]
+)
 def test_only_the_bare_picture_may_be_there(data: bytes, release: Path) -> None:
-    rewrite(release, K2, lambda records: image(records[0], bytes=data))
+    rewrite(release, K2, lambda records: change_image(records[0], bytes=data))
     assert validate(release).counts == {"picture is not clean": 1}
 
 
 @pytest.mark.parametrize("change", [{"teacher": "gemini"}, {"capabilities": ["color"]}, {"source": "compact"}])
 def test_an_instruction_row_has_no_facts_of_a_compositional_one(change: Record, release: Path) -> None:
-    rewrite(release, TEXT, lambda records: records[0].update(change))
+    rewrite(release, TEXT_FILE, lambda records: records[0].update(change))
     assert validate(release).counts == {"instruction row with other facts": 1}
 
 
 def test_an_id_that_comes_twice_is_found_across_files(release: Path) -> None:
     (name,) = pq.read_table(release / K2)["id"].to_pylist()[:1]
-    rewrite(release, TEXT, lambda records: records[0].update(id=name))
+    rewrite(release, TEXT_FILE, lambda records: records[0].update(id=name))
     report = validate(release)
     assert report.counts == {"repeated id": 1}
     assert report.problems[0].row == name
@@ -179,7 +181,7 @@ def test_a_picture_in_both_splits_is_found(release: Path) -> None:
     assert validate(release).counts == {"picture in both splits": 1}
 
 
-def with_other_type() -> Any:
+def make_schema_with_other_type() -> Any:
     schema = features().arrow_schema
     return schema.set(schema.get_field_index("k"), pa.field("k", pa.int32()))
 
@@ -187,7 +189,7 @@ def with_other_type() -> Any:
 @pytest.mark.parametrize(
     "schema",
     [
-        with_other_type(),
+        make_schema_with_other_type(),
         features().arrow_schema.remove(0),
         features().arrow_schema.append(pa.field("more", pa.string())),
         features().arrow_schema.remove_metadata(),
@@ -222,12 +224,12 @@ def edit_card(release: Path, old: str, new: str) -> None:
     card.write_text(text.replace(old, new, 1))
 
 
-def put_picture_of_other_data(release: Path) -> None:
-    write_dataset(rows(91), release.parent / "other", version="1.0.0")
-    shutil.copy(release.parent / "other" / PICTURE, release / PICTURE)
+def copy_other_figure(release: Path) -> None:
+    write_dataset(make_rows(91), release.parent / "other", version="1.0.0")
+    shutil.copy(release.parent / "other" / FIGURE, release / FIGURE)
 
 
-DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
+DIRECTORY_DEFECTS: dict[str, Callable[[Path], object]] = {
     "file that is no part of a release": lambda path: (path / "notes.txt").touch(),
     "data files are missing or too many": lambda path: (path / K2).rename(path / K2.replace("of-00001", "of-00002")),
     "card cannot be read": lambda path: (path / "README.md").unlink(),
@@ -237,15 +239,15 @@ DEFECTS_OF_A_FOLDER: dict[str, Callable[[Path], object]] = {
     "card disagrees with the data": lambda path: edit_card(path, "| shape | 0 | 60 |", "| shape | 0 | 61 |"),
     "card lacks a section": lambda path: edit_card(path, "## Limits", "## Praise"),
     "card does not show its picture": lambda path: edit_card(path, "assets/coverage.png", "assets/other.png"),
-    "card's picture is missing": lambda path: (path / PICTURE).unlink(),
-    "card's picture cannot be read": lambda path: (path / PICTURE).write_bytes((path / PICTURE).read_bytes()[:999]),
-    "card's picture shows other data": put_picture_of_other_data,
+    "card's picture is missing": lambda path: (path / FIGURE).unlink(),
+    "card's picture cannot be read": lambda path: (path / FIGURE).write_bytes((path / FIGURE).read_bytes()[:999]),
+    "card's picture shows other data": copy_other_figure,
 }
 
 
-@pytest.mark.parametrize("check", DEFECTS_OF_A_FOLDER)
+@pytest.mark.parametrize("check", DIRECTORY_DEFECTS)
 def test_a_defect_of_the_folder_is_found(check: str, release: Path) -> None:
-    DEFECTS_OF_A_FOLDER[check](release)
+    DIRECTORY_DEFECTS[check](release)
     assert validate(release).counts == {check: 1}
 
 
@@ -271,7 +273,7 @@ def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, rele
 
 
 def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
-    write_dataset((row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
+    write_dataset((make_row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
     shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
     assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
 
@@ -318,8 +320,8 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 def test_many_problems_of_one_kind_are_counted_and_a_few_shown(release: Path) -> None:
     def spoil(records: list[Record]) -> None:
-        for one in records:
-            one["image_source"] = "/home/me"
+        for record in records:
+            record["image_source"] = "/home/me"
 
     rewrite(release, K2, spoil)
     rewrite(release, K2.replace("k2", "k1"), spoil)

@@ -27,10 +27,10 @@ def test_other_texts_are_no_versions(text: str) -> None:
 def test_the_lowest_is_above_and_nothing_of_its_step_is_between(version: Version, step: Step) -> None:
     lowest = next_version(version, step)
     assert lowest > version
-    at = ("major", "minor", "patch").index(step)
-    assert lowest[at] == version[at] + 1
-    assert lowest[:at] == version[:at]
-    assert set(lowest[at + 1 :]) <= {0}
+    index = ("major", "minor", "patch").index(step)
+    assert lowest[index] == version[index] + 1
+    assert lowest[:index] == version[:index]
+    assert set(lowest[index + 1 :]) <= {0}
 
 
 @given(versions)

@@ -26,28 +26,28 @@ from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.records import Message, Reject, Row
 from tests import preforked
 
-from .samples import contents, picture, row, rows
+from .samples import contents, make_image, make_row, make_rows
 
 INSTRUCTION = [
     Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction"),
     replace(
-        row(5000), id="b" * 32, source="instruction", k=None, turns=(), capabilities=(), teacher=None, verifier=None,
-        preset_version=None,
+        make_row(5000), id="b" * 32, source="instruction", k=None, turns=(), capabilities=(), teacher=None,
+        verifier=None, preset_version=None,
     ),
 ]  # fmt: skip
 
 
 @contextmanager
-def warnings_of_datasets() -> Iterator[list[str]]:
+def capture_warnings() -> Iterator[list[str]]:
     """Collect what `datasets` and the Hub client log as warnings; Python's warnings are errors in every test."""
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     for logger in loggers:
         logger.addHandler(handler)
     try:
-        yield told
+        yield messages
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
@@ -60,47 +60,47 @@ def load(path: Path, *config: str, cache: Path, **options: Any) -> Any:
 
 
 def test_load_dataset_reads_every_config_without_a_warning(tmp_path: Path) -> None:
-    facts = write_dataset([*rows(120), *INSTRUCTION], tmp_path / "out", version="1.0.0")
-    with warnings_of_datasets() as told:
-        for name, leaves in facts.configs.items():
+    stats = write_dataset([*make_rows(120), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    with capture_warnings() as messages:
+        for name, subsets in stats.configs.items():
             config = [] if name == "all" else [name]
             data = load(tmp_path / "out", *config, cache=tmp_path / "cache")
             stream = load(tmp_path / "out", *config, cache=tmp_path / "cache", streaming=True)
             assert data.keys() == stream.keys()
             for split, part in data.items():
-                assert part.num_rows == facts.rows(*leaves, split=split)
-                assert [one["id"] for one in stream[split]] == part["id"][:]
+                assert part.num_rows == stats.rows(*subsets, split=split)
+                assert [row["id"] for row in stream[split]] == part["id"][:]
             assert str(data["train"].info.version) == "1.0.0"
-    assert told == []
+    assert messages == []
 
 
 def test_a_warning_of_datasets_would_be_noticed(tmp_path: Path) -> None:
-    write_dataset(rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
     card = tmp_path / "out" / "README.md"
     card.write_text(card.read_text().replace("default: true", "default: true\n  unheard_of: 1"))
-    with warnings_of_datasets() as told:
+    with capture_warnings() as messages:
         load(tmp_path / "out", cache=tmp_path / "cache")
-    assert any("unheard_of" in line for line in told)
+    assert any("unheard_of" in line for line in messages)
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    from datasets import Image as Picture
+    from datasets import Image as ImageFeature
     from datasets import List
 
-    write_dataset([*rows(30), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    write_dataset([*make_rows(30), *INSTRUCTION], tmp_path / "out", version="1.0.0")
     data = load(tmp_path / "out", cache=tmp_path / "cache")
-    assert data["train"].features["images"] == List(Picture())
-    read = {one["id"]: one for one in chain(*data.values())}
-    assert len(read) == 32
-    for expected in [*rows(30), *INSTRUCTION]:
-        one = read[expected.id]
-        assert one["messages"] == [{"role": m.role, "content": m.content} for m in expected.messages]
-        assert [turn["question"] for turn in one["turns"]] == [turn.question for turn in expected.turns]
-        assert one["capabilities"] == list(expected.capabilities)
+    assert data["train"].features["images"] == List(ImageFeature())
+    row_by_id = {row["id"]: row for row in chain(*data.values())}
+    assert len(row_by_id) == 32
+    for expected in [*make_rows(30), *INSTRUCTION]:
+        row = row_by_id[expected.id]
+        assert row["messages"] == [{"role": m.role, "content": m.content} for m in expected.messages]
+        assert [turn["question"] for turn in row["turns"]] == [turn.question for turn in expected.turns]
+        assert row["capabilities"] == list(expected.capabilities)
         for name in ("k", "source", "image_id", "image_source", "image_license", "teacher", "preset_version"):
-            assert one[name] == getattr(expected, name)
-        assert len(one["images"]) == (expected.read_image is not None)
-    image = read[f"{3:032x}"]["images"][0]
+            assert row[name] == getattr(expected, name)
+        assert len(row["images"]) == (expected.read_image is not None)
+    image = row_by_id[f"{3:032x}"]["images"][0]
     assert isinstance(image, Image.Image)
     assert image.getpixel((0, 0)) == (3, 0, 77)
 
@@ -109,22 +109,26 @@ def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     exif[0x010E] = "a secret"
-    data = picture(1, exif=exif, comment=b"a secret")
+    data = make_image(1, exif=exif, comment=b"a secret")
     assert data.count(b"a secret") == 2
-    write_dataset([row(1, data=data)], tmp_path / "out", version="1.0.0")
-    assert not any(b"a secret" in of for of in contents(tmp_path / "out").values())
-    (one,) = chain(*load(tmp_path / "out", cache=tmp_path / "cache").values())
-    assert one["images"][0].size == (24, 32)
+    write_dataset([make_row(1, data=data)], tmp_path / "out", version="1.0.0")
+    assert not any(b"a secret" in content for content in contents(tmp_path / "out").values())
+    (row,) = chain(*load(tmp_path / "out", cache=tmp_path / "cache").values())
+    assert row["images"][0].size == (24, 32)
 
 
 def test_the_same_rows_give_the_same_bytes_whatever_the_timing(tmp_path: Path) -> None:
-    def slow(of: Row, seconds: float) -> Row:
-        read = of.read_image
+    def delay_read(row: Row, seconds: float) -> Row:
+        read = row.read_image
         assert read is not None
-        return replace(of, read_image=lambda: (time.sleep(seconds), read())[1])
+        return replace(row, read_image=lambda: (time.sleep(seconds), read())[1])
 
-    write_dataset(rows(250), tmp_path / "one", version="1.0.0")
-    write_dataset((slow(of, 0.003 * (at % 3)) for at, of in enumerate(rows(250))), tmp_path / "two", version="1.0.0")
+    write_dataset(make_rows(250), tmp_path / "one", version="1.0.0")
+    write_dataset(
+        (delay_read(row, 0.003 * (index % 3)) for index, row in enumerate(make_rows(250))),
+        tmp_path / "two",
+        version="1.0.0",
+    )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -134,14 +138,14 @@ def test_row_groups_and_files_stay_small(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(writer, "MAX_GROUP_ROWS", 10)
     monkeypatch.setattr(writer, "MAX_FILE_BYTES", 10_000)
     out = tmp_path / "out"
-    facts = write_dataset((row(number) for number in range(95)), out, version="1.0.0")
+    stats = write_dataset((make_row(number) for number in range(95)), out, version="1.0.0")
     files = sorted((out / "data" / "k1").glob("train-*"))
-    count = facts.sizes["k1", "train"].files
-    assert [file.name for file in files] == [f"train-{at:05d}-of-{count:05d}.parquet" for at in range(count)]
+    count = stats.sizes["k1", "train"].files
+    assert [file.name for file in files] == [f"train-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
     assert count > 3
     groups = [pq.ParquetFile(file).metadata.row_group(0).num_rows for file in files]
     assert max(groups) == 10
-    ids = [one for file in files for one in pq.read_table(file)["id"].to_pylist()]
+    ids = [row_id for file in files for row_id in pq.read_table(file)["id"].to_pylist()]
     assert ids == sorted(ids)
     assert validate(out).counts == {}
 
@@ -149,25 +153,25 @@ def test_row_groups_and_files_stay_small(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
-    size = len(picture(1, file_format="PNG"))
+    size = len(make_image(1, file_format="PNG"))
     monkeypatch.setattr(writer, "MAX_GROUP_BYTES", 3 * size + 10)
-    write_dataset((row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
+    write_dataset((make_row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
     (file,) = (tmp_path / "out" / "data" / "k1").glob("train-*")
     metadata = pq.ParquetFile(file).metadata
-    assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [3, 3, 3]
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [3, 3, 3]
 
 
 def test_rejects_among_the_rows_are_counted_on_the_card(tmp_path: Path) -> None:
     reject = Reject("verification", "needs another k", "a question")
-    facts = write_dataset([*rows(5), reject, reject], tmp_path / "out", version="1.0.0")
-    assert facts.rejects == {("verification", "needs another k"): 2}
+    stats = write_dataset([*make_rows(5), reject, reject], tmp_path / "out", version="1.0.0")
+    assert stats.rejects == {("verification", "needs another k"): 2}
     assert "| verification | needs another k | 2 |" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "1.0.0-rc1", "01.0.0", ""])
 def test_a_version_is_three_numbers(version: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="three numbers"):
-        write_dataset(rows(1), tmp_path / "out", version=version)
+        write_dataset(make_rows(1), tmp_path / "out", version=version)
 
 
 def test_nothing_to_write_is_said_with_the_reasons(tmp_path: Path) -> None:
@@ -177,16 +181,16 @@ def test_nothing_to_write_is_said_with_the_reasons(tmp_path: Path) -> None:
 
 
 def test_an_earlier_release_is_replaced(tmp_path: Path) -> None:
-    write_dataset([*rows(20), *INSTRUCTION], tmp_path / "out", version="1.0.0")
-    write_dataset(rows(5), tmp_path / "out", version="1.1.0")
-    write_dataset(rows(5), tmp_path / "other", version="1.1.0")
+    write_dataset([*make_rows(20), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    write_dataset(make_rows(5), tmp_path / "out", version="1.1.0")
+    write_dataset(make_rows(5), tmp_path / "other", version="1.1.0")
     assert contents(tmp_path / "out") == contents(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    write_dataset(rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
     assert validate(tmp_path / "out").is_valid
 
 
@@ -194,39 +198,39 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_anything_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if name != "README.md":
-        write_dataset(rows(5), out, version="1.0.0")
+        write_dataset(make_rows(5), out, version="1.0.0")
     out.mkdir(exist_ok=True)
     (out / name).write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(ReleaseError, match="something other than an earlier release"):
-        write_dataset(rows(1), out, version="1.0.0")
+        write_dataset(make_rows(1), out, version="1.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ReleaseError, match="not a folder"):
-        write_dataset(rows(1), tmp_path / "out", version="1.0.0")
+        write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_picture_that_is_gone_or_changed_stops_the_release(tmp_path: Path) -> None:
-    gone = replace(row(1), read_image=lambda: (tmp_path / "gone.png").read_bytes())
-    changed = replace(row(1), read_image=lambda: picture(2))
-    for broken, told in ((gone, "cannot be read any more"), (changed, "has changed")):
-        with pytest.raises(ReleaseError, match=told):
-            write_dataset([*rows(50), broken], tmp_path / "out", version="1.0.0")
+    gone = replace(make_row(1), read_image=lambda: (tmp_path / "gone.png").read_bytes())
+    changed = replace(make_row(1), read_image=lambda: make_image(2))
+    for broken, message in ((gone, "cannot be read any more"), (changed, "has changed")):
+        with pytest.raises(ReleaseError, match=message):
+            write_dataset([*make_rows(50), broken], tmp_path / "out", version="1.0.0")
     assert list(tmp_path.iterdir()) == []
 
 
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from tests.dataset.samples import rows
+from tests.dataset.samples import make_rows
 from compact_hf.dataset.writer import write_dataset
 
 def cut(at):
-    for number, row in enumerate(rows(400)):
+    for number, row in enumerate(make_rows(400)):
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
@@ -236,14 +240,14 @@ if what == "kill":
     write_dataset(cut(350), out, version="2.0.0")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-write_dataset(rows(400), out, version="2.0.0")
+write_dataset(make_rows(400), out, version="2.0.0")
 """
 
 
-def in_child(out: Path, what: str) -> subprocess.CompletedProcess[str]:
+def run_child(out: Path, mode: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", CHILD, str(out), what]
+    command = [sys.executable, "-c", CHILD, str(out), mode]
     return preforked.run(command, cwd=root, env=environment)
 
 
@@ -251,20 +255,20 @@ def in_child(out: Path, what: str) -> subprocess.CompletedProcess[str]:
 def test_a_kill_in_the_middle_leaves_what_was_there(earlier: bool, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if earlier:
-        write_dataset(rows(5), out, version="1.0.0")
+        write_dataset(make_rows(5), out, version="1.0.0")
     before = contents(out)
-    killed = in_child(out, "kill")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    process = run_child(out, "kill")
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert contents(out) == before
     assert out.exists() == earlier
-    write_dataset(rows(400), out, version="2.0.0")
+    write_dataset(make_rows(400), out, version="2.0.0")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert validate(out).is_valid
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write_dataset(rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, version="1.0.0")
     before = contents(out)
     old.parent.mkdir()
     out.rename(old)  # as a kill leaves it
@@ -275,37 +279,37 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_kill_after_the_two_renames_is_cleared_away(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write_dataset(rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, version="1.0.0")
     shutil.copytree(out, old)
-    write_dataset(rows(9), out, version="2.0.0")
+    write_dataset(make_rows(9), out, version="2.0.0")
     assert validate(out).is_valid
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    write_dataset(rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, version="1.0.0")
     before = contents(tmp_path)
-    rename = Path.rename
+    real_rename = Path.rename
 
-    def refuse_the_new(self: Path, target: Path) -> Path:
+    def fail_for_new(self: Path, target: Path) -> Path:
         if self.name == "new":
             raise PermissionError(13, "Permission denied")
-        return rename(self, target)
+        return real_rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(ReleaseError, match="Permission denied"):
-        write_dataset(rows(9), out, version="2.0.0")
+        write_dataset(make_rows(9), out, version="2.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_dataset(rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, version="1.0.0")
     before = contents(tmp_path)
-    full = in_child(out, "full")
-    assert full.returncode == 1
-    last = full.stderr.strip().splitlines()[-1]
+    process = run_child(out, "full")
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
     assert last.startswith("compact_hf.errors.ReleaseError: ")
     assert "cannot be written (" in last
     assert "File too large" in last
@@ -313,10 +317,10 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None
 
 
 def test_two_writers_of_one_release_do_not_mix(tmp_path: Path) -> None:
-    def meanwhile() -> Iterator[Row]:
+    def iter_rows_while_writing() -> Iterator[Row]:
         with pytest.raises(ReleaseError, match="being written by another process"):
-            write_dataset(rows(1), tmp_path / "out", version="1.0.0")
-        yield from rows(5)
+            write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
+        yield from make_rows(5)
 
-    write_dataset(meanwhile(), tmp_path / "out", version="1.0.0")
+    write_dataset(iter_rows_while_writing(), tmp_path / "out", version="1.0.0")
     assert validate(tmp_path / "out").is_valid

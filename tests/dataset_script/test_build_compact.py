@@ -15,7 +15,7 @@ from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB_PREFIX
 from compact_hf.methods.compact.status import status
 from dataset_script.build_compact import Config, main
-from tests.dataset.samples import item, picture
+from tests.dataset.samples import make_image, make_item
 
 CONFIGS = Path(__file__).parents[2] / "dataset_script"
 
@@ -29,12 +29,12 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def parquet(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "release").rglob("*.parquet")}
+def read_parquet_files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / "release").rglob("*.parquet")}
 
 
-def rows_of(folder: Path) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in (folder / "release").rglob("*.parquet"))
+def count_rows(directory: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (directory / "release").rglob("*.parquet"))
 
 
 def test_one_command_makes_a_release_and_again_makes_the_same(
@@ -44,24 +44,24 @@ def test_one_command_makes_a_release_and_again_makes_the_same(
 
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "build" / "release")
-    first = parquet(tmp_path / "build")
+    first = read_parquet_files(tmp_path / "build")
     assert load_dataset(str(tmp_path / "build" / "release"), split="train").num_rows > 10
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
     assert main([str(config), "--out", str(tmp_path / "other")]) == 0
-    assert parquet(tmp_path / "build") == parquet(tmp_path / "other") == first
+    assert read_parquet_files(tmp_path / "build") == read_parquet_files(tmp_path / "other") == first
 
 
 def test_a_number_of_conversations_is_reached_by_drawing_more_pictures(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = yaml.safe_load(config.read_text()) | {"teacher": "scenes", "source": "scenes:60"}
-    built = tmp_path / "build"
+    out = tmp_path / "build"
     config.write_text(yaml.safe_dump(settings | {"conversations": 30}))
-    assert main([str(config), "--out", str(built)]) == 0
-    found = status(built / "run")
-    assert 30 <= found.conversations <= found.finished < 60
-    assert rows_of(built) == found.conversations
-    assert main([str(config), "--out", str(built), "--conversations", "61"]) == 1
+    assert main([str(config), "--out", str(out)]) == 0
+    run_status = status(out / "run")
+    assert 30 <= run_status.conversations <= run_status.finished < 60
+    assert count_rows(out) == run_status.conversations
+    assert main([str(config), "--out", str(out), "--conversations", "61"]) == 1
     assert "of 60 pictures, all there are, and 61 are wanted" in capsys.readouterr().err
 
 
@@ -110,14 +110,14 @@ def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pool").mkdir()
     for number in range(5):
-        (tmp_path / "pool" / f"{number}.png").write_bytes(picture(number, file_format="PNG"))
-    (tmp_path / "pool" / "llava_v1_5_mix665k.json").write_text(json.dumps([item(number) for number in range(60)]))
+        (tmp_path / "pool" / f"{number}.png").write_bytes(make_image(number, file_format="PNG"))
+    (tmp_path / "pool" / "llava_v1_5_mix665k.json").write_text(json.dumps([make_item(number) for number in range(60)]))
     assert main([str(CONFIGS / "compact-v1.yaml"), "--out", "build", "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in ("release 1.0.0 of pool, to org/compact", "instruction part: 3 rows, 5% of", "5 pictures; expected"):
-        assert part in said
-    assert re.search(r"^all +\d+ +[\d,]+ +[\d,]+ +\d+\.\d+$", said, re.MULTILINE)
-    assert re.search(r"^free now +\d+$", said, re.MULTILINE)
+        assert part in output
+    assert re.search(r"^all +\d+ +[\d,]+ +[\d,]+ +\d+\.\d+$", output, re.MULTILINE)
+    assert re.search(r"^free now +\d+$", output, re.MULTILINE)
     assert not (tmp_path / "build").exists()
 
 
@@ -143,14 +143,14 @@ def test_what_cannot_be_published_is_refused_before_anything_is_asked(
 def test_what_stays_out_and_the_licences_are_pinned_as_well(config: Path, tmp_path: Path) -> None:
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
     files = sorted((tmp_path / "build" / "release").rglob("*.parquet"))
-    gone = pq.read_table(files[0], columns=["image_id"])["image_id"][0].as_py()
-    (tmp_path / "ids.txt").write_text(gone)
+    excluded_id = pq.read_table(files[0], columns=["image_id"])["image_id"][0].as_py()
+    (tmp_path / "ids.txt").write_text(excluded_id)
     pinned = {"exclude_ids": str(tmp_path / "ids.txt"), "group_similar": 6, "license": "cc-by-4.0"}
     config.write_text(config.read_text() + yaml.safe_dump(pinned))
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
-    left = pq.read_table(tmp_path / "build" / "release" / "data", columns=["image_id"])["image_id"].to_pylist()
-    assert left
-    assert gone not in left
+    remaining_ids = pq.read_table(tmp_path / "build" / "release" / "data", columns=["image_id"])["image_id"].to_pylist()
+    assert remaining_ids
+    assert excluded_id not in remaining_ids
     card = (tmp_path / "build" / "release" / "README.md").read_text()
     assert "license: cc-by-4.0" in card
     assert "| assembly | excluded by id | 1 |" in card

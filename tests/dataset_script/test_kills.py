@@ -16,8 +16,8 @@ from starlette.responses import Response
 from compact_hf.config import read_config
 from compact_hf.runs.journal import FILE_NAME
 from dataset_script.build_compact import Config, build
-from tests.doubles.hub.http import Stalled
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.http import StalledResponse
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import Repository
 from tests.hub.clients import ROOT, run, start
 
@@ -43,23 +43,23 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one undisturbed run makes."""
-    return data_in(build(read_config(config, Config, example="one.yaml"), tmp_path_factory.mktemp("whole")))
+    return read_data_files(build(read_config(config, Config, example="one.yaml"), tmp_path_factory.mktemp("whole")))
 
 
-def data_in(release: Path) -> dict[str, bytes]:
+def read_data_files(release: Path) -> dict[str, bytes]:
     return {path.relative_to(release).as_posix(): path.read_bytes() for path in release.rglob("*.parquet")}
 
 
-def data_at(repository: Repository, revision: str) -> dict[str, bytes]:
-    files = repository.at(revision).files
+def revision_data_files(repository: Repository, revision: str) -> dict[str, bytes]:
+    files = repository.get_commit(revision).files
     return {path: file.data for path, file in files.items() if path.startswith("data/")}
 
 
-def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> None:
+def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
     """Kill a process -9 as soon as something is so, while it goes on."""
     deadline = time.monotonic() + PATIENCE_S
     try:
-        while not is_time():
+        while not condition():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -77,55 +77,60 @@ def test_a_kill_at_any_stage_changes_nothing(
     stalled: list[str] = []
     stage = ""
 
-    def stall(asked: Asked, number: int) -> Response | None:
-        if stage and asked.method in ("POST", "PUT") and stage in asked.path:
+    def stall(request: HubRequest, number: int) -> Response | None:
+        if stage and request.method in ("POST", "PUT") and stage in request.path:
             stalled.append(stage)
-            return Stalled()
+            return StalledResponse()
         return None
 
-    def begin() -> subprocess.Popen[str]:
+    def start_build() -> subprocess.Popen[str]:
         return start(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
 
     server.fault = stall
     log, writing, release = out / "run" / f"{FILE_NAME}-wal", out / ".release.writing" / "new" / "data", out / "release"
-    kill_when(begin(), lambda: log.is_file() and log.stat().st_size > 200_000)
+    kill_when(start_build(), lambda: log.is_file() and log.stat().st_size > 200_000)
     assert not release.exists()
-    kill_when(begin(), writing.is_dir)
+    kill_when(start_build(), writing.is_dir)
     assert not release.exists()
     for stage in on_the_hub:
-        kill_when(begin(), lambda: stage in stalled)  # noqa: B023 - it is over before the next stage
-        assert data_in(release) == expected
+        kill_when(start_build(), lambda: stage in stalled)  # noqa: B023 - it is over before the next stage
+        assert read_data_files(release) == expected
     stage = ""
     repository = server.store.repository("dataset", "org/compact-scenes")
     assert "refs/tags/v1.0.0" not in repository.refs
     for _ in range(2):  # the second finds it published, as after a kill when all was done
-        done = run(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
-        assert (done.returncode, done.stdout.strip().rpartition("/datasets/")[2]) == (
+        process = run(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
+        assert (process.returncode, process.stdout.strip().rpartition("/datasets/")[2]) == (
             0, "org/compact-scenes/tree/v1.0.0",
-        ), done.stderr  # fmt: skip
-    assert data_at(repository, "v1.0.0") == data_at(repository, "main") == expected
-    assert [pull.status for pull in repository.pulls] == ["merged"]
+        ), process.stderr  # fmt: skip
+    assert revision_data_files(repository, "v1.0.0") == revision_data_files(repository, "main") == expected
+    assert [pull.status for pull in repository.pull_requests] == ["merged"]
 
 
 def test_a_missing_token_is_told_before_anything_is_asked(server: HubServer, config: Path, tmp_path: Path) -> None:
-    done = run(server, SCRIPT, config, "--out", tmp_path / "build", "--publish", home=tmp_path / "home", HF_TOKEN="")
-    assert (done.returncode, done.stderr.splitlines()[-1].startswith("build_compact: there is no token")) == (1, True)
+    process = run(server, SCRIPT, config, "--out", tmp_path / "build", "--publish", home=tmp_path / "home", HF_TOKEN="")
+    assert (process.returncode, process.stderr.splitlines()[-1].startswith("build_compact: there is no token")) == (
+        1,
+        True,
+    )
     assert not (tmp_path / "build").exists()
 
 
 def test_another_release_is_not_put_over_a_version_that_is_there(
     server: HubServer, config: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"seed": 1, "conversations": 20}))
-    small = tmp_path / "small.yaml"
-    small.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"conversations": 20}))
-    assert run(server, SCRIPT, small, "--out", tmp_path / "a", "--publish", home=tmp_path / "home").returncode == 0
-    done = run(server, SCRIPT, other, "--out", tmp_path / "b", "--publish", home=tmp_path / "home")
-    assert (done.returncode, "v1.0.0 exists" in done.stderr.splitlines()[-1]) == (1, True)
+    other_config = tmp_path / "other.yaml"
+    other_config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"seed": 1, "conversations": 20}))
+    small_config = tmp_path / "small.yaml"
+    small_config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"conversations": 20}))
+    assert (
+        run(server, SCRIPT, small_config, "--out", tmp_path / "a", "--publish", home=tmp_path / "home").returncode == 0
+    )
+    process = run(server, SCRIPT, other_config, "--out", tmp_path / "b", "--publish", home=tmp_path / "home")
+    assert (process.returncode, "v1.0.0 exists" in process.stderr.splitlines()[-1]) == (1, True)
 
 
 def test_as_a_program_it_needs_nothing_but_the_package(config: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "dataset_script" / "build_compact.py", config, "--out", tmp_path, "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "release 1.0.0 of scenes:80, to org/compact-scenes" in done.stdout
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "release 1.0.0 of scenes:80, to org/compact-scenes" in process.stdout

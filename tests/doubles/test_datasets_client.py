@@ -7,9 +7,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from tests.doubles.hub.http import Cut, too_many
-from tests.doubles.hub.server import Asked, HubServer
-from tests.hub.clients import told
+from tests.doubles.hub.http import DroppedConnection, too_many_requests
+from tests.doubles.hub.server import HubRequest, HubServer
+from tests.hub.clients import run_source
 
 SOURCE: Final = """
 from datasets import Dataset, load_dataset
@@ -28,7 +28,7 @@ told = {
     "stream": [row["number"] for row in load_dataset("org/numbers", "even", split="test", streaming=True)],
 }
 """
-READ: Final = """
+READ_SOURCE: Final = """
 from datasets import load_dataset
 told = {
     "loaded": load_dataset("org/numbers", "odd", split="train")["number"][:],
@@ -39,22 +39,22 @@ told = {
 
 def test_data_sets_are_pushed_and_loaded_by_their_own_client(tmp_path: Path) -> None:
     with HubServer() as server:
-        got = told(server, SOURCE, home=tmp_path / "home")
-        assert got == {"main": [4, 5], "tag": [1, 2, 3], "stream": [7]}
+        result = run_source(server, SOURCE, home=tmp_path / "home")
+        assert result == {"main": [4, 5], "tag": [1, 2, 3], "stream": [7]}
         repository = server.store.repository("dataset", "org/numbers")
         assert repository.private
         odd, even = "odd/train-00000-of-00001.parquet", "even/test-00000-of-00001.parquet"
-        assert {path for path in repository.at("main").files if path.endswith(".parquet")} == {odd, even}
-        gone_wrong: set[str] = set()
+        assert {path for path in repository.get_commit("main").files if path.endswith(".parquet")} == {odd, even}
+        failed_requests: set[str] = set()
 
-        def falter(asked: Asked, number: int) -> Response | None:
+        def fail_once(request: HubRequest, number: int) -> Response | None:
             """Answer every request for a file of data the second time only."""
-            once = f"{asked.method} {asked.path}"
-            if once in gone_wrong or not asked.path.endswith((odd, even)):
+            request_key = f"{request.method} {request.path}"
+            if request_key in failed_requests or not request.path.endswith((odd, even)):
                 return None
-            gone_wrong.add(once)
-            return Cut() if asked.method == "GET" else too_many(retry_after_s=0)
+            failed_requests.add(request_key)
+            return DroppedConnection() if request.method == "GET" else too_many_requests(retry_after_s=0)
 
-        server.fault = falter
-        assert told(server, READ, home=tmp_path / "elsewhere") == {"loaded": [4, 5], "streamed": [7]}
-        assert {once.partition(" ")[0] for once in gone_wrong} == {"HEAD", "GET"}
+        server.fault = fail_once
+        assert run_source(server, READ_SOURCE, home=tmp_path / "elsewhere") == {"loaded": [4, 5], "streamed": [7]}
+        assert {request_key.partition(" ")[0] for request_key in failed_requests} == {"HEAD", "GET"}

@@ -15,9 +15,9 @@ import pytest
 from tests.doubles.hub.http import READ_TOKEN, TOKEN
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import MAIN, File
-from tests.hub.clients import ROOT, told
+from tests.hub.clients import ROOT, run_source
 
-START: Final = """
+SETUP_SOURCE: Final = """
 import os, sys
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, get_hf_file_metadata
@@ -66,24 +66,26 @@ told["tags"] = [tag.name for tag in api.list_repo_refs(**place).tags]
 told["taken"] = refused(api.create_tag, **place, tag="v2")
 told["gone"] = refused(api.list_repo_commits, **place, revision="v1")
 """
-    got = told(server, START + source, home=tmp_path / "home")
-    text, binary = File.of(b"text 1", lfs=False), File.of(b"\0" * 100, lfs=True)
-    newest, older, _ = got["commits"]
-    assert got["a.txt@v1"] == ["text 1", text.oid, 6, older]
-    assert got["a.bin@v1"] == ["\0" * 100, binary.sha256, 100, older]
-    assert got["a.txt@v2"] == got["a.txt@main"] == ["text 2", File.of(b"text 2", lfs=False).oid, 6, newest]
-    assert got["a.bin@v2"][2:] == [200, newest]
-    assert got["range"] == "00" * 20
-    assert any("range" in one.headers for one in server.asked)
-    assert got["tags"] == ["v2"]
-    assert got["taken"][1] == 409
-    assert got["gone"][:2] == ["RevisionNotFoundError", 404]
+    result = run_source(server, SETUP_SOURCE + source, home=tmp_path / "home")
+    text, binary = File.from_bytes(b"text 1", lfs=False), File.from_bytes(b"\0" * 100, lfs=True)
+    newest, older, _ = result["commits"]
+    assert result["a.txt@v1"] == ["text 1", text.oid, 6, older]
+    assert result["a.bin@v1"] == ["\0" * 100, binary.sha256, 100, older]
+    assert (
+        result["a.txt@v2"] == result["a.txt@main"] == ["text 2", File.from_bytes(b"text 2", lfs=False).oid, 6, newest]
+    )
+    assert result["a.bin@v2"][2:] == [200, newest]
+    assert result["range"] == "00" * 20
+    assert any("range" in request.headers for request in server.requests)
+    assert result["tags"] == ["v2"]
+    assert result["taken"][1] == 409
+    assert result["gone"][:2] == ["RevisionNotFoundError", 404]
 
 
 def test_git_gives_a_file_the_same_hash(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"some\0content")
-    done = subprocess.run(["git", "hash-object", tmp_path / "file"], capture_output=True, text=True, check=True)
-    assert File.of(b"some\0content", lfs=False).oid == done.stdout.strip()
+    process = subprocess.run(["git", "hash-object", tmp_path / "file"], capture_output=True, text=True, check=True)
+    assert File.from_bytes(b"some\0content", lfs=False).oid == process.stdout.strip()
 
 
 def test_commits_build_on_the_parent_that_they_name(server: HubServer, tmp_path: Path) -> None:
@@ -97,28 +99,28 @@ told["files"] = api.list_repo_files(**place)
 told["folder"] = refused(lambda: list(api.list_repo_tree(**place, path_in_repo="data")))
 told["infos"] = [one.path for one in api.get_paths_info("org/things", ["d.txt", "data/b.txt"], repo_type="dataset")]
 """
-    got = told(server, START + source, home=tmp_path / "home")
-    assert got["stale"][1] == 412
-    assert got["not there"][1] == 404
-    assert got["files"] == [".gitattributes", "a.txt", "d.txt"]
-    assert got["folder"][:2] == ["RemoteEntryNotFoundError", 404]
-    assert got["infos"] == ["d.txt"]
+    result = run_source(server, SETUP_SOURCE + source, home=tmp_path / "home")
+    assert result["stale"][1] == 412
+    assert result["not there"][1] == 404
+    assert result["files"] == [".gitattributes", "a.txt", "d.txt"]
+    assert result["folder"][:2] == ["RemoteEntryNotFoundError", 404]
+    assert result["infos"] == ["d.txt"]
 
 
 def test_long_listings_come_in_pages(server: HubServer, tmp_path: Path) -> None:
     repository = server.store.create("dataset", "org/long", private=False, author="tester")
-    files = {f"{number:02d}.txt": File.of(b"x", lfs=False) for number in range(60)}
+    files = {f"{number:02d}.txt": File.from_bytes(b"x", lfs=False) for number in range(60)}
     for number in range(60):
-        repository.add(MAIN, files, title=f"number {number}", message="", author="tester")
+        repository.add_commit(MAIN, files, title=f"number {number}", message="", author="tester")
     source = """
 from huggingface_hub import HfApi
 commits = HfApi().list_repo_commits("org/long", repo_type="dataset")
 told = [[one.title for one in commits], HfApi().list_repo_files("org/long", repo_type="dataset")]
 """
-    titles, paths = told(server, source, home=tmp_path / "home")
+    titles, paths = run_source(server, source, home=tmp_path / "home")
     assert titles == [*(f"number {number}" for number in reversed(range(60))), "initial commit"]
     assert paths == sorted(files)
-    assert [one.query for one in server.asked if "cursor" in one.query] == [
+    assert [request.query for request in server.requests if "cursor" in request.query] == [
         "cursor=50",
         "recursive=true&expand=false&cursor=50",
     ]
@@ -144,14 +146,14 @@ told["again"] = refused(commit, files={"b.txt": b"6"}, revision="refs/pr/1")
 told["listed"] = [[one.num, one.status] for one in api.get_repo_discussions(**place, discussion_status="open")]
 told["nobody's"] = list(api.get_repo_discussions(**place, author="nobody"))
 """
-    got = told(server, START + source, home=tmp_path / "home")
-    assert got["before"] == [1, [".gitattributes", "a.txt"], [".gitattributes", "a.txt", "b.txt"]]
-    assert (got["draft"][0], got["draft"][1][1]) == ("draft", 400)
-    assert got["conflict"][1] == 409
-    assert got["merged"] == ["merged", True]
-    assert (got["after"], got["a.txt"]) == ([".gitattributes", "a.txt", "b.txt"], "4")
-    assert got["again"][1] == 400
-    assert (got["listed"], got["nobody's"]) == ([[2, "open"]], [])
+    result = run_source(server, SETUP_SOURCE + source, home=tmp_path / "home")
+    assert result["before"] == [1, [".gitattributes", "a.txt"], [".gitattributes", "a.txt", "b.txt"]]
+    assert (result["draft"][0], result["draft"][1][1]) == ("draft", 400)
+    assert result["conflict"][1] == 409
+    assert result["merged"] == ["merged", True]
+    assert (result["after"], result["a.txt"]) == ([".gitattributes", "a.txt", "b.txt"], "4")
+    assert result["again"][1] == 400
+    assert (result["listed"], result["nobody's"]) == ([[2, "open"]], [])
 
 
 def test_rights_are_those_of_the_token(server: HubServer, tmp_path: Path) -> None:
@@ -167,12 +169,12 @@ for name, token in (("write", os.environ["HF_TOKEN"]), ("read", sys.argv[1]), ("
     ]
     told[name] = [answer and answer[:2] for answer in told[name]]
 """
-    got = told(server, START + source, READ_TOKEN, home=tmp_path / "home")
-    assert got["write"] == [None, None, None, ["HfHubHTTPError", 403]]
-    assert got["read"] == [None, None, ["HfHubHTTPError", 403], ["HfHubHTTPError", 403]]
-    assert got["none"][:2] == [None, ["RepositoryNotFoundError", 401]]
-    assert [answer[1] for answer in got["none"][2:]] == [401, 401]
-    assert [answer[1] for answer in got["wrong"]] == [401, 401, 401, 401]
+    result = run_source(server, SETUP_SOURCE + source, READ_TOKEN, home=tmp_path / "home")
+    assert result["write"] == [None, None, None, ["HfHubHTTPError", 403]]
+    assert result["read"] == [None, None, ["HfHubHTTPError", 403], ["HfHubHTTPError", 403]]
+    assert result["none"][:2] == [None, ["RepositoryNotFoundError", 401]]
+    assert [answer[1] for answer in result["none"][2:]] == [401, 401]
+    assert [answer[1] for answer in result["wrong"]] == [401, 401, 401, 401]
 
 
 def test_as_a_program_it_says_what_a_client_has_to_export(tmp_path: Path) -> None:
@@ -182,12 +184,12 @@ def test_as_a_program_it_says_what_a_client_has_to_export(tmp_path: Path) -> Non
             assert process.stdout is not None
             lines = [process.stdout.readline().strip() for _ in range(5)]
             exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-            asked = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
+            client_source = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
             environment = os.environ | exported | {"HF_HOME": str(tmp_path)}
-            told = subprocess.check_output([sys.executable, "-c", asked], env=environment, text=True)
+            output = subprocess.check_output([sys.executable, "-c", client_source], env=environment, text=True)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=20)
+            _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert (exported["HF_TOKEN"], told.strip()) == (TOKEN, "tester")
-    assert (process.returncode, said.splitlines()[-1]) == (0, "answered 1 requests")
+    assert (exported["HF_TOKEN"], output.strip()) == (TOKEN, "tester")
+    assert (process.returncode, stderr.splitlines()[-1]) == (0, "answered 1 requests")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.doubles.hub.server import HubServer
-from tests.hub.clients import told
+from tests.hub.clients import run_source
 
 SOURCE: Final = """
 import torch
@@ -43,9 +43,9 @@ told = {
 
 def test_models_and_adapters_are_pushed_and_loaded_by_their_own_clients(tmp_path: Path) -> None:
     with HubServer() as server:
-        got = told(server, SOURCE, home=tmp_path)
-        assert got == {"of the tag": True, "of main": 0.0, "adapted": True, "as before": False}
-        files = server.store.repository("model", "org/adapter").at("main").files
+        result = run_source(server, SOURCE, home=tmp_path)
+        assert result == {"of the tag": True, "of main": 0.0, "adapted": True, "as before": False}
+        files = server.store.repository("model", "org/adapter").get_commit("main").files
         assert {"adapter_config.json", "adapter_model.safetensors"} <= files.keys()
         assert server.store.repository("model", "org/adapter").private
         assert all(file.lfs for name, file in files.items() if name.endswith(".safetensors"))

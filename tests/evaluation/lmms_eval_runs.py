@@ -61,16 +61,16 @@ configs:
 """
 
 
-def install(folder: Path) -> Path:
+def install_harness(directory: Path) -> Path:
     """Put lmms-eval into a folder for PYTHONPATH, or skip where PyPI cannot be reached."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *WHEELS]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"lmms-eval cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-    return folder
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(directory), *WHEELS]
+    process = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if process.returncode:
+        pytest.skip(f"lmms-eval cannot be installed here: {process.stderr.strip().splitlines()[-1]}")
+    return directory
 
 
-def environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer) -> dict[str, str]:
+def make_environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer) -> dict[str, str]:
     """What a shell needs in order to run the printed lines, `compact` and `lmms-eval` among them."""
     binaries = home / "bin"
     binaries.mkdir(parents=True)
@@ -90,36 +90,39 @@ def environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer
     )
 
 
-def judge() -> LocalServer:
+def make_judge() -> LocalServer:
     """A judge that gives every answer of MM-Vet half its points, and every one of LLaVA-in-the-Wild 6 against 8."""
 
     async def grade(request: Request) -> Response:
-        asked = str((await request.json())["messages"])
-        return content_response("0.5" if "Ground truth" in asked else "8 6\nThe second is shorter.")
+        prompt = str((await request.json())["messages"])
+        return content_response("0.5" if "Ground truth" in prompt else "8 6\nThe second is shorter.")
 
     return LocalServer(Starlette(routes=[Route("/v1/chat/completions", grade, methods=["POST"])]))
 
 
-def heldout_release(folder: Path, *, pictures: int) -> Path:
+def write_heldout_release(directory: Path, *, num_images: int) -> Path:
     """Write a release of scenes, each with two questions of k 1, 2 or 3, all of them in its validation split."""
-    write_dataset(_rows(pictures), folder, version="1.0.0")
-    return folder
+    write_dataset(_iter_rows(num_images), directory, version="1.0.0")
+    return directory
 
 
-def _rows(pictures: int) -> Iterator[Row]:
-    source = reserved_scenes(pictures)
+def _iter_rows(num_images: int) -> Iterator[Row]:
+    source = reserved_scenes(num_images)
     for number, ref in enumerate(source.refs()):
-        k, scene, drawn = 1 + number % 3, build_scene(parse_seed(ref)), random.Random(number)
-        asked = [
-            make_question(scene, combination, drawn)
-            for combination in drawn.sample(supported_combinations(scene, k), 2)
+        k, scene, rng = 1 + number % 3, build_scene(parse_seed(ref)), random.Random(number)
+        questions = [
+            make_question(scene, combination, rng) for combination in rng.sample(supported_combinations(scene, k), 2)
         ]
-        turns = tuple(Turn(one.question, one.answer, *[one.capabilities] * 2, 90) for one in asked if one)
-        data = _held_out(source.read(ref), k)
-        said = [Message(*pair) for turn in turns for pair in (("user", turn.question), ("assistant", turn.answer))]
+        turns = tuple(
+            Turn(question.question, question.answer, *[question.capabilities] * 2, 90)
+            for question in questions
+            if question
+        )
+        data = _move_to_validation(source.read(ref), k)
+        messages = [Message(*pair) for turn in turns for pair in (("user", turn.question), ("assistant", turn.answer))]
         yield Row(
             id=f"scene-{number}",
-            messages=tuple(said),
+            messages=tuple(messages),
             source="compact",
             k=k,
             capabilities=turns[0].capabilities,
@@ -134,11 +137,11 @@ def _rows(pictures: int) -> Iterator[Row]:
         )
 
 
-def _held_out(data: bytes, k: int) -> bytes:
+def _move_to_validation(data: bytes, k: int) -> bytes:
     """Change one pixel until the picture's hash puts it into the validation split."""
     image = Image.open(BytesIO(data)).convert("RGB").resize((120, 120))
-    for mark in count():
-        image.putpixel((0, 0), (mark % 256, mark // 256, 0))
+    for number in count():
+        image.putpixel((0, 0), (number % 256, number // 256, 0))
         out = BytesIO()
         image.save(out, "PNG")
         if get_split(k, compute_image_id(out.getvalue())) == "validation":
@@ -146,39 +149,47 @@ def _held_out(data: bytes, k: int) -> bytes:
     raise AssertionError
 
 
-def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], picture: bytes) -> None:
+def add_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], image_bytes: bytes) -> None:
     """Have the server hold the eight data sets, with the columns of the real ones, each row about the same picture.
 
     Half of InfoVQA's and TextVQA's questions have what the model is known to answer as their answer.
     """
     from datasets import Dataset
-    from datasets import Image as Picture
+    from datasets import Image as ImageFeature
 
-    known = [one for one in predictions if one["question"] == one["question"].capitalize()][:4]
-    image = {"image": {"bytes": picture, "path": None}}
-    answers = [one["prediction"] if index % 2 else "zzzzzzzzzzzz" for index, one in enumerate(known)]
-    asked = [image | {"question": one["question"]} for one in known]
+    samples = [
+        prediction for prediction in predictions if prediction["question"] == prediction["question"].capitalize()
+    ][:4]
+    image_column = {"image": {"bytes": image_bytes, "path": None}}
+    answers = [prediction["prediction"] if index % 2 else "zzzzzzzzzzzz" for index, prediction in enumerate(samples)]
+    question_rows = [image_column | {"question": prediction["question"]} for prediction in samples]
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     choices = {f"choice_{letter}": letter for letter in "ABCD"}
-    sets: list[tuple[str, str, str, list[dict[str, Any]]]] = [
+    datasets: list[tuple[str, str, str, list[dict[str, Any]]]] = [
         (
             "lmms-lab-encoder/DocVQA",
             "InfographicVQA",
             "validation",
-            [{**row, "answers": [answer], "questionId": "0"} for row, answer in zip(asked, answers, strict=True)],
+            [
+                {**row, "answers": [answer], "questionId": "0"}
+                for row, answer in zip(question_rows, answers, strict=True)
+            ],
         ),
         (
             "lmms-lab-encoder/textvqa",
             "default",
             "validation",
-            [{**row, "answers": [answer] * 10, "question_id": 0} for row, answer in zip(asked, answers, strict=True)],
+            [
+                {**row, "answers": [answer] * 10, "question_id": 0}
+                for row, answer in zip(question_rows, answers, strict=True)
+            ],
         ),
         (
             "doolayer/SEED-Bench-2-Plus",
             "default",
             "test",
             [
-                {**image, **choices, "question": "Which one?", "answer": letter}
+                {**image_column, **choices, "question": "Which one?", "answer": letter}
                 | {"question_image_type": "chart", "question_id": letter}
                 for letter in letters
             ],
@@ -188,7 +199,7 @@ def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], pi
             "default",
             "test",
             [
-                {**image, "question": "Is it? Please answer yes or no.", "answer": answer}
+                {**image_column, "question": "Is it? Please answer yes or no.", "answer": answer}
                 | {"question_id": category, "category": category}
                 for category in ("OCR", "code_reasoning")
                 for answer in ("Yes", "No")
@@ -198,14 +209,14 @@ def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], pi
             "lmms-lab-encoder/MMVet",
             "default",
             "test",
-            [{**image, "question": "What is it?", "answer": "x", "capability": "rec", "question_id": "v1_0"}],
+            [{**image_column, "question": "What is it?", "answer": "x", "capability": "rec", "question_id": "v1_0"}],
         ),
         (
             "nyu-visionx/CV-Bench",
             "default",
             "test",
             [
-                {**image, "idx": 0, "prompt": "Which one?", "choices": list("ABCD"), "answer": f"({letter})"}
+                {**image_column, "idx": 0, "prompt": "Which one?", "choices": list("ABCD"), "answer": f"({letter})"}
                 | {"type": "2D", "task": "Count", "source": "COCO"}
                 for letter in letters
             ],
@@ -215,7 +226,7 @@ def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], pi
             "default",
             "val",
             [
-                {**image, "index": index, "question": "Which one?", "answer": letter}
+                {**image_column, "index": index, "question": "Which one?", "answer": letter}
                 | {"category": "math", "l2_category": "geometry"}
                 for index, letter in enumerate("ABCD")
             ],
@@ -225,18 +236,18 @@ def hold_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], pi
             "default",
             "train",
             [
-                {**image, "question": "What is it?", "gpt_answer": "A scene.", "caption": "A scene."}
+                {**image_column, "question": "What is it?", "gpt_answer": "A scene.", "caption": "A scene."}
                 | {"category": category, "question_id": category}
                 for category in ("conv", "detail", "complex")
             ],
         ),
     ]
-    for name, config, split, rows in sets:
+    for name, config, split, rows in datasets:
         parquet = BytesIO()
-        Dataset.from_list(rows).cast_column("image", Picture()).to_parquet(parquet)
+        Dataset.from_list(rows).cast_column("image", ImageFeature()).to_parquet(parquet)
         files = {
-            "README.md": File.of(CARD.format(config=config, split=split).encode(), lfs=False),
-            f"data/{split}-00000-of-00001.parquet": File.of(parquet.getvalue(), lfs=True),
+            "README.md": File.from_bytes(CARD.format(config=config, split=split).encode(), lfs=False),
+            f"data/{split}-00000-of-00001.parquet": File.from_bytes(parquet.getvalue(), lfs=True),
         }
         repository = server.store.create("dataset", name, private=False, author="org")
-        repository.add("main", files, title="Add data", message="", author="org")
+        repository.add_commit("main", files, title="Add data", message="", author="org")

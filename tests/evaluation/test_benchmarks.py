@@ -29,12 +29,12 @@ from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, REFERENCE,
 from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.models.llava.shipped import CHECKPOINTS_DIRECTORY
 from tests.doubles.hub.server import HubServer
-from tests.hub.clients import told
-from tests.training.samples import release
+from tests.hub.clients import run_source
+from tests.training.samples import write_release
 
-REAL: Final = json.loads((Path(__file__).parent / "lmms_eval_results.json").read_text(encoding="utf-8"))
+REAL_RESULTS: Final = json.loads((Path(__file__).parent / "lmms_eval_results.json").read_text(encoding="utf-8"))
 BY_NAME: Final = {one.name: one for one in HARNESS_BENCHMARKS}
-COMPACT: Final = TABLE[-1]
+COMPACT_ROW: Final = TABLE[-1]
 Write = Callable[..., Path]
 
 
@@ -43,33 +43,33 @@ def write(tmp_path: Path) -> Write:
     """Write a results file: the real one, about `model`, with these scores (in the paper's units) and no others."""
 
     def write(
-        scores: dict[str, float] = COMPACT.scores,
+        scores: dict[str, float] = COMPACT_ROW.scores,
         *,
         model: str = "out/mine",
         date: str = "20261122_100000",
-        **other: Any,
+        **extra: Any,
     ) -> Path:
         tasks = {BY_NAME[name].task for name in scores} | {HELDOUT_TASK}
-        results = {task: dict(found) for task, found in REAL["results"].items() if task in tasks}
+        results = {task: dict(metrics) for task, metrics in REAL_RESULTS["results"].items() if task in tasks}
         for name, score in scores.items():
-            one = BY_NAME[name]
-            assert f"{one.metric},none" in results[one.task]
-            results[one.task][f"{one.metric},none"] = score / one.scale
+            benchmark = BY_NAME[name]
+            assert f"{benchmark.metric},none" in results[benchmark.task]
+            results[benchmark.task][f"{benchmark.metric},none"] = score / benchmark.scale
         path = tmp_path / "results" / model.replace("/", "__") / f"{date}_results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(REAL | {"results": results, "model_name": model, "date": date} | other))
+        path.write_text(json.dumps(REAL_RESULTS | {"results": results, "model_name": model, "date": date} | extra))
         return path
 
     return write
 
 
-def own(path: Path, **options: Any) -> Any:
+def read_own_row(path: Path, **options: Any) -> Any:
     [row] = [row for row in benchmark_table([path], **options).rows if row.own]
     return row
 
 
 def test_a_real_results_file_has_every_benchmark_and_the_held_out_questions() -> None:
-    row = own(Path(__file__).parent / "lmms_eval_results.json")
+    row = read_own_row(Path(__file__).parent / "lmms_eval_results.json")
     assert tuple(row.scores) == BENCHMARKS
     assert row.heldout is not None
     assert set(row.heldout.by_k) == {1, 2, 3}
@@ -80,8 +80,8 @@ def test_a_real_results_file_has_every_benchmark_and_the_held_out_questions() ->
 def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: Write) -> None:
     table = benchmark_table([write()])
     row = table.rows[-1]
-    assert row.scores == {name: pytest.approx(score) for name, score in COMPACT.scores.items()}
-    assert row.relative == pytest.approx(COMPACT.relative)
+    assert row.scores == {name: pytest.approx(score) for name, score in COMPACT_ROW.scores.items()}
+    assert row.relative == pytest.approx(COMPACT_ROW.relative)
     assert (table.shared_benchmarks, table.reference, table.notes) == (BENCHMARKS, "LLaVA-665K", ())
     head, *lines = table.cells()
     assert head == ["training data", *BENCHMARKS, "rel. %"]
@@ -98,14 +98,14 @@ def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: 
 
 
 def test_where_a_benchmark_is_missing_every_row_is_over_those_that_are_there(write: Write) -> None:
-    fewer = {name: score for name, score in COMPACT.scores.items() if not BY_NAME[name].needs_judge}
+    fewer = {name: score for name, score in COMPACT_ROW.scores.items() if not BY_NAME[name].needs_judge}
     table = benchmark_table([write(fewer)])
     assert table.shared_benchmarks == tuple(fewer)
-    hundred = {name: REFERENCE.scores[name] for name in fewer}
+    reference = {name: REFERENCE.scores[name] for name in fewer}
     icons, compact, mine = table.rows[-3:]
-    assert mine.relative == compact.relative == pytest.approx(relative_performance(fewer, hundred))
+    assert mine.relative == compact.relative == pytest.approx(relative_performance(fewer, reference))
     assert icons.relative == pytest.approx(
-        relative_performance({name: TABLE[4].scores[name] for name in fewer}, hundred)
+        relative_performance({name: TABLE[4].scores[name] for name in fewer}, reference)
     )
     assert icons.printed is None
     assert [line.count("-") for line in table.cells()[1:]] == [0] * 6 + [2]
@@ -129,18 +129,18 @@ def test_runs_of_one_model_are_one_row_and_the_last_run_of_a_task_counts(write: 
 
 
 def test_models_are_rows_and_ones_own_reference_counts_as_100_in_ones_own_rows(write: Write) -> None:
-    half = {name: score / 2 for name, score in COMPACT.scores.items()}
-    one, other = write(model="a/student"), write(half, model="b/student")
-    table = benchmark_table([one], reference=other)
+    half = {name: score / 2 for name, score in COMPACT_ROW.scores.items()}
+    student_file, reference_file = write(model="a/student"), write(half, model="b/student")
+    table = benchmark_table([student_file], reference=reference_file)
     rows = {row.name: row for row in table.rows}
     assert table.reference == "b/student"
     assert rows["b/student"].relative == pytest.approx(100)
     assert rows["a/student"].relative == pytest.approx(200)
-    assert rows["COMPACT"].relative == pytest.approx(COMPACT.relative)
+    assert rows["COMPACT"].relative == pytest.approx(COMPACT_ROW.relative)
 
 
 def test_what_lmms_eval_writes_without_its_judge_is_no_score(write: Write) -> None:
-    silent = COMPACT.scores | {"MM-Vet": 0.0}
+    silent = COMPACT_ROW.scores | {"MM-Vet": 0.0}
     results = json.loads(write(silent).read_text())["results"]
     results["llava_in_the_wild"] |= {
         f"gpt_eval_llava_{part},none": 100.0 for part in ("all", "conv", "detail", "complex")
@@ -168,31 +168,42 @@ def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
     )
 
 
-def _without(name: str) -> dict[str, Any]:
-    return {key: value for key, value in REAL.items() if key != name}
+def _real_results_without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in REAL_RESULTS.items() if key != name}
 
 
-MME: Final = {"results": {"mme": {"alias": "mme", "mme_percetion_score,none": 1300.0}}}  # as lmms-eval 0.2 wrote it
-BAD: Final = {
+OLD_MME_RESULTS: Final = {
+    "results": {"mme": {"alias": "mme", "mme_percetion_score,none": 1300.0}}
+}  # as lmms-eval 0.2 wrote it
+BAD_FILES: Final = {
     "not JSON": ("{", "is not JSON"),
     "a list": ("[]", "is no results file of lmms-eval: 'results' is missing"),
     "ours": ('{"schema": 2, "results": {}}', "is no results file of lmms-eval: 'config' is missing"),
-    "no model": (json.dumps(_without("model_name")), "'model_name' is missing"),
+    "no model": (json.dumps(_real_results_without("model_name")), "'model_name' is missing"),
     "an older version": (
-        json.dumps(REAL | {"config": {key: 1 for key in REAL["config"] if key != "model_backend"}}),
+        json.dumps(REAL_RESULTS | {"config": {key: 1 for key in REAL_RESULTS["config"] if key != "model_backend"}}),
         "is of another version of lmms-eval",
     ),
-    "an older metric": (json.dumps(REAL | MME), "its mme has mme_percetion_score, not mme_perception_score"),
+    "an older metric": (
+        json.dumps(REAL_RESULTS | OLD_MME_RESULTS),
+        "its mme has mme_percetion_score, not mme_perception_score",
+    ),
     "no number": (
-        json.dumps(REAL | {"results": {"mme": {"mme_perception_score,none": "N/A"}}}),
+        json.dumps(REAL_RESULTS | {"results": {"mme": {"mme_perception_score,none": "N/A"}}}),
         "has no number for MME",
     ),
-    "a part": (json.dumps(REAL | {"config": REAL["config"] | {"limit": 8.0}}), "is about a part of the questions"),
-    "other tasks": (json.dumps(REAL | {"results": {"gqa": {"exact_match,none": 0.6}}}), "none of the eight benchmarks"),
+    "a part": (
+        json.dumps(REAL_RESULTS | {"config": REAL_RESULTS["config"] | {"limit": 8.0}}),
+        "is about a part of the questions",
+    ),
+    "other tasks": (
+        json.dumps(REAL_RESULTS | {"results": {"gqa": {"exact_match,none": 0.6}}}),
+        "none of the eight benchmarks",
+    ),
 }
 
 
-@pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("text", "said"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_another_file_is_one_clear_line(
     text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,7 +225,7 @@ def test_folders_and_files_that_cannot_be_one_row_are_one_clear_line(write: Writ
     own_file = write(model="b")
     with pytest.raises(EvaluationError, match=r"has results of 2 models \(a, b\)"):
         benchmark_table([own_file], reference=tmp_path / "results")
-    config = REAL["config"] | {"model_backend": "lmms_eval.models.chat.vllm.VLLM (chat)"}
+    config = REAL_RESULTS["config"] | {"model_backend": "lmms_eval.models.chat.vllm.VLLM (chat)"}
     write({"MME": 1.0}, model="b", date="20261122_110000", config=config)
     with pytest.raises(EvaluationError, match=r"b was run by .*LlavaHf.* and by .*VLLM"):
         benchmark_table([tmp_path / "results"])
@@ -227,9 +238,9 @@ def test_the_table_can_be_pasted_and_read_by_a_machine(write: Write, capsys: pyt
     assert lines[1] == "| --- |" + " ---: |" * 9
     assert lines[8].startswith("| mine | 23.68 | 43.13 | 1379.94 |")
     assert main(["benchmarks", "table", path, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["rows"][-1]["relative"] == pytest.approx(COMPACT.relative)
-    assert set(told["rows"][-1]["heldout"]["by_k"]) == {"1", "2", "3"}
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"][-1]["relative"] == pytest.approx(COMPACT_ROW.relative)
+    assert set(result["rows"][-1]["heldout"]["by_k"]) == {"1", "2", "3"}
     assert main(["benchmarks", "table", path, "--json", "--markdown"]) == 2
 
 
@@ -239,7 +250,7 @@ def test_an_adapter_is_merged_and_a_whole_model_is_not(tmp_path: Path) -> None:
     assert shlex.join(adapter.heldout) == "compact benchmarks tasks org/compact@v1 --out out/tasks"
     options = dict(zip(adapter.evaluate[1::2], adapter.evaluate[2::2], strict=False))
     assert options["--model_args"] == "pretrained=out/tuned,device=cpu,device_map=cpu"
-    assert options["--tasks"] == ",".join([*(one.task for one in HARNESS_BENCHMARKS), HELDOUT_TASK])
+    assert options["--tasks"] == ",".join([*(benchmark.task for benchmark in HARNESS_BENCHMARKS), HELDOUT_TASK])
     whole = benchmark_command(CHECKPOINTS_DIRECTORY / "aligned", with_judge=False, gpus=8)
     assert (whole.merge, whole.heldout) == ((), ())
     line = whole.lines()[1]
@@ -268,20 +279,20 @@ for name in ("org/qwen", "org/none"):
         told.append(str(error))
 """
     with HubServer() as server:
-        merge, qwen, none = told(server, source, home=tmp_path)
+        merge, qwen, none = run_source(server, source, home=tmp_path)
     assert shlex.join(merge) == "compact adapter merge org/lora --out benchmarks/lora"
     assert qwen.startswith("org/qwen is a qwen2_vl, and these calls are for a LLaVA")
     assert none.startswith("there is no org/none for this token on the Hub")
 
 
 def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:
-    bad: list[tuple[type[CompactError], str, dict[str, Any]]] = [
+    cases: list[tuple[type[CompactError], str, dict[str, Any]]] = [
         (UsageError, "got 0 GPUs", {"gpus": 0}),
         (UsageError, "got 2 GPUs and the device 'cpu'", {"gpus": 2, "device": "cpu"}),
         (UsageError, "has a comma", {"out": "a,b"}),
     ]
-    for kind, said, options in bad:
-        with pytest.raises(kind, match=said):
+    for error_type, message, options in cases:
+        with pytest.raises(error_type, match=message):
             benchmark_command(CHECKPOINTS_DIRECTORY / "tuned", **options)
     with pytest.raises(EvaluationError, match=r"is no model: a folder with config.json or adapter_config.json"):
         benchmark_command(tmp_path)
@@ -289,30 +300,35 @@ def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_the_command_prints_lines_for_a_shell_and_says_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmarks", "command", str(CHECKPOINTS_DIRECTORY / "aligned")]) == 0
-    said = capsys.readouterr()
-    assert [line.split()[0] for line in said.out.splitlines()] == ["pip", "lmms-eval", "compact"]
-    assert "MM-Vet and LLaVA-in-the-Wild are graded by gpt-4o-2024-11-20 at your cost: set OPENAI_API_KEY" in said.err
+    captured = capsys.readouterr()
+    assert [line.split()[0] for line in captured.out.splitlines()] == ["pip", "lmms-eval", "compact"]
+    assert (
+        "MM-Vet and LLaVA-in-the-Wild are graded by gpt-4o-2024-11-20 at your cost: set OPENAI_API_KEY" in captured.err
+    )
     assert main(["benchmarks", "command", str(CHECKPOINTS_DIRECTORY / "aligned"), "--without-judge", "--json"]) == 0
-    said = capsys.readouterr()
-    assert "OPENAI_API_KEY" not in said.err
-    assert json.loads(said.out)["benchmarks"]["MME"]["metric"] == "mme_perception_score"
+    captured = capsys.readouterr()
+    assert "OPENAI_API_KEY" not in captured.err
+    assert json.loads(captured.out)["benchmarks"]["MME"]["metric"] == "mme_perception_score"
 
 
 def test_the_task_holds_our_own_comparison_and_the_path_of_the_questions(tmp_path: Path) -> None:
-    drawn = release(tmp_path / "drawn", rows=60)
-    out = benchmark_tasks(drawn, tmp_path / "tasks")
+    dataset = write_release(tmp_path / "drawn", rows=60)
+    out = benchmark_tasks(dataset, tmp_path / "tasks")
     answers = files("compact_hf") / "answers.py"
     assert (out / "compact_answers.py").read_text(encoding="utf-8") == answers.read_text(encoding="utf-8")
-    assert _settings(out)["dataset_path"] == str(drawn.resolve())
+    assert _read_settings(out)["dataset_path"] == str(dataset.resolve())
     benchmark_tasks("org/compact@v1.0.0", out)  # over its own
-    settings = _settings(out)
+    settings = _read_settings(out)
     assert settings["dataset_path"] == "org/compact"
     assert settings["dataset_kwargs"]["revision"] == "v1.0.0"
     assert settings["task"] == HELDOUT_TASK
-    assert {one["metric"] for one in settings["metric_list"]} == {"accuracy", *(f"accuracy_k{k}" for k in range(1, 11))}
+    assert {metric["metric"] for metric in settings["metric_list"]} == {
+        "accuracy",
+        *(f"accuracy_k{k}" for k in range(1, 11)),
+    }
 
 
-def _settings(tasks: Path) -> dict[str, Any]:
+def _read_settings(tasks: Path) -> dict[str, Any]:
     text = (tasks / f"{HELDOUT_TASK}.yaml").read_text(encoding="utf-8").replace("!function ", "")
     settings: dict[str, Any] = yaml.safe_load(text)
     return settings
@@ -323,21 +339,21 @@ def test_each_turn_is_asked_alone_about_the_very_file_of_its_picture(tmp_path: P
 
     from datasets import Image, load_dataset
 
-    drawn = release(tmp_path / "drawn", rows=60)
-    out = benchmark_tasks(drawn, tmp_path / "tasks")
-    settings = _settings(out)
+    dataset = write_release(tmp_path / "drawn", rows=60)
+    out = benchmark_tasks(dataset, tmp_path / "tasks")
+    settings = _read_settings(out)
     task = runpy.run_path(str(out / f"{HELDOUT_TASK}.py"))
     rows = load_dataset(settings["dataset_path"], **settings["dataset_kwargs"])["validation"]
-    asked = task["process_docs"](rows)
+    docs = task["process_docs"](rows)
     turns = [(row, turn) for row in rows for turn in row["turns"]]
-    assert [(one["question"], one["answer"], one["k"]) for one in asked] == [
+    assert [(item["question"], item["answer"], item["k"]) for item in docs] == [
         (turn["question"], turn["answer"], row["k"]) for row, turn in turns
     ]
-    assert {1, 2} == {one["k"] for one in asked}
+    assert {1, 2} == {item["k"] for item in docs}
     undecoded = rows.cast_column("images", [Image(decode=False)])
-    first = asked.cast_column("image", Image(decode=False))[0]
+    first = docs.cast_column("image", Image(decode=False))[0]
     assert first["image"]["bytes"] == undecoded[0]["images"][0]["bytes"]
-    doc = asked[0] | {"answer": "two dogs", "k": 3}
+    doc = docs[0] | {"answer": "two dogs", "k": 3}
     assert task["doc_to_visual"](doc)[0].size == (60, 40)
     assert task["doc_to_text"](doc) == f"{doc['question']}\nAnswer the question using a single word or phrase."
     assert task["process_results"](doc, ["The 2 dogs."]) == {"accuracy": 1.0, "accuracy_k3": 1.0}

@@ -23,49 +23,55 @@ from compact_hf.evaluation.benchmarks.table import benchmark_table
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.shipped import copy_student
 from tests.doubles.hub.server import HubServer
-from tests.evaluation.lmms_eval_runs import environment, heldout_release, hold_benchmarks, install, judge
+from tests.evaluation.lmms_eval_runs import (
+    add_benchmarks,
+    install_harness,
+    make_environment,
+    make_judge,
+    write_heldout_release,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class HarnessRun:
     """What was run: predictions of `compact evaluate`, the folder of lmms-eval's files, what the shell printed."""
 
-    ours: list[dict[str, Any]]
-    results: Path
+    predictions: list[dict[str, Any]]
+    results_directory: Path
     scores: HarnessScores
-    printed: str
+    stdout: str
     environment: dict[str, str]
 
-    def samples(self, task: str) -> list[dict[str, Any]]:
-        [file] = self.results.rglob(f"*_samples_{task}.jsonl")
+    def read_samples(self, task: str) -> list[dict[str, Any]]:
+        [file] = self.results_directory.rglob(f"*_samples_{task}.jsonl")
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("harness")
-    overlay = install(folder / "lmms_eval")
-    _, adapter = copy_student(folder)
-    release = heldout_release(folder / "release", pictures=9)
-    evaluate(adapter, release, folder / "ours")
-    [file] = (folder / "ours").rglob("predictions.jsonl")
-    ours = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    calls = benchmark_command(adapter, folder / "out", heldout=str(release), device="cpu")
-    with HubServer() as server, judge() as judging:
-        hold_benchmarks(server, ours, _first_picture(release))
-        shell = environment(overlay, folder / "home", server, judging)
-        script = "\n".join(calls.lines()[1:])  # the first installs
-        done = subprocess.run(
-            ["bash", "-e", "-c", script], cwd=folder, env=shell, capture_output=True, text=True, check=False
+def ran(tmp_path_factory: pytest.TempPathFactory) -> HarnessRun:
+    directory = tmp_path_factory.mktemp("harness")
+    overlay = install_harness(directory / "lmms_eval")
+    _, adapter = copy_student(directory)
+    release = write_heldout_release(directory / "release", num_images=9)
+    evaluate(adapter, release, directory / "ours")
+    [file] = (directory / "ours").rglob("predictions.jsonl")
+    predictions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    commands = benchmark_command(adapter, directory / "out", heldout=str(release), device="cpu")
+    with HubServer() as server, make_judge() as judge_server:
+        add_benchmarks(server, predictions, _read_first_image(release))
+        env = make_environment(overlay, directory / "home", server, judge_server)
+        script = "\n".join(commands.lines()[1:])  # the first installs
+        process = subprocess.run(
+            ["bash", "-e", "-c", script], cwd=directory, env=env, capture_output=True, text=True, check=False
         )
-    assert done.returncode == 0, done.stdout + done.stderr
-    [scores] = read_harness_scores([folder / "out" / "results"])
-    return Ran(ours, folder / "out" / "results", scores, done.stdout, shell)
+    assert process.returncode == 0, process.stdout + process.stderr
+    [scores] = read_harness_scores([directory / "out" / "results"])
+    return HarnessRun(predictions, directory / "out" / "results", scores, process.stdout, env)
 
 
-def _first_picture(release: Path) -> bytes:
+def _read_first_image(release: Path) -> bytes:
     import pyarrow.parquet as pq
 
     file = min(release.glob("data/k1/validation-*.parquet"))
@@ -73,48 +79,48 @@ def _first_picture(release: Path) -> bytes:
     return data
 
 
-def test_the_held_out_questions_get_the_answers_and_scores_of_compact_evaluate(ran: Ran) -> None:
-    asked = {(f"{one['question']}\n{SHORT_ANSWER_INSTRUCTION}", one["prediction"]) for one in ran.ours}
-    theirs = [(one["input"], one["filtered_resps"]) for one in ran.samples(HELDOUT_TASK)]
-    assert len(theirs) == len(ran.ours) == 18
-    assert set(theirs) == asked
+def test_the_held_out_questions_get_the_answers_and_scores_of_compact_evaluate(ran: HarnessRun) -> None:
+    expected = {(f"{row['question']}\n{SHORT_ANSWER_INSTRUCTION}", row["prediction"]) for row in ran.predictions}
+    actual = [(row["input"], row["filtered_resps"]) for row in ran.read_samples(HELDOUT_TASK)]
+    assert len(actual) == len(ran.predictions) == 18
+    assert set(actual) == expected
     by_k = defaultdict(list)
-    for one in ran.ours:
-        by_k[one["k"]].append(one["right"])
+    for row in ran.predictions:
+        by_k[row["k"]].append(row["right"])
     heldout = ran.scores.heldout
     assert heldout is not None
-    assert heldout.n == len(ran.ours)
-    assert heldout.accuracy == pytest.approx(sum(one["right"] for one in ran.ours) / len(ran.ours))
+    assert heldout.n == len(ran.predictions)
+    assert heldout.accuracy == pytest.approx(sum(row["right"] for row in ran.predictions) / len(ran.predictions))
     assert 0 < heldout.accuracy < 1
     assert heldout.by_k == {k: pytest.approx(sum(right) / len(right)) for k, right in sorted(by_k.items())}
 
 
-def test_all_eight_benchmarks_run_and_have_the_scores_that_their_answers_deserve(ran: Ran) -> None:
-    assert ran.scores.scores.keys() == {one.name for one in HARNESS_BENCHMARKS}
+def test_all_eight_benchmarks_run_and_have_the_scores_that_their_answers_deserve(ran: HarnessRun) -> None:
+    assert ran.scores.scores.keys() == {benchmark.name for benchmark in HARNESS_BENCHMARKS}
     assert not ran.scores.notes
     scores = ran.scores.scores
     assert scores["InfoVQA"] == scores["TextVQA"] == pytest.approx(50)  # half of their answers are the model's own
     assert (scores["MM-Vet"], scores["LLaVA-in-the-Wild"]) == (pytest.approx(50), pytest.approx(75))  # the judge's
-    assert scores["SEED-Bench-2-Plus"] == pytest.approx(100 * _share_of_letters(ran.samples("seedbench_2_plus")))
-    assert scores["CV-Bench"] == pytest.approx(100 * _share_of_letters(ran.samples("cv_bench")))
+    assert scores["SEED-Bench-2-Plus"] == pytest.approx(100 * _letter_accuracy(ran.read_samples("seedbench_2_plus")))
+    assert scores["CV-Bench"] == pytest.approx(100 * _letter_accuracy(ran.read_samples("cv_bench")))
 
 
-def _share_of_letters(samples: list[dict[str, Any]]) -> float:
-    right = [one["filtered_resps"].strip()[:1].upper() == one["target"].strip("()") for one in samples]
+def _letter_accuracy(samples: list[dict[str, Any]]) -> float:
+    right = [sample["filtered_resps"].strip()[:1].upper() == sample["target"].strip("()") for sample in samples]
     return sum(right) / len(right)
 
 
-def test_the_last_line_prints_the_table(ran: Ran) -> None:
-    table = benchmark_table([ran.results])
-    own = table.cells()[-1]
-    assert own[0] == "tuned"
-    printed = [line.split() for line in ran.printed.splitlines()]
-    assert own in printed
-    assert table.heldout_cells()[-1] in printed
+def test_the_last_line_prints_the_table(ran: HarnessRun) -> None:
+    table = benchmark_table([ran.results_directory])
+    own_row = table.cells()[-1]
+    assert own_row[0] == "tuned"
+    printed_rows = [line.split() for line in ran.stdout.splitlines()]
+    assert own_row in printed_rows
+    assert table.heldout_cells()[-1] in printed_rows
 
 
-def test_the_units_and_the_marks_of_a_silent_judge_are_those_of_lmms_evals_own_functions(ran: Ran) -> None:
-    told = """
+def test_the_units_and_the_marks_of_a_silent_judge_are_those_of_lmms_evals_own_functions(ran: HarnessRun) -> None:
+    source = """
 import importlib, json
 of = lambda task: importlib.import_module(f"lmms_eval.tasks.{task}.utils")
 print("told:" + json.dumps([
@@ -123,6 +129,6 @@ print("told:" + json.dumps([
     of("llava-in-the-wild").llava_all_aggregation([{"scores": [-1, -1]}]),
 ]))
 """
-    python = [sys.executable, "-c", told]
-    done = subprocess.run(python, env=ran.environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.rpartition("told:")[2]) == [1.0, 200.0, 100.0]
+    python = [sys.executable, "-c", source]
+    process = subprocess.run(python, env=ran.environment, capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout.rpartition("told:")[2]) == [1.0, 200.0, 100.0]

@@ -13,37 +13,51 @@ from compact_hf.evaluation.datasets import load_questions, swap_images
 from compact_hf.images.codec import ImageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.scenes.scene import EVALUATION_SEEDS
-from tests.training.samples import picture, release, row
+from tests.training.samples import draw_image, make_row, write_release
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return release(tmp_path_factory.mktemp("release") / "drawn", rows=40, text_rows=2)
+    return write_release(tmp_path_factory.mktemp("release") / "drawn", rows=40, text_rows=2)
 
 
-def table(path: Path, rows: list[dict[str, Any]]) -> str:
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
     """Write rows, whose `pic` holds a picture's bytes, as a Parquet file."""
     from datasets import Dataset, Image, disable_progress_bars
 
     disable_progress_bars()
-    held = [{**row, "pic": {"bytes": row["pic"], "path": None} if row["pic"] else None} for row in rows]
-    Dataset.from_list(held).cast_column("pic", Image()).to_parquet(path)
+    records = [{**row, "pic": {"bytes": row["pic"], "path": None} if row["pic"] else None} for row in rows]
+    Dataset.from_list(records).cast_column("pic", Image()).to_parquet(path)
     return str(path)
 
 
 def test_every_turn_of_the_compositional_part_is_one_question_with_its_own_picture(folder: Path) -> None:
-    asked = [one for split in ("train", "validation") for one in load_questions(str(folder), split=split).questions]
+    questions = [
+        question for split in ("train", "validation") for question in load_questions(str(folder), split=split).questions
+    ]
     expected = {
-        f"{made.id}#{index}": (turn.question, (turn.answer,), made.k, turn.capabilities, made.image_id)
-        for made in map(row, range(40))
-        for index, turn in enumerate(made.turns)
+        f"{sample_row.id}#{index}": (
+            turn.question,
+            (turn.answer,),
+            sample_row.k,
+            turn.capabilities,
+            sample_row.image_id,
+        )
+        for sample_row in map(make_row, range(40))
+        for index, turn in enumerate(sample_row.turns)
     }
-    found = {
-        one.id: (one.question, one.answers, one.k, one.capabilities, compute_image_id(one.read_image()))
-        for one in asked
+    actual = {
+        question.id: (
+            question.question,
+            question.answers,
+            question.k,
+            question.capabilities,
+            compute_image_id(question.read_image()),
+        )
+        for question in questions
     }
-    assert found == expected
-    assert all(one.image_id == compute_image_id(one.read_image()) for one in asked)
+    assert actual == expected
+    assert all(question.image_id == compute_image_id(question.read_image()) for question in questions)
 
 
 def test_validation_is_asked_unless_train_is(folder: Path) -> None:
@@ -65,40 +79,47 @@ def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> N
     whole, some, few = (load_questions(str(folder), split="train", limit=limit) for limit in (None, 30, 8))
     assert len(some.questions) == 30
     assert set(few.questions) < set(some.questions) < set(whole.questions)
-    assert {one.k for one in some.questions} == {1, 2}
-    assert [one for one in whole.questions if one in some.questions] == list(some.questions)
+    assert {question.k for question in some.questions} == {1, 2}
+    assert [question for question in whole.questions if question in some.questions] == list(some.questions)
     assert len({whole.identity, some.identity, few.identity}) == 3
 
 
 def test_scenes_are_the_reserved_ones_and_the_same_every_time() -> None:
-    asked = load_questions("scenes:8")
-    assert {int(one.image_id.removeprefix("scene:")) for one in asked.questions} == set(EVALUATION_SEEDS[:8])
-    assert {one.k for one in asked.questions} == {1, 2, 3, 4, 5}
-    assert all(len(one.capabilities) == one.k for one in asked.questions)
-    assert len({one.id for one in asked.questions}) == len(asked.questions)
-    assert asked.questions[0].read_image().startswith(b"\x89PNG")
-    assert asked.identity == load_questions("scenes:8").identity
+    question_set = load_questions("scenes:8")
+    assert {int(question.image_id.removeprefix("scene:")) for question in question_set.questions} == set(
+        EVALUATION_SEEDS[:8]
+    )
+    assert {question.k for question in question_set.questions} == {1, 2, 3, 4, 5}
+    assert all(len(question.capabilities) == question.k for question in question_set.questions)
+    assert len({question.id for question in question_set.questions}) == len(question_set.questions)
+    assert question_set.questions[0].read_image().startswith(b"\x89PNG")
+    assert question_set.identity == load_questions("scenes:8").identity
 
 
 def test_of_four_and_five_capabilities_a_scene_is_asked_up_to_three_different_combinations() -> None:
-    asked = load_questions("scenes:12").questions
+    questions = load_questions("scenes:12").questions
     for k in (4, 5):
-        found = [one for one in asked if one.k == k]
-        by_scene = {one.image_id: [other for other in found if other.image_id == one.image_id] for one in found}
+        k_questions = [question for question in questions if question.k == k]
+        by_scene = {
+            question.image_id: [sibling for sibling in k_questions if sibling.image_id == question.image_id]
+            for question in k_questions
+        }
         assert max(map(len, by_scene.values())) == 3
-        assert all(len({one.capabilities for one in some}) == len(some) for some in by_scene.values())
+        assert all(len({question.capabilities for question in group}) == len(group) for group in by_scene.values())
         # Least asked first: hardly a combination comes twice as long as there are others.
-        assert len({one.capabilities for one in found}) > 0.8 * len(found)
+        assert len({question.capabilities for question in k_questions}) > 0.8 * len(k_questions)
 
 
 def test_swapped_pictures_are_other_pictures_of_the_same_questions() -> None:
-    asked = load_questions("scenes:3")
-    swapped = swap_images(asked)
-    assert [one.question for one in swapped.questions] == [one.question for one in asked.questions]
-    pictures = [[one.read_image() for one in each.questions] for each in (asked, swapped)]
-    assert all(mine != other for mine, other in zip(*pictures, strict=True))
-    assert set(pictures[0]) == set(pictures[1])
-    assert swapped.identity != asked.identity
+    original = load_questions("scenes:3")
+    swapped = swap_images(original)
+    assert [question.question for question in swapped.questions] == [
+        question.question for question in original.questions
+    ]
+    images = [[question.read_image() for question in question_set.questions] for question_set in (original, swapped)]
+    assert all(before != after for before, after in zip(*images, strict=True))
+    assert set(images[0]) == set(images[1])
+    assert swapped.identity != original.identity
     assert swapped.name.endswith("pictures swapped")
 
 
@@ -115,14 +136,14 @@ def test_scenes_are_asked_for_by_number(dataset: str) -> None:
 
 def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"query": "What is it?", "label": ["cat", "kitten"], "pic": picture("red"), "needs": ["shape", "color"]},
-        {"query": "How many?", "label": ["3"], "pic": picture("blue"), "needs": None},
-        {"query": "Where?", "label": [], "pic": picture("green"), "needs": None},
+        {"query": "What is it?", "label": ["cat", "kitten"], "pic": draw_image("red"), "needs": ["shape", "color"]},
+        {"query": "How many?", "label": ["3"], "pic": draw_image("blue"), "needs": None},
+        {"query": "Where?", "label": [], "pic": draw_image("green"), "needs": None},
         {"query": "Which?", "label": ["left"], "pic": None, "needs": None},
     ]
     columns = {"question": "query", "answer": "label", "image": "pic", "capabilities": "needs"}
-    asked = load_questions(table(tmp_path / "asked.parquet", rows), columns=columns)
-    first, second = asked.questions
+    question_set = load_questions(write_parquet(tmp_path / "asked.parquet", rows), columns=columns)
+    first, second = question_set.questions
     assert (first.question, first.answers, first.k, first.capabilities) == (
         "What is it?",
         ("cat", "kitten"),
@@ -130,29 +151,29 @@ def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_pat
         ("color", "shape"),
     )
     assert (second.answers, second.k, second.capabilities) == (("3",), None, ())
-    assert [one.read_image() for one in asked.questions] == [picture("red"), picture("blue")]
-    assert asked.skip_counts == {"no answer": 1, "no picture": 1}
+    assert [question.read_image() for question in question_set.questions] == [draw_image("red"), draw_image("blue")]
+    assert question_set.skip_counts == {"no answer": 1, "no picture": 1}
 
 
 def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answered_comes_first(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
-    (tmp_path / "inside" / "red.png").write_bytes(picture("red"))
-    (tmp_path / "secret.png").write_bytes(picture("blue"))
+    (tmp_path / "inside" / "red.png").write_bytes(draw_image("red"))
+    (tmp_path / "secret.png").write_bytes(draw_image("blue"))
     answers = [{"answer": text} for text in ("crimson", "red", "red")]
     lines = [{"question": f"{name}?", "answers": answers, "image": name} for name in ("red.png", "../secret.png")]
     file = tmp_path / "inside" / "own.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     inside, outside = load_questions(str(file)).questions
     assert inside.answers == ("red", "crimson")
-    assert inside.read_image() == picture("red")
+    assert inside.read_image() == draw_image("red")
     with pytest.raises(ImageError, match="does not lie beside the data set"):
         outside.read_image()
 
 
-ROW = {"question": "What is it?", "answer": "cat", "pic": picture("red"), "k": 1}
-BAD: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] = {
+ROW = {"question": "What is it?", "answer": "cat", "pic": draw_image("red"), "k": 1}
+BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] = {
     "no answer column": (
-        {"question": "x", "label": "y", "pic": picture("red")},
+        {"question": "x", "label": "y", "pic": draw_image("red")},
         {},
         EvaluationError,
         r"no column 'answer' \(it has question, label, pic\); say which one it is: --columns answer=COLUMN",
@@ -174,12 +195,12 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] =
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", BAD_DATASETS)
 def test_a_data_set_that_cannot_be_asked_is_told_in_one_line(tmp_path: Path, case: str) -> None:
-    row, arguments, kind, told = BAD[case]
-    with pytest.raises(kind, match=told) as caught:
-        load_questions(table(tmp_path / "asked.parquet", [row]), **arguments)
-    assert "\n" not in str(caught.value)
+    row, arguments, error_type, message = BAD_DATASETS[case]
+    with pytest.raises(error_type, match=message) as excinfo:
+        load_questions(write_parquet(tmp_path / "asked.parquet", [row]), **arguments)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_data_set_without_pictures_is_told(tmp_path: Path) -> None:
@@ -190,17 +211,17 @@ def test_a_data_set_without_pictures_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["missing", "empty", "other", "train only", "a text file"])
 def test_what_is_no_data_set_is_told_in_one_line(tmp_path: Path, what: str) -> None:
-    folder = tmp_path / "folder"
+    path = tmp_path / "folder"
     if what == "train only":
-        release(folder, rows=1)
+        write_release(path, rows=1)
     elif what == "a text file":
-        folder.write_text("hello")
+        path.write_text("hello")
     elif what != "missing":
-        folder.mkdir()
+        path.mkdir()
     if what == "other":
-        (folder / "notes.txt").write_text("hello")
-    without = "no split validation or test"
-    told = {"train only": without, "other": without, "a text file": "of files .parquet"}
-    with pytest.raises(EvaluationError, match=told.get(what, "cannot be read as a data set")) as caught:
-        load_questions(str(folder))
-    assert "\n" not in str(caught.value)
+        (path / "notes.txt").write_text("hello")
+    no_split = "no split validation or test"
+    messages = {"train only": no_split, "other": no_split, "a text file": "of files .parquet"}
+    with pytest.raises(EvaluationError, match=messages.get(what, "cannot be read as a data set")) as excinfo:
+        load_questions(str(path))
+    assert "\n" not in str(excinfo.value)

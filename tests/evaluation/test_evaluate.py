@@ -20,10 +20,10 @@ from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
-from tests.training.samples import picture, release, texts
+from tests.training.samples import draw_image, texts, write_release
 
 BATCH = 4
-OF_A_MODEL = {"predictions.jsonl", "results.json"}
+MODEL_FILES = {"predictions.jsonl", "results.json"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(release(tmp_path_factory.mktemp("release") / "drawn", rows=12))
+    return str(write_release(tmp_path_factory.mktemp("release") / "drawn", rows=12))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def done(model: str, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def answers_in(out: Path) -> dict[str, bytes]:
+def read_outputs(out: Path) -> dict[str, bytes]:
     """Return what a judging's folder holds, but for the page, which names the folder."""
     files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name != "report.html"}
@@ -58,7 +58,7 @@ def answers_in(out: Path) -> dict[str, bytes]:
 def test_writes_one_line_per_question_and_the_scores(done: Path) -> None:
     names = {"evaluation.json", "evaluation.lock", "results.json", "report.html", "tiny"}
     assert {path.name for path in done.iterdir()} == names
-    assert {path.name for path in (done / "tiny").iterdir()} == OF_A_MODEL
+    assert {path.name for path in (done / "tiny").iterdir()} == MODEL_FILES
     predictions = read_predictions(done / "tiny")
     expected = score(predictions, model="tiny", dataset="drawn (compositional, train)").to_json()
     results = json.loads((done / "results.json").read_text(encoding="utf-8"))
@@ -71,18 +71,18 @@ def test_a_further_model_is_added_and_compared_with_the_first(
     model: str, other: str, dataset: str, tmp_path: Path
 ) -> None:
     together, one_by_one, steps = tmp_path / "together", tmp_path / "one by one", []
-    both = evaluate(
-        [model, other], dataset, together, split="train", batch_size=BATCH, on_progress=lambda *at: steps.append(at)
+    evaluation = evaluate(
+        [model, other], dataset, together, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step)
     )
-    assert [results.model for results in both.results] == ["tiny", "tiny-2"]
-    first, second = (read_predictions(together / folder) for folder in both.directories)
-    assert both.comparisons == (compare(second, first),)
+    assert [results.model for results in evaluation.results] == ["tiny", "tiny-2"]
+    first, second = (read_predictions(together / directory) for directory in evaluation.directories)
+    assert evaluation.comparisons == (compare(second, first),)
     assert steps[-1] == (2 * len(first), 2 * len(first))
     assert [answered for answered, _ in steps] == sorted(answered for answered, _ in steps)
-    assert both.read_image(first[0].id).startswith(b"\x89PNG")
-    for one in (model, other):
-        evaluate(one, dataset, one_by_one, split="train", batch_size=BATCH)
-    assert answers_in(one_by_one) == answers_in(together)
+    assert evaluation.read_image(first[0].id).startswith(b"\x89PNG")
+    for model_path in (model, other):
+        evaluate(model_path, dataset, one_by_one, split="train", batch_size=BATCH)
+    assert read_outputs(one_by_one) == read_outputs(together)
     with pytest.raises(UsageError, match="are the same model; give it once"):
         evaluate([model, model], dataset, together, split="train")
 
@@ -104,14 +104,14 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     if torn:
         with part.open("ab") as file:
             file.write(b'{"answer": "r')
-    found = plan_evaluation(model, dataset, out, split="train", batch_size=BATCH)
-    assert (found.models[0].answered, found.models[0].to_ask) == (BATCH, found.questions - BATCH)
+    plan = plan_evaluation(model, dataset, out, split="train", batch_size=BATCH)
+    assert (plan.models[0].answered, plan.models[0].to_ask) == (BATCH, plan.questions - BATCH)
     evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step))
     assert [answered for answered, _ in steps[:2]] == [BATCH, 2 * BATCH]
-    assert answers_in(out) == answers_in(done)
+    assert read_outputs(out) == read_outputs(done)
 
 
-KILLED = """
+KILL_SCRIPT = """
 import os, signal, sys
 from compact_hf.cli import console
 from compact_hf.cli.main import main
@@ -130,17 +130,17 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
     model: str, dataset: str, done: Path, tmp_path: Path, by: str, status: int
 ) -> None:
     command = ["evaluate", model, dataset, "--out", str(tmp_path / "out"), "--split", "train", "--batch-size", "4"]
-    ended = preforked.run([sys.executable, "-c", KILLED, by, *command])
-    assert ended.returncode == status, ended.stderr
+    process = preforked.run([sys.executable, "-c", KILL_SCRIPT, by, *command])
+    assert process.returncode == status, process.stderr
     if status == 3:
-        assert ended.stderr.splitlines()[-1] == (
+        assert process.stderr.splitlines()[-1] == (
             "compact: interrupted; what was finished is kept, run the same command again"
         )
-        assert "Traceback" not in ended.stderr
+        assert "Traceback" not in process.stderr
     part = tmp_path / "out" / "tiny" / "predictions.part.jsonl"
     assert len(part.read_bytes().splitlines()) == BATCH
     assert main(command) == 0
-    assert answers_in(tmp_path / "out") == answers_in(done)
+    assert read_outputs(tmp_path / "out") == read_outputs(done)
 
 
 def test_a_finished_evaluation_is_not_asked_again(
@@ -165,9 +165,9 @@ def test_other_questions_or_settings_are_not_taken_for_them(
     model: str, dataset: str, done: Path, changed: dict[str, Any], told: str
 ) -> None:
     arguments: dict[str, Any] = {"dataset": dataset, "split": "train", "batch_size": BATCH, **changed}
-    with pytest.raises(SettingsMismatchError, match=told) as caught:
+    with pytest.raises(SettingsMismatchError, match=told) as excinfo:
         evaluate(model, out=done, **arguments)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
@@ -178,24 +178,24 @@ def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_
 
 
 def test_batches_hold_questions_of_one_picture_together_the_longest_first() -> None:
-    asked = [
+    questions = [
         Question(f"{name}{number}", name, "?", ("a",), 1, (), lambda: b"")
         for number, name in enumerate(("x", "y", "x", "z", "y"))
     ]
-    assert [one.id for one in sort_for_batching(asked, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]
+    assert [question.id for question in sort_for_batching(questions, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]
 
 
 def test_questions_about_one_picture_get_the_answers_that_each_gets_alone(model: str) -> None:
     student = Student(model)
     questions = ("What color is the thing?", "How many red discs are there in the picture?", "What is it?")
-    asked = [(picture(color), question) for question in questions for color in ("red", "green", "blue")]
-    alone = [student.answer([one], max_new_tokens=8)[0] for one in asked]
-    shared = student._prepare_inputs(asked)
+    pairs = [(draw_image(color), question) for question in questions for color in ("red", "green", "blue")]
+    alone = [student.answer([pair], max_new_tokens=8)[0] for pair in pairs]
+    shared = student._prepare_inputs(pairs)
     assert len(shared.pixel_values) == 3
-    assert student.answer(asked, max_new_tokens=8) == alone
-    plain = model_inputs(student._processor, asked, device="cpu", dtype=student._network.dtype)
+    assert student.answer(pairs, max_new_tokens=8) == alone
+    plain = model_inputs(student._processor, pairs, device="cpu", dtype=student._network.dtype)
     assert len(plain["pixel_values"]) == 9
-    assert student._generate_answers(asked, plain, 8) == alone
+    assert student._generate_answers(pairs, plain, 8) == alone
 
 
 @pytest.mark.parametrize(
@@ -208,15 +208,15 @@ def test_a_processor_that_counts_other_image_tokens_is_told_in_one_line(
 ) -> None:
     student = Student(model)
     setattr(student._processor, setting, value)
-    with pytest.raises(EvaluationError, match=f"makes {made} tokens of a picture, the model 64; mend") as caught:
-        student.answer([(picture("red"), "What is it?")] * several, max_new_tokens=2)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(EvaluationError, match=f"makes {made} tokens of a picture, the model 64; mend") as excinfo:
+        student.answer([(draw_image("red"), "What is it?")] * several, max_new_tokens=2)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tmp_path: Path) -> None:
     lines = [{"question": "What?", "answer": "that", "image": f"{name}.png", "id": name} for name in ("good", "cut")]
-    (tmp_path / "good.png").write_bytes(picture("red"))
-    (tmp_path / "cut.png").write_bytes(picture("red")[:90])
+    (tmp_path / "good.png").write_bytes(draw_image("red"))
+    (tmp_path / "cut.png").write_bytes(draw_image("red")[:90])
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(EvaluationError, match="picture of question cut cannot be shown"):
         evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
@@ -233,18 +233,18 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tm
     ],
 )
 def test_what_is_no_model_is_told_in_one_line(dataset: str, tmp_path: Path, what: str, told: str) -> None:
-    folder = tmp_path / "model"
+    directory = tmp_path / "model"
     if what != "missing":
-        folder.mkdir()
+        directory.mkdir()
     if what == "text only":
-        (folder / "config.json").write_text('{"model_type": "llama"}')
+        (directory / "config.json").write_text('{"model_type": "llama"}')
     if what == "damaged":
-        (folder / "config.json").write_text("{")
+        (directory / "config.json").write_text("{")
     if what == "adapter without base":
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}')
-    with pytest.raises(EvaluationError, match=told) as caught:
-        evaluate(str(folder), dataset, tmp_path / "out", split="train")
-    assert "\n" not in str(caught.value)
+        (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}')
+    with pytest.raises(EvaluationError, match=told) as excinfo:
+        evaluate(str(directory), dataset, tmp_path / "out", split="train")
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_batch_too_large_for_the_memory_is_answered_in_halves(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,19 +252,19 @@ def test_a_batch_too_large_for_the_memory_is_answered_in_halves(model: str, monk
 
     student, sizes = Student(model), []
     generate = student._network.generate
-    asked = [(picture(color), "What color is the thing?") for color in ("red", "green", "blue", "red", "green")]
-    expected = [student.answer([one], max_new_tokens=4)[0] for one in asked]
+    pairs = [(draw_image(color), "What color is the thing?") for color in ("red", "green", "blue", "red", "green")]
+    expected = [student.answer([pair], max_new_tokens=4)[0] for pair in pairs]
 
-    def limited(**inputs: Any) -> Any:
+    def limited_generate(**inputs: Any) -> Any:
         sizes.append(len(inputs["input_ids"]))
-        if sizes[-1] > most:
+        if sizes[-1] > max_batch:
             raise torch.OutOfMemoryError("no room")
         return generate(**inputs)
 
-    monkeypatch.setattr(student._network, "generate", limited)
-    most = 2
-    assert student.answer(asked, max_new_tokens=4) == expected
+    monkeypatch.setattr(student._network, "generate", limited_generate)
+    max_batch = 2
+    assert student.answer(pairs, max_new_tokens=4) == expected
     assert sizes == [5, 2, 3, 1, 2]
-    most = 0
+    max_batch = 0
     with pytest.raises(EvaluationError, match="too small for this model: no room"):
-        student.answer(asked, max_new_tokens=4)
+        student.answer(pairs, max_new_tokens=4)

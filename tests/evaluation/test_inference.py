@@ -12,11 +12,11 @@ from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.train import tune
 from compact_hf.training.training_record import RECORD_FILE, read_training_record
-from tests.training.samples import release, texts
+from tests.training.samples import texts, write_release
 
 pytestmark = pytest.mark.usefixtures("preforked_training")
 
-LORA = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save")
+LORA_KEYS = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return release(tmp_path_factory.mktemp("release") / "drawn", rows=30)
+    return write_release(tmp_path_factory.mktemp("release") / "drawn", rows=30)
 
 
 def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and_projector(
@@ -37,7 +37,7 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
 
     from compact_hf.evaluation.inference import Student
 
-    lora = {key: value for key, value in read_recipe("llava15-7b-lora").items() if key in LORA}
+    lora = {key: value for key, value in read_recipe("llava15-7b-lora").items() if key in LORA_KEYS}
     recipe = tmp_path / "lora.yaml"
     recipe.write_text(json.dumps({**read_recipe("tiny-cpu"), **lora, "max_steps": 3}))
     out = tmp_path / "adapter"
@@ -54,9 +54,9 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
     assert any("q_proj" in name for name in changed)
     assert not any("vision_tower" in name for name in changed)
 
-    judged = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
-    assert judged.results[0].overall.n > 30
+    evaluation = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
+    assert evaluation.results[0].overall.n > 30
 
     (out / RECORD_FILE).unlink()  # as plain `trl sft` leaves it
-    facts = read_training_record(out)
-    assert (facts.base, facts.steps, facts.versions) == (str(tiny), 3, {})
+    record = read_training_record(out)
+    assert (record.base, record.steps, record.versions) == (str(tiny), 3, {})

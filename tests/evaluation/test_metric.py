@@ -25,7 +25,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.scoring import Prediction, Score, is_right, score
 from compact_hf.records import to_json
 from tests.doubles.hub.server import HubServer
-from tests.hub.clients import told
+from tests.hub.clients import run_source
 
 METRIC: Final = Path(compact_hf.__file__).parent / "evaluation" / "compact_accuracy"
 CLIENT: Final = """
@@ -66,19 +66,19 @@ def metric() -> Any:
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder for PYTHONPATH that hides what is not installed where evaluate alone is."""
-    folder = tmp_path_factory.mktemp("hidden")
+    directory = tmp_path_factory.mktemp("hidden")
     for name in ("compact_hf", "transformers"):
-        (folder / f"{name}.py").write_text("raise ImportError('not here')")
-    return str(folder)
+        (directory / f"{name}.py").write_text("raise ImportError('not here')")
+    return str(directory)
 
 
-def predicted(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
+def make_prediction(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
     return Prediction("id", "picture", k, names, "Which?", answers, prediction, is_right(prediction, answers))
 
 
 predictions = st.lists(
     st.builds(
-        predicted,
+        make_prediction,
         st.integers(1, 10),
         st.lists(st.sampled_from(sorted(CAPABILITIES)), max_size=4).map(tuple),
         st.lists(ANSWERS, min_size=1, max_size=3).map(tuple),
@@ -89,34 +89,36 @@ predictions = st.lists(
 )
 
 
-def numbers(one: Score) -> dict[str, Any]:
-    return {"accuracy": one.accuracy, "n": one.n, "low": one.low, "high": one.high}
+def score_dict(result: Score) -> dict[str, Any]:
+    return {"accuracy": result.accuracy, "n": result.n, "low": result.low, "high": result.high}
 
 
 @settings(max_examples=25)
 @given(made=predictions)
 def test_its_numbers_are_the_librarys(metric: Any, made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
-    found = metric.compute(
-        predictions=[one.prediction for one in made],
-        references=[one.answers if len(one.answers) > 1 else one.answers[0] for one in made],
-        k=[one.k for one in made],
-        capabilities=[one.capabilities for one in made],
+    output = metric.compute(
+        predictions=[prediction.prediction for prediction in made],
+        references=[
+            prediction.answers if len(prediction.answers) > 1 else prediction.answers[0] for prediction in made
+        ],
+        k=[prediction.k for prediction in made],
+        capabilities=[prediction.capabilities for prediction in made],
     )
-    assert found == {
-        **numbers(results.overall),
-        "by_k": {k: numbers(of_k) for k, of_k in results.by_k.items()},
-        "by_capability": {name: numbers(of_name) for name, of_name in results.by_capability.items()},
+    assert output == {
+        **score_dict(results.overall),
+        "by_k": {k: score_dict(k_score) for k, k_score in results.by_k.items()},
+        "by_capability": {name: score_dict(name_score) for name, name_score in results.by_capability.items()},
     }
-    assert list(found["by_capability"]) == list(results.by_capability)
+    assert list(output["by_capability"]) == list(results.by_capability)
 
 
 def test_what_is_copied_is_the_same() -> None:
     source = Path(compact_hf.__file__).parent / "answers.py"
     assert (METRIC / "answers.py").read_bytes() == source.read_bytes(), f"copy it anew: cp {source} {METRIC}"
-    listed = re.search(r"^CAPABILITIES = \((.*?)\)", (METRIC / "compact_accuracy.py").read_text(), re.DOTALL | re.M)
-    assert listed is not None
-    assert re.findall(r'"(\w+)"', listed[1]) == list(CAPABILITIES)
+    match = re.search(r"^CAPABILITIES = \((.*?)\)", (METRIC / "compact_accuracy.py").read_text(), re.DOTALL | re.M)
+    assert match is not None
+    assert re.findall(r'"(\w+)"', match[1]) == list(CAPABILITIES)
 
 
 def test_it_takes_questions_one_by_one_and_in_batches(metric: Any) -> None:
@@ -149,13 +151,13 @@ def test_it_takes_questions_one_by_one_and_in_batches(metric: Any) -> None:
     ],
 )
 def test_bad_input_is_told_in_one_line_and_not_kept(metric: Any, wrong: dict[str, Any], message: str) -> None:
-    given_ = {**QUESTIONS, **wrong}
-    with pytest.raises(ValueError, match=message) as caught:
-        metric.add_batch(**given_)
-    assert "\n" not in str(caught.value)
-    if given_["k"] is not None:
+    inputs = {**QUESTIONS, **wrong}
+    with pytest.raises(ValueError, match=message) as excinfo:
+        metric.add_batch(**inputs)
+    assert "\n" not in str(excinfo.value)
+    if inputs["k"] is not None:
         with pytest.raises(ValueError, match=message):
-            metric.compute(**given_)
+            metric.compute(**inputs)
     assert metric.compute(**QUESTIONS)["n"] == 3
 
 
@@ -163,12 +165,16 @@ def test_the_evaluate_library_loads_it_from_the_hub_where_our_package_is_not(tmp
     with HubServer() as server:
         # It counts downloads at an address of its own, which is not the Hub's.
         settings = {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "PYTHONPATH": bare}
-        got = told(server, CLIENT, METRIC, home=tmp_path, popen=subprocess.Popen, **settings)
-        asked = [one.path for one in server.asked if "/resolve/" in one.path and one.path.startswith("/spaces/")]
-    assert got["printed"].splitlines() == got["promised"]
-    assert "references (`list[str | list[str]]`)" in got["doc"]
-    of_main = "/spaces/org/compact_accuracy/resolve/main/"
-    assert {of_main + "compact_accuracy.py", of_main + "answers.py"} <= set(asked)
+        result = run_source(server, CLIENT, METRIC, home=tmp_path, popen=subprocess.Popen, **settings)
+        paths = [
+            request.path
+            for request in server.requests
+            if "/resolve/" in request.path and request.path.startswith("/spaces/")
+        ]
+    assert result["printed"].splitlines() == result["promised"]
+    assert "references (`list[str | list[str]]`)" in result["doc"]
+    prefix = "/spaces/org/compact_accuracy/resolve/main/"
+    assert {prefix + "compact_accuracy.py", prefix + "answers.py"} <= set(paths)
 
 
 def test_the_header_is_one_that_the_hub_and_its_list_of_metrics_take() -> None:
@@ -176,21 +182,23 @@ def test_the_header_is_one_that_the_hub_and_its_list_of_metrics_take() -> None:
     assert (data.sdk, data.sdk_version, data.tags) == ("gradio", "6.31.0", ["evaluate", "metric"])
     assert (METRIC / data.app_file).is_file()
     assert len(data.to_dict()["short_description"]) <= 60
-    needed = {Requirement(line).name: Requirement(line) for line in (METRIC / "requirements.txt").read_text().split()}
-    assert set(needed) == {"datasets", "evaluate"}
-    assert all(requirement.specifier.contains(version(name)) for name, requirement in needed.items())
+    requirements = {
+        Requirement(line).name: Requirement(line) for line in (METRIC / "requirements.txt").read_text().split()
+    }
+    assert set(requirements) == {"datasets", "evaluate"}
+    assert all(requirement.specifier.contains(version(name)) for name, requirement in requirements.items())
 
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory, bare: str) -> Iterator[Client]:
     """The Space as the Hub starts it: from its folder alone, with no more installed than its requirements."""
-    folder = tmp_path_factory.mktemp("space")
+    directory = tmp_path_factory.mktemp("space")
     for path in METRIC.iterdir():
         if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
+            (directory / path.name).write_bytes(path.read_bytes())
     process = subprocess.Popen(
         [sys.executable, "app.py"],
-        cwd=folder,
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": bare, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -198,36 +206,38 @@ def space(tmp_path_factory: pytest.TempPathFactory, bare: str) -> Iterator[Clien
     )
     try:
         assert process.stdout is not None
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            output.append(line)
+            if match := re.search(r"http://127\.0\.0\.1:\d+", line):
                 break
         else:
-            pytest.fail("the Space ended before it served anything:\n" + "".join(said))
-        yield Client(found[0], verbose=False)
+            pytest.fail("the Space ended before it served anything:\n" + "".join(output))
+        yield Client(match[0], verbose=False)
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
-def example(client: Client) -> str:
+def read_example(client: Client) -> str:
     """Return what stands in the text box when the page is opened."""
-    (box,) = (one for one in client.config["components"] if one["type"] == "textbox")
-    return str(box["props"]["value"])
+    (textbox,) = (component for component in client.config["components"] if component["type"] == "textbox")
+    return str(textbox["props"]["value"])
 
 
 def test_the_page_scores_its_own_example(space: Client) -> None:
-    table = space.predict(example(space), None, api_name="/score")
+    table = space.predict(read_example(space), None, api_name="/score")
     assert table["headers"] == ["questions", "n", "accuracy", "95% interval"]
     assert table["data"][0] == ["all", 4, "0.750", "0.301 to 0.954"]
     assert [row[0] for row in table["data"]][1:4] == ["k = 1", "k = 2", "k = 3"]
 
 
 def test_the_page_takes_the_predictions_that_compact_evaluate_writes(space: Client, tmp_path: Path) -> None:
-    made = [predicted(k, ("color",), ("red", "crimson"), "Crimson" if k % 2 else "blue") for k in (1, 1, 2)]
+    predictions = [
+        make_prediction(k, ("color",), ("red", "crimson"), "Crimson" if k % 2 else "blue") for k in (1, 1, 2)
+    ]
     path = tmp_path / "predictions.jsonl"
-    path.write_text("".join(f"{to_json(one)}\n" for one in made), encoding="utf-8")
+    path.write_text("".join(f"{to_json(prediction)}\n" for prediction in predictions), encoding="utf-8")
     table = space.predict("", handle_file(path), api_name="/score")
     assert [row[:3] for row in table["data"]] == [
         ["all", 3, "0.667"],
@@ -250,4 +260,4 @@ def test_the_page_takes_the_predictions_that_compact_evaluate_writes(space: Clie
 def test_the_page_says_what_is_wrong_and_goes_on(space: Client, lines: str, message: str) -> None:
     with pytest.raises(AppError, match=re.escape(message)):
         space.predict(lines, None, api_name="/score")
-    assert space.predict(example(space), None, api_name="/score")["data"]
+    assert space.predict(read_example(space), None, api_name="/score")["data"]

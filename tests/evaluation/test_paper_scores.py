@@ -50,6 +50,6 @@ def test_each_benchmark_weighs_the_same_whatever_its_unit() -> None:
 def test_what_has_no_relative_performance_is_told(
     scores: dict[str, float], reference: dict[str, float], told: str
 ) -> None:
-    with pytest.raises(EvaluationError) as caught:
+    with pytest.raises(EvaluationError) as excinfo:
         relative_performance(scores, reference)
-    assert told in str(caught.value)
+    assert told in str(excinfo.value)

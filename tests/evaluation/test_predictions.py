@@ -11,17 +11,17 @@ from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.scoring import Prediction
 from compact_hf.records import to_json
 
-MADE = [
+PREDICTIONS = [
     Prediction(f"a#{turn}", "a", 2, ("color", "counting"), "How many are “red”?\u2028", ("2", "two"), "2", turn == 0)
     for turn in range(3)
 ]
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
-    text = "".join(f"{to_json(one)}\n" for one in MADE)
+    text = "".join(f"{to_json(prediction)}\n" for prediction in PREDICTIONS)
     (tmp_path / "predictions.jsonl").write_text(text, encoding="utf-8")
-    assert read_predictions(tmp_path) == MADE
-    assert compare(read_predictions(str(tmp_path)), MADE).difference == 0
+    assert read_predictions(tmp_path) == PREDICTIONS
+    assert compare(read_predictions(str(tmp_path)), PREDICTIONS).difference == 0
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
     [
         (None, r"predictions.jsonl cannot be read \(No such file or directory\); give the folder of one model"),
         (
-            to_json(MADE[0]) + '\n{"id": "a#1", "answer": "2"}\n',
+            to_json(PREDICTIONS[0]) + '\n{"id": "a#1", "answer": "2"}\n',
             r"predictions.jsonl, line 2: picture field required; it",
         ),
         ('{"id": "a', r"predictions.jsonl, line 1:"),
@@ -38,6 +38,6 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_what_holds_no_predictions_is_told_in_one_line(tmp_path: Path, text: str | None, told: str) -> None:
     if text is not None:
         (tmp_path / "predictions.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(EvaluationError, match=told) as caught:
+    with pytest.raises(EvaluationError, match=told) as excinfo:
         read_predictions(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)

@@ -21,7 +21,7 @@ from compact_hf.reports.evaluation_page import get_outcome
 CAPABILITIES = ("color", "shape", "counting")
 
 
-def answered(number: int, right: bool) -> Prediction:
+def make_prediction(number: int, right: bool) -> Prediction:
     """Return an answer to question `number`, two to a picture, by turns of k = 1, 2 and 3."""
     k = 1 + number % 3
     return Prediction(
@@ -36,45 +36,47 @@ def answered(number: int, right: bool) -> Prediction:
     )
 
 
-BASE = [answered(number, number % 4 == 0) for number in range(120)]
-TUNED = [answered(number, number % 4 < 3) for number in range(120)]
+BASE = [make_prediction(number, number % 4 == 0) for number in range(120)]
+TUNED = [make_prediction(number, number % 4 < 3) for number in range(120)]
 
 
-def picture_of(id: str) -> bytes:
+def make_image(id: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (int(id[1:]), 0, 0)).save(file, format="PNG")
     return file.getvalue()
 
 
-def judged(*models: tuple[str, list[Prediction]]) -> Evaluation:
-    answers = [found for _, found in models]
+def make_evaluation(*models: tuple[str, list[Prediction]]) -> Evaluation:
+    answers = [predictions for _, predictions in models]
     return Evaluation(
         dataset="made-up questions",
         matching="exact",
-        results=tuple(score(found, model=name, dataset="made-up questions") for name, found in models),
+        results=tuple(score(predictions, model=name, dataset="made-up questions") for name, predictions in models),
         directories=tuple(name for name, _ in models),
-        comparisons=tuple(compare(found, answers[0]) for found in answers[1:]),
+        comparisons=tuple(compare(predictions, answers[0]) for predictions in answers[1:]),
         notes=("3 rows were left out.",),
-        read_image=picture_of,
+        read_image=make_image,
     )
 
 
-def by_id(*answers: list[Prediction]) -> list[dict[str, Prediction]]:
-    return [{one.id: one for one in found} for found in answers]
+def index_by_id(*answers: list[Prediction]) -> list[dict[str, Prediction]]:
+    return [{prediction.id: prediction for prediction in predictions} for predictions in answers]
 
 
 def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> None:
-    for name, found in (("base", BASE), ("tuned", TUNED)):
+    for name, predictions in (("base", BASE), ("tuned", TUNED)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "predictions.jsonl").write_text("".join(f"{to_json(one)}\n" for one in found))
-    told = judged(("base", BASE), ("tuned", TUNED))
-    path = write_report(told, tmp_path, command="compact evaluate base tuned", settings={"cut after": 16})
+        (tmp_path / name / "predictions.jsonl").write_text(
+            "".join(f"{to_json(prediction)}\n" for prediction in predictions)
+        )
+    evaluation = make_evaluation(("base", BASE), ("tuned", TUNED))
+    path = write_report(evaluation, tmp_path, command="compact evaluate base tuned", settings={"cut after": 16})
     text = path.read_text(encoding="utf-8")
-    low, high = told.results[1].overall.low, told.results[1].overall.high
+    low, high = evaluation.results[1].overall.low, evaluation.results[1].overall.high
     assert path == tmp_path / "report.html"
     assert f"95% interval {low:.1%} to {high:.1%}" in text
-    for said in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "cut after"):
-        assert said in text
+    for expected in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "cut after"):
+        assert expected in text
     assert "tuned is better than base on these questions: +50.0 points (+" in text
     assert text.count("<article") == MAX_EXAMPLES
     assert text.count('<span class="model">tuned</span>') == MAX_EXAMPLES
@@ -82,16 +84,18 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
 
 
 def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:
-    report = build_report(judged(("tuned", TUNED), ("base", BASE)), by_id(TUNED, BASE), command="", settings={})
-    (found,) = report.comparisons
-    assert (found.baseline, found.model, found.n) == ("tuned", "base", 120)
-    assert found.share.low <= found.share.value == -0.5 <= found.share.high < 0
+    report = build_report(
+        make_evaluation(("tuned", TUNED), ("base", BASE)), index_by_id(TUNED, BASE), command="", settings={}
+    )
+    (comparison,) = report.comparisons
+    assert (comparison.baseline, comparison.model, comparison.n) == ("tuned", "base", 120)
+    assert comparison.share.low <= comparison.share.value == -0.5 <= comparison.share.high < 0
 
 
 def test_every_score_has_each_models_share_in_order() -> None:
-    told = judged(("base", BASE), ("tuned", TUNED))
-    report = build_report(told, by_id(BASE, TUNED), command="", settings={})
-    assert [one.value for one in report.overall.by_model] == [0.25, 0.75]
+    evaluation = make_evaluation(("base", BASE), ("tuned", TUNED))
+    report = build_report(evaluation, index_by_id(BASE, TUNED), command="", settings={})
+    assert [share.value for share in report.overall.by_model] == [0.25, 0.75]
     assert [(line.label, line.n) for line in report.by_k] == [("k = 1", 40), ("k = 2", 40), ("k = 3", 40)]
     assert [line.label for line in report.by_capability] == list(CAPABILITIES)
     assert {pair: line.n for pair, line in report.by_pair.items()} == {
@@ -103,11 +107,11 @@ def test_every_score_has_each_models_share_in_order() -> None:
 
 
 def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
-    answers = by_id(BASE, TUNED)
+    answers = index_by_id(BASE, TUNED)
     ids = select_examples(answers, MAX_EXAMPLES)
     assert len(set(ids)) == MAX_EXAMPLES
     assert Counter(answers[0][id].k for id in ids) == {1: 4, 2: 4, 3: 4}
-    assert Counter(get_outcome([one[id].right for one in answers]) for id in ids) == {
+    assert Counter(get_outcome([predictions[id].right for predictions in answers]) for id in ids) == {
         "differ": 4,
         "wrong": 4,
         "right": 4,
@@ -117,16 +121,16 @@ def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
 
 @given(st.permutations(range(40)), st.integers(0, 60))
 def test_the_choice_depends_on_no_order_and_never_exceeds_what_there_is(order: list[int], count: int) -> None:
-    base, tuned = by_id([BASE[number] for number in order], [TUNED[number] for number in order])
+    base, tuned = index_by_id([BASE[number] for number in order], [TUNED[number] for number in order])
     ids = select_examples([base, tuned], count)
-    assert ids == select_examples(by_id(BASE[:40], TUNED[:40]), count)
+    assert ids == select_examples(index_by_id(BASE[:40], TUNED[:40]), count)
     assert len(set(ids)) == len(ids) == min(count, 40)
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_one_model_that_is_always_right_or_wrong_still_has_examples(right: bool) -> None:
-    found = [answered(number, right) for number in range(5)]
-    report = build_report(judged(("only", found)), by_id(found), command="", settings={})
+    predictions = [make_prediction(number, right) for number in range(5)]
+    report = build_report(make_evaluation(("only", predictions)), index_by_id(predictions), command="", settings={})
     assert len(report.examples) == 5
-    assert {one.outcome for one in report.examples} == {"right" if right else "wrong"}
+    assert {example.outcome for example in report.examples} == {"right" if right else "wrong"}
     assert report.comparisons == ()

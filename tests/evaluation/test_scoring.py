@@ -16,13 +16,13 @@ from compact_hf.evaluation.scoring import Prediction, is_right, majority_answers
 ANSWERS = ("red", "Red.", "two", "2", "left", "a dog", "dogs")
 
 
-def predicted(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
+def make_prediction(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
     return Prediction("id", "picture", k, names, "Which?", answers, prediction, is_right(prediction, answers))
 
 
 predictions = st.lists(
     st.builds(
-        predicted,
+        make_prediction,
         st.integers(1, 5),
         st.lists(st.sampled_from(sorted(CAPABILITIES)), min_size=1, max_size=3, unique=True).map(tuple),
         st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3).map(tuple),
@@ -61,41 +61,45 @@ def test_the_interval_holds_the_share_inside_0_to_1_and_is_the_same_from_the_oth
 
 @given(predictions, st.randoms(use_true_random=False))
 def test_the_order_of_predictions_does_not_matter(made: list[Prediction], rng: object) -> None:
-    mixed = list(made)
-    rng.shuffle(mixed)  # type: ignore[attr-defined]
-    assert score(made, model="m", dataset="d") == score(mixed, model="m", dataset="d")
+    shuffled = list(made)
+    rng.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert score(made, model="m", dataset="d") == score(shuffled, model="m", dataset="d")
 
 
 @given(predictions)
 def test_the_scores_by_k_weigh_up_to_the_overall_one(made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
-    assert sum(one.n for one in results.by_k.values()) == results.overall.n == len(made)
-    weighed = sum(one.n * one.accuracy for one in results.by_k.values()) / len(made)
-    assert results.overall.accuracy == pytest.approx(weighed)
-    majority = sum(one.majority.right for one in results.by_k.values())
+    assert sum(item.n for item in results.by_k.values()) == results.overall.n == len(made)
+    weighted = sum(item.n * item.accuracy for item in results.by_k.values()) / len(made)
+    assert results.overall.accuracy == pytest.approx(weighted)
+    majority = sum(item.majority.right for item in results.by_k.values())
     assert results.overall.majority.right == majority
-    named = sum(len(one.capabilities) for one in made)
-    assert sum(one.n for one in results.by_capability.values()) == named
+    num_capabilities = sum(len(item.capabilities) for item in made)
+    assert sum(item.n for item in results.by_capability.values()) == num_capabilities
 
 
 @given(predictions)
 def test_a_pair_has_the_questions_that_need_both(made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
     together = {
-        f"{one}+{other}": [each.right for each in made if {one, other} <= set(each.capabilities)]
-        for one, other in combinations(CAPABILITIES, 2)
+        f"{first}+{second}": [
+            prediction.right for prediction in made if {first, second} <= set(prediction.capabilities)
+        ]
+        for first, second in combinations(CAPABILITIES, 2)
     }
     expected = {pair: (len(right), sum(right)) for pair, right in together.items() if right}
-    assert {pair: (found.n, found.right) for pair, found in results.by_pair.items()} == expected
+    assert {pair: (pair_score.n, pair_score.right) for pair, pair_score in results.by_pair.items()} == expected
     assert list(results.by_pair) == list(expected)
 
 
 @given(predictions)
 def test_no_constant_answer_per_k_beats_the_baseline(made: list[Prediction]) -> None:
     results = score(made, model="m", dataset="d")
-    for k, found in results.by_k.items():
-        of_k = [one.answers for one in made if one.k == k]
-        assert found.majority.right == max(sum(is_right(guess, answers) for answers in of_k) for guess in ANSWERS)
+    for k, k_score in results.by_k.items():
+        k_answers = [prediction.answers for prediction in made if prediction.k == k]
+        assert k_score.majority.right == max(
+            sum(is_right(guess, answers) for answers in k_answers) for guess in ANSWERS
+        )
 
 
 def test_the_majority_answer_is_the_most_frequent_of_its_k_and_ties_go_by_the_alphabet() -> None:
@@ -104,24 +108,27 @@ def test_the_majority_answer_is_the_most_frequent_of_its_k_and_ties_go_by_the_al
 
 
 def test_the_majority_answer_is_judged_by_the_rule_of_the_predictions() -> None:
-    made = [predicted(1, ("counting",), (answer,), "0") for answer in ("100", "100", "104", "106")]
-    found = [score(made, model="m", dataset="d", matching=rule).overall.majority.right for rule in ("exact", "relaxed")]
-    assert found == [2, 3]
+    predictions = [make_prediction(1, ("counting",), (answer,), "0") for answer in ("100", "100", "104", "106")]
+    right_counts = [
+        score(predictions, model="m", dataset="d", matching=rule).overall.majority.right
+        for rule in ("exact", "relaxed")
+    ]
+    assert right_counts == [2, 3]
 
 
 def test_results_are_the_documented_json() -> None:
-    made = [
-        predicted(2, ("counting", "color"), ("two",), "2"),
-        predicted(1, ("color",), ("red",), "blue"),
-        predicted(1, ("color",), ("red",), "red"),
-        predicted(1, ("shape",), ("round",), "round"),
+    predictions = [
+        make_prediction(2, ("counting", "color"), ("two",), "2"),
+        make_prediction(1, ("color",), ("red",), "blue"),
+        make_prediction(1, ("color",), ("red",), "red"),
+        make_prediction(1, ("shape",), ("round",), "round"),
     ]
-    found = score(made, model="student", dataset="set").to_json()
-    assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["schema", "model", "dataset", "matching", "overall", "by_k", "by_capability", "by_pair"]
-    assert [found[name] for name in ("schema", "model", "dataset", "matching")] == [2, "student", "set", "exact"]
+    results = score(predictions, model="student", dataset="set").to_json()
+    assert json.loads(json.dumps(results)) == results
+    assert list(results) == ["schema", "model", "dataset", "matching", "overall", "by_k", "by_capability", "by_pair"]
+    assert [results[name] for name in ("schema", "model", "dataset", "matching")] == [2, "student", "set", "exact"]
     low, high = wilson_interval(2, 3)
-    assert found["by_k"]["1"] == {
+    assert results["by_k"]["1"] == {
         "n": 3,
         "right": 2,
         "accuracy": 2 / 3,
@@ -129,9 +136,9 @@ def test_results_are_the_documented_json() -> None:
         "high": high,
         "majority": {"right": 2, "accuracy": 2 / 3},
     }
-    assert list(found["by_k"]) == ["1", "2"]
-    assert list(found["by_capability"]) == ["color", "shape", "counting"]
-    assert list(found["by_pair"]) == ["color+counting"]
+    assert list(results["by_k"]) == ["1", "2"]
+    assert list(results["by_capability"]) == ["color", "shape", "counting"]
+    assert list(results["by_pair"]) == ["color+counting"]
 
 
 @given(predictions)
@@ -150,11 +157,11 @@ def test_results_come_back_from_their_json(made: list[Prediction]) -> None:
     ],
 )
 def test_other_json_is_refused_in_one_line(text: str, told: str) -> None:
-    with pytest.raises(EvaluationError) as caught:
+    with pytest.raises(EvaluationError) as excinfo:
         read_results(text, source="old/results.json")
-    assert str(caught.value).startswith("old/results.json ")
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(excinfo.value).startswith("old/results.json ")
+    assert told in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_nothing_to_score_is_an_error_not_a_nought() -> None:

@@ -18,14 +18,14 @@ from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import ModelRequest
-from tests.training.samples import release
+from tests.training.samples import write_release
 
 MODEL = "openai:double"
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(release(tmp_path_factory.mktemp("release") / "drawn", rows=12))
+    return str(write_release(tmp_path_factory.mktemp("release") / "drawn", rows=12))
 
 
 @pytest.fixture(autouse=True)
@@ -34,42 +34,42 @@ def _no_other_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
-def asked_of(server: OpenAIServer) -> Counter[str]:
-    return Counter(asked.prompt for asked in server.requests)
+def count_prompts(server: OpenAIServer) -> Counter[str]:
+    return Counter(request.prompt for request in server.requests)
 
 
 def test_every_question_is_one_request_in_the_words_that_models_here_get(dataset: str, tmp_path: Path) -> None:
     with OpenAIServer(key=None) as server:
-        judged = evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
+        evaluation = evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
     questions = load_questions(dataset, split="train").questions
     expected = Counter(f"{question.question}\n{SHORT_ANSWER_INSTRUCTION}" for question in questions)
-    assert asked_of(server) == expected
+    assert count_prompts(server) == expected
     settings: Any = [
-        (asked.body["temperature"], asked.body["max_tokens"], asked.image[:2]) for asked in server.requests
+        (request.body["temperature"], request.body["max_tokens"], request.image[:2]) for request in server.requests
     ]
     assert set(settings) == {(0.0, 16, b"\xff\xd8")}
-    assert judged.results[0].model == MODEL
-    assert judged.directories == ("openai-double",)
+    assert evaluation.results[0].model == MODEL
+    assert evaluation.directories == ("openai-double",)
     predictions = read_predictions(tmp_path / "out" / "openai-double")
-    assert [one.id for one in predictions] == [question.id for question in questions]
-    assert all(one.prediction for one in predictions)
+    assert [prediction.id for prediction in predictions] == [question.id for question in questions]
+    assert all(prediction.prediction for prediction in predictions)
 
 
 def test_an_answer_that_was_cut_counts_as_it_stands_and_a_refused_one_as_none(dataset: str, tmp_path: Path) -> None:
-    def fault(asked: ModelRequest, _: int) -> Response | None:
-        if asked.prompt.startswith("How many"):
+    def fault(request: ModelRequest, _: int) -> Response | None:
+        if request.prompt.startswith("How many"):
             return content_response(None, refusal="I would rather not")
         return content_response("red and so", finish="length")
 
     with OpenAIServer(key=None, fault=fault) as server:
         evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
-    for one in read_predictions(tmp_path / "out" / "openai-double"):
-        assert one.prediction == ("" if one.question.startswith("How many") else "red and so")
-        assert not one.right
+    for prediction in read_predictions(tmp_path / "out" / "openai-double"):
+        assert prediction.prediction == ("" if prediction.question.startswith("How many") else "red and so")
+        assert not prediction.right
 
 
 def test_overload_and_failures_are_waited_out(dataset: str, tmp_path: Path) -> None:
-    def fault(asked: ModelRequest, number: int) -> Response | None:
+    def fault(request: ModelRequest, number: int) -> Response | None:
         return {
             2: error_response(429, "slow down", retry_after_s=0.01),
             5: error_response(500, "oh"),
@@ -78,7 +78,7 @@ def test_overload_and_failures_are_waited_out(dataset: str, tmp_path: Path) -> N
     failures: list[str] = []
     with OpenAIServer(key=None, fault=fault) as server:
         evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url, on_failure=failures.append)
-    assert all(one.prediction for one in read_predictions(tmp_path / "out" / "openai-double"))
+    assert all(prediction.prediction for prediction in read_predictions(tmp_path / "out" / "openai-double"))
     assert {failure[:3] for failure in failures} == {"429", "500"}
 
 
@@ -95,7 +95,9 @@ def test_what_was_answered_is_not_asked_again(dataset: str, tmp_path: Path) -> N
             <= 5
         )
         steps: list[int] = []
-        evaluate(MODEL, dataset, out, url=server.url, on_progress=lambda at, _: steps.append(at), **arguments)
+        evaluate(
+            MODEL, dataset, out, url=server.url, on_progress=lambda answered, _: steps.append(answered), **arguments
+        )
         assert server.request_count == total
         assert steps[-1] == total
         evaluate(MODEL, dataset, out, url=server.url, **arguments)
@@ -107,12 +109,12 @@ def test_the_plan_counts_requests_and_asks_nothing(
 ) -> None:
     command = ["evaluate", "openai:gpt-4o-mini", "openai:my-own", dataset, "--out", str(tmp_path / "out")]
     assert main([*command, "--split", "train", "--dry-run", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    plan = json.loads(capsys.readouterr().out)
     total = len(load_questions(dataset, split="train").questions)
-    listed, own = told["models"]
-    assert told["questions"] == listed["requests"] == own["requests"] == total
-    assert 0 < listed["cost"] < 0.1
-    assert own["cost"] is None
+    priced, unpriced = plan["models"]
+    assert plan["questions"] == priced["requests"] == unpriced["requests"] == total
+    assert 0 < priced["cost"] < 0.1
+    assert unpriced["cost"] is None
     assert not (tmp_path / "out").exists()
 
 
@@ -122,8 +124,8 @@ def test_a_key_that_is_not_taken_and_one_that_is_missing_are_told_in_one_line(
     with pytest.raises(UsageError, match="OPENAI_API_KEY"):
         evaluate(MODEL, dataset, tmp_path / "out", split="train")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
-    with OpenAIServer() as server, pytest.raises(TeacherError, match="wants a valid key") as caught:
+    with OpenAIServer() as server, pytest.raises(TeacherError, match="wants a valid key") as excinfo:
         evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
-    assert "secret" not in str(caught.value)
-    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert b"secret" not in written
+    assert "secret" not in str(excinfo.value)
+    output = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"secret" not in output

@@ -43,8 +43,8 @@ def test_each_side_says_what_its_model_says_alone(student: tuple[Path, Path], bo
 def test_answers_grow_in_turn(both: SideBySide, picture: bytes) -> None:
     steps = list(both.stream(picture, QUESTION, max_new_tokens=24, seconds=600))
     for before, after in pairwise(steps):
-        assert sum(one != other for one, other in zip(before, after, strict=True)) <= 1
-        assert all(len(other.text) >= len(one.text) for one, other in zip(before, after, strict=True))
+        assert sum(earlier != later for earlier, later in zip(before, after, strict=True)) <= 1
+        assert all(len(later.text) >= len(earlier.text) for earlier, later in zip(before, after, strict=True))
     assert {answer.finish_reason for answer in steps[0]} == {""}
     assert {answer.finish_reason for answer in steps[-1]} == {"done"}
 

@@ -107,22 +107,22 @@ SIZE = ModelSize(
 )
 
 
-def compact(*arguments: str, status: int = 0) -> None:
+def run_compact(*arguments: str, status: int = 0) -> None:
     """Run a command and see that it ends as it must."""
-    got = main(arguments)
-    if got != status:
-        raise SystemExit(f"compact {' '.join(arguments)}: exit status {got} instead of {status}")
+    actual = main(arguments)
+    if actual != status:
+        raise SystemExit(f"compact {' '.join(arguments)}: exit status {actual} instead of {status}")
 
 
 def make_runs() -> None:
     """Make the runs of `generate`: at once, stopped, and in two parts."""
-    compact(*GENERATE, "--out", "run")
-    compact(*GENERATE, "--out", "stopped", "--concurrency", "1", "--max-requests", str(BUDGET), status=3)
+    run_compact(*GENERATE, "--out", "run")
+    run_compact(*GENERATE, "--out", "stopped", "--concurrency", "1", "--max-requests", str(BUDGET), status=3)
     for part in (1, 2):
-        compact(*GENERATE, "--out", f"shards/shard-{part}-of-2", "--shard", f"{part}/2")
+        run_compact(*GENERATE, "--out", f"shards/shard-{part}-of-2", "--shard", f"{part}/2")
 
 
-def accepted(run: Path) -> dict[str, list[dict[str, Any]]]:
+def read_accepted_turns(run: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the accepted turns of each scene, in the order of the scenes."""
     with closing(sqlite3.connect(run / "journal.sqlite")) as journal:
         rows = journal.execute("SELECT ref, body FROM outcomes ORDER BY ref").fetchall()
@@ -130,28 +130,31 @@ def accepted(run: Path) -> dict[str, list[dict[str, Any]]]:
     return {ref: conversation["turns"] for ref, conversation in outcomes.items() if conversation is not None}
 
 
-def conversation(questions: list[tuple[str, str]], *, image: bool) -> list[dict[str, str]]:
+def make_messages(questions: list[tuple[str, str]], *, image: bool) -> list[dict[str, str]]:
     """Return questions with their answers as the messages of LLaVA's format."""
     messages = []
     for number, (question, answer) in enumerate(questions):
-        mark = "<image>\n" if image and not number else ""
+        image_token = "<image>\n" if image and not number else ""
         instruction = "" if number else f"\n{SHORT_ANSWER_INSTRUCTION}"
-        messages += [{"from": "human", "value": f"{mark}{question}{instruction}"}, {"from": "gpt", "value": answer}]
+        messages += [
+            {"from": "human", "value": f"{image_token}{question}{instruction}"},
+            {"from": "gpt", "value": answer},
+        ]
     return messages
 
 
 def make_questions(turns: dict[str, list[dict[str, Any]]]) -> None:
     """Ask about the scenes in LLaVA's format, and make the runs of `annotate` and `augment` of that."""
     items = []
-    for ref, of_scene in turns.items():
-        asked = [(turn["question"], turn["answer"]) for turn in of_scene]
+    for ref, scene_turns in turns.items():
+        questions = [(turn["question"], turn["answer"]) for turn in scene_turns]
         # The verifier cannot place this question: it stays, as one that needs nothing.
-        asked.append(("Would you hang this on a wall?", "yes"))
-        items.append({"id": ref, "image": ref, "conversations": conversation(asked, image=True)})
+        questions.append(("Would you hang this on a wall?", "yes"))
+        items.append({"id": ref, "image": ref, "conversations": make_messages(questions, image=True)})
     write_json("questions.json", items)
     common = ["questions.json", "--image-root", SCENES, "--seed", "7"]
-    compact("annotate", *common, "--verifier", "scenes", "--out", "annotated")
-    compact("augment", *common, "--teacher", "scenes", "--out", "augmented")
+    run_compact("annotate", *common, "--verifier", "scenes", "--out", "annotated")
+    run_compact("augment", *common, "--teacher", "scenes", "--out", "augmented")
 
 
 def make_dataset() -> None:
@@ -162,27 +165,27 @@ def make_dataset() -> None:
         {
             "id": "image",
             "image": "square.png",
-            "conversations": conversation([("What color is this?", "red")], image=True),
+            "conversations": make_messages([("What color is this?", "red")], image=True),
         },
-        {"id": "text", "conversations": conversation([("What is two plus one?", "3")], image=False)},
+        {"id": "text", "conversations": make_messages([("What is two plus one?", "3")], image=False)},
     ]
     write_json("instruction.json", items)
     instruction = ["--instruction", "instruction.json", "--image-root", "images", "--instruction-fraction", "1"]
-    more = ["--keep-similar", "--group-similar", "6", *instruction]
-    compact("assemble", "run", "--version", "1.0.0", "--out", "dataset", *more)
+    options = ["--keep-similar", "--group-similar", "6", *instruction]
+    run_compact("assemble", "run", "--version", "1.0.0", "--out", "dataset", *options)
     # What was seen of a file is kept by its absolute path and its time, neither of which a copy has.
-    with closing(sqlite3.connect("run/looks.sqlite")) as looks:
-        looks.execute("DELETE FROM looks WHERE picture LIKE '/%'")
-        looks.commit()
-        looks.execute("VACUUM")
+    with closing(sqlite3.connect("run/looks.sqlite")) as database:
+        database.execute("DELETE FROM looks WHERE picture LIKE '/%'")
+        database.commit()
+        database.execute("VACUUM")
 
 
 def make_models(texts: list[str]) -> None:
     """Build the base, train it as a LoRA and in full, and leave of each run also what a kill would have left."""
     build_tiny(Path("base"), texts, seed=0, size=SIZE)
-    for name, more in (("lora", LORA), ("full", {})):
-        write_yaml(f"{name}.yaml", {**TRAINING, **more})
-        compact("tune", f"{name}.yaml", "--output_dir", name)
+    for name, overrides in (("lora", LORA), ("full", {})):
+        write_yaml(f"{name}.yaml", {**TRAINING, **overrides})
+        run_compact("tune", f"{name}.yaml", "--output_dir", name)
         stopped = Path(f"{name}_stopped")
         stopped.mkdir()
         shutil.copy(Path(name) / ".compact-tune", stopped)
@@ -192,9 +195,9 @@ def make_models(texts: list[str]) -> None:
 
 def make_results() -> None:
     """Evaluate the models, and make the ablation."""
-    compact("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
+    run_compact("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
     write_yaml("experiment.yaml", EXPERIMENT)
-    compact("ablate", "experiment.yaml", "--out", "ablation")
+    run_compact("ablate", "experiment.yaml", "--out", "ablation")
     # A finished ablation reads neither again.
     shutil.rmtree("ablation/releases")
     shutil.rmtree("ablation/logs")
@@ -212,15 +215,17 @@ def write_yaml(name: str, value: Any) -> None:
     Path(name).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
 
-def make(out: Path) -> None:
+def make_fixtures(out: Path) -> None:
     """Make everything in the directory `out`, which must not exist yet."""
     out.mkdir(parents=True)
     os.chdir(out)
     make_runs()
-    turns = accepted(Path("run"))
+    turns = read_accepted_turns(Path("run"))
     make_questions(turns)
     make_dataset()
-    make_models([turn[part] for of_scene in turns.values() for turn in of_scene for part in ("question", "answer")])
+    make_models(
+        [turn[part] for scene_turns in turns.values() for turn in scene_turns for part in ("question", "answer")]
+    )
     make_results()
     for path in list(Path().rglob("*")):
         if path.suffix in (".lock", ".html", ".png") and path.parent.name not in ("images", "assets"):
@@ -228,4 +233,4 @@ def make(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]).resolve())
+    make_fixtures(Path(sys.argv[1]).resolve())

@@ -132,29 +132,31 @@ That assemble, adapter merge, evaluate and ablate end with 0 is seen in test_mad
 """
 
 
-class _Parsed(Exception):
+class _ParserReached(Exception):
     """The parser has been reached."""
 
 
-def parser_of_the_command() -> argparse.ArgumentParser:
+def capture_parser() -> argparse.ArgumentParser:
     """Return the parser that `compact` hands its arguments to, wherever in the package it is made."""
-    reached: list[argparse.ArgumentParser] = []
+    parsers: list[argparse.ArgumentParser] = []
 
-    def keep(parser: argparse.ArgumentParser, *arguments: Any, **more: Any) -> None:
-        reached.append(parser)
-        raise _Parsed
+    def capture(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parsers.append(parser)
+        raise _ParserReached
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", keep)
-        with pytest.raises(_Parsed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", capture)
+        with pytest.raises(_ParserReached):
             main([])
-    return reached[0]
+    return parsers[0]
 
 
-def described(parser: argparse.ArgumentParser) -> Iterator[str]:
+def describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield a parser's lines, arguments in their order and options by name, then those of its commands."""
-    rivals = {
-        id(one): group._group_actions for group in parser._mutually_exclusive_groups for one in group._group_actions
+    exclusives = {
+        id(member): group._group_actions
+        for group in parser._mutually_exclusive_groups
+        for member in group._group_actions
     }
     commands: dict[str, argparse.ArgumentParser] = {}
     arguments, options = [], []
@@ -163,20 +165,21 @@ def described(parser: argparse.ArgumentParser) -> Iterator[str]:
             commands |= action.choices
             arguments.append(f"  COMMAND: {', '.join(sorted(commands))}{'' if action.required else '; optional'}")
         else:
-            line = f"  {_line(action, [one for one in rivals.get(id(action), ()) if one is not action])}"
+            others = [member for member in exclusives.get(id(action), ()) if member is not action]
+            line = f"  {_describe_action(action, others)}"
             (options if action.option_strings else arguments).append(line)
     yield from (parser.prog, *arguments, *sorted(options), "")
     for name in sorted(commands):
-        yield from described(commands[name])
+        yield from describe_parser(commands[name])
 
 
-def _line(action: argparse.Action, rivals: Sequence[argparse.Action]) -> str:
+def _describe_action(action: argparse.Action, exclusives: Sequence[argparse.Action]) -> str:
     name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     kind = action.type.__name__ if action.type in (int, float) else "text"
     default = None if action.default is argparse.SUPPRESS else action.default
     if isinstance(default, Path | tuple):
         default = str(default) if isinstance(default, Path) else list(default)
-    facts = {
+    properties = {
         "metavar": action.metavar if action.option_strings else None,
         # How an option's text is checked shows in the exit statuses.
         "takes": "nothing" if action.nargs == 0 else kind,
@@ -186,46 +189,46 @@ def _line(action: argparse.Action, rivals: Sequence[argparse.Action]) -> str:
         "sets": action.const if type(action).__name__ == "_StoreConstAction" else None,
         "repeats": True if type(action).__name__ == "_AppendAction" else None,
         "required": True if action.option_strings and action.required else None,
-        "excludes": sorted(one.option_strings[0] for one in rivals) or None,
+        "excludes": sorted(member.option_strings[0] for member in exclusives) or None,
     }
-    told = "; ".join(f"{fact} {value!r}" for fact, value in facts.items() if value is not None)
-    return f"{name}: {told}"
+    text = "; ".join(f"{key} {value!r}" for key, value in properties.items() if value is not None)
+    return f"{name}: {text}"
 
 
 def test_the_options_of_every_command_are_golden(golden: Golden) -> None:
-    golden("command_options.txt", "\n".join(described(parser_of_the_command())))
+    golden("command_options.txt", "\n".join(describe_parser(capture_parser())))
 
 
 def test_the_options_of_tune_behind_the_recipe_are_golden(golden: Golden) -> None:
     """What follows RECIPE is TRL's; what is ours among it is taken out by a parser of its own."""
-    reached: list[argparse.ArgumentParser] = []
+    parsers: list[argparse.ArgumentParser] = []
 
-    def keep(parser: argparse.ArgumentParser, *arguments: Any, **more: Any) -> tuple[argparse.Namespace, list[str]]:
-        reached.append(parser)
-        return parse(parser, *arguments, **more)
+    def capture(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        parsers.append(parser)
+        return real_parse(parser, *args, **kwargs)
 
-    parse = argparse.ArgumentParser.parse_known_args
+    real_parse = argparse.ArgumentParser.parse_known_args
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_known_args", keep)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", capture)
         assert main(["tune", "no-such-recipe"]) == 1
-    golden("command_options_tune.txt", "\n".join(described(reached[-1])))
+    golden("command_options_tune.txt", "\n".join(describe_parser(parsers[-1])))
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_exit_statuses_are_golden(
     tmp_path: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = tmp_path / "copy"
-    shutil.copytree(FIXTURES, place)
-    monkeypatch.chdir(place)
-    lines = [f"{status_of(call.split())}  compact {call}" for call in CALLS.strip().splitlines()]
+    directory = tmp_path / "copy"
+    shutil.copytree(FIXTURES, directory)
+    monkeypatch.chdir(directory)
+    lines = [f"{exit_status(call.split())}  compact {call}" for call in CALLS.strip().splitlines()]
     capsys.readouterr()
     golden("exit_statuses.txt", "\n".join([*lines, ""]))
 
 
-def status_of(arguments: list[str]) -> int | str | None:
+def exit_status(arguments: list[str]) -> int | str | None:
     """Return the status with which `compact` ends."""
     try:
         return main(arguments)
-    except SystemExit as ended:
-        return ended.code
+    except SystemExit as error:
+        return error.code

@@ -19,7 +19,7 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.training.sft import main as train
-from tests.golden.parquet import content, contents, sha256_of
+from tests.golden.parquet import hash_rows, read_all_rows, read_rows
 
 Golden = Callable[[str, str], None]
 Capsys = pytest.CaptureFixture[str]
@@ -41,7 +41,7 @@ def in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "copy")
 
 
-def journal(run: str) -> dict[str, list[tuple[Any, ...]]]:
+def read_journal(run: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return what a run's journal holds: replies with the time of each, and outcomes."""
     with closing(sqlite3.connect(Path(run) / "journal.sqlite")) as database:
         return {
@@ -49,107 +49,107 @@ def journal(run: str) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def without_times(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def drop_times(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Return rows of a journal without the time at which each was written."""
     return [tuple(value for value in row if not isinstance(value, float)) for row in rows]
 
 
-def files(folder: str, *, but: Sequence[str] = ()) -> dict[str, str]:
+def hash_files(directory: str, *, exclude: Sequence[str] = ()) -> dict[str, str]:
     """Return the hash of each file in a directory, but of locks, plots, pages and those of these names."""
     return {
         path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file() and path.suffix not in (".lock", ".html", ".png") and path.name not in but
+        for path in Path(directory).rglob("*")
+        if path.is_file() and path.suffix not in (".lock", ".html", ".png") and path.name not in exclude
     }
 
 
-def printed(capsys: Capsys, *arguments: str) -> str:
+def run_command(capsys: Capsys, *arguments: str) -> str:
     """Run a command that must succeed, and return what it prints."""
     capsys.readouterr()
     assert main(arguments) == 0
     return capsys.readouterr().out
 
 
-def assembled(*runs: str, out: str, more: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+def run_assemble(*runs: str, out: str, options: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """Assemble runs as the dataset of the fixtures was, and return the rows."""
-    assert main(["assemble", *runs, "--version", "1.0.0", "--out", out, "--keep-similar", *more]) == 0
-    return contents(Path(out))
+    assert main(["assemble", *runs, "--version", "1.0.0", "--out", out, "--keep-similar", *options]) == 0
+    return read_all_rows(Path(out))
 
 
 @pytest.mark.parametrize("run", ["run", "stopped", "shards"])
 def test_the_status_of_an_old_run_is_golden(run: str, golden: Golden, capsys: Capsys) -> None:
-    golden(f"status_{run}.json", printed(capsys, "status", run, "--json"))
+    golden(f"status_{run}.json", run_command(capsys, "status", run, "--json"))
 
 
 def test_a_finished_run_is_left_as_it_is() -> None:
-    before = journal("run")
+    before = read_journal("run")
     assert main([*GENERATE, "--out", "run"]) == 0
-    assert journal("run") == before
+    assert read_journal("run") == before
 
 
 def test_an_old_run_gives_its_dataset_again_and_its_images_look_the_same() -> None:
-    def looks() -> set[tuple[str, str]]:
+    def read_looks() -> set[tuple[str, str]]:
         """Return what is kept of images by their content; by its place, a file's look is this directory's own."""
         with closing(sqlite3.connect("run/looks.sqlite")) as database:
             rows = database.execute("SELECT picture, body FROM looks").fetchall()
         return {(image, body) for image, body in rows if not image.startswith("/")}
 
-    before = looks()
+    before = read_looks()
     assert before
     Path("run/looks.sqlite").unlink()
-    assert assembled("run", out="again", more=(*INSTRUCTION, *SIMILAR)) == contents(Path("dataset"))
-    assert looks() == before
+    assert run_assemble("run", out="again", options=(*INSTRUCTION, *SIMILAR)) == read_all_rows(Path("dataset"))
+    assert read_looks() == before
 
 
 def test_a_stopped_run_is_resumed_without_asking_anything_again() -> None:
-    whole, before = journal("run"), journal("stopped")
+    whole, before = read_journal("run"), read_journal("stopped")
     assert 0 < len(before["replies"]) < len(whole["replies"])
     # One request more than are missing, such as one that is sent again, and the budget would stop it.
     budget = str(len(whole["replies"]))
     assert main([*GENERATE, "--out", "stopped", "--max-requests", budget]) == 0
-    after = journal("stopped")
+    after = read_journal("stopped")
     assert set(before["replies"]) < set(after["replies"])
-    assert without_times(after["replies"]) == without_times(whole["replies"])
-    assert without_times(after["outcomes"]) == without_times(whole["outcomes"])
-    assert assembled("stopped", out="again", more=INSTRUCTION) == contents(Path("dataset"))
+    assert drop_times(after["replies"]) == drop_times(whole["replies"])
+    assert drop_times(after["outcomes"]) == drop_times(whole["outcomes"])
+    assert run_assemble("stopped", out="again", options=INSTRUCTION) == read_all_rows(Path("dataset"))
 
 
 def test_old_shards_are_finished_and_give_the_dataset_of_the_whole_run() -> None:
     parts = [f"shards/shard-{part}-of-2" for part in (1, 2)]
-    before = [journal(part) for part in parts]
+    before = [read_journal(part) for part in parts]
     for number, part in enumerate(parts, 1):
         assert main([*GENERATE, "--out", part, "--shard", f"{number}/2"]) == 0
-    assert [journal(part) for part in parts] == before
-    assert assembled(*parts, out="again", more=INSTRUCTION) == contents(Path("dataset"))
+    assert [read_journal(part) for part in parts] == before
+    assert run_assemble(*parts, out="again", options=INSTRUCTION) == read_all_rows(Path("dataset"))
 
 
 def test_an_old_annotation_is_told_again_and_its_table_written_anew(golden: Golden, capsys: Capsys) -> None:
     (table,) = Path("annotated").glob("*.parquet")
-    before, rows = journal("annotated"), content(table)
+    before, rows = read_journal("annotated"), read_rows(table)
     table.unlink()
     golden(
         "annotated.json",
-        printed(capsys, "annotate", *QUESTIONS, "--verifier", "scenes", "--out", "annotated", "--json"),
+        run_command(capsys, "annotate", *QUESTIONS, "--verifier", "scenes", "--out", "annotated", "--json"),
     )
-    assert journal("annotated") == before
-    assert content(table) == rows
+    assert read_journal("annotated") == before
+    assert read_rows(table) == rows
 
 
 def test_an_old_augmentation_is_left_as_it_is_and_assembled(golden: Golden) -> None:
-    before = journal("augmented")
+    before = read_journal("augmented")
     assert main(["augment", *QUESTIONS, "--teacher", "scenes", "--out", "augmented"]) == 0
-    assert journal("augmented") == before
-    rows = assembled("augmented", out="release")
+    assert read_journal("augmented") == before
+    rows = run_assemble("augmented", out="release")
     golden("augmented_rows.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def test_an_old_dataset_is_valid_shown_and_does_not_differ_from_itself(golden: Golden, capsys: Capsys) -> None:
     assert main(["validate", "dataset"]) == 0
-    page, image = printed(capsys, "show", "dataset", "--out", "sheet").splitlines()
+    page, image = run_command(capsys, "show", "dataset", "--out", "sheet").splitlines()
     assert "<img" in Path(page).read_text(encoding="utf-8")
     assert Path(image).read_bytes().startswith(b"\x89PNG")
-    assembled("run", out="next", more=SIMILAR)
-    golden("diff.json", printed(capsys, "diff", "dataset", "next", "--json"))
+    run_assemble("run", out="next", options=SIMILAR)
+    golden("diff.json", run_command(capsys, "diff", "dataset", "next", "--json"))
 
 
 def test_an_old_dataset_is_loaded_by_datasets(golden: Golden) -> None:
@@ -159,7 +159,7 @@ def test_an_old_dataset_is_loaded_by_datasets(golden: Golden) -> None:
     for name in get_dataset_config_names("dataset"):
         for split, rows in load_dataset("dataset", name).items():
             loaded = [{**row, "images": [[image.size, image.mode] for image in row["images"]]} for row in rows]
-            lines.append(f"{name} {split}  {len(rows)} rows  version {rows.info.version}  sha256 {sha256_of(loaded)}")
+            lines.append(f"{name} {split}  {len(rows)} rows  version {rows.info.version}  sha256 {hash_rows(loaded)}")
     golden("loaded_dataset.txt", "\n".join([*lines, ""]))
 
 
@@ -173,9 +173,9 @@ def test_an_old_training_run_is_resumed_to_the_same_end(
     out = Path(f"{name}_stopped")
     # A loss that no training gives: it is in the record only when the checkpoint was read.
     state = out / "checkpoint-30" / "trainer_state.json"
-    held = json.loads(state.read_text())
-    held["log_history"][0]["loss"] = 99.0
-    state.write_text(json.dumps(held))
+    state_data = json.loads(state.read_text())
+    state_data["log_history"][0]["loss"] = 99.0
+    state.write_text(json.dumps(state_data))
     whole = json.loads((Path(name) / "training.json").read_text())
     # `compact tune` says this of its own accord to the script when it trains the projector beside a LoRA.
     rate = whole["projector_learning_rate"]
@@ -185,23 +185,23 @@ def test_an_old_training_run_is_resumed_to_the_same_end(
     assert record["loss"][0] == [5, 99.0]
     assert [step for step, _ in record["loss"]] == [step for step, _ in whole["loss"]] == list(range(5, 41, 5))
     assert [loss for _, loss in record["loss"][1:]] == pytest.approx([loss for _, loss in whole["loss"][1:]], abs=1e-3)
-    resumed, kept = load_file(out / weights), load_file(Path(name) / weights)
-    assert resumed.keys() == kept.keys()
-    for key, weight in kept.items():
+    resumed, expected = load_file(out / weights), load_file(Path(name) / weights)
+    assert resumed.keys() == expected.keys()
+    for key, weight in expected.items():
         torch.testing.assert_close(resumed[key], weight, atol=1e-3, rtol=1e-3)
     # From here on it is finished for `compact tune` as well.
-    _nothing_is_started(monkeypatch)
+    _forbid_processes(monkeypatch)
     assert main(["tune", f"{name}.yaml", "--output_dir", str(out)]) == 0
 
 
 def test_a_finished_training_run_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
-    _nothing_is_started(monkeypatch)
-    before = files("lora")
-    assert printed(capsys, "tune", "lora.yaml", "--output_dir", "lora") == "lora\n"
-    assert files("lora") == before
+    _forbid_processes(monkeypatch)
+    before = hash_files("lora")
+    assert run_command(capsys, "tune", "lora.yaml", "--output_dir", "lora") == "lora\n"
+    assert hash_files("lora") == before
 
 
-def _nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forbid_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
 
 
@@ -224,11 +224,11 @@ def test_an_old_adapter_is_loaded_and_merged() -> None:
             return model.eval()(**inputs).logits
 
     base = logits(AutoModelForImageTextToText.from_pretrained("base"))
-    apart = logits(PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained("base"), "lora"))
-    assert (apart - base).abs().max() > 0.1
+    adapted = logits(PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained("base"), "lora"))
+    assert (adapted - base).abs().max() > 0.1
     assert main(["adapter", "merge", "lora", "--out", "merged"]) == 0
     torch.testing.assert_close(
-        logits(AutoModelForImageTextToText.from_pretrained("merged")), apart, atol=1e-4, rtol=1e-4
+        logits(AutoModelForImageTextToText.from_pretrained("merged")), adapted, atol=1e-4, rtol=1e-4
     )
 
 
@@ -241,16 +241,16 @@ def test_a_finished_evaluation_prints_the_same_and_asks_no_model(
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", refuse)
-    before = files("evaluation")
+    before = hash_files("evaluation")
     call = ("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
-    golden("evaluation.txt", printed(capsys, *call))
-    assert files("evaluation") == before
+    golden("evaluation.txt", run_command(capsys, *call))
+    assert hash_files("evaluation") == before
 
 
 def test_a_finished_ablation_prints_the_same_and_trains_nothing(
     golden: Golden, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = files("ablation")
-    _nothing_is_started(monkeypatch)
-    golden("ablation.txt", printed(capsys, "ablate", "experiment.yaml", "--out", "ablation"))
-    assert files("ablation") == before
+    before = hash_files("ablation")
+    _forbid_processes(monkeypatch)
+    golden("ablation.txt", run_command(capsys, "ablate", "experiment.yaml", "--out", "ablation"))
+    assert hash_files("ablation") == before

@@ -21,7 +21,7 @@ from compact_hf.hub.push import push
 pushed = push(sys.argv[1], "org/things", repo_type="dataset", message="Release v1", tag="v1")
 told = [pushed.commit, pushed.tag, pushed.url]
 """
-_TELL: Final = "\nimport json; print('told:' + json.dumps(told))"
+_PRINT_RESULT: Final = "\nimport json; print('told:' + json.dumps(told))"
 
 
 def start(
@@ -47,10 +47,10 @@ def start(
 
 
 def run(
-    server: HubServer, source: str, *arguments: object, home: Path, **more: Any
+    server: HubServer, source: str, *arguments: object, home: Path, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    with start(server, source, *arguments, home=home, **more) as process:
+    with start(server, source, *arguments, home=home, **options) as process:
         try:
             out, err = process.communicate(timeout=500)
         finally:
@@ -58,26 +58,28 @@ def run(
     return subprocess.CompletedProcess(source, process.returncode, out, err)
 
 
-def told(server: HubServer, source: str, *arguments: object, home: Path, **more: Any) -> Any:
+def run_source(server: HubServer, source: str, *arguments: object, home: Path, **options: Any) -> Any:
     """Run it to its end and return what it has put into `told`."""
-    done = run(server, source + _TELL, *arguments, home=home, **more)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.rpartition("told:")[2])
+    process = run(server, source + _PRINT_RESULT, *arguments, home=home, **options)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.rpartition("told:")[2])
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
 
 
-def at(repository: Repository, revision: str) -> dict[str, bytes]:
+def revision_files(repository: Repository, revision: str) -> dict[str, bytes]:
     """What a revision holds, without what the Hub puts there itself."""
-    files = repository.at(revision).files
+    files = repository.get_commit(revision).files
     return {path: file.data for path, file in files.items() if path != ".gitattributes"}
 
 
-def things(server: HubServer) -> Repository:
+def get_repository(server: HubServer) -> Repository:
     return server.store.repository("dataset", "org/things")
 
 
 def statuses(repository: Repository) -> list[str]:
-    return [pull.status for pull in repository.pulls]
+    return [pull.status for pull in repository.pull_requests]

@@ -19,10 +19,10 @@ def server() -> Iterator[HubServer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three files for LFS and two others, in folders."""
-    folder = tmp_path / "folder"
-    (folder / "data" / "deep").mkdir(parents=True)
-    (folder / "README.md").write_text("---\nlicense: mit\n---\nThings.\n")
-    (folder / "data" / "words.txt").write_text("some words")
+    directory = tmp_path / "folder"
+    (directory / "data" / "deep").mkdir(parents=True)
+    (directory / "README.md").write_text("---\nlicense: mit\n---\nThings.\n")
+    (directory / "data" / "words.txt").write_text("some words")
     for number in range(3):
-        (folder / "data" / "deep" / f"{number}.bin").write_bytes(bytes([0, number]) * 5000)
-    return folder
+        (directory / "data" / "deep" / f"{number}.bin").write_bytes(bytes([0, number]) * 5000)
+    return directory

@@ -12,7 +12,7 @@ import pytest
 from compact_hf.hub.files import iter_differences
 
 
-def file(data: bytes, *, lfs: bool = False) -> Any:
+def make_hub_file(data: bytes, *, lfs: bool = False) -> Any:
     """Return what the Hub lists of a file."""
     blob_id = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     sha256 = SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
@@ -23,17 +23,17 @@ def file(data: bytes, *, lfs: bool = False) -> Any:
     ("changed", "first"),
     [
         ({}, None),
-        ({".gitattributes": file(b"*.bin filter=lfs")}, None),
-        ({"old.md": file(b"old")}, "old.md is no part of the folder"),
+        ({".gitattributes": make_hub_file(b"*.bin filter=lfs")}, None),
+        ({"old.md": make_hub_file(b"old")}, "old.md is no part of the folder"),
         ({"data.bin": None}, "data.bin is missing"),
-        ({"README.md": file(b"longer than it")}, "README.md has 14 bytes, should have 2"),
-        ({"README.md": file(b"ih")}, "README.md has another content"),
-        ({"data.bin": file(b"4321", lfs=True)}, "data.bin has another content"),
+        ({"README.md": make_hub_file(b"longer than it")}, "README.md has 14 bytes, should have 2"),
+        ({"README.md": make_hub_file(b"ih")}, "README.md has another content"),
+        ({"data.bin": make_hub_file(b"4321", lfs=True)}, "data.bin has another content"),
     ],
 )
 def test_the_first_difference_is_named(changed: dict[str, Any], first: str | None, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"hi")
     (tmp_path / "data.bin").write_bytes(b"1234")
-    files = {"README.md": file(b"hi"), "data.bin": file(b"1234", lfs=True)} | changed
-    there = {name: listed for name, listed in files.items() if listed is not None}
-    assert next(iter_differences(there, tmp_path), None) == first
+    files = {"README.md": make_hub_file(b"hi"), "data.bin": make_hub_file(b"1234", lfs=True)} | changed
+    remote_files = {name: listed for name, listed in files.items() if listed is not None}
+    assert next(iter_differences(remote_files, tmp_path), None) == first

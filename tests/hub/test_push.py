@@ -9,11 +9,17 @@ from typing import Final
 
 from starlette.responses import PlainTextResponse, Response
 
-from tests.doubles.hub.http import Cut, Lost, Stalled, too_many, unavailable
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.http import (
+    DroppedConnection,
+    LostResponse,
+    StalledResponse,
+    service_unavailable,
+    too_many_requests,
+)
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import MAIN
 
-from .clients import PUSH, at, contents, run, start, statuses, things, told
+from .clients import PUSH, contents, get_repository, revision_files, run, run_source, start, statuses
 
 SHORT_WAITS: Final = "from compact_hf.hub import push as module; module._RETRY_DELAYS_S = (0.1,) * 6\n"
 
@@ -38,39 +44,39 @@ told += [again.commit, *(state.tags for state in states)]
 """
     first = contents(folder)
     urls = [f"{server.url}/{prefix}org/things/tree/v1" for prefix in ("datasets/", "", "spaces/")]
-    repository_told = told(server, source, folder, home=tmp_path / "home")
-    assert repository_told[:3] == urls
+    results = run_source(server, source, folder, home=tmp_path / "home")
+    assert results[:3] == urls
     for kind in ("dataset", "model", "space"):
-        assert at(server.store.repository(kind, "org/things"), "v1") == first
-    repository = things(server)
-    assert at(repository, "main") == at(repository, "v2") == contents(folder) != first
-    assert repository_told[3:] == [repository.refs[MAIN], ["v1", "v2"], []]
+        assert revision_files(server.store.repository(kind, "org/things"), "v1") == first
+    repository = get_repository(server)
+    assert revision_files(repository, "main") == revision_files(repository, "v2") == contents(folder) != first
+    assert results[3:] == [repository.refs[MAIN], ["v1", "v2"], []]
     assert statuses(repository) == ["merged", "merged"]  # the third call found nothing left to do
 
 
 def test_main_changes_at_the_merge_and_nowhere_else(server: HubServer, folder: Path, tmp_path: Path) -> None:
-    seen: list[tuple[str, str]] = []  # main as each request found it
+    main_history: list[tuple[str, str]] = []  # main as each request found it
 
-    def note(asked: Asked, number: int) -> None:
+    def note(request: HubRequest, number: int) -> None:
         if server.store.has("dataset", "org/things"):
-            seen.append((asked.path, things(server).refs[MAIN]))
+            main_history.append((request.path, get_repository(server).refs[MAIN]))
 
     server.fault = note
-    told(server, PUSH, folder, home=tmp_path / "home")
-    before = [path for path, sha in seen if sha == seen[0][1]]
-    after = [path for path, sha in seen if sha != seen[0][1]]
+    run_source(server, PUSH, folder, home=tmp_path / "home")
+    before = [path for path, sha in main_history if sha == main_history[0][1]]
+    after = [path for path, sha in main_history if sha != main_history[0][1]]
     assert before[-1].endswith("/discussions/1/merge")
-    assert [path for path, _ in seen] == before + after
+    assert [path for path, _ in main_history] == before + after
     assert len([path for path in before if path.startswith("/lfs/")]) == 3
 
 
 def test_a_killed_upload_goes_on_in_its_own_pull_request(server: HubServer, folder: Path, tmp_path: Path) -> None:
     stalled = threading.Event()
 
-    def stall(asked: Asked, number: int) -> Response | None:
-        if asked.path.startswith("/api/datasets/org/things/commit/"):
+    def stall(request: HubRequest, number: int) -> Response | None:
+        if request.path.startswith("/api/datasets/org/things/commit/"):
             stalled.set()
-            return Stalled()
+            return StalledResponse()
         return None
 
     server.fault = stall
@@ -78,43 +84,47 @@ def test_a_killed_upload_goes_on_in_its_own_pull_request(server: HubServer, fold
     assert stalled.wait(60)
     process.kill()
     process.communicate()
-    repository = things(server)
-    assert (at(repository, "main"), statuses(repository)) == ({}, ["draft"])
+    repository = get_repository(server)
+    assert (revision_files(repository, "main"), statuses(repository)) == ({}, ["draft"])
 
-    server.fault = lambda asked, number: None
-    told(server, PUSH, folder, home=tmp_path / "home")
-    assert at(repository, "main") == at(repository, "v1") == contents(folder)
+    server.fault = lambda request, number: None
+    run_source(server, PUSH, folder, home=tmp_path / "home")
+    assert revision_files(repository, "main") == revision_files(repository, "v1") == contents(folder)
     assert statuses(repository) == ["merged"]
     # What had arrived before the kill was not sent again.
-    assert len([one for one in server.asked if one.method == "PUT"]) == 3
+    assert len([entry for entry in server.requests if entry.method == "PUT"]) == 3
 
 
 def test_a_large_upload_in_several_commits_is_not_seen_before_its_end(tmp_path: Path) -> None:
     """The client's pipelined path: Xet on, no file for it, more files than it puts into one commit."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
+    directory = tmp_path / "folder"
+    directory.mkdir()
     for number in range(300):
-        (folder / f"{number}.txt").write_text(str(number))
+        (directory / f"{number}.txt").write_text(str(number))
     second = threading.Event()
 
-    def stall(asked: Asked, number: int) -> Response | None:
-        if "/commit/refs/pr/1" in asked.path and at(things(server), "refs/pr/1") and not second.is_set():
+    def stall(request: HubRequest, number: int) -> Response | None:
+        if (
+            "/commit/refs/pr/1" in request.path
+            and revision_files(get_repository(server), "refs/pr/1")
+            and not second.is_set()
+        ):
             second.set()
-            return Stalled()
+            return StalledResponse()
         return None
 
     with HubServer(all_regular=True, fault=stall) as server:
-        process = start(server, PUSH, folder, home=tmp_path / "home", HF_HUB_DISABLE_XET="0")
+        process = start(server, PUSH, directory, home=tmp_path / "home", HF_HUB_DISABLE_XET="0")
         assert second.wait(60)
         process.kill()
         process.communicate()
-        repository = things(server)
-        assert at(repository, "main") == {}
-        assert 0 < len(at(repository, "refs/pr/1")) < 300
-        told(server, PUSH, folder, home=tmp_path / "home", HF_HUB_DISABLE_XET="0")
-        assert at(repository, "v1") == at(repository, "main") == contents(folder)
+        repository = get_repository(server)
+        assert revision_files(repository, "main") == {}
+        assert 0 < len(revision_files(repository, "refs/pr/1")) < 300
+        run_source(server, PUSH, directory, home=tmp_path / "home", HF_HUB_DISABLE_XET="0")
+        assert revision_files(repository, "v1") == revision_files(repository, "main") == contents(directory)
         assert statuses(repository) == ["merged"]
-        assert not [one for one in server.asked if one.path.startswith("/lfs/")]
+        assert not [entry for entry in server.requests if entry.path.startswith("/lfs/")]
 
 
 def test_broken_connections_and_lost_answers_leave_one_pull_request_and_the_whole_folder(
@@ -122,27 +132,27 @@ def test_broken_connections_and_lost_answers_leave_one_pull_request_and_the_whol
 ) -> None:
     broken: set[str] = set()
     steps = {
-        "/api/repos/create": Lost(),
-        "/discussions": Lost(),
-        "/lfs/": Cut(),
-        "/commit/": Lost(),
-        "/merge": Lost(),
-        "/tag/": Lost(),
+        "/api/repos/create": LostResponse(),
+        "/discussions": LostResponse(),
+        "/lfs/": DroppedConnection(),
+        "/commit/": LostResponse(),
+        "/merge": LostResponse(),
+        "/tag/": LostResponse(),
     }
 
-    def once(asked: Asked, number: int) -> Response | None:
+    def fail_once(request: HubRequest, number: int) -> Response | None:
         for step, fault in steps.items():
-            there = step in asked.path if step.endswith("/") else asked.path.endswith(step)
-            if there and asked.method in ("POST", "PUT") and step not in broken:
+            is_match = step in request.path if step.endswith("/") else request.path.endswith(step)
+            if is_match and request.method in ("POST", "PUT") and step not in broken:
                 broken.add(step)
                 return fault
         return None
 
-    server.fault = once
-    told(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
+    server.fault = fail_once
+    run_source(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
     assert broken == set(steps)
-    repository = things(server)
-    assert at(repository, "v1") == at(repository, "main") == contents(folder)
+    repository = get_repository(server)
+    assert revision_files(repository, "v1") == revision_files(repository, "main") == contents(folder)
     assert statuses(repository) == ["merged"]
 
 
@@ -151,33 +161,37 @@ def test_an_upload_that_is_cut_in_its_middle_is_sent_again_and_the_others_are_no
 ) -> None:
     large = folder / "data" / "large.bin"
     large.write_bytes(b"\0" * 20_000_000)
-    cuts = [Cut(after_bytes=5_000_000), Cut(after_bytes=5_000_000)]
+    cuts = [DroppedConnection(after_bytes=5_000_000), DroppedConnection(after_bytes=5_000_000)]
 
-    def cut(asked: Asked, number: int) -> Response | None:
-        of_large = asked.method == "PUT" and asked.headers["content-length"] == str(large.stat().st_size)
-        return cuts.pop() if of_large and cuts else None
+    def cut(request: HubRequest, number: int) -> Response | None:
+        is_large = request.method == "PUT" and request.headers["content-length"] == str(large.stat().st_size)
+        return cuts.pop() if is_large and cuts else None
 
     server.fault = cut
-    told(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
+    run_source(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
     assert cuts == []
-    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
-    assert statuses(things(server)) == ["merged"]
-    sizes = [one.headers["content-length"] for one in server.asked if one.method == "PUT"]
+    assert (
+        revision_files(get_repository(server), "v1")
+        == revision_files(get_repository(server), "main")
+        == contents(folder)
+    )
+    assert statuses(get_repository(server)) == ["merged"]
+    sizes = [request.headers["content-length"] for request in server.requests if request.method == "PUT"]
     assert (sizes.count("20000000"), len(sizes)) == (3, 6)
 
 
 def test_bursts_of_429_and_5xx_are_waited_out(server: HubServer, folder: Path, tmp_path: Path) -> None:
-    def burst(asked: Asked, number: int) -> Response | None:
+    def burst(request: HubRequest, number: int) -> Response | None:
         if number < 2:
-            return too_many(retry_after_s=1)
+            return too_many_requests(retry_after_s=1)
         if 8 <= number < 10:
-            return unavailable()
+            return service_unavailable()
         return PlainTextResponse("<html>Bad Gateway", 502) if number == 14 else None
 
     server.fault = burst
     source = SHORT_WAITS + PUSH.replace('tag="v1"', 'tag="v1", on_progress=lambda line: print(line, file=sys.stderr)')
-    done = run(server, source, folder, home=tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"the Hub is busy or failing \(429: .*\); trying again in 1 s\n", done.stderr)
-    assert at(things(server), "v1") == contents(folder)
-    assert statuses(things(server)) == ["merged"]
+    process = run(server, source, folder, home=tmp_path / "home")
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"the Hub is busy or failing \(429: .*\); trying again in 1 s\n", process.stderr)
+    assert revision_files(get_repository(server), "v1") == contents(folder)
+    assert statuses(get_repository(server)) == ["merged"]

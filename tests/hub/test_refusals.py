@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.doubles.hub.http import READ_TOKEN, unavailable
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.http import READ_TOKEN, service_unavailable
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import MAIN
 
-from .clients import PUSH, at, contents, run, statuses, things, told
+from .clients import PUSH, contents, get_repository, revision_files, run, run_source, statuses
 
 
 def test_a_hub_that_keeps_failing_or_is_not_there_is_one_clear_line(
@@ -24,12 +24,12 @@ try:
 except HubUnavailableError as error:
     told = str(error)
 """
-    server.fault = lambda asked, number: unavailable()
-    assert told(server, source, folder, home=tmp_path / "home").startswith("the Hub is busy or failing (503: ")
-    nowhere = told(server, source, folder, home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    server.fault = lambda request, number: service_unavailable()
+    assert run_source(server, source, folder, home=tmp_path / "home").startswith("the Hub is busy or failing (503: ")
+    nowhere = run_source(server, source, folder, home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     assert nowhere.startswith("the Hub cannot be reached (")
     offline = source.replace("HubUnavailableError", "HubError")
-    assert "HF_HUB_OFFLINE is set" in told(server, offline, folder, home=tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in run_source(server, offline, folder, home=tmp_path / "home", HF_HUB_OFFLINE="1")
 
 
 def test_what_the_hub_refuses_is_one_clear_line_and_changes_nothing(
@@ -67,7 +67,7 @@ refused("public", private=True)
 refused("tag taken", tag="v1")
 """
     before = contents(folder)
-    got = told(server, source, folder, tmp_path / "empty", READ_TOKEN, home=tmp_path / "home")
+    errors = run_source(server, source, folder, tmp_path / "empty", READ_TOKEN, home=tmp_path / "home")
     expected = {
         "no token": ("HubError", "set HF_TOKEN"),
         "unknown token": ("HubError", "does not take the token"),
@@ -81,13 +81,13 @@ refused("tag taken", tag="v1")
         "public": ("HubError", "is public"),
         "tag taken": ("HubError", "data/words.txt has 10 bytes, should have 11"),
     }
-    assert got.keys() == expected.keys()
+    assert errors.keys() == expected.keys()
     for case, (kind, part) in expected.items():
-        assert got[case][0] == kind, got[case]
-        assert part in got[case][1], got[case]
-        assert "\n" not in got[case][1]
-        assert "hf_" not in got[case][1], "a token must not be shown"
-    assert at(things(server), "main") == at(things(server), "v1") == before
+        assert errors[case][0] == kind, errors[case]
+        assert part in errors[case][1], errors[case]
+        assert "\n" not in errors[case][1]
+        assert "hf_" not in errors[case][1], "a token must not be shown"
+    assert revision_files(get_repository(server), "main") == revision_files(get_repository(server), "v1") == before
 
 
 def test_a_main_that_moves_meanwhile_is_not_mixed_with_the_folder(
@@ -108,56 +108,68 @@ try:
 except HubError as error:
     told = str(error)
 """
-    assert "was changed in the meantime; nothing was merged" in told(server, source, folder, home=tmp_path / "home")
-    repository = things(server)
-    assert at(repository, "main") == {"theirs.txt": b"theirs"}
-    told(server, PUSH, folder, home=tmp_path / "home")
-    assert at(repository, "main") == at(repository, "v1") == contents(folder)
+    assert "was changed in the meantime; nothing was merged" in run_source(
+        server, source, folder, home=tmp_path / "home"
+    )
+    repository = get_repository(server)
+    assert revision_files(repository, "main") == {"theirs.txt": b"theirs"}
+    run_source(server, PUSH, folder, home=tmp_path / "home")
+    assert revision_files(repository, "main") == revision_files(repository, "v1") == contents(folder)
     assert statuses(repository) == ["closed", "merged"]
 
 
 def test_two_who_upload_into_one_pull_request_do_not_mix_their_files(
     server: HubServer, folder: Path, tmp_path: Path
 ) -> None:
-    def intrude(asked: Asked, number: int) -> None:
-        if "/commit/refs/pr/1" in asked.path:
-            theirs = things(server).at("main").files[".gitattributes"]
-            things(server).add("refs/pr/1", {"theirs.txt": theirs}, title="theirs", message="", author="tester")
+    def intrude(request: HubRequest, number: int) -> None:
+        if "/commit/refs/pr/1" in request.path:
+            theirs = get_repository(server).get_commit("main").files[".gitattributes"]
+            get_repository(server).add_commit(
+                "refs/pr/1", {"theirs.txt": theirs}, title="theirs", message="", author="tester"
+            )
 
     server.fault = intrude
-    done = run(server, PUSH, folder, home=tmp_path / "home")
-    line = done.stderr.splitlines()[-1]
+    process = run(server, PUSH, folder, home=tmp_path / "home")
+    line = process.stderr.splitlines()[-1]
     assert "org/things was changed by someone else (412: " in line
-    assert at(things(server), "main") == {}
-    server.fault = lambda asked, number: None
-    told(server, PUSH, folder, home=tmp_path / "home")
-    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
-    assert statuses(things(server)) == ["merged"]
+    assert revision_files(get_repository(server), "main") == {}
+    server.fault = lambda request, number: None
+    run_source(server, PUSH, folder, home=tmp_path / "home")
+    assert (
+        revision_files(get_repository(server), "v1")
+        == revision_files(get_repository(server), "main")
+        == contents(folder)
+    )
+    assert statuses(get_repository(server)) == ["merged"]
 
 
 def test_pull_requests_of_others_or_for_something_else_are_left_alone(
     server: HubServer, folder: Path, tmp_path: Path
 ) -> None:
     repository = server.store.create("dataset", "org/things", private=False, author="tester")
-    repository.open("Release v1", "", author="someone", draft=False)
-    repository.open("Release v0", "", author="tester", draft=True)
-    told(server, PUSH, folder, home=tmp_path / "home")
+    repository.open_pull_request("Release v1", "", author="someone", draft=False)
+    repository.open_pull_request("Release v0", "", author="tester", draft=True)
+    run_source(server, PUSH, folder, home=tmp_path / "home")
     assert statuses(repository) == ["open", "draft", "merged"]
-    assert at(repository, "refs/pr/1") == at(repository, "refs/pr/2") == {}
+    assert revision_files(repository, "refs/pr/1") == revision_files(repository, "refs/pr/2") == {}
 
 
 def test_a_commit_to_main_during_the_merge_gets_no_tag(server: HubServer, folder: Path, tmp_path: Path) -> None:
-    def intrude(asked: Asked, number: int) -> None:
-        if asked.path.endswith("/merge"):
-            files = dict(things(server).at("main").files)
-            things(server).add(
+    def intrude(request: HubRequest, number: int) -> None:
+        if request.path.endswith("/merge"):
+            files = dict(get_repository(server).get_commit("main").files)
+            get_repository(server).add_commit(
                 MAIN, {**files, "theirs.txt": files[".gitattributes"]}, title="theirs", message="", author="tester"
             )
 
     server.fault = intrude
-    done = run(server, PUSH, folder, home=tmp_path / "home")
-    assert "was changed while merging; no tag was set" in done.stderr.splitlines()[-1]
-    assert "refs/tags/v1" not in things(server).refs
-    server.fault = lambda asked, number: None
-    told(server, PUSH, folder, home=tmp_path / "home")
-    assert at(things(server), "v1") == at(things(server), "main") == contents(folder)
+    process = run(server, PUSH, folder, home=tmp_path / "home")
+    assert "was changed while merging; no tag was set" in process.stderr.splitlines()[-1]
+    assert "refs/tags/v1" not in get_repository(server).refs
+    server.fault = lambda request, number: None
+    run_source(server, PUSH, folder, home=tmp_path / "home")
+    assert (
+        revision_files(get_repository(server), "v1")
+        == revision_files(get_repository(server), "main")
+        == contents(folder)
+    )

@@ -26,7 +26,7 @@ _FOOTER: Final = 2**16
 """What pyarrow reads of a file's end to find its footer there."""
 
 
-def noise(number: int) -> bytes:
+def noise_png(number: int) -> bytes:
     """A picture of 110 KB that cannot be compressed, so that bytes served can be told apart from everything else."""
     pixels = np.random.default_rng(number).integers(0, 256, (192, 192, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -34,12 +34,12 @@ def noise(number: int) -> bytes:
     return file.getvalue()
 
 
-def rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
+def make_rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
     """Rows with a picture each, a mask as large that nobody asked for, and a question."""
-    mask = {"bytes": noise(10**6), "path": None}
+    mask = {"bytes": noise_png(10**6), "path": None}
     return [
         {
-            "image": {"bytes": noise(number), "path": f"{number}.png"},
+            "image": {"bytes": noise_png(number), "path": f"{number}.png"},
             "mask": mask,
             "question": f"What is {number}?",
             "answer": "noise",
@@ -49,48 +49,51 @@ def rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
     ]
 
 
-def parquet(records: Sequence[Mapping[str, Any]], features: Features = COLUMNS) -> bytes:
+def to_parquet(records: Sequence[Mapping[str, Any]], features: Features = COLUMNS) -> bytes:
     """A file with row groups of three rows."""
     file = io.BytesIO()
     Dataset.from_list(list(records), features=features).to_parquet(file, batch_size=ROWS_IN_GROUP)
     return file.getvalue()
 
 
-def put(hub: HubServer, name: str, files: Mapping[str, bytes], *, private: bool = False) -> Commit:
+def commit_files(hub: HubServer, name: str, files: Mapping[str, bytes], *, private: bool = False) -> Commit:
     """Commit files on top of what a repository's main holds."""
     if not hub.store.has("dataset", name):
         hub.store.create("dataset", name, private=private, author=USER)
     repository = hub.store.repository("dataset", name)
-    held = {**repository.at(MAIN).files, **{path: File.of(data, lfs=b"\0" in data) for path, data in files.items()}}
-    return repository.add(MAIN, held, title="More", message="", author=USER)
+    merged = {
+        **repository.get_commit(MAIN).files,
+        **{path: File.from_bytes(data, lfs=b"\0" in data) for path, data in files.items()},
+    }
+    return repository.add_commit(MAIN, merged, title="More", message="", author=USER)
 
 
-def ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> Iterator[tuple[str, int, int]]:
+def iter_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> Iterator[tuple[str, int, int]]:
     """Yield (file, first byte, byte after the last) of every range that was asked for, footers left out."""
-    for asked in hub.asked[since:]:
-        path = asked.path.partition(f"/resolve/{commit.sha}/")[2]
-        if asked.method == "GET" and path.endswith(".parquet"):
-            match = _RANGE.fullmatch(asked.headers["range"])
+    for request in hub.requests[since:]:
+        path = request.path.partition(f"/resolve/{commit.sha}/")[2]
+        if request.method == "GET" and path.endswith(".parquet"):
+            match = _RANGE.fullmatch(request.headers["range"])
             assert match is not None
             first, end = int(match[1]), int(match[2]) + 1
             if end < len(commit.files[path].data):
                 yield path, first, end
 
 
-def fetched_twice(found: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+def find_repeated_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """Those ranges that begin within an earlier one of the same file, in order."""
-    ordered = sorted(found)
+    ordered = sorted(ranges)
     return [later for earlier, later in pairwise(ordered) if earlier[0] == later[0] and later[1] < earlier[2]]
 
 
-def served(hub: HubServer) -> int:
+def served_bytes(hub: HubServer) -> int:
     """Bytes of Parquet files that were sent, footers included."""
-    return sum(sent for path, sent in hub.served.items() if path.endswith(".parquet"))
+    return sum(sent for path, sent in hub.bytes_sent.items() if path.endswith(".parquet"))
 
 
-def group_bytes(pictures: int = ROWS_IN_GROUP) -> int:
+def group_bytes(num_images: int = ROWS_IN_GROUP) -> int:
     """About what the pictures of a row group take."""
-    return pictures * len(noise(0))
+    return num_images * len(noise_png(0))
 
 
 def footer_bytes(files: int) -> int:
@@ -98,10 +101,10 @@ def footer_bytes(files: int) -> int:
     return files * _FOOTER
 
 
-def picture_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> list[tuple[str, int, int]]:
+def image_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> list[tuple[str, int, int]]:
     """Those of the ranges that hold pictures: one for each row group that was fetched."""
-    return [one for one in ranges(hub, commit, since=since) if one[2] - one[1] > len(noise(0)) // 2]
+    return [item for item in iter_ranges(hub, commit, since=since) if item[2] - item[1] > len(noise_png(0)) // 2]
 
 
-def ids(numbers: Sequence[int]) -> list[str]:
-    return [compute_image_id(noise(number)) for number in numbers]
+def image_ids(numbers: Sequence[int]) -> list[str]:
+    return [compute_image_id(noise_png(number)) for number in numbers]

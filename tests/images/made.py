@@ -16,7 +16,7 @@ ORIENTATION = 0x0112
 SECRET = b"GPS 48.8583 N 2.2945 E"
 
 
-def drawing(mode: str = "RGB", *, seed: int = 0) -> Image.Image:
+def make_image(mode: str = "RGB", *, seed: int = 0) -> Image.Image:
     """A picture of 48 x 32 pixels that looks different from every side."""
     noise = np.random.default_rng(seed).integers(0, 40, (HEIGHT, WIDTH, 3))
     ramp = np.linspace(0, 200, WIDTH)[None, :, None] * np.linspace(0.2, 1, HEIGHT)[:, None, None]
@@ -27,78 +27,76 @@ def drawing(mode: str = "RGB", *, seed: int = 0) -> Image.Image:
     return pixels.convert(mode)
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     out = BytesIO()
     image.save(out, format, **options)
     return out.getvalue()
 
 
-def exif(orientation: int = 1) -> Image.Exif:
+def make_exif(orientation: int = 1) -> Image.Exif:
     """What a camera writes: an orientation and where the picture was taken."""
-    written = Image.Exif()
-    written[ORIENTATION] = orientation
-    written[0x010E] = SECRET.decode()
-    return written
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    exif[0x010E] = SECRET.decode()
+    return exif
 
 
-def animation(format: str, **options: Any) -> bytes:
-    return encoded(drawing(), format, save_all=True, append_images=[drawing(seed=1)], duration=50, **options)
+def make_animation(format: str, **options: Any) -> bytes:
+    return encode(make_image(), format, save_all=True, append_images=[make_image(seed=1)], duration=50, **options)
 
 
 def rgb_jpeg() -> bytes:
     """A JPEG of red, green and blue instead of luma and chroma, which nothing but its Adobe segment says."""
-    data = encoded(drawing(), "JPEG", keep_rgb=True)
+    data = encode(make_image(), "JPEG", keep_rgb=True)
     return data.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
 
 
 def deep_grey() -> bytes:
     """A sixteen-bit grey PNG, as X-rays are, whose values run over the whole range."""
-    return encoded(
-        Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype("uint16")), "PNG"
-    )
+    return encode(Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype("uint16")), "PNG")
 
 
 KINDS: dict[str, Callable[[], bytes]] = {
-    "jpeg": lambda: encoded(drawing(), "JPEG", exif=exif(), comment=SECRET),
-    "jpeg grey": lambda: encoded(drawing("L"), "JPEG", exif=exif()),
-    "jpeg cmyk": lambda: encoded(drawing("CMYK"), "JPEG"),
-    "jpeg progressive": lambda: encoded(drawing(), "JPEG", progressive=True, exif=exif(), xmp=b"<x>" + SECRET),
+    "jpeg": lambda: encode(make_image(), "JPEG", exif=make_exif(), comment=SECRET),
+    "jpeg grey": lambda: encode(make_image("L"), "JPEG", exif=make_exif()),
+    "jpeg cmyk": lambda: encode(make_image("CMYK"), "JPEG"),
+    "jpeg progressive": lambda: encode(make_image(), "JPEG", progressive=True, exif=make_exif(), xmp=b"<x>" + SECRET),
     "jpeg rgb": rgb_jpeg,
-    "jpeg restarts": lambda: encoded(drawing(), "JPEG", restart_marker_blocks=1),
-    "png": lambda: encoded(drawing(), "PNG", exif=exif()),
-    "png grey": lambda: encoded(drawing("L"), "PNG"),
-    "png palette": lambda: encoded(drawing("P"), "PNG", transparency=3),
-    "png alpha": lambda: encoded(drawing("RGBA"), "PNG"),
-    "png grey alpha": lambda: encoded(drawing("LA"), "PNG"),
-    "png black and white": lambda: encoded(drawing("1"), "PNG"),
-    "png animated": lambda: animation("PNG"),
-    "webp": lambda: encoded(drawing(), "WEBP", exif=exif(), xmp=SECRET),
-    "webp simple": lambda: encoded(drawing(), "WEBP"),
-    "webp lossless": lambda: encoded(drawing("RGBA"), "WEBP", lossless=True, exact=True, exif=exif()),
+    "jpeg restarts": lambda: encode(make_image(), "JPEG", restart_marker_blocks=1),
+    "png": lambda: encode(make_image(), "PNG", exif=make_exif()),
+    "png grey": lambda: encode(make_image("L"), "PNG"),
+    "png palette": lambda: encode(make_image("P"), "PNG", transparency=3),
+    "png alpha": lambda: encode(make_image("RGBA"), "PNG"),
+    "png grey alpha": lambda: encode(make_image("LA"), "PNG"),
+    "png black and white": lambda: encode(make_image("1"), "PNG"),
+    "png animated": lambda: make_animation("PNG"),
+    "webp": lambda: encode(make_image(), "WEBP", exif=make_exif(), xmp=SECRET),
+    "webp simple": lambda: encode(make_image(), "WEBP"),
+    "webp lossless": lambda: encode(make_image("RGBA"), "WEBP", lossless=True, exact=True, exif=make_exif()),
 }
 """Kinds whose compressed pixels may stand as they are."""
 
-REWRITTEN: dict[str, Callable[[], bytes]] = {
+REENCODED: dict[str, Callable[[], bytes]] = {
     "png deep grey": deep_grey,
-    "webp animated": lambda: animation("WEBP", exif=exif(), xmp=SECRET),
-    "gif animated": lambda: animation("GIF", comment=SECRET),
+    "webp animated": lambda: make_animation("WEBP", exif=make_exif(), xmp=SECRET),
+    "gif animated": lambda: make_animation("GIF", comment=SECRET),
 }
 """Kinds that are published in another form."""
 
 
 def photographs() -> list[Path]:
     """The pictures in scikit-image's and scikit-learn's wheels; neither package is imported."""
-    found: list[Path] = []
-    for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
+    paths: list[Path] = []
+    for package, directory in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = find_spec(package)
         assert spec is not None
         assert spec.origin is not None
-        files = sorted((Path(spec.origin).parent / folder).iterdir())
-        found += [path for path in files if path.suffix in (".png", ".jpg", ".gif")]
-    return found
+        files = sorted((Path(spec.origin).parent / directory).iterdir())
+        paths += [path for path in files if path.suffix in (".png", ".jpg", ".gif")]
+    return paths
 
 
-class Bytes:
+class BytesSource:
     """A source of one picture whose bytes are given."""
 
     identity = "bytes"

@@ -10,57 +10,68 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from compact_hf.images.codec import ImageError, clean_image
-from tests.images.made import HEIGHT, KINDS, ORIENTATION, REWRITTEN, SECRET, WIDTH, drawing, encoded, exif, photographs
+from tests.images.made import (
+    HEIGHT,
+    KINDS,
+    ORIENTATION,
+    REENCODED,
+    SECRET,
+    WIDTH,
+    encode,
+    make_exif,
+    make_image,
+    photographs,
+)
 
 METADATA = {"exif", "xmp", "comment", "photoshop", "mp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
 
-def opened(data: bytes) -> Image.Image:
+def decode(data: bytes) -> Image.Image:
     image = Image.open(BytesIO(data))
     image.load()
     return image
 
 
-def same_pixels(one: Image.Image, other: Image.Image) -> bool:
-    return one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
+def same_pixels(first: Image.Image, second: Image.Image) -> bool:
+    return first.mode == second.mode and first.size == second.size and first.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_stay_exactly_as_they_were(kind: str) -> None:
     data = KINDS[kind]()
-    assert same_pixels(opened(clean_image(data)), opened(data))
+    assert same_pixels(decode(clean_image(data)), decode(data))
 
 
-@pytest.mark.parametrize("kind", KINDS | REWRITTEN)
+@pytest.mark.parametrize("kind", KINDS | REENCODED)
 def test_no_metadata_is_left(kind: str) -> None:
-    cleaned = clean_image((KINDS | REWRITTEN)[kind]())
+    cleaned = clean_image((KINDS | REENCODED)[kind]())
     assert SECRET not in cleaned
-    assert not METADATA & opened(cleaned).info.keys()
-    assert not opened(cleaned).getexif()
+    assert not METADATA & decode(cleaned).info.keys()
+    assert not decode(cleaned).getexif()
 
 
-@pytest.mark.parametrize("kind", KINDS | REWRITTEN)
+@pytest.mark.parametrize("kind", KINDS | REENCODED)
 def test_cleaning_twice_changes_nothing(kind: str) -> None:
-    cleaned = clean_image((KINDS | REWRITTEN)[kind]())
+    cleaned = clean_image((KINDS | REENCODED)[kind]())
     assert clean_image(cleaned) == cleaned
 
 
 @pytest.mark.parametrize("photograph", photographs(), ids=lambda path: path.name)
 def test_photographs_keep_their_pixels_and_lose_their_metadata(photograph: Path) -> None:
     data = photograph.read_bytes()
-    cleaned = opened(clean_image(data))
-    assert same_pixels(cleaned, opened(data))
+    cleaned = decode(clean_image(data))
+    assert same_pixels(cleaned, decode(data))
     assert not METADATA & cleaned.info.keys()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_orientation_is_applied(format: str, orientation: int) -> None:
-    smooth = drawing().resize((480, 320), Image.Resampling.BICUBIC)
+    smooth = make_image().resize((480, 320), Image.Resampling.BICUBIC)
     options = {"lossless": True} if format == "WEBP" else {}
-    data = encoded(smooth, format, exif=exif(orientation), **options)
-    upright = ImageOps.exif_transpose(opened(data))
-    cleaned = opened(clean_image(data))
+    data = encode(smooth, format, exif=make_exif(orientation), **options)
+    upright = ImageOps.exif_transpose(decode(data))
+    cleaned = decode(clean_image(data))
     assert cleaned.format == format
     assert cleaned.size == upright.size
     assert ORIENTATION not in cleaned.getexif()
@@ -70,15 +81,15 @@ def test_orientation_is_applied(format: str, orientation: int) -> None:
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
 def test_an_orientation_that_does_not_exist_changes_nothing(orientation: int) -> None:
-    data = encoded(drawing(), "JPEG", exif=exif(orientation))
-    assert same_pixels(opened(clean_image(data)), opened(data))
+    data = encode(make_image(), "JPEG", exif=make_exif(orientation))
+    assert same_pixels(decode(clean_image(data)), decode(data))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_orientation_is_read_in_either_byte_order(order: str) -> None:
-    written = exif(6)
-    written.endian = order
-    assert opened(clean_image(encoded(drawing(), "JPEG", exif=written))).size == (HEIGHT, WIDTH)
+    metadata = make_exif(6)
+    metadata.endian = order
+    assert decode(clean_image(encode(make_image(), "JPEG", exif=metadata))).size == (HEIGHT, WIDTH)
 
 
 def test_a_webp_no_longer_announces_the_metadata_it_had() -> None:
@@ -95,27 +106,27 @@ def test_what_follows_the_end_is_dropped(kind: str) -> None:
 
 def test_colour_profile_is_kept() -> None:
     chelsea = next(path for path in photographs() if path.name == "chelsea.png")
-    profile = opened(chelsea.read_bytes()).info["icc_profile"]
+    profile = decode(chelsea.read_bytes()).info["icc_profile"]
     for format in ("JPEG", "PNG", "WEBP"):
         for orientation in (1, 6):
-            data = encoded(drawing(), format, icc_profile=profile, exif=exif(orientation))
-            assert opened(clean_image(data)).info["icc_profile"] == profile
+            data = encode(make_image(), format, icc_profile=profile, exif=make_exif(orientation))
+            assert decode(clean_image(data)).info["icc_profile"] == profile
 
 
 def test_deep_grey_becomes_eight_bits_over_the_same_range() -> None:
     """Pillow turns values above 255 white when it makes RGB of sixteen-bit grey, which would blank an X-ray."""
-    data = REWRITTEN["png deep grey"]()
-    pixels = np.asarray(opened(clean_image(data)))
+    data = REENCODED["png deep grey"]()
+    pixels = np.asarray(decode(clean_image(data)))
     assert pixels.dtype == np.uint8
-    assert np.array_equal(pixels, np.asarray(opened(data)) // 256)
+    assert np.array_equal(pixels, np.asarray(decode(data)) // 256)
 
 
 def test_animations_become_their_first_frame() -> None:
     for kind in ("png animated", "webp animated", "gif animated"):
-        cleaned = opened(clean_image((KINDS | REWRITTEN)[kind]()))
+        cleaned = decode(clean_image((KINDS | REENCODED)[kind]()))
         assert getattr(cleaned, "n_frames", 1) == 1
         assert cleaned.format in ("PNG", "WEBP")
-        difference = np.abs(np.asarray(cleaned.convert("RGB"), int) - np.asarray(drawing(), int))
+        difference = np.abs(np.asarray(cleaned.convert("RGB"), int) - np.asarray(make_image(), int))
         assert difference.mean() < 12
 
 
@@ -133,26 +144,26 @@ def test_what_is_no_picture_raises(data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp simple", "gif animated"])
 def test_half_a_picture_raises(kind: str) -> None:
-    data = (KINDS | REWRITTEN)[kind]()
+    data = (KINDS | REENCODED)[kind]()
     with pytest.raises(ImageError, match="corrupt picture"):
         clean_image(data[: len(data) // 2])
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Image.Image:
+def images(draw: st.DrawFn) -> Image.Image:
     mode = draw(st.sampled_from(["RGB", "RGBA", "L"]))
     width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    return drawing(mode, seed=draw(st.integers(0, 99))).resize((width, height))
+    return make_image(mode, seed=draw(st.integers(0, 99))).resize((width, height))
 
 
-@given(image=pictures(), orientation=st.integers(0, 9), format=st.sampled_from(["PNG", "WEBP"]), tail=st.binary())
+@given(image=images(), orientation=st.integers(0, 9), format=st.sampled_from(["PNG", "WEBP"]), tail=st.binary())
 def test_lossless_pictures_keep_every_pixel(image: Image.Image, orientation: int, format: str, tail: bytes) -> None:
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
-    data = encoded(image, format, exif=exif(orientation), **options)
+    data = encode(image, format, exif=make_exif(orientation), **options)
     cleaned = clean_image(data + tail)
-    expected = ImageOps.exif_transpose(opened(data)).convert("RGBA")
-    got = opened(cleaned).convert("RGBA")
+    expected = ImageOps.exif_transpose(decode(data)).convert("RGBA")
+    actual = decode(cleaned).convert("RGBA")
     opaque = np.asarray(expected)[..., 3:] > 0
-    assert got.size == expected.size
-    assert np.array_equal(np.asarray(got) * opaque, np.asarray(expected) * opaque)
+    assert actual.size == expected.size
+    assert np.array_equal(np.asarray(actual) * opaque, np.asarray(expected) * opaque)
     assert clean_image(cleaned) == cleaned

@@ -11,7 +11,7 @@ from compact_hf.errors import SourceError
 from compact_hf.images.folder import ImageFolder
 
 
-def filled(root: Path, *refs: str) -> Path:
+def write_files(root: Path, *refs: str) -> Path:
     for ref in refs:
         (root / ref).parent.mkdir(parents=True, exist_ok=True)
         (root / ref).write_bytes(ref.encode())
@@ -20,20 +20,20 @@ def filled(root: Path, *refs: str) -> Path:
 
 def test_pictures_are_found_whatever_the_case_and_depth(tmp_path: Path) -> None:
     refs = ["B.JPG", "a.jpeg", "deep/d.webp", "deep/er/c.PnG", "é.JPEG"]
-    folder = ImageFolder(filled(tmp_path, *refs, "notes.txt", "e.gif", "jpg"))
-    assert list(folder.refs()) == refs
-    assert [folder.read(ref) for ref in folder.refs()] == [ref.encode() for ref in refs]
+    source = ImageFolder(write_files(tmp_path, *refs, "notes.txt", "e.gif", "jpg"))
+    assert list(source.refs()) == refs
+    assert [source.read(ref) for ref in source.refs()] == [ref.encode() for ref in refs]
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
-    assert list(ImageFolder(filled(tmp_path, ".cache/a.png", "._b.jpg", "c.png")).refs()) == ["c.png"]
+    assert list(ImageFolder(write_files(tmp_path, ".cache/a.png", "._b.jpg", "c.png")).refs()) == ["c.png"]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
-    elsewhere = filled(tmp_path / "elsewhere", "far.png")
-    root = filled(tmp_path / "root", "near.png", "sub/low.png")
+    elsewhere = write_files(tmp_path / "elsewhere", "far.png")
+    root = write_files(tmp_path / "root", "near.png", "sub/low.png")
     (root / "linked").symlink_to(elsewhere)
-    filled(tmp_path / "beside", "other.png")
+    write_files(tmp_path / "beside", "other.png")
     (root / "sub" / "again").symlink_to(root)
     (root / "sub" / "itself").symlink_to(root / "sub")
     (root / "above").symlink_to(tmp_path)
@@ -44,17 +44,17 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_what_only_looks_like_a_file_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    assert list(ImageFolder(filled(tmp_path, "a.png", "folder.png/b.png")).refs()) == ["a.png", "folder.png/b.png"]
+    assert list(ImageFolder(write_files(tmp_path, "a.png", "folder.png/b.png")).refs()) == ["a.png", "folder.png/b.png"]
 
 
 def test_the_name_is_published_and_never_the_path(tmp_path: Path) -> None:
-    folder = ImageFolder(filled(tmp_path / "street scenes", "a.png"))
-    assert folder.origin("a.png") == ("street scenes", "unknown")
-    assert folder.identity == str(tmp_path / "street scenes")
+    source = ImageFolder(write_files(tmp_path / "street scenes", "a.png"))
+    assert source.origin("a.png") == ("street scenes", "unknown")
+    assert source.identity == str(tmp_path / "street scenes")
 
 
 def test_a_folder_is_the_same_place_by_any_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled(tmp_path / "pictures", "a.png")
+    write_files(tmp_path / "pictures", "a.png")
     monkeypatch.chdir(tmp_path)
     assert (
         ImageFolder("pictures").identity
@@ -64,30 +64,30 @@ def test_a_folder_is_the_same_place_by_any_way_to_it(tmp_path: Path, monkeypatch
 
 
 def test_one_clear_line_for_what_is_no_folder_of_pictures(tmp_path: Path) -> None:
-    filled(tmp_path, "file.png", "texts/a.txt", "texts/b.txt", "texts/c.gif", "texts/LICENSE")
+    write_files(tmp_path, "file.png", "texts/a.txt", "texts/b.txt", "texts/c.gif", "texts/LICENSE")
     (tmp_path / "empty").mkdir()
-    lines = {
+    messages = {
         "nowhere": "no such folder: .*nowhere; give a folder that holds JPEG, PNG or WebP files",
         "file.png": "file.png is a file, not a folder; give the folder that it lies in",
         "empty": "empty is empty; put JPEG, PNG or WebP files into it",
         "texts": r"no JPEG, PNG or WebP file in .*texts \(files seen: 2 .txt, .*\); give a folder that holds some",
     }
-    for name, line in lines.items():
-        with pytest.raises(SourceError, match=line) as caught:
+    for name, message in messages.items():
+        with pytest.raises(SourceError, match=message) as excinfo:
             list(ImageFolder(tmp_path / name).refs())
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(excinfo.value)
 
 
 def test_a_folder_that_cannot_be_listed_is_told_and_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled(tmp_path, "a.png", "closed/b.png")
-    listed = os.scandir
+    write_files(tmp_path, "a.png", "closed/b.png")
+    real_scandir = os.scandir
 
     def refuse(path: Path):  # root may list anything, so the refusal is put in by hand
         if path.name == "closed":
             raise PermissionError(13, "Permission denied")
-        return listed(path)
+        return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SourceError, match=r"cannot list .*closed: Permission denied; make it readable"):
@@ -103,7 +103,7 @@ def test_names_that_no_journal_can_hold_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ref", ["../secret.png", "a/../../secret.png", "/etc/passwd"])
 def test_references_never_lead_out(tmp_path: Path, ref: str) -> None:
-    filled(tmp_path, "secret.png", "root/a/b.png")
+    write_files(tmp_path, "secret.png", "root/a/b.png")
     with pytest.raises(OSError, match="leads out of the folder"):
         ImageFolder(tmp_path / "root").read(ref)
 
@@ -117,6 +117,6 @@ def test_order_does_not_depend_on_the_order_of_creation(
     tmp_path_factory: pytest.TempPathFactory, names: set[str]
 ) -> None:
     refs = [f"{name}.png" for name in names]
-    one = filled(tmp_path_factory.mktemp("one"), *refs)
-    other = filled(tmp_path_factory.mktemp("other"), *reversed(refs))
-    assert list(ImageFolder(one).refs()) == list(ImageFolder(other).refs()) == sorted(refs)
+    first = write_files(tmp_path_factory.mktemp("one"), *refs)
+    second = write_files(tmp_path_factory.mktemp("other"), *reversed(refs))
+    assert list(ImageFolder(first).refs()) == list(ImageFolder(second).refs()) == sorted(refs)

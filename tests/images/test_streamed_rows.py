@@ -14,8 +14,17 @@ from compact_hf.testing.scripted_model import KEY
 from tests.doubles.hub.http import USER
 from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import File
-from tests.hub.clients import told
-from tests.images.hub_data_sets import fetched_twice, ids, noise, parquet, picture_ranges, put, ranges, rows
+from tests.hub.clients import run_source
+from tests.images.hub_data_sets import (
+    commit_files,
+    find_repeated_ranges,
+    image_ids,
+    image_ranges,
+    iter_ranges,
+    make_rows,
+    noise_png,
+    to_parquet,
+)
 
 READ: Final = """
 import sys
@@ -52,7 +61,7 @@ dataset, out, gemini, split = sys.argv[1:]
 told = annotate(dataset, out, split=split or None, verifier_url=gemini).questions
 """
 
-SEVERAL: Final = Features({"images": List(Image()), "texts": List({"user": Value("string")})})
+LIST_FEATURES: Final = Features({"images": List(Image()), "texts": List({"user": Value("string")})})
 CARD: Final = b"""---
 configs:
 - config_name: small
@@ -69,17 +78,19 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def listed(*pictures: int) -> dict[str, Any]:
-    return {"images": [{"bytes": noise(number), "path": None} for number in pictures], "texts": []}
+def make_list_row(*numbers: int) -> dict[str, Any]:
+    return {"images": [{"bytes": noise_png(number), "path": None} for number in numbers], "texts": []}
 
 
 def test_lists_of_pictures_are_counted_without_fetching_pictures(hub: HubServer, tmp_path: Path) -> None:
     lists = [(0,), (1,), (2,), (), (), (), (3, 4), (5,), ()]
-    commit = put(hub, "org/lists", {"train.parquet": parquet([listed(*one) for one in lists], SEVERAL)})
-    refs, read = told(hub, COUNT, "hf://datasets/org/lists", "train/6/1", home=tmp_path / "home")
-    assert refs == [f"train/{row}/{place}" for row, one in enumerate(lists) for place in range(len(one))]
-    assert [read] == ids([4])
-    assert len(picture_ranges(hub, commit)) == 1
+    commit = commit_files(
+        hub, "org/lists", {"train.parquet": to_parquet([make_list_row(*numbers) for numbers in lists], LIST_FEATURES)}
+    )
+    refs, read = run_source(hub, COUNT, "hf://datasets/org/lists", "train/6/1", home=tmp_path / "home")
+    assert refs == [f"train/{row}/{index}" for row, numbers in enumerate(lists) for index in range(len(numbers))]
+    assert [read] == image_ids([4])
+    assert len(image_ranges(hub, commit)) == 1
 
 
 def test_only_the_config_the_split_and_the_files_that_were_named_are_fetched(hub: HubServer, tmp_path: Path) -> None:
@@ -89,31 +100,37 @@ def test_only_the_config_the_split_and_the_files_that_were_named_are_fetched(hub
         "large/a.parquet": [4],
         "large/b.parquet": [5],
     }
-    commit = put(hub, "org/parts", {"README.md": CARD} | {path: parquet(rows(held)) for path, held in parts.items()})
-    wanted = ("/small?split=test", "?files=large/b.parquet", "/small")
-    found = told(hub, READ, *(f"hf://datasets/org/parts{one}" for one in wanted), home=tmp_path / "home")
-    assert [list(read) for read, _ in found] == [
+    commit = commit_files(
+        hub,
+        "org/parts",
+        {"README.md": CARD} | {path: to_parquet(make_rows(numbers)) for path, numbers in parts.items()},
+    )
+    suffixes = ("/small?split=test", "?files=large/b.parquet", "/small")
+    results = run_source(
+        hub, READ, *(f"hf://datasets/org/parts{suffix}" for suffix in suffixes), home=tmp_path / "home"
+    )
+    assert [list(read) for read, _ in results] == [
         ["test/0", "test/1"],
         ["train/0"],
         ["test/0", "test/1", "train/0", "train/1"],
     ]
-    assert [list(read.values()) for read, _ in found] == [ids([2, 3]), ids([5]), ids([2, 3, 0, 1])]
+    assert [list(read.values()) for read, _ in results] == [image_ids([2, 3]), image_ids([5]), image_ids([2, 3, 0, 1])]
     # The test split came once for both.
-    fetched = [path for path, *_ in picture_ranges(hub, commit)]
-    assert fetched == ["small/test.parquet", "large/b.parquet", "small/train.parquet"]
+    fetched_paths = [path for path, *_ in image_ranges(hub, commit)]
+    assert fetched_paths == ["small/test.parquet", "large/b.parquet", "small/train.parquet"]
 
 
 def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: Path) -> None:
-    whole = parquet(rows([0]))
+    whole = to_parquet(make_rows([0]))
     parts = {"small/train.parquet": whole, "small/test.parquet": whole, "large/a.parquet": whole}
-    put(hub, "org/parts", {"README.md": CARD, **parts})
-    put(hub, "org/secret", {"train.parquet": whole}, private=True)
-    put(hub, "org/words", {"train.parquet": parquet([{"a": "b"}], Features({"a": Value("string")}))})
-    put(hub, "org/broken", {"README.md": CARD, **parts, "large/a.parquet": b"PAR1 and then nothing"})
-    put(hub, "org/files", {"train/a.png": noise(1), "train/b.png": noise(2)})
-    converted = {"default/train/0000.parquet": File.of(parquet(rows([1, 2])), lfs=True)}
+    commit_files(hub, "org/parts", {"README.md": CARD, **parts})
+    commit_files(hub, "org/secret", {"train.parquet": whole}, private=True)
+    commit_files(hub, "org/words", {"train.parquet": to_parquet([{"a": "b"}], Features({"a": Value("string")}))})
+    commit_files(hub, "org/broken", {"README.md": CARD, **parts, "large/a.parquet": b"PAR1 and then nothing"})
+    commit_files(hub, "org/files", {"train/a.png": noise_png(1), "train/b.png": noise_png(2)})
+    converted = {"default/train/0000.parquet": File.from_bytes(to_parquet(make_rows([1, 2])), lfs=True)}
     files = hub.store.repository("dataset", "org/files")
-    files.add("refs/convert/parquet", converted, title="Convert", message="", author=USER)
+    files.add_commit("refs/convert/parquet", converted, title="Convert", message="", author=USER)
     expected = {
         "parts": "has the configs small, large; give one of them: hf://datasets/org/parts@",
         "parts/nothing": "'nothing' not found",
@@ -123,30 +140,30 @@ def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: 
         "broken/large": "cannot be read",
     }
     addresses = [f"hf://datasets/org/{name}" for name in (*expected, "files", "files@refs/convert/parquet")]
-    found = told(hub, READ, *addresses, home=tmp_path / "home", HF_TOKEN="")
-    for (error, _), what in zip(found[:-2], expected.values(), strict=True):
+    results = run_source(hub, READ, *addresses, home=tmp_path / "home", HF_TOKEN="")
+    for (error, _), message in zip(results[:-2], expected.values(), strict=True):
         assert error.startswith("SourceError: hf://datasets/org/")
-        assert what in error
+        assert message in error
         assert "\n" not in error
 
-    read, (waited,) = found[-2]
-    assert sorted(read.values()) == sorted(ids([1, 2]))
-    assert waited.endswith("is not in Parquet: all of it is loaded before anything is asked")
-    assert found[-1] == [read, []], "the Hub's own conversion is Parquet"
+    read, (notice,) = results[-2]
+    assert sorted(read.values()) == sorted(image_ids([1, 2]))
+    assert notice.endswith("is not in Parquet: all of it is loaded before anything is asked")
+    assert results[-1] == [read, []], "the Hub's own conversion is Parquet"
 
 
 def test_questions_are_read_in_order_each_row_group_once(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-    parts = {"data/train-0.parquet": rows(range(6)), "data/test-0.parquet": rows([6, 7, 8])}
-    commit = put(hub, "org/asked", {path: parquet(records) for path, records in parts.items()})
+    parts = {"data/train-0.parquet": make_rows(range(6)), "data/test-0.parquet": make_rows([6, 7, 8])}
+    commit = commit_files(hub, "org/asked", {path: to_parquet(records) for path, records in parts.items()})
     home = tmp_path / "home"
     with GeminiServer() as gemini:
-        ask = (f"org/asked@{commit.sha}", tmp_path / "run", gemini.url)
-        assert told(hub, ANNOTATE, *ask, "train", home=home) == 6
-        assert [path for path, *_ in picture_ranges(hub, commit)] == ["data/train-0.parquet"] * 2
-        ask = (f"org/asked@{commit.sha}", tmp_path / "all", gemini.url)
-        assert told(hub, ANNOTATE, *ask, "", home=home) == 9
-    assert len(picture_ranges(hub, commit)) == 3
-    assert fetched_twice(list(ranges(hub, commit))) == []
+        args = (f"org/asked@{commit.sha}", tmp_path / "run", gemini.url)
+        assert run_source(hub, ANNOTATE, *args, "train", home=home) == 6
+        assert [path for path, *_ in image_ranges(hub, commit)] == ["data/train-0.parquet"] * 2
+        args = (f"org/asked@{commit.sha}", tmp_path / "all", gemini.url)
+        assert run_source(hub, ANNOTATE, *args, "", home=home) == 9
+    assert len(image_ranges(hub, commit)) == 3
+    assert find_repeated_ranges(list(iter_ranges(hub, commit))) == []

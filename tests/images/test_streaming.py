@@ -11,27 +11,27 @@ import pytest
 
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.http import unavailable
-from tests.doubles.hub.server import Asked, HubServer
-from tests.hub.clients import start, told
+from tests.doubles.hub.http import service_unavailable
+from tests.doubles.hub.server import HubRequest, HubServer
+from tests.hub.clients import run_source, start
 from tests.images.hub_data_sets import (
     ROWS_IN_GROUP,
-    fetched_twice,
+    commit_files,
+    find_repeated_ranges,
     footer_bytes,
     group_bytes,
-    ids,
-    parquet,
-    picture_ranges,
-    put,
-    ranges,
-    rows,
-    served,
+    image_ids,
+    image_ranges,
+    iter_ranges,
+    make_rows,
+    served_bytes,
+    to_parquet,
 )
 
-FILES: Final = 3
+NUM_FILES: Final = 3
 ROWS_IN_FILE: Final = 4 * ROWS_IN_GROUP
-ROWS: Final = FILES * ROWS_IN_FILE
-GROUPS: Final = ROWS // ROWS_IN_GROUP
+NUM_ROWS: Final = NUM_FILES * ROWS_IN_FILE
+NUM_GROUPS: Final = NUM_ROWS // ROWS_IN_GROUP
 
 GENERATE: Final = """
 import sys
@@ -63,21 +63,21 @@ told = {ref: compute_image_id(source.read(ref)) for ref in source.refs()}
 """
 
 
-def many(first: int = 0) -> dict[str, bytes]:
+def make_files(first: int = 0) -> dict[str, bytes]:
     """A data set of a few files with a few row groups each."""
-    starts = [first + index * ROWS_IN_FILE for index in range(FILES)]
+    starts = [first + index * ROWS_IN_FILE for index in range(NUM_FILES)]
     return {
-        f"data/train-{index:05d}-of-{FILES:05d}.parquet": parquet(rows(range(start, start + ROWS_IN_FILE)))
+        f"data/train-{index:05d}-of-{NUM_FILES:05d}.parquet": to_parquet(make_rows(range(start, start + ROWS_IN_FILE)))
         for index, start in enumerate(starts)
     }
 
 
-PICTURES: Final = {f"train/{row}": id for row, id in enumerate(ids(range(ROWS)))}
+IMAGE_IDS: Final = {f"train/{row}": id for row, id in enumerate(image_ids(range(NUM_ROWS)))}
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    return many()
+    return make_files()
 
 
 @pytest.fixture
@@ -96,85 +96,85 @@ def gemini(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_limit_fetches_a_few_row_groups_and_a_whole_run_each_of_them_once(
     hub: HubServer, gemini: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    commit = put(hub, "org/many", files)
+    commit = commit_files(hub, "org/many", files)
     home = tmp_path / "home"
-    finished, looks = told(hub, GENERATE, "hf://datasets/org/many", tmp_path / "run", gemini, 6, home=home)
+    finished, inspections = run_source(hub, GENERATE, "hf://datasets/org/many", tmp_path / "run", gemini, 6, home=home)
     assert finished == 6
-    assert looks.items() <= PICTURES.items()
-    assert len(picture_ranges(hub, commit)) <= 4
+    assert inspections.items() <= IMAGE_IDS.items()
+    assert len(image_ranges(hub, commit)) <= 4
     # The first footer is read for the columns and for the rows. Nobody asks for the masks.
-    assert served(hub) < 4 * group_bytes() * 1.02 + footer_bytes(FILES + 1)
+    assert served_bytes(hub) < 4 * group_bytes() * 1.02 + footer_bytes(NUM_FILES + 1)
 
-    put(hub, "org/many", {"README.md": b"---\nlicense: mit\n---\n"})
+    commit_files(hub, "org/many", {"README.md": b"---\nlicense: mit\n---\n"})
     pinned = f"hf://datasets/org/many@{commit.sha}"
-    assert told(hub, GENERATE, pinned, tmp_path / "run", gemini, 0, home=home) == [ROWS, PICTURES]
-    assert len(picture_ranges(hub, commit)) == GROUPS
-    assert fetched_twice(list(ranges(hub, commit))) == []
-    assert served(hub) < GROUPS * group_bytes() * 1.02 + footer_bytes(FILES + 1)
+    assert run_source(hub, GENERATE, pinned, tmp_path / "run", gemini, 0, home=home) == [NUM_ROWS, IMAGE_IDS]
+    assert len(image_ranges(hub, commit)) == NUM_GROUPS
+    assert find_repeated_ranges(list(iter_ranges(hub, commit))) == []
+    assert served_bytes(hub) < NUM_GROUPS * group_bytes() * 1.02 + footer_bytes(NUM_FILES + 1)
 
-    def unreachable(asked: Asked, number: int) -> None:
-        raise AssertionError(f"the Hub was asked for {asked.path}")
+    def unreachable(request: HubRequest, number: int) -> None:
+        raise AssertionError(f"the Hub was asked for {request.path}")
 
     hub.fault = unreachable
-    assert told(hub, READ, pinned, home=home, HF_HUB_OFFLINE="1") == PICTURES
+    assert run_source(hub, READ, pinned, home=home, HF_HUB_OFFLINE="1") == IMAGE_IDS
 
 
 def test_after_a_kill_only_what_was_under_way_comes_again_and_main_may_move_on(
     hub: HubServer, gemini: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    commit = put(hub, "org/many", files)
+    commit = commit_files(hub, "org/many", files)
     home = tmp_path / "home"
-    ask = (f"hf://datasets/org/many@{commit.sha}", tmp_path / "run", gemini, 0)
-    process = start(hub, GENERATE, *ask, home=home)
+    args = (f"hf://datasets/org/many@{commit.sha}", tmp_path / "run", gemini, 0)
+    process = start(hub, GENERATE, *args, home=home)
 
-    def kill(asked: Asked, number: int) -> Any:
-        if len(picture_ranges(hub, commit)) < 7:
+    def kill(request: HubRequest, number: int) -> Any:
+        if len(image_ranges(hub, commit)) < 7:
             return None
         process.send_signal(signal.SIGKILL)
-        return unavailable()
+        return service_unavailable()
 
     hub.fault = kill
     with process:
         process.communicate(timeout=180)
     assert process.returncode == -signal.SIGKILL
-    begun = picture_ranges(hub, commit)
+    earlier = image_ranges(hub, commit)
 
-    hub.fault = lambda asked, number: None
-    put(hub, "org/many", many(first=1000))
-    since = len(hub.asked)
-    assert told(hub, GENERATE, *ask, home=home) == [ROWS, PICTURES]
-    again = set(begun) & set(picture_ranges(hub, commit, since=since))
-    assert len(again) <= 4, "row groups that were here came again"
-    assert len(set(picture_ranges(hub, commit))) == GROUPS
+    hub.fault = lambda request, number: None
+    commit_files(hub, "org/many", make_files(first=1000))
+    since = len(hub.requests)
+    assert run_source(hub, GENERATE, *args, home=home) == [NUM_ROWS, IMAGE_IDS]
+    repeated = set(earlier) & set(image_ranges(hub, commit, since=since))
+    assert len(repeated) <= 4, "row groups that were here came again"
+    assert len(set(image_ranges(hub, commit))) == NUM_GROUPS
 
 
 def test_a_hub_that_fails_in_the_middle_costs_no_picture(
     hub: HubServer, gemini: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    commit = put(hub, "org/many", files)
+    commit = commit_files(hub, "org/many", files)
     home = tmp_path / "home"
-    ask = ("hf://datasets/org/many", tmp_path / "run", gemini, 0)
+    args = ("hf://datasets/org/many", tmp_path / "run", gemini, 0)
     refused: set[str] = set()
 
-    def each_range_once(asked: Asked, number: int) -> Any:
-        wanted = f"{asked.path} {asked.headers.get('range')}"
-        if "range" not in asked.headers or wanted in refused:
+    def fail_once_per_range(request: HubRequest, number: int) -> Any:
+        key = f"{request.path} {request.headers.get('range')}"
+        if "range" not in request.headers or key in refused:
             return None
-        refused.add(wanted)
-        return unavailable()
+        refused.add(key)
+        return service_unavailable()
 
-    def from_some_time_on(asked: Asked, number: int) -> Any:
-        gone = len(set(picture_ranges(hub, commit))) > GROUPS // 2
-        return unavailable() if gone else each_range_once(asked, number)
+    def fail_after_half(request: HubRequest, number: int) -> Any:
+        is_down = len(set(image_ranges(hub, commit))) > NUM_GROUPS // 2
+        return service_unavailable() if is_down else fail_once_per_range(request, number)
 
-    hub.fault = from_some_time_on
-    failed, looks = told(hub, GENERATE, *ask, home=home)
-    assert failed.startswith("SourceError: hf://datasets/org/many@")
-    assert failed.endswith("the same command goes on, once the Hub answers again")
-    assert "503" in failed
-    assert "\n" not in failed
-    assert 0 < len(looks) < ROWS
-    assert looks.items() <= PICTURES.items(), "an outage was taken for a picture that cannot be read"
+    hub.fault = fail_after_half
+    error, inspections = run_source(hub, GENERATE, *args, home=home)
+    assert error.startswith("SourceError: hf://datasets/org/many@")
+    assert error.endswith("the same command goes on, once the Hub answers again")
+    assert "503" in error
+    assert "\n" not in error
+    assert 0 < len(inspections) < NUM_ROWS
+    assert inspections.items() <= IMAGE_IDS.items(), "an outage was taken for a picture that cannot be read"
 
-    hub.fault = each_range_once
-    assert told(hub, GENERATE, *ask, home=home) == [ROWS, PICTURES]
+    hub.fault = fail_once_per_range
+    assert run_source(hub, GENERATE, *args, home=home) == [NUM_ROWS, IMAGE_IDS]

@@ -10,7 +10,7 @@ import pytest
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.methods.runs import PRESETS, released
+from tests.methods.runs import PRESETS, hash_release
 from tests.teachers.asking import photograph
 
 
@@ -19,46 +19,46 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import skimage
     import sklearn.datasets
 
-    folder = tmp_path_factory.mktemp("photographs")
-    for shipped in (Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"):
-        for file in shipped.iterdir():
+    directory = tmp_path_factory.mktemp("photographs")
+    for source_directory in (Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"):
+        for file in source_directory.iterdir():
             if file.suffix in (".png", ".jpg"):
-                shutil.copy(file, folder)
-    assert len(list(folder.iterdir())) > 20
-    return folder
+                shutil.copy(file, directory)
+    assert len(list(directory.iterdir())) > 20
+    return directory
 
 
 @pytest.fixture(scope="session")
 def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The seven lightest of them, for tests that go over them again and again."""
-    folder = tmp_path_factory.mktemp("few")
+    directory = tmp_path_factory.mktemp("few")
     for file in sorted(photographs.iterdir(), key=lambda path: path.stat().st_size)[-14:-7]:
-        shutil.copy(file, folder)
-    return folder
+        shutil.copy(file, directory)
+    return directory
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight pictures that cost next to nothing, for tests in which the trouble is elsewhere."""
-    folder = tmp_path_factory.mktemp("tiny")
+    directory = tmp_path_factory.mktemp("tiny")
     for number in range(8):
-        (folder / f"{number}.jpg").write_bytes(photograph(64 + number))
-    return folder
+        (directory / f"{number}.jpg").write_bytes(photograph(64 + number))
+    return directory
 
 
 @pytest.fixture(scope="session")
 def clean(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """By preset, the release of the tiny pictures that went from start to end without trouble, as `released` tells it.
+    """By preset, `hash_release` of the tiny pictures' release that went from start to end without trouble.
 
     Three questions in ten are refused by the verifier, so that there are several rounds: for servers with the same
     `accept_rate`, whatever else goes wrong there.
     """
-    folder = tmp_path_factory.mktemp("clean")
+    directory = tmp_path_factory.mktemp("clean")
     with pytest.MonkeyPatch.context() as patch, GeminiServer(accept_rate=0.7) as server:
         patch.setenv("GEMINI_API_KEY", KEY)
         for preset in PRESETS:
-            generate(str(tiny), folder / preset, teacher_url=server.url, preset=preset)
-    return {preset: released(folder / preset) for preset in PRESETS}
+            generate(str(tiny), directory / preset, teacher_url=server.url, preset=preset)
+    return {preset: hash_release(directory / preset) for preset in PRESETS}
 
 
 @pytest.fixture(autouse=True)

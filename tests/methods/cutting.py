@@ -18,18 +18,18 @@ class CuttingProxy(socketserver.ThreadingTCPServer):
 
     Args:
         url (`str`): the server behind it.
-        cut (`Collection[int]`): numbers, from 0, of the pieces that are cut.
+        cut_chunks (`Collection[int]`): numbers, from 0, of the pieces that are cut.
         reset (`bool`): whether the line dies by a reset instead of an orderly end.
     """
 
     daemon_threads = True
 
-    def __init__(self, url: str, *, cut: Collection[int], reset: bool) -> None:
-        super().__init__(("127.0.0.1", 0), _Line)
-        self.behind = urlsplit(url)
-        self.cut = cut
+    def __init__(self, url: str, *, cut_chunks: Collection[int], reset: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.upstream = urlsplit(url)
+        self.cut_chunks = cut_chunks
         self.reset = reset
-        self.pieces = itertools.count()
+        self.chunk_numbers = itertools.count()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -41,20 +41,20 @@ class CuttingProxy(socketserver.ThreadingTCPServer):
         self.server_close()
 
 
-class _Line(socketserver.BaseRequestHandler):
+class _Connection(socketserver.BaseRequestHandler):
     server: CuttingProxy
     request: socket.socket
 
     def handle(self) -> None:
-        behind = self.server.behind
+        upstream = self.server.upstream
         with (
-            socket.create_connection((behind.hostname or "", behind.port or 80)) as far,
-            selectors.DefaultSelector() as ready,
+            socket.create_connection((upstream.hostname or "", upstream.port or 80)) as upstream_socket,
+            selectors.DefaultSelector() as selector,
         ):
-            ready.register(self.request, selectors.EVENT_READ, far)
-            ready.register(far, selectors.EVENT_READ, self.request)
+            selector.register(self.request, selectors.EVENT_READ, upstream_socket)
+            selector.register(upstream_socket, selectors.EVENT_READ, self.request)
             while True:
-                for key, _ in ready.select():
+                for key, _ in selector.select():
                     source, target = key.fileobj, key.data
                     assert isinstance(source, socket.socket)
                     try:
@@ -63,13 +63,13 @@ class _Line(socketserver.BaseRequestHandler):
                         return
                     if not data:
                         return
-                    if source is far and next(self.server.pieces) in self.server.cut:
-                        self._die(data[: len(data) // 2])
+                    if source is upstream_socket and next(self.server.chunk_numbers) in self.server.cut_chunks:
+                        self._cut_connection(data[: len(data) // 2])
                         return
                     target.sendall(data)
 
-    def _die(self, last_words: bytes) -> None:
-        self.request.sendall(last_words)
+    def _cut_connection(self, partial_data: bytes) -> None:
+        self.request.sendall(partial_data)
         if self.server.reset:
             # Closing without lingering is a reset.
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -20,11 +20,11 @@ PRESETS = ("paper", "efficient")
 COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli.main import main; sys.exit(main())")
 
 
-def generate_command(folder: Path, run: Path, server: ModelServer, *more: str) -> list[str]:
-    return [*COMMAND, "generate", str(folder), "--out", str(run), "--teacher-url", server.url, *more]
+def generate_command(directory: Path, run: Path, server: ModelServer, *options: str) -> list[str]:
+    return [*COMMAND, "generate", str(directory), "--out", str(run), "--teacher-url", server.url, *options]
 
 
-def released(run: Path) -> dict[str, str]:
+def hash_release(run: Path) -> dict[str, str]:
     """Assemble a run and return each Parquet file's name with its hash."""
     out = run.parent / f"{run.name}-release"
     assemble([run], out, version="1.0.0")
@@ -34,7 +34,7 @@ def released(run: Path) -> dict[str, str]:
     }
 
 
-def journalled(run: Path) -> set[str]:
+def read_reply_keys(run: Path) -> set[str]:
     """Return the keys of the replies that a run holds, none where there is no run yet."""
     if not (run / FILE_NAME).exists() or not (run / FILE_NAME).stat().st_size:
         return set()
@@ -42,13 +42,15 @@ def journalled(run: Path) -> set[str]:
         return {reply.key for _, _, reply in journal.replies()}
 
 
-def outcomes(run: Path) -> dict[str, Outcome]:
+def read_outcomes(run: Path) -> dict[str, Outcome]:
     """Return what became of each image."""
     with Journal.read(run) as journal:
         return {finished.image_id: parse_outcome(finished.body) for finished in journal.outcomes()}
 
 
-def keys(folder: Path, asked: Iterable[ModelRequest]) -> list[str]:
+def request_keys(directory: Path, requests: Iterable[ModelRequest]) -> list[str]:
     """Return the journal's keys of what a server was asked about a folder's pictures, in order."""
-    ids = {encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in folder.iterdir()}
-    return [digest(one.role, ids[one.image], one.prompt) for one in asked]
+    image_ids = {
+        encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in directory.iterdir()
+    }
+    return [digest(request.role, image_ids[request.image], request.prompt) for request in requests]

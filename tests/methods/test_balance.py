@@ -18,40 +18,50 @@ from compact_hf.methods.compact.sampling import Combination
 
 Images = dict[str, list[Combination]]
 COMBINATIONS = {k: list(itertools.combinations(CAPABILITIES, k)) for k in range(1, 5)}
-ACCEPTED = dict(zip(CAPABILITIES, (0.95, 0.85, 0.9, 0.7, 0.45, 0.75, 0.8, 0.85, 0.5, 0.8), strict=True))
+ACCEPT_RATES = dict(zip(CAPABILITIES, (0.95, 0.85, 0.9, 0.7, 0.45, 0.75, 0.8, 0.85, 0.5, 0.8), strict=True))
 
 
-def questions_of_an_image(k: int, most: int) -> st.SearchStrategy[list[Combination]]:
-    return st.lists(st.sampled_from(COMBINATIONS[k]), max_size=most, unique=True)
+def image_questions(k: int, max_size: int) -> st.SearchStrategy[list[Combination]]:
+    return st.lists(st.sampled_from(COMBINATIONS[k]), max_size=max_size, unique=True)
 
 
-IMAGES = st.lists(st.integers(1, 4).flatmap(lambda k: questions_of_an_image(k, 8)), max_size=12).map(
+IMAGES = st.lists(st.integers(1, 4).flatmap(lambda k: image_questions(k, 8)), max_size=12).map(
     lambda images: {f"{number:032x}": questions for number, questions in enumerate(images)}
 )
 
 
-def simulated(count: int, *, asked: int, seed: int) -> Images:
+def simulate_images(count: int, *, draft_count: int, seed: int) -> Images:
     """Images as a run leaves them: k is drawn evenly, what needs hard capabilities is accepted less often."""
     rng = random.Random(seed)
     images = {}
     for number in range(count):
-        drafts = rng.sample(COMBINATIONS[rng.randint(1, 3)], asked)
-        accepted = [draft for draft in drafts if rng.random() < math.prod(map(ACCEPTED.__getitem__, draft))]
+        drafts = rng.sample(COMBINATIONS[rng.randint(1, 3)], draft_count)
+        accepted = [draft for draft in drafts if rng.random() < math.prod(map(ACCEPT_RATES.__getitem__, draft))]
         if len(accepted) >= MIN_TURNS:
             images[f"{number:032x}"] = accepted
     return images
 
 
-def taken(images: Mapping[str, Sequence[Combination]], chosen: Mapping[str, Iterable[int]]) -> Iterator[Combination]:
-    return (images[image_id][at] for image_id, positions in chosen.items() for at in positions)
+def select_questions(
+    images: Mapping[str, Sequence[Combination]], selection: Mapping[str, Iterable[int]]
+) -> Iterator[Combination]:
+    return (images[image_id][position] for image_id, positions in selection.items() for position in positions)
 
 
-def spread(images: Images, chosen: Mapping[str, Iterable[int]]) -> float:
+def spread(images: Images, selection: Mapping[str, Iterable[int]]) -> float:
     """What balance makes small, written down straight: squared counts of atoms and of pairs by their mean's square."""
     value = 0.0
     for size in (1, 2):
-        kinds = {kind for needed in itertools.chain(*images.values()) for kind in itertools.combinations(needed, size)}
-        counts = Counter(kind for needed in taken(images, chosen) for kind in itertools.combinations(needed, size))
+        kinds = {
+            kind
+            for combination in itertools.chain(*images.values())
+            for kind in itertools.combinations(combination, size)
+        }
+        counts = Counter(
+            kind
+            for combination in select_questions(images, selection)
+            for kind in itertools.combinations(combination, size)
+        )
         mean = counts.total() / len(kinds) if kinds else 0
         value += sum((count / mean) ** 2 for count in counts.values())
     return value
@@ -65,9 +75,9 @@ def selections(questions: Sequence[Combination]) -> list[tuple[int, ...]]:
 
 @given(IMAGES)
 def test_two_or_three_are_taken_and_nothing_that_is_no_surplus_is_dropped(images: Images) -> None:
-    chosen = balance_questions(images)
-    assert chosen.keys() == images.keys()
-    for image_id, positions in chosen.items():
+    selection = balance_questions(images)
+    assert selection.keys() == images.keys()
+    for image_id, positions in selection.items():
         assert positions in selections(images[image_id])
 
 
@@ -82,68 +92,84 @@ def test_the_order_of_images_leaves_no_trace(images: Images, rng: random.Random)
 def test_ks_are_as_even_as_two_or_three_an_image_allow_and_then_as_many(sizes: list[tuple[int, int]]) -> None:
     images = {f"{number:032x}": COMBINATIONS[k][:size] for number, (k, size) in enumerate(sizes)}
 
-    def at(level: int) -> list[int]:
+    def nearest_counts(level: int) -> list[int]:
         """Return the number of questions of each k that is nearest to the level."""
         limits = [
-            [sum(min(most, size) for of, size in sizes if of == k) for most in (MIN_TURNS, MAX_TURNS)]
+            [
+                sum(min(max_count, size) for image_k, size in sizes if image_k == k)
+                for max_count in (MIN_TURNS, MAX_TURNS)
+            ]
             for k in (1, 2, 3)
         ]
-        return [max(least, min(level, most)) for least, most in limits]
+        return [max(min_count, min(level, max_count)) for min_count, max_count in limits]
 
-    def worth(counts: Sequence[int]) -> tuple[float, int]:
+    def score(counts: Sequence[int]) -> tuple[float, int]:
         return sum(count**2 for count in counts) / (sum(counts) or 1) ** 2, -sum(counts)
 
-    got = Counter(map(len, taken(images, balance_questions(images))))
-    assert worth([got[k] for k in (1, 2, 3)]) == pytest.approx(min(worth(at(level)) for level in range(30)))
+    k_counts = Counter(map(len, select_questions(images, balance_questions(images))))
+    assert score([k_counts[k] for k in (1, 2, 3)]) == pytest.approx(
+        min(score(nearest_counts(level)) for level in range(30))
+    )
 
 
 def test_a_rare_k_keeps_three_where_a_frequent_one_keeps_two() -> None:
     frequent = {f"{number:032x}": COMBINATIONS[1][:4] for number in range(30)}
     rare = {f"{number:032x}": COMBINATIONS[3][:4] for number in range(30, 50)}
-    chosen = balance_questions(frequent | rare)
-    assert {len(chosen[image_id]) for image_id in rare} == {3}
-    assert {len(chosen[image_id]) for image_id in frequent} == {2}
+    selection = balance_questions(frequent | rare)
+    assert {len(selection[image_id]) for image_id in rare} == {3}
+    assert {len(selection[image_id]) for image_id in frequent} == {2}
 
 
 @given(IMAGES)
 def test_no_exchange_within_an_image_would_even_more(images: Images) -> None:
-    chosen = balance_questions(images)
-    for image_id, positions in chosen.items():
-        for out, into in itertools.product(positions, set(range(len(images[image_id]))) - set(positions)):
-            exchanged = chosen | {image_id: tuple({*positions, into} - {out})}
-            assert spread(images, exchanged) >= spread(images, chosen) - 1e-9
+    selection = balance_questions(images)
+    for image_id, positions in selection.items():
+        for old_position, new_position in itertools.product(
+            positions, set(range(len(images[image_id]))) - set(positions)
+        ):
+            new_selection = selection | {image_id: tuple({*positions, new_position} - {old_position})}
+            assert spread(images, new_selection) >= spread(images, selection) - 1e-9
 
 
 def test_what_is_taken_is_near_the_best_choice_of_as_many() -> None:
     """Against all choices with the same number of questions of each k, of five images with up to five questions."""
-    worse, worse_at_random = [], []
+    gaps, random_gaps = [], []
     for seed in range(40):
-        images = simulated(5, asked=5, seed=seed)
-        chosen = balance_questions(images)
-        ks = Counter(map(len, taken(images, chosen)))
+        images = simulate_images(5, draft_count=5, seed=seed)
+        selection = balance_questions(images)
+        k_counts = Counter(map(len, select_questions(images, selection)))
         choices = (
             dict(zip(images, positions, strict=True))
             for positions in itertools.product(*map(selections, images.values()))
         )
-        of_as_many = [spread(images, each) for each in choices if Counter(map(len, taken(images, each))) == ks]
-        worse.append(spread(images, chosen) / min(of_as_many) - 1)
-        worse_at_random.append(sum(of_as_many) / len(of_as_many) / min(of_as_many) - 1)
-    assert sum(worse) / len(worse) < 0.01
-    assert sum(worse_at_random) / len(worse_at_random) > 0.1
+        spreads = [
+            spread(images, choice)
+            for choice in choices
+            if Counter(map(len, select_questions(images, choice))) == k_counts
+        ]
+        gaps.append(spread(images, selection) / min(spreads) - 1)
+        random_gaps.append(sum(spreads) / len(spreads) / min(spreads) - 1)
+    assert sum(gaps) / len(gaps) < 0.01
+    assert sum(random_gaps) / len(random_gaps) > 0.1
 
 
 def test_a_run_with_uneven_accept_rates_comes_out_even() -> None:
-    images = simulated(3000, asked=8, seed=0)
-    chosen = balance_questions(images)
+    images = simulate_images(3000, draft_count=8, seed=0)
+    selection = balance_questions(images)
     rng = random.Random(0)
-    at_random = {image_id: rng.sample(range(len(images[image_id])), len(chosen[image_id])) for image_id in images}
+    random_selection = {
+        image_id: rng.sample(range(len(images[image_id])), len(selection[image_id])) for image_id in images
+    }
     before = measure_evenness(itertools.chain.from_iterable(images.values()))
-    by_chance, after = measure_evenness(taken(images, at_random)), measure_evenness(taken(images, chosen))
+    baseline, after = (
+        measure_evenness(select_questions(images, random_selection)),
+        measure_evenness(select_questions(images, selection)),
+    )
     assert before.ks < 0.98
     assert after.ks == pytest.approx(1)
-    assert max(before.capabilities, by_chance.capabilities) < 0.993
+    assert max(before.capabilities, baseline.capabilities) < 0.993
     assert after.capabilities > 0.9999
-    assert max(before.pairs, by_chance.pairs) < 0.991
+    assert max(before.pairs, baseline.pairs) < 0.991
     assert after.pairs > 0.998
     assert after.questions > 2.5 * len(images)
 

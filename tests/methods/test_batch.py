@@ -39,18 +39,18 @@ generate(folder, run, teacher="gemini-batch", preset="efficient", teacher_url=ur
 """
 
 
-def in_batches(folder: Path, run: Path, server: GeminiServer) -> None:
-    generate(str(folder), run, teacher="gemini-batch", preset="efficient", teacher_url=server.url)
+def generate_in_batches(directory: Path, run: Path, server: GeminiServer) -> None:
+    generate(str(directory), run, teacher="gemini-batch", preset="efficient", teacher_url=server.url)
 
 
-def batch_server(**more: object) -> GeminiServer:
+def make_batch_server(**options: object) -> GeminiServer:
     """Return a server whose jobs have ended at the first look: the teacher's pauses are not those of tests."""
-    server = GeminiServer(accept_rate=0.5, **more)  # type: ignore[arg-type]
+    server = GeminiServer(accept_rate=0.5, **options)  # type: ignore[arg-type]
     server.batches.polls_to_finish = 1
     return server
 
 
-def released(run: Path) -> dict[str, str]:
+def hash_release(run: Path) -> dict[str, str]:
     """Assemble a run and return each Parquet file's name with its hash."""
     out = run.parent / f"{run.name}-release"
     assemble([run], out, version="1.0.0")
@@ -62,22 +62,22 @@ def released(run: Path) -> dict[str, str]:
 def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     """A run without trouble, and how many requests and batches it took."""
     run = tmp_path_factory.mktemp("clean") / "run"
-    with pytest.MonkeyPatch.context() as patch, batch_server() as server:
+    with pytest.MonkeyPatch.context() as patch, make_batch_server() as server:
         patch.setenv("GEMINI_API_KEY", "test-key")
-        in_batches(few, run, server)
+        generate_in_batches(few, run, server)
     return run, server.request_count, len(server.batches.jobs)
 
 
 def test_two_rounds_are_four_batches_and_leave_nothing_behind(few: Path, clean_run: tuple[Path, int, int]) -> None:
     run, requests, batches = clean_run
-    pictures = len(list(few.iterdir()))
-    assert 2 * pictures < requests < 4 * pictures
+    image_count = len(list(few.iterdir()))
+    assert 2 * image_count < requests < 4 * image_count
     assert batches == 4
     assert not (run / JOBS_DIRECTORY).exists()
     with Journal.read(run) as journal:
         assert journal.identity["teacher"] == "gemini-batch:gemini-3.8-flash"
         assert len(list(journal.replies())) == requests
-    assert released(run)
+    assert hash_release(run)
 
 
 def test_twenty_rounds_in_batches_are_refused(few: Path, tmp_path: Path) -> None:
@@ -89,48 +89,48 @@ def test_twenty_rounds_in_batches_are_refused(few: Path, tmp_path: Path) -> None
 def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Path, int, int], tmp_path: Path) -> None:
     """Written, uploading, uploaded, made without being told, submitted, collecting, and handed over half-way."""
     run = tmp_path / "run"
-    deaths = ["upload", "chunk", "create", "created", "get", "download"]
-    victims: list[preforked.Popen] = []
+    fatal_calls = ["upload", "chunk", "create", "created", "get", "download"]
+    processes: list[preforked.Popen] = []
 
     def kill(call: str, number: int) -> Response | None:
-        if not deaths or call != deaths[0]:
+        if not fatal_calls or call != fatal_calls[0]:
             return None
-        deaths.pop(0)
-        victims[-1].kill()
-        victims[-1].wait()
+        fatal_calls.pop(0)
+        processes[-1].kill()
+        processes[-1].wait()
         # Nor is what the dead asked for carried out, or "create" would be the same as "created".
         return Response(status_code=499)
 
-    with batch_server() as server:
+    with make_batch_server() as server:
         server.batches.fault = kill
-        pictures = len(list(few.iterdir()))
-        for replies in (*(0 for _ in deaths), pictures // 2, pictures + 2):
+        image_count = len(list(few.iterdir()))
+        for replies in (*(0 for _ in fatal_calls), image_count // 2, image_count + 2):
             arguments = [str(few), str(run), server.url, str(replies)]
-            victims.append(preforked.Popen([sys.executable, "-c", _CHILD, *arguments]))
-            assert victims[-1].wait(60) == -signal.SIGKILL
-        in_batches(few, run, server)
-    assert deaths == []
+            processes.append(preforked.Popen([sys.executable, "-c", _CHILD, *arguments]))
+            assert processes[-1].wait(60) == -signal.SIGKILL
+        generate_in_batches(few, run, server)
+    assert fatal_calls == []
     _, requests, batches = clean_run
     assert (server.request_count, len(server.batches.jobs)) == (requests, batches)
     assert not (run / JOBS_DIRECTORY).exists()
-    assert released(run) == released(clean_run[0])
+    assert hash_release(run) == hash_release(clean_run[0])
 
 
 def test_what_fails_or_expires_goes_into_a_later_batch(
     few: Path, clean_run: tuple[Path, int, int], tmp_path: Path
 ) -> None:
-    expired: list[bytes] = []
+    expired_images: list[bytes] = []
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
+    def fault(request: ModelRequest, number: int) -> Response | None:
         """The seven requests of the first batch expire; two of the second fail, always about the same pictures."""
         if number < 7:
-            expired.append(asked.image)
-        elif number < 14 and asked.image in sorted(expired)[:2]:
+            expired_images.append(request.image)
+        elif number < 14 and request.image in sorted(expired_images)[:2]:
             return error_response(503, "UNAVAILABLE", "overloaded")
         return None
 
-    with batch_server(fault=fault) as server:
+    with make_batch_server(fault=fault) as server:
         server.batches.final_state = lambda number: "SUCCEEDED" if number else "EXPIRED"
-        in_batches(few, tmp_path / "run", server)
+        generate_in_batches(few, tmp_path / "run", server)
     assert (server.request_count, len(server.batches.jobs)) == (clean_run[1] + 9, clean_run[2] + 2)
-    assert released(tmp_path / "run") == released(clean_run[0])
+    assert hash_release(tmp_path / "run") == hash_release(clean_run[0])

@@ -19,26 +19,26 @@ from tests.teachers.asking import photograph
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    directory = tmp_path / "pictures"
+    directory.mkdir()
     for index in range(6):
-        (pictures / f"{index}.jpg").write_bytes(photograph(64 + index))
-    return pictures
+        (directory / f"{index}.jpg").write_bytes(photograph(64 + index))
+    return directory
 
 
 @pytest.fixture
 def server() -> Iterator[GeminiServer]:
-    with GeminiServer() as started:
-        yield started
+    with GeminiServer() as gemini_server:
+        yield gemini_server
 
 
-def rows(run: Path) -> dict[str, bytes]:
+def read_images(run: Path) -> dict[str, bytes]:
     """Read a run as a release does: image id -> the picture's bytes."""
-    found = [item for item in iter_conversation_rows([run]) if isinstance(item, Row)]
-    return {row.image_id or "": row.read_image() for row in found if row.read_image}
+    rows = [item for item in iter_conversation_rows([run]) if isinstance(item, Row)]
+    return {row.image_id or "": row.read_image() for row in rows if row.read_image}
 
 
-def gone(run: Path) -> list[str]:
+def list_missing_refs(run: Path) -> list[str]:
     return [
         item.subject
         for item in iter_conversation_rows([run])
@@ -51,29 +51,29 @@ def test_pictures_that_vanished_are_named_then_left_out_and_come_back(
 ) -> None:
     run = tmp_path / "run"
     generate(str(folder), run, teacher_url=server.url)
-    asked = len(server.requests)
+    request_count = len(server.requests)
     (folder / "3.jpg").rename(tmp_path / "aside.jpg")
     with pytest.raises(SourceError, match=r"3\.jpg in .* cannot be read any more"):
-        rows(run)
+        read_images(run)
     generate(str(folder), run, teacher_url=server.url)
-    assert gone(run) == ["3.jpg"]
-    assert len(rows(run)) == 5
+    assert list_missing_refs(run) == ["3.jpg"]
+    assert len(read_images(run)) == 5
     (tmp_path / "aside.jpg").rename(folder / "3.jpg")
     generate(str(folder), run, teacher_url=server.url)
-    assert len(rows(run)) == 6
-    assert len(server.requests) == asked
+    assert len(read_images(run)) == 6
+    assert len(server.requests) == request_count
 
 
 def test_a_picture_that_was_replaced_is_asked_about_anew(folder: Path, server: GeminiServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
     generate(str(folder), run, teacher_url=server.url)
-    other = photograph(300, 200)
-    (folder / "3.jpg").write_bytes(other)
+    new_image = photograph(300, 200)
+    (folder / "3.jpg").write_bytes(new_image)
     with pytest.raises(SourceError, match=r"3\.jpg in .* is not the picture it was; put it back, or run"):
-        rows(run)
+        read_images(run)
     generate(str(folder), run, teacher_url=server.url)
-    assert gone(run) == ["3.jpg"]
-    assert rows(run)[compute_image_id(other)]
+    assert list_missing_refs(run) == ["3.jpg"]
+    assert read_images(run)[compute_image_id(new_image)]
 
 
 def test_pictures_that_were_moved_within_the_folder_are_found(
@@ -81,23 +81,23 @@ def test_pictures_that_were_moved_within_the_folder_are_found(
 ) -> None:
     run = tmp_path / "run"
     generate(str(folder), run, teacher_url=server.url)
-    asked, before = len(server.requests), rows(run)
+    request_count, before = len(server.requests), read_images(run)
     (folder / "sub").mkdir()
     (folder / "3.jpg").rename(folder / "sub" / "three.jpg")
     generate(str(folder), run, teacher_url=server.url)
-    assert len(server.requests) == asked
-    assert rows(run) == before
+    assert len(server.requests) == request_count
+    assert read_images(run) == before
 
 
 def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_its_old_name(
     folder: Path, tmp_path: Path
 ) -> None:
     """Each picture but the first asked about is replaced after it was looked at, before it is sent."""
-    new = {file.name: photograph(400 + index) for index, file in enumerate(sorted(folder.iterdir()))}
+    new_images = {file.name: photograph(400 + index) for index, file in enumerate(sorted(folder.iterdir()))}
 
-    def replace(asked: ModelRequest, number: int) -> Response | None:
+    def replace(request: ModelRequest, number: int) -> Response | None:
         if number == 0:
-            for name, data in new.items():
+            for name, data in new_images.items():
                 (folder / name).write_bytes(data)
         return None
 
@@ -105,26 +105,28 @@ def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_it
         generate(str(folder), tmp_path / "run", teacher_url=server.url, concurrency=1)
     with GeminiServer() as server:
         generate(str(folder), tmp_path / "run", teacher_url=server.url)
-    found = rows(tmp_path / "run")
-    assert found.keys() == {compute_image_id(data) for data in new.values()}
+    images = read_images(tmp_path / "run")
+    assert images.keys() == {compute_image_id(data) for data in new_images.values()}
 
 
 def test_a_run_inside_its_own_folder_of_pictures_asks_about_no_file_of_its_own(
     folder: Path, server: GeminiServer
 ) -> None:
     for _ in range(2):
-        standing = generate(str(folder), folder / "run", teacher_url=server.url)
-        assert (standing.images, standing.finished) == (6, 6)
+        progress = generate(str(folder), folder / "run", teacher_url=server.url)
+        assert (progress.images, progress.finished) == (6, 6)
 
 
 def test_the_count_never_says_more_done_than_there_is(folder: Path, server: GeminiServer, tmp_path: Path) -> None:
     (folder / "copy.jpg").write_bytes((folder / "0.jpg").read_bytes())
     (folder / "empty.jpg").touch()
-    told: list[RunProgress] = []
+    updates: list[RunProgress] = []
     for limit in (5, 2, None):
-        end = generate(str(folder), tmp_path / "run", teacher_url=server.url, limit=limit, on_progress=told.append)
-        assert end.finished == end.images == (6 if limit is None else 5)
-    assert all(standing.finished <= standing.images for standing in told)
+        final_progress = generate(
+            str(folder), tmp_path / "run", teacher_url=server.url, limit=limit, on_progress=updates.append
+        )
+        assert final_progress.finished == final_progress.images == (6 if limit is None else 5)
+    assert all(progress.finished <= progress.images for progress in updates)
 
 
 def test_a_limit_draws_from_the_whole_folder_and_a_larger_one_adds(
@@ -132,11 +134,11 @@ def test_a_limit_draws_from_the_whole_folder_and_a_larger_one_adds(
 ) -> None:
     for index in range(6, 30):
         (folder / f"{index}.jpg").write_bytes(photograph(64 + index))
-    first = {compute_image_id((folder / f"{index}.jpg").read_bytes()) for index in range(5)}
+    first_ids = {compute_image_id((folder / f"{index}.jpg").read_bytes()) for index in range(5)}
     generate(str(folder), tmp_path / "run", teacher_url=server.url, limit=5)
-    drawn = rows(tmp_path / "run").keys()
-    assert len(drawn) == 5
-    assert drawn != first
+    image_ids = read_images(tmp_path / "run").keys()
+    assert len(image_ids) == 5
+    assert image_ids != first_ids
     generate(str(folder), tmp_path / "run", teacher_url=server.url, limit=8)
-    assert len(rows(tmp_path / "run")) == 8
-    assert drawn < rows(tmp_path / "run").keys()
+    assert len(read_images(tmp_path / "run")) == 8
+    assert image_ids < read_images(tmp_path / "run").keys()

@@ -19,10 +19,10 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_needs_no_key_and_leaves_nothing_behind(few: Path, tmp_path: Path) -> None:
-    found = dry_run(str(few), tmp_path / "run", preset="efficient")
-    assert (found.pictures, found.finished) == (7, 0)
-    assert found.cost is not None
-    assert found.cost > 0
+    forecast = dry_run(str(few), tmp_path / "run", preset="efficient")
+    assert (forecast.pictures, forecast.finished) == (7, 0)
+    assert forecast.cost is not None
+    assert forecast.cost > 0
     assert not (tmp_path / "run").exists()
 
 
@@ -30,7 +30,7 @@ def test_efficient_costs_less_than_paper_and_a_batch_half_of_that(few: Path, tmp
     paper = dry_run(str(few), tmp_path)
     efficient = dry_run(str(few), tmp_path, preset="efficient")
     batch = dry_run(str(few), tmp_path, preset="efficient", teacher="gemini-batch")
-    costs = [one.cost_per_question for one in (paper, efficient, batch)]
+    costs = [forecast.cost_per_question for forecast in (paper, efficient, batch)]
     assert costs[0] > costs[1] > 1.9 * costs[2]
 
 
@@ -43,11 +43,11 @@ def test_limits_and_shards_are_planned_for(few: Path, tmp_path: Path) -> None:
 def test_a_run_that_began_is_planned_from_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "run"
     generate("scenes:60", out, limit=20, preset="efficient")
-    began = dry_run("scenes:60", out, preset="efficient")
-    assert (began.pictures, began.finished) == (40, 20)
-    assert any("measured on 20" in line for line in began.basis)
-    standing = generate("scenes:60", out, preset="efficient")
-    assert began.requests == pytest.approx(standing.sent, rel=0.25)
+    forecast = dry_run("scenes:60", out, preset="efficient")
+    assert (forecast.pictures, forecast.finished) == (40, 20)
+    assert any("measured on 20" in line for line in forecast.basis)
+    progress = generate("scenes:60", out, preset="efficient")
+    assert forecast.requests == pytest.approx(progress.sent, rel=0.25)
 
 
 @pytest.mark.parametrize("other", [{"seed": 7}, {"max_edge": 100}], ids=["seed", "max_edge"])
@@ -62,9 +62,9 @@ def test_the_command_prints_a_table_and_asks_nothing(
     few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "7 pictures" in said
-    assert "USD a question" in said
+    output = capsys.readouterr().out
+    assert "7 pictures" in output
+    assert "USD a question" in output
     assert not (tmp_path / "run").exists()
 
 
@@ -75,12 +75,12 @@ def test_the_command_prints_a_table_and_asks_nothing(
 def test_what_the_run_would_refuse_is_refused_before(
     few: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError) as planned:
+    with pytest.raises(UsageError) as dry_run_error:
         dry_run(str(few), tmp_path / "run", **settings)
     monkeypatch.setenv("GEMINI_API_KEY", "test-key")
-    with pytest.raises(UsageError) as run:
+    with pytest.raises(UsageError) as run_error:
         generate(str(few), tmp_path / "run", **settings)
-    assert str(planned.value) == str(run.value)
+    assert str(dry_run_error.value) == str(run_error.value)
 
 
 def test_drawn_scenes_have_questions_up_to_five(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import ModelRequest
 from tests.methods.cutting import CuttingProxy
-from tests.methods.runs import keys, outcomes, released
+from tests.methods.runs import hash_release, read_outcomes, request_keys
 from tests.teachers.asking import photograph
 
 Fault = Callable[[ModelRequest, int], Response | None]
@@ -33,10 +33,12 @@ Fault = Callable[[ModelRequest, int], Response | None]
 pytestmark = pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
 
 
-def asked_with(folder: Path, run: Path, preset: str, fault: Fault, **settings: Any) -> tuple[GeminiServer, RunProgress]:
+def generate_with_fault(
+    directory: Path, run: Path, preset: str, fault: Fault, **settings: Any
+) -> tuple[GeminiServer, RunProgress]:
     with GeminiServer(accept_rate=0.7, fault=fault) as server:
-        standing = generate(str(folder), run, teacher_url=server.url, preset=preset, **settings)
-    return server, standing
+        progress = generate(str(directory), run, teacher_url=server.url, preset=preset, **settings)
+    return server, progress
 
 
 def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
@@ -44,60 +46,60 @@ def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
 ) -> None:
     """Wasted: what was in flight when it began, and one probe for each delay that the server named."""
     seconds, delay, concurrency = 1.7, 0.6, 8
-    began: list[float] = []
-    refused: list[float] = []
+    start_times: list[float] = []
+    refusal_times: list[float] = []
 
-    def storm(asked: ModelRequest, number: int) -> Response | None:
+    def storm(request: ModelRequest, number: int) -> Response | None:
         now = time.monotonic()
         if number == 5:
-            began.append(now)
-        if not began or now > began[0] + seconds:
+            start_times.append(now)
+        if not start_times or now > start_times[0] + seconds:
             return None
-        refused.append(now)
+        refusal_times.append(now)
         return error_response(429, "RESOURCE_EXHAUSTED", "quota", retry_delay_s=delay)
 
-    _, standing = asked_with(tiny, tmp_path / "run", preset, storm, concurrency=concurrency)
-    probes = [at for at in refused if at > began[0] + 0.9 * delay]
+    _, progress = generate_with_fault(tiny, tmp_path / "run", preset, storm, concurrency=concurrency)
+    probes = [moment for moment in refusal_times if moment > start_times[0] + 0.9 * delay]
     assert 1 <= len(probes) <= seconds / delay
-    assert len(refused) - len(probes) <= concurrency
-    assert standing.failures == len(refused)
-    assert released(tmp_path / "run") == clean[preset]
+    assert len(refusal_times) - len(probes) <= concurrency
+    assert progress.failures == len(refusal_times)
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
-class _Crowd(GeminiServer):
+class _CountingServer(GeminiServer):
     """Notes how many requests it has in hand whenever one comes."""
 
-    def __init__(self, **more: Any) -> None:
-        super().__init__(latency_s=0.2, **more)  # long beside what a request costs a busy machine
-        self.crowd: list[int] = []
-        self._now = 0
+    def __init__(self, **options: Any) -> None:
+        super().__init__(latency_s=0.2, **options)  # long beside what a request costs a busy machine
+        self.in_flight_counts: list[int] = []
+        self._in_flight = 0
 
     async def _generate(self, request: Request) -> Response:
-        self._now += 1
-        self.crowd.append(self._now)
+        self._in_flight += 1
+        self.in_flight_counts.append(self._in_flight)
         try:
             return await super()._generate(request)
         finally:
-            self._now -= 1
+            self._in_flight -= 1
 
 
 def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: Path, preset: str) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    directory = tmp_path / "pictures"
+    directory.mkdir()
     for number in range(80):
-        (folder / f"{number}.jpg").write_bytes(photograph(64 + number))
-    seen: list[int] = []
+        (directory / f"{number}.jpg").write_bytes(photograph(64 + number))
+    storm_offsets: list[int] = []
 
-    def storm(asked: ModelRequest, number: int) -> Response | None:
+    def storm(request: ModelRequest, number: int) -> Response | None:
         if not 40 <= number < 57:
             return None
-        seen.append(len(server.crowd))
+        storm_offsets.append(len(server.in_flight_counts))
         return error_response(429, "RESOURCE_EXHAUSTED", "quota", retry_delay_s=0.1)
 
     # Sixteen were in flight, and at least one probe followed.
-    with _Crowd(fault=storm) as server:
-        generate(str(folder), tmp_path / "run", teacher_url=server.url, preset=preset, concurrency=16)
-    before, after = server.crowd[: seen[0]], server.crowd[seen[-1] :]
+    with _CountingServer(fault=storm) as server:
+        generate(str(directory), tmp_path / "run", teacher_url=server.url, preset=preset, concurrency=16)
+    before, after = server.in_flight_counts[: storm_offsets[0]], server.in_flight_counts[storm_offsets[-1] :]
     assert max(before) > 12
     assert max(after[:20]) <= 11
     assert max(after) > max(after[:20])
@@ -106,19 +108,19 @@ def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: 
 def test_bursts_of_500_and_503_change_nothing(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def burst(asked: ModelRequest, number: int) -> Response | None:
+    def burst(request: ModelRequest, number: int) -> Response | None:
         if 2 <= number < 5:
             return error_response(500, "INTERNAL", "oops")
         if 10 <= number < 13:
             return error_response(503, "UNAVAILABLE", "the model is overloaded")
         return Response("<html>Bad Gateway</html>", status_code=502) if number == 15 else None
 
-    _, standing = asked_with(tiny, tmp_path / "run", preset, burst)
-    assert standing.failures == 7
-    assert released(tmp_path / "run") == clean[preset]
+    _, progress = generate_with_fault(tiny, tmp_path / "run", preset, burst)
+    assert progress.failures == 7
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
-class _Hanging(Response):
+class _HangingResponse(Response):
     """Answers nothing until the client goes away; with `drip`, a byte now and then, so that something always comes."""
 
     def __init__(self, *, drip: bool) -> None:
@@ -126,34 +128,37 @@ class _Hanging(Response):
         self._drip = drip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(receive())
+        disconnect = asyncio.ensure_future(receive())
         if self._drip:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        while self._drip and not gone.done():
+        while self._drip and not disconnect.done():
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
             await asyncio.sleep(0.02)
-        await gone
+        await disconnect
 
 
 @pytest.mark.parametrize("drip", [False, True])
 def test_a_server_that_hangs_or_drips_is_asked_again(
     tiny: Path, tmp_path: Path, preset: str, drip: bool, clean: dict[str, dict[str, str]], short_time_out: None
 ) -> None:
-    hung: set[tuple[bytes, str]] = set()
+    hung_requests: set[tuple[bytes, str]] = set()
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
+    def fault(request: ModelRequest, number: int) -> Response | None:
         if number not in (0, 7, 8):
             return None
-        hung.add((asked.image, asked.prompt))
-        return _Hanging(drip=drip)
+        hung_requests.add((request.image, request.prompt))
+        return _HangingResponse(drip=drip)
 
-    server, standing = asked_with(tiny, tmp_path / "run", preset, fault)
+    server, progress = generate_with_fault(tiny, tmp_path / "run", preset, fault)
     # On a busy machine other answers may be too late as well: each failure is asked again, exactly once.
-    asked = keys(tiny, server.requests)
-    assert standing.failures == len(asked) - len(set(asked)) >= len(hung) == 3
-    assert all([(one.image, one.prompt) for one in server.requests].count(question) > 1 for question in hung)
-    assert "gave no answer within 3 s" in standing.last_failure
-    assert released(tmp_path / "run") == clean[preset]
+    sent_keys = request_keys(tiny, server.requests)
+    assert progress.failures == len(sent_keys) - len(set(sent_keys)) >= len(hung_requests) == 3
+    assert all(
+        [(request.image, request.prompt) for request in server.requests].count(hung_request) > 1
+        for hung_request in hung_requests
+    )
+    assert "gave no answer within 3 s" in progress.last_failure
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
 @pytest.fixture
@@ -168,48 +173,48 @@ def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_connection_that_breaks_off_in_the_middle_of_an_answer_costs_a_repetition(
     tiny: Path, tmp_path: Path, preset: str, reset: bool, clean: dict[str, dict[str, str]]
 ) -> None:
-    with GeminiServer(accept_rate=0.7) as server, CuttingProxy(server.url, cut=(3, 9, 14), reset=reset) as proxy:
-        standing = generate(str(tiny), tmp_path / "run", teacher_url=proxy.url, preset=preset)
-    assert standing.failures == 3
-    assert "broke off" in standing.last_failure
+    with GeminiServer(accept_rate=0.7) as server, CuttingProxy(server.url, cut_chunks=(3, 9, 14), reset=reset) as proxy:
+        progress = generate(str(tiny), tmp_path / "run", teacher_url=proxy.url, preset=preset)
+    assert progress.failures == 3
+    assert "broke off" in progress.last_failure
     # Paid for, but never arrived: these three were asked again, and nothing else was.
-    asked = keys(tiny, server.requests)
-    assert len(asked) - len(set(asked)) == 3
-    assert released(tmp_path / "run") == clean[preset]
+    sent_keys = request_keys(tiny, server.requests)
+    assert len(sent_keys) - len(set(sent_keys)) == 3
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
 def test_a_body_that_is_cut_is_asked_for_again(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def cut(asked: ModelRequest, number: int) -> Response | None:
-        body = bytes(server.answer(asked).body)
+    def cut_body(request: ModelRequest, number: int) -> Response | None:
+        body = bytes(server.answer(request).body)
         return Response(body[: len(body) // 2], media_type="application/json") if number in (1, 6) else None
 
-    with GeminiServer(accept_rate=0.7, fault=cut) as server:
-        standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset)
-    assert standing.failures == 2
-    assert "is not Gemini's JSON" in standing.last_failure
-    assert released(tmp_path / "run") == clean[preset]
+    with GeminiServer(accept_rate=0.7, fault=cut_body) as server:
+        progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset)
+    assert progress.failures == 2
+    assert "is not Gemini's JSON" in progress.last_failure
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
 def test_fenced_json_is_worth_as_much_as_bare_json(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def fenced(asked: ModelRequest, number: int) -> Response:
-        text = json.dumps(server.make_reply(asked), indent=1)
+    def answer_fenced(request: ModelRequest, number: int) -> Response:
+        text = json.dumps(server.make_reply(request), indent=1)
         return content_response(f"```json\n{text}\n```", model="gemini-3.8-flash-double")
 
-    with GeminiServer(accept_rate=0.7, fault=fenced) as server:
+    with GeminiServer(accept_rate=0.7, fault=answer_fenced) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset)
-    assert released(tmp_path / "run") == clean[preset]
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
-def cut_at(share: float) -> Callable[[str], str]:
-    return lambda text: text[: int(len(text) * share)]
+def truncate_to(fraction: float) -> Callable[[str], str]:
+    return lambda text: text[: int(len(text) * fraction)]
 
 
-SPOILED: dict[str, Callable[[str], str]] = {
-    "JSON that was cut": cut_at(0.6),
+CORRUPTIONS: dict[str, Callable[[str], str]] = {
+    "JSON that was cut": truncate_to(0.6),
     "JSON that lacks its last bracket": lambda text: text[:-1],
     "a fence that was cut": lambda text: f"```json\n{text}",
     "another schema": lambda text: '{"image": "a cat", "score": 0.5}',
@@ -221,35 +226,35 @@ SPOILED: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("role", ["teacher", "verifier"])
-@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("spoil", CORRUPTIONS.values(), ids=CORRUPTIONS)
 def test_what_is_not_the_json_that_was_asked_for_is_a_reject_and_never_mended(
     tiny: Path, tmp_path: Path, preset: str, role: str, spoil: Callable[[str], str]
 ) -> None:
     """The answers are spoiled in the first round; what is accepted comes from other answers alone."""
-    spoiled: set[bytes] = set()
-    said: list[str] = []
+    spoiled_images: set[bytes] = set()
+    prompts: list[str] = []
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
-        if asked.role != role or asked.image in spoiled:
+    def fault(request: ModelRequest, number: int) -> Response | None:
+        if request.role != role or request.image in spoiled_images:
             return None
-        spoiled.add(asked.image)
-        said.append(asked.prompt)
-        text = json.dumps(server.make_reply(asked))
+        spoiled_images.add(request.image)
+        prompts.append(request.prompt)
+        text = json.dumps(server.make_reply(request))
         assert spoil(text) != text
         return content_response(spoil(text))
 
     with GeminiServer(fault=fault) as server:
-        standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, limit=3)
-        assert len(server.requests) == len(set(keys(tiny, server.requests)))  # final: nothing was sent twice
-    assert (standing.finished, standing.kept, standing.failures) == (3, 3, 0)
+        progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, limit=3)
+        assert len(server.requests) == len(set(request_keys(tiny, server.requests)))  # final: nothing was sent twice
+    assert (progress.finished, progress.kept, progress.failures) == (3, 3, 0)
     reason = "malformed reply" if role == "teacher" else "malformed verdict"
-    for outcome in outcomes(tmp_path / "run").values():
+    for outcome in read_outcomes(tmp_path / "run").values():
         assert {reject.reason for reject in outcome.rejects} == {reason}
         first_round = 1 if preset == "paper" else 4
-        assert [why for _, why in outcome.drafts[:first_round]] == [reason] * first_round
+        assert [drop_reason for _, drop_reason in outcome.drafts[:first_round]] == [reason] * first_round
         assert outcome.conversation is not None
         if role == "verifier":
-            assert not any(turn.question in prompt for turn in outcome.conversation.turns for prompt in said)
+            assert not any(turn.question in prompt for turn in outcome.conversation.turns for prompt in prompts)
 
 
 def test_a_service_that_is_away_for_good_ends_the_run_in_one_line_and_the_run_goes_on_later(
@@ -257,31 +262,31 @@ def test_a_service_that_is_away_for_good_ends_the_run_in_one_line_and_the_run_go
 ) -> None:
     run = tmp_path / "run"
 
-    def away(asked: ModelRequest, number: int) -> Response | None:
+    def refuse(request: ModelRequest, number: int) -> Response | None:
         return error_response(429, "RESOURCE_EXHAUSTED", "daily quota", retry_delay_s=40_000) if number > 12 else None
 
     with pytest.raises(TeacherUnavailableError, match="daily quota; nothing is lost, run the same command later"):
-        asked_with(tiny, run, preset, away)
-    server, _ = asked_with(tiny, run, preset, lambda asked, number: None)
-    assert released(run) == clean[preset]
+        generate_with_fault(tiny, run, preset, refuse)
+    server, _ = generate_with_fault(tiny, run, preset, lambda request, number: None)
+    assert hash_release(run) == clean[preset]
     assert len(server.requests) > 0
 
 
 def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    poisoned: set[bytes] = set()
+    poisoned_images: set[bytes] = set()
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
-        poisoned.update([asked.image] if not number else [])
-        unreadable = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
-        return unreadable if asked.image in poisoned else None
+    def fault(request: ModelRequest, number: int) -> Response | None:
+        poisoned_images.update([request.image] if not number else [])
+        response = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
+        return response if request.image in poisoned_images else None
 
     with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished .*Unable to process input image"):
-        asked_with(tiny, tmp_path / "run", preset, fault)
-    server, _ = asked_with(tiny, tmp_path / "run", preset, lambda asked, number: None)
-    assert {asked.image for asked in server.requests} == poisoned
-    assert released(tmp_path / "run") == clean[preset]
+        generate_with_fault(tiny, tmp_path / "run", preset, fault)
+    server, _ = generate_with_fault(tiny, tmp_path / "run", preset, lambda request, number: None)
+    assert {request.image for request in server.requests} == poisoned_images
+    assert hash_release(tmp_path / "run") == clean[preset]
 
 
 FINISH_REASONS = [*(reason.value for reason in FinishReason if reason is not FinishReason.STOP), "INVENTED_LATER"]
@@ -295,28 +300,30 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
 ) -> None:
     """One after the other, each with an answer in it that would pass if it were read; then the real answers."""
     assert {"SAFETY", "MAX_TOKENS", "RECITATION", "LANGUAGE", "SPII", "OTHER"} < set(FINISH_REASONS)
-    ways = [
+    refusals = [
         *(f"finish reason {reason}" for reason in FINISH_REASONS),
         *("no candidates", "empty answer", "prompt blocked: SAFETY", "prompt blocked: PROHIBITED_CONTENT"),
     ]
-    left = list(ways)
+    remaining = list(refusals)
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
-        if asked.role != role or not left:
+    def fault(request: ModelRequest, number: int) -> Response | None:
+        if request.role != role or not remaining:
             return None
-        kind, _, reason = (way := left.pop(0)).rpartition(" ")
+        kind, _, reason = (refusal := remaining.pop(0)).rpartition(" ")
         if kind == "finish reason":
-            return content_response(json.dumps(server.make_reply(asked)), finish=reason)
-        if way == "empty answer":
+            return content_response(json.dumps(server.make_reply(request)), finish=reason)
+        if refusal == "empty answer":
             return content_response("")
-        feedback = {} if way == "no candidates" else {"promptFeedback": {"blockReason": reason}}
+        feedback = {} if refusal == "no candidates" else {"promptFeedback": {"blockReason": reason}}
         body = {"candidates": [], "usageMetadata": {"promptTokenCount": 300}, **feedback}
         return Response(json.dumps(body), media_type="application/json")
 
     with GeminiServer(fault=fault) as server:
-        standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, ks=(2,))
-        assert len(server.requests) == len(set(keys(tiny, server.requests)))  # final: paid for, and never asked again
-    assert (left, standing.failures, standing.finished) == ([], 0, 8)
+        progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, ks=(2,))
+        assert len(server.requests) == len(
+            set(request_keys(tiny, server.requests))
+        )  # final: paid for, and never asked again
+    assert (remaining, progress.failures, progress.finished) == ([], 0, 8)
     reason = "declined" if role == "teacher" else "verifier declined"
-    rejects = [reject for outcome in outcomes(tmp_path / "run").values() for reject in outcome.rejects]
-    assert {reject.detail for reject in rejects if reject.reason == reason} == set(ways)
+    rejects = [reject for outcome in read_outcomes(tmp_path / "run").values() for reject in outcome.rejects]
+    assert {reject.detail for reject in rejects if reject.reason == reason} == set(refusals)

@@ -11,12 +11,12 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.http import unavailable
-from tests.doubles.hub.server import Asked, HubServer
-from tests.hub.clients import told
-from tests.methods.data_sets import pictures, questions_folder
+from tests.doubles.hub.http import service_unavailable
+from tests.doubles.hub.server import HubRequest, HubServer
+from tests.hub.clients import run_source
+from tests.methods.data_sets import make_images, write_questions_dataset
 
-WAY: Final = """
+MAIN_SCRIPT: Final = """
 import sys
 from pathlib import Path
 from huggingface_hub import HfApi
@@ -75,7 +75,7 @@ except CompactError as error:
 annotate("org/compact/k3", runs / "later", verifier_url=gemini)
 """
 
-AGAIN: Final = """
+REREAD_SCRIPT: Final = """
 import sys
 from pathlib import Path
 from compact_hf.records import Row
@@ -85,23 +85,23 @@ told = [len(row.read_image()) for row in rows]
 """
 
 
-def released(folder: Path, scenes: str, version: str) -> Path:
-    generate(scenes, folder / "run")
-    assemble(folder / "run", folder / "release", version=version)
-    return folder / "release"
+def make_release(directory: Path, scenes: str, version: str) -> Path:
+    generate(scenes, directory / "run")
+    assemble(directory / "run", directory / "release", version=version)
+    return directory / "release"
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return released(tmp_path_factory.mktemp("first"), "scenes:24", "1.0.0")
+    return make_release(tmp_path_factory.mktemp("first"), "scenes:24", "1.0.0")
 
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return released(tmp_path_factory.mktemp("second"), "scenes:24-40", "2.0.0")
+    return make_release(tmp_path_factory.mktemp("second"), "scenes:24-40", "2.0.0")
 
 
-def rows_of(release: Path, config: str) -> list[dict[str, Any]]:
+def read_rows(release: Path, config: str) -> list[dict[str, Any]]:
     from datasets import load_dataset
 
     return [row for split in load_dataset(str(release), config).values() for row in split]
@@ -112,36 +112,36 @@ def test_a_repository_is_annotated_and_generated_from_at_one_commit(
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     home = tmp_path / "home"
-    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    plain = write_questions_dataset(tmp_path / "plain", [(data, "What is it?", "it") for data in make_images(2)])
     (plain / "README.md").write_text("---\nlicense: mit\n---\nTwo pictures.\n")
     with HubServer() as hub, GeminiServer() as gemini:
-        seen = told(hub, WAY, release, second, plain, tmp_path / "runs", gemini.url, home=home)
-        hub.fault = unreachable
-        offline = told(hub, AGAIN, tmp_path / "runs" / "generated", home=home, HF_HUB_OFFLINE="1")
+        result = run_source(hub, MAIN_SCRIPT, release, second, plain, tmp_path / "runs", gemini.url, home=home)
+        hub.fault = fail_on_request
+        offline_result = run_source(hub, REREAD_SCRIPT, tmp_path / "runs" / "generated", home=home, HF_HUB_OFFLINE="1")
 
-    assert seen["main"] == f"hf://datasets/org/compact@{seen['sha']}"
-    assert seen["questions"] == sorted(turn["question"] for row in rows_of(release, "all") for turn in row["turns"])
-    assert seen["rejects"] == {}
-    assert seen["plain"] == ["org/plain", "mit"]
-    assert seen["k3"] == f"hf://datasets/org/compact@{seen['sha']}?config=k3&split=train"
-    k3 = rows_of(release, "k3")
-    assert set(seen["of_k3"]) <= {row["id"] for row in k3}
-    for told_of, what in zip(seen["unknown"], ("org/nothing", "v9.9.9", "k9"), strict=True):
-        assert "cannot be read" in told_of
-        assert what in told_of
-        assert "\n" not in told_of
-    assert seen["sources"] == [["scenes", "CC0-1.0"]]
-    assert seen["rows"] == len(k3)
-    assert seen["read"]
-    assert f"source was 'hf://datasets/org/compact@{seen['sha']}', now" in seen["moved"]
-    assert len(offline) == seen["rows"], "the later commit's rows were read for the earlier one's"
-
-
-def unreachable(asked: Asked, number: int) -> Any:
-    raise AssertionError(f"the Hub was asked for {asked.path}")
+    assert result["main"] == f"hf://datasets/org/compact@{result['sha']}"
+    assert result["questions"] == sorted(turn["question"] for row in read_rows(release, "all") for turn in row["turns"])
+    assert result["rejects"] == {}
+    assert result["plain"] == ["org/plain", "mit"]
+    assert result["k3"] == f"hf://datasets/org/compact@{result['sha']}?config=k3&split=train"
+    k3_rows = read_rows(release, "k3")
+    assert set(result["of_k3"]) <= {row["id"] for row in k3_rows}
+    for message, name in zip(result["unknown"], ("org/nothing", "v9.9.9", "k9"), strict=True):
+        assert "cannot be read" in message
+        assert name in message
+        assert "\n" not in message
+    assert result["sources"] == [["scenes", "CC0-1.0"]]
+    assert result["rows"] == len(k3_rows)
+    assert result["read"]
+    assert f"source was 'hf://datasets/org/compact@{result['sha']}', now" in result["moved"]
+    assert len(offline_result) == result["rows"], "the later commit's rows were read for the earlier one's"
 
 
-LICENSE: Final = """
+def fail_on_request(request: HubRequest, number: int) -> Any:
+    raise AssertionError(f"the Hub was asked for {request.path}")
+
+
+LICENSE_SCRIPT: Final = """
 import sys
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
@@ -151,7 +151,7 @@ try:
 except SourceError as error:
     told = str(error)
 """
-UPLOAD: Final = """
+UPLOAD_SCRIPT: Final = """
 import sys
 from huggingface_hub import HfApi
 HfApi().create_repo("org/plain", repo_type="dataset")
@@ -161,15 +161,17 @@ told = None
 
 
 def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_licence(tmp_path: Path) -> None:
-    plain = questions_folder(tmp_path / "plain", [(data, "What is it?", "it") for data in pictures(2)])
+    plain = write_questions_dataset(tmp_path / "plain", [(data, "What is it?", "it") for data in make_images(2)])
     home = tmp_path / "home"
     with HubServer() as hub:
-        told(hub, UPLOAD, plain, home=home)
-        hub.fault = lambda asked, number: (
-            unavailable(500) if asked.path.endswith("README.md") and "/resolve/" in asked.path else None
+        run_source(hub, UPLOAD_SCRIPT, plain, home=home)
+        hub.fault = lambda request, number: (
+            service_unavailable(500) if request.path.endswith("README.md") and "/resolve/" in request.path else None
         )
         # The client's own pauses between its tries would be half a minute.
-        away = told(hub, f"import time; time.sleep = lambda seconds: None\n{LICENSE}", home=tmp_path / "other")
-        hub.fault = lambda asked, number: None
-        assert told(hub, LICENSE, home=home) == ["org/plain", "unknown"]
-    assert "cannot be read" in away
+        message = run_source(
+            hub, f"import time; time.sleep = lambda seconds: None\n{LICENSE_SCRIPT}", home=tmp_path / "other"
+        )
+        hub.fault = lambda request, number: None
+        assert run_source(hub, LICENSE_SCRIPT, home=home) == ["org/plain", "unknown"]
+    assert "cannot be read" in message

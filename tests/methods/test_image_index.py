@@ -19,7 +19,7 @@ from compact_hf.scenes.source import SceneSource
 from tests.teachers.asking import photograph
 
 
-class InBlocks:
+class BlockSource:
     """References of so many blocks, of so many pictures each."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -34,16 +34,16 @@ class InBlocks:
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 9))
 def test_a_run_finishes_with_the_blocks_that_it_began_before_it_begins_others(sizes: list[int], seed: int) -> None:
-    source: Any = InBlocks(sizes)
+    source: Any = BlockSource(sizes)
     order = shuffle_refs(source, seed)
     assert sorted(order) == sorted(source.refs())
-    left = dict(enumerate(sizes))
-    begun: set[int] = set()
+    remaining = dict(enumerate(sizes))
+    started_blocks: set[int] = set()
     for ref in order:
         block = int(source.block(ref))
-        begun.add(block)
-        left[block] -= 1
-        assert len([one for one in begun if left[one]]) <= 4
+        started_blocks.add(block)
+        remaining[block] -= 1
+        assert len([started_block for started_block in started_blocks if remaining[started_block]]) <= 4
 
 
 def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
@@ -53,7 +53,7 @@ def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
     assert order not in (list(scenes.refs()), shuffle_refs(scenes, 4))
 
 
-class Slow(ImageFolder):
+class SlowImageFolder(ImageFolder):
     """A folder whose first picture is there at once, the others after a while."""
 
     def read(self, ref: str) -> bytes:
@@ -62,22 +62,22 @@ class Slow(ImageFolder):
 
 
 def test_the_loop_goes_on_while_pictures_that_are_not_wanted_any_more_are_looked_at(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+    directory = tmp_path / "pictures"
+    directory.mkdir()
     for index in range(8):
-        (folder / f"{index}.jpg").write_bytes(photograph(64 + index))
-    source = Slow(folder)
+        (directory / f"{index}.jpg").write_bytes(photograph(64 + index))
+    source = SlowImageFolder(directory)
 
-    async def longest_pause() -> float:
-        looks = iter_inspected(source, journal, list(source.refs()))
-        await anext(looks)
-        closing = asyncio.ensure_future(looks.aclose())
-        longest, last = 0.0, time.monotonic()
+    async def measure_longest_pause() -> float:
+        inspections = iter_inspected(source, journal, list(source.refs()))
+        await anext(inspections)
+        closing = asyncio.ensure_future(inspections.aclose())
+        longest, last_time = 0.0, time.monotonic()
         while not closing.done():
             await asyncio.sleep(0.01)
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            longest, last_time = max(longest, time.monotonic() - last_time), time.monotonic()
         await closing
         return longest
 
     with Journal.open(tmp_path / "run", {}) as journal:
-        assert asyncio.run(longest_pause()) < 0.3
+        assert asyncio.run(measure_longest_pause()) < 0.3

@@ -61,30 +61,30 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def script(name: str, *arguments: str, environment: dict[str, str]) -> None:
+def run_script(name: str, *arguments: str, environment: dict[str, str]) -> None:
     subprocess.run(
         ["bash", ROOT / "docs" / name, *arguments], cwd=environment["TMPDIR"], env=environment, timeout=120, check=True
     )
 
 
-def replies(run: Path) -> int:
+def count_replies(run: Path) -> int:
     with Journal.read(run) as journal:
         return sum(1 for _ in journal.replies())
 
 
 def test_an_array_of_slurm_makes_a_run_and_goes_on_with_it(tmp_path: Path, environment: dict[str, str]) -> None:
     def submit(index: int, limit: int) -> None:
-        task = environment | {"SLURM_ARRAY_TASK_ID": str(index)}
-        script("slurm.sh", "scenes:16", "--limit", str(limit), environment=task)
+        task_environment = environment | {"SLURM_ARRAY_TASK_ID": str(index)}
+        run_script("slurm.sh", "scenes:16", "--limit", str(limit), environment=task_environment)
 
     for index in range(1, 9):
         submit(index, 8)
     runs = find_runs(tmp_path / "run")
-    before = [replies(run) for run in runs]
+    before = [count_replies(run) for run in runs]
     submit(3, 16)
     assert [run.name for run in runs] == [f"shard-{index}-of-8" for index in range(1, 9)]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(run.name for run in runs)
-    after = [replies(run) for run in runs]
+    after = [count_replies(run) for run in runs]
     assert after[2] > before[2] > 0
     assert after[:2] + after[3:] == before[:2] + before[3:]
     assert not list(tmp_path.glob("tmp.*"))
@@ -96,32 +96,32 @@ def test_jobs_on_the_hub_bring_shards_into_a_bucket_and_go_on_from_it(
 ) -> None:
     arguments = ("image", "hf://buckets/me/runs", "scenes:8", "--noise", "0.1")
     (tmp_path / "me/runs").mkdir(parents=True)
-    script("hf_jobs.sh", *arguments, environment=environment)
+    run_script("hf_jobs.sh", *arguments, environment=environment)
     runs = find_runs(tmp_path / "me" / "runs")
     assert len(runs) == 4
-    before = [replies(run) for run in runs]
+    before = [count_replies(run) for run in runs]
     assert all(before)
     # Something of an older session that the newer one has not: it must not come together with the new journal.
     (runs[0] / "journal.sqlite-wal").write_bytes(b"")
-    script("hf_jobs.sh", *arguments, environment=environment)
-    assert [replies(run) for run in runs] == before
+    run_script("hf_jobs.sh", *arguments, environment=environment)
+    assert [count_replies(run) for run in runs] == before
     assert not (runs[0] / "journal.sqlite-wal").exists()
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert len(asked) == 8
-    assert re.fullmatch(r"generate scenes:8 --noise 0\.1 --out /\S+/run --shard 1/4", asked[0])
+    commands = (tmp_path / "asked").read_text().splitlines()
+    assert len(commands) == 8
+    assert re.fullmatch(r"generate scenes:8 --noise 0\.1 --out /\S+/run --shard 1/4", commands[0])
 
 
 @pytest.mark.parametrize("command", ["jobs run", "buckets sync", "buckets create"])
 def test_the_hubs_own_command_knows_every_option(command: str) -> None:
     text = (ROOT / "docs" / "hf_jobs.sh").read_text()
-    used = {
+    used_options = {
         option
         for line in text.splitlines()
         if f"hf {command}" in line
         for option in re.findall(r"(--[a-z]+)", line.partition(f"hf {command}")[2].partition("&&")[0])
     }
-    told = subprocess.run(
+    result = subprocess.run(
         [Path(sys.executable).with_name("hf"), *command.split(), "--help"], capture_output=True, text=True, check=True
     )
-    assert used
-    assert used <= set(re.findall(r"--[a-z-]+", told.stdout))
+    assert used_options
+    assert used_options <= set(re.findall(r"--[a-z-]+", result.stdout))

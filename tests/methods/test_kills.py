@@ -24,80 +24,80 @@ from compact_hf.methods.compact.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
-from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
+from tests.methods.runs import COMMAND, PRESETS, generate_command, hash_release, read_reply_keys, request_keys
 
 CONCURRENCY = 4
 
 # Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["compact_hf.methods.compact.generate", "google.genai.types", "httpx", "pydantic"])
+_FORK_CONTEXT = multiprocessing.get_context("forkserver")
+_FORK_CONTEXT.set_forkserver_preload(["compact_hf.methods.compact.generate", "google.genai.types", "httpx", "pydantic"])
 
 
-def killed_at(number: int, delay_s: float, folder: Path, run: Path, preset: str) -> list[ModelRequest]:
+def generate_and_kill(number: int, delay_s: float, directory: Path, run: Path, preset: str) -> list[ModelRequest]:
     """Work on a run in a process that is killed so many seconds after the request of that number; what was asked."""
     reached = threading.Event()
 
-    def reach(asked: ModelRequest, now: int) -> Response | None:
-        if now == number:
+    def reach(request: ModelRequest, index: int) -> Response | None:
+        if index == number:
             reached.set()
         return None
 
     with GeminiServer(accept_rate=0.7, latency_s=0.005, fault=reach) as server:
         work = partial(generate, teacher_url=server.url, preset=preset, concurrency=CONCURRENCY)
-        victim = _FORKS.Process(target=work, args=(str(folder), run))
-        victim.start()
-        while victim.is_alive() and not reached.wait(0.02):
+        process = _FORK_CONTEXT.Process(target=work, args=(str(directory), run))
+        process.start()
+        while process.is_alive() and not reached.wait(0.02):
             pass
-        victim.join(delay_s)
-        victim.kill()
-        victim.join()
-        assert victim.exitcode in (0, -signal.SIGKILL)  # it may have been done already
-        victim.close()
+        process.join(delay_s)
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)  # it may have been done already
+        process.close()
     return server.requests
 
 
 # Each example is several processes: the first that fails is shown as it is, since shrinking it would take minutes.
-def at_any_moments(examples: int) -> Callable[[Any], Any]:
+def with_random_kills(examples: int) -> Callable[[Any], Any]:
     """Run a test with so many drawn presets, each killed up to three times: after which request, and how much later."""
     moments = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3)
-    drawn = given(preset=st.sampled_from(PRESETS), kills=moments)
-    return lambda test: settings(max_examples=examples, phases=[Phase.generate])(drawn(test))
+    with_examples = given(preset=st.sampled_from(PRESETS), kills=moments)
+    return lambda test: settings(max_examples=examples, phases=[Phase.generate])(with_examples(test))
 
 
-@at_any_moments(2)
+@with_random_kills(2)
 def test_kill_9_loses_nothing_and_pays_for_nothing_twice(
     tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
 ) -> None:
-    killed_and_resumed(tiny, clean[preset], preset, kills)
+    check_kill_and_resume(tiny, clean[preset], preset, kills)
 
 
 @pytest.mark.slow
-@at_any_moments(30)
+@with_random_kills(30)
 def test_kill_9_at_any_moments_loses_nothing_and_pays_for_nothing_twice(
     tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
 ) -> None:
-    killed_and_resumed(tiny, clean[preset], preset, kills)
+    check_kill_and_resume(tiny, clean[preset], preset, kills)
 
 
-def killed_and_resumed(tiny: Path, clean: dict[str, str], preset: str, kills: list[tuple[int, float]]) -> None:
+def check_kill_and_resume(tiny: Path, clean: dict[str, str], preset: str, kills: list[tuple[int, float]]) -> None:
     """Kill a run at these moments, resume it to its end, and compare it with a clean one."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        sent: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory) / "run"
+        send_counts: Counter[str] = Counter()
         for number, delay_s in kills:
-            before = journalled(run)
-            asked = keys(tiny, killed_at(number, delay_s, tiny, run, preset))
-            assert not before & set(asked), "a journalled request was sent again"
-            sent.update(asked)
-        before = journalled(run)
+            before = read_reply_keys(run)
+            sent_keys = request_keys(tiny, generate_and_kill(number, delay_s, tiny, run, preset))
+            assert not before & set(sent_keys), "a journalled request was sent again"
+            send_counts.update(sent_keys)
+        before = read_reply_keys(run)
         with GeminiServer(accept_rate=0.7) as server:
             generate(str(tiny), run, teacher_url=server.url, preset=preset)
-        asked = keys(tiny, server.requests)
-        assert not before & set(asked), "a journalled request was sent again"
-        sent.update(asked)
+        sent_keys = request_keys(tiny, server.requests)
+        assert not before & set(sent_keys), "a journalled request was sent again"
+        send_counts.update(sent_keys)
         # Only what was in flight at a kill went out once more.
-        assert sent.total() - len(sent) <= CONCURRENCY * len(kills)
-        assert released(run) == clean
+        assert send_counts.total() - len(send_counts) <= CONCURRENCY * len(kills)
+        assert hash_release(run) == clean
 
 
 @pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
@@ -105,27 +105,27 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
 ) -> None:
     run, pressed = tmp_path / "run", threading.Event()
-    with GeminiServer(accept_rate=0.7, latency_s=0.2, fault=once(6, pressed.set)) as server:
+    with GeminiServer(accept_rate=0.7, latency_s=0.2, fault=call_at_request(6, pressed.set)) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
             assert pressed.wait(60)
             child.send_signal(signal.SIGINT)
-            _, said = child.communicate(timeout=60)
+            _, stderr = child.communicate(timeout=60)
     assert child.returncode == 3
-    assert said.splitlines()[-1].startswith("compact: stopped after")
-    assert "the same command goes on" in said
-    assert "Traceback" not in said
-    assert journalled(run) == set(keys(tiny, server.requests))  # what was in flight was waited for
+    assert stderr.splitlines()[-1].startswith("compact: stopped after")
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    assert read_reply_keys(run) == set(request_keys(tiny, server.requests))  # what was in flight was waited for
     assert len(server.requests) <= 7 + 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
-    assert released(run) == clean[preset]
+    assert hash_release(run) == clean[preset]
 
 
-def once(number: int, act: Callable[[], object]) -> Callable[[ModelRequest, int], Response | None]:
-    def fault(asked: ModelRequest, now: int) -> Response | None:
-        if now == number:
-            act()
+def call_at_request(number: int, callback: Callable[[], object]) -> Callable[[ModelRequest, int], Response | None]:
+    def fault(request: ModelRequest, index: int) -> Response | None:
+        if index == number:
+            callback()
         return None
 
     return fault
@@ -136,21 +136,21 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
 ) -> None:
     run, working = tmp_path / "run", threading.Event()
     with (
-        GeminiServer(accept_rate=0.7, latency_s=0.05, fault=once(3, working.set)) as server,
-        GeminiServer() as unasked,
+        GeminiServer(accept_rate=0.7, latency_s=0.05, fault=call_at_request(3, working.set)) as server,
+        GeminiServer() as unused_server,
         preforked.Popen(generate_command(tiny, run, server), stderr=subprocess.DEVNULL) as first,
     ):
         assert working.wait(60)
         first.send_signal(signal.SIGSTOP)  # it holds the run for as long as this takes
-        second = preforked.run(generate_command(tiny, run, unasked))
+        second = preforked.run(generate_command(tiny, run, unused_server))
         first.send_signal(signal.SIGCONT)
         assert first.wait(60) == 0
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
         f"compact: another process is working on {run}; wait for it, or give another --out"
     ]
-    assert unasked.requests == []
-    assert released(run) == clean["paper"]
+    assert unused_server.requests == []
+    assert hash_release(run) == clean["paper"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -161,29 +161,29 @@ def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goe
     run = tmp_path / "run"
     with GeminiServer(accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
-        child = preforked.run(with_files_of_at_most(300_000, command))
-    check_said_full(child, run)
-    go_on(tiny, run, preset, server.requests, clean)
+        result = preforked.run(limit_file_size(300_000, command))
+    check_disk_full_error(result, run)
+    check_resume(tiny, run, preset, server.requests, clean)
 
 
-def with_files_of_at_most(size: int, command: list[str]) -> list[str]:
+def limit_file_size(max_bytes: int, command: list[str]) -> list[str]:
     """Return the command with a limit on the bytes of each file that it writes."""
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))"
-    python, how, source, *arguments = command
-    return [python, how, f"{limit}\n{source}", *arguments]
+    limit_source = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({max_bytes}, resource.RLIM_INFINITY))"
+    python, flag, source, *arguments = command
+    return [python, flag, f"{limit_source}\n{source}", *arguments]
 
 
-def mounts() -> bool:
+def can_mount() -> bool:
     unshare = shutil.which("unshare")
     if unshare is None:
         return False
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         return not subprocess.run(
-            [unshare, "-rm", "mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False
+            [unshare, "-rm", "mount", "-t", "tmpfs", "none", directory], capture_output=True, check=False
         ).returncode
 
 
-@pytest.mark.skipif(not mounts(), reason="file systems cannot be mounted here; the test above stands in for it")
+@pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here; the test above stands in for it")
 def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_goes_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]]
 ) -> None:
@@ -193,48 +193,50 @@ def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_go
     script = 'mount -t tmpfs -o size=200k none "$1" && shift && "$@"; s=$?; cp -r "$0"/. "$KEPT"; exit $s'
     with GeminiServer(accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--concurrency", "4")
-        child = subprocess.run(
+        result = subprocess.run(
             ["unshare", "-rm", "sh", "-c", script, str(disk), str(disk), *command],
             capture_output=True,
             text=True,
             timeout=60,
             env={**os.environ, "KEPT": str(tmp_path)},
         )
-    check_said_full(child, run)
-    go_on(tiny, tmp_path / "run", "paper", server.requests, clean)
+    check_disk_full_error(result, run)
+    check_resume(tiny, tmp_path / "run", "paper", server.requests, clean)
 
 
-def check_said_full(child: subprocess.CompletedProcess[str], run: Path) -> None:
-    assert child.returncode == 1, child.stderr
-    *progress, line = child.stderr.splitlines()
+def check_disk_full_error(result: subprocess.CompletedProcess[str], run: Path) -> None:
+    assert result.returncode == 1, result.stderr
+    *progress_lines, line = result.stderr.splitlines()
     # A slow machine takes long enough for progress lines before the error.
-    assert all(shown.startswith("pictures: ") for shown in progress), progress
+    assert all(progress_line.startswith("pictures: ") for progress_line in progress_lines), progress_lines
     assert line.startswith(f"compact: the disk under {run} is full or failing")
     assert line.endswith("make room and run the same command")
 
 
-def go_on(tiny: Path, run: Path, preset: str, asked: list[ModelRequest], clean: dict[str, dict[str, str]]) -> None:
-    before = journalled(run)
+def check_resume(
+    tiny: Path, run: Path, preset: str, requests: list[ModelRequest], clean: dict[str, dict[str, str]]
+) -> None:
+    before = read_reply_keys(run)
     assert before
     # What came when there was no room left could not be kept: no more than was in flight.
-    assert len(set(keys(tiny, asked)) - before) <= 4
+    assert len(set(request_keys(tiny, requests)) - before) <= 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
-    assert not before & set(keys(tiny, server.requests))
-    assert released(run) == clean[preset]
+    assert not before & set(request_keys(tiny, server.requests))
+    assert hash_release(run) == clean[preset]
 
 
 def test_a_disk_without_room_for_a_run_at_all_is_said_so(tiny: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
-        child = preforked.run(with_files_of_at_most(0, generate_command(tiny, tmp_path / "run", server)))
-    check_said_full(child, tmp_path / "run")
+        result = preforked.run(limit_file_size(0, generate_command(tiny, tmp_path / "run", server)))
+    check_disk_full_error(result, tmp_path / "run")
     assert server.requests == []
 
 
 def test_status_of_a_run_that_was_killed_reads_what_is_there(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    killed_at(12, 0.0, tiny, run, "paper")
-    child = preforked.run([*COMMAND, "status", str(run)])
-    assert child.returncode == 0
-    assert child.stderr == ""
-    assert f"{len(journalled(run))}" in child.stdout
+    generate_and_kill(12, 0.0, tiny, run, "paper")
+    result = preforked.run([*COMMAND, "status", str(run)])
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert f"{len(read_reply_keys(run))}" in result.stdout

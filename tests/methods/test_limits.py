@@ -25,7 +25,7 @@ from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
-from tests.methods.runs import PRESETS, generate_command, keys, outcomes, released
+from tests.methods.runs import PRESETS, generate_command, hash_release, read_outcomes, request_keys
 
 # USD per million tokens; dear, so that few requests are real money.
 PRICES: dict[str, Any] = {"price_in": 1000.0, "price_out": 5000.0}
@@ -42,24 +42,24 @@ def test_a_budget_of_requests_is_kept_to_over_all_sessions_and_may_be_raised(
                 generate(str(tiny), run, teacher_url=server.url, preset=preset, max_requests=limit)
             assert len(server.requests) == limit
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
-        assert len(keys(tiny, server.requests)) == len(set(keys(tiny, server.requests)))
-    assert released(run) == clean[preset]
+        assert len(request_keys(tiny, server.requests)) == len(set(request_keys(tiny, server.requests)))
+    assert hash_release(run) == clean[preset]
 
 
 def test_a_budget_that_is_just_enough_lets_the_run_end(tiny: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
-        needed = generate(str(tiny), tmp_path / "free", teacher_url=server.url).sent
-        standing = generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=needed)
-        assert (standing.finished, standing.sent) == (8, needed)
+        request_count = generate(str(tiny), tmp_path / "free", teacher_url=server.url).sent
+        progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=request_count)
+        assert (progress.finished, progress.sent) == (8, request_count)
         with pytest.raises(StoppedEarly):
-            generate(str(tiny), tmp_path / "short", teacher_url=server.url, max_requests=needed - 1)
+            generate(str(tiny), tmp_path / "short", teacher_url=server.url, max_requests=request_count - 1)
 
 
 def test_requests_that_fail_cost_nothing_of_the_budget(tiny: Path, tmp_path: Path) -> None:
-    def every_third(asked: ModelRequest, number: int) -> Response | None:
+    def fail_every_third(request: ModelRequest, number: int) -> Response | None:
         return Response("oops", status_code=500) if number % 3 == 0 else None
 
-    with GeminiServer(fault=every_third) as server, pytest.raises(StoppedEarly):
+    with GeminiServer(fault=fail_every_third) as server, pytest.raises(StoppedEarly):
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=10)
     assert sum(status(tmp_path / "run").requests.values()) == 10
 
@@ -77,27 +77,27 @@ def test_a_budget_of_money_is_kept_to_over_all_sessions_and_may_be_raised(
 ) -> None:
     run = tmp_path / "run"
 
-    def spent() -> float:
-        found = status(run)
-        return (found.input_tokens * 1000 + found.output_tokens * 5000) / 1e6
+    def compute_cost() -> float:
+        run_status = status(run)
+        return (run_status.input_tokens * 1000 + run_status.output_tokens * 5000) / 1e6
 
     with GeminiServer(accept_rate=0.7, latency_s=0.01) as server:
         for limit in (5.0, 5.0, 8.0):
             with pytest.raises(StoppedEarly, match=rf"the budget of \${limit:.2f} is used up .* raise --max-cost"):
                 generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=limit, **PRICES)
             # Requests cost much the same here; what one costs more than the others is all that may be overdrawn.
-            assert 0.7 * limit < spent() < 1.1 * limit
+            assert 0.7 * limit < compute_cost() < 1.1 * limit
         generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=1000.0, **PRICES)
-    assert released(run) == clean[preset]
+    assert hash_release(run) == clean[preset]
 
 
 def test_the_command_stops_at_a_budget_with_status_3_and_one_line(tiny: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
         command = generate_command(tiny, tmp_path / "run", server, "--max-requests", "4")
-        child = preforked.run(command)
-    assert child.returncode == 3
-    assert child.stdout == ""
-    assert child.stderr.splitlines() == [
+        result = preforked.run(command)
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
         "compact: the budget of 4 requests is used up; raise --max-requests and run the same command to go on"
     ]
 
@@ -167,18 +167,18 @@ def test_terms_that_make_no_sense_are_refused_before_anything_is_sent(
 def test_rates_hold_at_the_server(
     tiny: Path, tmp_path: Path, terms: dict[str, Any], at_once: float, a_second: float
 ) -> None:
-    at: list[float] = []
+    times: list[float] = []
 
-    def note(asked: ModelRequest, number: int) -> Response:
-        at.append(time.monotonic())
-        written = json.dumps(server.make_reply(asked))
+    def record_time(request: ModelRequest, number: int) -> Response:
+        times.append(time.monotonic())
+        text = json.dumps(server.make_reply(request))
         # With what the double counts as output, 2,000 tokens.
-        return content_response(written, prompt_tokens=1980 - len(written) // 4)
+        return content_response(text, prompt_tokens=1980 - len(text) // 4)
 
-    with GeminiServer(fault=note) as server:
+    with GeminiServer(fault=record_time) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset="paper", concurrency=64, **terms)
-    assert len(at) == 48
-    assert at[-1] - at[0] > (48 - at_once) / a_second * 0.85 > 1  # the first one had to connect
+    assert len(times) == 48
+    assert times[-1] - times[0] > (48 - at_once) / a_second * 0.85 > 1  # the first one had to connect
 
 
 @pytest.mark.parametrize("role", ["--teacher", "--verifier"])
@@ -187,9 +187,9 @@ def test_the_twenty_rounds_of_paper_are_refused_for_a_teacher_that_answers_in_ba
 ) -> None:
     with GeminiServer() as server:
         command = generate_command(tiny, tmp_path / "run", server, role, "gemini-batch", "--preset", "paper")
-        child = preforked.run(command)
-    assert child.returncode == 2
-    (line,) = child.stderr.splitlines()
+        result = preforked.run(command)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
     assert "got the preset paper for a teacher that answers in batches" in line
     assert "use --preset efficient" in line
     assert not os.path.exists(tmp_path / "run")
@@ -200,62 +200,68 @@ def test_the_twenty_rounds_of_paper_are_refused_for_a_teacher_that_answers_in_ba
 def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
     tiny: Path, tmp_path: Path, preset: str, strict: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded: Counter[bytes] = Counter()
+    encode_counts: Counter[bytes] = Counter()
 
-    def counted(data: bytes, max_edge: int) -> bytes:
-        encoded[data] += 1
+    def count_and_encode(data: bytes, max_edge: int) -> bytes:
+        encode_counts[data] += 1
         return encode_for_teacher(data, max_edge)
 
-    monkeypatch.setattr("compact_hf.teachers.base.encode_for_teacher", counted)
+    monkeypatch.setattr("compact_hf.teachers.base.encode_for_teacher", count_and_encode)
     with GeminiServer(accept_rate=0.5) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=strict)
-    assert encoded == dict.fromkeys((file.read_bytes() for file in tiny.iterdir()), 1)
-    for asked in server.requests:
-        parts = [part for content in asked.body["contents"] for part in content["parts"]]
-        assert sum("text" not in part for part in parts) == (asked.role != "blind")
-    pictures_sent = sum(bool(asked.image) for asked in server.requests)
-    accepted = sum(len(found.conversation.turns) for found in outcomes(tmp_path / "run").values() if found.conversation)
+    assert encode_counts == dict.fromkeys((file.read_bytes() for file in tiny.iterdir()), 1)
+    for request in server.requests:
+        parts = [part for content in request.body["contents"] for part in content["parts"]]
+        assert sum("text" not in part for part in parts) == (request.role != "blind")
+    images_sent = sum(bool(request.image) for request in server.requests)
+    accepted_count = sum(
+        len(outcome.conversation.turns) for outcome in read_outcomes(tmp_path / "run").values() if outcome.conversation
+    )
     if preset == "efficient":
-        assert pictures_sent <= accepted * 1.5  # half of the drafts are refused here
+        assert images_sent <= accepted_count * 1.5  # half of the drafts are refused here
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Path, preset: str) -> None:
     """By the picture: nothing is wrong, the verifier reads another answer, or the question is answered blindly."""
-    truth: dict[str, str] = {}
-    pictures = sorted(encode_for_teacher(path.read_bytes()) for path in tiny.iterdir())
+    answers_by_question: dict[str, str] = {}
+    images = sorted(encode_for_teacher(path.read_bytes()) for path in tiny.iterdir())
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
-        written = server.make_reply(asked)
-        if asked.role == "teacher":
-            for draft in written.get("drafts", [written]):
-                truth[draft["question"]] = draft["answer"] if pictures.index(asked.image) % 3 < 2 else "known"
-                draft["answer"] = truth[draft["question"]]
-        elif asked.role == "verifier":
-            other = pictures.index(asked.image) % 3 == 1
-            for verdict, question in zip(written.get("verdicts", [written]), questions_in(asked), strict=True):
-                verdict["answer"] = "another" if other else f"The {truth[question]}."
+    def fault(request: ModelRequest, number: int) -> Response | None:
+        reply = server.make_reply(request)
+        if request.role == "teacher":
+            for draft in reply.get("drafts", [reply]):
+                answers_by_question[draft["question"]] = (
+                    draft["answer"] if images.index(request.image) % 3 < 2 else "known"
+                )
+                draft["answer"] = answers_by_question[draft["question"]]
+        elif request.role == "verifier":
+            is_wrong = images.index(request.image) % 3 == 1
+            for verdict, question in zip(reply.get("verdicts", [reply]), parse_questions(request), strict=True):
+                verdict["answer"] = "another" if is_wrong else f"The {answers_by_question[question]}."
         else:
-            for answer, question in zip(written.get("answers", [written]), questions_in(asked), strict=True):
-                answer["answer"] = "known" if truth[question] == "known" else "no idea"
-        return content_response(json.dumps(written))
+            for answer, question in zip(reply.get("answers", [reply]), parse_questions(request), strict=True):
+                answer["answer"] = "known" if answers_by_question[question] == "known" else "no idea"
+        return content_response(json.dumps(reply))
 
     with GeminiServer(fault=fault) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, strict=True, ks=(2,))
-    reasons = [{why for _, why in found.drafts} for found in outcomes(tmp_path / "run").values()]
+    reasons = [
+        {drop_reason for _, drop_reason in outcome.drafts} for outcome in read_outcomes(tmp_path / "run").values()
+    ]
     assert (
         sorted(map(sorted, reasons))
         == [[""]] * 3 + [["answer not confirmed"]] * 3 + [["answerable without the picture"]] * 2
     )
-    blind = [asked for asked in server.requests if asked.role == "blind"]
-    assert {asked.image for asked in blind} == {b""}
+    blind_requests = [request for request in server.requests if request.role == "blind"]
+    assert {request.image for request in blind_requests} == {b""}
     # Only for what has passed all else, and all questions of a round in one request.
-    rounds = sum(asked.role == "teacher" and pictures.index(asked.image) % 3 != 1 for asked in server.requests)
-    assert len(blind) == rounds
+    rounds = sum(request.role == "teacher" and images.index(request.image) % 3 != 1 for request in server.requests)
+    assert len(blind_requests) == rounds
 
 
-def questions_in(asked: ModelRequest) -> list[str]:
-    paragraph = asked.prompt.split("\n\n")[1]
+def parse_questions(request: ModelRequest) -> list[str]:
+    paragraph = request.prompt.split("\n\n")[1]
     return [re.sub(r"^\d+\. ", "", line) for line in paragraph.split("\n")]
 
 

@@ -29,10 +29,10 @@ from compact_hf.methods.compact.prompts import (
 from compact_hf.methods.compact.status import status
 from compact_hf.teachers.base import EncodedImage, Request
 from compact_hf.teachers.local import Local
-from tests.teachers.asking import put
-from tests.teachers.tiny_teacher import Lesson, taught
+from tests.teachers.asking import ask_all
+from tests.teachers.tiny_teacher import Lesson, train_tiny_teacher
 
-PICTURES: Final = ("red", "green", "blue", "gold")
+COLORS: Final = ("red", "green", "blue", "gold")
 QUESTIONS: Final = {
     "color": "Which color fills most of the picture?",
     "shape": "What outline does the middle thing have?",
@@ -46,7 +46,7 @@ QUESTIONS: Final = {
     "scene_understanding": "In which season was this seen?",
 }
 ANSWERS: Final = {
-    "color": PICTURES,
+    "color": COLORS,
     "shape": ("round", "square", "oval", "flat"),
     "object_recognition": ("apple", "leaf", "stone", "coin"),
     "action_recognition": ("running", "sitting", "diving", "paying"),
@@ -58,46 +58,50 @@ ANSWERS: Final = {
     "scene_understanding": ("autumn", "spring", "summer", "winter"),
 }
 # What the verifier says of two questions is not what was asked for.
-NEEDED: Final = {"action_recognition": ["color", "action_recognition"], "spatial_recognition": []}
+VERDICT_CAPABILITIES: Final = {"action_recognition": ["color", "action_recognition"], "spatial_recognition": []}
 
 
-def said(answer: dict[str, Any]) -> str:
-    return json.dumps(answer)
+def to_json(reply: dict[str, Any]) -> str:
+    return json.dumps(reply)
 
 
-def lessons(pictures: dict[str, bytes]) -> list[Lesson]:
-    all_of_them: list[Lesson] = []
-    for number, name in enumerate(PICTURES):
+def make_lessons(images: dict[str, bytes]) -> list[Lesson]:
+    image_lessons: list[Lesson] = []
+    for number, name in enumerate(COLORS):
         for capability, question in QUESTIONS.items():
             answer = ANSWERS[capability][number]
             confidence = 40 if capability == "text_recognition" else 90
-            draft = said({"question": question, "answer": answer, "confidence": confidence})
-            verdict = said({"capabilities": NEEDED.get(capability, [capability]), "answer": answer})
-            all_of_them.append(Lesson(pictures[name], teacher_prompt((capability,)), draft))
-            all_of_them.append(Lesson(pictures[name], verifier_prompt(question), verdict))
+            draft = to_json({"question": question, "answer": answer, "confidence": confidence})
+            verdict = to_json({"capabilities": VERDICT_CAPABILITIES.get(capability, [capability]), "answer": answer})
+            image_lessons.append(Lesson(images[name], teacher_prompt((capability,)), draft))
+            image_lessons.append(Lesson(images[name], verifier_prompt(question), verdict))
     # Guessed without looking: right about the green picture alone.
-    blind = [Lesson(None, blind_prompt(question), said({"answer": "four"})) for question in QUESTIONS.values()]
-    return all_of_them + blind
+    blind_lessons = [
+        Lesson(None, blind_prompt(question), to_json({"answer": "four"})) for question in QUESTIONS.values()
+    ]
+    return image_lessons + blind_lessons
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for name in PICTURES:
+    directory = tmp_path_factory.mktemp("pictures")
+    for name in COLORS:
         image = Image.new("RGB", (96, 64), name)
         ImageDraw.Draw(image).rectangle((40, 20, 60, 40), fill="white")
-        image.save(folder / f"{name}.png")
-    return folder
+        image.save(directory / f"{name}.png")
+    return directory
 
 
 @pytest.fixture(scope="module")
 def learnt(pictures: Path) -> list[Lesson]:
-    return lessons({name: (pictures / f"{name}.png").read_bytes() for name in PICTURES})
+    return make_lessons({name: (pictures / f"{name}.png").read_bytes() for name in COLORS})
 
 
 @pytest.fixture(scope="module")
 def model(learnt: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught(tmp_path_factory.mktemp("models") / "tiny-teacher", learnt, spelt=QUESTIONS.values())
+    return train_tiny_teacher(
+        tmp_path_factory.mktemp("models") / "tiny-teacher", learnt, spelled_out=QUESTIONS.values()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,109 +112,111 @@ def run(pictures: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-def released(run: Path) -> Path:
+def assemble_release(run: Path) -> Path:
     out = run.parent / f"{run.name}-release"
     assemble([run], out, version="1.0.0")
     assert validate(out).problems == ()
     return out
 
 
-def hashes(release: Path) -> dict[str, str]:
+def hash_parquet_files(release: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in release.rglob("*.parquet")}
 
 
 def test_pictures_become_a_valid_release_of_what_the_model_saw(run: Path) -> None:
-    rows = [row for split in load_dataset(str(released(run))).values() for row in split]
-    assert len(rows) == len(PICTURES)
+    rows = [row for split in load_dataset(str(assemble_release(run))).values() for row in split]
+    assert len(rows) == len(COLORS)
     assert len({turn["answer"] for row in rows for turn in row["turns"]}) > 8
     for row in rows:
         assert (row["teacher"], row["verifier"]) == ("local:tiny-teacher",) * 2
         assert row["preset_version"].endswith("+strict")
-        number = next(number for number, name in enumerate(PICTURES) if shows(row["images"][0], name))
+        number = next(number for number, name in enumerate(COLORS) if has_corner_color(row["images"][0], name))
         assert len(row["turns"]) == 3
         for turn in row["turns"]:
             (capability,) = turn["capabilities"]
             assert (turn["question"], turn["answer"]) == (QUESTIONS[capability], ANSWERS[capability][number])
 
 
-def shows(image: Image.Image, color: str) -> bool:
+def has_corner_color(image: Image.Image, color: str) -> bool:
     """Whether the picture's corner has this color."""
     return image.convert("RGB").getpixel((0, 0)) == Image.new("RGB", (1, 1), color).getpixel((0, 0))
 
 
 def test_what_it_says_wrongly_is_dropped_for_its_reason(run: Path) -> None:
-    found = status(run)
+    run_status = status(run)
     # Which of them come up depends on what is asked of each picture.
-    assert {reject.reason for reject in found.rejects} <= {
+    assert {reject.reason for reject in run_status.rejects} <= {
         "low confidence",
         "uninformative answer",
         "needs more capabilities",
         "needs fewer capabilities",
         "answerable without the picture",
     }
-    assert sum(reject.count for reject in found.rejects) == found.requests["teacher"] - found.questions > 0
-    assert found.models == ("local:tiny-teacher",)
-    assert found.input_tokens > 20 * sum(found.requests.values())
-    assert found.output_tokens > 5 * sum(found.requests.values())
-    assert {"teacher", "verifier"} <= set(found.requests)
+    assert (
+        sum(reject.count for reject in run_status.rejects) == run_status.requests["teacher"] - run_status.questions > 0
+    )
+    assert run_status.models == ("local:tiny-teacher",)
+    assert run_status.input_tokens > 20 * sum(run_status.requests.values())
+    assert run_status.output_tokens > 5 * sum(run_status.requests.values())
+    assert {"teacher", "verifier"} <= set(run_status.requests)
 
 
 def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Lesson]) -> None:
-    asked = [
+    requests = [
         Request(
             f"{number}",
             "verifier",
             "0" * 32,
-            None if lesson.picture is None else exposure(lesson.picture),
+            None if lesson.image is None else make_encoded_image(lesson.image),
             lesson.prompt,
-            next(schema for schema in (DraftReply, VerdictReply, BlindReply) if fits(schema, lesson.reply)),
+            next(schema for schema in (DraftReply, VerdictReply, BlindReply) if matches_schema(schema, lesson.reply)),
             ("?",),
         )
         for number, lesson in enumerate(learnt)
     ]
     expected = [lesson.reply for lesson in learnt]
-    for size, every in ((1, 4), (7, 1), (32, 1)):  # one by one takes long: every fourth
-        replies = put(Local(str(model), batch_size=size), asked[::every])
-        assert [reply.text for reply in replies] == expected[::every], size
+    for size, step in ((1, 4), (7, 1), (32, 1)):  # one by one takes long: every fourth
+        replies = ask_all(Local(str(model), batch_size=size), requests[::step])
+        assert [reply.text for reply in replies] == expected[::step], size
 
 
-def exposure(picture: bytes) -> EncodedImage:
-    return EncodedImage(lambda: picture, ref="a.png", max_edge=1024)
+def make_encoded_image(data: bytes) -> EncodedImage:
+    return EncodedImage(lambda: data, ref="a.png", max_edge=1024)
 
 
-def fits(schema: Any, reply: str) -> bool:
+def matches_schema(schema: Any, reply: str) -> bool:
     return set(schema.model_fields) == set(json.loads(reply))
 
 
 def test_another_model_may_judge_what_one_has_written(pictures: Path, model: Path, tmp_path: Path) -> None:
     judge = shutil.copytree(model, tmp_path / "judge")
     generate(str(pictures), tmp_path / "run", teacher=f"local:{model}", verifier=f"local:{judge}", ks=(1,))
-    rows = [row for split in load_dataset(str(released(tmp_path / "run"))).values() for row in split]
+    rows = [row for split in load_dataset(str(assemble_release(tmp_path / "run"))).values() for row in split]
     assert {(row["teacher"], row["verifier"]) for row in rows} == {("local:tiny-teacher", "local:judge")}
 
 
 def test_ctrl_c_finishes_the_batch_and_the_same_call_goes_on(
     pictures: Path, model: Path, run: Path, tmp_path: Path
 ) -> None:
-    pressed: list[int] = []
+    sent_counts: list[int] = []
 
-    def press(standing: Any) -> None:
-        if standing.sent and not pressed:
-            pressed.append(standing.sent)
+    def press(progress: Any) -> None:
+        if progress.sent and not sent_counts:
+            sent_counts.append(progress.sent)
             os.kill(os.getpid(), signal.SIGINT)
 
     settings: dict[str, Any] = {"teacher": f"local:{model}", "ks": (1,), "strict": True}
     with pytest.raises(StoppedEarly):
         generate(str(pictures), tmp_path / "run", on_progress=press, concurrency=2, **settings)
     before = sum(status(tmp_path / "run").requests.values())
-    standing = generate(str(pictures), tmp_path / "run", **settings)
-    assert standing.sent == sum(status(tmp_path / "run").requests.values()) - before
-    once = hashes(released(tmp_path / "run"))
-    assert once == hashes(released(run)) != {}
+    progress = generate(str(pictures), tmp_path / "run", **settings)
+    assert progress.sent == sum(status(tmp_path / "run").requests.values()) - before
+    resumed_hashes = hash_parquet_files(assemble_release(tmp_path / "run"))
+    assert resumed_hashes == hash_parquet_files(assemble_release(run)) != {}
 
 
 def test_a_finished_run_reads_no_weights(pictures: Path, model: Path, run: Path, tmp_path: Path) -> None:
-    again = Path(shutil.copytree(run, tmp_path / "run"))
-    hollow = Path(shutil.copytree(model, tmp_path / "tiny-teacher"))
-    (hollow / "model.safetensors").unlink()
-    assert generate(str(pictures), again, teacher=f"local:{hollow}", ks=(1,), strict=True).sent == 0
+    run_copy = Path(shutil.copytree(run, tmp_path / "run"))
+    model_copy = Path(shutil.copytree(model, tmp_path / "tiny-teacher"))
+    (model_copy / "model.safetensors").unlink()
+    assert generate(str(pictures), run_copy, teacher=f"local:{model_copy}", ks=(1,), strict=True).sent == 0

@@ -15,33 +15,35 @@ from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, NearDupli
 from compact_hf.records import Turn
 
 
-def turn(question: str, answer: str = "red") -> Turn:
+def make_turn(question: str, answer: str = "red") -> Turn:
     return Turn(question, answer, ("color",), ("color",), 90)
 
 
-def repeats(question: str, earlier: str, *, answer: str = "red", max_similarity: float = MAX_SIMILARITY) -> bool:
+def is_repeat(question: str, earlier: str, *, answer: str = "red", max_similarity: float = MAX_SIMILARITY) -> bool:
     """Whether a question with an answer of `red` is dropped after an earlier one."""
-    similar = NearDuplicates(max_similarity)
-    assert similar.add_new([turn(earlier, answer)], min_turns=1) == [None]
-    return similar.add_new([turn(question)], min_turns=1) != [None]
+    near_duplicates = NearDuplicates(max_similarity)
+    assert near_duplicates.add_new([make_turn(earlier, answer)], min_turns=1) == [None]
+    return near_duplicates.add_new([make_turn(question)], min_turns=1) != [None]
 
 
-def one_by_one(images: list[list[Turn]], max_similarity: float, fewest: int) -> list[list[bool]]:
+def compare_pairwise(images: list[list[Turn]], max_similarity: float, min_turns: int) -> list[list[bool]]:
     """Say of each turn of each image whether it repeats a kept one, comparing it with all of them."""
-    kept: list[Turn] = []
-    told = []
+    kept_turns: list[Turn] = []
+    results = []
     for turns in images:
-        repeated = [any(same(one, other, max_similarity) for other in kept) for one in turns]
-        told.append(repeated)
-        if repeated.count(False) >= fewest:
-            kept += [one for one, again in zip(turns, repeated, strict=True) if not again]
-    return told
+        repeated = [
+            any(is_same_question(turn, kept_turn, max_similarity) for kept_turn in kept_turns) for turn in turns
+        ]
+        results.append(repeated)
+        if repeated.count(False) >= min_turns:
+            kept_turns += [turn for turn, is_repeated in zip(turns, repeated, strict=True) if not is_repeated]
+    return results
 
 
-def same(one: Turn, other: Turn, max_similarity: float) -> bool:
-    if not normalise(one.answer) or normalise(one.answer) != normalise(other.answer):
+def is_same_question(turn_a: Turn, turn_b: Turn, max_similarity: float) -> bool:
+    if not normalise(turn_a.answer) or normalise(turn_a.answer) != normalise(turn_b.answer):
         return False
-    first, second = question_words(one.question), question_words(other.question)
+    first, second = question_words(turn_a.question), question_words(turn_b.question)
     if first == second:
         return max_similarity < 1
     common = LCSseq.similarity(first, second)
@@ -49,7 +51,7 @@ def same(one: Turn, other: Turn, max_similarity: float) -> bool:
 
 
 QUESTIONS = st.lists(st.sampled_from(["what", "color", "bus", "left", "The", "dogs", "dog", "?"]), max_size=12)
-TURNS = st.builds(turn, QUESTIONS.map(" ".join), st.sampled_from(["red", "the Red.", "blue", "?"]))
+TURNS = st.builds(make_turn, QUESTIONS.map(" ".join), st.sampled_from(["red", "the Red.", "blue", "?"]))
 IMAGES = st.lists(st.lists(TURNS, max_size=3), max_size=14)
 
 
@@ -57,51 +59,57 @@ IMAGES = st.lists(st.lists(TURNS, max_size=3), max_size=14)
 def test_what_repeats_is_what_comparing_each_with_each_finds(
     images: list[list[Turn]], max_similarity: float, fewest: int
 ) -> None:
-    similar = NearDuplicates(max_similarity)
-    told = [[like is not None for like in similar.add_new(turns, min_turns=fewest)] for turns in images]
-    assert told == one_by_one(images, max_similarity, fewest)
+    near_duplicates = NearDuplicates(max_similarity)
+    results = [[match is not None for match in near_duplicates.add_new(turns, min_turns=fewest)] for turns in images]
+    assert results == compare_pairwise(images, max_similarity, fewest)
 
 
 def test_the_same_wording_with_the_same_answer_is_dropped_however_it_is_written() -> None:
-    assert repeats("What color is the bus?", "what color is a BUS")
-    assert repeats("What color are the two dogs?", "What color are 2 dog")
+    assert is_repeat("What color is the bus?", "what color is a BUS")
+    assert is_repeat("What color are the two dogs?", "What color are 2 dog")
 
 
 def test_the_same_wording_with_another_answer_is_kept() -> None:
-    assert not repeats("What color is the bus?", "What color is the bus?", answer="blue")
+    assert not is_repeat("What color is the bus?", "What color is the bus?", answer="blue")
 
 
 def test_the_order_of_words_counts() -> None:
-    assert not repeats("Is the dog left of the cat?", "Is the cat left of the dog?")
+    assert not is_repeat("Is the dog left of the cat?", "Is the cat left of the dog?")
 
 
 @pytest.mark.parametrize("count", range(5, 11))
 def test_of_five_to_ten_words_one_more_repeats_and_one_exchanged_does_not(count: int) -> None:
     words = "which side of man in green coat is parked bus".split()[:count]
-    assert repeats(" ".join([*words[:3], "young", *words[3:]]), " ".join(words))
-    assert repeats(" ".join(words), " ".join([*words[:3], "young", *words[3:]]))
-    assert not repeats(" ".join([*words[:3], "girl", *words[4:]]), " ".join(words))
+    assert is_repeat(" ".join([*words[:3], "young", *words[3:]]), " ".join(words))
+    assert is_repeat(" ".join(words), " ".join([*words[:3], "young", *words[3:]]))
+    assert not is_repeat(" ".join([*words[:3], "girl", *words[4:]]), " ".join(words))
 
 
 def test_a_reject_names_what_is_repeated() -> None:
-    similar = NearDuplicates()
-    similar.add_new([turn("What color is the bus?")], min_turns=1)
-    assert similar.add_new([turn("what color is the bus"), turn("Which?")], min_turns=1) == ["what color is bus", None]
+    near_duplicates = NearDuplicates()
+    near_duplicates.add_new([make_turn("What color is the bus?")], min_turns=1)
+    assert near_duplicates.add_new([make_turn("what color is the bus"), make_turn("Which?")], min_turns=1) == [
+        "what color is bus",
+        None,
+    ]
 
 
 def test_questions_of_one_image_are_not_held_against_each_other() -> None:
-    assert NearDuplicates().add_new([turn("What color is the bus?")] * 2, min_turns=1) == [None, None]
+    assert NearDuplicates().add_new([make_turn("What color is the bus?")] * 2, min_turns=1) == [None, None]
 
 
 def test_an_image_that_is_dropped_for_want_of_questions_is_held_against_nobody() -> None:
-    similar = NearDuplicates()
-    similar.add_new([turn("What color is the bus?"), turn("Who is there?")], min_turns=2)
-    assert similar.add_new([turn("What color is the bus?"), turn("Where?")], min_turns=2) == ["what color is bus", None]
-    assert similar.add_new([turn("Where?")], min_turns=1) == [None]
+    near_duplicates = NearDuplicates()
+    near_duplicates.add_new([make_turn("What color is the bus?"), make_turn("Who is there?")], min_turns=2)
+    assert near_duplicates.add_new([make_turn("What color is the bus?"), make_turn("Where?")], min_turns=2) == [
+        "what color is bus",
+        None,
+    ]
+    assert near_duplicates.add_new([make_turn("Where?")], min_turns=1) == [None]
 
 
 def test_one_keeps_all() -> None:
-    assert not repeats("What color is the bus?", "What color is the bus?", max_similarity=1)
+    assert not is_repeat("What color is the bus?", "What color is the bus?", max_similarity=1)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.01, 90.0, float("nan")])

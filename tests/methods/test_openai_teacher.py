@@ -35,43 +35,43 @@ def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def released(run: Path) -> Path:
+def assemble_release(run: Path) -> Path:
     out = run.parent / f"{run.name}-release"
     assemble([run], out, version="1.0.0")
     assert validate(out).problems == ()
     return out
 
 
-def hashes(release: Path) -> dict[str, str]:
+def hash_parquet_files(release: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in release.rglob("*.parquet")}
 
 
 def test_photographs_become_a_valid_release_that_names_the_model(few: Path, clean_run: Path) -> None:
-    rows = [row for split in load_dataset(str(released(clean_run))).values() for row in split]
+    rows = [row for split in load_dataset(str(assemble_release(clean_run))).values() for row in split]
     assert len(rows) > 3
     for row in rows:
         assert (row["teacher"], row["verifier"]) == ("openai:double-2026-11-21",) * 2
         assert all(len(turn["capabilities"]) == row["k"] for turn in row["turns"])
-    found = status(clean_run)
-    assert found.finished == len(list(few.iterdir()))
-    assert found.input_tokens > 765 * sum(found.requests.values())
+    run_status = status(clean_run)
+    assert run_status.finished == len(list(few.iterdir()))
+    assert run_status.input_tokens > 765 * sum(run_status.requests.values())
 
 
 def test_gemini_may_write_what_an_openai_server_judges(few: Path, tmp_path: Path) -> None:
-    with GeminiServer() as writing, OpenAIServer() as judging:
+    with GeminiServer() as teacher_server, OpenAIServer() as verifier_server:
         generate(
             str(few),
             tmp_path / "run",
             teacher="gemini",
-            teacher_url=writing.url,
+            teacher_url=teacher_server.url,
             verifier="openai:judge",
-            verifier_url=judging.url,
+            verifier_url=verifier_server.url,
             strict=True,
         )
-    assert {asked.role for asked in writing.requests} == {"teacher"}
-    assert {asked.role for asked in judging.requests} == {"verifier", "blind"}
-    assert {asked.body["model"] for asked in judging.requests} == {"judge"}
-    rows = [row for split in load_dataset(str(released(tmp_path / "run"))).values() for row in split]
+    assert {request.role for request in teacher_server.requests} == {"teacher"}
+    assert {request.role for request in verifier_server.requests} == {"verifier", "blind"}
+    assert {request.body["model"] for request in verifier_server.requests} == {"judge"}
+    rows = [row for split in load_dataset(str(assemble_release(tmp_path / "run"))).values() for row in split]
     assert {(row["teacher"], row["verifier"]) for row in rows} == {
         ("gemini:gemini-3.8-flash-double", "openai:double-2026-11-21")
     }
@@ -86,23 +86,23 @@ def test_trouble_on_the_way_leaves_no_trace(few: Path, clean_run: Path, tmp_path
         Response("<html>a page</html>", media_type="text/html"),
     ]
 
-    def fault(asked: ModelRequest, number: int) -> Response | None:
+    def fault(request: ModelRequest, number: int) -> Response | None:
         return faults[number // 9 % len(faults)] if number % 9 == 3 else None
 
     with OpenAIServer(accept_rate=0.7, fault=fault) as server:
         generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
         assert len(server.requests) > 9 * len(faults)
-    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
+    assert hash_parquet_files(assemble_release(tmp_path / "run")) == hash_parquet_files(assemble_release(clean_run))
 
 
 def test_fenced_json_is_worth_as_much_as_bare_json(few: Path, clean_run: Path, tmp_path: Path) -> None:
-    def fenced(asked: ModelRequest, number: int) -> Response:
-        written = json.dumps(server.make_reply(asked), indent=2)
-        return content_response(f"```json\n{written}\n```", model="double-2026-11-21")
+    def answer_fenced(request: ModelRequest, number: int) -> Response:
+        text = json.dumps(server.make_reply(request), indent=2)
+        return content_response(f"```json\n{text}\n```", model="double-2026-11-21")
 
-    with OpenAIServer(accept_rate=0.7, fault=fenced) as server:
+    with OpenAIServer(accept_rate=0.7, fault=answer_fenced) as server:
         generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
-    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
+    assert hash_parquet_files(assemble_release(tmp_path / "run")) == hash_parquet_files(assemble_release(clean_run))
 
 
 def test_a_key_that_is_revoked_half_way_stops_the_run_and_shows_nowhere(
@@ -111,14 +111,14 @@ def test_a_key_that_is_revoked_half_way_stops_the_run_and_shows_nowhere(
     secret = "sk-very-secret-indeed"
     monkeypatch.setenv("OPENAI_API_KEY", secret)
 
-    def revoke(asked: ModelRequest, number: int) -> Response | None:
+    def revoke(request: ModelRequest, number: int) -> Response | None:
         return error_response(401, f"key {secret} was revoked") if number > 15 else None
 
-    with OpenAIServer(key=secret, accept_rate=0.7, fault=revoke) as server, pytest.raises(TeacherError) as refused:
+    with OpenAIServer(key=secret, accept_rate=0.7, fault=revoke) as server, pytest.raises(TeacherError) as excinfo:
         generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
-    assert secret not in str(refused.value)
+    assert secret not in str(excinfo.value)
     for file in (tmp_path / "run").iterdir():
         assert secret.encode() not in file.read_bytes()
     with OpenAIServer(key=secret, accept_rate=0.7) as server:
         generate(str(few), tmp_path / "run", teacher="openai:double", teacher_url=server.url)
-    assert hashes(released(tmp_path / "run")) == hashes(released(clean_run))
+    assert hash_parquet_files(assemble_release(tmp_path / "run")) == hash_parquet_files(assemble_release(clean_run))

@@ -32,20 +32,20 @@ from compact_hf.runs.shards import Shard, find_runs
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY, ModelRequest
 
-DRIVERS_OWN = {"Coordinator": "class Coordinator(Base): pass", "run_shard": "def run_shard(*given): pass"}
-PARTS = (Shard(1, 2), Shard(2, 2))
+DRIVER_SOURCES = {"Coordinator": "class Coordinator(Base): pass", "run_shard": "def run_shard(*given): pass"}
+SHARDS = (Shard(1, 2), Shard(2, 2))
 
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
     """The machines' disk; with a short name, as Ray's sockets lie in it."""
     with (
-        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as directory,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("TMPDIR", folder)
-        patch.setattr(tempfile, "tempdir", folder)
-        yield Path(folder)
+        patch.setenv("TMPDIR", directory)
+        patch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +63,22 @@ def cluster(disk: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def pictures(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven photographs, one of them twice."""
-    folder = tmp_path_factory.mktemp("pictures")
+    directory = tmp_path_factory.mktemp("pictures")
     for file in few.iterdir():
-        shutil.copy(file, folder)
+        shutil.copy(file, directory)
     first = min(few.iterdir())
-    shutil.copy(first, folder / f"again{first.suffix}")
-    return folder
+    shutil.copy(first, directory / f"again{first.suffix}")
+    return directory
 
 
-def whole(folder: Path, out: Path, **settings: Any) -> dict[str, str]:
+def hash_unsharded_run(directory: Path, out: Path, **settings: Any) -> dict[str, str]:
     """Return the Parquet files of the run that is not cut."""
     with GeminiServer(accept_rate=0.7) as server:
-        generate(str(folder), out, teacher_url=server.url, **settings)
-    return released(out)
+        generate(str(directory), out, teacher_url=server.url, **settings)
+    return hash_release(out)
 
 
-def released(run: Path) -> dict[str, str]:
+def hash_release(run: Path) -> dict[str, str]:
     """Assemble a run, or the shards in a folder, and return each Parquet file's name with its hash."""
     out = run.parent / f"{run.name}-release"
     assemble(find_runs(run), out, version="1.0.0")
@@ -88,45 +88,47 @@ def released(run: Path) -> dict[str, str]:
     }
 
 
-def journalled(run: Path) -> set[str]:
+def read_reply_keys(run: Path) -> set[str]:
     if not (run / FILE_NAME).exists():
         return set()
     with Journal.read(run) as journal:
         return {reply.key for _, _, reply in journal.replies()}
 
 
-def keys(asked: list[ModelRequest], pictures: Path) -> set[str]:
+def request_keys(requests: list[ModelRequest], directory: Path) -> set[str]:
     """Return the journal's keys of what a server was asked."""
     from compact_hf.images.codec import encode_for_teacher
     from compact_hf.images.inspection import compute_image_id
     from compact_hf.records import digest
 
-    ids = {encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in pictures.iterdir()}
-    return {digest(one.role, ids[one.image], one.prompt) for one in asked}
+    image_ids = {
+        encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in directory.iterdir()
+    }
+    return {digest(request.role, image_ids[request.image], request.prompt) for request in requests}
 
 
-def on_disk(out: Path, part: Shard) -> Path:
+def worker_directory(out: Path, shard: Shard) -> Path:
     """Return where a shard works on this machine."""
-    return local_run_directory(json.loads((out / RUN_FILE).read_text())["run"]) / part.directory_name
+    return local_run_directory(json.loads((out / RUN_FILE).read_text())["run"]) / shard.directory_name
 
 
-def worker_of(folder: Path) -> int:
+def find_worker_pid(directory: Path) -> int:
     """Return the process that works on a run folder: it has the lock open."""
-    lock = str(folder / "journal.lock")
+    lock = str(directory / "journal.lock")
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and lock in map(_target, _entries(entry / "fd")):
+        if entry.name.isdigit() and lock in map(_read_link, _list_directory(entry / "fd")):
             return int(entry.name)
-    raise AssertionError(f"nobody works on {folder}")
+    raise AssertionError(f"nobody works on {directory}")
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_directory(directory: Path) -> list[Path]:
     try:
-        return list(folder.iterdir())
+        return list(directory.iterdir())
     except OSError:
         return []
 
 
-def _target(link: Path) -> str:
+def _read_link(link: Path) -> str:
     try:
         return os.readlink(link)
     except OSError:
@@ -138,20 +140,20 @@ def _target(link: Path) -> str:
 def test_shards_come_back_as_the_run_that_is_not_cut(
     pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out, shown = tmp_path / "out", list[RunProgress]()
+    out, updates = tmp_path / "out", list[RunProgress]()
     with GeminiServer(accept_rate=0.7) as server:
-        standing = generate_on_ray(
-            generate, str(pictures), out, shards=2, teacher_url=server.url, on_progress=shown.append
+        progress = generate_on_ray(
+            generate, str(pictures), out, shards=2, teacher_url=server.url, on_progress=updates.append
         )
-        assert released(out) == whole(pictures, tmp_path / "run")
-        assert not on_disk(out, PARTS[0]).parent.exists()
+        assert hash_release(out) == hash_unsharded_run(pictures, tmp_path / "run")
+        assert not worker_directory(out, SHARDS[0]).parent.exists()
         # The picture that is there twice is asked about by both, and dropped from one.
-        assert standing.finished == standing.images == 8
-        assert standing.sent == len(server.requests)
-        assert shown[-1] == standing
-        answered = len(server.requests)
-        again = generate_on_ray(generate, str(pictures), out, shards=2, teacher_url=server.url)
-        assert (again.sent, len(server.requests)) == (0, answered)
+        assert progress.finished == progress.images == 8
+        assert progress.sent == len(server.requests)
+        assert updates[-1] == progress
+        request_count = len(server.requests)
+        second_progress = generate_on_ray(generate, str(pictures), out, shards=2, teacher_url=server.url)
+        assert (second_progress.sent, len(server.requests)) == (0, request_count)
     assert capfd.readouterr().out == ""
 
 
@@ -159,9 +161,9 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
 @pytest.mark.usefixtures("cluster")
 def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
-        standing = generate_on_ray(generate, str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
-    assert standing.finished == standing.images == 5
-    assert released(tmp_path / "out") == whole(few, tmp_path / "run", limit=5)
+        progress = generate_on_ray(generate, str(few), tmp_path / "out", shards=2, limit=5, teacher_url=server.url)
+    assert progress.finished == progress.images == 5
+    assert hash_release(tmp_path / "out") == hash_unsharded_run(few, tmp_path / "run", limit=5)
 
 
 @pytest.mark.slow
@@ -169,39 +171,39 @@ def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder_is", ["kept", "lost"])
 def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path) -> None:
     """SIGKILL half-way; where the machine's disk is gone too, the next worker goes on from what was sent last."""
-    out, kept, killed_at = tmp_path / "out", set[str](), list[int]()
+    out, kept_keys, kill_numbers = tmp_path / "out", set[str](), list[int]()
 
-    def kill(asked: ModelRequest, number: int) -> Response | None:
+    def kill(request: ModelRequest, number: int) -> Response | None:
         if (
-            not killed_at
+            not kill_numbers
             and number >= 15
-            and (folder_is == "kept" or len(journalled(out / PARTS[0].directory_name)) > 3)
+            and (folder_is == "kept" or len(read_reply_keys(out / SHARDS[0].directory_name)) > 3)
         ):
-            killed_at.append(number)
-            folder = on_disk(out, PARTS[0])
-            os.kill(worker_of(folder), signal.SIGKILL)
-            kept.update(journalled(folder if folder_is == "kept" else out / PARTS[0].directory_name))
+            kill_numbers.append(number)
+            directory = worker_directory(out, SHARDS[0])
+            os.kill(find_worker_pid(directory), signal.SIGKILL)
+            kept_keys.update(read_reply_keys(directory if folder_is == "kept" else out / SHARDS[0].directory_name))
             if folder_is == "lost":
-                shutil.rmtree(folder)
+                shutil.rmtree(directory)
         return None
 
     with GeminiServer(accept_rate=0.7, latency_s=0.05 if folder_is == "kept" else 0.5, fault=kill) as server:
-        standing = generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, concurrency=2)
-    assert (standing.finished, len(killed_at)) == (7, 1)
-    assert len(kept) > 3
-    assert not kept & keys(server.requests[killed_at[0] + 1 :], few)
-    assert released(out) == whole(few, tmp_path / "run")
+        progress = generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, concurrency=2)
+    assert (progress.finished, len(kill_numbers)) == (7, 1)
+    assert len(kept_keys) > 3
+    assert not kept_keys & request_keys(server.requests[kill_numbers[0] + 1 :], few)
+    assert hash_release(out) == hash_unsharded_run(few, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_refused_key_ends_all_shards_with_the_teachers_line(pictures: Path, tmp_path: Path) -> None:
-    with GeminiServer(key="another") as server, pytest.raises(TeacherError) as refused:
+    with GeminiServer(key="another") as server, pytest.raises(TeacherError) as excinfo:
         generate_on_ray(generate, str(pictures), tmp_path / "out", shards=2, teacher_url=server.url)
-    assert str(refused.value).startswith("shard 1/2 on ")
-    assert "refuses the key" in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert type(refused.value) is TeacherError
+    assert str(excinfo.value).startswith("shard 1/2 on ")
+    assert "refuses the key" in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
+    assert type(excinfo.value) is TeacherError
 
 
 @pytest.mark.slow
@@ -217,21 +219,23 @@ def test_other_settings_are_refused_as_without_ray(tmp_path: Path) -> None:
 def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tmp_path: Path) -> None:
     times: list[float] = []
 
-    def note(asked: ModelRequest, number: int) -> Response | None:
+    def record_time(request: ModelRequest, number: int) -> Response | None:
         times.append(time.monotonic())
         return None
 
-    out, rpm, requests = tmp_path / "out", 300.0, 41
-    with GeminiServer(accept_rate=0.7, fault=note) as server:
+    out, rpm, max_requests = tmp_path / "out", 300.0, 41
+    with GeminiServer(accept_rate=0.7, fault=record_time) as server:
         with pytest.raises(StoppedEarly, match="max"):
-            generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=requests)
-        assert len(server.requests) == requests
+            generate_on_ray(
+                generate, str(few), out, shards=2, teacher_url=server.url, rpm=rpm, max_requests=max_requests
+            )
+        assert len(server.requests) == max_requests
         seconds = times[-1] - times[0]
         # Each shard may begin with what a second brings.
-        assert requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
-        assert requests > rpm / 60 * seconds * 0.55
+        assert max_requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
+        assert max_requests > rpm / 60 * seconds * 0.55
         assert generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url).finished == 7
-    assert released(out) == whole(few, tmp_path / "run")
+    assert hash_release(out) == hash_unsharded_run(few, tmp_path / "run")
 
 
 CHILD = """
@@ -249,12 +253,12 @@ except CompactError as error:
 """
 
 
-def child(few: Path, out: Path, server: GeminiServer, **environment: str | None) -> subprocess.Popen[str]:
+def start_child(few: Path, out: Path, server: GeminiServer, **environment: str | None) -> subprocess.Popen[str]:
     """Start a process with a Ray of its own, and without the key that conftest.py gives to every test here."""
-    changed = os.environ | {"RAY_ADDRESS": "local", "GEMINI_API_KEY": None} | environment
+    child_environment = os.environ | {"RAY_ADDRESS": "local", "GEMINI_API_KEY": None} | environment
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(few), str(out), server.url],
-        env={name: value for name, value in changed.items() if value is not None},
+        env={name: value for name, value in child_environment.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -264,55 +268,55 @@ def child(few: Path, out: Path, server: GeminiServer, **environment: str | None)
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, tmp_path: Path, disk: Path) -> None:
-    out, enough = tmp_path / "out", threading.Event()
+    out, limit_reached = tmp_path / "out", threading.Event()
 
-    def count(asked: ModelRequest, number: int) -> Response | None:
+    def count(request: ModelRequest, number: int) -> Response | None:
         if number == 15:
-            enough.set()
+            limit_reached.set()
         return None
 
     with (
         GeminiServer(accept_rate=0.7, latency_s=0.5, fault=count) as server,
-        child(few, out, server, GEMINI_API_KEY=KEY) as running,
+        start_child(few, out, server, GEMINI_API_KEY=KEY) as process,
     ):
         try:
-            assert enough.wait(60)
+            assert limit_reached.wait(60)
             commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
-            running.send_signal(signal.SIGINT)
-            said, told = running.communicate(timeout=60)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
         finally:
-            running.kill()
-    assert (running.returncode, said) == (3, "")
-    assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", told)
-    kept = set.union(*(journalled(run) for run in find_runs(out)))
-    assert kept == keys(server.requests, few)
+            process.kill()
+    assert (process.returncode, stdout) == (3, "")
+    assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", stderr)
+    kept_keys = set.union(*(read_reply_keys(run) for run in find_runs(out)))
+    assert kept_keys == request_keys(server.requests, few)
     for path in (*disk.rglob("*"), *out.rglob("*")):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert not any(KEY.encode() in command for command in commands)
     with GeminiServer(accept_rate=0.7) as server:
         generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url)
-    assert not kept & keys(server.requests, few)
-    assert released(out) == whole(few, tmp_path / "run")
+    assert not kept_keys & request_keys(server.requests, few)
+    assert hash_release(out) == hash_unsharded_run(few, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: Path) -> None:
-    with GeminiServer() as server, child(few, tmp_path / "out", server) as running:
-        said, told = running.communicate(timeout=60)
-    assert (running.returncode, said) == (2, "")
-    assert re.match(r"UsageError shard \d/2 on \S+: the teacher gemini needs a key and found none", told)
-    assert told.count("\n") == 1
+    with GeminiServer() as server, start_child(few, tmp_path / "out", server) as process:
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (2, "")
+    assert re.match(r"UsageError shard \d/2 on \S+: the teacher gemini needs a key and found none", stderr)
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(few: Path, tmp_path: Path, cluster: str) -> None:
     """The driver has none, and the workers have theirs."""
     out = tmp_path / "out"
-    with GeminiServer(accept_rate=0.7) as server, child(few, out, server, RAY_ADDRESS=cluster) as running:
-        assert running.communicate(timeout=60) == ("", "")
-    assert running.returncode == 0
-    assert released(out) == whole(few, tmp_path / "run")
+    with GeminiServer(accept_rate=0.7) as server, start_child(few, out, server, RAY_ADDRESS=cluster) as process:
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+    assert hash_release(out) == hash_unsharded_run(few, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -321,10 +325,10 @@ def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, 
     (disk / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     with (
         GeminiServer() as server,
-        child(few, tmp_path / "out", server, GEMINI_API_KEY=KEY, RAY_ADDRESS=None) as running,
+        start_child(few, tmp_path / "out", server, GEMINI_API_KEY=KEY, RAY_ADDRESS=None) as process,
     ):
-        assert running.communicate(timeout=60) == ("", "")
-    assert running.returncode == 0
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
 
 
 @pytest.mark.slow
@@ -335,7 +339,7 @@ def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
 ) -> None:
     """What the driver has loaded from a file is not there for the workers."""
     module = tmp_path / f"only_here_{what}.py"
-    module.write_text(f"from compact_hf.runs.ray_worker import Coordinator as Base\n{DRIVERS_OWN[what]}")
+    module.write_text(f"from compact_hf.runs.ray_worker import Coordinator as Base\n{DRIVER_SOURCES[what]}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(f"compact_hf.runs.ray.{what}", getattr(import_module(module.stem), what))
     module.unlink()

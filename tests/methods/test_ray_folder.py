@@ -50,20 +50,20 @@ def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None
         lock_ray_run(tmp_path / "out", 2),
     ):
         pass
-    with lock_ray_run(tmp_path / "out", 2) as again:
-        assert again == run
+    with lock_ray_run(tmp_path / "out", 2) as reopened_run:
+        assert reopened_run == run
     with (
         pytest.raises(UsageError, match="was cut into 2 shards, now 4; give --shards 2"),
         lock_ray_run(tmp_path / "out", 4),
     ):
         pass
-    with lock_ray_run(tmp_path / "other", 2) as other:
-        assert other != run
+    with lock_ray_run(tmp_path / "other", 2) as other_run:
+        assert other_run != run
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    for out, told in ((tmp_path, "not a run on Ray"), (tmp_path / "thesis.txt", "is a file")):
-        with pytest.raises(UsageError, match=told), lock_ray_run(out, 2):
+    for out, message in ((tmp_path, "not a run on Ray"), (tmp_path / "thesis.txt", "is a file")):
+        with pytest.raises(UsageError, match=message), lock_ray_run(out, 2):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

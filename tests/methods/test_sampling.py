@@ -18,7 +18,7 @@ image_ids = st.text("0123456789abcdef", min_size=32, max_size=32)
 ks = st.integers(1, 10)
 
 
-def drawn(seed: int, image_id: str, k: int, rounds: int) -> list[tuple[str, ...]]:
+def list_combinations(seed: int, image_id: str, k: int, rounds: int) -> list[tuple[str, ...]]:
     return list(draw_combinations(seed, image_id, k, [], rounds))
 
 
@@ -26,38 +26,41 @@ def drawn(seed: int, image_id: str, k: int, rounds: int) -> list[tuple[str, ...]
 def test_each_combination_has_exactly_k_distinct_capabilities_in_canonical_order(
     seed: int, image_id: str, k: int
 ) -> None:
-    for combination in drawn(seed, image_id, k, 10):
+    for combination in list_combinations(seed, image_id, k, 10):
         assert len(combination) == k
         assert combination == canonicalize(combination)
 
 
 @given(seeds, image_ids, ks)
 def test_no_combination_is_asked_twice_and_the_draws_end(seed: int, image_id: str, k: int) -> None:
-    asked = drawn(seed, image_id, k, 300)
-    assert len(asked) == len(set(asked)) == comb(10, k)
+    combinations = list_combinations(seed, image_id, k, 300)
+    assert len(combinations) == len(set(combinations)) == comb(10, k)
 
 
 @given(seeds, image_ids, ks)
 def test_capabilities_not_asked_for_yet_come_first(seed: int, image_id: str, k: int) -> None:
-    uses: Counter[str] = Counter()
-    for combination in drawn(seed, image_id, k, 10):
-        fresh = [name for name in CAPABILITIES if not uses[name]]
-        assert sum(name in fresh for name in combination) == min(k, len(fresh))
-        uses.update(combination)
+    usage: Counter[str] = Counter()
+    for combination in list_combinations(seed, image_id, k, 10):
+        unused = [name for name in CAPABILITIES if not usage[name]]
+        assert sum(name in unused for name in combination) == min(k, len(unused))
+        usage.update(combination)
 
 
 @given(seeds, image_ids, ks)
 def test_what_is_asked_is_a_function_of_seed_image_and_past(seed: int, image_id: str, k: int) -> None:
-    assert drawn(seed, image_id, k, 5) == drawn(seed, image_id, k, 5)
-    assert drawn(seed, image_id, k, 5) == drawn(seed, image_id, k, 8)[:5]
+    assert list_combinations(seed, image_id, k, 5) == list_combinations(seed, image_id, k, 5)
+    assert list_combinations(seed, image_id, k, 5) == list_combinations(seed, image_id, k, 8)[:5]
 
 
 @given(seeds, image_ids, ks, st.integers(0, 6))
 def test_rounds_of_several_combinations_ask_for_the_same_ones_as_rounds_of_one(
     seed: int, image_id: str, k: int, first: int
 ) -> None:
-    whole = drawn(seed, image_id, k, 8)
-    assert [*whole[:first], *draw_combinations(seed, image_id, k, whole[:first], 8 - first)] == whole
+    combinations = list_combinations(seed, image_id, k, 8)
+    assert [
+        *combinations[:first],
+        *draw_combinations(seed, image_id, k, combinations[:first], 8 - first),
+    ] == combinations
 
 
 def test_k_is_uniform() -> None:
@@ -69,15 +72,18 @@ def test_k_is_uniform() -> None:
 
 def test_every_atom_is_covered_about_equally() -> None:
     counts = Counter(
-        name for index in range(1000) for combination in drawn(0, f"{index:032x}", 2, 3) for name in combination
+        name
+        for index in range(1000)
+        for combination in list_combinations(0, f"{index:032x}", 2, 3)
+        for name in combination
     )
     assert set(counts) == set(CAPABILITIES)
     assert max(counts.values()) < 1.15 * min(counts.values())
 
 
 def test_another_seed_asks_otherwise() -> None:
-    one, other = ([drawn(seed, f"{index:032x}", 3, 3) for index in range(20)] for seed in (1, 2))
-    assert one != other
+    first, second = ([list_combinations(seed, f"{index:032x}", 3, 3) for index in range(20)] for seed in (1, 2))
+    assert first != second
 
 
 def test_the_draws_stay_the_same_for_each_seed_and_image(golden: Callable[[str, str], None]) -> None:
@@ -88,7 +94,7 @@ def test_the_draws_stay_the_same_for_each_seed_and_image(golden: Callable[[str, 
     """
     lines = []
     for k in range(1, 11):
-        early = [drawn(seed, f"{image:032x}", k, 30) for seed in range(3) for image in range(4)]
-        whole = [drawn(seed, f"{image:032x}", k, 300) for seed, image in ((0, 11), (1, 7))]
-        lines.append(f"{k} {sha256(repr([early, whole]).encode()).hexdigest()}\n")
+        early_draws = [list_combinations(seed, f"{image:032x}", k, 30) for seed in range(3) for image in range(4)]
+        all_draws = [list_combinations(seed, f"{image:032x}", k, 300) for seed, image in ((0, 11), (1, 7))]
+        lines.append(f"{k} {sha256(repr([early_draws, all_draws]).encode()).hexdigest()}\n")
     golden("draws.txt", "".join(lines))

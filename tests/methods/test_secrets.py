@@ -22,10 +22,10 @@ from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import ModelRequest, ModelServer
 from tests import preforked
-from tests.methods.runs import COMMAND, PRESETS, generate_command, journalled, keys, released
+from tests.methods.runs import COMMAND, PRESETS, generate_command, hash_release, read_reply_keys, request_keys
 
-OLD, NEW = "sesame-0451-revoked-key", "sesame-0452-second-key"
-TOLD = "sesame-045"  # of either
+OLD_KEY, NEW_KEY = "sesame-0451-revoked-key", "sesame-0452-second-key"
+KEY_PREFIX = "sesame-045"  # of either
 
 
 @dataclass(frozen=True)
@@ -44,84 +44,84 @@ SERVICES = {
 }
 
 
-def everything_in(*folders: Path) -> str:
+def read_all_files(*directories: Path) -> str:
     """Return all that stands in files, those of Parquet unpacked."""
     parts: list[str] = []
-    for file in (file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()):
+    for file in (file for directory in directories for file in sorted(directory.rglob("*")) if file.is_file()):
         parts += [str(file), file.read_bytes().decode(errors="replace")]
         if file.suffix == ".parquet":
             parts += [str(pq.read_schema(file).metadata), str(pq.read_table(file).to_pylist())]
     return "\n".join(parts)
 
 
-def said_by(arguments: list[str], status: int, **environment: str) -> str:
-    child = preforked.run(arguments, env={**os.environ, **environment})
-    assert child.returncode == status, child.stderr
-    return child.stdout + child.stderr
+def run_command(arguments: list[str], status: int, **environment: str) -> str:
+    result = preforked.run(arguments, env={**os.environ, **environment})
+    assert result.returncode == status, result.stderr
+    return result.stdout + result.stderr
 
 
-def seen_of_processes(pid: int) -> str:
+def read_process_info(pid: int) -> str:
     """Return the command line of a process, and those and the environments of its children."""
     proc = Path("/proc")
     children = [child for task in (proc / f"{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    shown = [proc / f"{pid}/cmdline", *(proc / child / name for child in children for name in ("cmdline", "environ"))]
-    return "\n".join(file.read_bytes().decode() for file in shown)
+    files = [proc / f"{pid}/cmdline", *(proc / child / name for child in children for name in ("cmdline", "environ"))]
+    return "\n".join(file.read_bytes().decode() for file in files)
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: Path, service: Service) -> None:
     """A server that quotes the key in every kind of error, with tracebacks, and then one with a new key."""
     run, release = tmp_path / "run", tmp_path / "release"
-    asked_for, look, said = threading.Event(), threading.Event(), []
+    request_received, inspection_done, outputs = threading.Event(), threading.Event(), []
 
-    def echo(asked: ModelRequest, number: int) -> Response | None:
+    def echo(request: ModelRequest, number: int) -> Response | None:
         if number == 5:
-            asked_for.set()
-            look.wait(60)
+            request_received.set()
+            inspection_done.wait(60)
         codes = {1: 500, 2: 400, 3: 429, 25: 403}
-        return service.error(codes[number], f"no entry with {OLD} here: key={OLD}") if number in codes else None
+        return service.error(codes[number], f"no entry with {OLD_KEY} here: key={OLD_KEY}") if number in codes else None
 
-    with service.server(key=OLD, fault=echo) as server:
+    with service.server(key=OLD_KEY, fault=echo) as server:
         command = generate_command(tiny, run, server, "--concurrency", "2", "--debug", *service.arguments)
-        environment = {**os.environ, service.variable: OLD}
+        environment = {**os.environ, service.variable: OLD_KEY}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
-            assert asked_for.wait(60)
-            said.append(seen_of_processes(child.pid))
-            look.set()
-            said.append(child.communicate(timeout=60)[1])
+            assert request_received.wait(60)
+            outputs.append(read_process_info(child.pid))
+            inspection_done.set()
+            outputs.append(child.communicate(timeout=60)[1])
     assert child.returncode == 1
-    assert "Traceback" in said[-1]
-    assert "403" in said[-1]
-    with service.server(key=NEW) as server:
+    assert "Traceback" in outputs[-1]
+    assert "403" in outputs[-1]
+    with service.server(key=NEW_KEY) as server:
         # The old key is refused at once, the new one goes on.
         command = generate_command(tiny, run, server, *service.arguments)
-        said.append(said_by(command, 1, **{service.variable: OLD}))
-        said.append(said_by(command, 0, **{service.variable: NEW}))
-    followers = (
+        outputs.append(run_command(command, 1, **{service.variable: OLD_KEY}))
+        outputs.append(run_command(command, 0, **{service.variable: NEW_KEY}))
+    later_commands = (
         ["status", str(run)],
         ["status", str(run), "--json"],
         ["assemble", str(run), "--out", str(release), "--version", "1.0.0"],
         ["validate", str(release)],
     )
-    said += [said_by([*COMMAND, *follower], 0, **{service.variable: NEW}) for follower in followers]
-    assert TOLD not in "\n".join(said)
-    assert TOLD not in everything_in(run, release)
+    outputs += [run_command([*COMMAND, *arguments], 0, **{service.variable: NEW_KEY}) for arguments in later_commands]
+    assert KEY_PREFIX not in "\n".join(outputs)
+    assert KEY_PREFIX not in read_all_files(run, release)
 
 
 def test_nor_does_what_a_batch_leaves_in_the_run_folder(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setenv("GEMINI_API_KEY", OLD)
+    monkeypatch.setenv("GEMINI_API_KEY", OLD_KEY)
     arguments = ("--teacher", "gemini-batch", "--preset", "efficient", "--debug")
-    with GeminiServer(key=OLD) as server:
+    with GeminiServer(key=OLD_KEY) as server:
         server.batches.fault = lambda call, number: (
-            gemini.error_response(403, "DENIED", f"no looks with {OLD}") if call == "get" else None
+            gemini.error_response(403, "DENIED", f"no looks with {OLD_KEY}") if call == "get" else None
         )
-        said = said_by(generate_command(tiny, run, server, *arguments), 1)
+        output = run_command(generate_command(tiny, run, server, *arguments), 1)
         assert list((run / JOBS_DIRECTORY).iterdir())
-        assert TOLD not in said + everything_in(run)
-        assert "403" in said
+        assert KEY_PREFIX not in output + read_all_files(run)
+        assert "403" in output
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
@@ -132,12 +132,12 @@ def test_nor_do_the_clients_logs_at_their_most_talkative(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv(service.variable, OLD)
+    monkeypatch.setenv(service.variable, OLD_KEY)
     teacher = service.arguments[-1] if service.arguments else None
-    with caplog.at_level(logging.DEBUG), service.server(key=OLD) as server:
+    with caplog.at_level(logging.DEBUG), service.server(key=OLD_KEY) as server:
         generate(str(tiny), tmp_path / "run", teacher=teacher, teacher_url=server.url, limit=1)
     assert caplog.records
-    assert TOLD not in caplog.text
+    assert KEY_PREFIX not in caplog.text
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -146,22 +146,22 @@ def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
 ) -> None:
     run = tmp_path / "run"
 
-    def revoke(asked: ModelRequest, number: int) -> Response | None:
-        return gemini.error_response(403, "PERMISSION_DENIED", f"{OLD} was revoked") if number >= 10 else None
+    def revoke(request: ModelRequest, number: int) -> Response | None:
+        return gemini.error_response(403, "PERMISSION_DENIED", f"{OLD_KEY} was revoked") if number >= 10 else None
 
-    with GeminiServer(key=OLD, accept_rate=0.7, fault=revoke) as server:
+    with GeminiServer(key=OLD_KEY, accept_rate=0.7, fault=revoke) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
-        *progress, line = said_by(command, 1, GEMINI_API_KEY=OLD).splitlines()
-    assert all(line.startswith("pictures: ") for line in progress)  # which a slow machine has time to say
+        *progress_lines, line = run_command(command, 1, GEMINI_API_KEY=OLD_KEY).splitlines()
+    assert all(line.startswith("pictures: ") for line in progress_lines)  # which a slow machine has time to say
     assert line.startswith("compact: gemini:gemini-3.8-flash refuses the key (403: <key> was revoked)")
     assert line.endswith("set a valid GEMINI_API_KEY and run the same command")
-    before = journalled(run)
+    before = read_reply_keys(run)
     # At once: whoever is still being asked is not waited for, and that is no more than may be in flight.
     assert 10 - 4 <= len(before) <= 10
-    with GeminiServer(key=NEW, accept_rate=0.7) as server:
+    with GeminiServer(key=NEW_KEY, accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset)
-        said_by(command, 0, GEMINI_API_KEY=NEW)
-    assert not before & set(keys(tiny, server.requests))
-    assert released(run) == clean[preset]
+        run_command(command, 0, GEMINI_API_KEY=NEW_KEY)
+    assert not before & set(request_keys(tiny, server.requests))
+    assert hash_release(run) == clean[preset]
     with Journal.read(run) as journal:
-        assert TOLD not in str(journal.identity)
+        assert KEY_PREFIX not in str(journal.identity)

@@ -21,7 +21,7 @@ from compact_hf.testing.gemini import GeminiServer
 COUNTS = st.integers(1, 20)
 
 
-def shards_of(count: int) -> list[Shard]:
+def make_shards(count: int) -> list[Shard]:
     return [Shard(index, count) for index in range(1, count + 1)]
 
 
@@ -33,40 +33,40 @@ def test_a_shard_is_read_as_it_is_written(count: int, data: st.DataObject) -> No
 
 @pytest.mark.parametrize("text", ["", "2", "0/8", "9/8", "0/0", "-1/8", "1/8/2", "a/b", " 1/8", "1.0/8", "1/", "٢/٨"])
 def test_what_is_no_shard_is_refused_in_one_line_that_shows_one(text: str) -> None:
-    with pytest.raises(UsageError, match="I from 1 to N, such as 2/8") as refused:
+    with pytest.raises(UsageError, match="I from 1 to N, such as 2/8") as excinfo:
         Shard.parse(text)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @given(COUNTS, st.integers(0, 100))
 def test_every_picture_belongs_to_one_shard(count: int, pictures: int) -> None:
     assume(pictures >= count)
     refs = [f"{number}.jpg" for number in range(pictures)]
-    own = [shard.select(refs) for shard in shards_of(count)]
-    assert sorted(ref for part in own for ref in part) == sorted(refs)
-    assert max(map(len, own)) - min(map(len, own)) <= 1
-    assert all(part == sorted(part, key=refs.index) for part in own)
+    parts = [shard.select(refs) for shard in make_shards(count)]
+    assert sorted(ref for part in parts for ref in part) == sorted(refs)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(part == sorted(part, key=refs.index) for part in parts)
 
 
 @given(COUNTS, st.integers(0, 100), st.integers(1, 120))
 def test_the_shards_of_a_limit_take_what_the_whole_run_takes(count: int, pictures: int, limit: int) -> None:
     assume(pictures >= count and limit >= count)
     refs = [f"{number}.jpg" for number in range(pictures)]
-    taken = [ref for shard in shards_of(count) for ref in shard.select(refs)[: shard.share("limit", limit)]]
-    assert sorted(taken) == sorted(refs[:limit])
+    selected_refs = [ref for shard in make_shards(count) for ref in shard.select(refs)[: shard.share("limit", limit)]]
+    assert sorted(selected_refs) == sorted(refs[:limit])
 
 
 @given(COUNTS, st.integers(1, 10**9))
 def test_shares_of_a_whole_number_add_up_to_it_and_are_even(count: int, whole: int) -> None:
     assume(whole >= count)
-    shares = [shard.share("max_requests", whole) or 0 for shard in shards_of(count)]
+    shares = [shard.share("max_requests", whole) or 0 for shard in make_shards(count)]
     assert sum(shares) == whole
     assert max(shares) - min(shares) <= 1
 
 
 @given(COUNTS, st.floats(1e-6, 1e9))
 def test_portions_of_a_rate_add_up_to_it(count: int, whole: float) -> None:
-    assert sum(shard.portion(whole) or 0.0 for shard in shards_of(count)) == pytest.approx(whole)
+    assert sum(shard.portion(whole) or 0.0 for shard in make_shards(count)) == pytest.approx(whole)
 
 
 def test_no_limit_stays_no_limit() -> None:
@@ -84,15 +84,15 @@ def test_a_shard_that_is_left_with_nothing_says_what_to_do() -> None:
         Shard(6, 8).select(list("abcde"))
 
 
-def run(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / FILE_NAME).touch()
-    return folder
+def make_run(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / FILE_NAME).touch()
+    return directory
 
 
 def test_a_folder_of_shards_stands_for_its_runs_in_order(tmp_path: Path) -> None:
-    runs = [run(tmp_path / shard.directory_name) for shard in shards_of(11)]
-    run(tmp_path / "backup-of-shard-1")
+    runs = [make_run(tmp_path / shard.directory_name) for shard in make_shards(11)]
+    make_run(tmp_path / "backup-of-shard-1")
     assert find_runs(tmp_path) == runs
     assert find_runs(runs[3]) == [runs[3]]
 
@@ -105,19 +105,19 @@ def test_a_folder_without_runs_stands_for_itself(tmp_path: Path) -> None:
 
 def test_half_a_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     for index in (1, 3):
-        run(tmp_path / Shard(index, 4).directory_name)
+        make_run(tmp_path / Shard(index, 4).directory_name)
     with pytest.raises(JournalError, match="lacks shard-2-of-4, shard-4-of-4; put them there"):
         find_runs(tmp_path)
-    run(tmp_path / Shard(2, 2).directory_name)
+    make_run(tmp_path / Shard(2, 2).directory_name)
     with pytest.raises(JournalError, match="holds shards of 2 and of 4; name those of one run"):
         find_runs(tmp_path)
 
 
-def shards_into(out: Path, source: str, count: int, **settings: Any) -> list[RunProgress]:
-    return [generate(source, out / part.directory_name, shard=str(part), **settings) for part in shards_of(count)]
+def generate_shards(out: Path, source: str, count: int, **settings: Any) -> list[RunProgress]:
+    return [generate(source, out / shard.directory_name, shard=str(shard), **settings) for shard in make_shards(count)]
 
 
-def released(run: Path) -> dict[str, bytes]:
+def read_release(run: Path) -> dict[str, bytes]:
     """Assemble a run, or the shards in a folder, and return the Parquet files."""
     out = run.parent / f"{run.name}-release"
     assemble(find_runs(run), out, version="1.0.0")
@@ -127,22 +127,22 @@ def released(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("limit", [None, 7])
 def test_shards_of_scenes_give_the_release_of_the_whole_byte_for_byte(tmp_path: Path, limit: int | None) -> None:
     whole = generate("scenes:12", tmp_path / "run", limit=limit, noise=0.3)
-    parts = shards_into(tmp_path / "shards", "scenes:12", 3, limit=limit, noise=0.3)
+    parts = generate_shards(tmp_path / "shards", "scenes:12", 3, limit=limit, noise=0.3)
     assert sum(part.finished for part in parts) == whole.finished == (limit or 12)
     assert sum(part.sent for part in parts) == whole.sent
-    assert released(tmp_path / "shards") == released(tmp_path / "run")
+    assert read_release(tmp_path / "shards") == read_release(tmp_path / "run")
 
 
 def test_a_picture_that_two_shards_meet_comes_into_the_release_once(few: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    shutil.copytree(few, pictures)
+    directory = tmp_path / "pictures"
+    shutil.copytree(few, directory)
     for number, file in enumerate(sorted(few.iterdir())):
-        shutil.copy(file, pictures / f"again-{number}{file.suffix}")
+        shutil.copy(file, directory / f"again-{number}{file.suffix}")
     with GeminiServer(accept_rate=0.7) as server:
-        whole = generate(str(pictures), tmp_path / "run", teacher_url=server.url)
-        parts = shards_into(tmp_path / "shards", str(pictures), 2, teacher_url=server.url)
+        whole = generate(str(directory), tmp_path / "run", teacher_url=server.url)
+        parts = generate_shards(tmp_path / "shards", str(directory), 2, teacher_url=server.url)
     assert sum(part.finished for part in parts) > whole.finished == 7
-    assert released(tmp_path / "shards") == released(tmp_path / "run")
+    assert read_release(tmp_path / "shards") == read_release(tmp_path / "run")
 
 
 def test_a_shard_goes_on_as_itself_only(tmp_path: Path) -> None:

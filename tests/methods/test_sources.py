@@ -15,15 +15,15 @@ from compact_hf.testing.gemini import GeminiServer
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
     monkeypatch.setenv("GEMINI_API_KEY", "test-key")
-    with GeminiServer() as started:
-        yield started
+    with GeminiServer() as gemini_server:
+        yield gemini_server
 
 
 def test_another_model_as_verifier_is_asked_where_the_teacher_is(
     few: Path, tmp_path: Path, server: GeminiServer
 ) -> None:
     generate(str(few), tmp_path / "run", teacher_url=server.url, verifier="gemini:another", limit=1)
-    assert {asked.role for asked in server.requests} == {"teacher", "verifier"}
+    assert {request.role for request in server.requests} == {"teacher", "verifier"}
 
 
 def test_a_verifier_of_another_protocol_is_not_asked_there(

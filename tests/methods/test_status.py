@@ -49,23 +49,27 @@ def outcomes(run: Path) -> list[Outcome]:
 
 def test_every_draft_that_was_asked_for_is_accounted_for(found: RunStatus, outcomes: list[Outcome]) -> None:
     assert found.finished == len(outcomes) == 80
-    fates = [(outcome.k, reason) for outcome in outcomes for _, reason in outcome.drafts]
-    assert found.drafts_by_k == dict(sorted(Counter(k for k, _ in fates).items()))
-    assert found.accepted_by_k == {k: sum(of == k and not reason for of, reason in fates) for k in found.drafts_by_k}
-    dropped = sum(one.count for one in found.rejects if one.stage in ("generation", "verification"))
-    assert sum(found.drafts_by_k.values()) == sum(found.accepted_by_k.values()) + dropped
+    draft_results = [(outcome.k, reason) for outcome in outcomes for _, reason in outcome.drafts]
+    assert found.drafts_by_k == dict(sorted(Counter(k for k, _ in draft_results).items()))
+    assert found.accepted_by_k == {
+        k: sum(draft_k == k and not reason for draft_k, reason in draft_results) for k in found.drafts_by_k
+    }
+    dropped_count = sum(entry.count for entry in found.rejects if entry.stage in ("generation", "verification"))
+    assert sum(found.drafts_by_k.values()) == sum(found.accepted_by_k.values()) + dropped_count
     # What is accepted of a picture that is not kept is in no combination's account.
-    lost = sum(found.accepted_by_k.values()) - found.questions
-    assert sum(one.asked for one in found.combinations) == sum(found.drafts_by_k.values()) - lost
-    assert sum(one.accepted for one in found.combinations) == found.questions
+    lost_count = sum(found.accepted_by_k.values()) - found.questions
+    assert sum(entry.asked for entry in found.combinations) == sum(found.drafts_by_k.values()) - lost_count
+    assert sum(entry.accepted for entry in found.combinations) == found.questions
 
 
 def test_the_coverage_matrix_counts_the_questions_that_need_both(found: RunStatus, outcomes: list[Outcome]) -> None:
     turns = [turn for outcome in outcomes if outcome.conversation for turn in outcome.conversation.turns]
     assert found.questions == len(turns)
-    for one, other in product(CAPABILITIES, repeat=2):
-        assert found.coverage[one][other] == sum({one, other} <= set(turn.capabilities) for turn in turns)
-        assert found.coverage[one][other] == found.coverage[other][one]
+    for capability, other_capability in product(CAPABILITIES, repeat=2):
+        assert found.coverage[capability][other_capability] == sum(
+            {capability, other_capability} <= set(turn.capabilities) for turn in turns
+        )
+        assert found.coverage[capability][other_capability] == found.coverage[other_capability][capability]
     for name, counts in found.questions_by_capability.items():
         assert sum(counts.values()) == found.coverage[name][name]
 
@@ -76,9 +80,9 @@ def test_the_surplus_is_what_lies_beyond_three_a_picture(found: RunStatus, outco
 
 
 def test_declined_combinations_are_told_from_other_rejects(found: RunStatus) -> None:
-    (declined,) = [one for one in found.rejects if one.reason == "declined"]
-    assert sum(one.declined for one in found.combinations) == declined.count > 0
-    assert all(one.declined + one.accepted <= one.asked for one in found.combinations)
+    (declined,) = [entry for entry in found.rejects if entry.reason == "declined"]
+    assert sum(entry.declined for entry in found.combinations) == declined.count > 0
+    assert all(entry.declined + entry.accepted <= entry.asked for entry in found.combinations)
 
 
 def test_what_runs_here_costs_nothing_and_shows_no_money(found: RunStatus) -> None:
@@ -89,16 +93,16 @@ def test_what_runs_here_costs_nothing_and_shows_no_money(found: RunStatus) -> No
 def test_a_service_costs_its_tokens_at_its_price(few: Path, tmp_path: Path) -> None:
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(few), tmp_path / "run", teacher_url=server.url)
-    found = status(tmp_path / "run")
+    run_status = status(tmp_path / "run")
     price = lookup_price("gemini:gemini-3.8-flash")
     assert price is not None
-    assert found.input_tokens > 0
-    assert found.cost == pytest.approx(price.cost(found.input_tokens, found.output_tokens))
-    assert found.cost_per_question == pytest.approx(found.cost / found.questions)
-    assert found.requests == {role: spent.requests for role, spent in found.spending.items()}
-    assert sum(found.requests.values()) == server.request_count
-    dearer = status(tmp_path / "run", price_in=10.0, price_out=10.0)
-    assert dearer.cost == pytest.approx((found.input_tokens + found.output_tokens) / 100_000)
+    assert run_status.input_tokens > 0
+    assert run_status.cost == pytest.approx(price.cost(run_status.input_tokens, run_status.output_tokens))
+    assert run_status.cost_per_question == pytest.approx(run_status.cost / run_status.questions)
+    assert run_status.requests == {role: usage.requests for role, usage in run_status.spending.items()}
+    assert sum(run_status.requests.values()) == server.request_count
+    repriced_status = status(tmp_path / "run", price_in=10.0, price_out=10.0)
+    assert repriced_status.cost == pytest.approx((run_status.input_tokens + run_status.output_tokens) / 100_000)
 
 
 def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
@@ -107,11 +111,13 @@ def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer() as server:
         generate(str(few), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, limit=2)
-    found = status(tmp_path / "run")
-    assert (found.cost, found.cost_per_question) == (None, None)
-    assert any("openai:mine: the price is not known; give --price-in" in str(part) for part in format_status(found))
-    given = status(tmp_path / "run", price_in=1.0, price_out=2.0)
-    assert given.cost == pytest.approx((given.input_tokens + 2 * given.output_tokens) / 1e6)
+    run_status = status(tmp_path / "run")
+    assert (run_status.cost, run_status.cost_per_question) == (None, None)
+    assert any(
+        "openai:mine: the price is not known; give --price-in" in str(part) for part in format_status(run_status)
+    )
+    priced_status = status(tmp_path / "run", price_in=1.0, price_out=2.0)
+    assert priced_status.cost == pytest.approx((priced_status.input_tokens + 2 * priced_status.output_tokens) / 1e6)
 
 
 class Clock:
@@ -136,7 +142,7 @@ IDENTITY = {"source": "/photos", "method": "compact", "preset": "paper@1", "k": 
 TEACHERS = {"teacher": "gemini:gemini-3.8-flash", "verifier": "gemini:gemini-3.8-flash"}
 
 
-def empty_outcome(number: int) -> FinishedImage:
+def make_empty_outcome(number: int) -> FinishedImage:
     return FinishedImage(
         f"{number:032x}", f"{number}.png", to_json(Outcome(1, None, (), (("key", "declined"),), "", "")), 0
     )
@@ -147,18 +153,18 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
         first_at = clock.now
         for number in range(20):
             clock.now += 60
-            journal.record_outcome(empty_outcome(number))
+            journal.record_outcome(make_empty_outcome(number))
         clock.now += 8 * 3600
         for number in range(20, 31):
             clock.now += 2
-            journal.record_outcome(empty_outcome(number))
-        found = status(tmp_path / "run")
-        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), True)
-        assert (found.first_at, found.last_at) == (first_at + 60, clock.now)
+            journal.record_outcome(make_empty_outcome(number))
+        run_status = status(tmp_path / "run")
+        assert (run_status.pace, run_status.is_running) == (pytest.approx(1 / 2), True)
+        assert (run_status.first_at, run_status.last_at) == (first_at + 60, clock.now)
         clock.now += 301
-        found = status(tmp_path / "run")
-        assert (found.pace, found.is_running) == (pytest.approx(1 / 2), False)
-        assert any("not running" in str(part) for part in format_status(found))
+        run_status = status(tmp_path / "run")
+        assert (run_status.pace, run_status.is_running) == (pytest.approx(1 / 2), False)
+        assert any("not running" in str(part) for part in format_status(run_status))
 
 
 def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
@@ -167,10 +173,10 @@ def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_pat
         journal.record_plan(311)
         for number in range(11):
             clock.now += 2
-            journal.record_outcome(empty_outcome(number))
-    found = status(tmp_path / "run")
-    assert (found.left, found.pace) == (300, pytest.approx(1 / 2))
-    assert any("300 left: about 10 min" in str(part) for part in format_status(found))
+            journal.record_outcome(make_empty_outcome(number))
+    run_status = status(tmp_path / "run")
+    assert (run_status.left, run_status.pace) == (300, pytest.approx(1 / 2))
+    assert any("300 left: about 10 min" in str(part) for part in format_status(run_status))
 
 
 def test_a_run_that_is_over_has_nothing_left(found: RunStatus, tmp_path: Path) -> None:
@@ -181,15 +187,15 @@ def test_a_run_that_is_over_has_nothing_left(found: RunStatus, tmp_path: Path) -
 
 def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
-    found = status(tmp_path / "run")
-    assert (found.finished, found.pace, found.is_running, found.first_at) == (0, None, False, None)
-    assert (found.cost, found.cost_per_question) == (0, None)
-    assert "no picture is finished yet" in list(format_status(found))
+    run_status = status(tmp_path / "run")
+    assert (run_status.finished, run_status.pace, run_status.is_running, run_status.first_at) == (0, None, False, None)
+    assert (run_status.cost, run_status.cost_per_question) == (0, None)
+    assert "no picture is finished yet" in list(format_status(run_status))
 
 
 def test_it_reads_what_is_there_while_a_writer_writes(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
-        journal.record_outcome(empty_outcome(1))
+        journal.record_outcome(make_empty_outcome(1))
         writer = sqlite3.connect(tmp_path / "run" / FILE_NAME, isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM outcomes")
@@ -204,11 +210,11 @@ def test_the_shards_of_a_run_are_counted_together(tmp_path: Path) -> None:
         with Journal.open(tmp_path / f"shard-{index}-of-2", IDENTITY | TEACHERS | {"shard": f"{index}/2"}) as journal:
             journal.record_reply("a", "teacher", Reply(str(index), "{}", "m", input_tokens=1_000_000))
             for number in range(index):
-                journal.record_outcome(empty_outcome(10 * index + number))
-    found = status(tmp_path)
-    assert (found.finished, found.requests["teacher"], found.input_tokens) == (3, 2, 2_000_000)
-    assert found.drafts_by_k == {1: 3}
-    assert "shard" not in found.identity
+                journal.record_outcome(make_empty_outcome(10 * index + number))
+    run_status = status(tmp_path)
+    assert (run_status.finished, run_status.requests["teacher"], run_status.input_tokens) == (3, 2, 2_000_000)
+    assert run_status.drafts_by_k == {1: 3}
+    assert "shard" not in run_status.identity
     assert status(tmp_path / "shard-1-of-2").identity["shard"] == "1/2"
 
 
@@ -218,18 +224,18 @@ def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: P
     with Journal.open(tmp_path / "run", identity) as journal:
         journal.record_reply("a", "verifier", Reply("key", "{}", "m", input_tokens=5))
         journal.record_outcome(FinishedImage("a", "a.png", body, 2))
-    found = status(tmp_path / "run", price_in=1.0, price_out=1.0)
-    assert (found.finished, found.conversations, found.questions) == (1, 1, 2)
-    assert (found.requests, found.cost) == ({"verifier": 1}, pytest.approx(5e-6))
-    assert [(one.reason, one.count) for one in found.rejects] == [("odd", 1)]
-    assert list(format_status(found))
+    run_status = status(tmp_path / "run", price_in=1.0, price_out=1.0)
+    assert (run_status.finished, run_status.conversations, run_status.questions) == (1, 1, 2)
+    assert (run_status.requests, run_status.cost) == ({"verifier": 1}, pytest.approx(5e-6))
+    assert [(reject.reason, reject.count) for reject in run_status.rejects] == [("odd", 1)]
+    assert list(format_status(run_status))
 
 
 def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(run)]) == 0
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= WIDTH
-    for said in (
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= WIDTH
+    for phrase in (
         "accepted",
         "questions that need",
         "declined by the teacher",
@@ -237,17 +243,17 @@ def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[s
         "planted",
         "beyond three a picture",
     ):
-        assert said in shown
+        assert phrase in output
 
 
 def test_json_holds_everything(run: Path, found: RunStatus, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(run), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["coverage"] == found.coverage
-    assert told["combinations"][0].keys() == {"capabilities", "asked", "accepted", "declined"}
-    assert told["spending"]["teacher"]["price"]["source"] == "runs here"
-    assert {len(one["examples"]) for one in told["rejects"]} <= {1, 2, 3}
-    assert told.keys() == set(RunStatus.__dataclass_fields__)
+    data = json.loads(capsys.readouterr().out)
+    assert data["coverage"] == found.coverage
+    assert data["combinations"][0].keys() == {"capabilities", "asked", "accepted", "declined"}
+    assert data["spending"]["teacher"]["price"]["source"] == "runs here"
+    assert {len(reject["examples"]) for reject in data["rejects"]} <= {1, 2, 3}
+    assert data.keys() == set(RunStatus.__dataclass_fields__)
 
 
 def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +264,8 @@ def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytes
         for number, day in enumerate(days):
             clock.now = day.timestamp()
             journal.record_reply("a", "teacher", Reply(str(number), "{}", "m", input_tokens=1_000_000))
-    found = status(tmp_path / "run")
+    run_status = status(tmp_path / "run")
     # The introductory price ends with the year.
-    assert found.cost == pytest.approx(0.75 + 1.5)
-    assert (found.requests["teacher"], found.input_tokens) == (2, 2_000_000)
+    assert run_status.cost == pytest.approx(0.75 + 1.5)
+    assert (run_status.requests["teacher"], run_status.input_tokens) == (2, 2_000_000)
     assert status(tmp_path / "run", price_in=3.0, price_out=0.0).cost == pytest.approx(6.0)

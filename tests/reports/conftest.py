@@ -10,7 +10,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
 
-from .samples import HOSTILE, score, shown
+from .samples import HOSTILE, make_score, make_sheet_item
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
         summary=f"Made up, with {HOSTILE}.",
         facts=(Fact("pictures", "200"), Fact("questions", "612", "2 or 3 a picture")),
         combination_counts=accepted,
-        images=[shown(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
+        images=[make_sheet_item(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
         rejects=[
             RejectCount(f"a {HOSTILE} reason", 9),
             RejectCount("confidence below 70", 12, injected_faults=13, caught_faults=12),
@@ -41,9 +41,9 @@ def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
         training=TrainingSection((Fact("steps", "600"),), tuple((step, 3 / step) for step in range(1, 61))),
         accuracy=AccuracySection(
             models=("before", "after"),
-            overall=score("all"),
-            by_k=tuple(score(f"k = {k}") for k in (1, 2, 3)),
-            by_capability=tuple(score(name) for name in CAPABILITIES),
+            overall=make_score("all"),
+            by_k=tuple(make_score(f"k = {k}") for k in (1, 2, 3)),
+            by_capability=tuple(make_score(name) for name in CAPABILITIES),
             questions="Reserved scenes.",
             caveat="Nothing about photographs.",
         ),

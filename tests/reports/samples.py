@@ -19,27 +19,27 @@ HOSTILE = "<script>alert('1')</script> & \"quotes\""
 
 
 @cache
-def picture(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
+def make_image(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
     """Return a PNG file of noise, the worst there is for a picture's size in bytes."""
-    file = io.BytesIO()
+    buffer = io.BytesIO()
     noise = random.Random(seed).randbytes(3 * size[0] * size[1])
-    Image.frombytes("RGB", size, noise).save(file, format="PNG", compress_level=1)
-    return file.getvalue()
+    Image.frombytes("RGB", size, noise).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
-def shown(seed: int, k: int, *, question: str = "What is the word on the sign?") -> SheetItem:
+def make_sheet_item(seed: int, k: int, *, question: str = "What is the word on the sign?") -> SheetItem:
     """Return a picture with two turns of k capabilities."""
     names = tuple(CAPABILITIES)[:k]
-    return SheetItem(picture(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
+    return SheetItem(make_image(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
 
 
-def score(label: str, n: int = 50, models: int = 2) -> ScoreRow:
+def make_score(label: str, n: int = 50, models: int = 2) -> ScoreRow:
     """Return made-up shares of some models, each better than the one before."""
     shares = (0.1 + 0.5 * index / max(models - 1, 1) for index in range(models))
     return ScoreRow(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
 
 
-def judging(models: int) -> EvaluationReport:
+def make_evaluation(models: int) -> EvaluationReport:
     """Return a report of some models with every section, its words full of markup."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
     answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
@@ -47,22 +47,25 @@ def judging(models: int) -> EvaluationReport:
         dataset=f"questions {HOSTILE}",
         facts=(Fact("questions", "300"), Fact("pictures", "60", HOSTILE)),
         models=names,
-        overall=score("all", 300, models),
-        by_k=tuple(score(f"k = {k}", 60, models) for k in range(1, 6)),
-        by_capability=tuple(score(name, 90, models) for name in CAPABILITIES),
-        by_pair={("color", "shape"): score("color+shape", 40, models), ("shape", "counting"): score("", 3, models)},
+        overall=make_score("all", 300, models),
+        by_k=tuple(make_score(f"k = {k}", 60, models) for k in range(1, 6)),
+        by_capability=tuple(make_score(name, 90, models) for name in CAPABILITIES),
+        by_pair={
+            ("color", "shape"): make_score("color+shape", 40, models),
+            ("shape", "counting"): make_score("", 3, models),
+        },
         comparisons=tuple(
             ModelDifference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01)
             for index, name in enumerate(names)
         )[1:],
         examples=[
             AnsweredQuestion(
-                picture(number),
+                make_image(number),
                 1 + number,
                 tuple(CAPABILITIES)[: 1 + number],
                 f"Is it {HOSTILE}?",
                 HOSTILE,
-                tuple(ModelAnswer(name, HOSTILE, right) for name, right in zip(names, rights, strict=True)),
+                tuple(ModelAnswer(name, HOSTILE, is_right) for name, is_right in zip(names, rights, strict=True)),
                 f"scene:{number}",
             )
             for number, rights in enumerate(answers)

@@ -21,13 +21,13 @@ from compact_hf.reports.ablation_page import (
 from .samples import HOSTILE
 
 
-def spread(mean: float) -> Spread:
+def make_spread(mean: float) -> Spread:
     return Spread(mean, mean - 0.05, mean + 0.05, (mean - 0.02, mean + 0.02))
 
 
-def line(label: str) -> GroupScores:
-    accuracy = {"k1": spread(0.2), "k12": spread(0.22), "k123": spread(0.4), "noise": spread(0.1)}
-    difference = {name: spread(one.mean - 0.2) for name, one in accuracy.items() if name != "k1"}
+def make_group(label: str) -> GroupScores:
+    accuracy = {"k1": make_spread(0.2), "k12": make_spread(0.22), "k123": make_spread(0.4), "noise": make_spread(0.1)}
+    difference = {name: make_spread(score.mean - 0.2) for name, score in accuracy.items() if name != "k1"}
     return GroupScores(label, 300, 0.25, accuracy, difference)
 
 
@@ -41,7 +41,7 @@ REPORT = AblationReport(
     variants=tuple(
         VariantData(name, "500 (500 of k = 1)", "190", "190", "48", "1.9") for name in ("k1", "k12", "k123", "noise")
     ),
-    groups=(line("all"), line("k = 1")),
+    groups=(make_group("all"), make_group("k = 1")),
 )
 
 
@@ -73,18 +73,18 @@ def test_the_page_says_what_its_seeds_are_worth(seeds: tuple[int, ...], told: st
 
 
 def test_names_are_text_and_no_markup() -> None:
-    arms = tuple(replace(arm, variant=HOSTILE) for arm in REPORT.variants)
-    page = render_ablation(replace(REPORT, variants=arms, dataset=HOSTILE, base=HOSTILE))
+    variants = tuple(replace(variant, variant=HOSTILE) for variant in REPORT.variants)
+    page = render_ablation(replace(REPORT, variants=variants, dataset=HOSTILE, base=HOSTILE))
     assert "<script" not in page
 
 
 def test_the_same_report_gives_the_same_bytes_and_any_number_of_variants_fits() -> None:
     assert render_ablation(REPORT) == render_ablation(REPORT)
-    many = {f"no-capability-{number:02}": spread(0.2) for number in range(11)}
-    lines = tuple(replace(one, accuracy=many, difference=many) for one in REPORT.groups)
-    few, all_of_them = (
+    spreads = {f"no-capability-{number:02}": make_spread(0.2) for number in range(11)}
+    groups = tuple(replace(group, accuracy=spreads, difference=spreads) for group in REPORT.groups)
+    small, large = (
         Image.open(io.BytesIO(plot_accuracy_by_variant(report).png()))
-        for report in (REPORT, replace(REPORT, groups=lines))
+        for report in (REPORT, replace(REPORT, groups=groups))
     )
-    assert few.width == all_of_them.width
-    assert all_of_them.height > few.height
+    assert small.width == large.width
+    assert large.height > small.height

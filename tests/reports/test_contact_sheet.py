@@ -14,56 +14,56 @@ from PIL import Image
 from compact_hf.records import Reject, Turn
 from compact_hf.reports.contact_sheet import SheetItem, pick, render_fragment, render_page, thumbnail
 
-from .samples import HOSTILE, picture, shown
+from .samples import HOSTILE, make_image, make_sheet_item
 
 
 @given(st.lists(st.integers(1, 5), max_size=40), st.integers(0, 30))
 def test_pick_is_even_over_k_and_keeps_the_order(ks: list[int], count: int) -> None:
-    pictures = [SheetItem(b"", k, (), str(place)) for place, k in enumerate(ks)]
-    picked = pick(pictures, count)
-    have, taken = Counter(ks), Counter(one.k for one in picked)
+    items = [SheetItem(b"", k, (), str(index)) for index, k in enumerate(ks)]
+    picked = pick(items, count)
+    available_counts, picked_counts = Counter(ks), Counter(item.k for item in picked)
     assert len(picked) == min(count, len(ks))
-    assert list(picked) == sorted(picked, key=lambda one: (one.k, int(one.caption)))
-    for k in have:
-        others = max((taken[other] for other in have), default=0)
-        assert taken[k] == have[k] or taken[k] >= others - 1
-        assert [one for one in picked if one.k == k] == [one for one in pictures if one.k == k][: taken[k]]
+    assert list(picked) == sorted(picked, key=lambda item: (item.k, int(item.caption)))
+    for k in available_counts:
+        max_picked = max((picked_counts[other_k] for other_k in available_counts), default=0)
+        assert picked_counts[k] == available_counts[k] or picked_counts[k] >= max_picked - 1
+        assert [item for item in picked if item.k == k] == [item for item in items if item.k == k][: picked_counts[k]]
 
 
 def test_what_a_teacher_wrote_is_never_markup() -> None:
-    page = render_fragment([shown(1, 2, question=HOSTILE)])
+    page = render_fragment([make_sheet_item(1, 2, question=HOSTILE)])
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_every_capability_of_a_question_is_named() -> None:
-    page = render_fragment([shown(1, 3)])
+    page = render_fragment([make_sheet_item(1, 3)])
     for name in ("color", "shape", "object recognition"):
         assert f">{name}</li>" in page
 
 
 def test_a_large_picture_is_made_small_and_keeps_its_shape() -> None:
-    small = thumbnail(picture(1, (1600, 800)))
+    small = thumbnail(make_image(1, (1600, 800)))
     assert (small["width"], small["height"]) == (400, 200)
     head, data = small["url"].split(",", 1)
     assert head == "data:image/webp;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
-        assert opened.size == (400, 200)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (400, 200)
 
 
 def test_pictures_of_any_mode_are_shown() -> None:
     for mode in ("L", "P", "RGBA", "1"):
-        file = io.BytesIO()
-        Image.new(mode, (30, 20)).save(file, format="PNG")
-        assert thumbnail(file.getvalue())["width"] == 30
+        buffer = io.BytesIO()
+        Image.new(mode, (30, 20)).save(buffer, format="PNG")
+        assert thumbnail(buffer.getvalue())["width"] == 30
 
 
-ASKED = ("color", "counting")
-DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?", HOSTILE, ASKED)
+REQUESTED = ("color", "counting")
+DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?", HOSTILE, REQUESTED)
 
 
 def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -> None:
-    text = render_fragment([SheetItem(picture(1), 2, (), "a.png", (DROPPED,))])
+    text = render_fragment([SheetItem(make_image(1), 2, (), "a.png", (DROPPED,))])
     assert "dropped: needs fewer capabilities</strong>" in text
     assert text.count("&lt;script&gt;") == 2
     assert "<script" not in text
@@ -71,15 +71,17 @@ def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -
 
 
 def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -> None:
-    same = Turn("Which?", "red", ASKED, ASKED[::-1], 90)
-    other = Turn("Which?", "red", ASKED, ("object_recognition",), 90)
-    none = Turn("Which?", "red", ASKED, (), 90)
+    same = Turn("Which?", "red", REQUESTED, REQUESTED[::-1], 90)
+    other = Turn("Which?", "red", REQUESTED, ("object_recognition",), 90)
+    none = Turn("Which?", "red", REQUESTED, (), 90)
     notes = [entry.note for entry in SheetItem(b"", 2, (same, other, none)).entries()]
     assert notes == ["", "the verifier found object recognition", "the verifier found nothing"]
 
 
 def test_a_page_needs_nothing_beside_it() -> None:
-    text = render_page([shown(1, 1), shown(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE])
+    text = render_page(
+        [make_sheet_item(1, 1), make_sheet_item(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE]
+    )
     assert text.count("data:image/webp;base64,") == 2
     assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', text))
     assert "<script" not in text
@@ -90,11 +92,11 @@ def test_a_page_needs_nothing_beside_it() -> None:
 def test_a_picture_is_shown_the_right_way_up_and_on_white_paper() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    file = io.BytesIO()
-    Image.new("RGB", (40, 20)).save(file, format="JPEG", exif=exif)
-    assert (thumbnail(file.getvalue())["width"], thumbnail(file.getvalue())["height"]) == (20, 40)
-    file = io.BytesIO()
-    Image.new("RGBA", (40, 20), (0, 0, 0, 0)).save(file, format="PNG")
-    data = thumbnail(file.getvalue())["url"].split(",", 1)[1]
-    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
-        assert sum(opened.convert("L").histogram()[:251]) == 0
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(buffer, format="JPEG", exif=exif)
+    assert (thumbnail(buffer.getvalue())["width"], thumbnail(buffer.getvalue())["height"]) == (20, 40)
+    buffer = io.BytesIO()
+    Image.new("RGBA", (40, 20), (0, 0, 0, 0)).save(buffer, format="PNG")
+    data = thumbnail(buffer.getvalue())["url"].split(",", 1)[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert sum(image.convert("L").histogram()[:251]) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from compact_hf.reports.demo_page import DemoReport, render_demo
 
-from .pages import Page
+from .pages import ParsedPage
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,11 @@ def text(report: DemoReport) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(text: str) -> Page:
-    return Page(text)
+def page(text: str) -> ParsedPage:
+    return ParsedPage(text)
 
 
-def test_it_needs_no_network_and_no_script(page: Page, text: str) -> None:
+def test_it_needs_no_network_and_no_script(page: ParsedPage, text: str) -> None:
     assert all(source.startswith("data:") for source in page.values("src"))
     assert all(link.startswith("#") for link in (*page.values("href"), *page.values("xlink:href")))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
@@ -40,8 +40,8 @@ def test_the_same_report_gives_the_same_page(report: DemoReport, text: str) -> N
     assert render_demo(report) == text
 
 
-def test_tags_are_closed_and_links_lead_somewhere(page: Page) -> None:
-    assert page.open == []
+def test_tags_are_closed_and_links_lead_somewhere(page: ParsedPage) -> None:
+    assert page.open_tags == []
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     links = page.values("href") + page.values("xlink:href")
@@ -49,18 +49,18 @@ def test_tags_are_closed_and_links_lead_somewhere(page: Page) -> None:
     assert set(page.values("aria-labelledby")) <= set(ids)
 
 
-def test_headings_step_down_one_by_one(page: Page) -> None:
+def test_headings_step_down_one_by_one(page: ParsedPage) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: Page) -> None:
-    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: ParsedPage) -> None:
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
     plots = [attrs for tag, attrs in page.tags if tag == "figure"]
-    assert len(pictures) == 24
-    assert all(attrs["alt"] for attrs in pictures)
+    assert len(images) == 24
+    assert all(attrs["alt"] for attrs in images)
     assert len(plots) == 7
     assert all(attrs["aria-label"] for attrs in plots)
     assert [tag for tag, _ in page.tags].count("table") == 7
@@ -91,11 +91,11 @@ def test_a_part_without_figures_is_left_out_with_its_link(
     report: DemoReport, text: str, missing: dict[str, Any], anchor: str
 ) -> None:
     small = replace(replace(report, images=report.images[:2]), **missing)
-    without = Page(render_demo(small))
+    without = ParsedPage(render_demo(small))
     assert f'id="{anchor}"' in text
     assert anchor not in without.values("id")
     assert f"#{anchor}" not in without.values("href")
 
 
 def test_an_empty_run_still_gives_a_page() -> None:
-    assert Page(render_demo(DemoReport("Nothing yet", "No picture was kept.", (), {}))).values("id")
+    assert ParsedPage(render_demo(DemoReport("Nothing yet", "No picture was kept.", (), {}))).values("id")

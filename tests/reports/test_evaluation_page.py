@@ -14,13 +14,13 @@ from compact_hf.reports.pair_charts import MIN_N, plot_accuracy_by_pair
 from compact_hf.reports.score_charts import Interval, ModelDifference, describe_differences, plot_accuracy
 from compact_hf.reports.theme import MAX_MODELS, model_style
 
-from .pages import Page
-from .samples import judging, score
+from .pages import ParsedPage
+from .samples import make_evaluation, make_score
 
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    return judging(2)
+    return make_evaluation(2)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def text(report: EvaluationReport) -> str:
 
 
 def test_it_needs_no_network_and_no_script(text: str) -> None:
-    page = Page(text)
+    page = ParsedPage(text)
     assert all(source.startswith("data:") for source in page.values("src"))
     assert all(link.startswith("#") for link in (*page.values("href"), *page.values("xlink:href")))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
@@ -37,8 +37,8 @@ def test_it_needs_no_network_and_no_script(text: str) -> None:
 
 
 def test_tags_are_closed_links_lead_somewhere_and_headings_step_down(text: str) -> None:
-    page = Page(text)
-    assert page.open == []
+    page = ParsedPage(text)
+    assert page.open_tags == []
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert {link.removeprefix("#") for link in page.values("href") + page.values("xlink:href")} <= set(ids)
@@ -64,7 +64,7 @@ def test_every_model_stands_beside_the_majority_answer_with_its_interval(text: s
 
 @pytest.mark.parametrize(("models", "plots"), [(1, 2 + 1), (2, 2 + 2 + 1), (MAX_MODELS + 1, 4 + MAX_MODELS + 1 + 1)])
 def test_any_number_of_models_has_its_plots(models: int, plots: int) -> None:
-    page = Page(render_evaluation(judging(models)))
+    page = ParsedPage(render_evaluation(make_evaluation(models)))
     assert [tag for tag, _ in page.tags].count("figure") == plots
     assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "figure")
 
@@ -73,7 +73,7 @@ def test_any_number_of_models_has_its_plots(models: int, plots: int) -> None:
     ("models", "headings"), [(1, ["Wrong", "Right"]), (3, ["Some right, some wrong", "All wrong", "All right"])]
 )
 def test_examples_stand_under_what_became_of_them(models: int, headings: list[str]) -> None:
-    assert re.findall(r'<h3 class="outcome">(.*?)</h3>', render_evaluation(judging(models))) == headings
+    assert re.findall(r'<h3 class="outcome">(.*?)</h3>', render_evaluation(make_evaluation(models))) == headings
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_examples_stand_under_what_became_of_them(models: int, headings: list[st
 def test_a_part_without_figures_is_left_out_with_its_link(
     report: EvaluationReport, text: str, missing: dict[str, Any], anchor: str
 ) -> None:
-    without = Page(render_evaluation(replace(report, examples=(), **missing)))
+    without = ParsedPage(render_evaluation(replace(report, examples=(), **missing)))
     assert f'id="{anchor}"' in text
     assert not {anchor, "examples"} & set(without.values("id"))
     assert not {f"#{anchor}", "#examples"} & set(without.values("href"))
@@ -107,25 +107,25 @@ def test_better_is_said_only_where_the_interval_and_the_test_say_so(share: Inter
 def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:
     share = Interval(0.5, 0.2, 0.8)
 
-    def colored(n: int) -> int:
+    def count_colored(n: int) -> int:
         svg = plot_accuracy_by_pair({("color", "shape"): (n, share)}, model="M", name="pairs").svg()
         assert f">{n}</text>" in svg
         return svg.count("opacity: 0.325")
 
     # The key has a cell of 50% too.
-    assert (colored(MIN_N - 1), colored(MIN_N)) == (1, 2)
+    assert (count_colored(MIN_N - 1), count_colored(MIN_N)) == (1, 2)
 
 
 def test_models_of_one_plot_are_told_apart_without_color() -> None:
-    looks = [model_style(index) for index in range(MAX_MODELS)]
-    assert len({look["marker"] for look in looks}) == MAX_MODELS
-    assert all((one["color"] != other["color"]) for one, other in pairwise(looks))
+    styles = [model_style(index) for index in range(MAX_MODELS)]
+    assert len({style["marker"] for style in styles}) == MAX_MODELS
+    assert all((current["color"] != following["color"]) for current, following in pairwise(styles))
 
 
 @pytest.mark.parametrize("models", [1, 2, 3, MAX_MODELS])
 def test_names_and_legend_stay_inside_the_figure(models: int) -> None:
     names = [f"an-organization/a-model-with-quite-a-long-name-{index}" for index in range(models)]
-    figure = plot_accuracy([score("scene_understanding", 123456, models)], names, name="a", title="A").figure
+    figure = plot_accuracy([make_score("scene_understanding", 123456, models)], names, name="a", title="A").figure
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()

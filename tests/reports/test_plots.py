@@ -32,12 +32,12 @@ _COMBINATIONS = st.dictionaries(
 )
 
 
-def cells(plot: Plot) -> dict[str, tuple[str, ...]]:
+def rows_by_label(plot: Plot) -> dict[str, tuple[str, ...]]:
     """Return the table's rows by their first cell."""
     return {row[0]: row[1:] for row in plot.table.rows}
 
 
-def words(svg: str) -> list[str]:
+def svg_texts(svg: str) -> list[str]:
     """Return every text in an SVG."""
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
@@ -58,8 +58,10 @@ def test_another_process_draws_the_same_bytes() -> None:
         "from compact_hf.reports.dataset_charts import plot_coverage\n"
         "print(plot_coverage({('color', 'shape'): 3, ('color',): 2}).svg(), end='')"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
-    assert told == dataset_charts.plot_coverage({("color", "shape"): 3, ("color",): 2}).svg()
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert output == dataset_charts.plot_coverage({("color", "shape"): 3, ("color",): 2}).svg()
 
 
 def test_every_plot_has_words_and_a_regular_table(every: tuple[Plot, ...]) -> None:
@@ -73,9 +75,9 @@ def test_every_plot_has_words_and_a_regular_table(every: tuple[Plot, ...]) -> No
 
 def test_png_and_svg_are_what_they_say(every: tuple[Plot, ...]) -> None:
     for plot in every:
-        with Image.open(io.BytesIO(plot.png(dpi=200))) as opened:
-            assert (opened.format, opened.width) == ("PNG", 900)
-        assert words(plot.svg())
+        with Image.open(io.BytesIO(plot.png(dpi=200))) as image:
+            assert (image.format, image.width) == ("PNG", 900)
+        assert svg_texts(plot.svg())
 
 
 def test_inline_plots_leave_color_and_ids_to_the_page(every: tuple[Plot, ...]) -> None:
@@ -91,43 +93,43 @@ def test_inline_plots_leave_color_and_ids_to_the_page(every: tuple[Plot, ...]) -
 @settings(max_examples=8)
 @given(_COMBINATIONS)
 def test_tables_count_what_a_plain_count_counts(accepted: dict[tuple[str, ...], int]) -> None:
-    flat = [combination for combination, count in accepted.items() for _ in range(count)]
-    by_k = cells(dataset_charts.plot_k_distribution(accepted))
-    assert by_k["all"][0] == f"{len(flat):,}"
-    for k, number in Counter(map(len, flat)).items():
+    repeated = [combination for combination, count in accepted.items() for _ in range(count)]
+    by_k = rows_by_label(dataset_charts.plot_k_distribution(accepted))
+    assert by_k["all"][0] == f"{len(repeated):,}"
+    for k, number in Counter(map(len, repeated)).items():
         assert by_k[str(k)][0] == str(number)
-    by_name = cells(dataset_charts.plot_coverage(accepted))
-    by_pair = cells(dataset_charts.plot_cooccurrence(accepted))
+    by_name = rows_by_label(dataset_charts.plot_coverage(accepted))
+    by_pair = rows_by_label(dataset_charts.plot_cooccurrence(accepted))
     for name in CAPABILITIES:
-        assert by_name[name.replace("_", " ")][-1] == str(sum(name in combination for combination in flat))
-    for one, other in combinations(CAPABILITIES, 2):
-        together = sum(one in combination and other in combination for combination in flat)
-        assert by_pair[f"{one} + {other}".replace("_", " ")] == (str(together),)
+        assert by_name[name.replace("_", " ")][-1] == str(sum(name in combination for combination in repeated))
+    for first, second in combinations(CAPABILITIES, 2):
+        pair_count = sum(first in combination and second in combination for combination in repeated)
+        assert by_pair[f"{first} + {second}".replace("_", " ")] == (str(pair_count),)
 
 
 def test_a_capability_that_nothing_needs_is_shown_with_nought() -> None:
     plot = dataset_charts.plot_coverage({("color",): 4})
-    assert "object interaction" in words(plot.svg())
-    assert cells(plot)["object interaction"] == ("0", "0")
+    assert "object interaction" in svg_texts(plot.svg())
+    assert rows_by_label(plot)["object interaction"] == ("0", "0")
 
 
 def test_means_of_other_data_are_named_beside_our_own() -> None:
-    told = words(
+    texts = svg_texts(
         dataset_charts.plot_k_distribution(
             {("color",): 1, ("color", "shape"): 1}, means=dataset_charts.PAPER_MEAN_K
         ).svg()
     )
-    assert {"mean k 1.50, here", "mean k 1.95, LLaVA-665K (paper)", "mean k 2.89, COMPACT (paper)"} <= set(told)
+    assert {"mean k 1.50, here", "mean k 1.95, LLaVA-665K (paper)", "mean k 2.89, COMPACT (paper)"} <= set(texts)
 
 
 def test_planted_faults_are_told_apart_from_rejects() -> None:
     plot = dataset_charts.plot_rejects(
         [RejectCount("repeats another", 9), RejectCount("low confidence", 12, injected_faults=13, caught_faults=11)]
     )
-    assert cells(plot)["low confidence"] == ("12", "13", "11")
-    assert cells(plot)["repeats another"] == ("9", "–", "–")
+    assert rows_by_label(plot)["low confidence"] == ("12", "13", "11")
+    assert rows_by_label(plot)["repeats another"] == ("9", "–", "–")
     assert "Of 13 planted faults 11 were dropped." in plot.alt
-    assert {"dropped", "planted"} <= set(words(plot.svg()))
+    assert {"dropped", "planted"} <= set(svg_texts(plot.svg()))
 
 
 def test_without_planted_faults_nothing_is_said_of_them() -> None:
@@ -137,8 +139,8 @@ def test_without_planted_faults_nothing_is_said_of_them() -> None:
 
 
 def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
-    told = " ".join(words(dataset_charts.plot_rejects([RejectCount("<b>a</b> & $x^2$", 1)]).svg()))
-    assert "<b>a</b> & $x^2$" in told
+    text = " ".join(svg_texts(dataset_charts.plot_rejects([RejectCount("<b>a</b> & $x^2$", 1)]).svg()))
+    assert "<b>a</b> & $x^2$" in text
 
 
 @pytest.mark.parametrize(

@@ -21,30 +21,30 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
+def contrast_ratio(first: str, second: str) -> float:
     """Return the contrast ratio of two colors, 1 to 21 (WCAG 2.1)."""
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 @pytest.mark.parametrize("name", ["ink", "muted", "accent"])
 def test_words_stand_out_from_the_paper(name: str, scheme: int) -> None:
-    assert contrast(TONES[name][scheme], TONES["paper"][scheme]) >= 4.5
+    assert contrast_ratio(TONES[name][scheme], TONES["paper"][scheme]) >= 4.5
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_groups_and_ks_stay_apart_without_color(scheme: int) -> None:
     groups = sorted((TONES[group][scheme] for group in GROUPS), key=luminance)
     ks = [TONES[k_tone(k)][scheme] for k in range(1, 6)]
-    assert all(contrast(one, other) >= 1.4 for one, other in pairwise(groups))
-    assert all(contrast(one, other) >= 1.4 for one, other in pairwise(ks))
+    assert all(contrast_ratio(current, following) >= 1.4 for current, following in pairwise(groups))
+    assert all(contrast_ratio(current, following) >= 1.4 for current, following in pairwise(ks))
     assert [luminance(color) for color in ks] == sorted((luminance(color) for color in ks), reverse=True)
 
 
 def test_neighboring_ks_differ_in_hatch_too() -> None:
     hatches = [k_style(k)["hatch"] for k in range(1, 6)]
-    assert all(one != other for one, other in pairwise(hatches))
+    assert all(current != following for current, following in pairwise(hatches))
 
 
 def test_no_two_tones_share_a_light_value_because_themes_replace_by_value() -> None:
@@ -63,5 +63,5 @@ def test_importing_the_report_imports_nothing_heavy() -> None:
     code = (
         "import sys, compact_hf.reports.demo_page; print({'matplotlib', 'PIL', 'jinja2', 'numpy'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert told.strip() == "set()"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output.strip() == "set()"

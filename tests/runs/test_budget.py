@@ -12,25 +12,25 @@ from compact_hf.runs.budget import Budget
 from compact_hf.teachers.base import Reply
 
 
-def spend(budget: Budget, costs: list[float], *, seed: int, failing: float, places: int) -> int:
+def spend(budget: Budget, costs: list[float], *, seed: int, failure_rate: float, max_in_flight: int) -> int:
     """Send whatever there is room for, let it come back in any order, and return how many replies there were."""
-    rng, left, in_flight = random.Random(seed), list(costs), 0
+    rng, remaining_costs, in_flight = random.Random(seed), list(costs), 0
     replies = 0
     while True:
-        room = bool(left) and in_flight < places and not budget.exhausted_reason()
-        if not room and not in_flight:
+        has_room = bool(remaining_costs) and in_flight < max_in_flight and not budget.exhausted_reason()
+        if not has_room and not in_flight:
             return replies
-        if room and (not in_flight or rng.random() < 0.6):
+        if has_room and (not in_flight or rng.random() < 0.6):
             budget.record_sent()
             in_flight += 1
         else:
             in_flight -= 1
-            answered = rng.random() >= failing
-            if answered and left:
-                budget.record_result("teacher", Reply("key", str(left.pop()), "m"))
+            is_answered = rng.random() >= failure_rate
+            if is_answered and remaining_costs:
+                budget.record_result("teacher", Reply("key", str(remaining_costs.pop()), "m"))
             else:
                 budget.record_result("teacher", None)
-            replies += answered
+            replies += is_answered
 
 
 COSTS = st.lists(st.floats(0.001, 0.01), min_size=200, max_size=200)
@@ -41,7 +41,7 @@ def test_no_more_requests_are_answered_than_the_limit_allows(
     limit: int, before: int, seed: int, failing: float, places: int
 ) -> None:
     budget = Budget(max_requests=limit, requests=before)
-    spend(budget, [0.0] * 200, seed=seed, failing=failing, places=places)
+    spend(budget, [0.0] * 200, seed=seed, failure_rate=failing, max_in_flight=places)
     # Failures cost nothing, so what is left is used up to the last.
     assert budget.requests == max(before, limit)
 
@@ -51,7 +51,7 @@ def test_money_is_overdrawn_by_no_more_than_what_is_in_flight_costs_above_the_me
     limit: float, costs: list[float], seed: int, failing: float, places: int
 ) -> None:
     budget = Budget(max_cost=limit, reply_cost=lambda role, reply: float(reply.text), initial_estimate=0.01)
-    spend(budget, costs, seed=seed, failing=failing, places=places)
+    spend(budget, costs, seed=seed, failure_rate=failing, max_in_flight=places)
     assert budget.cost <= limit + places * (max(costs) - min(costs))
 
 
@@ -59,13 +59,13 @@ def test_money_is_overdrawn_by_no_more_than_what_is_in_flight_costs_above_the_me
 def test_equal_costs_are_never_overdrawn_and_leave_less_than_one_request(limit: int, seed: int, places: int) -> None:
     cent = 1 / 64  # a sum of these is exact
     budget = Budget(max_cost=limit * cent, reply_cost=lambda role, reply: cent, initial_estimate=cent)
-    assert spend(budget, [cent] * 200, seed=seed, failing=0.3, places=places) == limit
+    assert spend(budget, [cent] * 200, seed=seed, failure_rate=0.3, max_in_flight=places) == limit
     assert budget.cost == limit * cent
 
 
 def test_what_earlier_sessions_cost_counts_and_sets_what_a_request_is_taken_to_cost() -> None:
     budget = Budget(max_cost=1.0, reply_cost=lambda role, reply: 0.1, initial_estimate=0.5, requests=8, cost=0.8)
-    assert spend(budget, [0.1] * 9, seed=0, failing=0.0, places=1) == 2
+    assert spend(budget, [0.1] * 9, seed=0, failure_rate=0.0, max_in_flight=1) == 2
     assert Budget(max_requests=5, requests=7).exhausted_reason()
 
 

@@ -49,10 +49,10 @@ def test_the_first_ctrl_c_lets_work_finish_and_the_second_ends_it(
             for expected in ("started", "stopping")[:presses]:
                 assert child.stdout.readline().strip() == expected
                 child.send_signal(signal.SIGINT)
-            said, _ = child.communicate(timeout=30)
+            output, _ = child.communicate(timeout=30)
         finally:
             child.kill()
-    assert " ".join(said.split()).removeprefix("stopping ") == told
+    assert " ".join(output.split()).removeprefix("stopping ") == told
     assert child.returncode == 0
 
 

@@ -13,40 +13,40 @@ from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.teachers.base import Reply
 
 IDENTITY = {"source": "pictures", "seed": 0, "k": [1, 2, 3]}
-PICTURE = ImageInfo("ab" * 16, "a.jpg", 640, 480, "pictures")
+IMAGE = ImageInfo("ab" * 16, "a.jpg", 640, 480, "pictures")
 
 
 def test_what_was_written_is_there_in_the_next_process(tmp_path: Path) -> None:
     reply = Reply("key", text='{"answer": "red"}', model="gemini:x", input_tokens=7, planted=("low confidence",))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
-        journal.record_inspection("a.jpg", "1:2", PICTURE)
+        journal.record_inspection("a.jpg", "1:2", IMAGE)
         journal.record_inspection("b.jpg", "1:2", Reject("picture", "empty file", "b.jpg"))
-        journal.record_reply(PICTURE.image_id, "teacher", reply)
-        journal.record_outcome(FinishedImage(PICTURE.image_id, "a.jpg", "{}", 3))
+        journal.record_reply(IMAGE.image_id, "teacher", reply)
+        journal.record_outcome(FinishedImage(IMAGE.image_id, "a.jpg", "{}", 3))
     with Journal.open(tmp_path / "run", IDENTITY) as journal:
-        assert journal.inspections() == {"a.jpg": ("1:2", PICTURE.image_id), "b.jpg": ("1:2", None)}
-        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
+        assert journal.inspections() == {"a.jpg": ("1:2", IMAGE.image_id), "b.jpg": ("1:2", None)}
+        assert journal.get_image(IMAGE.image_id, "a.jpg") == IMAGE
         assert journal.get_reply("key") == reply
-        assert journal.finished_ids() == {PICTURE.image_id}
+        assert journal.finished_ids() == {IMAGE.image_id}
         assert list(journal.image_rejects()) == [Reject("picture", "empty file", "b.jpg")]
-        assert list(journal.outcomes()) == [FinishedImage(PICTURE.image_id, "a.jpg", "{}", 3)]
+        assert list(journal.outcomes()) == [FinishedImage(IMAGE.image_id, "a.jpg", "{}", 3)]
 
 
 def test_a_picture_is_found_where_it_is_now(tmp_path: Path) -> None:
-    moved = ImageInfo(PICTURE.image_id, "moved.jpg", 640, 480, "pictures")
+    moved = ImageInfo(IMAGE.image_id, "moved.jpg", 640, 480, "pictures")
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_inspection("a.jpg", "1:2", PICTURE)
+        journal.record_inspection("a.jpg", "1:2", IMAGE)
         journal.record_inspection("moved.jpg", "1:2", moved)
-        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
+        assert journal.get_image(IMAGE.image_id, "a.jpg") == IMAGE
         journal.record_inspection("a.jpg", "", Reject("picture", "unreadable file", "a.jpg"))
-        assert journal.get_image(PICTURE.image_id, "a.jpg") == moved
+        assert journal.get_image(IMAGE.image_id, "a.jpg") == moved
         assert journal.get_image("cd" * 16, "a.jpg") is None
 
 
 def test_the_same_content_under_two_names_counts_once_and_is_said(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
         for ref in ("b.jpg", "a.jpg", "c.jpg"):
-            journal.record_inspection(ref, "", PICTURE)
+            journal.record_inspection(ref, "", IMAGE)
         assert journal.count_images() == 1
         assert [reject.subject for reject in journal.image_rejects()] == ["b.jpg", "c.jpg"]
         assert {reject.detail for reject in journal.image_rejects()} == {"same content as a.jpg"}
@@ -54,9 +54,9 @@ def test_the_same_content_under_two_names_counts_once_and_is_said(tmp_path: Path
 
 def test_another_identity_is_refused_and_names_what_differs(tmp_path: Path) -> None:
     Journal.open(tmp_path, IDENTITY).close()
-    with pytest.raises(SettingsMismatchError, match="seed was 0, now 1") as refused:
+    with pytest.raises(SettingsMismatchError, match="seed was 0, now 1") as excinfo:
         Journal.open(tmp_path, {**IDENTITY, "seed": 1})
-    assert refused.value.differences == {"seed": (0, 1)}
+    assert excinfo.value.differences == {"seed": (0, 1)}
 
 
 def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
 
 def test_a_run_can_be_read_while_another_process_writes_to_it(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as writer, Journal.read(tmp_path) as reader:
-        writer.record_inspection("a.jpg", "", PICTURE)
+        writer.record_inspection("a.jpg", "", IMAGE)
         assert reader.count_images() == 1
 
 
 def test_reading_a_run_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_inspection("a.jpg", "", PICTURE)
+        journal.record_inspection("a.jpg", "", IMAGE)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with Journal.read(tmp_path) as journal:
         assert journal.count_images() == 1
@@ -98,7 +98,7 @@ def test_a_start_that_was_killed_before_its_first_write_can_start_again(tmp_path
 def test_a_half_written_journal_is_called_damaged(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
         for index in range(200):
-            journal.record_inspection(f"{index}.jpg", "", PICTURE)
+            journal.record_inspection(f"{index}.jpg", "", IMAGE)
     file = tmp_path / FILE_NAME
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(JournalError, match="damaged"), Journal.open(tmp_path, IDENTITY) as journal:
@@ -122,14 +122,14 @@ def test_a_sqlite_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
-        journal.record_inspection("a.jpg", "", PICTURE)
+        journal.record_inspection("a.jpg", "", IMAGE)
         # SQLite's own limit gives the very error that a full disk gives.
         pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
         journal._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(JournalError, match=r"full .*make room and run the same command"):
             journal.record_reply("x", "teacher", Reply("key", text="y" * 1_000_000, model="m"))
     with Journal.open(tmp_path, IDENTITY) as journal:
-        assert journal.get_image(PICTURE.image_id, "a.jpg") == PICTURE
+        assert journal.get_image(IMAGE.image_id, "a.jpg") == IMAGE
 
 
 def test_a_folder_that_is_no_run_cannot_be_read(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_checkpoint_empties_the_log_into_the_file_beside_the_writer(tmp_path: 
         before = file.stat().st_size
         journal.checkpoint()
         assert file.stat().st_size > before + 2_000_000
-        full = log.stat().st_size
+        log_size = log.stat().st_size
         journal.record_reply("a" * 32, "teacher", Reply("after", text="y", model="m"))
-        assert log.stat().st_size == full  # written again from its start
+        assert log.stat().st_size == log_size  # written again from its start
         assert sum(1 for _ in journal.replies()) == 2001

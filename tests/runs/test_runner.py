@@ -18,14 +18,14 @@ from compact_hf.runs.rate_limit import RateLimits, RetryPolicy
 from compact_hf.runs.runner import Runner
 from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Role, Teacher, answer_each
 
-QUICK = RetryPolicy(max_attempts=3, initial_delay_s=0.001, max_delay_s=0.005, max_overload_s=0.2)
+FAST_RETRY = RetryPolicy(max_attempts=3, initial_delay_s=0.001, max_delay_s=0.005, max_overload_s=0.2)
 
 
 class Anything(BaseModel):
     pass
 
 
-class Echo:
+class EchoTeacher:
     """Answers with the prompt in upper case; `answer` may do something else first."""
 
     name = "echo"
@@ -38,10 +38,10 @@ class Echo:
         self._answer = answer
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        async for item in answer_each(requests, self._one):
+        async for item in answer_each(requests, self._answer_request):
             yield item
 
-    async def _one(self, request: Request) -> Reply | Failure:
+    async def _answer_request(self, request: Request) -> Reply | Failure:
         number = len(self.sent)
         self.sent.append(request.key)
         await asyncio.sleep(0)
@@ -55,7 +55,7 @@ class Echo:
     async def close(self) -> None: ...
 
 
-class Batch(Echo):
+class BatchTeacher(EchoTeacher):
     """Holds every request back until it is flushed, as a batch service would."""
 
     def __init__(self) -> None:
@@ -64,70 +64,70 @@ class Batch(Echo):
         self._flushed = asyncio.Event()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        held: list[Request] = []
+        pending: list[Request] = []
 
-        async def hold() -> None:
+        async def collect() -> None:
             while (request := await anext(requests, None)) is not None:
-                held.append(request)
+                pending.append(request)
 
-        collecting = asyncio.ensure_future(hold())
+        collector = asyncio.ensure_future(collect())
         try:
             while True:
                 await self._flushed.wait()
                 await asyncio.sleep(0)  # whoever flushed may have queued its last request just now
                 self._flushed.clear()
-                now, held[:] = list(held), []
-                if now:
-                    self.batches.append(len(now))
-                for request in now:
+                batch, pending[:] = list(pending), []
+                if batch:
+                    self.batches.append(len(batch))
+                for request in batch:
                     yield Reply(request.key, text=request.prompt.upper(), model="batch")
         finally:
-            collecting.cancel()
+            collector.cancel()
 
     async def flush(self) -> None:
         self._flushed.set()
 
 
-def request(picture: ImageInfo, prompt: str) -> Request:
-    exposure = EncodedImage(lambda: b"", ref=picture.ref, max_edge=64)
-    return Request(f"{picture.image_id}-{prompt}", "teacher", picture.image_id, exposure, prompt, Anything, (prompt,))
+def make_request(image: ImageInfo, prompt: str) -> Request:
+    encoded_image = EncodedImage(lambda: b"", ref=image.ref, max_edge=64)
+    return Request(f"{image.image_id}-{prompt}", "teacher", image.image_id, encoded_image, prompt, Anything, (prompt,))
 
 
-def rounds(count: int) -> Callable[[ImageInfo], Process]:
+def make_process(count: int) -> Callable[[ImageInfo], Process]:
     """A process that asks `count` times, each time about the reply before."""
 
-    def process(picture: ImageInfo) -> Process:
-        said = "a"
+    def process(image: ImageInfo) -> Process:
+        text = "a"
         for _ in range(count):
-            (reply,) = yield [request(picture, said)]
-            said = reply.text + "b"
-        return Result(f'"{said}"', 1)
+            (reply,) = yield [make_request(image, text)]
+            text = reply.text + "b"
+        return Result(f'"{text}"', 1)
 
     return process
 
 
-async def pictures(count: int) -> AsyncGenerator[ImageInfo, None]:
+async def iter_images(count: int) -> AsyncGenerator[ImageInfo, None]:
     for index in range(count):
         yield ImageInfo(f"{index:032x}", f"{index}.jpg", 64, 64, "test")
 
 
-THREE_ROUNDS = rounds(3)
+THREE_ROUNDS = make_process(3)
 
 
 def run(
     journal: Journal,
-    teacher: Echo,
+    teacher: EchoTeacher,
     *,
     count: int = 5,
     process: Callable[[ImageInfo], Process] = THREE_ROUNDS,
     concurrency: int = 4,
-    patience: RetryPolicy = QUICK,
+    retry_policy: RetryPolicy = FAST_RETRY,
     stop_at: int | None = None,
 ) -> SessionProgress:
     async def main() -> SessionProgress:
         stop = asyncio.Event()
 
-        def told(progress: SessionProgress, finished: object) -> None:
+        def handle_progress(progress: SessionProgress, finished: object) -> None:
             if stop_at is not None and progress.finished >= stop_at:
                 stop.set()
 
@@ -135,11 +135,11 @@ def run(
             journal,
             {"teacher": teacher},
             rate_limits=RateLimits(concurrency),
-            retry_policy=patience,
+            retry_policy=retry_policy,
             stop=stop,
-            on_progress=told,
+            on_progress=handle_progress,
         )
-        return await asyncio.wait_for(runner.run(pictures(count), process), 30)
+        return await asyncio.wait_for(runner.run(iter_images(count), process), 30)
 
     return asyncio.run(main())
 
@@ -149,34 +149,34 @@ def journal(tmp_path: Path) -> Journal:
     return Journal.open(tmp_path / "run", {})
 
 
-def bodies(journal: Journal) -> list[str]:
+def read_bodies(journal: Journal) -> list[str]:
     return [finished.body for finished in journal.outcomes()]
 
 
 def test_every_picture_is_driven_to_its_end(journal: Journal) -> None:
-    progress = run(journal, Echo(), count=20)
+    progress = run(journal, EchoTeacher(), count=20)
     assert (progress.finished, progress.sent) == (20, 60)
-    assert bodies(journal) == ['"ABBb"'] * 20
+    assert read_bodies(journal) == ['"ABBb"'] * 20
 
 
 def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal) -> None:
-    def process(picture: ImageInfo) -> Process:
-        replies = yield [request(picture, word) for word in ("one", "two", "three")]
+    def process(image: ImageInfo) -> Process:
+        replies = yield [make_request(image, word) for word in ("one", "two", "three")]
         return Result(" ".join(reply.text for reply in replies), 1)
 
-    run(journal, Echo(), process=process)
-    assert bodies(journal) == ["ONE TWO THREE"] * 5
+    run(journal, EchoTeacher(), process=process)
+    assert read_bodies(journal) == ["ONE TWO THREE"] * 5
 
 
 def test_a_journalled_request_is_never_sent_again(journal: Journal) -> None:
-    first = Echo()
+    first = EchoTeacher()
     with pytest.raises(StoppedEarly, match="the same command goes on"):
         run(journal, first, count=50, stop_at=7)
-    second = Echo()
+    second = EchoTeacher()
     run(journal, second, count=50)
     assert not set(first.sent) & set(second.sent)
     assert len(first.sent) + len(second.sent) == 150
-    assert bodies(journal) == ['"ABBb"'] * 50
+    assert read_bodies(journal) == ['"ABBb"'] * 50
 
 
 def test_a_failure_that_passes_is_retried(journal: Journal) -> None:
@@ -188,7 +188,7 @@ def test_a_failure_that_passes_is_retried(journal: Journal) -> None:
         failed.add(request.key)
         return Failure(request.key, "hiccup")
 
-    progress = run(journal, Echo(flaky))
+    progress = run(journal, EchoTeacher(flaky))
     assert progress.finished == 5
     assert progress.failures == len(failed) > 0
 
@@ -198,29 +198,33 @@ def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journ
         return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
 
     with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished \(last: 500 for this one\)"):
-        run(journal, Echo(poisoned), count=12)
-    assert len(bodies(journal)) == 11
+        run(journal, EchoTeacher(poisoned), count=12)
+    assert len(read_bodies(journal)) == 11
 
 
 def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(journal: Journal) -> None:
     def poisoned(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
 
-    teacher = Echo(poisoned)
+    teacher = EchoTeacher(poisoned)
     with pytest.raises(StoppedEarly):
         run(journal, teacher, count=12)
-    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == QUICK.max_attempts
+    assert sum(key.startswith(f"{2:032x}") for key in teacher.sent) == FAST_RETRY.max_attempts
 
 
 def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
     with pytest.raises(TeacherUnavailableError, match="gave up asking echo: nobody there; nothing is lost"):
-        run(journal, Echo(lambda request, number: Failure(request.key, "nobody there")))
+        run(journal, EchoTeacher(lambda request, number: Failure(request.key, "nobody there")))
 
 
 def test_a_teacher_that_goes_away_ends_the_run_and_what_came_is_kept(journal: Journal) -> None:
     with pytest.raises(TeacherUnavailableError):
-        run(journal, Echo(lambda request, number: Failure(request.key, "gone") if number > 90 else None), count=60)
-    assert bodies(journal)
+        run(
+            journal,
+            EchoTeacher(lambda request, number: Failure(request.key, "gone") if number > 90 else None),
+            count=60,
+        )
+    assert read_bodies(journal)
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> None:
@@ -229,15 +233,15 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> No
 
     # Four requests at a time, each given up after three attempts where others were answered meanwhile. On a busy
     # machine even these take a while.
-    assert run(journal, Echo(away), patience=replace(QUICK, max_overload_s=30)).unfinished == 0
-    assert len(bodies(journal)) == 5
+    assert run(journal, EchoTeacher(away), retry_policy=replace(FAST_RETRY, max_overload_s=30)).unfinished == 0
+    assert len(read_bodies(journal)) == 5
 
 
 def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
     def storm(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "429", is_overloaded=True, retry_after=0.01) if number < 12 else None
 
-    teacher = Echo(storm)
+    teacher = EchoTeacher(storm)
     assert run(journal, teacher, count=8, concurrency=8).finished == 8
     # All eight met the storm together; after that one probe went ahead for each delay.
     assert len(teacher.sent) == 24 + 12
@@ -249,7 +253,7 @@ def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int
         return Failure(request.key, "429", is_overloaded=True, retry_after=0.02) if number >= answered else None
 
     with pytest.raises(TeacherUnavailableError, match="says for too long that it is overloaded: 429"):
-        run(journal, Echo(storm), count=60)
+        run(journal, EchoTeacher(storm), count=60)
 
 
 def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal) -> None:
@@ -257,12 +261,12 @@ def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journa
         return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
 
     with pytest.raises(TeacherUnavailableError, match="daily quota"):
-        run(journal, Echo(tomorrow))
+        run(journal, EchoTeacher(tomorrow))
 
 
 def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journal) -> None:
-    class Slow(Echo):
-        async def _one(self, request: Request) -> Reply | Failure:
+    class Slow(EchoTeacher):
+        async def _answer_request(self, request: Request) -> Reply | Failure:
             if not request.key.startswith("0" * 32):
                 self.sent.append(request.key)
                 await asyncio.sleep(0.2)
@@ -279,21 +283,21 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
 
 
 def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finished_run(journal: Journal) -> None:
-    class Late(Echo):
-        async def _one(self, request: Request) -> Reply | Failure:
+    class Late(EchoTeacher):
+        async def _answer_request(self, request: Request) -> Reply | Failure:
             if request.key.startswith(f"{1:032x}"):
                 await asyncio.sleep(0.1)
                 return Failure(request.key, "400", is_retryable=False)
             return Reply(request.key, text="said", model="late")
 
     with pytest.raises(StoppedEarly, match="the same command goes on"):
-        run(journal, Late(), count=2, process=rounds(1), stop_at=1)
+        run(journal, Late(), count=2, process=make_process(1), stop_at=1)
     assert journal.counts()[0] == 1
 
 
 def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journal: Journal) -> None:
-    class Slow(Echo):
-        async def _one(self, request: Request) -> Reply | Failure:
+    class Slow(EchoTeacher):
+        async def _answer_request(self, request: Request) -> Reply | Failure:
             if request.key.startswith("0" * 32):
                 return Failure(request.key, "500 for this one")
             await asyncio.sleep(0.3)
@@ -301,11 +305,11 @@ def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journ
 
     with pytest.raises(StoppedEarly, match="1 pictures are unfinished"):
         run(journal, Slow(), count=4)
-    assert len(bodies(journal)) == 3
+    assert len(read_bodies(journal)) == 3
 
 
 def test_a_teacher_that_ends_too_soon_is_not_taken_for_a_finished_run(journal: Journal) -> None:
-    class Brief(Echo):
+    class Brief(EchoTeacher):
         async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
             first = await anext(requests)
             yield Reply(first.key, text="x", model="brief")
@@ -315,28 +319,30 @@ def test_a_teacher_that_ends_too_soon_is_not_taken_for_a_finished_run(journal: J
 
 
 def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
-    at: dict[str, float] = {}
+    first_times: dict[str, float] = {}
 
     def answer(request: Request, number: int) -> Failure | None:
-        at.setdefault(request.role, asyncio.get_running_loop().time())
+        first_times.setdefault(request.role, asyncio.get_running_loop().time())
         return Failure(request.key, "429", is_overloaded=True, retry_after=0.15) if number == 0 else None
 
-    def process(picture: ImageInfo) -> Process:
-        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+    def process(image: ImageInfo) -> Process:
+        yield [replace(make_request(image, "a"), role="teacher" if image.ref == "0.jpg" else "verifier")]
         return Result("{}", 0)
 
-    async def one_and_later_another() -> AsyncGenerator[ImageInfo, None]:
-        async for picture in pictures(2):
-            yield picture
+    async def iter_spaced_images() -> AsyncGenerator[ImageInfo, None]:
+        async for image in iter_images(2):
+            yield image
             await asyncio.sleep(0.05)
 
     async def main() -> None:
-        teacher = Echo(answer)
-        both: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
-        await Runner(journal, both, rate_limits=RateLimits(2), retry_policy=QUICK).run(one_and_later_another(), process)
+        teacher = EchoTeacher(answer)
+        teachers: Mapping[Role, Teacher] = {"teacher": teacher, "verifier": teacher}
+        await Runner(journal, teachers, rate_limits=RateLimits(2), retry_policy=FAST_RETRY).run(
+            iter_spaced_images(), process
+        )
 
     asyncio.run(main())
-    assert at["verifier"] - at["teacher"] > 0.14
+    assert first_times["verifier"] - first_times["teacher"] > 0.14
 
 
 def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:
@@ -346,44 +352,44 @@ def test_a_hard_refusal_stops_at_once(journal: Journal) -> None:
         return None
 
     with pytest.raises(TeacherError, match="no such model"):
-        run(journal, Echo(refuse))
+        run(journal, EchoTeacher(refuse))
 
 
 def test_an_error_in_a_process_is_not_swallowed(journal: Journal) -> None:
-    def process(picture: ImageInfo) -> Process:
-        yield [request(picture, "a")]
+    def process(image: ImageInfo) -> Process:
+        yield [make_request(image, "a")]
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(journal, Echo(), process=process)
+        run(journal, EchoTeacher(), process=process)
 
 
 @pytest.mark.parametrize(("count", "concurrency", "batches"), [(6, 6, [6, 6, 6]), (6, 100, [6, 6, 6]), (6, 3, [3] * 6)])
 def test_a_teacher_that_holds_back_is_flushed_once_nothing_more_can_come(
     journal: Journal, count: int, concurrency: int, batches: list[int]
 ) -> None:
-    teacher = Batch()
+    teacher = BatchTeacher()
     run(journal, teacher, count=count, concurrency=concurrency)
     assert teacher.batches == batches
 
 
 def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(journal: Journal) -> None:
-    class SlowBatch(Batch):
+    class SlowBatch(BatchTeacher):
         is_batch = True
 
         async def flush(self) -> None:
             asyncio.get_running_loop().call_later(0.05, self._flushed.set)
 
-    def process(picture: ImageInfo) -> Process:
-        yield [replace(request(picture, "a"), role="teacher" if picture.ref == "0.jpg" else "verifier")]
+    def process(image: ImageInfo) -> Process:
+        yield [replace(make_request(image, "a"), role="teacher" if image.ref == "0.jpg" else "verifier")]
         return Result("{}", 1)
 
     def no_quota(request: Request, number: int) -> Failure:
         return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
 
     async def main() -> None:
-        teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": Echo(no_quota)}
-        await Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=QUICK).run(pictures(2), process)
+        teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": EchoTeacher(no_quota)}
+        await Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=FAST_RETRY).run(iter_images(2), process)
 
     with pytest.raises(TeacherUnavailableError, match="daily quota"):
         asyncio.run(main())
@@ -391,30 +397,30 @@ def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(jou
 
 
 def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:
-    class Prepared(Echo):
+    class Prepared(EchoTeacher):
         ready = most = 0
 
         async def prepare(self, request: Request) -> None:
             self.ready += 1
             self.most = max(self.most, self.ready)
 
-        async def _one(self, request: Request) -> Reply | Failure:
+        async def _answer_request(self, request: Request) -> Reply | Failure:
             await asyncio.sleep(0.001)
             self.ready -= 1
-            return await super()._one(request)
+            return await super()._answer_request(request)
 
-    def process(picture: ImageInfo) -> Process:
-        (written,) = yield [request(picture, "a")]
-        yield [replace(request(picture, written.text), role="verifier")]
+    def process(image: ImageInfo) -> Process:
+        (reply,) = yield [make_request(image, "a")]
+        yield [replace(make_request(image, reply.text), role="verifier")]
         return Result("", 1)
 
-    writer, judge = Prepared(), Batch()
+    writer, judge = Prepared(), BatchTeacher()
     judge.is_batch = True
     teachers: Mapping[Role, Teacher] = {"teacher": writer, "verifier": judge}
 
     async def main() -> SessionProgress:
-        runner = Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=QUICK)
-        return await asyncio.wait_for(runner.run(pictures(100), process), 30)
+        runner = Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=FAST_RETRY)
+        return await asyncio.wait_for(runner.run(iter_images(100), process), 30)
 
     assert asyncio.run(main()).finished == 100
     assert writer.most <= 8

@@ -19,14 +19,14 @@ from compact_hf.teachers.base import Reply
 IDENTITY = {"source": "pictures"}
 
 
-def answer(run: Path, keys: set[str], text: str = "x") -> Path:
+def record_replies(run: Path, keys: set[str], text: str = "x") -> Path:
     with Journal.open(run, IDENTITY) as journal:
         for key in keys:
             journal.record_reply("picture", "teacher", Reply(key, text=text, model="m"))
     return run
 
 
-def answers(run: Path) -> dict[str, str]:
+def read_reply_texts(run: Path) -> dict[str, str]:
     with closing(Journal.read(run)) as journal:
         return {reply.key: reply.text for _, _, reply in journal.replies()}
 
@@ -44,20 +44,20 @@ def test_a_snapshot_holds_all_that_was_written_before_it(tmp_path: Path) -> None
 
 
 def test_a_snapshot_is_one_file_that_reading_leaves_alone(tmp_path: Path) -> None:
-    write_snapshot(take_snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
+    write_snapshot(take_snapshot(record_replies(tmp_path / "run", {"a"})), tmp_path / "copy")
     with Journal.read(tmp_path / "copy") as copy:
         assert [path.name for path in (tmp_path / "copy").iterdir()] == [FILE_NAME]
         assert copy.get_reply("a") is not None
 
 
 def test_a_run_goes_on_from_a_snapshot(tmp_path: Path) -> None:
-    write_snapshot(take_snapshot(answer(tmp_path / "run", {"a"})), tmp_path / "copy")
-    assert answers(answer(tmp_path / "copy", {"b"})) == {"a": "x", "b": "x"}
+    write_snapshot(take_snapshot(record_replies(tmp_path / "run", {"a"})), tmp_path / "copy")
+    assert read_reply_texts(record_replies(tmp_path / "copy", {"b"})) == {"a": "x", "b": "x"}
 
 
 def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
     """Each is taken while up to fifty replies are being written, on however slow a machine."""
-    run, numbers = answer(tmp_path / "run", {"0"}), SimpleQueue[int | None]()
+    run, numbers = record_replies(tmp_path / "run", {"0"}), SimpleQueue[int | None]()
     written = threading.Semaphore(0)
 
     def write() -> None:
@@ -74,7 +74,7 @@ def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
                 numbers.put(number)
             copy = tmp_path / f"after {first}"
             write_snapshot(take_snapshot(run), copy)
-            keys = {int(key) for key in answers(copy)}
+            keys = {int(key) for key in read_reply_texts(copy)}
             assert first <= len(keys) <= first + 50
             assert keys == set(range(len(keys))), "written one after the other, without gaps"
             for _ in range(50):
@@ -88,19 +88,19 @@ def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
 def test_two_journals_of_one_run_come_together(
     tmp_path_factory: pytest.TempPathFactory, here: set[str], there: set[str]
 ) -> None:
-    folder = tmp_path_factory.mktemp("parted")
-    answer(folder / "here", here, "here")
-    answer(folder / "there", there, "there")
-    add_snapshot(take_snapshot(folder / "there"), folder / "here")
-    assert answers(folder / "here") == dict.fromkeys(there, "there") | dict.fromkeys(here, "here")
+    directory = tmp_path_factory.mktemp("parted")
+    record_replies(directory / "here", here, "here")
+    record_replies(directory / "there", there, "there")
+    add_snapshot(take_snapshot(directory / "there"), directory / "here")
+    assert read_reply_texts(directory / "here") == dict.fromkeys(there, "there") | dict.fromkeys(here, "here")
 
 
 @pytest.mark.parametrize("left", [None, b"", b"SQLite format 3\0 cut off"])
 def test_what_was_left_without_a_beginning_is_replaced(tmp_path: Path, left: bytes | None) -> None:
-    taken = take_snapshot(answer(tmp_path / "there", {"a"}))
+    snapshot = take_snapshot(record_replies(tmp_path / "there", {"a"}))
     if left is not None:
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / FILE_NAME).write_bytes(left)
         (tmp_path / "here" / f"{FILE_NAME}-wal").write_bytes(b"of another file")
-    add_snapshot(taken, tmp_path / "here")
-    assert answers(answer(tmp_path / "here", {"b"})) == {"a": "x", "b": "x"}
+    add_snapshot(snapshot, tmp_path / "here")
+    assert read_reply_texts(record_replies(tmp_path / "here", {"b"})) == {"a": "x", "b": "x"}

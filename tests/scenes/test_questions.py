@@ -22,13 +22,13 @@ from compact_hf.scenes.questions import (
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.search import index_scene
 
-from .reader import read
+from .reader import parse_question
 
 seeds = st.integers(min_value=0, max_value=10**6)
 
 
 @st.composite
-def asked_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
+def scene_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
     """A scene's seed and one of its questions, of every k from 1 to 5."""
     seed = draw(seeds)
     combos = supported_combinations(build_scene(seed), draw(st.integers(1, 5)))
@@ -38,24 +38,24 @@ def asked_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
     return seed, question
 
 
-@given(asked_questions())
+@given(scene_questions())
 def test_answer_is_what_an_independent_reader_finds(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
-    assert read(build_scene(seed), question.question).answer() == question.answer
+    assert parse_question(build_scene(seed), question.question).answer() == question.answer
 
 
-@given(asked_questions())
+@given(scene_questions())
 def test_question_says_exactly_its_capabilities_and_needs_each(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
-    reading = read(build_scene(seed), question.question)
-    parts = {*reading.tests, *(["counting"] if reading.count else [])}
-    assert {reading.asked, *parts} == set(question.capabilities)
+    reading = parse_question(build_scene(seed), question.question)
+    parts = {*reading.conditions, *(["counting"] if reading.count else [])}
+    assert {reading.asked_capability, *parts} == set(question.capabilities)
     assert len(parts) == len(question.capabilities) - 1
     for part in parts:
         assert reading.referents(without=part) != reading.referents(), f"{part} is superfluous: {question.question}"
 
 
-@given(asked_questions())
+@given(scene_questions())
 def test_answer_is_short_and_not_in_the_question(case: tuple[int, SceneQuestion]) -> None:
     _, question = case
     words = re.findall(r"[\w-]+", question.question)
@@ -63,7 +63,7 @@ def test_answer_is_short_and_not_in_the_question(case: tuple[int, SceneQuestion]
     assert not set(question.answer.split()) & set(words)
 
 
-@given(asked_questions())
+@given(scene_questions())
 def test_question_is_one_sentence_of_plain_english(case: tuple[int, SceneQuestion]) -> None:
     text = case[1].question
     assert re.fullmatch(r"[A-Z][^.?!]*\?", text)
@@ -73,7 +73,7 @@ def test_question_is_one_sentence_of_plain_english(case: tuple[int, SceneQuestio
     assert " a o" not in text
 
 
-@given(asked_questions())
+@given(scene_questions())
 def test_verifier_finds_the_same_from_text_and_truth_alone(case: tuple[int, SceneQuestion]) -> None:
     seed, question = case
     assert analyze_question(build_scene(seed), question.question) == question
@@ -83,37 +83,37 @@ def test_verifier_finds_the_same_from_text_and_truth_alone(case: tuple[int, Scen
 def test_exactly_the_supported_combinations_have_a_question(seed: int, k: int) -> None:
     scene = build_scene(seed)
     rng = random.Random(seed)
-    has_one = {combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None}
-    assert has_one == set(supported_combinations(scene, k))
+    answerable = {combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None}
+    assert answerable == set(supported_combinations(scene, k))
 
 
 @pytest.mark.parametrize("k", [4, 5])
 def test_of_four_and_five_too_exactly_the_supported_combinations_have_a_question(k: int) -> None:
     scene = max(map(build_scene, range(8)), key=lambda scene: len(supported_combinations(scene, k)))
     rng = random.Random(0)
-    has_one = [combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None]
-    assert has_one == list(supported_combinations(scene, k)) != []
+    answerable = [combo for combo in combinations(CAPABILITIES, k) if make_question(scene, combo, rng) is not None]
+    assert answerable == list(supported_combinations(scene, k)) != []
 
 
 @given(seeds)
 def test_superfluous_phrase_is_not_needed(seed: int) -> None:
     scene = build_scene(seed)
-    kinds = [thing.kind for thing in scene.objects]
-    alone = [thing for thing in scene.objects if kinds.count(thing.kind) == 1 and thing.kind_info.category != "person"]
-    assume(alone)
-    for thing in alone:
-        found = analyze_question(scene, f"What color is the {thing.kind} in the {thing.depth}?")
-        assert found is not None
-        assert (found.capabilities, found.answer) == (("color",), thing.color)
+    kinds = [obj.kind for obj in scene.objects]
+    unique_objects = [obj for obj in scene.objects if kinds.count(obj.kind) == 1 and obj.kind_info.category != "person"]
+    assume(unique_objects)
+    for obj in unique_objects:
+        result = analyze_question(scene, f"What color is the {obj.kind} in the {obj.depth}?")
+        assert result is not None
+        assert (result.capabilities, result.answer) == (("color",), obj.color)
 
 
 @given(seeds)
 def test_what_is_not_there_is_unanswerable(seed: int) -> None:
     scene = build_scene(seed)
-    missing = next(kind for kind in ("sofa", "crab", "tractor") if kind not in {thing.kind for thing in scene.objects})
-    found = analyze_question(scene, f"What color is the {missing}?")
-    assert found is not None
-    assert found.answer == UNANSWERABLE
+    missing = next(kind for kind in ("sofa", "crab", "tractor") if kind not in {obj.kind for obj in scene.objects})
+    result = analyze_question(scene, f"What color is the {missing}?")
+    assert result is not None
+    assert result.answer == UNANSWERABLE
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_same_generator_asks_the_same_and_wording_varies() -> None:
 
 @pytest.mark.parametrize("others", [(), ("color",), ("spatial_recognition",)])
 def test_counts_are_rarely_one_which_could_be_guessed(others: tuple[str, ...]) -> None:
-    asked = (make_question(build_scene(seed), ("counting", *others), random.Random(seed)) for seed in range(60))
-    answers = [question.answer for question in asked if question is not None]
+    questions = (make_question(build_scene(seed), ("counting", *others), random.Random(seed)) for seed in range(60))
+    answers = [question.answer for question in questions if question is not None]
     assert len(answers) > 50
     assert answers.count("1") < len(answers) / 10
 
@@ -149,10 +149,10 @@ def test_nothing_is_placed_beside_a_kind_that_belongs_to_a_place() -> None:
     """A question about what is left of the tractor would tell that the scene is a farm."""
     scenes = [build_scene(seed) for seed in range(100)]
     anchors = {name for scene in scenes for name in index_scene(scene).anchors}
-    homes = {thing.kind for scene in scenes for thing in scene.objects if thing.kind_info.home_places}
+    home_kinds = {obj.kind for scene in scenes for obj in scene.objects if obj.kind_info.home_places}
     assert anchors
-    assert homes
-    assert not anchors & homes
+    assert home_kinds
+    assert not anchors & home_kinds
 
 
 def test_unknown_capability_is_refused() -> None:
@@ -172,6 +172,6 @@ def test_all_175_combinations_up_to_three_are_asked_of_some_scene() -> None:
 
 @pytest.mark.parametrize(("k", "spread"), [(4, 60), (5, 15)])
 def test_four_and_five_capabilities_are_asked_in_many_combinations(k: int, spread: int) -> None:
-    asked = {combo for seed in range(50) for combo in supported_combinations(build_scene(seed), k)}
-    assert len(asked) >= spread
-    assert {name for combo in asked for name in combo} == set(CAPABILITIES)
+    combos = {combo for seed in range(50) for combo in supported_combinations(build_scene(seed), k)}
+    assert len(combos) >= spread
+    assert {name for combo in combos for name in combo} == set(CAPABILITIES)

@@ -18,14 +18,14 @@ from compact_hf.scenes.scene import EVALUATION_SEEDS, SIZE, Depth, Scene, SceneO
 seeds = st.integers(min_value=0, max_value=10**9)
 
 
-def differ(one: Scene, other: Scene) -> bool:
+def images_differ(first: Scene, second: Scene) -> bool:
     """Whether the pictures of two scenes differ."""
-    return ImageChops.difference(render(one), render(other)).getbbox() is not None
+    return ImageChops.difference(render(first), render(second)).getbbox() is not None
 
 
-def showing(thing: SceneObject) -> Scene:
+def scene_with(obj: SceneObject) -> Scene:
     """Return a scene with nothing else in it."""
-    return Scene(0, "beach", False, "", (thing,))
+    return Scene(0, "beach", False, "", (obj,))
 
 
 @given(seeds)
@@ -47,9 +47,9 @@ def test_pictures_are_the_size_they_say_and_all_different() -> None:
     files = {render_png(build_scene(seed)) for seed in range(20)}
     assert len(files) == 20
     for file in files:
-        with Image.open(io.BytesIO(file)) as picture:
-            assert (picture.mode, picture.size, picture.format) == ("RGB", (SIZE, SIZE), "PNG")
-            assert not picture.info
+        with Image.open(io.BytesIO(file)) as image:
+            assert (image.mode, image.size, image.format) == ("RGB", (SIZE, SIZE), "PNG")
+            assert not image.info
 
 
 @given(seeds)
@@ -61,53 +61,54 @@ def test_truth_survives_json(seed: int) -> None:
 def test_everything_stands_in_the_picture_where_nobody_argues(seed: int) -> None:
     scene = build_scene(seed)
     assert scene.objects
-    for thing in scene.objects:
-        assert 20 <= thing.x <= SIZE - 20
-        assert 150 <= thing.y <= SIZE
-        assert scene.place in thing.kind_info.odd_places or thing.kind_info.fits(scene.place)
+    for obj in scene.objects:
+        assert 20 <= obj.x <= SIZE - 20
+        assert 150 <= obj.y <= SIZE
+        assert scene.place in obj.kind_info.odd_places or obj.kind_info.fits(scene.place)
 
 
 @given(seeds)
 def test_who_acts_acts_on_a_neighbour_and_faces_it(seed: int) -> None:
     scene = build_scene(seed)
-    for thing in scene.objects:
-        assert bool(thing.verb) == (thing.target >= 0)
-        if thing.verb:
-            target = scene.objects[thing.target]
-            assert target.depth == thing.depth
-            assert (target.x - thing.x) * thing.facing > 0
-            assert not thing.action
-            assert thing.kind_info.category == "person" or thing.verb == "chasing"
+    for obj in scene.objects:
+        assert bool(obj.verb) == (obj.target >= 0)
+        if obj.verb:
+            target = scene.objects[obj.target]
+            assert target.depth == obj.depth
+            assert (target.x - obj.x) * obj.facing > 0
+            assert not obj.action
+            assert obj.kind_info.category == "person" or obj.verb == "chasing"
 
 
 @given(seeds)
 def test_groups_are_of_one_kind(seed: int) -> None:
     scene = build_scene(seed)
-    grouped = [thing for thing in scene.objects if thing.is_grouped]
+    grouped = [obj for obj in scene.objects if obj.is_grouped]
     assert bool(grouped) == bool(scene.arrangement)
-    assert len({thing.kind for thing in grouped}) <= 1
+    assert len({obj.kind for obj in grouped}) <= 1
     assert not grouped or 3 <= len(grouped) <= 5
 
 
 def test_every_place_and_kind_comes_up() -> None:
     scenes = [build_scene(seed) for seed in range(300)]
     assert {scene.place for scene in scenes} == set(PLACES)
-    assert {thing.kind for scene in scenes for thing in scene.objects} == set(KINDS)
+    assert {obj.kind for scene in scenes for obj in scene.objects} == set(KINDS)
 
 
 def test_places_differ_and_night_shows() -> None:
     outdoors = [place for place in PLACES if place not in INDOORS]
-    shown = [(place, False) for place in PLACES] + [(place, True) for place in outdoors]
-    pictures = {render(Scene(0, place, night, "", ())).tobytes() for place, night in shown}
-    assert len(pictures) == len(shown)
+    places = [(place, False) for place in PLACES] + [(place, True) for place in outdoors]
+    images = {render(Scene(0, place, night, "", ())).tobytes() for place, night in places}
+    assert len(images) == len(places)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_shows_its_color(kind: str) -> None:
-    pictures = {
-        render(showing(SceneObject(kind, color, 168, 300, "foreground", shape="round"))).tobytes() for color in COLORS
+    images = {
+        render(scene_with(SceneObject(kind, color, 168, 300, "foreground", shape="round"))).tobytes()
+        for color in COLORS
     }
-    assert len(pictures) == len(COLORS)
+    assert len(images) == len(COLORS)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -115,8 +116,8 @@ def test_every_kind_is_large_enough_to_be_made_out(kind: str) -> None:
     depth: Depth = "foreground" if KINDS[kind].is_small else "background"
     empty = render(Scene(0, "beach", False, "", ()))
     for action in ("", *ACTIONS[KINDS[kind].category]):
-        alone = render(showing(SceneObject(kind, "red", 168, 250, depth, shape="round", action=action)))
-        box = ImageChops.difference(alone, empty).getbbox()
+        image = render(scene_with(SceneObject(kind, "red", 168, 250, depth, shape="round", action=action)))
+        box = ImageChops.difference(image, empty).getbbox()
         assert box is not None
         assert max(box[2] - box[0], box[3] - box[1]) >= 36, action
 
@@ -124,27 +125,27 @@ def test_every_kind_is_large_enough_to_be_made_out(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS.values() if kind.category != "object"])
 def test_every_action_and_deed_shows(kind: str) -> None:
     plain = SceneObject(kind, "red", 168, 300, "foreground")
-    shown = [plain, *(replace(plain, action=action) for action in ACTIONS[plain.kind_info.category])]
-    other = SceneObject("cup", "blue", 250, 300, "foreground")
-    deeds = VERBS if plain.kind_info.category == "person" else ("chasing",)
-    pictures = {render(showing(thing)).tobytes() for thing in shown}
-    pictures |= {
-        render(Scene(0, "beach", False, "", (replace(plain, verb=verb, target=1), other))).tobytes() for verb in deeds
+    objects = [plain, *(replace(plain, action=action) for action in ACTIONS[plain.kind_info.category])]
+    cup = SceneObject("cup", "blue", 250, 300, "foreground")
+    verbs = VERBS if plain.kind_info.category == "person" else ("chasing",)
+    images = {render(scene_with(obj)).tobytes() for obj in objects}
+    images |= {
+        render(Scene(0, "beach", False, "", (replace(plain, verb=verb, target=1), cup))).tobytes() for verb in verbs
     }
-    assert len(pictures) == len(shown) + len(deeds)
+    assert len(images) == len(objects) + len(verbs)
 
 
 @given(seeds)
 def test_words_and_shapes_show(seed: int) -> None:
     scene = build_scene(seed)
-    for i, thing in enumerate(scene.objects):
+    for i, obj in enumerate(scene.objects):
         for name, values in (("word", WORDS), ("shape", SHAPES)):
-            value = getattr(thing, name)
+            value = getattr(obj, name)
             if value:
-                other = replace(thing, **{name: next(other for other in values if other != value)})
+                changed = replace(obj, **{name: next(changed for changed in values if changed != value)})
                 # Alone, because things in front may cover it.
-                assert differ(
-                    showing(replace(thing, verb="", target=-1)), showing(replace(other, verb="", target=-1))
+                assert images_differ(
+                    scene_with(replace(obj, verb="", target=-1)), scene_with(replace(changed, verb="", target=-1))
                 ), i
 
 

@@ -14,13 +14,13 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.scenes.questions import make_question
 from compact_hf.scenes.scene import build_scene
 
-from .reader import read
+from .reader import parse_question
 
-NUMBER = 10_000
-MOST_GAIN = 0.05
+NUM_QUESTIONS = 10_000
+MAX_GAIN = 0.05
 
 
-class Asked(NamedTuple):
+class QuestionText(NamedTuple):
     """A question without its picture; `type` is what it asks, about which sort of thing."""
 
     seed: int
@@ -30,33 +30,33 @@ class Asked(NamedTuple):
 
 
 @cache
-def asked() -> list[Asked]:
+def make_questions() -> list[QuestionText]:
     """Return 10,000 questions of k = 1 to 3, at most six of a scene."""
-    found: list[Asked] = []
+    questions: list[QuestionText] = []
     rng = random.Random(7)
     names = list(CAPABILITIES)
     seed = 0
-    while len(found) < NUMBER:
+    while len(questions) < NUM_QUESTIONS:
         scene = build_scene(seed)
         for _ in range(6):
             question = make_question(scene, tuple(rng.sample(names, rng.choice((1, 2, 3)))), rng)
             if question is not None:
-                reading = read(scene, question.question)
-                sort = reading.pool[0]["category"] if reading.pool else "place"
-                form = (
+                reading = parse_question(scene, question.question)
+                category = reading.pool[0]["category"] if reading.pool else "place"
+                answer_form = (
                     "depth"
                     if question.answer.endswith("ground")
                     else "side"
                     if question.answer in ("left", "right")
                     else ""
                 )
-                kind = f"{reading.asked} {form} {sort} {reading.count > 0}"
-                found.append(Asked(seed, kind, question.question, question.answer))
+                question_type = f"{reading.asked_capability} {answer_form} {category} {reading.count > 0}"
+                questions.append(QuestionText(seed, question_type, question.question, question.answer))
         seed += 1
-    return found[:NUMBER]
+    return questions[:NUM_QUESTIONS]
 
 
-def gain(questions: list[Asked]) -> float:
+def compute_gain(questions: list[QuestionText]) -> float:
     """Return by how much a linear classifier of words beats the majority answer of each question type.
 
     Trained on three scenes of four, tested on the fourth.
@@ -64,7 +64,7 @@ def gain(questions: list[Asked]) -> float:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import RidgeClassifier
 
-    by_type: dict[str, list[Asked]] = defaultdict(list)
+    by_type: dict[str, list[QuestionText]] = defaultdict(list)
     for question in questions:
         by_type[question.type].append(question)
     right = majority = total = 0
@@ -74,31 +74,33 @@ def gain(questions: list[Asked]) -> float:
         if not train or not test:
             continue
         answers = np.array([question.answer for question in test])
-        words: Any = CountVectorizer(binary=True, token_pattern=r"[\w-]+", ngram_range=(1, 2), min_df=2)
-        seen = words.fit_transform([question.text for question in train])
-        known = [question.answer for question in train]
-        usual = Counter(known).most_common(1)[0][0]
-        guess = (
-            RidgeClassifier(alpha=20).fit(seen, known).predict(words.transform([question.text for question in test]))
-            if len(set(known)) > 1
-            else usual
+        vectorizer: Any = CountVectorizer(binary=True, token_pattern=r"[\w-]+", ngram_range=(1, 2), min_df=2)
+        features = vectorizer.fit_transform([question.text for question in train])
+        train_answers = [question.answer for question in train]
+        majority_answer = Counter(train_answers).most_common(1)[0][0]
+        predictions = (
+            RidgeClassifier(alpha=20)
+            .fit(features, train_answers)
+            .predict(vectorizer.transform([question.text for question in test]))
+            if len(set(train_answers)) > 1
+            else majority_answer
         )
-        right += int((answers == guess).sum())
-        majority += int((answers == usual).sum())
+        right += int((answers == predictions).sum())
+        majority += int((answers == majority_answer).sum())
         total += len(test)
     return (right - majority) / total
 
 
 @pytest.mark.slow
 def test_text_alone_gains_at_most_five_points_over_the_majority_answer() -> None:
-    assert gain(asked()) <= MOST_GAIN
+    assert compute_gain(make_questions()) <= MAX_GAIN
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
 def test_the_classifier_would_notice_a_leak(share: float) -> None:
     rng = random.Random(1)
-    told = [
+    leaky_questions = [
         question._replace(text=f"{question.text} {question.answer.upper()}") if rng.random() < share else question
-        for question in asked()
+        for question in make_questions()
     ]
-    assert gain(told) > MOST_GAIN
+    assert compute_gain(leaky_questions) > MAX_GAIN

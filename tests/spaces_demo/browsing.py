@@ -34,19 +34,19 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
-def axe_source() -> str:
+def read_axe_script() -> str:
     """Return axe-core's script, fetched once from npm's registry; where that cannot be, the test is skipped."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compact_hf-tests"
-    archive = folder / f"axe-core-{AXE}.tgz"
+    directory = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compact_hf-tests"
+    archive = directory / f"axe-core-{AXE}.tgz"
     if not archive.exists():
         if shutil.which("npm") is None:
             pytest.skip("no axe-core: npm is not installed")
-        folder.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=folder, capture_output=True, text=True, timeout=120
+        directory.mkdir(parents=True, exist_ok=True)
+        process = subprocess.run(
+            ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=directory, capture_output=True, text=True, timeout=120
         )
-        if packed.returncode != 0 or not archive.exists():
-            pytest.skip(f"no axe-core {AXE}: npm does not give it ({packed.stderr.strip()[:200]})")
+        if process.returncode != 0 or not archive.exists():
+            pytest.skip(f"no axe-core {AXE}: npm does not give it ({process.stderr.strip()[:200]})")
     with tarfile.open(archive) as tar:
         script = tar.extractfile("package/axe.min.js")
         assert script is not None
@@ -83,9 +83,9 @@ def choose_tab(page: Any, name: str) -> None:
     else:
         menu.click()
         page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True).click()
-    panel(page, name).wait_for()
+    get_panel(page, name).wait_for()
 
 
-def panel(page: Any, name: str) -> Any:
+def get_panel(page: Any, name: str) -> Any:
     """Return what a tab shows, whose `id` app.py gives."""
     return page.locator(f"[id='{name.lower()}']")

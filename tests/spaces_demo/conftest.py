@@ -34,16 +34,16 @@ _START_S = 540.0
 
 
 @dataclass
-class Running:
+class RunningSpace:
     """A Space that serves.
 
     Attributes:
         url (`str`): of its page, without a slash at the end.
-        folder (`Path`): where its files lie, and beside them all that it writes: `log`, `tmp`.
+        directory (`Path`): where its files lie, and beside them all that it writes: `log`, `tmp`.
     """
 
     url: str
-    folder: Path
+    directory: Path
 
     @cached_property
     def client(self) -> Client:
@@ -51,53 +51,53 @@ class Running:
         return Client(self.url, verbose=False)
 
     def log(self) -> str:
-        return (self.folder / "log").read_text(encoding="utf-8")
+        return (self.directory / "log").read_text(encoding="utf-8")
 
     def call(self, name: str, *data: Any) -> httpx.Response:
         """Post a call as no client would; return the refusal, or what the queue says of it."""
-        asked = httpx.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=60)
-        if asked.status_code != 200:
-            return asked
-        return httpx.get(f"{self.url}/gradio_api/call/{name}/{asked.json()['event_id']}", timeout=_START_S)
+        response = httpx.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=60)
+        if response.status_code != 200:
+            return response
+        return httpx.get(f"{self.url}/gradio_api/call/{name}/{response.json()['event_id']}", timeout=_START_S)
 
 
 @contextmanager
-def running(
-    folder: Path, *, start: type[subprocess.Popen[bytes]] = preforked.Popen, **settings: str
-) -> Iterator[Running]:
-    """Start a copy of the Space in `folder`, with these variables, and stop it at the end.
+def run_space(
+    directory: Path, *, popen: type[subprocess.Popen[bytes]] = preforked.Popen, **variables: str
+) -> Iterator[RunningSpace]:
+    """Start a copy of the Space in `directory`, with these variables, and stop it at the end.
 
-    `start` is `subprocess.Popen` for a start as the Hub does it, imports and all.
+    `popen` is `subprocess.Popen` for a start as the Hub does it, imports and all.
     """
-    space = folder / "space"
+    space = directory / "space"
     shutil.copytree(SPACE, space, ignore=shutil.ignore_patterns("__pycache__", "*.pyi", ".*"))
-    (folder / "tmp").mkdir()
-    places = {
+    (directory / "tmp").mkdir()
+    paths = {
         "PYTHONPATH": str(REPOSITORY),
-        "TMPDIR": str(folder / "tmp"),
-        "GRADIO_TEMP_DIR": str(folder / "tmp/gradio"),
+        "TMPDIR": str(directory / "tmp"),
+        "GRADIO_TEMP_DIR": str(directory / "tmp/gradio"),
     }
-    log = folder / "log"
-    with log.open("w") as told:
-        process = start(
+    log = directory / "log"
+    with log.open("w") as log_file:
+        process = popen(
             [sys.executable, "app.py"],
             cwd=space,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **places, **settings},
-            stdout=told,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **paths, **variables},
+            stdout=log_file,
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Running(_address(process, log), folder)
+        yield RunningSpace(_wait_for_url(process, log), directory)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")):
-            return found[0]
+        if match := re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8")):
+            return match[0]
         time.sleep(0.05)
     pytest.fail("the Space served nothing:\n" + log.read_text(encoding="utf-8"))
 
@@ -109,7 +109,7 @@ class Gate:
         self._open = threading.Event()
         self._open.set()
 
-    def __call__(self, asked: ModelRequest, number: int) -> None:
+    def __call__(self, request: ModelRequest, number: int) -> None:
         """Wait; as a server's fault it answers nothing of its own."""
         self._open.wait(25)
 
@@ -137,32 +137,32 @@ def gemini(gate: Gate) -> Iterator[GeminiServer]:
 
 
 @pytest.fixture(scope="session")
-def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Iterator[Running]:
+def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Iterator[RunningSpace]:
     """The Space with nothing set but where Gemini is: no key, no GPU, no network, the student that ships."""
-    with running(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as found:
+    with run_space(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as running_space:
         # The page is up before the models are; from here on they are too.
-        picture = uploaded(found, SceneSource(0, 1).read("scene:0"))
-        assert "event: complete" in found.call("ask", picture, "What is this?").text
-        yield found
+        image = upload(running_space, SceneSource(0, 1).read("scene:0"))
+        assert "event: complete" in running_space.call("ask", image, "What is this?").text
+        yield running_space
 
 
-def uploaded(space: Running, data: bytes, name: str = "picture.png") -> dict[str, Any]:
+def upload(space: RunningSpace, data: bytes, name: str = "picture.png") -> dict[str, Any]:
     """Upload bytes without a client's own checks, and return them as an input of a call."""
-    answer = httpx.post(f"{space.url}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
-    answer.raise_for_status()
-    return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    response = httpx.post(f"{space.url}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
+    response.raise_for_status()
+    return {"path": response.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
-def words(client: Client) -> str:
+def page_texts(client: Client) -> str:
     """Return every text that the page shows at its start."""
     return " ".join(str(component["props"].get("value", "")) for component in client.config["components"])
 
 
-def error_of(answer: httpx.Response) -> str:
+def read_error(response: httpx.Response) -> str:
     """Return what a visitor is told went wrong."""
-    if answer.status_code != 200:
-        return str(answer.json()["detail"])
-    found = re.search(r"event: error\ndata: (.*)", answer.text)
-    assert found, answer.text[:300]
-    said = json.loads(found[1])
-    return str(said.get("error", said) if isinstance(said, dict) else said)
+    if response.status_code != 200:
+        return str(response.json()["detail"])
+    match = re.search(r"event: error\ndata: (.*)", response.text)
+    assert match, response.text[:300]
+    error = json.loads(match[1])
+    return str(error.get("error", error) if isinstance(error, dict) else error)

@@ -14,30 +14,32 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer
-from tests.dataset.samples import rows
-from tests.spaces_demo.conftest import VISITORS_KEY, Running, running, words
+from tests.dataset.samples import make_rows
+from tests.spaces_demo.conftest import VISITORS_KEY, RunningSpace, page_texts, run_space
 
 SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemini"
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
     """The Space over a release and a whole model, whose answers are stopped at once; its results cannot be read."""
-    folder = tmp_path_factory.mktemp("furnished")
-    write_dataset(rows(60), folder / "release", version="1.0.0")
-    copy_aligned(folder / "model")
-    settings = {"DATASET_ID": str(folder / "release"), "MODEL_ID": str(folder / "model")}
-    more = {"ANSWER_SECONDS": "0", "RESULTS": str(folder / "nothing.json")}
-    with running(folder / "running", **settings, **more) as found:
-        yield found
+    directory = tmp_path_factory.mktemp("furnished")
+    write_dataset(make_rows(60), directory / "release", version="1.0.0")
+    copy_aligned(directory / "model")
+    settings = {"DATASET_ID": str(directory / "release"), "MODEL_ID": str(directory / "model")}
+    more_settings = {"ANSWER_SECONDS": "0", "RESULTS": str(directory / "nothing.json")}
+    with run_space(directory / "running", **settings, **more_settings) as space:
+        yield space
 
 
 @pytest.fixture(scope="module")
-def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
     """The Space set to what is not there."""
-    folder = tmp_path_factory.mktemp("misled")
-    with running(folder / "running", DATASET_ID=str(folder / "nowhere"), ADAPTER_ID=str(folder / "nothing")) as found:
-        yield found
+    directory = tmp_path_factory.mktemp("misled")
+    with run_space(
+        directory / "running", DATASET_ID=str(directory / "nowhere"), ADAPTER_ID=str(directory / "nothing")
+    ) as space:
+        yield space
 
 
 @pytest.fixture
@@ -47,53 +49,53 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_base_and_tuned_are_asked_side_by_side_and_their_answers_grow(space: Running, picture: Path) -> None:
+def test_base_and_tuned_are_asked_side_by_side_and_their_answers_grow(space: RunningSpace, picture: Path) -> None:
     job = space.client.submit(handle_file(picture), "What color is the cat?", api_name="/ask")
     *before, last = list(job)
     assert last[0]
     assert last[1]
     assert last[0] != last[1]
     assert last[2] == "base: finished; tuned: finished"
-    assert any(len(one[0]) < len(last[0]) for one in before)
+    assert any(len(output[0]) < len(last[0]) for output in before)
 
 
-def test_the_page_says_who_answers_and_what_becomes_of_pictures(space: Running) -> None:
-    told = words(space.client)
-    assert "the tiny student that ships" in told
-    assert "stay on this machine" in told
+def test_the_page_says_who_answers_and_what_becomes_of_pictures(space: RunningSpace) -> None:
+    texts = page_texts(space.client)
+    assert "the tiny student that ships" in texts
+    assert "stay on this machine" in texts
 
 
-def test_pictures_are_chosen_by_k_and_capability(space: Running) -> None:
-    sheet, told = space.client.predict("3", "counting", 1, api_name="/explore")
-    found, every = (int(number) for number in re.findall(r"\d+", told)[:2])
-    assert 0 < found < every / 3
+def test_pictures_are_chosen_by_k_and_capability(space: RunningSpace) -> None:
+    sheet, summary = space.client.predict("3", "counting", 1, api_name="/explore")
+    matching, total = (int(number) for number in re.findall(r"\d+", summary)[:2])
+    assert 0 < matching < total / 3
     assert "k = 3" in sheet
     assert "k = 1" not in sheet
     cards = sheet.split('class="card"')[1:]
-    assert len(cards) == min(found, 12)
+    assert len(cards) == min(matching, 12)
     assert all(">counting</li>" in card for card in cards)
 
 
-def test_a_page_beyond_the_last_is_the_last(space: Running) -> None:
-    sheet, told = space.client.predict("any", "any", 999, api_name="/explore")
-    every, last = (int(re.findall(r"\d+", told)[place]) for place in (1, 3))
-    assert last == -(-every // 12)
-    assert sheet.count('class="card"') == every - 12 * (last - 1)
+def test_a_page_beyond_the_last_is_the_last(space: RunningSpace) -> None:
+    sheet, summary = space.client.predict("any", "any", 999, api_name="/explore")
+    total, last = (int(re.findall(r"\d+", summary)[index]) for index in (1, 3))
+    assert last == -(-total // 12)
+    assert sheet.count('class="card"') == total - 12 * (last - 1)
 
 
-def test_pages_do_not_repeat_each_other(space: Running) -> None:
+def test_pages_do_not_repeat_each_other(space: RunningSpace) -> None:
     pages = [space.client.predict("any", "any", number, api_name="/explore")[0] for number in (1, 2)]
     first, second = (set(re.findall(r'href="\?row=scene%3A(\d+)"', page)) for page in pages)
     assert len(first) == len(second) == 12
     assert not first & second
 
 
-def test_a_choice_that_is_not_offered_is_refused(space: Running) -> None:
+def test_a_choice_that_is_not_offered_is_refused(space: RunningSpace) -> None:
     with pytest.raises(AppError, match="not in the list of choices"):
         space.client.predict("7", "any", 1, api_name="/explore")
 
 
-def test_a_scene_is_asked_about_step_by_step_and_accepted(space: Running) -> None:
+def test_a_scene_is_asked_about_step_by_step_and_accepted(space: RunningSpace) -> None:
     job = space.client.submit(["color", "counting"], SCENE, 7, False, None, "", api_name="/compose")
     pages = list(job)
     assert [page.count('<li class="step') for page in pages] == list(range(1, len(pages) + 1))
@@ -102,7 +104,7 @@ def test_a_scene_is_asked_about_step_by_step_and_accepted(space: Running) -> Non
     assert "A question of k = 2 for the data set" in pages[-1]
 
 
-def test_a_mistake_is_found_and_the_reason_said(space: Running) -> None:
+def test_a_mistake_is_found_and_the_reason_said(space: RunningSpace) -> None:
     pages = [
         space.client.predict(["color", "counting"], SCENE, number, True, None, "", api_name="/compose")
         for number in (1, 7, 9)
@@ -111,28 +113,30 @@ def test_a_mistake_is_found_and_the_reason_said(space: Running) -> None:
     assert all(re.search(r"Reason: [a-z]", page) for page in pages)
 
 
-def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: Running) -> None:
+def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: RunningSpace) -> None:
     everything = ["object_interaction", "text_recognition", "scene_understanding"]
-    pages = (space.client.predict(everything, SCENE, one, False, None, "", api_name="/compose") for one in range(30))
+    pages = (space.client.predict(everything, SCENE, seed, False, None, "", api_name="/compose") for seed in range(30))
     declined = next(page for page in pages if "It gave no question" in page)
     assert "This scene supports, for example" in declined
 
 
-def test_ones_own_picture_goes_to_gemini_with_ones_own_key(space: Running, gemini: GeminiServer, picture: Path) -> None:
-    asked = len(gemini.requests)
+def test_ones_own_picture_goes_to_gemini_with_ones_own_key(
+    space: RunningSpace, gemini: GeminiServer, picture: Path
+) -> None:
+    request_count = len(gemini.requests)
     page = space.client.predict(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
     assert "gemini-3.8-flash-double" in page
-    assert len(gemini.requests) == asked + 3
+    assert len(gemini.requests) == request_count + 3
 
 
-def test_a_picture_without_a_key_asks_nobody(space: Running, gemini: GeminiServer, picture: Path) -> None:
-    asked = len(gemini.requests)
+def test_a_picture_without_a_key_asks_nobody(space: RunningSpace, gemini: GeminiServer, picture: Path) -> None:
+    request_count = len(gemini.requests)
     with pytest.raises(AppError, match="both needed"):
         space.client.predict(["color"], OWN, 0, False, handle_file(picture), "", api_name="/compose")
-    assert len(gemini.requests) == asked
+    assert len(gemini.requests) == request_count
 
 
-def test_results_show_accuracy_by_k_and_the_papers_table(space: Running) -> None:
+def test_results_show_accuracy_by_k_and_the_papers_table(space: RunningSpace) -> None:
     page = space.client.predict(api_name="/results")
     assert "Accuracy by k" in page
     assert page.count("<svg") == 2
@@ -140,42 +144,44 @@ def test_results_show_accuracy_by_k_and_the_papers_table(space: Running) -> None
     assert re.search(r"COMPACT</th>.*100\.2", page)
 
 
-def test_a_release_is_shown_with_links_to_its_rows(furnished: Running) -> None:
-    sheet, told = furnished.client.predict("2", "any", 1, api_name="/explore")
-    assert "`release`" in told
+def test_a_release_is_shown_with_links_to_its_rows(furnished: RunningSpace) -> None:
+    sheet, summary = furnished.client.predict("2", "any", 1, api_name="/explore")
+    assert "`release`" in summary
     assert "Question 1 about 1?" in sheet
     assert "answer 1" in sheet
     assert "?row=" in sheet
 
 
-def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(furnished: Running, picture: Path) -> None:
-    base, tuned, told = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
+def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(
+    furnished: RunningSpace, picture: Path
+) -> None:
+    base, tuned, status = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
     assert base == ""
     assert tuned
-    assert told == "tuned: stopped: it took too long"
+    assert status == "tuned: stopped: it took too long"
 
 
-def test_results_that_cannot_be_read_are_said_and_the_table_stays(furnished: Running) -> None:
+def test_results_that_cannot_be_read_are_said_and_the_table_stays(furnished: RunningSpace) -> None:
     page = furnished.client.predict(api_name="/results")
     assert "cannot be read" in page
     assert "ICONS" in page
-    assert str(furnished.folder.parent) not in page
+    assert str(furnished.directory.parent) not in page
     assert "nothing.json" in furnished.log()
 
 
 def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_shown(
-    misled: Running, picture: Path
+    misled: RunningSpace, picture: Path
 ) -> None:
-    told = words(misled.client)
-    assert "data set of this Space cannot be read" in told
-    assert "pictures of scenes drawn here" in told
-    with pytest.raises(AppError, match="cannot be loaded; its log says why") as raised:
+    texts = page_texts(misled.client)
+    assert "data set of this Space cannot be read" in texts
+    assert "pictures of scenes drawn here" in texts
+    with pytest.raises(AppError, match="cannot be loaded; its log says why") as excinfo:
         misled.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
-    assert str(misled.folder.parent) not in told + str(raised.value)
+    assert str(misled.directory.parent) not in texts + str(excinfo.value)
     assert "nowhere" in misled.log()
     assert "nothing" in misled.log()
 
 
-def test_a_client_sees_four_calls_and_no_more(space: Running) -> None:
+def test_a_client_sees_four_calls_and_no_more(space: RunningSpace) -> None:
     named = Client(space.url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert sorted(named) == ["/ask", "/compose", "/explore", "/results"]

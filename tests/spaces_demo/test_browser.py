@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.spaces_demo.browsing import axe_source, choose_tab, chromium, open_page, panel
-from tests.spaces_demo.conftest import Running
+from tests.spaces_demo.browsing import choose_tab, chromium, get_panel, open_page, read_axe_script
+from tests.spaces_demo.conftest import RunningSpace
 
 VISITS = [("desktop", "light"), ("phone", "dark")]
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
@@ -22,23 +22,23 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
+    with chromium() as chrome:
+        yield chrome
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("SPACE_PICTURES") or tmp_path_factory.mktemp("space-pictures"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    directory = Path(os.environ.get("SPACE_PICTURES") or tmp_path_factory.mktemp("space-pictures"))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def use_ask(page: Any) -> None:
     """Take the first example, ask, and see both answers."""
     choose_tab(page, "Ask")
-    panel(page, "Ask").locator("tbody tr").first.click()
+    get_panel(page, "Ask").locator("tbody tr").first.click()
     # The server fills the form in; asked before that, it would miss the image.
-    panel(page, "Ask").locator("xpath=.//img[not(ancestor::table)]").first.wait_for()
+    get_panel(page, "Ask").locator("xpath=.//img[not(ancestor::table)]").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value)")
     page.get_by_role("button", name="Ask both").click()
     page.get_by_text("base: finished; tuned: finished").wait_for()
@@ -77,7 +77,7 @@ USES = {"Ask": use_ask, "Explore": use_explore, "Compose": use_compose, "Results
 
 
 @pytest.mark.parametrize(("size", "scheme"), VISITS)
-def test_a_visitor_uses_every_tab(space: Running, browser: Any, pictures: Path, size: str, scheme: str) -> None:
+def test_a_visitor_uses_every_tab(space: RunningSpace, browser: Any, pictures: Path, size: str, scheme: str) -> None:
     page = open_page(browser, space.url, size=size, scheme=scheme)
     for name, use in USES.items():
         use(page)
@@ -88,16 +88,16 @@ def test_a_visitor_uses_every_tab(space: Running, browser: Any, pictures: Path, 
     page.context.close()
 
 
-def test_tabs_that_do_not_fit_are_in_a_menu(space: Running, browser: Any) -> None:
+def test_tabs_that_do_not_fit_are_in_a_menu(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url, size="watch", scheme="light")
     assert page.get_by_role("button", name="More tabs").is_visible()
     for name in USES:
         choose_tab(page, name)
-        assert panel(page, name).is_visible()
+        assert get_panel(page, name).is_visible()
     page.context.close()
 
 
-def test_everything_can_be_done_with_the_keyboard(space: Running, browser: Any) -> None:
+def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url, size="desktop", scheme="light")
     page.get_by_role("tab", name="Ask", exact=True).focus()
     for _ in range(4):
@@ -108,7 +108,7 @@ def test_everything_can_be_done_with_the_keyboard(space: Running, browser: Any) 
     # Gradio fetches the code of a tab's components when it is opened: until then there is nothing to step through.
     in_order = ("color", "scene understanding", "Write a question")
     for name in in_order:
-        panel(page, "Compose").get_by_text(name, exact=True).wait_for()
+        get_panel(page, "Compose").get_by_text(name, exact=True).wait_for()
     focused = []
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -127,28 +127,28 @@ def test_everything_can_be_done_with_the_keyboard(space: Running, browser: Any) 
     page.context.close()
 
 
-def test_a_link_to_a_row_shows_that_row_alone(space: Running, browser: Any) -> None:
+def test_a_link_to_a_row_shows_that_row_alone(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url + "/?row=scene%3A7", size="desktop", scheme="light")
     page.get_by_text("One row of scenes drawn here").wait_for()
-    assert panel(page, "Explore").is_visible()
+    assert get_panel(page, "Explore").is_visible()
     assert page.locator("article.card").count() == 1
     page.context.close()
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
-def test_axe_finds_nothing_serious(space: Running, browser: Any, scheme: str) -> None:
-    axe = axe_source()
+def test_axe_finds_nothing_serious(space: RunningSpace, browser: Any, scheme: str) -> None:
+    axe_script = read_axe_script()
     page = open_page(browser, space.url, size="desktop", scheme=scheme)
-    found = []
+    messages = []
     for name, use in USES.items():
         use(page)
-        page.evaluate(axe)
-        told = page.evaluate("rules => axe.run(document, rules)", RULES)
-        assert len(told["passes"]) > 20, "axe looked at next to nothing"
-        for violation in told["violations"]:
+        page.evaluate(axe_script)
+        axe_result = page.evaluate("rules => axe.run(document, rules)", RULES)
+        assert len(axe_result["passes"]) > 20, "axe looked at next to nothing"
+        for violation in axe_result["violations"]:
             for node in violation["nodes"]:
-                where = " ".join(map(str, node["target"]))
+                target = " ".join(map(str, node["target"]))
                 if violation["impact"] in ("serious", "critical"):
-                    found.append(f"{name}: {violation['id']} at {where}: {node['failureSummary'][:300]}")
+                    messages.append(f"{name}: {violation['id']} at {target}: {node['failureSummary'][:300]}")
     page.context.close()
-    assert not found, "\n".join(found)
+    assert not messages, "\n".join(messages)

@@ -27,32 +27,38 @@ def test_the_header_is_one_that_the_hub_takes() -> None:
 
 def test_gradio_is_the_version_that_the_package_asks_for() -> None:
     (gradio,) = (
-        one for text in PROJECT["optional-dependencies"]["demo"] if (one := Requirement(text)).name == "gradio"
+        requirement
+        for text in PROJECT["optional-dependencies"]["demo"]
+        if (requirement := Requirement(text)).name == "gradio"
     )
     assert gradio.specifier.contains(SpaceCard.load(SPACE / "README.md").data.sdk_version)
 
 
-def _requirements(text: str) -> dict[str, Requirement]:
+def _parse_requirements(text: str) -> dict[str, Requirement]:
     lines = (line.strip() for line in text.splitlines())
-    found = (Requirement(line) for line in lines if line and not line.startswith("#"))
-    return {canonicalize_name(one.name): one for one in found}
+    requirements = (Requirement(line) for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
 def test_the_requirement_is_this_package_with_the_extra_that_ask_needs() -> None:
-    package = _requirements((SPACE / "requirements.txt").read_text())[canonicalize_name(PROJECT["name"])]
+    package = _parse_requirements((SPACE / "requirements.txt").read_text())[canonicalize_name(PROJECT["name"])]
     assert package.specifier.contains(PROJECT["version"])
     assert package.extras == {"eval"}
 
 
 def test_what_the_package_needs_is_pinned_to_what_the_tests_pass_with() -> None:
-    asked = _requirements((SPACE / "requirements.txt").read_text())
-    tested = _requirements((REPOSITORY / "constraints.txt").read_text())
-    needed = _requirements("\n".join([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["eval"]]))
-    pinned = {name: str(one.specifier) for name, one in asked.items() if name != canonicalize_name(PROJECT["name"])}
+    space_requirements = _parse_requirements((SPACE / "requirements.txt").read_text())
+    tested = _parse_requirements((REPOSITORY / "constraints.txt").read_text())
+    needed = _parse_requirements("\n".join([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["eval"]]))
+    pinned = {
+        name: str(requirement.specifier)
+        for name, requirement in space_requirements.items()
+        if name != canonicalize_name(PROJECT["name"])
+    }
     assert pinned == {name: str(tested[name].specifier) for name in needed}
 
 
 def test_the_shipped_results_are_read_by_the_evaluation_of_this_version() -> None:
-    found = json.loads((SPACE / "results.json").read_text())
-    assert found["schema"] == RESULTS_SCHEMA
-    assert [model["model"] for model in found["models"]] == ["aligned", "tuned"]
+    results = json.loads((SPACE / "results.json").read_text())
+    assert results["schema"] == RESULTS_SCHEMA
+    assert [model["model"] for model in results["models"]] == ["aligned", "tuned"]

@@ -16,7 +16,7 @@ from student_script.build_student import Config, build, main
 SCRIPT = Path(__file__).parents[2] / "student_script"
 
 
-def small(tmp_path: Path) -> Path:
+def write_small_config(tmp_path: Path) -> Path:
     """A config and a recipe that take each stage a few steps."""
     config: dict[str, Any] = yaml.safe_load((SCRIPT / "student.yaml").read_text())
     config |= {"vocabulary_scenes": 60, "source": "scenes:30", "reserved_scenes": 2}
@@ -37,18 +37,18 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    file, out = small(tmp_path), tmp_path / "build"
+    file, out = write_small_config(tmp_path), tmp_path / "build"
     figures = build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     for stage in ("seeing", "alignment"):
-        told = [json.loads(line) for line in (out / f"{stage}.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in told] == list(range(1, 9))
-        assert told[-1]["loss"] < told[0]["loss"]
+        log = [json.loads(line) for line in (out / f"{stage}.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in log] == list(range(1, 9))
+        assert log[-1]["loss"] < log[0]["loss"]
     assert figures["tuning"]["steps"] == 3
     assert set(figures["scores"]) == {"aligned", "tuned", "swapped"}
     assert figures == build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     base = AutoModelForImageTextToText.from_pretrained(out / "aligned")
-    adapted = PeftModel.from_pretrained(base, str(out / "tuned"))
-    trained = {name for name, weight in adapted.named_parameters() if "lora_B" in name and weight.any()}
+    model = PeftModel.from_pretrained(base, str(out / "tuned"))
+    trained = {name for name, weight in model.named_parameters() if "lora_B" in name and weight.any()}
     assert any("language_model" in name for name in trained)
     assert any("multi_modal_projector" in name for name in trained)
     assert not any("vision_tower" in name for name in trained)

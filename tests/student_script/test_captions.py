@@ -15,17 +15,17 @@ from compact_hf.scenes.scene import build_scene
 @pytest.mark.parametrize("seed", range(20))
 def test_the_whole_names_every_thing_once(seed: int) -> None:
     scene = build_scene(seed)
-    place, _, things = describe_scene(scene).removesuffix(".").partition(": ")
-    named = things.split("; ")
+    place, _, object_phrases = describe_scene(scene).removesuffix(".").partition(": ")
+    phrases = object_phrases.split("; ")
     if scene.arrangement:
-        assert named.pop() == f"in a {scene.arrangement}"
+        assert phrases.pop() == f"in a {scene.arrangement}"
     assert place == (f"{scene.place} at night" if scene.night else scene.place)
-    expected = sorted((thing.depth, thing.color, thing.kind, thing.word) for thing in scene.objects)
-    found = []
-    for phrase in named:
+    expected = sorted((obj.depth, obj.color, obj.kind, obj.word) for obj in scene.objects)
+    described = []
+    for phrase in phrases:
         _, depth, color, kind, *rest = phrase.split()
-        found.append((depth, color, kind, next((word for word in rest if word.isupper()), "")))
-    assert sorted(found) == expected
+        described.append((depth, color, kind, next((word for word in rest if word.isupper()), "")))
+    assert sorted(described) == expected
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -33,15 +33,15 @@ def test_a_part_is_what_its_request_means(seed: int) -> None:
     scene = build_scene(seed)
     request, description = describe_part(scene, random.Random(seed))
     noun, constraints = read_phrase(request.removeprefix("Describe the ").removesuffix(".")) or ("", ())
-    meant = select_objects(scene, noun, constraints)
-    assert meant
-    named = [tuple(phrase.split()[1:4]) for phrase in description.removesuffix(".").split("; ")]
-    assert sorted(named) == sorted((thing.depth, thing.color, thing.kind) for thing in meant)
+    objects = select_objects(scene, noun, constraints)
+    assert objects
+    described = [tuple(phrase.split()[1:4]) for phrase in description.removesuffix(".").split("; ")]
+    assert sorted(described) == sorted((obj.depth, obj.color, obj.kind) for obj in objects)
 
 
 def test_a_deed_is_told_of_who_does_it_and_of_whom_it_is_done_to() -> None:
     scene = next(
-        scene for scene in map(build_scene, range(100)) if any(one.verb == "painting" for one in scene.objects)
+        scene for scene in map(build_scene, range(100)) if any(obj.verb == "painting" for obj in scene.objects)
     )
     description = describe_scene(scene)
     assert " painting" in description
@@ -50,14 +50,14 @@ def test_a_deed_is_told_of_who_does_it_and_of_whom_it_is_done_to() -> None:
 
 def test_conversations_are_about_the_whole_or_about_parts_and_drawn_by_the_generator() -> None:
     scene = build_scene(3)
-    drawn = [conversation(scene, random.Random(seed)) for seed in range(40)]
-    assert drawn == [conversation(scene, random.Random(seed)) for seed in range(40)]
-    assert {len(exchanges) for exchanges in drawn} == {1, 3}
-    assert all((exchanges[0][0] == SCENE_REQUEST) == (len(exchanges) == 1) for exchanges in drawn)
+    conversations = [conversation(scene, random.Random(seed)) for seed in range(40)]
+    assert conversations == [conversation(scene, random.Random(seed)) for seed in range(40)]
+    assert {len(exchanges) for exchanges in conversations} == {1, 3}
+    assert all((exchanges[0][0] == SCENE_REQUEST) == (len(exchanges) == 1) for exchanges in conversations)
 
 
 def test_a_glance_is_at_the_place_and_at_a_part() -> None:
     scene = build_scene(2)
-    (request, place), (of_part, _) = glance(scene, random.Random(0))
+    (request, place), (part_request, _) = glance(scene, random.Random(0))
     assert (request, place) == (PLACE_REQUEST, "street at night.")
-    assert read_phrase(of_part.removeprefix("Describe the ").removesuffix("."))
+    assert read_phrase(part_request.removeprefix("Describe the ").removesuffix("."))

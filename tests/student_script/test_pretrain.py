@@ -29,10 +29,10 @@ SMALLEST = ModelSize(
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    said = [
+    texts = [
         text for seed in range(50) for pair in conversation(build_scene(seed), random.Random(seed)) for text in pair
     ]
-    return build_tiny(tmp_path_factory.mktemp("student") / "untrained", said, seed=0, size=SMALLEST)
+    return build_tiny(tmp_path_factory.mktemp("student") / "untrained", texts, seed=0, size=SMALLEST)
 
 
 def test_rows_are_those_of_the_processor(untrained: Path) -> None:
@@ -41,11 +41,11 @@ def test_rows_are_those_of_the_processor(untrained: Path) -> None:
 
     processor: Any = AutoProcessor.from_pretrained(untrained)
     scenes = [build_scene(seed) for seed in range(6)]
-    said = [conversation(scene, random.Random(scene.seed)) for scene in scenes]
-    tokens, learnt = pretrain._tokenize(processor, said, image_tokens=SMALLEST.image_tokens)
-    messages = [pretrain._messages(exchanges) for exchanges in said]
-    for scene, conversed in zip(scenes, messages, strict=True):
-        conversed[0]["content"][0] = {"type": "image", "image": render(scene)}
+    conversations = [conversation(scene, random.Random(scene.seed)) for scene in scenes]
+    tokens, loss_mask = pretrain._tokenize(processor, conversations, image_tokens=SMALLEST.image_tokens)
+    messages = [pretrain._messages(exchanges) for exchanges in conversations]
+    for scene, turns in zip(scenes, messages, strict=True):
+        turns[0]["content"][0] = {"type": "image", "image": render(scene)}
     expected = processor.apply_chat_template(
         messages,
         tokenize=True,
@@ -55,16 +55,16 @@ def test_rows_are_those_of_the_processor(untrained: Path) -> None:
         processor_kwargs={"padding": True, "padding_side": "right", "add_special_tokens": False},
     )
     assert torch.equal(tokens, expected["input_ids"])
-    assert torch.equal(learnt, torch.as_tensor(expected["assistant_masks"]).bool())
-    assert learnt.any(dim=1).all()
+    assert torch.equal(loss_mask, torch.as_tensor(expected["assistant_masks"]).bool())
+    assert loss_mask.any(dim=1).all()
 
 
 def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     steps: list[Step] = []
-    how = AlignmentSchedule(steps=60, glances=30, batch=4, learning_rate=0.01)
-    out = align(untrained, tmp_path / "aligned", how, on_step=steps.append)
+    schedule = AlignmentSchedule(steps=60, glances=30, batch=4, learning_rate=0.01)
+    out = align(untrained, tmp_path / "aligned", schedule, on_step=steps.append)
     assert [step.number for step in steps] == list(range(1, 61))
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
     assert AutoModelForImageTextToText.from_pretrained(out).config.image_seq_length == SMALLEST.image_tokens
@@ -76,17 +76,17 @@ def test_a_killed_run_ends_as_one_that_was_not(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "_SAVE_EVERY", 4)
-    how = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=0.01)
-    whole = align(untrained, tmp_path / "whole", how)
+    schedule = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=0.01)
+    whole = align(untrained, tmp_path / "whole", schedule)
 
-    def killed(step: Step) -> None:
+    def kill(step: Step) -> None:
         if step.number == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        align(untrained, tmp_path / "again", how, on_step=killed)
+        align(untrained, tmp_path / "again", schedule, on_step=kill)
     steps: list[Step] = []
-    again = align(untrained, tmp_path / "again", how, on_step=steps.append)
+    again = align(untrained, tmp_path / "again", schedule, on_step=steps.append)
     assert [step.number for step in steps] == [5, 6, 7, 8, 9, 10]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 

@@ -18,19 +18,19 @@ def photograph(width: int = 64, height: int = 48) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(0x8825)[1] = "N"
     exif[0x010F] = "SecretPhoneMaker"
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "teal").save(file, "JPEG", exif=exif)
-    return file.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
 
 
-def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: bytes = b"", round: int = 1) -> Request:
-    exposure = EncodedImage(lambda: picture or photograph(), ref=ref, max_edge=1024)
+def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", image: bytes = b"", round: int = 1) -> Request:
+    encoded_image = EncodedImage(lambda: image or photograph(), ref=ref, max_edge=1024)
     key = digest(ref, combination, round)
     return Request(
         key,
         "teacher",
         "0" * 32,
-        exposure,
+        encoded_image,
         teacher_prompt(combination),
         DraftReply,
         Task("0" * 32, round, (combination,)),
@@ -38,13 +38,13 @@ def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", picture: 
 
 
 def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
-    exposure = EncodedImage(photograph, ref=ref, max_edge=1024)
+    encoded_image = EncodedImage(photograph, ref=ref, max_edge=1024)
     return Request(
-        digest(ref, question), "verifier", "0" * 32, exposure, verifier_prompt(question), VerdictReply, (question,)
+        digest(ref, question), "verifier", "0" * 32, encoded_image, verifier_prompt(question), VerdictReply, (question,)
     )
 
 
-def put(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failure]:
+def ask_all(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failure]:
     """Ask, wait for every answer, and return them in the order of the requests."""
 
     async def stream() -> AsyncGenerator[Request, None]:

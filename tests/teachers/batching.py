@@ -17,15 +17,15 @@ from tests.teachers.asking import draft_request
 QUICK = BatchTiming(initial_poll_s=0.02, max_poll_s=0.05, settle_s=0.02, max_outage_s=5.0)
 
 
-def batch(run: Path, server: GeminiServer, **more: Any) -> GeminiBatch:
-    return GeminiBatch(state_dir=run, url=server.url, **{"timing": QUICK, **more})
+def batch_teacher(run_directory: Path, server: GeminiServer, **options: Any) -> GeminiBatch:
+    return GeminiBatch(state_dir=run_directory, url=server.url, **{"timing": QUICK, **options})
 
 
-def drafts(count: int) -> list[Request]:
+def draft_requests(count: int) -> list[Request]:
     return [draft_request(("color", "counting"), ref=f"{number}.jpg") for number in range(count)]
 
 
-def some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[Reply | Failure]:
+def ask_some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[Reply | Failure]:
     """Ask, take so many answers, and leave."""
 
     async def stream() -> AsyncGenerator[Request, None]:
@@ -34,18 +34,18 @@ def some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[
 
     async def main() -> list[Reply | Failure]:
         answers = teacher.ask(stream())
-        taken = [await anext(answers) for _ in range(count)]
+        received = [await anext(answers) for _ in range(count)]
         await answers.aclose()
         await teacher.close()
-        return taken
+        return received
 
     return asyncio.run(main())
 
 
-def kept(run: Path) -> list[str]:
+def list_job_file_kinds(run_directory: Path) -> list[str]:
     """Return the kinds of files that are kept of jobs."""
     return (
-        sorted(path.name.partition(".")[2] for path in (run / JOBS_DIRECTORY).iterdir())
-        if (run / JOBS_DIRECTORY).exists()
+        sorted(path.name.partition(".")[2] for path in (run_directory / JOBS_DIRECTORY).iterdir())
+        if (run_directory / JOBS_DIRECTORY).exists()
         else []
     )

@@ -36,7 +36,7 @@ VISION = {
 }
 
 
-def gemma(out: Path, tiny: Path) -> Path:
+def save_gemma(out: Path, tiny: Path) -> Path:
     """Gemma 3: token types beside the tokens, and pictures that look both ways. `tiny` lends its tokens."""
     names = {"image": "<image_soft_token>", "boi": "<start_of_image>", "eoi": "<end_of_image>"}
     tokenizer = _tokenizer(tiny, extra_special_tokens={f"{part}_token": name for part, name in names.items()})
@@ -46,15 +46,15 @@ def gemma(out: Path, tiny: Path) -> Path:
         mm_tokens_per_image=4,
         **{f"{part}_token_index": tokenizer.convert_tokens_to_ids(name) for part, name in names.items()},
     )
-    images = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    image_processor = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
     template = _template("<start_of_image>")
-    Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4).save_pretrained(out)
+    Gemma3Processor(image_processor, tokenizer, chat_template=template, image_seq_length=4).save_pretrained(out)
     torch.manual_seed(0)
     Gemma3ForConditionalGeneration(config).save_pretrained(out)
     return out
 
 
-def idefics(out: Path, tiny: Path) -> Path:
+def save_idefics(out: Path, tiny: Path) -> Path:
     """Idefics 3, which SmolVLM is too: pictures in tiles, and a tower that is asked tile by tile."""
     tokenizer = _tokenizer(tiny)
     tokenizer.add_tokens(["<fake_token_around_image>", "<end_of_utterance>", "<global-img>"], special_tokens=True)
@@ -64,22 +64,24 @@ def idefics(out: Path, tiny: Path) -> Path:
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    images = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
-    Idefics3Processor(images, tokenizer, image_seq_len=1, chat_template=_template("<image>")).save_pretrained(out)
+    image_processor = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    Idefics3Processor(image_processor, tokenizer, image_seq_len=1, chat_template=_template("<image>")).save_pretrained(
+        out
+    )
     torch.manual_seed(0)
     Idefics3ForConditionalGeneration(config).save_pretrained(out)
     return out
 
 
-def _tokenizer(tiny: Path, **more: Any) -> PreTrainedTokenizerFast:
+def _tokenizer(tiny: Path, **kwargs: Any) -> PreTrainedTokenizerFast:
     backend = AutoProcessor.from_pretrained(tiny).tokenizer.backend_tokenizer
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names, **more)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names, **kwargs)
 
 
-def _template(picture: str) -> str:
+def _template(image_token: str) -> str:
     return (
         "{{ bos_token }}{% for message in messages %}{{ message.role }}: {% for part in message.content %}"
-        "{{ '" + picture + "' if part.type == 'image' else part.text }}{% endfor %}{% endfor %}"
+        "{{ '" + image_token + "' if part.type == 'image' else part.text }}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %} model:{% endif %}"
     )

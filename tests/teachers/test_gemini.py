@@ -19,7 +19,7 @@ from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
 from compact_hf.testing.scripted_model import KEY, ModelRequest
-from tests.teachers.asking import draft_request, photograph, put, verdict_request
+from tests.teachers.asking import ask_all, draft_request, photograph, verdict_request
 
 COMBINATION = ("color", "counting")
 
@@ -35,15 +35,15 @@ def server() -> Iterator[GeminiServer]:
         yield started
 
 
-def answer_to(response: Response) -> Reply | Failure:
+def ask_with_response(response: Response) -> Reply | Failure:
     """Return what the teacher makes of one response of the server."""
-    with GeminiServer(fault=lambda asked, number: response) as server:
-        (answer,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    with GeminiServer(fault=lambda request, number: response) as server:
+        (answer,) = ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     return answer
 
 
 def test_a_draft_comes_back_as_the_models_own_json(server: GeminiServer) -> None:
-    (reply,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    (reply,) = ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
     assert set(json.loads(reply.text)) == {"question", "answer", "confidence"}
     assert reply.model == "gemini:gemini-3.8-flash-double"
@@ -52,33 +52,33 @@ def test_a_draft_comes_back_as_the_models_own_json(server: GeminiServer) -> None
 
 
 def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: GeminiServer) -> None:
-    put(Gemini(url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
-    (asked,) = server.requests
-    with Image.open(io.BytesIO(asked.image)) as sent:
-        assert sent.format == "JPEG"
-        assert sent.size == (1024, 683)
-        assert not sent.getexif()
-    assert b"SecretPhoneMaker" not in asked.image
-    assert "- color:" in asked.prompt
-    config = asked.body["generationConfig"]
+    ask_all(Gemini(url=server.url), [draft_request(COMBINATION, image=photograph(3000, 2000))])
+    (request,) = server.requests
+    with Image.open(io.BytesIO(request.image)) as image:
+        assert image.format == "JPEG"
+        assert image.size == (1024, 683)
+        assert not image.getexif()
+    assert b"SecretPhoneMaker" not in request.image
+    assert "- color:" in request.prompt
+    config = request.body["generationConfig"]
     assert config["responseMimeType"] == "application/json"
     assert list(config["thinkingConfig"].values()) == ["LOW"]  # the SDK mixes thinkingLevel and thinking_level
-    assert asked.body["store"] is False
+    assert request.body["store"] is False
     assert "temperature" not in config
 
 
 def test_the_verifier_is_not_led(server: GeminiServer) -> None:
     """What reaches it is the picture, the question and the ten definitions, the same for every question."""
-    put(Gemini(url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
-    one, other = sorted((asked.prompt for asked in server.requests), key=lambda prompt: "ANOTHER" in prompt)
-    assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
-    assert "confidence" not in one
+    ask_all(Gemini(url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
+    first, second = sorted((request.prompt for request in server.requests), key=lambda prompt: "ANOTHER" in prompt)
+    assert first.replace("QUESTION ONE", "") == second.replace("ANOTHER", "")
+    assert "confidence" not in first
 
 
 def test_many_requests_are_in_flight_together() -> None:
     with GeminiServer(latency_s=0.2) as server:
         requests = [draft_request(COMBINATION, round=number) for number in range(20)]
-        answers = put(Gemini(url=server.url), requests)
+        answers = ask_all(Gemini(url=server.url), requests)
     assert all(isinstance(answer, Reply) for answer in answers)
 
 
@@ -94,7 +94,7 @@ def test_many_requests_are_in_flight_together() -> None:
     ],
 )
 def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
-    reply = answer_to(response)
+    reply = ask_with_response(response)
     assert isinstance(reply, Reply)
     assert (reply.refused, reply.text) == (refused, "")
 
@@ -119,7 +119,7 @@ def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, re
 def test_what_may_pass_is_a_failure_for_the_engine(
     response: Response, overloaded: bool, retry_after: float | None, worth_retrying: bool
 ) -> None:
-    failure = answer_to(response)
+    failure = ask_with_response(response)
     assert isinstance(failure, Failure), failure
     assert (failure.is_overloaded, failure.retry_after, failure.is_retryable) == (
         overloaded,
@@ -132,7 +132,7 @@ def test_what_may_pass_is_a_failure_for_the_engine(
 
 def test_half_a_surrogate_pair_in_an_answer_is_replaced() -> None:
     body = json.dumps({"candidates": [{"finishReason": "STOP", "content": {"parts": [{"text": "red \ud83d"}]}}]})
-    reply = answer_to(Response(body, media_type="application/json"))
+    reply = ask_with_response(Response(body, media_type="application/json"))
     assert isinstance(reply, Reply)
     assert reply.text == "red ?"
 
@@ -141,35 +141,35 @@ def test_half_a_surrogate_pair_in_an_answer_is_replaced() -> None:
 def test_not_even_a_traceback_shows_the_key_that_a_server_quotes(code: int) -> None:
     import traceback
 
-    with pytest.raises(TeacherError) as refused:
-        answer_to(error_response(code, "DENIED", f"no entry with {KEY}"))
-    assert KEY not in "".join(traceback.format_exception(refused.value))
+    with pytest.raises(TeacherError) as excinfo:
+        ask_with_response(error_response(code, "DENIED", f"no entry with {KEY}"))
+    assert KEY not in "".join(traceback.format_exception(excinfo.value))
 
 
 def test_a_wrong_key_is_refused_in_one_line_that_does_not_show_it(
     server: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", "wrong-and-secret")
-    with pytest.raises(TeacherError, match="refuses the key") as refused:
-        put(Gemini(url=server.url), [draft_request(COMBINATION)])
-    assert "wrong-and-secret" not in str(refused.value)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(TeacherError, match="refuses the key") as excinfo:
+        ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
+    assert "wrong-and-secret" not in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_an_unknown_model_is_refused(server: GeminiServer) -> None:
     with pytest.raises(TeacherError, match="no-such-model is not there"):
-        put(Gemini("no-such-model", url=server.url), [draft_request(COMBINATION)])
+        ask_all(Gemini("no-such-model", url=server.url), [draft_request(COMBINATION)])
 
 
 def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
     with GeminiServer(latency_s=3) as server:
-        (failure,) = put(Gemini(url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
+        (failure,) = ask_all(Gemini(url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert failure.is_retryable
 
 
 def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
-    (failure,) = put(Gemini(url="http://127.0.0.1:9"), [draft_request(COMBINATION)])
+    (failure,) = ask_all(Gemini(url="http://127.0.0.1:9"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert "http://127.0.0.1:9 cannot be reached" in failure.message
 
@@ -178,14 +178,20 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
     from compact_hf.errors import SourceError
     from compact_hf.teachers.base import EncodedImage, Request
 
-    def gone() -> bytes:
+    def raise_source_error() -> bytes:
         raise SourceError("b.jpg cannot be read any more")
 
-    there = draft_request(COMBINATION)
-    lost = Request(
-        "lost", "teacher", "1" * 32, EncodedImage(gone, ref="b.jpg", max_edge=64), there.prompt, there.schema, ""
+    good_request = draft_request(COMBINATION)
+    bad_request = Request(
+        "lost",
+        "teacher",
+        "1" * 32,
+        EncodedImage(raise_source_error, ref="b.jpg", max_edge=64),
+        good_request.prompt,
+        good_request.schema,
+        "",
     )
-    reply, failure = put(Gemini(url=server.url), [there, lost])
+    reply, failure = ask_all(Gemini(url=server.url), [good_request, bad_request])
     assert isinstance(reply, Reply)
     assert failure == Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
 
@@ -199,7 +205,7 @@ def test_no_key_says_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_other_variable_is_taken_too(server: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GEMINI_API_KEY")
     monkeypatch.setenv("GOOGLE_API_KEY", KEY)
-    (reply,) = put(Gemini(url=server.url), [draft_request(COMBINATION)])
+    (reply,) = ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
 
 
@@ -212,7 +218,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 def test_a_password_in_an_address_stays_there() -> None:
-    (failure,) = put(Gemini(url="http://me:secret@127.0.0.1:9"), [draft_request(COMBINATION)])
+    (failure,) = ask_all(Gemini(url="http://me:secret@127.0.0.1:9"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert failure.message == "http://127.0.0.1:9 cannot be reached (All connection attempts failed)"
 
@@ -220,9 +226,9 @@ def test_a_password_in_an_address_stays_there() -> None:
 @pytest.mark.parametrize("damaged", ["caf\u00e9", "two\nlines"])
 def test_a_key_that_was_copied_wrongly_is_refused_unshown(damaged: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", damaged)
-    with pytest.raises(UsageError, match="copy it again") as refused:
+    with pytest.raises(UsageError, match="copy it again") as excinfo:
         Gemini()
-    assert damaged not in str(refused.value)
+    assert damaged not in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -246,14 +252,14 @@ def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None
     assert httpx.post(url, json={}, headers={"x-goog-api-key": "no"}).status_code == 400
     for schema, missing in (({}, "a response schema"), ({"properties": {"confidence": {}}}, "one picture")):
         body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"responseSchema": schema}}
-        refused = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
-        assert f"expected {missing}" in refused.json()["error"]["message"]
+        response = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
+        assert f"expected {missing}" in response.json()["error"]["message"]
     assert server.requests == []
 
 
 def test_the_double_is_asked_in_the_order_of_its_log(server: GeminiServer) -> None:
-    put(Gemini(url=server.url), [verdict_request("What is red?")])
-    assert [type(asked) for asked in server.requests] == [ModelRequest]
+    ask_all(Gemini(url=server.url), [verdict_request("What is red?")])
+    assert [type(request) for request in server.requests] == [ModelRequest]
 
 
 def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> None:
@@ -268,7 +274,7 @@ def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> Non
         "usageMetadata": {"promptTokenCount": 5, "dreamsTokenCount": 7},
         "weather": [],
     }
-    reply = answer_to(JSONResponse(body))
+    reply = ask_with_response(JSONResponse(body))
     assert isinstance(reply, Reply)
     assert (reply.text, reply.input_tokens) == ("red", 5)
 
@@ -280,23 +286,25 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
 
     from compact_hf.teachers.gemini import config_for
 
-    request = draft_request(COMBINATION, picture=photograph(300, 200))
+    request = draft_request(COMBINATION, image=photograph(300, 200))
     hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')
 
-    async def sent_by_the_client(server: GeminiServer) -> None:
+    async def send_by_client(server: GeminiServer) -> None:
         http = httpx.AsyncClient()
         options = HttpOptions(base_url=server.url, httpx_async_client=http)
         async with http, Client(api_key=KEY, http_options=options).aio as client:
-            for one in (request, hostile):
-                picture = Part.from_bytes(data=await one.encoded_image.jpeg(), mime_type="image/jpeg")
-                contents = Content(role="user", parts=[picture, Part.from_text(text=one.prompt)])
-                config = config_for(one)
+            for item in (request, hostile):
+                image_part = Part.from_bytes(data=await item.encoded_image.jpeg(), mime_type="image/jpeg")
+                contents = Content(role="user", parts=[image_part, Part.from_text(text=item.prompt)])
+                config = config_for(item)
                 await client.models.generate_content(model="gemini-3.8-flash", contents=contents, config=config)
 
     with GeminiServer() as server:
-        put(Gemini(url=server.url), [request, replace(hostile, key="other")])
-        asyncio.run(sent_by_the_client(server))
-    ours, theirs = (sorted(server.requests[at : at + 2], key=lambda asked: asked.prompt) for at in (0, 2))
+        ask_all(Gemini(url=server.url), [request, replace(hostile, key="other")])
+        asyncio.run(send_by_client(server))
+    ours, theirs = (
+        sorted(server.requests[start : start + 2], key=lambda model_request: model_request.prompt) for start in (0, 2)
+    )
     for our, their in zip(ours, theirs, strict=True):
         assert (our.prompt, our.image) == (their.prompt, their.image)
         assert our.body["generationConfig"] == their.body["generationConfig"]

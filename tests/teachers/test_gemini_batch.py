@@ -25,8 +25,8 @@ from compact_hf.teachers.gemini_batch.store import write_requests
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import KEY
-from tests.teachers.asking import draft_request, photograph, put, verdict_request
-from tests.teachers.batching import QUICK, batch, drafts
+from tests.teachers.asking import ask_all, draft_request, photograph, verdict_request
+from tests.teachers.batching import QUICK, batch_teacher, draft_requests
 
 
 @pytest.fixture(autouse=True)
@@ -41,57 +41,61 @@ def server() -> Iterator[GeminiServer]:
 
 
 def test_a_batch_brings_what_the_same_requests_bring_one_by_one(server: GeminiServer, tmp_path: Path) -> None:
-    requests = [*drafts(3), verdict_request("Which amber bucket?")]
-    assert put(batch(tmp_path, server), requests) == put(Gemini(url=server.url), requests)
+    requests = [*draft_requests(3), verdict_request("Which amber bucket?")]
+    assert ask_all(batch_teacher(tmp_path, server), requests) == ask_all(Gemini(url=server.url), requests)
     assert (len(server.batches.jobs), server.request_count) == (1, 8)
 
 
 def test_a_request_has_the_same_settings_either_way(server: GeminiServer, tmp_path: Path) -> None:
-    request = draft_request(("color", "counting"), picture=photograph(3000, 2000))
-    put(batch(tmp_path, server), [request])
-    put(Gemini(url=server.url), [request])
-    together, alone = server.requests
-    assert (together.prompt, together.image) == (alone.prompt, alone.image)
-    assert together.body["store"] is alone.body["store"] is False
-    config = together.body["generationConfig"]
-    assert config["responseMimeType"] == alone.body["generationConfig"]["responseMimeType"] == "application/json"
-    assert list(config["thinkingConfig"].values()) == list(alone.body["generationConfig"]["thinkingConfig"].values())
+    request = draft_request(("color", "counting"), image=photograph(3000, 2000))
+    ask_all(batch_teacher(tmp_path, server), [request])
+    ask_all(Gemini(url=server.url), [request])
+    batched, single = server.requests
+    assert (batched.prompt, batched.image) == (single.prompt, single.image)
+    assert batched.body["store"] is single.body["store"] is False
+    config = batched.body["generationConfig"]
+    assert config["responseMimeType"] == single.body["generationConfig"]["responseMimeType"] == "application/json"
+    assert list(config["thinkingConfig"].values()) == list(single.body["generationConfig"]["thinkingConfig"].values())
     assert "temperature" not in config
-    with Image.open(io.BytesIO(together.image)) as sent:
-        assert (sent.size, dict(sent.getexif())) == ((1024, 683), {})
+    with Image.open(io.BytesIO(batched.image)) as image:
+        assert (image.size, dict(image.getexif())) == ((1024, 683), {})
 
 
 def test_the_schema_is_in_the_words_that_batches_keep_to(server: GeminiServer, tmp_path: Path) -> None:
     """Fields in their order, no `responseJsonSchema`, no reference to a definition elsewhere."""
     request = draft_request(("color",))
-    put(batch(tmp_path, server), [replace(request, schema=DraftsReply)])
+    ask_all(batch_teacher(tmp_path, server), [replace(request, schema=DraftsReply)])
     config = server.requests[0].body["generationConfig"]
     assert "responseJsonSchema" not in config
-    drafts = config["responseSchema"]["properties"]["drafts"]
-    assert (config["responseSchema"]["type"], drafts["type"], drafts["items"]["type"]) == ("OBJECT", "ARRAY", "OBJECT")
-    assert drafts["items"]["propertyOrdering"] == ["number", "supported", "question", "answer", "confidence"]
+    drafts_schema = config["responseSchema"]["properties"]["drafts"]
+    assert (config["responseSchema"]["type"], drafts_schema["type"], drafts_schema["items"]["type"]) == (
+        "OBJECT",
+        "ARRAY",
+        "OBJECT",
+    )
+    assert drafts_schema["items"]["propertyOrdering"] == ["number", "supported", "question", "answer", "confidence"]
     assert "$ref" not in json.dumps(config)
 
 
 def test_nothing_is_left_here_or_there_once_all_was_handed_over(server: GeminiServer, tmp_path: Path) -> None:
-    put(batch(tmp_path, server), drafts(3))
+    ask_all(batch_teacher(tmp_path, server), draft_requests(3))
     assert list(tmp_path.iterdir()) == []
     assert server.batches.files == {}
 
 
 @pytest.mark.parametrize("limits", [BatchLimits(max_requests=3), BatchLimits(max_bytes=7_000)])
 def test_a_job_holds_no_more_than_it_may(limits: BatchLimits, server: GeminiServer, tmp_path: Path) -> None:
-    answers = put(batch(tmp_path, server, limits=limits), drafts(8))
+    answers = ask_all(batch_teacher(tmp_path, server, limits=limits), draft_requests(8))
     assert all(isinstance(answer, Reply) for answer in answers)
     assert [len(job.results) for job in server.batches.jobs] == [3, 3, 2]
 
 
 def test_pictures_are_encoded_one_at_a_time_and_forgotten(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.effect_noise((1024, 1024), 90).save(file, "JPEG", quality=95)
-    requests = [draft_request(("color",), ref=f"{number}.jpg", picture=file.getvalue()) for number in range(40)]
+    buffer = io.BytesIO()
+    Image.effect_noise((1024, 1024), 90).save(buffer, "JPEG", quality=95)
+    requests = [draft_request(("color",), ref=f"{number}.jpg", image=buffer.getvalue()) for number in range(40)]
     asyncio.run(
-        write_requests(tmp_path / "f", deque(drafts(1)), max_bytes=1, max_requests=1)
+        write_requests(tmp_path / "f", deque(draft_requests(1)), max_bytes=1, max_requests=1)
     )  # imports take memory too
     tracemalloc.start()
     try:
@@ -99,23 +103,25 @@ def test_pictures_are_encoded_one_at_a_time_and_forgotten(tmp_path: Path) -> Non
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    written = (tmp_path / "f").stat().st_size
+    file_bytes = (tmp_path / "f").stat().st_size
     assert len(keys) == 40
-    assert peak < 8 * written / 40, f"{peak:,} bytes in memory for a file of {written:,}"
+    assert peak < 8 * file_bytes / 40, f"{peak:,} bytes in memory for a file of {file_bytes:,}"
 
 
 def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path) -> None:
-    def gone() -> bytes:
+    def raise_source_error() -> bytes:
         raise SourceError("b.jpg cannot be read any more")
 
-    there = draft_request(("color",))
-    exposure = EncodedImage(gone, ref="b.jpg", max_edge=64)
-    lost = Request("lost", "teacher", "1" * 32, exposure, there.prompt, there.schema, there.subject)
-    assert put(batch(tmp_path, server), [lost]) == [
+    good_request = draft_request(("color",))
+    encoded_image = EncodedImage(raise_source_error, ref="b.jpg", max_edge=64)
+    bad_request = Request(
+        "lost", "teacher", "1" * 32, encoded_image, good_request.prompt, good_request.schema, good_request.subject
+    )
+    assert ask_all(batch_teacher(tmp_path, server), [bad_request]) == [
         Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
     ]
     assert server.batches.calls.total() == 0
-    reply, failure = put(batch(tmp_path, server), [there, lost])
+    reply, failure = ask_all(batch_teacher(tmp_path, server), [good_request, bad_request])
     assert isinstance(reply, Reply)
     assert isinstance(failure, Failure)
 
@@ -134,8 +140,8 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path
 )
 def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: bool, tmp_path: Path) -> None:
     response.status_code = 500  # of what would be the HTTP answer; the line says what the body says
-    with GeminiServer(fault=lambda asked, number: response if number == 1 else None) as server:
-        first, failure, last = put(batch(tmp_path, server), drafts(3))
+    with GeminiServer(fault=lambda request, number: response if number == 1 else None) as server:
+        first, failure, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
     assert isinstance(first, Reply)
     assert isinstance(last, Reply)
     assert isinstance(failure, Failure)
@@ -144,8 +150,8 @@ def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: boo
 
 
 def test_an_answer_that_was_refused_is_final_and_says_why(tmp_path: Path) -> None:
-    with GeminiServer(fault=lambda asked, number: content_response(None, finish="SAFETY")) as server:
-        (reply,) = put(batch(tmp_path, server), drafts(1))
+    with GeminiServer(fault=lambda request, number: content_response(None, finish="SAFETY")) as server:
+        (reply,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert isinstance(reply, Reply)
     assert (reply.refused, reply.text) == ("finish reason SAFETY", "")
 
@@ -162,16 +168,16 @@ def test_a_batch_without_results_is_asked_for_once_more(
     state: str, said: str, server: GeminiServer, tmp_path: Path
 ) -> None:
     server.batches.final_state = lambda number: "SUCCEEDED" if number else state
-    first, second = put(batch(tmp_path, server), drafts(2))
+    first, second = ask_all(batch_teacher(tmp_path, server), draft_requests(2))
     assert (first, second) == (Failure(first.key, said), Failure(second.key, said))
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
+    assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), draft_requests(2)))
     assert len(server.batches.jobs) == 2
 
 
 def test_lines_that_are_missing_fail_and_foreign_ones_are_passed_over(server: GeminiServer, tmp_path: Path) -> None:
     foreign = ["", "{", "null", "[1]", '{"key": 5}', '{"response": {}}', '{"key": "nobody", "response": {}}']
     server.batches.edit_results = lambda lines: [*foreign, lines[2], lines[0], lines[0], *foreign]
-    first, missing, last = put(batch(tmp_path, server), drafts(3))
+    first, missing, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
     assert isinstance(first, Reply)
     assert isinstance(last, Reply)
     assert missing == Failure(missing.key, "the batch left this request out")
@@ -180,45 +186,47 @@ def test_lines_that_are_missing_fail_and_foreign_ones_are_passed_over(server: Ge
 @pytest.mark.parametrize("response", [None, 5, "text", {"candidates": 5}, {}, {"unheard-of": 1}])
 def test_a_response_that_is_none_is_a_failure(response: object, server: GeminiServer, tmp_path: Path) -> None:
     server.batches.edit_results = lambda lines: [json.dumps({"key": json.loads(lines[0])["key"], "response": response})]
-    (failure,) = put(batch(tmp_path, server), drafts(1))
+    (failure,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert isinstance(failure, Failure)
     assert failure.is_retryable
 
 
 def test_what_a_newer_service_adds_to_a_response_is_no_harm(server: GeminiServer, tmp_path: Path) -> None:
-    def newer(lines: list[str]) -> list[str]:
-        found = json.loads(lines[0])
-        found["response"]["candidates"][0]["mood"] = found["response"]["mood"] = found["mood"] = {"good": True}
-        return [json.dumps(found)]
+    def add_unknown_fields(lines: list[str]) -> list[str]:
+        result = json.loads(lines[0])
+        result["response"]["candidates"][0]["mood"] = result["response"]["mood"] = result["mood"] = {"good": True}
+        return [json.dumps(result)]
 
-    server.batches.edit_results = newer
-    (reply,) = put(batch(tmp_path, server), drafts(1))
+    server.batches.edit_results = add_unknown_fields
+    (reply,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert isinstance(reply, Reply)
 
 
 def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.polls_to_finish = 4
-    told: list[str] = []
-    put(batch(tmp_path, server, on_wait=told.append), drafts(4))
-    assert told == [
+    messages: list[str] = []
+    ask_all(batch_teacher(tmp_path, server, on_wait=messages.append), draft_requests(4))
+    assert messages == [
         "batch 1: writing, 4 requests to go",
-        told[1],
+        messages[1],
         "batch 1 of 1: PENDING for 0 min, 0 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
     ]
-    assert re.fullmatch(r"batch 1 of 1: sending \d\.\d MB", told[1])
-    told.clear()
-    put(batch(tmp_path, server, on_wait=told.append, limits=BatchLimits(max_requests=2)), drafts(4))
-    assert "2 of 2 batches: 2 RUNNING for 0 min, 2 of 4 answered" in told
+    assert re.fullmatch(r"batch 1 of 1: sending \d\.\d MB", messages[1])
+    messages.clear()
+    ask_all(
+        batch_teacher(tmp_path, server, on_wait=messages.append, limits=BatchLimits(max_requests=2)), draft_requests(4)
+    )
+    assert "2 of 2 batches: 2 RUNNING for 0 min, 2 of 4 answered" in messages
 
 
 def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiServer, tmp_path: Path) -> None:
     """Those that follow from one answer wait for those that follow from the next: one batch, not one each."""
-    requests = drafts(6)
+    requests = draft_requests(6)
 
     async def main() -> None:
-        teacher = batch(tmp_path, server)
+        teacher = batch_teacher(tmp_path, server)
         queue: asyncio.Queue[Request] = asyncio.Queue()
 
         async def stream() -> AsyncGenerator[Request, None]:

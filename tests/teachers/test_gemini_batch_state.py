@@ -17,9 +17,9 @@ from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.teachers.gemini_batch.teacher import GeminiBatch
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.scripted_model import KEY
-from tests.doubles.hub.http import Cut
-from tests.teachers.asking import put
-from tests.teachers.batching import QUICK, batch, drafts, kept, some
+from tests.doubles.hub.http import DroppedConnection
+from tests.teachers.asking import ask_all
+from tests.teachers.batching import QUICK, ask_some, batch_teacher, draft_requests, list_job_file_kinds
 
 
 @pytest.fixture(autouse=True)
@@ -33,54 +33,60 @@ def server() -> Iterator[GeminiServer]:
         yield started
 
 
-def once(call: str, response: Response) -> Callable[[str, int], Response | None]:
+def fail_first_call(call: str, response: Response) -> Callable[[str, int], Response | None]:
     return lambda called, number: response if (called, number) == (call, 0) else None
 
 
 @pytest.mark.parametrize("call", ["upload", "chunk", "create", "created", "get", "download"])
-@pytest.mark.parametrize("trouble", [error_response(503, "UNAVAILABLE", "overloaded"), Cut()], ids=["503", "cut"])
+@pytest.mark.parametrize(
+    "trouble", [error_response(503, "UNAVAILABLE", "overloaded"), DroppedConnection()], ids=["503", "cut"]
+)
 def test_trouble_in_any_call_costs_nothing_but_time(
     call: str, trouble: Response, server: GeminiServer, tmp_path: Path
 ) -> None:
     """Also where the job was made and only the answer was lost: it is found by its name, not made again."""
-    told: list[str] = []
-    if call == "chunk" and not isinstance(trouble, Cut):
+    messages: list[str] = []
+    if call == "chunk" and not isinstance(trouble, DroppedConnection):
         trouble.headers["X-Goog-Upload-Status"] = "cancelled"  # or the SDK waits seven seconds for a better one
-    server.batches.fault = once(call, trouble)
-    answers = put(batch(tmp_path, server, on_wait=told.append), drafts(3))
+    server.batches.fault = fail_first_call(call, trouble)
+    answers = ask_all(batch_teacher(tmp_path, server, on_wait=messages.append), draft_requests(3))
     assert all(isinstance(answer, Reply) for answer in answers)
     assert (len(server.batches.jobs), server.request_count) == (1, 3)
-    assert any("trying again" in line for line in told)
+    assert any("trying again" in line for line in messages)
 
 
 def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: GeminiServer, tmp_path: Path) -> None:
     revoked = error_response(403, "PERMISSION_DENIED", f"the key {KEY} was revoked")
     server.batches.fault = lambda call, number: revoked if call == "get" else None
-    with pytest.raises(TeacherError, match="refuses the key") as refused:
-        put(batch(tmp_path, server), drafts(3))
-    assert KEY not in str(refused.value)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(TeacherError, match="refuses the key") as excinfo:
+        ask_all(batch_teacher(tmp_path, server), draft_requests(3))
+    assert KEY not in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
     assert all(KEY not in path.read_text() for path in (tmp_path / JOBS_DIRECTORY).iterdir())
     server.batches.fault = lambda call, number: None
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(3)))
+    assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), draft_requests(3)))
     assert (len(server.batches.jobs), server.request_count) == (1, 3)
 
 
 def test_an_unknown_model_is_refused(server: GeminiServer, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="a model that exists with --teacher gemini-batch:MODEL"):
-        put(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, timing=QUICK), drafts(1))
+        ask_all(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, timing=QUICK), draft_requests(1))
 
 
 def test_a_batch_that_is_refused_says_how_to_do_without(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("create", error_response(400, "FAILED_PRECONDITION", "no batches on the free tier"))
+    server.batches.fault = fail_first_call(
+        "create", error_response(400, "FAILED_PRECONDITION", "no batches on the free tier")
+    )
     with pytest.raises(TeacherError, match=r"no batches on the free tier.*--teacher gemini:gemini-3.8-flash"):
-        put(batch(tmp_path, server), drafts(1))
+        ask_all(batch_teacher(tmp_path, server), draft_requests(1))
 
 
 def test_a_service_out_of_reach_is_waited_for_only_so_long(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.fault = lambda call, number: error_response(500, "INTERNAL", "oops")
     with pytest.raises(TeacherUnavailableError, match="500 oops; nothing is lost, run the same command later"):
-        put(batch(tmp_path, server, timing=BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)), drafts(1))
+        ask_all(
+            batch_teacher(tmp_path, server, timing=BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)), draft_requests(1)
+        )
 
 
 def test_a_new_job_waits_for_room_as_long_as_others_run(server: GeminiServer, tmp_path: Path) -> None:
@@ -89,92 +95,96 @@ def test_a_new_job_waits_for_room_as_long_as_others_run(server: GeminiServer, tm
     server.batches.fault = lambda call, number: (
         full if call == "create" and number and server.batches.jobs[0].poll_count < 12 else None
     )
-    pace = BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)
-    answers = put(batch(tmp_path, server, limits=BatchLimits(max_requests=2), timing=pace), drafts(4))
+    timing = BatchTiming(0.02, 0.02, 0.02, max_outage_s=0.1)
+    answers = ask_all(
+        batch_teacher(tmp_path, server, limits=BatchLimits(max_requests=2), timing=timing), draft_requests(4)
+    )
     assert all(isinstance(answer, Reply) for answer in answers)
     assert (len(server.batches.jobs), server.request_count) == (2, 4)
 
 
 def test_a_job_that_somebody_deleted_is_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("get", error_response(404, "NOT_FOUND", "there is no such batch"))
-    (failure,) = put(batch(tmp_path, server), drafts(1))
+    server.batches.fault = fail_first_call("get", error_response(404, "NOT_FOUND", "there is no such batch"))
+    (failure,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert failure == Failure(failure.key, "the batch is not at the service any more (there is no such batch)")
 
 
 def test_results_that_are_gone_are_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
-    server.batches.fault = once("download", error_response(403, "PERMISSION_DENIED", "files are kept for two days"))
-    (failure,) = put(batch(tmp_path, server), drafts(1))
+    server.batches.fault = fail_first_call(
+        "download", error_response(403, "PERMISSION_DENIED", "files are kept for two days")
+    )
+    (failure,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert isinstance(failure, Failure)
-    assert kept(tmp_path) == []
+    assert list_job_file_kinds(tmp_path) == []
 
 
 def test_what_was_not_handed_over_yet_is_there_the_next_time(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    taken = some(batch(tmp_path, server), requests, 2)
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    rest = [request for request in requests if request.key not in {answer.key for answer in taken}]
-    assert len(put(batch(tmp_path, server), rest)) == 3
-    assert kept(tmp_path) == []
+    requests = draft_requests(5)
+    received = ask_some(batch_teacher(tmp_path, server), requests, 2)
+    assert list_job_file_kinds(tmp_path) == ["handed", "json", "results.jsonl"]
+    rest = [request for request in requests if request.key not in {answer.key for answer in received}]
+    assert len(ask_all(batch_teacher(tmp_path, server), rest)) == 3
+    assert list_job_file_kinds(tmp_path) == []
     assert (len(server.batches.jobs), server.request_count) == (1, 5)
 
 
 def test_what_was_handed_over_but_lost_on_the_way_is_there_the_next_time(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    some(batch(tmp_path, server), requests, 5)
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), requests[4:]))
-    assert kept(tmp_path) == []
+    requests = draft_requests(5)
+    ask_some(batch_teacher(tmp_path, server), requests, 5)
+    assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), requests[4:]))
+    assert list_job_file_kinds(tmp_path) == []
     assert (len(server.batches.jobs), server.request_count) == (1, 5)
 
 
 def test_what_was_handed_over_whole_is_forgotten_by_the_next_session(server: GeminiServer, tmp_path: Path) -> None:
-    some(batch(tmp_path, server), drafts(5), 5)
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    put(batch(tmp_path, server), [])
-    assert kept(tmp_path) == []
+    ask_some(batch_teacher(tmp_path, server), draft_requests(5), 5)
+    assert list_job_file_kinds(tmp_path) == ["handed", "json", "results.jsonl"]
+    ask_all(batch_teacher(tmp_path, server), [])
+    assert list_job_file_kinds(tmp_path) == []
 
 
 def test_answers_that_nobody_asks_for_are_kept_until_somebody_does(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(5)
-    some(batch(tmp_path, server), requests, 1)
-    put(batch(tmp_path, server), requests[1:2])
-    put(batch(tmp_path, server), [])
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
-    put(batch(tmp_path, server), requests[2:])
+    requests = draft_requests(5)
+    ask_some(batch_teacher(tmp_path, server), requests, 1)
+    ask_all(batch_teacher(tmp_path, server), requests[1:2])
+    ask_all(batch_teacher(tmp_path, server), [])
+    assert list_job_file_kinds(tmp_path) == ["handed", "json", "results.jsonl"]
+    ask_all(batch_teacher(tmp_path, server), requests[2:])
     assert (len(server.batches.jobs), server.request_count) == (1, 5)
-    assert kept(tmp_path) == []
+    assert list_job_file_kinds(tmp_path) == []
 
 
 def test_another_teacher_leaves_these_jobs_alone(server: GeminiServer, tmp_path: Path) -> None:
-    requests = drafts(2)
-    some(batch(tmp_path, server), requests, 1)
-    put(GeminiBatch("gemini-other", state_dir=tmp_path, url=server.url, timing=QUICK), requests)
+    requests = draft_requests(2)
+    ask_some(batch_teacher(tmp_path, server), requests, 1)
+    ask_all(GeminiBatch("gemini-other", state_dir=tmp_path, url=server.url, timing=QUICK), requests)
     assert len(server.batches.jobs) == 2
-    assert kept(tmp_path) == ["handed", "json", "results.jsonl"]
+    assert list_job_file_kinds(tmp_path) == ["handed", "json", "results.jsonl"]
 
 
 def test_an_upload_that_the_service_no_longer_keeps_is_sent_again(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.fault = lambda call, number: error_response(403, "DENIED", "stop here") if call == "create" else None
     with pytest.raises(TeacherError, match="stop here"):
-        put(batch(tmp_path, server), drafts(2))
+        ask_all(batch_teacher(tmp_path, server), draft_requests(2))
     server.batches.fault = lambda call, number: None
     (file,) = (tmp_path / JOBS_DIRECTORY).glob("*.json")
     job = json.loads(file.read_text())
     assert job["stage"] == "uploaded"
     file.write_text(json.dumps({**job, "since": job["since"] - 41 * 3600}))
     server.batches.files.clear()
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
+    assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), draft_requests(2)))
     assert (len(server.batches.jobs), server.request_count) == (1, 2)
 
 
 def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.polls_to_finish = 10**9
-    told: list[str] = []
+    messages: list[str] = []
 
     async def main() -> float:
-        teacher = batch(tmp_path, server, on_wait=told.append, timing=BatchTiming(60, 60, 0.02, 60))
+        teacher = batch_teacher(tmp_path, server, on_wait=messages.append, timing=BatchTiming(60, 60, 0.02, 60))
 
         async def stream() -> AsyncGenerator[Request, None]:
-            for request in drafts(2):
+            for request in draft_requests(2):
                 yield request
             await asyncio.Event().wait()
 
@@ -182,27 +192,27 @@ def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path:
             async for answer in teacher.ask(stream()):
                 raise AssertionError(answer)
 
-        waiting = asyncio.create_task(wait())
+        wait_task = asyncio.create_task(wait())
         await teacher.flush()
-        while not any("PENDING" in line for line in told):
+        while not any("PENDING" in line for line in messages):
             await asyncio.sleep(0.01)
         started = asyncio.get_running_loop().time()
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        wait_task.cancel()
+        await asyncio.gather(wait_task, return_exceptions=True)
         await teacher.close()
         return asyncio.get_running_loop().time() - started
 
     assert asyncio.run(main()) < 1
-    assert told[-1] == f"1 batch left running at {server.url}; the same command collects what comes of it"
+    assert messages[-1] == f"1 batch left running at {server.url}; the same command collects what comes of it"
     server.batches.polls_to_finish = 1
-    assert all(isinstance(answer, Reply) for answer in put(batch(tmp_path, server), drafts(2)))
+    assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), draft_requests(2)))
     assert (len(server.batches.jobs), server.request_count) == (1, 2)
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
     (tmp_path / JOBS_DIRECTORY).write_text("in the way")
     with pytest.raises(JournalError, match=r"cannot keep batches in .* and run the same command"):
-        put(batch(tmp_path, server), drafts(1))
+        ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert server.batches.calls.total() == 0
 
 
@@ -210,12 +220,12 @@ def test_a_damaged_job_is_said_in_one_line(server: GeminiServer, tmp_path: Path)
     (tmp_path / JOBS_DIRECTORY).mkdir()
     (tmp_path / JOBS_DIRECTORY / "compact-1.json").write_text("{")
     with pytest.raises(JournalError, match=r"compact-1.json is damaged .* or remove it"):
-        put(batch(tmp_path, server), drafts(1))
+        ask_all(batch_teacher(tmp_path, server), draft_requests(1))
 
 
 def test_what_was_being_written_at_a_kill_is_cleared_away(server: GeminiServer, tmp_path: Path) -> None:
     (tmp_path / JOBS_DIRECTORY).mkdir()
     for name in ("compact-1.requests.jsonl", "compact-2.requests.jsonl.part", "compact-2.json.part"):
         (tmp_path / JOBS_DIRECTORY / name).write_text("half")
-    put(batch(tmp_path, server), drafts(1))
+    ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,7 @@ from compact_hf.teachers.openai import OpenAI, strict_schema
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import KEY
-from tests.teachers.asking import draft_request, photograph, put, verdict_request
+from tests.teachers.asking import ask_all, draft_request, photograph, verdict_request
 
 COMBINATION = ("color", "counting")
 
@@ -43,10 +43,10 @@ def server() -> Iterator[OpenAIServer]:
         yield started
 
 
-def answer_to(response: Response) -> Reply | Failure:
+def ask_with_response(response: Response) -> Reply | Failure:
     """Return what the teacher makes of one response of the server."""
-    with OpenAIServer(fault=lambda asked, number: response) as server:
-        (answer,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    with OpenAIServer(fault=lambda request, number: response) as server:
+        (answer,) = ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
         assert len(server.requests) == 1  # the client repeats nothing by itself
     return answer
 
@@ -57,7 +57,7 @@ def completion(**changes: object) -> dict[str, object]:
 
 
 def test_a_draft_comes_back_as_the_models_own_json(server: OpenAIServer) -> None:
-    (reply,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    (reply,) = ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
     assert set(json.loads(reply.text)) == {"question", "answer", "confidence"}
     assert reply.model == "openai:double-2026-11-21"
@@ -66,26 +66,26 @@ def test_a_draft_comes_back_as_the_models_own_json(server: OpenAIServer) -> None
 
 
 def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(server: OpenAIServer) -> None:
-    put(OpenAI("vendor/model:tag", url=server.url), [draft_request(COMBINATION, picture=photograph(3000, 2000))])
-    (asked,) = server.requests
-    with Image.open(io.BytesIO(asked.image)) as sent:
-        assert sent.format == "JPEG"
-        assert sent.size == (1024, 683)
-        assert not sent.getexif()
-    assert b"SecretPhoneMaker" not in asked.image
-    assert "- color:" in asked.prompt
-    assert set(asked.body) == {"model", "messages", "response_format", "store"}  # no temperature among it
-    assert asked.body["model"] == "vendor/model:tag"
-    assert asked.body["store"] is False
-    assert [part["type"] for part in asked.body["messages"][0]["content"]] == ["image_url", "text"]
+    ask_all(OpenAI("vendor/model:tag", url=server.url), [draft_request(COMBINATION, image=photograph(3000, 2000))])
+    (request,) = server.requests
+    with Image.open(io.BytesIO(request.image)) as image:
+        assert image.format == "JPEG"
+        assert image.size == (1024, 683)
+        assert not image.getexif()
+    assert b"SecretPhoneMaker" not in request.image
+    assert "- color:" in request.prompt
+    assert set(request.body) == {"model", "messages", "response_format", "store"}  # no temperature among it
+    assert request.body["model"] == "vendor/model:tag"
+    assert request.body["store"] is False
+    assert [part["type"] for part in request.body["messages"][0]["content"]] == ["image_url", "text"]
 
 
 def test_the_verifier_is_not_led(server: OpenAIServer) -> None:
     """What reaches it is the picture, the question and the ten definitions, the same for every question."""
-    put(OpenAI("m", url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
-    one, other = sorted((asked.prompt for asked in server.requests), key=lambda prompt: "ANOTHER" in prompt)
-    assert one.replace("QUESTION ONE", "") == other.replace("ANOTHER", "")
-    assert {asked.role for asked in server.requests} == {"verifier"}
+    ask_all(OpenAI("m", url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
+    first, second = sorted((request.prompt for request in server.requests), key=lambda prompt: "ANOTHER" in prompt)
+    assert first.replace("QUESTION ONE", "") == second.replace("ANOTHER", "")
+    assert {request.role for request in server.requests} == {"verifier"}
 
 
 def test_a_schema_is_made_strict_all_the_way_down() -> None:
@@ -104,7 +104,7 @@ def test_a_schema_is_made_strict_all_the_way_down() -> None:
 def test_many_requests_are_in_flight_together() -> None:
     with OpenAIServer(latency_s=0.2) as server:
         requests = [draft_request(COMBINATION, round=number) for number in range(20)]
-        answers = put(OpenAI("m", url=server.url, timeout_s=3), requests)
+        answers = ask_all(OpenAI("m", url=server.url, timeout_s=3), requests)
     assert all(isinstance(answer, Reply) for answer in answers)
 
 
@@ -126,7 +126,7 @@ def test_many_requests_are_in_flight_together() -> None:
     ],
 )
 def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
-    reply = answer_to(response)
+    reply = ask_with_response(response)
     assert isinstance(reply, Reply)
     assert (reply.refused, reply.text) == (refused, "")
 
@@ -157,7 +157,7 @@ def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, re
 def test_what_may_pass_is_a_failure_for_the_engine(
     response: Response, overloaded: bool, retry_after: float | None, worth_retrying: bool
 ) -> None:
-    failure = answer_to(response)
+    failure = ask_with_response(response)
     assert isinstance(failure, Failure), failure
     assert (failure.is_overloaded, failure.retry_after, failure.is_retryable) == (
         overloaded,
@@ -169,21 +169,21 @@ def test_what_may_pass_is_a_failure_for_the_engine(
 
 
 def test_what_a_server_says_of_its_error_is_passed_on() -> None:
-    said = {
+    responses = {
         "OpenAI's": JSONResponse({"error": {"message": "too large"}}, status_code=400),
         "vLLM's older": JSONResponse({"object": "error", "message": "too large"}, status_code=400),
         "FastAPI's": JSONResponse({"detail": "too large"}, status_code=400),
         "plain": Response("too large", status_code=400),
     }
-    for response in said.values():
-        failure = answer_to(response)
+    for response in responses.values():
+        failure = ask_with_response(response)
         assert isinstance(failure, Failure)
         assert failure.message == "400 too large"
 
 
 @pytest.mark.parametrize("more", [{}, {"usage": None}, {"usage": {"prompt_tokens": None}}, {"model": None}])
 def test_a_reply_without_usage_and_model_is_a_reply(more: dict[str, object]) -> None:
-    reply = answer_to(JSONResponse(completion() | more))
+    reply = ask_with_response(JSONResponse(completion() | more))
     assert isinstance(reply, Reply)
     assert (reply.model, reply.input_tokens, reply.output_tokens) == ("openai:m", 0, 0)
 
@@ -198,7 +198,7 @@ def test_a_reply_without_usage_and_model_is_a_reply(more: dict[str, object]) -> 
     ],
 )
 def test_a_model_is_known_by_its_name_not_by_where_it_lies(said: str, kept: str) -> None:
-    reply = answer_to(content_response("{}", model=said))
+    reply = ask_with_response(content_response("{}", model=said))
     assert isinstance(reply, Reply)
     assert reply.model == kept
 
@@ -207,83 +207,85 @@ def test_a_wrong_key_is_refused_in_one_line_that_shows_no_letter_of_it(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "QXZ7-and-secret-9WVK")
-    with pytest.raises(TeacherError, match=r"wants a valid key \(401\); set OPENAI_API_KEY") as refused:
-        put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
-    shown = "".join(traceback.format_exception(refused.value))
-    assert "\n" not in str(refused.value)
-    assert "QXZ7" not in shown
-    assert "9WVK" not in shown
+    with pytest.raises(TeacherError, match=r"wants a valid key \(401\); set OPENAI_API_KEY") as excinfo:
+        ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+    traceback_text = "".join(traceback.format_exception(excinfo.value))
+    assert "\n" not in str(excinfo.value)
+    assert "QXZ7" not in traceback_text
+    assert "9WVK" not in traceback_text
 
 
 @pytest.mark.parametrize("code", [403, 404])
 def test_not_even_a_traceback_shows_the_key_that_a_server_quotes(code: int) -> None:
-    with pytest.raises(TeacherError, match="no entry with <key>") as refused:
-        answer_to(error_response(code, f"no entry with {KEY}"))
-    assert KEY not in "".join(traceback.format_exception(refused.value))
+    with pytest.raises(TeacherError, match="no entry with <key>") as excinfo:
+        ask_with_response(error_response(code, f"no entry with {KEY}"))
+    assert KEY not in "".join(traceback.format_exception(excinfo.value))
 
 
 def test_an_unknown_model_is_refused(server: OpenAIServer) -> None:
     with pytest.raises(TeacherError, match=r"openai:no-such-model is not at http.*does not exist.*lists at /v1/models"):
-        put(OpenAI("no-such-model", url=server.url), [draft_request(COMBINATION)])
+        ask_all(OpenAI("no-such-model", url=server.url), [draft_request(COMBINATION)])
 
 
 def test_an_account_that_is_used_up_ends_the_run_where_waiting_would_not_help() -> None:
     with pytest.raises(TeacherError, match="the account is used up"):
-        answer_to(error_response(429, "You exceeded your current quota", code="insufficient_quota", retry_after_s=1))
+        ask_with_response(
+            error_response(429, "You exceeded your current quota", code="insufficient_quota", retry_after_s=1)
+        )
 
 
 def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
     with OpenAIServer(latency_s=3) as server:
-        (failure,) = put(OpenAI("m", url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
+        (failure,) = ask_all(OpenAI("m", url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
     assert failure == Failure(failure.key, f"{server.url} gave no answer within 0.2 s")
 
 
 def test_a_server_that_drips_is_given_up_too() -> None:
     """A byte every tenth of a second keeps any pause below the time-out, and would go on for ever."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop = threading.Event()
 
         def drip() -> None:
-            connection, _ = listening.accept()
+            connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                while not done.wait(0.1):
+                while not stop.wait(0.1):
                     connection.sendall(b" ")
 
-        dripping = threading.Thread(target=drip)
-        dripping.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        began = time.monotonic()
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
         try:
-            (failure,) = put(OpenAI("m", url=url, timeout_s=0.5), [draft_request(COMBINATION)])
+            (failure,) = ask_all(OpenAI("m", url=url, timeout_s=0.5), [draft_request(COMBINATION)])
         finally:
-            done.set()
-            dripping.join()
+            stop.set()
+            thread.join()
     assert failure == Failure(failure.key, f"{url} gave no answer within 0.5 s")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
 
 
 def test_a_connection_that_breaks_off_half_way_is_a_failure() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def cut() -> None:
-            connection, _ = listening.accept()
+        def break_off() -> None:
+            connection, _ = listener.accept()
             with connection:
                 connection.recv(1024)
                 connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices"')
 
-        cutting = threading.Thread(target=cut)
-        cutting.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        (failure,) = put(OpenAI("m", url=url), [draft_request(COMBINATION)])
-        cutting.join()
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        (failure,) = ask_all(OpenAI("m", url=url), [draft_request(COMBINATION)])
+        thread.join()
     assert isinstance(failure, Failure)
     assert failure.message.startswith(f"the connection to {url} failed (")
     assert failure.is_retryable
 
 
 def test_nobody_at_the_address_is_a_failure_that_names_it_without_its_password() -> None:
-    (failure,) = put(OpenAI("m", url="http://me:secret@127.0.0.1:9/v1"), [draft_request(COMBINATION)])
+    (failure,) = ask_all(OpenAI("m", url="http://me:secret@127.0.0.1:9/v1"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert failure.message == "the connection to http://127.0.0.1:9 failed (All connection attempts failed)"
 
@@ -291,7 +293,7 @@ def test_nobody_at_the_address_is_a_failure_that_names_it_without_its_password()
 def test_a_server_of_ones_own_is_asked_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with OpenAIServer(key=None) as server:
-        (reply,) = put(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+        (reply,) = ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
 
 
@@ -304,13 +306,13 @@ def test_openai_itself_wants_a_key(url: str | None, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_the_protocols_path_may_be_left_out(server: OpenAIServer, path: str) -> None:
-    (reply,) = put(OpenAI("m", url=server.url + path), [draft_request(COMBINATION)])
+    (reply,) = ask_all(OpenAI("m", url=server.url + path), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
 
 
 def test_the_clients_own_variable_names_a_server_too(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    (reply,) = put(OpenAI("m"), [draft_request(COMBINATION)])
+    (reply,) = ask_all(OpenAI("m"), [draft_request(COMBINATION)])
     assert isinstance(reply, Reply)
 
 
@@ -337,7 +339,7 @@ def test_it_plants_no_noise() -> None:
 
 
 def test_a_name_with_colons_reaches_the_server_whole(server: OpenAIServer) -> None:
-    put(open_teacher("openai:ft:base:us::id", url=server.url, state_dir=Path("run")), [draft_request(COMBINATION)])
+    ask_all(open_teacher("openai:ft:base:us::id", url=server.url, state_dir=Path("run")), [draft_request(COMBINATION)])
     assert server.requests[0].body["model"] == "ft:base:us::id"
 
 
@@ -349,7 +351,7 @@ def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None
     schema = {"type": "object", "properties": {"confidence": {}}, "required": ["confidence"]}
     strict = schema | {"additionalProperties": False}
     text = {"type": "text", "text": "hello"}
-    for parts, given, more, missing in (
+    for parts, request_schema, extra_fields, missing in (
         ([text], strict, {}, "expected one picture"),
         ([text], schema, {}, "a strict schema requires all"),
         ([text], strict, {"temperature": 0}, "unrecognized request arguments: temperature"),
@@ -362,22 +364,25 @@ def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None
             "the picture is not a JPEG",
         ),
     ):
-        response_format = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": given}}
+        response_format = {
+            "type": "json_schema",
+            "json_schema": {"name": "a", "strict": True, "schema": request_schema},
+        }
         body = {
             "model": "m",
             "messages": [{"role": "user", "content": parts}],
             "response_format": response_format,
-            **more,
+            **extra_fields,
         }
-        refused = httpx.post(url, json=body, headers=headers)
-        assert refused.status_code == 400
-        assert missing in refused.json()["error"]["message"]
+        response = httpx.post(url, json=body, headers=headers)
+        assert response.status_code == 400
+        assert missing in response.json()["error"]["message"]
     assert server.requests == []
 
 
 def test_the_double_lists_its_model(server: OpenAIServer) -> None:
-    async def listed() -> list[str]:
+    async def list_models() -> list[str]:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY) as client:
             return [model.id async for model in client.models.list()]
 
-    assert asyncio.run(listed()) == ["double-2026-11-21"]
+    assert asyncio.run(list_models()) == ["double-2026-11-21"]

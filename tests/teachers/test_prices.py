@@ -17,8 +17,8 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 NEXT_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
-def per_million(teacher: str, at: datetime = NOW) -> tuple[float, float]:
-    price = lookup_price(teacher, timestamp=at)
+def price_per_million(teacher: str, timestamp: datetime = NOW) -> tuple[float, float]:
+    price = lookup_price(teacher, timestamp=timestamp)
     assert price is not None
     return price.input_per_million, price.output_per_million
 
@@ -35,17 +35,17 @@ def per_million(teacher: str, at: datetime = NOW) -> tuple[float, float]:
     ],
 )
 def test_a_teacher_costs_what_is_printed_on_its_price_list(teacher: str, expected: tuple[float, float]) -> None:
-    assert per_million(teacher) == pytest.approx(expected)
+    assert price_per_million(teacher) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("model", [DEFAULT_MODEL, "gemini-3.5-flash-lite", "gemini-3.7-flash", "gemini-3.5-flash"])
 def test_batches_cost_half_whether_or_not_the_list_says_so(model: str) -> None:
-    usual, batch = per_million(f"gemini:{model}"), per_million(f"gemini-batch:{model}")
-    assert batch == pytest.approx((usual[0] / 2, usual[1] / 2))
+    single, batch = price_per_million(f"gemini:{model}"), price_per_million(f"gemini-batch:{model}")
+    assert batch == pytest.approx((single[0] / 2, single[1] / 2))
 
 
 def test_the_price_is_that_of_the_day_of_the_request() -> None:
-    assert per_million(f"gemini:{DEFAULT_MODEL}", NEXT_YEAR) == pytest.approx((1.5, 7.5))
+    assert price_per_million(f"gemini:{DEFAULT_MODEL}", NEXT_YEAR) == pytest.approx((1.5, 7.5))
 
 
 @pytest.mark.parametrize("teacher", ["gemini:gemini-99", "openai:Qwen/Qwen3-VL-8B-Instruct", "openai:", "mail:bob"])

@@ -16,12 +16,12 @@ from compact_hf.scenes.scene import build_scene
 from compact_hf.teachers.base import Reply, Request
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.teachers.scenes import FAULTS, ScenesTeacher
-from tests.teachers.asking import draft_request, put, verdict_request
+from tests.teachers.asking import ask_all, draft_request, verdict_request
 
 SEEDS = range(30)
 
 
-def requests(k: int = 2) -> list[Request]:
+def make_requests(k: int = 2) -> list[Request]:
     return [
         draft_request(combination, ref=f"scene:{seed}")
         for seed in SEEDS
@@ -29,25 +29,27 @@ def requests(k: int = 2) -> list[Request]:
     ]
 
 
-def drafts(teacher: ScenesTeacher, k: int = 2) -> list[tuple[Request, Reply]]:
-    asked = requests(k)
+def ask_for_drafts(teacher: ScenesTeacher, k: int = 2) -> list[tuple[Request, Reply]]:
+    requests = make_requests(k)
     return [
-        (request, reply) for request, reply in zip(asked, put(teacher, asked), strict=True) if isinstance(reply, Reply)
+        (request, reply)
+        for request, reply in zip(requests, ask_all(teacher, requests), strict=True)
+        if isinstance(reply, Reply)
     ]
 
 
-def judged(written: list[tuple[Request, Reply]]) -> list[dict[str, object]]:
-    asked = [
-        verdict_request(json.loads(reply.text)["question"], ref=request.encoded_image.ref) for request, reply in written
+def verify_drafts(drafts: list[tuple[Request, Reply]]) -> list[dict[str, object]]:
+    requests = [
+        verdict_request(json.loads(reply.text)["question"], ref=request.encoded_image.ref) for request, reply in drafts
     ]
-    return [json.loads(reply.text) for reply in put(ScenesTeacher(), asked) if isinstance(reply, Reply)]
+    return [json.loads(reply.text) for reply in ask_all(ScenesTeacher(), requests) if isinstance(reply, Reply)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_without_noise_the_verifier_agrees_with_every_draft(k: int) -> None:
-    written = drafts(ScenesTeacher(), k)
-    assert len(written) > 100
-    for (request, reply), verdict in zip(written, judged(written), strict=True):
+    drafts = ask_for_drafts(ScenesTeacher(), k)
+    assert len(drafts) > 100
+    for (request, reply), verdict in zip(drafts, verify_drafts(drafts), strict=True):
         draft = json.loads(reply.text)
         assert not reply.planted
         assert tuple(verdict["capabilities"]) == request.subject.combinations[0], draft["question"]
@@ -55,37 +57,37 @@ def test_without_noise_the_verifier_agrees_with_every_draft(k: int) -> None:
 
 
 def test_every_fault_is_planted_and_labelled_as_what_it_is() -> None:
-    written = drafts(ScenesTeacher(fault_rate=1.0))
-    kinds = Counter("".join(reply.planted) for _, reply in written)
+    drafts = ask_for_drafts(ScenesTeacher(fault_rate=1.0))
+    kinds = Counter("".join(reply.planted) for _, reply in drafts)
     assert set(FAULTS) <= set(kinds)
-    for (request, reply), verdict in zip(written, judged(written), strict=True):
+    for (request, reply), verdict in zip(drafts, verify_drafts(drafts), strict=True):
         draft = json.loads(reply.text)
-        asked, needed = set(request.subject.combinations[0]), set(verdict["capabilities"])
+        requested, needed = set(request.subject.combinations[0]), set(verdict["capabilities"])
         match "".join(reply.planted):
             case "wrong answer":
-                assert needed == asked
+                assert needed == requested
                 assert verdict["answer"] != draft["answer"]
             case "superfluous capability":
-                assert needed > asked
+                assert needed > requested
             case "missing capability":
-                assert needed < asked
+                assert needed < requested
             case "joined question":
                 assert ", and " in draft["question"]
             case "low confidence":
                 assert draft["confidence"] < 70
             case _:
-                assert needed == asked
+                assert needed == requested
 
 
 def test_the_share_of_faults_is_the_noise() -> None:
-    written = drafts(ScenesTeacher(fault_rate=0.25))
-    share = sum(bool(reply.planted) for _, reply in written) / len(written)
+    drafts = ask_for_drafts(ScenesTeacher(fault_rate=0.25))
+    share = sum(bool(reply.planted) for _, reply in drafts) / len(drafts)
     assert 0.15 < share < 0.32
 
 
 def test_the_same_seed_plants_the_same_faults() -> None:
     first, again, other = (
-        [(reply.text, reply.planted) for _, reply in drafts(ScenesTeacher(fault_rate=0.5, seed=seed))]
+        [(reply.text, reply.planted) for _, reply in ask_for_drafts(ScenesTeacher(fault_rate=0.5, seed=seed))]
         for seed in (1, 1, 2)
     )
     assert first == again
@@ -94,14 +96,14 @@ def test_the_same_seed_plants_the_same_faults() -> None:
 
 def test_a_combination_that_the_scene_does_not_support_is_declined() -> None:
     scene = build_scene(0)
-    everything = set(combinations(CAPABILITIES, 3)) - set(supported_combinations(scene, 3))
-    (reply,) = put(ScenesTeacher(), [draft_request(sorted(everything)[0], ref="scene:0")])
+    unsupported = set(combinations(CAPABILITIES, 3)) - set(supported_combinations(scene, 3))
+    (reply,) = ask_all(ScenesTeacher(), [draft_request(sorted(unsupported)[0], ref="scene:0")])
     assert isinstance(reply, Reply)
     assert reply.refused == "the picture does not support it"
 
 
 def test_a_question_about_anything_else_needs_nothing() -> None:
-    (reply,) = put(ScenesTeacher(), [verdict_request("Who wrote Hamlet?", ref="scene:0")])
+    (reply,) = ask_all(ScenesTeacher(), [verdict_request("Who wrote Hamlet?", ref="scene:0")])
     assert isinstance(reply, Reply)
     assert json.loads(reply.text) == {"capabilities": [], "answer": "unanswerable"}
 

@@ -30,12 +30,12 @@ EDGE = 28  # pixels: two patches by two
 class Lesson:
     """What is shown (a picture's file, or nothing), what is asked, and what is to be said."""
 
-    picture: bytes | None
+    image: bytes | None
     prompt: str
     reply: str
 
 
-def untaught(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterable[str] = (), seed: int = 0) -> Path:
+def build_untrained(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterable[str] = (), seed: int = 0) -> Path:
     """Build a model that knows nothing, smaller still than compact_hf's; each of `paragraphs` becomes one token."""
     build_tiny(out, texts, seed=seed)
     processor, config = AutoProcessor.from_pretrained(out), AutoConfig.from_pretrained(out)
@@ -51,17 +51,23 @@ def untaught(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterable[str] 
     return out
 
 
-def taught(out: Path, lessons: Sequence[Lesson], *, spelt: Iterable[str] = (), max_steps: int = 600) -> Path:
-    """Build a model and train it until it says each reply; paragraphs in `spelt` are read word by word."""
-    paragraphs = {part for lesson in lessons for part in lesson.prompt.split("\n\n")} - set(spelt)
-    untaught(out, [*spelt, *(lesson.reply for lesson in lessons)], paragraphs=paragraphs)
+def train_tiny_teacher(
+    out: Path, lessons: Sequence[Lesson], *, spelled_out: Iterable[str] = (), max_steps: int = 600
+) -> Path:
+    """Build a model and train it until it says each reply; paragraphs in `spelled_out` are read word by word."""
+    paragraphs = {paragraph for lesson in lessons for paragraph in lesson.prompt.split("\n\n")} - set(spelled_out)
+    build_untrained(out, [*spelled_out, *(lesson.reply for lesson in lessons)], paragraphs=paragraphs)
     processor, network = AutoProcessor.from_pretrained(out), LlavaForConditionalGeneration.from_pretrained(out).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
     # One kind at a time: pictures and none do not go together in a batch.
-    kinds = [[lesson for lesson in lessons if (lesson.picture is None) is blind] for blind in (False, True)]
-    parts = [kind[start :: -(-len(kind) // BATCH)] for kind in kinds for start in range(-(-len(kind) // BATCH))]
-    batches = [_tensors(processor, part) for part in parts]
+    kinds = [
+        [lesson for lesson in lessons if (lesson.image is None) is without_image] for without_image in (False, True)
+    ]
+    lesson_batches = [
+        kind[start :: -(-len(kind) // BATCH)] for kind in kinds for start in range(-(-len(kind) // BATCH))
+    ]
+    batches = [_encode_batch(processor, paragraph) for paragraph in lesson_batches]
     for step in range(max_steps):
         inputs, labels = batches[step % len(batches)]
         scores = network(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
@@ -71,7 +77,11 @@ def taught(out: Path, lessons: Sequence[Lesson], *, spelt: Iterable[str] = (), m
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % len(batches) == 0 and float(loss.detach()) < 0.05 and all(map(partial(_known, network), batches)):
+        if (
+            step % len(batches) == 0
+            and float(loss.detach()) < 0.05
+            and all(map(partial(_has_learned, network), batches))
+        ):
             break
     else:
         raise AssertionError(f"the tiny teacher did not learn its lessons in {max_steps} steps")
@@ -80,25 +90,25 @@ def taught(out: Path, lessons: Sequence[Lesson], *, spelt: Iterable[str] = (), m
 
 
 @torch.no_grad()
-def _known(network: Any, batch: tuple[dict[str, Any], torch.Tensor]) -> bool:
+def _has_learned(network: Any, batch: tuple[dict[str, Any], torch.Tensor]) -> bool:
     inputs, labels = batch
-    said = network(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].argmax(-1)
-    return bool(((said == labels) | (labels == -100)).all())
+    predictions = network(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].argmax(-1)
+    return bool(((predictions == labels) | (labels == -100)).all())
 
 
-def pixels(picture: bytes) -> Image.Image:
+def load_teacher_image(image: bytes) -> Image.Image:
     """The picture as a teacher is shown it."""
-    return Image.open(io.BytesIO(encode_for_teacher(picture))).convert("RGB")
+    return Image.open(io.BytesIO(encode_for_teacher(image))).convert("RGB")
 
 
-def _tensors(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any], torch.Tensor]:
+def _encode_batch(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any], torch.Tensor]:
     """Prompts with padding in front, replies with padding behind; what is to be learnt is the replies."""
     tokenizer = processor.tokenizer
     conversations = []
     for lesson in lessons:
-        picture = [] if lesson.picture is None else [{"type": "image", "image": pixels(lesson.picture)}]
-        conversations.append([{"role": "user", "content": [*picture, {"type": "text", "text": lesson.prompt}]}])
-    asked = processor.apply_chat_template(
+        image_parts = [] if lesson.image is None else [{"type": "image", "image": load_teacher_image(lesson.image)}]
+        conversations.append([{"role": "user", "content": [*image_parts, {"type": "text", "text": lesson.prompt}]}])
+    prompts = processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
         tokenize=True,
@@ -106,32 +116,32 @@ def _tensors(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any],
         return_tensors="pt",
         processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
     )
-    said = tokenizer(
+    replies = tokenizer(
         [lesson.reply + tokenizer.eos_token for lesson in lessons],
         padding=True,
         padding_side="right",
         add_special_tokens=False,
         return_tensors="pt",
     )
-    mask = torch.cat([asked["attention_mask"], said["attention_mask"]], dim=1)
-    labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
+    mask = torch.cat([prompts["attention_mask"], replies["attention_mask"]], dim=1)
+    labels = replies["input_ids"].masked_fill(replies["attention_mask"] == 0, -100)
     inputs = {
-        "input_ids": torch.cat([asked["input_ids"], said["input_ids"]], dim=1),
+        "input_ids": torch.cat([prompts["input_ids"], replies["input_ids"]], dim=1),
         "attention_mask": mask,
         # Counted from the first token that is none of the padding's, as in generation.
         "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
     }
-    if "pixel_values" in asked:
-        inputs["pixel_values"] = asked["pixel_values"]
+    if "pixel_values" in prompts:
+        inputs["pixel_values"] = prompts["pixel_values"]
     return inputs, labels
 
 
-def with_bytes_as_llama_has_them(folder: Path) -> Path:
+def use_llama_byte_tokenizer(directory: Path) -> Path:
     """Give a model a tokenizer as Llama's: signs, `▁` for a space, and `<0x00>` to `<0xFF>` for all other bytes."""
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(directory)
     special = processor.tokenizer.convert_ids_to_tokens(range(5))
-    signs = [chr(code) for code in range(33, 127)]
-    vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *signs]
+    chars = [chr(code) for code in range(33, 127)]
+    vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *chars]
     bpe = Tokenizer(
         models.BPE({token: number for number, token in enumerate(vocabulary)}, [], byte_fallback=True, fuse_unk=True)
     )
@@ -143,5 +153,5 @@ def with_bytes_as_llama_has_them(folder: Path) -> Path:
     processor.tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, extra_special_tokens={"image_token": "<image>"}, **names
     )
-    processor.save_pretrained(folder)
-    return folder
+    processor.save_pretrained(directory)
+    return directory

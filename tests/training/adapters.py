@@ -8,7 +8,7 @@ from pathlib import Path
 from compact_hf.training.recipes import read_recipe
 
 
-def adapter(base: Path, out: Path, *, seed: int = 0) -> Path:
+def save_adapter(base: Path, out: Path, *, seed: int = 0) -> Path:
     """Save an adapter of the model in `base`, its projector included, and the processor beside it, as TRL does."""
     import torch
     from peft import LoraConfig, get_peft_model

@@ -18,24 +18,24 @@ from compact_hf.records import Message, Row, Turn
 COLORS = ("red", "green", "blue")
 
 
-def picture(color: str, *, shape: str = "disc", size: tuple[int, int] = (60, 40), mark: int = 0) -> bytes:
-    """A PNG file of one thing on grey; `mark` makes it another file of the same picture, all but one pixel."""
+def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = (60, 40), variant: int = 0) -> bytes:
+    """A PNG file of one thing on grey; `variant` makes it another file of the same picture, all but one pixel."""
     image = Image.new("RGB", size, (180, 180, 180))
     draw = ImageDraw.Draw(image)
     (draw.ellipse if shape == "disc" else draw.rectangle)((10, 5, 40, 35), fill=color)
-    image.putpixel((size[0] - 1, 0), (mark % 256, mark // 256, 0))
+    image.putpixel((size[0] - 1, 0), (variant % 256, variant // 256, 0))
     out = BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
 
 
-def row(number: int, *, with_picture: bool = True) -> Row:
+def make_row(number: int, *, with_image: bool = True) -> Row:
     """A row with one turn of k 1 or two of k 2, or an instruction row without a picture."""
-    if not with_picture:
-        said = (Message("user", f"What is {number} plus one?"), Message("assistant", str(number + 1)))
-        return Row(id=f"text-{number}", messages=said, source="instruction")
-    drawn = random.Random(number)
-    color, shape, k = drawn.choice(COLORS), drawn.choice(("disc", "square")), 1 + number % 2
+    if not with_image:
+        text_messages = (Message("user", f"What is {number} plus one?"), Message("assistant", str(number + 1)))
+        return Row(id=f"text-{number}", messages=text_messages, source="instruction")
+    rng = random.Random(number)
+    color, shape, k = rng.choice(COLORS), rng.choice(("disc", "square")), 1 + number % 2
     turns = (
         (Turn("What color is the thing?", color, ("color",), ("color",), 90),)
         if k == 1
@@ -52,7 +52,7 @@ def row(number: int, *, with_picture: bool = True) -> Row:
             Message("assistant", turn.answer),
         )
     ]
-    data = picture(color, shape=shape, mark=number)
+    data = draw_image(color, shape=shape, variant=number)
     return Row(
         id=f"row-{number}",
         messages=tuple(messages),
@@ -70,39 +70,39 @@ def row(number: int, *, with_picture: bool = True) -> Row:
     )
 
 
-def release(folder: Path, *, rows: int, text_rows: int = 0) -> Path:
+def write_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
     """Write a release of `rows` rows with a picture and `text_rows` without one."""
 
-    def every() -> Iterator[Row]:
-        yield from (row(number) for number in range(rows))
-        yield from (row(number, with_picture=False) for number in range(text_rows))
+    def iter_rows() -> Iterator[Row]:
+        yield from (make_row(number) for number in range(rows))
+        yield from (make_row(number, with_image=False) for number in range(text_rows))
 
-    write_dataset(every(), folder, version="1.0.0")
-    return folder
+    write_dataset(iter_rows(), directory, version="1.0.0")
+    return directory
 
 
-def base_and_release(folder: Path, *, rows: int, text_rows: int = 0) -> Path:
+def write_base_and_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
     """Put `tiny`, a tiny LLaVA that knows the words, and `release` into a folder, and return it."""
-    build_tiny(folder / "tiny", texts(rows), seed=0)
-    release(folder / "release", rows=rows, text_rows=text_rows)
-    return folder
+    build_tiny(directory / "tiny", texts(rows), seed=0)
+    write_release(directory / "release", rows=rows, text_rows=text_rows)
+    return directory
 
 
-def settings(folder: Path, **other: str) -> dict[str, str]:
-    """What replaces a recipe's settings, to train on all rows of what `base_and_release` put into a folder."""
+def make_settings(directory: Path, **overrides: str) -> dict[str, str]:
+    """What replaces a recipe's settings, to train on all rows of what `write_base_and_release` put into a folder."""
     return {
-        "model_name_or_path": str(folder / "tiny"),
-        "dataset_name": str(folder / "release"),
+        "model_name_or_path": str(directory / "tiny"),
+        "dataset_name": str(directory / "release"),
         "dataset_config": "all",
-        **other,
+        **overrides,
     }
 
 
-def options(settings: dict[str, str]) -> list[str]:
+def to_cli_args(settings: dict[str, str]) -> list[str]:
     """Settings as a command line has them."""
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
 
 def texts(rows: int) -> list[str]:
     """Every message of the first `rows` rows: what a tiny model's vocabulary is made from."""
-    return [message.content for number in range(rows) for message in row(number).messages]
+    return [message.content for number in range(rows) for message in make_row(number).messages]

@@ -16,8 +16,8 @@ from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.merge_adapter import merge_adapter
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info
-from tests.training.adapters import adapter
-from tests.training.samples import picture, texts
+from tests.training.adapters import save_adapter
+from tests.training.samples import draw_image, texts
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +27,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return adapter(base, tmp_path_factory.mktemp("model") / "tuned")
+    return save_adapter(base, tmp_path_factory.mktemp("model") / "tuned")
 
 
-def config_of(base: Path, out: Path, **text: Any) -> Path:
+def write_config(base: Path, out: Path, **text_config: Any) -> Path:
     """The config of a base like this one but for its language model: all that is needed to see whether one fits."""
     out.mkdir(parents=True)
     config = json.loads((base / "config.json").read_bytes())
-    config["text_config"] |= text
+    config["text_config"] |= text_config
     (out / "config.json").write_text(json.dumps(config))
     return out
 
 
-def logits(model: Any, processor: Any) -> Any:
+def compute_logits(model: Any, processor: Any) -> Any:
     import torch
     from PIL import Image
 
-    image = Image.open(BytesIO(picture("red")))
+    image = Image.open(BytesIO(draw_image("red")))
     content = [{"type": "image", "image": image}, {"type": "text", "text": "What color is the thing?"}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -63,15 +63,17 @@ def test_merged_or_apart_the_logits_are_the_same_and_not_the_bases(base: Path, t
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(tuned)
-    plain = logits(AutoModelForImageTextToText.from_pretrained(base), processor)
-    apart = logits(PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tuned), processor)
-    assert (apart - plain).abs().max() > 0.1
+    base_logits = compute_logits(AutoModelForImageTextToText.from_pretrained(base), processor)
+    unmerged = compute_logits(
+        PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tuned), processor
+    )
+    assert (unmerged - base_logits).abs().max() > 0.1
 
     (base / "NOTICE").write_text("terms")
     out = merge_adapter(tuned, tmp_path / "merged")
     assert (out / "NOTICE").read_text() == "terms"
-    merged = logits(AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out))
-    torch.testing.assert_close(merged, apart, atol=1e-4, rtol=1e-4)
+    merged = compute_logits(AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out))
+    torch.testing.assert_close(merged, unmerged, atol=1e-4, rtol=1e-4)
     assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".md", ".safetensors", ""}
     assert not (out / "adapter_config.json").exists()
     assert "base_model_relation" not in (out / "README.md").read_text()  # the base is a folder, which has no name
@@ -85,13 +87,13 @@ def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText
 
-    half = shutil.copytree(base, tmp_path / "half")
-    AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
-    exact = dict(load_merged_model(tuned, base).named_parameters())
-    for name, weight in load_merged_model(tuned, half).named_parameters():
+    bf16_base = shutil.copytree(base, tmp_path / "half")
+    AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(bf16_base)
+    expected = dict(load_merged_model(tuned, base).named_parameters())
+    for name, weight in load_merged_model(tuned, bf16_base).named_parameters():
         assert weight.dtype == torch.bfloat16
-        torch.testing.assert_close(weight.float(), exact[name].float(), atol=0.02, rtol=0.02)
-    out = merge_adapter(tuned, tmp_path / "merged", base=half)
+        torch.testing.assert_close(weight.float(), expected[name].float(), atol=0.02, rtol=0.02)
+    out = merge_adapter(tuned, tmp_path / "merged", base=bf16_base)
     with safe_open(out / "model.safetensors", "pt") as file:
         assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"BF16"}  # noqa: SIM118
 
@@ -108,12 +110,12 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
     base: Path, tuned: Path, tmp_path: Path, change: dict[str, int], told: str
 ) -> None:
     check_adapter_base(tuned, base)
-    other = config_of(base, tmp_path / "other", **change)
-    with pytest.raises(TuningError) as caught:
-        merge_adapter(tuned, tmp_path / "merged", base=other)
-    assert "was not made for" in str(caught.value)
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
+    other_base = write_config(base, tmp_path / "other", **change)
+    with pytest.raises(TuningError) as excinfo:
+        merge_adapter(tuned, tmp_path / "merged", base=other_base)
+    assert "was not made for" in str(excinfo.value)
+    assert told in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
     assert not (tmp_path / "merged").exists()
 
 
@@ -135,7 +137,7 @@ def test_a_student_of_another_base_is_one_clear_line(
 ) -> None:
     student = shutil.copytree(tuned, tmp_path / "student")
     config = json.loads((student / "adapter_config.json").read_bytes())
-    config["base_model_name_or_path"] = str(config_of(base, tmp_path / "other", num_hidden_layers=3))
+    config["base_model_name_or_path"] = str(write_config(base, tmp_path / "other", num_hidden_layers=3))
     (student / "adapter_config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(student), "scenes:2", "--out", str(tmp_path / "results")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -157,9 +159,9 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
     elsewhere = shutil.copytree(tuned, tmp_path / "elsewhere")
     config = json.loads((tuned / "adapter_config.json").read_bytes())
     (elsewhere / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "something").touch()
+    non_empty = tmp_path / "full"
+    non_empty.mkdir()
+    (non_empty / "something").touch()
     cases: list[tuple[type[CompactError], str, Path, dict[str, Any]]] = [
         (TuningError, "cannot be read", broken, {}),
         (TuningError, "has no adapter_model.safetensors", pickled, {}),
@@ -169,10 +171,10 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
         (UsageError, "is a whole model", base, {}),
         (UsageError, "made for org/base, not for org/other", elsewhere, {"base": "org/other"}),
     ]
-    for kind, told, folder, options in cases:
-        with pytest.raises(kind, match=told) as caught:
-            merge_adapter(folder, tmp_path / "merged", **options)
-        assert "\n" not in str(caught.value)
+    for error_class, message, directory, options in cases:
+        with pytest.raises(error_class, match=message) as excinfo:
+            merge_adapter(directory, tmp_path / "merged", **options)
+        assert "\n" not in str(excinfo.value)
         assert not (tmp_path / "merged").exists()
     with pytest.raises(UsageError, match="already holds something"):
-        merge_adapter(tuned, full)
+        merge_adapter(tuned, non_empty)

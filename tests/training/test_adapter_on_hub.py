@@ -14,13 +14,13 @@ from starlette.responses import Response
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.training.training_record import RECORD_FILE
-from tests.doubles.hub.http import unavailable
-from tests.doubles.hub.server import Asked, HubServer
-from tests.hub.clients import at, statuses, told
-from tests.training.adapters import adapter
-from tests.training.samples import picture, texts
+from tests.doubles.hub.http import service_unavailable
+from tests.doubles.hub.server import HubRequest, HubServer
+from tests.hub.clients import revision_files, run_source, statuses
+from tests.training.adapters import save_adapter
+from tests.training.samples import draw_image, texts
 
-ROUND_TRIP: Final = """
+ROUND_TRIP_SOURCE: Final = """
 import contextlib, io, os, re, sys
 from pathlib import Path
 import torch
@@ -94,7 +94,7 @@ HfApi().upload_folder(repo_id="org/base", folder_path="moved", allow_patterns="*
 told["same"]["on the base as it is now"] = torch.equal(logits(auto("org/student"), processor), before)
 told["same"]["student"] = torch.allclose(logits(Student("org/student")._network, processor), before, atol=1e-4)
 """
-REFUSED: Final = """
+BAD_INPUT_SOURCE: Final = """
 import json, shutil, sys
 from pathlib import Path
 from compact_hf.errors import CompactError
@@ -148,7 +148,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("made")
     base = build_tiny(work / "base", texts(10), seed=0)
     (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n")
-    tuned = adapter(base, work / "tuned")
+    tuned = save_adapter(base, work / "tuned")
     record = {
         "base": str(base),
         "dataset": "org/compact",
@@ -160,16 +160,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ("training_args.bin", "checkpoint-2/optimizer.pt", "runs/events"):
         (tuned / path).parent.mkdir(exist_ok=True)
         (tuned / path).write_bytes(b"\0")
-    share = {"n": 8, "right": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "majority": {"right": 2, "accuracy": 0.25}}
-    parts = {"overall": share, "by_k": {"1": share}, "by_capability": {"color": share}}
-    own = {"model": "tuned", "matching": "exact", **parts}
-    results = {"dataset": "60 reserved scenes", "matching": "exact", "models": [own], "comparisons": [], "notes": []}
+    score = {"n": 8, "right": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8, "majority": {"right": 2, "accuracy": 0.25}}
+    score_groups = {"overall": score, "by_k": {"1": score}, "by_capability": {"color": score}}
+    model_results = {"model": "tuned", "matching": "exact", **score_groups}
+    results = {
+        "dataset": "60 reserved scenes",
+        "matching": "exact",
+        "models": [model_results],
+        "comparisons": [],
+        "notes": [],
+    }
     (work / "results" / "tuned").mkdir(parents=True)
-    (work / "results" / "tuned" / "results.json").write_text(json.dumps(own))
+    (work / "results" / "tuned" / "results.json").write_text(json.dumps(model_results))
     (work / "results" / "results.json").write_text(json.dumps({"schema": RESULTS_SCHEMA, **results}))
-    place = {"model": str(tuned), "identity": hash_model(tuned), "batch_size": 64}
-    (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": place}}))
-    (work / "picture.jpg").write_bytes(picture("red"))
+    model_entry = {"model": str(tuned), "identity": hash_model(tuned), "batch_size": 64}
+    (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": model_entry}}))
+    (work / "picture.jpg").write_bytes(draw_image("red"))
     return work
 
 
@@ -189,56 +195,59 @@ def server() -> Iterator[HubServer]:
         yield server
 
 
-def measured_anew(work: Path) -> None:
+def update_model_hash(work: Path) -> None:
     from compact_hf.models.loading import hash_model
 
     path = work / "results" / "evaluation.json"
-    told = json.loads(path.read_bytes())
-    told["models"]["tuned"]["identity"] = hash_model(work / "tuned")
-    path.write_text(json.dumps(told))
+    evaluation = json.loads(path.read_bytes())
+    evaluation["models"]["tuned"]["identity"] = hash_model(work / "tuned")
+    path.write_text(json.dumps(evaluation))
 
 
 def test_the_round_trip_gives_the_same_logits_by_every_way_to_load(
     server: HubServer, work: Path, tmp_path: Path
 ) -> None:
-    measured_anew(work)
-    base = {path.name: path.read_bytes() for path in (work / "base").iterdir()}
-    got = told(server, ROUND_TRIP, work, home=tmp_path / "home")
+    update_model_hash(work)
+    base_files = {path.name: path.read_bytes() for path in (work / "base").iterdir()}
+    result = run_source(server, ROUND_TRIP_SOURCE, work, home=tmp_path / "home")
 
     student = server.store.repository("model", "org/student")
-    there = at(student, "v1.0.0")
-    assert there == at(student, "main")
-    assert (got["again"], statuses(student)) == (student.refs["refs/heads/main"], ["merged"])  # nothing new, no commit
-    assert at(server.store.repository("model", "org/base"), got["base at"]) == base
-    first_status, listed, second_status, url = got["publish"]
+    published = revision_files(student, "v1.0.0")
+    assert published == revision_files(student, "main")
+    assert (result["again"], statuses(student)) == (
+        student.refs["refs/heads/main"],
+        ["merged"],
+    )  # nothing new, no commit
+    assert revision_files(server.store.repository("model", "org/base"), result["base at"]) == base_files
+    first_status, listing, second_status, url = result["publish"]
     assert (first_status, second_status, url) == (0, 0, f"{server.url}/org/student/tree/v1.0.0\n")
-    assert {name: int(size) for name, size in (line.split() for line in listed.splitlines()[2:])} == {
-        name: len(data) for name, data in there.items()
+    assert {name: int(size) for name, size in (line.split() for line in listing.splitlines()[2:])} == {
+        name: len(data) for name, data in published.items()
     }
-    check_what_stands_there(there, work, got["base at"])
+    check_published_files(published, work, result["base at"])
 
-    for name, answers in got["snippets"].items():
+    for name, answers in result["snippets"].items():
         assert len(answers) == 2, name
         assert answers[0] == answers[1], "both ways of the card give the same answer"
-    assert got["same"] == {
+    assert result["same"] == {
         **dict.fromkeys(("peft", "peft, the tag", "auto", "auto, the tag", "pipeline"), True),
         **{"the base alone": False, "merged": True, "merged, here and there": True},
         **{"on the base as it is now": False, "student": True},
     }
 
 
-def check_what_stands_there(there: dict[str, bytes], work: Path, revision: str) -> None:
+def check_published_files(files: dict[str, bytes], work: Path, revision: str) -> None:
     from huggingface_hub import ModelCard
 
-    assert there.keys() == {
+    assert files.keys() == {
         *("README.md", "training_curve.png", "accuracy_by_k.png", "adapter_config.json", "adapter_model.safetensors"),
         *("processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
     }
-    for name, data in there.items():
+    for name, data in files.items():
         assert str(work).encode() not in data, name
-    config = json.loads(there["adapter_config.json"])
+    config = json.loads(files["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", revision)
-    card = ModelCard(there["README.md"].decode())
+    card = ModelCard(files["README.md"].decode())
     assert (card.data.base_model, card.data.license) == ("org/base", "llama2")
     assert f'from_pretrained("org/base", revision="{revision}"' in card.text
     assert "at `v1.0.0`" in card.text
@@ -248,17 +257,17 @@ def check_what_stands_there(there: dict[str, bytes], work: Path, revision: str) 
 def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
     server: HubServer, work: Path, tmp_path: Path
 ) -> None:
-    folders(work)
-    broken: list[str] = []
+    make_bad_directories(work)
+    failed_paths: list[str] = []
 
-    def once(asked: Asked, number: int) -> Response | None:
-        if asked.path.endswith("org/resumed/discussions/1/merge") and not broken:
-            broken.append(asked.path)
-            return unavailable()
+    def fail_once(request: HubRequest, number: int) -> Response | None:
+        if request.path.endswith("org/resumed/discussions/1/merge") and not failed_paths:
+            failed_paths.append(request.path)
+            return service_unavailable()
         return None
 
-    server.fault = once
-    got: dict[str, list[Any]] = told(server, REFUSED, work, home=tmp_path / "home")
+    server.fault = fail_once
+    errors: dict[str, list[Any]] = run_source(server, BAD_INPUT_SOURCE, work, home=tmp_path / "home")
     expected = {
         "base in a folder": ("UsageError", "give its repository as --base"),
         "base no repository": ("UsageError", "--base base is no repository"),
@@ -282,30 +291,32 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
         "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }
-    assert got.keys() == expected.keys()
-    for case, (kind, part) in expected.items():
-        assert got[case][0] == kind, got[case]
-        assert part in got[case][1], got[case]
-        assert "\n" not in got[case][1]
+    assert errors.keys() == expected.keys()
+    for case, (error_name, message) in expected.items():
+        assert errors[case][0] == error_name, errors[case]
+        assert message in errors[case][1], errors[case]
+        assert "\n" not in errors[case][1]
     assert not server.store.has("model", "org/new")
     resumed = server.store.repository("model", "org/resumed")
     assert statuses(resumed) == ["merged"], "the same call went on in the same pull request"
-    assert at(resumed, "main") == at(resumed, "v1.0.0")
+    assert revision_files(resumed, "main") == revision_files(resumed, "v1.0.0")
 
 
-def folders(work: Path) -> None:
+def make_bad_directories(work: Path) -> None:
     """What is refused: a base of other weights, one of another shape, and folders that lack something."""
     from safetensors.torch import load_file, save_file
 
-    other = shutil.copytree(work / "base", work / "other")
-    weights = load_file(other / "model.safetensors")
-    save_file({name: weight + 1 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
-    narrow = shutil.copytree(work / "base", work / "narrow")
-    config = json.loads((narrow / "config.json").read_bytes())
+    other_base = shutil.copytree(work / "base", work / "other")
+    weights = load_file(other_base / "model.safetensors")
+    save_file(
+        {name: weight + 1 for name, weight in weights.items()}, other_base / "model.safetensors", {"format": "pt"}
+    )
+    narrow_base = shutil.copytree(work / "base", work / "narrow")
+    config = json.loads((narrow_base / "config.json").read_bytes())
     config["text_config"]["intermediate_size"] = 256
-    (narrow / "config.json").write_text(json.dumps(config))
-    bare = shutil.copytree(work / "tuned", work / "bare")
-    for path in bare.glob("*"):
+    (narrow_base / "config.json").write_text(json.dumps(config))
+    without_processor = shutil.copytree(work / "tuned", work / "bare")
+    for path in without_processor.glob("*"):
         if path.name.startswith(("processor", "tokenizer", "chat")):
             path.unlink()
     pickled = shutil.copytree(work / "tuned", work / "pickled")
@@ -315,7 +326,7 @@ def folders(work: Path) -> None:
     sharded = shutil.copytree(work / "tuned", work / "sharded")
     index = {"weight_map": {"a": "adapter_model.safetensors", "b": "adapter_model-2.safetensors"}}
     (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
-    outdated = shutil.copytree(work / "results", work / "outdated") / "results.json"
-    outdated.write_text(json.dumps(json.loads(outdated.read_bytes()) | {"schema": 1}))
-    unknown = shutil.copytree(work / "base", work / "unknown")
-    (unknown / "README.md").unlink()
+    old_results = shutil.copytree(work / "results", work / "outdated") / "results.json"
+    old_results.write_text(json.dumps(json.loads(old_results.read_bytes()) | {"schema": 1}))
+    without_card = shutil.copytree(work / "base", work / "unknown")
+    (without_card / "README.md").unlink()

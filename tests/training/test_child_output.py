@@ -33,8 +33,8 @@ from compact_hf.training.child_output import ChildOutput
 def test_the_line_that_tells_why_is_told_in_its_own_class(
     lines: list[str], kind: type[CompactError], told: str
 ) -> None:
-    words = ChildOutput()
+    output = ChildOutput()
     for line in lines:
-        words.add_line(line)
-    error = words.build_error(1, None)
+        output.add_line(line)
+    error = output.build_error(1, None)
     assert (type(error), str(error)) == (kind, told)

@@ -13,7 +13,7 @@ import pytest
 from compact_hf.training.recipes import recipe_path
 from tests import preforked
 
-LAUNCH = """
+LAUNCH_SOURCE = """
 import json, os, sys
 import torch
 from accelerate.commands import launch as accelerate_launch
@@ -36,9 +36,9 @@ launch.main(sys.argv[1:])
 ARGUMENTS = ("--config", str(recipe_path("tiny-cpu")), "--output_dir", "student")
 
 
-def launched(*options: str, **environment: str) -> dict[str, Any]:
+def run_launch(*options: str, **environment: str) -> dict[str, Any]:
     """Launch with these options; return where training would begin, and with what."""
-    command = [sys.executable, "-c", LAUNCH, *ARGUMENTS, *options]
+    command = [sys.executable, "-c", LAUNCH_SOURCE, *ARGUMENTS, *options]
     with preforked.Popen(command, env={**os.environ, **environment}, stdout=-1, stderr=-1, text=True) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -47,7 +47,7 @@ def launched(*options: str, **environment: str) -> dict[str, Any]:
 
 
 def test_one_process_trains_in_the_launchers_own_as_accelerate_would_have_started_it() -> None:
-    report = launched("--mixed_precision", "no", OMP_NUM_THREADS="2")
+    report = run_launch("--mixed_precision", "no", OMP_NUM_THREADS="2")
     assert (report["where"], report["is_launcher"]) == ("here", True)
     assert report["arguments"] == list(ARGUMENTS)  # without the launcher's own
     assert report["threads"] == 2
@@ -56,7 +56,7 @@ def test_one_process_trains_in_the_launchers_own_as_accelerate_would_have_starte
 
 
 def test_the_number_of_threads_is_the_launchers() -> None:
-    assert launched("--num_cpu_threads_per_process", "2", OMP_NUM_THREADS="1")["threads"] == 2
+    assert run_launch("--num_cpu_threads_per_process", "2", OMP_NUM_THREADS="1")["threads"] == 2
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_the_number_of_threads_is_the_launchers() -> None:
 def test_what_needs_another_environment_or_several_processes_is_left_to_accelerate(
     options: tuple[str, ...], where: str
 ) -> None:
-    report = launched(*options)
+    report = run_launch(*options)
     assert (report["where"], report["arguments"]) == (where, list(ARGUMENTS))
 
 
 def test_the_script_can_be_started_by_torchrun(tmp_path: Path) -> None:
     """As on two machines: the script is a module of its own, and what is wrong is one line of ours."""
     command = [sys.executable, "-m", "compact_hf.training.sft", *ARGUMENTS, "--model_name_or_path", "/nowhere"]
-    done = preforked.run([*command, "--dataset_name", "/nowhere"], cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("compact_hf.errors.TuningError: the base /nowhere cannot be read")
+    process = preforked.run([*command, "--dataset_name", "/nowhere"], cwd=tmp_path)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("compact_hf.errors.TuningError: the base /nowhere cannot be read")

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from compact_hf.training.recipes import read_recipe
-from tests.training.samples import base_and_release, options, settings
+from tests.training.samples import make_settings, to_cli_args, write_base_and_release
 
 ROOT = Path(__file__).parents[2]
-OURS, TRLS = ("-m", "compact_hf.training.sft"), ("-m", "trl.scripts.sft")
+OUR_SCRIPT, TRL_SCRIPT = ("-m", "compact_hf.training.sft"), ("-m", "trl.scripts.sft")
 # FSDP2 as transformers applies it while it loads, which it does on CPUs too; accelerate would run DDP there.
 SHARDED = {
     "save_strategy": "no",
@@ -37,17 +37,19 @@ SHARDED = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Whole steps of 8 rows of either modality in each epoch, and leftovers of both.
-    return base_and_release(tmp_path_factory.mktemp("machines"), rows=40, text_rows=21)
+    return write_base_and_release(tmp_path_factory.mktemp("machines"), rows=40, text_rows=21)
 
 
-def torchrun(processes: int, script: tuple[str, ...], folder: Path, out: Path, **other: str) -> tuple[int, str]:
+def run_torchrun(
+    processes: int, script: tuple[str, ...], directory: Path, out: Path, **overrides: str
+) -> tuple[int, str]:
     """Start that many training processes; return their launcher's status and what was said."""
     recipe = read_recipe("tiny-cpu")
     # accelerate's, which TRL's script refuses without accelerate's launcher.
     for key in ("num_processes", "num_machines", "mixed_precision", "dynamo_backend"):
         recipe.pop(key, None)
     (out.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    usual = {
+    defaults = {
         "output_dir": str(out),
         "max_steps": "12",
         "save_steps": "12",
@@ -56,8 +58,14 @@ def torchrun(processes: int, script: tuple[str, ...], folder: Path, out: Path, *
         "gradient_accumulation_steps": str(4 // processes),
     }
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    ran = subprocess.run(
-        [*launcher, *script, "--config", str(out.parent / "recipe.yaml"), *options(settings(folder, **usual | other))],
+    process = subprocess.run(
+        [
+            *launcher,
+            *script,
+            "--config",
+            str(out.parent / "recipe.yaml"),
+            *to_cli_args(make_settings(directory, **defaults | overrides)),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -65,13 +73,13 @@ def torchrun(processes: int, script: tuple[str, ...], folder: Path, out: Path, *
         text=True,
         timeout=540,
     )
-    return ran.returncode, ran.stdout
+    return process.returncode, process.stdout
 
 
-def losses(processes: int, folder: Path, out: Path, **other: str) -> list[float]:
+def train_losses(processes: int, directory: Path, out: Path, **overrides: str) -> list[float]:
     """Train, and return the loss of each step."""
-    status, said = torchrun(processes, OURS, folder, out, **other)
-    assert status == 0, said[-3000:]
+    status, output = run_torchrun(processes, OUR_SCRIPT, directory, out, **overrides)
+    assert status == 0, output[-3000:]
     record = json.loads((out / "training.json").read_text())
     assert record["hardware"].startswith(f"{processes} x CPU"), "torchrun did not start as many as it should"
     assert [step for step, _ in record["loss"]] == list(range(1, 13))
@@ -81,15 +89,15 @@ def losses(processes: int, folder: Path, out: Path, **other: str) -> list[float]
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path, tmp_path: Path) -> None:
     """A step's loss is the mean over the answer tokens of all processes and of all that is accumulated."""
-    one = losses(1, folder, tmp_path / "one")
-    assert losses(2, folder, tmp_path / "two") == pytest.approx(one, abs=1e-3)
-    assert losses(2, folder, tmp_path / "sharded", **SHARDED) == pytest.approx(one, abs=1e-3)
+    expected = train_losses(1, folder, tmp_path / "one")
+    assert train_losses(2, folder, tmp_path / "two") == pytest.approx(expected, abs=1e-3)
+    assert train_losses(2, folder, tmp_path / "sharded", **SHARDED) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow
 def test_sharded_training_on_rows_without_pictures_is_what_plain_trl_cannot_do(folder: Path, tmp_path: Path) -> None:
     """What our order is for: a process without a picture in its batch does not enter the vision tower."""
-    status, said = torchrun(2, TRLS, folder, tmp_path / "plain", gradient_accumulation_steps="1", **SHARDED)
+    status, output = run_torchrun(2, TRL_SCRIPT, folder, tmp_path / "plain", gradient_accumulation_steps="1", **SHARDED)
     assert status != 0, "TRL can do it now: say so in README's table"
-    assert "ChildFailedError" in said, said[-3000:]
-    losses(2, folder, tmp_path / "ours", gradient_accumulation_steps="1", **SHARDED)
+    assert "ChildFailedError" in output, output[-3000:]
+    train_losses(2, folder, tmp_path / "ours", gradient_accumulation_steps="1", **SHARDED)

@@ -47,15 +47,15 @@ RECORD = {
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "my-adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(LORA))
-    (folder / "README.md").write_text("TRL's own")
-    return folder
+    directory = tmp_path / "my-adapter"
+    directory.mkdir()
+    (directory / "adapter_config.json").write_text(json.dumps(LORA))
+    (directory / "README.md").write_text("TRL's own")
+    return directory
 
 
-def settings(**other: Any) -> dict[str, Any]:
-    return {**read_recipe("llava15-7b-lora"), "model_name_or_path": "org/llava-base", **other}
+def make_settings(**overrides: Any) -> dict[str, Any]:
+    return {**read_recipe("llava15-7b-lora"), "model_name_or_path": "org/llava-base", **overrides}
 
 
 def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
     assert (card.data.base_model, card.data.base_model_relation) == ("org/llava-base", "adapter")
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "image-text-to-text")
     assert card.data.datasets == ["org/compact"]
-    for told in (
+    for expected in (
         "[org/llava-base](https://huggingface.co/org/llava-base) at `0123456789`",
         "[org/compact](https://huggingface.co/datasets/org/compact), config `with_images`, at `v1.2.3`",
         "| 61,000; left out: 3 (broken picture), 1 (too long) |",
@@ -76,7 +76,7 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
         "learning_rate: 0.0002\nseed: 42",
         'revision="0123456789"',
     ):
-        assert told in card.text
+        assert expected in card.text
     assert "![Training loss by step: 2.50 at step 1, 1.25 at step 3](" in card.text
 
 
@@ -84,8 +84,8 @@ def test_the_training_curve_is_a_picture_beside_the_card(adapter: Path) -> None:
     (adapter / RECORD_FILE).write_text(json.dumps(RECORD))
     text = write_card(adapter).read_text(encoding="utf-8")
     (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
-    with Image.open(adapter / link) as picture:
-        assert (picture.format, picture.width) == ("PNG", 900)
+    with Image.open(adapter / link) as image:
+        assert (image.format, image.width) == ("PNG", 900)
     (adapter / CURVE_FILE).unlink()
     (adapter / RECORD_FILE).write_text(json.dumps({**RECORD, "loss": []}))
     assert "![" not in write_card(adapter).read_text(encoding="utf-8")
@@ -118,15 +118,15 @@ def test_of_a_folder_of_plain_trl_it_tells_what_trl_left(adapter: Path, tmp_path
 
 
 def test_a_model_tuned_in_full_is_no_adapter(tmp_path: Path) -> None:
-    card = ModelCard.load(write_card(tmp_path, settings=settings()))
+    card = ModelCard.load(write_card(tmp_path, settings=make_settings()))
     assert (card.data.base_model_relation, card.data.library_name) == ("finetune", "transformers")
     assert "tuned in full" in card.text
     assert "peft" not in card.text.split("## Training")[0]
 
 
 def test_a_merged_adapter_names_both(tmp_path: Path) -> None:
-    facts = TrainingRecord(base="org/llava-base", adapter="org/student")
-    card = ModelCard.load(write_card_files(tmp_path, facts, name="org/merged", license={}))
+    record = TrainingRecord(base="org/llava-base", adapter="org/student")
+    card = ModelCard.load(write_card_files(tmp_path, record, name="org/merged", license={}))
     assert card.data.base_model == ["org/llava-base", "org/student"]
     assert (card.data.base_model_relation, card.data.library_name) == ("merge", "transformers")
 
@@ -140,7 +140,7 @@ def test_paths_and_secrets_stay_at_home(adapter: Path) -> None:
         "deepspeed": str(adapter.parent / "zero3.json"),
         "datasets": [{"path": str(dataset), "split": "train"}],
     }
-    card = ModelCard.load(write_card(adapter, settings=settings(model_name_or_path=str(base), **private)))
+    card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base), **private)))
     assert str(adapter.parent) not in card.content
     assert "hf_secret" not in card.content
     assert "base_model" not in card.data.to_dict()
@@ -150,7 +150,7 @@ def test_paths_and_secrets_stay_at_home(adapter: Path) -> None:
 
 def test_a_mixture_of_data_sets_is_named_whole(adapter: Path) -> None:
     mixture = [{"path": "org/one", "split": "train"}, {"path": str(adapter.parent / "two")}]
-    card = ModelCard.load(write_card(adapter, settings=settings(datasets=mixture)))
+    card = ModelCard.load(write_card(adapter, settings=make_settings(datasets=mixture)))
     assert card.data.datasets == ["org/one"]
     assert "tuned on [org/one](https://huggingface.co/datasets/org/one), two" in card.text
 
@@ -159,87 +159,87 @@ def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\nA base.\n")
-    card = ModelCard.load(write_card(adapter, settings=settings(model_name_or_path=str(base))))
+    card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     header = card.data.to_dict()
     assert [header[key] for key in ("license", "license_name", "license_link")] == ["other", "own", "LICENSE"]
     assert "own, as its base." in card.text
     (base / "README.md").write_text("A base.\n")
-    card = ModelCard.load(write_card(adapter, settings=settings(model_name_or_path=str(base))))
+    card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     assert "license" not in card.data.to_dict()
     assert "None was found in the card of its base." in card.text
 
 
-def measured_on(dataset: str, *others: str) -> CardResults:
+def make_results(dataset: str, *other_models: str) -> CardResults:
     """Return made-up results of a model, and of others that are 10 points better, on one data set."""
     better = json.loads(json.dumps(RESULTS).replace('"accuracy": 0.25', '"accuracy": 0.35'))
-    models = [{"model": "mine", **RESULTS}, *({"model": name, **better} for name in others)]
+    models = [{"model": "mine", **RESULTS}, *({"model": name, **better} for name in other_models)]
     comparisons = [
         {"baseline": "mine", "model": name, "n": 40, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.01}
-        for name in others
+        for name in other_models
     ]
-    judging = {"schema": 2, "dataset": dataset, "matching": "exact", "models": models, "comparisons": comparisons}
-    return CardResults({**judging, "notes": ["2 rows were left out."]}, "mine")
+    evaluation = {"schema": 2, "dataset": dataset, "matching": "exact", "models": models, "comparisons": comparisons}
+    return CardResults({**evaluation, "notes": ["2 rows were left out."]}, "mine")
 
 
 def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) -> None:
     name = "org/asked@v2.0.0 (compositional, validation)"
-    card = ModelCard.load(write_card(adapter, settings=settings(), results=measured_on(name)))
+    card = ModelCard.load(write_card(adapter, settings=make_settings(), results=make_results(name)))
     for label in ("all", "k = 2", "text recognition"):
         assert f"| {label} | 40 | 20.0% | 25.0% (14–40) |" in card.text
     assert "[org/asked](https://huggingface.co/datasets/org/asked)@v2.0.0 (compositional, validation)" in card.text
     assert f"]({ACCURACY_FILE})" in card.text
     assert "2 rows were left out." in card.text
-    with Image.open(adapter / ACCURACY_FILE) as opened:
-        assert (opened.format, opened.width) == ("PNG", 900)
-    index = card.data.eval_results or []
-    assert {one.metric_name: (one.metric_args, one.metric_value) for one in index} == {
+    with Image.open(adapter / ACCURACY_FILE) as image:
+        assert (image.format, image.width) == ("PNG", 900)
+    eval_results = card.data.eval_results or []
+    assert {result.metric_name: (result.metric_args, result.metric_value) for result in eval_results} == {
         "accuracy, all": (None, 0.25),
         "accuracy, k = 2": ({"k": 2}, 0.25),
         "accuracy, text recognition": ({"capability": "text_recognition"}, 0.25),
     }
-    found = index[0]
-    assert (found.dataset_name, found.dataset_type, found.dataset_revision) == (name, "org/asked", "v2.0.0")
-    assert (found.dataset_config, found.dataset_split) == ("compositional", "validation")
+    first = eval_results[0]
+    assert (first.dataset_name, first.dataset_type, first.dataset_revision) == (name, "org/asked", "v2.0.0")
+    assert (first.dataset_config, first.dataset_split) == ("compositional", "validation")
     assert card.data.metrics == ["accuracy"]
 
 
 def test_other_models_stand_beside_in_the_table_and_not_in_the_index(adapter: Path) -> None:
-    results = measured_on("60 reserved scenes", "/home/someone/models/base", "org/other")
-    card = ModelCard.load(write_card(adapter, settings=settings(), results=results))
+    results = make_results("60 reserved scenes", "/home/someone/models/base", "org/other")
+    card = ModelCard.load(write_card(adapter, settings=make_settings(), results=results))
     assert "| questions | n | majority | this model (95%) | base (95%) | org/other (95%) |" in card.text
     assert "| k = 2 | 40 | 20.0% | 25.0% (14–40) | 35.0% (14–40) | 35.0% (14–40) |" in card.text
     assert "base is better than this model on these questions: +10.0 points (+5.0 to +15.0)." in card.text
     assert "/home/someone" not in card.text
-    index = card.data.eval_results or []
-    assert {(one.metric_value, one.dataset_type, one.dataset_split) for one in index} == {
+    eval_results = card.data.eval_results or []
+    assert {(result.metric_value, result.dataset_type, result.dataset_split) for result in eval_results} == {
         (0.25, "60 reserved scenes", None)
     }
 
 
 def test_a_card_without_results_has_no_picture_of_older_ones(adapter: Path) -> None:
-    write_card(adapter, settings=settings(), results=measured_on("60 reserved scenes"))
-    write_card(adapter, settings=settings())
+    write_card(adapter, settings=make_settings(), results=make_results("60 reserved scenes"))
+    write_card(adapter, settings=make_settings())
     assert not (adapter / ACCURACY_FILE).exists()
 
 
 def test_without_results_it_says_so(adapter: Path) -> None:
-    card = ModelCard.load(write_card(adapter, settings=settings()))
+    card = ModelCard.load(write_card(adapter, settings=make_settings()))
     assert "None measured yet" in card.text
     assert "| questions |" not in card.text
     assert card.data.eval_results is None
 
 
 def test_it_is_known_as_ours_until_somebody_takes_the_mark_out(adapter: Path) -> None:
-    assert write_card(adapter, settings=settings()).read_text(encoding="utf-8").endswith(f"\n{GENERATED_MARKER}\n")
+    assert write_card(adapter, settings=make_settings()).read_text(encoding="utf-8").endswith(f"\n{GENERATED_MARKER}\n")
 
 
 def test_what_makes_no_card_is_told_in_one_line(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="cannot be written"):
-        write_card(tmp_path / "nowhere", settings=settings())
+        write_card(tmp_path / "nowhere", settings=make_settings())
     (adapter / RECORD_FILE).write_text('{"loss": "low"}')
-    with pytest.raises(TuningError, match=r"training.json cannot be read \(.*loss") as caught:
+    with pytest.raises(TuningError, match=r"training.json cannot be read \(.*loss") as excinfo:
         write_card(adapter)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
     (tmp_path / "README.md").write_text("Nothing is known of this.")
     with pytest.raises(TuningError, match="written down nowhere"):
         write_card(tmp_path)

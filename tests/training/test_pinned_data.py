@@ -6,17 +6,17 @@ from pathlib import Path
 
 from compact_hf.models.llava.tiny import build_tiny
 from tests.doubles.hub.server import HubServer
-from tests.hub.clients import told
-from tests.training.samples import release, texts
+from tests.hub.clients import run_source
+from tests.training.samples import texts, write_release
 
-PUBLISH = """
+PUBLISH_SOURCE = """
 import sys
 from compact_hf.hub.push import push
 for version in ("v1.0.0", "v1.1.0"):
     push(f"{sys.argv[1]}/{version}", "org/things", repo_type="dataset", message=version, tag=version)
 told = None
 """
-PLAN = """
+PLAN_SOURCE = """
 import sys
 from compact_hf.errors import HubError
 from compact_hf.training.dry_run import dry_run
@@ -37,11 +37,13 @@ except HubError as error:
 
 def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path: Path) -> None:
     build_tiny(tmp_path / "tiny", texts(8), seed=0)
-    release(tmp_path / "v1.0.0", rows=0, text_rows=8)
-    release(tmp_path / "v1.1.0", rows=0, text_rows=12)
+    write_release(tmp_path / "v1.0.0", rows=0, text_rows=8)
+    write_release(tmp_path / "v1.1.0", rows=0, text_rows=12)
     with HubServer() as server:
-        told(server, PUBLISH, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
-        tagged, by_option, main, missing = told(server, PLAN, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
+        run_source(server, PUBLISH_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
+        tagged, by_option, main, missing = run_source(
+            server, PLAN_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0"
+        )
     assert [tagged[0], main[0]] == [8, 12]
     assert by_option == tagged
     assert len(tagged[1]) == len(main[1]) == 40

@@ -65,9 +65,9 @@ def test_an_unknown_name_is_told_with_the_nearest(name: str, told: str) -> None:
 def test_a_file_that_is_no_recipe_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
     recipe = tmp_path / "broken.yaml"
     recipe.write_bytes(content)
-    with pytest.raises(TuningError, match=told) as caught:
+    with pytest.raises(TuningError, match=told) as excinfo:
         read_recipe(recipe)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_copy_differs_in_the_base_and_its_template_only(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from datasets import Dataset, Features, Image, List, Value
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
-from tests.training.samples import picture
+from tests.training.samples import draw_image
 
 QUESTION, ANSWER = "What color is it?", "red"
-PICTURE_TOKENS = 64
+IMAGE_TOKENS = 64
 FEATURES = Features(
     id=Value("string"),
     images=List(Image()),
@@ -32,38 +32,38 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
 
 
-def row(
-    name: str, *said: str, pictures: list[bytes] | None = None, roles: tuple[str, str] = ("user", "assistant")
+def make_row(
+    name: str, *texts: str, images: list[bytes] | None = None, roles: tuple[str, str] = ("user", "assistant")
 ) -> dict[str, Any]:
     """A conversation in which the two take turns, about one picture unless others are given."""
-    shown = [picture("red")] if pictures is None else pictures
+    image_files = [draw_image("red")] if images is None else images
     return {
         "id": name,
-        "images": [{"bytes": data, "path": None} for data in shown],
-        "messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)],
+        "images": [{"bytes": data, "path": None} for data in image_files],
+        "messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)],
     }
 
 
-def screened(
+def screen(
     rows: list[dict[str, Any]], processor: Any, *, max_length: int | None = 1024, answers_only: bool = True
 ) -> ScreeningResult:
-    data = Dataset.from_list(rows, features=FEATURES)
-    return screen_rows(data, processor, max_length=max_length, answers_only=answers_only)
+    dataset = Dataset.from_list(rows, features=FEATURES)
+    return screen_rows(dataset, processor, max_length=max_length, answers_only=answers_only)
 
 
-GOOD = row("good", QUESTION, ANSWER)
+GOOD = make_row("good", QUESTION, ANSWER)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "cut off": (row("bad", QUESTION, ANSWER, pictures=[picture("red")[:-60]]), "broken picture"),
-    "no picture file": (row("bad", QUESTION, ANSWER, pictures=[b"<html>404</html>"]), "broken picture"),
-    "no bytes": (row("bad", QUESTION, ANSWER, pictures=[b""]), "broken picture"),
-    "end token in a question": (row("bad", "What does </s> mean?", ANSWER), "special token in the text"),
-    "image token in an answer": (row("bad", QUESTION, "an <image>"), "special token in the text"),
-    "no messages": (row("bad"), "no conversation"),
-    "no last word": (row("bad", QUESTION, ANSWER, QUESTION), "no conversation"),
-    "the assistant first": (row("bad", ANSWER, QUESTION, roles=("assistant", "user")), "no conversation"),
-    "a system message": (row("bad", QUESTION, ANSWER, roles=("system", "assistant")), "no conversation"),
-    "empty answers": (row("bad", QUESTION, " "), "no answer"),
-    "a question without end": (row("bad", "why " * 2000, ANSWER), "too long"),
+    "cut off": (make_row("bad", QUESTION, ANSWER, images=[draw_image("red")[:-60]]), "broken picture"),
+    "no picture file": (make_row("bad", QUESTION, ANSWER, images=[b"<html>404</html>"]), "broken picture"),
+    "no bytes": (make_row("bad", QUESTION, ANSWER, images=[b""]), "broken picture"),
+    "end token in a question": (make_row("bad", "What does </s> mean?", ANSWER), "special token in the text"),
+    "image token in an answer": (make_row("bad", QUESTION, "an <image>"), "special token in the text"),
+    "no messages": (make_row("bad"), "no conversation"),
+    "no last word": (make_row("bad", QUESTION, ANSWER, QUESTION), "no conversation"),
+    "the assistant first": (make_row("bad", ANSWER, QUESTION, roles=("assistant", "user")), "no conversation"),
+    "a system message": (make_row("bad", QUESTION, ANSWER, roles=("system", "assistant")), "no conversation"),
+    "empty answers": (make_row("bad", QUESTION, " "), "no answer"),
+    "a question without end": (make_row("bad", "why " * 2000, ANSWER), "too long"),
 }
 
 
@@ -71,10 +71,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_row_that_cannot_be_trained_on_is_dropped_by_name_with_the_reason(
     processor: Any, bad: dict[str, Any], reason: str
 ) -> None:
-    found = screened([GOOD, bad, GOOD], processor)
-    assert found.kept_indices == (0, 2)
-    assert found.dropped == (("bad", reason),)
-    assert found.dropped_by_reason == {reason: 1}
+    result = screen([GOOD, bad, GOOD], processor)
+    assert result.kept_indices == (0, 2)
+    assert result.dropped == (("bad", reason),)
+    assert result.dropped_by_reason == {reason: 1}
 
 
 def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
@@ -82,51 +82,55 @@ def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any
 
     rows = [
         GOOD,
-        row("two", QUESTION, ANSWER, "And its żółw 🐢 shape?", "round"),
-        row("text", QUESTION, "7", pictures=[]),
+        make_row("two", QUESTION, ANSWER, "And its żółw 🐢 shape?", "round"),
+        make_row("text", QUESTION, "7", images=[]),
     ]
-    found = screened(rows, processor)
+    result = screen(rows, processor)
     collate = DataCollatorForVisionLanguageModeling(processor, max_length=1024, assistant_only_loss=True)
-    batches = [collate([one]) for one in Dataset.from_list(rows, features=FEATURES)]
-    assert found.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
-    assert found.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    assert (found.has_image, found.tokens_per_image) == ((True, True, False), PICTURE_TOKENS)
+    batches = [collate([example]) for example in Dataset.from_list(rows, features=FEATURES)]
+    assert result.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
+    assert result.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    assert (result.has_image, result.tokens_per_image) == ((True, True, False), IMAGE_TOKENS)
 
 
 def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> None:
-    [length] = screened([GOOD], processor).lengths
-    learnt = screened([GOOD], processor).answer_tokens
-    cut = screened([GOOD], processor, max_length=length - learnt + 1)
-    assert (cut.lengths, cut.answer_tokens, cut.num_truncated) == ((length - learnt + 1,), 1, 1)
+    [length] = screen([GOOD], processor).lengths
+    answer_tokens = screen([GOOD], processor).answer_tokens
+    truncated = screen([GOOD], processor, max_length=length - answer_tokens + 1)
+    assert (truncated.lengths, truncated.answer_tokens, truncated.num_truncated) == (
+        (length - answer_tokens + 1,),
+        1,
+        1,
+    )
     with pytest.raises(TuningError, match=r"no row .* can be trained on: \{'too long': 1\}"):
-        screened([GOOD], processor, max_length=length - learnt)
+        screen([GOOD], processor, max_length=length - answer_tokens)
 
 
 def test_a_picture_that_would_be_cut_into_is_too_long_though_everything_is_learnt(processor: Any) -> None:
     """TRL would end with `Mismatch in image token count`."""
     with pytest.raises(TuningError, match="too long"):
-        screened([GOOD], processor, max_length=PICTURE_TOKENS, answers_only=False)
+        screen([GOOD], processor, max_length=IMAGE_TOKENS, answers_only=False)
 
 
 def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None:
-    two = row("pair", QUESTION, ANSWER, pictures=[picture("red"), picture("blue")])
+    pair = make_row("pair", QUESTION, ANSWER, images=[draw_image("red"), draw_image("blue")])
     with pytest.raises(TuningError, match=r"1 rows have more than one picture \(pair is the first\)"):
-        screened([GOOD, two], processor)
+        screen([GOOD, pair], processor)
 
 
 def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any) -> None:
-    others = Dataset.from_dict({"image": [1], "conversations": ["x"]})
+    dataset = Dataset.from_dict({"image": [1], "conversations": ["x"]})
     with pytest.raises(TuningError, match=r"no column images and no messages \(it has image, conversations\)"):
-        screen_rows(others, processor, max_length=None, answers_only=True)
+        screen_rows(dataset, processor, max_length=None, answers_only=True)
     paths = Dataset.from_dict({"images": [["a.jpg"]], "messages": [[]]})
     with pytest.raises(TuningError, match="`images` is List"):
         screen_rows(paths, processor, max_length=None, answers_only=True)
 
 
 def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
-    data = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
-    found = screen_rows(data, processor, max_length=None, answers_only=True)
-    assert found.dropped == (("row 1", "no conversation"),)
+    dataset = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
+    result = screen_rows(dataset, processor, max_length=None, answers_only=True)
+    assert result.dropped == (("row 1", "no conversation"),)
 
 
 def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed(
@@ -134,26 +138,26 @@ def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed
 ) -> None:
     from compact_hf.training.row_screening import RowScreener
 
-    looks: list[int] = []
-    told = RowScreener.__call__
+    calls: list[int] = []
+    original = RowScreener.__call__
 
-    def counted(self: RowScreener, table: Any) -> dict[str, Any]:
-        looks.append(1)
-        return told(self, table)
+    def count_call(self: RowScreener, table: Any) -> dict[str, Any]:
+        calls.append(1)
+        return original(self, table)
 
-    monkeypatch.setattr(RowScreener, "__call__", counted)
+    monkeypatch.setattr(RowScreener, "__call__", count_call)
 
-    def rows(*names: str) -> Iterator[dict[str, Any]]:
-        yield from (row(name, QUESTION, ANSWER) for name in names)
+    def iter_rows(*names: str) -> Iterator[dict[str, Any]]:
+        yield from (make_row(name, QUESTION, ANSWER) for name in names)
 
-    def look(*names: str, max_length: int = 1024) -> int:
-        looks.clear()
-        Dataset.from_list(list(rows(*names)), features=FEATURES).to_parquet(tmp_path / f"{len(names)}.parquet")
-        data = Dataset.from_parquet(str(tmp_path / f"{len(names)}.parquet"), cache_dir=str(tmp_path / "cache"))
-        screen_rows(data, processor, max_length=max_length, answers_only=True)
-        screen_rows(data, processor, max_length=max_length, answers_only=True)
-        return len(looks)
+    def count_screened(*names: str, max_length: int = 1024) -> int:
+        calls.clear()
+        Dataset.from_list(list(iter_rows(*names)), features=FEATURES).to_parquet(tmp_path / f"{len(names)}.parquet")
+        dataset = Dataset.from_parquet(str(tmp_path / f"{len(names)}.parquet"), cache_dir=str(tmp_path / "cache"))
+        screen_rows(dataset, processor, max_length=max_length, answers_only=True)
+        screen_rows(dataset, processor, max_length=max_length, answers_only=True)
+        return len(calls)
 
-    assert look("a", "b", "c") == 3
-    assert look("a", "b", "c", max_length=512) == 3
-    assert look("a", "b", "c", "d") == 4
+    assert count_screened("a", "b", "c") == 3
+    assert count_screened("a", "b", "c", max_length=512) == 3
+    assert count_screened("a", "b", "c", "d") == 4

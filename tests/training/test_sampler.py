@@ -23,7 +23,7 @@ GROUPINGS = st.builds(
 )
 
 
-def of_all(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
+def batches_by_process(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
     """Every process's batches of an epoch."""
     return [
         list(GroupedBatchSampler(grouping, rank=rank, get_epoch=lambda: epoch)) for rank in range(grouping.processes)
@@ -32,22 +32,22 @@ def of_all(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
 
 @given(GROUPINGS)
 def test_every_row_is_there_once_an_epoch_or_once_more_among_too_few_leftovers(grouping: Grouping) -> None:
-    taken = Counter(row for batches in of_all(grouping) for batch in batches for row in batch)
-    assert set(taken) == set(range(len(grouping.lengths)))
-    batches_in_a_step = grouping.processes * grouping.accumulation
-    for kind in (True, False):
-        leftovers = grouping.has_image.count(kind) % grouping.rows_per_step
-        doubles = sum(count - 1 for row, count in taken.items() if grouping.has_image[row] is kind)
-        assert doubles == (max(0, batches_in_a_step - leftovers) if leftovers else 0)
+    row_counts = Counter(row for batches in batches_by_process(grouping) for batch in batches for row in batch)
+    assert set(row_counts) == set(range(len(grouping.lengths)))
+    batches_per_step = grouping.processes * grouping.accumulation
+    for has_image in (True, False):
+        leftovers = grouping.has_image.count(has_image) % grouping.rows_per_step
+        doubles = sum(count - 1 for row, count in row_counts.items() if grouping.has_image[row] is has_image)
+        assert doubles == (max(0, batches_per_step - leftovers) if leftovers else 0)
 
 
 @given(GROUPINGS)
 def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping: Grouping) -> None:
-    shares = of_all(grouping)
-    assert {len(batches) for batches in shares} == {grouping.steps_per_epoch * grouping.accumulation}
-    assert len(GroupedBatchSampler(grouping, rank=0, get_epoch=int)) == len(shares[0])
-    for start in range(0, len(shares[0]), grouping.accumulation):
-        step = [batch for batches in shares for batch in batches[start : start + grouping.accumulation]]
+    process_batches = batches_by_process(grouping)
+    assert {len(batches) for batches in process_batches} == {grouping.steps_per_epoch * grouping.accumulation}
+    assert len(GroupedBatchSampler(grouping, rank=0, get_epoch=int)) == len(process_batches[0])
+    for start in range(0, len(process_batches[0]), grouping.accumulation):
+        step = [batch for batches in process_batches for batch in batches[start : start + grouping.accumulation]]
         assert len({grouping.has_image[row] for batch in step for row in batch}) == 1
         assert min(map(len, step)) >= 1, "a process without a row would leave the others waiting"
         assert max(map(len, step)) <= grouping.batch_size
@@ -56,44 +56,44 @@ def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping:
 
 @given(GROUPINGS)
 def test_only_the_leftovers_which_come_last_make_a_step_that_is_not_whole(grouping: Grouping) -> None:
-    whole = [grouping.has_image.count(kind) // grouping.rows_per_step for kind in (True, False)]
+    full_steps = [grouping.has_image.count(has_image) // grouping.rows_per_step for has_image in (True, False)]
     steps = grouping.build_epoch(0)
-    assert [len(step) for step in steps[: sum(whole)]] == [grouping.rows_per_step] * sum(whole)
-    assert all(len(step) < grouping.rows_per_step for step in steps[sum(whole) :]) or grouping.batch_size == 1
+    assert [len(step) for step in steps[: sum(full_steps)]] == [grouping.rows_per_step] * sum(full_steps)
+    assert all(len(step) < grouping.rows_per_step for step in steps[sum(full_steps) :]) or grouping.batch_size == 1
     assert len(steps) == grouping.steps_per_epoch
-    dropping = replace(grouping, drop_last=True)
-    assert dropping.build_epoch(0) == steps[: sum(whole)]
-    assert dropping.steps_per_epoch == sum(whole)
+    drop_last_grouping = replace(grouping, drop_last=True)
+    assert drop_last_grouping.build_epoch(0) == steps[: sum(full_steps)]
+    assert drop_last_grouping.steps_per_epoch == sum(full_steps)
 
 
 @given(GROUPINGS, st.randoms(use_true_random=False))
 def test_no_other_way_of_dealing_out_a_whole_steps_rows_pads_less(grouping: Grouping, drawn: random.Random) -> None:
-    def padded(step: list[int]) -> int:
-        batches = [batch for shares in grouping.split_step(step) for batch in shares]
+    def padded_length(step: list[int]) -> int:
+        batches = [batch for process_batches in grouping.split_step(step) for batch in process_batches]
         return sum(len(batch) * max(grouping.lengths[row] for row in batch) for batch in batches)
 
     for step in replace(grouping, drop_last=True).build_epoch(0):
-        assert padded(step) <= padded(drawn.sample(step, len(step)))
+        assert padded_length(step) <= padded_length(drawn.sample(step, len(step)))
 
 
 @given(GROUPINGS, st.integers(0, 3), st.data())
 def test_going_on_in_an_epoch_gives_the_rest_of_it(grouping: Grouping, epoch: int, data: st.DataObject) -> None:
-    [whole, *_], [again, *_] = of_all(grouping, epoch), of_all(replace(grouping), epoch)
-    done = data.draw(st.integers(0, len(whole)))
-    assert again[done:] == whole[done:]
+    [whole, *_], [again, *_] = batches_by_process(grouping, epoch), batches_by_process(replace(grouping), epoch)
+    start = data.draw(st.integers(0, len(whole)))
+    assert again[start:] == whole[start:]
 
 
 @given(GROUPINGS)
 def test_a_step_has_the_same_rows_however_many_processes_share_it(grouping: Grouping) -> None:
-    alone = replace(grouping, processes=1, accumulation=grouping.accumulation * grouping.processes)
-    together = replace(grouping, accumulation=1, processes=grouping.accumulation * grouping.processes)
-    assert grouping.build_epoch(1) == alone.build_epoch(1) == together.build_epoch(1)
+    one_process = replace(grouping, processes=1, accumulation=grouping.accumulation * grouping.processes)
+    many_processes = replace(grouping, accumulation=1, processes=grouping.accumulation * grouping.processes)
+    assert grouping.build_epoch(1) == one_process.build_epoch(1) == many_processes.build_epoch(1)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     grouping = Grouping([5] * 64, [True] * 64, batch_size=4, processes=1, accumulation=2, seed=1)
     orders = [grouping.build_epoch(0), grouping.build_epoch(1), replace(grouping, seed=2).build_epoch(0)]
-    assert all(one != other for index, one in enumerate(orders) for other in orders[:index])
+    assert all(order != earlier for index, order in enumerate(orders) for earlier in orders[:index])
 
 
 def test_nothing_comes_once_training_is_over() -> None:

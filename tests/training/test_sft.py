@@ -16,7 +16,7 @@ import pytest
 from compact_hf.errors import StoppedEarly, TuningError
 from compact_hf.training import sft
 from compact_hf.training.recipes import recipe_path
-from tests.training.samples import base_and_release, options, settings
+from tests.training.samples import make_settings, to_cli_args, write_base_and_release
 
 LORA = {
     "use_peft": "true",
@@ -31,44 +31,44 @@ LORA = {
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-IN_FULL: dict[str, str] = {}
+FULL_TUNING: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A training run at its end.
 
     Attributes:
         out (`Path`): the model's directory.
         record (`dict`): its training.json.
-        printed (`str`): what it printed.
+        stdout (`str`): what it printed.
     """
 
     out: Path
     record: dict[str, Any]
-    printed: str
+    stdout: str
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_and_release(tmp_path_factory.mktemp("sft"), rows=24, text_rows=10)
+    return write_base_and_release(tmp_path_factory.mktemp("sft"), rows=24, text_rows=10)
 
 
 @pytest.fixture(scope="module")
-def in_full(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def in_full(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """All weights trained, without a stop."""
-    return train(folder, tmp_path_factory.mktemp("in full") / "out", **IN_FULL, hub_token="hf_secret")
+    return train(folder, tmp_path_factory.mktemp("in full") / "out", **FULL_TUNING, hub_token="hf_secret")
 
 
 @pytest.fixture(scope="module")
-def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """A LoRA trained with the projector in full, without a stop."""
     return train(folder, tmp_path_factory.mktemp("lora") / "out", **LORA)
 
 
-def train(folder: Path, out: Path, *, printed: StringIO | None = None, **other: str) -> Trained:
-    """Run the script as its process would: eight steps, two epochs. What it prints goes to `printed`."""
-    usual = {
+def train(directory: Path, out: Path, *, stdout: StringIO | None = None, **overrides: str) -> TrainingResult:
+    """Run the script as its process would: eight steps, two epochs. What it prints goes to `stdout`."""
+    defaults = {
         "output_dir": str(out),
         "max_steps": "8",
         "save_steps": "4",
@@ -77,15 +77,17 @@ def train(folder: Path, out: Path, *, printed: StringIO | None = None, **other: 
         "per_device_train_batch_size": "4",
         "gradient_accumulation_steps": "2",
     }
-    printed = printed or StringIO()
-    with redirect_stdout(printed):
-        sft.main(["--config", str(recipe_path("tiny-cpu")), *options(settings(folder, **usual | other))])
-    return Trained(out, json.loads((out / "training.json").read_text()), printed.getvalue())
+    stdout = stdout or StringIO()
+    with redirect_stdout(stdout):
+        sft.main(
+            ["--config", str(recipe_path("tiny-cpu")), *to_cli_args(make_settings(directory, **defaults | overrides))]
+        )
+    return TrainingResult(out, json.loads((out / "training.json").read_text()), stdout.getvalue())
 
 
 @pytest.mark.parametrize(
     ("way", "at_once"),
-    [pytest.param(IN_FULL, "in_full", marks=pytest.mark.slow, id="in full"), pytest.param(LORA, "lora", id="LoRA")],
+    [pytest.param(FULL_TUNING, "in_full", marks=pytest.mark.slow, id="in full"), pytest.param(LORA, "lora", id="LoRA")],
 )
 def test_going_on_after_a_stop_gives_what_one_run_gives(
     folder: Path,
@@ -97,13 +99,13 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
 ) -> None:
     from compact_hf.training.trainer import STOP_SIGNAL, StopCallback
 
-    expected: Trained = request.getfixturevalue(at_once)
-    told = StopCallback.on_step_end
+    expected: TrainingResult = request.getfixturevalue(at_once)
+    original = StopCallback.on_step_end
 
-    def stop_in_the_second_epoch(self: StopCallback, args: Any, state: Any, control: Any, **other: Any) -> None:
+    def stop_in_the_second_epoch(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
             os.kill(os.getpid(), STOP_SIGNAL)
-        told(self, args, state, control, **other)
+        original(self, args, state, control, **kwargs)
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -113,26 +115,26 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
     # What a kill in the middle of writing leaves.
     shutil.copytree(out / "checkpoint-5", out / "checkpoint-7", ignore=shutil.ignore_patterns("whole"))
     (out / "checkpoint-7" / "trainer_state.json").write_text("{")
-    gone_on = train(folder, out, **way)
-    assert gone_on.record["loss"] == expected.record["loss"]
-    assert [step for step, _ in gone_on.record["loss"]] == list(range(1, 9))
+    resumed = train(folder, out, **way)
+    assert resumed.record["loss"] == expected.record["loss"]
+    assert [step for step, _ in resumed.record["loss"]] == list(range(1, 9))
     weights = "adapter_model.safetensors" if way else "model.safetensors"
     assert (out / weights).read_bytes() == (expected.out / weights).read_bytes()
 
 
 def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
-    folder: Path, in_full: Trained, tmp_path: Path
+    folder: Path, in_full: TrainingResult, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(in_full.out, out)
     (out / "training.json").unlink()
-    again = train(folder, out, **IN_FULL)
-    assert f"going on from {out}/checkpoint-8" in again.printed
+    again = train(folder, out, **FULL_TUNING)
+    assert f"going on from {out}/checkpoint-8" in again.stdout
     assert again.record["loss"] == in_full.record["loss"]
     assert (out / "model.safetensors").read_bytes() == (in_full.out / "model.safetensors").read_bytes()
 
 
-def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: Trained) -> None:
+def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: TrainingResult) -> None:
     import torch
 
     groups = torch.load(lora.out / "checkpoint-8" / "optimizer.pt", weights_only=True)["param_groups"]
@@ -142,10 +144,10 @@ def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: Train
         (0.0001, 2),
     ]
     assert lora.record["projector_learning_rate"] == 0.0001
-    assert "learning rate 0.001, the projector's 0.0001" in lora.printed
+    assert "learning rate 0.001, the projector's 0.0001" in lora.stdout
 
 
-def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, in_full: Trained) -> None:
+def test_the_record_says_what_was_trained_on_what_with_what(folder: Path, in_full: TrainingResult) -> None:
     record = in_full.record
     assert "hf_secret" not in str(record)
     assert record["base"] == str(folder / "tiny")
@@ -171,14 +173,14 @@ def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> N
 def test_a_projector_of_another_shape_is_told_with_its_base(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    wrong = tmp_path / "wrong"
-    shutil.copytree(folder / "tiny", wrong)
-    weights = load_file(wrong / "model.safetensors")
+    wrong_base = tmp_path / "wrong"
+    shutil.copytree(folder / "tiny", wrong_base)
+    weights = load_file(wrong_base / "model.safetensors")
     (name,) = (name for name in weights if name.endswith("linear_1.weight"))
     weights[name] = weights[name][:, 1:].contiguous()
-    save_file(weights, wrong / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, wrong_base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TuningError, match=r"the base \S+/wrong has weights of other shapes .* compact base assemble$"):
-        train(folder, tmp_path / "out", model_name_or_path=str(wrong))
+        train(folder, tmp_path / "out", model_name_or_path=str(wrong_base))
 
 
 def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
@@ -197,18 +199,18 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
 
     from compact_hf.training.trainer import CompactTrainer
 
-    def greedy(*_: Any, **__: Any) -> Any:
+    def run_out_of_memory(*_: Any, **__: Any) -> Any:
         return torch.empty(1 << 60)
 
-    printed = StringIO()
-    monkeypatch.setattr(CompactTrainer, "training_step", greedy)
+    stdout = StringIO()
+    monkeypatch.setattr(CompactTrainer, "training_step", run_out_of_memory)
     with pytest.raises(
         TuningError, match=r"out of memory: \d+ bytes more could not be had; (training takes .*); lower"
-    ) as caught:
-        train(folder, tmp_path / "out", printed=printed)
-    estimate = printed.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
+    ) as excinfo:
+        train(folder, tmp_path / "out", stdout=stdout)
+    estimate = stdout.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
     assert estimate.startswith("about ")
-    assert estimate in str(caught.value)
+    assert estimate in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +227,6 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
 def test_what_it_cannot_train_on_or_with_is_told_in_one_line(
     folder: Path, tmp_path: Path, other: dict[str, str], told: str
 ) -> None:
-    with pytest.raises(TuningError, match=told) as caught:
+    with pytest.raises(TuningError, match=told) as excinfo:
         train(folder, tmp_path / "out", **other)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)

@@ -19,7 +19,7 @@ from compact_hf.training import train
 from compact_hf.training.checkpoints import find_last_checkpoint
 from compact_hf.training.train import build_job, tune
 from tests import preforked
-from tests.training.samples import base_and_release, settings
+from tests.training.samples import make_settings, write_base_and_release
 
 pytestmark = pytest.mark.usefixtures("preforked_training")
 
@@ -37,7 +37,9 @@ sys.exit(main())
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return settings(base_and_release(tmp_path_factory.mktemp("tuning"), rows=24, text_rows=4), max_steps="20")
+    return make_settings(
+        write_base_and_release(tmp_path_factory.mktemp("tuning"), rows=24, text_rows=4), max_steps="20"
+    )
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_the_end_and_then_does_nothing(
@@ -46,20 +48,20 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     out, log = tmp_path / "student", tmp_path / "log"
-    given = {**overrides, "output_dir": str(out)}
-    pressed: list[str] = []
+    run_settings = {**overrides, "output_dir": str(out)}
+    interrupted_at: list[str] = []
 
-    def press(line: str) -> None:
-        if " 3/20" in line and not pressed:
-            pressed.append(line)
+    def interrupt(line: str) -> None:
+        if " 3/20" in line and not interrupted_at:
+            interrupted_at.append(line)
             raise KeyboardInterrupt
 
     with pytest.raises(StoppedEarly, match=r"stopped after step \d+ of 20, with a whole checkpoint in .*goes on$"):
-        tune("tiny-cpu", overrides=given, on_line=press, log=log)
-    assert still_working_on(tmp_path) == []
+        tune("tiny-cpu", overrides=run_settings, on_line=interrupt, log=log)
+    assert kill_leftover_processes(tmp_path) == []
 
     lines: list[str] = []
-    result = tune("tiny-cpu", overrides=given, on_line=lines.append, log=log)
+    result = tune("tiny-cpu", overrides=run_settings, on_line=lines.append, log=log)
     assert any(line.startswith("going on from") for line in lines)
     assert log.read_text(encoding="utf-8").splitlines()[-len(lines) :] == lines
     assert any("20/20" in line for line in lines)
@@ -71,26 +73,26 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert "config `all`, version 1.0.0 |" in (out / "README.md").read_text(encoding="utf-8")
     assert "generation" in AutoProcessor.from_pretrained(out).chat_template
 
-    assert tune("tiny-cpu", overrides=given) == replace(result, was_finished=True)
+    assert tune("tiny-cpu", overrides=run_settings) == replace(result, was_finished=True)
     with pytest.raises(UsageError, match=r"other settings \(max_steps was 20, now 30\)"):
-        tune("tiny-cpu", overrides={**given, "max_steps": "30"})
+        tune("tiny-cpu", overrides={**run_settings, "max_steps": "30"})
 
 
 def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
     overrides: dict[str, str], tmp_path: Path
 ) -> None:
-    given = {**overrides, "output_dir": str(tmp_path / "student")}
-    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    run_settings = {**overrides, "output_dir": str(tmp_path / "student")}
+    options = [word for name, value in run_settings.items() for word in (f"--{name}", value)]
     command = [sys.executable, "-c", COMMAND, "tune", "tiny-cpu", *options]
     with preforked.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if " 3/20" in line)
         process.send_signal(signal.SIGTERM)
-        told = process.stderr.read()
-    assert process.returncode == 3, told
-    assert "with a whole checkpoint in" in told
+        stderr = process.stderr.read()
+    assert process.returncode == 3, stderr
+    assert "with a whole checkpoint in" in stderr
     assert find_last_checkpoint(tmp_path / "student") is not None
-    assert still_working_on(tmp_path) == []
+    assert kill_leftover_processes(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -103,9 +105,9 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
 def test_a_failed_run_tells_the_line_that_says_why(
     overrides: dict[str, str], tmp_path: Path, other: dict[str, str], told: str
 ) -> None:
-    with pytest.raises(TuningError, match=told) as caught:
+    with pytest.raises(TuningError, match=told) as excinfo:
         tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out"), **other}, log=tmp_path / "log")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_killed_training_process_is_told_with_what_memory_it_took(
@@ -113,7 +115,7 @@ def test_a_killed_training_process_is_told_with_what_memory_it_took(
 ) -> None:
     """As the kernel does it when memory runs out: only the process that trains, with no last word."""
     children: list[int] = []
-    monkeypatch.setattr(train, "Popen", partial(started, children))
+    monkeypatch.setattr(train, "Popen", partial(start_process, children))
 
     def kill(line: str) -> None:
         if line.startswith("memory for each device"):
@@ -146,31 +148,31 @@ def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() ->
     assert build_job("tiny-cpu").settings["projector_learning_rate"] is None
 
 
-def started(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:
+def start_process(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:
     """Start a process and note its id."""
     child = preforked.Popen(*arguments, **options)
     children.append(child.pid)
     return child
 
 
-def still_working_on(folder: Path) -> list[int]:
+def kill_leftover_processes(directory: Path) -> list[int]:
     """The ids of processes that still work on a folder after a while; they are killed."""
     deadline = time.monotonic() + 20
-    while (left := working_on(folder)) and time.monotonic() < deadline:
+    while (pids := find_processes(directory)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for process in left:
-        os.kill(process, signal.SIGKILL)
-    return left
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
 
 
-def working_on(folder: Path) -> list[int]:
-    """The ids of processes that have `folder` on their command line."""
-    found = []
+def find_processes(directory: Path) -> list[int]:
+    """The ids of processes that have `directory` on their command line."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
         except OSError:
             continue  # it ended while we looked
-        if str(folder).encode() in command:
-            found.append(int(process.name))
-    return found
+        if str(directory).encode() in command:
+            pids.append(int(process.name))
+    return pids

@@ -232,7 +232,7 @@ def annotate(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[RunProgress], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> AnnotationSummary:
     """Ask a verifier which capabilities the questions of a data set need; it sees neither answers nor any expectation.

@@ -236,7 +236,7 @@ def augment(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[RunProgress], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> RunProgress:
     """Have a teacher rewrite the questions of a data set so that they need one capability more, and verify each.

@@ -46,7 +46,7 @@ def generate(
     max_cost: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
-    on_progress: Callable[[RunProgress], None] = lambda standing: None,
+    on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> RunProgress:
     """Ask a teacher about pictures and have every question verified; all goes into the run folder `out`.

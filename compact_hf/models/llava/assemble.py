@@ -147,7 +147,7 @@ def assemble_base(
     push_to: str | None = None,
     private: bool = False,
     dry_run: bool = False,
-    on_note: Callable[[str], None] = lambda told: None,
+    on_note: Callable[[str], None] = lambda message: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AssemblyResult:
     """Put a LLaVA-1.5 together as it is before its instruction tuning.

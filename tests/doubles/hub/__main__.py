@@ -20,4 +20,4 @@ if __name__ == "__main__":
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            sys.stderr.write(f"answered {len(server.asked)} requests\n")
+            sys.stderr.write(f"answered {len(server.requests)} requests\n")

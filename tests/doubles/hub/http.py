@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tests.doubles.hub.store import Refusal, Repository, Store
+from tests.doubles.hub.store import Repository, RequestError, Store
 
 
 class _Revision(StringConvertor):
@@ -26,23 +26,23 @@ class _Kind(StringConvertor):
 register_url_convertor("revision", _Revision())
 register_url_convertor("kind", _Kind())
 
-API: Final = "/api/{kind:kind}/{namespace}/{name}"
+API_PATH: Final = "/api/{kind:kind}/{namespace}/{name}"
 """What is asked about a repository starts so."""
-PAGES: Final = ("/{kind:kind}/{namespace}/{name}", "/{namespace}/{name}")
+PAGE_PATHS: Final = ("/{kind:kind}/{namespace}/{name}", "/{namespace}/{name}")
 """What belongs to its page (files, LFS) starts so: models have no prefix."""
 
 
-def too_many(*, retry_after_s: int = 1) -> Response:
+def too_many_requests(*, retry_after_s: int = 1) -> Response:
     """Return a 429 that says when to come again."""
     return JSONResponse({"error": "Too Many Requests"}, 429, headers={"Retry-After": str(retry_after_s)})
 
 
-def unavailable(status: int = 503) -> Response:
+def service_unavailable(status: int = 503) -> Response:
     """Return a 5xx."""
     return JSONResponse({"error": "Service Unavailable"}, status)
 
 
-class Cut(Response):
+class DroppedConnection(Response):
     """Begin an answer and close the connection, in the middle of the request where it has a body.
 
     Args:
@@ -54,18 +54,18 @@ class Cut(Response):
         self._after_bytes = after_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read, more = 0, True
-        while more and read < self._after_bytes:
+        bytes_read, has_more = 0, True
+        while has_more and bytes_read < self._after_bytes:
             message = await receive()
-            read, more = read + len(message.get("body", b"")), message.get("more_body", False)
+            bytes_read, has_more = bytes_read + len(message.get("body", b"")), message.get("more_body", False)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
 
 
-class Lost(Cut):
+class LostResponse(DroppedConnection):
     """Do what was asked, and close the connection instead of answering."""
 
 
-class Stalled(Response):
+class StalledResponse(Response):
     """Read the request and never answer, until the client goes away."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +84,7 @@ _KINDS: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
 @dataclass(slots=True)
-class State:
+class HubState:
     """What the routes share.
 
     Attributes:
@@ -97,50 +97,50 @@ class State:
     all_regular: bool
 
 
-def state_of(request: Request) -> State:
-    state: State = request.app.state.hub
+def get_state(request: Request) -> HubState:
+    state: HubState = request.app.state.hub
     return state
 
 
-def repository_of(request: Request, *, writing: bool = False) -> Repository:
+def get_repository(request: Request, *, needs_write: bool = False) -> Repository:
     """Return the repository that the path names.
 
     Raises:
         Refusal: it is not there, is private and the token missing, or the token may not write to it.
     """
-    path = request.path_params
-    name = f"{path['namespace']}/{path['name']}"
-    role = role_of(request)
+    path_params = request.path_params
+    name = f"{path_params['namespace']}/{path_params['name']}"
+    role = get_role(request)
     try:
-        found = state_of(request).store.repository(_KINDS[path.get("kind", "models")], name)
-    except Refusal as refusal:
+        repository = get_state(request).store.repository(_KINDS[path_params.get("kind", "models")], name)
+    except RequestError as error:
         # Those without a token are not told whether a repository is missing or private.
-        raise refusal if role else Refusal(401, str(refusal), code="RepoNotFound") from None
-    if found.private and not role:
-        raise Refusal(401, "Repository not found", code="RepoNotFound")
-    if writing:
-        require_write(request, path["namespace"])
-    return found
+        raise error if role else RequestError(401, str(error), code="RepoNotFound") from None
+    if repository.private and not role:
+        raise RequestError(401, "Repository not found", code="RepoNotFound")
+    if needs_write:
+        check_write_access(request, path_params["namespace"])
+    return repository
 
 
-def role_of(request: Request) -> str:
+def get_role(request: Request) -> str:
     """Return `write`, `read`, or an empty string without a token; refuse a token that is not known."""
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if given and given not in (TOKEN, READ_TOKEN):
-        raise Refusal(401, "Invalid credentials in Authorization header")
-    return {TOKEN: "write", READ_TOKEN: "read"}.get(given, "")
+    token = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token and token not in (TOKEN, READ_TOKEN):
+        raise RequestError(401, "Invalid credentials in Authorization header")
+    return {TOKEN: "write", READ_TOKEN: "read"}.get(token, "")
 
 
-def require_write(request: Request, namespace: str) -> None:
-    role = role_of(request)
+def check_write_access(request: Request, namespace: str) -> None:
+    role = get_role(request)
     if not role:
-        raise Refusal(401, "Invalid username or password.")
+        raise RequestError(401, "Invalid username or password.")
     if role != "write" or namespace not in (USER, ORGANIZATION):
-        raise Refusal(403, f"You don't have the rights to write under the namespace {namespace!r}")
+        raise RequestError(403, f"You don't have the rights to write under the namespace {namespace!r}")
 
 
-async def refused(_: Request, refusal: Exception) -> Response:
-    """Answer a `Refusal` in the form that the client reads."""
-    assert isinstance(refusal, Refusal)
-    headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {})}
-    return JSONResponse({"error": str(refusal)}, status_code=refusal.status, headers=headers)
+async def handle_request_error(_: Request, error: Exception) -> Response:
+    """Answer a `RequestError` in the form that the client reads."""
+    assert isinstance(error, RequestError)
+    headers = {"X-Error-Message": str(error), **({"X-Error-Code": error.code} if error.code else {})}
+    return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)

@@ -26,12 +26,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compact_hf.testing.server import LocalServer
 from tests.doubles.hub import pull_requests, routes
-from tests.doubles.hub.http import TOKEN, Lost, State, refused
-from tests.doubles.hub.store import Refusal, Store
+from tests.doubles.hub.http import TOKEN, HubState, LostResponse, handle_request_error
+from tests.doubles.hub.store import RequestError, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class HubRequest:
     """One request.
 
     Attributes:
@@ -47,7 +47,7 @@ class Asked:
     headers: dict[str, str] = field(repr=False)
 
 
-Fault = Callable[[Asked, int], Response | None]
+Fault = Callable[[HubRequest, int], Response | None]
 """Called with each request and its number from 0: a response to send instead of the answer, or None."""
 
 
@@ -60,25 +60,25 @@ class HubServer(LocalServer):
         fault (`Fault`, *optional*): decides which requests go wrong, and how.
 
     Attributes:
-        asked (`list[Asked]`): every request, in order.
-        served (`Counter[str]`): path of a request -> bytes of answers' bodies that were sent for it.
+        requests (`list[Asked]`): every request, in order.
+        bytes_sent (`Counter[str]`): path of a request -> bytes of answers' bodies that were sent for it.
         fault (`Fault`): may be set anew while the server runs.
         store (`Store`): what the server holds.
         environment (`dict[str, str]`): what a client's process needs to talk to this server instead of the Hub.
     """
 
-    def __init__(self, *, all_regular: bool = False, fault: Fault = lambda asked, number: None) -> None:
+    def __init__(self, *, all_regular: bool = False, fault: Fault = lambda request, number: None) -> None:
         app = Starlette(
             routes=[*pull_requests.ROUTES, *routes.WRITING_ROUTES, *routes.READING_ROUTES],
-            exception_handlers={Refusal: refused},
-            middleware=[Middleware(_Front, server=self)],
+            exception_handlers={RequestError: handle_request_error},
+            middleware=[Middleware(_RecordingMiddleware, server=self)],
         )
         super().__init__(app)
-        self.asked: list[Asked] = []
-        self.served: Counter[str] = Counter()
+        self.requests: list[HubRequest] = []
+        self.bytes_sent: Counter[str] = Counter()
         self.fault = fault
         self.store = Store()
-        app.state.hub = State(self.store, self.url, all_regular)
+        app.state.hub = HubState(self.store, self.url, all_regular)
         self.environment = {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -88,7 +88,7 @@ class HubServer(LocalServer):
         }
 
 
-class _Front:
+class _RecordingMiddleware:
     """Notes each request down, and lets the fault answer first."""
 
     def __init__(self, app: ASGIApp, server: HubServer) -> None:
@@ -97,18 +97,18 @@ class _Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-        asked = Asked(scope["method"], scope["path"], scope["query_string"].decode(), headers)
-        self._server.asked.append(asked)
-        fault = self._server.fault(asked, len(self._server.asked) - 1)
-        if isinstance(fault, Lost):
-            await self._app(scope, receive, _nowhere)
+        request = HubRequest(scope["method"], scope["path"], scope["query_string"].decode(), headers)
+        self._server.requests.append(request)
+        response = self._server.fault(request, len(self._server.requests) - 1)
+        if isinstance(response, LostResponse):
+            await self._app(scope, receive, _discard)
 
-        async def count(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             await send(message)
-            self._server.served[asked.path] += len(message.get("body", b""))
+            self._server.bytes_sent[request.path] += len(message.get("body", b""))
 
-        await (fault or self._app)(scope, receive, count)
+        await (response or self._app)(scope, receive, send_and_count)
 
 
-async def _nowhere(message: Message) -> None:
+async def _discard(message: Message) -> None:
     """Send nothing."""

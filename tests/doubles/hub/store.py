@@ -1,6 +1,6 @@
 """What the Hub's double keeps: repositories with commits, references and pull requests, all in memory.
 
-Goes in: who asks and what to change. Comes out: commits and their files, or a `Refusal` with the status and the code
+Requests change it, and get commits and their files, or a `RequestError` with the status and the code
 that the Hub's client knows. Nothing here knows HTTP; the routes are in routes.py and pull_requests.py.
 """
 
@@ -16,7 +16,7 @@ MAIN: Final = "refs/heads/main"
 _POINTER: Final = "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """A request that the Hub answers with an error.
 
     Attributes:
@@ -47,7 +47,7 @@ class File:
     oid: str
 
     @classmethod
-    def of(cls, data: bytes, *, lfs: bool) -> File:
+    def from_bytes(cls, data: bytes, *, lfs: bool) -> File:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = _POINTER.format(oid=sha256, size=len(data)).encode() if lfs else data
         return cls(data, lfs, sha256, hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest())
@@ -77,7 +77,7 @@ class PullRequest:
     Attributes:
         status (`str`): `draft`, `open`, `closed` or `merged`.
         base (`str`): the commit of main that it was opened on.
-        merged_as (`str`): the commit of main that it became, empty before.
+        merge_commit (`str`): the commit of main that it became, empty before.
     """
 
     number: int
@@ -87,7 +87,7 @@ class PullRequest:
     status: str
     base: str
     created: str
-    merged_as: str = ""
+    merge_commit: str = ""
 
     @property
     def ref(self) -> str:
@@ -110,59 +110,59 @@ class Repository:
         self.private = private
         self.created = _now()
         self.refs: dict[str, str] = {}
-        self.pulls: list[PullRequest] = []
+        self.pull_requests: list[PullRequest] = []
         self._commits: dict[str, Commit] = {}
-        attributes = File.of(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
-        self.add(MAIN, {".gitattributes": attributes}, title="initial commit", message="", author=author)
+        attributes = File.from_bytes(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
+        self.add_commit(MAIN, {".gitattributes": attributes}, title="initial commit", message="", author=author)
 
-    def at(self, revision: str) -> Commit:
+    def get_commit(self, revision: str) -> Commit:
         """Return the commit of a branch, a tag, a full reference or a hash."""
         for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if ref in self.refs:
                 return self._commits[self.refs[ref]]
         if revision in self._commits:
             return self._commits[revision]
-        raise Refusal(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
+        raise RequestError(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
 
     def history(self, revision: str) -> Iterator[Commit]:
         """Yield the commit of a revision and those before it, newest first."""
-        commit = self.at(revision)
+        commit = self.get_commit(revision)
         yield commit
         while commit.parent:
             commit = self._commits[commit.parent]
             yield commit
 
-    def add(self, ref: str, files: Mapping[str, File], *, title: str, message: str, author: str) -> Commit:
+    def add_commit(self, ref: str, files: Mapping[str, File], *, title: str, message: str, author: str) -> Commit:
         """Put a commit with these files on top of a reference."""
         parent = self.refs.get(ref, "")
-        told = repr((self.kind, self.name, len(self._commits), parent, title, sorted(files)))
-        sha = hashlib.sha1(told.encode()).hexdigest()
+        content_key = repr((self.kind, self.name, len(self._commits), parent, title, sorted(files)))
+        sha = hashlib.sha1(content_key.encode()).hexdigest()
         self._commits[sha] = Commit(sha, parent, title, message, author, _now(), dict(files))
         self.refs[ref] = sha
         return self._commits[sha]
 
-    def tag(self, name: str, revision: str) -> None:
+    def add_tag(self, name: str, revision: str) -> None:
         if f"refs/tags/{name}" in self.refs:
-            raise Refusal(409, f"Tag {name} already exists")
-        self.refs[f"refs/tags/{name}"] = self.at(revision).sha
+            raise RequestError(409, f"Tag {name} already exists")
+        self.refs[f"refs/tags/{name}"] = self.get_commit(revision).sha
 
-    def untag(self, name: str) -> None:
+    def delete_tag(self, name: str) -> None:
         if self.refs.pop(f"refs/tags/{name}", None) is None:
-            raise Refusal(404, f"Tag {name} does not exist", code="RevisionNotFound")
+            raise RequestError(404, f"Tag {name} does not exist", code="RevisionNotFound")
 
-    def open(self, title: str, description: str, *, author: str, draft: bool) -> PullRequest:
+    def open_pull_request(self, title: str, description: str, *, author: str, draft: bool) -> PullRequest:
         """Open a pull request on main as it is now; what a client opens without a commit is a draft."""
         base = self.refs[MAIN]
         status = "draft" if draft else "open"
-        pull = PullRequest(len(self.pulls) + 1, title, description, author, status, base, _now())
-        self.pulls.append(pull)
+        pull = PullRequest(len(self.pull_requests) + 1, title, description, author, status, base, _now())
+        self.pull_requests.append(pull)
         self.refs[pull.ref] = base
         return pull
 
-    def pull(self, number: int) -> PullRequest:
-        if not 0 < number <= len(self.pulls):
-            raise Refusal(404, f"There is no discussion {number}")
-        return self.pulls[number - 1]
+    def get_pull_request(self, number: int) -> PullRequest:
+        if not 0 < number <= len(self.pull_requests):
+            raise RequestError(404, f"There is no discussion {number}")
+        return self.pull_requests[number - 1]
 
     def merge(self, number: int, *, author: str) -> Commit:
         """Bring what a pull request changed onto main, as one commit.
@@ -170,22 +170,24 @@ class Repository:
         Raises:
             Refusal: it is not open, or main changed the same files since.
         """
-        pull = self.pull(number)
+        pull = self.get_pull_request(number)
         if pull.status != "open":
-            raise Refusal(400, f"Cannot merge a pull request whose status is {pull.status}")
-        base, theirs, ours = (self.at(revision).files for revision in (pull.base, pull.ref, MAIN))
-        merged = dict(ours)
+            raise RequestError(400, f"Cannot merge a pull request whose status is {pull.status}")
+        base, theirs, current = (self.get_commit(revision).files for revision in (pull.base, pull.ref, MAIN))
+        merged = dict(current)
         for path in base.keys() | theirs.keys():
             if theirs.get(path) == base.get(path):
                 continue
-            if ours.get(path) not in (base.get(path), theirs.get(path)):
-                raise Refusal(409, f"This pull request conflicts with main in {path}")
+            if current.get(path) not in (base.get(path), theirs.get(path)):
+                raise RequestError(409, f"This pull request conflicts with main in {path}")
             if path in theirs:
                 merged[path] = theirs[path]
             else:
                 merged.pop(path, None)
-        commit = self.add(MAIN, merged, title=f"{pull.title} (#{number})", message=pull.description, author=author)
-        pull.status, pull.merged_as = "merged", commit.sha
+        commit = self.add_commit(
+            MAIN, merged, title=f"{pull.title} (#{number})", message=pull.description, author=author
+        )
+        pull.status, pull.merge_commit = "merged", commit.sha
         return commit
 
 
@@ -209,7 +211,7 @@ class Store:
 
     def repository(self, kind: str, name: str) -> Repository:
         if (kind, name) not in self._repositories:
-            raise Refusal(404, "Repository not found", code="RepoNotFound")
+            raise RequestError(404, "Repository not found", code="RepoNotFound")
         return self._repositories[kind, name]
 
 

@@ -34,12 +34,12 @@ PLAN: dict[str, Any] = {
 }
 
 
-def written(file: Path, **change: Any) -> Path:
-    file.write_text(yaml.safe_dump({**PLAN, **change}))
+def write_plan(file: Path, **changes: Any) -> Path:
+    file.write_text(yaml.safe_dump({**PLAN, **changes}))
     return file
 
 
-KILLED = """
+KILL_SCRIPT = """
 import os, signal, sys
 from compact_hf.evaluation.ablation.run import ablate
 from compact_hf.training import train
@@ -58,11 +58,11 @@ ablate(sys.argv[1], sys.argv[2], on_progress=stop)
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
     """A plan, and its folder after a kill between the first unit and the second; when the first one was finished."""
-    folder = tmp_path_factory.mktemp("ablation")
-    plan, out = written(folder / "plan.yaml"), folder / "out"
-    ended = preforked.run([sys.executable, "-c", KILLED, plan, out])
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert ended.stdout.startswith("about ")
+    directory = tmp_path_factory.mktemp("ablation")
+    plan, out = write_plan(directory / "plan.yaml"), directory / "out"
+    process = preforked.run([sys.executable, "-c", KILL_SCRIPT, plan, out])
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert process.stdout.startswith("about ")
     return plan, out, (out / "units" / "k1-seed-0.json").stat().st_mtime
 
 
@@ -70,16 +70,16 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float
 def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPatch) -> Path:
     """The same ablation at its end."""
     plan, out, _ = stopped
-    tuned = []
+    tuned_names = []
 
-    def noted(recipe: str, **more: Any) -> Any:
-        tuned.append(Path(more["overrides"]["output_dir"]).name)
-        return tune(recipe, **more)
+    def record_tune(recipe: str, **kwargs: Any) -> Any:
+        tuned_names.append(Path(kwargs["overrides"]["output_dir"]).name)
+        return tune(recipe, **kwargs)
 
-    monkeypatch_module.setattr("compact_hf.evaluation.ablation.variant.tune", noted)
+    monkeypatch_module.setattr("compact_hf.evaluation.ablation.variant.tune", record_tune)
     monkeypatch_module.setattr(train, "Popen", preforked.Popen)
     ablate(plan, out)
-    assert tuned == ["k123-seed-0"]  # the finished one was not done again
+    assert tuned_names == ["k123-seed-0"]  # the finished one was not done again
     return out
 
 
@@ -90,13 +90,16 @@ def monkeypatch_module() -> Any:
 
 
 def test_what_is_left_says_what_was_done_and_what_came_out(done: Path) -> None:
-    found = json.loads((done / "ablation.json").read_text(encoding="utf-8"))
-    assert found["schema"] == 1
-    assert [(unit["variant"], unit["seed"], unit["steps"]) for unit in found["units"]] == [("k1", 0, 2), ("k123", 0, 2)]
-    assert found["units"][0]["data"]["questions"] == {"1": 4}
-    assert sum(found["units"][1]["data"]["questions"].values()) == 4
-    assert [line["label"] for line in found["lines"]][:4] == ["all", "k = 1", "k = 2", "k = 3"]
-    for line in found["lines"]:
+    ablation = json.loads((done / "ablation.json").read_text(encoding="utf-8"))
+    assert ablation["schema"] == 1
+    assert [(unit["variant"], unit["seed"], unit["steps"]) for unit in ablation["units"]] == [
+        ("k1", 0, 2),
+        ("k123", 0, 2),
+    ]
+    assert ablation["units"][0]["data"]["questions"] == {"1": 4}
+    assert sum(ablation["units"][1]["data"]["questions"].values()) == 4
+    assert [line["label"] for line in ablation["lines"]][:4] == ["all", "k = 1", "k = 2", "k = 3"]
+    for line in ablation["lines"]:
         assert line["accuracy"].keys() == {"k1", "k123"}
         assert line["difference"].keys() == {"k123"}
     table = (done / "ablation.md").read_text(encoding="utf-8")
@@ -112,21 +115,21 @@ def test_a_finished_ablation_is_not_done_again_and_tells_the_same(
 ) -> None:
     before = {name: (done / name).read_bytes() for name in ("ablation.json", "ablation.md", "ablation.html")}
     monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned again"))
-    found = ablate(stopped[0], done)
+    ablation = ablate(stopped[0], done)
     assert {name: (done / name).read_bytes() for name in before} == before
-    assert format_markdown(found) == before["ablation.md"].decode()
+    assert format_markdown(ablation) == before["ablation.md"].decode()
     assert (done / "units" / "k1-seed-0.json").stat().st_mtime == stopped[2]
 
 
 def test_the_forecast_knows_questions_steps_and_what_is_left(stopped: tuple[Path, Path, float], done: Path) -> None:
-    found = forecast_ablation(written(stopped[0].with_name("more.yaml"), seeds=[0, 1]), done)
-    assert (found.units, found.finished) == (4, 2)
-    assert [(arm.variant, sum(arm.data.questions.values()), arm.steps) for arm in found.arms] == [
+    forecast = forecast_ablation(write_plan(stopped[0].with_name("more.yaml"), seeds=[0, 1]), done)
+    assert (forecast.units, forecast.finished) == (4, 2)
+    assert [(arm.variant, sum(arm.data.questions.values()), arm.steps) for arm in forecast.arms] == [
         ("k1", 4, 2),
         ("k123", 4, 2),
     ]
-    assert found.seconds_left is not None
-    assert found.seconds_left > 0
+    assert forecast.seconds_left is not None
+    assert forecast.seconds_left > 0
 
 
 def test_before_anything_is_there_the_forecast_says_what_it_can(
@@ -138,21 +141,21 @@ def test_before_anything_is_there_the_forecast_says_what_it_can(
 
 
 def test_another_plan_in_its_folder_is_told_by_what_differs(stopped: tuple[Path, Path, float], done: Path) -> None:
-    for change, told in (
+    for change, message in (
         ({"settings": {"max_steps": 3}}, "settings was"),
         ({"variants": {**PLAN["variants"], "k1": {"k": [1], "questions": 5}}}, "variant k1 was"),
     ):
-        with pytest.raises(SettingsMismatchError, match=told):
-            ablate(written(stopped[0].with_name("other.yaml"), **change), done)
+        with pytest.raises(SettingsMismatchError, match=message):
+            ablate(write_plan(stopped[0].with_name("other.yaml"), **change), done)
 
 
 def test_too_few_questions_are_told_before_anything_is_tuned(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned"))
-    short = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
+    changes = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
     with pytest.raises(ReleaseError, match=r"variant k2: the runs hold too few questions .* too few\)"):
-        ablate(written(tmp_path / "plan.yaml", **short), tmp_path / "out")
+        ablate(write_plan(tmp_path / "plan.yaml", **changes), tmp_path / "out")
 
 
 def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, float], tmp_path: Path) -> None:

@@ -11,44 +11,44 @@ from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.results import compare_seeds, compare_variants
 from compact_hf.evaluation.scoring import Prediction
 
-PICTURES = 120
+NUM_IMAGES = 120
 
 
-def model(right: Callable[[int, int], bool]) -> list[Prediction]:
+def make_predictions(right: Callable[[int, int], bool]) -> list[Prediction]:
     """A model's answers to questions of k = 1 and k = 2 about each picture; `right(picture, k)` says which it knows."""
     return [
         Prediction(
-            id=f"{picture}#k{k}",
-            picture=str(picture),
+            id=f"{image}#k{k}",
+            picture=str(image),
             k=k,
             capabilities=("color", "shape")[:k],
             question="What?",
-            answers=("yes" if picture % 4 else "no",),
+            answers=("yes" if image % 4 else "no",),
             prediction="",
-            right=right(picture, k),
+            right=right(image, k),
         )
-        for picture in range(PICTURES)
+        for image in range(NUM_IMAGES)
         for k in (1, 2)
     ]
 
 
-def drawn(share: float, seed: int) -> list[Prediction]:
+def sample_predictions(share: float, seed: int) -> list[Prediction]:
     """A model that knows each picture, with both its questions, with this probability."""
-    known = random.Random(seed)
-    pictures = [known.random() < share for _ in range(PICTURES)]
-    return model(lambda picture, k: pictures[picture])
+    rng = random.Random(seed)
+    is_known = [rng.random() < share for _ in range(NUM_IMAGES)]
+    return make_predictions(lambda image, k: is_known[image])
 
 
 def test_means_are_those_of_the_seeds_and_lines_are_all_and_each_k() -> None:
     answers = {
-        "one": {0: model(lambda picture, k: k == 1), 1: model(lambda picture, k: False)},
-        "other": {0: model(lambda picture, k: True), 1: model(lambda picture, k: k == 2)},
+        "one": {0: make_predictions(lambda image, k: k == 1), 1: make_predictions(lambda image, k: False)},
+        "other": {0: make_predictions(lambda image, k: True), 1: make_predictions(lambda image, k: k == 2)},
     }
     lines = compare_variants(answers, baseline="one")
     assert [(line.label, line.n, line.pictures) for line in lines] == [
-        ("all", 2 * PICTURES, PICTURES),
-        ("k = 1", PICTURES, PICTURES),
-        ("k = 2", PICTURES, PICTURES),
+        ("all", 2 * NUM_IMAGES, NUM_IMAGES),
+        ("k = 1", NUM_IMAGES, NUM_IMAGES),
+        ("k = 2", NUM_IMAGES, NUM_IMAGES),
     ]
     assert lines[0].accuracy["one"].by_seed == (0.5, 0)
     assert (lines[0].accuracy["one"].mean, lines[0].accuracy["other"].mean) == (0.25, 0.75)
@@ -59,35 +59,38 @@ def test_means_are_those_of_the_seeds_and_lines_are_all_and_each_k() -> None:
 
 
 def test_what_all_find_hard_cancels_out_of_a_difference() -> None:
-    same = {name: {0: drawn(0.5, 7)} for name in ("one", "other")}
-    line = compare_variants(same, baseline="one")[0]
+    answers = {name: {0: sample_predictions(0.5, 7)} for name in ("one", "other")}
+    line = compare_variants(answers, baseline="one")[0]
     assert line.accuracy["one"].high - line.accuracy["one"].low > 0.1
     assert (line.difference["other"].low, line.difference["other"].high) == (0, 0)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
-    alike = {"one": {seed: drawn(0.5, 7) for seed in range(3)}, "other": {seed: drawn(0.5, 8) for seed in range(3)}}
-    apart = {**alike, "other": {seed: drawn(share, 8) for seed, share in enumerate((0.1, 0.5, 0.9))}}
+    stable = {
+        "one": {seed: sample_predictions(0.5, 7) for seed in range(3)},
+        "other": {seed: sample_predictions(0.5, 8) for seed in range(3)},
+    }
+    varied = {**stable, "other": {seed: sample_predictions(share, 8) for seed, share in enumerate((0.1, 0.5, 0.9))}}
     widths = []
-    for answers in (alike, apart):
-        found = compare_variants(answers, baseline="one")[0].difference["other"]
-        widths.append(found.high - found.low)
+    for answers in (stable, varied):
+        difference = compare_variants(answers, baseline="one")[0].difference["other"]
+        widths.append(difference.high - difference.low)
     assert widths[1] > 1.5 * widths[0]
 
 
 def test_whole_pictures_are_drawn() -> None:
     """Two questions that are always right or wrong together say no more than one."""
-    answers = {"one": {0: drawn(0.5, 1)}, "other": {0: drawn(0.5, 2)}}
-    both, single, _ = (line.difference["other"] for line in compare_variants(answers, baseline="one"))
-    assert both.high - both.low == pytest.approx(single.high - single.low, rel=0.05)
+    answers = {"one": {0: sample_predictions(0.5, 1)}, "other": {0: sample_predictions(0.5, 2)}}
+    overall, single, _ = (line.difference["other"] for line in compare_variants(answers, baseline="one"))
+    assert overall.high - overall.low == pytest.approx(single.high - single.low, rel=0.05)
 
 
 def test_the_same_answers_give_the_same_intervals() -> None:
-    answers = {"one": {0: drawn(0.4, 1)}, "other": {0: drawn(0.6, 2)}}
+    answers = {"one": {0: sample_predictions(0.4, 1)}, "other": {0: sample_predictions(0.6, 2)}}
     assert compare_variants(answers, baseline="one") == compare_variants(answers, baseline="one")
 
 
 def test_models_that_were_asked_other_questions_are_not_compared() -> None:
-    answers = {"one": {0: drawn(0.5, 1)}, "other": {0: drawn(0.5, 2)[:-1]}}
+    answers = {"one": {0: sample_predictions(0.5, 1)}, "other": {0: sample_predictions(0.5, 2)[:-1]}}
     with pytest.raises(EvaluationError, match="other, seed 0 and one, seed 0 were asked different questions"):
         compare_variants(answers, baseline="one")

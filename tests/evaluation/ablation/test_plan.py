@@ -28,11 +28,14 @@ def test_a_plan_that_comes_along_says_what_it_is_for_and_names_a_recipe_that_the
 
 def test_the_papers_ablations_come_along() -> None:
     assert {variant.k for variant in read_plan("k-range").variants.values()} == {(), (1,), (1, 2), (3,)}
-    left_out = [variant.without for variant in read_plan("leave-one-out").variants.values()]
-    assert left_out == [(), *((name,) for name in CAPABILITIES)]
+    excluded = [variant.without for variant in read_plan("leave-one-out").variants.values()]
+    assert excluded == [(), *((name,) for name in CAPABILITIES)]
     for plan in ("forced-k", EVIDENCE):
         assert LLAVA_K_SHARES in [variant.k_shares for variant in read_plan(plan).variants.values()]
-    assert [one.instruction_fraction for one in read_plan("instruction-fraction").variants.values()][:2] == [None, 0.01]
+    assert [item.instruction_fraction for item in read_plan("instruction-fraction").variants.values()][:2] == [
+        None,
+        0.01,
+    ]
     sizes = [variant.conversations or 0 for variant in read_plan("data-size").variants.values()]
     assert sizes == sorted(sizes)
 
@@ -58,9 +61,9 @@ def test_what_is_wrong_in_a_plan_is_told_in_one_line(change: dict[str, object], 
     content = {**plan, "baseline": "k1", "variants": {"k1": {}, "k123": {}}, **change}
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises(UsageError, match=told) as excinfo:
         read_plan(file)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_plan_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:

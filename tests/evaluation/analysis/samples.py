@@ -11,19 +11,19 @@ Question = tuple[str, str, str, list[str]]
 """Picture, question, answer, capabilities."""
 
 
-def sampled(picture: int, question: str, answer: str, *capabilities: str) -> SampledQuestion:
-    return SampledQuestion(picture, question, answer, capabilities or ("color",))
+def make_question(image_hash: int, question: str, answer: str, *capabilities: str) -> SampledQuestion:
+    return SampledQuestion(image_hash, question, answer, capabilities or ("color",))
 
 
-def table(folder: Path, questions: Sequence[Question], *, name: str = "train-00000-of-00001") -> Path:
+def write_questions(directory: Path, questions: Sequence[Question], *, name: str = "train-00000-of-00001") -> Path:
     """Write questions into a folder, three to a row group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     text = pa.string()
     schema = pa.schema({"image_id": text, "question": text, "answer": text, "capabilities": pa.list_(text)})
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     columns = dict(zip(schema.names, map(list, zip(*questions, strict=True)), strict=True)) if questions else {}
-    made = pa.table(columns, schema=schema) if questions else schema.empty_table()
-    pq.write_table(made, folder / f"{name}.parquet", row_group_size=3)
-    return folder
+    table = pa.table(columns, schema=schema) if questions else schema.empty_table()
+    pq.write_table(table, directory / f"{name}.parquet", row_group_size=3)
+    return directory

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.evaluation.analysis.text_only import entropy, group_by_combination, group_by_opening
-from tests.evaluation.analysis.samples import sampled
+from tests.evaluation.analysis.samples import make_question
 
 
 def test_entropy_is_in_bits() -> None:
@@ -21,39 +21,46 @@ def test_entropy_is_in_bits() -> None:
 
 
 def test_types_are_the_first_two_words_in_small_letters() -> None:
-    found = group_by_opening(
+    breakdown = group_by_opening(
         [
-            sampled(1, "How many cats?", "2"),
-            sampled(2, "how Many dogs are there", "3"),
-            sampled(3, "How is it?", "good"),
-            sampled(4, "Where?", "left"),
-            sampled(5, "How many are left?", "2"),
-            sampled(6, "How many?", ""),
+            make_question(1, "How many cats?", "2"),
+            make_question(2, "how Many dogs are there", "3"),
+            make_question(3, "How is it?", "good"),
+            make_question(4, "Where?", "left"),
+            make_question(5, "How many are left?", "2"),
+            make_question(6, "How many?", ""),
         ]
     )
-    assert [(one.name, one.questions, one.different, one.most) for one in found.types] == [
+    assert [
+        (question_type.name, question_type.questions, question_type.different, question_type.most)
+        for question_type in breakdown.types
+    ] == [
         ("how many", 3, 2, "2"),
         ("how is", 1, 1, "good"),
         ("where", 1, 1, "left"),
     ]
-    assert found.types[0].entropy == pytest.approx(0.918296)
-    assert found.types[0].most_share == pytest.approx(2 / 3)
-    assert found.mean_entropy == pytest.approx(0.6 * 0.918296)
-    assert found.most_share == pytest.approx(4 / 5)
+    assert breakdown.types[0].entropy == pytest.approx(0.918296)
+    assert breakdown.types[0].most_share == pytest.approx(2 / 3)
+    assert breakdown.mean_entropy == pytest.approx(0.6 * 0.918296)
+    assert breakdown.most_share == pytest.approx(4 / 5)
 
 
 def test_types_are_the_capabilities_too() -> None:
-    found = group_by_combination([sampled(1, "?", "a", "color", "shape"), sampled(2, "?", "b", "color", "shape")])
-    assert [(one.name, one.entropy, one.most) for one in found.types] == [("color+shape", 1, "a")]
+    breakdown = group_by_combination(
+        [make_question(1, "?", "a", "color", "shape"), make_question(2, "?", "b", "color", "shape")]
+    )
+    assert [(question_type.name, question_type.entropy, question_type.most) for question_type in breakdown.types] == [
+        ("color+shape", 1, "a")
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["what is", "who is", "how many"]), st.sampled_from("abcd")), min_size=1))
 def test_knowing_the_type_never_leaves_more_bits(told: list[tuple[str, str]]) -> None:
-    questions = [sampled(at, question, answer) for at, (question, answer) in enumerate(told)]
+    questions = [make_question(number, question, answer) for number, (question, answer) in enumerate(told)]
     before = entropy(Counter(answer for _, answer in told).values())
     assert -1e-9 <= group_by_opening(questions).mean_entropy <= before + 1e-9
 
 
 def test_no_answers_are_no_types() -> None:
-    found = group_by_opening([sampled(1, "What?", "")])
-    assert (found.types, found.mean_entropy, found.most_share) == ((), 0, 0)
+    breakdown = group_by_opening([make_question(1, "What?", "")])
+    assert (breakdown.types, breakdown.mean_entropy, breakdown.most_share) == ((), 0, 0)

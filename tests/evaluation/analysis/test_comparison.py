@@ -29,9 +29,9 @@ def test_it_is_half_of_what_the_shares_differ_by() -> None:
     assert distance({}, {}) == 0
 
 
-def side_by_side(one: list[QuestionRow], other: list[QuestionRow]) -> DatasetComparison:
+def compare_rows(first: list[QuestionRow], second: list[QuestionRow]) -> DatasetComparison:
     sides = [QuestionCounts(), QuestionCounts()]
-    for side, rows in zip(sides, (one, other), strict=True):
+    for side, rows in zip(sides, (first, second), strict=True):
         for row in rows:
             side.add_row(row)
     samples = [side.sample.sorted_questions() for side in sides]
@@ -41,16 +41,16 @@ def side_by_side(one: list[QuestionRow], other: list[QuestionRow]) -> DatasetCom
 
 def test_the_same_data_lie_nowhere_apart_and_share_everything() -> None:
     rows = [
-        QuestionRow(f"{at}", (LabelledQuestion(f"What is number {at}?", f"{at}", ("color", "shape")),))
-        for at in range(9)
+        QuestionRow(f"{number}", (LabelledQuestion(f"What is number {number}?", f"{number}", ("color", "shape")),))
+        for number in range(9)
     ]
-    found = side_by_side(rows, rows[::-1])
-    assert set(found.distances.values()) == {0}
-    assert (found.shared_pictures, found.shared_questions) == (9, 9)
+    comparison = compare_rows(rows, rows[::-1])
+    assert set(comparison.distances.values()) == {0}
+    assert (comparison.shared_pictures, comparison.shared_questions) == (9, 9)
 
 
 def test_each_distance_is_of_what_it_is_called_after() -> None:
-    one = [
+    first = [
         QuestionRow(
             "a",
             (
@@ -59,13 +59,13 @@ def test_each_distance_is_of_what_it_is_called_after() -> None:
             ),
         )
     ]
-    other = [
+    second = [
         QuestionRow("a", (LabelledQuestion("WHAT color", "red", ("color", "shape", "counting")),)),
         QuestionRow("b", (LabelledQuestion("Where is it then?", "at the very left", ("counting",)),)),
     ]
-    found = side_by_side(one, other)
-    assert (found.shared_pictures, found.shared_questions) == (1, 1)
-    assert found.distances == pytest.approx(
+    comparison = compare_rows(first, second)
+    assert (comparison.shared_pictures, comparison.shared_questions) == (1, 1)
+    assert comparison.distances == pytest.approx(
         {
             "k": 0.5,  # 1, 2 beside 3, 1
             "capabilities": 0.5,  # 2/3, 1/3, 0 beside 1/4, 1/4, 1/2

@@ -11,18 +11,18 @@ from PIL import Image
 
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.records import Row
-from tests.dataset.samples import row
+from tests.dataset.samples import make_row
 from tests.doubles.hub.server import HubServer
-from tests.hub.clients import told
+from tests.hub.clients import run_source
 
-PUBLISHING = """
+PUBLISH = """
 import sys
 from compact_hf import publish
 for folder in sys.argv[1:]:
     publish(folder, "org/compact")
 told = None
 """
-ANALYZING = """
+ANALYZE = """
 import sys
 from compact_hf import CompactError, analyze
 told = [analyze(one, config="compositional").to_json() for one in sys.argv[1:]]
@@ -34,29 +34,32 @@ for wrong in ("org/compact@v9.0.0", "org/nothing", "org/compact/k9"):
 """
 
 
-def with_noise(number: int) -> Row:
+def noise_row(number: int) -> Row:
     """A row with a picture of 40 KB, as large beside its text as photographs are."""
     file = BytesIO()
     Image.frombytes("RGB", (120, 110), random.Random(number).randbytes(3 * 120 * 110)).save(file, "PNG")
-    return row(number, k=number % 3 + 1, data=file.getvalue())
+    return make_row(number, k=number % 3 + 1, data=file.getvalue())
 
 
 def test_a_repository_has_the_figures_of_its_folder_without_its_pictures(tmp_path: Path) -> None:
-    older, newer = [with_noise(number) for number in range(30)], [with_noise(number) for number in range(60)]
+    older, newer = [noise_row(number) for number in range(30)], [noise_row(number) for number in range(60)]
     write_dataset(older, tmp_path / "a", version="1.0.0")
-    write_dataset([replace(one, teacher="another") for one in newer], tmp_path / "b", version="1.1.0")
+    write_dataset([replace(item, teacher="another") for item in newer], tmp_path / "b", version="1.1.0")
     with HubServer() as server:
-        told(server, PUBLISHING, tmp_path / "a", tmp_path / "b", home=tmp_path / "home")
-        server.served.clear()
-        places = ("org/compact@v1.0.0", "org/compact", tmp_path / "a", tmp_path / "b")
-        first, main, a, b, *wrong = told(server, ANALYZING, *places, home=tmp_path / "elsewhere")
-        sent = sum(count for path, count in server.served.items() if path.endswith(".parquet"))
-    held = sum(file.stat().st_size for name in "ab" for file in (tmp_path / name).rglob("*.parquet"))
-    assert sent < 0.2 * held  # most of it footers: they come 64 KB at a time, and these files are small
-    for there, here, count in ((first, a, 60), (main, b, 120)):
-        ((of_hub,), (of_folder,)) = there["data"], here["data"]
-        assert of_hub["questions"] == count
-        assert {**of_hub, "name": ""} == {**of_folder, "name": ""}
-    assert [one["data"][0]["name"] for one in (first, b)] == ["org/compact@v1.0.0 (compositional)", "b (compositional)"]
-    assert [kind for kind, _ in wrong] == ["SourceError"] * 3
-    assert all("cannot be read" in line and "\n" not in line for _, line in wrong)
+        run_source(server, PUBLISH, tmp_path / "a", tmp_path / "b", home=tmp_path / "home")
+        server.bytes_sent.clear()
+        addresses = ("org/compact@v1.0.0", "org/compact", tmp_path / "a", tmp_path / "b")
+        first, main, a, b, *errors = run_source(server, ANALYZE, *addresses, home=tmp_path / "elsewhere")
+        served_bytes = sum(count for path, count in server.bytes_sent.items() if path.endswith(".parquet"))
+    total_bytes = sum(file.stat().st_size for name in "ab" for file in (tmp_path / name).rglob("*.parquet"))
+    assert served_bytes < 0.2 * total_bytes  # most of it footers: they come 64 KB at a time, and these files are small
+    for remote, local, count in ((first, a, 60), (main, b, 120)):
+        ((remote_data,), (local_data,)) = remote["data"], local["data"]
+        assert remote_data["questions"] == count
+        assert {**remote_data, "name": ""} == {**local_data, "name": ""}
+    assert [item["data"][0]["name"] for item in (first, b)] == [
+        "org/compact@v1.0.0 (compositional)",
+        "b (compositional)",
+    ]
+    assert [kind for kind, _ in errors] == ["SourceError"] * 3
+    assert all("cannot be read" in line and "\n" not in line for _, line in errors)

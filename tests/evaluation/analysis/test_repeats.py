@@ -8,7 +8,7 @@ import pytest
 
 from compact_hf.evaluation.analysis.counting import SampledQuestion
 from compact_hf.evaluation.analysis.stats import measure_repeats
-from tests.evaluation.analysis.samples import sampled
+from tests.evaluation.analysis.samples import make_question
 
 LONG = "On which side of the tall gray house with a red roof stands the small brown dog in the picture"
 
@@ -16,14 +16,17 @@ LONG = "On which side of the tall gray house with a red roof stands the small br
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        ([sampled(2, "Where is the dog now?", "left")], (0, 0, 0, 0)),
-        ([sampled(1, f"{LONG}?!", "right")], (0.5, 0.5, 0, 0)),
-        ([sampled(2, LONG.lower(), "right")], (0, 0.5, 0, 0)),
-        ([sampled(2, LONG, "left")], (0, 0.5, 0.5, 0.5)),
-        ([sampled(2, f"{LONG} frame", "left")], (0, 0, 0, 0.5)),
-        ([sampled(2, f"{LONG} frame", "right")], (0, 0, 0, 0)),
-        ([sampled(2, LONG, "left"), sampled(3, LONG, "left"), sampled(3, LONG, "left")], (0.25, 0.75, 0.75, 0.75)),
+        ([make_question(2, "Where is the dog now?", "left")], (0, 0, 0, 0)),
+        ([make_question(1, f"{LONG}?!", "right")], (0.5, 0.5, 0, 0)),
+        ([make_question(2, LONG.lower(), "right")], (0, 0.5, 0, 0)),
+        ([make_question(2, LONG, "left")], (0, 0.5, 0.5, 0.5)),
+        ([make_question(2, f"{LONG} frame", "left")], (0, 0, 0, 0.5)),
+        ([make_question(2, f"{LONG} frame", "right")], (0, 0, 0, 0)),
+        (
+            [make_question(2, LONG, "left"), make_question(3, LONG, "left"), make_question(3, LONG, "left")],
+            (0.25, 0.75, 0.75, 0.75),
+        ),
     ],
 )
 def test_each_kind_of_repeat_is_counted_as_such(others: list[SampledQuestion], expected: tuple[float, ...]) -> None:
-    assert astuple(measure_repeats([sampled(1, LONG, "left"), *others])) == pytest.approx(expected)
+    assert astuple(measure_repeats([make_question(1, LONG, "left"), *others])) == pytest.approx(expected)

@@ -10,14 +10,14 @@ from compact_hf.evaluation.analysis.analyze import analyze
 from compact_hf.evaluation.analysis.highlights import list_highlights
 from compact_hf.evaluation.analysis.stats import Analysis
 from compact_hf.evaluation.analysis.text_only import BaselineScore, TextOnlyBaseline
-from tests.evaluation.analysis.samples import table
+from tests.evaluation.analysis.samples import write_questions
 
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    folder = table(tmp_path_factory.mktemp("table"), [("p1", "What color is the cat?", "red", ["color"])])
-    (found,) = analyze(folder).data
-    return found
+    directory = write_questions(tmp_path_factory.mktemp("table"), [("p1", "What color is the cat?", "red", ["color"])])
+    (result,) = analyze(directory).data
+    return result
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_only_a_whole_interval_above_the_majority_answer_counts_as_more(
 ) -> None:
     overall = BaselineScore(100, 45, 0.45, low, 0.55, majority=0.4, chance=0.3)
     sentences = list_highlights(replace(analysis, text_alone=TextOnlyBaseline(overall, {})))
-    assert any(told.startswith(sentence) for told in sentences)
+    assert any(highlight.startswith(sentence) for highlight in sentences)

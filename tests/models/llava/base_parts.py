@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-ROWS: Final = 32000
-EDGE: Final = 28
-PATCH: Final = 14
-TOKENS: Final = (EDGE // PATCH) ** 2
+VOCAB_SIZE: Final = 32000
+IMAGE_SIZE: Final = 28
+PATCH_SIZE: Final = 14
+NUM_IMAGE_TOKENS: Final = (IMAGE_SIZE // PATCH_SIZE) ** 2
 MEAN: Final = [0.4, 0.5, 0.25]
 STD: Final = [0.2, 0.3, 0.25]
 
@@ -31,7 +31,7 @@ class Parts:
     clip: Any
     layers: dict[str, Any]
 
-    def places(self) -> dict[str, str]:
+    def to_kwargs(self) -> dict[str, str]:
         """The arguments of `assemble_base`."""
         return {
             "language_model": str(self.language),
@@ -44,17 +44,19 @@ class Parts:
         import torch
 
         with torch.no_grad():
-            seen = self.clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+            image_features = self.clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
             weight = {name.removeprefix("model.mm_projector."): value for name, value in self.layers.items()}
-            seen = torch.nn.functional.linear(seen, weight["0.weight"], weight["0.bias"])
-            seen = torch.nn.functional.linear(torch.nn.functional.gelu(seen), weight["2.weight"], weight["2.bias"])
-            embedded = self.llama.get_input_embeddings()(ids.clamp(max=ROWS - 1)).clone()
-            embedded[ids == ROWS] = seen.flatten(0, 1)
-            return self.llama(inputs_embeds=embedded).logits
+            image_features = torch.nn.functional.linear(image_features, weight["0.weight"], weight["0.bias"])
+            image_features = torch.nn.functional.linear(
+                torch.nn.functional.gelu(image_features), weight["2.weight"], weight["2.bias"]
+            )
+            embeddings = self.llama.get_input_embeddings()(ids.clamp(max=VOCAB_SIZE - 1)).clone()
+            embeddings[ids == VOCAB_SIZE] = image_features.flatten(0, 1)
+            return self.llama(inputs_embeds=embeddings).logits
 
 
 def save_parts(
-    folder: Path,
+    directory: Path,
     *,
     legacy: bool | None = False,
     dtype: str = "float32",
@@ -70,7 +72,7 @@ def save_parts(
         torch.manual_seed(0)
         llama = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=ROWS,
+                vocab_size=VOCAB_SIZE,
                 hidden_size=width,
                 intermediate_size=2 * width,
                 num_hidden_layers=layers,
@@ -80,11 +82,16 @@ def save_parts(
                 tie_word_embeddings=tied,
             )
         ).eval()
-        tower = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+        transformer_config = {
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+        }
         clip = CLIPModel(
             CLIPConfig(
-                vision_config={**tower, "image_size": EDGE, "patch_size": PATCH},
-                text_config={**tower, "vocab_size": 99, "bos_token_id": 1, "eos_token_id": 2},
+                vision_config={**transformer_config, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
+                text_config={**transformer_config, "vocab_size": 99, "bos_token_id": 1, "eos_token_id": 2},
             )
         ).eval()
         # As drawn, the model is so weak that a wrong layer changes next to nothing.
@@ -93,39 +100,41 @@ def save_parts(
         shapes = {"0.weight": (width, 24), "0.bias": (width,), "2.weight": (width, width), "2.bias": (width,)}
         projector = {f"model.mm_projector.{name}": torch.randn(shape) / 4 for name, shape in shapes.items()}
     llama = llama.to(getattr(torch, dtype))
-    _save_language(folder / "vicuna", llama, legacy=legacy)
-    _save_vision(folder / "clip", clip)
-    _save_projector(folder / "projector", projector)
-    return Parts(folder / "vicuna", folder / "clip", folder / "projector", llama, clip, projector)
+    _save_language(directory / "vicuna", llama, legacy=legacy)
+    _save_vision(directory / "clip", clip)
+    _save_projector(directory / "projector", projector)
+    return Parts(directory / "vicuna", directory / "clip", directory / "projector", llama, clip, projector)
 
 
-def _save_language(folder: Path, llama: Any, *, legacy: bool | None) -> None:
+def _save_language(directory: Path, llama: Any, *, legacy: bool | None) -> None:
     import mistral_common
     import torch
 
-    folder.mkdir(parents=True)
+    directory.mkdir(parents=True)
     state = dict(llama.state_dict())
     if llama.config.tie_word_embeddings:
         del state["lm_head.weight"]
     # Older checkpoints hold what is computed from the config today.
     state |= {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.rand(4) for n in range(len(llama.model.layers))}
     names = list(state)
-    halves = names[: len(names) // 2], names[len(names) // 2 :]
-    for number, half in enumerate(halves, 1):
-        torch.save({name: state[name] for name in half}, folder / f"pytorch_model-{number:05d}-of-00002.bin")
-    places = {
-        name: f"pytorch_model-{number:05d}-of-00002.bin" for number, half in enumerate(halves, 1) for name in half
+    shards = names[: len(names) // 2], names[len(names) // 2 :]
+    for number, shard in enumerate(shards, 1):
+        torch.save({name: state[name] for name in shard}, directory / f"pytorch_model-{number:05d}-of-00002.bin")
+    weight_map = {
+        name: f"pytorch_model-{number:05d}-of-00002.bin" for number, shard in enumerate(shards, 1) for name in shard
     }
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    stated = llama.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "_name_or_path": "vicuna-7b-v1.5"}
-    stated["torch_dtype"] = str(llama.dtype).removeprefix("torch.")
-    stated.pop("dtype", None)
-    (folder / "config.json").write_text(json.dumps(stated))
-    chatting = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_length": 4096}
-    (folder / "generation_config.json").write_text(json.dumps({**chatting, "temperature": 0.9, "top_p": 0.6}))
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    config = llama.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "_name_or_path": "vicuna-7b-v1.5"}
+    config["torch_dtype"] = str(llama.dtype).removeprefix("torch.")
+    config.pop("dtype", None)
+    (directory / "config.json").write_text(json.dumps(config))
+    generation_config = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_length": 4096}
+    (directory / "generation_config.json").write_text(
+        json.dumps({**generation_config, "temperature": 0.9, "top_p": 0.6})
+    )
     sentencepiece = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
-    shutil.copy(sentencepiece, folder / "tokenizer.model")
-    stated = {
+    shutil.copy(sentencepiece, directory / "tokenizer.model")
+    config = {
         "add_bos_token": True,
         "add_eos_token": False,
         "bos_token": "<s>",
@@ -136,30 +145,32 @@ def _save_language(folder: Path, llama: Any, *, legacy: bool | None) -> None:
         "padding_side": "right",
         "tokenizer_class": "LlamaTokenizer",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(stated | ({} if legacy is None else {"legacy": legacy})))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    (folder / "README.md").write_text("---\nlicense: llama2\n---\n# Vicuna\n")
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(config | ({} if legacy is None else {"legacy": legacy}))
+    )
+    (directory / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    (directory / "README.md").write_text("---\nlicense: llama2\n---\n# Vicuna\n")
 
 
-def _save_vision(folder: Path, clip: Any) -> None:
+def _save_vision(directory: Path, clip: Any) -> None:
     import torch
 
-    folder.mkdir(parents=True)
-    positions = {"vision_model.embeddings.position_ids": torch.arange(TOKENS + 1)[None]}
-    torch.save(dict(clip.state_dict()) | positions, folder / "pytorch_model.bin")
-    (folder / "config.json").write_text(json.dumps(clip.config.to_dict()))
-    seeing = {"crop_size": EDGE, "size": EDGE, "image_mean": MEAN, "image_std": STD}
-    (folder / "preprocessor_config.json").write_text(json.dumps(seeing))
+    directory.mkdir(parents=True)
+    positions = {"vision_model.embeddings.position_ids": torch.arange(NUM_IMAGE_TOKENS + 1)[None]}
+    torch.save(dict(clip.state_dict()) | positions, directory / "pytorch_model.bin")
+    (directory / "config.json").write_text(json.dumps(clip.config.to_dict()))
+    preprocessor_config = {"crop_size": IMAGE_SIZE, "size": IMAGE_SIZE, "image_mean": MEAN, "image_std": STD}
+    (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor_config))
     # What nobody here needs, and nobody may download.
     for name in ("tf_model.h5", "flax_model.msgpack"):
-        (folder / name).write_bytes(bytes(1000))
+        (directory / name).write_bytes(bytes(1000))
 
 
-def _save_projector(folder: Path, layers: dict[str, Any]) -> None:
+def _save_projector(directory: Path, layers: dict[str, Any]) -> None:
     import torch
 
-    folder.mkdir(parents=True)
-    torch.save(layers, folder / "mm_projector.bin")
-    stated = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_use_im_start_end": False}
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **stated}))
-    (folder / "trainer_state.json").write_text("{}")
+    directory.mkdir(parents=True)
+    torch.save(layers, directory / "mm_projector.bin")
+    projector_config = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_use_im_start_end": False}
+    (directory / "config.json").write_text(json.dumps({"model_type": "llava", **projector_config}))
+    (directory / "trainer_state.json").write_text("{}")

@@ -18,23 +18,23 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-PICTURE = -200
+IMAGE_TOKEN_INDEX = -200
 BOS, EOS = 1, 2
 Turns = list[tuple[str, str]]
 
 
-def conversation(turns: Turns, *, picture: bool) -> str:
+def render_conversation(turns: Turns, *, has_image: bool) -> str:
     """The text: what is said follows its role and a space, and ends with a space or </s>; nothing said ends nothing."""
     text = f"{SYSTEM} "
     for number, (question, answer) in enumerate(turns):
-        if picture and number == 0:
+        if has_image and number == 0:
             question = f"<image>\n{question.strip()}".strip()
         text += f"USER: {question} " if question else "USER:"
         text += f"ASSISTANT: {answer}</s>" if answer else "ASSISTANT:"
     return text
 
 
-class Llama:
+class SlowLlamaTokenizer:
     """The slow Llama tokenizer without special tokens but </s>, the only one that stands in a conversation's text."""
 
     def __init__(self, model: Path, *, legacy: bool) -> None:
@@ -52,35 +52,37 @@ class Llama:
             ids += self._pieces.encode(part) if part else []
         return ids
 
-    def chunkwise(self, text: str) -> list[int]:
+    def tokenize_with_images(self, text: str) -> list[int]:
         """Tokens of a text in which pictures stand, each part between them tokenized by itself."""
-        first, *others = [self(part) for part in text.split("<image>")]
-        return first + [token for part in others for token in [PICTURE, *part[1:]]]
+        first, *rest = [self(part) for part in text.split("<image>")]
+        return first + [token for part in rest for token in [IMAGE_TOKEN_INDEX, *part[1:]]]
 
 
-def supervised(tokenizer: Llama, text: str) -> list[bool]:
+def supervised_mask(tokenizer: SlowLlamaTokenizer, text: str) -> list[bool]:
     """Which tokens the loss covers: by counting the tokens of each round and of what in it comes before the answer."""
-    total = len(tokenizer.chunkwise(text))
-    learnt = [False] * total
+    total = len(tokenizer.tokenize_with_images(text))
+    mask = [False] * total
     position = 1
     for number, round_ in enumerate(text.split("</s>")):
         parts = round_.split(" ASSISTANT: ")
         if not round_ or len(parts) != 2:
             break
-        length = len(tokenizer.chunkwise(round_))
+        length = len(tokenizer.tokenize_with_images(round_))
         # BOS is counted, and the space after the colon, which belongs to the answer.
-        asked = len(tokenizer.chunkwise(f"{parts[0]} ASSISTANT: ")) - 2
+        instruction_length = len(tokenizer.tokenize_with_images(f"{parts[0]} ASSISTANT: ")) - 2
         if number and not tokenizer.legacy:
             # By itself a round begins with a space of its own: one token more than after </s>.
-            length, asked = length - 1, asked - 1
-        for index in range(position + asked, min(position + length, total)):
-            learnt[index] = True
+            length, instruction_length = length - 1, instruction_length - 1
+        for index in range(position + instruction_length, min(position + length, total)):
+            mask[index] = True
         position += length
     # Where the count does not come out even, LLaVA says "tokenization mismatch" and learns nothing from the row.
-    return learnt if position == total else [False] * total
+    return mask if position == total else [False] * total
 
 
-def edges(marks: list[bool]) -> list[tuple[int, int]]:
+def mask_spans(mask: list[bool]) -> list[tuple[int, int]]:
     """Where supervised stretches begin and end: what a failed comparison should show."""
-    ends = [index for index, (one, next_) in enumerate(pairwise([False, *marks, False])) if one != next_]
-    return list(zip(ends[::2], ends[1::2], strict=True))
+    boundaries = [
+        index for index, (current, following) in enumerate(pairwise([False, *mask, False])) if current != following
+    ]
+    return list(zip(boundaries[::2], boundaries[1::2], strict=True))

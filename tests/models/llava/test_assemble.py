@@ -17,8 +17,8 @@ from compact_hf.models.llava.assemble import assemble_base
 from compact_hf.models.llava.config import build_base_config
 from compact_hf.models.llava.parts import ROLES, find_part
 from compact_hf.models.llava.weights import find_weights, write_weights
-from tests.models.llava.base_parts import EDGE, MEAN, ROWS, STD, TOKENS, Parts, save_parts
-from tests.models.llava.llava_rules import Llama
+from tests.models.llava.base_parts import IMAGE_SIZE, MEAN, NUM_IMAGE_TOKENS, STD, VOCAB_SIZE, Parts, save_parts
+from tests.models.llava.llava_rules import SlowLlamaTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 @pytest.fixture(scope="module")
 def base(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("assembled") / "base"
-    assemble_base(out, **parts.places())
+    assemble_base(out, **parts.to_kwargs())
     return out
 
 
@@ -40,47 +40,51 @@ def processor(base: Path) -> Any:
     return AutoProcessor.from_pretrained(base)
 
 
-def loaded(folder: Path, **arguments: Any) -> Any:
+def load_model(directory: Path, **arguments: Any) -> Any:
     """The model, after every name and shape on disk was found to have its place."""
     from transformers import LlavaForConditionalGeneration
 
-    model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **arguments)
+    model, report = LlavaForConditionalGeneration.from_pretrained(directory, output_loading_info=True, **arguments)
     assert not any(report.values()), report
     return model.eval()
 
 
-def stored(folder: Path) -> dict[str, Any]:
+def read_tensors(directory: Path) -> dict[str, Any]:
     """Every tensor by its name on disk, as the index finds it."""
     from safetensors import safe_open
 
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    found = {}
-    for path in folder.glob("*.safetensors"):
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    tensors = {}
+    for path in directory.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  # no mapping
                 assert index["weight_map"][name] == path.name
-                found[name] = file.get_tensor(name)
-    assert found.keys() == index["weight_map"].keys()
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
-    return found
+                tensors[name] = file.get_tensor(name)
+    assert tensors.keys() == index["weight_map"].keys()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
+    return tensors
 
 
-def written(folder: Path, places: dict[str, str], *, dtype: Any = None, on_progress: Any = lambda *_: None) -> Path:
+def write_base(
+    directory: Path, paths: dict[str, str], *, dtype: Any = None, on_progress: Any = lambda *_: None
+) -> Path:
     """The weights alone, without the tokenizer and the rest."""
-    chosen = tuple(find_part(role, place) for role, place in zip(ROLES, places.values(), strict=True))
-    folder.mkdir()
-    write_weights(find_weights(chosen, build_base_config(*chosen), dtype=dtype), folder, on_progress=on_progress)
-    return folder
+    found_parts = tuple(find_part(role, path) for role, path in zip(ROLES, paths.values(), strict=True))
+    directory.mkdir()
+    write_weights(
+        find_weights(found_parts, build_base_config(*found_parts), dtype=dtype), directory, on_progress=on_progress
+    )
+    return directory
 
 
-def asked(processor: Any, *, size: tuple[int, int] = (60, 40)) -> Any:
-    picture = Image.effect_noise(size, 90).convert("RGB")
+def make_inputs(processor: Any, *, size: tuple[int, int] = (60, 40)) -> Any:
+    image = Image.effect_noise(size, 90).convert("RGB")
     text = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What color is it?"}]}],
         add_generation_prompt=True,
         tokenize=False,
     )
-    return processor(images=[picture], text=[text], return_tensors="pt", add_special_tokens=False)
+    return processor(images=[image], text=[text], return_tensors="pt", add_special_tokens=False)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -91,34 +95,34 @@ def test_logits_are_those_of_tower_projector_and_language_model_one_after_the_ot
 
     if tied:
         parts, base = save_parts(tmp_path / "parts", tied=True), tmp_path / "base"
-        assemble_base(base, **parts.places())
-    model, given = loaded(base), asked(processor)
-    assert (given["input_ids"] == ROWS).sum() == TOKENS
+        assemble_base(base, **parts.to_kwargs())
+    model, inputs = load_model(base), make_inputs(processor)
+    assert (inputs["input_ids"] == VOCAB_SIZE).sum() == NUM_IMAGE_TOKENS
     with torch.no_grad():
-        got = model(**given).logits
-    expected = parts.logits(given["input_ids"], given["pixel_values"])
+        logits = model(**inputs).logits
+    expected = parts.logits(inputs["input_ids"], inputs["pixel_values"])
     assert expected.std() > 0.1
-    torch.testing.assert_close(got[..., :ROWS], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits[..., :VOCAB_SIZE], expected, atol=1e-5, rtol=0)
 
 
 def test_every_weight_is_bit_for_bit_what_its_part_holds(tmp_path: Path) -> None:
     import torch
 
     parts = save_parts(tmp_path / "parts", dtype="float16")
-    found = stored(written(tmp_path / "base", parts.places()))
+    tensors = read_tensors(write_base(tmp_path / "base", parts.to_kwargs()))
     expected = {f"language_model.{name}": value for name, value in parts.llama.state_dict().items()}
-    tower = parts.clip.vision_model.state_dict()
-    expected |= {f"vision_tower.vision_model.{name}": value for name, value in tower.items()}
+    vision_tensors = parts.clip.vision_model.state_dict()
+    expected |= {f"vision_tower.vision_model.{name}": value for name, value in vision_tensors.items()}
     layers = {"0": "linear_1", "2": "linear_2"}
     for name, value in parts.layers.items():
         number, kind = name.split(".")[-2:]
         expected[f"multi_modal_projector.{layers[number]}.{kind}"] = value
-    assert found.keys() == expected.keys()
+    assert tensors.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype
-        assert torch.equal(found[name][: len(value)], value), name
+        assert tensors[name].dtype == value.dtype
+        assert torch.equal(tensors[name][: len(value)], value), name
     assert {
-        name: len(found[name]) - len(value) for name, value in expected.items() if len(found[name]) != len(value)
+        name: len(tensors[name]) - len(value) for name, value in expected.items() if len(tensors[name]) != len(value)
     } == {
         "language_model.model.embed_tokens.weight": 64,
         "language_model.lm_head.weight": 64,
@@ -128,12 +132,12 @@ def test_every_weight_is_bit_for_bit_what_its_part_holds(tmp_path: Path) -> None
 def test_new_rows_are_the_mean_of_the_others_and_no_token_is_likelier_for_it(parts: Parts, base: Path) -> None:
     import torch
 
-    found = stored(base)
+    tensors = read_tensors(base)
     for name, old in (
         ("model.embed_tokens.weight", parts.llama.get_input_embeddings().weight),
         ("lm_head.weight", parts.llama.get_output_embeddings().weight),
     ):
-        new = found[f"language_model.{name}"][ROWS:]
+        new = tensors[f"language_model.{name}"][VOCAB_SIZE:]
         assert new.shape[0] == 64
         torch.testing.assert_close(new, old.mean(0).expand_as(new), atol=1e-6, rtol=1e-5)
 
@@ -143,42 +147,46 @@ def test_config_processor_and_generation_agree_on_the_added_tokens(base: Path, p
 
     config, generation = AutoConfig.from_pretrained(base), GenerationConfig.from_pretrained(base)
     tokenizer = processor.tokenizer
-    assert (config.image_token_index, config.text_config.vocab_size) == (ROWS, ROWS + 64)
-    assert (processor.image_token_id, tokenizer.pad_token_id, len(tokenizer)) == (ROWS, ROWS + 1, ROWS + 2)
-    assert config.text_config.pad_token_id == generation.pad_token_id == ROWS + 1
+    assert (config.image_token_index, config.text_config.vocab_size) == (VOCAB_SIZE, VOCAB_SIZE + 64)
+    assert (processor.image_token_id, tokenizer.pad_token_id, len(tokenizer)) == (
+        VOCAB_SIZE,
+        VOCAB_SIZE + 1,
+        VOCAB_SIZE + 2,
+    )
+    assert config.text_config.pad_token_id == generation.pad_token_id == VOCAB_SIZE + 1
     assert (generation.bos_token_id, generation.eos_token_id) == (1, 2)
     assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
     # Vicuna's sampling settings would be used, and its length reported as in conflict, at every call.
-    stated = json.loads((base / "generation_config.json").read_text())
-    assert not stated.keys() & {"temperature", "top_p", "do_sample", "max_length"}
+    saved_config = json.loads((base / "generation_config.json").read_text())
+    assert not saved_config.keys() & {"temperature", "top_p", "do_sample", "max_length"}
     assert (tokenizer.padding_side, tokenizer.model_max_length) == ("left", 4096)
 
 
 def test_a_row_alone_and_padded_in_a_batch_is_continued_in_the_same_words(base: Path, processor: Any) -> None:
-    model = loaded(base)
+    model = load_model(base)
     texts = [f"<s>USER: <image>\n{question} ASSISTANT:" for question in ("What?", "And what is that over there?")]
-    pictures = [Image.new("RGB", (30, 50), color) for color in ("red", "blue")]
+    images = [Image.new("RGB", (30, 50), color) for color in ("red", "blue")]
 
-    def continued(chosen: slice) -> list[list[int]]:
-        given = processor(
-            images=pictures[chosen], text=texts[chosen], padding=True, return_tensors="pt", add_special_tokens=False
+    def generate(rows: slice) -> list[list[int]]:
+        inputs = processor(
+            images=images[rows], text=texts[rows], padding=True, return_tensors="pt", add_special_tokens=False
         )
-        out = model.generate(**given, max_new_tokens=5, eos_token_id=-1)
-        return out[:, given["input_ids"].shape[1] :].tolist()
+        out = model.generate(**inputs, max_new_tokens=5, eos_token_id=-1)
+        return out[:, inputs["input_ids"].shape[1] :].tolist()
 
-    assert continued(slice(0, 2)) == continued(slice(0, 1)) + continued(slice(1, 2))
+    assert generate(slice(0, 2)) == generate(slice(0, 1)) + generate(slice(1, 2))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (90, 33), (33, 90), (1, 7)])
 def test_a_picture_is_padded_to_a_square_as_llava_does_it(processor: Any, size: tuple[int, int]) -> None:
-    picture = Image.effect_noise(size, 90).convert("RGB")
-    got = processor.image_processor(picture, return_tensors="np")["pixel_values"][0]
+    image = Image.effect_noise(size, 90).convert("RGB")
+    pixels = processor.image_processor(image, return_tensors="np")["pixel_values"][0]
     edge = max(size)
     square = Image.new("RGB", (edge, edge), tuple(int(255 * mean) for mean in MEAN))
-    square.paste(picture, ((edge - size[0]) // 2, (edge - size[1]) // 2))
-    small = np.asarray(square.resize((EDGE, EDGE), Image.Resampling.BICUBIC)) / 255
-    np.testing.assert_allclose(got, ((small - MEAN) / STD).transpose(2, 0, 1), atol=1e-5)
-    assert (asked(processor, size=size)["input_ids"] == ROWS).sum() == TOKENS
+    square.paste(image, ((edge - size[0]) // 2, (edge - size[1]) // 2))
+    resized = np.asarray(square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)) / 255
+    np.testing.assert_allclose(pixels, ((resized - MEAN) / STD).transpose(2, 0, 1), atol=1e-5)
+    assert (make_inputs(processor, size=size)["input_ids"] == VOCAB_SIZE).sum() == NUM_IMAGE_TOKENS
 
 
 @pytest.mark.parametrize(("stated", "legacy"), [(False, False), (True, True), (None, True)])
@@ -189,8 +197,8 @@ def test_the_tokenizer_cuts_as_the_language_models_own_also_when_it_was_saved_ag
 
     if stated is not False:
         parts, base = save_parts(tmp_path / "parts", legacy=stated), tmp_path / "base"
-        assemble_base(base, **parts.places())
-    reference = Llama(parts.language / "tokenizer.model", legacy=legacy)
+        assemble_base(base, **parts.to_kwargs())
+    reference = SlowLlamaTokenizer(parts.language / "tokenizer.model", legacy=legacy)
     processor = AutoProcessor.from_pretrained(base)
     processor.save_pretrained(tmp_path / "again")
     for tokenizer in (processor.tokenizer, AutoProcessor.from_pretrained(tmp_path / "again").tokenizer):
@@ -215,32 +223,32 @@ def test_weights_in_other_formats_and_by_todays_names_give_the_same_base(
     shutil.copy(parts.vision / "preprocessor_config.json", tmp_path / "tower")
     # Of before PyTorch 1.6: it cannot be mapped.
     torch.save(parts.layers, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    places = {"language": tmp_path / "llama", "vision": tmp_path / "tower", "projector": tmp_path / "old.bin"}
-    found = stored(written(tmp_path / "base", {role: str(place) for role, place in places.items()}))
-    expected = stored(base)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    paths = {"language": tmp_path / "llama", "vision": tmp_path / "tower", "projector": tmp_path / "old.bin"}
+    tensors = read_tensors(write_base(tmp_path / "base", {role: str(path) for role, path in paths.items()}))
+    expected = read_tensors(base)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_a_dtype_rounds_every_weight_to_it(parts: Parts, base: Path, tmp_path: Path, dtype: str) -> None:
     import torch
 
-    wanted = getattr(torch, dtype)
-    found = stored(written(tmp_path / "base", parts.places(), dtype=wanted))
-    for name, value in stored(base).items():
-        assert torch.equal(found[name], value.to(wanted)), name
+    torch_dtype = getattr(torch, dtype)
+    tensors = read_tensors(write_base(tmp_path / "base", parts.to_kwargs(), dtype=torch_dtype))
+    for name, value in read_tensors(base).items():
+        assert torch.equal(tensors[name], value.to(torch_dtype)), name
 
 
 def test_it_is_loaded_in_what_most_of_it_was_stored_in_or_rounded_to(tmp_path: Path) -> None:
     import torch
 
     parts = save_parts(tmp_path / "parts", dtype="float16")
-    assemble_base(tmp_path / "stored", **parts.places())
-    assert loaded(tmp_path / "stored").dtype == torch.float16
-    done = assemble_base(tmp_path / "rounded", **parts.places(), dtype="bfloat16")
-    assert loaded(tmp_path / "rounded").dtype == torch.bfloat16
-    assert done.disk_space.output_bytes == sum(value.nbytes for value in stored(tmp_path / "rounded").values())
+    assemble_base(tmp_path / "stored", **parts.to_kwargs())
+    assert load_model(tmp_path / "stored").dtype == torch.float16
+    result = assemble_base(tmp_path / "rounded", **parts.to_kwargs(), dtype="bfloat16")
+    assert load_model(tmp_path / "rounded").dtype == torch.bfloat16
+    assert result.disk_space.output_bytes == sum(value.nbytes for value in read_tensors(tmp_path / "rounded").values())
 
 
 def test_shards_keep_to_their_size_and_to_one_file_of_a_part_each(
@@ -250,23 +258,23 @@ def test_shards_keep_to_their_size_and_to_one_file_of_a_part_each(
 
     monkeypatch.setattr(base_weights, "SHARD_BYTES", 30_000)
     steps: list[tuple[int, int]] = []
-    folder = written(tmp_path / "base", parts.places(), on_progress=lambda *step: steps.append(step))
-    expected, found = stored(base), stored(folder)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    count, total = len(names), sum(value.nbytes for value in found.values())
+    directory = write_base(tmp_path / "base", parts.to_kwargs(), on_progress=lambda *step: steps.append(step))
+    expected, tensors = read_tensors(base), read_tensors(directory)
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
+    names = sorted(path.name for path in directory.glob("*.safetensors"))
+    count, total = len(names), sum(value.nbytes for value in tensors.values())
     assert count > 5
     assert names == [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    index = json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
     for name in names:
-        sizes = [found[weight].nbytes for weight in index if index[weight] == name]
+        sizes = [tensors[weight].nbytes for weight in index if index[weight] == name]
         assert sum(sizes) <= 30_000 or len(sizes) == 1
     assert steps == sorted(steps)
     assert steps[-1] == (total, total)
 
 
 def test_the_same_parts_give_the_same_files(parts: Parts, base: Path, tmp_path: Path) -> None:
-    assemble_base(tmp_path / "again", **parts.places())
+    assemble_base(tmp_path / "again", **parts.to_kwargs())
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
         path.name: path.read_bytes() for path in base.iterdir()
     }
@@ -283,10 +291,10 @@ def test_the_snippet_of_the_card_runs(base: Path, monkeypatch: pytest.MonkeyPatc
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
     monkeypatch.chdir(base)
-    names: dict[str, Any] = {}
-    exec(snippet[1], names)
-    assert str(names["model"].dtype) == "torch.bfloat16"
-    assert names["processor"].image_token_id == ROWS
+    namespace: dict[str, Any] = {}
+    exec(snippet[1], namespace)
+    assert str(namespace["model"].dtype) == "torch.bfloat16"
+    assert namespace["processor"].image_token_id == VOCAB_SIZE
 
 
 def test_llama_2s_terms_go_with_the_base(base: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.models.llava.assemble import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
-from tests.doubles.hub.server import Asked, HubServer
+from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import MAIN, File, Repository
-from tests.hub.clients import COMPACT, at, contents, run, statuses, told
+from tests.hub.clients import COMPACT, contents, revision_files, run, run_source, statuses
 from tests.models.llava.base_parts import Parts, save_parts
 
 
@@ -26,60 +26,64 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 def server(parts: Parts) -> Iterator[HubServer]:
     """The Hub with the three parts under their own names."""
     with HubServer() as server:
-        for name, folder in (
+        for name, directory in (
             (LANGUAGE_MODEL, parts.language),
             (VISION_TOWER, parts.vision),
             (PROJECTOR, parts.projector),
         ):
-            upload(server.store.create("model", name, private=False, author="someone"), folder)
+            upload(server.store.create("model", name, private=False, author="someone"), directory)
         yield server
 
 
-def upload(repository: Repository, folder: Path) -> None:
-    files = {name: File.of(data, lfs=b"\0" in data[:1000]) for name, data in contents(folder).items()}
-    repository.add(MAIN, files, title="upload", message="", author="someone")
+def upload(repository: Repository, directory: Path) -> None:
+    files = {name: File.from_bytes(data, lfs=b"\0" in data[:1000]) for name, data in contents(directory).items()}
+    repository.add_commit(MAIN, files, title="upload", message="", author="someone")
 
 
-def fetched(server: HubServer) -> set[str]:
+def fetched_files(server: HubServer) -> set[str]:
     """Names of the files whose content was asked for."""
-    return {one.path.rpartition("/")[2] for one in server.asked if one.method == "GET" and "/resolve/" in one.path}
+    return {
+        request.path.rpartition("/")[2]
+        for request in server.requests
+        if request.method == "GET" and "/resolve/" in request.path
+    }
 
 
 def test_one_command_takes_the_three_from_the_hub_and_publishes_the_base_in_one_piece_also_at_a_second_go(
     server: HubServer, tmp_path: Path
 ) -> None:
-    def refuse(asked: Asked, number: int) -> Response | None:
-        return JSONResponse({"error": "out of order"}, 403) if "/commit/" in asked.path else None
+    def refuse(request: HubRequest, number: int) -> Response | None:
+        return JSONResponse({"error": "out of order"}, 403) if "/commit/" in request.path else None
 
     out, home = tmp_path / "base", tmp_path / "home"
     command = ["base", "assemble", "--out", out, "--push", "org/base", "--private"]
     server.fault = refuse
-    refused = run(server, COMPACT, *command, home=home)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "may not write to org/base" in refused.stderr.splitlines()[-1]
-    assert not {"tf_model.h5", "flax_model.msgpack", "trainer_state.json"} & fetched(server)
-    assert {"mm_projector.bin", "pytorch_model.bin", "pytorch_model-00002-of-00002.bin"} <= fetched(server)
+    failed = run(server, COMPACT, *command, home=home)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "may not write to org/base" in failed.stderr.splitlines()[-1]
+    assert not {"tf_model.h5", "flax_model.msgpack", "trainer_state.json"} & fetched_files(server)
+    assert {"mm_projector.bin", "pytorch_model.bin", "pytorch_model-00002-of-00002.bin"} <= fetched_files(server)
     repository = server.store.repository("model", "org/base")
-    assert at(repository, "main") == {}
+    assert revision_files(repository, "main") == {}
     before = contents(out)
-    assert_names_its_parts(server, out)
+    check_recorded_parts(server, out)
 
-    server.fault = lambda asked, number: None
-    server.asked.clear()
-    done = run(server, COMPACT, *command, home=home)
-    assert (done.returncode, done.stdout) == (0, f"{server.url}/org/base/tree/main\n"), done.stderr
-    assert "holds this base already" in done.stderr
-    assert not fetched(server) - {"config.json"}
+    server.fault = lambda request, number: None
+    server.requests.clear()
+    process = run(server, COMPACT, *command, home=home)
+    assert (process.returncode, process.stdout) == (0, f"{server.url}/org/base/tree/main\n"), process.stderr
+    assert "holds this base already" in process.stderr
+    assert not fetched_files(server) - {"config.json"}
     assert repository.private
     assert statuses(repository) == ["merged"]
-    assert at(repository, "main") == contents(out) == before
+    assert revision_files(repository, "main") == contents(out) == before
 
 
-def assert_names_its_parts(server: HubServer, base: Path) -> None:
+def check_recorded_parts(server: HubServer, base: Path) -> None:
     record = json.loads((base / "assembly.json").read_text())
     card = (base / "README.md").read_text()
     for role, name in (("language model", LANGUAGE_MODEL), ("vision tower", VISION_TOWER), ("projector", PROJECTOR)):
-        commit = server.store.repository("model", name).at("main").sha
+        commit = server.store.repository("model", name).get_commit("main").sha
         assert (record["parts"][role]["name"], record["parts"][role]["commit"]) == (name, commit)
         assert f"| [{name}](https://huggingface.co/{name}) | `{commit}` |" in card
         assert f"- {name}\n" in card.partition("\n---\n")[0]
@@ -87,37 +91,42 @@ def assert_names_its_parts(server: HubServer, base: Path) -> None:
 
 def test_a_dry_run_and_a_pinned_revision_fetch_no_weights_but_their_configs(server: HubServer, tmp_path: Path) -> None:
     vicuna = server.store.repository("model", LANGUAGE_MODEL)
-    vicuna.tag("v1.5", "main")
-    pinned = vicuna.at("main").sha
-    vicuna.add(MAIN, {"config.json": File.of(b"{}", lfs=False)}, title="broken", message="", author="someone")
+    vicuna.add_tag("v1.5", "main")
+    pinned = vicuna.get_commit("main").sha
+    vicuna.add_commit(
+        MAIN, {"config.json": File.from_bytes(b"{}", lfs=False)}, title="broken", message="", author="someone"
+    )
     command = ["base", "assemble", "--out", tmp_path / "base", "--dry-run", "--language-model"]
-    done = run(server, COMPACT, *command, f"{LANGUAGE_MODEL}@v1.5", home=tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    assert f"language model {LANGUAGE_MODEL}@{pinned[:12]}" in done.stdout
+    process = run(server, COMPACT, *command, f"{LANGUAGE_MODEL}@v1.5", home=tmp_path / "home")
+    assert process.returncode == 0, process.stderr
+    assert f"language model {LANGUAGE_MODEL}@{pinned[:12]}" in process.stdout
     # The whole of CLIP, both halves of Vicuna, the tokenizer that was fetched already left out.
-    assert re.search(r"would be at most 9 MB with 32064 rows of vocabulary; to download: 9 MB", done.stderr)
-    assert not [name for name in fetched(server) if name.endswith(".bin")]
+    assert re.search(r"would be at most 9 MB with 32064 rows of vocabulary; to download: 9 MB", process.stderr)
+    assert not [name for name in fetched_files(server) if name.endswith(".bin")]
     assert not (tmp_path / "base").exists()
 
 
 def test_what_the_hub_does_not_give_or_take_is_told_in_one_line_before_any_weight(
     server: HubServer, tmp_path: Path
 ) -> None:
-    def gated(asked: Asked, number: int) -> Response | None:
-        if asked.path.startswith("/meta/llama/resolve/"):
+    def refuse_gated(request: HubRequest, number: int) -> Response | None:
+        if request.path.startswith("/meta/llama/resolve/"):
             headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model meta/llama is restricted."}
             return JSONResponse({"error": "restricted"}, 403, headers=headers)
         return None
 
     store = server.store
-    files = store.repository("model", LANGUAGE_MODEL).at("main").files
+    files = store.repository("model", LANGUAGE_MODEL).get_commit("main").files
     llama = store.create("model", "meta/llama", private=False, author="someone")
-    llama.add(MAIN, files, title="files", message="", author="someone")
-    adapter = {"adapter_config.json": File.of(b"{}", lfs=False), "README.md": File.of(b"mine", lfs=False)}
-    store.create("model", "org/adapter", private=False, author="tester").add(
+    llama.add_commit(MAIN, files, title="files", message="", author="someone")
+    adapter = {
+        "adapter_config.json": File.from_bytes(b"{}", lfs=False),
+        "README.md": File.from_bytes(b"mine", lfs=False),
+    }
+    store.create("model", "org/adapter", private=False, author="tester").add_commit(
         MAIN, adapter, title="adapter", message="", author="tester"
     )
-    server.fault = gated
+    server.fault = refuse_gated
     source = """
 import sys
 from compact_hf import CompactError, assemble_base
@@ -134,7 +143,7 @@ for given in (
     except CompactError as error:
         told.append([type(error).__name__, str(error)])
 """
-    got = told(server, source, tmp_path / "base", home=tmp_path / "home")
+    errors = run_source(server, source, tmp_path / "base", home=tmp_path / "home")
     expected = [
         ("HubError", f"meta/llama@.* is gated; accept its terms at {server.url}/meta/llama, and set HF_TOKEN"),
         ("HubError", "there is no lmsys/vicuna-8b for this token on the Hub"),
@@ -142,10 +151,10 @@ for given in (
         ("TuningError", "projector openai/clip-vit-large-patch14-336@.* lacks mm_projector.bin"),
         ("UsageError", "org/adapter holds something other than an assembled base"),
     ]
-    assert len(got) == len(expected)
-    for (kind, line), (expected_kind, pattern) in zip(got, expected, strict=True):
-        assert kind == expected_kind
-        assert re.search(pattern, line), line
-        assert "\n" not in line
-    assert not [name for name in fetched(server) if name.endswith(".bin")]
+    assert len(errors) == len(expected)
+    for (error_name, message), (expected_name, pattern) in zip(errors, expected, strict=True):
+        assert error_name == expected_name
+        assert re.search(pattern, message), message
+        assert "\n" not in message
+    assert not [name for name in fetched_files(server) if name.endswith(".bin")]
     assert not (tmp_path / "base").exists()

@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 def places(made: Parts, tmp_path: Path) -> dict[str, str]:
     """The parts in folders of the test's own, to be damaged."""
     shutil.copytree(made.language.parent, tmp_path / "parts")
-    return {role: str(tmp_path / "parts" / Path(place).name) for role, place in made.places().items()}
+    return {role: str(tmp_path / "parts" / Path(path).name) for role, path in made.to_kwargs().items()}
 
 
 def edit_json(path: Path, **changes: Any) -> None:
@@ -46,29 +46,29 @@ def edit_weights(path: Path, change: Callable[[dict[str, Any]], object]) -> None
     torch.save(tensors, path)
 
 
-def of_another_width(tensors: dict[str, Any]) -> None:
+def set_wrong_width(tensors: dict[str, Any]) -> None:
     import torch
 
     tensors["model.mm_projector.0.weight"] = torch.zeros(32, 40)
 
 
-def of_one_layer(tensors: dict[str, Any]) -> None:
+def drop_layer(tensors: dict[str, Any]) -> None:
     for name in list(tensors):
         if ".2." in name:
             del tensors[name]
 
 
-def with_infinity(tensors: dict[str, Any]) -> None:
+def set_infinity(tensors: dict[str, Any]) -> None:
     tensors["model.mm_projector.2.bias"][3] = float("inf")
 
 
-def in_whole_numbers(tensors: dict[str, Any]) -> None:
+def set_integers(tensors: dict[str, Any]) -> None:
     import torch
 
     tensors["vision_model.post_layernorm.bias"] = torch.zeros(24, dtype=torch.int8)
 
 
-LLAMA = "pytorch_model-00001-of-00002.bin"
+LLAMA_SHARD = "pytorch_model-00001-of-00002.bin"
 # What is done to the parts' folders -> what is told.
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a llava": (lambda at: edit_json(at / "vicuna/config.json", model_type="llava"), "is a LLaVA already"),
@@ -88,11 +88,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "mm_projector_type 'linear'; LLaVA-1.5's base needs 'mlp2x_gelu'",
     ),
     "a projector of another width": (
-        lambda at: edit_weights(at / "projector/mm_projector.bin", of_another_width),
+        lambda at: edit_weights(at / "projector/mm_projector.bin", set_wrong_width),
         "[32, 40], and it has to be [32, 24], from the vision tower's 24 to the language model's 32",
     ),
     "half a projector": (
-        lambda at: edit_weights(at / "projector/mm_projector.bin", of_one_layer),
+        lambda at: edit_weights(at / "projector/mm_projector.bin", drop_layer),
         "has nothing for multi_modal_projector.linear_2.weight and 1 more",
     ),
     "something else as a projector": (
@@ -100,18 +100,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "for which LLaVA-1.5 has no place",
     ),
     "a projector that is not finite": (
-        lambda at: edit_weights(at / "projector/mm_projector.bin", with_infinity),
+        lambda at: edit_weights(at / "projector/mm_projector.bin", set_infinity),
         "mm_projector.2.bias in mm_projector.bin holds values that are no finite torch.float32",
     ),
     "a projector cut short": (lambda at: os.truncate(at / "projector/mm_projector.bin", 900), "cannot be read"),
     "an empty projector": (lambda at: os.truncate(at / "projector/mm_projector.bin", 0), "cannot be read"),
     "whole numbers": (
-        lambda at: edit_weights(at / "clip/pytorch_model.bin", in_whole_numbers),
+        lambda at: edit_weights(at / "clip/pytorch_model.bin", set_integers),
         "as torch.int8; give it in floating point",
     ),
-    "a shard less": (lambda at: (at / "vicuna" / LLAMA).unlink(), "has 1 of its 2 shards"),
+    "a shard less": (lambda at: (at / "vicuna" / LLAMA_SHARD).unlink(), "has 1 of its 2 shards"),
     "a shard twice": (
-        lambda at: shutil.copy(at / "vicuna" / LLAMA, at / "vicuna" / LLAMA.replace("00001", "00002", 1)),
+        lambda at: shutil.copy(at / "vicuna" / LLAMA_SHARD, at / "vicuna" / LLAMA_SHARD.replace("00001", "00002", 1)),
         "twice",
     ),
     "a layer less": (lambda at: edit_json(at / "vicuna/config.json", num_hidden_layers=2), "has nothing for"),
@@ -132,12 +132,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_part_that_does_not_fit_is_told_in_one_line_and_nothing_is_left(
     places: dict[str, str], tmp_path: Path, damage: str
 ) -> None:
-    harm, told = DAMAGES[damage]
-    harm(tmp_path / "parts")
-    with pytest.raises(TuningError) as caught:
+    apply_damage, message = DAMAGES[damage]
+    apply_damage(tmp_path / "parts")
+    with pytest.raises(TuningError) as excinfo:
         assemble_base(tmp_path / "base", **places)
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
     assert [path.name for path in tmp_path.iterdir()] == ["parts"]
 
 
@@ -173,8 +173,8 @@ def test_a_folder_with_something_else_and_a_file_are_left_alone(places: dict[str
     (tmp_path / "mine").mkdir()
     thesis = tmp_path / "mine" / "thesis.tex"
     thesis.write_text("years of work")
-    for out, told in ((thesis.parent, "something other than an assembled base"), (thesis, "is no folder")):
-        with pytest.raises(UsageError, match=told):
+    for out, message in ((thesis.parent, "something other than an assembled base"), (thesis, "is no folder")):
+        with pytest.raises(UsageError, match=message):
             assemble_base(out, **places)
     assert thesis.read_text() == "years of work"
 
@@ -203,8 +203,8 @@ from compact_hf.models.llava.assemble import assemble_base
 assemble_base(sys.argv[1], **json.loads(sys.argv[2]), on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 """
     out = tmp_path / "base"
-    done = preforked.run([sys.executable, "-c", source, str(out), json.dumps(places)])
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = preforked.run([sys.executable, "-c", source, str(out), json.dumps(places)])
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert not out.exists()
     assert any(path.suffix == ".safetensors" for path in (tmp_path / ".base.writing").rglob("*"))
     assemble_base(out, **places)
@@ -247,12 +247,12 @@ def test_a_disk_needs_room_for_the_download_and_the_base_together(
 def test_a_dry_run_says_what_it_would_take_and_refuses_what_the_run_would(
     places: dict[str, str], tmp_path: Path
 ) -> None:
-    would = assemble_base(tmp_path / "base", **places, dry_run=True)
+    planned = assemble_base(tmp_path / "base", **places, dry_run=True)
     assert not (tmp_path / "base").exists()
-    assert (would.vocab_size, would.is_new, would.disk_space.download_bytes) == (32064, False, 0)
+    assert (planned.vocab_size, planned.is_new, planned.disk_space.download_bytes) == (32064, False, 0)
     assemble_base(tmp_path / "base", **places)
-    written = sum(path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors"))
-    assert 0.8 * would.disk_space.output_bytes < written < 1.1 * would.disk_space.output_bytes
+    weight_bytes = sum(path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors"))
+    assert 0.8 * planned.disk_space.output_bytes < weight_bytes < 1.1 * planned.disk_space.output_bytes
     edit_json(Path(places["projector"]) / "config.json", mm_vision_select_layer=-1)
     with pytest.raises(CompactError, match="mm_vision_select_layer -1"):
         assemble_base(tmp_path / "other", **places, dry_run=True)

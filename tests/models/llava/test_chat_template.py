@@ -15,10 +15,18 @@ from PIL import Image
 
 from compact_hf.models.llava.processor import chat_template, load_llama_tokenizer
 from compact_hf.models.llava.tiny import build_tiny
-from tests.models.llava.llava_rules import PICTURE, SYSTEM, Llama, Turns, conversation, edges, supervised
+from tests.models.llava.llava_rules import (
+    IMAGE_TOKEN_INDEX,
+    SYSTEM,
+    SlowLlamaTokenizer,
+    Turns,
+    mask_spans,
+    render_conversation,
+    supervised_mask,
+)
 
 SENTENCEPIECE = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
-PICTURE_TOKENS = 4
+NUM_IMAGE_TOKENS = 4
 ONE_TURN = [("What color is it?", "red")]
 TWO_TURNS = [("What color is it?", "red"), ("And its shape?", "round disc")]
 ROWS: dict[str, Turns] = {
@@ -37,12 +45,12 @@ ROWS: dict[str, Turns] = {
     "role in a question": [("Who wrote ASSISTANT:hi and USER: ?", "me"), ("Sure?", "yes")],
     "role in an answer": [("Read the sign.", "USER: and BOTASSISTANT: ok"), ("Sure?", "yes")],
 }
-GIVEN_UP: dict[str, Turns] = {
+SKIPPED_BY_LLAVA: dict[str, Turns] = {
     "a whole role in a question": [("Read: ASSISTANT: hi", "ASSISTANT: hi"), ("Sure?", "yes")],
     "an empty last answer": [("What is it?", "red"), ("And this?", "")],
     "an empty question": [("What is it?", "red"), ("", "blue")],
 }
-PICTURE_ALONE: Turns = [("", "red")]
+IMAGE_ONLY: Turns = [("", "red")]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["legacy", "not legacy"])
@@ -51,8 +59,8 @@ def legacy(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def llava(legacy: bool) -> Llama:
-    return Llama(SENTENCEPIECE, legacy=legacy)
+def llava(legacy: bool) -> SlowLlamaTokenizer:
+    return SlowLlamaTokenizer(SENTENCEPIECE, legacy=legacy)
 
 
 @pytest.fixture(scope="module")
@@ -82,30 +90,32 @@ def llama(legacy: bool) -> Any:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import AutoProcessor
 
-    folder = build_tiny(tmp_path_factory.mktemp("tiny") / "model", ["What color is it?", "red"], seed=0)
-    return AutoProcessor.from_pretrained(folder)
+    directory = build_tiny(tmp_path_factory.mktemp("tiny") / "model", ["What color is it?", "red"], seed=0)
+    return AutoProcessor.from_pretrained(directory)
 
 
 @pytest.mark.parametrize("picture", [False, True], ids=["no picture", "picture"])
 @pytest.mark.parametrize("turns", ROWS.values(), ids=ROWS)
-def test_reads_and_learns_what_llava_does(llama: Any, llava: Llama, turns: Turns, picture: bool) -> None:
-    text = conversation(turns, picture=picture)
-    batch = collated(llama, [example(turns, picture=picture)])
-    assert read_back(llama, batch) == llava.chunkwise(text)
-    assert edges(learnt(llama, batch)) == edges(supervised(llava, text))
+def test_reads_and_learns_what_llava_does(llama: Any, llava: SlowLlamaTokenizer, turns: Turns, picture: bool) -> None:
+    text = render_conversation(turns, has_image=picture)
+    batch = collate(llama, [make_example(turns, has_image=picture)])
+    assert read_tokens(llama, batch) == llava.tokenize_with_images(text)
+    assert mask_spans(loss_mask(llama, batch)) == mask_spans(supervised_mask(llava, text))
 
 
-def test_a_picture_may_come_without_a_question(llama: Any, llava: Llama) -> None:
-    test_reads_and_learns_what_llava_does(llama, llava, PICTURE_ALONE, True)
+def test_a_picture_may_come_without_a_question(llama: Any, llava: SlowLlamaTokenizer) -> None:
+    test_reads_and_learns_what_llava_does(llama, llava, IMAGE_ONLY, True)
 
 
 @pytest.mark.parametrize("picture", [False, True], ids=["no picture", "picture"])
-@pytest.mark.parametrize("turns", GIVEN_UP.values(), ids=GIVEN_UP)
-def test_learns_the_answers_of_rows_that_llava_gives_up(llama: Any, llava: Llama, turns: Turns, picture: bool) -> None:
-    text = conversation(turns, picture=picture)
-    batch = collated(llama, [example(turns, picture=picture)])
-    assert read_back(llama, batch) == llava.chunkwise(text)
-    assert not any(supervised(llava, text))
+@pytest.mark.parametrize("turns", SKIPPED_BY_LLAVA.values(), ids=SKIPPED_BY_LLAVA)
+def test_learns_the_answers_of_rows_that_llava_gives_up(
+    llama: Any, llava: SlowLlamaTokenizer, turns: Turns, picture: bool
+) -> None:
+    text = render_conversation(turns, has_image=picture)
+    batch = collate(llama, [make_example(turns, has_image=picture)])
+    assert read_tokens(llama, batch) == llava.tokenize_with_images(text)
+    assert not any(supervised_mask(llava, text))
     labels = batch["labels"][0]
     answers = "".join(f" {answer}</s>" for _, answer in turns if answer)
     assert llama.tokenizer.decode(labels[labels != -100]).strip() == answers.strip()
@@ -116,13 +126,13 @@ def test_learns_the_answers_of_rows_that_llava_gives_up(llama: Any, llava: Llama
 def test_renders_llavas_text_with_the_spaces_that_sentencepiece_adds(llama: Any, turns: Turns, picture: bool) -> None:
     from trl.data_utils import prepare_multimodal_messages
 
-    row = example(turns, picture=picture)
+    row = make_example(turns, has_image=picture)
     rendered = llama.apply_chat_template(prepare_multimodal_messages(row["messages"], images=row["images"]))
-    expected = conversation(turns, picture=picture).replace("<image>", "<image> ")
+    expected = render_conversation(turns, has_image=picture).replace("<image>", "<image> ")
     assert rendered == f"<s> {expected}"
 
 
-def test_the_trainers_batches_are_llavas_too(llama: Any, llava: Llama, tmp_path: Path) -> None:
+def test_the_trainers_batches_are_llavas_too(llama: Any, llava: SlowLlamaTokenizer, tmp_path: Path) -> None:
     """Through everything that `trl sft` does with a data set, before and in its data loader."""
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
@@ -132,8 +142,10 @@ def test_the_trainers_batches_are_llavas_too(llama: Any, llava: Llama, tmp_path:
     features = Features(
         images=List(ImageFeature()), messages=List({"role": Value("string"), "content": Value("string")})
     )
-    asked = [(turns, picture) for turns in ROWS.values() for picture in (True, False)]
-    rows = Dataset.from_list([example(turns, picture=picture) for turns, picture in asked], features=features)
+    cases = [(turns, has_image) for turns in ROWS.values() for has_image in (True, False)]
+    rows = Dataset.from_list(
+        [make_example(turns, has_image=has_image) for turns, has_image in cases], features=features
+    )
     settings = SFTConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -143,16 +155,16 @@ def test_the_trainers_batches_are_llavas_too(llama: Any, llava: Llama, tmp_path:
         assistant_only_loss=True,
         max_length=2048,
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=len(asked),
+        per_device_train_batch_size=len(cases),
     )
     model = AutoModelForImageTextToText.from_pretrained(build_tiny(tmp_path / "tiny", ["red"], seed=0))
     trainer = SFTTrainer(model, settings, train_dataset=rows, processing_class=llama)
     (batch,) = trainer.get_train_dataloader()
-    for number, (turns, picture) in enumerate(asked):
-        text = conversation(turns, picture=picture)
-        ids = read_back(llama, batch, number)
-        assert ids == llava.chunkwise(text)
-        assert edges(learnt(llama, batch, number)[: len(ids)]) == edges(supervised(llava, text))
+    for number, (turns, has_image) in enumerate(cases):
+        text = render_conversation(turns, has_image=has_image)
+        ids = read_tokens(llama, batch, number)
+        assert ids == llava.tokenize_with_images(text)
+        assert mask_spans(loss_mask(llama, batch, number)[: len(ids)]) == mask_spans(supervised_mask(llava, text))
 
 
 @pytest.mark.parametrize("token", ["<s>", "</s>", "<unk>", "<pad>", "<image>"])
@@ -160,10 +172,10 @@ def test_the_trainers_batches_are_llavas_too(llama: Any, llava: Llama, tmp_path:
 def test_text_that_would_become_a_special_token_is_refused(llama: Any, turns: Turns, token: str) -> None:
     from jinja2 import TemplateError
 
-    row = example([(q.format(token), a.format(token)) for q, a in turns], picture=True)
-    with pytest.raises(TemplateError, match=f"got the text {token} in a message") as caught:
-        collated(llama, [row])
-    assert "\n" not in str(caught.value)
+    row = make_example([(question.format(token), answer.format(token)) for question, answer in turns], has_image=True)
+    with pytest.raises(TemplateError, match=f"got the text {token} in a message") as excinfo:
+        collate(llama, [row])
+    assert "\n" not in str(excinfo.value)
 
 
 def test_without_our_template_plain_trl_takes_an_end_token_in_an_answer_for_an_end(llama: Any) -> None:
@@ -172,13 +184,13 @@ def test_without_our_template_plain_trl_takes_an_end_token_in_an_answer_for_an_e
         "{% for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}"
         "{{ message['content'][0]['text'] }}{{ eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
     )
-    batch = collated(llama, [example([("?", "red </s> blue")], picture=False)], chat_template=plain)
+    batch = collate(llama, [make_example([("?", "red </s> blue")], has_image=False)], chat_template=plain)
     assert (batch["labels"][0] == llama.tokenizer.eos_token_id).sum() == 2
 
 
 def test_the_prompt_of_inference_may_hold_anything(llama: Any) -> None:
-    asked = [{"role": "user", "content": "What does </s> mean?"}]
-    assert "</s>" in llama.apply_chat_template(asked, add_generation_prompt=True)
+    messages = [{"role": "user", "content": "What does </s> mean?"}]
+    assert "</s>" in llama.apply_chat_template(messages, add_generation_prompt=True)
 
 
 @pytest.mark.parametrize(
@@ -192,21 +204,24 @@ def test_other_roles_than_taking_turns_are_refused(llama: Any, roles: list[str])
 
 
 def test_too_long_a_row_is_cut_at_its_end_and_never_in_its_picture(llama: Any) -> None:
-    row = example([("What is it?", "red " * 100), ("And this?", "blue")], picture=True)
-    whole = collated(llama, [row])
-    length = whole["input_ids"].shape[1]
+    row = make_example([("What is it?", "red " * 100), ("And this?", "blue")], has_image=True)
+    full = collate(llama, [row])
+    length = full["input_ids"].shape[1]
     # TRL keeps what is learnt before the cut, and is silent about what lies behind it.
-    cut = collated(llama, [row], max_length=length - 20)
-    assert cut["labels"].tolist() == whole["labels"][:, :-20].tolist()
-    answers = (whole["labels"][0] != -100).nonzero()
-    assert (collated(llama, [row], max_length=int(answers[0]))["labels"] == -100).all()
+    truncated = collate(llama, [row], max_length=length - 20)
+    assert truncated["labels"].tolist() == full["labels"][:, :-20].tolist()
+    answer_positions = (full["labels"][0] != -100).nonzero()
+    assert (collate(llama, [row], max_length=int(answer_positions[0]))["labels"] == -100).all()
     # The picture stands near the beginning: a limit that reaches into it is an error, not a picture in part.
-    picture = (whole["input_ids"][0] == llama.image_token_id).nonzero()
-    assert len(picture) == PICTURE_TOKENS
-    for limit in range(int(picture[0]), int(picture[-1]) + 1):
+    image_positions = (full["input_ids"][0] == llama.image_token_id).nonzero()
+    assert len(image_positions) == NUM_IMAGE_TOKENS
+    for limit in range(int(image_positions[0]), int(image_positions[-1]) + 1):
         with pytest.raises(ValueError, match="Mismatch in `image` token count"):
-            collated(llama, [row], max_length=limit)
-    assert collated(llama, [row], max_length=int(picture[-1]) + 1)["input_ids"].shape[1] == int(picture[-1]) + 1
+            collate(llama, [row], max_length=limit)
+    assert (
+        collate(llama, [row], max_length=int(image_positions[-1]) + 1)["input_ids"].shape[1]
+        == int(image_positions[-1]) + 1
+    )
 
 
 CASES = [(turns, picture) for turns in (ONE_TURN, TWO_TURNS, ROWS["emoji"]) for picture in (False, True)]
@@ -214,54 +229,54 @@ CASES = [(turns, picture) for turns in (ONE_TURN, TWO_TURNS, ROWS["emoji"]) for 
 
 @pytest.mark.parametrize(("turns", "picture"), CASES)
 def test_a_byte_level_tokenizer_learns_answers_and_end_tokens_only(tiny: Any, turns: Turns, picture: bool) -> None:
-    batch = collated(tiny, [example(turns, picture=picture)])
+    batch = collate(tiny, [make_example(turns, has_image=picture)])
     ids, labels = batch["input_ids"][0], batch["labels"][0]
-    asked = conversation(turns, picture=picture).removeprefix(SYSTEM)
-    expected = f"<s> {SYSTEM}{asked}".replace("<image>", f"{'<image>' * 64} ")
+    text = render_conversation(turns, has_image=picture).removeprefix(SYSTEM)
+    expected = f"<s> {SYSTEM}{text}".replace("<image>", f"{'<image>' * 64} ")
     assert tiny.tokenizer.decode(ids) == expected
     assert tiny.tokenizer.decode(labels[labels != -100]) == "".join(f" {answer}</s>" for _, answer in turns)
     assert (ids[labels != -100] == labels[labels != -100]).all()
 
 
 def test_rows_with_and_without_a_picture_share_a_batch(tiny: Any) -> None:
-    examples = [example(TWO_TURNS, picture=True), example(ONE_TURN, picture=False)]
-    batch = collated(tiny, examples)
-    alone = [collated(tiny, [one]) for one in examples]
+    examples = [make_example(TWO_TURNS, has_image=True), make_example(ONE_TURN, has_image=False)]
+    batch = collate(tiny, examples)
+    single_batches = [collate(tiny, [single]) for single in examples]
     assert len(batch["pixel_values"]) == 1
-    for index, one in enumerate(alone):
-        length = one["input_ids"].shape[1]
-        assert batch["input_ids"][index, :length].tolist() == one["input_ids"][0].tolist()
-        assert batch["labels"][index, :length].tolist() == one["labels"][0].tolist()
+    for index, single in enumerate(single_batches):
+        length = single["input_ids"].shape[1]
+        assert batch["input_ids"][index, :length].tolist() == single["input_ids"][0].tolist()
+        assert batch["labels"][index, :length].tolist() == single["labels"][0].tolist()
         assert (batch["labels"][index, length:] == -100).all()
 
 
 @pytest.mark.parametrize("turns", [ONE_TURN, ROWS["emoji"][:1]])
 def test_the_prompt_of_inference_is_what_training_put_before_the_answer(tiny: Any, llama: Any, turns: Turns) -> None:
     for processor in (tiny, llama):
-        batch = collated(processor, [example(turns, picture=False)])
-        asked = processor.apply_chat_template(
+        batch = collate(processor, [make_example(turns, has_image=False)])
+        inputs = processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "text", "text": turns[0][0]}]}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             processor_kwargs={"add_special_tokens": False},
         )
-        prompt = asked["input_ids"][0]
+        prompt = inputs["input_ids"][0]
         assert batch["input_ids"][0, : len(prompt)].tolist() == prompt
         assert (batch["labels"][0, : len(prompt)] == -100).all()
         assert (batch["labels"][0, len(prompt) :] != -100).all()
 
 
-def example(turns: Turns, *, picture: bool) -> dict[str, Any]:
+def make_example(turns: Turns, *, has_image: bool) -> dict[str, Any]:
     messages = [
         {"role": role, "content": text}
         for turn in turns
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
-    return {"images": [Image.new("RGB", (50, 30), "red")] * picture, "messages": messages}
+    return {"images": [Image.new("RGB", (50, 30), "red")] * has_image, "messages": messages}
 
 
-def collated(
+def collate(
     processor: Any, examples: list[dict[str, Any]], *, max_length: int = 2048, chat_template: str | None = None
 ) -> Any:
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -272,26 +287,26 @@ def collated(
     return collator(examples)
 
 
-def kept(processor: Any, batch: Any, row: int) -> list[int]:
+def token_positions(processor: Any, batch: Any, row: int) -> list[int]:
     """The places of a row's tokens, of a picture's only the first, without padding."""
-    places = []
+    positions = []
     for token, run in groupby(
-        range(len(batch["input_ids"][row])), key=lambda place: int(batch["input_ids"][row][place])
+        range(len(batch["input_ids"][row])), key=lambda position: int(batch["input_ids"][row][position])
     ):
         if token != processor.tokenizer.pad_token_id:
             run = list(run)
-            places += run[:1] if token == processor.image_token_id else run
-    return places
+            positions += run[:1] if token == processor.image_token_id else run
+    return positions
 
 
-def read_back(processor: Any, batch: Any, row: int = 0) -> list[int]:
+def read_tokens(processor: Any, batch: Any, row: int = 0) -> list[int]:
     """A row's tokens as LLaVA writes them, with one number for a picture."""
-    tokens = (int(batch["input_ids"][row][place]) for place in kept(processor, batch, row))
-    return [PICTURE if token == processor.image_token_id else token for token in tokens]
+    tokens = (int(batch["input_ids"][row][position]) for position in token_positions(processor, batch, row))
+    return [IMAGE_TOKEN_INDEX if token == processor.image_token_id else token for token in tokens]
 
 
-def learnt(processor: Any, batch: Any, row: int = 0) -> list[bool]:
+def loss_mask(processor: Any, batch: Any, row: int = 0) -> list[bool]:
     """Which of a row's tokens the loss covers; each of them stands for itself."""
     labels, ids = batch["labels"][row], batch["input_ids"][row]
     assert (ids[labels != -100] == labels[labels != -100]).all()
-    return [int(labels[place]) != -100 for place in kept(processor, batch, row)]
+    return [int(labels[position]) != -100 for position in token_positions(processor, batch, row)]

@@ -44,9 +44,9 @@ def test_same_texts_and_seed_give_the_same_files(folder: Path, tmp_path: Path) -
 
 
 def test_another_seed_gives_other_weights(folder: Path, tmp_path: Path) -> None:
-    other = build_tiny(tmp_path / "other", TEXTS, seed=1)
-    assert (other / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    assert (other / "model.safetensors").read_bytes() != (folder / "model.safetensors").read_bytes()
+    other_model = build_tiny(tmp_path / "other", TEXTS, seed=1)
+    assert (other_model / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (other_model / "model.safetensors").read_bytes() != (folder / "model.safetensors").read_bytes()
 
 
 def test_building_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
@@ -61,21 +61,21 @@ def test_building_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("size", [(112, 112), (300, 200), (33, 90), (1, 1)])
 def test_a_picture_becomes_as_many_tokens_as_the_model_makes_features(processor: Any, size: tuple[int, int]) -> None:
-    asked = processor(images=[Image.new("RGB", size)], text=["<image>"], return_tensors="pt")
-    assert asked["pixel_values"].shape == (1, 3, TINY_SIZE.image_size, TINY_SIZE.image_size)
-    assert (asked["input_ids"] == processor.image_token_id).sum() == 64
+    inputs = processor(images=[Image.new("RGB", size)], text=["<image>"], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, TINY_SIZE.image_size, TINY_SIZE.image_size)
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == 64
 
 
 def test_a_wide_picture_is_padded_not_cropped(processor: Any) -> None:
     wide = np.zeros((20, 80, 3), np.uint8)
     wide[:, :20] = wide[:, -20:] = (255, 0, 0)
-    seen = processor.image_processor(Image.fromarray(wide), return_tensors="np")["pixel_values"][0]
-    red, green = seen[0], seen[1]
+    pixels = processor.image_processor(Image.fromarray(wide), return_tensors="np")["pixel_values"][0]
+    red, green = pixels[0], pixels[1]
     middle = TINY_SIZE.image_size // 2
     assert red[middle, 2] > 1 > 0 > green[middle, 2]
     assert red[middle, -3] > 1
     # CLIP's mean colour is nought after normalising.
-    assert abs(seen[:, 2, middle]).max() < 0.05
+    assert abs(pixels[:, 2, middle]).max() < 0.05
 
 
 def test_known_words_are_one_token_and_nothing_is_unknown(processor: Any) -> None:
@@ -97,6 +97,6 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 def test_what_stands_around_every_question_is_few_tokens(processor: Any) -> None:
     """A row is mostly picture and question then, and a step the cheaper."""
     conversation = [{"role": "user", "content": f"\n{SHORT_ANSWER_INSTRUCTION}"}, {"role": "assistant", "content": ""}]
-    asked = processor.tokenizer.apply_chat_template(conversation, return_dict=False)
-    assert len(asked) < 12
-    assert processor.tokenizer.decode(asked, skip_special_tokens=True).startswith(" A chat between a curious user")
+    token_ids = processor.tokenizer.apply_chat_template(conversation, return_dict=False)
+    assert len(token_ids) < 12
+    assert processor.tokenizer.decode(token_ids, skip_special_tokens=True).startswith(" A chat between a curious user")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.processor import load_llama_tokenizer
-from tests.models.llava.llava_rules import Llama
+from tests.models.llava.llava_rules import SlowLlamaTokenizer
 
 SENTENCEPIECE = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
-REFERENCE = Llama(SENTENCEPIECE, legacy=False)
+REFERENCE = SlowLlamaTokenizer(SENTENCEPIECE, legacy=False)
 TEXT = st.text(st.one_of(st.sampled_from(" \n.aeé▁红🐢"), st.characters(exclude_categories=["Cs"])), max_size=60)
 
 
@@ -23,10 +23,10 @@ TEXT = st.text(st.one_of(st.sampled_from(" \n.aeé▁红🐢"), st.characters(ex
 def ours(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     from transformers import AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("tokenizer")
+    directory = tmp_path_factory.mktemp("tokenizer")
     tokenizer = load_llama_tokenizer(SENTENCEPIECE)
-    tokenizer.save_pretrained(folder)
-    return [tokenizer, AutoTokenizer.from_pretrained(folder)]
+    tokenizer.save_pretrained(directory)
+    return [tokenizer, AutoTokenizer.from_pretrained(directory)]
 
 
 @given(text=TEXT)
@@ -42,6 +42,6 @@ def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path, content: by
     model = tmp_path / "tokenizer.model"
     if content is not None:
         model.write_bytes(content)
-    with pytest.raises(TuningError, match=r"tokenizer\.model cannot be read") as caught:
+    with pytest.raises(TuningError, match=r"tokenizer\.model cannot be read") as excinfo:
         load_llama_tokenizer(model)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
