@@ -216,8 +216,8 @@ class Inputs:
     Args:
         scratch (`Path`): a directory for them.
         processes (`ProcessRunner`): runs the older tree.
-        maker (`Tree`): the older tree.
-        open_until_end (`ExitStack`): ends the servers.
+        rev_tree (`Tree`): the older tree.
+        exit_stack (`ExitStack`): ends the servers.
     """
 
     def __init__(self, scratch: Path, processes: ProcessRunner, rev_tree: Tree, exit_stack: ExitStack) -> None:

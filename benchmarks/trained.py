@@ -1,7 +1,7 @@
 """What one process of benchmarks/training.py does: some steps of training under given switches, measured by itself.
 
-In: what is asked (`Asked`), as JSON on the command line. Out: one object of figures. On a GPU the clock on the wall
-counts; on a CPU one thread trains and its own time counts, so that other work on the machine does not.
+Takes a `TrainingSetup` as JSON on the command line, and prints one object of figures. On a GPU the wall clock counts;
+on a CPU one thread trains and its own time counts, so that other work on the machine does not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Directories that are replaced at once, ordered work in threads, and what kind of file system a path is on.
+"""Files and directories that are written at once, ordered work in threads, and what kind of file system a path is on.
 
-A directory is there completely, or not at all. The new one is built in a hidden sibling of `out` (same file system, so
-that a rename is enough) which also holds the lock and, for a moment, the directory that is replaced. A kill leaves
-`out` as it was or as it will be; the next call clears what was left.
+A file or a directory is there completely, or not at all. A new directory is built in a hidden sibling of `out` (same
+file system, so that a rename is enough) which also holds the lock and, for a moment, the directory that is replaced. A
+kill leaves `out` as it was or as it will be; the next call clears what was left.
 """
 
 from __future__ import annotations
@@ -17,8 +17,46 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
+from uuid import uuid4
 
 from compact_hf.errors import ReleaseError
+
+_TEMP_SUFFIX: Final = ".part"
+
+
+@contextmanager
+def atomic_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """Give the path of a new file beside `path`, which replaces `path` if the block ends without an exception.
+
+    Args:
+        path (`Path`): the file; missing directories above it are made.
+        is_shared (`bool`, *optional*, defaults to False): several processes or threads may write it at the same
+            time, and the last one wins. Otherwise what a kill left over is written over by the next call.
+
+    Raises:
+        OSError: the file cannot be written or renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp_file = path.with_name(f".{path.name}{f'.{uuid4().hex}' if is_shared else ''}{_TEMP_SUFFIX}")
+    try:
+        yield temp_file
+        os.replace(temp_file, path)
+    finally:
+        temp_file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write a file, whole or not at all; text as UTF-8. Raises OSError as `atomic_file` does."""
+    with atomic_file(path) as temp_file:
+        temp_file.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def is_empty_directory(path: Path, *, besides: str | None = None) -> bool:
+    """Return whether `path` is a directory without files: none but `besides` and what a kill in `atomic_file` left."""
+    return path.is_dir() and all(
+        file.name == besides or (file.name.startswith(".") and file.name.endswith(_TEMP_SUFFIX))
+        for file in path.iterdir()
+    )
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Step:
         state (`str`): `said`, `passed` or `failed`.
         message (`str`): a sentence.
         facts (`tuple[tuple[str, str], ...]`): name and value.
-        matches (`tuple[Compared, ...]`): where capabilities are compared.
+        matches (`tuple[CapabilityMatch, ...]`): where capabilities are compared.
         prompt (`str`): what was asked, word for word.
     """
 

@@ -1,4 +1,4 @@
-"""A journal's place is known for what it is, however folders are mounted, linked and named."""
+"""Files are there whole or as they were; what a path lies on is known, however directories are mounted and named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_hf.storage import MOUNTS, get_network_file_system
+from compact_hf.storage import (
+    MOUNTS,
+    atomic_file,
+    get_network_file_system,
+    is_empty_directory,
+    write_atomically,
+)
 
 MOUNTINFO = """\
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
@@ -82,3 +88,38 @@ def test_this_machine_can_be_asked() -> None:
 def test_a_system_without_mountinfo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compact_hf.storage.MOUNTS", tmp_path / "missing")
     assert get_network_file_system(tmp_path) is None
+
+
+def test_a_file_is_replaced_when_it_is_whole_and_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    write_atomically(path, "eins\n")
+
+    def fail_in_the_middle() -> None:
+        with atomic_file(path) as temp_file:
+            temp_file.write_text("half")
+            assert path.read_text() == "eins\n"
+            raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        fail_in_the_middle()
+    assert path.read_text() == "eins\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_kill_left_over_is_written_over_and_is_nobodys_work(tmp_path: Path) -> None:
+    (tmp_path / ".results.json.part").write_text("half of it, and long")
+    assert is_empty_directory(tmp_path)
+    write_atomically(tmp_path / "results.json", b"whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+    assert not is_empty_directory(tmp_path)
+    assert is_empty_directory(tmp_path, besides="results.json")
+    assert not is_empty_directory(tmp_path / "results.json")
+
+
+def test_writers_of_the_same_file_do_not_take_each_others_half(tmp_path: Path) -> None:
+    path = tmp_path / "cache.parquet"
+    with atomic_file(path, is_shared=True) as first, atomic_file(path, is_shared=True) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first", "the outer block ends last"
+    assert list(tmp_path.iterdir()) == [path]

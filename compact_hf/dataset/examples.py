@@ -76,7 +76,7 @@ class Sample:
     """A picture that may be shown.
 
     Attributes:
-        k, turns, caption, dropped: as for `SheetItem`.
+        k, turns, caption, rejects: as for `SheetItem`.
         teacher, verifier (`str`): who wrote and who checked it.
         read_image (`Callable[[], bytes]`): reads the picture's file.
     """

@@ -24,6 +24,7 @@ from compact_hf.dataset.image_similarity import (
     fingerprint_image,
 )
 from compact_hf.errors import SourceError, UsageError
+from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.images.codec import ImageError
 from compact_hf.images.hub_dataset import DatasetSource
@@ -100,7 +101,7 @@ class Exclusions:
 
     Args:
         ids (`frozenset[str]`): of rows or of pictures.
-        pictures (`ExcludedImages`, *optional*): of other data sets; where there are none, no picture is looked at.
+        images (`ExcludedImages`, *optional*): of other data sets; where there are none, no picture is looked at.
     """
 
     def __init__(self, ids: frozenset[str], images: ExcludedImages | None) -> None:
@@ -137,7 +138,7 @@ def _open_images(dataset: str) -> ImageSource:
     path = Path(dataset)
     if path.is_dir() and next(path.rglob("*.parquet"), None) is not None:
         return DatasetSource(Address(str(path.resolve()), on_hub=False))
-    if not path.exists() and not path.is_absolute() and dataset.partition("@")[0].count("/") == 1:
+    if not path.exists() and RepoRef.parse(dataset):
         return open_source(f"{HUB_PREFIX}{dataset}")
     return open_source(dataset)
 
@@ -163,7 +164,7 @@ class RowFilter:
 
     Args:
         exclusions (`Exclusions`): what is left out on request.
-        seen (`ImageCache`): where looks at pictures are kept.
+        image_cache (`ImageCache`): where looks at pictures are kept.
         distance (`int`, *optional*): bits in which the hashes of pictures that look alike may differ; None does not
             compare the splits.
     """

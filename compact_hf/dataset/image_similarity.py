@@ -59,7 +59,7 @@ class FingerprintReader:
     """Looks at the pictures of rows, each picture once.
 
     Args:
-        seen (`ImageCache`): what was seen before, by the hash of a picture's bytes.
+        image_cache (`ImageCache`): what was seen before, by the hash of a picture's bytes.
     """
 
     def __init__(self, image_cache: ImageCache) -> None:
@@ -106,7 +106,7 @@ class ImageCache:
     """Looks that are kept; the file is made when the first is.
 
     Args:
-        folder (`Path`, *optional*): where the file lies. Without it looks are kept in memory, and so they are where
+        directory (`Path`, *optional*): where the file lies. Without it looks are kept in memory, and so they are where
             nothing can be written, or on a network file system, on which SQLite's locks cannot be relied on.
     """
 

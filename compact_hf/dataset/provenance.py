@@ -58,7 +58,7 @@ class Provenance:
     """How a release came about.
 
     Attributes:
-        model_usage (`tuple[Asked, ...]`): teachers first.
+        model_usage (`tuple[ModelUsage, ...]`): teachers first.
         first_day, last_day (`str`): of the replies, `YYYY-MM-DD` in UTC; empty where nobody replied.
         images, kept_images (`int`): how many were finished, and how many of them kept questions.
         settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `SETTINGS`.

@@ -7,21 +7,19 @@ than it asked for; from the Hub these are requests for ranges, all of one commit
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from compact_hf.dataset.schema import parse_data_path
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.files import get_repo_files
+from compact_hf.hub.ref import RepoRef
 
 T = TypeVar("T")
-
-_REPOSITORY: Final = re.compile(r"(?P<repo_id>[^/@\s]+/[^/@\s]+)(@(?P<revision>\S+))?")
 
 
 class DatasetReader(Protocol):
@@ -122,12 +120,13 @@ def open_dataset(path: str | Path, *, compute_hashes: bool = True) -> DatasetRea
     """
     if Path(path).is_dir():
         return DirectoryReader.from_path(Path(path), compute_hashes=compute_hashes)
-    if not (match := _REPOSITORY.fullmatch(str(path))):
+    ref = RepoRef.parse(str(path))
+    if ref is None:
         raise UsageError(
             f"{str(path)!r} is neither a folder nor a repository; give the folder of a release, or namespace/name "
             "with @revision where it is not main"
         )
-    return HubReader.from_repo(match["repo_id"], match["revision"] or "main")
+    return HubReader.from_repo(ref.repo_id, ref.revision or "main")
 
 
 def read_parquet(reader: DatasetReader, path: str, read: Callable[[Any], T]) -> T:

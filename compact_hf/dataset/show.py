@@ -10,7 +10,6 @@ row group is as good a sample as any.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.runs.shards import find_runs
 from compact_hf.runs.sources import reopen_source
+from compact_hf.storage import write_atomically
 
 _COLUMNS: Final = ("id", "k", "turns", "image_id", "image_source", "image_license", "teacher", "verifier")
 _IMAGE_COLUMN: Final = "images"
@@ -298,11 +298,8 @@ def _iter_summary(sample_set: SampleSet, query: SampleQuery, *, rejects: bool) -
 def _write_sheet(directory: Path, page: str, image: bytes, count: int) -> Sheet:
     sheet = Sheet(directory / PAGE_NAME, directory / IMAGE_NAME, count)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for path, data in ((sheet.page, page.encode()), (sheet.image, image)):
-            temp_file = path.with_name(f".{path.name}.part")
-            temp_file.write_bytes(data)
-            os.replace(temp_file, path)
+        write_atomically(sheet.page, page)
+        write_atomically(sheet.image, image)
     except OSError as error:
         raise ReleaseError(f"{directory} cannot be written ({error.strerror}); give another --out") from error
     return sheet

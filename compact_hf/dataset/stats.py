@@ -140,7 +140,7 @@ class DatasetStats(NotebookSummary):
 
     Attributes:
         version (`str`): X.Y.Z.
-        sizes (`dict[tuple[str, str], Shards]`): (leaf, split) -> its files.
+        sizes (`dict[tuple[str, str], SplitSize]`): (leaf, split) -> its files.
         row_counter (`RowCounter`): what was counted in the rows, and among what was dropped.
         license (`str`, *optional*): of the release as a whole, where its maker has said one.
         provenance (`Provenance`, *optional*): how it came about, where there are journals that say so.

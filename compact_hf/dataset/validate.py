@@ -10,7 +10,6 @@ which must be unique. The rules for one row are in row_checks.py.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,13 +39,13 @@ from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.dataset.writer import MAX_GROUP_ROWS
 from compact_hf.errors import UsageError
 from compact_hf.hub.download import download_snapshot
+from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX
 from compact_hf.reports.table import NotebookSummary, Table
 
 MAX_PROBLEMS: Final = 10
 """Problems of one check that a report names; the rest are only counted."""
 
-_REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
 
 SplitKey = tuple[str, str]
 
@@ -154,10 +153,10 @@ def validate(path: str | Path) -> ValidationReport:
 def _resolve_directory(path: str | Path) -> Path:
     if Path(path).is_dir():
         return Path(path)
-    match = _REPOSITORY.fullmatch(str(path).removeprefix(HUB_PREFIX))
-    if match is None:
+    ref = RepoRef.parse(str(path).removeprefix(HUB_PREFIX))
+    if ref is None:
         raise UsageError(f"{path} is not a folder; give the folder of a release, or org/name[@revision] on the Hub")
-    return download_snapshot(match["name"], repo_type="dataset", revision=match["revision"])
+    return download_snapshot(ref.repo_id, repo_type="dataset", revision=ref.revision)
 
 
 def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:

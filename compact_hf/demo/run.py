@@ -18,7 +18,6 @@ import contextlib
 import io
 import json
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from compact_hf.runs.run import RunProgress
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.render import render_png
 from compact_hf.scenes.scene import build_scene
+from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.model_card import write_card
@@ -180,10 +180,9 @@ def run_demo(
 
 def _init_output_dir(directory: Path, settings: dict[str, int | None]) -> Path:
     marker = directory / _MARKER
-    if directory.exists() and not marker.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and not marker.exists() and not is_empty_directory(directory):
         raise UsageError(f"--out {directory} already holds something that is not a demo; give a new or empty folder")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         saved_settings = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else settings
         if saved_settings != settings:
             # What was trained and judged belongs to the settings of the first call.
@@ -195,9 +194,9 @@ def _init_output_dir(directory: Path, settings: dict[str, int | None]) -> Path:
                     if saved_settings.get(name) != value
                 },
             )
-        marker.write_text(json.dumps(settings), encoding="utf-8")
+        write_atomically(marker, json.dumps(settings))
     except ValueError as error:
-        raise UsageError(f"--out {directory} holds a demo that was cut off at its start; remove {marker}") from error
+        raise UsageError(f"{marker} cannot be read ({error}): remove {directory} or choose another --out") from error
     except OSError as error:
         raise UsageError(f"--out {directory} cannot be written ({error.strerror}); give another folder") from error
     return directory
@@ -233,10 +232,7 @@ def _assemble(directory: Path, on_progress: ProgressCallback) -> DatasetStats:
 def _make_base_model(directory: Path, on_progress: ProgressCallback) -> Path:
     base = directory / "base"
     if not base.exists():
-        # Renamed when it is whole, so that a kill cannot leave half a model behind.
-        temp_directory = directory / "base.part"
-        shutil.rmtree(temp_directory, ignore_errors=True)
-        copy_aligned(temp_directory).rename(base)
+        copy_aligned(base)
     on_progress("tiny model", 1, 1, "")
     return base
 

@@ -78,7 +78,7 @@ class EvaluationPlan:
         questions, pictures (`int`): in it.
         by_k (`dict[int, int]`): k -> questions, where that is known.
         notes (`tuple[str, ...]`): what was left out of it.
-        models (`tuple[Left, ...]`): in the order given.
+        models (`tuple[ModelPlan, ...]`): in the order given.
     """
 
     dataset: str

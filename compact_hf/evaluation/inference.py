@@ -11,7 +11,6 @@ and the language model once (the prefix), each question continues from there, an
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
+from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode, open_header, strip_metadata
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
@@ -38,7 +38,7 @@ def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: 
 
     Args:
         processor (`transformers.ProcessorMixin`): the model's, with its chat template.
-        asked: each question is followed by LLaVA's request for a short answer, as in the first turn of the training
+        pairs: each question is followed by LLaVA's request for a short answer, as in the first turn of the training
             data.
         device (`torch.device | str`), dtype (`torch.dtype`): of the model.
 
@@ -180,7 +180,6 @@ def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedI
 ImageQuestionPairs = Sequence[tuple[bytes, str]]
 """(Encoded picture, question) pairs that are answered together."""
 
-_REPOSITORY_REVISION: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@(?P<revision>\S+)")
 # As transformers' models begin to say that the processor counted on another tower, or on other settings of it.
 _MISMATCH_MESSAGE: Final = "image features and image tokens do not match"
 
@@ -221,7 +220,7 @@ class Student:
         """Return the model's answers to (encoded picture, question) pairs.
 
         Args:
-            asked: answered in one batch, or where that is too much for the memory, in halves of it. Each question is
+            pairs: answered in one batch, or where that is too much for the memory, in halves of it. Each question is
                 followed by LLaVA's request for a short answer, as in the first turn of the training data.
             max_new_tokens (`int`): where an answer is cut.
 
@@ -238,7 +237,7 @@ class Student:
         """Yield the answers of one batch after the other; while one is answered, the next is read and made ready.
 
         Args:
-            batches: each gives its pairs when its turn has come.
+            batch_readers: each gives its pairs when its turn has come.
             max_new_tokens (`int`), raises: as for `answer`.
         """
 
@@ -338,11 +337,9 @@ def locate_model(model: str) -> Path:
     Raises:
         EvaluationError: there is neither, or the folder holds no model.
     """
-    match = None if Path(model).exists() else _REPOSITORY_REVISION.fullmatch(model)
+    ref = None if Path(model).exists() else RepoRef.parse(model)
     try:
-        return (
-            loading.resolve_model(match["name"], revision=match["revision"]) if match else loading.resolve_model(model)
-        )
+        return loading.resolve_model(ref.repo_id, revision=ref.revision) if ref else loading.resolve_model(model)
     except TuningError as error:
         raise EvaluationError(str(error)) from error
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
+from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import ImageError
 from compact_hf.models.loading import without_progress_bars
 
@@ -60,7 +61,7 @@ class ImageColumn:
         rows (`datasets.Dataset`): all rows of the data set, in their order.
         column (`str | None`): which; by default `image` or `images`, or else the first of pictures.
         root (`Path | None`): where the paths of a data set of one's own start; None for one from the Hub.
-        where (`str`): what the data set is called.
+        dataset_name (`str`): what the data set is called.
 
     Raises:
         EvaluationError: there is no such column.
@@ -225,8 +226,10 @@ def _resolve_source(dataset: str) -> _DatasetSource:
         return _DatasetSource(_FILE_BUILDERS[path.suffix], path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
-    name, _, revision = dataset.partition("@")
-    return _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
+    ref = RepoRef.parse(dataset)
+    if ref is None:  # such as `squad`, which needs no owner
+        return _DatasetSource(dataset, dataset, {}, None)
+    return _DatasetSource(ref.repo_id, dataset, {"revision": ref.revision} if ref.revision else {}, None)
 
 
 def _default_config(source: _DatasetSource) -> str | None:

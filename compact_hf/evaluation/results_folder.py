@@ -13,7 +13,6 @@ DIR/report.html                   the page for people
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from compact_hf.evaluation.predict import PREDICTIONS_FILE
 from compact_hf.evaluation.scoring import Matching, Prediction, Results
 from compact_hf.records import RESULTS_SCHEMA, to_json
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.storage import is_empty_directory, write_atomically
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.significance import Comparison
@@ -236,24 +236,18 @@ def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
 
 def write_predictions(directory: Path, predictions: Iterable[Prediction]) -> None:
     """Write a model's answers in one step."""
-    _write_atomically(directory / PREDICTIONS_FILE, "".join(f"{to_json(prediction)}\n" for prediction in predictions))
+    write_atomically(directory / PREDICTIONS_FILE, "".join(f"{to_json(prediction)}\n" for prediction in predictions))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step: the file is there as a whole or not at all."""
-    _write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temp_file = path.with_name(f"{path.name}.new")
-    temp_file.write_text(text, encoding="utf-8")
-    os.replace(temp_file, path)
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def _read_evaluation_file(out: Path) -> dict[str, Any] | None:
     path = out / _EVALUATION_FILE
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(file.name != _LOCK_FILE for file in out.iterdir())):
+        if out.exists() and not is_empty_directory(out, besides=_LOCK_FILE):
             raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
         return None
     try:

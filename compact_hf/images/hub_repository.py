@@ -9,15 +9,15 @@ import contextlib
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.records import digest
+from compact_hf.storage import atomic_file
 
 
 def resolve_commit(address: Address) -> str:
@@ -62,17 +62,6 @@ def get_cache_directory(address: Address) -> Path:
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "compact_hf" / address.path.replace("/", "___") / address.revision
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a name of its own and put it into its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp_file = path.with_name(f"{path.stem}-{uuid4().hex}.part")
-    try:
-        write(temp_file)
-        temp_file.replace(path)
-    finally:
-        temp_file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -150,7 +139,8 @@ def list_parquet_files(address: Address) -> ParquetListing | None:
         with translate_source_errors(address), progress_bars_on_terminal():
             listing = _build_listing(address)
             record = None if listing is None else (listing.features.to_dict(), listing.files)
-            write_atomically(cache_file, lambda path: path.write_text(json.dumps(record)))
+            with atomic_file(cache_file, is_shared=True) as temp_file:
+                temp_file.write_text(json.dumps(record))
     if (cached := json.loads(cache_file.read_text())) is None:
         return None
     features, files = cached

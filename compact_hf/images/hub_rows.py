@@ -25,9 +25,9 @@ from compact_hf.images.hub_repository import (
     ParquetListing,
     get_cache_directory,
     translate_source_errors,
-    write_atomically,
 )
 from compact_hf.records import digest
+from compact_hf.storage import atomic_file
 
 BATCH_ROWS: Final = 64
 """Rows that are handed out at a time."""
@@ -102,7 +102,7 @@ class HubParquetFile:
         url (`str`): `hf://datasets/org/name@COMMIT/path`.
         address (`Address`): of the data set, for errors and the place in the cache.
         features (`datasets.Features`): the columns that are wanted.
-        hub (`huggingface_hub.HfFileSystem`): where to read.
+        fs (`huggingface_hub.HfFileSystem`): where to read.
     """
 
     def __init__(self, url: str, address: Address, features: Any, fs: Any) -> None:
@@ -120,7 +120,8 @@ class HubParquetFile:
             if not cache_file.exists():
                 with self._open() as file:
                     metadata = pq.read_metadata(file)
-                write_atomically(cache_file, lambda path: metadata.write_metadata_file(str(path)))
+                with atomic_file(cache_file, is_shared=True) as temp_file:
+                    metadata.write_metadata_file(str(temp_file))
             return pq.read_metadata(cache_file)
 
     @cached_property
@@ -138,7 +139,8 @@ class HubParquetFile:
                     for group in range(len(self.group_sizes))
                     for length in self._read_group_lengths(group, column)
                 ]
-                write_atomically(cache_file, lambda path: path.write_text(json.dumps(values)))
+                with atomic_file(cache_file, is_shared=True) as temp_file:
+                    temp_file.write_text(json.dumps(values))
             lengths: list[int] = json.loads(cache_file.read_text())
         return lengths
 
@@ -168,7 +170,8 @@ class HubParquetFile:
             with translate_source_errors(self._address):
                 for stale_file in self._cache_directory.glob(f"{cache_file.stem}-*.part"):
                     stale_file.unlink()
-                write_atomically(cache_file, lambda path: self._fetch(group, path))
+                with atomic_file(cache_file, is_shared=True) as temp_file:
+                    self._fetch(group, temp_file)
         except SourceError as error:
             self._error = error
             raise

@@ -31,7 +31,7 @@ def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
         ref (`str`): one of `source.refs()`.
 
     Returns:
-        The `Picture`, or a `Reject` of stage `picture` whose reason is `unreadable file`, `empty file`,
+        The `ImageInfo`, or a `Reject` of stage `picture` whose reason is `unreadable file`, `empty file`,
         `not a picture`, `corrupt picture`, `too many pixels`, `too small`, or what the source says of it.
 
     Raises:

@@ -103,19 +103,19 @@ class VqaSource:
             yield ref
 
     def block(self, ref: str) -> str:
-        """See `Source.block`."""
+        """See `ImageSource.block`."""
         return self._source.block(ref)
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """See `Source.origin`."""
+        """See `ImageSource.origin`."""
         return self._source.origin(ref)
 
     def stamp(self, ref: str) -> str:
-        """See `Source.stamp`."""
+        """See `ImageSource.stamp`."""
         return self._source.stamp(ref)
 
     def read(self, ref: str) -> bytes:
-        """See `Source.read`.
+        """See `ImageSource.read`.
 
         Raises:
             ImageError: the row has no picture, or several.

@@ -47,7 +47,7 @@ class Section:
         anchor (`str`): its id on the page.
         title (`str`): its heading.
         paragraphs (`tuple[str, ...]`): paragraphs: how to read what follows.
-        blocks (`tuple[Drawn | Listed, ...]`): in order; neighbouring plots of one kind stand below each other.
+        blocks (`tuple[PlotBlock | TableBlock, ...]`): in order; neighbouring plots of one kind stand below each other.
     """
 
     anchor: str
@@ -65,7 +65,7 @@ class AnalysisPage:
         lead (`str`): one or two sentences: what was analyzed.
         facts (`tuple[Fact, ...]`): of one data set: the few figures to see first.
         summary_table (`Table | None`): of two: the same figures side by side.
-        findings (`tuple[Told, ...]`): what stands out, in sentences.
+        findings (`tuple[Findings, ...]`): what stands out, in sentences.
         sections (`Sequence[Section]`): the rest.
         command (`Example`): how to have it anew.
     """

@@ -74,9 +74,10 @@ def plot_bars(
         names: from top to bottom; capabilities get their group's mark.
         name: unique on the page.
         title: in a few words.
-        what: what the names are, the head of the table's first column.
-        unit: what the numbers are, the head of the table's column where there is one data set; its label by default.
-        show: writes a number.
+        row_header: what the names are, the head of the table's first column.
+        value_header: what the numbers are, the head of the table's column where there is one data set; its label by
+            default.
+        format_value: writes a number.
         notes: column's head -> what else stands in the table for each name.
     """
     height = 0.72 / len(series)
@@ -208,7 +209,7 @@ def plot_k_distribution(
     """Draw how many questions there are of each k.
 
     Args:
-        accepted: how often each combination was accepted; its length is k.
+        combination_counts: how often each combination was accepted; its length is k.
         means: label -> mean k of other data, marked over the bars, such as `PAPER_MEAN_K`. The sampled k is a lower
             bound of the k that a judge finds, so name in the label whose figure it is.
     """

@@ -1,4 +1,4 @@
-"""A run told on one page: `Report` in, one self-contained HTML file out.
+"""A run told on one page: `DemoReport` in, one self-contained HTML file out.
 
 No network, no script; light and dark by the reader's setting; legible on a phone and on paper. A section whose
 part of the report is missing is left out, so that a run without training gives a report without training.
@@ -89,7 +89,7 @@ class DemoReport:
         summary (`str`): one or two sentences: what this is and how it came about.
         facts (`tuple[Fact, ...]`): the few figures to see first.
         combination_counts (`Mapping[tuple[str, ...], int]`): how often each combination was accepted; its length is k.
-        images (`Sequence[Shown]`): any number; 24 of them are shown, evenly over k.
+        images (`Sequence[SheetItem]`): any number; 24 of them are shown, evenly over k.
         means (`Mapping[str, float]`): label -> mean k of other data, to set beside this one's.
         rejects (`Sequence[RejectCount]`): one per reason.
         release, training, accuracy: a section each, or None.

@@ -53,7 +53,7 @@ class AnsweredQuestion:
         k (`int`, *optional*): how many capabilities it needs; None where nobody knows.
         capabilities (`tuple[str, ...]`): which.
         question, answer (`str`): as asked, and the right one.
-        model_answers (`tuple[Given, ...]`): in the models' order.
+        model_answers (`tuple[ModelAnswer, ...]`): in the models' order.
         caption (`str`): the question's id; never an absolute path.
     """
 
@@ -87,7 +87,7 @@ class EvaluationReport:
         by_k, by_capability (`tuple[Score, ...]`): the same questions, parted; empty where the data set does not say.
         by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
         comparisons (`tuple[Difference, ...]`): of the models, two by two.
-        examples (`Sequence[Answered]`): shown as they come, by outcome.
+        examples (`Sequence[AnsweredQuestion]`): shown as they come, by outcome.
         selection_rule (`str`): one sentence that says by which rule.
         matching (`str`): one sentence that says when an answer counts as right.
         notes (`tuple[str, ...]`): what a reader has to know of the questions.

@@ -100,12 +100,12 @@ class Dispatcher:
 
     Args:
         journal (`Journal`): where replies go, and where earlier ones are.
-        line_of (`Mapping[Role, Line]`): whom to ask; the same line for several roles of one teacher.
+        queue_by_role (`Mapping[Role, TeacherQueue]`): whom to ask; the same line for several roles of one teacher.
         budget (`Budget`): what the run may cost.
-        course (`RunState`): the run's.
+        state (`RunState`): the run's.
         progress (`SessionProgress`): the run's.
-        ready (`int`): requests made ready at a time for a teacher beside one that answers in batches, with thousands
-            of pictures in hand: all of them would be in memory.
+        max_prepared (`int`): requests made ready at a time for a teacher beside one that answers in batches, with
+            thousands of pictures in hand: all of them would be in memory.
         on_failure (`Callable[[], None]`): called after each failure.
     """
 

@@ -114,13 +114,13 @@ def generate_on_ray(
     in flight; the same call goes on.
 
     Args:
-        generate (`Callable[..., Standing]`): the method's function of a module, which the machines import.
+        generate (`Callable[..., RunProgress]`): the method's function of a module, which the machines import.
         source (`str`): as for `generate`.
         out (`str | Path`): where the shards' run folders are collected: new, empty, or this same run's. It may lie
             on a network file system.
         shards (`int`): parts to cut the run into; each takes one CPU, and with the teacher `local` one GPU if the
             cluster has any; those that find none wait.
-        on_progress (`Callable[[Standing], None]`, *optional*): called with the sum over the shards.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called with the sum over the shards.
         settings: everything else that `generate` takes.
 
     Returns:

@@ -151,12 +151,12 @@ class Run:
     Attributes:
         source (`ImageSource`): the pictures.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role.
-        process (`Callable[[Picture], Process]`): the method.
+        process (`Callable[[ImageInfo], Process]`): the method.
         settings (`Mapping[str, Any]`): what decides the method's questions, as JSON values: a part of the identity.
         seed (`int`): decides the order of the pictures.
         shard (`Shard | None`): the part to work on, None for all.
         limits (`RunLimits`): of the whole run.
-        on_progress (`Callable[[Standing], None]`): called as work proceeds.
+        on_progress (`Callable[[RunProgress], None]`): called as work proceeds.
     """
 
     source: ImageSource

@@ -29,13 +29,13 @@ class Runner:
     Args:
         journal (`Journal`): where replies and outcomes go.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role; may be the same in both.
-        limits (`Limits`): what each of them may be asked at most, at the same time and in a minute.
+        rate_limits (`Limits`): what each of them may be asked at most, at the same time and in a minute.
         budget (`Budget`, *optional*): what the run may cost.
-        patience (`RetryPolicy`, *optional*): how long to go on trying.
+        retry_policy (`RetryPolicy`, *optional*): how long to go on trying.
         stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
             sets it too, where the teacher is gone.
-        on_progress (`Callable[[Progress, Finished | None], None]`, *optional*): called after each finished picture
-            (with it) and after each failure (without).
+        on_progress (`Callable[[SessionProgress, FinishedImage | None], None]`, *optional*): called after each
+            finished picture (with it) and after each failure (without).
     """
 
     def __init__(

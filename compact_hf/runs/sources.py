@@ -120,7 +120,7 @@ def open_teachers(
         teacher, verifier (`str | None`): `NAME[:MODEL]`; the verifier defaults to the teacher, without its noise.
         teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's where both
             speak the same protocol: who named a server of their own does not want another model's pictures elsewhere.
-        noise, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
+        fault_rate, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
 
     Raises:
         UsageError: no such teacher, a setting that it does not have, or one that does not know these pictures.

@@ -79,7 +79,7 @@ class Scene:
         place (`str`): one of `kinds.PLACES`.
         night (`bool`): a dark sky; outdoors only.
         arrangement (`str`): `row`, `circle` or `triangle` formed by the grouped things; empty: none are grouped.
-        objects (`tuple[Thing, ...]`): from back to front.
+        objects (`tuple[SceneObject, ...]`): from back to front.
     """
 
     seed: int

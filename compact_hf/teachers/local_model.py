@@ -229,7 +229,7 @@ class LocalModel:
 
         Args:
             batch: all with pictures, or all without.
-            stopped: asked before every token; once it says True, what is unfinished becomes failures.
+            should_stop: asked before every token; once it says True, what is unfinished becomes failures.
 
         Raises:
             TeacherError: the weights cannot be read.

@@ -28,7 +28,7 @@ def open_teacher(
     Args:
         spec (`str`): `NAME` or `NAME:MODEL`.
         url (`str`, *optional*): the server to ask instead of the service's own (gemini, gemini-batch, openai).
-        noise, seed (*optional*): the faults that the scenes teacher plants, and where.
+        fault_rate, seed (*optional*): the faults that the scenes teacher plants, and where.
         batch_size (`int`, *optional*, defaults to 16): requests in flight, which local answers at the same time.
         state_dir (`Path`): the run folder, where gemini-batch remembers what it has sent.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what gemini-batch waits for.

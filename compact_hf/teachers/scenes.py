@@ -33,7 +33,7 @@ class ScenesTeacher:
     """Ask about drawn scenes.
 
     Args:
-        noise (`float`, *optional*, defaults to 0.0): the share, 0 to 1, of drafts in which one fault is planted.
+        fault_rate (`float`, *optional*, defaults to 0.0): the share, 0 to 1, of drafts in which one fault is planted.
         seed (`int`, *optional*, defaults to 0): decides the wording of questions and where faults are planted.
 
     Raises:

@@ -43,7 +43,8 @@ class GeminiServer(ModelServer):
     Args:
         key (`str`, *optional*): the key that is accepted.
         model (`str`, *optional*): the version that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault, remember (*optional*): as for `ModelServer`; by default nothing goes wrong.
+        accept_rate, latency_s, fault, record_requests (*optional*): as for `ModelServer`; by default nothing goes
+            wrong.
 
     Attributes:
         batches (`GeminiBatches`): its batches and files, and what goes wrong with them.

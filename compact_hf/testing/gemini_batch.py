@@ -45,9 +45,10 @@ class GeminiBatches:
     """The batches and files of a server.
 
     Args:
-        refused (`Callable[[Request], Response | None]`): the error for a wrong key or model.
-        understood (`Callable[[dict, dict], Asked]`): reads one request, or raises a ValueError, KeyError or TypeError.
-        respond (`Callable[[Asked], Response]`): answers it.
+        check_request (`Callable[[Request], Response | None]`): the error for a wrong key or model.
+        parse_request (`Callable[[dict, dict], ModelRequest]`): reads one request, or raises a ValueError, KeyError or
+            TypeError.
+        respond (`Callable[[ModelRequest], Response]`): answers it.
 
     Attributes, which may be set at any time:
         polls_to_finish (`int`): at so many looks a job has ended; before, it is pending, then running.

@@ -48,7 +48,8 @@ class OpenAIServer(ModelServer):
     Args:
         key (`str | None`, *optional*): the key that is accepted; None takes any, as a server of one's own does.
         model (`str`, *optional*): the model that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault, remember (*optional*): as for `ModelServer`; by default nothing goes wrong.
+        accept_rate, latency_s, fault, record_requests (*optional*): as for `ModelServer`; by default nothing goes
+            wrong.
     """
 
     def __init__(

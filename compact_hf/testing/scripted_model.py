@@ -85,10 +85,10 @@ class ModelServer(LocalServer, ABC):
             the others need one capability more.
         latency_s (`float`): seconds before each answer.
         fault (`Fault`): decides which requests go wrong, and how.
-        remember (`bool`): keep what was asked, pictures and all.
+        record_requests (`bool`): keep what was asked, pictures and all.
 
     Attributes:
-        requests (`list[Asked]`): every request that was understood, in order; empty where it does not remember.
+        requests (`list[ModelRequest]`): every request that was understood, in order; empty where it does not remember.
         request_count (`int`): how many those were.
     """
 

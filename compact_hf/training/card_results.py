@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.hub.ref import REPO_ID
 from compact_hf.models.loading import hash_model
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.reports.score_charts import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from compact_hf.reports.table import Table
 
 THIS_MODEL: Final = "this model"
-_DATASET_NAME: Final = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
+_DATASET_NAME: Final = re.compile(rf"(?P<repository>{REPO_ID})(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,16 @@ A dataset is `org/name`, `org/name@v1.0.0` or a directory; one on the Hub is pin
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.errors import translate_read_errors
+from compact_hf.hub.ref import RepoRef
+from compact_hf.storage import atomic_file, write_atomically
 
-_REPO_ID: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -39,16 +38,16 @@ def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
         TuningError: a revision of a folder, or two revisions.
         HubError: there is no such repository or revision, or the Hub cannot be reached.
     """
-    match = _REPO_ID.fullmatch(dataset)
-    if match is None or Path(dataset).exists():
+    ref = RepoRef.parse(dataset)
+    if ref is None or Path(dataset).exists():
         if revision:
             raise TuningError(
                 f"{dataset} is no repository on the Hub, and only there are revisions; leave --revision out"
             )
         return dataset, None
-    if revision and match["revision"] and revision != match["revision"]:
+    if revision and ref.revision and revision != ref.revision:
         raise TuningError(f"{dataset} and --revision {revision} are two revisions; leave one out")
-    return match["name"], _resolve_commit(match["name"], revision or match["revision"])
+    return ref.repo_id, _resolve_commit(ref.repo_id, revision or ref.revision)
 
 
 def _resolve_commit(name: str, revision: str | None) -> str | None:
@@ -104,10 +103,8 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
                 "give a new or empty folder"
             )
         if stored is None:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            temp_file = marker.with_name(f"{MARKER_FILE}.{socket.gethostname()}.{os.getpid()}")
-            temp_file.write_text(json.dumps(current, sort_keys=True), encoding="utf-8")
-            temp_file.rename(marker)
+            with atomic_file(marker, is_shared=True) as temp_file:
+                temp_file.write_text(json.dumps(current, sort_keys=True), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"output_dir {output_dir} cannot be used ({error.strerror}); give another folder") from error
     if stored is not None and stored != current:
@@ -154,6 +151,4 @@ def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
 
 def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a finished training run, whole or not at all."""
-    temp_file = output_dir / f"{RECORD_FILE}.part"
-    temp_file.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
-    temp_file.rename(output_dir / RECORD_FILE)
+    write_atomically(output_dir / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False, default=str))

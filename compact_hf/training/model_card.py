@@ -8,7 +8,6 @@ model_card/.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
+from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
 from compact_hf.reports.score_charts import plot_loss
 from compact_hf.training.card_results import CardResults
@@ -33,7 +33,6 @@ GENERATED_MARKER: Final = (
 
 ModelKind = Literal["adapter", "merge", "finetune"]
 
-_REPO_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _SECRET_KEYS: Final = {"hub_token", "env"}
 # Where things lay on one machine is nobody else's business.
 _PATH_KEYS: Final = {"model_name_or_path", "dataset_name", "output_dir", "chat_template_path", "path"}
@@ -132,7 +131,8 @@ def is_generated(text: str) -> bool:
 
 def is_repository(name: str) -> bool:
     """Return whether a name is one on the Hub, and no folder here."""
-    return bool(_REPO_ID.fullmatch(name)) and not Path(name).exists()
+    ref = RepoRef.parse(name)
+    return ref is not None and ref.revision is None and not Path(name).exists()
 
 
 def _render_card(

@@ -23,6 +23,7 @@ from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.files import get_repo_files, list_files
 from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import check_adapter_base
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
@@ -195,8 +196,8 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    name, _, revision = (base or record.base or "").partition("@")
-    if not is_repository(name):
+    ref = RepoRef.parse(base or record.base or "")
+    if ref is None or Path(ref.repo_id).exists():
         if base:
             raise UsageError(f"--base {base} is no repository; give the base as others find it, namespace/name")
         if is_adapter(directory):
@@ -206,8 +207,8 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
                 "and give its repository as --base namespace/name"
             )
         return record
-    commit: str | None = revision or (None if base else record.base_revision)
-    with translate_read_errors(name, revision or None):
+    name, commit = ref.repo_id, ref.revision or (None if base else record.base_revision)
+    with translate_read_errors(name, ref.revision):
         if base:
             commit = HfApi().model_info(name, revision=commit).sha
         with suppress(EntryNotFoundError):

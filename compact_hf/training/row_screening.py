@@ -40,7 +40,7 @@ class ScreeningResult:
         answer_tokens (`int`): of all kept rows together, what the loss covers.
         tokens_per_image (`int`): how many of a length a picture makes.
         num_truncated (`int`): kept rows that end at `max_length`.
-        dropped (`tuple[tuple[str, Reason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
+        dropped (`tuple[tuple[str, DropReason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
     """
 
     kept_indices: tuple[int, ...]

@@ -120,8 +120,8 @@ class GroupedBatchSampler:
     Args:
         grouping (`Grouping`): of all processes.
         rank (`int`): this process's number.
-        epoch (`Callable[[], int | None]`): the number of the epoch that begins, asked for whenever an iteration does;
-            None where training is over.
+        get_epoch (`Callable[[], int | None]`): the number of the epoch that begins, asked for whenever an iteration
+            does; None where training is over.
     """
 
     def __init__(self, grouping: Grouping, *, rank: int, get_epoch: Callable[[], int | None]) -> None:

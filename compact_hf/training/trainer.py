@@ -34,11 +34,11 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
     """An SFTTrainer for LLaVA's conversations.
 
     Args:
-        screened (`ScreeningResult`): what the rows of `train_dataset` are like, in its order.
+        screening (`ScreeningResult`): what the rows of `train_dataset` are like, in its order.
         projector_learning_rate (`float`, *optional*): of the projector's own weights; everything else, and without it
             the projector too, is trained at the arguments' `learning_rate`. The schedule scales both.
         seconds (`float`): what training had taken before, where it goes on.
-        **arguments: SFTTrainer's.
+        **kwargs: SFTTrainer's.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class AblationForecast:
     Attributes:
         units (`int`): variants times seeds, a model each.
         finished (`int`): how many of them are there already.
-        arms (`tuple[Arm, ...]`): empty where the scenes of the plan have not been asked about yet.
+        arms (`tuple[VariantForecast, ...]`): empty where the scenes of the plan have not been asked about yet.
         seconds_left (`float`, *optional*): of the units that are left, by the pace of those that are finished; None
             where none is.
     """

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.evaluation.ablation.variant import UnitResult, write_atomically
+from compact_hf.evaluation.ablation.variant import UnitResult
 from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.significance import Comparison, compare
 from compact_hf.reports.ablation_page import (
@@ -35,6 +35,7 @@ from compact_hf.reports.ablation_page import (
     render_ablation,
 )
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.storage import write_atomically
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -203,8 +204,8 @@ class Ablation(NotebookSummary):
         plan (`Plan`): what was done.
         dataset (`str`): what all models were asked, as `compact evaluate` calls it.
         base_identity (`str`): a hash of the files of the model that all were tuned from.
-        units (`tuple[Done, ...]`): by variant and seed, in the plan's order.
-        lines (`tuple[Line, ...]`): all questions, then each k.
+        units (`tuple[UnitResult, ...]`): by variant and seed, in the plan's order.
+        lines (`tuple[ResultRow, ...]`): all questions, then each k.
         pairs (`tuple[Pair, ...]`): each variant's model with the baseline's, seed by seed.
     """
 

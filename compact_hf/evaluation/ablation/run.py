@@ -14,7 +14,6 @@ added to a plan.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -124,9 +123,7 @@ def _prepare_base(plan: Plan, out: Path) -> str:
         return plan.base
     base = out / "base"
     if not base.exists():
-        temp_directory = out / "base.part"
-        shutil.rmtree(temp_directory, ignore_errors=True)
-        copy_aligned(temp_directory).rename(base)
+        copy_aligned(base)
     return str(base)
 
 

@@ -10,7 +10,6 @@ DIR/units/VARIANT-seed-S.json     written last: the unit is finished
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import from_json
+from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.checkpoints import read_finished_record
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.recipes import read_recipe
@@ -65,7 +65,7 @@ def init_output_dir(out: Path, identity: Mapping[str, Any]) -> None:
     """
     marker = out / _MARKER_FILE
     try:
-        if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not marker.exists() and not is_empty_directory(out):
             raise UsageError(f"{out} already holds something that is no ablation; give a new or empty folder")
         existing = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
         differences = {
@@ -264,11 +264,3 @@ def run_unit(
     )
     write_atomically(unit.result_path, json.dumps(asdict(unit_result), indent=1) + "\n")
     return unit_result
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step: it is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp_file = path.with_name(f"{path.name}.part")
-    temp_file.write_text(text, encoding="utf-8")
-    os.replace(temp_file, path)

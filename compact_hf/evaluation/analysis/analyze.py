@@ -14,7 +14,6 @@ these figures goes up or down with the number of questions, and would tell of no
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from compact_hf.evaluation.analysis.report import render_page
 from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, compute_analysis
 from compact_hf.evaluation.analysis.tables import iter_tables
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.storage import write_atomically
 
 DatasetOption = str | tuple[str, str] | None
 
@@ -174,10 +174,7 @@ def _write_files(out: Path, result: AnalysisResult, command: str) -> None:
     analysis_json = json.dumps(result.to_json(), ensure_ascii=False, indent=2) + "\n"
     files = {ANALYSIS_FILE: analysis_json, REPORT_FILE: render_page(result.data, result.comparison, command=command)}
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            temp_file = out / f".{name}.part"
-            temp_file.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(temp_file, out / name)
+            write_atomically(out / name, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise EvaluationError(f"{out} cannot be written ({error.strerror}); give another --out") from error

@@ -74,7 +74,7 @@ def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
     """Return how much of the questions repeats itself.
 
     Args:
-        questions (`Sequence[Sampled]`): those about a picture one after the other; there must be some.
+        questions (`Sequence[SampledQuestion]`): those about a picture one after the other; there must be some.
     """
     total = len(questions)
     texts = [normalise(question.question) for question in questions]
@@ -155,7 +155,7 @@ def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: S
     Args:
         name, k_is (`str`): as `asked.QuestionSource` has them.
         counts (`QuestionCounts`): of all its questions; there must be some.
-        sample (`Sequence[Sampled]`): those whose text is looked at, by picture.
+        sample (`Sequence[SampledQuestion]`): those whose text is looked at, by picture.
     """
     combinations = sorted(counts.combination_counts.items(), key=lambda item: (-item[1], item[0]))
     return Analysis(

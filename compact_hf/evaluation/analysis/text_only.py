@@ -61,7 +61,7 @@ class TypeBreakdown:
         mean_entropy (`float`): bits that are left in an answer once the type is known, averaged by frequency.
         most_share (`float`): the share, 0 to 1, of questions whose answer is the most frequent one of their type, as
             is known in hindsight: too high where most types have few questions.
-        types (`tuple[Type, ...]`): the most frequent first.
+        types (`tuple[QuestionType, ...]`): the most frequent first.
     """
 
     mean_entropy: float

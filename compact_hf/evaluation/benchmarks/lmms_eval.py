@@ -13,7 +13,6 @@ were read in the version named here, which tests/evaluation/test_benchmarks_harn
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,6 +22,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError, HubUnavailableError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
 from compact_hf.hub.errors import translate_read_errors
+from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, has_model, is_adapter
 
 
@@ -241,7 +241,6 @@ def benchmark_command(
 
 
 _HELDOUT_FILES: Final = "data/k*/validation-*.parquet"
-_REPOSITORY: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 
 
 def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
@@ -290,11 +289,11 @@ def _format_dataset_settings(dataset: str) -> dict[str, Any]:
                 f"{dataset} has no held-out questions ({_HELDOUT_FILES}); give a release with a validation split"
             )
         return {"dataset_path": str(directory.resolve()), "dataset_kwargs": dataset_kwargs}
-    match = _REPOSITORY.fullmatch(dataset)
-    if match is None:
+    ref = RepoRef.parse(dataset)
+    if ref is None:
         raise UsageError(
             f"{dataset!r} is neither a folder here nor a repository; give a release as a folder, org/name or "
             "org/name@revision (of reserved scenes, make one by compact generate and assemble)"
         )
-    revision = {"revision": match["revision"]} if match["revision"] else {}
-    return {"dataset_path": match["name"], "dataset_kwargs": dataset_kwargs | revision}
+    revision = {"revision": ref.revision} if ref.revision else {}
+    return {"dataset_path": ref.repo_id, "dataset_kwargs": dataset_kwargs | revision}

@@ -12,7 +12,6 @@ an empty list of strings, not a list of nothing.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Process
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
 from compact_hf.runs.sources import check_source_type, default_teacher, open_dataset_source
+from compact_hf.storage import atomic_file
 from compact_hf.teachers.base import EncodedImage
 from compact_hf.teachers.registry import open_teacher
 
@@ -49,14 +49,12 @@ def write_annotations(run: Path) -> Path:
     """
     import pyarrow.parquet as pq
 
-    file, temp_file = run / ANNOTATIONS_FILE, run / f"{ANNOTATIONS_FILE}.writing"
+    file = run / ANNOTATIONS_FILE
     try:
-        with pq.ParquetWriter(temp_file, _schema()) as writer:
+        with atomic_file(file) as temp_file, pq.ParquetWriter(temp_file, _schema()) as writer:
             for table in _iter_tables(iter_annotations(run)):
                 writer.write_table(table)
-        os.replace(temp_file, file)
     except OSError as error:
-        temp_file.unlink(missing_ok=True)
         raise JournalError(f"cannot write {file} ({error.strerror or error}); make room and run it again") from error
     return file
 
@@ -252,7 +250,7 @@ def annotate(
         seed (`int`, *optional*, defaults to 0): decides which pictures come first.
         limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
-        on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a verifier that answers in
             batches, or a data set that has to be loaded first.
 

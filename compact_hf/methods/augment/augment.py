@@ -259,7 +259,7 @@ def augment(
         seed (`int`, *optional*, defaults to 0): decides every draw.
         limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
-        on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
             batches, or a data set that has to be loaded first.
 

@@ -47,7 +47,8 @@ def measure_complexity(combination_counts: Mapping[tuple[str, ...], int]) -> Com
     """Return the figures of questions.
 
     Args:
-        needed: combination of capabilities, in any order, empty for none -> how many questions need exactly these.
+        combination_counts: combination of capabilities, in any order, empty for none -> how many questions need
+            exactly these.
 
     Raises:
         UnknownCapabilityError: a name is not one of the ten.

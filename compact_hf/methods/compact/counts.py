@@ -71,7 +71,7 @@ class OutcomeCounter:
     Args:
         faults (`dict[str, list[str]]`): key of a reply -> the fault planted in each of its drafts, in reverse order.
             Used up by counting.
-        enough (`int`): questions of a picture beyond which the others are surplus.
+        max_turns (`int`): questions of a picture beyond which the others are surplus.
     """
 
     def __init__(self, faults: dict[str, list[str]], *, max_turns: int) -> None:

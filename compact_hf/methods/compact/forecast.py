@@ -163,7 +163,7 @@ class Forecast:
     Attributes:
         pictures, finished (`int`): pictures to be worked on, and those that are done already and cost nothing more.
         kept, questions (`int`): what the pictures to be worked on will give.
-        lines (`tuple[Line, ...]`): by kind of request.
+        lines (`tuple[ForecastLine, ...]`): by kind of request.
         requests, input_tokens, output_tokens (`int`): in all.
         cost, cost_per_question (`float | None`): USD; None where a price is not known.
         seconds (`float | None`): how long it will take, roughly; None where nothing is known of that.

@@ -75,7 +75,7 @@ def generate(
         max_requests, max_cost (`int`, `float`, *optional*): stop after so many answered requests, or US dollars, over
             all sessions.
         price_in, price_out (`float`, *optional*): US dollars per million tokens, where genai-prices does not know them.
-        on_progress (`Callable[[Standing], None]`, *optional*): called as work proceeds.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
             batches, or a data set that has to be loaded first.
 

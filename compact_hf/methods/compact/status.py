@@ -54,7 +54,7 @@ def usage_by_role(
     """Return what each role of a run was asked, and what that cost.
 
     Args:
-        entries (`Sequence[Spending]`): from the run's journal, or those of all its shards.
+        entries (`Sequence[TokenUsage]`): from the run's journal, or those of all its shards.
         identity (`Mapping[str, Any]`): the run's settings, which name who is asked.
         price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
 
@@ -108,12 +108,12 @@ class RunStatus(NotebookSummary):
         questions_by_capability (`dict[str, dict[int, int]]`): capability -> k -> kept questions that need it.
         coverage (`dict[str, dict[str, int]]`): capability -> capability -> kept questions that need both; with itself:
             that need the one. Symmetrical.
-        combinations (`tuple[Fared, ...]`): how drafts for each combination fared.
-        rejects (`tuple[Rejected, ...]`): most frequent first within their stage.
-        planted (`tuple[Planted, ...]`): empty without a scenes teacher's noise.
+        combinations (`tuple[CombinationCount, ...]`): how drafts for each combination fared.
+        rejects (`tuple[RejectCount, ...]`): most frequent first within their stage.
+        planted (`tuple[FaultCount, ...]`): empty without a scenes teacher's noise.
         requests (`dict[str, int]`): role -> replies in the journal.
         input_tokens, output_tokens (`int`): of all replies, as billed.
-        spending (`dict[Role, Spent]`): role -> what it was asked and what that cost.
+        spending (`dict[Role, RoleUsage]`): role -> what it was asked and what that cost.
         cost (`float | None`): USD so far, at each day's prices; None where one is not known.
         cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.

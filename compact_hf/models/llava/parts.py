@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.download import RepoListing, count_missing_bytes, download_snapshot, get_repo_listing
+from compact_hf.hub.ref import RepoRef
 
 PROJECTOR_FILE: Final = "mm_projector.bin"
 """What LLaVA's pre-training saves."""
@@ -126,10 +127,11 @@ def find_part(role: str, name_or_path: str) -> Part:
             raise UsageError(f"{name_or_path} is a file; the {role} is a folder, or org/name[@revision] on the Hub")
         file_sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
     else:
-        name_or_path, _, revision = name_or_path.partition("@")
-        if name_or_path.count("/") != 1:
+        ref = RepoRef.parse(name_or_path)
+        if ref is None:
             raise UsageError(f"no {role} {name_or_path!r}: it is no folder here, nor org/name[@revision] on the Hub")
-        remote = get_repo_listing(name_or_path, repo_type="model", revision=revision or None)
+        name_or_path = ref.repo_id
+        remote = get_repo_listing(name_or_path, repo_type="model", revision=ref.revision)
         file_sizes, commit = remote.files, remote.commit
     weight_files = (PROJECTOR_FILE,) if role == "projector" else _select_weight_files(file_sizes)
     file_names = {

@@ -6,7 +6,9 @@ about them. student_script/build_student.py made both, docs/student.md says how 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -35,14 +37,20 @@ def copy_student(out: Path | str) -> tuple[Path, Path]:
     return aligned, tuned
 
 
-def copy_aligned(out: Path) -> Path:
-    """Copy the aligned base to the folder `out`, which must not exist, and return it; raises as `copy_student`."""
-    return _copy_checkpoint(ALIGNED, out)
+def copy_aligned(out: Path | str) -> Path:
+    """Copy the aligned base to the directory `out`, which must not exist, and return it; raises as `copy_student`."""
+    return _copy_checkpoint(ALIGNED, Path(out))
 
 
 def _copy_checkpoint(name: str, out: Path) -> Path:
+    temp_directory = out.with_name(f".{out.name}.part")
     try:
-        return Path(shutil.copytree(CHECKPOINTS_DIRECTORY / name, out))
+        if out.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        # Renamed when it is whole: a kill leaves no half of a model.
+        shutil.rmtree(temp_directory, ignore_errors=True)
+        shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory)
+        return temp_directory.rename(out)
     except OSError as error:
         reason = error.strerror or error
         raise TuningError(f"the student cannot be copied to {out} ({reason}); give a folder that is new") from error

@@ -60,7 +60,7 @@ class HubServer(LocalServer):
         fault (`Fault`, *optional*): decides which requests go wrong, and how.
 
     Attributes:
-        requests (`list[Asked]`): every request, in order.
+        requests (`list[HubRequest]`): every request, in order.
         bytes_sent (`Counter[str]`): path of a request -> bytes of answers' bodies that were sent for it.
         fault (`Fault`): may be set anew while the server runs.
         store (`Store`): what the server holds.
