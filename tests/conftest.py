@@ -69,7 +69,8 @@ LONGEST_FIRST: Final = (
 )
 GOLDEN: Final = Path(__file__).parent / "golden"
 
-settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=60, print_blob=True)
+settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=30, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("same_every_time")
 # Cards are read with the C parser, which huggingface_hub leaves aside: a twentieth of the tests' time.
 yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]

@@ -43,9 +43,8 @@ class OpenAI:
         url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server; `/v1` may be left out.
         timeout_s (`float`, *optional*, defaults to 300): for one request, in seconds.
         max_text_tokens (`int`, *optional*): have it answer in free text of at most so many tokens, instead of in JSON
-            of
-            the request's schema, and greedily; OpenAI itself takes neither setting with its current models, and is left
-            to its own.
+            of the request's schema, and greedily; OpenAI itself takes neither setting with its current models, and is
+            left to its own.
 
     Raises:
         UsageError: no model is named, OpenAI is to be asked without a key, or `url` is not the address of a server.

@@ -96,7 +96,7 @@ def test_text_alone_gains_at_most_five_points_over_the_majority_answer() -> None
     assert compute_gain(make_questions()) <= MAX_GAIN
 
 
-@pytest.mark.parametrize("share", [0.2, 1.0])
+@pytest.mark.parametrize("share", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_classifier_would_notice_a_leak(share: float) -> None:
     rng = random.Random(1)
     leaky_questions = [
