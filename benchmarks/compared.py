@@ -248,7 +248,7 @@ class Inputs:
 
     @cached_property
     def run(self) -> str:
-        """The directory of a run with `ROWS` conversations."""
+        """The directory of a run with `ROW_COUNT` conversations."""
         from release_data import make_image
 
         images, run = self._scratch / "noise", self._scratch / "run"

@@ -128,7 +128,7 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows, writing, stream = f"{result['rows']:,}", result["written"], result["stream"]
     ours, theirs, inspection = result["publish"], result["push_to_hub"], result["looked"]
     cores = (item["cpu_s"] / item["seconds"] for item in writing["write"])
-    time_key = (ours["seconds"] - ours["checks_s"]) / theirs["seconds"]
+    time_ratio = (ours["seconds"] - ours["checks_s"]) / theirs["seconds"]
     memory_ratio = ours["peak_mb"] / theirs["peak_mb"]
     lines = [
         (
@@ -139,7 +139,7 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("cores that it uses, of two", f"{max(cores):.1f}", "2"),
         (
             "writing and publishing them, by `push_to_hub` of `datasets`: time / peak memory",
-            f"{time_key:.2f} / {memory_ratio:.2f}",
+            f"{time_ratio:.2f} / {memory_ratio:.2f}",
             "1 / 1",
         ),
         ("checks before that, every picture decoded", f"{ours['checks_s']:.0f} s", ""),

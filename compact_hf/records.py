@@ -129,7 +129,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a release but for its picture's bytes, which `picture` reads when they are written.
+    """One row of a release but for its picture's bytes, which `read_image` reads when they are written.
 
     `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_image` is None for
     rows without a picture.

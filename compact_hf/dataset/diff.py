@@ -67,7 +67,7 @@ def highest_version(tags: Iterable[str]) -> Version | None:
 def next_version(version: Version, step: Step) -> Version:
     """Return the lowest version that may follow `version` where a change takes this step.
 
-    >>> str(lowest_after(Version(1, 2, 3), "minor"))
+    >>> str(next_version(Version(1, 2, 3), "minor"))
     '1.3.0'
     """
     match step:

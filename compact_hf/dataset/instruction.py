@@ -110,7 +110,7 @@ def _iter_sample(
 def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
     """Yield the `n` items with the smallest hashes, smallest first, as JSON with how often each came."""
     by_key: dict[int, tuple[str, int]] = {}
-    negated_keys: list[int] = []  # the negated keys of `chosen`, as a heap
+    negated_keys: list[int] = []  # the negated keys of `by_key`, as a heap
     for item in items:
         key = int(digest(seed, item), 16)
         if key in by_key:

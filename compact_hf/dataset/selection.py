@@ -137,7 +137,7 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
 def apply_selection(
     rows: Iterable[Row | Reject], positions_by_image: Mapping[str, Positions]
 ) -> Iterator[Row | Reject]:
-    """Yield the rows with those of their turns that were `chosen`, and a reject for each question that was not."""
+    """Yield the rows with the turns that `positions_by_image` names, and a reject for each other question."""
     for row in rows:
         if isinstance(row, Reject):
             yield row

@@ -268,7 +268,7 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     It takes the n questions for independent draws. Questions about one picture are not quite that: where a model
     fails, it tends to fail on all of them. With two or three questions a picture that correlate by 0.1 the true
     interval is about 5 to 10% wider (the design effect, 1 + (questions a picture - 1) x correlation, under the root).
-    `paired.compare`, which says whether two models differ, draws whole pictures instead.
+    `significance.compare`, which says whether two models differ, draws whole pictures instead.
     """
     share = right / n
     spread = _Z95 * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))

@@ -100,7 +100,7 @@ def _iter_close_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[npt.N
 
 @cache
 def _dct_matrix() -> npt.NDArray[np.int64]:
-    """The first `_NUM_FREQUENCIES` rows of the transform's matrix, of shape [_KEPT, _EDGE]."""
+    """The first `_NUM_FREQUENCIES` rows of the transform's matrix, of shape [_NUM_FREQUENCIES, _DCT_SIZE]."""
     frequency, pixel = np.arange(_NUM_FREQUENCIES)[:, None], np.arange(_DCT_SIZE)[None, :]
     angles = np.pi * frequency * (2 * pixel + 1) / (2 * _DCT_SIZE)
     matrix: npt.NDArray[np.int64] = np.rint(np.cos(angles) * _SCALE).astype(np.int64)

@@ -29,7 +29,7 @@ class Runner:
     Args:
         journal (`Journal`): where replies and outcomes go.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role; may be the same in both.
-        rate_limits (`Limits`): what each of them may be asked at most, at the same time and in a minute.
+        rate_limits (`RateLimits`): what each of them may be asked at most, at the same time and in a minute.
         budget (`Budget`, *optional*): what the run may cost.
         retry_policy (`RetryPolicy`, *optional*): how long to go on trying.
         stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner

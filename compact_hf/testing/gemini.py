@@ -4,7 +4,7 @@
         generate("PICTURES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=test-key
 
 It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher that cannot see
-(testing/model.py). What goes wrong is decided by its `fault`.
+(testing/scripted_model.py). What goes wrong is decided by its `fault`.
 
 As a program it serves until Ctrl-C:
 
@@ -88,7 +88,7 @@ class GeminiServer(ModelServer):
         return content_response(text, model=self._model, prompt_tokens=258 + len(model_request.prompt) // 4)
 
     def bad_request(self, message: str) -> Response:
-        """See `ModelServer.refuse`."""
+        """See `ModelServer.bad_request`."""
         return error_response(400, "INVALID_ARGUMENT", message)
 
 

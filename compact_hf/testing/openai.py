@@ -4,7 +4,7 @@
         generate("PICTURES", "RUN", teacher="openai:double", teacher_url=server.url)     # OPENAI_API_KEY=test-key
 
 It reads requests as strictly as the service (key, fields, picture, strict schema) and answers them like a teacher that
-cannot see (testing/model.py). What goes wrong is decided by its `fault`.
+cannot see (testing/scripted_model.py). What goes wrong is decided by its `fault`.
 
 As a program it serves until Ctrl-C:
 
@@ -98,7 +98,7 @@ class OpenAIServer(ModelServer):
         return content_response(text, model=self._model, prompt_tokens=765 + len(model_request.prompt) // 4)
 
     def bad_request(self, message: str) -> Response:
-        """See `ModelServer.refuse`."""
+        """See `ModelServer.bad_request`."""
         return error_response(400, message)
 
 

@@ -101,7 +101,7 @@ class RowScreener:
         special_tokens (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
         image_token_id (`int`): stands for a picture in the rendered conversation.
         tokens_per_image (`int`): how many tokens a picture becomes.
-        max_length (`int`, *optional*), answers_only (`bool`): as for `screen`.
+        max_length (`int`, *optional*), answers_only (`bool`): as for `screen_rows`.
         fingerprint (`str`): the same for whatever looks the same way.
     """
 

@@ -206,7 +206,7 @@ class Ablation(NotebookSummary):
         base_identity (`str`): a hash of the files of the model that all were tuned from.
         units (`tuple[UnitResult, ...]`): by variant and seed, in the plan's order.
         lines (`tuple[ResultRow, ...]`): all questions, then each k.
-        pairs (`tuple[Pair, ...]`): each variant's model with the baseline's, seed by seed.
+        pairs (`tuple[SeedComparison, ...]`): each variant's model with the baseline's, seed by seed.
     """
 
     plan: Plan

@@ -97,7 +97,7 @@ class Benchmark:
     """One benchmark in lmms-eval.
 
     Attributes:
-        name (`str`): as the paper has it, one of `paper.BENCHMARKS`.
+        name (`str`): as the paper has it, one of `paper_scores.BENCHMARKS`.
         task (`str`): lmms-eval's.
         metric (`str`): that of the task's metrics which the paper reports.
         scale (`float`): what brings the metric to the paper's unit: 100 where lmms-eval writes a share.

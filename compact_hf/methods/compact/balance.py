@@ -158,7 +158,7 @@ def _reduce_to_target(
 
 
 class _Spread:
-    """How often each atom and each pair is needed by what is taken; `levels` says by how many questions in the end."""
+    """How often each capability and pair is needed by what is taken; `targets` has how many questions it will be."""
 
     def __init__(self, questions: Iterable[Combination], targets: Mapping[int, int]) -> None:
         question_counts = Counter(questions)

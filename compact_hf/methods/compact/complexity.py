@@ -30,7 +30,7 @@ class Complexity:
         at_most_2, none_needed (`float | None`): shares, 0 to 1, of questions with k <= 2, and with k = 0.
         by_k (`dict[int, int]`): k -> questions, from 0 to the largest that there is.
         by_capability (`dict[str, int]`): capability -> questions that need it; all ten.
-        by_pair (`tuple[Pair, ...]`): pairs that some question needs, most frequent first.
+        by_pair (`tuple[CapabilityPair, ...]`): pairs that some question needs, most frequent first.
     """
 
     questions: int

@@ -200,7 +200,7 @@ def forecast_run(
         preset (`Preset`): the method's parameters, `ks` and `strict` included.
         teachers (`Mapping[Role, str]`): who is asked in each role, `NAME:MODEL`.
         prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.lookup_prices` gives it.
-        rate_limits (`Limits`): requests in flight, and what may be asked in a minute.
+        rate_limits (`RateLimits`): requests in flight, and what may be asked in a minute.
         status (`RunStatus`, *optional*): the run so far; from ten finished pictures on its means replace assumptions.
 
     Raises:

@@ -79,7 +79,7 @@ def build_llava_processor(
     """Return a processor that does to a picture what LLaVA-1.5 does, with our chat template.
 
     A picture is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_size` and normalized;
-    it becomes (image_edge / patch_edge)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
+    it becomes (image_size / patch_size)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): that knows `<image>` as one token.

@@ -45,7 +45,7 @@ class Drawing:
 
 
 class Pen:
-    """Draws on a transparent sheet of `width` x `height`, times `scale`; the foot is `below` above the lower edge."""
+    """Draws on a transparent sheet of `width` x `height`, times `scale`; `bottom_margin` is left below the foot."""
 
     def __init__(self, width: int, height: int, *, scale: float, bottom_margin: int = 4) -> None:
         from PIL import Image, ImageDraw

@@ -35,7 +35,7 @@ class GeminiBatch:
         url (`str`, *optional*): another server that speaks Gemini's REST protocol.
         on_wait (`Callable[[str], None]`, *optional*): told in one line what is waited for, at every look.
         timing (`BatchTiming`, *optional*): how long to wait for what.
-        limits (`Limits`, *optional*): what a job holds at most.
+        limits (`BatchLimits`, *optional*): what a job holds at most.
         timeout_s (`float`, *optional*, defaults to 120): for each call, in seconds.
 
     Raises:

@@ -106,7 +106,7 @@ def get_repository(request: Request, *, needs_write: bool = False) -> Repository
     """Return the repository that the path names.
 
     Raises:
-        Refusal: it is not there, is private and the token missing, or the token may not write to it.
+        RequestError: it is not there, is private and the token missing, or the token may not write to it.
     """
     path_params = request.path_params
     name = f"{path_params['namespace']}/{path_params['name']}"

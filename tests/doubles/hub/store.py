@@ -168,7 +168,7 @@ class Repository:
         """Bring what a pull request changed onto main, as one commit.
 
         Raises:
-            Refusal: it is not open, or main changed the same files since.
+            RequestError: it is not open, or main changed the same files since.
         """
         pull = self.get_pull_request(number)
         if pull.status != "open":
