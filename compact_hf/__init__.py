@@ -5,7 +5,7 @@
     assemble(["run"], "release", version="1.0.0")
 
 A function below does what the command of that name does, or reads and compares what that wrote. The classes are what
-the functions return; a notebook shows them as tables. Nothing heavy is imported before it is used.
+the functions return; a notebook shows those with tables as such. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from compact_hf.methods.compact.tables import format_forecast
 from compact_hf.runs.image_index import shuffle_refs
 from compact_hf.runs.run import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source
+from compact_hf.storage import write_atomically
 
 _LIMIT_FILE: Final = "pictures"
 """File beside the run: how many pictures the round takes that has begun. A kill must not change it."""
@@ -156,7 +156,7 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
     limit = int(limit_file.read_text()) if limit_file.is_file() else config.conversations
     while True:
         if limit is not None:
-            _write_atomically(limit_file, str(limit))
+            write_atomically(limit_file, str(limit))
         progress = generate(
             config.source,
             out / "run",
@@ -173,13 +173,6 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
             )
         kept_share = max(_MIN_KEPT_SHARE, progress.kept / progress.finished)
         limit += math.ceil((config.conversations - progress.kept) / kept_share)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp_file = path.with_suffix(".new")
-    temp_file.write_text(text)
-    os.replace(temp_file, path)
 
 
 def check_publishable(config: Config) -> str:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import shutil
 import sys
@@ -46,6 +45,7 @@ from compact_hf.models.llava.shipped import ALIGNED, CHECKPOINTS_DIRECTORY, TUNE
 from compact_hf.models.llava.tiny import STUDENT_SIZE, build_tiny
 from compact_hf.scenes.questions import make_question
 from compact_hf.scenes.scene import build_scene
+from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]
@@ -147,7 +147,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
         "scores": _evaluate_student(config, out),
     }
-    _write_atomically(out / "student.json", json.dumps(metrics, indent=1) + "\n")
+    write_atomically(out / "student.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
@@ -182,10 +182,10 @@ def _init_output_dir(config: Config, out: Path) -> None:
         if marker.read_text(encoding="utf-8") != config_text:
             raise UsageError(f"{out} holds a student of another config ({marker}); give a new folder")
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not is_empty_directory(out):
         raise UsageError(f"{out} already holds something that is no student; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write_atomically(marker, config_text)
+    write_atomically(marker, config_text)
 
 
 @contextmanager
@@ -241,12 +241,6 @@ def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
         swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
     scores = {results.model: results.to_json() for results in evaluation.results}
     return {**scores, "swapped": swapped.results[0].to_json()}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temp_file = path.with_name(f"{path.name}.part")
-    temp_file.write_text(text, encoding="utf-8")
-    os.replace(temp_file, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -129,9 +129,8 @@ def _table(args: argparse.Namespace) -> int:
         if args.markdown:
             _print_markdown(cells)
         elif cells:
-            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-            head, *rows = [[line[0], *map(str.rjust, line[1:], widths[1:])] for line in cells]
-            print_table(head, rows)
+            head, *rows = cells
+            print_table(head, rows, is_numeric=True)
     return 0
 
 

@@ -85,13 +85,13 @@ def replace_unprintable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table with aligned columns, numbers to the right; nothing where there are no rows."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_numeric: bool = False) -> None:
+    """Write a table with aligned columns, numbers to the right (see `Table`); nothing if there are no rows."""
     if not rows:
         return
     lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    numeric_columns = Table(head, rows).numeric_columns()
+    numeric_columns = Table(head, rows, is_numeric).numeric_columns()
     print_data("")
     for line in lines:
         cells = (
@@ -107,7 +107,7 @@ def print_summary(parts: Iterable[str | Table]) -> None:
         if isinstance(part, str):
             print_data(part)
         else:
-            print_table(part.head, part.rows)
+            print_table(part.head, part.rows, is_numeric=part.is_numeric)
 
 
 class ProgressBar:
@@ -138,7 +138,7 @@ class ProgressBar:
             self._bar.close()
 
     def warn_throttled(self, text: str) -> None:
-        """Say one line above the bar, unless another was grumbled in the last ten seconds."""
+        """Write one line above the bar, unless another warning was in the last ten seconds."""
         if time.monotonic() - self._warned_at < _LOG_INTERVAL_S:
             return
         self._warned_at = time.monotonic()

@@ -28,7 +28,7 @@ def add_run_limit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
-    """Return what shows a run's standing on a bar, and each new failure above it."""
+    """Return what shows a run's progress on a bar, and each new failure above it."""
     failures = 0
 
     def show(progress: RunProgress) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_images, read_ids
-from compact_hf.dataset.image_similarity import ImageCache, check_distance
+from compact_hf.dataset.image_similarity import FingerprintCache, check_distance
 from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.dataset.provenance import read_provenance
 from compact_hf.dataset.schema import get_split
@@ -100,9 +100,19 @@ def assemble(
     run_directories = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not run_directories:
         raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
+    options = {
+        "--image-root": image_root,
+        "--instruction-fraction": instruction_fraction,
+        "--instruction-rows": instruction_rows,
+    }
+    used_options = [name for name, value in options.items() if value is not None]
+    if instruction is None and used_options:
+        raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
     if image_license is not None and not _LICENSE.fullmatch(image_license):
         raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
-    image_cache = ImageCache(run_directories[0])
+    max_distance = None if group_similar is None else check_distance(group_similar)
+    excluded_ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
+    fingerprint_cache = FingerprintCache(run_directories[0])
     held_out: set[str] = set()
     # Refuses a wrong file at once, and reads it after the runs, when `held_out` is complete.
     instruction_sample = _sample_instructions(
@@ -112,17 +122,17 @@ def assemble(
         fraction=instruction_fraction,
         seed=seed,
         held_out=held_out,
-        image_cache=image_cache,
+        fingerprint_cache=fingerprint_cache,
     )
     assembly = _Assembly(
         runs=run_directories,
         max_similarity=max_similarity,
         balance=balance,
         select=select,
-        exclude_ids=frozenset() if exclude_ids is None else read_ids(Path(exclude_ids)),
+        excluded_ids=excluded_ids,
         exclude_images_of=[exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of,
-        max_distance=None if group_similar is None else check_distance(group_similar),
-        image_cache=image_cache,
+        max_distance=max_distance,
+        fingerprint_cache=fingerprint_cache,
     )
     rows = assembly.iter_rows(instruction_sample, held_out, on_balance=on_balance, on_note=on_note)
     provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
@@ -139,17 +149,10 @@ def _sample_instructions(
     fraction: float | None,
     seed: int,
     held_out: set[str],
-    image_cache: ImageCache,
+    fingerprint_cache: FingerprintCache,
 ) -> Iterator[Row | Reject]:
-    """Return the instruction part, empty without a file.
-
-    Raises:
-        UsageError: an option of the instruction part is given without its file, or the file has another format.
-    """
+    """Return the instruction part, empty without a file; raises UsageError if the file has another format."""
     if instruction is None:
-        options = {"--image-root": image_root, "--instruction-fraction": fraction, "--instruction-rows": rows}
-        if used_options := [name for name, value in options.items() if value is not None]:
-            raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
         return iter(())
     return sample_instruction_rows(
         Path(instruction),
@@ -158,7 +161,7 @@ def _sample_instructions(
         rows=rows,
         fraction=INSTRUCTION_FRACTION if fraction is None and rows is None else fraction,
         held_out=held_out,
-        image_cache=image_cache,
+        fingerprint_cache=fingerprint_cache,
     )
 
 
@@ -174,10 +177,10 @@ class _Assembly:
     max_similarity: float
     balance: bool
     select: Selection | None
-    exclude_ids: frozenset[str]
+    excluded_ids: frozenset[str]
     exclude_images_of: Sequence[str | Path]
     max_distance: int | None
-    image_cache: ImageCache
+    fingerprint_cache: FingerprintCache
 
     def iter_rows(
         self,
@@ -205,8 +208,8 @@ class _Assembly:
 
     def _make_filter(self) -> RowFilter:
         datasets = [str(dataset) for dataset in self.exclude_images_of]
-        exclusions = Exclusions(self.exclude_ids, read_excluded_images(datasets) if datasets else None)
-        row_filter = RowFilter(exclusions, self.image_cache, distance=self.max_distance)
+        exclusions = Exclusions(self.excluded_ids, read_excluded_images(datasets) if datasets else None)
+        row_filter = RowFilter(exclusions, self.fingerprint_cache, distance=self.max_distance)
         row_filter.compare_images(self._iter_conversations)
         return row_filter
 

@@ -206,7 +206,7 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
     """Return the header's `configs`: for each config the globs of its splits, without a copy of any file.
 
     Args:
-        split_keys (`Collection[tuple[str, str]]`): each (leaf, split) that has files.
+        split_keys (`Collection[tuple[str, str]]`): each (subset, split) that has files.
         version (`str`): X.Y.Z, which `datasets` shows as the version of what it loads.
     """
     entries: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """CHANGELOG.md of a release: in go its facts, or what changed since the version before, out comes its text.
 
-`write` puts the entry of the release's own version into the folder. `publish` gives it a date and what changed since
-the version before, and puts the entries that the repository holds below it: those are never written anew.
+`write_dataset` puts the entry of the release's own version into the folder. `publish` gives it a date and what changed
+since the version before, and puts the entries that the repository holds below it: those are never written anew.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def _column_types(reader: DatasetReader) -> dict[str, str]:
 def _count_rows(
     old: DatasetReader, new: DatasetReader, same_files: set[str]
 ) -> tuple[Counter[SplitKey], Counter[SplitKey]]:
-    """Return (leaf, split) -> rows, of both; what is the same is looked at once, in a folder where there is one."""
+    """Return (subset, split) -> rows, of both; what is the same is looked at once, in a folder where there is one."""
     preferred_reader = new if isinstance(new, DirectoryReader) else old
     totals: tuple[Counter[SplitKey], Counter[SplitKey]] = (Counter(), Counter())
     for reader, total in zip((old, new), totals, strict=True):

@@ -101,7 +101,7 @@ class SampleSet:
 
 @dataclass(slots=True)
 class Reservoir:
-    """Keeps of each k the samples with the lowest ranks; memory holds `wanted.count` of each k."""
+    """Keeps of each k the samples with the lowest ranks; memory holds `query.count` of each k."""
 
     query: SampleQuery
     _by_k: dict[int, list[tuple[int, int, Sample]]] = field(default_factory=dict)

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 
 from compact_hf.dataset.image_similarity import (
+    FingerprintCache,
     FingerprintReader,
-    ImageCache,
     ImageFingerprint,
     SimilarImages,
     find_similar_images,
@@ -138,7 +138,7 @@ def _open_images(dataset: str) -> ImageSource:
     path = Path(dataset)
     if path.is_dir() and next(path.rglob("*.parquet"), None) is not None:
         return DatasetSource(Address(str(path.resolve()), on_hub=False))
-    if not path.exists() and RepoRef.parse(dataset):
+    if not path.exists() and RepoRef.parse(dataset.partition("?")[0]):
         return open_source(f"{HUB_PREFIX}{dataset}")
     return open_source(dataset)
 
@@ -169,14 +169,14 @@ class RowFilter:
             compare the splits.
     """
 
-    def __init__(self, exclusions: Exclusions, image_cache: ImageCache, *, distance: int | None) -> None:
+    def __init__(self, exclusions: Exclusions, fingerprint_cache: FingerprintCache, *, distance: int | None) -> None:
         self._exclusions = exclusions
         self._distance = distance
         self._similar_images: SimilarImages | None = None
-        self._fingerprint_reader = FingerprintReader(image_cache)
+        self._fingerprint_reader = FingerprintReader(fingerprint_cache)
 
     def compare_images(self, iter_conversations: Callable[[], Iterator[Row | Reject]]) -> None:
-        """Find the conversations' pictures that look alike, before `kept`; nothing to do without a distance.
+        """Find the conversations' pictures that look alike, before `apply`; nothing to do without a distance.
 
         Raises:
             ReleaseError, SourceError: a picture cannot be read any more.

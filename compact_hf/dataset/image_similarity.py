@@ -62,8 +62,8 @@ class FingerprintReader:
         image_cache (`ImageCache`): what was seen before, by the hash of a picture's bytes.
     """
 
-    def __init__(self, image_cache: ImageCache) -> None:
-        self._image_cache = image_cache
+    def __init__(self, fingerprint_cache: FingerprintCache) -> None:
+        self._fingerprint_cache = fingerprint_cache
 
     def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, ImageFingerprint | None]]:
         """Yield the rows in their order, each with the look of its picture, None where it has none.
@@ -72,7 +72,7 @@ class FingerprintReader:
             ReleaseError: a picture cannot be read any more, or is another one now.
             SourceError: its source is gone.
         """
-        for row, body in self._image_cache.iter_inspected(rows, _image_id, _read_fingerprint):
+        for row, body in self._fingerprint_cache.iter_cached(rows, _image_id, _read_fingerprint):
             if body is None:
                 yield row, None
             else:
@@ -102,7 +102,7 @@ FILE_NAME: Final = "looks.sqlite"
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS looks (picture TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID"
 
 
-class ImageCache:
+class FingerprintCache:
     """Looks that are kept; the file is made when the first is.
 
     Args:
@@ -116,7 +116,7 @@ class ImageCache:
             self._file = str(directory / FILE_NAME)
         self._db: sqlite3.Connection | None = None
 
-    def iter_inspected(
+    def iter_cached(
         self, items: Iterable[T], get_key: Callable[[T], str | None], inspect: Callable[[T], str | None]
     ) -> Iterator[tuple[T, str | None]]:
         """Yield each item, in order, with what a look at its picture found.
@@ -131,7 +131,7 @@ class ImageCache:
             JournalError: the file is damaged, or the disk is full.
         """
 
-        def iter_cached() -> Iterator[tuple[T, str | None, str | None]]:
+        def iter_entries() -> Iterator[tuple[T, str | None, str | None]]:
             for item in items:
                 key = get_key(item)
                 yield item, key, None if key is None else self._read(key)
@@ -140,7 +140,7 @@ class ImageCache:
             item, key, body = entry
             return body if body is not None or key is None else inspect(item)
 
-        for (item, key, cached), body in prefetch(iter_cached(), inspect_missing):
+        for (item, key, cached), body in prefetch(iter_entries(), inspect_missing):
             if key is not None and cached is None and body is not None:
                 with self._open() as db:
                     db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (key, body))

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compact_hf.dataset.image_similarity import ImageCache
+from compact_hf.dataset.image_similarity import FingerprintCache
 from compact_hf.dataset.schema import INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.images.conversations import (
@@ -42,7 +42,7 @@ def sample_instruction_rows(
     rows: int | None = None,
     fraction: float | None = None,
     held_out: Container[str] = frozenset(),
-    image_cache: ImageCache | None = None,
+    fingerprint_cache: FingerprintCache | None = None,
 ) -> Iterator[Row | Reject]:
     """Sample a LLaVA-format file.
 
@@ -55,7 +55,7 @@ def sample_instruction_rows(
             file is then read twice. The paper takes 0.05.
         held_out (`Container[str]`, *optional*): ids of the pictures in the validation split, which must not be
             trained on.
-        image_cache (`ImageCache`, *optional*): where looks at pictures are kept; they are forgotten without it.
+        fingerprint_cache (`ImageCache`, *optional*): where looks at pictures are kept; they are forgotten without it.
 
     Returns:
         An iterator over the sample, in the order of the hashes. A row that cannot be used is a `Reject` of stage
@@ -74,7 +74,7 @@ def sample_instruction_rows(
         raise UsageError(f"an instruction fraction of {fraction} was asked for; it must be above 0 and at most 1")
     check_json_list(file)
     source = ImageFolder(image_root)
-    return _iter_sample(file, source, seed, rows, fraction, held_out, image_cache or ImageCache())
+    return _iter_sample(file, source, seed, rows, fraction, held_out, fingerprint_cache or FingerprintCache())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _iter_sample(
     rows: int | None,
     fraction: float | None,
     held_out: Container[str],
-    image_cache: ImageCache,
+    fingerprint_cache: FingerprintCache,
 ) -> Iterator[Row | Reject]:
     if fraction is not None:
         total = sum(1 for _ in iter_json_items(file))
@@ -101,7 +101,7 @@ def _iter_sample(
     sample = chain.from_iterable(
         _expand_copies(*entry) for entry in _select_smallest(iter_json_items(file), rows or 0, seed)
     )
-    for sampled, body in image_cache.iter_inspected(
+    for sampled, body in fingerprint_cache.iter_cached(
         sample, partial(_cache_key, source), partial(_inspect_image, source)
     ):
         yield _add_image(sampled, source, held_out, body) if sampled.ref else sampled.row

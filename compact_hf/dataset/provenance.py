@@ -61,7 +61,7 @@ class Provenance:
         model_usage (`tuple[ModelUsage, ...]`): teachers first.
         first_day, last_day (`str`): of the replies, `YYYY-MM-DD` in UTC; empty where nobody replied.
         images, kept_images (`int`): how many were finished, and how many of them kept questions.
-        settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `SETTINGS`.
+        settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `PUBLIC_SETTINGS`.
         selection_phrases (`tuple[str, ...]`): which part of it was taken on purpose, a phrase each; empty where all
             was.
     """

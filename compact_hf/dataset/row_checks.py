@@ -26,7 +26,7 @@ _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
 def iter_defects(record: Record, *, subset: str, split: str) -> Iterator[RowDefect]:
-    """Yield every defect of a record of `features()` that lies in this leaf and split."""
+    """Yield every defect of a record of `features()` that lies in this subset and split."""
     if null_column := _find_null_column(record):
         yield "null value", null_column
         return  # the other checks could not look at it

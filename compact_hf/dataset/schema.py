@@ -1,11 +1,11 @@
-"""Columns and file layout of a dataset: one explicit `datasets.Features`, its leaf directories, splits and configs.
+"""Columns and file layout of a dataset: one explicit `datasets.Features`, its subset directories, splits and configs.
 
     README.md
-    data/k1/train-00000-of-00001.parquet       leaves: k1, k2, ..., instruction, instruction_text
+    data/k1/train-00000-of-00001.parquet       subsets: k1, k2, ..., instruction, instruction_text
     data/k1/validation-00000-of-00001.parquet  splits: train, validation
 
-Every file of every leaf is written with this one schema, so that no config mixes types (a CastError at `load_dataset`
-otherwise). Every config is a set of globs over the leaves, so each file exists once.
+Every file of every subset is written with this one schema, so that no config mixes types (a CastError at `load_dataset`
+otherwise). Every config is a set of globs over the subsets, so each file exists once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, Final
 from compact_hf.records import Row
 
 INSTRUCTION: Final = "instruction"
-"""`source` of instruction rows, and the leaf of those with a picture."""
+"""`source` of instruction rows, and the subset of those with a picture."""
 INSTRUCTION_TEXT: Final = "instruction_text"
 SPLITS: Final = ("train", "validation")
 DEFAULT_CONFIG: Final = "all"
 
 _VALIDATION_MODULUS: Final = 20  # 5% of the pictures are for validation
 _DATA_PATH: Final = re.compile(
-    r"data/(?P<leaf>k[1-9]\d*|instruction|instruction_text)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet"
+    r"data/(?P<subset>k[1-9]\d*|instruction|instruction_text)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet"
 )
 
 
 def get_subset(k: int | None, image_id: str | None) -> str:
-    """Return the leaf of a row: `k{k}`, or for instruction rows (k None) by whether there is a picture."""
+    """Return the subset of a row: `k{k}`, or for instruction rows (k None) by whether there is a picture."""
     if k is not None:
         return f"k{k}"
     return INSTRUCTION_TEXT if image_id is None else INSTRUCTION
@@ -53,19 +53,19 @@ def data_path(subset: str, split: str, index: int, count: int) -> str:
 
 
 def parse_data_path(path: str) -> tuple[str, str] | None:
-    """Return (leaf, split) of a data file's path inside a release, None for any other path."""
+    """Return (subset, split) of a data file's path inside a release, None for any other path."""
     match = _DATA_PATH.fullmatch(path)
-    return (match["leaf"], match["split"]) if match else None
+    return (match["subset"], match["split"]) if match else None
 
 
 def subset_order(subset: str) -> tuple[int, int, str]:
-    """Return a sort key for leaves: k1, k2, ..., k10, instruction, instruction_text."""
+    """Return a sort key for subsets: k1, k2, ..., k10, instruction, instruction_text."""
     digits = subset[1:]
     return (0, int(digits), subset) if subset[0] == "k" and digits.isdigit() else (1, 0, subset)
 
 
 def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return config -> its leaves, for the configs that have any of `subsets`; the default comes first."""
+    """Return config -> its subsets, for the configs that have any of `subsets`; the default comes first."""
     ordered = sorted(set(subsets), key=subset_order)
     compositional = [subset for subset in ordered if subset[0] == "k"]
     instruction = [subset for subset in ordered if subset[0] != "k"]

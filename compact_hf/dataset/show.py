@@ -85,7 +85,7 @@ class _RowGroup:
 
 
 def _add_candidates(reader: DatasetReader, paths: Iterable[str], k: int, reservoir: Reservoir) -> None:
-    """Offer what is wanted in the files of one leaf, until there is enough of it."""
+    """Offer what is wanted in the files of one subset, until there is enough of it."""
     query = reservoir.query
 
     def sort_key(path: str) -> tuple[bool, int]:

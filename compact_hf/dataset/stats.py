@@ -99,7 +99,7 @@ _TOP_OPENINGS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class SplitSize:
-    """The files of one split of one leaf.
+    """The files of one split of one subset.
 
     Attributes:
         rows (`int`): rows in all files together.
@@ -140,7 +140,7 @@ class DatasetStats(NotebookSummary):
 
     Attributes:
         version (`str`): X.Y.Z.
-        sizes (`dict[tuple[str, str], SplitSize]`): (leaf, split) -> its files.
+        sizes (`dict[tuple[str, str], SplitSize]`): (subset, split) -> its files.
         row_counter (`RowCounter`): what was counted in the rows, and among what was dropped.
         license (`str`, *optional*): of the release as a whole, where its maker has said one.
         provenance (`Provenance`, *optional*): how it came about, where there are journals that say so.
@@ -154,7 +154,7 @@ class DatasetStats(NotebookSummary):
 
     @property
     def configs(self) -> dict[str, tuple[str, ...]]:
-        """Config -> its leaves."""
+        """Config -> its subsets."""
         return configs_from_subsets(subset for subset, _ in self.sizes)
 
     def summary(self) -> Iterator[str | Table]:
@@ -169,7 +169,7 @@ class DatasetStats(NotebookSummary):
         yield Table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(self.rejects.items())])
 
     def rows(self, *subsets: str, split: str | None = None) -> int:
-        """Return the number of rows of these leaves (all without any), in one split or in both."""
+        """Return the number of rows of these subsets (all without any), in one split or in both."""
         return sum(
             size.rows
             for (subset, split_name), size in self.sizes.items()
@@ -177,7 +177,7 @@ class DatasetStats(NotebookSummary):
         )
 
     def file_bytes(self, *subsets: str) -> int:
-        """Return the bytes on the disk of these leaves (all without any)."""
+        """Return the bytes on the disk of these subsets (all without any)."""
         return sum(size.file_bytes for (subset, _), size in self.sizes.items() if not subsets or subset in subsets)
 
     @property

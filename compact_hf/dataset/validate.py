@@ -67,7 +67,7 @@ class ValidationReport(NotebookSummary):
     Attributes:
         problems (`tuple[Problem, ...]`): the first `MAX_PROBLEMS` of each check.
         counts (`dict[str, int]`): check -> how many problems there are; empty for a valid release.
-        rows (`dict[tuple[str, str], int]`): (leaf, split) -> rows.
+        rows (`dict[tuple[str, str], int]`): (subset, split) -> rows.
     """
 
     problems: tuple[Problem, ...]

@@ -74,7 +74,7 @@ class DatasetWriter:
             self._write(self._splits[split_key], group)
 
     def close(self) -> dict[tuple[str, str], SplitSize]:
-        """Write what is left, number the files, and say what was written, in the order of the leaves."""
+        """Write what is left, number the files, and say what was written, in the order of the subsets."""
         for split in self._splits.values():
             if group := split.pop_group():
                 self._write(split, group)
@@ -187,7 +187,7 @@ def write_dataset(
     """Write a release.
 
     Args:
-        rows (`Iterable[Row | Reject]`): the rows, in the order in which they shall lie in their leaf, and the
+        rows (`Iterable[Row | Reject]`): the rows, in the order in which they shall lie in their subset, and the
             rejects that the card shall count. Read once, as a stream.
         out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
@@ -212,7 +212,7 @@ def write_dataset(
     try:
         with replace_directory(out, is_replaceable=is_dataset_directory) as directory:
             row_counter = RowCounter()
-            sizes = _write_splits(_count_rows(rows, row_counter), directory)
+            sizes = _write_splits(_iter_counted_rows(rows, row_counter), directory)
             if not sizes:
                 raise ReleaseError(f"there are no rows for {out}: {_describe_rejects(row_counter)}")
             stats = DatasetStats(version, sizes, row_counter, license, provenance)
@@ -247,7 +247,7 @@ def _read_image(row: Row) -> bytes | None:
         raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
 
 
-def _count_rows(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:
+def _iter_counted_rows(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:
     for row in rows:
         if isinstance(row, Reject):
             row_counter.add_reject(row)

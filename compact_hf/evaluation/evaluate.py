@@ -189,7 +189,7 @@ def evaluate(
     Args:
         models (`str | Path | Sequence`): one or several: a folder or a Hub repository (`org/name` or
             `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
-        dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see dataset.py.
+        dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see datasets.py.
         out (`str | Path`): a new or empty folder, or one in which this data set is judged already.
         config, split, columns, limit (*optional*): of the data set; as for `load_questions`.
         matching (`str`, *optional*, defaults to `exact`): when an answer is right; `relaxed`: near numbers are too.
@@ -349,7 +349,7 @@ def _score_models(directory: EvaluationDirectory, question_set: QuestionSet, mat
         dataset=question_set.name,
         matching=matching,
         results=tuple(results),
-        directories=tuple(answers),
+        slugs=tuple(answers),
         comparisons=tuple(compare(candidate, baseline) for candidate in candidates),
         notes=question_set.notes,
         read_image=lambda id: readers[id](),

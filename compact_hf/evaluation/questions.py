@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
-from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import ImageError
 from compact_hf.models.loading import without_progress_bars
 
@@ -226,10 +225,8 @@ def _resolve_source(dataset: str) -> _DatasetSource:
         return _DatasetSource(_FILE_BUILDERS[path.suffix], path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
-    ref = RepoRef.parse(dataset)
-    if ref is None:  # such as `squad`, which needs no owner
-        return _DatasetSource(dataset, dataset, {}, None)
-    return _DatasetSource(ref.repo_id, dataset, {"revision": ref.revision} if ref.revision else {}, None)
+    name, _, revision = dataset.partition("@")  # no RepoRef: a name without an owner is one too, such as `squad`
+    return _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
 
 
 def _default_config(source: _DatasetSource) -> str | None:

@@ -55,7 +55,7 @@ def write_report(evaluation: Evaluation, out: Path, *, command: str, settings: M
     """
     answers = [
         {prediction.id: prediction for prediction in read_predictions(out / directory)}
-        for directory in evaluation.directories
+        for directory in evaluation.slugs
     ]
     path = out / REPORT_FILE
     path.write_text(

@@ -42,7 +42,7 @@ class Evaluation(NotebookSummary):
         matching (`str`): when an answer counts as right, `exact` or `relaxed`.
         results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first. No two have
             the same name.
-        directories (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
+        slugs (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
             `compare(predictions of results[i + 1], predictions of results[0])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
@@ -52,7 +52,7 @@ class Evaluation(NotebookSummary):
     dataset: str
     matching: Matching
     results: tuple[Results, ...]
-    directories: tuple[str, ...]
+    slugs: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
     read_image: Callable[[str], bytes] = field(compare=False, repr=False)

@@ -32,7 +32,7 @@ class RepoListing:
 
 
 def get_repo_listing(repo_id: str, *, repo_type: RepoType, revision: str | None = None) -> RepoListing:
-    """Return what a repository holds, without fetching it; arguments and errors as for `snapshot`."""
+    """Return what a repository holds, without fetching it; arguments and errors as for `download_snapshot`."""
     from huggingface_hub import HfApi
 
     with translate_read_errors(check_repo_id(repo_id), revision):

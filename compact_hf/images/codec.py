@@ -204,7 +204,7 @@ def clean_image(data: bytes) -> bytes:
     changes nothing.
 
     Args:
-        data (`bytes`): a JPEG, PNG, WebP or GIF file; `look` has found that it decodes.
+        data (`bytes`): a JPEG, PNG, WebP or GIF file; `inspect_image` has found that it decodes.
 
     Raises:
         ImageError: the bytes are no picture, or it has to be decoded and cannot be.

@@ -47,7 +47,7 @@ class Rows(Protocol):
         ...
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield all rows in their order as `pyarrow.Table` of at most `BATCH` rows."""
+        """Yield all rows in their order as `pyarrow.Table` of at most `BATCH_ROWS` rows."""
         ...
 
     def block(self, index: int) -> int | None:
@@ -73,14 +73,14 @@ class LoadedRows:
         return self._rows[index][column][0].as_py()
 
     def iter_lengths(self, column: str) -> Iterator[int]:
-        """See `Rows.lengths`."""
+        """See `Rows.iter_lengths`."""
         import pyarrow.compute as pc
 
         for batch in self._rows.select_columns([column]).iter(1000):
             yield from (length or 0 for length in pc.list_value_length(batch[column]).to_pylist())
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """See `Rows.batches`."""
+        """See `Rows.iter_batches`."""
         yield from self._rows.select_columns(list(columns)).iter(BATCH_ROWS)
 
     def block(self, index: int) -> None:  # noqa: ARG002 (the protocol names it)
@@ -167,11 +167,9 @@ class HubParquetFile:
         if self._error is not None:
             raise self._error
         try:
-            with translate_source_errors(self._address):
-                for stale_file in self._cache_directory.glob(f"{cache_file.stem}-*.part"):
-                    stale_file.unlink()
-                with atomic_file(cache_file, is_shared=True) as temp_file:
-                    self._fetch(group, temp_file)
+            # This group's lock is held: nobody else writes the file.
+            with translate_source_errors(self._address), atomic_file(cache_file) as temp_file:
+                self._fetch(group, temp_file)
         except SourceError as error:
             self._error = error
             raise
@@ -216,7 +214,7 @@ class HubRows:
     """The rows of some Parquet files one after the other; see `Rows`.
 
     Args:
-        files (`Sequence[ParquetFile]`): in order.
+        files (`Sequence[HubParquetFile]`): in order.
     """
 
     def __init__(self, files: Sequence[HubParquetFile]) -> None:
@@ -235,13 +233,13 @@ class HubRows:
         return self._cached_table(block)[column][index - self._starts[block]].as_py()
 
     def iter_lengths(self, column: str) -> Iterator[int]:
-        """See `Rows.lengths`."""
+        """See `Rows.iter_lengths`."""
         with ThreadPoolExecutor(_HUB_THREADS) as pool:
             for lengths in pool.map(lambda file: file.read_lengths(column), self._files):
                 yield from lengths
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """See `Rows.batches`."""
+        """See `Rows.iter_batches`."""
         pending: deque[Future[Any]] = deque()
         with ThreadPoolExecutor(_PREFETCH_GROUPS, thread_name_prefix="fetch") as pool:
             for block in range(len(self._groups) + _PREFETCH_GROUPS):

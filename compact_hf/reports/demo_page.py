@@ -66,8 +66,8 @@ class AccuracySection:
 
     Attributes:
         models (`tuple[str, ...]`): their names in the order of every score's `by_model`, such as ("before", "after").
-        overall (`Score`): all questions together.
-        by_k, by_capability (`tuple[Score, ...]`): the same questions, parted.
+        overall (`ScoreRow`): all questions together.
+        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted.
         questions (`str`): one sentence that says where the questions come from.
         caveat (`str`): what these figures show, and what they do not.
     """

@@ -83,10 +83,10 @@ class EvaluationReport:
         dataset (`str`): what the questions are called.
         facts (`tuple[Fact, ...]`): about the questions: how many, of which k, about how many pictures.
         models (`tuple[str, ...]`): their names in the order of every score's `by_model`; any number.
-        overall (`Score`): all questions together.
-        by_k, by_capability (`tuple[Score, ...]`): the same questions, parted; empty where the data set does not say.
+        overall (`ScoreRow`): all questions together.
+        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted; empty where the data set does not say.
         by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
-        comparisons (`tuple[Difference, ...]`): of the models, two by two.
+        comparisons (`tuple[ModelDifference, ...]`): of the models, two by two.
         examples (`Sequence[AnsweredQuestion]`): shown as they come, by outcome.
         selection_rule (`str`): one sentence that says by which rule.
         matching (`str`): one sentence that says when an answer counts as right.

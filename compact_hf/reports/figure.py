@@ -65,7 +65,7 @@ class Plot:
         return file.getvalue()
 
     def inline(self) -> str:
-        """Return the `<svg>` element alone, for a page that declares `style.css_variables`.
+        """Return the `<svg>` element alone, for a page that declares `theme.css_variables`.
 
         Ids that nothing refers to are dropped: matplotlib gives every figure the same ones, and ids are unique
         in a page. Its `<style>` would reach past the figure, and goes too.

@@ -1,7 +1,7 @@
 """Figures and sentences about learning: loss by step, accuracy beside the majority answer, and differences of models.
 
-They take points, `Score`s with shares from 0 to 1 and `Difference`s with shares from -1 to 1, and return `Plot`s and
-sentences.
+They take points, `ScoreRow`s with shares from 0 to 1 and `ModelDifference`s with shares from -1 to 1, and return `Plot`s
+and sentences.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
 
     Args:
         scores: one line each, from top to bottom.
-        models: the models' names, at most `style.MAX_MODELS`, such as `("before", "after")`.
+        models: the models' names, at most `theme.MAX_MODELS`, such as `("before", "after")`.
         name: unique on the page, such as `accuracy-by-k`.
     """
     labels = [shorten(model) for model in models]
@@ -162,7 +162,7 @@ def _format_label(score: ScoreRow) -> str:
 
 
 def make_score_table(scores: Sequence[ScoreRow], models: Sequence[str]) -> Table:
-    """Return every number that `accuracy` draws, and what it would of more lines."""
+    """Return every number that `plot_accuracy` draws, and what it would of more lines."""
     return Table(
         ("questions", "n", "majority", *(f"{model} (95%)" for model in models)),
         tuple(

@@ -3,7 +3,7 @@
     class Ablation(NotebookSummary):
         def summary(self) -> Iterator[str | Table]: ...
 
-A result that is the last value of a notebook's cell shows its summary; the command line prints the same one.
+A result that is the last value of a notebook's cell shows its summary; most commands print the same one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ class Table:
     Attributes:
         head (`Sequence[str]`): a name for each column.
         rows (`Sequence[Sequence[object]]`): as many cells each; a column of whole numbers is aligned to the right.
+        is_numeric (`bool`, *optional*, defaults to False): all columns but the first are, numbers written as text too.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
+    is_numeric: bool = False
 
     def numeric_columns(self) -> list[bool]:
-        """Return for each column whether it holds whole numbers only."""
+        """Return for each column whether it is aligned to the right."""
+        if self.is_numeric:
+            return [column > 0 for column in range(len(self.head))]
         return [all(isinstance(row[column], int) for row in self.rows) for column in range(len(self.head))]
 
 

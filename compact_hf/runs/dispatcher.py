@@ -25,7 +25,7 @@ class RequestAbandoned(Exception):
 
 
 class RunState:
-    """One run's course.
+    """The state of one run.
 
     Args:
         max_active (`int`): pictures that may be in hand at the same time.
@@ -100,7 +100,7 @@ class Dispatcher:
 
     Args:
         journal (`Journal`): where replies go, and where earlier ones are.
-        queue_by_role (`Mapping[Role, TeacherQueue]`): whom to ask; the same line for several roles of one teacher.
+        queue_by_role (`Mapping[Role, TeacherQueue]`): whom to ask; the same queue for several roles of one teacher.
         budget (`Budget`): what the run may cost.
         state (`RunState`): the run's.
         progress (`SessionProgress`): the run's.
@@ -164,7 +164,7 @@ class Dispatcher:
                 await asyncio.wait_for(self._state.stop.wait(), delay)
 
     async def receive_replies(self, queue: TeacherQueue) -> None:
-        """Hand a line's replies over as they come, each journalled before the next is asked for.
+        """Hand a queue's replies over as they come, each journalled before the next is asked for.
 
         Raises:
             TeacherError: the teacher refuses for good, or ended before its last reply.

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
 from compact_hf.records import ImageInfo, Reject, from_json, to_json
-from compact_hf.storage import get_network_file_system
+from compact_hf.storage import get_network_file_system, is_empty_directory
 from compact_hf.teachers.base import Reply, Role
 
 FILE_NAME: Final = "journal.sqlite"
@@ -130,7 +130,7 @@ class Journal:
         file = run / FILE_NAME
         if run.exists() and not run.is_dir():
             raise UsageError(f"--out {run} is a file; give a folder that is new, empty, or an earlier run")
-        if not file.exists() and run.is_dir() and any(entry.name != _LOCK_NAME for entry in run.iterdir()):
+        if not file.exists() and run.is_dir() and not is_empty_directory(run, besides=_LOCK_NAME):
             raise UsageError(
                 f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
             )
@@ -300,11 +300,11 @@ class Journal:
         for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
             yield FinishedImage(*row)
 
-    def record_plan(self, images: int) -> None:
+    def record_image_total(self, images: int) -> None:
         """Keep how many pictures are to be worked on in all, as the newest session knows it: for who reads beside."""
         self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(images),))
 
-    def read_plan(self) -> int | None:
+    def read_image_total(self) -> int | None:
         """Return how many pictures are to be worked on in all; None where no session has said so."""
         for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
             return int(json.loads(value))

@@ -197,7 +197,8 @@ class RequestThrottle:
     ones still arrive while everybody waits. So each request carries the number of holds there had been when it left.
 
     Attributes:
-        slots (`Slots`), rates (`RateLimiter`): how many requests may be in flight, and how many sent in a minute.
+        slots (`Slots`): how many requests may be in flight.
+        rate_limiter (`RateLimiter`): how many may be sent in a minute.
         hold_count (`int`): times that everybody was told to wait.
     """
 

@@ -34,6 +34,7 @@ from compact_hf.runs.ray_worker import Coordinator, ShardResult, ShardUpdates, r
 from compact_hf.runs.run import RunProgress
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.snapshot import write_snapshot
+from compact_hf.storage import is_empty_directory, write_atomically
 
 RUN_FILE: Final = "ray-run.json"
 _LOCK_NAME: Final = "ray-run.lock"
@@ -50,7 +51,7 @@ def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
     file = out / RUN_FILE
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; give a folder that is new, empty, or an earlier run on Ray")
-    if out.is_dir() and not file.exists() and any(entry.name != _LOCK_NAME for entry in out.iterdir()):
+    if out.is_dir() and not file.exists() and not is_empty_directory(out, besides=_LOCK_NAME):
         raise UsageError(
             f"--out {out} already holds something that is not a run on Ray (no {RUN_FILE}); give a new or empty folder"
         )
@@ -78,10 +79,8 @@ def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
 
 def _write_run_file(file: Path, shards: int) -> None:
     # The name is not made of the settings: a run that was deleted and is begun again is another one.
-    temp_file = file.with_suffix(".new")
     try:
-        temp_file.write_text(json.dumps({"run": uuid.uuid4().hex, "shards": shards}), encoding="utf-8")
-        temp_file.replace(file)
+        write_atomically(file, json.dumps({"run": uuid.uuid4().hex, "shards": shards}))
     except OSError as error:
         raise unwritable_error(file.parent, error) from error
 

@@ -62,7 +62,7 @@ class Coordinator:
         self._progress: dict[Shard, tuple[int, RunProgress]] = {}
         self._is_stopping = False
 
-    def start_shard(self, shard: Shard) -> tuple[bytes | None, bool]:
+    def get_shard_start(self, shard: Shard) -> tuple[bytes | None, bool]:
         """Return the shard's newest journal, and whether it had better not begin."""
         _, journal = self._journals.get(shard, (0, None))
         return journal, self._is_stopping
@@ -114,7 +114,7 @@ def run_shard(
     import ray
 
     node, directory = ray.get_runtime_context().get_node_id(), local_run_directory(run_name) / shard.directory_name
-    journal, is_stopping = ray.get(coordinator.start_shard.remote(shard))
+    journal, is_stopping = ray.get(coordinator.get_shard_start.remote(shard))
     if is_stopping:
         return ShardResult(node, (StoppedEarly, f"shard {shard} was not begun; the same command begins it"))
     reporter = _Reporter(coordinator, shard, directory)

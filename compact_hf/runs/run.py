@@ -203,7 +203,7 @@ class Run:
             journal = stack.enter_context(open_journal())
             counter = ImageCounter(journal, len(refs), limits.limit)
             self.on_progress(counter.run_progress(SessionProgress()))
-            journal.record_plan(counter.run_progress(SessionProgress()).images)
+            journal.record_image_total(counter.run_progress(SessionProgress()).images)
 
             def on_progress(session: SessionProgress, finished_image: FinishedImage | None) -> None:
                 if finished_image is not None:
@@ -226,7 +226,7 @@ class Run:
                     f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
                 )
             # Some may have turned out to be unusable.
-            journal.record_plan(counter.run_progress(session).images)
+            journal.record_image_total(counter.run_progress(session).images)
             return counter.run_progress(session)
 
     async def _iter_images(

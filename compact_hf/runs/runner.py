@@ -56,7 +56,7 @@ class Runner:
         # many as a batch can take.
         max_prepared = rate_limits.in_flight + max(_MIN_PREPARED, rate_limits.in_flight // 4)
         max_active = _BATCH_MAX_ACTIVE if any(teacher.is_batch for teacher in teachers.values()) else max_prepared
-        # One line a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
+        # One queue a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
         queues = {
             id(teacher): TeacherQueue(
                 teacher, RequestThrottle(RateLimits(max_active) if teacher.is_batch else rate_limits, retry_policy)

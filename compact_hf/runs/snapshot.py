@@ -14,6 +14,7 @@ from typing import Final
 
 from compact_hf.errors import JournalError
 from compact_hf.runs.journal import FILE_NAME
+from compact_hf.storage import atomic_file
 
 _TABLES: Final = ("looks", "replies", "outcomes")
 # The two bytes of the file's header that say whether a write-ahead log belongs to it; 1 is no (sqlite.org/fileformat2).
@@ -39,13 +40,10 @@ def write_snapshot(data: bytes, run: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    temp_file = run / f"{FILE_NAME}.new"
-    with temp_file.open("wb") as file:
+    with atomic_file(run / FILE_NAME) as temp_file, temp_file.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temp_file.replace(run / FILE_NAME)
 
 
 def add_snapshot(data: bytes, run: Path) -> None:

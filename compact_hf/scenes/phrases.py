@@ -1,7 +1,7 @@
 """The grammar of "the red kite in the background that says TEA": a noun with constraints, written and read.
 
-One table serves both ways: `write` fills its phrases in, `read` matches them. A phrase stands before the noun,
-after it, or in the relative clause at the end; phrases that end in another noun come last, so that nothing that
+One table serves both ways: `write_phrase` fills its phrases in, `read_phrase` matches them. A phrase stands before the
+noun, after it, or in the relative clause at the end; phrases that end in another noun come last, so that nothing that
 follows can be taken to describe that noun.
 """
 

@@ -1,8 +1,8 @@
 """A question's meaning: a small program over a scene's truth.
 
-A `Program` asks for one capability of what its constraints, one capability each, single out. `answer` evaluates
-it on a scene, `needed` finds by the drop test which of its capabilities it really takes there: leave a part out,
-and if the same things are referred to, the part was not needed (`capabilities.NEEDED_RULE`). The noun in "the red
+A `Program` asks for one capability of what its constraints, one capability each, single out. `compute_answer`
+evaluates it on a scene, `needed_capabilities` finds by the drop test which capabilities it really takes: leave a part
+out, and if the same things are referred to, the part was not needed (`capabilities.NEEDED_RULE`). The noun in "the red
 dog" only points and is no part of the test.
 """
 

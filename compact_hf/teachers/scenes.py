@@ -1,8 +1,8 @@
 """The embedded teacher: it asks and judges questions about drawn scenes, whose truth it knows. No key, no network.
 
 As a teacher it looks up the scene and asks for the combination in the task. As a verifier it reads the question's words
-and works out from the scene what they need. With `noise` it plants, by a seed, the faults that real teachers make, and
-labels each in `Reply.planted`; the verifier never sees that label.
+and works out from the scene what they need. With a `fault_rate` it plants, by a seed, the faults that real teachers make,
+and labels each in `Reply.planted`; the verifier never sees that label.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compact_hf.scenes.source import parse_seed
 from compact_hf.teachers.base import Failure, Reply, Request
 
 FAULTS: Final = ("wrong answer", "superfluous capability", "missing capability", "joined question", "low confidence")
-"""The faults that `noise` plants, each in the words under which it is counted."""
+"""The faults that it plants, each in the words under which it is counted."""
 
 _CONFIDENCE: Final = 95
 _LOW_CONFIDENCE: Final = 40
@@ -37,7 +37,7 @@ class ScenesTeacher:
         seed (`int`, *optional*, defaults to 0): decides the wording of questions and where faults are planted.
 
     Raises:
-        UsageError: `noise` is not between 0 and 1.
+        UsageError: `fault_rate` is not between 0 and 1.
     """
 
     ks = range(1, 6)

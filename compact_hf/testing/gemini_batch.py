@@ -102,10 +102,12 @@ class GeminiBatches:
         if upload_id is not None:
             # The address itself is the leave to write to it: no key.
             try:
-                return self._get_fault("chunk") or self._receive_chunk(upload_id, request.headers, await request.body())
+                return self._take_fault("chunk") or self._receive_chunk(
+                    upload_id, request.headers, await request.body()
+                )
             except ClientDisconnect:
                 return Response(status_code=499)
-        if problem := self._check_request(request) or self._get_fault("upload"):
+        if problem := self._check_request(request) or self._take_fault("upload"):
             return problem
         headers = request.headers
         start = (headers.get("x-goog-upload-protocol"), headers.get("x-goog-upload-command"))
@@ -136,7 +138,7 @@ class GeminiBatches:
         return _invalid(f"expected {size} bytes and then the command finalize, got {len(buffer)}")
 
     async def _create(self, request: Request) -> Response:
-        if problem := self._check_request(request) or self._get_fault("create"):
+        if problem := self._check_request(request) or self._take_fault("create"):
             return problem
         try:
             batch = (await request.json())["batch"]
@@ -154,7 +156,7 @@ class GeminiBatches:
         number = len(self.jobs)
         results = [_result(key, self._respond(model_request)) for key, model_request in model_requests.items()]
         self.jobs.append(BatchJob(f"batches/batch{number}", display_name, self.final_state(number), results))
-        return self._get_fault("created") or JSONResponse(_operation(self.jobs[-1], "PENDING"))
+        return self._take_fault("created") or JSONResponse(_operation(self.jobs[-1], "PENDING"))
 
     def _parse_file(self, text: str) -> dict[str, ModelRequest]:
         model_requests: dict[str, ModelRequest] = {}
@@ -173,7 +175,7 @@ class GeminiBatches:
         return model_requests
 
     async def _get(self, request: Request) -> Response:
-        if problem := self._check_request(request) or self._get_fault("get"):
+        if problem := self._check_request(request) or self._take_fault("get"):
             return problem
         job = self._find_job(request)
         if job is None:
@@ -182,7 +184,7 @@ class GeminiBatches:
         return JSONResponse(_operation(job, self._state(job)))
 
     async def _list(self, request: Request) -> Response:
-        if problem := self._check_request(request) or self._get_fault("list"):
+        if problem := self._check_request(request) or self._take_fault("list"):
             return problem
         size, start = (int(request.query_params.get(name) or 0) for name in ("pageSize", "pageToken"))
         newest_first = self.jobs[::-1]
@@ -202,7 +204,7 @@ class GeminiBatches:
         return JSONResponse({})
 
     async def _download(self, request: Request) -> Response:
-        if problem := self._check_request(request) or self._get_fault("download"):
+        if problem := self._check_request(request) or self._take_fault("download"):
             return problem
         name = f"files/{request.path_params['file']}"
         if name in self.files:
@@ -219,7 +221,7 @@ class GeminiBatches:
             return problem
         return JSONResponse({}) if self.files.pop(name, None) is not None else _permission_denied(name)
 
-    def _get_fault(self, call: str) -> Response | None:
+    def _take_fault(self, call: str) -> Response | None:
         number = self.calls[call]
         self.calls[call] += 1
         return self.fault(call, number)

@@ -123,7 +123,7 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
     grouping = build_grouping(training, screening, devices.processes)
     rows, length = grouping.largest_batch
     tokens = sum(screening.lengths)
-    image_tokens = sum(screening.has_image) * screening.tokens_per_image
+    image_tokens = sum(screening.image_flags) * screening.tokens_per_image
     steps_per_epoch = grouping.steps_per_epoch
     steps = training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * training.num_train_epochs)
     return TrainingForecast(

@@ -36,7 +36,7 @@ class ScreeningResult:
     Attributes:
         kept_indices (`tuple[int, ...]`): numbers of the rows that can be trained on.
         lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the picture's included.
-        has_image (`tuple[bool, ...]`): whether each kept row has a picture.
+        image_flags (`tuple[bool, ...]`): whether each kept row has a picture.
         answer_tokens (`int`): of all kept rows together, what the loss covers.
         tokens_per_image (`int`): how many of a length a picture makes.
         num_truncated (`int`): kept rows that end at `max_length`.
@@ -45,7 +45,7 @@ class ScreeningResult:
 
     kept_indices: tuple[int, ...]
     lengths: tuple[int, ...]
-    has_image: tuple[bool, ...]
+    image_flags: tuple[bool, ...]
     answer_tokens: int
     tokens_per_image: int
     num_truncated: int
@@ -245,7 +245,7 @@ def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> Scree
     return ScreeningResult(
         kept_indices=tuple(kept_indices),
         lengths=tuple(min(length, limit) for length in lengths),
-        has_image=tuple(columns["pictures"][index] > 0 for index in kept_indices),
+        image_flags=tuple(columns["pictures"][index] > 0 for index in kept_indices),
         answer_tokens=sum(columns["answer_tokens"][index] for index in kept_indices),
         tokens_per_image=screener.tokens_per_image,
         num_truncated=sum(length > limit for length in lengths),

@@ -28,7 +28,7 @@ class Grouping:
 
     Attributes:
         lengths (`Sequence[int]`): tokens of each row, those of its picture included.
-        has_image (`Sequence[bool]`): whether each row has a picture.
+        image_flags (`Sequence[bool]`): whether each row has a picture.
         batch_size (`int`): rows that one process computes at a time.
         processes (`int`): how many compute at the same time.
         accumulation (`int`): how many times they do for one step.
@@ -37,7 +37,7 @@ class Grouping:
     """
 
     lengths: Sequence[int]
-    has_image: Sequence[bool]
+    image_flags: Sequence[bool]
     batch_size: int
     processes: int
     accumulation: int
@@ -52,7 +52,7 @@ class Grouping:
     @property
     def steps_per_epoch(self) -> int:
         """How many optimizer steps an epoch has."""
-        counts = (sum(self.has_image), len(self.has_image) - sum(self.has_image))
+        counts = (sum(self.image_flags), len(self.image_flags) - sum(self.image_flags))
         return sum(
             count // self.rows_per_step if self.drop_last else -(-count // self.rows_per_step) for count in counts
         )
@@ -62,7 +62,7 @@ class Grouping:
         rng = random.Random(f"{self.seed} {epoch}")
         steps, partial_steps = [], []
         for with_image in (True, False):
-            rows = [row for row, has_image in enumerate(self.has_image) if has_image is with_image]
+            rows = [row for row, has_image in enumerate(self.image_flags) if has_image is with_image]
             rng.shuffle(rows)
             num_full = len(rows) - len(rows) % self.rows_per_step
             steps += [rows[start : start + self.rows_per_step] for start in range(0, num_full, self.rows_per_step)]
@@ -100,7 +100,7 @@ def build_grouping(training: Any, screening: ScreeningResult, processes: int) ->
     """Return the grouping that training's arguments ask for; `processes` are those that compute at the same time."""
     return Grouping(
         screening.lengths,
-        screening.has_image,
+        screening.image_flags,
         batch_size=training.per_device_train_batch_size,
         processes=processes,
         accumulation=training.gradient_accumulation_steps,

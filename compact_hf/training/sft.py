@@ -150,7 +150,7 @@ def _build_trainer(
 
 def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
     dropped, messages = screening.dropped, []
-    with_image = sum(screening.has_image)
+    with_image = sum(screening.image_flags)
     messages.append(
         f"{len(screening.kept_indices)} rows to train on, {with_image} with a picture; {len(dropped)} dropped"
     )

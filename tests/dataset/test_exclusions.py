@@ -18,7 +18,7 @@ from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.card import read_header
 from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_images, read_ids
-from compact_hf.dataset.image_similarity import ImageCache, find_similar_images
+from compact_hf.dataset.image_similarity import FingerprintCache, find_similar_images
 from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
@@ -133,7 +133,7 @@ def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
 def make_row_filter(distance: int | None, *datasets: str) -> RowFilter:
     return RowFilter(
         Exclusions(frozenset(), read_excluded_images(datasets) if datasets else None),
-        ImageCache(),
+        FingerprintCache(),
         distance=distance,
     )
 
@@ -237,7 +237,7 @@ def test_a_group_of_many_is_told_and_stays() -> None:
     similar_images = find_similar_images(hashes, 0)
     assert similar_images.ignored_sizes == (30,)
     assert not similar_images.excluded_ids
-    row_filter = RowFilter(Exclusions(frozenset(), None), ImageCache(), distance=0)
+    row_filter = RowFilter(Exclusions(frozenset(), None), FingerprintCache(), distance=0)
     row_filter._similar_images = similar_images
     (note,) = row_filter.notes()
     assert "1 groups of pictures that look alike are over 1% of all" in note

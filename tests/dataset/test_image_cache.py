@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.image_similarity import FILE_NAME, FingerprintReader, ImageCache
+from compact_hf.dataset.image_similarity import FILE_NAME, FingerprintCache, FingerprintReader
 from compact_hf.errors import JournalError, ReleaseError
 from compact_hf.images import codec
 from compact_hf.methods.compact.generate import generate
@@ -21,9 +21,9 @@ from .samples import contents, make_image, make_item, make_row
 
 
 def inspect_all(
-    cache: ImageCache, items: list[str], inspect: Callable[[str], str] = str.upper
+    cache: FingerprintCache, items: list[str], inspect: Callable[[str], str] = str.upper
 ) -> list[tuple[str, str | None]]:
-    return list(cache.iter_inspected(items, lambda item: item or None, inspect))
+    return list(cache.iter_cached(items, lambda item: item or None, inspect))
 
 
 def test_what_was_seen_is_not_looked_at_again_and_others_are(tmp_path: Path) -> None:
@@ -34,10 +34,12 @@ def test_what_was_seen_is_not_looked_at_again_and_others_are(tmp_path: Path) -> 
         return item.upper()
 
     items = [f"picture {number}" for number in range(100)]
-    assert list(ImageCache(tmp_path).iter_inspected(items, str, lambda item: None)) == [(item, None) for item in items]
+    assert list(FingerprintCache(tmp_path).iter_cached(items, str, lambda item: None)) == [
+        (item, None) for item in items
+    ]
     expected = [(item, item.upper()) for item in items]
-    assert inspect_all(ImageCache(tmp_path), items[:50], inspect) == expected[:50]
-    assert inspect_all(ImageCache(tmp_path), [*items, ""], inspect) == [*expected, ("", None)]
+    assert inspect_all(FingerprintCache(tmp_path), items[:50], inspect) == expected[:50]
+    assert inspect_all(FingerprintCache(tmp_path), [*items, ""], inspect) == [*expected, ("", None)]
     assert sorted(inspected) == sorted(items)
 
 
@@ -49,9 +51,9 @@ def test_what_was_seen_before_a_failure_is_kept(tmp_path: Path) -> None:
 
     items = [str(number) for number in range(100)]
     with pytest.raises(ReleaseError):
-        inspect_all(ImageCache(tmp_path), items, fail_at_60)
+        inspect_all(FingerprintCache(tmp_path), items, fail_at_60)
     inspected: list[str] = []
-    inspect_all(ImageCache(tmp_path), items, lambda item: (inspected.append(item), item)[1])
+    inspect_all(FingerprintCache(tmp_path), items, lambda item: (inspected.append(item), item)[1])
     assert len(inspected) < 60
 
 
@@ -59,29 +61,33 @@ def test_looks_are_taken_side_by_side() -> None:
     """Two wait for each other: one after the other they would wait for ever."""
     barrier = threading.Barrier(2)
     list(
-        ImageCache().iter_inspected(
+        FingerprintCache().iter_cached(
             [f"{number}" for number in range(16)], str, lambda item: str(barrier.wait(60) if item in "08" else 0)
         )
     )
 
 
 def test_where_nothing_can_be_written_looks_are_in_memory(tmp_path: Path) -> None:
-    assert inspect_all(ImageCache(tmp_path / "nowhere"), ["a"]) == inspect_all(ImageCache(), ["a"]) == [("a", "A")]
+    assert (
+        inspect_all(FingerprintCache(tmp_path / "nowhere"), ["a"])
+        == inspect_all(FingerprintCache(), ["a"])
+        == [("a", "A")]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
     with pytest.raises(JournalError, match=r"cannot be used .* delete it: it only saves time"):
-        inspect_all(ImageCache(tmp_path), ["a"])
+        inspect_all(FingerprintCache(tmp_path), ["a"])
 
 
 def test_a_picture_that_was_changed_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
     original_row = make_row(1, data=make_image(1))
     changed_row = replace(original_row, read_image=lambda: make_image(2))
     with pytest.raises(ReleaseError, match="has changed since it was asked about"):
-        list(FingerprintReader(ImageCache(tmp_path)).iter_fingerprints([changed_row]))
-    ((_, fingerprint),) = FingerprintReader(ImageCache(tmp_path)).iter_fingerprints([original_row])
+        list(FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([changed_row]))
+    ((_, fingerprint),) = FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([original_row])
     assert fingerprint is not None
     assert original_row.image_id in fingerprint.ids
 

@@ -75,7 +75,7 @@ def test_a_further_model_is_added_and_compared_with_the_first(
         [model, other], dataset, together, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step)
     )
     assert [results.model for results in evaluation.results] == ["tiny", "tiny-2"]
-    first, second = (read_predictions(together / directory) for directory in evaluation.directories)
+    first, second = (read_predictions(together / directory) for directory in evaluation.slugs)
     assert evaluation.comparisons == (compare(second, first),)
     assert steps[-1] == (2 * len(first), 2 * len(first))
     assert [answered for answered, _ in steps] == sorted(answered for answered, _ in steps)

@@ -52,7 +52,7 @@ def make_evaluation(*models: tuple[str, list[Prediction]]) -> Evaluation:
         dataset="made-up questions",
         matching="exact",
         results=tuple(score(predictions, model=name, dataset="made-up questions") for name, predictions in models),
-        directories=tuple(name for name, _ in models),
+        slugs=tuple(name for name, _ in models),
         comparisons=tuple(compare(predictions, answers[0]) for predictions in answers[1:]),
         notes=("3 rows were left out.",),
         read_image=make_image,

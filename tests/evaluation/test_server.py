@@ -49,7 +49,7 @@ def test_every_question_is_one_request_in_the_words_that_models_here_get(dataset
     ]
     assert set(settings) == {(0.0, 16, b"\xff\xd8")}
     assert evaluation.results[0].model == MODEL
-    assert evaluation.directories == ("openai-double",)
+    assert evaluation.slugs == ("openai-double",)
     predictions = read_predictions(tmp_path / "out" / "openai-double")
     assert [prediction.id for prediction in predictions] == [question.id for question in questions]
     assert all(prediction.prediction for prediction in predictions)

@@ -170,7 +170,7 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
 def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
     with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
         assert status(tmp_path / "run").left is None
-        journal.record_plan(311)
+        journal.record_image_total(311)
         for number in range(11):
             clock.now += 2
             journal.record_outcome(make_empty_outcome(number))

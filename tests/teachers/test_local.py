@@ -59,7 +59,7 @@ class NetworkSpy:
     """Lets the real network run, which would say the same sign for ever, and notes its batches: how many rows, and
     whether with pictures.
 
-    `before_step` is called with the number of rows before each step, `on_images` with the images before they are processed.
+    `before_step` is called with the number of rows before each step, `on_images` with the images before they are used.
     A reply ends after `tokens` for each question.
     """
 

@@ -90,7 +90,7 @@ def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any
     batches = [collate([example]) for example in Dataset.from_list(rows, features=FEATURES)]
     assert result.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
     assert result.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    assert (result.has_image, result.tokens_per_image) == ((True, True, False), IMAGE_TOKENS)
+    assert (result.image_flags, result.tokens_per_image) == ((True, True, False), IMAGE_TOKENS)
 
 
 def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> None:

@@ -36,8 +36,8 @@ def test_every_row_is_there_once_an_epoch_or_once_more_among_too_few_leftovers(g
     assert set(row_counts) == set(range(len(grouping.lengths)))
     batches_per_step = grouping.processes * grouping.accumulation
     for has_image in (True, False):
-        leftovers = grouping.has_image.count(has_image) % grouping.rows_per_step
-        doubles = sum(count - 1 for row, count in row_counts.items() if grouping.has_image[row] is has_image)
+        leftovers = grouping.image_flags.count(has_image) % grouping.rows_per_step
+        doubles = sum(count - 1 for row, count in row_counts.items() if grouping.image_flags[row] is has_image)
         assert doubles == (max(0, batches_per_step - leftovers) if leftovers else 0)
 
 
@@ -48,7 +48,7 @@ def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping:
     assert len(GroupedBatchSampler(grouping, rank=0, get_epoch=int)) == len(process_batches[0])
     for start in range(0, len(process_batches[0]), grouping.accumulation):
         step = [batch for batches in process_batches for batch in batches[start : start + grouping.accumulation]]
-        assert len({grouping.has_image[row] for batch in step for row in batch}) == 1
+        assert len({grouping.image_flags[row] for batch in step for row in batch}) == 1
         assert min(map(len, step)) >= 1, "a process without a row would leave the others waiting"
         assert max(map(len, step)) <= grouping.batch_size
         assert max(map(len, step)) - min(map(len, step)) <= 2
@@ -56,7 +56,7 @@ def test_a_step_has_one_modality_in_all_processes_and_a_batch_for_each(grouping:
 
 @given(GROUPINGS)
 def test_only_the_leftovers_which_come_last_make_a_step_that_is_not_whole(grouping: Grouping) -> None:
-    full_steps = [grouping.has_image.count(has_image) // grouping.rows_per_step for has_image in (True, False)]
+    full_steps = [grouping.image_flags.count(has_image) // grouping.rows_per_step for has_image in (True, False)]
     steps = grouping.build_epoch(0)
     assert [len(step) for step in steps[: sum(full_steps)]] == [grouping.rows_per_step] * sum(full_steps)
     assert all(len(step) < grouping.rows_per_step for step in steps[sum(full_steps) :]) or grouping.batch_size == 1

@@ -44,7 +44,7 @@ class AnalysisResult(NotebookSummary):
 
     Attributes:
         data (`tuple[Analysis, ...]`): in the order in which they were given.
-        comparison (`Comparison | None`): of two.
+        comparison (`DatasetComparison | None`): of two.
     """
 
     data: tuple[Analysis, ...]

@@ -1,4 +1,4 @@
-"""How far two data sets lie apart, and what they share: their counts and samples in, a `Comparison` out, as JSON:
+"""How far two datasets are apart, and what they share: counts and samples in, a `DatasetComparison` out, as JSON:
 
     {"distances": {"k": 0.21, "capabilities": 0.1, "pairs": 0.3, "question_words": 0.2, "answer_words": 0.1,
                    "openings": 0.4, "answers": 0.5},

@@ -64,7 +64,7 @@ class QuestionCounts:
             these.
         question_words, answer_words (`Counter[int]`): number of words -> questions, and answers that are not empty.
         unlabelled_rows (`int`): rows whose questions nobody judged, which are left out.
-        sample (`Sample`): questions with their text.
+        sample (`QuestionSample`): questions with their text.
     """
 
     combination_counts: Counter[tuple[str, ...]] = field(default_factory=Counter)

@@ -29,7 +29,7 @@ def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, 
 
     Args:
         data (`Sequence[Analysis]`): one or two.
-        comparison (`Comparison | None`): of two.
+        comparison (`DatasetComparison | None`): of two.
         command (`str`): what makes the page anew.
     """
     return render_analysis(

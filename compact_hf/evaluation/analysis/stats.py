@@ -153,7 +153,7 @@ def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: S
     """Return a data set in figures.
 
     Args:
-        name, k_is (`str`): as `asked.QuestionSource` has them.
+        name, k_is (`str`): as `readers.QuestionSource` has them.
         counts (`QuestionCounts`): of all its questions; there must be some.
         sample (`Sequence[SampledQuestion]`): those whose text is looked at, by picture.
     """

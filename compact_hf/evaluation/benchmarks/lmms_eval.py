@@ -258,7 +258,7 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
         EvaluationError: the folder has no held-out questions, or `out` cannot be written.
         UsageError: `dataset` is neither a folder nor a repository's name, or `out` holds other things.
     """
-    dataset_settings, out = _format_dataset_settings(str(dataset)), Path(out)
+    dataset_settings, out = _build_dataset_settings(str(dataset)), Path(out)
     package = files("compact_hf")
     task = package / "evaluation" / "benchmarks" / "heldout_task"
     settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in dataset_settings.items())  # JSON is YAML
@@ -278,7 +278,7 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
     return out
 
 
-def _format_dataset_settings(dataset: str) -> dict[str, Any]:
+def _build_dataset_settings(dataset: str) -> dict[str, Any]:
     """Return where the questions lie, as settings of a task."""
     # By their files, not by the config, for which `datasets` would fetch and prepare the training split too.
     dataset_kwargs: dict[str, Any] = {"data_files": {"validation": _HELDOUT_FILES}}

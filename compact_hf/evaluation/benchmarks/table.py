@@ -86,7 +86,7 @@ class BenchmarkTable(NotebookSummary):
     def summary(self) -> Iterator[str | Table]:
         """Yield the table, that of the held-out questions, and the notes."""
         for head, *rows in filter(None, (self.cells(), self.heldout_cells())):
-            yield Table(head, rows)
+            yield Table(head, rows, is_numeric=True)
         yield from self.notes
 
     def to_json(self) -> dict[str, Any]:

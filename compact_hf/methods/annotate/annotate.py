@@ -29,7 +29,7 @@ from compact_hf.methods.verification import verification_prompts_version
 from compact_hf.records import ImageInfo
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.image_index import reread_verified
-from compact_hf.runs.journal import Journal
+from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.process import Process
 from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
 from compact_hf.runs.sources import check_source_type, default_teacher, open_dataset_source
@@ -294,7 +294,8 @@ def annotate(
     try:
         run.run(Path(out))
     except (StoppedEarly, TeacherError, KeyboardInterrupt):
-        write_annotations(Path(out))
+        if (Path(out) / FILE_NAME).exists():  # else it ended before there was a run
+            write_annotations(Path(out))
         raise
     write_annotations(Path(out))
     return summarize(out)

@@ -75,7 +75,7 @@ def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[Qu
         A list of requests; the replies to them, in the same order, must be sent back.
 
     Returns:
-        The `Annotated` as JSON, and the number of its annotations.
+        The `AnnotationOutcome` as JSON, and the number of its annotations.
     """
     questions, rejects = collect_questions(rows)
     verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])

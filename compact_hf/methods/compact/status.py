@@ -188,7 +188,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         finished, conversations, questions = (sum(column) for column in zip(*counts, strict=True))
         timestamps = sorted(timestamp for journal in journals for timestamp in journal.finish_times())
         image_count = sum(journal.count_images() for journal in journals)
-        planned_counts = [count for journal in journals if (count := journal.read_plan()) is not None]
+        planned_counts = [count for journal in journals if (count := journal.read_image_total()) is not None]
     usage = usage_by_role(entries, identity, price_in=price_in, price_out=price_out)
     costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(usage) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
@@ -68,12 +68,13 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
         for line in forecast.lines
     ]
     rows.append(("all", forecast.requests, forecast.input_tokens, forecast.output_tokens, forecast.cost))
-    yield _right_aligned_table(
+    yield Table(
         ("asked", "requests", "tokens in", "tokens out", "USD"),
         [
             (name, *(f"{_round_estimate(count):,}" for count in counts), _format_usd(cost))
             for name, *counts, cost in rows
         ],
+        is_numeric=True,
     )
     yield ""
     if forecast.cost_per_question is not None:
@@ -105,7 +106,7 @@ def _usage_table(status: RunStatus) -> Table:
     head = ("role", "requests", "a question", "tokens in", "tokens out", "USD", "USD a question")
     # What runs here has no price, and may count no tokens.
     columns = len(head) if status.cost != 0 else 5 if status.input_tokens else 3
-    return _right_aligned_table(head[:columns], [_usage_cells(status, *row)[:columns] for row in rows])
+    return Table(head[:columns], [_usage_cells(status, *row)[:columns] for row in rows], is_numeric=True)
 
 
 def _usage_cells(
@@ -126,7 +127,7 @@ def _usage_cells(
 
 def _k_and_capability_tables(status: RunStatus) -> Iterator[Table]:
     ks = list(status.drafts_by_k)
-    yield _right_aligned_table(
+    yield Table(
         ("k", "kept pictures", "questions", "drafts", "accepted"),
         [
             (
@@ -138,18 +139,20 @@ def _k_and_capability_tables(status: RunStatus) -> Iterator[Table]:
             )
             for k in ks
         ],
+        is_numeric=True,
     )
     drafts: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     for combination in status.combinations:
         drafts.update(dict.fromkeys(combination.capabilities, combination.asked))
         accepted.update(dict.fromkeys(combination.capabilities, combination.accepted))
-    yield _right_aligned_table(
+    yield Table(
         ("capability", *(f"k = {k}" for k in ks), "drafts", "accepted"),
         [
             (name, *(f"{counts[k]:,}" for k in ks), f"{drafts[name]:,}", _format_share(accepted[name], drafts[name]))
             for name, counts in status.questions_by_capability.items()
         ],
+        is_numeric=True,
     )
     yield Table(
         ("questions that need", *_CAPABILITY_HEADS),
@@ -187,16 +190,6 @@ def _truncate(text: str, max_chars: int) -> str:
 
 def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _right_aligned_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table whose columns all stand to the right, but for the first."""
-    all_rows = [list(head), *(list(row) for row in rows)]
-    for column in range(1, len(head)):
-        width = max(len(cells[column]) for cells in all_rows)
-        for cells in all_rows:
-            cells[column] = cells[column].rjust(width)
-    return Table(all_rows[0], all_rows[1:])
 
 
 def _round_estimate(count: int) -> int:

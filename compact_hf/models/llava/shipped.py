@@ -47,13 +47,14 @@ def _copy_checkpoint(name: str, out: Path) -> Path:
     try:
         if out.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        # Renamed when it is whole: a kill leaves no half of a model.
-        shutil.rmtree(temp_directory, ignore_errors=True)
+        shutil.rmtree(temp_directory, ignore_errors=True)  # what a kill left: a model is renamed when it is whole
         shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory)
         return temp_directory.rename(out)
     except OSError as error:
         reason = error.strerror or error
         raise TuningError(f"the student cannot be copied to {out} ({reason}); give a folder that is new") from error
+    finally:
+        shutil.rmtree(temp_directory, ignore_errors=True)
 
 
 def set_adapter_base(adapter: Path, base: str) -> None:

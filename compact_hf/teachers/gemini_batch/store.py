@@ -144,7 +144,7 @@ def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
     code = error.get("code")
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
     message = one_line(str(error.get("message") or error.get("status") or "no message"))
-    # Never `overloaded`: what one request of a batch met is no reason to hold back all that come after it.
+    # Never `is_overloaded`: what one request of a batch met is no reason to hold back all that come after it.
     return Failure(key, f"{status} {message}", is_retryable=status >= 500 or status in _RETRYABLE_CODES)
 
 
