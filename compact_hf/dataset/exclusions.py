@@ -164,7 +164,7 @@ class RowFilter:
 
     Args:
         exclusions (`Exclusions`): what is left out on request.
-        image_cache (`ImageCache`): where looks at pictures are kept.
+        fingerprint_cache (`FingerprintCache`): fingerprints of images that were seen before.
         distance (`int`, *optional*): bits in which the hashes of pictures that look alike may differ; None does not
             compare the splits.
     """

@@ -59,7 +59,7 @@ class FingerprintReader:
     """Looks at the pictures of rows, each picture once.
 
     Args:
-        image_cache (`ImageCache`): what was seen before, by the hash of a picture's bytes.
+        fingerprint_cache (`FingerprintCache`): of images that were seen before, by the hash of their bytes.
     """
 
     def __init__(self, fingerprint_cache: FingerprintCache) -> None:
@@ -103,7 +103,7 @@ _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS looks (picture TEXT PRIMARY KEY, bo
 
 
 class FingerprintCache:
-    """Looks that are kept; the file is made when the first is.
+    """Fingerprints of images in a file of the run, so that assembly decodes no image twice.
 
     Args:
         directory (`Path`, *optional*): where the file lies. Without it looks are kept in memory, and so they are where

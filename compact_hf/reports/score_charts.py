@@ -1,7 +1,7 @@
 """Figures and sentences about learning: loss by step, accuracy beside the majority answer, and differences of models.
 
-They take points, `ScoreRow`s with shares from 0 to 1 and `ModelDifference`s with shares from -1 to 1, and return `Plot`s
-and sentences.
+They take points, `ScoreRow`s with shares from 0 to 1 and `ModelDifference`s with shares from -1 to 1, and return
+`Plot`s and sentences.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The embedded teacher: it asks and judges questions about drawn scenes, whose truth it knows. No key, no network.
 
 As a teacher it looks up the scene and asks for the combination in the task. As a verifier it reads the question's words
-and works out from the scene what they need. With a `fault_rate` it plants, by a seed, the faults that real teachers make,
-and labels each in `Reply.planted`; the verifier never sees that label.
+and works out from the scene what they need. With a `fault_rate` it plants, by a seed, the faults that real teachers
+make, and labels each in `Reply.planted`; the verifier never sees that label.
 """
 
 from __future__ import annotations
