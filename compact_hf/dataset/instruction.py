@@ -55,7 +55,7 @@ def sample_instruction_rows(
             file is then read twice. The paper takes 0.05.
         held_out (`Container[str]`, *optional*): ids of the pictures in the validation split, which must not be
             trained on.
-        fingerprint_cache (`ImageCache`, *optional*): where looks at pictures are kept; they are forgotten without it.
+        fingerprint_cache (`FingerprintCache`, *optional*): keeps what was seen of images; without it nothing is kept.
 
     Returns:
         An iterator over the sample, in the order of the hashes. A row that cannot be used is a `Reject` of stage
