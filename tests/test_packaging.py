@@ -125,6 +125,7 @@ def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven minutes on two quiet cores, twelve beside other work
 def test_the_demo_at_its_full_size_learns(installed: Path, tmp_path: Path) -> None:
     run(installed / "compact", "demo", "--out", "demo", cwd=tmp_path)
     demo = tmp_path / "demo"
