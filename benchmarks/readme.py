@@ -61,7 +61,7 @@ def _collect_rows() -> list[tuple[str, str, str]]:
             "20 s",
         ),
         ("`make demo` from nothing, set-up included", _format_minutes(first_steps["make demo"]), "12 min"),
-        ("`make test` from nothing, set-up included", _format_minutes(first_steps["make test"]), "15 min"),
+        ("`make test` from nothing, set-up included", _format_minutes(first_steps["make test"]), "10 min"),
         (
             "scenes drawn and asked 3 questions each, a second and core",
             f"{rate['median']:.0f} ({rate['least']:.0f} to {rate['most']:.0f})",
