@@ -1,4 +1,4 @@
-"""Make compositional visual instruction data from your own pictures, tune with it, and judge the result by k.
+"""Make compositional visual instruction data from your own images, tune with it, and judge the result by k.
 
     from compact_hf import assemble, generate
     generate("photos", "run")                          # needs GEMINI_API_KEY

@@ -5,7 +5,7 @@
     │   ├── UnknownCapabilityError
     │   └── SettingsMismatchError             a run folder belongs to another run
     ├── StoppedEarly                 exit 3   budget or Ctrl-C; the same command goes on
-    ├── SourceError                           pictures cannot be read at all
+    ├── SourceError                           images cannot be read at all
     ├── TeacherError                          the teacher refuses for good (key, model, request)
     │   └── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
     ├── JournalError                          the run folder is locked, damaged, full or of another version
@@ -13,7 +13,7 @@
     ├── HubError                              the Hub refuses: token, rights, name, or another state than expected
     │   └── HubUnavailableError               the Hub cannot be reached, or keeps failing; the same call goes on
     ├── TuningError                           a recipe, a base or a training run
-    └── EvaluationError                       a model or a data set cannot be judged
+    └── EvaluationError                       a model or a dataset cannot be judged
 
 Each message is one line that says what was got, what is allowed, and what to do next. Attributes carry the
 parts for those who catch them.
@@ -81,7 +81,7 @@ class StoppedEarly(CompactError):
 
 
 class SourceError(CompactError):
-    """The place where pictures should come from cannot be read, or holds none."""
+    """The place where images should come from cannot be read, or holds none."""
 
 
 class TeacherError(CompactError):
@@ -120,4 +120,4 @@ class TuningError(CompactError):
 
 
 class EvaluationError(CompactError):
-    """A model or a data set cannot be judged."""
+    """A model or a dataset cannot be judged."""

@@ -1,4 +1,4 @@
-"""What flows from picture to release: Picture, Task, Draft, Verdict, Turn, Conversation, Reject, Row.
+"""What flows from image to release: Image, Task, Draft, Verdict, Turn, Conversation, Reject, Row.
 
 Small frozen values without behaviour but their ids and their way to and from JSON. Ids are hashes of content,
 so that they are the same in every run, on every machine.
@@ -23,14 +23,14 @@ RESULTS_SCHEMA: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """A picture that has been looked at and can be read again.
+    """An image that has been looked at and can be read again.
 
     Attributes:
         image_id (`str`): 32 hex digits, the SHA-256 of the file's bytes.
         ref (`str`): where its source finds it: a path relative to the folder, or `scene:SEED`.
         width, height (`int`): pixels, EXIF orientation applied.
         image_source (`str`): a name for the origin that may be published; never an absolute path.
-        image_license (`str`): licence of the picture, `unknown` where nobody said.
+        image_license (`str`): licence of the image, `unknown` where nobody said.
     """
 
     image_id: str
@@ -46,7 +46,7 @@ class Task:
     """An image and the combinations to ask for in one round.
 
     Attributes:
-        image_id (`str`): the picture's id.
+        image_id (`str`): the image's id.
         round (`int`): 1 for the first.
         combinations (`tuple[tuple[str, ...], ...]`): each with k distinct capabilities in canonical order.
     """
@@ -98,7 +98,7 @@ class Reject:
     Attributes:
         stage (`str`): `picture`, `generation`, `verification`, `conversation`, `assembly`, `instruction`.
         reason (`str`): a short fixed phrase, the key under which rejects are counted.
-        subject (`str`): the picture's ref, the question, or the row's id.
+        subject (`str`): the image's ref, the question, or the row's id.
         detail (`str`): what was got, for people.
         capabilities (`tuple[str, ...]`): the combination that was asked for, where there is one.
     """
@@ -129,10 +129,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a release but for its picture's bytes, which `read_image` reads when they are written.
+    """One row of a release but for its image's bytes, which `read_image` reads when they are written.
 
     `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_image` is None for
-    rows without a picture.
+    rows without an image.
     """
 
     id: str

@@ -118,7 +118,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _WORKERS: Final = 4
-_CHUNK_SIZE: Final = 8  # items: handing over each by itself costs as much as hashing a picture
+_CHUNK_SIZE: Final = 8  # items: handing over each by itself costs as much as hashing an image
 _MAX_PENDING: Final = 32  # items that may be finished and wait for their turn
 
 

@@ -40,11 +40,11 @@ from compact_hf.runs.sources import open_source
 from compact_hf.storage import write_atomically
 
 _LIMIT_FILE: Final = "pictures"
-"""File beside the run: how many pictures the round takes that has begun. A kill must not change it."""
+"""File beside the run: how many images the round takes that has begun. A kill must not change it."""
 _MIN_KEPT_SHARE: Final = 0.05
-"""Share of pictures that are taken to become conversations, at least, when more of them are drawn."""
+"""Share of images that are taken to become conversations, at least, when more of them are drawn."""
 _SAMPLE_SIZE: Final = 200
-"""Pictures that a dry run reads to know how large they are."""
+"""Images that a dry run reads to know how large they are."""
 _JOURNAL_BYTES_PER_REQUEST: Final = 1500
 """For each request, about."""
 
@@ -147,9 +147,9 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
 
 
 def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar: ProgressBar) -> None:
-    """Ask about pictures, in rounds, until enough of them became conversations.
+    """Ask about images, in rounds, until enough of them became conversations.
 
-    Each round's number of pictures is written down before it begins, and is finished before the next is decided upon:
+    Each round's number of images is written down before it begins, and is finished before the next is decided upon:
     what is asked does not depend on where a kill fell.
     """
     limit_file = out / _LIMIT_FILE
@@ -235,7 +235,7 @@ def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
 
 
 def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
-    """Return the forecast for as many pictures as the wanted conversations will take."""
+    """Return the forecast for as many images as the wanted conversations will take."""
 
     def make_forecast(limit: int | None) -> Forecast:
         return dry_run(
@@ -273,7 +273,7 @@ def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction
 
 
 def _measure_mean_bytes(config: Config) -> float:
-    """Return the mean size of the pictures that the run begins with."""
+    """Return the mean size of the images that the run begins with."""
     source = open_source(config.source)
     refs = shuffle_refs(source, config.seed)[:_SAMPLE_SIZE]
     return sum(len(source.read(ref)) for ref in refs) / len(refs)

@@ -31,7 +31,7 @@ from compact_hf.errors import CompactError
 SCENE_COUNT: Final = 60
 ROWS_PER_K: Final = 60
 TITLE: Final = "COMPACT, question by question"
-# Seconds: pictures older than the second are looked for as often as the first says, and deleted.
+# Seconds: images older than the second are looked for as often as the first says, and deleted.
 CACHE_CLEANUP_S: Final = (1800, 5400)
 MAX_QUEUE_SIZE: Final = 32
 

@@ -1,4 +1,4 @@
-"""The tab Ask: a picture and a question in, the answers of base and tuned model out, side by side as they grow."""
+"""The tab Ask: an image and a question in, the answers of base and tuned model out, side by side as they grow."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The tab Compose: up to three capabilities and a picture in, the question that a teacher writes and its way through
+"""The tab Compose: up to three capabilities and an image in, the question that a teacher writes and its way through
 verification out.
 
-Drawn scenes are asked about by the embedded teacher, which needs neither key nor network. A visitor's own picture goes
+Drawn scenes are asked about by the embedded teacher, which needs neither key nor network. A visitor's own image goes
 to Gemini with the visitor's own key, which lives as long as the request does.
 """
 

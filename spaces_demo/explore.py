@@ -1,4 +1,4 @@
-"""The tab Explore: what gallery.py found in, a page of it by k and capability out; each picture links to its row."""
+"""The tab Explore: what gallery.py found in, a page of it by k and capability out; each image links to its row."""
 
 from __future__ import annotations
 

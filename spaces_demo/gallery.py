@@ -1,4 +1,4 @@
-"""What the Explore tab shows: a release or drawn scenes in, rows with pictures and links out, and a choice of them."""
+"""What the Explore tab shows: a release or drawn scenes in, rows with images and links out, and a choice of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GalleryRow:
     """A row as the tab shows it.
 
     Attributes:
-        item (`SheetItem`): picture and questions.
+        item (`SheetItem`): image and questions.
         name (`str`): what it is found by in this Space.
         link (`str`): to the row: the Hub's viewer, or this Space with this row alone.
     """

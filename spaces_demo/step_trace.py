@@ -1,4 +1,4 @@
-"""One question on its way, step by step: a picture, a combination and a teacher in, what each step finds out.
+"""One question on its way, step by step: an image, a combination and a teacher in, what each step finds out.
 
 It is the package's own way (conversation.py) for one round of one combination: the same prompts, filters, verifier and
 comparison, with strict checks; here somebody may watch.
@@ -60,7 +60,7 @@ async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple
 
     Args:
         teacher (`Teacher`): writes, and verifies without being told what was asked for.
-        data (`bytes`): the picture.
+        data (`bytes`): the image.
         ref (`str`): `scene:SEED` for the scenes teacher.
         combination (`tuple[str, ...]`): in the paper's order.
 

@@ -1,4 +1,4 @@
-"""What visitors may hand in: Gradio's pictures, texts and keys in, checked values out, or a line on what is allowed.
+"""What visitors may hand in: Gradio's images, texts and keys in, checked values out, or a line on what is allowed.
 
 Browsers have limits of their own, which bind nobody who calls the API: everything is checked here, on the server.
 """
@@ -18,12 +18,12 @@ from compact_hf.images.codec import ImageError, clean_image, decode, open_header
 from compact_hf.images.inspection import MIN_EDGE
 
 MAX_BYTES: Final = 10_000_000
-"""Of an uploaded picture: what a telephone makes."""
+"""Of an uploaded image: what a telephone makes."""
 MAX_PIXELS: Final = 40_000_000
-"""Of a picture: decoded they are 120 MB."""
+"""Of an image: decoded they are 120 MB."""
 MAX_QUESTION_CHARS: Final = 300
 _MAX_KEY_CHARS: Final = 200
-# A picture's place in the text is the template's to mark, and so are an answer's end and a sequence's beginning.
+# An image's place in the text is the template's to mark, and so are an answer's end and a sequence's beginning.
 _SPECIAL_TOKENS: Final = re.compile(r"<image>|<pad>|<unk>|</?s>", re.IGNORECASE)
 _CONTROL_CHARS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -34,9 +34,9 @@ def input_error(message: str) -> gr.Error:
 
 
 class ImageInput(gr.Image):
-    """Gradio's picture input, handing over the encoded file without its metadata: checked, and never opened by Gradio.
+    """Gradio's image input, handing over the encoded file without its metadata: checked, and never opened by Gradio.
 
-    `None` where there is no picture. Raises `gr.Error` where it is none, is broken, too small or too large.
+    `None` where there is no image. Raises `gr.Error` where it is none, is broken, too small or too large.
     """
 
     is_template = True
@@ -58,10 +58,10 @@ class ImageInput(gr.Image):
 
 
 def check_image(data: bytes) -> bytes:
-    """Return a picture without its metadata, the right way up.
+    """Return an image without its metadata, the right way up.
 
     Raises:
-        gr.Error: it is no picture, cannot be decoded to its end, or is too large or too small.
+        gr.Error: it is no image, cannot be decoded to its end, or is too large or too small.
     """
     try:
         image_bytes = strip_metadata(data)

@@ -8,10 +8,10 @@ In: a config such as student.yaml. Out: LLaVA's stages, each in a folder or file
     build/untrained/        the tiny LLaVA as it is drawn by lot
     build/seeing/           its tower has learnt to tell things apart, as CLIP has before LLaVA; seeing.jsonl, its loss
     build/aligned/          after alignment on scene descriptions; alignment.jsonl, its loss
-    build/run/, release/    questions about other scenes: the data set
+    build/run/, release/    questions about other scenes: the dataset
     build/tuned/            a LoRA adapter on `aligned`, tuned on the release by `trl sft`; tuning.log
     build/judged/           the base's and the adapter's answers to questions about reserved scenes, and their scores
-    build/swapped/          the adapter's, with each question about another question's picture
+    build/swapped/          the adapter's, with each question about another question's image
     build/student.json      all figures; --ship copies them into docs/figures and the checkpoints into the package
 """
 
@@ -233,7 +233,7 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
 
 
 def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
-    """Return the scores of the base, of the adapter, and of the adapter asked about other pictures."""
+    """Return the scores of the base, of the adapter, and of the adapter asked about other images."""
     reserved = f"scenes:{config.reserved_scenes}"
     with ProgressBar("judging") as bar:
         evaluation = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)

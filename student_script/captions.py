@@ -32,14 +32,14 @@ _UNSPOKEN_CAPABILITIES: Final = frozenset({"counting", "object_recognition"})
 
 
 def conversation(scene: Scene, rng: random.Random) -> list[Exchange]:
-    """Return the exchanges about one picture, drawn by `rng`: one about the whole, or three about parts of it."""
+    """Return the exchanges about one image, drawn by `rng`: one about the whole, or three about parts of it."""
     if rng.random() < 0.5:
         return [(SCENE_REQUEST, describe_scene(scene))]
     return [describe_part(scene, rng) for _ in range(_PART_COUNT)]
 
 
 def glance(scene: Scene, rng: random.Random) -> list[Exchange]:
-    """Return two short exchanges about one picture, of its place and of a part: little to say without looking."""
+    """Return two short exchanges about one image, of its place and of a part: little to say without looking."""
     return [(PLACE_REQUEST, f"{_describe_place(scene)}."), describe_part(scene, rng)]
 
 

@@ -1,7 +1,7 @@
 """Seeing, what CLIP's pre-training is to LLaVA: a tower with random weights in, one that tells things apart out.
 
 Every patch on which a thing stands is asked for all that is true of the thing: kind, color, shape, word, what it does
-and what is done to it; every other patch, whether it is empty; all of them for the place. So one picture is hundreds of
+and what is done to it; every other patch, whether it is empty; all of them for the place. So one image is hundreds of
 small lessons, at a tenth of the cost of its description, and a patch learns to know the whole thing that it is part of.
 The heads that answer are thrown away.
 """
@@ -30,7 +30,7 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
 """What a patch is asked -> what it may answer; empty: nothing, or no thing is there."""
 _IGNORE_INDEX: Final = -100
 _HALF_WIDTH: Final = 34
-"""How far to either side of its middle a thing can be seen, at most, in the picture's pixels."""
+"""How far to either side of its middle a thing can be seen, at most, in the image's pixels."""
 _HEIGHT: Final = {"foreground": 105, "background": 85}
 
 

@@ -2,7 +2,7 @@
 
 Where LLaVA's first stage trains the projector alone, here nothing is pre-trained: first the tower learns to see
 (patch_pretraining.py), then all of it learns to describe, which is where the language model gets its language. Every
-batch is drawn anew from the scenes of its own seeds, so no picture is seen twice; what a step learns from is a function
+batch is drawn anew from the scenes of its own seeds, so no image is seen twice; what a step learns from is a function
 of its number alone, so a killed run goes on as if it had not been.
 """
 
@@ -43,7 +43,7 @@ class TrainingSchedule:
 
     Attributes:
         steps (`int`): optimizer steps.
-        batch (`int`): pictures in a step.
+        batch (`int`): images in a step.
         learning_rate (`float`): the highest.
         seed (`int`): of what is drawn by lot besides the scenes.
     """
@@ -59,7 +59,7 @@ class AlignmentSchedule(TrainingSchedule):
     """How to align.
 
     Attributes:
-        glances (`int`): in how many of them, the first, each picture has a glance only. In a long description the words
+        glances (`int`): in how many of them, the first, each image has a glance only. In a long description the words
             that went before tell much of what comes; who learns from that first is slow to look.
     """
 
@@ -201,7 +201,7 @@ def _alignment_loss(model: Any, processor: Any, batch: Sequence[tuple[Scene, lis
 
 
 def _pixel_values(processor: Any, scenes: Sequence[Scene]) -> torch.Tensor:
-    """Return the pictures (scenes, 3, edge, edge) as the processor does, at a third of its time."""
+    """Return the images (scenes, 3, edge, edge) as the processor does, at a third of its time."""
     import numpy as np
     import torch
     from PIL.Image import Resampling

@@ -63,7 +63,7 @@ def print_json(value: Any) -> None:
 
 
 def flush_data() -> None:
-    """Have everything written now, while an error can still be told; raises as `print_data` does."""
+    """Flush stdout now, while an error can still be reported; raises as `print_data` does."""
     if sys.stdout is not None:
         with _translate_stdout_errors():
             sys.stdout.flush()

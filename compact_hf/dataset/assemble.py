@@ -72,17 +72,17 @@ def assemble(
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
         instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
         seed (`int`, *optional*, defaults to 0): decides which.
-        exclude_ids (`str | Path`, *optional*): a file of ids of rows or pictures to leave out, one a line, comments
-            after `#`. A picture's id holds for every release; a row's changes with its questions.
-        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): benchmarks and the like whose pictures are
+        exclude_ids (`str | Path`, *optional*): a file of ids of rows or images to leave out, one a line, comments
+            after `#`. An image's id holds for every release; a row's changes with its questions.
+        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): benchmarks and the like whose images are
             left out: folders, releases, or `org/name[@revision]` on the Hub. Found are the same files, and the same
-            pictures compressed or scaled again; not what was cropped, mirrored or turned.
-        group_similar (`int`, *optional*): 0 to 10 bits of 64 in which the perceptual hashes of pictures that look alike
+            images compressed or scaled again; not what was cropped, mirrored or turned.
+        group_similar (`int`, *optional*): 0 to 10 bits of 64 in which the perceptual hashes of images that look alike
             may differ; those for training that are like one for validation are left out. Groups of more than 1% of the
             pictures (and more than 10) are told, and stay.
-        image_license (`str`, *optional*): the licence of those of the runs' pictures whose licence is unknown, such as
-            `cc-by-4.0`. The instruction part's pictures are others', and stay as they are.
-        license (`str`, *optional*, defaults to the pictures' licence if they have one in common, else `other`): that of
+        image_license (`str`, *optional*): the licence of those of the runs' images whose licence is unknown, such as
+            `cc-by-4.0`. The instruction part's images are others', and stay as they are.
+        license (`str`, *optional*, defaults to the images' licence if they have one in common, else `other`): that of
             the release, in the card, as the Hub spells it.
         on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
         on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
@@ -94,7 +94,7 @@ def assemble(
         UsageError: no runs, or arguments that are out of range or do not fit together.
         JournalError: a folder is not a run, or the cache of image hashes (image_similarity.py) cannot be kept in the
             first one.
-        SourceError: pictures are gone.
+        SourceError: images are gone.
         ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
     """
     run_directories = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
@@ -231,7 +231,7 @@ class _Assembly:
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
-    """Give the pictures of conversations a licence where nobody said one."""
+    """Give the images of conversations a licence where nobody said one."""
     for row in rows:
         if license is not None and isinstance(row, Row) and row.k is not None and row.image_license == "unknown":
             yield replace(row, image_license=license)

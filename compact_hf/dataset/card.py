@@ -30,13 +30,13 @@ CombinationCounts = Mapping[tuple[str, ...], int]
 FIGURE_DIRECTORY: Final = "assets"
 _FIGURE_NAMES: Final = ("k-distribution", "coverage", "cooccurrence")
 FIGURE_PATH: Final = re.compile(rf"{FIGURE_DIRECTORY}/({'|'.join(_FIGURE_NAMES)})\.png")
-"""Path of a card's picture inside a release."""
+"""Path of a card's figure inside a release."""
 
 _COUNTS_KEY: Final = "Counts"  # PNG's text chunk with the digest
 
 
 def figure_paths(combinations: CombinationCounts) -> tuple[str, ...]:
-    """Return the paths of the pictures that a release of these counts has: none without a question."""
+    """Return the paths of the figures that a release of these counts has: none without a question."""
     if not combinations:
         return ()
     has_pairs = any(len(combination) > 1 for combination in combinations)
@@ -44,7 +44,7 @@ def figure_paths(combinations: CombinationCounts) -> tuple[str, ...]:
 
 
 def draw_figures(combinations: CombinationCounts) -> dict[str, Plot]:
-    """Return path -> the picture to be put there."""
+    """Return path -> the figure to be put there."""
     from compact_hf.reports import dataset_charts
 
     chart_functions = (
@@ -57,7 +57,7 @@ def draw_figures(combinations: CombinationCounts) -> dict[str, Plot]:
 
 
 def write_figures(figures: Mapping[str, Plot], combinations: CombinationCounts, directory: Path) -> None:
-    """Write the pictures below a release's folder."""
+    """Write the figures below a release's folder."""
     for path, plot in figures.items():
         (directory / path).parent.mkdir(exist_ok=True)
         notes = {"Description": plot.alt, _COUNTS_KEY: _counts_digest(combinations)}
@@ -65,7 +65,7 @@ def write_figures(figures: Mapping[str, Plot], combinations: CombinationCounts, 
 
 
 def iter_figure_defects(directory: Path, card: str, combinations: CombinationCounts) -> Iterator[tuple[str, str, str]]:
-    """Yield (check, path, detail) for each defect of the pictures in `directory` with this card and these counts."""
+    """Yield (check, path, detail) for each defect of the figures in `directory` with this card and these counts."""
     from PIL import Image
 
     expected = figure_paths(combinations)
@@ -102,7 +102,7 @@ CHANGELOG: Final = "CHANGELOG.md"
 TAG: Final = "compact_hf"
 """Tag in the header by which an earlier release is known as ours."""
 
-# Beside the data lie the card and its pictures, what versions changed (changelog.py), and what the Hub and its client
+# Beside the data lie the card and its figures, what versions changed (changelog.py), and what the Hub and its client
 # leave in every copy of a repository.
 _EXTRA_FILES: Final = re.compile(
     rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{FIGURE_PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
@@ -116,7 +116,7 @@ _SIZE_CATEGORIES: Final = (
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
 )
-# Those of the Hub's identifiers that pictures come under; the Hub refuses a card with any other word.
+# Those of the Hub's identifiers that images come under; the Hub refuses a card with any other word.
 LICENSES: Final = frozenset(
     (
         "unknown other mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
@@ -127,7 +127,7 @@ LICENSES: Final = frozenset(
 
 
 def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
-    """Return README.md of a release, header and text, with these pictures (path -> picture) in it."""
+    """Return README.md of a release, header and text, with these figures (path -> figure) in it."""
     return _load_template().render(header=_render_header(stats), figures=figures, **_template_context(stats))
 
 
@@ -308,7 +308,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
 
 
 def _dataset_license(stats: DatasetStats) -> str:
-    """What the maker said; else the pictures' one licence, `other` where they have several or none of the Hub's."""
+    """What the maker said; else the images' one licence, `other` where they have several or none of the Hub's."""
     if stats.license is not None:
         return stats.license
     licenses = {license.lower() for license in stats.licenses} or {"unknown"}

@@ -102,7 +102,7 @@ class Changes:
         before, after (`int`): how many there are.
         added, removed (`int`): there on one side only.
         changed (`int`): the same row with other turns, messages or capabilities.
-        corrected (`int`): the same picture and messages, and something else said about them, such as the licence.
+        corrected (`int`): the same image and messages, and something else said about them, such as the licence.
     """
 
     before: int
@@ -189,7 +189,7 @@ class _Entry(NamedTuple):
 
     split_key: SplitKey
     id: str
-    image_id: str | None  # None for instruction rows, which share pictures
+    image_id: str | None  # None for instruction rows, which share images
     content_digest: bytes
     metadata: _Metadata
 
@@ -213,7 +213,7 @@ def diff(a: str | Path, b: str | Path) -> Difference:
     """Compare two releases.
 
     Args:
-        a, b (`str | Path`): the one before and the one after: a folder, or `org/name[@revision]` (a data set repository
+        a, b (`str | Path`): the one before and the one after: a folder, or `org/name[@revision]` (a dataset repository
             on the Hub; main without a revision).
 
     Raises:
@@ -283,7 +283,7 @@ def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str
 
 
 def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _Metadata]]:
-    """Return of each row its id, its picture where it is compositional, a digest, and what is said about it."""
+    """Return of each row its id, its image where it is compositional, a digest, and what is said about it."""
     content_columns = [name for name in columns if name not in _METADATA_COLUMNS]
     metadata_columns = [name for name in columns if name in _METADATA_COLUMNS]
     rows = []
@@ -311,7 +311,7 @@ def _digest(values: tuple[Any, ...]) -> bytes:
 
 
 def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
-    """Yield every row that is not the same on both sides: matched by id, then by picture, then alone."""
+    """Yield every row that is not the same on both sides: matched by id, then by image, then alone."""
     unmatched_old = {entry.id: entry for entry in old}
     unmatched_new: list[_Entry] = []
     for entry in new:
@@ -320,7 +320,7 @@ def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
         elif (pair := _Pair(match, entry)).kind:
             yield pair
     by_image: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in reversed(unmatched_old.values()):  # the first of a picture is taken first
+    for entry in reversed(unmatched_old.values()):  # the first of an image is taken first
         if entry.image_id is not None:
             by_image[entry.image_id].append(entry)
     for entry in unmatched_new:

@@ -1,6 +1,6 @@
-"""Samples to look at: which pictures are wanted, and a choice among them by hash, so that it is the same every time.
+"""Samples to look at: which images are wanted, and a choice among them by hash, so that it is the same every time.
 
-In: pictures as they stream by, without their bytes. Out: a few of them, as evenly over k as there are.
+In: images as they stream by, without their bytes. Out: a few of them, as evenly over k as there are.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from compact_hf.reports.contact_sheet import SheetItem, pick
 from compact_hf.reports.theme import get_label
 
 MAX_SAMPLES: Final = 120
-"""Pictures on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""
+"""Images on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""
 _MAX_DRAFTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SampleQuery:
-    """Which pictures are wanted, and how many.
+    """Which images are wanted, and how many.
 
     Attributes:
         k (`int`, *optional*): only those of this k.
         capability (`str`, *optional*): only questions that are to need it.
-        count (`int`): how many pictures at most.
+        count (`int`): how many images at most.
         seed (`int`): decides which.
 
     Raises:
@@ -73,12 +73,12 @@ class SampleQuery:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture that may be shown.
+    """An image that may be shown.
 
     Attributes:
         k, turns, caption, rejects: as for `SheetItem`.
         teacher, verifier (`str`): who wrote and who checked it.
-        read_image (`Callable[[], bytes]`): reads the picture's file.
+        read_image (`Callable[[], bytes]`): reads the image's file.
     """
 
     k: int
@@ -92,7 +92,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleSet:
-    """What was chosen: the pictures, ordered by k, and who wrote and who checked the questions, sorted."""
+    """What was chosen: the images, ordered by k, and who wrote and who checked the questions, sorted."""
 
     items: tuple[SheetItem, ...]
     teachers: tuple[str, ...]
@@ -121,7 +121,7 @@ class Reservoir:
         return len(self._by_k.get(k, ())) >= self.query.count
 
     def read_samples(self) -> SampleSet:
-        """Read the pictures that were chosen, as evenly over k as there are."""
+        """Read the images that were chosen, as evenly over k as there are."""
         candidates = (sample for heap in self._by_k.values() for _, _, sample in sorted(heap, key=_entry_rank))
         samples = pick(candidates, self.query.count)
         return SampleSet(
@@ -132,12 +132,12 @@ class Reservoir:
 
 
 def has_draft(rejects: Sequence[Reject]) -> bool:
-    """Whether a draft is among what was dropped, not only pictures and refusals to write one."""
+    """Whether a draft is among what was dropped, not only images and refusals to write one."""
     return any(map(_is_draft, rejects))
 
 
 def _is_draft(reject: Reject) -> bool:
-    """A teacher that declined wrote none, and what is dropped at other stages is a picture or somebody's question."""
+    """A teacher that declined wrote none, and what is dropped at other stages is an image or somebody's question."""
     return reject.stage in ("generation", "verification") and bool(reject.subject)
 
 

@@ -35,12 +35,12 @@ from compact_hf.runs.sources import open_source
 from compact_hf.storage import prefetch
 
 MAX_COPY_DISTANCE: Final = 4
-"""Bits, of 64, in which the hashes of one picture may differ after it was compressed or scaled again."""
+"""Bits, of 64, in which the hashes of one image may differ after it was compressed or scaled again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludedImages:
-    """Pictures of other data sets, and how they are recognised.
+    """Images of other datasets, and how they are recognised.
 
     Attributes:
         ids (`frozenset[str]`): hashes of their bytes, as they are and without metadata.
@@ -51,20 +51,20 @@ class ExcludedImages:
     hashes: Hashes
 
     def contains(self, fingerprint: ImageFingerprint) -> bool:
-        """Whether a picture is one of these."""
+        """Whether an image is one of these."""
         is_similar = fingerprint.hash is not None and min_distance(fingerprint.hash, self.hashes) <= MAX_COPY_DISTANCE
         return is_similar or not self.ids.isdisjoint(fingerprint.ids)
 
 
 def read_excluded_images(datasets: Sequence[str]) -> ExcludedImages:
-    """Look at all pictures of some data sets; what stays in memory are 300 bytes of each.
+    """Look at all images of some datasets; what stays in memory are 300 bytes of each.
 
     Args:
-        datasets (`Sequence[str]`): each a folder of pictures, a release, or `org/name[@revision]` on the Hub.
+        datasets (`Sequence[str]`): each a folder of images, a release, or `org/name[@revision]` on the Hub.
 
     Raises:
-        SourceError: one of them cannot be read, or holds no pictures.
-        UsageError: one is not the address of a data set.
+        SourceError: one of them cannot be read, or holds no images.
+        UsageError: one is not the address of a dataset.
     """
     ids: set[str] = set()
     hashes: set[int] = set()
@@ -77,7 +77,7 @@ def read_excluded_images(datasets: Sequence[str]) -> ExcludedImages:
 
 
 def read_ids(file: Path) -> frozenset[str]:
-    """Return the ids in a file: those of rows or of pictures, one a line, with comments after `#`.
+    """Return the ids in a file: those of rows or of images, one a line, with comments after `#`.
 
     Raises:
         UsageError: the file cannot be read, or holds no ids.
@@ -100,8 +100,8 @@ class Exclusions:
     """Decides what stays out, and remembers which ids were met.
 
     Args:
-        ids (`frozenset[str]`): of rows or of pictures.
-        images (`ExcludedImages`, *optional*): of other data sets; where there are none, no picture is looked at.
+        ids (`frozenset[str]`): of rows or of images.
+        images (`ExcludedImages`, *optional*): of other datasets; where there are none, no image is looked at.
     """
 
     def __init__(self, ids: frozenset[str], images: ExcludedImages | None) -> None:
@@ -111,12 +111,12 @@ class Exclusions:
 
     @property
     def has_images(self) -> bool:
-        """Whether pictures have to be looked at."""
+        """Whether images have to be looked at."""
         return self._images is not None
 
     @property
     def unmatched_ids(self) -> list[str]:
-        """The ids that no row or picture has had, sorted."""
+        """The ids that no row or image has had, sorted."""
         return sorted(self._ids - self._matched_ids)
 
     def find_reject(self, row: Row, fingerprint: ImageFingerprint | None) -> Reject | None:
@@ -124,7 +124,7 @@ class Exclusions:
 
         Args:
             row (`Row`): the row.
-            fingerprint (`ImageFingerprint`, *optional*): its picture's, where pictures are looked at and it has one.
+            fingerprint (`ImageFingerprint`, *optional*): its image's, where images are looked at and it has one.
         """
         if matched := self._ids & {row.id, row.image_id}:
             self._matched_ids |= matched
@@ -148,7 +148,7 @@ def _iter_fingerprints(source: ImageSource, dataset: str) -> Iterator[ImageFinge
         try:
             return fingerprint_image(source.read(ref))
         except (FileNotFoundError, ImageError):
-            return None  # a row without a picture, or one that no release can hold, as it cannot be decoded
+            return None  # a row without an image, or one that no release can hold, as it cannot be decoded
         except OSError as error:
             raise SourceError(
                 f"{ref} in {dataset} cannot be read ({error.strerror or error}), so it could not be left out; mend it"
@@ -165,7 +165,7 @@ class RowFilter:
     Args:
         exclusions (`Exclusions`): what is left out on request.
         fingerprint_cache (`FingerprintCache`): fingerprints of images that were seen before.
-        distance (`int`, *optional*): bits in which the hashes of pictures that look alike may differ; None does not
+        distance (`int`, *optional*): bits in which the hashes of images that look alike may differ; None does not
             compare the splits.
     """
 
@@ -176,10 +176,10 @@ class RowFilter:
         self._fingerprint_reader = FingerprintReader(fingerprint_cache)
 
     def compare_images(self, iter_conversations: Callable[[], Iterator[Row | Reject]]) -> None:
-        """Find the conversations' pictures that look alike, before `apply`; nothing to do without a distance.
+        """Find the conversations' images that look alike, before `apply`; nothing to do without a distance.
 
         Raises:
-            ReleaseError, SourceError: a picture cannot be read any more.
+            ReleaseError, SourceError: an image cannot be read any more.
         """
         if self._distance is None:
             return
@@ -196,7 +196,7 @@ class RowFilter:
         """Yield the rows that stay, and a reject for each that does not.
 
         Raises:
-            ReleaseError, SourceError: a picture cannot be read any more.
+            ReleaseError, SourceError: an image cannot be read any more.
         """
         needs_images = self._distance is not None or self._exclusions.has_images
         pairs: Iterable[tuple[Row | Reject, ImageFingerprint | None]] = (
@@ -209,7 +209,7 @@ class RowFilter:
                 self._similar_images.find_reject(row, fingerprint) if self._similar_images else None
             ):
                 yield reject
-            # What has come into the runs since the pictures were compared is left for the next release.
+            # What has come into the runs since the images were compared is left for the next release.
             elif self._similar_images is None or row.k is None or row.image_id in self._similar_images.image_ids:
                 yield row
 

@@ -48,7 +48,7 @@ class ConfigFiles:
     files: Mapping[str, tuple[str, ...]]
 
     def iter_records(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a split as records of `COLUMNS`, pictures as the bytes of their files.
+        """Yield the rows of a split as records of `COLUMNS`, images as the bytes of their files.
 
         Raises:
             ReleaseError: a file cannot be read, or lacks a column.
@@ -138,10 +138,10 @@ _LLAVA_ROLES: Final = {"user": "human", "assistant": "gpt"}
 def write_llava(records: Records, directory: Path, *, config: str, split: str) -> int:  # noqa: ARG001 (one signature)
     """Write `SPLIT.json` and return its rows: a list of `{id, image, conversations: [{from, value}]}`.
 
-    The first human turn starts with `<image>`; rows without a picture have no `image`.
+    The first human turn starts with `<image>`; rows without an image have no `image`.
 
     Raises:
-        ReleaseError: a row holds no picture where it says one, or several, which the format has no place for.
+        ReleaseError: a row holds no image where it says one, or several, which the format has no place for.
     """
     count = 0
     with (directory / f"{split}.json").open("w", encoding="utf-8") as file:
@@ -168,7 +168,7 @@ def write_messages(records: Records, directory: Path, *, config: str, split: str
     That is the name by which `load_dataset(folder)` makes a column `images` of the files.
 
     Raises:
-        ReleaseError: a row holds something other than a picture.
+        ReleaseError: a row holds something other than an image.
     """
     count = 0
     (directory / split).mkdir()
@@ -240,7 +240,7 @@ def _add_dataset_info(directory: Path, split: str) -> None:
 
 
 def _write_images(record: dict[str, Any], directory: Path) -> list[str]:
-    """Return the pictures' paths inside `directory`, where they lie now."""
+    """Return the images' paths inside `directory`, where they lie now."""
     names = []
     for image in record["images"]:
         # The name comes of the bytes: somebody else's release may name any path in its columns.
@@ -266,13 +266,13 @@ def export(
     config: str = DEFAULT_CONFIG,
     split: str | None = None,
 ) -> dict[str, int]:
-    """Write a release in another format. Pictures keep their bytes; memory holds one row group at a time.
+    """Write a release in another format. Images keep their bytes; memory holds one row group at a time.
 
     `k`, capabilities, licences and the other columns of a release have no place in these formats; the `id` of `llava`
     and `messages` leads back to them.
 
     Args:
-        dataset (`str | Path`): a folder, or `org/name[@revision]` of a data set on the Hub.
+        dataset (`str | Path`): a folder, or `org/name[@revision]` of a dataset on the Hub.
         out (`str | Path`): a folder that is new or empty; it is there completely or not at all.
         format (`str`): `llava`, `finevision` or `messages` (the top of this file says what each holds).
         config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.

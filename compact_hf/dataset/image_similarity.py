@@ -33,7 +33,7 @@ from compact_hf.storage import get_network_file_system, prefetch
 
 @dataclass(frozen=True, slots=True)
 class ImageFingerprint:
-    """What a picture is known by.
+    """What an image is known by.
 
     Attributes:
         ids (`frozenset[str]`): hashes of its bytes, as they are and without metadata.
@@ -45,10 +45,10 @@ class ImageFingerprint:
 
 
 def fingerprint_image(data: bytes) -> ImageFingerprint:
-    """Look at a picture file.
+    """Look at an image file.
 
     Raises:
-        ImageError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no image, or cannot be decoded.
     """
     return ImageFingerprint(
         frozenset((compute_image_id(data), compute_image_id(clean_image(data)))), perceptual_hash(data)
@@ -56,7 +56,7 @@ def fingerprint_image(data: bytes) -> ImageFingerprint:
 
 
 class FingerprintReader:
-    """Looks at the pictures of rows, each picture once.
+    """Looks at the images of rows, each image once.
 
     Args:
         fingerprint_cache (`FingerprintCache`): of images that were seen before, by the hash of their bytes.
@@ -66,10 +66,10 @@ class FingerprintReader:
         self._fingerprint_cache = fingerprint_cache
 
     def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, ImageFingerprint | None]]:
-        """Yield the rows in their order, each with the look of its picture, None where it has none.
+        """Yield the rows in their order, each with the look of its image, None where it has none.
 
         Raises:
-            ReleaseError: a picture cannot be read any more, or is another one now.
+            ReleaseError: an image cannot be read any more, or is another one now.
             SourceError: its source is gone.
         """
         for row, body in self._fingerprint_cache.iter_cached(rows, _image_id, _read_fingerprint):
@@ -91,7 +91,7 @@ def _read_fingerprint(row: Row | Reject) -> str:
         fingerprint = fingerprint_image(row.read_image())
     except OSError as error:
         raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
-    if row.image_id not in fingerprint.ids:  # or it would be kept as what this picture looks like
+    if row.image_id not in fingerprint.ids:  # or it would be kept as what this image looks like
         raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
     return json.dumps([sorted(fingerprint.ids), fingerprint.hash])
 
@@ -119,12 +119,12 @@ class FingerprintCache:
     def iter_cached(
         self, items: Iterable[T], get_key: Callable[[T], str | None], inspect: Callable[[T], str | None]
     ) -> Iterator[tuple[T, str | None]]:
-        """Yield each item, in order, with what a look at its picture found.
+        """Yield each item, in order, with what a look at its image found.
 
         Args:
-            get_key (`Callable[[T], str | None]`): what tells an item's picture from others: the hash of its content, or
+            get_key (`Callable[[T], str | None]`): what tells an item's image from others: the hash of its content, or
                 its place and stamp. None where it has none; such an item comes with None.
-            inspect (`Callable[[T], str | None]`): called in a thread for pictures that were not seen yet; JSON, or None
+            inspect (`Callable[[T], str | None]`): called in a thread for images that were not seen yet; JSON, or None
                 for what is not to be kept. What it raises is raised here.
 
         Raises:
@@ -169,20 +169,20 @@ class FingerprintCache:
 
 
 MAX_GROUP_SHARE: Final = 0.01
-"""Share of all pictures above which a group is not taken for copies of one picture."""
+"""Share of all images above which a group is not taken for copies of one image."""
 MIN_SIZE_LIMIT: Final = 10
-"""Pictures that may be a group whatever their share: in a small set one hundredth is less than a pair."""
+"""Images that may be a group whatever their share: in a small set one hundredth is less than a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarImages:
-    """Which pictures are like one of the validation split.
+    """Which images are like one of the validation split.
 
     Attributes:
         distance (`int`): bits in which neighbours' hashes may differ.
-        image_ids (`frozenset[str]`): ids of all pictures that were compared.
+        image_ids (`frozenset[str]`): ids of all images that were compared.
         excluded_ids (`frozenset[str]`): ids of those for training in groups that have one for validation.
-        validation_hashes (`Hashes`): of shape [n], hashes of the pictures for validation that are in no too large
+        validation_hashes (`Hashes`): of shape [n], hashes of the images for validation that are in no too large
             group.
         ignored_sizes (`tuple[int, ...]`): sizes of the groups that were left as they are, largest first.
     """
@@ -219,12 +219,12 @@ def check_distance(distance: int) -> int:
 
 
 def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> SimilarImages:
-    """Group pictures; the order of `hashes` does not matter.
+    """Group images; the order of `hashes` does not matter.
 
     Args:
-        hashes (`Mapping[str, int | None]`): image id -> perceptual hash of the pictures of the compositional part, None
-            where a picture looks like nothing.
-        distance (`int`): 0 to 10 bits; two pictures are in one group if steps of at most so many lead across.
+        hashes (`Mapping[str, int | None]`): image id -> perceptual hash of the images of the compositional part, None
+            where an image looks like nothing.
+        distance (`int`): 0 to 10 bits; two images are in one group if steps of at most so many lead across.
     """
     hash_by_id = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
     ids = list(hash_by_id)

@@ -5,7 +5,7 @@ In: a JSON list in LLaVA's format (images/conversations.py) and the folder that 
 
 The sample is the n smallest hashes of (seed, row content): the same rows in any order give the same sample in the
 same order, and a larger n only adds to it. The file is read as a stream, so that only the sample is in memory. Its
-pictures are looked at a few ahead, each once (image_similarity.py).
+images are looked at a few ahead, each once (image_similarity.py).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def sample_instruction_rows(
         rows (`int`, *optional*): how many rows to draw, at least 1; all where the file has fewer.
         fraction (`float`, *optional*): the share of the file's rows to draw instead, above 0 and at most 1; the
             file is then read twice. The paper takes 0.05.
-        held_out (`Container[str]`, *optional*): ids of the pictures in the validation split, which must not be
+        held_out (`Container[str]`, *optional*): ids of the images in the validation split, which must not be
             trained on.
         fingerprint_cache (`FingerprintCache`, *optional*): keeps what was seen of images; without it nothing is kept.
 
@@ -79,7 +79,7 @@ def sample_instruction_rows(
 
 @dataclass(frozen=True, slots=True)
 class _SampledItem:
-    """One item of the sample: its row as far as the text goes, and the picture that it names, if any."""
+    """One item of the sample: its row as far as the text goes, and the image that it names, if any."""
 
     item: Any
     row: Row | Reject
@@ -149,18 +149,18 @@ def _parse_item(item: Any) -> _SampledItem:
 
 
 def _cache_key(source: ImageFolder, sampled: _SampledItem) -> str | None:
-    """Return what tells the picture from others without reading it: its path, size and time of change."""
+    """Return what tells the image from others without reading it: its path, size and time of change."""
     return f"{source.identity}/{sampled.ref} {source.stamp(sampled.ref)}" if sampled.ref else None
 
 
 def _inspect_image(source: ImageFolder, sampled: _SampledItem) -> str | None:
-    """Return the picture; None, which is not kept, for what cannot be used now and may be mended."""
+    """Return the image; None, which is not kept, for what cannot be used now and may be mended."""
     result = inspect_image(source, sampled.ref)
     return to_json(result) if isinstance(result, ImageInfo) else None
 
 
 def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[str], body: str | None) -> Row | Reject:
-    """Return the row with the picture that was seen."""
+    """Return the row with the image that was seen."""
     item, ref = sampled.item, sampled.ref
     image = inspect_image(source, ref) if body is None else from_json(ImageInfo, body)
     if isinstance(image, Reject):
@@ -171,7 +171,7 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
     return replace(
         sampled.row,
         image_id=image.image_id,
-        # LLaVA's pool keeps each data set in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
+        # LLaVA's pool keeps each dataset in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
         image_source=PurePosixPath(ref).parts[0] if "/" in ref else source.origin(ref)[0],
         image_license=image.image_license,
         read_image=partial(source.read, ref),

@@ -1,4 +1,4 @@
-"""`compact publish`: in goes a release folder, out comes a tagged version of a data set repository, whole or not.
+"""`compact publish`: in goes a release folder, out comes a tagged version of a dataset repository, whole or not.
 
     compact publish release org/compact
 
@@ -53,7 +53,7 @@ def publish(
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedDataset:
-    """Publish a release as the next version of a data set repository, in one piece.
+    """Publish a release as the next version of a dataset repository, in one piece.
 
     The same call goes on after an interruption; until it is done, readers see the version before.
 

@@ -1,4 +1,4 @@
-"""Where a release is held, a folder or a data set repository at a revision, and reading it there piece by piece.
+"""Where a release is held, a folder or a dataset repository at a revision, and reading it there piece by piece.
 
 In: a path or `org/name[@revision]`. Out: its files, their hashes, and files opened so that a read takes no more bytes
 than it asked for; from the Hub these are requests for ranges, all of one commit.
@@ -94,7 +94,7 @@ class HubReader:
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         from huggingface_hub import HfFileSystem
 
-        # No reading ahead: between the columns that are wanted lie the pictures, which are a hundred times larger.
+        # No reading ahead: between the columns that are wanted lie the images, which are a hundred times larger.
         file: Any = HfFileSystem().open(f"{self.root}/{path}", "rb", cache_type="none")
         return file  # type: ignore[no-any-return]
 

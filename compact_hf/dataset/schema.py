@@ -17,30 +17,30 @@ from typing import Any, Final
 from compact_hf.records import Row
 
 INSTRUCTION: Final = "instruction"
-"""`source` of instruction rows, and the subset of those with a picture."""
+"""`source` of instruction rows, and the subset of those with an image."""
 INSTRUCTION_TEXT: Final = "instruction_text"
 SPLITS: Final = ("train", "validation")
 DEFAULT_CONFIG: Final = "all"
 
-_VALIDATION_MODULUS: Final = 20  # 5% of the pictures are for validation
+_VALIDATION_MODULUS: Final = 20  # 5% of the images are for validation
 _DATA_PATH: Final = re.compile(
     r"data/(?P<subset>k[1-9]\d*|instruction|instruction_text)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet"
 )
 
 
 def get_subset(k: int | None, image_id: str | None) -> str:
-    """Return the subset of a row: `k{k}`, or for instruction rows (k None) by whether there is a picture."""
+    """Return the subset of a row: `k{k}`, or for instruction rows (k None) by whether there is an image."""
     if k is not None:
         return f"k{k}"
     return INSTRUCTION_TEXT if image_id is None else INSTRUCTION
 
 
 def get_split(k: int | None, image_id: str | None) -> str:
-    """Return `validation` for 5% of the pictures of the compositional part, by their hash, else `train`.
+    """Return `validation` for 5% of the images of the compositional part, by their hash, else `train`.
 
     Args:
         k (`int`, *optional*): None for instruction rows, which are for training only.
-        image_id (`str`, *optional*): hex digits of the hash of the picture's bytes.
+        image_id (`str`, *optional*): hex digits of the hash of the image's bytes.
     """
     if k is None or image_id is None:
         return "train"
@@ -82,8 +82,8 @@ def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def features() -> Any:
     """Return the `datasets.Features` of a row (DESIGN, "A row of a release").
 
-    `images` holds one picture or none; `k`, `teacher`, `verifier` and `preset_version` are null for instruction
-    rows; `image_id`, `image_source` and `image_license` are null for rows without a picture.
+    `images` holds one image or none; `k`, `teacher`, `verifier` and `preset_version` are null for instruction
+    rows; `image_id`, `image_source` and `image_license` are null for rows without an image.
     """
     from datasets import Features, Image, List, Value
 

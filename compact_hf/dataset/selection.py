@@ -1,4 +1,4 @@
-"""Selection: a part of what runs hold, chosen on purpose: in go each picture's questions, out comes which to take.
+"""Selection: a part of what runs hold, chosen on purpose: in go each image's questions, out comes which to take.
 
 One run so gives many releases without asking a teacher again: of another range of k, without a capability, with a
 forced distribution of k, or smaller ones. Pure: what is taken is a function of the selection and of what there is.
@@ -35,16 +35,16 @@ class Selection:
 
     Attributes:
         ks (`tuple[int, ...]`): questions of these k only; empty takes every k.
-        without (`tuple[str, ...]`): no question that needs one of these capabilities. A picture that so keeps fewer
+        without (`tuple[str, ...]`): no question that needs one of these capabilities. An image that so keeps fewer
             than two of its questions is left out, as in the paper.
         k_shares (`Mapping[int, float]`): k -> its share of the training questions, adding up to 1; other ks are left
             out. Empty leaves them as they are.
-        questions (`int`, *optional*): exactly so many training questions. The last picture may give fewer than it has.
-        conversations (`int`, *optional*): exactly so many training pictures instead, each with all its questions.
+        questions (`int`, *optional*): exactly so many training questions. The last image may give fewer than it has.
+        conversations (`int`, *optional*): exactly so many training images instead, each with all its questions.
         seed (`int`): decides which, where not all are wanted. With the same seed a smaller selection lies in a larger
             one that is equal in all else.
 
-    Validation questions, which the hash of their picture sets apart, follow in proportion.
+    Validation questions, which the hash of their image sets apart, follow in proportion.
 
     Raises:
         UsageError: a number is out of range, or two of them say the same thing.
@@ -99,9 +99,9 @@ class Selection:
 
 
 def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
-    """Choose which questions of which pictures to take.
+    """Choose which questions of which images to take.
 
-    Pictures come in the order of a hash of their id and the seed, and give their questions until the number is reached.
+    Images come in the order of a hash of their id and the seed, and give their questions until the number is reached.
 
     Args:
         images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each of its questions; those of

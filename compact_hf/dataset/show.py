@@ -66,7 +66,7 @@ def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet
 
 @dataclass(slots=True)
 class _RowGroup:
-    """A row group of a file. Pictures are read all at once, when the first is asked for, of the rows in `rows`."""
+    """A row group of a file. Images are read all at once, when the first is asked for, of the rows in `rows`."""
 
     reader: DatasetReader
     path: str
@@ -122,7 +122,7 @@ def _dataset_sample(record: dict[str, Any], turns: tuple[Turn, ...], read_image:
 
 
 def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleSet:
-    """Choose among a run's pictures.
+    """Choose among a run's images.
 
     Args:
         run (`Path`): a run folder, or a folder that holds the shards of one.
@@ -132,7 +132,7 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
     Raises:
         UsageError: it makes no conversations, or there is nothing that is wanted.
         JournalError: it cannot be read.
-        SourceError: a picture is gone, or is another one now.
+        SourceError: an image is gone, or is another one now.
     """
     reservoir = Reservoir(query)
     ks: set[int] = set()
@@ -199,12 +199,12 @@ _UNSAFE_CHARS: Final = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A contact sheet. A notebook shows it as its picture.
+    """A contact sheet. A notebook shows it as its image.
 
     Attributes:
         page (`Path`): one HTML file that needs nothing beside it.
         image (`Path`): the same as a PNG file.
-        count (`int`): how many pictures there are on it.
+        count (`int`): how many images there are on it.
     """
 
     page: Path
@@ -225,7 +225,7 @@ def show(
     n: int = 12,
     seed: int = 0,
 ) -> Sheet:
-    """Write a contact sheet: a few pictures with their questions, answers and capabilities, as even over k as can be.
+    """Write a contact sheet: a few images with their questions, answers and capabilities, as even over k as can be.
 
     Which ones is decided by hash, so that the same call shows the same. A run may still go on, and may be larger than
     memory; of a repository only the row groups that are looked into are fetched.
@@ -235,16 +235,16 @@ def show(
             Hub, with or without `hf://datasets/` before it.
         out (`str | Path`, *optional*, defaults to `NAME-sheet` here): the folder for the two files, in place of
             earlier ones.
-        k (`int`, *optional*): 1 to 10; only pictures of this k.
+        k (`int`, *optional*): 1 to 10; only images of this k.
         capability (`str`, *optional*): only questions that were to need it.
         rejects (`bool`, *optional*, defaults to False): of a run: the drafts that were dropped, and why, at most four a
-            picture, instead of what was kept.
-        n (`int`, *optional*, defaults to 12): 1 to 120 pictures.
-        seed (`int`, *optional*, defaults to 0): another one shows other pictures.
+            image, instead of what was kept.
+        n (`int`, *optional*, defaults to 12): 1 to 120 images.
+        seed (`int`, *optional*, defaults to 0): another one shows other images.
 
     Raises:
         UsageError: an argument that is out of range, or nothing that could be shown.
-        JournalError, SourceError: the run cannot be read, or its pictures are gone.
+        JournalError, SourceError: the run cannot be read, or its images are gone.
         ReleaseError: the release is damaged, or `out` cannot be written.
         HubError: the Hub cannot be reached, or has no such repository.
     """

@@ -32,7 +32,7 @@ class RowCounter:
         answers (`Counter[tuple[int, str]]`): (k, normalised answer) -> questions.
         openings (`Counter[str]`): first word, in small letters -> questions.
         ascii_count (`int`): questions that are written, with their answers, in ASCII alone.
-        images (`Counter[tuple[str, str]]`): (image source, licence) -> rows with a picture from there.
+        images (`Counter[tuple[str, str]]`): (image source, licence) -> rows with an image from there.
         rejects (`Counter[tuple[str, str]]`): (stage, reason) -> how many were dropped.
         teachers, verifiers, presets (`set[str]`): those that the rows name.
     """
@@ -202,12 +202,12 @@ class DatasetStats(NotebookSummary):
 
     @property
     def images(self) -> Counter[tuple[str, str]]:
-        """(image source, licence) -> rows with a picture from there."""
+        """(image source, licence) -> rows with an image from there."""
         return self.row_counter.images
 
     @property
     def licenses(self) -> Counter[str]:
-        """Licence -> rows with a picture under it."""
+        """Licence -> rows with an image under it."""
         counts: Counter[str] = Counter()
         for (_, license), count in self.row_counter.images.items():
             counts[license] += count

@@ -250,7 +250,7 @@ def _check_card(path: Path, split_keys: Collection[SplitKey], rows: Mapping[Spli
 
 
 def _check_card_text(path: Path, files: Mapping[str, SplitKey], findings: _Findings) -> Iterator[Problem]:
-    """Compare the card's text and pictures with what was counted in the rows."""
+    """Compare the card's text and images with what was counted in the rows."""
     file_bytes: Counter[SplitKey] = Counter()
     for name, split_key in files.items():
         file_bytes[split_key] += (path / name).stat().st_size

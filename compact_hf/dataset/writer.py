@@ -191,7 +191,7 @@ def write_dataset(
             rejects that the card shall count. Read once, as a stream.
         out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
-        license (`str`, *optional*, defaults to the pictures' one licence, or `other`): one of `LICENSES`.
+        license (`str`, *optional*, defaults to the images' one licence, or `other`): one of `LICENSES`.
         provenance (`Provenance`, *optional*): how the rows came about, for the card, which says so if that is not
             recorded.
 
@@ -200,7 +200,7 @@ def write_dataset(
 
     Raises:
         UsageError: `version` is not X.Y.Z, or the licence is none of the Hub's.
-        ReleaseError: `out` holds something else or cannot be written, there are no rows, or a picture cannot be
+        ReleaseError: `out` holds something else or cannot be written, there are no rows, or an image cannot be
             read any more or is another than the one that was asked about. `out` is as it was before.
     """
     if not _VERSION.fullmatch(version):

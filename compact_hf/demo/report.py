@@ -41,7 +41,7 @@ class DemoResults:
         code, output (`str`): a first look at the release, and what it printed.
         training (`TrainingResult`): of the tiny model.
         before, after (`Results`): its scores on reserved scenes.
-        swapped (`Results`): after tuning, each question about another question's picture.
+        swapped (`Results`): after tuning, each question about another question's image.
     """
 
     directory: Path

@@ -3,11 +3,11 @@
     compact demo --out demo-out
 
     demo-out/run/              the journal of generation, with planted faults
-    demo-out/instruction/      a small file in LLaVA's format, with its pictures
-    demo-out/release/          the data set, read by `load_dataset`
+    demo-out/instruction/      a small file in LLaVA's format, with its images
+    demo-out/release/          the dataset, read by `load_dataset`
     demo-out/base/, student/   the tiny model before and after `compact tune`; training.log
-    demo-out/before/, after/   its answers to questions about reserved scenes; swapped/: about other pictures
-    demo-out/report.html       all of it, to look at; contact_sheet.png, a few of the pictures
+    demo-out/before/, after/   its answers to questions about reserved scenes; swapped/: about other images
+    demo-out/report.html       all of it, to look at; contact_sheet.png, a few of the images
 
 The same command goes on where it stopped. No network, no key, no GPU.
 """
@@ -49,17 +49,17 @@ from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.train import TrainingResult, tune
 
 FILE_NAME: Final = "instruction.json"
-# Far from the seeds 0 to N-1 that the demo generates from, so that no picture is in both parts.
+# Far from the seeds 0 to N-1 that the demo generates from, so that no image is in both parts.
 _FIRST_SEED: Final = 500_000
 _TURNS: Final = 3
 
 
 def write_instruction_file(directory: Path, *, num_image_rows: int, num_text_rows: int) -> Path:
-    """Write `instruction.json` and its pictures into `directory`, and return the file's path.
+    """Write `instruction.json` and its images into `directory`, and return the file's path.
 
     Args:
         directory (`Path`): is made; what stands there is written over.
-        num_image_rows, num_text_rows (`int`): rows of each kind; one row more names a picture that is not there.
+        num_image_rows, num_text_rows (`int`): rows of each kind; one row more names an image that is not there.
     """
     image_directory = directory / "scenes"
     image_directory.mkdir(parents=True, exist_ok=True)
@@ -138,11 +138,11 @@ def run_demo(
     steps: int | None = None,
     on_progress: ProgressCallback = lambda stage, done, total, note: None,
 ) -> DemoOutput:
-    """Go the whole way from pictures to a tuned model's score by k, or go on with it.
+    """Go the whole way from images to a tuned model's score by k, or go on with it.
 
     Args:
         out (`str | Path`): a folder that is new, empty, or an earlier demo's.
-        scenes (`int`, *optional*, defaults to 400): pictures to generate from, at least 40, to learn from. Half as
+        scenes (`int`, *optional*, defaults to 400): images to generate from, at least 40, to learn from. Half as
             many others, at most 200, are for judging.
         steps (`int`, *optional*, defaults to the recipe's): training steps.
         on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.

@@ -88,7 +88,7 @@ def _parse_count(dataset: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """The questions of one data set.
+    """The questions of one dataset.
 
     Attributes:
         name (`str`): what they are called in results.
@@ -116,20 +116,20 @@ def load_questions(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> QuestionSet:
-    """Return a data set's questions; pictures are read only when they are asked about.
+    """Return a dataset's questions; images are read only when they are asked about.
 
     Args:
         dataset (`str`): as in the module.
-        config (`str`, *optional*): of a data set with several; by default `compositional` where there is one.
+        config (`str`, *optional*): of a dataset with several; by default `compositional` where there is one.
         split (`str`, *optional*): by default `validation` or else `test`. Scenes have neither.
         columns (`Mapping[str, str]`, *optional*): what is what -> its column, of question, answer, image, k,
-            capabilities and id, for a data set of one question a row. See rows.py.
+            capabilities and id, for a dataset of one question a row. See rows.py.
         limit (`int`, *optional*): only so many questions, drawn by a hash of their ids: those of a smaller limit are
             among those of a larger one.
 
     Raises:
-        UsageError: an argument that the data set has no use for, or a limit below 1.
-        EvaluationError: there is no such data set or split, it lacks columns, or it has no questions.
+        UsageError: an argument that the dataset has no use for, or a limit below 1.
+        EvaluationError: there is no such dataset or split, it lacks columns, or it has no questions.
         UnknownCapabilityError: a capability is not one of the ten.
     """
     if limit is not None and limit < 1:
@@ -154,10 +154,10 @@ def load_questions(
 
 
 def swap_images(question_set: QuestionSet) -> QuestionSet:
-    """Return the same questions, each about the picture of the one that stands half the list away.
+    """Return the same questions, each about the image of the one that stands half the list away.
 
     Raises:
-        EvaluationError: there is only one picture.
+        EvaluationError: there is only one image.
     """
     questions = _swap_image_readers(question_set.questions)
     return replace(

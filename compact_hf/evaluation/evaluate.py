@@ -58,7 +58,7 @@ class ModelPlan:
         answered (`int`): questions that it has answered.
         to_ask (`int`): questions that it has not.
         requests (`int`): to a server; 0 for a model that runs here.
-        cost (`float | None`): of these in US dollars, about: a picture of 1,024 pixels and a short answer each; None
+        cost (`float | None`): of these in US dollars, about: an image of 1,024 pixels and a short answer each; None
             where nobody knows the price.
     """
 
@@ -184,16 +184,16 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda answered, total: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
-    """Ask models a data set's questions, score their answers, and compare each further model with the first.
+    """Ask models a dataset's questions, score their answers, and compare each further model with the first.
 
     Args:
         models (`str | Path | Sequence`): one or several: a folder or a Hub repository (`org/name` or
             `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
         dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see datasets.py.
-        out (`str | Path`): a new or empty folder, or one in which this data set is judged already.
-        config, split, columns, limit (*optional*): of the data set; as for `load_questions`.
+        out (`str | Path`): a new or empty folder, or one in which this dataset is judged already.
+        config, split, columns, limit (*optional*): of the dataset; as for `load_questions`.
         matching (`str`, *optional*, defaults to `exact`): when an answer is right; `relaxed`: near numbers are too.
-        swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's picture, as a
+        swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's image, as a
             control: what a model still gets right, it knows from the words.
         batch_size (`int`, *optional*, defaults to 64): questions that a model here answers at once.
         max_new_tokens (`int`, *optional*, defaults to 16): where an answer is cut.
@@ -207,8 +207,8 @@ def evaluate(
 
     Raises:
         UsageError: an argument cannot be carried out.
-        EvaluationError: a model or the data set cannot be used, or `out` cannot be written or holds other things.
-        SettingsMismatchError: `out` holds the judging of another data set, or one with other settings.
+        EvaluationError: a model or the dataset cannot be used, or `out` cannot be written or holds other things.
+        SettingsMismatchError: `out` holds the judging of another dataset, or one with other settings.
         TeacherError: the server refuses, or cannot be reached.
         StoppedEarly: Ctrl-C while a server is asked, or a budget; the same call goes on.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
-    """Return one batch of inputs for (encoded picture, question) pairs.
+    """Return one batch of inputs for (encoded image, question) pairs.
 
     Args:
         processor (`transformers.ProcessorMixin`): the model's, with its chat template.
@@ -46,9 +46,9 @@ def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: 
         `transformers.BatchFeature`: input_ids and attention_mask (batch, tokens), padded in front; pixel_values.
 
     Raises:
-        ImageError: a picture cannot be decoded.
+        ImageError: an image cannot be decoded.
     """
-    # Questions about one picture come one after another; it is decoded once.
+    # Questions about one image come one after another; it is decoded once.
     images = {data: decode_rgb(data) for data in {data for data, _ in pairs}}
     return processor.apply_chat_template(
         [conversation(question, images[data]) for data, question in pairs],
@@ -63,7 +63,7 @@ def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: 
 
 
 def conversation(question: str, image: Image | None = None) -> list[dict[str, Any]]:
-    """Return the messages that ask about a picture; without one they hold its place, for the text alone."""
+    """Return the messages that ask about an image; without one they hold its place, for the text alone."""
     image_part = {"type": "image"} if image is None else {"type": "image", "image": image}
     text_part = {"type": "text", "text": build_prompt(question)}
     return [{"role": "user", "content": [image_part, text_part]}]
@@ -75,7 +75,7 @@ def build_prompt(question: str) -> str:
 
 
 def decode_rgb(data: bytes) -> Image:
-    """Return an encoded picture's pixels, the right way up, as RGB.
+    """Return an encoded image's pixels, the right way up, as RGB.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -85,12 +85,12 @@ def decode_rgb(data: bytes) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class SharedInputs:
-    """A batch of questions about fewer pictures, on the CPU.
+    """A batch of questions about fewer images, on the CPU.
 
     Attributes:
-        pixel_values (`Tensor`): (pictures, 3, height, width).
-        prefix_ids (`Tensor`): token ids up to the end of the picture, (pictures, prefix).
-        image_index (`Tensor`): which picture each question is about, (questions,).
+        pixel_values (`Tensor`): (images, 3, height, width).
+        prefix_ids (`Tensor`): token ids up to the end of the image, (images, prefix).
+        image_index (`Tensor`): which image each question is about, (questions,).
         input_ids, attention_mask (`Tensor`): prefix, padding, question: (questions, tokens).
     """
 
@@ -124,18 +124,18 @@ class SharedInputs:
 
 
 def can_share_prefix(processor: Any, network: Any) -> bool:
-    """Whether a model is a LLaVA whose pictures all become as many tokens; of others nothing is assumed."""
+    """Whether a model is a LLaVA whose images all become as many tokens; of others nothing is assumed."""
     from transformers import LlavaProcessor
 
     return type(processor) is LlavaProcessor and network.config.model_type == "llava"
 
 
 def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
-    """Return the batch, or None where nothing can be shared: no two questions are about one picture, or the chat
+    """Return the batch, or None where nothing can be shared: no two questions are about one image, or the chat
     template puts something of the question before it.
 
     Raises:
-        ImageError: a picture cannot be decoded.
+        ImageError: an image cannot be decoded.
     """
     import torch
 
@@ -144,7 +144,7 @@ def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedI
         return None
     conversations = [conversation(question) for _, question in pairs]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
-    # A picture's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
+    # An image's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
     rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
     image_token = processor.image_token_id
     position = rows[0].index(image_token) if image_token in rows[0] else 0
@@ -178,14 +178,14 @@ def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedI
 
 
 ImageQuestionPairs = Sequence[tuple[bytes, str]]
-"""(Encoded picture, question) pairs that are answered together."""
+"""(Encoded image, question) pairs that are answered together."""
 
 # As transformers' models begin to say that the processor counted on another tower, or on other settings of it.
 _MISMATCH_MESSAGE: Final = "image features and image tokens do not match"
 
 
 class Student:
-    """A loaded model that answers questions about pictures, greedily.
+    """A loaded model that answers questions about images, greedily.
 
     Args:
         model (`str`): a folder or a Hub repository, with its `@revision` or without.
@@ -217,7 +217,7 @@ class Student:
         self._network: Any = network.to(self._device).eval()
 
     def answer(self, pairs: ImageQuestionPairs, *, max_new_tokens: int) -> list[str]:
-        """Return the model's answers to (encoded picture, question) pairs.
+        """Return the model's answers to (encoded image, question) pairs.
 
         Args:
             pairs: answered in one batch, or where that is too much for the memory, in halves of it. Each question is
@@ -225,9 +225,9 @@ class Student:
             max_new_tokens (`int`): where an answer is cut.
 
         Raises:
-            ImageError: a picture cannot be decoded.
+            ImageError: an image cannot be decoded.
             EvaluationError: the memory is too small for a single question, or the processor makes another number of
-                tokens of a picture than the model has features.
+                tokens of an image than the model has features.
         """
         return self._generate_answers(pairs, self._prepare_inputs(pairs), max_new_tokens)
 
@@ -258,7 +258,7 @@ class Student:
         """Return how many tokens each prompt has, but for what is the same in all of them.
 
         Args:
-            questions: what reads the picture, and the question; pictures are read only where their size matters.
+            questions: what reads the image, and the question; images are read only where their size matters.
         """
         texts = self._processor.tokenizer(
             [build_prompt(question) for _, question in questions], add_special_tokens=False

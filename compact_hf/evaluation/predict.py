@@ -85,7 +85,7 @@ def predict(
             each batch.
 
     Raises:
-        EvaluationError: the student cannot answer, or a picture cannot be decoded.
+        EvaluationError: the student cannot answer, or an image cannot be decoded.
     """
     try:
         lengths = student.prompt_lengths([(question.read_image, question.question) for question in questions])
@@ -126,9 +126,9 @@ def remove_part(directory: Path) -> None:
 
 
 def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> list[Question]:
-    """Return the questions so that batches cut from them have little padding and few different pictures.
+    """Return the questions so that batches cut from them have little padding and few different images.
 
-    Picture by picture, that with the longest question first: it is read once for all of them, and where the memory is
+    Image by image, that with the longest question first: it is read once for all of them, and where the memory is
     too small that shows at once.
     """
     longest: dict[str, int] = {}
@@ -160,7 +160,7 @@ def _read_pairs(batch: Sequence[Question]) -> ImageQuestionPairs:
 
 
 def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> EvaluationError:
-    """Return which question's picture it is that cannot be shown."""
+    """Return which question's image it is that cannot be shown."""
     for question in batch:
         try:
             decode_rgb(question.read_image())

@@ -32,13 +32,13 @@ class Question:
     """A question as it is asked, alone, whatever conversation it stood in.
 
     Attributes:
-        id (`str`): unique in its data set.
-        image_id (`str`): which picture it was written about; questions about one picture share it.
+        id (`str`): unique in its dataset.
+        image_id (`str`): which image it was written about; questions about one image share it.
         question (`str`): without the request for a short answer.
         answers (`tuple[str, ...]`): the right ones, at least one; any of them counts, the first is the one shown.
-        k (`int | None`): how many capabilities it needs; None where the data set does not say.
+        k (`int | None`): how many capabilities it needs; None where the dataset does not say.
         capabilities (`tuple[str, ...]`): which.
-        read_image (`Callable[[], bytes]`): gives the encoded picture when its turn has come.
+        read_image (`Callable[[], bytes]`): gives the encoded image when its turn has come.
     """
 
     id: str
@@ -54,13 +54,13 @@ _IMAGE_COLUMNS: Final = ("image", "images")
 
 
 class ImageColumn:
-    """One column of pictures.
+    """One column of images.
 
     Args:
-        rows (`datasets.Dataset`): all rows of the data set, in their order.
-        column (`str | None`): which; by default `image` or `images`, or else the first of pictures.
-        root (`Path | None`): where the paths of a data set of one's own start; None for one from the Hub.
-        dataset_name (`str`): what the data set is called.
+        rows (`datasets.Dataset`): all rows of the dataset, in their order.
+        column (`str | None`): which; by default `image` or `images`, or else the first of images.
+        root (`Path | None`): where the paths of a dataset of one's own start; None for one from the Hub.
+        dataset_name (`str`): what the dataset is called.
 
     Raises:
         EvaluationError: there is no such column.
@@ -77,22 +77,22 @@ class ImageColumn:
                 "say which one it is: --columns image=COLUMN"
             )
         self._root = root
-        # As Arrow a picture is the bytes of its file; as a row it would be decoded.
+        # As Arrow an image is the bytes of its file; as a row it would be decoded.
         self._table = rows.select_columns([column]).with_format("arrow")
         self._column = column
         arrow_column = self._table.data.column(column)
-        # The null mask and the lists' lengths: no picture is read for them.
+        # The null mask and the lists' lengths: no image is read for them.
         is_list = pa.types.is_list(arrow_column.type) or pa.types.is_large_list(arrow_column.type)
         counts = pc.list_value_length(arrow_column) if is_list else pc.is_valid(arrow_column).cast(pa.int32())
         self._counts = pc.fill_null(counts, 0).to_pylist()
 
     def missing_reason(self, index: int) -> str:
-        """Return why a row's picture cannot be asked about, or nothing."""
+        """Return why a row's image cannot be asked about, or nothing."""
         count = self._counts[index]
         return "" if count == 1 else "several pictures" if count else "no picture"
 
     def image_id(self, index: int) -> str:
-        """Return what the row's picture is called: rows that name the same file share it."""
+        """Return what the row's image is called: rows that name the same file share it."""
         import pyarrow as pa
 
         cell = self._cell(index)
@@ -101,7 +101,7 @@ class ImageColumn:
         return str(path) if path else f"row {index}"
 
     def read(self, index: int) -> bytes:
-        """Return the file of a row's picture.
+        """Return the file of a row's image.
 
         Raises:
             ImageError: there is none that may be read.
@@ -117,7 +117,7 @@ class ImageColumn:
             raise ImageError("unreadable file", f"{path}: {error.strerror}") from error
 
     def _cell(self, index: int) -> Any:
-        """Return the picture as Arrow holds it: a struct of bytes and path, or a text."""
+        """Return the image as Arrow holds it: a struct of bytes and path, or a text."""
         import pyarrow as pa
 
         cell = self._table.data.column(self._column)[index]
@@ -163,7 +163,7 @@ _FILE_BUILDERS: Final = {".parquet": "parquet", ".jsonl": "json", ".json": "json
 
 @dataclass(frozen=True, slots=True)
 class RowQuestions:
-    """What a data set asks.
+    """What a dataset asks.
 
     Attributes:
         name (`str`): what it is called: its name, its config and its split.
@@ -179,7 +179,7 @@ class RowQuestions:
 def read_row_questions(
     dataset: str, *, config: str | None, split: str | None, columns: Mapping[str, str] | None
 ) -> RowQuestions:
-    """Read a data set; see `datasets.load_questions` for the arguments and for what is raised."""
+    """Read a dataset; see `datasets.load_questions` for the arguments and for what is raised."""
     if unknown := [name for name in columns or () if name not in FIELDS]:
         raise UsageError(
             f"got the column {unknown[0]!r}; {', '.join(FIELDS)} can be mapped{did_you_mean(unknown[0], FIELDS)}"
@@ -209,7 +209,7 @@ def read_row_questions(
 
 @dataclass(frozen=True, slots=True)
 class _DatasetSource:
-    """What `load_dataset` takes, what to call it, and the folder where a data set of one's own lies."""
+    """What `load_dataset` takes, what to call it, and the folder where a dataset of one's own lies."""
 
     path: str
     name: str

@@ -109,7 +109,7 @@ def select_examples(answers: Sequence[Mapping[str, Prediction]], count: int) -> 
     """Return the ids of at most `count` questions to show, by a rule that nobody's eye has a part in.
 
     Round by round one of each k is taken, by turns one that some models get right, one that none does and one that all
-    do, as far as there are such; of those the one whose id has the smallest hash, if possible of a new picture.
+    do, as far as there are such; of those the one whose id has the smallest hash, if possible of a new image.
     """
     pending: dict[int | None, dict[Outcome, list[Prediction]]] = defaultdict(lambda: {name: [] for name in OUTCOMES})
     for id in sorted(answers[0], key=digest):

@@ -46,7 +46,7 @@ class Evaluation(NotebookSummary):
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
             `compare(predictions of results[i + 1], predictions of results[0])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
-        read_image (`Callable[[str], bytes]`): gives the encoded picture that the question of that id was asked about.
+        read_image (`Callable[[str], bytes]`): gives the encoded image that the question of that id was asked about.
     """
 
     dataset: str
@@ -150,7 +150,7 @@ class EvaluationDirectory:
         """Start a judging in `out`, or go on with the one that is there; nobody else may write to it meanwhile.
 
         Args:
-            settings (`Mapping[str, Any]`): the data set and how it is asked, as JSON values.
+            settings (`Mapping[str, Any]`): the dataset and how it is asked, as JSON values.
 
         Raises:
             SettingsMismatchError: the folder holds a judging with other settings.

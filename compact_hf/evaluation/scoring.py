@@ -104,9 +104,9 @@ class Prediction:
     """A question with the answers that are right and the one the model gave.
 
     Attributes:
-        id (`str`): the question's, unique in its data set.
-        picture (`str`): which picture it was written about; questions about one picture share it.
-        k (`int | None`): how many capabilities it needs; None where the data set does not say.
+        id (`str`): the question's, unique in its dataset.
+        picture (`str`): which image it was written about; questions about one image share it.
+        k (`int | None`): how many capabilities it needs; None where the dataset does not say.
         capabilities (`tuple[str, ...]`): which.
         question (`str`): as it was asked, without the request for a short answer.
         answers (`tuple[str, ...]`): the right ones, not normalised; any of them counts, the first is the one shown.
@@ -146,7 +146,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The scores of one model on one data set; see the module for their JSON.
+    """The scores of one model on one dataset; see the module for their JSON.
 
     Attributes:
         model, dataset (`str`): what they are called.
@@ -265,10 +265,10 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
     Unlike the textbook interval it stays inside 0 to 1 and does not shrink to nothing at 0 or n right.
 
-    It takes the n questions for independent draws. Questions about one picture are not quite that: where a model
-    fails, it tends to fail on all of them. With two or three questions a picture that correlate by 0.1 the true
-    interval is about 5 to 10% wider (the design effect, 1 + (questions a picture - 1) x correlation, under the root).
-    `significance.compare`, which says whether two models differ, draws whole pictures instead.
+    It takes the n questions for independent draws. Questions about one image are not quite that: where a model
+    fails, it tends to fail on all of them. With two or three questions an image that correlate by 0.1 the true
+    interval is about 5 to 10% wider (the design effect, 1 + (questions an image - 1) x correlation, under the root).
+    `significance.compare`, which says whether two models differ, draws whole images instead.
     """
     share = right / n
     spread = _Z95 * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))

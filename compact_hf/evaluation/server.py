@@ -1,7 +1,7 @@
 """Predicting with a model behind a server: `openai:NAME` and questions in, its answers out, judged.
 
 Any server that speaks OpenAI's protocol will do: vLLM, SGLang, llama.cpp's, OpenAI itself. Each question is one request
-with its picture and the same words as for a model that runs here; the engine keeps several in flight, waits where the
+with its image and the same words as for a model that runs here; the engine keeps several in flight, waits where the
 server says so, tries again, and journals every reply: what was answered is never paid for twice.
 """
 
@@ -32,7 +32,7 @@ from compact_hf.runs.runner import Runner
 from compact_hf.teachers.base import EncodedImage, Request
 
 SERVER_PREFIX: Final = "openai:"
-# What a request is taken to cost before any was answered: a picture of 1,024 pixels and a question, a few words.
+# What a request is taken to cost before any was answered: an image of 1,024 pixels and a question, a few words.
 TOKENS_PER_REQUEST: Final = (1_100, 10)
 
 
@@ -121,12 +121,12 @@ async def _iter_pending_images(
 ) -> AsyncGenerator[ImageInfo, None]:
     for key, (first, *_) in by_image.items():
         if key not in finished_ids:
-            # Of a picture the engine knows the id; its size is for those who draw by it.
+            # Of an image the engine knows the id; its size is for those who draw by it.
             yield ImageInfo(image_id=key, ref=first.image_id, width=0, height=0, image_source="")
 
 
 def _process(questions: Sequence[Question]) -> Process:
-    """Ask all questions about one picture."""
+    """Ask all questions about one image."""
     first = questions[0]
     encoded_image = EncodedImage(first.read_image, ref=first.image_id, max_edge=MAX_EDGE)
     requests = []

@@ -1,4 +1,4 @@
-"""A base and its adapter side by side: a picture and a question in, both answers out, token by token.
+"""A base and its adapter side by side: an image and a question in, both answers out, token by token.
 
 One network serves both: the base is the network with its adapter switched off, so the memory is that of one model.
 """
@@ -90,7 +90,7 @@ class SideBySide:
             max_new_tokens (`int`), seconds (`float`): where an answer is cut, each counted from the start.
 
         Raises:
-            ImageError: the picture cannot be decoded.
+            ImageError: the image cannot be decoded.
             EvaluationError: the memory is too small.
         """
         import torch
@@ -103,7 +103,7 @@ class SideBySide:
                 for side, writer in zip(self.sides, writers, strict=True):
                     if writer.answer.finish_reason:
                         continue
-                    # The first token comes in any case: it is what loading a picture was for.
+                    # The first token comes in any case: it is what loading an image was for.
                     if writer.tokens and time.monotonic() > deadline:
                         writer.answer = Answer(writer.answer.text, "time")
                     else:
@@ -136,7 +136,7 @@ class _AnswerWriter:
             outputs = self._network(**self._next_inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         token = outputs.logits[:, -1].argmax(-1, keepdim=True)
         self._cache = outputs.past_key_values
-        # The picture is in the cache by now; its pixels are given once.
+        # The image is in the cache by now; its pixels are given once.
         mask = self._next_inputs["attention_mask"]
         self._next_inputs = {"input_ids": token, "attention_mask": torch.cat([mask, mask.new_ones(1, 1)], dim=1)}
         self.tokens.append(int(token))

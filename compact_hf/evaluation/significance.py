@@ -49,10 +49,10 @@ class Comparison:
 def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Comparison:
     """Compare two models that were asked the same questions, in whatever order.
 
-    The interval is that of the paired percentile bootstrap, 10,000 times from a fixed seed. Whole pictures are drawn,
-    because a model that misreads one tends to miss all of its questions. With one picture it is -1 to 1: nothing is
+    The interval is that of the paired percentile bootstrap, 10,000 times from a fixed seed. Whole images are drawn,
+    because a model that misreads one tends to miss all of its questions. With one image it is -1 to 1: nothing is
     known of others. McNemar's p takes the questions for independent; where it and the interval disagree on few
-    pictures with many questions each, trust the interval.
+    images with many questions each, trust the interval.
 
     Args:
         first, second (`Sequence[Prediction]`): of each model, judged by the same rule.
@@ -135,12 +135,12 @@ def _question_key(prediction: Prediction) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _bootstrap(image_totals: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """Return the 95% interval of the mean difference from each picture's (sum of differences, questions)."""
+    """Return the 95% interval of the mean difference from each image's (sum of differences, questions)."""
     import numpy as np
 
     if len(image_totals) < 2:
         return -1.0, 1.0
-    # Pictures with the same figures are alike to the bootstrap: drawing how often each kind comes is drawing them.
+    # Images with the same figures are alike to the bootstrap: drawing how often each kind comes is drawing them.
     unique_totals, counts = np.unique(np.array(image_totals), axis=0, return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(len(image_totals), counts / len(image_totals), size=RESAMPLES)
     differences = (draws @ unique_totals[:, 0]) / (draws @ unique_totals[:, 1])

@@ -1,7 +1,7 @@
 """A repository at one revision as a folder on this machine: in goes its name, out comes where its files lie.
 
 They lie in the cache of the Hub's client, where `load_dataset` and `from_pretrained` look too: what is there is not
-fetched again, and a download that broke off goes on. It knows no data set.
+fetched again, and a download that broke off goes on. It knows no dataset.
 """
 
 from __future__ import annotations

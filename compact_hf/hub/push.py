@@ -2,7 +2,7 @@
 
 Files are uploaded into a pull request, compared there with the folder by size and hash, and only then merged and
 tagged: a reader of main or of a tag never sees half of it. Every step looks first at what is there already, so the
-same call goes on after an interruption, in the pull request that it had opened. It knows no data set.
+same call goes on after an interruption, in the pull request that it had opened. It knows no dataset.
 
 The token is HF_TOKEN's or that of `hf auth login`; the client's progress bars follow HF_HUB_DISABLE_PROGRESS_BARS.
 """

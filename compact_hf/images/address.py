@@ -1,4 +1,4 @@
-"""Where a data set lies, in one line of text: on the Hub at a revision, or in a folder; and which of its rows."""
+"""Where a dataset lies, in one line of text: on the Hub at a revision, or in a folder; and which of its rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDRESS_SYNTAX: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which rows of which data set.
+    """Which rows of which dataset.
 
     Attributes:
         path (`str`): `org/name`, or the absolute path of a folder.

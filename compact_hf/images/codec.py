@@ -17,9 +17,9 @@ from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.containers import ImageFormat, StrippedImage, strip
 
 MAX_PIXELS: Final = 100_000_000
-"""Largest picture that is decoded; it takes 300 MB. More is a decompression bomb or no use to a 1024-pixel teacher."""
+"""Largest image that is decoded; it takes 300 MB. More is a decompression bomb or no use to a 1024-pixel teacher."""
 
-# Called directly: Image.open would try forty formats, and warn of large pictures instead of leaving that to us.
+# Called directly: Image.open would try forty formats, and warn of large images instead of leaving that to us.
 _DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -47,7 +47,7 @@ _TRANSPOSES: Final = {
 
 
 class ImageError(SourceError):
-    """These bytes cannot be shown as a picture.
+    """These bytes cannot be shown as an image.
 
     Attributes:
         reason (`str`): `empty file`, `not a picture`, `corrupt picture` or `too many pixels`.
@@ -61,7 +61,7 @@ class ImageError(SourceError):
 
 
 def strip_metadata(data: bytes) -> StrippedImage:
-    """Return the picture file without its metadata.
+    """Return the image file without its metadata.
 
     Raises:
         ImageError: `empty file` or `not a picture`.
@@ -75,7 +75,7 @@ def strip_metadata(data: bytes) -> StrippedImage:
 
 
 def open_header(file: StrippedImage) -> ImageFile.ImageFile:
-    """Return the picture with its size known and its pixels not yet decoded, orientation not yet applied.
+    """Return the image with its size known and its pixels not yet decoded, orientation not yet applied.
 
     Raises:
         ImageError: `corrupt picture` or `too many pixels`.
@@ -134,11 +134,11 @@ _MAX_BYTES_PER_PIXEL: Final = 0.5
 
 
 MAX_EDGE: Final = 1024
-"""Pixels on the longer edge of a picture that is sent, unless told otherwise."""
+"""Pixels on the longer edge of an image that is sent, unless told otherwise."""
 
 
 def check_max_edge(max_edge: int) -> int:
-    """Return a size for pictures that are sent, if it is one.
+    """Return a size for images that are sent, if it is one.
 
     Raises:
         UsageError: it is not at least one pixel.
@@ -149,23 +149,23 @@ def check_max_edge(max_edge: int) -> int:
 
 
 def encode_for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
-    """Return the picture as a JPEG without metadata, upright, transparency on white.
+    """Return the image as a JPEG without metadata, upright, transparency on white.
 
     A JPEG that is all that already, and light, stays as it is: nothing is lost, and nothing has to be decoded.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
-        max_edge (`int`, *optional*, defaults to 1024): pixels that the longer edge has at most; smaller pictures
+        max_edge (`int`, *optional*, defaults to 1024): pixels that the longer edge has at most; smaller images
             keep their size.
 
     Raises:
-        ImageError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no image, or cannot be decoded.
     """
     file = strip_metadata(data)
     if _is_sendable(file, max_edge):
         return file.data
     image = flatten_on_white(decode(file, target_edge=max_edge))
-    # As sharp as bicubic where pictures get smaller, in less time: of a photograph this is half of the work.
+    # As sharp as bicubic where images get smaller, in less time: of a photograph this is half of the work.
     image.thumbnail((max_edge, max_edge), Image.Resampling.HAMMING)
     out = BytesIO()
     image.save(out, format="JPEG", quality=_TEACHER_QUALITY)
@@ -181,7 +181,7 @@ def _is_sendable(file: StrippedImage, max_edge: int) -> bool:
 
 
 def flatten_on_white(image: Image.Image) -> Image.Image:
-    """Return the picture as RGB, what is transparent in it as white."""
+    """Return the image as RGB, what is transparent in it as white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -195,9 +195,9 @@ _MAX_WEBP_EDGE: Final = 16383
 
 
 def clean_image(data: bytes) -> bytes:
-    """Return the same picture without EXIF, XMP, IPTC, comments, thumbnails and whatever follows its end.
+    """Return the same image without EXIF, XMP, IPTC, comments, thumbnails and whatever follows its end.
 
-    The compressed pixels stay untouched wherever they can. The picture is decoded and written anew, in the same
+    The compressed pixels stay untouched wherever they can. The image is decoded and written anew, in the same
     format, only where it has to be: turned the right way up (EXIF orientation), the first frame of an animation,
     sixteen-bit grey (as eight-bit grey), a file without a proper end; and a GIF becomes a PNG, as does the rare
     animation that is larger than a still WebP can be. The same bytes in give the same bytes out, and cleaning twice
@@ -207,7 +207,7 @@ def clean_image(data: bytes) -> bytes:
         data (`bytes`): a JPEG, PNG, WebP or GIF file; `inspect_image` has found that it decodes.
 
     Raises:
-        ImageError: the bytes are no picture, or it has to be decoded and cannot be.
+        ImageError: the bytes are no image, or it has to be decoded and cannot be.
     """
     file = strip_metadata(data)
     if file.is_complete and file.orientation == 1:

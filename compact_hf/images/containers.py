@@ -1,4 +1,4 @@
-"""Picture files as bytes: in goes a JPEG, PNG, WebP or GIF file, out comes the same picture without metadata.
+"""Image files as bytes: in goes a JPEG, PNG, WebP or GIF file, out comes the same image without metadata.
 
 Nothing is decoded here. The file is walked segment by segment, what a decoder needs is copied byte for byte, and the
 rest (EXIF, XMP, IPTC, comments, thumbnails, further frames, whatever stands behind the end) is left out. Decoders
@@ -37,13 +37,13 @@ _ORIENTATION_TAG: Final = 0x0112
 
 @dataclass(frozen=True, slots=True)
 class StrippedImage:
-    """A picture file without its metadata.
+    """An image file without its metadata.
 
     Attributes:
         format (`str`): what it is by its first bytes, whatever its name says.
         data (`bytes`): the file without metadata.
         orientation (`int`): EXIF orientation the file asked for, 1 to 8; `data` does not say it any more.
-        is_complete (`bool`): `data` ends as it should and is one still picture that every reader shows alike, so that
+        is_complete (`bool`): `data` ends as it should and is one still image that every reader shows alike, so that
             it may be published as it stands.
     """
 
@@ -54,7 +54,7 @@ class StrippedImage:
 
 
 def strip(data: bytes) -> StrippedImage | None:
-    """Return the picture file without its metadata, or None where `data` starts like no picture we know."""
+    """Return the image file without its metadata, or None where `data` starts like no image we know."""
     if data.startswith(_JPEG_START):
         return _strip_jpeg(data)
     if data.startswith(_PNG_START):

@@ -32,14 +32,14 @@ ANSWER_COLUMNS: Final = ("answer", "answers")
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question of a data set and its answer; either may be empty, the answer where the data set has none."""
+    """A question of a dataset and its answer; either may be empty, the answer where the dataset has none."""
 
     question: str
     answer: str
 
 
 def detect_row_format(columns: Collection[str]) -> RowFormat | None:
-    """Return the shape that a data set with these columns has, None where it has no questions."""
+    """Return the shape that a dataset with these columns has, None where it has no questions."""
     return next((row_format for row_format in ROW_FORMATS if row_format in columns), None)
 
 

@@ -1,4 +1,4 @@
-"""A folder of pictures as a source: in goes its path, out come references relative to it, and files' bytes."""
+"""A folder of images as a source: in goes its path, out come references relative to it, and files' bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Final
 from compact_hf.errors import SourceError
 
 EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Endings, in lower case, of the files that count as pictures; what they really are shows when they are looked at."""
+"""Endings, in lower case, of the files that count as images; what they really are shows when they are looked at."""
 
 MAX_BYTES: Final = 256 * 2**20
-"""Largest file that is read: a picture of 100 megapixels is smaller, unless it is not one."""
+"""Largest file that is read: an image of 100 megapixels is smaller, unless it is not one."""
 
 
 class ImageFolder:
@@ -38,10 +38,10 @@ class ImageFolder:
         self._name = self._root.name or "folder"
 
     def refs(self) -> Iterator[str]:
-        """Yield the pictures' paths relative to the folder, with forward slashes, sorted.
+        """Yield the images' paths relative to the folder, with forward slashes, sorted.
 
         Raises:
-            SourceError: a folder cannot be listed, a name cannot be written down, or there are no pictures.
+            SourceError: a folder cannot be listed, a name cannot be written down, or there are no images.
         """
         image_refs: list[str] = []
         other_extensions: Counter[str] = Counter()

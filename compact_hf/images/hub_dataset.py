@@ -1,9 +1,9 @@
-"""A data set of `datasets`, on the Hub or in a folder, as a source of pictures.
+"""A dataset of `datasets`, on the Hub or in a folder, as a source of images.
 
 In: `hf://datasets/org/name@revision[/config]`, or a folder that `load_dataset` takes. Out: references `SPLIT/ROW`
-(`SPLIT/ROW/PLACE` where a row has a list of pictures), and pictures' bytes as they lie there.
+(`SPLIT/ROW/PLACE` where a row has a list of images), and images' bytes as they lie there.
 
-A repository is read at one commit. Of Parquet files, which most are, a row group is fetched when one of its pictures is
+A repository is read at one commit. Of Parquet files, which most are, a row group is fetched when one of its images is
 asked for (parquet.py); anything else has no n-th row, and `datasets` loads all of it first. `?split=NAME` leaves the
 other splits where they are, `?files=data/train-0000*.parquet` takes some files only.
 """
@@ -38,21 +38,21 @@ _ORIGIN_COLUMNS: Final = ("image_source", "image_license")
 
 
 class DatasetSource:
-    """The pictures of a data set.
+    """The images of a dataset.
 
     Args:
         address (`Address`): which; a repository's revision is taken at the commit that it stands for now.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
 
     Attributes:
         splits (`Mapping[str, Rows]`): split -> its rows, in the order of their names.
         features (`datasets.Features`): all columns.
-        columns (`tuple[str, ...]`): those of them that are read: pictures, their origin, questions.
-        image_column (`str`): the one that holds the pictures: `images`, `image`, or the first of that kind.
-        is_list_column (`bool`): it holds a list of pictures in each row.
+        columns (`tuple[str, ...]`): those of them that are read: images, their origin, questions.
+        image_column (`str`): the one that holds the images: `images`, `image`, or the first of that kind.
+        is_list_column (`bool`): it holds a list of images in each row.
 
     Raises:
-        SourceError: there is no such data set, it cannot be read, or it has no column of pictures.
+        SourceError: there is no such dataset, it cannot be read, or it has no column of images.
     """
 
     def __init__(self, address: Address, *, on_wait: Callable[[str], None] = lambda line: None) -> None:
@@ -77,7 +77,7 @@ class DatasetSource:
         self._stamp = address.revision if address.on_hub else _hash_files(Path(address.path))
 
     def refs(self) -> Iterator[str]:
-        """Yield a reference for every picture, split by split, in the order of the rows."""
+        """Yield a reference for every image, split by split, in the order of the rows."""
         for split, rows in self.splits.items():
             if self.is_list_column:
                 for index, count in enumerate(rows.iter_lengths(self.image_column)):
@@ -86,13 +86,13 @@ class DatasetSource:
                 yield from (f"{split}/{index}" for index in range(len(rows)))
 
     def block(self, ref: str) -> str:
-        """Return the row group in which the picture comes, or `ref` where it is here."""
+        """Return the row group in which the image comes, or `ref` where it is here."""
         location = self._parse_ref(ref)
         block = None if location is None else self.splits[location[0]].block(location[1])
         return ref if location is None or block is None else f"{location[0]} {block}"
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """Return what the row says, as a release's does, else the data set's name and the licence in its card."""
+        """Return what the row says, as a release's does, else the dataset's name and the licence in its card."""
         location = self._parse_ref(ref)
         source, license = (
             str(self.splits[location[0]].cell(location[1], name) or "")
@@ -113,10 +113,10 @@ class DatasetSource:
         return self._stamp if self._parse_ref(ref) else ""
 
     def read(self, ref: str) -> bytes:
-        """Return the picture file's bytes.
+        """Return the image file's bytes.
 
         Raises:
-            OSError: there is no such row, or no picture in it.
+            OSError: there is no such row, or no image in it.
             SourceError: it has to be fetched and cannot be.
         """
         location = self._parse_ref(ref)
@@ -129,10 +129,10 @@ class DatasetSource:
         return self.read_bytes(value, ref)
 
     def read_bytes(self, image: dict[str, Any] | None, ref: str) -> bytes:
-        """Return the file of a picture as Arrow holds it: its bytes, or the path of a file.
+        """Return the file of an image as Arrow holds it: its bytes, or the path of a file.
 
         Raises:
-            OSError: it holds neither, or the file cannot be read or is none of the data set's.
+            OSError: it holds neither, or the file cannot be read or is none of the dataset's.
         """
         if image and image["bytes"]:
             data: bytes = image["bytes"]
@@ -162,9 +162,9 @@ def _select_splits(splits: Mapping[str, Any], address: Address) -> list[str]:
 
 
 def _columns_to_read(image_column: str, features: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns that anything here reads: beside pictures the others are small, so that none has to be fetched later.
+    """The columns that anything here reads: beside images the others are small, so that none has to be fetched later.
 
-    Other pictures are not: masks and depths are as large again.
+    Other images are not: masks and depths are as large again.
     """
     row_format = detect_row_format(features)
     text_columns = question_columns(row_format, features) if row_format is not None else []
@@ -211,7 +211,7 @@ def _find_image_column(features: Any, address: Address) -> tuple[str, bool]:
 
 
 def _allowed_roots(address: Address) -> Iterator[Path]:
-    """The folders in which a data set's files lie."""
+    """The folders in which a dataset's files lie."""
     from datasets import config
     from huggingface_hub import constants
 

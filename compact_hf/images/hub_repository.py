@@ -115,7 +115,7 @@ def progress_bars_on_terminal() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ParquetListing:
-    """What a data set of Parquet files consists of.
+    """What a dataset of Parquet files consists of.
 
     Attributes:
         features (`datasets.Features`): its columns.

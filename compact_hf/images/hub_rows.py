@@ -34,7 +34,7 @@ BATCH_ROWS: Final = 64
 
 
 class Rows(Protocol):
-    """Rows by their number from 0, values as Arrow holds them: a picture is `{bytes, path}`, never decoded."""
+    """Rows by their number from 0, values as Arrow holds them: an image is `{bytes, path}`, never decoded."""
 
     def __len__(self) -> int: ...
 
@@ -100,7 +100,7 @@ class HubParquetFile:
 
     Args:
         url (`str`): `hf://datasets/org/name@COMMIT/path`.
-        address (`Address`): of the data set, for errors and the place in the cache.
+        address (`Address`): of the dataset, for errors and the place in the cache.
         features (`datasets.Features`): the columns that are wanted.
         fs (`huggingface_hub.HfFileSystem`): where to read.
     """
@@ -186,11 +186,11 @@ class HubParquetFile:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False, buffer_size=_REQUEST_BYTES)
             # One column after the other, as they share the file.
             for batch in parquet.iter_batches(rows, [group], columns=list(self._features), use_threads=False):
-                # As `datasets` does: files of one data set may differ in how they write the same columns.
+                # As `datasets` does: files of one dataset may differ in how they write the same columns.
                 writer.write_table(table_cast(pa.Table.from_batches([batch]), schema))
 
     def _read_group_lengths(self, group: int, column: str) -> list[int]:
-        """A footer tells where there is one picture in each row; elsewhere the shortest leaf does, never pictures."""
+        """A footer tells where there is one image in each row; elsewhere the shortest leaf does, never images."""
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Looking at a picture once: in goes a source and a reference, out comes a Picture, or a Reject with its reason."""
+"""Looking at an image once: in goes a source and a reference, out comes a Image, or a Reject with its reason."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _ROTATED_ORIENTATIONS: Final = (5, 6, 7, 8)
 
 
 def compute_image_id(data: bytes) -> str:
-    """Return the id of a picture file: the first 32 hex digits of the SHA-256 of its bytes."""
+    """Return the id of an image file: the first 32 hex digits of the SHA-256 of its bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
-    """Read and decode a picture, and say what it is.
+    """Read and decode an image, and say what it is.
 
     It is decoded to its last byte, so that a file that was cut shows here and not after it was paid for. Width and
     height are as people see it, EXIF orientation applied; of an animation the first frame counts.
 
     Args:
-        source (`ImageSource`): where the picture comes from.
+        source (`ImageSource`): where the image comes from.
         ref (`str`): one of `source.refs()`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pictures that look alike: in goes a picture file, out comes 64 bits that copies share but for a few; and groups.
+"""Images that look alike: in goes an image file, out comes 64 bits that copies share but for a few; and groups.
 
 The hash is that of the low frequencies (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
 2010, section 3.2): 32 x 32 grey pixels, their discrete cosine transform, and whether each of the 64 lowest frequencies
@@ -22,7 +22,7 @@ from compact_hf.images.codec import decode, flatten_on_white, strip_metadata
 
 HASH_BITS: Final = 64
 MAX_DISTANCE: Final = 10
-"""Bits in which hashes may differ at most; beyond it pictures meet that have nothing in common."""
+"""Bits in which hashes may differ at most; beyond it images meet that have nothing in common."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -34,13 +34,13 @@ _CHUNK_ROWS: Final = 256  # rows of a table of distances that are in memory at o
 
 
 def perceptual_hash(data: bytes) -> int | None:
-    """Return 64 bits that say what a picture looks like, None where it is all of one colour and looks like nothing.
+    """Return 64 bits that say what an image looks like, None where it is all of one colour and looks like nothing.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
 
     Raises:
-        ImageError: the bytes are no picture, or cannot be decoded.
+        ImageError: the bytes are no image, or cannot be decoded.
     """
     gray = flatten_on_white(decode(strip_metadata(data), target_edge=4 * _DCT_SIZE)).convert("L")
     pixels = np.asarray(gray.resize((_DCT_SIZE, _DCT_SIZE), Image.Resampling.BOX), dtype=np.int64)

@@ -1,8 +1,8 @@
-"""What a data set asks about its pictures: pictures as a source, and each one's rows with their questions.
+"""What a dataset asks about its images: images as a source, and each one's rows with their questions.
 
-In: a data set of `datasets` (hub_dataset.py), or a file in LLaVA's format (conversations.py) with the source of its
-pictures. Out: every different picture once, with all rows that ask about it, however they are scattered; and the rows
-that have no one picture. The rows are read once, when the data set is opened, into a temporary SQLite file, so that
+In: a dataset of `datasets` (hub_dataset.py), or a file in LLaVA's format (conversations.py) with the source of its
+images. Out: every different image once, with all rows that ask about it, however they are scattered; and the rows
+that have no one image. The rows are read once, when the dataset is opened, into a temporary SQLite file, so that
 memory does not grow with them.
 """
 
@@ -44,11 +44,11 @@ CREATE TABLE without (ref TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NO
 
 @dataclass(frozen=True, slots=True)
 class QuestionRow:
-    """One row of a data set.
+    """One row of a dataset.
 
     Attributes:
         location (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
-        id (`str`): what the data set calls it, empty where it has no names.
+        id (`str`): what the dataset calls it, empty where it has no names.
         exchanges (`tuple[Exchange, ...]`): empty where `defect` says why.
         defect (`str`): why it cannot be read, or empty; a reason and what was got.
     """
@@ -60,17 +60,17 @@ class QuestionRow:
 
 
 class Located(NamedTuple):
-    """A row's one picture: what tells it from others, and its reference."""
+    """A row's one image: what tells it from others, and its reference."""
 
     key: str
     ref: str
 
 
 class VqaSource:
-    """The different pictures of a data set, with what it asks about each of them; a `ImageSource`.
+    """The different images of a dataset, with what it asks about each of them; a `ImageSource`.
 
     Attributes:
-        identity (`str`): that of the pictures' own source.
+        identity (`str`): that of the images' own source.
         content_hash (`str`): 16 hex digits, the hash of all rows; the same rows in the same order give the same.
         num_rows (`int`): how many there are in all.
     """
@@ -92,10 +92,10 @@ class VqaSource:
         self.content_hash = hasher.hexdigest()[:16]
 
     def refs(self) -> Iterator[str]:
-        """Yield every picture once, and every row without a picture, so that a look at it says so; sorted.
+        """Yield every image once, and every row without an image, so that a look at it says so; sorted.
 
         Raises:
-            SourceError: no row has a picture.
+            SourceError: no row has an image.
         """
         if not self._db.execute("SELECT count(*) FROM pictures").fetchone()[0]:
             raise SourceError(f"none of the {self.num_rows} rows of {self.identity} has one picture; give other rows")
@@ -118,14 +118,14 @@ class VqaSource:
         """See `ImageSource.read`.
 
         Raises:
-            ImageError: the row has no picture, or several.
+            ImageError: the row has no image, or several.
         """
         for reason, detail in self._db.execute("SELECT reason, detail FROM without WHERE ref = ?", (ref,)):
             raise ImageError(reason, detail)
         return self._source.read(ref)
 
     def read_rows(self, ref: str) -> tuple[QuestionRow, ...]:
-        """Return the rows that ask about the picture, in their order."""
+        """Return the rows that ask about the image, in their order."""
         bodies = self._db.execute(
             "SELECT body FROM asked WHERE key = (SELECT key FROM pictures WHERE ref = ?) ORDER BY number", (ref,)
         )
@@ -140,7 +140,7 @@ class VqaSource:
 
 
 def read_dataset_questions(source: DatasetSource) -> VqaSource:
-    """Return a data set's pictures with its questions. Pictures are told apart by their bytes, all of which are read.
+    """Return a dataset's images with its questions. Images are told apart by their bytes, all of which are read.
 
     Raises:
         SourceError: it has no column of questions.
@@ -155,7 +155,7 @@ def read_dataset_questions(source: DatasetSource) -> VqaSource:
 
 
 def read_llava_questions(file: Path, source: ImageSource) -> VqaSource:
-    """Return a LLaVA file's pictures with its questions. Pictures are told apart by their paths, and not read.
+    """Return a LLaVA file's images with its questions. Images are told apart by their paths, and not read.
 
     Args:
         file (`Path`): a JSON list in LLaVA's format.

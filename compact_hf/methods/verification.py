@@ -92,7 +92,7 @@ def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tup
 
 
 def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
-    """Return for each turn the answer that was found without the picture where it is the turn's, else nothing.
+    """Return for each turn the answer that was found without the image where it is the turn's, else nothing.
 
     No answer at all is a question that cannot be answered blindly: it passes (strict presets).
     """
@@ -110,7 +110,7 @@ def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
 
 
 QUESTIONS_PER_REQUEST: Final = 8
-"""Questions judged in one request: they share one upload of the picture, and one bad reply costs no more than these."""
+"""Questions judged in one request: they share one upload of the image, and one bad reply costs no more than these."""
 
 
 def request_verdicts(
@@ -187,8 +187,8 @@ def make_request(
     schema: type[BaseModel],
     subject: Task | tuple[str, ...],
 ) -> Request:
-    """Return a request whose key is that of its prompt about its picture."""
-    # The run's identity fixes teacher, model and picture size; within a run the prompt about a picture is all there is.
+    """Return a request whose key is that of its prompt about its image."""
+    # The run's identity fixes teacher, model and image size; within a run the prompt about an image is all there is.
     return Request(digest(role, image_id, prompt), role, image_id, encoded_image, prompt, schema, subject)
 
 

@@ -65,7 +65,7 @@ class AblationReport:
     """What one page tells.
 
     Attributes:
-        dataset (`str`): what all models were asked, about `images` pictures.
+        dataset (`str`): what all models were asked, about `images` images.
         base, recipe (`str`): what all were tuned from, and how.
         seeds (`tuple[int, ...]`): one model each for every variant.
         baseline (`str`): the variant that the others are compared with.

@@ -1,4 +1,4 @@
-"""A data set's questions, or two data sets' beside each other, told on one page: in goes `AnalysisPage`, out HTML.
+"""A dataset's questions, or two datasets' beside each other, told on one page: in goes `AnalysisPage`, out HTML.
 
 No network, no script; light and dark by the reader's setting; legible on a phone and on paper. `compact analyze --out`
 leaves it as analysis.html.
@@ -63,7 +63,7 @@ class AnalysisPage:
     Attributes:
         title (`str`): its heading.
         lead (`str`): one or two sentences: what was analyzed.
-        facts (`tuple[Fact, ...]`): of one data set: the few figures to see first.
+        facts (`tuple[Fact, ...]`): of one dataset: the few figures to see first.
         summary_table (`Table | None`): of two: the same figures side by side.
         findings (`tuple[Findings, ...]`): what stands out, in sentences.
         sections (`Sequence[Section]`): the rest.

@@ -32,7 +32,7 @@ _LABEL_WIDTH: Final = 84
 
 
 def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
-    """Return the pictures with their questions as one PNG file, `columns` side by side."""
+    """Return the images with their questions as one PNG file, `columns` side by side."""
     from PIL import Image
 
     cards = [_draw_card(item) for item in items]
@@ -53,7 +53,7 @@ def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
 
 
 def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes:
-    """Return one picture and, from top to bottom beside it, questions about it with their k, as one PNG file."""
+    """Return one image and, from top to bottom beside it, questions about it with their k, as one PNG file."""
     from PIL import Image, ImageDraw, ImageOps
 
     resized = ImageOps.contain(upright_rgb(image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
@@ -73,7 +73,7 @@ def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes
 
 
 def _draw_card(item: SheetItem) -> PillowImage.Image:
-    """Draw one picture with its k and what is written about it; the height is what the words need."""
+    """Draw one image with its k and what is written about it; the height is what the words need."""
     from PIL import Image, ImageDraw, ImageOps
 
     image = ImageOps.contain(upright_rgb(item.image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
@@ -157,7 +157,7 @@ T = TypeVar("T", bound=HasK)
 
 @dataclass(frozen=True, slots=True)
 class SheetItem:
-    """A picture as the contact sheet shows it.
+    """An image as the contact sheet shows it.
 
     Attributes:
         image (`bytes`): the encoded file.
@@ -174,7 +174,7 @@ class SheetItem:
     rejects: tuple[Reject, ...] = ()
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is written below the picture, in order."""
+        """Yield what is written below the image, in order."""
         for turn in self.turns:
             names = ", ".join(map(get_label, turn.verified_capabilities)) or "nothing"
             is_different = set(turn.verified_capabilities) != set(turn.capabilities)
@@ -205,7 +205,7 @@ class Entry:
 
 
 def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
-    """Return at most `count` pictures, as evenly over k as there are, the first of each k, ordered by k."""
+    """Return at most `count` images, as evenly over k as there are, the first of each k, ordered by k."""
     by_k: dict[int, list[T]] = {}
     for item in items:
         by_k.setdefault(item.k, []).append(item)
@@ -219,9 +219,9 @@ def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
 
 
 def render_fragment(items: Sequence[SheetItem]) -> str:
-    """Return the pictures as HTML, one section per k. The page around it is laid out by layout.html.jinja.
+    """Return the images as HTML, one section per k. The page around it is laid out by layout.html.jinja.
 
-    Everything written by a teacher is escaped. Pictures are WebP data URLs, at most 400 pixels on a side.
+    Everything written by a teacher is escaped. Images are WebP data URLs, at most 400 pixels on a side.
     """
     from compact_hf.reports.theme import jinja_environment
 
@@ -230,7 +230,7 @@ def render_fragment(items: Sequence[SheetItem]) -> str:
 
 
 def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str]) -> str:
-    """Return the pictures as one HTML document that needs nothing beside it: no network, no script, no other file.
+    """Return the images as one HTML document that needs nothing beside it: no network, no script, no other file.
 
     Args:
         title (`str`): the heading.
@@ -243,7 +243,7 @@ def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str
 
 
 def thumbnail(image: bytes) -> dict[str, Any]:
-    """Return `url` (a data URL), `width` and `height` in pixels of a picture, made small."""
+    """Return `url` (a data URL), `width` and `height` in pixels of an image, made small."""
     from PIL import Image
 
     small = upright_rgb(image)
@@ -255,7 +255,7 @@ def thumbnail(image: bytes) -> dict[str, Any]:
 
 
 def upright_rgb(image: bytes) -> PillowImage.Image:
-    """Return the picture the right way up, what is transparent on white paper."""
+    """Return the image the right way up, what is transparent on white paper."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(image)) as source:

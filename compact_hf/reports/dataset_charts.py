@@ -50,7 +50,7 @@ _MAX_LABEL_CHARS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A data set's numbers: `label`, and what is drawn for each name; a name that is missing counts as 0."""
+    """A dataset's numbers: `label`, and what is drawn for each name; a name that is missing counts as 0."""
 
     label: str
     values: Mapping[str, float]
@@ -67,7 +67,7 @@ def plot_bars(
     format_value: Callable[[float], str] = "{:.1%}".format,
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Plot:
-    """Draw a bar for each name, and beside it the other data set's, where there are two.
+    """Draw a bar for each name, and beside it the other dataset's, where there are two.
 
     Args:
         series: one or two.
@@ -75,7 +75,7 @@ def plot_bars(
         name: unique on the page.
         title: in a few words.
         row_header: what the names are, the head of the table's first column.
-        value_header: what the numbers are, the head of the table's column where there is one data set; its label by
+        value_header: what the numbers are, the head of the table's column where there is one dataset; its label by
             default.
         format_value: writes a number.
         notes: column's head -> what else stands in the table for each name.
@@ -108,9 +108,9 @@ def plot_bars(
 
 
 def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, title: str) -> Plot:
-    """Draw how many words texts have: of each data set its label, and number of words -> texts; there must be some.
+    """Draw how many words texts have: of each dataset its label, and number of words -> texts; there must be some.
 
-    The axis ends where all data sets have shown 99% of their texts; the table's last line holds the rest.
+    The axis ends where all datasets have shown 99% of their texts; the table's last line holds the rest.
     """
     end = max(_quantile(counts, 0.99) for _, counts in series) + 1
     width = max(1, ceil(end / _MAX_BINS))

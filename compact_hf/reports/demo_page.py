@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSection:
-    """The data set that was written: its facts (rows by config, files, size) and how to load it."""
+    """The dataset that was written: its facts (rows by config, files, size) and how to load it."""
 
     facts: tuple[Fact, ...]
     example: Example

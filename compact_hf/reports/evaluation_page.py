@@ -1,4 +1,4 @@
-"""How models answer one data set's questions, on one page: `EvaluationReport` in, one self-contained HTML file out.
+"""How models answer one dataset's questions, on one page: `EvaluationReport` in, one self-contained HTML file out.
 
 No network, no script; light and dark by the reader's setting; legible on a phone and on paper. `compact evaluate`
 leaves it as report.html.
@@ -46,7 +46,7 @@ class ModelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """One question with its picture and every model's answer.
+    """One question with its image and every model's answer.
 
     Attributes:
         image (`bytes`): the encoded file.
@@ -81,10 +81,10 @@ class EvaluationReport:
 
     Attributes:
         dataset (`str`): what the questions are called.
-        facts (`tuple[Fact, ...]`): about the questions: how many, of which k, about how many pictures.
+        facts (`tuple[Fact, ...]`): about the questions: how many, of which k, about how many images.
         models (`tuple[str, ...]`): their names in the order of every score's `by_model`; any number.
         overall (`ScoreRow`): all questions together.
-        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted; empty where the data set does not say.
+        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted; empty where the dataset does not say.
         by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
         comparisons (`tuple[ModelDifference, ...]`): of the models, two by two.
         examples (`Sequence[AnsweredQuestion]`): shown as they come, by outcome.

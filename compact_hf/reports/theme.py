@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def jinja_environment() -> Environment:
     """Return the Jinja environment of this folder's templates.
 
-    Autoescape is on for every template: questions and answers come from teachers, which read pictures from
+    Autoescape is on for every template: questions and answers come from teachers, which read images from
     anywhere. A name that a template misses is an error, not an empty place.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined

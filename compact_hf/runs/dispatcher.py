@@ -21,20 +21,20 @@ from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
 
 
 class RequestAbandoned(Exception):
-    """A request that will not be answered in this session; its picture stays unfinished."""
+    """A request that will not be answered in this session; its image stays unfinished."""
 
 
 class RunState:
     """The state of one run.
 
     Args:
-        max_active (`int`): pictures that may be in hand at the same time.
+        max_active (`int`): images that may be in hand at the same time.
         stop (`asyncio.Event`): once set, nothing new is sent.
 
     Attributes:
-        active (`int`): pictures in hand.
-        runnable (`int`): pictures and requests that do not wait for a reply.
-        is_exhausted (`bool`): there are no further pictures.
+        active (`int`): images in hand.
+        runnable (`int`): images and requests that do not wait for a reply.
+        is_exhausted (`bool`): there are no further images.
         is_incomplete (`bool`): something was left undone because of `stop`.
         stop_error (`CompactError | None`): what set `stop`, where that was not the caller.
         on_idle (`Callable[[], Awaitable[None]]`): awaited whenever something begins to wait.
@@ -52,7 +52,7 @@ class RunState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every picture in hand waits and no other can start."""
+        """Whether every image in hand waits and no other can start."""
         return bool(self.active) and not self.runnable and (self.is_exhausted or self.active == self.max_active)
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ class RunState:
         raise RequestAbandoned
 
 
-# So many requests given up in a row mean that the teacher is gone, not that a picture is odd.
+# So many requests given up in a row mean that the teacher is gone, not that an image is odd.
 _MAX_CONSECUTIVE_ABANDONED: Final = 10
 
 
@@ -105,7 +105,7 @@ class Dispatcher:
         state (`RunState`): the run's.
         progress (`SessionProgress`): the run's.
         max_prepared (`int`): requests made ready at a time for a teacher beside one that answers in batches, with
-            thousands of pictures in hand: all of them would be in memory.
+            thousands of images in hand: all of them would be in memory.
         on_failure (`Callable[[], None]`): called after each failure.
     """
 
@@ -185,7 +185,7 @@ class Dispatcher:
     async def flush_if_idle(self) -> None:
         """Tell a teacher when no request can come any more before a reply.
 
-        That is so where all its places are taken, or where every picture in hand waits and no other can start.
+        That is so where all its places are taken, or where every image in hand waits and no other can start.
         """
         has_pending = any(queue.pending for queue in self.queues if not queue.teacher.is_batch)
         for queue in self.queues:
@@ -212,7 +212,7 @@ class Dispatcher:
         try:
             await queue.teacher.prepare(request)
         except SourceError as error:
-            # This picture is gone; the others are not.
+            # This image is gone; the others are not.
             return Failure(request.key, str(error), is_retryable=False), queue.throttle.hold_count
         hold_count = await self._acquire_slot(queue)
         try:

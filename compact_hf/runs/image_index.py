@@ -1,6 +1,6 @@
-"""The pictures of a run: looked at once and journalled, and read again only as what they were.
+"""The images of a run: looked at once and journalled, and read again only as what they were.
 
-In: a source, a journal and references. Out: what is there, reference by reference, and later the pictures' bytes.
+In: a source, a journal and references. Out: what is there, reference by reference, and later the images' bytes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _YIELD_EVERY: Final = 1000
 def shuffle_refs(source: ImageSource, seed: int) -> list[str]:
     """Return all references in the order of the seed, in which a limit takes the first ones.
 
-    Where each picture is fetched alone this is a shuffle. Of blocks, such as row groups, a few are taken at a time, as
-    the seed draws them, and their pictures shuffled: so a limit of twenty fetches a few blocks instead of twenty, a
-    whole run fetches as it goes, and neighbours are far apart. What is asked about a picture does not depend on it.
+    Where each image is fetched alone this is a shuffle. Of blocks, such as row groups, a few are taken at a time, as
+    the seed draws them, and their images shuffled: so a limit of twenty fetches a few blocks instead of twenty, a
+    whole run fetches as it goes, and neighbours are far apart. What is asked about an image does not depend on it.
 
     Raises:
-        SourceError: the source cannot be read, or holds no pictures.
+        SourceError: the source cannot be read, or holds no images.
     """
     blocks: dict[str, list[str]] = {}
     for ref in source.refs():
@@ -47,9 +47,9 @@ def shuffle_refs(source: ImageSource, seed: int) -> list[str]:
 async def iter_inspected(
     source: ImageSource, journal: Journal, refs: Sequence[str]
 ) -> AsyncGenerator[tuple[str, str | None]]:
-    """Yield each reference with the id of the picture there, None where it cannot be used; in the order given.
+    """Yield each reference with the id of the image there, None where it cannot be used; in the order given.
 
-    Only what the journal does not hold, or what changed since, is looked at, a few ahead. Pictures that the journal
+    Only what the journal does not hold, or what changed since, is looked at, a few ahead. Images that the journal
     knows and the source no longer has are found first, so that the journal says of them too that they are gone.
 
     Raises:
@@ -90,7 +90,7 @@ async def iter_inspected(
 
 
 def reread_verified(source: ImageSource, image: ImageInfo) -> bytes:
-    """Return the bytes of a picture that was looked at before.
+    """Return the bytes of an image that was looked at before.
 
     Raises:
         SourceError: it cannot be read any more, or is another one now.

@@ -87,7 +87,7 @@ CREATE TABLE outcomes (
 
 @dataclass(frozen=True, slots=True)
 class FinishedImage:
-    """An image that is done: which picture it was, what became of it (JSON), and how many questions of it are kept."""
+    """An image that is done: which image it was, what became of it (JSON), and how many questions of it are kept."""
 
     image_id: str
     ref: str
@@ -221,7 +221,7 @@ class Journal:
         return identity
 
     def inspections(self) -> dict[str, tuple[str, str | None]]:
-        """Return ref -> (stamp, id of the picture that was seen there), the id None for what cannot be used."""
+        """Return ref -> (stamp, id of the image that was seen there), the id None for what cannot be used."""
         return {ref: (stamp, image_id) for ref, stamp, image_id in self._rows("SELECT ref, stamp, image_id FROM looks")}
 
     def record_inspection(self, ref: str, stamp: str, result: ImageInfo | Reject) -> None:
@@ -230,7 +230,7 @@ class Journal:
         self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(result)))
 
     def image_rejects(self) -> Iterator[Reject]:
-        """Yield the rejects among the pictures, files with the same content as an earlier one included."""
+        """Yield the rejects among the images, files with the same content as an earlier one included."""
         for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
             yield from_json(Reject, body)
         query = (
@@ -242,7 +242,7 @@ class Journal:
             yield Reject("picture", "duplicate picture", ref, f"same content as {first_ref}")
 
     def get_image(self, image_id: str, ref: str) -> ImageInfo | None:
-        """Return the picture with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
+        """Return the image with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
         with self._translate_errors():
             row = self._db.execute(
                 "SELECT body FROM looks WHERE image_id = ? ORDER BY ref != ?, ref LIMIT 1", (image_id, ref)
@@ -250,7 +250,7 @@ class Journal:
         return from_json(ImageInfo, row[0]) if row else None
 
     def count_images(self) -> int:
-        """Return how many different pictures were looked at and could be read."""
+        """Return how many different images were looked at and could be read."""
         return self._count("SELECT count(DISTINCT image_id) FROM looks")
 
     def get_reply(self, key: str) -> Reply | None:
@@ -301,11 +301,11 @@ class Journal:
             yield FinishedImage(*row)
 
     def record_image_total(self, images: int) -> None:
-        """Keep how many pictures are to be worked on in all, as the newest session knows it: for who reads beside."""
+        """Keep how many images are to be worked on in all, as the newest session knows it: for who reads beside."""
         self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(images),))
 
     def read_image_total(self) -> int | None:
-        """Return how many pictures are to be worked on in all; None where no session has said so."""
+        """Return how many images are to be worked on in all; None where no session has said so."""
         for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
             return int(json.loads(value))
         return None

@@ -1,4 +1,4 @@
-"""What a method hands to the engine: a process for each picture, and what it returns."""
+"""What a method hands to the engine: a process for each image, and what it returns."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from compact_hf.teachers.base import Reply, Request
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a process returns: what became of its picture (JSON), and how many questions of it are kept."""
+    """What a process returns: what became of its image (JSON), and how many questions of it are kept."""
 
     body: str
     accepted: int
 
 
 Process = Generator[list[Request], list[Reply], Result]
-"""Yields lists of requests, is sent the replies in the same order, and returns what became of the picture.
+"""Yields lists of requests, is sent the replies in the same order, and returns what became of the image.
 
-It sees nothing but its own picture's replies, so neither timing nor a kill can change what it asks.
+It sees nothing but its own image's replies, so neither timing nor a kill can change what it asks.
 """
 
 

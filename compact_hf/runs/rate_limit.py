@@ -21,7 +21,7 @@ from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure
 
 _MINUTE: Final = 60.0
-# What a request is taken to cost until replies say better: a picture and a page of text.
+# What a request is taken to cost until replies say better: an image and a page of text.
 _INITIAL_TOKEN_ESTIMATE: Final = 2000.0
 _SHRINK_FACTOR: Final = 0.5
 

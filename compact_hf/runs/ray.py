@@ -108,7 +108,7 @@ def generate_on_ray(
 ) -> RunProgress:
     """Run `generate` as so many shards on the Ray cluster that there is, or else on a local one made for it.
 
-    Every machine needs this package, the same pictures at the same path, and the teacher's key in the environment
+    Every machine needs this package, the same images at the same path, and the teacher's key in the environment
     that its Ray was started in. Limits, rates and budgets are the whole run's. Ctrl-C lets the shards finish what is
     in flight; the same call goes on.
 

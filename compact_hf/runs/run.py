@@ -35,8 +35,8 @@ class RunProgress:
     """Where a run stands, for progress bars.
 
     Attributes:
-        images (`int`): pictures to work on in all, as far as is known: fewer as some turn out to be unusable.
-        finished, kept (`int`): pictures that are done, and those of them that became conversations.
+        images (`int`): images to work on in all, as far as is known: fewer as some turn out to be unusable.
+        finished, kept (`int`): images that are done, and those of them that became conversations.
         accepted (`int`): accepted questions.
         sent, failures (`int`): requests of this session, and those that got no answer.
         last_failure (`str`): the newest failure, one line, empty where there was none.
@@ -52,7 +52,7 @@ class RunProgress:
 
 
 class ImageCounter:
-    """Counts a run's pictures, those of earlier sessions included."""
+    """Counts a run's images, those of earlier sessions included."""
 
     def __init__(self, journal: Journal, total: int, limit: int | None) -> None:
         self.unusable = 0
@@ -68,7 +68,7 @@ class ImageCounter:
     def run_progress(self, session: SessionProgress) -> RunProgress:
         usable = self._total - self.unusable
         return RunProgress(
-            # Earlier sessions may have gone beyond today's limit, or seen pictures that are gone.
+            # Earlier sessions may have gone beyond today's limit, or seen images that are gone.
             images=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
             finished=self._finished,
             kept=self._kept,
@@ -80,7 +80,7 @@ class ImageCounter:
 
 
 DEFAULT_CONCURRENCY: Final = 16
-# What one request is taken to cost before there is any reply: a picture and a page of text in, a few lines out.
+# What one request is taken to cost before there is any reply: an image and a page of text in, a few lines out.
 _INITIAL_TOKEN_ESTIMATE: Final = (2_000, 300)
 _CHECKPOINT_S: Final = 5.0
 
@@ -90,7 +90,7 @@ class RunLimits:
     """How much is asked, how fast, and for how much money. All of it is free to change when a run goes on.
 
     Attributes:
-        limit (`int | None`): pictures to work on, drawn at random by the seed; a larger limit adds to them.
+        limit (`int | None`): images to work on, drawn at random by the seed; a larger limit adds to them.
         concurrency (`int`): requests in flight.
         rpm, tpm (`float | None`): requests and tokens a minute.
         max_requests (`int | None`): requests that are answered, over all sessions of the run.
@@ -149,11 +149,11 @@ class Run:
     """One run, or one shard of it.
 
     Attributes:
-        source (`ImageSource`): the pictures.
+        source (`ImageSource`): the images.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role.
         process (`Callable[[ImageInfo], Process]`): the method.
         settings (`Mapping[str, Any]`): what decides the method's questions, as JSON values: a part of the identity.
-        seed (`int`): decides the order of the pictures.
+        seed (`int`): decides the order of the images.
         shard (`Shard | None`): the part to work on, None for all.
         limits (`RunLimits`): of the whole run.
         on_progress (`Callable[[RunProgress], None]`): called as work proceeds.
@@ -169,14 +169,14 @@ class Run:
     on_progress: Callable[[RunProgress], None] = lambda progress: None
 
     def run(self, out: Path) -> RunProgress:
-        """Work on every picture, journalling into the run folder `out`; Ctrl-C finishes what is in flight.
+        """Work on every image, journalling into the run folder `out`; Ctrl-C finishes what is in flight.
 
         Raises:
             UsageError: terms that cannot be kept, or `out` holds another run.
-            SourceError: there are no pictures to work on.
+            SourceError: there are no images to work on.
             TeacherError: a teacher refuses, or cannot be reached.
             JournalError: the run folder cannot be used.
-            StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
+            StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
         """
         limits = self.limits.for_shard(self.shard)
         prices = limits.prices({role: teacher.name for role, teacher in self.teachers.items()})
@@ -232,7 +232,7 @@ class Run:
     async def _iter_images(
         self, journal: Journal, refs: list[str], limit: int | None, counter: ImageCounter
     ) -> AsyncGenerator[ImageInfo, None]:
-        """Yield the pictures that are still to be worked on."""
+        """Yield the images that are still to be worked on."""
         finished_ids = await asyncio.to_thread(journal.finished_ids)
         seen: set[str] = set()
         async with contextlib.aclosing(iter_inspected(self.source, journal, refs)) as inspections:

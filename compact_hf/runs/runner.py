@@ -1,4 +1,4 @@
-"""The runner: drives each picture's process to its end, as many at a time as there is work for. It knows no capability
+"""The runner: drives each image's process to its end, as many at a time as there is work for. It knows no capability
 and no method.
 """
 
@@ -17,14 +17,14 @@ from compact_hf.runs.process import Process, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits, RequestThrottle, RetryPolicy
 from compact_hf.teachers.base import Reply, Request, Role, Teacher
 
-# Pictures that are made ready beside those in flight, at least.
+# Images that are made ready beside those in flight, at least.
 _MIN_PREPARED: Final = 4
-# Pictures in hand at a time where requests are sent in batches: enough for the largest.
+# Images in hand at a time where requests are sent in batches: enough for the largest.
 _BATCH_MAX_ACTIVE: Final = 10_000
 
 
 class Runner:
-    """Run processes over pictures.
+    """Run processes over images.
 
     Args:
         journal (`Journal`): where replies and outcomes go.
@@ -35,7 +35,7 @@ class Runner:
         stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
             sets it too, where the teacher is gone.
         on_progress (`Callable[[SessionProgress, FinishedImage | None], None]`, *optional*): called after each
-            finished picture (with it) and after each failure (without).
+            finished image (with it) and after each failure (without).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Runner:
         self.progress = SessionProgress()
         self._journal = journal
         self._on_progress = on_progress
-        # A few more than requests in flight, so that the next picture is ready when a place gets free; in batches as
+        # A few more than requests in flight, so that the next image is ready when a place gets free; in batches as
         # many as a batch can take.
         max_prepared = rate_limits.in_flight + max(_MIN_PREPARED, rate_limits.in_flight // 4)
         max_active = _BATCH_MAX_ACTIVE if any(teacher.is_batch for teacher in teachers.values()) else max_prepared
@@ -77,10 +77,10 @@ class Runner:
     async def run(
         self, images: AsyncGenerator[ImageInfo, None], process: Callable[[ImageInfo], Process]
     ) -> SessionProgress:
-        """Drive every picture to its end.
+        """Drive every image to its end.
 
         Raises:
-            StoppedEarly: `stop` was set, the budget is used up, or some pictures could not be finished; the same run
+            StoppedEarly: `stop` was set, the budget is used up, or some images could not be finished; the same run
                 goes on.
             TeacherError: the teacher refuses for good, or ended before its last reply.
             TeacherUnavailableError: the teacher cannot be reached, or keeps failing.
@@ -175,7 +175,7 @@ class Runner:
             process.close()
 
     async def _ask_all(self, requests: list[Request]) -> list[Reply]:
-        # The picture's own motion becomes that of its requests, until the last of them is answered.
+        # The image's own motion becomes that of its requests, until the last of them is answered.
         self._state.runnable += len(requests) - 1
         try:
             answers = await asyncio.gather(*map(self._dispatcher.fetch_reply, requests), return_exceptions=True)

@@ -24,7 +24,7 @@ _DIRECTORY_PATTERN: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")
 class Shard:
     """One part of a run; `str()` gives `I/N`.
 
-    Which pictures and how much of each limit a part gets depends on nothing but I and N, so that no machine has to
+    Which images and how much of each limit a part gets depends on nothing but I and N, so that no machine has to
     know of another. Concurrency is not divided: it is each machine's own.
 
     Args:
@@ -63,15 +63,15 @@ class Shard:
         return f"shard-{self.index}-of-{self.count}"
 
     def select(self, refs: Sequence[str]) -> list[str]:
-        """Return this part's pictures: every N-th of the run's, from the I-th.
+        """Return this part's images: every N-th of the run's, from the I-th.
 
         Args:
             refs (`Sequence[str]`): all references in the order of the seed, in which a limit takes the first ones: as
-                the limit is shared out the same way, the parts together work on what the whole run would. Of a data set
-                on the Hub each machine fetches the row groups in which its pictures lie, one copy a machine.
+                the limit is shared out the same way, the parts together work on what the whole run would. Of a dataset
+                on the Hub each machine fetches the row groups in which its images lie, one copy a machine.
 
         Raises:
-            UsageError: there are fewer pictures than parts.
+            UsageError: there are fewer images than parts.
         """
         selected_refs = list(refs[self.index - 1 :: self.count])
         if not selected_refs:

@@ -31,11 +31,11 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
     Args:
         text (`str`): `scenes:N`, `scenes:A-B`, `hf://datasets/org/name[@revision][/config][?split=NAME]`, or the path
             of a folder.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
 
     Raises:
-        UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a data set's address.
-        SourceError: no such folder or data set.
+        UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a dataset's address.
+        SourceError: no such folder or dataset.
     """
     if text.startswith(HUB_PREFIX):
         return DatasetSource(Address.parse(text), on_wait=on_wait)
@@ -43,10 +43,10 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
 
 
 def reopen_source(identity: str) -> ImageSource:
-    """Return the source that a journal names, to read its pictures again.
+    """Return the source that a journal names, to read its images again.
 
     Raises:
-        SourceError: the folder or the data set is gone.
+        SourceError: the folder or the dataset is gone.
     """
     if identity.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return DatasetSource(Address.parse(identity))
@@ -60,7 +60,7 @@ def open_dataset_source(
     image_root: str | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> VqaSource:
-    """Return the pictures and questions of the data set that `text` names.
+    """Return the images and questions of the dataset that `text` names.
 
     Args:
         text (`str`): `org/name[@revision][/config]`, with or without `hf://datasets/` before it; a folder; or a JSON
@@ -68,11 +68,11 @@ def open_dataset_source(
         split (`str`, *optional*): one split; all of them by default.
         image_root (`str`, *optional*, defaults to the JSON file's folder): the source, such as a folder, in which its
             image paths are references.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a data set is loaded first.
+        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
 
     Raises:
         UsageError: arguments that do not fit together, or a name of nothing.
-        SourceError: no such data set, or one without pictures or questions.
+        SourceError: no such dataset, or one without images or questions.
     """
     path = Path(text)
     if path.suffix == ".json":
@@ -97,7 +97,7 @@ def open_dataset_source(
 
 
 def default_teacher(source: ImageSource) -> str:
-    """Return who is asked about pictures where nobody was named."""
+    """Return who is asked about images where nobody was named."""
     return "scenes" if source.identity == "scenes" else "gemini"
 
 
@@ -119,11 +119,11 @@ def open_teachers(
     Args:
         teacher, verifier (`str | None`): `NAME[:MODEL]`; the verifier defaults to the teacher, without its noise.
         teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's where both
-            speak the same protocol: who named a server of their own does not want another model's pictures elsewhere.
+            speak the same protocol: who named a server of their own does not want another model's images elsewhere.
         fault_rate, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
 
     Raises:
-        UsageError: no such teacher, a setting that it does not have, or one that does not know these pictures.
+        UsageError: no such teacher, a setting that it does not have, or one that does not know these images.
     """
     open_backend = partial(open_teacher, seed=seed, batch_size=batch_size, state_dir=state_dir, on_wait=on_wait)
     teacher = teacher or default_teacher(source)
@@ -143,7 +143,7 @@ def _protocol(teacher: str) -> str:
 
 
 def check_source_type(teacher: str, source_type: str | None, source: ImageSource) -> None:
-    """Refuse a teacher that only knows other pictures; `source_type` is what it knows.
+    """Refuse a teacher that only knows other images; `source_type` is what it knows.
 
     Raises:
         UsageError: it does not know these.

@@ -153,7 +153,7 @@ def get_side(obj: SceneObject, anchor: SceneObject) -> str:
 
 
 def get_half(obj: SceneObject) -> str:
-    """Return `left` or `right`: the half of the picture that the thing stands in; empty for the middle."""
+    """Return `left` or `right`: the half of the image that the thing stands in; empty for the middle."""
     if abs(obj.x - SIZE // 2) < MIN_OFFSET:
         return ""
     return "left" if obj.x < SIZE // 2 else "right"

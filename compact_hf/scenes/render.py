@@ -1,6 +1,6 @@
-"""A scene as a picture. In: a `Scene`. Out: a Pillow image of `SIZE` x `SIZE`, or a PNG file's bytes.
+"""A scene as an image. In: a `Scene`. Out: a Pillow image of `SIZE` x `SIZE`, or a PNG file's bytes.
 
-A picture is a backdrop and a dozen small sheets, from back to front. Each sheet is drawn once and kept, because
+An image is a backdrop and a dozen small sheets, from back to front. Each sheet is drawn once and kept, because
 drawing takes ten times as long as pasting.
 """
 
@@ -26,7 +26,7 @@ SCALE: Final = {"foreground": 1.1, "background": 0.86}
 
 
 def render(scene: Scene) -> Image:
-    """Return the picture of `scene`: RGB, 336 x 336."""
+    """Return the image of `scene`: RGB, 336 x 336."""
     image = _backdrop(scene.place, scene.night).copy()
     for obj in scene.objects:
         if obj.verb == "pulling":
@@ -37,7 +37,7 @@ def render(scene: Scene) -> Image:
 
 
 def render_png(scene: Scene) -> bytes:
-    """Return the picture of `scene` as a PNG file, the same bytes every time."""
+    """Return the image of `scene` as a PNG file, the same bytes every time."""
     out = io.BytesIO()
     render(scene).save(out, "PNG", compress_level=3)
     return out.getvalue()

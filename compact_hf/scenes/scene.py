@@ -72,7 +72,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that is true of one picture.
+    """Everything that is true of one image.
 
     Attributes:
         seed (`int`)
@@ -102,7 +102,7 @@ COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "foreground": (52, 131, 205, 284),
 }
 FOOT_Y: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
-# Who stands closer than this to the edge of the picture faces its middle, or a head would stick out of it.
+# Who stands closer than this to the edge of the image faces its middle, or a head would stick out of it.
 EDGE_MARGIN: Final = 60
 # How often a free slot goes to an object, a person, an animal: mixed company, or one sort in the majority, which
 # makes groups to count and to choose from.

@@ -1,4 +1,4 @@
-"""Scenes as a source of pictures: refs `scene:SEED` in, PNG files out."""
+"""Scenes as a source of images: refs `scene:SEED` in, PNG files out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SceneSource:
         return ""
 
     def read(self, ref: str) -> bytes:
-        """Return the picture as a PNG file.
+        """Return the image as a PNG file.
 
         Raises:
             SourceError: `ref` is not `scene:SEED`.

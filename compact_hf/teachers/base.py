@@ -23,7 +23,7 @@ Role = Literal["teacher", "verifier"]
 
 
 class EncodedImage:
-    """One picture as teachers get it: encoded once, off the event loop, and shared by all requests about it."""
+    """One image as teachers get it: encoded once, off the event loop, and shared by all requests about it."""
 
     def __init__(self, read: Callable[[], bytes], *, ref: str, max_edge: int) -> None:
         self.ref = ref
@@ -32,14 +32,14 @@ class EncodedImage:
         self._encoded: asyncio.Future[str] | None = None
 
     async def base64(self) -> str:
-        """Return the picture in base64, as services take it: a JPEG without metadata, of at most `max_edge` pixels.
+        """Return the image in base64, as services take it: a JPEG without metadata, of at most `max_edge` pixels.
 
         Raises:
-            SourceError: the picture cannot be read any more.
+            SourceError: the image cannot be read any more.
         """
         if self._encoded is None:
             self._encoded = asyncio.ensure_future(asyncio.to_thread(self._encode))
-        # Shielded: one request that is cancelled must not take the picture away from the others.
+        # Shielded: one request that is cancelled must not take the image away from the others.
         return await asyncio.shield(self._encoded)
 
     async def jpeg(self) -> bytes:
@@ -47,7 +47,7 @@ class EncodedImage:
         return b64decode(await self.base64())
 
     def release(self) -> None:
-        """Give the memory back; whoever asks again has the picture encoded anew."""
+        """Give the memory back; whoever asks again has the image encoded anew."""
         self._encoded = None
 
     def _encode(self) -> str:
@@ -56,13 +56,13 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to ask about one picture.
+    """One thing to ask about one image.
 
     Attributes:
         key (`str`): hash of all that decides the answer; ties the reply to the request and names it in the journal.
         role (`str`): `teacher` (write a draft) or `verifier` (say what a question needs).
-        image_id (`str`): the picture's id.
-        encoded_image (`EncodedImage | None`): the picture; None for a question that is asked without it.
+        image_id (`str`): the image's id.
+        encoded_image (`EncodedImage | None`): the image; None for a question that is asked without it.
         prompt (`str`): the text for teachers that read.
         schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
         subject (`Task | tuple[str, ...]`): what the prompt asks, for teachers that compute instead of reading: the task
@@ -136,10 +136,10 @@ class Teacher(Protocol):
     is_batch: bool
 
     async def prepare(self, request: Request) -> None:
-        """Do what can be done before the request takes its place among those in flight, such as encode its picture.
+        """Do what can be done before the request takes its place among those in flight, such as encode its image.
 
         Raises:
-            SourceError: the picture cannot be read any more.
+            SourceError: the image cannot be read any more.
         """
         ...
 
@@ -175,7 +175,7 @@ async def answer_each(
         try:
             answers.put_nowait(await answer(request))
         except SourceError as error:
-            # This picture is gone; the others are not.
+            # This image is gone; the others are not.
             answers.put_nowait(Failure(request.key, str(error), is_retryable=False))
 
     def on_done(task: asyncio.Task[None]) -> None:

@@ -157,7 +157,7 @@ class RequestBuilder:
         """Return the HTTP request that asks what `request` says.
 
         Raises:
-            SourceError: its picture cannot be read any more.
+            SourceError: its image cannot be read any more.
             TeacherError: this google-genai writes requests in a way that is not understood here.
         """
         kind = request.schema, request.encoded_image is not None
@@ -175,7 +175,7 @@ class RequestBuilder:
         )
 
     async def _record_template(self, request: Request) -> tuple[httpx.Request, list[bytes]]:
-        """Return the client's own request of this kind, and its body cut at picture and prompt."""
+        """Return the client's own request of this kind, and its body cut at image and prompt."""
         from google.genai.types import Content, Part
 
         parts = [Part.from_text(text=_PROMPT_PLACEHOLDER)]
@@ -282,7 +282,7 @@ class Gemini:
         self._connections = ConnectionPool()
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`: the picture is encoded."""
+        """See `Teacher.prepare`: the image is encoded."""
         if request.encoded_image is not None:
             await request.encoded_image.base64()
 

@@ -1,6 +1,6 @@
 """A model on this machine as teacher or verifier: any image-text-to-text model of transformers.
 
-In: requests with a prompt, a picture and a pydantic schema. Out: JSON text of that schema, unparsed. Nothing is
+In: requests with a prompt, an image and a pydantic schema. Out: JSON text of that schema, unparsed. Nothing is
 downloaded but the model (see how far that is with `hf download MODEL` beforehand), nothing leaves the machine, and the
 same requests get the same replies: it writes greedily. Needs the extra `local`.
 
@@ -36,7 +36,7 @@ _SETTLE_TURNS: Final = 10
 class Local:
     """Ask a model that runs here.
 
-    Requests wait until a batch is full, or until `flush` says that no more can come; those without a picture have
+    Requests wait until a batch is full, or until `flush` says that no more can come; those without an image have
     batches of their own. While the model writes, in a thread, further requests gather.
 
     Args:
@@ -45,7 +45,7 @@ class Local:
             own where the memory is too small. It takes as many requests in flight to fill it.
 
     Raises:
-        UsageError: there is no such model, or it is none that can be shown a picture and asked.
+        UsageError: there is no such model, or it is none that can be shown an image and asked.
     """
 
     ks = range(1, 11)
@@ -64,7 +64,7 @@ class Local:
         self._stop_event = threading.Event()
 
     async def prepare(self, request: Request) -> None:
-        """Encode the picture."""
+        """Encode the image."""
         if request.encoded_image is not None:
             await request.encoded_image.base64()
 

@@ -73,7 +73,7 @@ def load_config(location: ModelLocation) -> Any:
     """Return a model's configuration.
 
     Raises:
-        UsageError: transformers cannot load it, or it is of a kind that is not shown pictures and asked.
+        UsageError: transformers cannot load it, or it is of a kind that is not shown images and asked.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
@@ -90,7 +90,7 @@ def load_config(location: ModelLocation) -> Any:
 
 
 def load_processor(location: ModelLocation) -> Any:
-    """Return what turns prompts and pictures into a model's input, and tokens into text.
+    """Return what turns prompts and images into a model's input, and tokens into text.
 
     Raises:
         UsageError: transformers cannot load it, or it lacks a part.
@@ -183,7 +183,7 @@ TOKENS_PER_QUESTION: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class DecodedRequest:
-    """A request with its picture as pixels (RGB); None for a question that is asked blindly."""
+    """A request with its image as pixels (RGB); None for a question that is asked blindly."""
 
     request: Request
     image: Image.Image | None
@@ -200,7 +200,7 @@ class LocalModel:
         name (`str`): as it may be published: of a folder, its last part.
 
     Raises:
-        UsageError: there is no such model, or it is none that can be shown a picture and asked.
+        UsageError: there is no such model, or it is none that can be shown an image and asked.
     """
 
     def __init__(self, model: str, *, batch_size: int) -> None:
@@ -228,7 +228,7 @@ class LocalModel:
         """Return one answer per request, in their order. Takes minutes where the weights are yet to be read.
 
         Args:
-            batch: all with pictures, or all without.
+            batch: all with images, or all without.
             should_stop: asked before every token; once it says True, what is unfinished becomes failures.
 
         Raises:
@@ -241,7 +241,7 @@ class LocalModel:
         try:
             return self._generate(batch, should_stop)
         except (RuntimeError, ValueError) as error:
-            # Said by a processor that cannot take a picture, and by a device. The error itself must not live on: what
+            # Said by a processor that cannot take an image, and by a device. The error itself must not live on: what
             # filled the memory hangs on its traceback.
             reason = summarize(error)
             is_oom = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -1,6 +1,6 @@
 """Any server that speaks OpenAI's protocol as teacher or verifier: vLLM, SGLang, llama.cpp's server, OpenAI itself.
 
-In: requests with a prompt, a picture and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
+In: requests with a prompt, an image and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
 request, always with a time-out; the engine retries. The key comes from OPENAI_API_KEY; one's own server needs none.
 The extra `openai` stands among the imports: this file is imported only where its teacher is opened.
 """
@@ -31,7 +31,7 @@ KEY_VARIABLE: Final = "OPENAI_API_KEY"
 TIMEOUT_S: Final = 300.0
 _NO_KEY: Final = "no-key-needed"  # the SDK insists on one
 _OVERLOAD_CODES: Final = (429, 503)
-# Errors 400 that are the model's answer to this picture, not a mistake in the request.
+# Errors 400 that are the model's answer to this image, not a mistake in the request.
 _CONTENT_ERRORS: Final = ("content_filter", "content_policy_violation")
 
 
@@ -80,7 +80,7 @@ class OpenAI:
         self._client: AsyncOpenAI | None = None
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`: the picture is encoded."""
+        """See `Teacher.prepare`: the image is encoded."""
         if request.encoded_image is not None:
             await request.encoded_image.base64()
 

@@ -24,7 +24,7 @@ _BATCH_PRICE_FACTOR: Final = 0.5
 FREE_TEACHERS: Final = ("local", "scenes")
 """Teachers that run here, by the first part of their names."""
 _MILLION: Final = 1_000_000
-# Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One picture and a page of text stay
+# Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One image and a page of text stay
 # below every such step, so that one price per model is enough.
 _SHORT_PROMPT: Final = 1_000
 

@@ -103,7 +103,7 @@ class ScenesTeacher:
 
     def _verify(self, request: Request, questions: tuple[str, ...], scene: Scene | None) -> Reply:
         if scene is None:
-            # Without the picture nothing is known of it.
+            # Without the image nothing is known of it.
             return _make_reply(request, "answers", [{"answer": "unanswerable"} for _ in questions], self.name)
         scene_questions = [analyze_question(scene, question) for question in questions]
         verdicts = [

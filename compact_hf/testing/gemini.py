@@ -3,7 +3,7 @@
     with GeminiServer() as server:
         generate("PICTURES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=test-key
 
-It reads requests as strictly as the service (key, picture, schema) and answers them like a teacher that cannot see
+It reads requests as strictly as the service (key, image, schema) and answers them like a teacher that cannot see
 (testing/scripted_model.py). What goes wrong is decided by its `fault`.
 
 As a program it serves until Ctrl-C:

@@ -3,7 +3,7 @@
     with OpenAIServer() as server:
         generate("PICTURES", "RUN", teacher="openai:double", teacher_url=server.url)     # OPENAI_API_KEY=test-key
 
-It reads requests as strictly as the service (key, fields, picture, strict schema) and answers them like a teacher that
+It reads requests as strictly as the service (key, fields, image, strict schema) and answers them like a teacher that
 cannot see (testing/scripted_model.py). What goes wrong is decided by its `fault`.
 
 As a program it serves until Ctrl-C:

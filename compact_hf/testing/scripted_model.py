@@ -55,11 +55,11 @@ class ModelRequest:
     """One request as a server understood it.
 
     Attributes:
-        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the picture), by the schema asked for;
+        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the image), by the schema asked for;
             `free` where none is.
         has_list_schema (`bool`): the schema holds a list: several questions are asked for, or about.
         prompt (`str`): the text part.
-        image (`bytes`): the picture part, a JPEG; empty for `blind`.
+        image (`bytes`): the image part, a JPEG; empty for `blind`.
         body (`dict`): the JSON body as it came.
         headers (`dict[str, str]`): lower-case names.
     """
@@ -85,7 +85,7 @@ class ModelServer(LocalServer, ABC):
             the others need one capability more.
         latency_s (`float`): seconds before each answer.
         fault (`Fault`): decides which requests go wrong, and how.
-        record_requests (`bool`): keep what was asked, pictures and all.
+        record_requests (`bool`): keep what was asked, images and all.
 
     Attributes:
         requests (`list[ModelRequest]`): every request that was understood, in order; empty where it does not remember.
@@ -157,7 +157,7 @@ def make_model_request(
     """Return a request whose role shows in its schema; None where free text is asked for.
 
     Raises:
-        ValueError: the pictures are not what that role gets: one JPEG, or none where the question is asked blindly.
+        ValueError: the images are not what that role gets: one JPEG, or none where the question is asked blindly.
     """
     fields = set() if schema is None else schema["properties"].keys()
     role = (

@@ -1,4 +1,4 @@
-"""What the training script is told: its arguments in, the base's configuration and processor and the data set out.
+"""What the training script is told: its arguments in, the base's configuration and processor and the dataset out.
 
 The arguments are TRL's own for `sft`, by TRL's own parser, and two of ours.
 """
@@ -147,7 +147,7 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     """Return the rows to train on as `train`, and those to evaluate on as `test` where the recipe evaluates.
 
     Raises:
-        TuningError: there is no such data set, config, split or revision.
+        TuningError: there is no such dataset, config, split or revision.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

@@ -1,6 +1,6 @@
-"""What was measured of a model, as its card tells it: the folder of a judging in; table, picture and index out.
+"""What was measured of a model, as its card tells it: the folder of a judging in; table, image and index out.
 
-The table and the picture have the other models that were asked the same questions beside it, such as its base; the
+The table and the image have the other models that were asked the same questions beside it, such as its base; the
 index, which the Hub reads, has this model alone.
 """
 
@@ -39,7 +39,7 @@ _DATASET_NAME: Final = re.compile(rf"(?P<repository>{REPO_ID})(?:@(?P<revision>\
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedDataset:
-    """A data set's name as `compact evaluate` puts it, `org/name@v1.0.0 (config, split)`, and its parts.
+    """A dataset's name as `compact evaluate` puts it, `org/name@v1.0.0 (config, split)`, and its parts.
 
     Of one that is not on the Hub the name is all there is.
     """
@@ -61,7 +61,7 @@ class EvaluatedDataset:
 
 @dataclass(frozen=True, slots=True)
 class CardResults:
-    """The scores of some models on one data set, and which of the models the card is about.
+    """The scores of some models on one dataset, and which of the models the card is about.
 
     Attributes:
         evaluation (`Mapping[str, Any]`): the content of DIR/results.json.
@@ -85,7 +85,7 @@ class CardResults:
 
     @property
     def dataset(self) -> EvaluatedDataset:
-        """The data set."""
+        """The dataset."""
         return _parse_dataset_name(str(self.evaluation["dataset"]))
 
     @property

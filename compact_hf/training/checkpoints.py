@@ -24,7 +24,7 @@ _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
-    """Return a data set's name and the commit that its revision stands for now.
+    """Return a dataset's name and the commit that its revision stands for now.
 
     Args:
         dataset (`str`): a folder or a repository, with its revision behind an @ or without.

@@ -84,8 +84,8 @@ def dry_run(
     """Return what `tune` with the same arguments will take; nothing is trained, and no weights are read.
 
     Raises:
-        TuningError: no such recipe, base or data set.
-        HubError: the data set's revision cannot be found on the Hub.
+        TuningError: no such recipe, base or dataset.
+        HubError: the dataset's revision cannot be found on the Hub.
     """
     job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
     check_recipe_keys(

@@ -1,6 +1,6 @@
-"""Rows that cannot be trained on, found before the first step: a data set in, what is kept and what is dropped out.
+"""Rows that cannot be trained on, found before the first step: a dataset in, what is kept and what is dropped out.
 
-A broken picture ends plain `trl sft` in the middle of an epoch; a row whose answers lie behind `max_length` is trained
+A broken image ends plain `trl sft` in the middle of an epoch; a row whose answers lie behind `max_length` is trained
 on in silence without effect; text that spells a special token changes what is learnt. Here every row is looked at once,
 in parallel, by the decoder, the template and the tokenizer that training uses. `datasets` keeps the outcome in its
 cache under a fingerprint of data, tokenizer, template and limit, so that going on after a kill does not repeat it.
@@ -31,14 +31,14 @@ _ROWS_PER_PROCESS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ScreeningResult:
-    """What a data set's rows are like.
+    """What a dataset's rows are like.
 
     Attributes:
         kept_indices (`tuple[int, ...]`): numbers of the rows that can be trained on.
-        lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the picture's included.
-        image_flags (`tuple[bool, ...]`): whether each kept row has a picture.
+        lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the image's included.
+        image_flags (`tuple[bool, ...]`): whether each kept row has an image.
         answer_tokens (`int`): of all kept rows together, what the loss covers.
-        tokens_per_image (`int`): how many of a length a picture makes.
+        tokens_per_image (`int`): how many of a length an image makes.
         num_truncated (`int`): kept rows that end at `max_length`.
         dropped (`tuple[tuple[str, DropReason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
     """
@@ -58,23 +58,23 @@ class ScreeningResult:
 
 
 def screen_rows(rows: Any, processor: Any, *, max_length: int | None, answers_only: bool) -> ScreeningResult:
-    """Look at every row of a data set.
+    """Look at every row of a dataset.
 
     Args:
         rows (`datasets.Dataset`): with `images` and `messages`, and `id` where rows have names.
         processor (`LlavaProcessor`): with the chat template of training.
-        max_length (`int`, *optional*): where TRL cuts, in tokens with the picture's.
+        max_length (`int`, *optional*): where TRL cuts, in tokens with the image's.
         answers_only (`bool`): whether the loss covers answers only, or every token.
 
     Raises:
-        TuningError: it is no data set of pictures and conversations, a row has two pictures, or no row is left.
+        TuningError: it is no dataset of images and conversations, a row has two images, or no row is left.
     """
     from datasets import Features, Value
 
     _check_columns(rows)
     screener = RowScreener.from_processor(processor, max_length=max_length, answers_only=answers_only)
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
-    # As Arrow a picture is the bytes of its file; as a row it would be decoded, which is what may fail.
+    # As Arrow an image is the bytes of its file; as a row it would be decoded, which is what may fail.
     arrow_rows = rows.select_columns(columns).with_format("arrow")
     num_processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     screened_rows = arrow_rows.map(
@@ -99,8 +99,8 @@ class RowScreener:
         tokenizer (`PreTrainedTokenizerBase`): of the model.
         template (`str`): the chat template.
         special_tokens (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
-        image_token_id (`int`): stands for a picture in the rendered conversation.
-        tokens_per_image (`int`): how many tokens a picture becomes.
+        image_token_id (`int`): stands for an image in the rendered conversation.
+        tokens_per_image (`int`): how many tokens an image becomes.
         max_length (`int`, *optional*), answers_only (`bool`): as for `screen_rows`.
         fingerprint (`str`): the same for whatever looks the same way.
     """
@@ -166,7 +166,7 @@ class RowScreener:
         }
 
     def _count_tokens(self, messages: Sequence[Mapping[str, str]], num_images: int) -> tuple[int, int, bool]:
-        """Return tokens and answer tokens before the cut, and whether the pictures lie before it as a whole."""
+        """Return tokens and answer tokens before the cut, and whether the images lie before it as a whole."""
         from trl.data_utils import prepare_multimodal_messages
 
         encoding = self.tokenizer.apply_chat_template(
@@ -196,7 +196,7 @@ def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _is_decodable(image: Mapping[str, Any]) -> bool:
-    """Tell whether `datasets` can decode a picture, in the way that training will ask it to."""
+    """Tell whether `datasets` can decode an image, in the way that training will ask it to."""
     from datasets import Image
     from PIL.Image import DecompressionBombError
 

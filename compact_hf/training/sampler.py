@@ -1,10 +1,10 @@
 """Which rows are trained on together: lengths and modalities in, for each process its batches of row numbers out.
 
-LLaVA's rule (`group_by_modality_length` in llava/train/llava_trainer.py): rows with and without a picture never share
+LLaVA's rule (`group_by_modality_length` in llava/train/llava_trainer.py): rows with and without an image never share
 a step, which rows share one is drawn at random, and the rows of a step are sorted by length, so that those that are
 computed together need little padding. What makes no whole step comes last.
 
-LLaVA puts those leftovers of both modalities into one step, where a process whose batch has no picture computes an
+LLaVA puts those leftovers of both modalities into one step, where a process whose batch has no image computes an
 empty one. Here each modality's leftovers are a step of their own, in smaller batches: under FSDP and ZeRO-3 all
 processes have to enter the vision tower together, or none. Where there are fewer leftovers than batches in a step, some
 are taken more than once. The order follows from lengths, modalities, seed and epoch alone; nothing here needs torch.
@@ -27,8 +27,8 @@ class Grouping:
     """What rows are grouped by, and how many make a step.
 
     Attributes:
-        lengths (`Sequence[int]`): tokens of each row, those of its picture included.
-        image_flags (`Sequence[bool]`): whether each row has a picture.
+        lengths (`Sequence[int]`): tokens of each row, those of its image included.
+        image_flags (`Sequence[bool]`): whether each row has an image.
         batch_size (`int`): rows that one process computes at a time.
         processes (`int`): how many compute at the same time.
         accumulation (`int`): how many times they do for one step.

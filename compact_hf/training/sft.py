@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     """Train, or go on with it.
 
     Raises:
-        TuningError: this base or this data set cannot be trained on.
+        TuningError: this base or this dataset cannot be trained on.
         StoppedEarly: it was asked to stop; a whole checkpoint is there.
     """
     from accelerate import PartialState

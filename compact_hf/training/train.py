@@ -125,9 +125,9 @@ def tune(
     Raises:
         UsageError: `output_dir` holds something else, or a run with other settings.
         StoppedEarly: Ctrl-C; the same call goes on.
-        TuningError: no such recipe, base or data set, TRL is not installed, no `output_dir`, or training failed; the
+        TuningError: no such recipe, base or dataset, TRL is not installed, no `output_dir`, or training failed; the
             message carries the line that tells why, the log has the rest.
-        HubError: the data set's revision cannot be found on the Hub.
+        HubError: the dataset's revision cannot be found on the Hub.
     """
     job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
     init_output_dir(job.output_dir, job.settings)

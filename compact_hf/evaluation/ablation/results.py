@@ -72,7 +72,7 @@ class ResultRow:
 
     Attributes:
         label (`str`): `all`, or `k = 2`.
-        n, pictures (`int`): how many questions, about how many pictures.
+        n, pictures (`int`): how many questions, about how many images.
         majority (`float`): share that for each k the most frequent answer gets right, in hindsight.
         accuracy (`dict[str, Estimate]`): of each variant.
         difference (`dict[str, Estimate]`): of each variant but the baseline: its accuracy minus the baseline's. By
@@ -154,7 +154,7 @@ def _build_row(
     index_by_image = {image: index for index, image in enumerate(images)}
     image_indices = np.array([index_by_image[item.picture] for item in subset])
     question_counts = np.bincount(image_indices, minlength=len(images))
-    # How often each draw has each picture: [draws, pictures].
+    # How often each draw has each image: [draws, images].
     rng = np.random.default_rng(_SEED)
     weights = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=_RESAMPLES)
     accuracies: dict[str, tuple[float, ...]] = {}

@@ -120,7 +120,7 @@ class TrainingData:
 
     Attributes:
         questions (`dict[int, int]`): k -> how many.
-        pictures (`int`): about how many pictures; each is one row.
+        pictures (`int`): about how many images; each is one row.
     """
 
     questions: dict[int, int]

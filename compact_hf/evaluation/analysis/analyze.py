@@ -1,4 +1,4 @@
-"""`compact analyze`: a data set or a run in, or two of them, figures about their questions out.
+"""`compact analyze`: a dataset or a run in, or two of them, figures about their questions out.
 
     compact analyze release
     compact analyze annotated-llava release --out analysis
@@ -6,8 +6,8 @@
     DIR/analysis.json    the figures; their schema stands in stats.py
     DIR/analysis.html    the same to look at, one file
 
-Every question is counted; what looks at text (near repeats, answers by type, guessing without the picture) looks at a
-sample of whole pictures, at most 100,000 questions, and in a comparison at as many questions of either side: each of
+Every question is counted; what looks at text (near repeats, answers by type, guessing without the image) looks at a
+sample of whole images, at most 100,000 questions, and in a comparison at as many questions of either side: each of
 these figures goes up or down with the number of questions, and would tell of nothing else.
 """
 
@@ -40,7 +40,7 @@ _PROGRESS_EVERY: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class AnalysisResult(NotebookSummary):
-    """One data set in figures, or two beside each other.
+    """One dataset in figures, or two beside each other.
 
     Attributes:
         data (`tuple[Analysis, ...]`): in the order in which they were given.
@@ -73,7 +73,7 @@ def analyze(
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> AnalysisResult:
-    """Measure what the questions of a data set need, how they repeat, and what they give away; nothing is downloaded
+    """Measure what the questions of a dataset need, how they repeat, and what they give away; nothing is downloaded
     but text.
 
     Args:
@@ -82,15 +82,15 @@ def analyze(
             anybody's data what they need.
         other (`str | Path`, *optional*): another one, to be compared with.
         out (`str | Path`, *optional*): a folder for analysis.json and analysis.html, in place of earlier ones.
-        config, split (`str | tuple[str, str]`, *optional*): of a data set: its default config and all splits where not
+        config, split (`str | tuple[str, str]`, *optional*): of a dataset: its default config and all splits where not
             given; of two: one for both, or one for each.
         on_progress (`Callable[[str, int, int], None]`, *optional*): called with the name of what is read, and with how
-            many of how many rows (of a run: pictures) are.
+            many of how many rows (of a run: images) are.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what takes long.
 
     Raises:
         UsageError: an argument cannot be carried out.
-        SourceError: there is no such data set, or it cannot be read.
+        SourceError: there is no such dataset, or it cannot be read.
         JournalError: the run cannot be read.
         EvaluationError: there are no questions, not the columns that are needed, or `out` cannot be written.
     """
@@ -121,7 +121,7 @@ def analyze(
 
 
 def _expand_option(name: str, option: DatasetOption, count: int) -> tuple[str | None, ...]:
-    """Return one choice for each data set."""
+    """Return one choice for each dataset."""
     if option is None or isinstance(option, str):
         return (option,) * count
     if len(option) != count:
@@ -156,7 +156,7 @@ def _count_questions(source: QuestionSource, on_progress: Callable[[str, int, in
 
 
 def _display_names(sources: list[QuestionSource], datasets: list[str]) -> list[str]:
-    """Return names that tell the data sets apart, and where nothing does, their places."""
+    """Return names that tell the datasets apart, and where nothing does, their places."""
     for names in ([source.name for source in sources], datasets):
         if len(set(names)) == len(names):
             return names

@@ -24,13 +24,13 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class DatasetComparison:
-    """Two data sets beside each other.
+    """Two datasets beside each other.
 
     Attributes:
         distances (`dict[str, float]`): of what -> total variation, 0 to 1. Capabilities and pairs by how often they are
             needed among all that is; openings and answers in the samples.
-        shared_pictures (`int`): different pictures that both ask about, by the hash of their files.
-        shared_questions (`int`): different questions that are in both, normalised, whatever their pictures and answers.
+        shared_pictures (`int`): different images that both ask about, by the hash of their files.
+        shared_questions (`int`): different questions that are in both, normalised, whatever their images and answers.
     """
 
     distances: dict[str, float]
@@ -41,7 +41,7 @@ class DatasetComparison:
 def compare_datasets(
     analyses: Sequence[Analysis], counts: Sequence[QuestionCounts], samples: Sequence[Sequence[SampledQuestion]]
 ) -> DatasetComparison:
-    """Return how two data sets differ: their figures, and what these come from."""
+    """Return how two datasets differ: their figures, and what these come from."""
     import numpy as np
 
     (first, second), (first_counts, second_counts) = analyses, counts

@@ -1,8 +1,8 @@
 """Counting questions as they pass by: rows in, counts of all of them out, and a sample of them with their text.
 
-What grows with the number of questions are eight bytes for each, to find what two data sets share. The sample is
-bounded: of pictures those with the lowest hashes, so that the same data give the same sample in whatever order they
-come, and two data sets about the same pictures give the same ones of them.
+What grows with the number of questions are eight bytes for each, to find what two datasets share. The sample is
+bounded: of images those with the lowest hashes, so that the same data give the same sample in whatever order they
+come, and two datasets about the same images give the same ones of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SampledQuestion(NamedTuple):
 
 @dataclass(slots=True)
 class QuestionSample:
-    """The questions about those pictures whose hashes are lowest: as many whole pictures as `limit` allows."""
+    """The questions about those images whose hashes are lowest: as many whole images as `limit` allows."""
 
     limit: int = MAX_SAMPLE
     _questions: list[SampledQuestion] = field(default_factory=list)
@@ -47,7 +47,7 @@ class QuestionSample:
                 self._questions = [item for item in self._questions if item.image_hash < self._hash_limit]
 
     def sorted_questions(self, limit: int | None = None) -> list[SampledQuestion]:
-        """Return them by their pictures' hashes, the first `limit` where one is given, with the last picture whole."""
+        """Return them by their images' hashes, the first `limit` where one is given, with the last image whole."""
         ordered = sorted(self._questions, key=lambda question: question.image_hash)
         if limit is None or limit >= len(ordered):
             return ordered
@@ -106,7 +106,7 @@ class QuestionCounts:
 
     @property
     def image_hashes(self) -> Any:
-        """The different pictures' hashes, sorted (`numpy.ndarray`)."""
+        """The different images' hashes, sorted (`numpy.ndarray`)."""
         return _unique(self._image_hashes)
 
     @property

@@ -24,7 +24,7 @@ def list_highlights(analysis: Analysis) -> tuple[str, ...]:
 
 
 def describe_overlap(comparison: DatasetComparison) -> tuple[str, ...]:
-    """Return what two data sets share."""
+    """Return what two datasets share."""
     return (
         f"{comparison.shared_pictures:,} pictures, by the hash of their files.",
         f"{comparison.shared_questions:,} different questions, whatever their pictures and answers.",

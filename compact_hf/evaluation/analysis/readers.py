@@ -41,7 +41,7 @@ class LabelledQuestion(NamedTuple):
 
 
 class QuestionRow(NamedTuple):
-    """Questions about one picture; none where nobody said what they need, as in instruction rows."""
+    """Questions about one image; none where nobody said what they need, as in instruction rows."""
 
     image_id: str
     questions: tuple[LabelledQuestion, ...]
@@ -54,7 +54,7 @@ class QuestionSource:
     Attributes:
         name (`str`): what people call it.
         k_is (`str`): `asked` or `judged`.
-        total (`int`): rows of a data set, finished pictures of a run.
+        total (`int`): rows of a dataset, finished images of a run.
         iter_rows (`Callable[[], Iterator[Row]]`): reads them, in their order.
     """
 
@@ -72,7 +72,7 @@ _MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
 
 
 def read_dataset(dataset: str, *, config: str | None, split: str | None) -> QuestionSource:
-    """Return a data set's questions.
+    """Return a dataset's questions.
 
     Args:
         dataset (`str`): a folder, or `org/name[@revision][/config]`, with or without `hf://datasets/` before it.
@@ -80,7 +80,7 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
 
     Raises:
         UsageError: it is neither, or names two configs.
-        SourceError: there is no such data set, config or split, or it cannot be read.
+        SourceError: there is no such dataset, config or split, or it cannot be read.
         EvaluationError: it is not in Parquet, has no rows, or not the columns that are needed.
     """
     address = _parse_address(dataset, config, split)
@@ -194,7 +194,7 @@ def _open_file(address: Address, file: str) -> AbstractContextManager[Any]:
         return open(file, "rb")
     from huggingface_hub import HfFileSystem
 
-    # No reading ahead: between the columns that are wanted lie the pictures, which are a hundred times larger.
+    # No reading ahead: between the columns that are wanted lie the images, which are a hundred times larger.
     stream: AbstractContextManager[Any] = HfFileSystem().open(file, "rb", cache_type="none")
     return stream
 
@@ -271,7 +271,7 @@ def read_run(directory: Path) -> QuestionSource:
 
     Raises:
         JournalError: it cannot be read.
-        EvaluationError: no picture of it is finished yet.
+        EvaluationError: no image of it is finished yet.
         UsageError: it is a run of a method that has no questions.
     """
     runs = find_runs(directory)

@@ -25,7 +25,7 @@ _K_EXPLANATION: Final = (
 
 
 def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, *, command: str) -> str:
-    """Return the page about one data set, or about two beside each other.
+    """Return the page about one dataset, or about two beside each other.
 
     Args:
         data (`Sequence[Analysis]`): one or two.

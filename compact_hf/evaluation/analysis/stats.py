@@ -1,7 +1,7 @@
-"""What is known of a data set's questions once they have passed by. analysis.json holds, as --json prints it:
+"""What is known of a dataset's questions once they have passed by. analysis.json holds, as --json prints it:
 
     {"schema": 1,
-     "data": [ANALYSIS],                    two of them where two data sets were given
+     "data": [ANALYSIS],                    two of them where two datasets were given
      "comparison": null}                    or COMPARISON (compare.py)
 
     ANALYSIS = {
@@ -15,7 +15,7 @@
       "combinations": {"color+shape": 31, ...},                    most frequent first; "" needs none
       "question_words": LENGTHS,
       "answer_words": LENGTHS,              of answers that are not empty; null without any
-      "sampled": 4115,                      questions that all below is measured on: whole pictures, at most 100,000
+      "sampled": 4115,                      questions that all below is measured on: whole images, at most 100,000
       "repeats": {"about_the_picture": 0.0, "question": 0.15, "question_and_answer": 0.0, "near": 0.0},   duplicates
       "answers": {"entropy": 5.6,           bits of the answer where nothing is known of the question
                   "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: dataset/stats.py; null without any
@@ -58,8 +58,8 @@ class Repeats:
     """Shares, 0 to 1, of questions that repeat an earlier one.
 
     Attributes:
-        about_the_picture (`float`): the same text about the same picture.
-        question (`float`): the same text about any picture, whatever the answer.
+        about_the_picture (`float`): the same text about the same image.
+        question (`float`): the same text about any image, whatever the answer.
         question_and_answer (`float`): the same text with the same answer.
         near (`float`): near repeats, which have the same answer.
     """
@@ -74,7 +74,7 @@ def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
     """Return how much of the questions repeats itself.
 
     Args:
-        questions (`Sequence[SampledQuestion]`): those about a picture one after the other; there must be some.
+        questions (`Sequence[SampledQuestion]`): those about an image one after the other; there must be some.
     """
     total = len(questions)
     texts = [normalise(question.question) for question in questions]
@@ -123,7 +123,7 @@ class AnswerVariety:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A data set in figures; see the module."""
+    """A dataset in figures; see the module."""
 
     name: str
     k_is: KSource
@@ -150,12 +150,12 @@ class Analysis:
 
 
 def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: Sequence[SampledQuestion]) -> Analysis:
-    """Return a data set in figures.
+    """Return a dataset in figures.
 
     Args:
         name, k_is (`str`): as `readers.QuestionSource` has them.
         counts (`QuestionCounts`): of all its questions; there must be some.
-        sample (`Sequence[SampledQuestion]`): those whose text is looked at, by picture.
+        sample (`Sequence[SampledQuestion]`): those whose text is looked at, by image.
     """
     combinations = sorted(counts.combination_counts.items(), key=lambda item: (-item[1], item[0]))
     return Analysis(

@@ -33,7 +33,7 @@ _DISTANCE_NAMES: Final = {
 
 
 def stats_table(data: Sequence[Analysis]) -> Table:
-    """Return every single figure, a line each, a column for each data set."""
+    """Return every single figure, a line each, a column for each dataset."""
     rows: list[tuple[str, Callable[[Analysis], str]]] = [
         ("questions", lambda analysis: f"{analysis.questions:,}"),
         ("pictures", lambda analysis: f"{analysis.pictures:,}"),
@@ -144,7 +144,7 @@ def capability_table(data: Sequence[Analysis]) -> Table:
 
 
 def pair_table(data: Sequence[Analysis]) -> Table:
-    """Return the pairs of capabilities that most questions of the first data set need."""
+    """Return the pairs of capabilities that most questions of the first dataset need."""
     pair_counts = [
         {f"{get_label(pair.one)} + {get_label(pair.other)}": pair.questions for pair in analysis.complexity.by_pair}
         for analysis in data
@@ -183,7 +183,7 @@ def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
 
 
 def text_only_table(analysis: Analysis) -> Table:
-    """Return what is answered without the picture, in all and by k."""
+    """Return what is answered without the image, in all and by k."""
     rows = (
         () if analysis.text_alone is None else (("all", analysis.text_alone.overall), *analysis.text_alone.by_k.items())
     )
@@ -197,7 +197,7 @@ def text_only_table(analysis: Analysis) -> Table:
 
 
 def distance_table(comparison: DatasetComparison) -> Table:
-    """Return how far two data sets lie apart."""
+    """Return how far two datasets lie apart."""
     return Table(
         ("distance of", "0 the same, 1 nothing in common"),
         tuple((label, f"{comparison.distances[name]:.2f}") for name, label in _DISTANCE_NAMES.items()),

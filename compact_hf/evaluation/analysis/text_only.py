@@ -119,7 +119,7 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class BaselineScore:
-    """How many of some questions are answered without a picture.
+    """How many of some questions are answered without an image.
 
     Attributes:
         n, right (`int`): questions that have an answer, and those that the classifier guessed.
@@ -147,7 +147,7 @@ class TextOnlyBaseline:
 
 
 def score_text_only(questions: Sequence[SampledQuestion]) -> TextOnlyBaseline | None:
-    """Return how far a classifier gets that sees no picture; None where fewer than `FOLDS` pictures have answers."""
+    """Return how far a classifier gets that sees no image; None where fewer than `FOLDS` images have answers."""
     with_answers = [question for question in questions if question.answer]
     if len({question.image_hash for question in with_answers}) < FOLDS:
         return None
@@ -169,7 +169,7 @@ def _build_score(correct: dict[int, list[bool]], answers: dict[int, Counter[str]
 
 
 def _predict_answers(questions: Sequence[SampledQuestion]) -> list[str]:
-    """Return a guess for each question, learnt from the other folds' pictures."""
+    """Return a guess for each question, learnt from the other folds' images."""
     import numpy as np
 
     candidates = [answer for answer, _ in _sort_by_frequency(Counter(item.answer for item in questions))[:_MAX_ANSWERS]]

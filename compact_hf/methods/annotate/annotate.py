@@ -95,7 +95,7 @@ class AnnotationSummary(NotebookSummary):
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
-        pictures (`int`): pictures that are done.
+        pictures (`int`): images that are done.
         questions (`int`): questions that were annotated.
         mean_k (`float | None`): None without any question.
         mode_k (`int | None`): the k that most questions have, the smaller in a tie.
@@ -103,7 +103,7 @@ class AnnotationSummary(NotebookSummary):
         by_k (`dict[int, int]`): k -> questions, from 0 to the largest that there is.
         by_capability (`dict[str, int]`): capability -> questions that need it; all ten.
         by_pair (`tuple[CapabilityPair, ...]`): pairs that some question needs, most frequent first.
-        rejects (`dict[str, int]`): reason -> rows, pictures or questions that could not be annotated.
+        rejects (`dict[str, int]`): reason -> rows, images or questions that could not be annotated.
         verifiers (`tuple[str, ...]`): the model versions that judged.
     """
 
@@ -148,7 +148,7 @@ class AnnotationSummary(NotebookSummary):
 
 
 def iter_annotations(run: str | Path) -> Iterator[Annotation]:
-    """Yield what a run found, in the order of image ids and within a picture in that of the data set.
+    """Yield what a run found, in the order of image ids and within an image in that of the dataset.
 
     Raises:
         JournalError: the folder is not a run, or cannot be read.
@@ -233,36 +233,36 @@ def annotate(
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> AnnotationSummary:
-    """Ask a verifier which capabilities the questions of a data set need; it sees neither answers nor any expectation.
+    """Ask a verifier which capabilities the questions of a dataset need; it sees neither answers nor any expectation.
 
     Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on. What is there by then
     is in `out`/annotations.parquet.
 
     Args:
         dataset (`str`): `org/name[@revision][/config]` on the Hub, a folder such as a release, or a JSON file in
-            LLaVA's format. Rows about one picture are asked about together.
+            LLaVA's format. Rows about one image are asked about together.
         out (`str | Path`): the run folder: new, empty, or this same run's.
         split (`str`, *optional*): one split of it; all of them by default.
         image_root (`str`, *optional*, defaults to the JSON file's folder): where its image paths start.
         verifier (`str`, *optional*): `NAME[:MODEL]`; defaults to `scenes` for drawn scenes and to `gemini` otherwise.
         verifier_url (`str`, *optional*): another server.
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the picture that is sent.
-        seed (`int`, *optional*, defaults to 0): decides which pictures come first.
-        limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
+        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
+        seed (`int`, *optional*, defaults to 0): decides which images come first.
+        limit (`int`, *optional*): work on so many images, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a verifier that answers in
-            batches, or a data set that has to be loaded first.
+            batches, or a dataset that has to be loaded first.
 
     Returns:
         What the questions need, in numbers.
 
     Raises:
         UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there is no such data set, or it has no pictures or no questions.
+        SourceError: there is no such dataset, or it has no images or no questions.
         TeacherError: the verifier refuses, or cannot be reached.
         JournalError: the run folder cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
     """
     limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     check_max_edge(max_edge)

@@ -1,7 +1,7 @@
-"""What the questions of a data set need, picture by picture: the paper's analysis of LLaVA-665K, for any data set.
+"""What the questions of a dataset need, image by image: the paper's analysis of LLaVA-665K, for any dataset.
 
-In: a picture and the rows that ask about it. Out: an `Annotation` for each question, or a reject. The verifier is not
-led: it sees the picture and the questions, never the answers that the data set gives.
+In: an image and the rows that ask about it. Out: an `Annotation` for each question, or a reject. The verifier is not
+led: it sees the image and the questions, never the answers that the dataset gives.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ METHOD: Final = "annotate"
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A question of a data set, and what it needs.
+    """A question of a dataset, and what it needs.
 
     Attributes:
         row (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
-        row_id (`str`): what the data set calls the row, empty where it has no names.
+        row_id (`str`): what the dataset calls the row, empty where it has no names.
         turn (`int`): the question's place in the row, from 0.
-        image_id (`str`): the picture's id.
-        question, answer (`str`): the data set's; the answer may be empty.
+        image_id (`str`): the image's id.
+        question, answer (`str`): the dataset's; the answer may be empty.
         capabilities (`tuple[str, ...]`): those that the verifier found to be needed, in canonical order.
         k (`int`): how many they are, 0 to 10.
         verifier_answer (`str`): the verifier's own answer.
@@ -47,7 +47,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationOutcome:
-    """What became of a picture's questions; `verifier` are the model versions that judged."""
+    """What became of an image's questions; `verifier` are the model versions that judged."""
 
     annotations: tuple[Annotation, ...]
     rejects: tuple[Reject, ...]
@@ -56,7 +56,7 @@ class AnnotationOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DatasetQuestion:
-    """A question as it stands in a row; a data set's question is a draft that nobody is sure of or asked for."""
+    """A question as it stands in a row; a dataset's question is a draft that nobody is sure of or asked for."""
 
     row: QuestionRow
     turn: int
@@ -69,7 +69,7 @@ def parse_annotation_outcome(body: str) -> AnnotationOutcome:
 
 
 def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[QuestionRow]) -> Process:
-    """Ask what every question about one picture needs.
+    """Ask what every question about one image needs.
 
     Yields:
         A list of requests; the replies to them, in the same order, must be sent back.

@@ -8,7 +8,7 @@ those that need the same number, and its drafts pass COMPACT's filters and verif
 asked for.
 
 A conversation has one k: that which most of the image's questions come to with one capability more, the larger one in
-a tie. The others are rejects. One accepted question makes a conversation: data sets like VQA ask no more of an image.
+a tie. The others are rejects. One accepted question makes a conversation: datasets like VQA ask no more of an image.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ METHOD: Final = "augment"
 PRESET: Final = replace(
     PAPER, name="k-plus-1", version="1", ks=(), combinations_per_request=4, max_rounds=3, min_turns=1
 )
-"""The filters of `paper`; four questions of a picture are rewritten in one request, each with up to three atoms."""
+"""The filters of `paper`; four questions of an image are rewritten in one request, each with up to three atoms."""
 
 # Each round waits for two batches, up to 24 hours each.
 BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
@@ -63,7 +63,7 @@ BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
 
 @dataclass(slots=True)
 class _ImageState:
-    """What has become of a picture's questions so far."""
+    """What has become of an image's questions so far."""
 
     image_id: str
     encoded_image: EncodedImage
@@ -97,7 +97,7 @@ def augment_image(
     ks: Collection[int],
     preset: Preset,
 ) -> Process:
-    """Rewrite the questions about one picture.
+    """Rewrite the questions about one image.
 
     Args:
         ks (`Collection[int]`): the values of k that the teacher can be asked for.
@@ -137,7 +137,7 @@ def augment_image(
 def _select_k(
     originals: Sequence[OriginalQuestion], ks: Collection[int], rejects: list[Reject]
 ) -> tuple[int, list[OriginalQuestion]]:
-    """Return the k that the picture's new questions will have, and the questions that come to it."""
+    """Return the k that the image's new questions will have, and the questions that come to it."""
     counts = Counter(
         k for original in originals if (k := len(original.capabilities) + 1) in ks and k <= len(CAPABILITIES)
     )
@@ -193,7 +193,7 @@ def _run_round(
 
 
 def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion], state: _ImageState) -> bool:
-    """Draw the next further capability, those that this picture was asked least for first; False where none is left."""
+    """Draw the next further capability, those that this image was asked least for first; False where none is left."""
     names = [
         name for name in CAPABILITIES if name not in question.original.capabilities and name not in question.extras
     ]
@@ -239,9 +239,9 @@ def augment(
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> RunProgress:
-    """Have a teacher rewrite the questions of a data set so that they need one capability more, and verify each.
+    """Have a teacher rewrite the questions of a dataset so that they need one capability more, and verify each.
 
-    The verifier first says what every question needs, as in `annotate`. Of each picture those questions are rewritten
+    The verifier first says what every question needs, as in `annotate`. Of each image those questions are rewritten
     that need as many capabilities as most of them, so that its conversation has one k. Works in a notebook too. Ctrl-C
     finishes what is in flight and stops; the same call goes on.
 
@@ -255,23 +255,23 @@ def augment(
             `gemini` otherwise; the verifier to the teacher.
         teacher_url, verifier_url (`str`, *optional*): other servers; the verifier's defaults to the teacher's.
         strict (`bool`, *optional*, defaults to False): check answers too, as for `generate`.
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the picture that is sent.
+        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
         seed (`int`, *optional*, defaults to 0): decides every draw.
-        limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
+        limit (`int`, *optional*): work on so many images, drawn at random by the seed; a larger limit adds to them.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
-            batches, or a data set that has to be loaded first.
+            batches, or a dataset that has to be loaded first.
 
     Returns:
         Where the run stands at its end.
 
     Raises:
         UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there is no such data set, or it has no pictures or no questions.
+        SourceError: there is no such dataset, or it has no images or no questions.
         TeacherError: the teacher refuses, or cannot be reached.
         JournalError: the run folder cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
     """
     limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     check_max_edge(max_edge)

@@ -1,6 +1,6 @@
 """Balance: in go the combinations of each image's accepted questions, out comes which of them to take.
 
-Of an image with more than two questions two or three are taken, so that over the whole data set k, capabilities and
+Of an image with more than two questions two or three are taken, so that over the whole dataset k, capabilities and
 pairs of capabilities come out as even as the questions allow. Pure, without a seed, in whole numbers: what is taken is
 a function of what there is, gone over in the order of image ids.
 """

@@ -1,6 +1,6 @@
-"""What outcomes add up to: the outcomes of a run's pictures go in one by one, counts of all kinds come out.
+"""What outcomes add up to: the outcomes of a run's images go in one by one, counts of all kinds come out.
 
-One pass, a few hundred counters, however many pictures there are.
+One pass, a few hundred counters, however many images there are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compact_hf.records import Reject
 MAX_EXAMPLES: Final = 3
 """Rejects shown of each reason."""
 DECLINED_REASON: Final = "declined"
-"""The reason of a reject where the teacher said that the picture does not support the combination."""
+"""The reason of a reject where the teacher said that the image does not support the combination."""
 _STAGES: Final = ("picture", "generation", "verification", "conversation", "instruction")
 
 
@@ -56,7 +56,7 @@ class CombinationCount:
     Attributes:
         capabilities (`tuple[str, ...]`): the combination.
         asked, accepted, declined (`int`): drafts that were asked for, those that are kept, and those that the teacher
-            would not write about that picture. One accepted question of a picture that is not kept counts nowhere.
+            would not write about that image. One accepted question of an image that is not kept counts nowhere.
     """
 
     capabilities: Combination
@@ -71,7 +71,7 @@ class OutcomeCounter:
     Args:
         faults (`dict[str, list[str]]`): key of a reply -> the fault planted in each of its drafts, in reverse order.
             Used up by counting.
-        max_turns (`int`): questions of a picture beyond which the others are surplus.
+        max_turns (`int`): questions of an image beyond which the others are surplus.
     """
 
     def __init__(self, faults: dict[str, list[str]], *, max_turns: int) -> None:
@@ -101,7 +101,7 @@ class OutcomeCounter:
             self._declined[reject.capabilities] += reject.reason == DECLINED_REASON
 
     def add_outcome(self, outcome: Outcome) -> None:
-        """Count what became of one picture."""
+        """Count what became of one image."""
         self.outcomes += 1
         self.drafts[outcome.k] += len(outcome.drafts)
         for key, reason in outcome.drafts:

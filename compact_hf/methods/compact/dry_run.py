@@ -1,6 +1,6 @@
 """`compact generate ... --dry-run`: what a run will take from here on, before anything is asked. It needs no key.
 
-In: what `generate` takes. Out: a `Forecast`. The pictures are listed, not looked at.
+In: what `generate` takes. Out: a `Forecast`. The images are listed, not looked at.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def dry_run(
 
     Raises:
         UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there are no pictures to work on.
+        SourceError: there are no images to work on.
         JournalError: `out` holds a run that cannot be read.
     """
     parsed_shard = None if shard is None else Shard.parse(shard)

@@ -153,7 +153,7 @@ def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) ->
 
 
 def _check_image_placeholder(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    # Trainers put the picture where the text says <image>: a literal one would break them.
+    # Trainers put the image where the text says <image>: a literal one would break them.
     return ("image placeholder in the text", "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
 
 

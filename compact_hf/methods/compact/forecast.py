@@ -39,7 +39,7 @@ class PassRates:
     Attributes:
         generation (`float`): of the drafts that were asked for, those that come and pass the checks made in code.
         verification (`float`): of those, the ones that the verdict agrees with.
-        blind (`float`): of those, the ones that cannot be answered without the picture (strict presets only).
+        blind (`float`): of those, the ones that cannot be answered without the image (strict presets only).
     """
 
     generation: float
@@ -49,14 +49,14 @@ class PassRates:
 
 @dataclass(frozen=True, slots=True)
 class ImageEstimate:
-    """What one picture takes and gives, on average.
+    """What one image takes and gives, on average.
 
     Attributes:
         teacher_requests, verifier_requests, blind_requests (`float`): requests; blind ones go to the verifier too,
-            without the picture.
+            without the image.
         teacher_questions, verifier_questions, blind_questions (`float`): combinations and questions in these requests.
-        kept (`float`): probability that the picture is kept.
-        questions (`float`): accepted questions, those of pictures that are not kept left out.
+        kept (`float`): probability that the image is kept.
+        questions (`float`): accepted questions, those of images that are not kept left out.
     """
 
     teacher_requests: float
@@ -70,8 +70,8 @@ class ImageEstimate:
 
 
 def estimate_image(preset: Preset, k: int, rates: PassRates) -> ImageEstimate:
-    """Return what a picture of this k takes and gives where each draft fares by itself."""
-    distribution: Mapping[int, float] = {0: 1.0}  # accepted questions -> share of the pictures
+    """Return what an image of this k takes and gives where each draft fares by itself."""
+    distribution: Mapping[int, float] = {0: 1.0}  # accepted questions -> share of the images
     blind_rate = rates.blind if preset.strict else 1.0
     teacher_requests = verifier_requests = blind_requests = teacher_questions = 0.0
     combinations = math.comb(MAX_K, k)
@@ -125,17 +125,17 @@ def _after_round(
 
 
 RequestKind = Literal["teacher", "verifier", "blind"]
-"""What is asked: `blind` goes to the verifier, without the picture."""
+"""What is asked: `blind` goes to the verifier, without the image."""
 
 ASSUMED_ACCEPT_RATE: Final = 0.8
 """Share of drafts that are taken to pass all checks, before anything is known."""
 IMAGE_TOKENS: Final = 1120
-"""Gemini 3's for one picture, where no media resolution is set."""
+"""Gemini 3's for one image, where no media resolution is set."""
 THINKING_TOKENS: Final = 200
 """For each question that is written or judged: thinking level `low` takes 100 to 500 a request."""
 REQUEST_S: Final = 5.0
 MIN_SAMPLES: Final = 10
-"""Finished pictures, and drafts of one k, from which on the journal's own means are used."""
+"""Finished images, and drafts of one k, from which on the journal's own means are used."""
 _CHARS_PER_TOKEN: Final = 4
 _OUTPUT_TOKENS: Final = {"teacher": 50, "verifier": 35, "blind": 10}
 _SAMPLE_QUESTION: Final = "What colour is the jacket of the person who reaches for the second shelf from the left?"
@@ -161,8 +161,8 @@ class Forecast:
     """What a run will take from here on.
 
     Attributes:
-        pictures, finished (`int`): pictures to be worked on, and those that are done already and cost nothing more.
-        kept, questions (`int`): what the pictures to be worked on will give.
+        pictures, finished (`int`): images to be worked on, and those that are done already and cost nothing more.
+        kept, questions (`int`): what the images to be worked on will give.
         lines (`tuple[ForecastLine, ...]`): by kind of request.
         requests, input_tokens, output_tokens (`int`): in all.
         cost, cost_per_question (`float | None`): USD; None where a price is not known.
@@ -193,15 +193,15 @@ def forecast_run(
     rate_limits: RateLimits,
     status: RunStatus | None = None,
 ) -> Forecast:
-    """Say what a run over so many pictures will take.
+    """Say what a run over so many images will take.
 
     Args:
-        image_count (`int`): pictures in all, those that are finished included.
+        image_count (`int`): images in all, those that are finished included.
         preset (`Preset`): the method's parameters, `ks` and `strict` included.
         teachers (`Mapping[Role, str]`): who is asked in each role, `NAME:MODEL`.
         prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.lookup_prices` gives it.
         rate_limits (`RateLimits`): requests in flight, and what may be asked in a minute.
-        status (`RunStatus`, *optional*): the run so far; from ten finished pictures on its means replace assumptions.
+        status (`RunStatus`, *optional*): the run so far; from ten finished images on its means replace assumptions.
 
     Raises:
         UsageError: there are no questions of such a k.
@@ -291,7 +291,7 @@ def _iter_lines(
 
 
 def _estimate_input_tokens(kind: RequestKind, questions: float, preset: Preset) -> float:
-    """Return the tokens of one request that holds so many questions: the real prompt's, and the picture's."""
+    """Return the tokens of one request that holds so many questions: the real prompt's, and the image's."""
     is_several = preset.combinations_per_request > 1
     question_list = [_SAMPLE_QUESTION] * max(1, round(questions))
     match kind:

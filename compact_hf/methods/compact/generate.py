@@ -1,4 +1,4 @@
-"""`compact generate`: pictures in, a run folder out; the same call goes on where it stopped (paper, steps 1 to 3).
+"""`compact generate`: images in, a run folder out; the same call goes on where it stopped (paper, steps 1 to 3).
 
 compact generate PICTURES --out RUN
 """
@@ -49,12 +49,12 @@ def generate(
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> RunProgress:
-    """Ask a teacher about pictures and have every question verified; all goes into the run folder `out`.
+    """Ask a teacher about images and have every question verified; all goes into the run folder `out`.
 
     Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on.
 
     Args:
-        source (`str`): a folder, `scenes:N`, or a data set on the Hub.
+        source (`str`): a folder, `scenes:N`, or a dataset on the Hub.
         out (`str | Path`): the run folder: new, empty, or this same run's.
         teacher, verifier (`str`, *optional*): `NAME[:MODEL]`. The teacher defaults to `scenes` for scenes and to
             `gemini` otherwise; the verifier to the teacher, without its noise.
@@ -63,13 +63,13 @@ def generate(
         preset (`str`, *optional*, defaults to `paper`): `paper` asks for one question a request, `efficient` for
             several, and has them verified together; the checks are the same.
         strict (`bool`, *optional*, defaults to False): two checks more: the verifier's own answer must agree, and the
-            question must not be answered rightly without the picture (one request more per round).
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the picture that is sent.
+            question must not be answered rightly without the image (one request more per round).
+        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
         seed (`int`, *optional*, defaults to 0): decides every draw.
-        shard (`str`, *optional*): `I/N`: work on the I-th of N parts of the pictures only; `limit`, `rpm`, `tpm`,
+        shard (`str`, *optional*): `I/N`: work on the I-th of N parts of the images only; `limit`, `rpm`, `tpm`,
             `max_requests` and `max_cost` are those of all parts together.
         noise (`float`, *optional*, defaults to 0.0): share of faulty drafts that the scenes teacher plants.
-        limit (`int`, *optional*): work on so many pictures, drawn at random by the seed; a larger limit adds to them.
+        limit (`int`, *optional*): work on so many images, drawn at random by the seed; a larger limit adds to them.
         concurrency (`int`, *optional*, defaults to 16): requests in flight.
         rpm, tpm (`float`, *optional*): at most so many requests, and tokens, a minute.
         max_requests, max_cost (`int`, `float`, *optional*): stop after so many answered requests, or US dollars, over
@@ -77,17 +77,17 @@ def generate(
         price_in, price_out (`float`, *optional*): US dollars per million tokens, where genai-prices does not know them.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
         on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
-            batches, or a data set that has to be loaded first.
+            batches, or a dataset that has to be loaded first.
 
     Returns:
         Where the run stands at its end.
 
     Raises:
         UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there are no pictures to work on.
+        SourceError: there are no images to work on.
         TeacherError: the teacher refuses, or cannot be reached.
         JournalError: the run folder cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or pictures that could not be finished; the same call goes on.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
     """
     limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
     parsed_shard = None if shard is None else Shard.parse(shard)

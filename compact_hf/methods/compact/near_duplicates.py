@@ -3,7 +3,7 @@
 A turn repeats a kept one where both give the same answer and their questions share more than `MAX_SIMILARITY` of their
 words, in the same order. The answer belongs to it: "What color is the bus?" about a red and about a blue bus teaches to
 look, about five hundred red ones it teaches that buses are red; and if each wording could stand but once, its answer
-could be known without a picture. So of each wording every answer stays once.
+could be known without an image. So of each wording every answer stays once.
 """
 
 from __future__ import annotations

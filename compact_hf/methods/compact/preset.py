@@ -30,9 +30,9 @@ class Preset:
         max_rounds (`int`): rounds after which an image is given up.
         max_turns, min_turns (`int`): accepted questions at which an image is done, and that it needs to be kept. A
             round that asks for several may bring more than `max_turns`: a surplus, all of which is kept.
-        max_edge (`int`): pixels on the longer edge of the picture that teacher and verifier see.
+        max_edge (`int`): pixels on the longer edge of the image that teacher and verifier see.
         strict (`bool`): two checks more, beyond the paper: the verifier's own answer must agree with the draft's, and
-            the question must not be answered rightly without the picture.
+            the question must not be answered rightly without the image.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Preset:
         return f"{self.name}@{self.version}{'+strict' if self.strict else ''}"
 
     def with_overrides(self, ks: Sequence[int] | None, *, max_edge: int, teacher: str, supported_ks: range) -> Preset:
-        """Return the preset with these k, or its own where none are given, and pictures of this size.
+        """Return the preset with these k, or its own where none are given, and images of this size.
 
         Args:
             teacher (`str`), possible (`range`): who is asked, and the k that it has questions for.
@@ -80,7 +80,7 @@ class Preset:
 PAPER: Final = Preset(name="paper", version="1")
 
 # Four combinations bring three questions where a teacher has four drafts in five accepted; one request writes them and
-# one judges them, so that the picture travels twice instead of six times or more.
+# one judges them, so that the image travels twice instead of six times or more.
 EFFICIENT: Final = Preset(name="efficient", version="1", combinations_per_request=4, max_rounds=4)
 # In batches a round takes up to two days: more is asked for at once, and less often.
 EFFICIENT_BATCH: Final = replace(EFFICIENT, name="efficient-batch", combinations_per_request=6, max_rounds=2)

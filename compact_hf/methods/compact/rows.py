@@ -2,7 +2,7 @@
 
 Timing, kills and sharding leave no trace: the same replies give the same rows in the same order. Beyond the paper, a
 question that repeats one about an earlier image is dropped (near_duplicates.py), and where it is asked for, of images
-with a surplus of questions those are taken that even the data set out (balance.py).
+with a surplus of questions those are taken that even the dataset out (balance.py).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def iter_conversation_rows(
 ) -> Iterator[Row | Reject]:
     """Yield a row for every conversation in the runs, and every reject, a few in memory at a time.
 
-    A picture that several runs asked about counts once, for the first of them in the order given; the shards of one run
-    may come in any order. A picture that the run's last start did not find any more is left out. What stays in memory
+    An image that several runs asked about counts once, for the first of them in the order given; the shards of one run
+    may come in any order. An image that the run's last start did not find any more is left out. What stays in memory
     are the words of the questions, to find those that repeat one, and with `balance` the combinations of each image.
 
     Args:
@@ -56,7 +56,7 @@ def iter_conversation_rows(
     Raises:
         UsageError: one of the runs makes no conversations, or `max_similarity` is out of range.
         JournalError: one of the folders is not a run, or cannot be read.
-        SourceError: the pictures of a run are gone.
+        SourceError: the images of a run are gone.
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
@@ -93,7 +93,7 @@ def with_turns(row: Row, turns: Sequence[Turn]) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class _ImageConversation:
-    """A picture with its conversation, of which the turns at `positions` go into the release."""
+    """An image with its conversation, of which the turns at `positions` go into the release."""
 
     outcome: Outcome
     turns: tuple[Turn, ...]
@@ -136,7 +136,7 @@ def _iter_entries(journal: Journal, run: int) -> Iterator[_Entry]:
 
 
 def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversation | Reject]:
-    """Yield each picture's conversation with all its turns, in the order of image ids, and the rejects before it."""
+    """Yield each image's conversation with all its turns, in the order of image ids, and the rejects before it."""
     runs = [{name: value for name, value in journal.identity.items() if name != "shard"} for journal in journals]
     streams = [_iter_entries(journal, runs.index(run)) for journal, run in zip(journals, runs, strict=True)]
     last_id = ""

@@ -86,11 +86,11 @@ def usage_by_role(
 
 
 IDLE_S: Final = 300.0
-"""Seconds without a finished picture after which a run is taken to stand still."""
+"""Seconds without a finished image after which a run is taken to stand still."""
 _NOISY_PREFIX: Final = "scenes:noise"
 """How a teacher's name starts that plants faults."""
 _PACE_WINDOW: Final = 500
-"""Finished pictures, at most, by which the pace is taken."""
+"""Finished images, at most, by which the pace is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,12 @@ class RunStatus(NotebookSummary):
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
-        pictures, finished, conversations, questions (`int`): pictures that could be read, that are done, that were
+        pictures, finished, conversations, questions (`int`): images that could be read, that are done, that were
             kept; accepted questions in those that were kept.
-        surplus (`int`): of these questions the ones beyond three a picture, from which assembly may choose.
+        surplus (`int`): of these questions the ones beyond three an image, from which assembly may choose.
         conversations_by_k, questions_by_k (`dict[int, int]`): k -> how many.
         drafts_by_k, accepted_by_k (`dict[int, int]`): k -> drafts that were asked for, and that passed all checks,
-            those of pictures that were not kept included.
+            those of images that were not kept included.
         questions_by_capability (`dict[str, dict[int, int]]`): capability -> k -> kept questions that need it.
         coverage (`dict[str, dict[str, int]]`): capability -> capability -> kept questions that need both; with itself:
             that need the one. Symmetrical.
@@ -117,11 +117,11 @@ class RunStatus(NotebookSummary):
         cost (`float | None`): USD so far, at each day's prices; None where one is not known.
         cost_per_question (`float | None`): USD; None without a cost or a question.
         models (`tuple[str, ...]`): the versions that answered.
-        first_at, last_at (`float | None`): when the first and the newest picture was finished, in seconds since 1970.
-        left (`int | None`): pictures that are still to be worked on, as the newest session of the run knows; None where
+        first_at, last_at (`float | None`): when the first and the newest image was finished, in seconds since 1970.
+        left (`int | None`): images that are still to be worked on, as the newest session of the run knows; None where
             that is not known.
-        pace (`float | None`): pictures a second, by the newest ones since the run last stood still; None before two.
-        is_running (`bool`): a picture was finished in the last five minutes.
+        pace (`float | None`): images a second, by the newest ones since the run last stood still; None before two.
+        is_running (`bool`): an image was finished in the last five minutes.
     """
 
     identity: dict[str, Any]
@@ -236,7 +236,7 @@ def _count_outcomes(journals: Sequence[Journal], identity: Mapping[str, Any]) ->
             if identity["method"] in CONVERSATION_METHODS:
                 counter.add_outcome(parse_outcome(finished_image.body))
             else:
-                # What else other methods make of a picture is theirs to read.
+                # What else other methods make of an image is theirs to read.
                 for reject in from_json(_AnyOutcome, finished_image.body).rejects:
                     counter.add_reject(reject)
     return counter

@@ -76,9 +76,9 @@ def build_llava_processor(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> LlavaProcessor:
-    """Return a processor that does to a picture what LLaVA-1.5 does, with our chat template.
+    """Return a processor that does to an image what LLaVA-1.5 does, with our chat template.
 
-    A picture is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_size` and normalized;
+    An image is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_size` and normalized;
     it becomes (image_size / patch_size)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
 
     Args:
@@ -89,7 +89,7 @@ def build_llava_processor(
         image_std (`Sequence[float]`, *optional*, defaults to CLIP's): likewise.
 
     Raises:
-        ValueError: a picture is no whole number of patches.
+        ValueError: an image is no whole number of patches.
     """
     from transformers import LlavaProcessor
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD

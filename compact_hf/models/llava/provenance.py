@@ -100,7 +100,7 @@ def write_base_card(
         directory (`Path`): the base's.
         parts (`tuple[Part, ...]`): the three, language model first; their licenses are read from their own cards.
         record (`AssemblyRecord`): of the base.
-        image_tokens (`int`): that a picture becomes.
+        image_tokens (`int`): that an image becomes.
         dtype (`str`): that it is loaded in.
         legacy (`bool`): the tokenizer's setting of that name.
     """

@@ -49,7 +49,7 @@ class ModelSize:
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens a picture becomes."""
+        """How many tokens an image becomes."""
         return (self.image_size // self.patch_size) ** 2
 
 

@@ -24,7 +24,7 @@ NIGHT: Final[tuple[Color, Color]] = ((36, 44, 92), (112, 116, 164))
 
 
 def draw_backdrop(place: str, *, night: bool) -> Image:
-    """Return the picture of an empty place: RGB, `SIZE` x `SIZE`."""
+    """Return the image of an empty place: RGB, `SIZE` x `SIZE`."""
     from PIL import Image as Images
 
     pen = Pen(SIZE, SIZE, scale=1, bottom_margin=0)

@@ -1,4 +1,4 @@
-"""A pen that draws a small picture on glass, larger than life, and hands it out smooth.
+"""A pen that draws a small image on glass, larger than life, and hands it out smooth.
 
 Coordinates are pixels of a thing in the foreground, from the middle of its foot: x to the right, y upwards.
 """

@@ -122,7 +122,7 @@ class JobScheduler:
                 self._store.remove(job)
 
     async def write_job(self, requests: deque[Request]) -> list[Failure]:
-        """Make one job of the requests on the left, as many as it holds; return a failure for each lost picture.
+        """Make one job of the requests on the left, as many as it holds; return a failure for each lost image.
 
         Raises:
             JournalError: the run folder cannot be written.

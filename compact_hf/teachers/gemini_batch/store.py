@@ -39,7 +39,7 @@ _RETRYABLE_CODES: Final = (408, 409, 429, 499)
 async def write_requests(
     path: Path, requests: deque[Request], *, max_bytes: int, max_requests: int
 ) -> tuple[list[str], list[Failure]]:
-    """Write requests from the left of the queue until a file is full; each picture is encoded, written and forgotten.
+    """Write requests from the left of the queue until a file is full; each image is encoded, written and forgotten.
 
     Args:
         path (`Path`): the file of requests, a JSON object `{key, request}` a line.
@@ -48,7 +48,7 @@ async def write_requests(
         max_requests (`int`): the file is full with so many.
 
     Returns:
-        The keys that were written, and a failure for each picture that cannot be read any more.
+        The keys that were written, and a failure for each image that cannot be read any more.
 
     Raises:
         OSError: the file cannot be written.
@@ -93,7 +93,7 @@ async def _format_request(request: Request) -> bytes:
     parts: list[dict[str, Any]] = [{"text": request.prompt}]
     if request.encoded_image is not None:
         data = await request.encoded_image.base64()
-        # There may be a hundred thousand pictures in hand.
+        # There may be a hundred thousand images in hand.
         request.encoded_image.release()
         parts.insert(0, {"inlineData": {"mimeType": "image/jpeg", "data": data}})
     body = {"contents": [{"role": "user", "parts": parts}], **_settings(request)}

@@ -1,6 +1,6 @@
 """Gemini's batch API as teacher or verifier: half the price, and answers within hours. The key is that of `gemini`.
 
-In: requests with a prompt, a picture and a pydantic schema, all of a flush together. Out: the model's JSON text,
+In: requests with a prompt, an image and a pydantic schema, all of a flush together. Out: the model's JSON text,
 unparsed. What was sent is remembered in the run folder (store.py): after a kill at any moment the same requests
 are attached to the jobs that hold them, and nothing is sent twice.
 
@@ -80,7 +80,7 @@ class GeminiBatch:
         self._pause_s = self._timing.initial_poll_s
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`. Nothing: pictures are encoded as they are written, or all would be in memory."""
+        """See `Teacher.prepare`. Nothing: images are encoded as they are written, or all would be in memory."""
 
     async def flush(self) -> None:
         """See `Teacher.flush`: what was asked goes out together."""
@@ -129,7 +129,7 @@ class GeminiBatch:
                 )
 
     async def _send(self, scheduler: JobScheduler) -> list[Failure]:
-        """Write and send what is in no job yet; return a failure for each picture that cannot be read any more."""
+        """Write and send what is in no job yet; return a failure for each image that cannot be read any more."""
         job_keys = scheduler.keys()
         new_requests = deque(request for key, request in self._requests.items() if key not in job_keys)
         failures: list[Failure] = []
