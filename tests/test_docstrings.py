@@ -50,7 +50,7 @@ def unknown_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.ClassDef):
             inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
             known = {"Args": parameters(inits[0]) if inits else fields(node)}
-            if not node.bases:  # else some may be inherited
+            if {ast.unparse(base) for base in node.bases} <= {"NotebookSummary"}:  # else some may be inherited
                 known["Attributes"] = fields(node)
         else:
             known = {"Args": parameters(node)}

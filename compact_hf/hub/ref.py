@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-REPO_ID: Final = r"[\w.-]+/[\w.-]+"
+REPO_ID: Final = r"\w[\w.-]*/\w[\w.-]*"
 """What the Hub takes for a repository's name, as a regular expression. A name without an owner is none: `gpt2`."""
 _REPO_REF: Final = re.compile(rf"(?P<repo_id>{REPO_ID})(?:@(?P<revision>\S+))?")
 

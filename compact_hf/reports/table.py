@@ -8,7 +8,6 @@ A result that is the last value of a notebook's cell shows its summary; most com
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -40,9 +39,9 @@ class NotebookSummary:
 
     __slots__ = ()
 
-    @abstractmethod
     def summary(self) -> Iterator[str | Table]:
         """Yield what matters of the result: sentences, and tables (those without rows are left out when shown)."""
+        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return "\n".join(_render(part) for part in self.summary() if isinstance(part, str) or part.rows)

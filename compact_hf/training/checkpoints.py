@@ -18,7 +18,7 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
-from compact_hf.storage import atomic_file, write_atomically
+from compact_hf.storage import atomic_file, is_empty_directory, write_atomically
 
 _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -93,11 +93,7 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     try:
         stored = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
         # Several machines may come to a folder that they share at the same time.
-        if (
-            stored is None
-            and output_dir.exists()
-            and any(MARKER_FILE not in path.name for path in output_dir.iterdir())
-        ):
+        if stored is None and output_dir.exists() and not is_empty_directory(output_dir, besides=MARKER_FILE):
             raise UsageError(
                 f"output_dir {output_dir} already holds something that `compact tune` did not begin; "
                 "give a new or empty folder"
@@ -107,6 +103,8 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
                 temp_file.write_text(json.dumps(current, sort_keys=True), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"output_dir {output_dir} cannot be used ({error.strerror}); give another folder") from error
+    except ValueError as error:
+        raise UsageError(f"{marker} cannot be read ({error}); give another output_dir") from error
     if stored is not None and stored != current:
         changed = sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))
         changes = "; ".join(

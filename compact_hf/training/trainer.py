@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from trl import SFTTrainer
 
+from compact_hf.storage import write_atomically
 from compact_hf.training.checkpoints import COMPLETE_FILE
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import GroupedBatchSampler, build_grouping
@@ -112,7 +113,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             # Of weights alone nobody can go on.
             if not self.args.save_only_model:
-                (checkpoint / COMPLETE_FILE).write_text(json.dumps({"seconds": self.seconds}), encoding="utf-8")
+                write_atomically(checkpoint / COMPLETE_FILE, json.dumps({"seconds": self.seconds}))
             rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=limit)
 
 

@@ -20,7 +20,23 @@ def test_what_is_written_is_read_again(owner: str, name: str, revision: str | No
 
 @pytest.mark.parametrize(
     "text",
-    ["", "gpt2", "a/b/c", "/a/b", "./a/b", "~/a/b", "a b/c", "a/b@", "a/b@main x", "https://x/a", "a/b ", "a@b/c"],
+    [
+        "",
+        "gpt2",
+        "a/b/c",
+        "/a/b",
+        "./a/b",
+        "./a",
+        "../a",
+        "a/..",
+        "~/a/b",
+        "a b/c",
+        "a/b@",
+        "a/b@main x",
+        "https://x/a",
+        "a/b ",
+        "a@b/c",
+    ],
 )
 def test_what_has_another_form_is_no_repository(text: str) -> None:
     assert RepoRef.parse(text) is None

@@ -51,7 +51,7 @@ def write_annotations(run: Path) -> Path:
 
     file = run / ANNOTATIONS_FILE
     try:
-        with atomic_file(file) as temp_file, pq.ParquetWriter(temp_file, _schema()) as writer:
+        with atomic_file(file, is_shared=True) as temp_file, pq.ParquetWriter(temp_file, _schema()) as writer:
             for table in _iter_tables(iter_annotations(run)):
                 writer.write_table(table)
     except OSError as error:

@@ -32,9 +32,7 @@ def copy_student(out: Path | str) -> tuple[Path, Path]:
         TuningError: one of them is there already, or they cannot be written.
     """
     aligned = copy_aligned(Path(out) / ALIGNED)
-    tuned = _copy_checkpoint(TUNED, Path(out) / TUNED)
-    set_adapter_base(tuned, str(aligned.resolve()))
-    return aligned, tuned
+    return aligned, _copy_checkpoint(TUNED, Path(out) / TUNED, base=str(aligned.resolve()))
 
 
 def copy_aligned(out: Path | str) -> Path:
@@ -42,13 +40,15 @@ def copy_aligned(out: Path | str) -> Path:
     return _copy_checkpoint(ALIGNED, Path(out))
 
 
-def _copy_checkpoint(name: str, out: Path) -> Path:
+def _copy_checkpoint(name: str, out: Path, *, base: str | None = None) -> Path:
     temp_directory = out.with_name(f".{out.name}.part")
     try:
         if out.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         shutil.rmtree(temp_directory, ignore_errors=True)  # what a kill left: a model is renamed when it is whole
         shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory)
+        if base is not None:
+            set_adapter_base(temp_directory, base)
         return temp_directory.rename(out)
     except OSError as error:
         reason = error.strerror or error
