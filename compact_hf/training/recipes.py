@@ -90,17 +90,18 @@ def recipe_purpose(recipe: Path | str) -> str:
     return first_line.removeprefix("#").strip().removesuffix(".") if first_line.startswith("#") else ""
 
 
-def copy_recipe(recipe: Path | str, out: Path, *, model: str | None = None) -> RecipeCopy:
+def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None) -> RecipeCopy:
     """Write a recipe and the training chat template side by side, for a base that brings none or another one.
 
     Args:
         recipe (`Path` or `str`): as for `recipe_path`.
-        out (`Path`): a folder; made where there is none.
+        out (`Path | str`): a directory; made if there is none.
         model (`str`, *optional*): the base, a repository or a folder, in the place of the recipe's.
 
     Raises:
         TuningError: there is no such recipe, it names no base to replace, or `out` holds one of the two files.
     """
+    out = Path(out)
     path = recipe_path(recipe)
     text = path.read_text(encoding="utf-8")
     copy = RecipeCopy(out.resolve() / path.name, out.resolve() / "chat_template.jinja")

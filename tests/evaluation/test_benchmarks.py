@@ -119,7 +119,7 @@ def test_runs_of_one_model_are_one_row_and_the_last_run_of_a_task_counts(write: 
     write({name: 1.0 for name in BENCHMARKS if not BY_NAME[name].needs_judge}, date="20261122_090000")
     write({name: 2.0 for name in BENCHMARKS if BY_NAME[name].needs_judge}, date="20261122_095000")
     write({"MME": 1400.0}, date="20261122_100000")
-    table = benchmark_table([tmp_path / "results"])
+    table = benchmark_table(tmp_path / "results")
     assert {name: table.rows[-1].scores[name] for name in ("MME", "TextVQA", "MM-Vet")} == {
         "MME": 1400.0,
         "TextVQA": pytest.approx(1.0),
@@ -228,7 +228,7 @@ def test_folders_and_files_that_cannot_be_one_row_are_one_clear_line(write: Writ
     config = REAL_RESULTS["config"] | {"model_backend": "lmms_eval.models.chat.vllm.VLLM (chat)"}
     write({"MME": 1.0}, model="b", date="20261122_110000", config=config)
     with pytest.raises(EvaluationError, match=r"b was run by .*LlavaHf.* and by .*VLLM"):
-        benchmark_table([tmp_path / "results"])
+        benchmark_table(tmp_path / "results")
 
 
 def test_the_table_can_be_pasted_and_read_by_a_machine(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_a_copy_differs_in_the_base_and_its_template_only(tmp_path: Path) -> Non
 def test_a_copy_overwrites_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(TuningError, match=f"{name} exists already"):
-        copy_recipe("tiny-cpu", tmp_path)
+        copy_recipe("tiny-cpu", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -94,11 +94,14 @@ class BenchmarkTable(NotebookSummary):
         return {"over": self.shared_benchmarks, "reference": self.reference, "rows": [asdict(row) for row in self.rows]}
 
 
-def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | None = None) -> BenchmarkTable:
+def benchmark_table(
+    results: str | Path | Sequence[str | Path], *, reference: str | Path | None = None
+) -> BenchmarkTable:
     """Return the paper's table with a row for each model that lmms-eval has judged.
 
     Args:
-        results (`Sequence[str | Path]`): results files of lmms-eval, or folders with such files anywhere below.
+        results (`str | Path | Sequence[str | Path]`): results files of lmms-eval, or directories with such files
+            anywhere below.
         reference (`str | Path`, *optional*): those of the model that is to count as 100% instead of the paper's
             LLaVA-665K: trained on the full data, and judged by the same version and the same judge.
 
@@ -106,7 +109,7 @@ def benchmark_table(results: Sequence[str | Path], *, reference: str | Path | No
         EvaluationError: a file cannot be read, or is not what it should be; or the reference is of several models, or
             has a score of 0.
     """
-    own_results = read_harness_scores(results)
+    own_results = read_harness_scores([results] if isinstance(results, str | Path) else results)
     reference_result = _single_result(read_harness_scores([reference]), str(reference)) if reference else None
     all_results = [*own_results, reference_result] if reference_result else own_results
     shared_benchmarks = tuple(name for name in BENCHMARKS if all(name in result.scores for result in all_results))
