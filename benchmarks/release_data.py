@@ -17,6 +17,7 @@ from typing import Any
 
 from compact_hf.capabilities import CAPABILITIES as ATOMS
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.records import Conversation, ImageInfo, Message, Row, Turn, digest, to_json
 from compact_hf.runs.journal import FinishedImage, Journal
@@ -56,7 +57,7 @@ def iter_rows(ids: list[str]) -> Iterator[Row]:
         messages = [
             message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
         ]
-        yield Row(
+        yield QuestionRow(
             id=digest(number),
             messages=tuple(messages),
             source="compact",
@@ -69,15 +70,16 @@ def iter_rows(ids: list[str]) -> Iterator[Row]:
             teacher="none",
             verifier="none",
             preset_version="none",
-            read_image=partial(make_image, number),
+            read_images=(partial(make_image, number),),
         )
 
 
 def iter_records(ids: list[str]) -> Iterator[dict[str, Any]]:
     """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
-    from compact_hf.dataset.schema import to_record
+    from compact_hf.dataset.schema import features, to_record
 
-    return (to_record(row, row.read_image() if row.read_image else None) for row in iter_rows(ids))
+    columns = features(("compact",))
+    return (to_record(row, [read() for read in row.read_images], columns) for row in iter_rows(ids))
 
 
 def compute_image_ids(count: int) -> list[str]:

@@ -49,7 +49,7 @@ def pyarrow(step_args: dict[str, Any]) -> dict[str, Any]:
 
     from compact_hf.dataset.schema import features
 
-    columns = features()
+    columns = features(("compact",))
     schema, ids = columns.arrow_schema, compute_image_ids(step_args["rows"])
     options = get_parquet_column_options(columns, schema)
     with (
@@ -81,11 +81,11 @@ def validate(step_args: dict[str, Any]) -> dict[str, Any]:
 
 def choose(step_args: dict[str, Any]) -> dict[str, Any]:
     """Choose among the questions of a run: near-duplicates are dropped, the rest is balanced."""
-    from compact_hf.methods.compact.rows import iter_conversation_rows
+    from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 
     write_journal(step_args["rows"], Path(step_args["run"]))
     with Timer() as timer:
-        deque(iter_conversation_rows([Path(step_args["run"])], balance=True), maxlen=0)
+        deque(iter_rows([Path(step_args["run"])], AssemblyOptions(balance=True)), maxlen=0)
     return timer.result
 
 
@@ -97,7 +97,7 @@ def publish(step_args: dict[str, Any]) -> dict[str, Any]:
     ids, out, step_times = compute_image_ids(step_args["rows"]), Path(step_args["out"]), list[float]()
     _warm_up()
     with Timer() as timer:
-        write_release(iter_rows(ids), out, version="1.0.0")
+        write_release(iter_rows(ids), out, version="1.0.0", sources=("compact",))
         checks_start = time.perf_counter()
         publish_release(out, step_args["repository"], on_progress=lambda step: step_times.append(time.perf_counter()))
     return timer.result | {"checks_s": step_times[0] - checks_start}
@@ -112,7 +112,11 @@ def push_to_hub(step_args: dict[str, Any]) -> dict[str, Any]:
     ids = compute_image_ids(step_args["rows"])
     with Timer() as timer:
         data = Dataset.from_generator(
-            iter_records, features=features(), cache_dir=step_args["out"], gen_kwargs={"ids": ids}, split="train"
+            iter_records,
+            features=features(("compact",)),
+            cache_dir=step_args["out"],
+            gen_kwargs={"ids": ids},
+            split="train",
         )
         data.push_to_hub(step_args["repository"])
     return timer.result

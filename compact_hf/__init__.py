@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference, diff
     from compact_hf.dataset.export import export
     from compact_hf.dataset.publish import PublishedDataset, publish
-    from compact_hf.dataset.selection import Selection
     from compact_hf.dataset.show import Sheet, show
     from compact_hf.dataset.stats import DatasetStats
     from compact_hf.dataset.validate import ValidationReport, validate
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from compact_hf.methods.annotate.annotate import AnnotationSummary, annotate
     from compact_hf.methods.augment.augment import augment
     from compact_hf.methods.compact.generate import generate
+    from compact_hf.methods.compact.selection import Selection
     from compact_hf.methods.compact.status import RunStatus, status
     from compact_hf.models.llava.assemble import AssemblyResult, assemble_base
     from compact_hf.models.llava.shipped import copy_student
@@ -117,7 +117,7 @@ _HOME: Final = {
     "RecipeCopy": "compact_hf.training.recipes",
     "RunProgress": "compact_hf.runs.run",
     "RunStatus": "compact_hf.methods.compact.status",
-    "Selection": "compact_hf.dataset.selection",
+    "Selection": "compact_hf.methods.compact.selection",
     "Sheet": "compact_hf.dataset.show",
     "TrainingResult": "compact_hf.training.train",
     "ValidationReport": "compact_hf.dataset.validate",

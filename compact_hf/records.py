@@ -127,27 +127,54 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a release but for its image's bytes, which `read_image` reads when they are written.
+    """One row of a dataset but for its images' bytes, which `read_images` reads when they are written.
 
-    `k`, `teacher`, `verifier` and `preset_version` are None for instruction rows; `read_image` is None for
-    rows without an image.
+    A method whose rows have columns of their own derives a class with a field for each.
+
+    Attributes:
+        id (`str`): a stable hash of the content.
+        messages (`tuple[Message, ...]`): `user` and `assistant` in turn.
+        source (`str`): the method that made it, or `instruction`.
+        image_id (`str`, *optional*): the image's id; those of several in order, with commas between; None without any.
+        image_source, image_license (`str`, *optional*): where the images come from, and their licence.
+        teacher, verifier, preset_version (`str`, *optional*): who wrote and who checked it, with which settings.
+        read_images (`tuple[Callable[[], bytes], ...]`): reads each image.
     """
 
     id: str
     messages: tuple[Message, ...]
     source: str
-    k: int | None = None
-    capabilities: tuple[str, ...] = ()
-    turns: tuple[Turn, ...] = ()
     image_id: str | None = None
     image_source: str | None = None
     image_license: str | None = None
     teacher: str | None = None
     verifier: str | None = None
     preset_version: str | None = None
-    read_image: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
+    read_images: tuple[Callable[[], bytes], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The ids of its images, in order."""
+        return split_image_ids(self.image_id)
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return the values of the columns that rows of its method have beside the common ones, as JSON has them."""
+        return {}
+
+
+def split_image_ids(image_id: str | None) -> tuple[str, ...]:
+    """Return the ids in a row's column `image_id`, in the order of its images."""
+    return tuple(image_id.split(",")) if image_id else ()
+
+
+_VALIDATION_MODULUS: Final = 20
+
+
+def is_validation_image(image_id: str) -> bool:
+    """Whether an image is for validation, as 5% are, by the hash of its bytes (hex digits)."""
+    return int(image_id, 16) % _VALIDATION_MODULUS == 0
 
 
 def digest(*parts: object, length: int = 32) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from compact_hf.errors import ReleaseError
 from compact_hf.records import Turn
-from compact_hf.reports.contact_sheet import SheetItem
+from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import SceneSource
@@ -28,12 +28,12 @@ class GalleryRow:
     """A row as the tab shows it.
 
     Attributes:
-        item (`SheetItem`): image and questions.
+        item (`QuestionItem`): image and questions.
         name (`str`): what it is found by in this Space.
         link (`str`): to the row: the Hub's viewer, or this Space with this row alone.
     """
 
-    item: SheetItem
+    item: QuestionItem
     name: str
     link: str
 
@@ -61,7 +61,7 @@ def draw_scenes(count: int) -> Gallery:
             Turn(item.question, item.answer, item.capabilities, item.capabilities, 100) for item in questions if item
         )
         if turns:
-            rows.append(GalleryRow(SheetItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
+            rows.append(GalleryRow(QuestionItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
     return Gallery(tuple(rows), "scenes drawn here, with the questions that the scenes teacher asks")
 
 
@@ -115,7 +115,7 @@ def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> G
     name = str(row["id"])
     on_hub = not os.path.isdir(dataset)
     link = _VIEWER_URL.format(dataset=dataset, config=config, number=number) if on_hub else _permalink(name)
-    return GalleryRow(SheetItem(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
+    return GalleryRow(QuestionItem(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
 
 
 def _permalink(name: str) -> str:

@@ -57,7 +57,9 @@ def test_records_cannot_be_changed() -> None:
 
 
 def test_rows_are_equal_whatever_reads_their_picture() -> None:
-    assert Row("1", (), "compact", read_image=lambda: b"a") == Row("1", (), "compact", read_image=lambda: b"b")
+    assert Row(id="1", messages=(), source="compact", read_images=(lambda: b"a",)) == Row(
+        id="1", messages=(), source="compact", read_images=(lambda: b"b",)
+    )
 
 
 @given(st.lists(json_values, max_size=3))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
 from compact_hf.cli.options import parse_ks
 from compact_hf.cli.parser import add_command
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
+from compact_hf.methods.near_duplicates import MAX_SIMILARITY
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
-    from compact_hf.dataset.selection import Selection
-    from compact_hf.methods.compact.balance import Balance
+    from compact_hf.methods.compact.selection import Selection
+    from compact_hf.reports.table import NotebookSummary
 
 
 def add_show(commands: Any) -> None:
@@ -154,7 +154,7 @@ def _add_selection_options(assemble: argparse.ArgumentParser) -> None:
 def _make_selection(args: argparse.Namespace) -> Selection | None:
     if not (args.ks or args.without or args.questions is not None or args.conversations is not None):
         return None
-    from compact_hf.dataset.selection import Selection
+    from compact_hf.methods.compact.selection import Selection
 
     return Selection(
         ks=args.ks,
@@ -200,7 +200,7 @@ def _add_exclusion_options(assemble: argparse.ArgumentParser) -> None:
 def _assemble(args: argparse.Namespace) -> int:
     from compact_hf.dataset.assemble import assemble
 
-    balances: list[Balance] = []
+    balances: list[NotebookSummary] = []
     stats = assemble(
         args.runs,
         args.out,
@@ -223,17 +223,7 @@ def _assemble(args: argparse.Namespace) -> int:
     )
     print_summary(stats.summary())
     for balance in balances:
-        print_table(
-            ("evenness", "questions", "k", "capabilities", "pairs"),
-            [
-                (
-                    label,
-                    evenness.questions,
-                    *(f"{share:.4f}" for share in (evenness.ks, evenness.capabilities, evenness.pairs)),
-                )
-                for label, evenness in (("before", balance.before), ("after", balance.after))
-            ],
-        )
+        print_summary(balance.summary())
     log(f'next: compact validate {args.out}; in Python: load_dataset("{args.out}")')
     return 0
 

@@ -16,15 +16,14 @@ from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_i
 from compact_hf.dataset.image_similarity import FingerprintCache, check_distance
 from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.dataset.provenance import read_provenance
-from compact_hf.dataset.schema import get_split
-from compact_hf.dataset.selection import Selection, apply_selection, group_questions, select_questions
+from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
-from compact_hf.methods.compact.balance import Balance
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY
-from compact_hf.methods.compact.rows import iter_conversation_rows
-from compact_hf.records import Reject, Row
+from compact_hf.methods.assembly import AssemblyOptions, RowSelection, find_sources, iter_rows
+from compact_hf.methods.near_duplicates import MAX_SIMILARITY
+from compact_hf.records import Reject, Row, is_validation_image
+from compact_hf.reports.table import NotebookSummary
 
 INSTRUCTION_FRACTION: Final = 0.05
 """The share of LLaVA-665K that the paper mixes in (section 3.4)."""
@@ -39,7 +38,7 @@ def assemble(
     version: str,
     max_similarity: float = MAX_SIMILARITY,
     balance: bool = False,
-    select: Selection | None = None,
+    select: RowSelection | None = None,
     instruction: str | Path | None = None,
     image_root: str | Path | None = None,
     instruction_fraction: float | None = None,
@@ -50,7 +49,7 @@ def assemble(
     group_similar: int | None = None,
     image_license: str | None = None,
     license: str | None = None,
-    on_balance: Callable[[Balance], None] = lambda balance: None,
+    on_balance: Callable[[NotebookSummary], None] = lambda balance: None,
     on_note: Callable[[str], None] = lambda message: None,
 ) -> DatasetStats:
     """Write one release of the conversations in the runs and a sample of an instruction file.
@@ -65,8 +64,8 @@ def assemble(
             repeats by design.
         balance (`bool`, *optional*, defaults to False): of images with more than two questions take the two or three
             that make capabilities, pairs of them and k most even; otherwise all are taken.
-        select (`Selection`, *optional*): take a part of the conversations only, after all else has been left out; the
-            card says which.
+        select (`RowSelection`, *optional*): such as a `Selection`: take a part of the conversations only, after all
+            else has been left out; the card says which.
         instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
         image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
@@ -84,7 +83,8 @@ def assemble(
             `cc-by-4.0`. The instruction part's images are others', and stay as they are.
         license (`str`, *optional*, defaults to the images' licence if they have one in common, else `other`): that of
             the release, in the card, as the Hub spells it.
-        on_balance (`Callable[[Balance], None]`, *optional*): told how even questions were and are, with `balance`.
+        on_balance (`Callable[[NotebookSummary], None]`, *optional*): told how even questions were
+            and are, with `balance`.
         on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
 
     Returns:
@@ -126,8 +126,7 @@ def assemble(
     )
     assembly = _Assembly(
         runs=run_directories,
-        max_similarity=max_similarity,
-        balance=balance,
+        options=AssemblyOptions(max_similarity, balance),
         select=select,
         excluded_ids=excluded_ids,
         exclude_images_of=[exclude_images_of] if isinstance(exclude_images_of, str | Path) else exclude_images_of,
@@ -137,7 +136,12 @@ def assemble(
     rows = assembly.iter_rows(instruction_sample, held_out, on_balance=on_balance, on_note=on_note)
     provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
     return write_dataset(
-        _fill_licenses(rows, image_license), Path(out), version=version, license=license, provenance=provenance
+        _fill_licenses(rows, image_license),
+        Path(out),
+        version=version,
+        sources=[*find_sources(run_directories), *([] if instruction is None else [INSTRUCTION])],
+        license=license,
+        provenance=provenance,
     )
 
 
@@ -174,9 +178,8 @@ class _Assembly:
     """
 
     runs: Sequence[Path]
-    max_similarity: float
-    balance: bool
-    select: Selection | None
+    options: AssemblyOptions
+    select: RowSelection | None
     excluded_ids: frozenset[str]
     exclude_images_of: Sequence[str | Path]
     max_distance: int | None
@@ -187,10 +190,10 @@ class _Assembly:
         instruction_sample: Iterator[Row | Reject],
         held_out: set[str],
         *,
-        on_balance: Callable[[Balance], None],
+        on_balance: Callable[[NotebookSummary], None],
         on_note: Callable[[str], None],
     ) -> Iterator[Row | Reject]:
-        """Yield the compositional part, then the instruction part, and fill `held_out` in between.
+        """Yield the rows of the runs, then the instruction part, and fill `held_out` in between.
 
         Args:
             instruction_sample (`Iterator[Row | Reject]`): read after the last row of the runs.
@@ -198,9 +201,9 @@ class _Assembly:
             on_balance, on_note (`Callable`): see `assemble`.
         """
         row_filter = self._make_filter()
-        for row in self._iter_compositional(row_filter, on_balance):
-            if isinstance(row, Row) and row.image_id and get_split(row.k, row.image_id) == "validation":
-                held_out.add(row.image_id)
+        for row in self._iter_selected(row_filter, on_balance):
+            if isinstance(row, Row):
+                held_out.update(filter(is_validation_image, row.image_ids))
             yield row
         yield from row_filter.apply(instruction_sample)
         for note in row_filter.notes():
@@ -210,30 +213,39 @@ class _Assembly:
         datasets = [str(dataset) for dataset in self.exclude_images_of]
         exclusions = Exclusions(self.excluded_ids, read_excluded_images(datasets) if datasets else None)
         row_filter = RowFilter(exclusions, self.fingerprint_cache, distance=self.max_distance)
-        row_filter.compare_images(self._iter_conversations)
+        row_filter.compare_images(self._iter_rows)
         return row_filter
 
-    def _iter_compositional(
-        self, row_filter: RowFilter, on_balance: Callable[[Balance], None]
+    def _iter_selected(
+        self, row_filter: RowFilter, on_balance: Callable[[NotebookSummary], None]
     ) -> Iterator[Row | Reject]:
         if self.select is None:
-            return row_filter.apply(self._iter_conversations(on_balance))
-        questions = group_questions(row_filter.apply(self._iter_conversations()))
-        positions_by_image = select_questions(questions, self.select)
-        return apply_selection(row_filter.apply(self._iter_conversations(on_balance)), positions_by_image)
+            return row_filter.apply(self._iter_rows(on_balance))
+        apply_choice = self.select.choose(row_filter.apply(self._iter_rows()))
+        return apply_choice(row_filter.apply(self._iter_rows(on_balance)))
 
-    def _iter_conversations(
-        self, on_balance: Callable[[Balance], None] = lambda balance: None
+    def _iter_rows(
+        self, on_balance: Callable[[NotebookSummary], None] = lambda balance: None
     ) -> Iterator[Row | Reject]:
-        return iter_conversation_rows(
-            self.runs, max_similarity=self.max_similarity, balance=self.balance, on_balance=on_balance
-        )
+        return map(_reject_mixed_splits, iter_rows(self.runs, replace(self.options, on_balance=on_balance)))
+
+
+def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
+    """Return the row, or a reject where some of its images are for training and others for validation."""
+    if isinstance(row, Row) and len(set(map(is_validation_image, row.image_ids))) > 1:
+        return Reject("assembly", "images of both splits", row.id, str(row.image_id))
+    return row
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
-    """Give the images of conversations a licence where nobody said one."""
+    """Give the runs' images a licence where nobody said one."""
     for row in rows:
-        if license is not None and isinstance(row, Row) and row.k is not None and row.image_license == "unknown":
+        if (
+            license is not None
+            and isinstance(row, Row)
+            and row.source != INSTRUCTION
+            and row.image_license == "unknown"
+        ):
             yield replace(row, image_license=license)
         else:
             yield row

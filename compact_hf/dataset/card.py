@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.dataset.schema import DEFAULT_CONFIG, SPLITS, card_features, configs_from_subsets, parse_data_path
+from compact_hf.dataset.row_kinds import INSTRUCTION
+from compact_hf.dataset.schema import (
+    DEFAULT_CONFIG,
+    SPLITS,
+    card_features,
+    configs_from_subsets,
+    own_columns,
+    parse_data_path,
+)
 from compact_hf.dataset.stats import DatasetStats
-from compact_hf.records import digest
+from compact_hf.methods.row_kind import RowStatistics
 from compact_hf.reports.theme import get_label
 
 if TYPE_CHECKING:
@@ -25,55 +33,37 @@ if TYPE_CHECKING:
 
     from compact_hf.reports.figure import Plot
 
-CombinationCounts = Mapping[tuple[str, ...], int]
-
 FIGURE_DIRECTORY: Final = "assets"
-_FIGURE_NAMES: Final = ("k-distribution", "coverage", "cooccurrence")
-FIGURE_PATH: Final = re.compile(rf"{FIGURE_DIRECTORY}/({'|'.join(_FIGURE_NAMES)})\.png")
+FIGURE_PATH: Final = re.compile(rf"{FIGURE_DIRECTORY}/[a-z0-9-]+\.png")
 """Path of a card's figure inside a release."""
 
 _COUNTS_KEY: Final = "Counts"  # PNG's text chunk with the digest
 
 
-def figure_paths(combinations: CombinationCounts) -> tuple[str, ...]:
-    """Return the paths of the figures that a release of these counts has: none without a question."""
-    if not combinations:
-        return ()
-    has_pairs = any(len(combination) > 1 for combination in combinations)
-    return tuple(_figure_path(name) for name in (_FIGURE_NAMES if has_pairs else _FIGURE_NAMES[:-1]))
-
-
-def draw_figures(combinations: CombinationCounts) -> dict[str, Plot]:
+def draw_figures(stats: DatasetStats) -> dict[str, Plot]:
     """Return path -> the figure to be put there."""
-    from compact_hf.reports import dataset_charts
-
-    chart_functions = (
-        dataset_charts.plot_k_distribution,
-        dataset_charts.plot_coverage,
-        dataset_charts.plot_cooccurrence,
-    )
-    by_path = {_figure_path(name): draw for name, draw in zip(_FIGURE_NAMES, chart_functions, strict=True)}
-    return {path: by_path[path](combinations) for path in figure_paths(combinations)}
+    return {_figure_path(name): plot for statistics in stats.statistics for name, plot in statistics.figures().items()}
 
 
-def write_figures(figures: Mapping[str, Plot], combinations: CombinationCounts, directory: Path) -> None:
+def write_figures(figures: Mapping[str, Plot], stats: DatasetStats, directory: Path) -> None:
     """Write the figures below a release's folder."""
+    digests = _figure_digests(stats)
     for path, plot in figures.items():
         (directory / path).parent.mkdir(exist_ok=True)
-        notes = {"Description": plot.alt, _COUNTS_KEY: _counts_digest(combinations)}
+        notes = {"Description": plot.alt, _COUNTS_KEY: digests[path]}
         (directory / path).write_bytes(plot.png(notes=notes))
 
 
-def iter_figure_defects(directory: Path, card: str, combinations: CombinationCounts) -> Iterator[tuple[str, str, str]]:
+def iter_figure_defects(directory: Path, card: str, stats: DatasetStats) -> Iterator[tuple[str, str, str]]:
     """Yield (check, path, detail) for each defect of the figures in `directory` with this card and these counts."""
     from PIL import Image
 
-    expected = figure_paths(combinations)
-    for path in map(_figure_path, _FIGURE_NAMES):
-        if path not in expected:
-            if (directory / path).exists():
-                yield "card's picture shows other data", path, "there is nothing that it could show"
-            continue
+    digests = _figure_digests(stats)
+    for figure in sorted((directory / FIGURE_DIRECTORY).glob("*.png")):
+        path = f"{FIGURE_DIRECTORY}/{figure.name}"
+        if path not in digests:
+            yield "card's picture shows other data", path, "there is nothing that it could show"
+    for path, expected_digest in digests.items():
         if f'src="{path}"' not in card:
             yield "card does not show its picture", path, "assemble the release again"
         try:
@@ -85,16 +75,21 @@ def iter_figure_defects(directory: Path, card: str, combinations: CombinationCou
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is Pillow's for broken PNG
             yield "card's picture cannot be read", path, " ".join(str(error).split())
         else:
-            if stored_digest != _counts_digest(combinations):
+            if stored_digest != expected_digest:
                 yield "card's picture shows other data", path, "assemble the release again"
+
+
+def _figure_digests(stats: DatasetStats) -> dict[str, str]:
+    """Return path -> the digest of what the figure there shows."""
+    return {
+        _figure_path(name): statistics.figure_digest()
+        for statistics in stats.statistics
+        for name in statistics.figure_names()
+    }
 
 
 def _figure_path(name: str) -> str:
     return f"{FIGURE_DIRECTORY}/{name}.png"
-
-
-def _counts_digest(combinations: CombinationCounts) -> str:
-    return digest(sorted(combinations.items()))
 
 
 CARD: Final = "README.md"
@@ -108,6 +103,7 @@ _EXTRA_FILES: Final = re.compile(
     rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{FIGURE_PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
 )
 _SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
+_FIGURES_PART: Final = "asks"
 _TEMPLATE_PATH: Final = Path(__file__).parent / "templates" / "card.md.jinja"
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
@@ -128,7 +124,33 @@ LICENSES: Final = frozenset(
 
 def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
     """Return README.md of a release, header and text, with these figures (path -> figure) in it."""
-    return _load_template().render(header=_render_header(stats), figures=figures, **_template_context(stats))
+    return _load_template(_TEMPLATE_PATH).render(header=_render_header(stats), **_template_context(stats, figures))
+
+
+def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
+    """Return the part of a card of that name, from all kinds of rows that have something to say in it."""
+    texts = (
+        "".join(template.blocks[name](template.new_context(_part_context(statistics, stats, figures)))).strip()
+        for statistics in stats.statistics
+        if (template := _part_template(statistics)) is not None and name in template.blocks
+    )
+    return "\n\n".join(filter(None, texts))
+
+
+def _part_template(statistics: RowStatistics) -> Template | None:
+    if statistics.card_template is None or not statistics.has_content():
+        return None
+    return _load_template(statistics.card_template)
+
+
+def _part_context(statistics: RowStatistics, stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[str, Any]:
+    paths = map(_figure_path, statistics.figure_names())
+    return {
+        "statistics": statistics,
+        "stats": stats,
+        "figures": {path: figures[path] for path in paths if path in figures},
+        "capabilities": tuple(CAPABILITIES),
+    }
 
 
 def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str]]:
@@ -142,13 +164,24 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
     for name in _SECTIONS:
         if f"\n## {name}\n" not in text:
             yield "card lacks a section", name
-    template = _load_template()
-    context = template.new_context(_template_context(stats))
-    for name, block in template.blocks.items():
-        expected = "".join(block(context)).strip()
+    for name, expected in _iter_measured_text(stats):
         if expected not in text:
             line = next(line for line in expected.splitlines() if line not in text.splitlines())
             yield "card disagrees with the data", f"its {name} should say: {line}"
+
+
+def _iter_measured_text(stats: DatasetStats) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each part of a card that follows from the rows."""
+    template = _load_template(_TEMPLATE_PATH)
+    context = template.new_context(_template_context(stats, {}))
+    for name, block in template.blocks.items():
+        yield name, "".join(block(context)).strip()
+    for statistics in stats.statistics:
+        if (part_template := _part_template(statistics)) is not None:
+            part_context = part_template.new_context(_part_context(statistics, stats, {}))
+            for name, block in part_template.blocks.items():
+                if name != _FIGURES_PART:
+                    yield name, "".join(block(part_context)).strip()
 
 
 def read_header(directory: Path) -> dict[str, Any]:
@@ -222,7 +255,7 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
 
 
 @cache  # compiling it takes a tenth of a second, and a run of many releases or a validation needs it again
-def _load_template() -> Template:
+def _load_template(path: Path) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -237,11 +270,26 @@ def _load_template() -> Template:
         "listed": _join_names,
         "cell": _escape_cell,
     }
-    return environment.from_string(_TEMPLATE_PATH.read_text(encoding="utf-8"))
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
-def _template_context(stats: DatasetStats) -> dict[str, Any]:
-    return {"stats": stats, "capabilities": tuple(CAPABILITIES), "ks": sorted(stats.questions_by_k)}
+def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[str, Any]:
+    return {
+        "stats": stats,
+        "title": _title(stats),
+        "columns": {name: column.description for name, column in own_columns(stats.sources).items()},
+        "example_subset": next(
+            (name for name, subsets in reversed(stats.configs.items()) if subsets == (name,) and name != INSTRUCTION),
+            "",
+        ),
+        "part": partial(_render_part, stats=stats, figures=figures),
+    }
+
+
+def _title(stats: DatasetStats) -> str:
+    return (
+        " and ".join(filter(None, (statistics.title for statistics in stats.statistics))) or "Visual instruction data"
+    )
 
 
 def _format_size(count: int) -> str:
@@ -279,8 +327,8 @@ def _render_header(stats: DatasetStats) -> str:
         annotations_creators=["machine-generated"],
         task_categories=["visual-question-answering", "image-text-to-text"],
         size_categories=[next((name for limit, name in _SIZE_CATEGORIES if stats.rows() < limit), "n>10M")],
-        pretty_name="COMPACT",
-        tags=[TAG, "arxiv:2504.21850", "visual-instruction-tuning", "compositional"],
+        pretty_name=_title(stats),
+        tags=[TAG, *(tag for statistics in stats.statistics for tag in statistics.tags)],
         configs=header_configs(stats.sizes, stats.version),
         dataset_info=[_config_info(stats, name, subsets) for name, subsets in stats.configs.items()],
     )
@@ -300,7 +348,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
     ]
     return {
         "config_name": name,
-        "features": card_features(),
+        "features": card_features(stats.sources),
         "splits": splits,
         "download_size": sum(size.file_bytes for size in sizes.values()),
         "dataset_size": sum(size.nbytes for size in sizes.values()),

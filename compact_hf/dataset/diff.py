@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from compact_hf.dataset.card import CARD, parse_header
 from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_dataset, read_parquet
+from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
 from compact_hf.reports.table import NotebookSummary, Table
@@ -89,7 +90,7 @@ MAX_EXAMPLES: Final = 3
 
 # What is said about a row, apart from what is trained on: other values correct a row and do not change it.
 _METADATA_COLUMNS: Final = ("source", "image_source", "image_license", "teacher", "verifier", "preset_version")
-_KEY_COLUMNS: Final = ("id", "image_id", "k")
+_KEY_COLUMNS: Final = ("id", "image_id", "source")
 _MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
 _BATCH_ROWS: Final = 1000
 
@@ -283,7 +284,7 @@ def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str
 
 
 def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _Metadata]]:
-    """Return of each row its id, its image where it is compositional, a digest, and what is said about it."""
+    """Return of each row its id, its image where it is no instruction row, a digest, and what is said about it."""
     content_columns = [name for name in columns if name not in _METADATA_COLUMNS]
     metadata_columns = [name for name in columns if name in _METADATA_COLUMNS]
     rows = []
@@ -292,13 +293,13 @@ def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, byt
         values = {name: batch.column(name).to_pylist() for name in columns}
         contents = zip(*(values[name] for name in content_columns), strict=True)
         metadata = zip(*(values[name] for name in metadata_columns), strict=True) if metadata_columns else repeat(())
-        for id_, image_id, k, row_content, row_metadata in zip(
+        for id_, image_id, source, row_content, row_metadata in zip(
             *(values[name] for name in _KEY_COLUMNS), contents, metadata, strict=False
         ):
             rows.append(
                 (
                     id_,
-                    None if k is None else image_id,
+                    None if source == INSTRUCTION else image_id,
                     _digest(row_content),
                     interned.setdefault(row_metadata, row_metadata),
                 )

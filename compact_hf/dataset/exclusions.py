@@ -18,11 +18,13 @@ import numpy as np
 from compact_hf.dataset.image_similarity import (
     FingerprintCache,
     FingerprintReader,
+    Fingerprints,
     ImageFingerprint,
     SimilarImages,
     find_similar_images,
     fingerprint_image,
 )
+from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX, Address
@@ -119,17 +121,17 @@ class Exclusions:
         """The ids that no row or image has had, sorted."""
         return sorted(self._ids - self._matched_ids)
 
-    def find_reject(self, row: Row, fingerprint: ImageFingerprint | None) -> Reject | None:
+    def find_reject(self, row: Row, fingerprints: Fingerprints) -> Reject | None:
         """Return why a row stays out, None if it does not.
 
         Args:
             row (`Row`): the row.
-            fingerprint (`ImageFingerprint`, *optional*): its image's, where images are looked at and it has one.
+            fingerprints (`Fingerprints`): its images', where images are looked at.
         """
-        if matched := self._ids & {row.id, row.image_id}:
+        if matched := self._ids & {row.id, *row.image_ids}:
             self._matched_ids |= matched
             return Reject("assembly", "excluded by id", row.id, ", ".join(sorted(matched)))
-        if self._images is not None and fingerprint is not None and self._images.contains(fingerprint):
+        if self._images is not None and any(map(self._images.contains, fingerprints)):
             return Reject("assembly", "picture of an excluded data set", row.id, str(row.image_id))
         return None
 
@@ -175,8 +177,8 @@ class RowFilter:
         self._similar_images: SimilarImages | None = None
         self._fingerprint_reader = FingerprintReader(fingerprint_cache)
 
-    def compare_images(self, iter_conversations: Callable[[], Iterator[Row | Reject]]) -> None:
-        """Find the conversations' images that look alike, before `apply`; nothing to do without a distance.
+    def compare_images(self, iter_rows: Callable[[], Iterator[Row | Reject]]) -> None:
+        """Find the images that look alike in the rows of the runs, before `apply`; nothing to do without a distance.
 
         Raises:
             ReleaseError, SourceError: an image cannot be read any more.
@@ -184,11 +186,10 @@ class RowFilter:
         if self._distance is None:
             return
         hashes = {
-            str(row.image_id): fingerprint.hash
-            for row, fingerprint in self._fingerprint_reader.iter_fingerprints(iter_conversations())
-            if isinstance(row, Row)
-            and fingerprint is not None
-            and self._exclusions.find_reject(row, fingerprint) is None
+            image_id: fingerprint.hash
+            for row, fingerprints in self._fingerprint_reader.iter_fingerprints(iter_rows())
+            if isinstance(row, Row) and self._exclusions.find_reject(row, fingerprints) is None
+            for image_id, fingerprint in zip(row.image_ids, fingerprints, strict=True)
         }
         self._similar_images = find_similar_images(hashes, self._distance)
 
@@ -199,18 +200,22 @@ class RowFilter:
             ReleaseError, SourceError: an image cannot be read any more.
         """
         needs_images = self._distance is not None or self._exclusions.has_images
-        pairs: Iterable[tuple[Row | Reject, ImageFingerprint | None]] = (
-            self._fingerprint_reader.iter_fingerprints(rows) if needs_images else ((row, None) for row in rows)
+        pairs: Iterable[tuple[Row | Reject, Fingerprints]] = (
+            self._fingerprint_reader.iter_fingerprints(rows) if needs_images else ((row, ()) for row in rows)
         )
-        for row, fingerprint in pairs:
+        for row, fingerprints in pairs:
             if isinstance(row, Reject):
                 yield row
-            elif reject := self._exclusions.find_reject(row, fingerprint) or (
-                self._similar_images.find_reject(row, fingerprint) if self._similar_images else None
+            elif reject := self._exclusions.find_reject(row, fingerprints) or (
+                self._similar_images.find_reject(row, fingerprints) if self._similar_images else None
             ):
                 yield reject
             # What has come into the runs since the images were compared is left for the next release.
-            elif self._similar_images is None or row.k is None or row.image_id in self._similar_images.image_ids:
+            elif (
+                self._similar_images is None
+                or row.source == INSTRUCTION
+                or self._similar_images.image_ids.issuperset(row.image_ids)
+            ):
                 yield row
 
     def notes(self) -> Iterator[str]:

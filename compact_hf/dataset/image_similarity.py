@@ -22,12 +22,12 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from compact_hf.dataset.schema import get_split
+from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import JournalError, ReleaseError, UsageError
 from compact_hf.images.codec import clean_image
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.images.phash import MAX_DISTANCE, Hashes, group_by_distance, min_distance, perceptual_hash
-from compact_hf.records import Reject, Row
+from compact_hf.records import Reject, Row, is_validation_image
 from compact_hf.storage import get_network_file_system, prefetch
 
 
@@ -42,6 +42,10 @@ class ImageFingerprint:
 
     ids: frozenset[str]
     hash: int | None
+
+
+Fingerprints = tuple[ImageFingerprint, ...]
+"""Those of a row's images, in order; empty where it has none, or where nobody looks at images."""
 
 
 def fingerprint_image(data: bytes) -> ImageFingerprint:
@@ -65,33 +69,54 @@ class FingerprintReader:
     def __init__(self, fingerprint_cache: FingerprintCache) -> None:
         self._fingerprint_cache = fingerprint_cache
 
-    def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, ImageFingerprint | None]]:
-        """Yield the rows in their order, each with the look of its image, None where it has none.
+    def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, Fingerprints]]:
+        """Yield the rows in their order, each with the fingerprints of its images.
 
         Raises:
             ReleaseError: an image cannot be read any more, or is another one now.
             SourceError: its source is gone.
         """
-        for row, body in self._fingerprint_cache.iter_cached(rows, _image_id, _read_fingerprint):
-            if body is None:
-                yield row, None
-            else:
+        looks = (look for row in rows for look in _iter_looks(row))
+        fingerprints: list[ImageFingerprint] = []
+        for look, body in self._fingerprint_cache.iter_cached(looks, _image_id, _read_fingerprint):
+            if body is not None:
                 ids, hash = json.loads(body)
-                yield row, ImageFingerprint(frozenset(ids), hash)
+                fingerprints.append(ImageFingerprint(frozenset(ids), hash))
+            if look.is_last:
+                yield look.row, tuple(fingerprints)
+                fingerprints = []
 
 
-def _image_id(row: Row | Reject) -> str | None:
-    return None if isinstance(row, Reject) or row.read_image is None else row.image_id
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One of a row's images, or the row where it has none."""
+
+    row: Row | Reject
+    index: int = 0
+    is_last: bool = True
 
 
-def _read_fingerprint(row: Row | Reject) -> str:
+def _iter_looks(row: Row | Reject) -> Iterator[_Look]:
+    count = 0 if isinstance(row, Reject) else len(row.read_images)
+    if not count:
+        yield _Look(row)
+    for index in range(count):
+        yield _Look(row, index, index == count - 1)
+
+
+def _image_id(look: _Look) -> str | None:
+    row = look.row
+    return None if isinstance(row, Reject) or not row.read_images else row.image_ids[look.index]
+
+
+def _read_fingerprint(look: _Look) -> str:
+    row = look.row
     assert isinstance(row, Row)
-    assert row.read_image is not None
     try:
-        fingerprint = fingerprint_image(row.read_image())
+        fingerprint = fingerprint_image(row.read_images[look.index]())
     except OSError as error:
         raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
-    if row.image_id not in fingerprint.ids:  # or it would be kept as what this image looks like
+    if row.image_ids[look.index] not in fingerprint.ids:  # or it would be kept as what this image looks like
         raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
     return json.dumps([sorted(fingerprint.ids), fingerprint.hash])
 
@@ -193,16 +218,15 @@ class SimilarImages:
     validation_hashes: Hashes
     ignored_sizes: tuple[int, ...]
 
-    def find_reject(self, row: Row, fingerprint: ImageFingerprint | None) -> Reject | None:
+    def find_reject(self, row: Row, fingerprints: Fingerprints) -> Reject | None:
         """Return why a row stays out, None if it does not; an instruction row is compared with each in validation."""
         reason = "picture is like one in the validation split"
-        if row.k is not None:
-            return Reject("assembly", reason, row.id, str(row.image_id)) if row.image_id in self.excluded_ids else None
-        if (
-            fingerprint is not None
-            and fingerprint.hash is not None
-            and min_distance(fingerprint.hash, self.validation_hashes) <= self.distance
-        ):
+        if row.source != INSTRUCTION:
+            if self.excluded_ids.isdisjoint(row.image_ids):
+                return None
+            return Reject("assembly", reason, row.id, str(row.image_id))
+        hashes = (fingerprint.hash for fingerprint in fingerprints if fingerprint.hash is not None)
+        if any(min_distance(hash, self.validation_hashes) <= self.distance for hash in hashes):
             return Reject("instruction", reason, row.id, str(row.image_id))
         return None
 
@@ -222,8 +246,8 @@ def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> Simi
     """Group images; the order of `hashes` does not matter.
 
     Args:
-        hashes (`Mapping[str, int | None]`): image id -> perceptual hash of the images of the compositional part, None
-            where an image looks like nothing.
+        hashes (`Mapping[str, int | None]`): image id -> perceptual hash of the images of all but the instruction
+            part, None where an image looks like nothing.
         distance (`int`): 0 to 10 bits; two images are in one group if steps of at most so many lead across.
     """
     hash_by_id = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
@@ -231,13 +255,13 @@ def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> Simi
     group_by_id = dict(zip(ids, group_by_distance(list(hash_by_id.values()), distance).tolist(), strict=True))
     sizes = Counter(group_by_id.values())
     limit = max(MIN_SIZE_LIMIT, MAX_GROUP_SHARE * len(hashes))
-    validation_ids = [id_ for id_ in ids if get_split(0, id_) == "validation" and sizes[group_by_id[id_]] <= limit]
+    validation_ids = [id_ for id_ in ids if is_validation_image(id_) and sizes[group_by_id[id_]] <= limit]
     validation_groups = {group_by_id[id_] for id_ in validation_ids}
     return SimilarImages(
         distance,
         image_ids=frozenset(hashes),
         excluded_ids=frozenset(
-            id_ for id_ in ids if group_by_id[id_] in validation_groups and get_split(0, id_) != "validation"
+            id_ for id_ in ids if group_by_id[id_] in validation_groups and not is_validation_image(id_)
         ),
         validation_hashes=np.array(sorted({hash_by_id[id_] for id_ in validation_ids}), dtype=np.uint64),
         ignored_sizes=tuple(sorted((size for size in sizes.values() if size > limit), reverse=True)),

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compact_hf.dataset.image_similarity import FingerprintCache
-from compact_hf.dataset.schema import INSTRUCTION
+from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.images.conversations import (
     IMAGE_TOKEN,
@@ -174,7 +174,7 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
         # LLaVA's pool keeps each dataset in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
         image_source=PurePosixPath(ref).parts[0] if "/" in ref else source.origin(ref)[0],
         image_license=image.image_license,
-        read_image=partial(source.read, ref),
+        read_images=(partial(source.read, ref),),
     )
 
 

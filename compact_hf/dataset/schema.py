@@ -1,50 +1,41 @@
-"""Columns and file layout of a dataset: one explicit `datasets.Features`, its subset directories, splits and configs.
+"""Columns and file layout of a dataset: one `datasets.Features`, its subset directories, splits and configs.
 
     README.md
-    data/k1/train-00000-of-00001.parquet       subsets: k1, k2, ..., instruction, instruction_text
+    data/k1/train-00000-of-00001.parquet       subsets: those of the methods, instruction, instruction_text
     data/k1/validation-00000-of-00001.parquet  splits: train, validation
 
-Every file of every subset is written with this one schema, so that no config mixes types (a CastError at `load_dataset`
-otherwise). Every config is a set of globs over the subsets, so each file exists once.
+Every file of every subset is written with one schema, the common columns and those of all methods in the dataset, so
+that no config mixes types (a CastError at `load_dataset` otherwise). Every config is a set of globs over the subsets:
+each file exists once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from compact_hf.records import Row
+from compact_hf.dataset.row_kinds import INSTRUCTION, get_row_kind, get_row_kinds, get_subset_kind
+from compact_hf.methods.row_kind import Column, Record
+from compact_hf.records import Row, is_validation_image, split_image_ids
 
-INSTRUCTION: Final = "instruction"
-"""`source` of instruction rows, and the subset of those with an image."""
-INSTRUCTION_TEXT: Final = "instruction_text"
 SPLITS: Final = ("train", "validation")
 DEFAULT_CONFIG: Final = "all"
 
-_VALIDATION_MODULUS: Final = 20  # 5% of the images are for validation
-_DATA_PATH: Final = re.compile(
-    r"data/(?P<subset>k[1-9]\d*|instruction|instruction_text)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet"
-)
+_DATA_PATH: Final = re.compile(r"data/(?P<subset>[a-z][a-z0-9_]*)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet")
 
 
-def get_subset(k: int | None, image_id: str | None) -> str:
-    """Return the subset of a row: `k{k}`, or for instruction rows (k None) by whether there is an image."""
-    if k is not None:
-        return f"k{k}"
-    return INSTRUCTION_TEXT if image_id is None else INSTRUCTION
-
-
-def get_split(k: int | None, image_id: str | None) -> str:
-    """Return `validation` for 5% of the images of the compositional part, by their hash, else `train`.
+def get_split(source: str, image_id: str | None) -> str:
+    """Return `validation` for a row all of whose images are for validation, else `train`.
 
     Args:
-        k (`int`, *optional*): None for instruction rows, which are for training only.
-        image_id (`str`, *optional*): hex digits of the hash of the image's bytes.
+        source (`str`): the row's; those of a kind without a validation split, as instruction rows, are for training.
+        image_id (`str`, *optional*): the row's: ids with commas between.
     """
-    if k is None or image_id is None:
+    kind, ids = get_row_kind(source), split_image_ids(image_id)
+    if not ids or (kind is not None and not kind.has_validation):
         return "train"
-    return "validation" if int(image_id, 16) % _VALIDATION_MODULUS == 0 else "train"
+    return "validation" if all(map(is_validation_image, ids)) else "train"
 
 
 def data_path(subset: str, split: str, index: int, count: int) -> str:
@@ -59,87 +50,93 @@ def parse_data_path(path: str) -> tuple[str, str] | None:
 
 
 def subset_order(subset: str) -> tuple[int, int, str]:
-    """Return a sort key for subsets: k1, k2, ..., k10, instruction, instruction_text."""
+    """Return a sort key for subsets: k1, k2, ..., k10, others by name, instruction, instruction_text."""
     digits = subset[1:]
-    return (0, int(digits), subset) if subset[0] == "k" and digits.isdigit() else (1, 0, subset)
+    if subset[0] == "k" and digits.isdigit():
+        return 0, int(digits), subset
+    return 2 if subset.startswith(INSTRUCTION) else 1, 0, subset
 
 
 def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return config -> its subsets, for the configs that have any of `subsets`; the default comes first."""
+    """Return config -> its subsets, for the configs that have any of `subsets`; the default comes first.
+
+    Each method's subsets have a config together, and each subset one of its own.
+    """
     ordered = sorted(set(subsets), key=subset_order)
-    compositional = [subset for subset in ordered if subset[0] == "k"]
-    instruction = [subset for subset in ordered if subset[0] != "k"]
-    by_config = {
-        DEFAULT_CONFIG: ordered,
-        "compositional": compositional,
-        "instruction": instruction,
-        "with_images": [subset for subset in ordered if subset != INSTRUCTION_TEXT],
-        **{subset: [subset] for subset in compositional},
-    }
-    return {name: tuple(members) for name, members in by_config.items() if members}
+    kinds = {subset: get_subset_kind(subset) for subset in ordered}
+    configs: dict[str, list[str]] = {DEFAULT_CONFIG: ordered}
+    for subset, kind in kinds.items():
+        if kind is not None:
+            configs.setdefault(kind.config or kind.name, []).append(subset)
+    configs["with_images"] = [
+        subset for subset, kind in kinds.items() if kind is None or subset not in kind.text_subsets
+    ]
+    for subset, kind in kinds.items():
+        # An instruction file is one thing, with images and without.
+        if kind is None or kind.name != INSTRUCTION:
+            configs.setdefault(subset, [subset])
+    return {name: tuple(members) for name, members in configs.items() if members}
 
 
-def features() -> Any:
-    """Return the `datasets.Features` of a row (DESIGN, "A row of a release").
+COMMON_COLUMNS: Final = (
+    *("id", "images", "messages", "source", "image_id", "image_source", "image_license"),
+    *("teacher", "verifier", "preset_version"),
+)
+_MESSAGES_INDEX: Final = COMMON_COLUMNS.index("messages") + 1
+"""Where the methods' own columns stand: behind these."""
 
-    `images` holds one image or none; `k`, `teacher`, `verifier` and `preset_version` are null for instruction
-    rows; `image_id`, `image_source` and `image_license` are null for rows without an image.
+
+def own_columns(sources: Collection[str]) -> dict[str, Column]:
+    """Return the columns beside the common ones of rows of these sources, by name.
+
+    Raises:
+        ValueError: two methods have a column of one name and different types, or one of a common column's name.
+    """
+    columns: dict[str, Column] = {}
+    for kind in get_row_kinds():
+        for name, column in kind.columns().items() if kind.name in sources else ():
+            if name in COMMON_COLUMNS or columns.setdefault(name, column).feature != column.feature:
+                raise ValueError(f"the column {name} of {kind.name} is another one's, of another type")
+    return columns
+
+
+def find_column_sources(names: Collection[str]) -> tuple[str, ...]:
+    """Return the methods all of whose columns are among these, sorted."""
+    return tuple(kind.name for kind in get_row_kinds() if (columns := kind.columns()) and columns.keys() <= set(names))
+
+
+def features(sources: Collection[str]) -> Any:
+    """Return the `datasets.Features` of a dataset whose rows are of these sources.
+
+    `images` holds a row's images, or none; `image_id`, `image_source` and `image_license` are null for rows without an
+    image, `teacher`, `verifier` and `preset_version` for instruction rows. In rows of another method, a method's own
+    columns are null, or empty where they are lists.
     """
     from datasets import Features, Image, List, Value
 
-    text, number = Value("string"), Value("int64")
-    return Features(
-        {
-            "id": text,
-            "images": List(Image()),
-            "messages": List({"role": text, "content": text}),
-            "k": number,
-            "capabilities": List(text),
-            "turns": List(
-                {
-                    "question": text,
-                    "answer": text,
-                    "capabilities": List(text),
-                    "verified_capabilities": List(text),
-                    "confidence": number,
-                }
-            ),
-            "source": text,
-            "image_id": text,
-            "image_source": text,
-            "image_license": text,
-            "teacher": text,
-            "verifier": text,
-            "preset_version": text,
-        }
-    )
+    text = Value("string")
+    types: dict[str, Any] = dict.fromkeys(COMMON_COLUMNS, text) | {
+        "images": List(Image()),
+        "messages": List({"role": text, "content": text}),
+    }
+    own = {name: column.feature for name, column in own_columns(sources).items()}
+    names = [*COMMON_COLUMNS[:_MESSAGES_INDEX], *own, *COMMON_COLUMNS[_MESSAGES_INDEX:]]
+    return Features({name: own[name] if name in own else types[name] for name in names})
 
 
-def card_features() -> list[dict[str, Any]]:
+def card_features(sources: Collection[str]) -> list[dict[str, Any]]:
     """Return the features as `dataset_info` in a card's header spells them."""
     # The one way to this spelling that does not go through a card of `datasets`' own making.
-    yaml_features: list[dict[str, Any]] = features()._to_yaml_list()
+    yaml_features: list[dict[str, Any]] = features(sources)._to_yaml_list()
     return yaml_features
 
 
-def to_record(row: Row, image: bytes | None) -> dict[str, Any]:
-    """Return `row` as a record of `features()`, with `image` (an encoded file) embedded without a path."""
-    return {
+def to_record(row: Row, images: Sequence[bytes], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `row` as a record of these `features`, its images (encoded files) embedded without a path."""
+    values: dict[str, Any] = {
         "id": row.id,
-        "images": [] if image is None else [{"bytes": image, "path": None}],
+        "images": [{"bytes": image, "path": None} for image in images],
         "messages": [{"role": message.role, "content": message.content} for message in row.messages],
-        "k": row.k,
-        "capabilities": list(row.capabilities),
-        "turns": [
-            {
-                "question": turn.question,
-                "answer": turn.answer,
-                "capabilities": list(turn.capabilities),
-                "verified_capabilities": list(turn.verified_capabilities),
-                "confidence": turn.confidence,
-            }
-            for turn in row.turns
-        ],
         "source": row.source,
         "image_id": row.image_id,
         "image_source": row.image_source,
@@ -147,4 +144,18 @@ def to_record(row: Row, image: bytes | None) -> dict[str, Any]:
         "teacher": row.teacher,
         "verifier": row.verifier,
         "preset_version": row.preset_version,
-    }
+    } | row.own_columns()
+    return {name: values[name] if name in values else get_empty_value(feature) for name, feature in columns.items()}
+
+
+def get_empty_value(feature: Any) -> list[Any] | None:
+    """Return what rows of other methods have in a method's own column: an empty list in one of lists, else null."""
+    from datasets import List
+
+    return [] if isinstance(feature, List) else None
+
+
+def get_subset(source: str, record: Record) -> str:
+    """Return the subset of a row; one of a method that is not installed has a subset of the method's name."""
+    kind = get_row_kind(source)
+    return source if kind is None else kind.get_subset(record)

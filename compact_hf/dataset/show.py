@@ -18,28 +18,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.dataset.examples import Reservoir, Sample, SampleQuery, SampleSet, has_draft
+from compact_hf.dataset.examples import Candidate, Reservoir, SampleQuery, SampleSet
 from compact_hf.dataset.reader import DatasetReader, open_dataset, read_parquet
-from compact_hf.dataset.schema import parse_data_path, subset_order
+from compact_hf.dataset.row_kinds import INSTRUCTION, get_row_kinds, get_subset_kind
+from compact_hf.dataset.schema import COMMON_COLUMNS, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB_PREFIX
-from compact_hf.images.source import ImageSource
-from compact_hf.methods.compact.conversation import Outcome, parse_outcome
-from compact_hf.methods.compact.preset import CONVERSATION_METHODS
-from compact_hf.records import ImageInfo, Turn
+from compact_hf.methods.assembly import FinishedOutcome, get_row_maker, read_outcomes
+from compact_hf.methods.row_kind import RowKind
+from compact_hf.records import ImageInfo
 from compact_hf.reports import contact_sheet
+from compact_hf.reports.contact_sheet import Section
 from compact_hf.runs.image_index import reread_verified
-from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
-from compact_hf.runs.sources import reopen_source
 from compact_hf.storage import write_atomically
 
-_COLUMNS: Final = ("id", "k", "turns", "image_id", "image_source", "image_license", "teacher", "verifier")
 _IMAGE_COLUMN: Final = "images"
 
 
 def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet:
-    """Choose among a release's compositional rows.
+    """Choose among a dataset's rows, but for those of the instruction part.
 
     Raises:
         UsageError: there is nothing that is wanted.
@@ -51,16 +50,22 @@ def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet
     paths_by_subset: dict[str, list[str]] = {}
     for path in reader.file_hashes:
         subset, _ = parse_data_path(path) or ("", "")
-        if subset.startswith("k"):
+        kind = get_subset_kind(subset)
+        if kind is not None and kind.name != INSTRUCTION:
             paths_by_subset.setdefault(subset, []).append(path)
     reservoir = Reservoir(query)
     for subset in sorted(paths_by_subset, key=subset_order):
-        if query.k in (None, int(subset[1:])):
-            _add_candidates(reader, paths_by_subset[subset], int(subset[1:]), reservoir)
+        kind = get_subset_kind(subset)
+        if (
+            kind is not None
+            and kind.describe_filters(query.filters) is not None
+            and kind.may_match(subset, query.filters)
+        ):
+            _add_candidates(reader, kind, subset, paths_by_subset[subset], reservoir)
     sample_set = reservoir.read_samples()
     if not sample_set.items:
         available = ", ".join(sorted(paths_by_subset, key=subset_order)) or "the instruction part only, which has no k"
-        raise UsageError(f"{reader.name} has no questions {query.describe()}; there is {available}")
+        raise UsageError(f"{reader.name} has no questions {_describe_filters(query)}; there is {available}")
     return sample_set
 
 
@@ -84,7 +89,9 @@ class _RowGroup:
         return {row: column[row].as_py()[0]["bytes"] for row in self.rows}
 
 
-def _add_candidates(reader: DatasetReader, paths: Iterable[str], k: int, reservoir: Reservoir) -> None:
+def _add_candidates(
+    reader: DatasetReader, kind: type[RowKind], subset: str, paths: Iterable[str], reservoir: Reservoir
+) -> None:
     """Offer what is wanted in the files of one subset, until there is enough of it."""
     query = reservoir.query
 
@@ -92,33 +99,28 @@ def _add_candidates(reader: DatasetReader, paths: Iterable[str], k: int, reservo
         return (parse_data_path(path) or ("", ""))[1] != "train", query.rank(path)
 
     for path in sorted(paths, key=sort_key):
-        if reservoir.is_full(k):
+        if reservoir.is_full(subset):
             return
-        read_parquet(reader, path, partial(_add_row_groups, reader, path, k, reservoir))
+        read_parquet(reader, path, partial(_add_row_groups, reader, path, kind, subset, reservoir))
 
 
-def _add_row_groups(reader: DatasetReader, path: str, k: int, reservoir: Reservoir, file: Any) -> None:
+def _add_row_groups(
+    reader: DatasetReader, path: str, kind: type[RowKind], subset: str, reservoir: Reservoir, file: Any
+) -> None:
     query = reservoir.query
-    if missing := {*_COLUMNS, _IMAGE_COLUMN} - set(file.schema_arrow.names):
+    columns = [*COMMON_COLUMNS, *kind.columns()]
+    if missing := set(columns) - set(file.schema_arrow.names):
         raise ReleaseError(f"{path} of {reader.name} lacks {', '.join(sorted(missing))}; it is no file of a release")
+    columns.remove(_IMAGE_COLUMN)
     for index in sorted(range(file.num_row_groups), key=partial(query.rank, path)):
-        if reservoir.is_full(k):
+        if reservoir.is_full(subset):
             return
         group = _RowGroup(reader, path, index)
-        for row, record in enumerate(file.read_row_group(index, columns=list(_COLUMNS)).to_pylist()):
-            if turns := query.select_turns([_parse_turn(turn) for turn in record["turns"]]):
+        for row, record in enumerate(file.read_row_group(index, columns=columns).to_pylist()):
+            caption = f"{record['image_source']}, {record['image_license']}, row {record['id'][:8]}"
+            if record["image_id"] and (sample := kind.make_sample(record, caption, query.filters)) is not None:
                 group.rows.append(row)
-                reservoir.add(query.rank(record["id"]), _dataset_sample(record, turns, partial(group.read_image, row)))
-
-
-def _parse_turn(turn: dict[str, Any]) -> Turn:
-    capabilities = {name: tuple(turn[name]) for name in ("capabilities", "verified_capabilities")}
-    return Turn(turn["question"], turn["answer"], confidence=turn["confidence"], **capabilities)
-
-
-def _dataset_sample(record: dict[str, Any], turns: tuple[Turn, ...], read_image: Any) -> Sample:
-    caption = f"{record['image_source']}, {record['image_license']}, row {record['id'][:8]}"
-    return Sample(record["k"], turns, caption, record["teacher"], record["verifier"], read_image)
+                reservoir.add(query.rank(record["id"]), Candidate(sample, partial(group.read_image, row)), subset)
 
 
 def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleSet:
@@ -135,60 +137,56 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
         SourceError: an image is gone, or is another one now.
     """
     reservoir = Reservoir(query)
-    ks: set[int] = set()
+    sections: set[Section] = set()
     with ExitStack() as stack:
         for directory in find_runs(run):
             journal = stack.enter_context(Journal.read(directory))
-            if (method := journal.identity["method"]) not in CONVERSATION_METHODS:
-                raise UsageError(f"{run} is a run of {method}, which keeps no questions; give one of compact generate")
-            source = reopen_source(journal.identity["source"])
-            for finished, outcome in _iter_outcomes(journal):
-                if has_draft(outcome.rejects) if rejects else outcome.conversation:
-                    ks.add(outcome.k)
-                sample = _run_sample(journal, source, finished, outcome, query, rejects=rejects)
-                if sample is not None and query.k in (None, outcome.k):
-                    reservoir.add(query.rank(finished.image_id), sample)
+            method = get_row_maker(journal.identity["method"])
+            if not method.makes_rows:
+                raise UsageError(
+                    f"{run} is a run of {method.name}, which keeps no questions; give one of compact generate"
+                )
+            if method.describe_filters(query.filters) is None:
+                continue
+            for outcome in read_outcomes(journal):
+                if (any_sample := method.make_outcome_sample(outcome, {}, rejects=rejects)) is None:
+                    continue
+                sections.add(any_sample.section)
+                sample = (
+                    method.make_outcome_sample(outcome, query.filters, rejects=rejects) if query.filters else any_sample
+                )
+                if sample is not None:
+                    candidate = Candidate(sample, partial(_read_image, outcome))
+                    reservoir.add(query.rank(outcome.image_id), candidate, sample.section)
         sample_set = reservoir.read_samples()
     if not sample_set.items:
         subject = "dropped drafts" if rejects else "kept questions"
-        available = f"there are some of k = {', '.join(map(str, sorted(ks)))}" if ks else "there are none at all so far"
-        raise UsageError(f"{run} has no {' '.join(filter(None, (subject, query.describe())))}; {available}")
+        available = f"there are some of {_join_labels(sections)}" if sections else "there are none at all so far"
+        raise UsageError(f"{run} has no {' '.join(filter(None, (subject, _describe_filters(query))))}; {available}")
     return sample_set
 
 
-def _iter_outcomes(journal: Journal) -> Iterator[tuple[FinishedImage, Outcome]]:
-    return ((finished, parse_outcome(finished.body)) for finished in journal.outcomes())
+def _join_labels(sections: Iterable[Section]) -> str:
+    """Return the sections' names, such as `k = 1, 2`."""
+    first, *others = (section.label for section in sorted(sections))
+    prefix = first.rpartition(" ")[0]
+    return ", ".join([first, *(label.removeprefix(f"{prefix} ") for label in others)])
 
 
-def _run_sample(
-    journal: Journal,
-    source: ImageSource,
-    finished: FinishedImage,
-    outcome: Outcome,
-    query: SampleQuery,
-    *,
-    rejects: bool,
-) -> Sample | None:
-    turns = query.select_turns(outcome.conversation.turns) if outcome.conversation and not rejects else ()
-    drafts = query.select_drafts(outcome.rejects) if rejects else ()
-    if not turns and not drafts:
-        return None
-    identity = journal.identity
-    return Sample(
-        outcome.k,
-        turns,
-        finished.ref,
-        identity["teacher"],
-        identity["verifier"],
-        partial(_read_image, journal, source, finished),
-        drafts,
-    )
-
-
-def _read_image(journal: Journal, source: ImageSource, finished: FinishedImage) -> bytes:
-    image = journal.get_image(finished.image_id, finished.ref)
+def _read_image(outcome: FinishedOutcome) -> bytes:
     # Where the run's last start found it gone, reading it again says so.
-    return reread_verified(source, image or ImageInfo(finished.image_id, finished.ref, 0, 0, ""))
+    image = outcome.get_image() or ImageInfo(outcome.image_id, outcome.ref, 0, 0, "")
+    return reread_verified(outcome.source, image)
+
+
+def _describe_filters(query: SampleQuery) -> str:
+    """Return in words what is wanted.
+
+    Raises:
+        UsageError: no method knows one of the filters, or a value is out of range.
+    """
+    descriptions = [kind.describe_filters(query.filters) for kind in get_row_kinds()]
+    return next(filter(None, descriptions), "")
 
 
 PAGE_NAME: Final = "contact_sheet.html"
@@ -249,7 +247,9 @@ def show(
         HubError: the Hub cannot be reached, or has no such repository.
     """
     capability_name = None if capability is None else re.sub(r"[\s-]+", "_", capability.strip().lower())
-    query = SampleQuery(k, capability_name, n, seed)
+    filters = {"k": k, "capability": capability_name}
+    query = SampleQuery({name: value for name, value in filters.items() if value is not None}, n, seed)
+    _describe_filters(query)  # which refuses what is out of range
     is_run = _is_run(path)
     if rejects and not is_run:
         raise UsageError(f"{path} is no run, and only a run keeps what was dropped; give the folder of the run")
@@ -283,9 +283,10 @@ def _open_dataset(path: str | Path) -> DatasetReader:
 
 def _iter_summary(sample_set: SampleSet, query: SampleQuery, *, rejects: bool) -> Iterator[str]:
     images = f"{len(sample_set.items)} {'picture' if len(sample_set.items) == 1 else 'pictures'}"
-    subject = f"{'dropped drafts' if rejects else 'questions'} {query.describe()}".strip()
+    subject = f"{'dropped drafts' if rejects else 'questions'} {_describe_filters(query)}".strip()
     yield f"{images} with {subject}, chosen by hash (seed {query.seed})."
-    yield f"Written by {', '.join(sample_set.teachers)}; checked by {', '.join(sample_set.verifiers)}."
+    if sample_set.teachers and sample_set.verifiers:
+        yield f"Written by {', '.join(sample_set.teachers)}; checked by {', '.join(sample_set.verifiers)}."
     if rejects:
         yield "Below each draft stand why it was dropped, and the capabilities that it was to need: k of them."
     else:

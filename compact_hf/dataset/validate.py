@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from compact_hf.dataset.schema import (
     configs_from_subsets,
     data_path,
     features,
+    find_column_sources,
     parse_data_path,
     subset_order,
 )
@@ -41,6 +43,7 @@ from compact_hf.errors import UsageError
 from compact_hf.hub.download import download_snapshot
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX
+from compact_hf.records import split_image_ids
 from compact_hf.reports.table import NotebookSummary, Table
 
 MAX_PROBLEMS: Final = 10
@@ -133,19 +136,20 @@ def validate(path: str | Path) -> ValidationReport:
     path = _resolve_directory(path)
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
     files = {name: split_key for name in names if (split_key := parse_data_path(name))}
-    schema = features().arrow_schema  # here and not in the threads: `datasets` must not be imported by two at once
+    sources = _read_column_sources(path, files)
+    columns = features(sources)  # here and not in the threads: `datasets` must not be imported by two at once
     findings = _Findings()
     for name in list_foreign_files(path):
         findings.add(Problem("file that is no part of a release", name))
     for problem in _check_numbering(files):
         findings.add(problem)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets go of Python's lock
-        for file_findings in pool.map(partial(_check_file, path, schema), files, files.values()):
+        for file_findings in pool.map(partial(_check_file, path, columns), files, files.values()):
             findings.merge(file_findings)
-    for problem in [*_check_across_files(findings), *_check_card(path, set(files.values()), findings.rows)]:
+    for problem in [*_check_across_files(findings), *_check_card(path, set(files.values()), findings.rows, sources)]:
         findings.add(problem)
     if not findings.counts:  # else there is nothing whole to compare the text with
-        for problem in _check_card_text(path, files, findings):
+        for problem in _check_card_text(path, files, findings, sources):
             findings.add(problem)
     return ValidationReport(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
 
@@ -159,6 +163,17 @@ def _resolve_directory(path: str | Path) -> Path:
     return download_snapshot(ref.repo_id, repo_type="dataset", revision=ref.revision)
 
 
+def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str, ...]:
+    """Return the methods whose columns the first file has that can be read; all files have one schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in files:
+        with suppress(OSError, pa.ArrowException):  # what cannot be read is told when the file is checked
+            return find_column_sources(pq.read_schema(root / name).names)
+    return ()
+
+
 def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
     if not files:
         yield Problem("no data files", "data")
@@ -168,36 +183,35 @@ def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
         yield Problem("data files are missing or too many", name, detail=f"{count[files[name]]} are there")
 
 
-def _check_file(root: Path, schema: Any, name: str, split_key: SplitKey) -> _Findings:
+def _check_file(root: Path, columns: Any, name: str, split_key: SplitKey) -> _Findings:
     import pyarrow as pa
 
     findings = _Findings()
     try:
-        _check_rows(root, schema, name, split_key, findings)
+        _check_rows(root, columns, name, split_key, findings)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         findings.add(Problem("unreadable file", name, detail=" ".join(str(error).split())))
     return findings
 
 
-def _check_rows(root: Path, schema: Any, name: str, split_key: SplitKey, findings: _Findings) -> None:
+def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findings: _Findings) -> None:
     import pyarrow.parquet as pq
 
     subset, split = split_key
     with pq.ParquetFile(root / name, pre_buffer=False) as file:
         findings.rows[split_key] += file.metadata.num_rows
-        if difference := _schema_difference(file.schema_arrow, schema):
+        if difference := _schema_difference(file.schema_arrow, columns.arrow_schema):
             findings.add(Problem("schema differs", name, detail=difference))
             return
         for batch in file.iter_batches(batch_size=MAX_GROUP_ROWS):
             for record in batch.to_pylist():
-                row_defects = list(iter_defects(record, subset=subset, split=split))
+                row_defects = list(iter_defects(record, columns=columns, subset=subset, split=split))
                 for check, detail in row_defects:
                     findings.add(Problem(check, name, str(record["id"]), detail))
                 if not row_defects:
-                    findings.row_counter.add_record(record)
+                    findings.row_counter.add(record)
                 findings.ids.append(str(record["id"]))
-                if record["image_id"] is not None:
-                    findings.image_ids[split].add(record["image_id"])
+                findings.image_ids[split].update(split_image_ids(record["image_id"]))
 
 
 def _schema_difference(schema: Any, expected: Any) -> str:
@@ -220,7 +234,9 @@ def _check_across_files(findings: _Findings) -> Iterator[Problem]:
         yield Problem("picture in both splits", "data", detail=f"image_id {image_id}")
 
 
-def _check_card(path: Path, split_keys: Collection[SplitKey], rows: Mapping[SplitKey, int]) -> Iterator[Problem]:
+def _check_card(
+    path: Path, split_keys: Collection[SplitKey], rows: Mapping[SplitKey, int], sources: Collection[str]
+) -> Iterator[Problem]:
     try:
         header = read_header(path)
     except (OSError, ValueError) as error:
@@ -237,7 +253,7 @@ def _check_card(path: Path, split_keys: Collection[SplitKey], rows: Mapping[Spli
         return
     if header["configs"] != header_configs(split_keys, version):
         yield Problem("card's configs are not those of the files", CARD)
-    if any(info.get("features") != card_features() for info in header["dataset_info"]):
+    if any(info.get("features") != card_features(sources) for info in header["dataset_info"]):
         yield Problem("card's features differ", CARD)
     for name, subsets in configs_from_subsets(subset for subset, _ in split_keys).items():
         split_counts: Counter[str] = Counter()
@@ -249,7 +265,9 @@ def _check_card(path: Path, split_keys: Collection[SplitKey], rows: Mapping[Spli
         yield Problem("card's counts are wrong", CARD, detail=f"config {name} has no files")
 
 
-def _check_card_text(path: Path, files: Mapping[str, SplitKey], findings: _Findings) -> Iterator[Problem]:
+def _check_card_text(
+    path: Path, files: Mapping[str, SplitKey], findings: _Findings, sources: tuple[str, ...]
+) -> Iterator[Problem]:
     """Compare the card's text and images with what was counted in the rows."""
     file_bytes: Counter[SplitKey] = Counter()
     for name, split_key in files.items():
@@ -261,10 +279,10 @@ def _check_card_text(path: Path, files: Mapping[str, SplitKey], findings: _Findi
         for split_key in split_keys
     }
     text = (path / CARD).read_text(encoding="utf-8")
-    stats = DatasetStats(str(read_header(path)["configs"][0]["version"]), sizes, findings.row_counter)
+    stats = DatasetStats(str(read_header(path)["configs"][0]["version"]), sizes, findings.row_counter, sources)
     for check, detail in iter_text_defects(text, stats):
         yield Problem(check, CARD, detail=detail)
-    for check, name, detail in iter_figure_defects(path, text, findings.row_counter.combinations):
+    for check, name, detail in iter_figure_defects(path, text, stats):
         yield Problem(check, name, detail=detail)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -181,6 +181,7 @@ def write_dataset(
     out: Path,
     *,
     version: str,
+    sources: Collection[str],
     license: str | None = None,
     provenance: Provenance | None = None,
 ) -> DatasetStats:
@@ -191,6 +192,8 @@ def write_dataset(
             rejects that the card shall count. Read once, as a stream.
         out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
         version (`str`): X.Y.Z.
+        sources (`Collection[str]`): the methods of which rows may come, and `instruction`: all of their columns are in
+            the files.
         license (`str`, *optional*, defaults to the images' one licence, or `other`): one of `LICENSES`.
         provenance (`Provenance`, *optional*): how the rows came about, for the card, which says so if that is not
             recorded.
@@ -212,12 +215,12 @@ def write_dataset(
     try:
         with replace_directory(out, is_replaceable=is_dataset_directory) as directory:
             row_counter = RowCounter()
-            sizes = _write_splits(_iter_counted_rows(rows, row_counter), directory)
+            sizes = _write_splits(rows, directory, features(sources), row_counter)
             if not sizes:
                 raise ReleaseError(f"there are no rows for {out}: {_describe_rejects(row_counter)}")
-            stats = DatasetStats(version, sizes, row_counter, license, provenance)
-            figures = draw_figures(row_counter.combinations)
-            write_figures(figures, row_counter.combinations, directory)
+            stats = DatasetStats(version, sizes, row_counter, tuple(sorted(sources)), license, provenance)
+            figures = draw_figures(stats)
+            write_figures(figures, stats, directory)
             (directory / CARD).write_text(render_card(stats, figures), encoding="utf-8")
             (directory / CHANGELOG).write_text(initial_changelog(stats), encoding="utf-8")
     except OSError as error:
@@ -228,31 +231,36 @@ def write_dataset(
     return stats
 
 
-def _write_splits(rows: Iterable[Row], directory: Path) -> dict[tuple[str, str], SplitSize]:
-    with DatasetWriter(directory, features()) as writer:
-        for row, image in prefetch(rows, _read_image):
-            writer.add(get_subset(row.k, row.image_id), get_split(row.k, row.image_id), to_record(row, image))
+def _write_splits(
+    rows: Iterable[Row | Reject], directory: Path, columns: Any, row_counter: RowCounter
+) -> dict[tuple[str, str], SplitSize]:
+    with DatasetWriter(directory, columns) as writer:
+        for row, images in prefetch(_count_rejects(rows, row_counter), _read_images):
+            record = to_record(row, images, columns)
+            row_counter.add(record)
+            writer.add(get_subset(row.source, record), get_split(row.source, row.image_id), record)
         return writer.close()
 
 
-def _read_image(row: Row) -> bytes | None:
-    if row.read_image is None:
-        return None
+def _read_images(row: Row) -> list[bytes]:
+    return [_read_image(row, image_id, read) for image_id, read in zip(row.image_ids, row.read_images, strict=True)]
+
+
+def _read_image(row: Row, image_id: str, read: Callable[[], bytes]) -> bytes:
     try:
-        data = row.read_image()
-        if compute_image_id(data) != row.image_id:
+        data = read()
+        if compute_image_id(data) != image_id:
             raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
         return clean_image(data)
     except (OSError, ImageError) as error:
         raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
 
 
-def _iter_counted_rows(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:
+def _count_rejects(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:
     for row in rows:
         if isinstance(row, Reject):
             row_counter.add_reject(row)
         else:
-            row_counter.add_row(row)
             yield row
 
 

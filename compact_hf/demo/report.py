@@ -12,10 +12,10 @@ from compact_hf.dataset.stats import DatasetStats
 from compact_hf.evaluation.report import chart_score
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
-from compact_hf.methods.compact.rows import iter_conversation_rows
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.status import RunStatus
-from compact_hf.records import Row
-from compact_hf.reports.contact_sheet import SheetItem
+from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
 from compact_hf.training.train import TrainingResult
@@ -58,7 +58,7 @@ class DemoResults:
 def make_report(demo: DemoResults) -> DemoReport:
     """Return the page that tells the story."""
     status = demo.status
-    rows = [row for row in iter_conversation_rows([demo.directory / "run"], max_similarity=1) if isinstance(row, Row)]
+    rows = [row for row in iter_rows([demo.directory / "run"], AssemblyOptions(1)) if isinstance(row, QuestionRow)]
     request_count = status.requests.get("teacher", 0)
     return DemoReport(
         title="COMPACT from drawn scenes",
@@ -75,7 +75,9 @@ def make_report(demo: DemoResults) -> DemoReport:
         ),
         combination_counts=Counter(turn.capabilities for row in rows for turn in row.turns),
         images=[
-            SheetItem(row.read_image(), row.k or 0, row.turns, f"row {row.id[:8]}") for row in rows if row.read_image
+            QuestionItem(read_image(), row.k, row.turns, f"row {row.id[:8]}")
+            for row in rows
+            for read_image in row.read_images
         ],
         rejects=tuple(_iter_reject_counts(status)),
         release=ReleaseSection(

@@ -1,4 +1,4 @@
-"""The contact sheet: images with their questions, answers and capabilities, by k; and with drafts that were dropped.
+"""The contact sheet: images with what is written about them, such as questions by k, and drafts that were dropped.
 
 `SheetItem`s become an HTML fragment with the images inside it (for the report and other pages), a page, or one PNG
 for a README or a card on the Hub, the same on every machine.
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from compact_hf.records import Reject, Turn
+from compact_hf.records import Message, Reject, Turn
 from compact_hf.reports.theme import get_label, group_of, k_tone, tone
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes
     paper.paste(resized, (_GAP, _GAP))
     draw, top = ImageDraw.Draw(paper), _GAP
     for entry in entries:
-        k = len(entry.capabilities)
-        _draw_label(draw, (label_left, top), f"k = {k}", fill=tone(k_tone(k)))
+        section = section_of_k(len(entry.capabilities))
+        _draw_label(draw, (label_left, top), section.label, fill=tone(section.color))
         top = _draw_entry(draw, entry, top + 2, left=text_left)
     buffer = io.BytesIO()
     paper.crop((0, 0, paper.width, max(resized.height + 2 * _GAP, top))).save(buffer, format="PNG")
@@ -81,7 +81,7 @@ def _draw_card(item: SheetItem) -> PillowImage.Image:
     card = Image.new("RGB", (_CARD_WIDTH, image.height + _PADDING + _MAX_TURN_HEIGHT * len(entries)), tone("paper"))
     card.paste(image, ((_CARD_WIDTH - image.width) // 2, 0))
     draw = ImageDraw.Draw(card)
-    _draw_label(draw, (10, 10), f"k = {item.k}", fill=tone(k_tone(item.k)))
+    _draw_label(draw, (10, 10), item.section.label, fill=tone(item.section.color))
     top = image.height + _PADDING
     for entry in entries:
         top = _draw_entry(draw, entry, top)
@@ -145,19 +145,59 @@ _THUMBNAIL_SIZE: Final = 400
 _QUALITY: Final = 82
 
 
-class HasK(Protocol):
-    """What belongs to one k."""
+@dataclass(frozen=True, slots=True, order=True)
+class Section:
+    """A part of the sheet: images that belong together. Sections stand in the order of their fields.
+
+    Attributes:
+        order (`int`): its place.
+        label (`str`): its name, a few letters on each image, such as `k = 2`.
+        heading (`str`): what it holds, in a few words.
+        color (`str`): a name of the theme, for the label.
+    """
+
+    order: int
+    label: str
+    heading: str = ""
+    color: str = "muted"
+
+
+class SheetItem(Protocol):
+    """An image as the contact sheet shows it, with what is written about it.
+
+    Attributes:
+        image (`bytes`): the encoded file.
+        caption (`str`): where it comes from, such as its ref; never an absolute path.
+        section (`Section`): where it belongs.
+    """
 
     @property
-    def k(self) -> int: ...
+    def image(self) -> bytes: ...
+
+    @property
+    def caption(self) -> str: ...
+
+    @property
+    def section(self) -> Section: ...
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is written below the image, in order."""
+        ...
 
 
-T = TypeVar("T", bound=HasK)
+class HasSection(Protocol):
+    """What belongs to one section."""
+
+    @property
+    def section(self) -> Section: ...
+
+
+T = TypeVar("T", bound=HasSection)
 
 
 @dataclass(frozen=True, slots=True)
-class SheetItem:
-    """An image as the contact sheet shows it.
+class QuestionItem:
+    """An image with questions of one k.
 
     Attributes:
         image (`bytes`): the encoded file.
@@ -173,8 +213,13 @@ class SheetItem:
     caption: str = ""
     rejects: tuple[Reject, ...] = ()
 
+    @property
+    def section(self) -> Section:
+        """The images of this k."""
+        return section_of_k(self.k)
+
     def entries(self) -> Iterator[Entry]:
-        """Yield what is written below the image, in order."""
+        """Yield its questions, then the dropped drafts."""
         for turn in self.turns:
             names = ", ".join(map(get_label, turn.verified_capabilities)) or "nothing"
             is_different = set(turn.verified_capabilities) != set(turn.capabilities)
@@ -183,6 +228,35 @@ class SheetItem:
             )
         for reject in self.rejects:
             yield Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, is_dropped=True)
+
+
+def section_of_k(k: int) -> Section:
+    """Return the section of the images of one k."""
+    count = {2: "two", 3: "three", 4: "four", 5: "five"}.get(k, k)
+    heading = "one capability" if k == 1 else f"{count} capabilities at once"
+    return Section(k, f"k = {k}", heading, k_tone(k))
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesItem:
+    """An image with a conversation about it.
+
+    Attributes:
+        image (`bytes`): the encoded file.
+        section (`Section`): where it belongs.
+        messages (`tuple[Message, ...]`): `user` and `assistant` in turn.
+        caption (`str`): where it comes from, such as its ref; never an absolute path.
+    """
+
+    image: bytes
+    section: Section
+    messages: tuple[Message, ...]
+    caption: str = ""
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what the user says, each with what the assistant answers."""
+        for user, assistant in zip(self.messages[::2], self.messages[1::2], strict=False):
+            yield Entry(user.content, assistant.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,34 +273,40 @@ class Entry:
 
     question: str
     verdict: str
-    capabilities: tuple[str, ...]
+    capabilities: tuple[str, ...] = ()
     note: str = ""
     is_dropped: bool = False
 
 
 def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
-    """Return at most `count` images, as evenly over k as there are, the first of each k, ordered by k."""
-    by_k: dict[int, list[T]] = {}
-    for item in items:
-        by_k.setdefault(item.k, []).append(item)
-    counts = dict.fromkeys(sorted(by_k), 0)
+    """Return at most `count` images, as evenly over the sections as there are, the first of each, in their order."""
+    by_section = group_by_section(items)
+    counts = dict.fromkeys(by_section, 0)
     for _ in range(count):
-        open_ks = [k for k in counts if counts[k] < len(by_k[k])]
-        if not open_ks:
+        open_sections = [section for section in counts if counts[section] < len(by_section[section])]
+        if not open_sections:
             break
-        counts[min(open_ks, key=lambda k: counts[k])] += 1
-    return tuple(item for k, number in counts.items() for item in by_k[k][:number])
+        counts[min(open_sections, key=lambda section: counts[section])] += 1
+    return tuple(item for section, number in counts.items() for item in by_section[section][:number])
+
+
+def group_by_section(items: Iterable[T]) -> dict[Section, list[T]]:
+    """Return the images of each section, the sections in their order."""
+    by_section: dict[Section, list[T]] = {}
+    for item in items:
+        by_section.setdefault(item.section, []).append(item)
+    return {section: by_section[section] for section in sorted(by_section)}
 
 
 def render_fragment(items: Sequence[SheetItem]) -> str:
-    """Return the images as HTML, one section per k. The page around it is laid out by layout.html.jinja.
+    """Return the images as HTML, section by section. The page around it is laid out by layout.html.jinja.
 
     Everything written by a teacher is escaped. Images are WebP data URLs, at most 400 pixels on a side.
     """
     from compact_hf.reports.theme import jinja_environment
 
-    sections = {k: [item for item in items if item.k == k] for k in sorted({item.k for item in items})}
-    return jinja_environment().get_template("contact_sheet.html.jinja").render(sections=sections, thumbnail=thumbnail)
+    template = jinja_environment().get_template("contact_sheet.html.jinja")
+    return template.render(sections=group_by_section(items), thumbnail=thumbnail)
 
 
 def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str]) -> str:

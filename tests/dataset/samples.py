@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from compact_hf.images.inspection import compute_image_id
-from compact_hf.records import Message, Row, Turn
+from compact_hf.methods.compact.columns import QuestionRow
+from compact_hf.records import Message, Turn
 
 CAPABILITIES = ("color", "shape", "counting")
 
@@ -22,7 +23,7 @@ def make_image(number: int, *, file_format: str = "JPEG", **options: Any) -> byt
     return out.getvalue()
 
 
-def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
+def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> QuestionRow:
     """A compositional row with two turns about its own picture."""
     data = data or make_image(number, file_format="PNG")
     capabilities = CAPABILITIES[:k]
@@ -32,7 +33,7 @@ def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
     messages = [
         message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
     ]
-    return Row(
+    return QuestionRow(
         id=f"{number:032x}",
         messages=tuple(messages),
         source="compact",
@@ -45,11 +46,11 @@ def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> Row:
         teacher="scenes",
         verifier="scenes",
         preset_version="paper-1",
-        read_image=lambda: data,
+        read_images=(lambda: data,),
     )
 
 
-def make_rows(count: int) -> Iterator[Row]:
+def make_rows(count: int) -> Iterator[QuestionRow]:
     """`count` compositional rows, k = 1, 2, 3 in turn."""
     return (make_row(number, k=number % 3 + 1) for number in range(count))
 

@@ -12,9 +12,10 @@ from compact_hf.dataset.card import read_header
 from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.rows import iter_conversation_rows
+from compact_hf.methods.compact.statistics import QuestionStatistics
 from compact_hf.records import Row
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
@@ -34,12 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def instruction(run: Path, tmp_path: Path) -> Path:
     """An instruction file about two pictures of the run, one of which is held out, and about none."""
-    run_rows = [row for row in iter_conversation_rows([run]) if isinstance(row, Row)]
+    run_rows = [row for row in iter_rows([run], AssemblyOptions()) if isinstance(row, Row)]
     items = [make_item(0)]
     for split in ("train", "validation"):
-        source_row = next(row for row in run_rows if get_split(row.k, row.image_id) == split)
-        assert source_row.read_image is not None
-        (tmp_path / f"{split}.png").write_bytes(source_row.read_image())
+        source_row = next(row for row in run_rows if get_split("compact", row.image_id) == split)
+        assert source_row.read_images
+        (tmp_path / f"{split}.png").write_bytes(source_row.read_images[0]())
         items.append(make_item(1, image=f"{split}.png"))
     file = tmp_path / "llava.json"
     file.write_text(json.dumps(items))
@@ -67,12 +68,20 @@ def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_th
     new = assemble(run, tmp_path / "new", version="1.0.0")
     even = assemble(run, tmp_path / "even", version="1.0.0", balance=True, on_balance=balances.append)
     assert not any(stage == "assembly" for stage, _ in whole.rejects)
-    assert whole.questions_by_k.total() > new.questions_by_k.total() > even.questions_by_k.total()
+    assert (
+        whole.get_statistics(QuestionStatistics).questions_by_k.total()
+        > new.get_statistics(QuestionStatistics).questions_by_k.total()
+        > even.get_statistics(QuestionStatistics).questions_by_k.total()
+    )
     assert new.rejects["assembly", "near-duplicate question"] == even.rejects["assembly", "near-duplicate question"] > 0
-    assert even.rejects["assembly", "surplus for balance"] == new.questions_by_k.total() - even.questions_by_k.total()
+    assert (
+        even.rejects["assembly", "surplus for balance"]
+        == new.get_statistics(QuestionStatistics).questions_by_k.total()
+        - even.get_statistics(QuestionStatistics).questions_by_k.total()
+    )
     assert (balances[0].before.questions, balances[0].after.questions) == (
-        new.questions_by_k.total(),
-        even.questions_by_k.total(),
+        new.get_statistics(QuestionStatistics).questions_by_k.total(),
+        even.get_statistics(QuestionStatistics).questions_by_k.total(),
     )
     assert balances[0].before.ks < balances[0].after.ks
     assert "surplus for balance" in (tmp_path / "even" / "README.md").read_text()

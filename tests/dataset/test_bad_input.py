@@ -109,8 +109,8 @@ class PublishResults:
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
     directory = tmp_path_factory.mktemp("bad")
-    write_dataset(make_rows(60), directory / "whole", version="1.0.0")
-    write_dataset(make_rows(61), directory / "more", version="1.1.0")
+    write_dataset(make_rows(60), directory / "whole", sources=("compact",), version="1.0.0")
+    write_dataset(make_rows(61), directory / "more", sources=("compact",), version="1.1.0")
     commands = {}
     for number, (case, (spoil, _)) in enumerate(DEFECTS.items()):
         spoiled = Path(shutil.copytree(directory / "whole", directory / f"spoiled {number}"))

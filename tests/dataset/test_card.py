@@ -16,6 +16,7 @@ from compact_hf.dataset.schema import features
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
+from compact_hf.methods.compact.statistics import QuestionStatistics
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.teachers.base import Role
 
@@ -25,7 +26,7 @@ TEXT_ROW = Row(id="a" * 32, messages=(Message("user", "Hi"), Message("assistant"
 
 
 def write_release(path: Path, *rows: Row | Reject) -> tuple[DatasetStats, dict[str, Any], str]:
-    stats = write_dataset(rows, path, version="1.2.3")
+    stats = write_dataset(rows, path, sources=("compact",), version="1.2.3")
     return stats, read_header(path), (path / "README.md").read_text()
 
 
@@ -51,7 +52,7 @@ def test_the_header_counts_every_config(tmp_path: Path) -> None:
         assert {split["name"]: split["num_examples"] for split in info["splits"]} == {
             split: count for split in ("train", "validation") if (count := stats.rows(*subsets, split=split))
         }
-        assert Features._from_yaml_list(info["features"]) == features()
+        assert Features._from_yaml_list(info["features"]) == features(("compact",))
         sizes = [path.stat().st_size for subset in subsets for path in (tmp_path / "out" / "data" / subset).iterdir()]
         assert info["download_size"] == sum(sizes)
 
@@ -110,7 +111,7 @@ def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
     exchanges = [("Is it red?", "Yes."), ("Is it über?", "no"), ("Wie viele?", "The two"), ("Is it two?", "2")]
     turns = tuple(Turn(question, answer, ("color",), ("color",), 90) for question, answer in exchanges)
     stats, _, text = write_release(tmp_path / "out", replace(make_row(1), turns=turns))
-    answer_stats = stats.answer_stats()
+    answer_stats = stats.get_statistics(QuestionStatistics).answer_stats()
     assert (
         answer_stats.questions,
         answer_stats.different,
@@ -118,7 +119,7 @@ def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
         answer_stats.most,
         answer_stats.most_share,
     ) == (4, 3, 0.5, "2", 0.5)
-    assert stats.openings == (("is", 0.75), ("wie", 0.25))
+    assert stats.get_statistics(QuestionStatistics).openings == (("is", 0.75), ("wie", 0.25))
     assert "- Language: 75.0% of the questions" in text
 
 
@@ -161,7 +162,8 @@ PROVENANCE = Provenance(
 
 
 def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> None:
-    write_dataset(make_rows(9), tmp_path / "out", version="1.0.0", provenance=PROVENANCE)
+    rows = [*make_rows(8), replace(make_row(8), source="augment")]
+    write_dataset(rows, tmp_path / "out", sources=("augment", "compact"), version="1.0.0", provenance=PROVENANCE)
     text = (tmp_path / "out" / "README.md").read_text()
     for line in (
         "| teacher | gemini:gemini-3.8-flash | model-001 | 1,200 | 3,000,000 | 40,000 | 2.40 |",
@@ -195,6 +197,7 @@ def test_a_price_is_told_as_far_as_it_is_known(
     write_dataset(
         make_rows(3),
         tmp_path / "out",
+        sources=("compact",),
         version="1.0.0",
         provenance=replace(PROVENANCE, model_usage=model_usage, last_day=PROVENANCE.first_day),
     )

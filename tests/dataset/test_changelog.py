@@ -29,7 +29,7 @@ def write_release(path: Path, *, version: str = "1.0.0", rejects: int = 0, count
     """Write a release and return its changelog."""
     excluded = [Reject("assembly", "excluded by id", f"{number:032x}") for number in range(rejects)]
     rows: list[Row | Reject] = [*make_rows(count), Reject("verification", "needs another k", "?"), *excluded]
-    write_dataset(rows, path, version=version)
+    write_dataset(rows, path, sources=("compact",), version=version)
     return (path / "CHANGELOG.md").read_text()
 
 

@@ -32,7 +32,7 @@ TEXT_ROW = Row(id="f" * 32, messages=(Message("user", "Hi"), Message("assistant"
 
 
 def write_release(path: Path, rows: Iterable[Row], version: str = "1.0.0") -> Path:
-    write_dataset(rows, path, version=version)
+    write_dataset(rows, path, sources=("compact",), version=version)
     return path
 
 
@@ -69,7 +69,7 @@ def test_files_that_are_the_same_are_not_read_for_their_rows(before: Path, monke
 
 def test_added_removed_and_changed_rows_are_counted_by_config_and_split(before: Path, tmp_path: Path) -> None:
     remaining = [row for row in make_rows(60) if row.id != make_row(1).id]
-    original = next(row for row in remaining if row.k == 3 and get_split(3, row.image_id) == "train")
+    original = next(row for row in remaining if row.k == 3 and get_split("compact", row.image_id) == "train")
     remaining[remaining.index(original)] = replace_turns(original, new_id="e" * 32)
     added = make_row(100, k=1)
     after = write_release(tmp_path / "after", [*remaining, added, TEXT_ROW])
@@ -79,8 +79,8 @@ def test_added_removed_and_changed_rows_are_counted_by_config_and_split(before: 
     assert difference.examples == {"added": (added.id,), "removed": (make_row(1).id,), "changed": ("e" * 32,)}
     train = difference.rows["k3", "train"]
     assert train == Changes(train.before, train.before, changed=1)
-    assert difference.rows["k2", get_split(2, make_row(1).image_id)].removed == 1
-    assert difference.rows["k1", get_split(1, added.image_id)].added == 1
+    assert difference.rows["k2", get_split("compact", make_row(1).image_id)].removed == 1
+    assert difference.rows["k1", get_split("compact", added.image_id)].added == 1
     assert difference.rows["instruction", "train"] == Changes(1, 1)
 
 
@@ -91,7 +91,7 @@ def test_a_picture_that_moves_to_another_k_is_changed_in_all_and_gone_from_one_c
     after = write_release(
         tmp_path / "after", [moved, *(row for row in make_rows(60) if row.id != make_row(0).id), TEXT_ROW]
     )
-    difference, split = diff(before, after), get_split(1, moved.image_id)
+    difference, split = diff(before, after), get_split("compact", moved.image_id)
     assert count_changes(difference) == {"changed": 1}
     assert (difference.rows["k1", split].removed, difference.rows["k3", split].added) == (1, 1)
 
@@ -145,11 +145,11 @@ def test_a_column_of_another_type_is_told(before: Path, tmp_path: Path) -> None:
     import pyarrow as pa
 
     def change(table: Any) -> Any:
-        index = table.schema.get_field_index("source")
-        return table.set_column(index, "source", table["source"].cast(pa.large_string()))
+        index = table.schema.get_field_index("teacher")
+        return table.set_column(index, "teacher", table["teacher"].cast(pa.large_string()))
 
     assert diff(before, rewrite_release(before, tmp_path / "other", change)).columns == {
-        "source": ("string", "large_string")
+        "teacher": ("string", "large_string")
     }
 
 

@@ -23,8 +23,8 @@ from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import SourceError, UsageError
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
 
 from .samples import contents, make_image, make_item, make_row
@@ -43,14 +43,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(run: Path) -> list[Row]:
-    return [row for row in iter_conversation_rows([run], max_similarity=1) if isinstance(row, Row)]
+    return [row for row in iter_rows([run], AssemblyOptions(max_similarity=1)) if isinstance(row, Row)]
 
 
 def encode_half_size(row: Row, *, quality: int = 60) -> bytes:
     """The row's picture at half its size, as a JPEG."""
-    assert row.read_image is not None
+    assert row.read_images
     out = BytesIO()
-    with Image.open(BytesIO(row.read_image())) as image:
+    with Image.open(BytesIO(row.read_images[0]())) as image:
         image.convert("RGB").resize((image.width // 2, image.height // 2)).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
@@ -92,8 +92,8 @@ def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Ro
     benchmark, pool = tmp_path / "benchmark", tmp_path / "pool"
     for directory in (benchmark, pool):
         directory.mkdir()
-    assert rows[0].read_image is not None
-    (benchmark / "same.png").write_bytes(rows[0].read_image())
+    assert rows[0].read_images
+    (benchmark / "same.png").write_bytes(rows[0].read_images[0]())
     (benchmark / "again.jpg").write_bytes(encode_half_size(rows[1]))
     (benchmark / "broken.jpg").write_bytes(b"no picture")
     (pool / "other.jpg").write_bytes(encode_half_size(rows[1], quality=90))
@@ -117,7 +117,7 @@ def test_pictures_of_a_benchmark_stay_out_of_both_parts(run: Path, rows: list[Ro
 
 
 def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path) -> None:
-    write_dataset(rows[:5], tmp_path / "benchmark", version="1.0.0")
+    write_dataset(rows[:5], tmp_path / "benchmark", sources=("compact",), version="1.0.0")
     stats = assemble(
         run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_images_of=[str(tmp_path / "benchmark")]
     )
@@ -146,13 +146,13 @@ def filter_rows(rows: Sequence[Row | Reject], distance: int) -> list[Row | Rejec
 
 def make_validation_copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """For each row in validation its picture compressed again, such that the copy is for training; and those rows."""
-    validation_rows = [row for row in rows if get_split(row.k, row.image_id) == "validation"]
+    validation_rows = [row for row in rows if get_split("compact", row.image_id) == "validation"]
     training_copies = []
     for number, original in enumerate(validation_rows):
         attempts = (
             make_row(500 + number, data=encode_half_size(original, quality=quality)) for quality in range(60, 90)
         )
-        training_copies.append(next(row for row in attempts if get_split(row.k, row.image_id) == "train"))
+        training_copies.append(next(row for row in attempts if get_split("compact", row.image_id) == "train"))
     return validation_rows, training_copies
 
 
@@ -177,7 +177,7 @@ def test_what_stays_does_not_depend_on_the_order(rows: list[Row]) -> None:
 def test_an_instruction_picture_like_one_in_validation_is_not_trained_on(
     run: Path, rows: list[Row], tmp_path: Path
 ) -> None:
-    validation_row = next(row for row in rows if get_split(row.k, row.image_id) == "validation")
+    validation_row = next(row for row in rows if get_split("compact", row.image_id) == "validation")
     (tmp_path / "copy.jpg").write_bytes(encode_half_size(validation_row))
     (tmp_path / "llava.json").write_text(json.dumps([make_item(1, image="copy.jpg")]))
     common: dict[str, Any] = {
@@ -226,9 +226,9 @@ def test_no_picture_for_training_is_within_the_distance_of_one_for_validation(se
     remaining = {image_id: hash for image_id, hash in hashes.items() if image_id not in similar_images.excluded_ids}
     for image_id, hash in remaining.items():
         for other_id, other_hash in remaining.items():
-            if get_split(1, image_id) != get_split(1, other_id):
+            if get_split("compact", image_id) != get_split("compact", other_id):
                 assert (hash ^ other_hash).bit_count() > distance
-    assert all(get_split(1, image_id) == "train" for image_id in similar_images.excluded_ids)
+    assert all(get_split("compact", image_id) == "train" for image_id in similar_images.excluded_ids)
 
 
 def test_a_group_of_many_is_told_and_stays() -> None:

@@ -35,7 +35,7 @@ def write_release(directory: Path) -> Path:
     """61 compositional rows in both splits, two more about pictures that are there already, and one without any."""
     repeated = [replace(make_row(number), id=f"{10**5 + number:032x}") for number in (0, 1)]
     jpeg_row = replace(make_row(61, data=make_image(61)), id=f"{61:032x}")
-    write_dataset([*make_rows(61), *repeated, jpeg_row, TEXT_ROW], directory, version="1.0.0")
+    write_dataset([*make_rows(61), *repeated, jpeg_row, TEXT_ROW], directory, sources=("compact",), version="1.0.0")
     return directory
 
 
@@ -59,7 +59,7 @@ def test_llava_json_comes_back_as_the_same_messages_and_the_same_bytes(release: 
         items = json.loads((out / f"{split}.json").read_text())
         assert counts[split] == len(expected) == len(items)
         exported = {
-            row.messages: row.read_image() if row.read_image else None
+            row.messages: row.read_images[0]() if row.read_images else None
             for row in sample_instruction_rows(out / f"{split}.json", image_root=out, seed=0, fraction=1)
             if isinstance(row, Row)
         }
@@ -72,7 +72,7 @@ def test_a_release_of_an_export_has_its_messages_and_pictures(release: Path, tmp
     out = tmp_path / "llava"
     export(release, out, format="llava", split="train")
     exported = sample_instruction_rows(out / "train.json", image_root=out, seed=0, fraction=1)
-    write_dataset(exported, tmp_path / "again", version="1.0.0")
+    write_dataset(exported, tmp_path / "again", sources=("compact",), version="1.0.0")
 
     def sort_content(rows: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
         return sorted((json.dumps(row["messages"]), [image["bytes"] for image in row["images"]]) for row in rows)
@@ -156,6 +156,7 @@ def test_the_confidence_of_a_finevision_row_is_that_of_its_least_confident_turn(
     write_dataset(
         [replace(make_row(0), turns=(replace(first, confidence=95), replace(second, confidence=71)))],
         tmp_path / "in",
+        sources=("compact",),
         version="1.0.0",
     )
     export(tmp_path / "in", tmp_path / "out", format="finevision", config="k1")
@@ -261,7 +262,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
     peaks = []
     for count in (500, 4_000):
-        write_dataset(iter_long_rows(count), tmp_path / str(count), version="1.0.0")
+        write_dataset(iter_long_rows(count), tmp_path / str(count), sources=("compact",), version="1.0.0")
         tracemalloc.start()
         export(tmp_path / str(count), tmp_path / f"out{count}", format="llava")
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -72,16 +72,16 @@ def test_a_row_becomes_messages_and_a_picture(tmp_path: Path) -> None:
         ("user", "What is number 7?"),
         ("assistant", "It is 7."),
     ]
-    assert (row.source, row.k, row.turns, row.teacher) == ("instruction", None, (), None)
+    assert (row.source, row.own_columns(), row.teacher) == ("instruction", {}, None)
     assert (row.image_id, row.image_source, row.image_license) == (compute_image_id(make_image(7)), "coco", "unknown")
-    assert row.read_image is not None
-    assert row.read_image() == make_image(7)
+    assert row.read_images
+    assert row.read_images[0]() == make_image(7)
 
 
 def test_a_row_without_a_picture_is_a_row_too() -> None:
     (row,) = sample([make_item(1)], rows=1)
     assert isinstance(row, Row)
-    assert (row.image_id, row.image_source, row.image_license, row.read_image) == (None, None, None, None)
+    assert (row.image_id, row.image_source, row.image_license, row.read_images) == (None, None, None, ())
 
 
 MESSAGES = make_item(1)["conversations"]

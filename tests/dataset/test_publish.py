@@ -76,14 +76,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 2.0.0, with other rows and without k = 3."""
     out = tmp_path_factory.mktemp("second") / "release"
-    write_dataset((row for row in make_rows(60) if row.k != 3), out, version="2.0.0")
+    write_dataset((row for row in make_rows(60) if row.k != 3), out, sources=("compact",), version="2.0.0")
     return out
 
 
 @pytest.fixture(scope="module")
 def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
     lower = tmp_path_factory.mktemp("lower") / "release"
-    write_dataset(make_rows(30), lower, version="0.9.0")
+    write_dataset(make_rows(30), lower, sources=("compact",), version="0.9.0")
     with HubServer() as server:
         results = run_source(server, PUBLISH_SOURCE, first, second, lower, home=tmp_path_factory.mktemp("home"))
         return PublishResults(
@@ -249,7 +249,7 @@ def test_a_step_that_is_smaller_than_the_difference_is_refused(server: HubServer
         release_rows = (
             (row for row in make_rows(60) if row.k != left_out) if name == "gone" else list(make_rows(60))[left_out:]
         )
-        write_dataset(release_rows, tmp_path / name, version=version)
+        write_dataset(release_rows, tmp_path / name, sources=("compact",), version=version)
     source = """
 import sys
 from compact_hf import CompactError, publish

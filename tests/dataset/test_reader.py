@@ -56,7 +56,10 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {1: 10, 2: 10, 3: 320}
     ks = [k for k, count in counts.items() for _ in range(count)]
     write_dataset(
-        (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)), out, version="1.1.0"
+        (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)),
+        out,
+        sources=("compact",),
+        version="1.1.0",
     )
     return out
 
@@ -65,7 +68,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     """A Hub with the release as v1.1.0, and another one, of 60 small rows, as v1.0.0."""
     older = tmp_path_factory.mktemp("older") / "release"
-    write_dataset(make_rows(60), older, version="1.0.0")
+    write_dataset(make_rows(60), older, sources=("compact",), version="1.0.0")
     with HubServer() as server:
         assert run_source(server, UPLOAD, older, release, home=tmp_path_factory.mktemp("home")) == ["v1.0.0", "v1.1.0"]
         yield server
@@ -168,7 +171,10 @@ def test_row_groups_are_what_the_viewer_takes(release: Path, tmp_path: Path) -> 
     """Also where pictures are large: 12 of 17 MB are in three row groups, although 100 rows would be in one."""
     large = make_noise_image(0, 2400)
     write_dataset(
-        (make_row(number, data=large + bytes([number])) for number in range(12)), tmp_path / "large", version="1.0.0"
+        (make_row(number, data=large + bytes([number])) for number in range(12)),
+        tmp_path / "large",
+        sources=("compact",),
+        version="1.0.0",
     )
     group_count = 0
     for path in [*release.rglob("*.parquet"), *(tmp_path / "large").rglob("*.parquet")]:
@@ -188,6 +194,7 @@ def test_a_picture_of_two_rows_lies_whole_and_uncompressed_in_its_file_twice(tmp
     write_dataset(
         (make_row(number, data=shared if number % 2 else make_noise_image(number)) for number in range(2, 12)),
         tmp_path / "out",
+        sources=("compact",),
         version="1.0.0",
     )
     data = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet"))

@@ -18,27 +18,30 @@ IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 
 
 def test_the_leaf_follows_k_and_the_picture() -> None:
-    assert get_subset(3, "ab") == "k3"
-    assert get_subset(None, "ab") == "instruction"
-    assert get_subset(None, None) == "instruction_text"
+    assert get_subset("compact", {"k": 3}) == get_subset("augment", {"k": 3}) == "k3"
+    assert get_subset("instruction", {"image_id": "ab"}) == "instruction"
+    assert get_subset("instruction", {"image_id": None}) == "instruction_text"
 
 
-@given(IDS, st.integers(1, 10), st.integers(1, 10))
-def test_the_split_depends_on_the_picture_alone(image_id: str, k: int, other_k: int) -> None:
-    assert get_split(k, image_id) == get_split(other_k, image_id)
+@given(IDS, IDS)
+def test_the_split_depends_on_the_images_alone(image_id: str, other_id: str) -> None:
+    split = get_split("compact", image_id)
+    assert split == get_split("augment", image_id)
+    is_validation = {split, get_split("compact", other_id)} == {"validation"}
+    assert get_split("compact", f"{image_id},{other_id}") == ("validation" if is_validation else "train")
 
 
 def test_five_per_cent_of_the_pictures_are_for_validation() -> None:
     from compact_hf.records import digest
 
-    held_out = sum(get_split(1, digest(number)) == "validation" for number in range(20_000))
+    held_out = sum(get_split("compact", digest(number)) == "validation" for number in range(20_000))
     assert 900 < held_out < 1100  # 1000 expected, standard deviation 31
 
 
 @given(IDS)
 def test_instruction_rows_are_for_training_only(image_id: str) -> None:
-    assert get_split(None, image_id) == "train"
-    assert get_split(None, None) == "train"
+    assert get_split("instruction", image_id) == "train"
+    assert get_split("instruction", None) == "train"
 
 
 @given(
@@ -52,7 +55,7 @@ def test_a_file_s_name_says_its_place(leaf: str, split: str, index: int, count: 
 
 
 def test_other_paths_have_no_place() -> None:
-    for path in ("README.md", "data/k0/train-00000-of-00001.parquet", "data/k1/test-00000-of-00001.parquet", "x.py"):
+    for path in ("README.md", "data/K1/train-00000-of-00001.parquet", "data/k1/test-00000-of-00001.parquet", "x.py"):
         assert parse_data_path(path) is None
 
 

@@ -15,12 +15,13 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.schema import get_split
-from compact_hf.dataset.selection import LLAVA_K_SHARES, Selection, count_by_k, select_questions
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
 from compact_hf.methods.compact.balance import Positions
 from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.sampling import Combination
+from compact_hf.methods.compact.selection import LLAVA_K_SHARES, Selection, count_by_k, select_questions
+from compact_hf.methods.compact.statistics import QuestionStatistics
 from compact_hf.records import digest
 
 Images = dict[str, tuple[Combination, ...]]
@@ -43,7 +44,7 @@ def catalogs(draw: st.DrawFn) -> Images:
 
 def training_questions(images: Images, selected: dict[str, Positions]) -> set[tuple[str, int]]:
     """Every training question that is taken, as (picture, position)."""
-    training_ids = (candidate for candidate in selected if get_split(len(images[candidate][0]), candidate) == "train")
+    training_ids = (candidate for candidate in selected if get_split("compact", candidate) == "train")
     return {(image_id, index) for image_id in training_ids for index in selected[image_id]}
 
 
@@ -150,7 +151,11 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; none" in card
     assert "51 questions for training, drawn with seed 4" in card
     all_stats = assemble(tmp_path / "run", unselected, version="1.0.0", max_similarity=1)
-    assert stats.rejects["assembly", "not selected"] == all_stats.questions_by_k.total() - stats.questions_by_k.total()
+    assert (
+        stats.rejects["assembly", "not selected"]
+        == all_stats.get_statistics(QuestionStatistics).questions_by_k.total()
+        - stats.get_statistics(QuestionStatistics).questions_by_k.total()
+    )
     assert "chosen on purpose" not in (unselected / "README.md").read_text(encoding="utf-8")
 
 

@@ -19,16 +19,17 @@ from PIL import Image
 from compact_hf import show
 from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.examples import Reservoir, Sample, SampleQuery
+from compact_hf.dataset.examples import Candidate, Reservoir, SampleQuery
 from compact_hf.dataset.reader import open_dataset
 from compact_hf.dataset.show import read_dataset_samples, read_run_samples
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
-from compact_hf.methods.compact.conversation import parse_outcome
+from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.reports import contact_sheet
-from compact_hf.reports.contact_sheet import SheetItem
+from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.runs.journal import Journal
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run as run_client
@@ -56,7 +57,7 @@ def release(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def captions(items: tuple[SheetItem, ...]) -> list[str]:
+def captions(items: tuple[QuestionItem, ...]) -> list[str]:
     return [item.caption for item in items]
 
 
@@ -108,7 +109,7 @@ def test_pictures_are_even_over_k_and_not_the_first_ones(run: Path) -> None:
 @pytest.mark.parametrize("where", ["run", "release"])
 def test_only_what_is_asked_for_is_shown(where: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(where)
-    query = SampleQuery(k=2, capability="counting", count=120)
+    query = SampleQuery({"k": 2, "capability": "counting"}, count=120)
     samples = (
         read_run_samples(source, query, rejects=False)
         if where == "run"
@@ -163,7 +164,10 @@ def test_each_reason_of_a_picture_comes_before_another_s_second() -> None:
         Reject("generation", "declined", "", "", ("color",)),
         Reject("conversation", "too few questions", "id", "", ("color",)),
     ]
-    assert [reject.subject for reject in SampleQuery().select_drafts([*silent, *rejects])] == ["0?", "5?", "1?", "2?"]
+    outcome = Outcome(1, None, (*silent, *rejects), (), "writer", "judge")
+    sample = make_reject_sample(outcome, caption="", teacher="writer", verifier="judge", filters={})
+    assert sample is not None
+    assert [entry.question for entry in sample.make_item(b"").entries()] == ["0?", "5?", "1?", "2?"]
 
 
 def test_the_shards_of_a_run_are_shown_as_one(tmp_path: Path) -> None:
@@ -198,9 +202,11 @@ def test_what_is_kept_while_samples_stream_by_does_not_grow() -> None:
     reservoir = Reservoir(SampleQuery(count=5))
     turn = Turn("?", "!", ("color",), ("color",), 90)
     for number in range(3000):
-        caption = str(number)
-        reservoir.add(reservoir.query.rank(number), Sample(1 + number % 3, (turn,), caption, "t", "v", caption.encode))
-    assert sum(map(len, reservoir._by_k.values())) == 15
+        caption, k = str(number), 1 + number % 3
+        sample = make_question_sample(k, [turn], caption=caption, teacher="t", verifier="v", filters={})
+        assert sample is not None
+        reservoir.add(reservoir.query.rank(number), Candidate(sample, caption.encode), k)
+    assert sum(map(len, reservoir._by_group.values())) == 15
     best = sorted(range(0, 3000, 3), key=reservoir.query.rank)[:2]
     assert captions(reservoir.read_samples().items)[:2] == [str(number) for number in best]
 
@@ -240,6 +246,7 @@ def test_of_a_repository_only_what_is_shown_is_fetched(tmp_path: Path) -> None:
     write_dataset(
         (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)),
         tmp_path / "compact",
+        sources=("compact",),
         version="1.0.0",
     )
     sizes = {path.relative_to(tmp_path / "compact").as_posix(): path.stat().st_size
@@ -303,10 +310,12 @@ def test_a_release_keeps_no_rejects_and_says_where_they_are(release: Path, tmp_p
 def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no questions of k = 5; there is k1, k2, k3"):
         show(release, tmp_path / "sheet", k=5)
-    write_dataset([TEXT_ROW], tmp_path / "text", version="1.0.0")
+    write_dataset([TEXT_ROW], tmp_path / "text", sources=("compact",), version="1.0.0")
     with pytest.raises(UsageError, match="the instruction part only, which has no k"):
         show(tmp_path / "text", tmp_path / "sheet")
-    write_dataset([replace(make_row(1), turns=make_row(1).turns[:1])], tmp_path / "one", version="1.0.0")
+    write_dataset(
+        [replace(make_row(1), turns=make_row(1).turns[:1])], tmp_path / "one", sources=("compact",), version="1.0.0"
+    )
     with pytest.raises(UsageError, match="has no questions that are to need counting"):
         show(tmp_path / "one", tmp_path / "sheet", capability="counting")
 
@@ -330,7 +339,7 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    write_dataset(make_rows(3), tmp_path / "release", version="1.0.0")
+    write_dataset(make_rows(3), tmp_path / "release", sources=("compact",), version="1.0.0")
     file = next((tmp_path / "release").rglob("k1/*.parquet"))
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(ReleaseError, match="cannot be read"):

@@ -38,7 +38,7 @@ INSTRUCTION = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("release") / "out"
-    write_dataset([*make_rows(90), *INSTRUCTION], out, version="1.0.0")
+    write_dataset([*make_rows(90), *INSTRUCTION], out, sources=("compact",), version="1.0.0")
     return out
 
 
@@ -52,7 +52,7 @@ def rewrite(release: Path, name: str, change: Callable[[list[Record]], None], sc
     """Change the records of one file."""
     records = pq.read_table(release / name).to_pylist()
     change(records)
-    pq.write_table(pa.Table.from_pylist(records, schema=schema or features().arrow_schema), release / name)
+    pq.write_table(pa.Table.from_pylist(records, schema=schema or features(("compact",)).arrow_schema), release / name)
 
 
 def test_a_valid_release_has_no_problems(whole: Path) -> None:
@@ -119,7 +119,7 @@ ROW_DEFECTS: dict[str, Callable[[Record], None]] = {
     "confidence out of range": lambda record: change_turn(record, confidence=101),
     "capabilities are not those of the turns": lambda record: record.update(capabilities=["color"]),
     "turns and messages differ": lambda record: change_turn(record, answer="another"),
-    "instruction row with other facts": lambda record: record.update(source="instruction"),
+    "unknown source": lambda record: record.update(source="magic"),
 }
 # What a defect of the table above brings along by necessity.
 IMPLIED_DEFECTS = {"no turns": {"roles do not alternate": 1}}
@@ -160,10 +160,16 @@ def test_only_the_bare_picture_may_be_there(data: bytes, release: Path) -> None:
     assert validate(release).counts == {"picture is not clean": 1}
 
 
-@pytest.mark.parametrize("change", [{"teacher": "gemini"}, {"capabilities": ["color"]}, {"source": "compact"}])
+@pytest.mark.parametrize("change", [{"teacher": "gemini"}, {"capabilities": ["color"]}, {"k": 1}])
 def test_an_instruction_row_has_no_facts_of_a_compositional_one(change: Record, release: Path) -> None:
     rewrite(release, TEXT_FILE, lambda records: records[0].update(change))
     assert validate(release).counts == {"instruction row with other facts": 1}
+
+
+def test_a_row_of_a_method_has_all_of_its_columns(release: Path) -> None:
+    rewrite(release, TEXT_FILE, lambda records: records[0].update(source="compact"))
+    report = validate(release)
+    assert (report.counts, report.problems[0].detail) == ({"null value": 1}, "k")
 
 
 def test_an_id_that_comes_twice_is_found_across_files(release: Path) -> None:
@@ -182,7 +188,7 @@ def test_a_picture_in_both_splits_is_found(release: Path) -> None:
 
 
 def make_schema_with_other_type() -> Any:
-    schema = features().arrow_schema
+    schema = features(("compact",)).arrow_schema
     return schema.set(schema.get_field_index("k"), pa.field("k", pa.int32()))
 
 
@@ -190,9 +196,9 @@ def make_schema_with_other_type() -> Any:
     "schema",
     [
         make_schema_with_other_type(),
-        features().arrow_schema.remove(0),
-        features().arrow_schema.append(pa.field("more", pa.string())),
-        features().arrow_schema.remove_metadata(),
+        features(("compact",)).arrow_schema.remove(0),
+        features(("compact",)).arrow_schema.append(pa.field("more", pa.string())),
+        features(("compact",)).arrow_schema.remove_metadata(),
     ],
     ids=["other type", "missing column", "further column", "no features"],
 )
@@ -225,7 +231,7 @@ def edit_card(release: Path, old: str, new: str) -> None:
 
 
 def copy_other_figure(release: Path) -> None:
-    write_dataset(make_rows(91), release.parent / "other", version="1.0.0")
+    write_dataset(make_rows(91), release.parent / "other", sources=("compact",), version="1.0.0")
     shutil.copy(release.parent / "other" / FIGURE, release / FIGURE)
 
 
@@ -273,7 +279,7 @@ def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, rele
 
 
 def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
-    write_dataset((make_row(number) for number in range(9)), tmp_path / "single", version="1.0.0")
+    write_dataset((make_row(number) for number in range(9)), tmp_path / "single", sources=("compact",), version="1.0.0")
     shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
     assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
 

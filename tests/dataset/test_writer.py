@@ -60,7 +60,7 @@ def load(path: Path, *config: str, cache: Path, **options: Any) -> Any:
 
 
 def test_load_dataset_reads_every_config_without_a_warning(tmp_path: Path) -> None:
-    stats = write_dataset([*make_rows(120), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    stats = write_dataset([*make_rows(120), *INSTRUCTION], tmp_path / "out", sources=("compact",), version="1.0.0")
     with capture_warnings() as messages:
         for name, subsets in stats.configs.items():
             config = [] if name == "all" else [name]
@@ -75,7 +75,7 @@ def test_load_dataset_reads_every_config_without_a_warning(tmp_path: Path) -> No
 
 
 def test_a_warning_of_datasets_would_be_noticed(tmp_path: Path) -> None:
-    write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version="1.0.0")
     card = tmp_path / "out" / "README.md"
     card.write_text(card.read_text().replace("default: true", "default: true\n  unheard_of: 1"))
     with capture_warnings() as messages:
@@ -87,7 +87,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     from datasets import Image as ImageFeature
     from datasets import List
 
-    write_dataset([*make_rows(30), *INSTRUCTION], tmp_path / "out", version="1.0.0")
+    write_dataset([*make_rows(30), *INSTRUCTION], tmp_path / "out", sources=("compact",), version="1.0.0")
     data = load(tmp_path / "out", cache=tmp_path / "cache")
     assert data["train"].features["images"] == List(ImageFeature())
     row_by_id = {row["id"]: row for row in chain(*data.values())}
@@ -99,7 +99,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert row["capabilities"] == list(expected.capabilities)
         for name in ("k", "source", "image_id", "image_source", "image_license", "teacher", "preset_version"):
             assert row[name] == getattr(expected, name)
-        assert len(row["images"]) == (expected.read_image is not None)
+        assert len(row["images"]) == len(expected.read_images)
     image = row_by_id[f"{3:032x}"]["images"][0]
     assert isinstance(image, Image.Image)
     assert image.getpixel((0, 0)) == (3, 0, 77)
@@ -111,7 +111,7 @@ def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
     exif[0x010E] = "a secret"
     data = make_image(1, exif=exif, comment=b"a secret")
     assert data.count(b"a secret") == 2
-    write_dataset([make_row(1, data=data)], tmp_path / "out", version="1.0.0")
+    write_dataset([make_row(1, data=data)], tmp_path / "out", sources=("compact",), version="1.0.0")
     assert not any(b"a secret" in content for content in contents(tmp_path / "out").values())
     (row,) = chain(*load(tmp_path / "out", cache=tmp_path / "cache").values())
     assert row["images"][0].size == (24, 32)
@@ -119,14 +119,15 @@ def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_bytes_whatever_the_timing(tmp_path: Path) -> None:
     def delay_read(row: Row, seconds: float) -> Row:
-        read = row.read_image
+        (read,) = row.read_images
         assert read is not None
-        return replace(row, read_image=lambda: (time.sleep(seconds), read())[1])
+        return replace(row, read_images=(lambda: (time.sleep(seconds), read())[1],))
 
-    write_dataset(make_rows(250), tmp_path / "one", version="1.0.0")
+    write_dataset(make_rows(250), tmp_path / "one", sources=("compact",), version="1.0.0")
     write_dataset(
         (delay_read(row, 0.003 * (index % 3)) for index, row in enumerate(make_rows(250))),
         tmp_path / "two",
+        sources=("compact",),
         version="1.0.0",
     )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -138,7 +139,7 @@ def test_row_groups_and_files_stay_small(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(writer, "MAX_GROUP_ROWS", 10)
     monkeypatch.setattr(writer, "MAX_FILE_BYTES", 10_000)
     out = tmp_path / "out"
-    stats = write_dataset((make_row(number) for number in range(95)), out, version="1.0.0")
+    stats = write_dataset((make_row(number) for number in range(95)), out, sources=("compact",), version="1.0.0")
     files = sorted((out / "data" / "k1").glob("train-*"))
     count = stats.sizes["k1", "train"].files
     assert [file.name for file in files] == [f"train-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
@@ -155,7 +156,7 @@ def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: py
 
     size = len(make_image(1, file_format="PNG"))
     monkeypatch.setattr(writer, "MAX_GROUP_BYTES", 3 * size + 10)
-    write_dataset((make_row(number) for number in range(9)), tmp_path / "out", version="1.0.0")
+    write_dataset((make_row(number) for number in range(9)), tmp_path / "out", sources=("compact",), version="1.0.0")
     (file,) = (tmp_path / "out" / "data" / "k1").glob("train-*")
     metadata = pq.ParquetFile(file).metadata
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [3, 3, 3]
@@ -163,7 +164,7 @@ def test_a_row_group_ends_where_pictures_are_big(tmp_path: Path, monkeypatch: py
 
 def test_rejects_among_the_rows_are_counted_on_the_card(tmp_path: Path) -> None:
     reject = Reject("verification", "needs another k", "a question")
-    stats = write_dataset([*make_rows(5), reject, reject], tmp_path / "out", version="1.0.0")
+    stats = write_dataset([*make_rows(5), reject, reject], tmp_path / "out", sources=("compact",), version="1.0.0")
     assert stats.rejects == {("verification", "needs another k"): 2}
     assert "| verification | needs another k | 2 |" in (tmp_path / "out" / "README.md").read_text()
 
@@ -171,26 +172,31 @@ def test_rejects_among_the_rows_are_counted_on_the_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "1.0.0-rc1", "01.0.0", ""])
 def test_a_version_is_three_numbers(version: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="three numbers"):
-        write_dataset(make_rows(1), tmp_path / "out", version=version)
+        write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version=version)
 
 
 def test_nothing_to_write_is_said_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="needs another k 1"):
-        write_dataset([Reject("verification", "needs another k", "a question")], tmp_path / "out", version="1.0.0")
+        write_dataset(
+            [Reject("verification", "needs another k", "a question")],
+            tmp_path / "out",
+            sources=("compact",),
+            version="1.0.0",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_release_is_replaced(tmp_path: Path) -> None:
-    write_dataset([*make_rows(20), *INSTRUCTION], tmp_path / "out", version="1.0.0")
-    write_dataset(make_rows(5), tmp_path / "out", version="1.1.0")
-    write_dataset(make_rows(5), tmp_path / "other", version="1.1.0")
+    write_dataset([*make_rows(20), *INSTRUCTION], tmp_path / "out", sources=("compact",), version="1.0.0")
+    write_dataset(make_rows(5), tmp_path / "out", sources=("compact",), version="1.1.0")
+    write_dataset(make_rows(5), tmp_path / "other", sources=("compact",), version="1.1.0")
     assert contents(tmp_path / "out") == contents(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
+    write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version="1.0.0")
     assert validate(tmp_path / "out").is_valid
 
 
@@ -198,28 +204,28 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_anything_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if name != "README.md":
-        write_dataset(make_rows(5), out, version="1.0.0")
+        write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     out.mkdir(exist_ok=True)
     (out / name).write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(ReleaseError, match="something other than an earlier release"):
-        write_dataset(make_rows(1), out, version="1.0.0")
+        write_dataset(make_rows(1), out, sources=("compact",), version="1.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ReleaseError, match="not a folder"):
-        write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
+        write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version="1.0.0")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_picture_that_is_gone_or_changed_stops_the_release(tmp_path: Path) -> None:
-    gone = replace(make_row(1), read_image=lambda: (tmp_path / "gone.png").read_bytes())
-    changed = replace(make_row(1), read_image=lambda: make_image(2))
+    gone = replace(make_row(1), read_images=(lambda: (tmp_path / "gone.png").read_bytes(),))
+    changed = replace(make_row(1), read_images=(lambda: make_image(2),))
     for broken, message in ((gone, "cannot be read any more"), (changed, "has changed")):
         with pytest.raises(ReleaseError, match=message):
-            write_dataset([*make_rows(50), broken], tmp_path / "out", version="1.0.0")
+            write_dataset([*make_rows(50), broken], tmp_path / "out", sources=("compact",), version="1.0.0")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,10 +243,10 @@ def cut(at):
 
 out, what = Path(sys.argv[1]), sys.argv[2]
 if what == "kill":
-    write_dataset(cut(350), out, version="2.0.0")
+    write_dataset(cut(350), out, sources=("compact",), version="2.0.0")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-write_dataset(make_rows(400), out, version="2.0.0")
+write_dataset(make_rows(400), out, sources=("compact",), version="2.0.0")
 """
 
 
@@ -255,40 +261,40 @@ def run_child(out: Path, mode: str) -> subprocess.CompletedProcess[str]:
 def test_a_kill_in_the_middle_leaves_what_was_there(earlier: bool, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if earlier:
-        write_dataset(make_rows(5), out, version="1.0.0")
+        write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(out)
     process = run_child(out, "kill")
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert contents(out) == before
     assert out.exists() == earlier
-    write_dataset(make_rows(400), out, version="2.0.0")
+    write_dataset(make_rows(400), out, sources=("compact",), version="2.0.0")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert validate(out).is_valid
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write_dataset(make_rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(out)
     old.parent.mkdir()
     out.rename(old)  # as a kill leaves it
     with pytest.raises(ReleaseError, match="no rows"):
-        write_dataset([], out, version="2.0.0")
+        write_dataset([], out, sources=("compact",), version="2.0.0")
     assert contents(out) == before
 
 
 def test_a_kill_after_the_two_renames_is_cleared_away(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
-    write_dataset(make_rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     shutil.copytree(out, old)
-    write_dataset(make_rows(9), out, version="2.0.0")
+    write_dataset(make_rows(9), out, sources=("compact",), version="2.0.0")
     assert validate(out).is_valid
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    write_dataset(make_rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(tmp_path)
     real_rename = Path.rename
 
@@ -299,13 +305,13 @@ def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(ReleaseError, match="Permission denied"):
-        write_dataset(make_rows(9), out, version="2.0.0")
+        write_dataset(make_rows(9), out, sources=("compact",), version="2.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_dataset(make_rows(5), out, version="1.0.0")
+    write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(tmp_path)
     process = run_child(out, "full")
     assert process.returncode == 1
@@ -319,8 +325,8 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None
 def test_two_writers_of_one_release_do_not_mix(tmp_path: Path) -> None:
     def iter_rows_while_writing() -> Iterator[Row]:
         with pytest.raises(ReleaseError, match="being written by another process"):
-            write_dataset(make_rows(1), tmp_path / "out", version="1.0.0")
+            write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version="1.0.0")
         yield from make_rows(5)
 
-    write_dataset(iter_rows_while_writing(), tmp_path / "out", version="1.0.0")
+    write_dataset(iter_rows_while_writing(), tmp_path / "out", sources=("compact",), version="1.0.0")
     assert validate(tmp_path / "out").is_valid

@@ -23,6 +23,7 @@ from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_VERSION
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.records import Message, Row, Turn
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.scene import build_scene
@@ -102,7 +103,7 @@ def make_judge() -> LocalServer:
 
 def write_heldout_release(directory: Path, *, num_images: int) -> Path:
     """Write a release of scenes, each with two questions of k 1, 2 or 3, all of them in its validation split."""
-    write_dataset(_iter_rows(num_images), directory, version="1.0.0")
+    write_dataset(_iter_rows(num_images), directory, sources=("compact",), version="1.0.0")
     return directory
 
 
@@ -120,7 +121,7 @@ def _iter_rows(num_images: int) -> Iterator[Row]:
         )
         data = _move_to_validation(source.read(ref), k)
         messages = [Message(*pair) for turn in turns for pair in (("user", turn.question), ("assistant", turn.answer))]
-        yield Row(
+        yield QuestionRow(
             id=f"scene-{number}",
             messages=tuple(messages),
             source="compact",
@@ -133,7 +134,7 @@ def _iter_rows(num_images: int) -> Iterator[Row]:
             teacher="scenes",
             verifier="scenes",
             preset_version="1",
-            read_image=lambda data=data: data,
+            read_images=(lambda data=data: data,),
         )
 
 
@@ -144,7 +145,7 @@ def _move_to_validation(data: bytes, k: int) -> bytes:
         image.putpixel((0, 0), (number % 256, number // 256, 0))
         out = BytesIO()
         image.save(out, "PNG")
-        if get_split(k, compute_image_id(out.getvalue())) == "validation":
+        if get_split("compact", compute_image_id(out.getvalue())) == "validation":
             return out.getvalue()
     raise AssertionError
 

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from compact_hf.errors import SourceError, StoppedEarly
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.generate import RunProgress, generate
-from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Reject, Row
 from compact_hf.testing.gemini import GeminiServer, ModelRequest
 from tests.teachers.asking import photograph
@@ -34,14 +34,14 @@ def server() -> Iterator[GeminiServer]:
 
 def read_images(run: Path) -> dict[str, bytes]:
     """Read a run as a release does: image id -> the picture's bytes."""
-    rows = [item for item in iter_conversation_rows([run]) if isinstance(item, Row)]
-    return {row.image_id or "": row.read_image() for row in rows if row.read_image}
+    rows = [item for item in iter_rows([run], AssemblyOptions()) if isinstance(item, Row)]
+    return {row.image_id or "": row.read_images[0]() for row in rows if row.read_images}
 
 
 def list_missing_refs(run: Path) -> list[str]:
     return [
         item.subject
-        for item in iter_conversation_rows([run])
+        for item in iter_rows([run], AssemblyOptions())
         if isinstance(item, Reject) and item.reason == "picture is gone"
     ]
 

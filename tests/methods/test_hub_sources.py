@@ -28,7 +28,7 @@ from compact_hf.records import Row
 from compact_hf.dataset.publish import publish
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.annotate.annotate import iter_annotations
-from compact_hf.methods.compact.rows import iter_conversation_rows
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.generate import generate
 
 release, second, plain, runs, gemini = sys.argv[1:]
@@ -62,9 +62,9 @@ told["of_k3"] = sorted({one.row_id for one in iter_annotations(runs / "k3")})
 told["unknown"] = [refused("org/nothing"), refused("org/compact@v9.9.9"), refused("org/compact/k9")]
 
 generate("hf://datasets/org/compact@v1.0.0/k3", runs / "generated", teacher_url=gemini)
-rows = [row for row in iter_conversation_rows([runs / "generated"]) if isinstance(row, Row)]
+rows = [row for row in iter_rows([runs / "generated"], AssemblyOptions()) if isinstance(row, Row)]
 told["sources"] = sorted({(row.image_source, row.image_license) for row in rows})
-told["read"] = all(len(row.read_image()) > 1000 for row in rows)
+told["read"] = all(len(row.read_images[0]()) > 1000 for row in rows)
 told["rows"] = len(rows)
 
 publish(second, "org/compact")
@@ -79,9 +79,9 @@ REREAD_SCRIPT: Final = """
 import sys
 from pathlib import Path
 from compact_hf.records import Row
-from compact_hf.methods.compact.rows import iter_conversation_rows
-rows = [row for row in iter_conversation_rows([Path(sys.argv[1])]) if isinstance(row, Row)]
-told = [len(row.read_image()) for row in rows]
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
+rows = [row for row in iter_rows([Path(sys.argv[1], AssemblyOptions())]) if isinstance(row, Row)]
+told = [len(row.read_images[0]()) for row in rows]
 """
 
 

@@ -11,7 +11,7 @@ from rapidfuzz.distance import LCSseq
 
 from compact_hf.answers import normalise
 from compact_hf.errors import UsageError
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, NearDuplicates, question_words
+from compact_hf.methods.near_duplicates import MAX_SIMILARITY, NearDuplicates, question_words
 from compact_hf.records import Turn
 
 

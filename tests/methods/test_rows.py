@@ -14,9 +14,9 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.images.inspection import inspect_image
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.balance import Balance
 from compact_hf.methods.compact.conversation import Outcome
-from compact_hf.methods.compact.rows import iter_conversation_rows
 from compact_hf.records import Conversation, ImageInfo, Reject, Row, Turn, to_json
 from compact_hf.runs.journal import FinishedImage, Journal
 from compact_hf.scenes.source import SceneSource
@@ -47,12 +47,12 @@ def write_run(run: Path, image_turns: Sequence[tuple[ImageInfo, Sequence[Turn]]]
 
 def read_questions(*runs: Path, **options: Any) -> dict[str, list[str]]:
     """Return image id -> questions, in the order in which the rows come."""
-    rows = [item for item in iter_conversation_rows(runs, **options) if isinstance(item, Row)]
+    rows = [item for item in iter_rows(runs, AssemblyOptions(**options)) if isinstance(item, Row)]
     return {row.image_id or "": [turn.question for turn in row.turns] for row in rows}
 
 
 def read_rejects(*runs: Path, **options: Any) -> list[Reject]:
-    return [item for item in iter_conversation_rows(runs, **options) if isinstance(item, Reject)]
+    return [item for item in iter_rows(runs, AssemblyOptions(**options)) if isinstance(item, Reject)]
 
 
 def add_surplus_questions(images: Sequence[ImageInfo], *, seed: int = 0) -> list[tuple[ImageInfo, list[Turn]]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import Turn
-from compact_hf.reports.contact_sheet import SheetItem
+from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.evaluation_page import AnsweredQuestion, EvaluationReport, ModelAnswer
 from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow
@@ -27,10 +27,10 @@ def make_image(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
     return buffer.getvalue()
 
 
-def make_sheet_item(seed: int, k: int, *, question: str = "What is the word on the sign?") -> SheetItem:
+def make_sheet_item(seed: int, k: int, *, question: str = "What is the word on the sign?") -> QuestionItem:
     """Return a picture with two turns of k capabilities."""
     names = tuple(CAPABILITIES)[:k]
-    return SheetItem(make_image(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
+    return QuestionItem(make_image(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
 
 
 def make_score(label: str, n: int = 50, models: int = 2) -> ScoreRow:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.contact_sheet import Entry, SheetItem, render_image_with_questions, render_sheet
+from compact_hf.reports.contact_sheet import Entry, QuestionItem, render_image_with_questions, render_sheet
 from compact_hf.scenes.questions import analyze_question
 from compact_hf.scenes.render import render_png
 from compact_hf.scenes.scene import build_scene
@@ -25,7 +25,7 @@ def test_the_png_sheet_has_a_column_per_picture_and_survives_a_runaway_question(
     with Image.open(
         io.BytesIO(
             render_sheet(
-                [make_sheet_item(1, 1), SheetItem(make_image(2), 3, (runaway,)), make_sheet_item(3, 2)], columns=3
+                [make_sheet_item(1, 1), QuestionItem(make_image(2), 3, (runaway,)), make_sheet_item(3, 2)], columns=3
             )
         )
     ) as image:
@@ -44,7 +44,7 @@ def test_the_png_sheet_grows_with_what_was_dropped() -> None:
     heights = []
     for dropped in ((), (DROPPED,), (DROPPED, DROPPED)):
         with Image.open(
-            io.BytesIO(render_sheet([SheetItem(make_image(1), 2, (), "a.png", dropped)], columns=1))
+            io.BytesIO(render_sheet([QuestionItem(make_image(1), 2, (), "a.png", dropped)], columns=1))
         ) as image:
             heights.append(image.height)
     assert heights == sorted(set(heights))

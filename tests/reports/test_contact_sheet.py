@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.contact_sheet import SheetItem, pick, render_fragment, render_page, thumbnail
+from compact_hf.reports.contact_sheet import QuestionItem, pick, render_fragment, render_page, thumbnail
 
 from .samples import HOSTILE, make_image, make_sheet_item
 
 
 @given(st.lists(st.integers(1, 5), max_size=40), st.integers(0, 30))
 def test_pick_is_even_over_k_and_keeps_the_order(ks: list[int], count: int) -> None:
-    items = [SheetItem(b"", k, (), str(index)) for index, k in enumerate(ks)]
+    items = [QuestionItem(b"", k, (), str(index)) for index, k in enumerate(ks)]
     picked = pick(items, count)
     available_counts, picked_counts = Counter(ks), Counter(item.k for item in picked)
     assert len(picked) == min(count, len(ks))
@@ -63,7 +63,7 @@ DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?"
 
 
 def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -> None:
-    text = render_fragment([SheetItem(make_image(1), 2, (), "a.png", (DROPPED,))])
+    text = render_fragment([QuestionItem(make_image(1), 2, (), "a.png", (DROPPED,))])
     assert "dropped: needs fewer capabilities</strong>" in text
     assert text.count("&lt;script&gt;") == 2
     assert "<script" not in text
@@ -74,7 +74,7 @@ def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -
     same = Turn("Which?", "red", REQUESTED, REQUESTED[::-1], 90)
     other = Turn("Which?", "red", REQUESTED, ("object_recognition",), 90)
     none = Turn("Which?", "red", REQUESTED, (), 90)
-    notes = [entry.note for entry in SheetItem(b"", 2, (same, other, none)).entries()]
+    notes = [entry.note for entry in QuestionItem(b"", 2, (same, other, none)).entries()]
     assert notes == ["", "the verifier found object recognition", "the verifier found nothing"]
 
 

@@ -24,7 +24,7 @@ SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemin
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
     """The Space over a release and a whole model, whose answers are stopped at once; its results cannot be read."""
     directory = tmp_path_factory.mktemp("furnished")
-    write_dataset(make_rows(60), directory / "release", version="1.0.0")
+    write_dataset(make_rows(60), directory / "release", sources=("compact",), version="1.0.0")
     copy_aligned(directory / "model")
     settings = {"DATASET_ID": str(directory / "release"), "MODEL_ID": str(directory / "model")}
     more_settings = {"ANSWER_SECONDS": "0", "RESULTS": str(directory / "nothing.json")}

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import Message, Row, Turn
 
@@ -53,7 +54,7 @@ def make_row(number: int, *, with_image: bool = True) -> Row:
         )
     ]
     data = draw_image(color, shape=shape, variant=number)
-    return Row(
+    return QuestionRow(
         id=f"row-{number}",
         messages=tuple(messages),
         source="compact",
@@ -66,7 +67,7 @@ def make_row(number: int, *, with_image: bool = True) -> Row:
         teacher="drawn",
         verifier="drawn",
         preset_version="1",
-        read_image=lambda: data,
+        read_images=(lambda: data,),
     )
 
 
@@ -77,7 +78,7 @@ def write_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
         yield from (make_row(number) for number in range(rows))
         yield from (make_row(number, with_image=False) for number in range(text_rows))
 
-    write_dataset(iter_rows(), directory, version="1.0.0")
+    write_dataset(iter_rows(), directory, sources=("compact",), version="1.0.0")
     return directory
 
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compact_hf.config import read_config
-from compact_hf.dataset.selection import Selection
 from compact_hf.errors import UsageError, did_you_mean
+from compact_hf.methods.compact.selection import Selection
 
 _SUFFIX: Final = ".yaml"
 _NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -21,13 +21,12 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.dataset.schema import get_split
-from compact_hf.dataset.selection import Selection, count_by_k, group_questions, select_questions
 from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
-from compact_hf.methods.compact.rows import iter_conversation_rows
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.sampling import Combination
-from compact_hf.records import from_json
+from compact_hf.methods.compact.selection import Selection, count_by_k, group_questions, select_questions
+from compact_hf.records import from_json, is_validation_image
 from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.checkpoints import read_finished_record
 from compact_hf.training.child_output import parse_progress
@@ -182,7 +181,7 @@ def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData
         ReleaseError: there are fewer than it asks for.
     """
     selected_ids = select_questions(catalog, selection)
-    training_ids = [image_id for image_id in selected_ids if get_split(len(catalog[image_id][0]), image_id) == "train"]
+    training_ids = [image_id for image_id in selected_ids if not is_validation_image(image_id)]
     return TrainingData(dict(sorted(count_by_k(catalog, selected_ids).items())), len(training_ids))
 
 
@@ -192,7 +191,7 @@ def read_catalog(plan: Plan, runs: Sequence[Path]) -> Catalog:
     Raises:
         JournalError: one of the folders is not a run, or cannot be read.
     """
-    return group_questions(iter_conversation_rows(list(runs), max_similarity=plan.max_similarity))
+    return group_questions(iter_rows(list(runs), AssemblyOptions(plan.max_similarity)))
 
 
 def check_question_counts(plan: Plan, catalog: Catalog) -> None:

@@ -37,7 +37,6 @@ from itertools import accumulate, groupby
 from typing import Any, Final
 
 from compact_hf.answers import normalise
-from compact_hf.dataset.stats import AnswerStats, compute_answer_stats
 from compact_hf.evaluation.analysis.counting import QuestionCounts, SampledQuestion
 from compact_hf.evaluation.analysis.readers import KSource
 from compact_hf.evaluation.analysis.text_only import (
@@ -49,7 +48,8 @@ from compact_hf.evaluation.analysis.text_only import (
     score_text_only,
 )
 from compact_hf.methods.compact.complexity import Complexity, measure_complexity
-from compact_hf.methods.compact.near_duplicates import NearDuplicates
+from compact_hf.methods.compact.statistics import AnswerStats, compute_answer_stats
+from compact_hf.methods.near_duplicates import NearDuplicates
 from compact_hf.records import Turn
 
 

@@ -11,13 +11,14 @@ import heapq
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Final
 
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.sampling import MAX_K, Combination
+from compact_hf.reports.table import NotebookSummary, Table
 
 MIN_TURNS: Final = PAPER.min_turns
 MAX_TURNS: Final = PAPER.max_turns
@@ -42,11 +43,25 @@ class Evenness:
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NotebookSummary):
     """What balancing did: the evenness of all accepted questions, and of those that were taken."""
 
     before: Evenness
     after: Evenness
+
+    def summary(self) -> Iterator[str | Table]:
+        """Yield the table of both."""
+        yield Table(
+            ("evenness", "questions", "k", "capabilities", "pairs"),
+            [
+                (
+                    label,
+                    evenness.questions,
+                    *(f"{share:.4f}" for share in (evenness.ks, evenness.capabilities, evenness.pairs)),
+                )
+                for label, evenness in (("before", self.before), ("after", self.after))
+            ],
+        )
 
 
 def balance_questions(images: Mapping[str, Sequence[Combination]]) -> dict[str, Positions]:

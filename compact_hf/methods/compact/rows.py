@@ -7,66 +7,53 @@ with a surplus of questions those are taken that even the dataset out (balance.p
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import canonicalize
-from compact_hf.errors import UsageError
 from compact_hf.images.source import ImageSource
+from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome, RowMaker, iter_outcomes
 from compact_hf.methods.compact.balance import Balance, Positions, balance_questions, measure_evenness
+from compact_hf.methods.compact.columns import QuestionRow, QuestionRowKind
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
-from compact_hf.methods.compact.near_duplicates import MAX_SIMILARITY, NearDuplicates
-from compact_hf.methods.compact.preset import CONVERSATION_METHODS, METHOD, PAPER
+from compact_hf.methods.compact.preset import METHOD, PAPER
+from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
 from compact_hf.methods.compact.sampling import Combination
-from compact_hf.records import ImageInfo, Message, Reject, Row, Turn, digest
+from compact_hf.methods.near_duplicates import NearDuplicates
+from compact_hf.methods.row_kind import Filters, Sample
+from compact_hf.records import ImageInfo, Message, Reject, Turn, digest
+from compact_hf.reports.table import NotebookSummary
 from compact_hf.runs.image_index import reread_verified
-from compact_hf.runs.journal import FinishedImage, Journal
-from compact_hf.runs.shards import find_runs
-from compact_hf.runs.sources import reopen_source
+from compact_hf.runs.journal import Journal
 
 
-def iter_conversation_rows(
-    runs: Sequence[Path],
-    *,
-    max_similarity: float = MAX_SIMILARITY,
-    balance: bool = False,
-    on_balance: Callable[[Balance], None] = lambda balance: None,
-) -> Iterator[Row | Reject]:
-    """Yield a row for every conversation in the runs, and every reject, a few in memory at a time.
+class ConversationRows(QuestionRowKind, RowMaker):
+    """Makes a row of each conversation, of runs of COMPACT and of augment together."""
 
-    An image that several runs asked about counts once, for the first of them in the order given; the shards of one run
-    may come in any order. An image that the run's last start did not find any more is left out. What stays in memory
-    are the words of the questions, to find those that repeat one, and with `balance` the combinations of each image.
+    @classmethod
+    def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
+        """See `RowMaker.make_outcome_sample`."""
+        parsed, identity = parse_outcome(outcome.body), outcome.identity
+        names = {"caption": outcome.ref, "teacher": identity["teacher"], "verifier": identity["verifier"]}
+        if rejects:
+            return make_reject_sample(parsed, filters=filters, **names)
+        turns = parsed.conversation.turns if parsed.conversation is not None else ()
+        return make_question_sample(parsed.k, turns, filters=filters, **names)
 
-    Args:
-        runs (`Sequence[Path]`): run folders, or folders that hold the shards of one run.
-        max_similarity (`float`, *optional*, defaults to 0.9): 0 to 1; a question above it that has the answer of one
-            about an earlier image repeats that one. 1 keeps all.
-        balance (`bool`, *optional*, defaults to False): of images with more than two questions, take the two or three
-            that even out capabilities, pairs of them and k; otherwise all are taken. Reads the runs twice.
-        on_balance (`Callable[[Balance], None]`, *optional*): told what balancing did.
+    @classmethod
+    def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:
+        """See `RowMaker.iter_rows`.
 
-    Raises:
-        UsageError: one of the runs makes no conversations, or `max_similarity` is out of range.
-        JournalError: one of the folders is not a run, or cannot be read.
-        SourceError: the images of a run are gone.
-    """
-    with ExitStack() as stack:
-        journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
-        for journal in journals:
-            if (method := journal.identity["method"]) not in CONVERSATION_METHODS:
-                raise UsageError(f"{journal.run} is a run of {method}, which makes no conversations; leave it out")
-        for journal in journals:
-            yield from journal.image_rejects()
-        conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(max_similarity))
-        for item in _apply_balance(conversations, journals, on_balance) if balance else conversations:
+        What stays in memory are the words of the questions, to find those that repeat one, and with `balance` the
+        combinations of each image; it reads the runs twice then.
+        """
+        conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
+        if options.balance:
+            conversations = _apply_balance(conversations, journals, options.on_balance)
+        for item in conversations:
             yield item if isinstance(item, Reject) else item.to_row()
 
 
@@ -79,7 +66,7 @@ def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Me
     return tuple(messages)
 
 
-def with_turns(row: Row, turns: Sequence[Turn]) -> Row:
+def with_turns(row: QuestionRow, turns: Sequence[Turn]) -> QuestionRow:
     """Return the row of a conversation with these turns, and with all that follows from them."""
     questions_and_answers = [(turn.question, turn.answer) for turn in turns]
     return replace(
@@ -102,60 +89,41 @@ class _ImageConversation:
     source: ImageSource
     identity: dict[str, Any]
 
-    def to_row(self) -> Row:
-        row = Row(
+    def to_row(self) -> QuestionRow:
+        row = QuestionRow(
             id="",
             messages=(),
             source=self.identity["method"],
             k=self.outcome.k,
+            capabilities=(),
+            turns=(),
             image_id=self.image.image_id,
             image_source=self.image.image_source,
             image_license=self.image.image_license,
             teacher=self.outcome.teacher,
             verifier=self.outcome.verifier,
             preset_version=self.identity["preset"],
-            read_image=partial(reread_verified, self.source, self.image),
+            read_images=(partial(reread_verified, self.source, self.image),),
         )
         return with_turns(row, [self.turns[position] for position in self.positions])
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """An outcome in a journal; entries sort by image id, run, and reference, for shards that saw an image twice."""
-
-    sort_key: tuple[str, int, str]
-    finished_image: FinishedImage
-    journal: Journal
-    source: ImageSource
-
-
-def _iter_entries(journal: Journal, run: int) -> Iterator[_Entry]:
-    source = reopen_source(journal.identity["source"])
-    for finished_image in journal.outcomes():
-        yield _Entry((finished_image.image_id, run, finished_image.ref), finished_image, journal, source)
-
-
 def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversation | Reject]:
     """Yield each image's conversation with all its turns, in the order of image ids, and the rejects before it."""
-    runs = [{name: value for name, value in journal.identity.items() if name != "shard"} for journal in journals]
-    streams = [_iter_entries(journal, runs.index(run)) for journal, run in zip(journals, runs, strict=True)]
-    last_id = ""
-    for entry in heapq.merge(*streams, key=attrgetter("sort_key")):
-        finished_image, journal = entry.finished_image, entry.journal
-        if finished_image.image_id == last_id:
-            yield Reject("assembly", "picture in an earlier run", finished_image.ref, str(journal.run))
+    for item in iter_outcomes(journals):
+        if isinstance(item, Reject):
+            yield item
             continue
-        last_id = finished_image.image_id
-        outcome = parse_outcome(finished_image.body)
+        outcome = parse_outcome(item.body)
         yield from outcome.rejects
         if outcome.conversation is None:
             continue
         turns = outcome.conversation.turns
-        image = journal.get_image(finished_image.image_id, finished_image.ref)
+        image = item.get_image()
         if image is None:
-            yield Reject("assembly", "picture is gone", finished_image.ref)
+            yield item.reject_gone()
         else:
-            yield _ImageConversation(outcome, turns, tuple(range(len(turns))), image, entry.source, journal.identity)
+            yield _ImageConversation(outcome, turns, tuple(range(len(turns))), image, item.source, item.identity)
 
 
 def _drop_near_duplicates(
@@ -183,7 +151,7 @@ def _drop_near_duplicates(
 def _apply_balance(
     conversations: Iterable[_ImageConversation | Reject],
     journals: Sequence[Journal],
-    on_balance: Callable[[Balance], None],
+    on_balance: Callable[[NotebookSummary], None],
 ) -> Iterator[_ImageConversation | Reject]:
     """Go over the runs twice, to choose of each image's questions and to take what was chosen."""
     available: dict[str, Positions] = {}

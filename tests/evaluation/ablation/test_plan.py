@@ -9,9 +9,9 @@ import yaml
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
-from compact_hf.dataset.selection import LLAVA_K_SHARES
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.ablation.plan import find_plan, plan_names, read_plan
+from compact_hf.methods.compact.selection import LLAVA_K_SHARES
 from compact_hf.training.recipes import read_recipe
 
 EVIDENCE = Path(__file__).parents[3] / "docs" / "evidence.yaml"

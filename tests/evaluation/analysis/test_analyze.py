@@ -148,10 +148,12 @@ def test_configs_and_splits_are_those_of_load_dataset(release: Path) -> None:
 
 def test_instruction_rows_are_left_out_and_numbered(tmp_path: Path) -> None:
     text_rows = [
-        Row(f"{number:032x}", (Message("user", "Hi"), Message("assistant", "Hello")), "instruction")
+        Row(id=f"{number:032x}", messages=(Message("user", "Hi"), Message("assistant", "Hello")), source="instruction")
         for number in (7, 8)
     ]
-    write_dataset([make_row(1), make_row(2, k=2), *text_rows], tmp_path / "release", version="1.0.0")
+    write_dataset(
+        [make_row(1), make_row(2, k=2), *text_rows], tmp_path / "release", sources=("compact",), version="1.0.0"
+    )
     (analysis,) = analyze(tmp_path / "release").data
     assert (analysis.questions, analysis.unlabelled_rows) == (4, 2)
     with pytest.raises(EvaluationError, match="no questions of which it is known what they need, in 2 rows"):

@@ -43,8 +43,10 @@ def noise_row(number: int) -> Row:
 
 def test_a_repository_has_the_figures_of_its_folder_without_its_pictures(tmp_path: Path) -> None:
     older, newer = [noise_row(number) for number in range(30)], [noise_row(number) for number in range(60)]
-    write_dataset(older, tmp_path / "a", version="1.0.0")
-    write_dataset([replace(item, teacher="another") for item in newer], tmp_path / "b", version="1.1.0")
+    write_dataset(older, tmp_path / "a", sources=("compact",), version="1.0.0")
+    write_dataset(
+        [replace(item, teacher="another") for item in newer], tmp_path / "b", sources=("compact",), version="1.1.0"
+    )
     with HubServer() as server:
         run_source(server, PUBLISH, tmp_path / "a", tmp_path / "b", home=tmp_path / "home")
         server.bytes_sent.clear()

@@ -7,18 +7,19 @@ forced distribution of k, or smaller ones. Pure: what is taken is a function of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Final
 
 from compact_hf.capabilities import canonicalize
-from compact_hf.dataset.schema import get_split
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.methods.compact.balance import MIN_TURNS, Positions
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.rows import with_turns
 from compact_hf.methods.compact.sampling import MAX_K, Combination
-from compact_hf.records import Reject, Row, digest
+from compact_hf.records import Reject, Row, digest, is_validation_image
 from compact_hf.reports.theme import get_label
 
 LLAVA_K_SHARES: Final[Mapping[int, float]] = {1: 0.28, 2: 0.49, 3: 0.23}
@@ -97,6 +98,10 @@ class Selection:
             phrases.append(f"{self.size:,} {self.unit} for training, drawn with seed {self.seed}")
         return tuple(phrases)
 
+    def choose(self, rows: Iterable[Row | Reject]) -> Callable[[Iterable[Row | Reject]], Iterator[Row | Reject]]:
+        """See `RowSelection.choose`."""
+        return partial(apply_selection, positions_by_image=select_questions(group_questions(rows), self))
+
 
 def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
     """Choose which questions of which images to take.
@@ -117,7 +122,7 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
     if selection.size is None and not selection.k_shares:
         return eligible
     group_by_id = {image_id: len(images[image_id][0]) if selection.k_shares else _ALL_KS for image_id in eligible}
-    train_ids = {image_id for image_id in eligible if get_split(len(images[image_id][0]), image_id) == "train"}
+    train_ids = {image_id for image_id in eligible if not is_validation_image(image_id)}
     available: Counter[int] = Counter()
     for image_id in train_ids:
         available[group_by_id[image_id]] += len(eligible[image_id]) if selection.conversations is None else 1
@@ -139,7 +144,7 @@ def apply_selection(
 ) -> Iterator[Row | Reject]:
     """Yield the rows with the turns that `positions_by_image` names, and a reject for each other question."""
     for row in rows:
-        if isinstance(row, Reject):
+        if not isinstance(row, QuestionRow):
             yield row
             continue
         positions = positions_by_image.get(str(row.image_id), ())
@@ -157,7 +162,7 @@ def group_questions(rows: Iterable[Row | Reject]) -> dict[str, tuple[Combination
         # One object for all that are equal: there are more images than combinations.
         str(row.image_id): tuple(interned.setdefault(turn.capabilities, turn.capabilities) for turn in row.turns)
         for row in rows
-        if isinstance(row, Row)
+        if isinstance(row, QuestionRow)
     }
 
 
@@ -165,9 +170,7 @@ def count_by_k(
     images: Mapping[str, Sequence[Combination]], positions_by_image: Mapping[str, Positions]
 ) -> Counter[int]:
     """Return k -> the number of training questions among those that are taken."""
-    train_ids = (
-        image_id for image_id in positions_by_image if get_split(len(images[image_id][0]), image_id) == "train"
-    )
+    train_ids = (image_id for image_id in positions_by_image if not is_validation_image(image_id))
     return Counter(
         chain.from_iterable([len(images[image_id][0])] * len(positions_by_image[image_id]) for image_id in train_ids)
     )

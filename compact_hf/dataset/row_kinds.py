@@ -1,0 +1,65 @@
+"""Which kinds of rows a dataset may hold: those of the methods that are installed, and instruction rows.
+
+A name in a dataset is data, so only what is registered by a package is imported for it, never a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+from compact_hf.methods.assembly import METHOD_GROUP
+from compact_hf.methods.row_kind import Record, RowDefect, RowKind
+from compact_hf.plugins import list_plugins, load_plugin
+
+INSTRUCTION: Final = "instruction"
+"""`source` of instruction rows, and the subset of those with an image."""
+INSTRUCTION_TEXT: Final = "instruction_text"
+
+
+class InstructionRows(RowKind):
+    """Rows that are taken from an instruction file as they are, for training only."""
+
+    name = INSTRUCTION
+    config = INSTRUCTION
+    text_subsets = frozenset((INSTRUCTION_TEXT,))
+    has_validation = False
+
+    @classmethod
+    def get_subset(cls, record: Record) -> str:
+        """See `RowKind.get_subset`: by whether there is an image."""
+        return INSTRUCTION_TEXT if record["image_id"] is None else INSTRUCTION
+
+    @classmethod
+    def has_subset(cls, subset: str) -> bool:
+        """See `RowKind.has_subset`."""
+        return subset in (INSTRUCTION, INSTRUCTION_TEXT)
+
+    @classmethod
+    def check(cls, record: Record) -> Iterator[RowDefect]:
+        """See `RowKind.check`: nobody wrote or checked them here."""
+        for name in ("teacher", "verifier", "preset_version"):
+            if record[name]:
+                yield "instruction row with other facts", f"{name} is {record[name]}"
+
+
+def get_row_kind(source: str) -> type[RowKind] | None:
+    """Return the kind of the rows that name this source, None where no package that is installed registers it."""
+    return _registered_kinds().get(source)
+
+
+def get_subset_kind(subset: str) -> type[RowKind] | None:
+    """Return the kind of the rows in a subset, None where no kind that is installed has such subsets."""
+    return next((kind for kind in _registered_kinds().values() if kind.has_subset(subset)), None)
+
+
+def get_row_kinds() -> list[type[RowKind]]:
+    """Return all kinds, in the order in which their columns stand, which is that of their names."""
+    return list(_registered_kinds().values())
+
+
+@cache
+def _registered_kinds() -> dict[str, type[RowKind]]:
+    kinds: dict[str, type[RowKind]] = {name: load_plugin(METHOD_GROUP, name) for name in list_plugins(METHOD_GROUP)}
+    return kinds | {INSTRUCTION: InstructionRows}

@@ -1,0 +1,76 @@
+"""Images with questions of one k as a contact sheet shows them: which are wanted, of rows and of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from compact_hf.capabilities import CAPABILITIES
+from compact_hf.errors import UnknownCapabilityError, UsageError
+from compact_hf.methods.compact.conversation import Outcome
+from compact_hf.methods.row_kind import Filters, Sample
+from compact_hf.records import Reject, Turn
+from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
+from compact_hf.reports.theme import get_label
+
+FILTERS: Final = frozenset(("k", "capability"))
+_MAX_DRAFTS: Final = 4
+
+
+def describe_filters(filters: Filters) -> str | None:
+    """See `RowKind.describe_filters`: such as `of k = 3 that are to need counting`."""
+    if not filters.keys() <= FILTERS:
+        return None
+    k, capability = filters.get("k"), filters.get("capability")
+    if k is not None and not 1 <= k <= len(CAPABILITIES):
+        raise UsageError(f"got k = {k}; a question needs 1 to {len(CAPABILITIES)} capabilities")
+    if capability is not None and capability not in CAPABILITIES:
+        raise UnknownCapabilityError(capability, tuple(CAPABILITIES))
+    parts = [f"of k = {k}"] if k is not None else []
+    parts += [f"that are to need {get_label(capability)}"] if capability is not None else []
+    return " ".join(parts)
+
+
+def make_question_sample(
+    k: int,
+    turns: Sequence[Turn],
+    *,
+    caption: str,
+    teacher: str,
+    verifier: str,
+    filters: Filters,
+) -> Sample | None:
+    """Return how an image's questions are shown, None where none of them is what the filters ask for."""
+    wanted = tuple(turn for turn in turns if filters.get("capability") in (None, *turn.capabilities))
+    if not wanted or filters.get("k") not in (None, k):
+        return None
+    return Sample(section_of_k(k), teacher, verifier, partial(QuestionItem, k=k, turns=wanted, caption=caption))
+
+
+def make_reject_sample(
+    outcome: Outcome, *, caption: str, teacher: str, verifier: str, filters: Filters
+) -> Sample | None:
+    """Return how an image's dropped drafts are shown, None where none of them is what the filters ask for.
+
+    Four at most, the first of each reason before its second.
+    """
+    k, rejects = outcome.k, outcome.rejects
+    drafts = [
+        reject for reject in rejects if _is_draft(reject) and filters.get("capability") in (None, *reject.capabilities)
+    ]
+    if not drafts or filters.get("k") not in (None, k):
+        return None
+    repeat_counts = [
+        sum(earlier.reason == reject.reason for earlier in drafts[:index]) for index, reject in enumerate(drafts)
+    ]
+    positions = sorted(range(len(drafts)), key=repeat_counts.__getitem__)[:_MAX_DRAFTS]
+    shown = tuple(drafts[position] for position in positions)
+    return Sample(
+        section_of_k(k), teacher, verifier, partial(QuestionItem, k=k, turns=(), caption=caption, rejects=shown)
+    )
+
+
+def _is_draft(reject: Reject) -> bool:
+    """A teacher that declined wrote none, and what is dropped at other stages is an image or somebody's question."""
+    return reject.stage in ("generation", "verification") and bool(reject.subject)
