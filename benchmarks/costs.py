@@ -13,14 +13,16 @@ import json
 import math
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
-from compact_hf.methods.compact.forecast import Forecast, forecast_run
+from compact_hf.methods.compact.forecast import estimate_run
 from compact_hf.methods.compact.preset import get_preset
+from compact_hf.methods.forecast import Forecast, forecast_run
+from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.runs.rate_limit import RateLimits
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.teachers.base import Role
-from compact_hf.teachers.registry import BATCH_TEACHERS, full_name
+from compact_hf.teachers.registry import describe_teacher
 
 CONVERSATIONS: Final = 32_000
 SETUPS: Final = (("paper", "gemini"), ("efficient", "gemini"), ("efficient", "gemini-batch"))
@@ -33,15 +35,16 @@ def forecasts() -> list[dict[str, Any]]:
 
 
 def _forecast_setup(preset: str, teacher: str, strict: bool) -> dict[str, Any]:
-    model = full_name(teacher)
-    preset_settings = get_preset(preset, strict=strict, is_batch=teacher in BATCH_TEACHERS)
+    info = describe_teacher(teacher)
+    model = info.name
+    preset_settings = get_preset(preset, strict=strict, is_batch=info.is_batch)
     teachers: dict[Role, str] = {"teacher": model, "verifier": model}
     prices = RunLimits().prices(teachers)
 
     def make_forecast(count: int) -> Forecast:
         return forecast_run(
             count,
-            preset_settings,
+            partial(estimate_run, preset_settings),
             teachers=teachers,
             prices=prices,
             rate_limits=RateLimits(DEFAULT_CONCURRENCY, None, None),

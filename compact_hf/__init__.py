@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.significance import Comparison, compare
     from compact_hf.methods.annotate.annotate import AnnotationSummary, annotate
     from compact_hf.methods.augment.augment import augment
-    from compact_hf.methods.compact.generate import generate
     from compact_hf.methods.compact.selection import Selection
-    from compact_hf.methods.compact.status import RunStatus, status
+    from compact_hf.methods.generate import generate
+    from compact_hf.methods.status import RunStatus, status
     from compact_hf.models.llava.assemble import AssemblyResult, assemble_base
     from compact_hf.models.llava.shipped import copy_student
     from compact_hf.runs.run import RunProgress
@@ -116,7 +116,7 @@ _HOME: Final = {
     "PublishedModel": "compact_hf.training.publish",
     "RecipeCopy": "compact_hf.training.recipes",
     "RunProgress": "compact_hf.runs.run",
-    "RunStatus": "compact_hf.methods.compact.status",
+    "RunStatus": "compact_hf.methods.status",
     "Selection": "compact_hf.methods.compact.selection",
     "Sheet": "compact_hf.dataset.show",
     "TrainingResult": "compact_hf.training.train",
@@ -136,7 +136,7 @@ _HOME: Final = {
     "diff": "compact_hf.dataset.diff",
     "evaluate": "compact_hf.evaluation.evaluate",
     "export": "compact_hf.dataset.export",
-    "generate": "compact_hf.methods.compact.generate",
+    "generate": "compact_hf.methods.generate",
     "merge_adapter": "compact_hf.training.merge_adapter",
     "publish": "compact_hf.dataset.publish",
     "publish_model": "compact_hf.training.publish",
@@ -144,7 +144,7 @@ _HOME: Final = {
     "relative_performance": "compact_hf.evaluation.benchmarks.paper_scores",
     "run_demo": "compact_hf.demo.run",
     "show": "compact_hf.dataset.show",
-    "status": "compact_hf.methods.compact.status",
+    "status": "compact_hf.methods.status",
     "tune": "compact_hf.training.train",
     "validate": "compact_hf.dataset.validate",
 }

@@ -1,4 +1,4 @@
-"""What flows from image to release: Image, Task, Draft, Verdict, Turn, Conversation, Reject, Row.
+"""What flows from image to release: Image, Draft, Verdict, Turn, Conversation, Reject, Row.
 
 Small frozen values without behaviour but their ids and their way to and from JSON. Ids are hashes of content,
 so that they are the same in every run, on every machine.
@@ -39,21 +39,6 @@ class ImageInfo:
     height: int
     image_source: str
     image_license: str = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An image and the combinations to ask for in one round.
-
-    Attributes:
-        image_id (`str`): the image's id.
-        round (`int`): 1 for the first.
-        combinations (`tuple[tuple[str, ...], ...]`): each with k distinct capabilities in canonical order.
-    """
-
-    image_id: str
-    round: int
-    combinations: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

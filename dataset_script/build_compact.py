@@ -31,9 +31,9 @@ from compact_hf.hub.files import get_repo_files, iter_differences
 from compact_hf.hub.push import get_remote_state
 from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.images.conversations import iter_json_items
-from compact_hf.methods.compact.dry_run import dry_run
-from compact_hf.methods.compact.forecast import Forecast
-from compact_hf.methods.compact.tables import format_forecast
+from compact_hf.methods.dry_run import dry_run
+from compact_hf.methods.forecast import Forecast
+from compact_hf.methods.tables import format_forecast
 from compact_hf.runs.image_index import shuffle_refs
 from compact_hf.runs.run import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source

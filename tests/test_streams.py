@@ -14,8 +14,8 @@ import pytest
 from compact_hf.cli.main import main
 from compact_hf.errors import UsageError
 from compact_hf.methods.compact.conversation import Outcome
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.records import Reject, to_json
 from compact_hf.runs.journal import FinishedImage, Journal
 

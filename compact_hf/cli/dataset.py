@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
-from compact_hf.cli.options import parse_ks
 from compact_hf.cli.parser import add_command
 from compact_hf.methods.near_duplicates import MAX_SIMILARITY
+from compact_hf.runs.options import parse_numbers
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
@@ -137,7 +137,7 @@ def _add_export(commands: Any) -> None:
 def _add_selection_options(assemble: argparse.ArgumentParser) -> None:
     """Add what makes a release of a part of the runs; the card then says which part."""
     assemble.add_argument(
-        "--k", dest="ks", type=parse_ks, default=(), metavar="1,2,3", help="questions of these k only"
+        "--k", dest="ks", type=parse_numbers, default=(), metavar="1,2,3", help="questions of these k only"
     )
     assemble.add_argument(
         "--without",

@@ -1,23 +1,26 @@
-"""`compact generate`, `annotate`, `augment` and `status`: parsing and output."""
+"""`compact generate`, `annotate`, `augment`, `status` and `method`: parsing and output."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.cli.console import ProgressBar, log, print_json, print_summary
-from compact_hf.cli.options import RUN_LIMIT_OPTIONS, add_run_limit_options, make_progress_callback, parse_ks
+from compact_hf.cli.console import ProgressBar, log, print_json, print_summary, print_table
+from compact_hf.cli.options import add_options, make_progress_callback
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
+from compact_hf.methods.registry import DEFAULT_METHOD, get_method, list_methods
+from compact_hf.runs.options import RunOptions
 
 if TYPE_CHECKING:
+    from compact_hf.methods.base import Method
     from compact_hf.runs.run import RunProgress
 
 _DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
-_COMMON_OPTIONS: Final = ("split", "image_root", "verifier", "verifier_url", "max_edge", "seed", *RUN_LIMIT_OPTIONS)
-_AUGMENT_OPTIONS: Final = ("teacher", "teacher_url", "strict")
+_NEEDS: Final = {"images": "pictures", "questions": "a data set of questions about pictures"}
 
 
 def add_annotate_and_augment(commands: Any) -> None:
@@ -30,6 +33,11 @@ def add_annotate_and_augment(commands: Any) -> None:
         "compact annotate llava_v1_5_mix665k.json --image-root pool --out run --limit 500",
     )
     annotate.add_argument("--json", action="store_true", help="for machines")
+    verifier_help = {
+        "verifier": "who judges (default: gemini)",
+        "verifier_url": "another server of the verifier's protocol",
+    }
+    _add_method_options(annotate, "annotate", ("teacher", "teacher_url", "shard", "noise"), verifier_help)
     augment = add_command(
         commands,
         "augment",
@@ -37,34 +45,29 @@ def add_annotate_and_augment(commands: Any) -> None:
         "rewrite the questions of a data set to need one capability more",
         "compact augment org/name --split train --out run --limit 20",
     )
-    augment.add_argument("--teacher", metavar="NAME[:MODEL]", help="who rewrites (default: gemini)")
-    augment.add_argument("--teacher-url", metavar="URL", help="another server of the teacher's protocol, such as vLLM")
-    augment.add_argument(
-        "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
-    )
-    for parser, default_verifier in ((annotate, "gemini"), (augment, "the teacher")):
-        _add_common_options(parser, default_verifier)
+    teacher_help = {
+        "teacher": "who rewrites (default: gemini)",
+        "verifier_url": "another server of the verifier's protocol",
+    }
+    _add_method_options(augment, "augment", ("shard", "noise"), teacher_help)
 
 
-def _add_common_options(parser: argparse.ArgumentParser, default_verifier: str) -> None:
+def _add_method_options(
+    parser: argparse.ArgumentParser, method: str, without: Sequence[str], help_texts: dict[str, str]
+) -> None:
+    """Add what a command of one method takes."""
     parser.add_argument("dataset", metavar="DATASET", help=_DATASET_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
-    parser.add_argument("--split", metavar="NAME", help="one split of it (default: all)")
-    parser.add_argument("--image-root", metavar="DIR", help="where a JSON file's paths start (default: beside it)")
-    parser.add_argument("--verifier", metavar="NAME[:MODEL]", help=f"who judges (default: {default_verifier})")
-    parser.add_argument("--verifier-url", metavar="URL", help="another server of the verifier's protocol")
-    parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
-    parser.add_argument(
-        "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
-    )
-    add_run_limit_options(parser)
+    names = add_options(parser, get_method(method).options)
+    names += add_options(parser, RunOptions, without=without, help_texts=help_texts)
+    parser.set_defaults(option_names=names)
 
 
 def _annotate(args: argparse.Namespace) -> int:
     from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate
 
     with ProgressBar("pictures") as bar:
-        summary = annotate(args.dataset, args.out, **_settings(args, bar, _COMMON_OPTIONS))
+        summary = annotate(args.dataset, args.out, **_options(args), **_callbacks(bar))
     if args.json:
         print_json(asdict(summary))
         return 0
@@ -77,75 +80,58 @@ def _augment(args: argparse.Namespace) -> int:
     from compact_hf.methods.augment.augment import augment
 
     with ProgressBar("pictures") as bar:
-        progress = augment(args.dataset, args.out, **_settings(args, bar, (*_COMMON_OPTIONS, *_AUGMENT_OPTIONS)))
-    log(
-        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
-        f"compact status {args.out}, compact assemble {args.out} --out release --version 1.0.0"
-    )
+        progress = augment(args.dataset, args.out, **_options(args), **_callbacks(bar))
+    _log_next_steps(progress, args.out)
     return 0
 
 
-def _settings(args: argparse.Namespace, bar: ProgressBar, names: tuple[str, ...]) -> dict[str, Any]:
-    options = {name: getattr(args, name) for name in names}
-    return {
-        **options,
-        "on_progress": make_progress_callback(bar),
-        "on_wait": lambda line: bar.log_note(f"compact: {line}"),
-    }
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in args.option_names}
 
 
-_PLAN_OPTIONS: Final = (
-    *("teacher", "verifier", "ks", "preset", "strict", "max_edge", "seed", "shard", "limit"),
-    *("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out"),
-)
-"""What decides how much is asked, and of which run."""
-_OTHER_OPTIONS: Final = ("teacher_url", "verifier_url", "noise")
+def _callbacks(bar: ProgressBar) -> dict[str, Any]:
+    return {"on_progress": make_progress_callback(bar), "on_wait": lambda line: bar.log_note(f"compact: {line}")}
 
 
-def add(commands: Any) -> None:
-    """Add these commands to the parser."""
+def _log_next_steps(progress: RunProgress, out: Path) -> None:
+    log(
+        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
+        f"compact status {out}, compact assemble {out} --out release --version 1.0.0"
+    )
+
+
+def add(commands: Any, argv: Sequence[str]) -> None:
+    """Add these commands to the parser; `generate` has the options of the method that the command line names.
+
+    Raises:
+        UsageError: it names none that there is.
+    """
+    name, method = _named_method(argv)
     generate = add_command(
         commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
     )
     generate.add_argument(
         "source",
         help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
-        "(of Parquet files only what is asked about is fetched)",
+        "(of Parquet files only what is asked about is fetched)"
+        if method.needs == "images"
+        else _DATASET_HELP,
     )
     generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
     generate.add_argument(
-        "--teacher",
-        metavar="NAME[:MODEL]",
-        help="gemini, gemini-batch, local, openai, scenes (default: by the source)",
+        "--method",
+        default=DEFAULT_METHOD,
+        metavar="NAME",
+        help=f"of `compact method list`, or package.module:Class (default: {DEFAULT_METHOD})",
     )
-    generate.add_argument("--teacher-url", metavar="URL", help="another server of the teacher's protocol, such as vLLM")
-    generate.add_argument("--verifier", metavar="NAME[:MODEL]", help="who judges (default: the teacher)")
-    generate.add_argument("--verifier-url", metavar="URL", help="as --teacher-url")
-    generate.add_argument(
-        "--k", dest="ks", type=parse_ks, metavar="1,2,3", help="draw each picture's k from these (default: 1,2,3)"
-    )
-    generate.add_argument(
-        "--preset",
-        default="paper",
-        help="paper (default): a question a request; efficient: several, a quarter of the requests",
-    )
-    generate.add_argument(
-        "--strict", action="store_true", help="check answers too: confirmed by the verifier, not guessed blindly"
-    )
-    generate.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
-    generate.add_argument(
-        "--max-edge", type=int, default=1024, metavar="PX", help="of the pictures that are sent (default: 1024)"
-    )
-    add_run_limit_options(generate)
+    own_options = generate if name == DEFAULT_METHOD else generate.add_argument_group(f"of the method {name}")
+    names = add_options(own_options, method.options) + add_options(generate, RunOptions)
     generate.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
-    generate.add_argument("--shard", metavar="I/N", help="the I-th of N parts only; numbers are those of all parts")
     generate.add_argument(
         "--runner", choices=("local", "ray"), default="local", help="ray: on the cluster that there is (default: local)"
     )
     generate.add_argument("--shards", type=int, metavar="N", help="with --runner ray: parts to cut the run into")
-    generate.add_argument(
-        "--noise", type=float, default=0.0, metavar="SHARE", help="faults that the teacher scenes plants, 0 to 1"
-    )
+    generate.set_defaults(option_names=names)
 
     status = add_command(commands, "status", _status, "what a run has done so far", "compact status run")
     status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
@@ -154,25 +140,56 @@ def add(commands: Any) -> None:
     status.add_argument("--json", action="store_true", help="for machines")
 
 
+def _named_method(argv: Sequence[str]) -> tuple[str, type[Method]]:
+    """Return the method that a command line of `generate` names, with its name; the default for other commands."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--method", default=DEFAULT_METHOD)
+    try:
+        name = parser.parse_known_args(argv)[0].method if "generate" in argv[:1] else DEFAULT_METHOD
+    except argparse.ArgumentError:  # nothing follows --method, which the real parser says
+        name = DEFAULT_METHOD
+    return name, get_method(name)
+
+
+def add_method(commands: Any) -> None:
+    """Add this command to the parser."""
+    purpose = "ways of making data"
+    method = commands.add_parser(
+        "method", help=purpose, description=purpose, epilog="example: compact method list", allow_abbrev=False
+    )
+    subcommands = method.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = add_command(
+        subcommands, "list", _list_methods, "the methods of all packages that are installed", "compact method list"
+    )
+    listing.add_argument("--json", action="store_true", help="for machines")
+
+
+def _list_methods(args: argparse.Namespace) -> int:
+    methods = list_methods()
+    if args.json:
+        print_json({name: {"makes": method.summary, "needs": method.needs} for name, method in methods.items()})
+        return 0
+    rows = [(name, method.summary, _NEEDS[method.needs]) for name, method in methods.items()]
+    print_table(("method", "makes", "needs"), rows)
+    return 0
+
+
 def _generate(args: argparse.Namespace) -> int:
-    settings = {name: getattr(args, name) for name in (*_PLAN_OPTIONS, *_OTHER_OPTIONS)}
     if args.runner == "ray" and (args.shards is None or args.shard is not None):
         raise UsageError("--runner ray cuts the run itself: give --shards N, and no --shard")
     if args.runner == "local" and args.shards is not None:
         raise UsageError("--shards N needs --runner ray; for one part of a run on this machine give --shard I/N")
+    settings = {"method": args.method, **_options(args)}
     if args.dry_run:
-        return _print_plan(args.source, args.out, {name: settings[name] for name in _PLAN_OPTIONS})
+        return _print_forecast(args.source, args.out, settings)
     with ProgressBar("pictures") as bar:
         progress = _run_generation(args, settings, bar)
-    log(
-        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
-        f"compact status {args.out}, compact assemble {args.out} --out release --version 1.0.0"
-    )
+    _log_next_steps(progress, args.out)
     return 0
 
 
 def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: ProgressBar) -> RunProgress:
-    from compact_hf.methods.compact.generate import generate
+    from compact_hf.methods.generate import generate
 
     if args.runner == "ray":
         from compact_hf.runs.ray import generate_on_ray
@@ -181,23 +198,19 @@ def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: Pro
         return generate_on_ray(
             generate, args.source, args.out, shards=args.shards, on_progress=make_progress_callback(bar), **settings
         )
-
-    def log_wait(line: str) -> None:
-        bar.log_note(f"compact: {line}")
-
-    return generate(args.source, args.out, on_progress=make_progress_callback(bar), on_wait=log_wait, **settings)
+    return generate(args.source, args.out, **settings, **_callbacks(bar))
 
 
-def _print_plan(source: str, out: Path, settings: dict[str, Any]) -> int:
-    from compact_hf.methods.compact.dry_run import dry_run
-    from compact_hf.methods.compact.tables import format_forecast
+def _print_forecast(source: str, out: Path, settings: dict[str, Any]) -> int:
+    from compact_hf.methods.dry_run import dry_run
+    from compact_hf.methods.tables import format_forecast
 
     print_summary(format_forecast(dry_run(source, out, **settings)))
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    from compact_hf.methods.compact.status import status
+    from compact_hf.methods.status import status
 
     run_status = status(args.run_folder, price_in=args.price_in, price_out=args.price_out)
     if args.json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -26,7 +27,7 @@ from compact_hf.cli import (
 )
 from compact_hf.cli.console import flush_data, log, silence
 from compact_hf.cli.parser import Parser
-from compact_hf.errors import CompactError
+from compact_hf.errors import CompactError, UsageError
 
 _EXTRAS: Final = {
     "torch": "tune",
@@ -48,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     # At every import, also by those who never quantize, it says that it has no such kernel for CPUs.
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        parser = _parser(arguments)
+    except UsageError as error:  # of the method that is named
+        log(f"compact: {error}")
+        return error.exit_status
+    args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)
         flush_data()
@@ -73,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> Parser:
+def _parser(argv: Sequence[str] = ()) -> Parser:
     parser = Parser(
         prog="compact",
         description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
@@ -84,8 +91,9 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         demo.add,
-        generate.add,
+        partial(generate.add, argv=argv),
         generate.add_annotate_and_augment,
+        generate.add_method,
         dataset.add,
         publish.add,
         dataset.add_show,

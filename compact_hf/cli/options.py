@@ -1,30 +1,51 @@
-"""What several commands have in common: how much a teacher is asked, how fast, for how much money; a bar; and ks."""
+"""Flags of the command line from options classes, and what shows a run's progress on a bar."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.cli.console import ProgressBar
+from compact_hf.runs.options import Flag, iter_flags
 
 if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
 
-RUN_LIMIT_OPTIONS: Final = ("limit", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
-"""The names under which `add_run_limit_options` leaves what was given."""
+_TYPES: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str}
 
 
-def add_run_limit_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are free to change when a run goes on."""
-    parser.add_argument("--limit", type=int, metavar="N", help="work on N pictures only, drawn by the seed")
-    parser.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
-    parser.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
-    parser.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
-    parser.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
-    parser.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
-    parser.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+def add_options(
+    parser: Any, options: type, *, without: Collection[str] = (), help_texts: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Add a flag for each field of an options class that is one, and return the names under which values are found.
+
+    Args:
+        parser: a parser, or a group of one.
+        options (`type`): such as `RunOptions`.
+        without (`Collection[str]`, *optional*): fields that this command does not have.
+        help_texts (`Mapping[str, str]`, *optional*): what `--help` says of a field instead.
+    """
+    names = []
+    for item, flag in iter_flags(options):
+        if item.name in without:
+            continue
+        help_text = (help_texts or {}).get(item.name, flag.help)
+        parser.add_argument(f"--{flag.name or item.name.replace('_', '-')}", **_argument(item, flag, help_text))
+        names.append(item.name)
+    return tuple(names)
+
+
+def _argument(item: Field[Any], flag: Flag, help_text: str) -> dict[str, Any]:
+    """Return what argparse is told of a field; its text is parsed by the flag, or else by the field's type."""
+    argument = {"dest": item.name, "default": item.default, "help": help_text.replace("%", "%%")}
+    if item.default is False:
+        return argument | {"action": "store_true"}
+    kind = flag.parse
+    if kind is None:
+        type_name = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
+        kind = _TYPES[type_name.partition("|")[0].strip()]
+    return argument | {"metavar": flag.metavar} | ({} if kind is str else {"type": kind})
 
 
 def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
@@ -39,11 +60,3 @@ def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
         bar.show(progress.finished, progress.images, f"{progress.accepted} questions")
 
     return show
-
-
-def parse_ks(text: str) -> tuple[int, ...]:
-    """Return the ks of an option, `1,2,3`."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None

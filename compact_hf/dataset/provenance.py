@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from compact_hf.methods.compact.status import ROLES, RoleUsage, usage_by_role
 from compact_hf.runs.journal import Journal, TokenUsage
 from compact_hf.runs.shards import find_runs
+from compact_hf.runs.usage import ROLES, RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
 
 PUBLIC_SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")

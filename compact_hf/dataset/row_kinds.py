@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
-from compact_hf.methods.assembly import METHOD_GROUP
+from compact_hf.methods.registry import list_methods
 from compact_hf.methods.row_kind import Record, RowDefect, RowKind
-from compact_hf.plugins import list_plugins, load_plugin
 
 INSTRUCTION: Final = "instruction"
 """`source` of instruction rows, and the subset of those with an image."""
@@ -61,5 +60,4 @@ def get_row_kinds() -> list[type[RowKind]]:
 
 @cache
 def _registered_kinds() -> dict[str, type[RowKind]]:
-    kinds: dict[str, type[RowKind]] = {name: load_plugin(METHOD_GROUP, name) for name in list_plugins(METHOD_GROUP)}
-    return kinds | {INSTRUCTION: InstructionRows}
+    return {**list_methods(), INSTRUCTION: InstructionRows}

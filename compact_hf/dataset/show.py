@@ -24,7 +24,8 @@ from compact_hf.dataset.row_kinds import INSTRUCTION, get_row_kinds, get_subset_
 from compact_hf.dataset.schema import COMMON_COLUMNS, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.address import HUB_PREFIX
-from compact_hf.methods.assembly import FinishedOutcome, get_row_maker, read_outcomes
+from compact_hf.methods.assembly import FinishedOutcome, read_outcomes
+from compact_hf.methods.registry import get_method
 from compact_hf.methods.row_kind import RowKind
 from compact_hf.records import ImageInfo
 from compact_hf.reports import contact_sheet
@@ -141,7 +142,7 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
     with ExitStack() as stack:
         for directory in find_runs(run):
             journal = stack.enter_context(Journal.read(directory))
-            method = get_row_maker(journal.identity["method"])
+            method = get_method(journal.identity["method"])
             if not method.makes_rows:
                 raise UsageError(
                     f"{run} is a run of {method.name}, which keeps no questions; give one of compact generate"

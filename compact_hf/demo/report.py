@@ -14,7 +14,7 @@ from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.columns import QuestionRow
-from compact_hf.methods.compact.status import RunStatus
+from compact_hf.methods.status import RunStatus
 from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection

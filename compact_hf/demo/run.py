@@ -31,8 +31,8 @@ from compact_hf.demo.report import DemoResults, make_report, make_summary
 from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.scoring import Results
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.reports import contact_sheet

@@ -45,7 +45,7 @@ from compact_hf.evaluation.scoring import Matching, Prediction, get_rule, score
 from compact_hf.evaluation.server import SERVER_PREFIX, TOKENS_PER_REQUEST, ask_server, count_journal_answers
 from compact_hf.evaluation.significance import compare
 from compact_hf.records import digest
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, RunLimits
+from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.teachers.prices import lookup_price
 
 
@@ -212,7 +212,15 @@ def evaluate(
         TeacherError: the server refuses, or cannot be reached.
         StoppedEarly: Ctrl-C while a server is asked, or a budget; the same call goes on.
     """
-    limits = RunLimits(None, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
+    limits = RunLimits(
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        max_requests=max_requests,
+        max_cost=max_cost,
+        price_in=price_in,
+        price_out=price_out,
+    )
     settings = EvaluationSettings(matching, batch_size, max_new_tokens, url, limits)
     entries = resolve_models(models, batch_size=batch_size, url=url)
     question_set = load_questions(str(dataset), config=config, split=split, columns=columns, limit=limit)

@@ -21,13 +21,14 @@ from compact_hf.evaluation.inference import build_prompt
 from compact_hf.evaluation.predict import build_prediction
 from compact_hf.evaluation.questions import Question
 from compact_hf.evaluation.scoring import Matching, Prediction
-from compact_hf.images.codec import MAX_EDGE
+from compact_hf.images.source import MAX_EDGE
 from compact_hf.records import ImageInfo, digest
 from compact_hf.runs.interrupt import run_async_interruptible
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.options import RunLimits
 from compact_hf.runs.process import Process, Result, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits
-from compact_hf.runs.run import RunLimits, checkpoints, create_budget
+from compact_hf.runs.run import checkpoints, create_budget
 from compact_hf.runs.runner import Runner
 from compact_hf.teachers.base import EncodedImage, Request
 
@@ -140,7 +141,6 @@ def _process(questions: Sequence[Question]) -> Process:
                 encoded_image=encoded_image,
                 prompt=prompt,
                 schema=BaseModel,  # free text has none
-                subject=(question.question,),
             )
         )
     replies = yield requests

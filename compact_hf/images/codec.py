@@ -15,6 +15,7 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.containers import ImageFormat, StrippedImage, strip
+from compact_hf.images.source import MAX_EDGE
 
 MAX_PIXELS: Final = 100_000_000
 """Largest image that is decoded; it takes 300 MB. More is a decompression bomb or no use to a 1024-pixel teacher."""
@@ -131,10 +132,6 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
 _TEACHER_QUALITY: Final = 90
 # Bytes per pixel; more is a JPEG of a quality that a teacher does not see.
 _MAX_BYTES_PER_PIXEL: Final = 0.5
-
-
-MAX_EDGE: Final = 1024
-"""Pixels on the longer edge of an image that is sent, unless told otherwise."""
 
 
 def check_max_edge(max_edge: int) -> int:

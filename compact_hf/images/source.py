@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
+
+MAX_EDGE: Final = 1024
+"""Pixels on the longer edge of an image that is sent to a teacher, unless another size is given."""
 
 
 class ImageSource(Protocol):

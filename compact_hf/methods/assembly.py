@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Protocol
 
 from compact_hf.errors import UsageError
 from compact_hf.images.source import ImageSource
+from compact_hf.methods.base import Method
 from compact_hf.methods.near_duplicates import MAX_SIMILARITY
-from compact_hf.methods.row_kind import Filters, RowKind, Sample
-from compact_hf.plugins import load_plugin
+from compact_hf.methods.registry import get_method
 from compact_hf.records import ImageInfo, Reject, Row
 from compact_hf.reports.table import NotebookSummary
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import find_runs
 from compact_hf.runs.sources import reopen_source
-
-METHOD_GROUP: Final = "compact_hf.methods"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,11 @@ class FinishedOutcome:
         """The run's settings."""
         return self.journal.identity
 
+    @property
+    def method(self) -> type[Method]:
+        """The run's method, whose name stands in its rows."""
+        return get_method(self.identity["method"])
+
     def get_image(self) -> ImageInfo | None:
         """Return the image, None where the run's last start did not find it any more."""
         return self.journal.get_image(self.image_id, self.ref)
@@ -94,62 +97,15 @@ class FinishedOutcome:
         return Reject("assembly", "picture is gone", self.ref)
 
 
-class RowMaker(RowKind):
-    """What makes rows of its runs' outcomes: the part of a method that assembly asks.
-
-    Attributes:
-        makes_rows (`bool`): False for a method whose runs are no part of a dataset.
-    """
-
-    makes_rows: ClassVar[bool] = True
-
-    @classmethod
-    def make_rows(
-        cls, outcome: FinishedOutcome, image: ImageInfo, read_image: Callable[[], bytes]
-    ) -> Iterator[Row | Reject]:
-        """Yield the rows that came of one image, and what was dropped about it.
-
-        Args:
-            outcome (`FinishedOutcome`): what became of it.
-            image (`ImageInfo`): the image.
-            read_image (`Callable[[], bytes]`): reads its file; for `Row.read_images`.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
-        """Return how a contact sheet shows what was kept of an image, None where that is not what is asked for.
-
-        Args:
-            outcome (`FinishedOutcome`): what became of it.
-            filters (`Filters`): those that this method knows.
-            rejects (`bool`): show what was dropped instead.
-        """
-        return None
-
-    @classmethod
-    def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[Row | Reject]:
-        """Yield the rows of all runs of this method, in the order of image ids, and every reject.
-
-        A method that inherits this from another one has its runs read together with that one's.
-        """
-        for outcome in iter_outcomes(journals):
-            if isinstance(outcome, Reject):
-                yield outcome
-            elif (image := outcome.get_image()) is None:
-                yield outcome.reject_gone()
-            else:
-                yield from cls.make_rows(outcome, image, partial(reread_verified, outcome.source, image))
-
-
-def get_row_maker(name: str) -> type[RowMaker]:
-    """Return the method that a run names.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    method: type[RowMaker] = load_plugin(METHOD_GROUP, name)
-    return method
+def iter_rows_by_image(method: type[Method], journals: Sequence[Journal]) -> Iterator[Row | Reject]:
+    """Yield what a method makes of each image that its runs finished."""
+    for outcome in iter_outcomes(journals):
+        if isinstance(outcome, Reject):
+            yield outcome
+        elif (image := outcome.get_image()) is None:
+            yield outcome.reject_gone()
+        else:
+            yield from method.make_rows(outcome, image, partial(reread_verified, outcome.source, image))
 
 
 def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | Reject]:
@@ -169,9 +125,9 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
-        groups: dict[object, tuple[type[RowMaker], list[Journal]]] = {}
+        groups: dict[object, tuple[type[Method], list[Journal]]] = {}
         for journal in journals:
-            method = get_row_maker(journal.identity["method"])
+            method = get_method(journal.identity["method"])
             if not method.makes_rows:
                 raise UsageError(f"{journal.run} is a run of {method.name}, which makes no conversations; leave it out")
             groups.setdefault(_defining_function(method), (method, []))[1].append(journal)
@@ -181,7 +137,7 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
             yield from method.iter_rows(method_journals, options)
 
 
-def _defining_function(method: type[RowMaker]) -> object:
+def _defining_function(method: type[Method]) -> object:
     """Return what is the same for methods that inherit how their rows are made."""
     return inspect.getattr_static(method, "iter_rows").__func__
 
@@ -195,7 +151,7 @@ def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
     sources: set[str] = set()
     for directory in (directory for run in runs for directory in find_runs(run)):
         with Journal.read(directory) as journal:
-            sources.add(get_row_maker(journal.identity["method"]).name)
+            sources.add(get_method(journal.identity["method"]).name)
     return tuple(sorted(sources))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -33,8 +34,21 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
     verifier_several_prompt,
 )
-from compact_hf.records import Draft, Reject, Task, Turn, Verdict, digest
+from compact_hf.methods.compact.truth import Questions, Task
+from compact_hf.records import Draft, Reject, Turn, Verdict, digest
 from compact_hf.teachers.base import EncodedImage, Reply, Request, Role
+
+
+class VerificationReason(StrEnum):
+    """Why a draft is dropped after the verifier has seen it (paper, step 3)."""
+
+    DECLINED = "verifier declined"
+    MALFORMED = "malformed verdict"
+    UNCONFIRMED = "answer not confirmed"
+    MORE = "needs more capabilities"
+    FEWER = "needs fewer capabilities"
+    OTHER = "needs other capabilities"
+    BLIND = "answerable without the picture"
 
 
 def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:
@@ -43,23 +57,23 @@ def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reje
     A reject says that the verifier declined, or that this verdict or the whole reply is not the JSON asked for.
     """
 
-    def reject_all(reason: str, detail: str) -> list[Verdict | Reject]:
+    def reject_all(reason: VerificationReason, detail: str) -> list[Verdict | Reject]:
         return [Reject("verification", reason, draft.question, detail, draft.capabilities) for draft in drafts]
 
     if reply.refused:
-        return reject_all("verifier declined", reply.refused)
+        return reject_all(VerificationReason.DECLINED, reply.refused)
     try:
         if len(drafts) == 1:
             return [_to_verdict(parse_json_reply(VerdictReply, reply.text))]
         numbered_verdicts = order_by_number(parse_json_reply(VerdictsReply, reply.text).verdicts, len(drafts))
     except ValidationError as error:
-        return reject_all("malformed verdict", describe_validation_error(error))
+        return reject_all(VerificationReason.MALFORMED, describe_validation_error(error))
     return [
         _to_verdict(verdict)
         if verdict is not None
         else Reject(
             "verification",
-            "malformed verdict",
+            VerificationReason.MALFORMED,
             draft.question,
             f"not one verdict of number {number}",
             draft.capabilities,
@@ -72,7 +86,7 @@ def _to_verdict(verdict_reply: VerdictReply | NumberedVerdict) -> Verdict:
     return Verdict(canonicalize(verdict_reply.capabilities), " ".join(verdict_reply.answer.split()))
 
 
-def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[str, str] | None:
+def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[VerificationReason, str] | None:
     """Return (reason, detail) where a verdict speaks against its draft, None where it does not.
 
     A draft passes only where exactly the k capabilities that were asked for are needed (paper, step 3); a strict preset
@@ -81,14 +95,17 @@ def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tup
     requested, needed = set(draft.capabilities), set(verdict.capabilities)
     if requested == needed:
         if preset.strict and not same_answer(draft.answer, verdict.answer):
-            return "answer not confirmed", f"{draft.answer}; the verifier says {verdict.answer[:MAX_ANSWER_CHARS]}"
+            return (
+                VerificationReason.UNCONFIRMED,
+                f"{draft.answer}; the verifier says {verdict.answer[:MAX_ANSWER_CHARS]}",
+            )
         return None
     detail = f"asked for {', '.join(draft.capabilities)}; needs {', '.join(verdict.capabilities) or 'none'}"
     if needed > requested:
-        return "needs more capabilities", detail
+        return VerificationReason.MORE, detail
     if needed < requested:
-        return "needs fewer capabilities", detail
-    return "needs other capabilities", detail
+        return VerificationReason.FEWER, detail
+    return VerificationReason.OTHER, detail
 
 
 def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
@@ -156,7 +173,7 @@ def verify_drafts(
             accepted, parse_blind_answers(blind_reply, [turn for _, turn in accepted]), strict=True
         ):
             if guess:
-                reason = "answerable without the picture"
+                reason = VerificationReason.BLIND
                 reject = Reject("verification", reason, turn.question, guess, turn.capabilities)
                 results[index] = reject, results[index][1]
     return results
@@ -185,11 +202,11 @@ def make_request(
     encoded_image: EncodedImage | None,
     prompt: str,
     schema: type[BaseModel],
-    subject: Task | tuple[str, ...],
+    subject: Task | Questions,
 ) -> Request:
     """Return a request whose key is that of its prompt about its image."""
     # The run's identity fixes teacher, model and image size; within a run the prompt about an image is all there is.
-    return Request(digest(role, image_id, prompt), role, image_id, encoded_image, prompt, schema, subject)
+    return Request(digest(role, image_id, prompt), role, image_id, encoded_image, prompt, schema, subject, len(subject))
 
 
 def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
@@ -204,16 +221,28 @@ def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> T
 def _verification_request(image_id: str, questions: Sequence[str], encoded_image: EncodedImage) -> Request:
     if len(questions) == 1:
         return make_request(
-            "verifier", image_id, encoded_image, verifier_prompt(questions[0]), VerdictReply, tuple(questions)
+            "verifier",
+            image_id,
+            encoded_image,
+            verifier_prompt(questions[0]),
+            VerdictReply,
+            Questions(tuple(questions)),
         )
     return make_request(
-        "verifier", image_id, encoded_image, verifier_several_prompt(questions), VerdictsReply, tuple(questions)
+        "verifier",
+        image_id,
+        encoded_image,
+        verifier_several_prompt(questions),
+        VerdictsReply,
+        Questions(tuple(questions)),
     )
 
 
 def _blind_request(image_id: str, questions: Sequence[str]) -> Request:
     if len(questions) == 1:
-        return make_request("verifier", image_id, None, blind_prompt(questions[0]), BlindReply, tuple(questions))
+        return make_request(
+            "verifier", image_id, None, blind_prompt(questions[0]), BlindReply, Questions(tuple(questions))
+        )
     return make_request(
-        "verifier", image_id, None, blind_several_prompt(questions), BlindAnswersReply, tuple(questions)
+        "verifier", image_id, None, blind_several_prompt(questions), BlindAnswersReply, Questions(tuple(questions))
     )

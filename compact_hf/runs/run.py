@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import JournalError, SourceError, UsageError
+from compact_hf.errors import JournalError, SourceError
 from compact_hf.images.source import ImageSource
 from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.image_index import iter_inspected, shuffle_refs
 from compact_hf.runs.interrupt import run_async_interruptible
 from compact_hf.runs.journal import FinishedImage, Journal
+from compact_hf.runs.options import RunLimits
 from compact_hf.runs.process import Process, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.runner import Runner
 from compact_hf.runs.shards import Shard
 from compact_hf.teachers.base import Reply, Role, Teacher
-from compact_hf.teachers.prices import Price, format_price, lookup_prices
+from compact_hf.teachers.prices import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,69 +79,9 @@ class ImageCounter:
         )
 
 
-DEFAULT_CONCURRENCY: Final = 16
 # What one request is taken to cost before there is any reply: an image and a page of text in, a few lines out.
 _INITIAL_TOKEN_ESTIMATE: Final = (2_000, 300)
 _CHECKPOINT_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """How much is asked, how fast, and for how much money. All of it is free to change when a run goes on.
-
-    Attributes:
-        limit (`int | None`): images to work on, drawn at random by the seed; a larger limit adds to them.
-        concurrency (`int`): requests in flight.
-        rpm, tpm (`float | None`): requests and tokens a minute.
-        max_requests (`int | None`): requests that are answered, over all sessions of the run.
-        max_cost (`float | None`): US dollars, over all sessions.
-        price_in, price_out (`float | None`): US dollars per million tokens, where genai-prices does not know them.
-
-    Raises:
-        UsageError: a number that is none of these.
-    """
-
-    limit: int | None = None
-    concurrency: int = DEFAULT_CONCURRENCY
-    rpm: float | None = None
-    tpm: float | None = None
-    max_requests: int | None = None
-    max_cost: float | None = None
-    price_in: float | None = None
-    price_out: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("limit", "concurrency", "max_requests"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"got {name} {value}; it must be at least 1")
-        for name in ("rpm", "tpm", "max_cost"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise UsageError(f"got {name} {value:g}; it must be above 0 and finite")
-
-    def for_shard(self, shard: Shard | None) -> RunLimits:
-        """Return one shard's part of what the whole run may work on and spend."""
-        if shard is None:
-            return self
-        return replace(
-            self,
-            limit=shard.share("limit", self.limit),
-            max_requests=shard.share("max_requests", self.max_requests),
-            rpm=shard.portion(self.rpm),
-            tpm=shard.portion(self.tpm),
-            max_cost=shard.portion(self.max_cost),
-        )
-
-    def prices(self, teachers: Mapping[Role, str]) -> dict[Role, Price | None]:
-        """Return what each role's teacher charges, by its name.
-
-        Raises:
-            UsageError: `max_cost` is set, and nobody knows what one of them charges.
-        """
-        prices = lookup_prices(teachers, price_in=self.price_in, price_out=self.price_out)
-        for role, price in prices.items():
-            if price is None and self.max_cost is not None:
-                raise UsageError(f"a limit on the cost needs prices: {format_price(teachers[role], price)}")
-        return prices
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ SOURCE: a directory of images, `scenes:N`, or a dataset on the Hub. DATASET: a d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from compact_hf.images.folder import ImageFolder
 from compact_hf.images.hub_dataset import DatasetSource
 from compact_hf.images.questions import VqaSource, read_dataset_questions, read_llava_questions
 from compact_hf.images.source import ImageSource
+from compact_hf.runs.options import RunOptions
 from compact_hf.scenes.source import SceneSource, parse_scenes
-from compact_hf.teachers.base import Role, Teacher
-from compact_hf.teachers.registry import open_teacher
+from compact_hf.teachers.base import Role, Teacher, TeacherInfo
+from compact_hf.teachers.registry import describe_teacher, open_teacher
 
 _SCENES: Final = "scenes"
 
@@ -102,39 +103,73 @@ def default_teacher(source: ImageSource) -> str:
 
 
 def open_teachers(
-    source: ImageSource,
-    *,
-    teacher: str | None,
-    teacher_url: str | None,
-    verifier: str | None,
-    verifier_url: str | None,
-    fault_rate: float = 0.0,
-    seed: int,
-    batch_size: int,
-    state_dir: Path,
-    on_wait: Callable[[str], None],
+    source: ImageSource, options: RunOptions, *, roles: Collection[Role], state_dir: Path
 ) -> dict[Role, Teacher]:
     """Return who is asked in each role: one teacher in both where they are the same, which then slows down in both.
 
+    The verifier has the teacher's URL only where both speak the same protocol: who named a server of their own does not
+    want another model's images elsewhere.
+
     Args:
-        teacher, verifier (`str | None`): `NAME[:MODEL]`; the verifier defaults to the teacher, without its noise.
-        teacher_url, verifier_url (`str | None`): other servers; the verifier's defaults to the teacher's where both
-            speak the same protocol: who named a server of their own does not want another model's images elsewhere.
-        fault_rate, seed, batch_size, state_dir, on_wait: as for `open_teacher`.
+        source (`ImageSource`): the images, which every teacher must know.
+        options (`RunOptions`): names them; those of roles that a method does not have must not be named.
+        roles (`Collection[Role]`): whom the method asks.
+        state_dir (`Path`): as for `open_teacher`.
 
     Raises:
         UsageError: no such teacher, a setting that it does not have, or one that does not know these images.
     """
-    open_backend = partial(open_teacher, seed=seed, batch_size=batch_size, state_dir=state_dir, on_wait=on_wait)
-    teacher = teacher or default_teacher(source)
-    teacher_backend = open_backend(teacher, url=teacher_url, fault_rate=fault_rate)
-    is_same = verifier in (None, teacher)
-    final_verifier_url = verifier_url or (teacher_url if _protocol(verifier or teacher) == _protocol(teacher) else None)
-    is_shared = is_same and final_verifier_url == teacher_url and not fault_rate
-    verifier_backend = teacher_backend if is_shared else open_backend(verifier or teacher, url=final_verifier_url)
-    for backend in (teacher_backend, verifier_backend):
+    names = name_teachers(source, options, roles)
+    open_backend = partial(
+        open_teacher,
+        seed=options.seed,
+        batch_size=options.concurrency,
+        state_dir=state_dir,
+        on_wait=options.on_wait,
+    )
+    backends: dict[Role, Teacher] = {}
+    if "teacher" in names:
+        backends["teacher"] = open_backend(names["teacher"], url=options.teacher_url, fault_rate=options.noise)
+    if "verifier" in names:
+        verifier, url = names["verifier"], options.verifier_url
+        teacher = names.get("teacher", "")
+        if teacher and not url and _protocol(verifier) == _protocol(teacher):
+            url = options.teacher_url
+        is_shared = verifier == teacher and url == options.teacher_url and not options.noise
+        backends["verifier"] = backends["teacher"] if is_shared else open_backend(verifier, url=url)
+    for backend in backends.values():
         check_source_type(backend.name, backend.source_type, source)
-    return {"teacher": teacher_backend, "verifier": verifier_backend}
+    return backends
+
+
+def describe_teachers(source: ImageSource, options: RunOptions, *, roles: Collection[Role]) -> dict[Role, TeacherInfo]:
+    """Return what is known of who would be asked in each role, without opening anything: no key is needed.
+
+    Raises:
+        UsageError: no such teacher, or one that does not know these images.
+    """
+    infos = {role: describe_teacher(name) for role, name in name_teachers(source, options, roles).items()}
+    for info in infos.values():
+        check_source_type(info.name, info.source_type, source)
+    return infos
+
+
+def name_teachers(source: ImageSource, options: RunOptions, roles: Collection[Role]) -> dict[Role, str]:
+    """Return who is asked in each role as `NAME[:MODEL]`: the verifier defaults to the teacher.
+
+    Raises:
+        UsageError: somebody is named for a role that there is not.
+    """
+    named: dict[Role, str | None] = {"teacher": options.teacher, "verifier": options.verifier}
+    for role, name in named.items():
+        if name is not None and role not in roles:
+            raise UsageError(f"this method asks no {role}; leave --{role} out")
+    if options.noise and "teacher" not in roles:
+        raise UsageError("this method asks no teacher that could plant noise; leave --noise out")
+    default = default_teacher(source)
+    teacher = options.teacher or default
+    defaults: dict[Role, str] = {"teacher": default, "verifier": teacher if "teacher" in roles else default}
+    return {role: named[role] or defaults[role] for role in defaults if role in roles}
 
 
 def _protocol(teacher: str) -> str:

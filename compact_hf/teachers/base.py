@@ -7,17 +7,19 @@ teacher says `Failure` for what may go through later and raises `TeacherError` f
 from __future__ import annotations
 
 import asyncio
+import random
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from compact_hf.errors import SourceError
 from compact_hf.images.codec import encode_for_teacher
-from compact_hf.records import Task
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from compact_hf.scenes.scene import Scene
 
 Role = Literal["teacher", "verifier"]
 
@@ -55,6 +57,41 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class TruthfulReply:
+    """What is true of a scene, as a reply.
+
+    Attributes:
+        text (`str`): the JSON that the request's schema asks for; empty where `refused` says why.
+        refused (`str`): why there is nothing to say, or empty.
+        planted (`tuple[str, ...]`): as in `Reply`.
+    """
+
+    text: str = ""
+    refused: str = ""
+    planted: tuple[str, ...] = ()
+
+
+class Subject(Protocol):
+    """What a request asks, for the teacher that computes instead of reading. A method has a class for each kind."""
+
+    def answer_about(
+        self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
+    ) -> TruthfulReply:
+        """Return what is true of a scene.
+
+        Args:
+            scene (`Scene | None`): None where the request shows no image.
+            rng (`random.Random`): for what is free to choose, such as wording; seeded by the request.
+            draw_fault (`Callable[[Sequence[str]], str]`): draws one of the faults that can be planted in the next part
+                of the reply, or nothing; it draws from `rng` too. Only a fault that was planted goes into `planted`.
+
+        Raises:
+            TeacherError: such a request cannot be answered.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One thing to ask about one image.
 
@@ -65,8 +102,10 @@ class Request:
         encoded_image (`EncodedImage | None`): the image; None for a question that is asked without it.
         prompt (`str`): the text for teachers that read.
         schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
-        subject (`Task | tuple[str, ...]`): what the prompt asks, for teachers that compute instead of reading: the task
-            of a `teacher` request, the questions of a `verifier` request. Nothing that the prompt does not say too.
+        subject (`Subject`, *optional*): what the prompt asks, for the teacher `scenes`, which computes instead of
+            reading; without it that teacher cannot be asked. Nothing that the prompt does not say too.
+        num_parts (`int`, *optional*, defaults to 1): how many things the reply is about, such as questions; the teacher
+            `local` lets it be longer by that.
     """
 
     key: str
@@ -75,7 +114,8 @@ class Request:
     encoded_image: EncodedImage | None = field(compare=False)
     prompt: str
     schema: type[BaseModel] = field(compare=False)
-    subject: Task | tuple[str, ...]
+    subject: Subject | None = None
+    num_parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +158,28 @@ class Failure:
     is_overloaded: bool = False
     retry_after: float | None = None
     is_retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherInfo:
+    """What a method needs to know of a teacher, opened or not.
+
+    Attributes:
+        name (`str`): `NAME:MODEL` or `NAME`.
+        ks (`range`): the values of k that it can be asked for.
+        source_type (`str | None`): the one kind of source it can speak about, None for any.
+        is_batch (`bool`): it answers in batches.
+    """
+
+    name: str
+    ks: range
+    source_type: str | None
+    is_batch: bool
+
+    @classmethod
+    def of(cls, teacher: Teacher) -> TeacherInfo:
+        """Return what is known of an opened teacher."""
+        return cls(teacher.name, teacher.ks, teacher.source_type, teacher.is_batch)
 
 
 class Teacher(Protocol):

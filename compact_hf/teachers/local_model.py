@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TeacherError, UsageError
-from compact_hf.records import Task
 from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.http import one_line
 
@@ -269,7 +268,7 @@ class LocalModel:
         grammars = [
             self._grammar_compiler.compile_json_schema(item.request.schema, any_whitespace=False) for item in batch
         ]
-        limits = [TOKENS_PER_QUESTION * _count_questions(item.request) for item in batch]
+        limits = [TOKENS_PER_QUESTION * item.request.num_parts for item in batch]
         inputs = self._inputs(batch)
         with torch.inference_mode():
             tokens = self._network.generate(
@@ -324,9 +323,3 @@ class LocalModel:
             input_tokens=input_tokens,
             output_tokens=len(tokens),
         )
-
-
-def _count_questions(request: Request) -> int:
-    """Return how many questions a request wants to be written or judged."""
-    subject = request.subject
-    return max(1, len(subject.combinations if isinstance(subject, Task) else subject))

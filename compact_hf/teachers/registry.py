@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError, did_you_mean
-from compact_hf.teachers.base import Teacher
+from compact_hf.teachers.base import Teacher, TeacherInfo
 
 BATCH_TEACHERS: Final = ("gemini-batch",)
 NAMES: Final = ("gemini", "gemini-batch", "local", "openai", "scenes")
@@ -68,8 +68,8 @@ def open_teacher(
     raise _unknown_teacher_error(spec)
 
 
-def full_name(spec: str) -> str:
-    """Return the name that the teacher of `spec` has, its model included, without opening it: no key is needed.
+def describe_teacher(spec: str) -> TeacherInfo:
+    """Return what is known of the teacher that `spec` names, without opening it: no key is needed.
 
     Raises:
         UsageError: no such teacher.
@@ -80,22 +80,11 @@ def full_name(spec: str) -> str:
     if name in ("gemini", "gemini-batch") and not model:
         from compact_hf.teachers.gemini import DEFAULT_MODEL
 
-        return f"{name}:{DEFAULT_MODEL}"
-    return spec
-
-
-def get_ks(spec: str) -> range:
-    """Return the k that the teacher of `spec` has questions for, without opening it."""
-    return range(1, 6) if _is_scenes(spec) else range(1, 11)
-
-
-def get_source_type(spec: str) -> str | None:
-    """Return the one kind of source that the teacher of `spec` knows, None for any, without opening it."""
-    return "scenes" if _is_scenes(spec) else None
-
-
-def _is_scenes(spec: str) -> bool:
-    return spec.partition(":")[0] == "scenes"
+        spec = f"{name}:{DEFAULT_MODEL}"
+    is_scenes = name == "scenes"
+    return TeacherInfo(
+        spec, range(1, 6) if is_scenes else range(1, 11), "scenes" if is_scenes else None, name in BATCH_TEACHERS
+    )
 
 
 def _unknown_teacher_error(spec: str) -> UsageError:

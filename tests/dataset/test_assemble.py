@@ -14,8 +14,8 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.balance import Balance
-from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.statistics import QuestionStatistics
+from compact_hf.methods.generate import generate
 from compact_hf.records import Row
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY

@@ -24,7 +24,7 @@ from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.records import Reject, Row
 
 from .samples import contents, make_image, make_item, make_row

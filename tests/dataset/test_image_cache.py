@@ -15,7 +15,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.image_similarity import FILE_NAME, FingerprintCache, FingerprintReader
 from compact_hf.errors import JournalError, ReleaseError
 from compact_hf.images import codec
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 
 from .samples import contents, make_image, make_item, make_row
 

@@ -13,7 +13,7 @@ import pytest
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.provenance import read_provenance
 from compact_hf.errors import JournalError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.teachers.base import Reply, Role
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.writer import write_dataset
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from tests.doubles.hub.http import StalledResponse
 from tests.doubles.hub.server import HubRequest, HubServer
 from tests.doubles.hub.store import Repository

@@ -25,8 +25,8 @@ from compact_hf.dataset.show import read_dataset_samples, read_run_samples
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import CompactError, JournalError, ReleaseError, UsageError
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
-from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
+from compact_hf.methods.generate import generate
 from compact_hf.records import Message, Reject, Row, Turn
 from compact_hf.reports import contact_sheet
 from compact_hf.reports.contact_sheet import QuestionItem

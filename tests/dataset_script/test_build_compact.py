@@ -13,7 +13,7 @@ import yaml
 from compact_hf.config import read_config
 from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB_PREFIX
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.status import status
 from dataset_script.build_compact import Config, main
 from tests.dataset.samples import make_image, make_item
 

@@ -39,7 +39,7 @@ import time
 from pathlib import Path
 from compact_hf.runs.journal import Journal
 from compact_hf.errors import CompactError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 
 wait = time.sleep
 time.sleep = lambda seconds: wait(min(seconds, 0.05))  # the client waits for seconds between its tries

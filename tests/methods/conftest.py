@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
 from tests.methods.runs import PRESETS, hash_release

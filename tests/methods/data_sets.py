@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, Value
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.methods.compact.conversation import parse_outcome
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.records import Turn
 from compact_hf.runs.journal import Journal
 from tests.teachers.asking import photograph

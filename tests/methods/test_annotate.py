@@ -18,8 +18,8 @@ from compact_hf.errors import JournalError, SettingsMismatchError, SourceError, 
 from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate, iter_annotations, summarize
 from compact_hf.methods.annotate.annotation import Annotation, AnnotationOutcome
 from compact_hf.methods.compact.complexity import CapabilityPair
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.methods.verification import QUESTIONS_PER_REQUEST
 from compact_hf.records import Reject, to_json
 from compact_hf.runs.journal import FinishedImage, Journal

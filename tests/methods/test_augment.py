@@ -24,8 +24,8 @@ from compact_hf.images.questions import QuestionRow
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.augment.augment import PRESET, augment, augment_image
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
-from compact_hf.methods.compact.status import status
-from compact_hf.records import Task
+from compact_hf.methods.compact.truth import Task
+from compact_hf.methods.status import status
 from compact_hf.runs.journal import Journal
 from compact_hf.scenes.questions import analyze_question
 from compact_hf.scenes.scene import build_scene
@@ -173,7 +173,8 @@ def run_augment_image(
             )
             return _make_reply(request, "drafts", drafts)
         verdicts = [
-            {"capabilities": list(capabilities_by_question[question]), "answer": "it"} for question in request.subject
+            {"capabilities": list(capabilities_by_question[question]), "answer": "it"}
+            for question in request.subject.questions
         ]
         return _make_reply(request, "verdicts", verdicts)
 

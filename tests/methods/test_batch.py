@@ -13,7 +13,7 @@ from starlette.responses import Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import UsageError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import Journal
 from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.testing.gemini import GeminiServer, error_response
@@ -24,7 +24,7 @@ from tests import preforked
 _CHILD = """
 import os, signal, sys
 from compact_hf.runs.journal import Journal
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 
 folder, run, url, replies = sys.argv[1:]
 record = Journal.record_reply

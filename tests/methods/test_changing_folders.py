@@ -11,7 +11,7 @@ from starlette.responses import Response
 from compact_hf.errors import SourceError, StoppedEarly
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
-from compact_hf.methods.compact.generate import RunProgress, generate
+from compact_hf.methods.generate import RunProgress, generate
 from compact_hf.records import Reject, Row
 from compact_hf.testing.gemini import GeminiServer, ModelRequest
 from tests.teachers.asking import photograph

@@ -9,8 +9,8 @@ import pytest
 
 from compact_hf.cli.main import main
 from compact_hf.errors import SettingsMismatchError, UsageError
-from compact_hf.methods.compact.dry_run import dry_run
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.dry_run import dry_run
+from compact_hf.methods.generate import generate
 
 
 @pytest.fixture(autouse=True)

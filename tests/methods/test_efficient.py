@@ -19,10 +19,11 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.methods import verification
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.conversation import Outcome, generate_conversation, parse_outcome
-from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import get_preset
 from compact_hf.methods.compact.prompts import DraftsReply, VerdictsReply
-from compact_hf.records import Draft, Reject, Task, Verdict
+from compact_hf.methods.compact.truth import Task
+from compact_hf.methods.generate import generate
+from compact_hf.records import Draft, Reject, Verdict
 from compact_hf.teachers.base import EncodedImage, Reply, Request
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.scripted_model import ModelRequest
@@ -52,11 +53,11 @@ class FakeTeacher:
             ]
             name, is_list = "drafts", len(subject.combinations) > 1
         elif request.encoded_image is not None:
-            items = [self._make_verdict(number, question) for number, question in enumerate(subject, 1)]
-            name, is_list = "verdicts", len(subject) > 1
+            items = [self._make_verdict(number, question) for number, question in enumerate(subject.questions, 1)]
+            name, is_list = "verdicts", len(subject.questions) > 1
         else:
-            items = [self._make_guess(number, question) for number, question in enumerate(subject, 1)]
-            name, is_list = "answers", len(subject) > 1
+            items = [self._make_guess(number, question) for number, question in enumerate(subject.questions, 1)]
+            name, is_list = "answers", len(subject.questions) > 1
         if is_list:
             reply_items = items if name == "answers" else self._shuffle_items(items)
             return Reply(request.key, json.dumps({name: reply_items}), "fake")

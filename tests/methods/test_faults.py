@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from compact_hf.errors import StoppedEarly, TeacherUnavailableError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.run import RunProgress
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,21 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
 from compact_hf.errors import SettingsMismatchError, UsageError
 from compact_hf.methods.compact.conversation import generate_conversation, parse_outcome
-from compact_hf.methods.compact.dry_run import dry_run
 from compact_hf.methods.compact.forecast import (
-    Forecast,
-    ImageEstimate,
     PassRates,
+    QuestionEstimate,
     estimate_image,
     estimate_pass_rates,
-    forecast_run,
+    estimate_run,
 )
-from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.preset import EFFICIENT, PAPER, Preset
-from compact_hf.methods.compact.status import status
-from compact_hf.methods.compact.tables import Table, format_forecast
-from compact_hf.records import Task, digest
+from compact_hf.methods.compact.truth import Task
+from compact_hf.methods.dry_run import dry_run
+from compact_hf.methods.forecast import Forecast, forecast_run
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
+from compact_hf.methods.tables import Table, format_forecast
+from compact_hf.records import digest
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.teachers.base import EncodedImage, Reply, Request
 from compact_hf.teachers.prices import Price, lookup_price
@@ -57,7 +59,8 @@ class RandomTeacher:
             name = "drafts"
         else:
             items = [
-                self._make_guess() if kind == "blind" else self._make_verdict(question) for question in request.subject
+                self._make_guess() if kind == "blind" else self._make_verdict(question)
+                for question in request.subject.questions
             ]
             name = "answers" if kind == "blind" else "verdicts"
         list_reply = {name: [{"number": number, **item} for number, item in enumerate(items, 1)]}
@@ -82,7 +85,7 @@ class RandomTeacher:
         return {"answer": "right" if self._rng.random() < self.pass_rates.blind else "left"}
 
 
-def simulate_images(preset: Preset, k: int, pass_rates: PassRates, *, image_count: int) -> ImageEstimate:
+def simulate_images(preset: Preset, k: int, pass_rates: PassRates, *, image_count: int) -> QuestionEstimate:
     """What the method takes on average over so many pictures."""
     teacher = RandomTeacher(pass_rates)
     kept_count = question_count = draft_count = 0
@@ -100,7 +103,7 @@ def simulate_images(preset: Preset, k: int, pass_rates: PassRates, *, image_coun
                 draft_count += len(outcome.drafts)
                 break
     requests_per_image = {kind: count / image_count for kind, count in teacher.requests.items()}
-    return ImageEstimate(
+    return QuestionEstimate(
         teacher_requests=requests_per_image["teacher"],
         verifier_requests=requests_per_image["verifier"],
         blind_requests=requests_per_image.get("blind", 0.0),
@@ -137,8 +140,8 @@ def test_better_drafts_never_take_more_and_never_give_less(
 
 
 def test_perfect_drafts_take_what_can_be_counted_on_fingers() -> None:
-    assert estimate_image(PAPER, 2, PassRates(1.0, 1.0)) == ImageEstimate(3, 3, 0, 3, 3, 0, 1, 3)
-    assert estimate_image(replace(EFFICIENT, strict=True), 2, PassRates(1.0, 1.0)) == ImageEstimate(
+    assert estimate_image(PAPER, 2, PassRates(1.0, 1.0)) == QuestionEstimate(3, 3, 0, 3, 3, 0, 1, 3)
+    assert estimate_image(replace(EFFICIENT, strict=True), 2, PassRates(1.0, 1.0)) == QuestionEstimate(
         1, 1, 1, 4, 4, 4, 1, 4
     )
 
@@ -151,7 +154,7 @@ def make_forecast(
         "prices": {"teacher": price, "verifier": price},
         "rate_limits": RateLimits(16),
     }
-    return forecast_run(image_count, preset, **(defaults | settings))  # type: ignore[arg-type]
+    return forecast_run(image_count, partial(estimate_run, preset), **(defaults | settings))  # type: ignore[arg-type]
 
 
 def test_the_cost_is_that_of_the_tokens_and_a_question_costs_its_share() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
 from tests.doubles.hub.http import service_unavailable
@@ -29,7 +29,7 @@ from compact_hf.dataset.publish import publish
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.annotate.annotate import iter_annotations
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 
 release, second, plain, runs, gemini = sys.argv[1:]
 runs = Path(runs)

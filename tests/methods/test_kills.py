@@ -20,7 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
@@ -30,7 +30,7 @@ CONCURRENCY = 4
 
 # Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
-_FORK_CONTEXT.set_forkserver_preload(["compact_hf.methods.compact.generate", "google.genai.types", "httpx", "pydantic"])
+_FORK_CONTEXT.set_forkserver_preload(["compact_hf.methods.generate", "google.genai.types", "httpx", "pydantic"])
 
 
 def generate_and_kill(number: int, delay_s: float, directory: Path, run: Path, preset: str) -> list[ModelRequest]:

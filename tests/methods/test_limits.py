@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from compact_hf.errors import StoppedEarly, UsageError
 from compact_hf.images.codec import encode_for_teacher
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
-from compact_hf.runs.run import RunLimits
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
+from compact_hf.runs.options import RunLimits
 from compact_hf.runs.shards import Shard
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.openai import OpenAIServer
@@ -122,7 +122,7 @@ def test_a_limit_on_the_cost_of_a_model_without_a_price_is_refused_before_anythi
 def test_shards_share_out_what_the_whole_run_may_ask_and_spend(
     count: int, limit: int, rpm: float, tpm: float, max_requests: int, max_cost: float
 ) -> None:
-    whole = RunLimits(limit, 16, rpm, tpm, max_requests, max_cost)
+    whole = RunLimits(limit=limit, rpm=rpm, tpm=tpm, max_requests=max_requests, max_cost=max_cost)
     parts = [whole.for_shard(Shard(index, count)) for index in range(1, count + 1)]
     assert sum(part.limit or 0 for part in parts) == limit
     assert sum(part.max_requests or 0 for part in parts) == max_requests

@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly
-from compact_hf.methods.compact.generate import generate
 from compact_hf.methods.compact.prompts import (
     BlindReply,
     DraftReply,
@@ -26,7 +25,8 @@ from compact_hf.methods.compact.prompts import (
     teacher_prompt,
     verifier_prompt,
 )
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.teachers.base import EncodedImage, Request
 from compact_hf.teachers.local import Local
 from tests.teachers.asking import ask_all
@@ -170,7 +170,6 @@ def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Le
             None if lesson.image is None else make_encoded_image(lesson.image),
             lesson.prompt,
             next(schema for schema in (DraftReply, VerdictReply, BlindReply) if matches_schema(schema, lesson.reply)),
-            ("?",),
         )
         for number, lesson in enumerate(learnt)
     ]

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import TeacherError
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import KEY, ModelRequest

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.errors import CompactError, StoppedEarly, TeacherError, UsageError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.ray import RUN_FILE, generate_on_ray
 from compact_hf.runs.ray_worker import local_run_directory
@@ -242,7 +242,7 @@ CHILD = """
 import sys
 import tempfile
 from compact_hf.errors import CompactError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.ray import generate_on_ray
 
 try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import CompactError, JournalError, UsageError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.ray import generate_on_ray, lock_ray_run
 
 

@@ -14,8 +14,8 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
 from compact_hf.images.codec import encode_for_teacher
 from compact_hf.images.inspection import compute_image_id
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import status
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
 from compact_hf.testing.gemini import GeminiServer, content_response, error_response
 from compact_hf.testing.scripted_model import KEY, ModelRequest
 from tests.methods.runs import hash_release

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.responses import Response
 
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import Journal
 from compact_hf.teachers.gemini_batch.store import JOBS_DIRECTORY
 from compact_hf.testing import gemini, openai

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.run import RunProgress
 from compact_hf.runs.shards import Shard, find_runs

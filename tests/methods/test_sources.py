@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.errors import UsageError
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.testing.gemini import GeminiServer
 
 

@@ -13,11 +13,13 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
-from compact_hf.methods.compact import status as status_file
+from compact_hf.methods import status as status_file
+from compact_hf.methods.annotate.annotation import AnnotationOutcome
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
-from compact_hf.methods.compact.generate import generate
-from compact_hf.methods.compact.status import RunStatus, status
-from compact_hf.methods.compact.tables import WIDTH, format_status
+from compact_hf.methods.compact.status import QuestionRunStatus
+from compact_hf.methods.generate import generate
+from compact_hf.methods.status import status
+from compact_hf.methods.tables import WIDTH, format_status
 from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
@@ -37,8 +39,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> RunStatus:
-    return status(run)
+def found(run: Path) -> QuestionRunStatus:
+    run_status = status(run)
+    assert isinstance(run_status, QuestionRunStatus)
+    return run_status
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def outcomes(run: Path) -> list[Outcome]:
         return [parse_outcome(finished.body) for finished in journal.outcomes()]
 
 
-def test_every_draft_that_was_asked_for_is_accounted_for(found: RunStatus, outcomes: list[Outcome]) -> None:
+def test_every_draft_that_was_asked_for_is_accounted_for(found: QuestionRunStatus, outcomes: list[Outcome]) -> None:
     assert found.finished == len(outcomes) == 80
     draft_results = [(outcome.k, reason) for outcome in outcomes for _, reason in outcome.drafts]
     assert found.drafts_by_k == dict(sorted(Counter(k for k, _ in draft_results).items()))
@@ -62,7 +66,9 @@ def test_every_draft_that_was_asked_for_is_accounted_for(found: RunStatus, outco
     assert sum(entry.accepted for entry in found.combinations) == found.questions
 
 
-def test_the_coverage_matrix_counts_the_questions_that_need_both(found: RunStatus, outcomes: list[Outcome]) -> None:
+def test_the_coverage_matrix_counts_the_questions_that_need_both(
+    found: QuestionRunStatus, outcomes: list[Outcome]
+) -> None:
     turns = [turn for outcome in outcomes if outcome.conversation for turn in outcome.conversation.turns]
     assert found.questions == len(turns)
     for capability, other_capability in product(CAPABILITIES, repeat=2):
@@ -74,18 +80,18 @@ def test_the_coverage_matrix_counts_the_questions_that_need_both(found: RunStatu
         assert sum(counts.values()) == found.coverage[name][name]
 
 
-def test_the_surplus_is_what_lies_beyond_three_a_picture(found: RunStatus, outcomes: list[Outcome]) -> None:
+def test_the_surplus_is_what_lies_beyond_three_a_picture(found: QuestionRunStatus, outcomes: list[Outcome]) -> None:
     sizes = [len(outcome.conversation.turns) for outcome in outcomes if outcome.conversation]
     assert found.surplus == sum(max(0, size - 3) for size in sizes) > 0
 
 
-def test_declined_combinations_are_told_from_other_rejects(found: RunStatus) -> None:
+def test_declined_combinations_are_told_from_other_rejects(found: QuestionRunStatus) -> None:
     (declined,) = [entry for entry in found.rejects if entry.reason == "declined"]
     assert sum(entry.declined for entry in found.combinations) == declined.count > 0
     assert all(entry.declined + entry.accepted <= entry.asked for entry in found.combinations)
 
 
-def test_what_runs_here_costs_nothing_and_shows_no_money(found: RunStatus) -> None:
+def test_what_runs_here_costs_nothing_and_shows_no_money(found: QuestionRunStatus) -> None:
     assert (found.cost, found.cost_per_question) == (0, 0)
     assert "USD" not in " ".join(map(str, format_status(found)))
 
@@ -179,7 +185,7 @@ def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_pat
     assert any("300 left: about 10 min" in str(part) for part in format_status(run_status))
 
 
-def test_a_run_that_is_over_has_nothing_left(found: RunStatus, tmp_path: Path) -> None:
+def test_a_run_that_is_over_has_nothing_left(found: QuestionRunStatus, tmp_path: Path) -> None:
     assert found.left == 0
     generate("scenes:9", tmp_path / "run", limit=4)
     assert status(tmp_path / "run").left == 0
@@ -220,7 +226,7 @@ def test_the_shards_of_a_run_are_counted_together(tmp_path: Path) -> None:
 
 def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: Path) -> None:
     identity = {"source": "/data", "method": "annotate", "verifier": "openai:mine"}
-    body = json.dumps({"annotations": [1, 2], "rejects": [json.loads(to_json(Reject("conversation", "odd", "row")))]})
+    body = to_json(AnnotationOutcome((), (Reject("conversation", "odd", "row"),), "m"))
     with Journal.open(tmp_path / "run", identity) as journal:
         journal.record_reply("a", "verifier", Reply("key", "{}", "m", input_tokens=5))
         journal.record_outcome(FinishedImage("a", "a.png", body, 2))
@@ -246,14 +252,14 @@ def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[s
         assert phrase in output
 
 
-def test_json_holds_everything(run: Path, found: RunStatus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_everything(run: Path, found: QuestionRunStatus, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(run), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["coverage"] == found.coverage
     assert data["combinations"][0].keys() == {"capabilities", "asked", "accepted", "declined"}
     assert data["spending"]["teacher"]["price"]["source"] == "runs here"
     assert {len(reject["examples"]) for reject in data["rejects"]} <= {1, 2, 3}
-    assert data.keys() == set(RunStatus.__dataclass_fields__)
+    assert data.keys() == set(QuestionRunStatus.__dataclass_fields__)
 
 
 def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

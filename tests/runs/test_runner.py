@@ -90,7 +90,7 @@ class BatchTeacher(EchoTeacher):
 
 def make_request(image: ImageInfo, prompt: str) -> Request:
     encoded_image = EncodedImage(lambda: b"", ref=image.ref, max_edge=64)
-    return Request(f"{image.image_id}-{prompt}", "teacher", image.image_id, encoded_image, prompt, Anything, (prompt,))
+    return Request(f"{image.image_id}-{prompt}", "teacher", image.image_id, encoded_image, prompt, Anything)
 
 
 def make_process(count: int) -> Callable[[ImageInfo], Process]:

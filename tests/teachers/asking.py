@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Sequence
 from PIL import Image
 
 from compact_hf.methods.compact.prompts import DraftReply, VerdictReply, teacher_prompt, verifier_prompt
-from compact_hf.records import Task, digest
+from compact_hf.methods.compact.truth import Questions, Task
+from compact_hf.records import digest
 from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teacher
 
 
@@ -40,7 +41,13 @@ def draft_request(combination: tuple[str, ...], *, ref: str = "a.jpg", image: by
 def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
     encoded_image = EncodedImage(photograph, ref=ref, max_edge=1024)
     return Request(
-        digest(ref, question), "verifier", "0" * 32, encoded_image, verifier_prompt(question), VerdictReply, (question,)
+        digest(ref, question),
+        "verifier",
+        "0" * 32,
+        encoded_image,
+        verifier_prompt(question),
+        VerdictReply,
+        Questions((question,)),
     )
 
 

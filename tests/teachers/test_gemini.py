@@ -189,7 +189,6 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
         EncodedImage(raise_source_error, ref="b.jpg", max_edge=64),
         good_request.prompt,
         good_request.schema,
-        "",
     )
     reply, failure = ask_all(Gemini(url=server.url), [good_request, bad_request])
     assert isinstance(reply, Reply)

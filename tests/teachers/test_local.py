@@ -113,8 +113,7 @@ def make_request(
     image: bytes = b"",
 ) -> Request:
     encoded_image = None if blind else EncodedImage(lambda: image or photograph(), ref="a.jpg", max_edge=64)
-    questions = ("What is it?",) * num_questions
-    return Request(f"key {number}", "verifier", "0" * 32, encoded_image, "What is it?", schema, questions)
+    return Request(f"key {number}", "verifier", "0" * 32, encoded_image, "What is it?", schema, num_parts=num_questions)
 
 
 def random_network_loader(directory: Path) -> Callable[[Any], Any]:
@@ -335,7 +334,6 @@ def test_a_picture_that_is_gone_fails_alone(folder: Path) -> None:
         EncodedImage(raise_source_error, ref="b.jpg", max_edge=64),
         "What?",
         BlindReply,
-        ("?",),
     )
     assert ask_all(Local(str(folder)), [bad_request, make_request(1, blind=True)])[0] == Failure(
         "lost", "b.jpg is gone", is_retryable=False

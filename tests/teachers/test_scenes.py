@@ -11,11 +11,12 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UsageError
+from compact_hf.methods.compact.truth import FAULTS
 from compact_hf.scenes.questions import supported_combinations
 from compact_hf.scenes.scene import build_scene
 from compact_hf.teachers.base import Reply, Request
 from compact_hf.teachers.registry import open_teacher
-from compact_hf.teachers.scenes import FAULTS, ScenesTeacher
+from compact_hf.teachers.scenes import ScenesTeacher
 from tests.teachers.asking import ask_all, draft_request, verdict_request
 
 SEEDS = range(30)

@@ -41,7 +41,7 @@ from compact_hf.evaluation.inference import model_identity
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.evaluation.results_folder import read_entries
 from compact_hf.evaluation.scoring import Prediction
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.records import digest
 from compact_hf.runs.run import RunProgress

@@ -13,29 +13,21 @@ an empty list of strings, not a list of nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import JournalError, StoppedEarly, TeacherError, UsageError
-from compact_hf.images.codec import MAX_EDGE, check_max_edge
-from compact_hf.images.questions import VqaSource
-from compact_hf.methods.annotate.annotation import METHOD, Annotation, annotate_image, parse_annotation_outcome
+from compact_hf.errors import JournalError, UsageError
+from compact_hf.methods.annotate.annotation import METHOD, Annotation, parse_annotation_outcome
+from compact_hf.methods.base import DatasetOptions
 from compact_hf.methods.compact.complexity import CapabilityPair, measure_complexity
-from compact_hf.methods.verification import verification_prompts_version
-from compact_hf.records import ImageInfo
+from compact_hf.methods.generate import MethodCall
 from compact_hf.reports.table import NotebookSummary, Table
-from compact_hf.runs.image_index import reread_verified
-from compact_hf.runs.journal import FILE_NAME, Journal
-from compact_hf.runs.process import Process
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
-from compact_hf.runs.sources import check_source_type, default_teacher, open_dataset_source
+from compact_hf.runs.journal import Journal
+from compact_hf.runs.options import RunOptions, keywords_of
 from compact_hf.storage import atomic_file
-from compact_hf.teachers.base import EncodedImage
-from compact_hf.teachers.registry import open_teacher
 
 ANNOTATIONS_FILE: Final = "annotations.parquet"
 _ROW_GROUP_SIZE: Final = 10_000
@@ -212,47 +204,24 @@ def _format_share(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else ""
 
 
-def annotate(
-    dataset: str,
-    out: str | Path,
-    *,
-    split: str | None = None,
-    image_root: str | None = None,
-    verifier: str | None = None,
-    verifier_url: str | None = None,
-    max_edge: int = MAX_EDGE,
-    seed: int = 0,
-    limit: int | None = None,
-    concurrency: int = DEFAULT_CONCURRENCY,
-    rpm: float | None = None,
-    tpm: float | None = None,
-    max_requests: int | None = None,
-    max_cost: float | None = None,
-    price_in: float | None = None,
-    price_out: float | None = None,
-    on_progress: Callable[[RunProgress], None] = lambda progress: None,
-    on_wait: Callable[[str], None] = lambda line: None,
-) -> AnnotationSummary:
+@dataclass(frozen=True, kw_only=True)
+class AnnotateKeywords(DatasetOptions, RunOptions):
+    """What `annotate` can be told."""
+
+
+@keywords_of(AnnotateKeywords)
+def annotate(dataset: str, out: str | Path, **options: Any) -> AnnotationSummary:
     """Ask a verifier which capabilities the questions of a dataset need; it sees neither answers nor any expectation.
 
-    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call goes on. What is there by then
+    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call resumes. What is there by then
     is in `out`/annotations.parquet.
 
     Args:
-        dataset (`str`): `org/name[@revision][/config]` on the Hub, a folder such as a release, or a JSON file in
-            LLaVA's format. Rows about one image are asked about together.
-        out (`str | Path`): the run folder: new, empty, or this same run's.
-        split (`str`, *optional*): one split of it; all of them by default.
-        image_root (`str`, *optional*, defaults to the JSON file's folder): where its image paths start.
-        verifier (`str`, *optional*): `NAME[:MODEL]`; defaults to `scenes` for drawn scenes and to `gemini` otherwise.
-        verifier_url (`str`, *optional*): another server.
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
-        seed (`int`, *optional*, defaults to 0): decides which images come first.
-        limit (`int`, *optional*): work on so many images, drawn at random by the seed; a larger limit adds to them.
-        concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
-        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a verifier that answers in
-            batches, or a dataset that has to be loaded first.
+        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of ours, or a JSON
+            file in LLaVA's format. Rows about one image are asked about together.
+        out (`str | Path`): the run directory: new, empty, or this same run's.
+        options: the fields of `DatasetOptions` and of `RunOptions`. It asks no teacher: the verifier defaults to
+            `scenes` for drawn scenes and to `gemini` otherwise.
 
     Returns:
         What the questions need, in numbers.
@@ -261,46 +230,8 @@ def annotate(
         UsageError: an argument cannot be carried out, or `out` holds another run.
         SourceError: there is no such dataset, or it has no images or no questions.
         TeacherError: the verifier refuses, or cannot be reached.
-        JournalError: the run folder cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
+        JournalError: the run directory cannot be used.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
     """
-    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    check_max_edge(max_edge)
-    source = open_dataset_source(dataset, split=split, image_root=image_root, on_wait=on_wait)
-    verifier_backend = open_teacher(
-        verifier or default_teacher(source),
-        url=verifier_url,
-        seed=seed,
-        batch_size=concurrency,
-        state_dir=Path(out),
-        on_wait=on_wait,
-    )
-    check_source_type(verifier_backend.name, verifier_backend.source_type, source)
-    run = Run(
-        source,
-        {"verifier": verifier_backend},
-        partial(_process_image, source, max_edge),
-        {
-            "method": METHOD,
-            "rows": source.content_hash,
-            "prompts": verification_prompts_version(),
-            "max_edge": max_edge,
-        },
-        seed,
-        None,
-        limits,
-        on_progress,
-    )
-    try:
-        run.run(Path(out))
-    except (StoppedEarly, TeacherError, KeyboardInterrupt):
-        if (Path(out) / FILE_NAME).exists():  # else it ended before there was a run
-            write_annotations(Path(out))
-        raise
-    write_annotations(Path(out))
+    MethodCall.parse(METHOD, options).execute(dataset, Path(out))
     return summarize(out)
-
-
-def _process_image(source: VqaSource, max_edge: int, image: ImageInfo) -> Process:
-    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
-    return annotate_image(image.image_id, encoded_image, source.read_rows(image.ref))

@@ -1,10 +1,66 @@
-"""Annotate, as the registry finds it."""
+"""Annotate as a method: a verifier says what the questions of a dataset need; no rows come of it."""
 
-from compact_hf.methods.assembly import RowMaker
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from compact_hf.methods.base import DatasetOptions, Method, RunSetup, StartedMethod
+
+if TYPE_CHECKING:
+    from compact_hf.images.questions import VqaSource
+    from compact_hf.methods.annotate.annotation import AnnotationOutcome
+    from compact_hf.methods.status import OutcomeCounter
+    from compact_hf.records import ImageInfo
+    from compact_hf.runs.process import Process
+    from compact_hf.teachers.base import EncodedImage
 
 
-class Annotate(RowMaker):
-    """What the questions of a dataset need."""
+class Annotate(Method):
+    """What each question of a dataset needs (the paper's analysis of LLaVA-665K)."""
 
     name = "annotate"
+    summary = "what the questions of a data set need; no rows"
+    options = DatasetOptions
+    needs = "questions"
+    roles = ("verifier",)
     makes_rows = False
+
+    @classmethod
+    def start(cls, setup: RunSetup) -> StartedMethod:
+        """See `Method.start`."""
+        from compact_hf.methods.verification import verification_prompts_version
+
+        source = cast("VqaSource", setup.source)
+        return StartedMethod(
+            partial(_process_image, source),
+            {"rows": source.content_hash, "prompts": verification_prompts_version()},
+        )
+
+    @classmethod
+    def parse_outcome(cls, body: str) -> AnnotationOutcome:
+        """See `Method.parse_outcome`."""
+        from compact_hf.methods.annotate.annotation import parse_annotation_outcome
+
+        return parse_annotation_outcome(body)
+
+    @classmethod
+    def count_outcomes(cls, faults: dict[str, list[str]]) -> OutcomeCounter:
+        """See `Method.count_outcomes`."""
+        from compact_hf.methods.annotate.status import AnnotationCounter
+
+        return AnnotationCounter(cls, faults)
+
+    @classmethod
+    def finish(cls, run: Path) -> None:
+        """Write annotations.parquet."""
+        from compact_hf.methods.annotate.annotate import write_annotations
+
+        write_annotations(run)
+
+
+def _process_image(source: VqaSource, image: ImageInfo, encoded_image: EncodedImage) -> Process:
+    from compact_hf.methods.annotate.annotation import annotate_image
+
+    return annotate_image(image.image_id, encoded_image, source.read_rows(image.ref))

@@ -15,42 +15,38 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
-from compact_hf.images.codec import MAX_EDGE, check_max_edge
-from compact_hf.images.questions import QuestionRow, VqaSource
+from compact_hf.images.questions import QuestionRow
 from compact_hf.methods.annotate.annotation import collect_questions
+from compact_hf.methods.augment.options import METHOD, AugmentOptions
 from compact_hf.methods.augment.prompts import (
     OriginalQuestion,
     rewrite_prompt,
-    rewrite_prompts_version,
     rewrite_several_prompt,
 )
 from compact_hf.methods.compact import filters
-from compact_hf.methods.compact.conversation import Outcome
+from compact_hf.methods.compact.conversation import ConversationReason, Outcome
 from compact_hf.methods.compact.preset import PAPER, Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply
-from compact_hf.methods.compact.sampling import MAX_K
+from compact_hf.methods.compact.truth import Task
+from compact_hf.methods.generate import MethodCall
 from compact_hf.methods.verification import (
     filter_draft,
     make_request,
     request_verdicts,
-    verification_prompts_version,
     verify_drafts,
 )
-from compact_hf.records import Conversation, Draft, ImageInfo, Reject, Task, Turn, digest, to_json
-from compact_hf.runs.image_index import reread_verified
+from compact_hf.records import Conversation, Draft, Reject, Turn, digest, to_json
+from compact_hf.runs.options import RunOptions, keywords_of
 from compact_hf.runs.process import Process, Result
-from compact_hf.runs.run import DEFAULT_CONCURRENCY, Run, RunLimits, RunProgress
-from compact_hf.runs.sources import open_dataset_source, open_teachers
+from compact_hf.runs.run import RunProgress
 from compact_hf.teachers.base import EncodedImage, Reply, Request
-
-METHOD: Final = "augment"
 
 PRESET: Final = replace(
     PAPER, name="k-plus-1", version="1", ks=(), combinations_per_request=4, max_rounds=3, min_turns=1
@@ -59,6 +55,14 @@ PRESET: Final = replace(
 
 # Each round waits for two batches, up to 24 hours each.
 BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
+
+
+class OriginalReason(StrEnum):
+    """Why a question of the dataset is not rewritten."""
+
+    NO_ANSWER = "question without answer"
+    OTHER_K = "another k than the picture's"
+    TOO_MANY_CAPABILITIES = "no question for so many capabilities"
 
 
 @dataclass(slots=True)
@@ -116,7 +120,7 @@ def augment_image(
         if isinstance(verdict, Reject):
             rejects.append(verdict)
         elif not question.draft.answer:
-            rejects.append(Reject("conversation", "question without answer", question.draft.question))
+            rejects.append(Reject("conversation", OriginalReason.NO_ANSWER, question.draft.question))
         else:
             originals.append(OriginalQuestion(question.draft.question, question.draft.answer, verdict.capabilities))
     k, candidates = _select_k(originals, ks, rejects)
@@ -127,7 +131,7 @@ def augment_image(
     conversation = Conversation(image_id, k, turns) if len(turns) >= preset.min_turns else None
     if conversation is None:
         rejects.append(
-            Reject("conversation", "too few questions", image_id, f"{len(turns)} of {len(questions)} rewritten")
+            Reject("conversation", ConversationReason.TOO_FEW, image_id, f"{len(turns)} of {len(questions)} rewritten")
         )
     teacher, verifier = (", ".join(sorted(names)) for names in (state.teachers, state.verifiers))
     outcome = Outcome(k, conversation, tuple(rejects), tuple(state.drafts), teacher, verifier)
@@ -145,7 +149,7 @@ def _select_k(
     for original in originals:
         k = len(original.capabilities) + 1
         if k != best_k:
-            reason = "another k than the picture's" if k in counts else "no question for so many capabilities"
+            reason = OriginalReason.OTHER_K if k in counts else OriginalReason.TOO_MANY_CAPABILITIES
             detail = f"with one more it would need {k}, the picture's questions need {best_k}"
             rejects.append(Reject("conversation", reason, original.question, detail, original.capabilities))
     return best_k, [original for original in originals if len(original.capabilities) + 1 == best_k]
@@ -215,102 +219,33 @@ def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, roun
     return make_request("teacher", state.image_id, state.encoded_image, prompt, schema, task)
 
 
-def augment(
-    dataset: str,
-    out: str | Path,
-    *,
-    split: str | None = None,
-    image_root: str | None = None,
-    teacher: str | None = None,
-    teacher_url: str | None = None,
-    verifier: str | None = None,
-    verifier_url: str | None = None,
-    strict: bool = False,
-    max_edge: int = MAX_EDGE,
-    seed: int = 0,
-    limit: int | None = None,
-    concurrency: int = DEFAULT_CONCURRENCY,
-    rpm: float | None = None,
-    tpm: float | None = None,
-    max_requests: int | None = None,
-    max_cost: float | None = None,
-    price_in: float | None = None,
-    price_out: float | None = None,
-    on_progress: Callable[[RunProgress], None] = lambda progress: None,
-    on_wait: Callable[[str], None] = lambda line: None,
-) -> RunProgress:
+@dataclass(frozen=True, kw_only=True)
+class AugmentKeywords(AugmentOptions, RunOptions):
+    """What `augment` can be told."""
+
+
+@keywords_of(AugmentKeywords)
+def augment(dataset: str, out: str | Path, **options: Any) -> RunProgress:
     """Have a teacher rewrite the questions of a dataset so that they need one capability more, and verify each.
 
     The verifier first says what every question needs, as in `annotate`. Of each image those questions are rewritten
     that need as many capabilities as most of them, so that its conversation has one k. Works in a notebook too. Ctrl-C
-    finishes what is in flight and stops; the same call goes on.
+    finishes what is in flight and stops; the same call resumes.
 
     Args:
-        dataset (`str`): `org/name[@revision][/config]` on the Hub, a folder such as a release, or a JSON file in
-            LLaVA's format.
-        out (`str | Path`): the run folder: new, empty, or this same run's.
-        split (`str`, *optional*): one split of it; all of them by default.
-        image_root (`str`, *optional*, defaults to the JSON file's folder): where its image paths start.
-        teacher, verifier (`str`, *optional*): `NAME[:MODEL]`. The teacher defaults to `scenes` for drawn scenes and to
-            `gemini` otherwise; the verifier to the teacher.
-        teacher_url, verifier_url (`str`, *optional*): other servers; the verifier's defaults to the teacher's.
-        strict (`bool`, *optional*, defaults to False): check answers too, as for `generate`.
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
-        seed (`int`, *optional*, defaults to 0): decides every draw.
-        limit (`int`, *optional*): work on so many images, drawn at random by the seed; a larger limit adds to them.
-        concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): as for `generate`.
-        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what is waited for: a teacher that answers in
-            batches, or a dataset that has to be loaded first.
+        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of ours, or a JSON
+            file in LLaVA's format.
+        out (`str | Path`): the run directory: new, empty, or this same run's.
+        options: the fields of `AugmentOptions` and of `RunOptions`.
 
     Returns:
-        Where the run stands at its end.
+        How far the run is at its end.
 
     Raises:
         UsageError: an argument cannot be carried out, or `out` holds another run.
         SourceError: there is no such dataset, or it has no images or no questions.
         TeacherError: the teacher refuses, or cannot be reached.
-        JournalError: the run folder cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
+        JournalError: the run directory cannot be used.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
     """
-    limits = RunLimits(limit, concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out)
-    check_max_edge(max_edge)
-    source = open_dataset_source(dataset, split=split, image_root=image_root, on_wait=on_wait)
-    teachers = open_teachers(
-        source,
-        teacher=teacher,
-        teacher_url=teacher_url,
-        verifier=verifier,
-        verifier_url=verifier_url,
-        seed=seed,
-        batch_size=concurrency,
-        state_dir=Path(out),
-        on_wait=on_wait,
-    )
-    teacher_backend = teachers["teacher"]
-    is_batch = any(backend.is_batch for backend in teachers.values())
-    preset = replace(BATCH_PRESET if is_batch else PRESET, strict=strict, max_edge=max_edge)
-    ks = range(teacher_backend.ks.start, min(teacher_backend.ks.stop, MAX_K + 1))
-    return Run(
-        source,
-        teachers,
-        partial(_process_image, source, seed, ks, preset),
-        {
-            "k": ["k+1"],
-            "method": METHOD,
-            "rows": source.content_hash,
-            "preset": preset.preset_version,
-            "prompts": f"{verification_prompts_version()}-{rewrite_prompts_version()}",
-            "max_edge": max_edge,
-        },
-        seed,
-        None,
-        limits,
-        on_progress,
-    ).run(Path(out))
-
-
-def _process_image(source: VqaSource, seed: int, ks: range, preset: Preset, image: ImageInfo) -> Process:
-    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=preset.max_edge)
-    rows = source.read_rows(image.ref)
-    return augment_image(image.image_id, encoded_image, rows, seed=seed, ks=ks, preset=preset)
+    return MethodCall.parse(METHOD, options).execute(dataset, Path(out))

@@ -1,9 +1,59 @@
-"""Augment, as the registry finds it."""
+"""Augment as a method: the questions of a dataset, rewritten to need one capability more (the paper's k + 1)."""
 
-from compact_hf.methods.compact.rows import ConversationRows
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from compact_hf.methods.augment.options import METHOD, AugmentOptions
+from compact_hf.methods.base import RunSetup, StartedMethod
+from compact_hf.methods.compact.method import QuestionMethod
+
+if TYPE_CHECKING:
+    from compact_hf.images.questions import VqaSource
+    from compact_hf.methods.compact.preset import Preset
+    from compact_hf.records import ImageInfo
+    from compact_hf.runs.process import Process
+    from compact_hf.teachers.base import EncodedImage
 
 
-class Augment(ConversationRows):
+class Augment(QuestionMethod):
     """Questions of a dataset, rewritten to need one capability more."""
 
-    name = "augment"
+    name = METHOD
+    summary = "questions of a data set, rewritten to need one capability more"
+    options = AugmentOptions
+    needs = "questions"
+
+    @classmethod
+    def start(cls, setup: RunSetup) -> StartedMethod:
+        """See `Method.start`."""
+        from compact_hf.methods.augment.augment import BATCH_PRESET, PRESET
+        from compact_hf.methods.augment.prompts import rewrite_prompts_version
+        from compact_hf.methods.compact.sampling import MAX_K
+        from compact_hf.methods.verification import verification_prompts_version
+
+        options: AugmentOptions = setup.options
+        source = cast("VqaSource", setup.source)
+        preset = replace(BATCH_PRESET if setup.is_batch else PRESET, strict=options.strict, max_edge=setup.run.max_edge)
+        teacher_ks = setup.teachers["teacher"].ks
+        ks = range(teacher_ks.start, min(teacher_ks.stop, MAX_K + 1))
+        return StartedMethod(
+            partial(_process_image, source, setup.run.seed, ks, preset),
+            {
+                "k": ["k+1"],
+                "rows": source.content_hash,
+                "preset": preset.preset_version,
+                "prompts": f"{verification_prompts_version()}-{rewrite_prompts_version()}",
+            },
+        )
+
+
+def _process_image(
+    source: VqaSource, seed: int, ks: range, preset: Preset, image: ImageInfo, encoded_image: EncodedImage
+) -> Process:
+    from compact_hf.methods.augment.augment import augment_image
+
+    rows = source.read_rows(image.ref)
+    return augment_image(image.image_id, encoded_image, rows, seed=seed, ks=ks, preset=preset)

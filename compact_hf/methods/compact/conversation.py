@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, teacher_prompt, teacher_several_prompt
 from compact_hf.methods.compact.sampling import Combination, draw_combinations, draw_k
+from compact_hf.methods.compact.truth import Task
 from compact_hf.methods.verification import filter_draft, make_request, verify_drafts
-from compact_hf.records import Conversation, Draft, Reject, Task, Turn, from_json, to_json
+from compact_hf.records import Conversation, Draft, Reject, Turn, from_json, to_json
 from compact_hf.runs.process import Process, Result
 from compact_hf.teachers.base import EncodedImage, Reply, Request
+
+
+class ConversationReason(StrEnum):
+    """Why an image is dropped."""
+
+    TOO_FEW = "too few questions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def generate_conversation(
     conversation = Conversation(image_id, k, tuple(turns)) if len(turns) >= preset.min_turns else None
     if conversation is None:
         detail = f"{len(turns)} accepted in {rounds} rounds, {preset.min_turns} needed"
-        rejects.append(Reject("conversation", "too few questions", image_id, detail))
+        rejects.append(Reject("conversation", ConversationReason.TOO_FEW, image_id, detail))
     teachers, verifiers = (", ".join(sorted(set(names))) for names in zip(*models, strict=True)) if models else ("", "")
     outcome = Outcome(k, conversation, tuple(rejects), tuple(drafts), teachers, verifiers)
     return Result(to_json(outcome), len(turns) if conversation is not None else 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +21,26 @@ from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
 
+
+class GenerationReason(StrEnum):
+    """Why a draft is dropped before anybody verifies it (paper, step 2)."""
+
+    DECLINED = "declined"
+    MALFORMED = "malformed reply"
+    EMPTY = "empty question or answer"
+    LONG_QUESTION = "long question"
+    LONG_ANSWER = "long answer"
+    CONTROL_CHARACTER = "control character"
+    IMAGE_PLACEHOLDER = "image placeholder in the text"
+    UNINFORMATIVE = "uninformative answer"
+    LOW_CONFIDENCE = "low confidence"
+    JOINED_QUESTIONS = "joined questions"
+    ANSWER_LEAK = "answer in the question"
+    REPETITION = "repeats a question"
+
+
+Failure = tuple[GenerationReason, str]
+"""The check that a draft fails, and what was got."""
 ReplyModel = TypeVar("ReplyModel", bound=BaseModel)
 
 
@@ -82,34 +103,34 @@ def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draf
     A reject says that the teacher declined, or that this draft or the whole reply is not the JSON that was asked for.
     """
 
-    def reject_all(reason: str, subject: str, detail: str) -> list[Draft | Reject]:
+    def reject_all(reason: GenerationReason, subject: str, detail: str) -> list[Draft | Reject]:
         return [Reject("generation", reason, subject, detail, combination) for combination in combinations]
 
     if reply.refused:
-        return reject_all("declined", "", reply.refused)
+        return reject_all(GenerationReason.DECLINED, "", reply.refused)
     try:
         if len(combinations) == 1:
             return [_to_draft(parse_json_reply(DraftReply, reply.text), combinations[0])]
         drafts = order_by_number(parse_json_reply(DraftsReply, reply.text).drafts, len(combinations))
     except ValidationError as error:
-        return reject_all("malformed reply", reply.text[:200], describe_validation_error(error))
+        return reject_all(GenerationReason.MALFORMED, reply.text[:200], describe_validation_error(error))
     return [_to_draft_or_reject(number, draft, combinations[number - 1]) for number, draft in enumerate(drafts, 1)]
 
 
-def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     """Return (reason, detail) where a question repeats one of the image's accepted ones, None where it does not."""
     for turn in turns:
         overlap = word_overlap(question, turn.question)
         if overlap > preset.max_overlap:
-            return "repeats a question", f"{overlap:.0%} of the words of: {turn.question}"
+            return GenerationReason.REPETITION, f"{overlap:.0%} of the words of: {turn.question}"
     return None
 
 
 def _to_draft_or_reject(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
     if draft is None:
-        return Reject("generation", "malformed reply", "", f"not one draft of number {number}", combination)
+        return Reject("generation", GenerationReason.MALFORMED, "", f"not one draft of number {number}", combination)
     if not draft.supported:
-        return Reject("generation", "declined", "", "the picture does not support it", combination)
+        return Reject("generation", GenerationReason.DECLINED, "", "the picture does not support it", combination)
     return _to_draft(draft, combination)
 
 
@@ -122,7 +143,7 @@ def _to_draft(draft_reply: DraftReply | NumberedDraft, combination: Combination)
     )
 
 
-def draft_reject_reason(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def draft_reject_reason(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     """Return (reason, detail) for the first check that the draft fails, None where it passes all."""
     for check in _CHECKS:
         failure = check(draft, turns, preset)
@@ -131,61 +152,61 @@ def draft_reject_reason(draft: Draft, turns: Sequence[Turn], preset: Preset) -> 
     return None
 
 
-def _check_empty(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    return None if draft.question and draft.answer else ("empty question or answer", "")
+def _check_empty(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
+    return None if draft.question and draft.answer else (GenerationReason.EMPTY, "")
 
 
-def _check_uninformative(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
-    return ("uninformative answer", draft.answer) if is_uninformative(draft.answer) else None
+def _check_uninformative(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
+    return (GenerationReason.UNINFORMATIVE, draft.answer) if is_uninformative(draft.answer) else None
 
 
-def _check_length(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_length(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     if len(draft.question) > MAX_QUESTION_CHARS:
-        return "long question", f"{len(draft.question)} > {MAX_QUESTION_CHARS} signs"
+        return GenerationReason.LONG_QUESTION, f"{len(draft.question)} > {MAX_QUESTION_CHARS} signs"
     if len(draft.answer) > MAX_ANSWER_CHARS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
-        return "long answer", draft.answer[:MAX_ANSWER_CHARS]
+        return GenerationReason.LONG_ANSWER, draft.answer[:MAX_ANSWER_CHARS]
     return None
 
 
-def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     match = _CONTROL_CHARS.search(draft.question) or _CONTROL_CHARS.search(draft.answer)
-    return ("control character", repr(match[0])) if match else None
+    return (GenerationReason.CONTROL_CHARACTER, repr(match[0])) if match else None
 
 
-def _check_image_placeholder(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_image_placeholder(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     # Trainers put the image where the text says <image>: a literal one would break them.
-    return ("image placeholder in the text", "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
+    return (GenerationReason.IMAGE_PLACEHOLDER, "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
 
 
-def _check_confidence(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_confidence(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     if draft.confidence < preset.min_confidence:
-        return "low confidence", f"{draft.confidence} < {preset.min_confidence}"
+        return GenerationReason.LOW_CONFIDENCE, f"{draft.confidence} < {preset.min_confidence}"
     return None
 
 
-def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     # Not before the first few words: "In the picture, what ..." is one question.
     head, _, tail = draft.question.partition(" ")
     has_question_word = re.match(
         r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE
     )
     match = _JOINED_QUESTIONS.search(tail) if has_question_word else None
-    return ("joined questions", match[0].strip()) if match else None
+    return (GenerationReason.JOINED_QUESTIONS, match[0].strip()) if match else None
 
 
-def _check_answer_leak(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_answer_leak(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     answer = normalise(draft.answer)
     # "Is it red or blue?" offers its answer among others; that is a choice, not a leak.
     if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):
-        return "answer in the question", draft.answer
+        return GenerationReason.ANSWER_LEAK, draft.answer
     return None
 
 
-def _check_repetition(draft: Draft, turns: Sequence[Turn], preset: Preset) -> tuple[str, str] | None:
+def _check_repetition(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     return repetition_reason(draft.question, turns, preset)
 
 
-_CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], tuple[str, str] | None], ...]] = (
+_CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], Failure | None], ...]] = (
     _check_empty,
     _check_length,
     _check_control_chars,

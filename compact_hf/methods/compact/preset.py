@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from compact_hf.errors import UsageError, did_you_mean
-from compact_hf.images.codec import MAX_EDGE, check_max_edge
+from compact_hf.images.codec import check_max_edge
+from compact_hf.images.source import MAX_EDGE
 from compact_hf.methods.compact.sampling import MAX_K
 
 METHOD: Final = "compact"

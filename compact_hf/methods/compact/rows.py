@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import canonicalize
-from compact_hf.images.source import ImageSource
-from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome, RowMaker, iter_outcomes
+from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome, iter_outcomes
 from compact_hf.methods.compact.balance import Balance, Positions, balance_questions, measure_evenness
-from compact_hf.methods.compact.columns import QuestionRow, QuestionRowKind
+from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.preset import METHOD, PAPER
 from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
@@ -30,31 +28,27 @@ from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 
 
-class ConversationRows(QuestionRowKind, RowMaker):
-    """Makes a row of each conversation, of runs of COMPACT and of augment together."""
+def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:
+    """Yield a row of each conversation, of runs of COMPACT and of augment together; see `Method.iter_rows`.
 
-    @classmethod
-    def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
-        """See `RowMaker.make_outcome_sample`."""
-        parsed, identity = parse_outcome(outcome.body), outcome.identity
-        names = {"caption": outcome.ref, "teacher": identity["teacher"], "verifier": identity["verifier"]}
-        if rejects:
-            return make_reject_sample(parsed, filters=filters, **names)
-        turns = parsed.conversation.turns if parsed.conversation is not None else ()
-        return make_question_sample(parsed.k, turns, filters=filters, **names)
+    What stays in memory are the words of the questions, to find those that repeat one, and with `balance` the
+    combinations of each image; it reads the runs twice then.
+    """
+    conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
+    if options.balance:
+        conversations = _apply_balance(conversations, journals, options.on_balance)
+    for item in conversations:
+        yield item if isinstance(item, Reject) else item.to_row()
 
-    @classmethod
-    def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:
-        """See `RowMaker.iter_rows`.
 
-        What stays in memory are the words of the questions, to find those that repeat one, and with `balance` the
-        combinations of each image; it reads the runs twice then.
-        """
-        conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
-        if options.balance:
-            conversations = _apply_balance(conversations, journals, options.on_balance)
-        for item in conversations:
-            yield item if isinstance(item, Reject) else item.to_row()
+def make_conversation_sample(outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
+    """See `Method.make_outcome_sample`."""
+    parsed, identity = parse_outcome(outcome.body), outcome.identity
+    names = {"caption": outcome.ref, "teacher": identity["teacher"], "verifier": identity["verifier"]}
+    if rejects:
+        return make_reject_sample(parsed, filters=filters, **names)
+    turns = parsed.conversation.turns if parsed.conversation is not None else ()
+    return make_question_sample(parsed.k, turns, filters=filters, **names)
 
 
 def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
@@ -86,14 +80,18 @@ class _ImageConversation:
     turns: tuple[Turn, ...]
     positions: Positions
     image: ImageInfo
-    source: ImageSource
-    identity: dict[str, Any]
+    finished: FinishedOutcome
+
+    @property
+    def min_turns(self) -> int:
+        """How many questions it needs: what `compact augment` rewrites may be a single one."""
+        return PAPER.min_turns if self.finished.method.name == METHOD else 1
 
     def to_row(self) -> QuestionRow:
         row = QuestionRow(
             id="",
             messages=(),
-            source=self.identity["method"],
+            source=self.finished.method.name,
             k=self.outcome.k,
             capabilities=(),
             turns=(),
@@ -102,8 +100,8 @@ class _ImageConversation:
             image_license=self.image.image_license,
             teacher=self.outcome.teacher,
             verifier=self.outcome.verifier,
-            preset_version=self.identity["preset"],
-            read_images=(partial(reread_verified, self.source, self.image),),
+            preset_version=self.finished.identity["preset"],
+            read_images=(partial(reread_verified, self.finished.source, self.image),),
         )
         return with_turns(row, [self.turns[position] for position in self.positions])
 
@@ -123,7 +121,7 @@ def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversat
         if image is None:
             yield item.reject_gone()
         else:
-            yield _ImageConversation(outcome, turns, tuple(range(len(turns))), image, item.source, item.identity)
+            yield _ImageConversation(outcome, turns, tuple(range(len(turns))), image, item)
 
 
 def _drop_near_duplicates(
@@ -134,8 +132,7 @@ def _drop_near_duplicates(
         if isinstance(item, Reject):
             yield item
             continue
-        # What `compact augment` rewrites may be a single question.
-        min_turns = PAPER.min_turns if item.identity["method"] == METHOD else 1
+        min_turns = item.min_turns
         repeats = near_duplicates.add_new(item.turns, min_turns=min_turns)
         for turn, repeat in zip(item.turns, repeats, strict=True):
             if repeat is not None:

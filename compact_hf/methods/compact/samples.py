@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError, UsageError
-from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.row_kind import Filters, Sample
 from compact_hf.records import Reject, Turn
 from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
 from compact_hf.reports.theme import get_label
+
+if TYPE_CHECKING:
+    from compact_hf.methods.compact.conversation import Outcome
 
 FILTERS: Final = frozenset(("k", "capability"))
 _MAX_DRAFTS: Final = 4

@@ -20,7 +20,7 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import CompactError, EvaluationError, JournalError, SourceError, UsageError
 from compact_hf.evaluation.analysis.analyze import analyze
 from compact_hf.methods.annotate.annotate import annotate
-from compact_hf.methods.compact.generate import generate
+from compact_hf.methods.generate import generate
 from compact_hf.records import Message, Row
 from tests.dataset.samples import make_row
 from tests.evaluation.analysis.samples import Question, write_questions

@@ -1,0 +1,76 @@
+"""`compact generate ... --dry-run`: what a run will take from here on, before anything is asked. It needs no key.
+
+The images are listed, not looked at.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compact_hf.errors import SettingsMismatchError
+from compact_hf.methods.base import RunSetup
+from compact_hf.methods.forecast import Forecast, estimate_by_role, forecast_run
+from compact_hf.methods.generate import CompactKeywords, MethodCall, method_keywords
+from compact_hf.methods.registry import DEFAULT_METHOD
+from compact_hf.methods.status import RunStatus, status
+from compact_hf.runs.journal import FILE_NAME
+from compact_hf.runs.rate_limit import RateLimits
+from compact_hf.runs.sources import describe_teachers
+from compact_hf.teachers.prices import FREE_TEACHERS
+
+
+@method_keywords(CompactKeywords)
+def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **options: Any) -> Forecast:
+    """Say what `generate` with these arguments will take: requests, tokens, US dollars, time.
+
+    Args:
+        source (`str`): as for `generate`.
+        out (`str | Path`): the run directory. Where it holds the run already, its means are used instead of
+            assumptions.
+        method (`str`, *optional*, defaults to `compact`): as for `generate`.
+        options: as for `generate`.
+
+    Raises:
+        UsageError: an argument cannot be carried out, or `out` holds another run.
+        SourceError: there are no images to work on.
+        JournalError: `out` holds a run that cannot be read.
+    """
+    call = MethodCall.parse(method, options)
+    shard = call.run.parse_shard()
+    limits = call.run.for_shard(shard)
+    images = call.open_source(source)
+    infos = describe_teachers(images, call.run, roles=call.method.roles)
+    teachers = {role: info.name for role, info in infos.items()}
+    started = call.method.start(RunSetup(images, infos, call.run, call.options))
+    settings = {
+        "source": images.identity,
+        "seed": call.run.seed,
+        **call.identity_settings(started),
+        "shard": call.run.shard,
+        # What runs here has names of its own, of directories and of planted faults.
+        **{str(role): name for role, name in teachers.items() if name.partition(":")[0] not in FREE_TEACHERS},
+    }
+    refs = list(images.refs())
+    count = len(refs if shard is None else shard.select(refs))
+    return forecast_run(
+        count if limits.limit is None else min(count, limits.limit),
+        started.estimate or partial(estimate_by_role, call.method.roles),
+        teachers=teachers,
+        prices=limits.prices(teachers),
+        rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
+        status=_read_status(Path(out), settings),
+    )
+
+
+def _read_status(out: Path, settings: dict[str, Any]) -> RunStatus | None:
+    if not (out / FILE_NAME).is_file():
+        return None
+    run_status = status(out)
+    identity = {name: run_status.identity.get(name) for name in settings}
+    if identity != settings:
+        raise SettingsMismatchError(
+            str(out), {name: (identity[name], settings[name]) for name in identity if identity[name] != settings[name]}
+        )
+    return run_status

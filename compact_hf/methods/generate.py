@@ -1,0 +1,179 @@
+"""`compact generate`: a source and a method in, a run directory out; the same call resumes it.
+
+compact generate IMAGES --out RUN
+compact generate SOURCE --out RUN --method NAME
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from compact_hf.errors import StoppedEarly, TeacherError, did_you_mean
+from compact_hf.images.source import ImageSource
+from compact_hf.methods.base import Method, RunSetup, StartedMethod
+from compact_hf.methods.compact.options import CompactOptions
+from compact_hf.methods.registry import DEFAULT_METHOD, get_method
+from compact_hf.records import ImageInfo
+from compact_hf.runs.image_index import reread_verified
+from compact_hf.runs.journal import FILE_NAME
+from compact_hf.runs.options import RunOptions, iter_fields, set_keywords
+from compact_hf.runs.process import Process
+from compact_hf.runs.run import Run, RunProgress
+from compact_hf.runs.sources import open_dataset_source, open_source, open_teachers
+from compact_hf.teachers.base import EncodedImage, TeacherInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCall:
+    """A method, and all that it was told.
+
+    Attributes:
+        name (`str`): as it was given: a registered name or `package.module:Class`; part of the run's identity.
+        method (`type[Method]`): what the name stands for.
+        run (`RunOptions`): what every run can be told.
+        options (`Any`): what this method can be told: an instance of `method.options`.
+    """
+
+    name: str
+    method: type[Method]
+    run: RunOptions
+    options: Any
+
+    @classmethod
+    def parse(cls, name: str, keywords: Mapping[str, Any]) -> MethodCall:
+        """Return the call of the method of that name with these keywords.
+
+        Raises:
+            UsageError: there is no such method, or a value is out of its range.
+            TypeError: a keyword is neither a field of `RunOptions` nor of the method's options.
+        """
+        method = get_method(name)
+        run_names, own_names = ([item.name for item in iter_fields(cls)] for cls in (RunOptions, method.options))
+        for keyword in keywords:
+            if keyword not in (*run_names, *own_names):
+                suggestion = did_you_mean(keyword, [*run_names, *own_names])
+                raise TypeError(f"got an unexpected keyword argument {keyword!r} for the method {name}{suggestion}")
+        own = {key: value for key, value in keywords.items() if key in own_names}
+        return cls(
+            name,
+            method,
+            RunOptions(**{key: value for key, value in keywords.items() if key in run_names}),
+            method.options(**own),
+        )
+
+    def open_source(self, source: str) -> ImageSource:
+        """Return the source that `source` names, of the kind that the method needs.
+
+        Raises:
+            UsageError, SourceError: as of runs/sources.py.
+        """
+        if self.method.needs == "images":
+            return open_source(source, on_wait=self.run.on_wait)
+        return open_dataset_source(
+            source,
+            split=getattr(self.options, "split", None),
+            image_root=getattr(self.options, "image_root", None),
+            on_wait=self.run.on_wait,
+        )
+
+    def identity_settings(self, started: StartedMethod) -> dict[str, Any]:
+        """Return the method's part of a run's identity."""
+        return {"method": self.name, "max_edge": self.run.max_edge, **started.settings}
+
+    def execute(self, source: str, out: Path) -> RunProgress:
+        """Carry it out in the run directory `out`.
+
+        Raises:
+            UsageError, SourceError, TeacherError, JournalError, StoppedEarly: as for `generate`.
+        """
+        shard = self.run.parse_shard()
+        images = self.open_source(source)
+        teachers = open_teachers(images, self.run, roles=self.method.roles, state_dir=out)
+        infos = {role: TeacherInfo.of(teacher) for role, teacher in teachers.items()}
+        started = self.method.start(RunSetup(images, infos, self.run, self.options))
+        run = Run(
+            images,
+            teachers,
+            partial(_process_image, started, images, self.run.max_edge),
+            self.identity_settings(started),
+            self.run.seed,
+            shard,
+            self.run,
+            self.run.on_progress,
+        )
+        try:
+            progress = run.run(out)
+        except (StoppedEarly, TeacherError, KeyboardInterrupt):
+            if (out / FILE_NAME).exists():  # else it ended before there was a run
+                self.method.finish(out)
+            raise
+        self.method.finish(out)
+        return progress
+
+
+def _process_image(started: StartedMethod, source: ImageSource, max_edge: int, image: ImageInfo) -> Process:
+    return started.process(
+        image, EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactKeywords(CompactOptions, RunOptions):
+    """What `generate` can be told where no method is named."""
+
+
+class MethodFunction(Protocol[P, R_co]):
+    """A function of a source, a directory and keywords: those of COMPACT, or with `method` those of another method."""
+
+    @overload
+    def __call__(self, source: str, out: str | Path, *args: P.args, **options: P.kwargs) -> R_co: ...
+
+    @overload
+    def __call__(self, source: str, out: str | Path, *, method: str, **options: Any) -> R_co: ...
+
+    def __call__(self, source: str, out: str | Path, *args: Any, **options: Any) -> R_co: ...
+
+
+def method_keywords(options: Callable[P, object]) -> Callable[[Callable[..., R]], MethodFunction[P, R]]:
+    """Let a function of (source, out, *, method, **options) have the fields of an options class as its keywords."""
+
+    def decorate(function: Callable[..., R]) -> MethodFunction[P, R]:
+        set_keywords(function, options, is_open=True)
+        return function
+
+    return decorate
+
+
+@method_keywords(CompactKeywords)
+def generate(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **options: Any) -> RunProgress:
+    """Ask a teacher about images and have what it writes verified; all goes into the run directory `out`.
+
+    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call resumes.
+
+    Args:
+        source (`str`): a directory, `scenes:N`, or a dataset on the Hub; for a method that needs questions also a JSON
+            file in LLaVA's format.
+        out (`str | Path`): the run directory: new, empty, or this same run's.
+        method (`str`, *optional*, defaults to `compact`): how data is made: a name of `compact method list`, or
+            `package.module:Class`.
+        options: the fields of `RunOptions`, and of the method's own options (of COMPACT: `CompactOptions`).
+
+    Returns:
+        How far the run is at its end.
+
+    Raises:
+        UsageError: an argument cannot be carried out, or `out` holds another run.
+        SourceError: there are no images to work on.
+        TeacherError: the teacher refuses, or cannot be reached.
+        JournalError: the run directory cannot be used.
+        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
+    """
+    return MethodCall.parse(method, options).execute(source, Path(out))

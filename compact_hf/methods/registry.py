@@ -1,0 +1,44 @@
+"""Methods by name, as packages register them by entry points, or by `package.module:Class`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from compact_hf.errors import UsageError
+from compact_hf.methods.base import Method
+from compact_hf.plugins import list_plugins, load_plugin
+from compact_hf.runs.options import RunOptions, iter_fields
+
+METHOD_GROUP: Final = "compact_hf.methods"
+DEFAULT_METHOD: Final = "compact"
+
+
+def get_method(name_or_path: str) -> type[Method]:
+    """Return a method.
+
+    Args:
+        name_or_path (`str`): a registered name such as `compact`, or `package.module:Class`.
+
+    Raises:
+        UsageError: there is none of that name, it cannot be imported, or it is not a method.
+    """
+    method = load_plugin(METHOD_GROUP, name_or_path)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UsageError(
+            f"{name_or_path} is {method!r}, not a method; give a class derived from Method (methods/base.py)"
+        )
+    run_options = {field.name for field in iter_fields(RunOptions)}
+    if clashes := [field.name for field in iter_fields(method.options) if field.name in run_options]:
+        raise UsageError(
+            f"the method {name_or_path} has options that every run has ({', '.join(clashes)}); rename them"
+        )
+    return method
+
+
+def list_methods() -> dict[str, type[Method]]:
+    """Return the registered methods by name, sorted.
+
+    Raises:
+        UsageError: one of them cannot be imported.
+    """
+    return {name: get_method(name) for name in list_plugins(METHOD_GROUP)}

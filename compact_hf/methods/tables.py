@@ -1,0 +1,163 @@
+"""What a terminal shows of a run and of a forecast: a `RunStatus` or a `Forecast` in, lines and tables out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from compact_hf.methods.forecast import Forecast
+from compact_hf.methods.status import RunStatus
+from compact_hf.records import Reject
+from compact_hf.reports.table import Table
+from compact_hf.teachers.prices import format_price
+
+WIDTH: Final = 100
+"""Signs in a line."""
+_COLUMN_GAP: Final = 2
+
+
+def format_status(status: RunStatus) -> Iterator[str | Table]:
+    """Yield what `compact status` says, from the run's settings to what was dropped."""
+    identity = status.identity
+    settings = {name: identity[name] for name in ("method", "preset", "k", "seed", "shard") if name in identity}
+    if "k" in settings:
+        settings["k"] = ",".join(map(str, settings["k"]))
+    yield "  ".join([str(identity["source"]), *(f"{name} {value}" for name, value in settings.items())])
+    roles: dict[str, list[str]] = {usage.teacher: [] for usage in status.spending.values()}
+    for role, usage in status.spending.items():
+        roles[usage.teacher].append(role)
+    teachers = ", ".join(f"{' and '.join(names)} {teacher}" for teacher, names in roles.items())
+    yield f"{teachers}; answered: {', '.join(status.models) or 'nobody yet'}"
+    yield (
+        f"pictures {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
+        f"questions {status.questions:,}{status.questions_note()}"
+    )
+    yield _format_pace(status)
+    yield _usage_table(status)
+    if status.cost != 0:
+        yield ""
+        yield from sorted({format_price(usage.teacher, usage.price) for usage in status.spending.values()})
+    yield from status.method_tables()
+    yield _rejects_table(status)
+    yield Table(
+        ("planted", "count", "passed", "dropped as"),
+        [
+            (fault_count.fault, fault_count.count, fault_count.passed, _format_counts(fault_count.dropped))
+            for fault_count in status.planted
+        ],
+    )
+
+
+def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
+    """Yield what `compact generate --dry-run` says."""
+    finished_note = f" beside {forecast.finished:,} that are finished" if forecast.finished else ""
+    kept, questions = _round_estimate(forecast.kept), _round_estimate(forecast.questions)
+    yield f"{forecast.pictures:,} pictures{finished_note}; expected: about {kept:,} kept, {questions:,} questions"
+    rows = [(line.label, line.requests, line.input_tokens, line.output_tokens, line.cost) for line in forecast.lines]
+    rows.append(("all", forecast.requests, forecast.input_tokens, forecast.output_tokens, forecast.cost))
+    yield Table(
+        ("asked", "requests", "tokens in", "tokens out", "USD"),
+        [
+            (name, *(f"{_round_estimate(count):,}" for count in counts), _format_usd(cost))
+            for name, *counts, cost in rows
+        ],
+        is_numeric=True,
+    )
+    yield ""
+    if forecast.cost_per_question is not None:
+        yield f"{_format_usd(forecast.cost_per_question)} USD a question"
+    if forecast.seconds:
+        yield f"roughly {_format_duration(forecast.seconds)}"
+    yield from forecast.basis
+
+
+def _format_pace(status: RunStatus) -> str:
+    if status.last_at is None:
+        return "no picture is finished yet"
+    age = _format_duration(time.time() - status.last_at)
+    if status.left == 0:
+        return f"all pictures are finished, the newest {age} ago"
+    pace = "" if status.pace is None else f" at {_format_rate(status.pace)}"
+    remaining = "" if status.left is None else f", {status.left:,} left"
+    if status.left and status.pace:
+        remaining += f": about {_format_duration(status.left / status.pace)}"
+    return f"{'running' if status.is_running else 'not running'}{pace}, the newest {age} ago{remaining}"
+
+
+def _usage_table(status: RunStatus) -> Table:
+    rows: list[tuple[str, int, int, int, float | None]] = [
+        (role, usage.requests, usage.input_tokens, usage.output_tokens, usage.cost)
+        for role, usage in status.spending.items()
+    ]
+    rows.append(("all", sum(status.requests.values()), status.input_tokens, status.output_tokens, status.cost))
+    head = ("role", "requests", "a question", "tokens in", "tokens out", "USD", "USD a question")
+    # What runs here has no price, and may count no tokens.
+    columns = len(head) if status.cost != 0 else 5 if status.input_tokens else 3
+    return Table(head[:columns], [_usage_cells(status, *row)[:columns] for row in rows], is_numeric=True)
+
+
+def _usage_cells(
+    status: RunStatus, role: str, requests: int, input_tokens: int, output_tokens: int, cost: float | None
+) -> tuple[str, ...]:
+    requests_per_question = f"{requests / status.questions:.2f}" if status.questions else "-"
+    cost_per_question = _format_usd(cost / status.questions) if status.questions and cost is not None else "-"
+    return (
+        role,
+        f"{requests:,}",
+        requests_per_question,
+        f"{input_tokens:,}",
+        f"{output_tokens:,}",
+        _format_usd(cost),
+        cost_per_question,
+    )
+
+
+def _rejects_table(status: RunStatus) -> Table:
+    head = ("dropped at", "reason", "count")
+    rows = [(reject_count.stage, reject_count.reason, reject_count.count) for reject_count in status.rejects]
+    widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))
+    max_chars = WIDTH - sum(width + _COLUMN_GAP for width in widths)
+    examples = (_truncate(_format_example(reject_count.examples[0]), max_chars) for reject_count in status.rejects)
+    return Table((*head, "for example"), [(*row, example) for row, example in zip(rows, examples, strict=True)])
+
+
+def _format_example(reject: Reject) -> str:
+    return (
+        f"{reject.subject} ({reject.detail})" if reject.subject and reject.detail else reject.subject or reject.detail
+    )
+
+
+def _truncate(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+
+
+def _format_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _round_estimate(count: int) -> int:
+    """Return an expected number without the digits that would claim too much: three of them stay."""
+    return round(count, min(0, 3 - len(str(count))))
+
+
+def _format_rate(pace: float) -> str:
+    return f"{60 * pace:,.{0 if 60 * pace >= 10 else 1}f} pictures a minute"
+
+
+def format_share(part: int, whole: int) -> str:
+    """Return a share in per cent, `-` of nothing."""
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def _format_usd(usd: float | None) -> str:
+    if usd is None:
+        return "unknown"
+    return f"{usd:,.2f}" if usd >= 1 or usd == 0 else f"{usd:.2g}" if usd < 0.0001 else f"{usd:.4f}"
+
+
+def _format_duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
