@@ -104,7 +104,6 @@ _EXTRA_FILES: Final = re.compile(
 )
 _SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
 _FIGURES_PART: Final = "asks"
-_TEMPLATE_PATH: Final = Path(__file__).parent / "templates" / "card.md.jinja"
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -124,7 +123,7 @@ LICENSES: Final = frozenset(
 
 def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
     """Return README.md of a release, header and text, with these figures (path -> figure) in it."""
-    return _load_template(_TEMPLATE_PATH).render(header=_render_header(stats), **_template_context(stats, figures))
+    return _load_template(_read_template()).render(header=_render_header(stats), **_template_context(stats, figures))
 
 
 def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
@@ -137,10 +136,14 @@ def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot])
     return "\n\n".join(filter(None, texts))
 
 
+@cache
+def _read_template() -> str:
+    return (Path(__file__).parent / "templates" / "card.md.jinja").read_text(encoding="utf-8")
+
+
 def _part_template(statistics: RowStatistics) -> Template | None:
-    if statistics.card_template is None or not statistics.has_content():
-        return None
-    return _load_template(statistics.card_template)
+    text = statistics.card_template() if statistics.has_content() else ""
+    return _load_template(text) if text else None
 
 
 def _part_context(statistics: RowStatistics, stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
 
 def _iter_measured_text(stats: DatasetStats) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each part of a card that follows from the rows."""
-    template = _load_template(_TEMPLATE_PATH)
+    template = _load_template(_read_template())
     context = template.new_context(_template_context(stats, {}))
     for name, block in template.blocks.items():
         yield name, "".join(block(context)).strip()
@@ -255,7 +258,7 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
 
 
 @cache  # compiling it takes a tenth of a second, and a run of many releases or a validation needs it again
-def _load_template(path: Path) -> Template:
+def _load_template(text: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -270,7 +273,7 @@ def _load_template(path: Path) -> Template:
         "listed": _join_names,
         "cell": _escape_cell,
     }
-    return environment.from_string(path.read_text(encoding="utf-8"))
+    return environment.from_string(text)
 
 
 def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 from compact_hf.dataset.row_kinds import INSTRUCTION, get_row_kind
 from compact_hf.dataset.schema import COMMON_COLUMNS, get_empty_value, get_split
 from compact_hf.images.codec import ImageError, clean_image, decode, strip_metadata
-from compact_hf.methods.row_kind import Record, RowDefect, RowKind
+from compact_hf.methods.row_kind import Column, Record, RowDefect, RowKind
 from compact_hf.records import is_validation_image, split_image_ids
 
 _PROVENANCE_COLUMNS: Final = ("teacher", "verifier", "preset_version")
@@ -34,7 +35,7 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
     if kind is None:
         yield "unknown source", f"no method that is installed is called {record['source']!r}"
         return
-    own_columns = kind.columns()
+    own_columns = _own_columns(kind)
     if null_column := _find_null_column(record, own_columns):
         yield "null value", null_column
         return  # the other checks could not look at it
@@ -47,6 +48,12 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
         yield from kind.check(record)
     else:
         yield "column is missing", ", ".join(sorted(own_columns.keys() - columns.keys()))
+
+
+@cache  # asked for each row
+def _own_columns(kind: Any) -> dict[str, Column]:
+    columns: dict[str, Column] = kind.columns()
+    return columns
 
 
 def _find_null_column(record: Record, own_columns: Mapping[str, Any]) -> str:

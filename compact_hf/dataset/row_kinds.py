@@ -5,8 +5,9 @@ A name in a dataset is data, so only what is registered by a package is imported
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from compact_hf.methods.registry import list_methods
@@ -58,6 +59,10 @@ def get_row_kinds() -> list[type[RowKind]]:
     return list(_registered_kinds().values())
 
 
-@cache
 def _registered_kinds() -> dict[str, type[RowKind]]:
+    return _find_kinds(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _find_kinds(path: tuple[str, ...]) -> dict[str, type[RowKind]]:  # noqa: ARG001  # packages are found on it
     return {**list_methods(), INSTRUCTION: InstructionRows}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from compact_hf.records import Message
@@ -48,15 +47,10 @@ class RowStatistics:
     Attributes:
         title (`str`): what a dataset of such rows is called in its card; empty leaves that to the other rows.
         tags (`tuple[str, ...]`): for the card's header.
-        card_template (`Path`, *optional*): a Jinja file whose blocks become parts of the card: `intro`, `made`, `asks`,
-            `questions`, `biases`, `limits`, `citation`. They are rendered with `statistics`, this object, and `stats`,
-            the `DatasetStats`. All but `asks`, where figures are, must follow from the rows alone: `validate` renders
-            them again.
     """
 
     title: ClassVar[str] = ""
     tags: ClassVar[tuple[str, ...]] = ()
-    card_template: ClassVar[Path | None] = None
 
     def add(self, record: Record) -> None:
         """Count one row without defects."""
@@ -67,6 +61,16 @@ class RowStatistics:
     def has_content(self) -> bool:
         """Whether there is anything to say; without it the parts of the card are left out."""
         return True
+
+    @classmethod
+    def card_template(cls) -> str:
+        """Return a Jinja template whose blocks become parts of the card, empty where there is nothing to say.
+
+        The blocks are `intro`, `made`, `asks`, `questions`, `biases`, `limits`, `citation`. They are rendered with
+        `statistics`, this object, and `stats`, the `DatasetStats`. All but `asks`, where figures are, must follow from
+        the rows alone: `validate` renders them again.
+        """
+        return ""
 
     def figures(self) -> dict[str, Plot]:
         """Return name -> figure for the card, drawn from what was counted; letters, digits and hyphens in names."""

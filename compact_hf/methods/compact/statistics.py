@@ -41,7 +41,6 @@ class QuestionStatistics(RowStatistics):
 
     title: ClassVar[str] = "COMPACT"
     tags: ClassVar[tuple[str, ...]] = ("arxiv:2504.21850", "visual-instruction-tuning", "compositional")
-    card_template: ClassVar[Path | None] = Path(__file__).parent / "card.md.jinja"
 
     combinations: Counter[tuple[str, ...]] = field(default_factory=Counter)
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -79,6 +78,11 @@ class QuestionStatistics(RowStatistics):
         self.teachers |= other.teachers
         self.verifiers |= other.verifiers
         self.presets |= other.presets
+
+    @classmethod
+    def card_template(cls) -> str:
+        """See `RowStatistics.card_template`."""
+        return Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
 
     def has_content(self) -> bool:
         """See `RowStatistics.has_content`: not without a question."""
