@@ -18,9 +18,10 @@ from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
 from compact_hf.methods.compact.truth import Task
-from compact_hf.methods.verification import filter_draft, make_request, verify_drafts
+from compact_hf.methods.verification import filter_draft, verify_drafts
 from compact_hf.records import Draft, Reject, Turn, Verdict
 from compact_hf.reports.theme import get_label
+from compact_hf.runs.process import make_request
 from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teacher
 
 PRESET: Final = replace(PAPER, strict=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from compact_hf.runs.identity import ROLES, RunIdentity
 from compact_hf.runs.journal import Journal, TokenUsage
 from compact_hf.runs.shards import find_runs
-from compact_hf.runs.usage import ROLES, RoleUsage, usage_by_role
+from compact_hf.runs.usage import RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
 
 PUBLIC_SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
@@ -119,7 +120,7 @@ def read_provenance(runs: Sequence[Path]) -> Provenance:
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         for journal in journals:
             identity, spending = journal.identity, journal.usage()
-            for role, usage in usage_by_role(spending, identity).items():
+            for role, usage in usage_by_role(spending, RunIdentity.from_json(identity).teachers).items():
                 role_sums = sums.setdefault((role, usage.teacher), _UsageSums())
                 role_sums.usages.append(usage)
                 role_sums.versions |= _model_versions(spending, role)

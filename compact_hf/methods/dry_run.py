@@ -15,6 +15,7 @@ from compact_hf.methods.forecast import Forecast, estimate_by_role, forecast_run
 from compact_hf.methods.generate import CompactKeywords, MethodCall, method_keywords
 from compact_hf.methods.registry import DEFAULT_METHOD
 from compact_hf.methods.status import RunStatus, status
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.sources import describe_teachers
@@ -44,14 +45,15 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
     infos = describe_teachers(images, call.run, roles=call.method.roles)
     teachers = {role: info.name for role, info in infos.items()}
     started = call.method.start(RunSetup(images, infos, call.run, call.options))
-    settings = {
-        "source": images.identity,
-        "seed": call.run.seed,
-        **call.identity_settings(started),
-        "shard": call.run.shard,
+    identity = RunIdentity(
+        source=images.identity,
+        method=call.name,
+        seed=call.run.seed,
         # What runs here has names of its own, of directories and of planted faults.
-        **{str(role): name for role, name in teachers.items() if name.partition(":")[0] not in FREE_TEACHERS},
-    }
+        teachers={role: name for role, name in teachers.items() if name.partition(":")[0] not in FREE_TEACHERS},
+        shard=None if shard is None else str(shard),
+        settings=call.settings(started),
+    )
     refs = list(images.refs())
     count = len(refs if shard is None else shard.select(refs))
     return forecast_run(
@@ -60,17 +62,18 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
         teachers=teachers,
         prices=limits.prices(teachers),
         rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
-        status=_read_status(Path(out), settings),
+        status=_read_status(Path(out), identity),
     )
 
 
-def _read_status(out: Path, settings: dict[str, Any]) -> RunStatus | None:
+def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:
     if not (out / FILE_NAME).is_file():
         return None
     run_status = status(out)
-    identity = {name: run_status.identity.get(name) for name in settings}
-    if identity != settings:
+    planned = {"shard": None, **identity.to_json()}
+    existing = {name: run_status.identity.get(name) for name in planned}
+    if existing != planned:
         raise SettingsMismatchError(
-            str(out), {name: (identity[name], settings[name]) for name in identity if identity[name] != settings[name]}
+            str(out), {name: (existing[name], planned[name]) for name in planned if existing[name] != planned[name]}
         )
     return run_status

@@ -84,9 +84,9 @@ class MethodCall:
             on_wait=self.run.on_wait,
         )
 
-    def identity_settings(self, started: StartedMethod) -> dict[str, Any]:
-        """Return the method's part of a run's identity."""
-        return {"method": self.name, "max_edge": self.run.max_edge, **started.settings}
+    def settings(self, started: StartedMethod) -> dict[str, Any]:
+        """Return what the method and the image size add to a run's identity."""
+        return {"max_edge": self.run.max_edge, **started.settings}
 
     def execute(self, source: str, out: Path) -> RunProgress:
         """Carry it out in the run directory `out`.
@@ -103,7 +103,8 @@ class MethodCall:
             images,
             teachers,
             partial(_process_image, started, images, self.run.max_edge),
-            self.identity_settings(started),
+            self.name,
+            self.settings(started),
             self.run.seed,
             shard,
             self.run,

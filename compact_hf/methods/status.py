@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -18,6 +18,7 @@ from compact_hf.methods.base import Method
 from compact_hf.methods.registry import get_method
 from compact_hf.records import Reject
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import find_runs
 from compact_hf.runs.usage import RoleUsage, usage_by_role
@@ -207,10 +208,10 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for directory in find_runs(Path(run))]
-        identity = journals[0].identity
+        identity = RunIdentity.of(journals[0])
         if len(journals) > 1:
-            identity.pop("shard", None)
-        counter = get_method(identity["method"]).count_outcomes(_read_planted(journals, identity))
+            identity = replace(identity, shard=None)
+        counter = get_method(identity.method).count_outcomes(_read_planted(journals, identity))
         for journal in journals:
             counter.add_journal(journal)
         entries = [entry for journal in journals for entry in journal.usage()]
@@ -219,11 +220,11 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         timestamps = sorted(timestamp for journal in journals for timestamp in journal.finish_times())
         image_count = sum(journal.count_images() for journal in journals)
         planned_counts = [count for journal in journals if (count := journal.read_image_total()) is not None]
-    usage = usage_by_role(entries, identity, price_in=price_in, price_out=price_out)
+    usage = usage_by_role(entries, identity.teachers, price_in=price_in, price_out=price_out)
     costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
     cost = math.fsum(costs) if len(costs) == len(usage) else None
     return counter.status_class(
-        identity=identity,
+        identity=identity.to_json(),
         pictures=image_count,
         finished=finished,
         conversations=kept,
@@ -246,8 +247,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
     )
 
 
-def _read_planted(journals: Sequence[Journal], identity: Mapping[str, Any]) -> dict[str, list[str]]:
-    if not identity.get("teacher", "").startswith(_NOISY_PREFIX):
+def _read_planted(journals: Sequence[Journal], identity: RunIdentity) -> dict[str, list[str]]:
+    if not identity.teachers.get("teacher", "").startswith(_NOISY_PREFIX):
         return {}
     return {
         reply.key: [*reversed(reply.planted)]

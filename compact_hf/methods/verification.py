@@ -34,9 +34,10 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
     verifier_several_prompt,
 )
-from compact_hf.methods.compact.truth import Questions, Task
+from compact_hf.methods.compact.truth import Questions
 from compact_hf.records import Draft, Reject, Turn, Verdict, digest
-from compact_hf.teachers.base import EncodedImage, Reply, Request, Role
+from compact_hf.runs.process import make_request
+from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 
 class VerificationReason(StrEnum):
@@ -196,19 +197,6 @@ def verification_prompts_version() -> str:
     return digest(*single, verifier_several_prompt([""]), blind_several_prompt([""]), QUESTIONS_PER_REQUEST, length=12)
 
 
-def make_request(
-    role: Role,
-    image_id: str,
-    encoded_image: EncodedImage | None,
-    prompt: str,
-    schema: type[BaseModel],
-    subject: Task | Questions,
-) -> Request:
-    """Return a request whose key is that of its prompt about its image."""
-    # The run's identity fixes teacher, model and image size; within a run the prompt about an image is all there is.
-    return Request(digest(role, image_id, prompt), role, image_id, encoded_image, prompt, schema, subject, len(subject))
-
-
 def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
     if isinstance(verdict, Reject):
         return replace(verdict, capabilities=draft.capabilities)
@@ -220,29 +208,22 @@ def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> T
 
 def _verification_request(image_id: str, questions: Sequence[str], encoded_image: EncodedImage) -> Request:
     if len(questions) == 1:
-        return make_request(
-            "verifier",
-            image_id,
-            encoded_image,
-            verifier_prompt(questions[0]),
-            VerdictReply,
-            Questions(tuple(questions)),
-        )
-    return make_request(
-        "verifier",
-        image_id,
-        encoded_image,
-        verifier_several_prompt(questions),
-        VerdictsReply,
-        Questions(tuple(questions)),
-    )
+        return _ask_verifier(image_id, questions, encoded_image, verifier_prompt(questions[0]), VerdictReply)
+    return _ask_verifier(image_id, questions, encoded_image, verifier_several_prompt(questions), VerdictsReply)
 
 
 def _blind_request(image_id: str, questions: Sequence[str]) -> Request:
     if len(questions) == 1:
-        return make_request(
-            "verifier", image_id, None, blind_prompt(questions[0]), BlindReply, Questions(tuple(questions))
-        )
-    return make_request(
-        "verifier", image_id, None, blind_several_prompt(questions), BlindAnswersReply, Questions(tuple(questions))
-    )
+        return _ask_verifier(image_id, questions, None, blind_prompt(questions[0]), BlindReply)
+    return _ask_verifier(image_id, questions, None, blind_several_prompt(questions), BlindAnswersReply)
+
+
+def _ask_verifier(
+    image_id: str,
+    questions: Sequence[str],
+    encoded_image: EncodedImage | None,
+    prompt: str,
+    schema: type[BaseModel],
+) -> Request:
+    subject = Questions(tuple(questions))
+    return make_request("verifier", image_id, encoded_image, prompt, schema, subject, num_parts=len(questions))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 
 from compact_hf.errors import UsageError
 from compact_hf.images.source import MAX_EDGE
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_CONCURRENCY: Final = 16
 _FLAG: Final = "flag"
@@ -86,15 +87,19 @@ def iter_fields(options: type) -> Iterator[Field[Any]]:
         yield from (remaining.pop(name) for name in inspect.get_annotations(base) if name in remaining)
 
 
-def keywords_of(
-    options: Callable[P, object],
-) -> Callable[[Callable[..., R]], Callable[Concatenate[str, str | Path, P], R]]:
-    """Let a function of (source, out, **options) have the fields of an options class as its keywords.
+class DatasetFunction(Protocol[P, R_co]):
+    """A function of a dataset, a run directory and keywords."""
+
+    def __call__(self, dataset: str, out: str | Path, *args: P.args, **options: P.kwargs) -> R_co: ...
+
+
+def keywords_of(options: Callable[P, object]) -> Callable[[Callable[..., R]], DatasetFunction[P, R]]:
+    """Let a function of (dataset, out, **options) have the fields of an options class as its keywords.
 
     Type checkers and `help()` see them; the function is called as it is.
     """
 
-    def decorate(function: Callable[..., R]) -> Callable[Concatenate[str, str | Path, P], R]:
+    def decorate(function: Callable[..., R]) -> DatasetFunction[P, R]:
         set_keywords(function, options)
         return function
 

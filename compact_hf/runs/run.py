@@ -18,6 +18,7 @@ from compact_hf.errors import JournalError, SourceError
 from compact_hf.images.source import ImageSource
 from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.image_index import iter_inspected, shuffle_refs
 from compact_hf.runs.interrupt import run_async_interruptible
 from compact_hf.runs.journal import FinishedImage, Journal
@@ -92,7 +93,8 @@ class Run:
         source (`ImageSource`): the images.
         teachers (`Mapping[Role, Teacher]`): who is asked in each role.
         process (`Callable[[ImageInfo], Process]`): the method.
-        settings (`Mapping[str, Any]`): what decides the method's questions, as JSON values: a part of the identity.
+        method (`str`): the method's name, for the identity.
+        settings (`Mapping[str, Any]`): what else decides the method's questions, as JSON values.
         seed (`int`): decides the order of the images.
         shard (`Shard | None`): the part to work on, None for all.
         limits (`RunLimits`): of the whole run.
@@ -102,6 +104,7 @@ class Run:
     source: ImageSource
     teachers: Mapping[Role, Teacher]
     process: Callable[[ImageInfo], Process]
+    method: str
     settings: Mapping[str, Any]
     seed: int = 0
     shard: Shard | None = None
@@ -120,13 +123,20 @@ class Run:
         """
         limits = self.limits.for_shard(self.shard)
         prices = limits.prices({role: teacher.name for role, teacher in self.teachers.items()})
-        return run_async_interruptible(partial(self._run, partial(Journal.open, out, self.identity()), limits, prices))
+        return run_async_interruptible(
+            partial(self._run, partial(Journal.open, out, self.identity().to_json()), limits, prices)
+        )
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the questions; terms do not."""
-        teacher_names: dict[str, str] = {role: teacher.name for role, teacher in self.teachers.items()}
-        shard = {} if self.shard is None else {"shard": str(self.shard)}
-        return {"source": self.source.identity, "seed": self.seed, **teacher_names, **shard, **self.settings}
+    def identity(self) -> RunIdentity:
+        """Return what decides the questions; limits do not."""
+        return RunIdentity(
+            source=self.source.identity,
+            method=self.method,
+            seed=self.seed,
+            teachers={role: teacher.name for role, teacher in self.teachers.items()},
+            shard=None if self.shard is None else str(self.shard),
+            settings=self.settings,
+        )
 
     async def _run(
         self,

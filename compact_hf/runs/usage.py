@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
 
 from compact_hf.runs.journal import TokenUsage
 from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import Price, lookup_prices
-
-ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class RoleUsage:
 
 def usage_by_role(
     entries: Sequence[TokenUsage],
-    identity: Mapping[str, Any],
+    teachers: Mapping[Role, str],
     *,
     price_in: float | None = None,
     price_out: float | None = None,
@@ -46,13 +43,12 @@ def usage_by_role(
 
     Args:
         entries (`Sequence[TokenUsage]`): from the run's journal, or those of all its shards.
-        identity (`Mapping[str, Any]`): the run's settings, which name who is asked.
+        teachers (`Mapping[Role, str]`): role -> who is asked, as in the run's identity.
         price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
 
     Raises:
         UsageError: the prices are not two, or negative.
     """
-    teachers = {role: identity[role] for role in ROLES if role in identity}
     get_prices = partial(lookup_prices, teachers, price_in=price_in, price_out=price_out)
     current_prices = get_prices()
     prices_by_day = {day: get_prices(timestamp=datetime.fromisoformat(day)) for day in {entry.day for entry in entries}}

@@ -25,6 +25,7 @@ from compact_hf.methods.base import DatasetOptions
 from compact_hf.methods.compact.complexity import CapabilityPair, measure_complexity
 from compact_hf.methods.generate import MethodCall
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.options import RunOptions, keywords_of
 from compact_hf.storage import atomic_file
@@ -195,7 +196,7 @@ def check_method(journal: Journal) -> None:
     Raises:
         UsageError: it is a run of another command.
     """
-    method = journal.identity["method"]
+    method = RunIdentity.of(journal).method
     if method != METHOD:
         raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}; `compact status` shows it")
 

@@ -38,13 +38,12 @@ from compact_hf.methods.compact.truth import Task
 from compact_hf.methods.generate import MethodCall
 from compact_hf.methods.verification import (
     filter_draft,
-    make_request,
     request_verdicts,
     verify_drafts,
 )
 from compact_hf.records import Conversation, Draft, Reject, Turn, digest, to_json
 from compact_hf.runs.options import RunOptions, keywords_of
-from compact_hf.runs.process import Process, Result
+from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.runs.run import RunProgress
 from compact_hf.teachers.base import EncodedImage, Reply, Request
 
@@ -216,7 +215,7 @@ def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, roun
     prompt = rewrite_several_prompt(originals, extras) if is_several else rewrite_prompt(originals[0], extras[0])
     task = Task(state.image_id, round_number, tuple(question.combination for question in chunk))
     schema = DraftsReply if is_several else DraftReply
-    return make_request("teacher", state.image_id, state.encoded_image, prompt, schema, task)
+    return make_request("teacher", state.image_id, state.encoded_image, prompt, schema, task, num_parts=len(chunk))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, teacher_prompt, teacher_several_prompt
 from compact_hf.methods.compact.sampling import Combination, draw_combinations, draw_k
 from compact_hf.methods.compact.truth import Task
-from compact_hf.methods.verification import filter_draft, make_request, verify_drafts
+from compact_hf.methods.verification import filter_draft, verify_drafts
 from compact_hf.records import Conversation, Draft, Reject, Turn, from_json, to_json
-from compact_hf.runs.process import Process, Result
+from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 
@@ -129,10 +129,7 @@ def _run_round(
 
 
 def _draft_request(task: Task, encoded_image: EncodedImage) -> Request:
-    if len(task.combinations) == 1:
-        return make_request(
-            "teacher", task.image_id, encoded_image, teacher_prompt(task.combinations[0]), DraftReply, task
-        )
-    return make_request(
-        "teacher", task.image_id, encoded_image, teacher_several_prompt(task.combinations), DraftsReply, task
-    )
+    is_several = len(task.combinations) > 1
+    prompt = teacher_several_prompt(task.combinations) if is_several else teacher_prompt(task.combinations[0])
+    schema = DraftsReply if is_several else DraftReply
+    return make_request("teacher", task.image_id, encoded_image, prompt, schema, task, num_parts=len(task.combinations))

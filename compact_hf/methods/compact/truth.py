@@ -41,9 +41,6 @@ class Task:
     round: int
     combinations: tuple[tuple[str, ...], ...]
 
-    def __len__(self) -> int:
-        return len(self.combinations)
-
     def answer_about(
         self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
     ) -> TruthfulReply:
@@ -71,9 +68,6 @@ class Questions:
     """
 
     questions: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.questions)
 
     def answer_about(
         self,

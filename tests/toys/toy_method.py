@@ -1,0 +1,124 @@
+"""A method of somebody else's package, in one file: a teacher writes a caption of each image, a verifier confirms it.
+
+It has a request and a reply of its own, an outcome, a reject reason, an option, and replies truthfully about scenes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+from pydantic import BaseModel
+
+from compact_hf.errors import UsageError
+from compact_hf.methods.base import Method, RunSetup, StartedMethod
+from compact_hf.records import ImageInfo, Reject, from_json, to_json
+from compact_hf.runs.options import option
+from compact_hf.runs.process import Process, Result, make_request
+from compact_hf.scenes.scene import Scene
+from compact_hf.teachers.base import EncodedImage, TruthfulReply
+
+EXAGGERATION = "exaggeration"
+
+
+class CaptionReply(BaseModel):
+    """The JSON of the teacher."""
+
+    caption: str
+
+
+class ConfirmationReply(BaseModel):
+    """The JSON of the verifier."""
+
+    is_true: bool
+
+
+class CaptionReason(StrEnum):
+    """Why a caption is dropped."""
+
+    UNTRUE = "untrue caption"
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """The option of the method."""
+
+    tone: str = option("plain", "how captions sound: plain or lively (default: plain)", metavar="TONE")
+
+
+@dataclass(frozen=True)
+class CaptionOutcome:
+    """What became of an image: `drafts` as `AnyOutcome` has them, to count planted faults by."""
+
+    caption: str
+    rejects: tuple[Reject, ...]
+    drafts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class CaptionTask:
+    """What the teacher is asked."""
+
+    tone: str
+
+    def answer_about(
+        self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
+    ) -> TruthfulReply:
+        assert scene is not None
+        fault = draw_fault((EXAGGERATION,))
+        number = len(scene.objects) + (1 if fault else 0)
+        exclamation = rng.choice(("!", "!!")) if self.tone == "lively" else "."
+        caption = f"{number} things at this place: {scene.place}{exclamation}"
+        return TruthfulReply(json.dumps({"caption": caption}), planted=(fault,) if fault else ())
+
+
+@dataclass(frozen=True)
+class CaptionCheck:
+    """What the verifier is asked."""
+
+    caption: str
+
+    def answer_about(
+        self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
+    ) -> TruthfulReply:
+        assert scene is not None
+        return TruthfulReply(json.dumps({"is_true": self.caption.startswith(f"{len(scene.objects)} things")}))
+
+
+class Captions(Method):
+    """Captions of images."""
+
+    name = "captions"
+    summary = "captions"
+    options = CaptionOptions
+    reject_reasons = (CaptionReason,)
+
+    @classmethod
+    def start(cls, setup: RunSetup) -> StartedMethod:
+        tone = setup.options.tone
+        if tone not in ("plain", "lively"):
+            raise UsageError(f"got the tone {tone!r}; there are plain and lively")
+        return StartedMethod(partial(write_caption, tone), {"tone": tone})
+
+    @classmethod
+    def parse_outcome(cls, body: str) -> CaptionOutcome:
+        return from_json(CaptionOutcome, body)
+
+
+def write_caption(tone: str, image: ImageInfo, encoded_image: EncodedImage) -> Process:
+    """Ask for a caption, and whether it is true."""
+    prompt = f"Write a {tone} caption."
+    request = make_request("teacher", image.image_id, encoded_image, prompt, CaptionReply, CaptionTask(tone))
+    (reply,) = yield [request]
+    caption = CaptionReply.model_validate_json(reply.text).caption
+    check = CaptionCheck(caption)
+    question = f"Is this true? {caption}"
+    (verdict,) = yield [make_request("verifier", image.image_id, encoded_image, question, ConfirmationReply, check)]
+    if ConfirmationReply.model_validate_json(verdict.text).is_true:
+        return Result(to_json(CaptionOutcome(caption, (), ((request.key, ""),))), 1)
+    reject = Reject("verification", CaptionReason.UNTRUE, caption)
+    return Result(to_json(CaptionOutcome("", (reject,), ((request.key, reject.reason),))), 0)
