@@ -13,7 +13,7 @@ from compact_hf.cli.options import add_options, make_progress_callback
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 from compact_hf.methods.registry import DEFAULT_METHOD, get_method, list_methods
-from compact_hf.runs.options import RunOptions
+from compact_hf.runs.options import RunOptions, iter_flags
 
 if TYPE_CHECKING:
     from compact_hf.methods.base import Method
@@ -167,11 +167,21 @@ def add_method(commands: Any) -> None:
 def _list_methods(args: argparse.Namespace) -> int:
     methods = list_methods()
     if args.json:
-        print_json({name: {"makes": method.summary, "needs": method.needs} for name, method in methods.items()})
+        print_json({name: _describe_method(method) for name, method in methods.items()})
         return 0
     rows = [(name, method.summary, _NEEDS[method.needs]) for name, method in methods.items()]
     print_table(("method", "makes", "needs"), rows)
     return 0
+
+
+def _describe_method(method: type[Method]) -> dict[str, Any]:
+    return {
+        "makes": method.summary,
+        "needs": method.needs,
+        "asks": list(method.roles),
+        "options": [item.name for item, _ in iter_flags(method.options)],
+        "reject_reasons": [str(reason) for reasons in method.reject_reasons for reason in reasons],
+    }
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -34,22 +33,11 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
     verifier_several_prompt,
 )
+from compact_hf.methods.compact.reasons import VerificationReason
 from compact_hf.methods.compact.truth import Questions
 from compact_hf.records import Draft, Reject, Turn, Verdict, digest
 from compact_hf.runs.process import make_request
 from compact_hf.teachers.base import EncodedImage, Reply, Request
-
-
-class VerificationReason(StrEnum):
-    """Why a draft is dropped after the verifier has seen it (paper, step 3)."""
-
-    DECLINED = "verifier declined"
-    MALFORMED = "malformed verdict"
-    UNCONFIRMED = "answer not confirmed"
-    MORE = "needs more capabilities"
-    FEWER = "needs fewer capabilities"
-    OTHER = "needs other capabilities"
-    BLIND = "answerable without the picture"
 
 
 def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:

@@ -67,7 +67,13 @@ def read_outcomes(run: Path) -> list[tuple[str, str]]:
 def test_it_is_listed_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(list_methods()) == ["annotate", "augment", "captions", "compact"]
     assert main(["method", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == {"makes": "captions", "needs": "images"}
+    assert json.loads(capsys.readouterr().out)["captions"] == {
+        "makes": "captions",
+        "needs": "images",
+        "asks": ["teacher", "verifier"],
+        "options": ["tone"],
+        "reject_reasons": ["untrue caption"],
+    }
 
 
 def test_a_run_is_counted_with_its_own_reasons_and_faults(clean: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compact_hf.images.questions import QuestionRow
+from compact_hf.methods.annotate.reasons import QuestionReason
 from compact_hf.methods.verification import request_verdicts
 from compact_hf.records import Draft, Reject, Verdict, from_json, to_json
 from compact_hf.runs.process import Process, Result
@@ -102,7 +103,7 @@ def collect_questions(rows: Sequence[QuestionRow]) -> tuple[list[DatasetQuestion
             if question:
                 questions.append(DatasetQuestion(row, turn, Draft(question, answer, 0, ())))
             else:
-                rejects.append(Reject("conversation", "empty question", row.location, f"turn {turn}"))
+                rejects.append(Reject("conversation", QuestionReason.EMPTY, row.location, f"turn {turn}"))
     return questions, rejects
 
 

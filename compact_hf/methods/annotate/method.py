@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from compact_hf.methods.annotate.reasons import QuestionReason
 from compact_hf.methods.base import DatasetOptions, Method, RunSetup, StartedMethod
+from compact_hf.methods.compact.reasons import VerificationReason
 
 if TYPE_CHECKING:
     from compact_hf.images.questions import VqaSource
@@ -25,6 +27,7 @@ class Annotate(Method):
     options = DatasetOptions
     needs = "questions"
     roles = ("verifier",)
+    reject_reasons = (QuestionReason, VerificationReason)
     makes_rows = False
 
     @classmethod

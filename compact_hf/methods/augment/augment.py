@@ -17,7 +17,6 @@ import random
 from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,10 +29,12 @@ from compact_hf.methods.augment.prompts import (
     rewrite_prompt,
     rewrite_several_prompt,
 )
+from compact_hf.methods.augment.reasons import OriginalReason
 from compact_hf.methods.compact import filters
-from compact_hf.methods.compact.conversation import ConversationReason, Outcome
+from compact_hf.methods.compact.conversation import Outcome
 from compact_hf.methods.compact.preset import PAPER, Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply
+from compact_hf.methods.compact.reasons import ConversationReason
 from compact_hf.methods.compact.truth import Task
 from compact_hf.methods.generate import MethodCall
 from compact_hf.methods.verification import (
@@ -54,14 +55,6 @@ PRESET: Final = replace(
 
 # Each round waits for two batches, up to 24 hours each.
 BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
-
-
-class OriginalReason(StrEnum):
-    """Why a question of the dataset is not rewritten."""
-
-    NO_ANSWER = "question without answer"
-    OTHER_K = "another k than the picture's"
-    TOO_MANY_CAPABILITIES = "no question for so many capabilities"
 
 
 @dataclass(slots=True)

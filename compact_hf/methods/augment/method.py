@@ -6,9 +6,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from compact_hf.methods.annotate.reasons import QuestionReason
 from compact_hf.methods.augment.options import METHOD, AugmentOptions
+from compact_hf.methods.augment.reasons import OriginalReason
 from compact_hf.methods.base import RunSetup, StartedMethod
 from compact_hf.methods.compact.method import QuestionMethod
+from compact_hf.methods.compact.reasons import ConversationReason, GenerationReason, VerificationReason
 
 if TYPE_CHECKING:
     from compact_hf.images.questions import VqaSource
@@ -25,6 +28,7 @@ class Augment(QuestionMethod):
     summary = "questions of a data set, rewritten to need one capability more"
     options = AugmentOptions
     needs = "questions"
+    reject_reasons = (QuestionReason, OriginalReason, GenerationReason, VerificationReason, ConversationReason)
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:

@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from compact_hf.methods.compact import filters
 from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, teacher_prompt, teacher_several_prompt
+from compact_hf.methods.compact.reasons import ConversationReason
 from compact_hf.methods.compact.sampling import Combination, draw_combinations, draw_k
 from compact_hf.methods.compact.truth import Task
 from compact_hf.methods.verification import filter_draft, verify_drafts
 from compact_hf.records import Conversation, Draft, Reject, Turn, from_json, to_json
 from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.teachers.base import EncodedImage, Reply, Request
-
-
-class ConversationReason(StrEnum):
-    """Why an image is dropped."""
-
-    TOO_FEW = "too few questions"
 
 
 @dataclass(frozen=True, slots=True)

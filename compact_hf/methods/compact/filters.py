@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,27 +16,10 @@ from pydantic import BaseModel, ValidationError
 from compact_hf.answers import is_uninformative, normalise, word_overlap
 from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import DraftReply, DraftsReply, NumberedDraft
+from compact_hf.methods.compact.reasons import GenerationReason
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
-
-
-class GenerationReason(StrEnum):
-    """Why a draft is dropped before anybody verifies it (paper, step 2)."""
-
-    DECLINED = "declined"
-    MALFORMED = "malformed reply"
-    EMPTY = "empty question or answer"
-    LONG_QUESTION = "long question"
-    LONG_ANSWER = "long answer"
-    CONTROL_CHARACTER = "control character"
-    IMAGE_PLACEHOLDER = "image placeholder in the text"
-    UNINFORMATIVE = "uninformative answer"
-    LOW_CONFIDENCE = "low confidence"
-    JOINED_QUESTIONS = "joined questions"
-    ANSWER_LEAK = "answer in the question"
-    REPETITION = "repeats a question"
-
 
 Failure = tuple[GenerationReason, str]
 """The check that a draft fails, and what was got."""

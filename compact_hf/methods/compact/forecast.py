@@ -21,6 +21,7 @@ from compact_hf.methods.compact.prompts import (
     verifier_prompt,
     verifier_several_prompt,
 )
+from compact_hf.methods.compact.reasons import VerificationReason
 from compact_hf.methods.compact.sampling import MAX_K, draw_combinations
 from compact_hf.methods.compact.status import QuestionRunStatus
 from compact_hf.methods.forecast import (
@@ -34,7 +35,6 @@ from compact_hf.methods.forecast import (
     describe_measurement,
 )
 from compact_hf.methods.status import RunStatus
-from compact_hf.methods.verification import VerificationReason
 from compact_hf.teachers.base import Role
 
 

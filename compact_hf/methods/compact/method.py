@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from compact_hf.methods.base import Method, RunSetup, StartedMethod
 from compact_hf.methods.compact.columns import QuestionRow, QuestionRowKind
 from compact_hf.methods.compact.options import CompactOptions
+from compact_hf.methods.compact.reasons import ConversationReason, GenerationReason, VerificationReason
 
 if TYPE_CHECKING:
     from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome
@@ -61,6 +62,7 @@ class Compact(QuestionMethod):
     name = "compact"
     summary = "questions that need k visual capabilities at once (COMPACT)"
     options = CompactOptions
+    reject_reasons = (GenerationReason, VerificationReason, ConversationReason)
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:

@@ -13,8 +13,8 @@ from typing import Any
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.methods.base import Method
-from compact_hf.methods.compact.filters import GenerationReason
 from compact_hf.methods.compact.preset import PAPER
+from compact_hf.methods.compact.reasons import GenerationReason
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.methods.status import OutcomeCounter, RunStatus
 from compact_hf.records import Reject

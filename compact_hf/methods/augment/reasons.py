@@ -1,0 +1,13 @@
+"""The reasons for which a question of a dataset is not rewritten; see compact/reasons.py for those of what was."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class OriginalReason(StrEnum):
+    """Why a question of the dataset is not rewritten."""
+
+    NO_ANSWER = "question without answer"
+    OTHER_K = "another k than the picture's"
+    TOO_MANY_CAPABILITIES = "no question for so many capabilities"
