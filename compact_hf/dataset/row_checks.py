@@ -35,7 +35,7 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
     if kind is None:
         yield "unknown source", f"no method that is installed is called {record['source']!r}"
         return
-    own_columns = _own_columns(kind)
+    own_columns = _own_columns(kind.name)
     if null_column := _find_null_column(record, own_columns):
         yield "null value", null_column
         return  # the other checks could not look at it
@@ -51,9 +51,9 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
 
 
 @cache  # asked for each row
-def _own_columns(kind: Any) -> dict[str, Column]:
-    columns: dict[str, Column] = kind.columns()
-    return columns
+def _own_columns(source: str) -> dict[str, Column]:
+    kind = get_row_kind(source)
+    return {} if kind is None else kind.columns()
 
 
 def _find_null_column(record: Record, own_columns: Mapping[str, Any]) -> str:

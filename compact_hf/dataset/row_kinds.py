@@ -55,8 +55,8 @@ def get_subset_kind(subset: str) -> type[RowKind] | None:
 
 
 def get_row_kinds() -> list[type[RowKind]]:
-    """Return all kinds, in the order in which their columns stand, which is that of their names."""
-    return list(_registered_kinds().values())
+    """Return all kinds, in the order in which their columns stand: by config, so that those of one stand together."""
+    return sorted(_registered_kinds().values(), key=lambda kind: (kind.config or kind.name, kind.name))
 
 
 def _registered_kinds() -> dict[str, type[RowKind]]:

@@ -105,6 +105,12 @@ def find_column_sources(names: Collection[str]) -> tuple[str, ...]:
     return tuple(kind.name for kind in get_row_kinds() if (columns := kind.columns()) and columns.keys() <= set(names))
 
 
+def find_unknown_columns(names: Iterable[str]) -> list[str]:
+    """Return those of the columns that are neither common ones nor a method's that is installed."""
+    known = {*COMMON_COLUMNS, *(name for kind in get_row_kinds() for name in kind.columns())}
+    return [name for name in names if name not in known]
+
+
 def features(sources: Collection[str]) -> Any:
     """Return the `datasets.Features` of a dataset whose rows are of these sources.
 

@@ -34,6 +34,7 @@ from compact_hf.dataset.schema import (
     data_path,
     features,
     find_column_sources,
+    find_unknown_columns,
     parse_data_path,
     subset_order,
 )
@@ -216,6 +217,8 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
 
 def _schema_difference(schema: Any, expected: Any) -> str:
     """Return what differs between a file's schema and a release's, an empty string where nothing does."""
+    if unknown := find_unknown_columns(schema.names):
+        return f"no method that is installed has the column {', '.join(unknown)}; install its package, or remove it"
     if schema.names != expected.names:
         return f"columns {', '.join(schema.names)}; should be {', '.join(expected.names)}"
     for name in expected.names:

@@ -1,4 +1,4 @@
-"""A method from a package of one file goes all the way of a run; no other file knows it."""
+"""A method from a package of one file goes all the way, from a run to the Hub; no other file knows it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from compact_hf.cli.main import main
+from compact_hf.dataset.assemble import assemble
+from compact_hf.dataset.show import show
+from compact_hf.dataset.validate import validate
+from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import JournalError, StoppedEarly, UsageError
+from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.generate import generate
 from compact_hf.methods.registry import get_method, list_methods
 from compact_hf.methods.status import status
+from compact_hf.records import Message, digest, is_validation_image
 from compact_hf.runs.journal import FILE_NAME, Journal
+from tests.dataset.samples import make_image
+from tests.doubles.hub.server import HubServer
+from tests.hub.clients import run_source
 
 SCENES = "scenes:60"
 COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli.main import main; sys.exit(main())")
@@ -183,3 +193,129 @@ def test_an_option_that_every_run_has_is_refused(tmp_path: Path, site: Path) -> 
     )
     with pytest.raises(UsageError, match=r"options that every run has \(limit\)"):
         generate("scenes:2", tmp_path / "run", method="clashing_method:Clash")
+
+
+@pytest.fixture(scope="module")
+def mixed(clean: Path, site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of two methods about the same images."""
+    directory = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        generate(SCENES, directory / "run")
+        assemble([directory / "run", clean], directory / "dataset", version="1.0.0", max_similarity=1)
+    return directory / "dataset"
+
+
+def test_a_dataset_of_two_methods_has_the_columns_of_both(mixed: Path) -> None:
+    from datasets import load_dataset
+
+    everything = load_dataset(str(mixed), "all")
+    assert everything["train"].column_names == [
+        *("id", "images", "messages", "num_words", "k", "capabilities", "turns", "source", "image_id", "image_source"),
+        *("image_license", "teacher", "verifier", "preset_version"),
+    ]
+    rows = [row for split in everything.values() for row in split]
+    captions = [row for row in rows if row["source"] == "captions"]
+    questions = [row for row in rows if row["source"] == "compact"]
+    assert len(captions) + len(questions) == len(rows) > len(captions) > 0
+    assert {row["k"] for row in captions} == {None}
+    assert all(row["turns"] == row["capabilities"] == [] for row in captions)
+    assert {row["num_words"] for row in questions} == {None}
+    assert {len(row["images"]) for row in rows} == {1}
+    own = load_dataset(str(mixed), "captions")
+    assert sorted(row["id"] for split in own.values() for row in split) == sorted(row["id"] for row in captions)
+    # An image is for validation or for training, whichever method asked about it.
+    held_out = {row["image_id"] for row in everything["validation"]}
+    assert held_out.isdisjoint(row["image_id"] for row in everything["train"])
+
+
+def test_its_rows_are_checked_and_its_card_says_what_was_counted(mixed: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert validate(mixed).is_valid
+    card = (mixed / "README.md").read_text(encoding="utf-8")
+    file = pq.read_table(mixed / "data/captions/train-00000-of-00001.parquet")
+    words = sum(len(message[1]["content"].split()) for message in file["messages"].to_pylist())
+    held_out = mixed / "data/captions/validation-00000-of-00001.parquet"
+    if held_out.is_file():
+        words += sum(pq.read_table(held_out)["num_words"].to_pylist())
+    assert f"{words} words in" in card
+    assert "# Captions and COMPACT 1.0.0" in card
+    assert "| `num_words` | number of words in the caption |" in card
+    assert "| k = 2 |" in card  # and what the other method has to say
+
+    shutil.copytree(mixed, tmp_path / "other")
+    records = file.to_pylist()
+    records[0]["num_words"] += 1
+    records[1]["k"] = 2
+    pq.write_table(
+        pa.Table.from_pylist(records, schema=file.schema),
+        tmp_path / "other/data/captions/train-00000-of-00001.parquet",
+    )
+    assert validate(tmp_path / "other").counts == {"words are not counted": 1, "column of another method": 1}
+
+
+def test_without_its_package_a_dataset_says_what_is_missing(
+    mixed: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import load_dataset
+
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(site)])
+    report = validate(mixed)
+    assert report.problems[0].detail.startswith("no method that is installed has the column num_words; install its")
+    assert len(load_dataset(str(mixed), "captions")["train"]) > 0  # who only reads needs no package at all
+
+
+def test_it_is_shown_with_what_was_said(mixed: Path, tmp_path: Path) -> None:
+    page = show(mixed, tmp_path / "sheet", n=6).page.read_text(encoding="utf-8")
+    assert "Describe the image." in page
+    assert "things at this place" in page
+    assert "k = 2" in page
+
+
+def test_it_is_published_and_read_back(mixed: Path, tmp_path: Path) -> None:
+    source = """
+import sys
+from datasets import load_dataset
+from compact_hf import publish
+publish(sys.argv[1], "org/both")
+told = {config: len(load_dataset("org/both", config, split="train")) for config in ("all", "captions", "k1")}
+"""
+    with HubServer() as server:
+        counts = run_source(server, source, mixed, home=tmp_path / "home")
+    assert counts["all"] > counts["captions"] > 0
+    assert counts["k1"] > 0
+
+
+def test_a_row_may_hold_several_images(tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from toy_method import CaptionRow
+
+    images = [make_image(number, file_format="PNG") for number in range(40)]
+    by_split: dict[bool, list[bytes]] = {False: [], True: []}
+    for image in images:
+        by_split[is_validation_image(compute_image_id(image))].append(image)
+
+    def make_row(*data: bytes) -> CaptionRow:
+        ids = [compute_image_id(image) for image in data]
+        return CaptionRow(
+            id=digest(ids),
+            messages=(Message("user", "What changed?"), Message("assistant", "the colour")),
+            source="captions",
+            image_id=",".join(ids),
+            image_source="paint",
+            image_license="cc0-1.0",
+            read_images=tuple(partial(bytes, image) for image in data),
+            num_words=2,
+        )
+
+    first, second, third = by_split[False][:3]
+    rows = [make_row(first, second), make_row(third, first), make_row(*by_split[True][:2])]
+    write_dataset(rows, tmp_path / "dataset", version="1.0.0", sources=("captions",))
+    assert validate(tmp_path / "dataset").is_valid
+    data = load_dataset(str(tmp_path / "dataset"))
+    assert [len(row["images"]) for row in data["train"]] == [2, 2]
+    assert [len(row["images"]) for row in data["validation"]] == [2]
+    write_dataset([make_row(first, by_split[True][0])], tmp_path / "mixed", version="1.0.0", sources=("captions",))
+    assert validate(tmp_path / "mixed").counts == {"images of both splits": 1}

@@ -1,22 +1,26 @@
 """A method of somebody else's package, in one file: a teacher writes a caption of each image, a verifier confirms it.
 
-It has a request and a reply of its own, an outcome, a reject reason, an option, and replies truthfully about scenes.
+It has a request and a reply of its own, an outcome, a reject reason, an option, replies truthfully about scenes, and
+rows with a column and a part of the card of their own.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
 
 from compact_hf.errors import UsageError
+from compact_hf.methods.assembly import FinishedOutcome
 from compact_hf.methods.base import Method, RunSetup, StartedMethod
-from compact_hf.records import ImageInfo, Reject, from_json, to_json
+from compact_hf.methods.row_kind import Column, Record, RowDefect, RowStatistics
+from compact_hf.records import ImageInfo, Message, Reject, Row, digest, from_json, to_json
 from compact_hf.runs.options import option
 from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.scenes.scene import Scene
@@ -89,6 +93,41 @@ class CaptionCheck:
         return TruthfulReply(json.dumps({"is_true": self.caption.startswith(f"{len(scene.objects)} things")}))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionRow(Row):
+    """A row with one column of its own."""
+
+    num_words: int
+
+    def own_columns(self) -> dict[str, Any]:
+        return {"num_words": self.num_words}
+
+
+class CaptionStatistics(RowStatistics):
+    """What the card says about captions."""
+
+    title = "Captions"
+    tags = ("captions",)
+
+    def __init__(self) -> None:
+        self.words = 0
+        self.rows = 0
+
+    def add(self, record: Record) -> None:
+        self.rows += 1
+        self.words += record["num_words"]
+
+    def merge(self, other: CaptionStatistics) -> None:
+        self.rows += other.rows
+        self.words += other.words
+
+    @classmethod
+    def card_template(cls) -> str:
+        return """
+            {% block questions %}{{ statistics.words }} words in {{ statistics.rows }} captions.{% endblock %}
+        """
+
+
 class Captions(Method):
     """Captions of images."""
 
@@ -96,6 +135,39 @@ class Captions(Method):
     summary = "captions"
     options = CaptionOptions
     reject_reasons = (CaptionReason,)
+    statistics = CaptionStatistics
+
+    @classmethod
+    def columns(cls) -> dict[str, Column]:
+        from datasets import Value
+
+        return {"num_words": Column(Value("int64"), "number of words in the caption")}
+
+    @classmethod
+    def check(cls, record: Record) -> Iterator[RowDefect]:
+        if record["num_words"] != len(record["messages"][1]["content"].split()):
+            yield "words are not counted", str(record["num_words"])
+
+    @classmethod
+    def make_rows(
+        cls, outcome: FinishedOutcome, image: ImageInfo, read_image: Callable[[], bytes]
+    ) -> Iterator[Row | Reject]:
+        parsed = cls.parse_outcome(outcome.body)
+        yield from parsed.rejects
+        if parsed.caption:
+            yield CaptionRow(
+                id=digest(cls.name, image.image_id, parsed.caption),
+                messages=(Message("user", "Describe the image."), Message("assistant", parsed.caption)),
+                source=cls.name,
+                image_id=image.image_id,
+                image_source=image.image_source,
+                image_license=image.image_license,
+                teacher=outcome.identity["teacher"],
+                verifier=outcome.identity["verifier"],
+                preset_version=outcome.identity["tone"],
+                read_images=(read_image,),
+                num_words=len(parsed.caption.split()),
+            )
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:
