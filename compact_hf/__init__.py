@@ -5,7 +5,8 @@
     assemble(["run"], "release", version="1.0.0")
 
 A function below does what the command of that name does, or reads and compares what that wrote. The classes are what
-the functions return; a notebook shows those with tables as such. Nothing heavy is imported before it is used.
+the functions return, and `RunOptions`, whose fields are keywords of those that ask a teacher; a notebook shows results
+with tables as such. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from compact_hf.methods.status import RunStatus, status
     from compact_hf.models.llava.assemble import AssemblyResult, assemble_base
     from compact_hf.models.llava.shipped import copy_student
+    from compact_hf.runs.options import RunOptions
     from compact_hf.runs.run import RunProgress
     from compact_hf.training.merge_adapter import merge_adapter
     from compact_hf.training.publish import PublishedModel, publish_model
@@ -64,6 +66,7 @@ __all__ = [
     "PublishedDataset",
     "PublishedModel",
     "RecipeCopy",
+    "RunOptions",
     "RunProgress",
     "RunStatus",
     "Selection",
@@ -115,6 +118,7 @@ _HOME: Final = {
     "PublishedDataset": "compact_hf.dataset.publish",
     "PublishedModel": "compact_hf.training.publish",
     "RecipeCopy": "compact_hf.training.recipes",
+    "RunOptions": "compact_hf.runs.options",
     "RunProgress": "compact_hf.runs.run",
     "RunStatus": "compact_hf.methods.status",
     "Selection": "compact_hf.methods.compact.selection",

@@ -81,7 +81,7 @@ def _augment(args: argparse.Namespace) -> int:
 
     with ProgressBar("pictures") as bar:
         progress = augment(args.dataset, args.out, **_options(args), **_callbacks(bar))
-    _log_next_steps(progress, args.out)
+    _log_next_steps(progress, args.out, "augment")
     return 0
 
 
@@ -93,10 +93,11 @@ def _callbacks(bar: ProgressBar) -> dict[str, Any]:
     return {"on_progress": make_progress_callback(bar), "on_wait": lambda line: bar.log_note(f"compact: {line}")}
 
 
-def _log_next_steps(progress: RunProgress, out: Path) -> None:
+def _log_next_steps(progress: RunProgress, out: Path, method: str) -> None:
+    assembly = f", compact assemble {out} --out release --version 1.0.0" if get_method(method).makes_rows else ""
     log(
         f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
-        f"compact status {out}, compact assemble {out} --out release --version 1.0.0"
+        f"compact status {out}{assembly}"
     )
 
 
@@ -194,7 +195,7 @@ def _generate(args: argparse.Namespace) -> int:
         return _print_forecast(args.source, args.out, settings)
     with ProgressBar("pictures") as bar:
         progress = _run_generation(args, settings, bar)
-    _log_next_steps(progress, args.out)
+    _log_next_steps(progress, args.out, args.method)
     return 0
 
 

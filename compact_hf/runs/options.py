@@ -107,7 +107,7 @@ def keywords_of(options: Callable[P, object]) -> Callable[[Callable[..., R]], Da
 
 
 def set_keywords(function: Callable[..., object], options: Callable[..., object], *, is_open: bool = False) -> None:
-    """Set the fields of an options class as a function's keywords, in place of its `**options`.
+    """Set the fields of an options class as a function's keywords, and describe them in its docstring as it does.
 
     Args:
         is_open (`bool`, *optional*, defaults to False): keep `**options` behind them, for those of other methods.
@@ -121,6 +121,16 @@ def set_keywords(function: Callable[..., object], options: Callable[..., object]
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]  # of any function, see inspect
         parameters=[*parameters, rest] if is_open else parameters
     )
+    described = "\n".join(_describe_fields(options))  # type: ignore[arg-type]
+    function.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{described}"
+
+
+def _describe_fields(options: type) -> Iterator[str]:
+    """Yield the entries of the docstrings that describe the fields of an options class."""
+    for base in options.__mro__:
+        _, _, section = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:\n")
+        if section:
+            yield section.partition("\n\n")[0]
 
 
 def _ignore_progress(progress: RunProgress) -> None:

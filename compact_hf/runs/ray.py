@@ -113,7 +113,8 @@ def generate_on_ray(
     in flight; the same call goes on.
 
     Args:
-        generate (`Callable[..., RunProgress]`): the method's function of a module, which the machines import.
+        generate (`Callable[..., RunProgress]`): a function of a module, which the machines import: `generate`, whose
+            settings name the method, which the machines must have installed too.
         source (`str`): as for `generate`.
         out (`str | Path`): where the shards' run folders are collected: new, empty, or this same run's. It may lie
             on a network file system.

@@ -42,6 +42,8 @@ def test_help_lists_the_real_keywords(function: Callable[..., Any], own: set[str
     assert (source.kind, out.name) == (inspect.Parameter.POSITIONAL_OR_KEYWORD, "out")
     assert {item.name for item in keywords} == own | RUN_NAMES | rest
     assert inspect.signature(function).parameters["concurrency"].default == 16
+    described = described_names(inspect.getdoc(function) or "", "Options")
+    assert set(described) == (own | RUN_NAMES) - {"method"}
 
 
 @pytest.mark.parametrize("options", [{"limit": 0}, {"concurrency": 0}, {"rpm": 0.0}, {"max_cost": float("inf")}])

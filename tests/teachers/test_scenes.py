@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.errors import UsageError
+from compact_hf.errors import TeacherError, UsageError
 from compact_hf.methods.compact.truth import FAULTS
 from compact_hf.scenes.questions import supported_combinations
 from compact_hf.scenes.scene import build_scene
@@ -119,3 +120,9 @@ def test_an_unknown_teacher_suggests_the_nearest() -> None:
         UsageError, match=r"there are gemini, gemini-batch, local, openai, scenes; did you mean gemini\?"
     ):
         open_teacher("gemni", state_dir=Path("run"))
+
+
+def test_a_request_without_a_subject_is_refused_in_one_line() -> None:
+    request = replace(make_requests()[0], subject=None)
+    with pytest.raises(TeacherError, match=r"does not know what this method asks .*; name a teacher that reads"):
+        ask_all(ScenesTeacher(), [request])
