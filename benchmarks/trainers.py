@@ -124,6 +124,7 @@ def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
+    from compact_hf.models.registry import get_family
     from compact_hf.training.recipes import read_recipe
     from compact_hf.training.row_screening import screen_rows
     from compact_hf.training.trainer import CompactTrainer
@@ -163,11 +164,13 @@ def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
     }
     if setup.trainer == "trl":
         return SFTTrainer(train_dataset=rows, **arguments)
-    screening = screen_rows(rows, processor, max_length=recipe["max_length"], answers_only=True)
+    family = get_family("llava")
+    screening = screen_rows(rows, processor, family, max_length=recipe["max_length"], answers_only=True)
     return CompactTrainer(
         train_dataset=rows.select(screening.kept_indices),
         screening=screening,
-        projector_learning_rate=LEARNING_RATE / 10,
+        family=family,
+        learning_rates={"projector": LEARNING_RATE / 10},
         seconds=0.0,
         **arguments,
     )

@@ -4,9 +4,10 @@ The model is a directory or a Hub repository with a whole vision-language model,
 `adapter_config.json` names its base and may name the base's revision. It runs on a GPU if there is one and else on the
 CPU, in the precision it was saved in.
 
-LLaVA reads an image once for all questions about it. In its prompt the image stands before the question, and what
-stands there is the same for all questions about it: three quarters of the tokens and more. So it goes through the tower
-and the language model once (the prefix), each question continues from there, and the answers are the same as without.
+An image is read once for all questions about it where the model's family allows it (`can_share_prefix`). In LLaVA's
+prompt the image stands before the question, and what stands there is the same for all questions about it: three
+quarters of the tokens and more. So it goes through the tower and the language model once (the prefix), each question
+continues from there, and the answers are the same as without.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode, open_header, strip_metadata
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
-from compact_hf.models.loading import first_line, without_progress_bars
+from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
+from compact_hf.models.registry import get_family
 from compact_hf.training.training_record import read_adapter_info
 
 if TYPE_CHECKING:
@@ -123,13 +125,6 @@ class SharedInputs:
         return tokens[:, self.input_ids.shape[1] :]
 
 
-def can_share_prefix(processor: Any, network: Any) -> bool:
-    """Whether a model is a LLaVA whose images all become as many tokens; of others nothing is assumed."""
-    from transformers import LlavaProcessor
-
-    return type(processor) is LlavaProcessor and network.config.model_type == "llava"
-
-
 def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
     """Return the batch, or None where nothing can be shared: no two questions are about one image, or the chat
     template puts something of the question before it.
@@ -196,25 +191,24 @@ class Student:
 
     def __init__(self, model: str) -> None:
         import torch
-        from transformers import AutoProcessor
 
         directory = locate_model(model)
         self._model = model
         self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
-            with without_progress_bars():
-                network = _load_network(directory)
-                # An adapter's folder has the processor that it was trained with.
-                self._processor: Any = AutoProcessor.from_pretrained(directory)
+            network = _load_network(directory)
+            # An adapter's directory has the processor that it was trained with.
+            self._processor: Any = load_processor(directory)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise EvaluationError(f"model {model} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor"):
             raise EvaluationError(f"model {model} takes no pictures; give a vision-language model such as LLaVA")
         if not self._processor.chat_template:
             raise EvaluationError(f"model {model} has no chat template; save the one it was trained with beside it")
         self._network: Any = network.to(self._device).eval()
+        self._family = get_family(network.config.model_type)
 
     def answer(self, pairs: ImageQuestionPairs, *, max_new_tokens: int) -> list[str]:
         """Return the model's answers to (encoded image, question) pairs.
@@ -277,7 +271,7 @@ class Student:
         return len(self._processor.apply_chat_template(blank, tokenize=True, return_dict=True)["input_ids"][0])
 
     def _prepare_inputs(self, pairs: ImageQuestionPairs) -> Any:
-        shared = shared_inputs(self._processor, pairs) if can_share_prefix(self._processor, self._network) else None
+        shared = shared_inputs(self._processor, pairs) if self._family.can_share_prefix(self._processor) else None
         return shared or model_inputs(self._processor, pairs, device="cpu", dtype=self._network.dtype)
 
     def _generate_answers(self, pairs: ImageQuestionPairs, inputs: Any, max_new_tokens: int) -> list[str]:
@@ -320,11 +314,11 @@ class Student:
                 name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
             }
             feature_count = len(torch.cat(list(self._network.get_image_features(**image_inputs).pooler_output)))
+        settings = ", ".join(self._family.processor_settings)
         return EvaluationError(
             f"the processor of {self._model} does not fit the model: it makes {token_count} tokens of a "
-            "picture, the model "
-            f"{feature_count}; mend processor_config.json (LLaVA's: patch_size, vision_feature_select_strategy, "
-            "num_additional_image_tokens)"
+            f"picture, the model {feature_count}; mend processor_config.json"
+            + (f" ({self._family.label}'s: {settings})" if settings else "")
         )
 
 
@@ -359,15 +353,13 @@ def _load_network(directory: Path) -> Any:
     Raises:
         TuningError: the base cannot be found, or the adapter is another one's.
     """
-    from transformers import AutoModelForImageTextToText
-
     if loading.is_adapter(directory):
         adapter = read_adapter_info(directory)
         base = loading.resolve_model(adapter.base, revision=adapter.base_revision)
         check_adapter_base(directory, base)
         network = load_merged_model(directory, base)
     else:
-        network = AutoModelForImageTextToText.from_pretrained(directory, dtype="auto")
+        network = load_network(directory)
     # Vicuna's settings for chatting would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return network

@@ -16,7 +16,7 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_peft_model, read_adapter_config
-from compact_hf.models.loading import first_line, without_progress_bars
+from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 
 BASE: Final = "base"
 TUNED: Final = "tuned"
@@ -55,7 +55,6 @@ class SideBySide:
 
     def __init__(self, model: str = "", adapter: str = "", *, device: str | None = None) -> None:
         import torch
-        from transformers import AutoProcessor
 
         model_name = adapter or model
         self._device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -64,13 +63,13 @@ class SideBySide:
             network = (
                 load_peft_model(adapter_directory, base_directory)
                 if adapter_directory is not None
-                else _load_model(base_directory)
+                else load_network(base_directory)
             )
-            # An adapter's folder has the processor that it was trained with.
-            self._processor: Any = AutoProcessor.from_pretrained(adapter_directory or base_directory)
+            # An adapter's directory has the processor that it was trained with.
+            self._processor: Any = load_processor(adapter_directory or base_directory)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise EvaluationError(f"model {model_name} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor") or not self._processor.chat_template:
             raise EvaluationError(f"model {model_name} takes no pictures or has no chat template; give a LLaVA")
@@ -170,10 +169,3 @@ def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
     )
     check_adapter_base(adapter_directory, base_directory)
     return base_directory, adapter_directory
-
-
-def _load_model(directory: Path) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    with without_progress_bars():
-        return AutoModelForImageTextToText.from_pretrained(directory, dtype="auto")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.loading import ADAPTER_CONFIG, first_line, without_progress_bars
+from compact_hf.models.loading import ADAPTER_CONFIG, build_network, first_line, load_config, load_network
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -86,10 +86,9 @@ def load_merged_model(adapter: Path, base: Path) -> Any:
         `PreTrainedModel`: on the CPU; the peak is one copy of the base and the adapter.
     """
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
 
-    with without_progress_bars(), _ignore_peft_warning():
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    model = load_network(base)
+    with _ignore_peft_warning():
         dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     for name, weight in model.named_parameters():
@@ -109,10 +108,9 @@ def load_peft_model(adapter: Path, base: Path) -> Any:
         `peft.PeftModel`: on the CPU.
     """
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
 
-    with without_progress_bars(), _ignore_peft_warning():
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    model = load_network(base)
+    with _ignore_peft_warning():
         return PeftModel.from_pretrained(model, str(adapter))
 
 
@@ -120,12 +118,11 @@ def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _
     """Return what PEFT would save for this adapter's config on that base."""
     import torch
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
-        model_config = AutoConfig.from_pretrained(base, revision=revision)
+        model_config = load_config(base, revision=revision)
         with torch.device("meta"), _ignore_peft_warning():
-            model = AutoModelForImageTextToText.from_config(model_config)
+            model = build_network(model_config)
     except (OSError, ValueError, KeyError) as error:
         raise TuningError(f"{base} is no vision-language model that can be read: {first_line(error)}") from error
     try:

@@ -1,4 +1,8 @@
-"""Locate a model, a directory or a repository on the Hub, and its files; load it without progress bars."""
+"""Locate a model, a directory or a repository on the Hub, and its files; load it without progress bars.
+
+Teachers, training and evaluation load by `load_config`, `load_processor` and `load_network`, which first register the
+classes of the model's family. They raise what transformers raises (`LOAD_ERRORS`): the caller says what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.models.registry import get_family, read_family
 from compact_hf.records import digest
 
 
@@ -63,6 +68,56 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
     if not has_model(directory):
         raise TuningError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
     return directory
+
+
+LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+"""What transformers raises for a model that lacks something, or holds what it does not know."""
+
+
+def load_config(model: str | Path, *, revision: str | None = None) -> Any:
+    """Return a whole model's configuration, a `PreTrainedConfig`; raises one of `LOAD_ERRORS`."""
+    from transformers import AutoConfig
+
+    read_family(model, revision=revision)
+    return AutoConfig.from_pretrained(model, revision=revision)
+
+
+def load_processor(model: str | Path, *, revision: str | None = None, model_type: str = "") -> Any:
+    """Return a model's or an adapter's processor; raises one of `LOAD_ERRORS`.
+
+    Args:
+        model (`str | Path`): a directory or a repository.
+        revision (`str`, *optional*): of the repository.
+        model_type (`str`, *optional*): of an adapter, the base's, as its directory does not say it.
+    """
+    from transformers import AutoProcessor
+
+    if model_type:
+        get_family(model_type)
+    with without_progress_bars():
+        return AutoProcessor.from_pretrained(model, revision=revision)
+
+
+def load_network(model: str | Path, *, revision: str | None = None, **options: Any) -> Any:
+    """Return a whole model with its weights; raises one of `LOAD_ERRORS`.
+
+    Args:
+        model (`str | Path`): a directory or a repository.
+        revision (`str`, *optional*): of the repository.
+        **options: of transformers' `from_pretrained`, such as `dtype`, which is the stored one where it is not given.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    read_family(model, revision=revision)
+    with without_progress_bars():
+        return AutoModelForImageTextToText.from_pretrained(model, revision=revision, **{"dtype": "auto"} | options)
+
+
+def build_network(config: Any, *, dtype: Any = None) -> Any:
+    """Return a model of a configuration, with the weights that it starts from, on the default device."""
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_config(config, **{"dtype": dtype} if dtype else {})
 
 
 def has_model(directory: Path) -> bool:

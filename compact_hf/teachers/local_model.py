@@ -7,22 +7,20 @@ cut. Nothing here knows an event loop: local.py does the waiting and the batchin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.models import loading
+from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
 from compact_hf.teachers.base import Failure, Reply, Request
 from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
-
-# What transformers raises for a repository or folder that lacks something, or holds what it does not know.
-_LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def locate_model(model: str) -> ModelLocation:
     if Path(model).is_dir():
         return ModelLocation(model, None)
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             # .../snapshots/COMMIT/config.json
             return ModelLocation(model, Path(hf_hub_download(model, "config.json")).parent.name)
     except (OSError, ValueError) as error:
@@ -74,11 +72,11 @@ def load_config(location: ModelLocation) -> Any:
     Raises:
         UsageError: transformers cannot load it, or it is of a kind that is not shown images and asked.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     try:
-        config = AutoConfig.from_pretrained(location.model, revision=location.commit)
-    except _LOAD_ERRORS as error:
+        config = loading.load_config(location.model, revision=location.commit)
+    except LOAD_ERRORS as error:
         raise UsageError(f"{location.model} is no model that transformers can load: {summarize(error)}") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UsageError(
@@ -95,18 +93,16 @@ def load_processor(location: ModelLocation) -> Any:
         UsageError: transformers cannot load it, or it lacks a part.
     """
     from jinja2 import TemplateError
-    from transformers import AutoProcessor
 
     try:
-        with _without_progress_bars():
-            processor = AutoProcessor.from_pretrained(location.model, revision=location.commit)
+        processor = loading.load_processor(location.model, revision=location.commit)
     except ImportError as error:
         # Such as torchvision, without which Qwen's cannot take videos, nor anything else.
         raise UsageError(
             f"the processor of {location.model} cannot be loaded: {summarize(error).partition('. ')[0]}; "
             "install the package that it names"
         ) from error
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise UsageError(f"the processor of {location.model} cannot be loaded: {summarize(error)}") from error
     if not hasattr(processor, "image_processor"):
         raise UsageError(
@@ -136,20 +132,18 @@ def load_network(location: ModelLocation) -> Any:
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
 
     has_accelerator = torch.accelerator.is_available()
     try:
-        with _without_progress_bars():
-            network = AutoModelForImageTextToText.from_pretrained(
-                location.model,
-                revision=location.commit,
-                # Few CPUs are faster in bfloat16 than in float32.
-                dtype=torch.bfloat16 if has_accelerator else torch.float32,
-                # Over several accelerators where one is too small, and into main memory where all are.
-                device_map="auto" if has_accelerator else None,
-            )
-    except (*_LOAD_ERRORS, SafetensorError) as error:
+        network = loading.load_network(
+            location.model,
+            revision=location.commit,
+            # Few CPUs are faster in bfloat16 than in float32.
+            dtype=torch.bfloat16 if has_accelerator else torch.float32,
+            # Over several accelerators where one is too small, and into main memory where all are.
+            device_map="auto" if has_accelerator else None,
+        )
+    except (*LOAD_ERRORS, SafetensorError) as error:
         raise TeacherError(f"the weights of {location.model} cannot be loaded: {summarize(error)}") from error
     # The settings for chatting that come with a model would be reported as ignored at every batch.
     network.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
@@ -159,20 +153,6 @@ def load_network(location: ModelLocation) -> Any:
 def summarize(error: BaseException) -> str:
     """Return the beginning of an error's text: transformers' go on for a page."""
     return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers' and the Hub's bars off the terminal: the library talks to its caller only."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 # The longest draft that is let pass has 500 signs, about 125 tokens of English, and JSON around it; other scripts take

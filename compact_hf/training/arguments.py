@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.models import loading
+from compact_hf.models.family import ModelFamily
+from compact_hf.models.registry import family_names, get_family
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
 
@@ -78,31 +81,31 @@ def _parse_scalar(text: str) -> str | int | float | bool:
     return value if isinstance(value, int | float) else text
 
 
-def load_llava_config(name: str, revision: str | None = None) -> Any:
-    """Return the configuration of a LLaVA.
+def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
+    """Return the base's family and its configuration, without reading weights.
 
     Raises:
-        TuningError: it is another kind of model, or none.
+        TuningError: it is a model of no registered family, or none.
     """
-    from transformers import AutoConfig
-
+    name = args.model.model_name_or_path
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = loading.load_config(name, revision=args.model.model_revision)
     except (OSError, ValueError) as error:
         raise TuningError(
             f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}); "
             "give a folder or a repository of a LLaVA, such as `compact base assemble` leaves"
         ) from error
-    if config.model_type != "llava":
+    family = get_family(config.model_type)
+    if not family.parts:
         raise TuningError(
-            f"the base {name} is a {config.model_type}, not a LLaVA; "
-            "give the model_name_or_path of one, such as `compact base assemble` leaves"
+            f"the base {name} is a {config.model_type}, and the model families that can be trained are "
+            f"{', '.join(family_names())}; give the model_name_or_path of one of them, or install its family's package"
         )
-    return config
+    return family, config
 
 
 @contextmanager
-def translate_shape_errors(name: str) -> Iterator[None]:
+def translate_shape_errors(name: str, family: ModelFamily) -> Iterator[None]:
     """Say which base it is whose weights are not what its configuration says, while it is loaded.
 
     Raises:
@@ -115,31 +118,30 @@ def translate_shape_errors(name: str) -> Iterator[None]:
             raise
         raise TuningError(
             f"the base {name} has weights of other shapes than its configuration says (the report above names them); "
-            "assemble it anew with compact base assemble"
+            f"{family.base_advice}"
         ) from error
 
 
-def load_processor(args: Arguments) -> Any:
+def load_processor(args: Arguments, family: ModelFamily) -> Any:
     """Return the base's processor with the chat template of training.
 
     Raises:
         TuningError: it cannot be read, or has no template that marks what is to be learnt.
     """
-    from transformers import AutoProcessor
-
     name, path = args.model.model_name_or_path, args.training.chat_template_path
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=args.model.model_revision)
+        processor = loading.load_processor(name, revision=args.model.model_revision)
         if path:
             processor.chat_template = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TuningError(f"no processor or template for {name}: {' '.join(str(error).split())[:200]}") from error
-    template = processor.chat_template or ""
-    if args.training.assistant_only_loss and "generation" not in template:
-        raise TuningError(
-            f"the chat template of {name} has no generation marks, so that answers cannot be told from questions; "
-            "give one that has as chat_template_path (`compact recipe copy` writes ours)"
-        )
+    if args.training.assistant_only_loss and "generation" not in (processor.chat_template or ""):
+        processor.chat_template = family.training_template(processor) if processor.chat_template else None
+        if processor.chat_template is None:
+            raise TuningError(
+                f"the chat template of {name} has no generation marks, so that answers cannot be told from questions; "
+                "give one that has as chat_template_path (`compact recipe copy` writes ours)"
+            )
     return processor
 
 
@@ -181,17 +183,33 @@ def get_dataset_version(rows: Any) -> str | None:
     return None if version is None or str(version) == "0.0.0" else str(version)
 
 
-def screen_with_args(args: Arguments, rows: Any, processor: Any) -> ScreeningResult:
+def screen_with_args(args: Arguments, rows: Any, processor: Any, family: ModelFamily) -> ScreeningResult:
     """Screen rows for these arguments."""
     training = args.training
-    return screen_rows(rows, processor, max_length=training.max_length, answers_only=training.assistant_only_loss)
+    return screen_rows(
+        rows, processor, family, max_length=training.max_length, answers_only=training.assistant_only_loss
+    )
 
 
-def build_model_kwargs(args: Arguments) -> dict[str, Any]:
-    """Return what the model is loaded with: as in TRL's script."""
-    return {
+def load_network(args: Arguments, path: str | None = None) -> Any:
+    """Return the model to train, loaded as TRL's script and trainer load it.
+
+    Args:
+        args (`Arguments`): of the training script.
+        path (`str`, *optional*): a checkpoint of the base trained in full, in the base's place.
+    """
+    from accelerate import PartialState
+    from trl import get_quantization_config
+
+    distributed = args.training.distributed_state.distributed_type
+    on_one_device = PartialState().device.type in ("cpu", "mps") or distributed in ("MULTI_GPU", "DEEPSPEED")
+    options = {
         "revision": args.model.model_revision,
         "attn_implementation": args.model.attn_implementation,
         "dtype": args.model.dtype,
+        "device_map": None if on_one_device else "auto",
         **(args.training.model_init_kwargs or {}),
     }
+    if (quantization := get_quantization_config(args.model)) is not None:
+        options["quantization_config"] = quantization
+    return loading.load_network(path or args.model.model_name_or_path, **options)

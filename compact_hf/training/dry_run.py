@@ -20,7 +20,7 @@ from compact_hf.models.loading import without_progress_bars
 from compact_hf.training.arguments import (
     Arguments,
     ExtraArguments,
-    load_llava_config,
+    check_base,
     load_processor,
     load_splits,
     make_parser,
@@ -95,10 +95,10 @@ def dry_run(
     arguments = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
     *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
     args = Arguments(*parsed)
-    config = load_llava_config(args.model.model_name_or_path, args.model.model_revision)
-    processor = load_processor(args)
+    family, config = check_base(args)
+    processor = load_processor(args, family)
     with without_progress_bars():
-        screening = screen_with_args(args, load_splits(args)["train"], processor)
+        screening = screen_with_args(args, load_splits(args)["train"], processor, family)
     return _build_forecast(args, config, screening, read_devices(launch_args))
 
 
@@ -123,7 +123,6 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
     grouping = build_grouping(training, screening, devices.processes)
     rows, length = grouping.largest_batch
     tokens = sum(screening.lengths)
-    image_tokens = sum(screening.image_flags) * screening.tokens_per_image
     steps_per_epoch = grouping.steps_per_epoch
     steps = training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * training.num_train_epochs)
     return TrainingForecast(
@@ -133,8 +132,8 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
         epochs=steps / steps_per_epoch,
         rows=len(screening.kept_indices),
         dropped=screening.dropped_by_reason,
-        image_tokens=image_tokens,
-        text_tokens=tokens - image_tokens,
+        image_tokens=screening.image_tokens,
+        text_tokens=tokens - screening.image_tokens,
         answer_tokens=screening.answer_tokens,
         padding=1 - tokens / sum(count * longest for count, longest in grouping.batch_shapes),
         learning_rate=training.learning_rate,

@@ -28,6 +28,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.models.family import ModelFamily
+from compact_hf.models.loading import build_network
+from compact_hf.models.registry import get_family
 
 _OPTIMIZER_STATES: Final = 2
 # A 4-bit weight with its share of bitsandbytes' scales (one byte for 64 of them, in double quantization).
@@ -79,7 +82,7 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
     """Return what training takes on each device.
 
     Args:
-        config (`LlavaConfig`): the base's.
+        config (`PreTrainedConfig`): the base's.
         args (`Arguments`): of the training script.
         devices (`Devices`): how many, and whether sharded.
         rows, length (`int`, *optional*): of the largest batch, which is padded to `length` tokens; without them no
@@ -96,10 +99,12 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
     gradients = sum(quantization.count_bytes("", parameter) for parameter in trained)
     optimizer_bytes = sum(parameter.numel() for parameter in trained) if "8bit" in args.training.optim else gradients
     optimizer_bytes *= _OPTIMIZER_STATES
-    num_layers = config.get_text_config().num_hidden_layers
+    family, num_layers = get_family(config.model_type), config.get_text_config().num_hidden_layers
     if devices.is_sharded:
         gathered_bytes = 2 * sum(
-            quantization.count_bytes(name, weight) for name, weight in parameters if "language_model.layers.0." in name
+            quantization.count_bytes(name, weight)
+            for name, weight in parameters
+            if family.find_part(name) == "language_model" and ".layers.0." in name
         )
         weights, gradients, optimizer_bytes = (
             size // devices.processes for size in (weights, gradients, optimizer_bytes)
@@ -121,11 +126,10 @@ def _build_model(config: Any, args: Any) -> Any:
     """Return the model of a configuration as the trainer makes it, on whatever device is the default."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForImageTextToText
     from trl import get_peft_config
 
     dtype = getattr(torch, str((args.training.model_init_kwargs or {}).get("dtype") or args.model.dtype or "float32"))
-    model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    model = build_network(config, dtype=dtype)
     peft_config = get_peft_config(args.model)
     return model if peft_config is None else get_peft_model(model, peft_config)
 
@@ -170,22 +174,31 @@ def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_
 
     small_config = copy.deepcopy(config)
     small_config.get_text_config().num_hidden_layers = num_layers
-    # The tower is frozen in LLaVA's LoRA: it keeps nothing. Trained in full it is small beside the language model.
-    small_config.vision_config.num_hidden_layers = 1
+    # A tower that is frozen keeps nothing. Trained in full it is small beside the language model.
+    if hasattr(getattr(config, "vision_config", None), "num_hidden_layers"):
+        small_config.vision_config.num_hidden_layers = 1
+    family = get_family(config.model_type)
     with torch.device("meta"):
         model = _build_model(small_config, args).train()
-    llava = (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    language_model, projector = (_get_part(model, family, part) for part in ("language_model", "projector"))
     autocast_dtype = torch.bfloat16 if args.training.bf16 else torch.float16
     with FakeTensorMode(), torch.autocast("cpu", autocast_dtype, enabled=args.training.bf16 or args.training.fp16):
-        dtype = llava.language_model.embed_tokens.weight.dtype
+        dtype = language_model.get_input_embeddings().weight.dtype
         inputs_embeds = torch.zeros(
             rows, length, small_config.get_text_config().hidden_size, dtype=dtype, requires_grad=True
         )
-        image_features = torch.zeros(
-            rows, small_config.image_seq_length, small_config.vision_config.hidden_size, dtype=dtype
-        )
-        projector_bytes = _count_saved_bytes(llava.multi_modal_projector, image_features=image_features)
-        return projector_bytes, _count_saved_bytes(llava.language_model, inputs_embeds=inputs_embeds, use_cache=False)
+        shapes = family.projector_inputs(small_config, rows)
+        projector_inputs = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+        projector_bytes = _count_saved_bytes(projector, **projector_inputs) if projector_inputs else 0
+        return projector_bytes, _count_saved_bytes(language_model, inputs_embeds=inputs_embeds, use_cache=False)
+
+
+def _get_part(model: Any, family: ModelFamily, part: str) -> Any:
+    """Return the first module of a part, which is the part but for what stands beside it, such as the LM head."""
+    name = family.parts[part].modules[0]
+    return next(module for path, module in model.named_modules() if f".{path}".endswith(f".{name}"))
 
 
 def _count_saved_bytes(module: Any, **inputs: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
-from compact_hf.models.loading import first_line, is_adapter, resolve_model, without_progress_bars
+from compact_hf.models.loading import first_line, is_adapter, load_processor, resolve_model, without_progress_bars
 from compact_hf.records import to_json
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
@@ -81,11 +81,9 @@ def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
 
 
 def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
-    from transformers import AutoProcessor
-
     with without_progress_bars():
         load_merged_model(adapter, base).save_pretrained(out)
-        AutoProcessor.from_pretrained(adapter).save_pretrained(out)
+        load_processor(adapter).save_pretrained(out)
     for path in (path for pattern in _LICENSE_PATTERNS for path in sorted(base.glob(pattern))):
         shutil.copyfile(path, out / path.name)
     record = replace(read_training_record(adapter), adapter=name)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError, did_you_mean
-from compact_hf.models.llava.processor import chat_template
+from compact_hf.models.family import ModelFamily
+from compact_hf.models.loading import first_line
+from compact_hf.models.registry import iter_families, read_family
 
 _SUFFIX: Final = ".yaml"
 _MODEL_LINE: Final = re.compile(r"^model_name_or_path: .*$", re.MULTILINE)
@@ -37,7 +39,7 @@ class RecipeCopy:
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the shipped recipes, sorted: the files' names without `.yaml`."""
-    return tuple(sorted(path.stem for path in _recipes_directory().glob(f"*{_SUFFIX}")))
+    return tuple(sorted(_shipped_recipes()))
 
 
 def recipe_path(recipe: Path | str) -> Path:
@@ -50,9 +52,9 @@ def recipe_path(recipe: Path | str) -> Path:
     if path.is_file():
         return path
     name = str(recipe)
-    shipped_path = _recipes_directory() / f"{name.removesuffix(_SUFFIX)}{_SUFFIX}"
-    if path.name == name and shipped_path.is_file():
-        return shipped_path
+    shipped = _shipped_recipes()
+    if name.removesuffix(_SUFFIX) in shipped:
+        return shipped[name.removesuffix(_SUFFIX)][0]
     suggestion = did_you_mean(path.stem, recipe_names())
     raise TuningError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}{suggestion}")
 
@@ -99,7 +101,8 @@ def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None
         model (`str`, *optional*): the base, a repository or a folder, in the place of the recipe's.
 
     Raises:
-        TuningError: there is no such recipe, it names no base to replace, or `out` holds one of the two files.
+        TuningError: there is no such recipe, it names no base to replace, the base's family has no template, or `out`
+            holds one of the two files.
     """
     out = Path(out)
     path = recipe_path(recipe)
@@ -112,16 +115,33 @@ def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None
     )
     if count != 1:
         raise TuningError(f"recipe {path} has {count} lines `model_name_or_path: ...`; it needs one to be copied")
+    template = _find_template(path, model or str(read_recipe(path)["model_name_or_path"]))
     for file in (copy.recipe, copy.template):
         if file.exists():
             raise TuningError(f"{file} exists already; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         copy.recipe.write_text(text, encoding="utf-8")
-        copy.template.write_text(chat_template(), encoding="utf-8")
+        copy.template.write_text(template, encoding="utf-8")
     except OSError as error:
         raise TuningError(f"the recipe cannot be written to {out}: {error.strerror}; choose another --out") from error
     return copy
+
+
+def _find_template(recipe: Path, base: str) -> str:
+    """Return the training template of the base's family; of a base that is not here, of the shipped recipe's."""
+    shipped = dict(_shipped_recipes().values())
+    try:
+        family = read_family(base) if Path(base).is_dir() or recipe not in shipped else shipped[recipe]
+    except (OSError, ValueError) as error:
+        raise TuningError(
+            f"the base {base} does not say what it is ({first_line(error)}), and so which chat template it needs; give "
+            "one that can be read as --model"
+        ) from error
+    template = family.chat_template()
+    if template is None:
+        raise TuningError(f"no chat template for {base} comes along: its model family, {family.label}, has none")
+    return template
 
 
 def check_recipe_keys(settings: Mapping[str, Any]) -> None:
@@ -161,5 +181,11 @@ def _list_valid_keys() -> set[str]:
     return (script_keys | launcher_keys | {"accelerate_config", "env"}) - {"help", ""}
 
 
-def _recipes_directory() -> Path:
-    return Path(str(files("compact_hf.models.llava") / "recipes"))
+def _shipped_recipes() -> dict[str, tuple[Path, ModelFamily]]:
+    """Return the recipes that the model families bring along, by their names, with the family of each."""
+    directories = [(directory, family) for family in iter_families() if (directory := family.directory())]
+    return {
+        path.stem: (path, family)
+        for directory, family in directories
+        for path in sorted((directory / "recipes").glob(f"*{_SUFFIX}"))
+    }

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from compact_hf.errors import TuningError
+from compact_hf.models.family import ModelFamily
 from compact_hf.records import digest
 
 DropReason = Literal[
@@ -23,8 +24,10 @@ DropReason = Literal[
 ]
 # What the decoders raise on bad files; a warning only where warnings are errors.
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
-_CACHE_VERSION: Final = 1
+_CACHE_VERSION: Final = 2
 """Counted up whenever what is looked for changes, so that no older outcome is taken from the cache."""
+_ANY_SIZE: Final = (64, 64)
+"""Width and height of the image that is counted for all where size does not matter."""
 _ROWS_PER_PROCESS: Final = 500
 """Rows for which starting another process does not pay."""
 
@@ -38,7 +41,7 @@ class ScreeningResult:
         lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the image's included.
         image_flags (`tuple[bool, ...]`): whether each kept row has an image.
         answer_tokens (`int`): of all kept rows together, what the loss covers.
-        tokens_per_image (`int`): how many of a length an image makes.
+        image_tokens (`int`): of all kept rows together, what their images make of their lengths.
         num_truncated (`int`): kept rows that end at `max_length`.
         dropped (`tuple[tuple[str, DropReason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
     """
@@ -47,7 +50,7 @@ class ScreeningResult:
     lengths: tuple[int, ...]
     image_flags: tuple[bool, ...]
     answer_tokens: int
-    tokens_per_image: int
+    image_tokens: int
     num_truncated: int
     dropped: tuple[tuple[str, DropReason], ...]
 
@@ -57,22 +60,26 @@ class ScreeningResult:
         return dict(Counter(reason for _, reason in self.dropped).most_common())
 
 
-def screen_rows(rows: Any, processor: Any, *, max_length: int | None, answers_only: bool) -> ScreeningResult:
+def screen_rows(
+    rows: Any, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool
+) -> ScreeningResult:
     """Look at every row of a dataset.
 
     Args:
         rows (`datasets.Dataset`): with `images` and `messages`, and `id` where rows have names.
-        processor (`LlavaProcessor`): with the chat template of training.
+        processor (`ProcessorMixin`): with the chat template of training.
+        family (`ModelFamily`): the model's.
         max_length (`int`, *optional*): where TRL cuts, in tokens with the image's.
         answers_only (`bool`): whether the loss covers answers only, or every token.
 
     Raises:
-        TuningError: it is no dataset of images and conversations, a row has two images, or no row is left.
+        TuningError: it is no dataset of images and conversations, a row has more images than the family takes, or no
+            row is left.
     """
     from datasets import Features, Value
 
     _check_columns(rows)
-    screener = RowScreener.from_processor(processor, max_length=max_length, answers_only=answers_only)
+    screener = RowScreener.from_processor(processor, family, max_length=max_length, answers_only=answers_only)
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
     # As Arrow an image is the bytes of its file; as a row it would be decoded, which is what may fail.
     arrow_rows = rows.select_columns(columns).with_format("arrow")
@@ -81,13 +88,17 @@ def screen_rows(rows: Any, processor: Any, *, max_length: int | None, answers_on
         screener,
         remove_columns=columns,
         features=Features(
-            tokens=Value("int32"), answer_tokens=Value("int32"), pictures=Value("int32"), reason=Value("string")
+            tokens=Value("int32"),
+            answer_tokens=Value("int32"),
+            image_tokens=Value("int32"),
+            images=Value("int32"),
+            reason=Value("string"),
         ),
         num_proc=num_processes if num_processes > 1 else None,
         new_fingerprint=digest("screened", arrow_rows._fingerprint, screener.fingerprint),
         desc="looking at rows",
     ).with_format(None)
-    _check_single_images(screened_rows["pictures"], rows)
+    _check_image_counts(screened_rows["images"], rows, family)
     return _build_result(screened_rows, rows, screener)
 
 
@@ -96,47 +107,49 @@ class RowScreener:
     """The look at one row; picklable, for other processes.
 
     Attributes:
-        tokenizer (`PreTrainedTokenizerBase`): of the model.
-        template (`str`): the chat template.
+        processor (`ProcessorMixin`): of the model, with the chat template.
+        family (`ModelFamily`): the model's.
         special_tokens (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
-        image_token_id (`int`): stands for an image in the rendered conversation.
-        tokens_per_image (`int`): how many tokens an image becomes.
+        placeholder_id (`int`): the token that stands for an image in the rendered conversation.
+        image_tokens (`dict[tuple[int, int], int]`): how many tokens an image of a width and height becomes, as far as
+            it is known.
         max_length (`int`, *optional*), answers_only (`bool`): as for `screen_rows`.
         fingerprint (`str`): the same for whatever looks the same way.
     """
 
-    tokenizer: Any = field(repr=False)
-    template: str = field(repr=False)
+    processor: Any = field(repr=False)
+    family: ModelFamily
     special_tokens: tuple[str, ...]
-    image_token_id: int
-    tokens_per_image: int
+    placeholder_id: int
+    image_tokens: dict[tuple[int, int], int] = field(repr=False, compare=False)
     max_length: int | None
     answers_only: bool
     fingerprint: str
 
     @classmethod
-    def from_processor(cls, processor: Any, *, max_length: int | None, answers_only: bool) -> RowScreener:
+    def from_processor(
+        cls, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool
+    ) -> RowScreener:
         """Return the look through a processor's eyes."""
-        from PIL import Image
-
         tokenizer = processor.tokenizer
-        image_token = str(processor.image_token)
-        image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        input_ids = processor(images=Image.new("RGB", (8, 8)), text=image_token, add_special_tokens=False)["input_ids"][
-            0
-        ]
-        tokens_per_image = sum(int(token) == image_token_id for token in input_ids)
-        special_tokens = tuple(sorted({*tokenizer.all_special_tokens, image_token}))
-        cache_key = (_CACHE_VERSION, tokenizer.backend_tokenizer.to_str(), processor.chat_template, special_tokens)
+        placeholder = family.image_placeholder(processor)
+        special_tokens = tuple(sorted({*tokenizer.all_special_tokens, placeholder}))
+        cache_key = (
+            _CACHE_VERSION,
+            f"{type(family).__module__}.{type(family).__qualname__}",
+            tokenizer.backend_tokenizer.to_str(),
+            processor.chat_template,
+            processor.to_json_string(),  # with what an image's tokens come from
+        )
         return cls(
-            tokenizer=tokenizer,
-            template=processor.chat_template,
+            processor=processor,
+            family=family,
             special_tokens=special_tokens,
-            image_token_id=image_token_id,
-            tokens_per_image=tokens_per_image,
+            placeholder_id=tokenizer.convert_tokens_to_ids(placeholder),
+            image_tokens={},
             max_length=max_length,
             answers_only=answers_only,
-            fingerprint=digest(*cache_key, tokens_per_image, max_length, answers_only),
+            fingerprint=digest(*cache_key, special_tokens, max_length, answers_only),
         )
 
     def __call__(self, table: Any) -> dict[str, Any]:
@@ -145,33 +158,44 @@ class RowScreener:
 
         row = table.to_pylist()[0]
         images, messages = row["images"] or [], row["messages"] or []
-        result = {"tokens": 0, "answer_tokens": 0, "pictures": len(images)}
+        result = {"tokens": 0, "answer_tokens": 0, "image_tokens": 0, "images": len(images)}
         if not _is_conversation(messages):
             return {**result, "reason": "no conversation"}
         if not any(message["content"].strip() for message in messages[1::2]):
             return {**result, "reason": "no answer"}
         if any(token in message["content"] for message in messages for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
-        if not all(map(_is_decodable, images)):
+        sizes = [size for image in images if (size := _decoded_size(image))]
+        if len(sizes) < len(images):
             return {**result, "reason": "broken picture"}
+        image_tokens = [self._count_image_tokens(size) for size in sizes]
         try:
-            tokens, answer_tokens, has_whole_images = self._count_tokens(messages, len(images))
+            tokens, answer_tokens, has_whole_images = self._count_tokens(messages, image_tokens)
         except TemplateError:
             return {**result, "reason": "refused by the template"}
         return {
             "tokens": tokens,
             "answer_tokens": answer_tokens,
-            "pictures": len(images),
+            "image_tokens": sum(image_tokens),
+            "images": len(images),
             "reason": "" if answer_tokens and has_whole_images else "too long",
         }
 
-    def _count_tokens(self, messages: Sequence[Mapping[str, str]], num_images: int) -> tuple[int, int, bool]:
+    def _count_image_tokens(self, size: tuple[int, int]) -> int:
+        size = _ANY_SIZE if self.family.has_fixed_image_tokens else size
+        if size not in self.image_tokens:
+            self.image_tokens[size] = self.family.count_image_tokens(self.processor, size)
+        return self.image_tokens[size]
+
+    def _count_tokens(
+        self, messages: Sequence[Mapping[str, str]], image_tokens: Sequence[int]
+    ) -> tuple[int, int, bool]:
         """Return tokens and answer tokens before the cut, and whether the images lie before it as a whole."""
         from trl.data_utils import prepare_multimodal_messages
 
-        encoding = self.tokenizer.apply_chat_template(
-            prepare_multimodal_messages(list(messages), images=[None] * num_images),
-            chat_template=self.template,
+        encoding = self.processor.tokenizer.apply_chat_template(
+            prepare_multimodal_messages(list(messages), images=[None] * len(image_tokens)),
+            chat_template=self.processor.chat_template,
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=self.answers_only,
@@ -179,11 +203,13 @@ class RowScreener:
         input_ids = encoding["input_ids"]
         loss_mask = encoding["assistant_masks"] if self.answers_only else [1] * len(input_ids)
         end = answer_tokens = image_end = 0
-        limit = self.max_length or len(input_ids) + num_images * self.tokens_per_image
+        limit = self.max_length or len(input_ids) + sum(image_tokens)
+        remaining = iter(image_tokens)
         for token, in_loss in zip(input_ids, loss_mask, strict=True):
-            end += self.tokens_per_image if token == self.image_token_id else 1
-            if token == self.image_token_id:
-                image_end = end
+            if token == self.placeholder_id:
+                end = image_end = end + next(remaining, 1)
+            else:
+                end += 1
             answer_tokens += in_loss and end <= limit
         return end, answer_tokens, image_end <= limit
 
@@ -195,16 +221,16 @@ def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
     return bool(roles) and has_texts and roles == ["user", "assistant"] * (len(roles) // 2)
 
 
-def _is_decodable(image: Mapping[str, Any]) -> bool:
-    """Tell whether `datasets` can decode an image, in the way that training will ask it to."""
+def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return width and height of an image as `datasets` decodes it for training, None where it cannot."""
     from datasets import Image
     from PIL.Image import DecompressionBombError
 
     try:
-        Image().decode_example(dict(image)).convert("RGB")
+        decoded: tuple[int, int] = Image().decode_example(dict(image)).convert("RGB").size
     except (*_DECODE_ERRORS, DecompressionBombError):
-        return False
-    return True
+        return None
+    return decoded
 
 
 def _check_columns(rows: Any) -> None:
@@ -223,13 +249,15 @@ def _check_columns(rows: Any) -> None:
         )
 
 
-def _check_single_images(image_counts: Sequence[int], rows: Any) -> None:
-    multi_image_rows = [index for index, count in enumerate(image_counts) if count > 1]
+def _check_image_counts(image_counts: Sequence[int], rows: Any, family: ModelFamily) -> None:
+    limit = family.max_images
+    multi_image_rows = [index for index, count in enumerate(image_counts) if count > limit]
     if multi_image_rows:
+        number = "one" if limit == 1 else str(limit)
         raise TuningError(
-            f"{len(multi_image_rows)} rows have more than one picture ({_row_name(rows, multi_image_rows[0])} "
-            "is the first); "
-            "LLaVA-1.5 takes one for each row: split or leave them out"
+            f"{len(multi_image_rows)} rows have more than {number} picture{'' if limit == 1 else 's'} "
+            f"({_row_name(rows, multi_image_rows[0])} is the first); "
+            f"{family.label} takes {number} for each row: split or leave them out"
         )
 
 
@@ -245,9 +273,9 @@ def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> Scree
     return ScreeningResult(
         kept_indices=tuple(kept_indices),
         lengths=tuple(min(length, limit) for length in lengths),
-        image_flags=tuple(columns["pictures"][index] > 0 for index in kept_indices),
+        image_flags=tuple(columns["images"][index] > 0 for index in kept_indices),
         answer_tokens=sum(columns["answer_tokens"][index] for index in kept_indices),
-        tokens_per_image=screener.tokens_per_image,
+        image_tokens=sum(columns["image_tokens"][index] for index in kept_indices),
         num_truncated=sum(length > limit for length in lengths),
         dropped=tuple(dropped),
     )

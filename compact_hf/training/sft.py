@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
+from compact_hf.models.family import ModelFamily
 from compact_hf.training.arguments import (
     Arguments,
-    build_model_kwargs,
+    check_base,
     get_dataset_version,
-    load_llava_config,
+    load_network,
     load_processor,
     load_splits,
     make_parser,
@@ -61,13 +62,13 @@ def main(arguments: Sequence[str]) -> None:
 
     args = Arguments(*make_parser("compact tune").parse_args_and_config(arguments, fail_with_unknown_args=False))
     training = args.training
-    config = load_llava_config(args.model.model_name_or_path, args.model.model_revision)
+    family, config = check_base(args)
     devices, available = _get_devices(training), get_device_memory(training.device)
     check_memory(estimate_memory(config, args, devices), available)
-    processor = load_processor(args)
+    processor = load_processor(args, family)
     rows = load_splits(args)
     with training.main_process_first(desc="looking at the rows"):
-        screening = {split: screen_with_args(args, split_rows, processor) for split, split_rows in rows.items()}
+        screening = {split: screen_with_args(args, split_rows, processor, family) for split, split_rows in rows.items()}
     batch_rows, length = build_grouping(training, screening["train"], training.world_size).largest_batch
     needed = estimate_memory(config, args, devices, rows=batch_rows, length=length)
     checkpoint = find_last_checkpoint(Path(training.output_dir))
@@ -81,8 +82,8 @@ def main(arguments: Sequence[str]) -> None:
         PartialState().print(message, flush=True)
     check_memory(needed, available)
     with translate_memory_errors(needed, available):
-        with translate_shape_errors(args.model.model_name_or_path):
-            trainer = _build_trainer(args, rows, screening, processor, checkpoint)
+        with translate_shape_errors(args.model.model_name_or_path, family):
+            trainer = _build_trainer(args, family, rows, screening, processor, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, max_steps = trainer.state.global_step, trainer.state.max_steps
     if step < max_steps:
@@ -104,12 +105,13 @@ def _get_devices(training: Any) -> Devices:
 
 def _build_trainer(
     args: Arguments,
+    family: ModelFamily,
     rows: Mapping[str, Any],
     screening: Mapping[str, ScreeningResult],
     processor: Any,
     checkpoint: Path | None,
 ) -> Any:
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_peft_config
 
     from compact_hf.training.trainer import CompactTrainer
 
@@ -128,22 +130,24 @@ def _build_trainer(
             f"set it to {training.world_size}, or start torchrun --nproc-per-node {num_processes} "
             "-m compact_hf.training.sft"
         )
-    training.model_init_kwargs = build_model_kwargs(args)
     peft_config = get_peft_config(args.model)
     # A model that is trained in full goes on from its checkpoint's weights. transformers' own way there finds none of
-    # them: it looks for the names that LLaVA's weights have in memory, while files have older ones.
+    # them: it looks for the names that weights have in memory, while files may have older ones.
     is_full_resume = checkpoint is not None and peft_config is None and not _get_devices(training).is_sharded
+    model = load_network(args, str(checkpoint) if is_full_resume else None)
+    training.model_init_kwargs = None  # the trainer would say that it does not use them
     datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
+    rate = args.extras.projector_learning_rate
     return CompactTrainer(
         screening=screening["train"],
-        projector_learning_rate=args.extras.projector_learning_rate,
+        family=family,
+        learning_rates={} if rate is None else {"projector": rate},
         seconds=read_train_seconds(checkpoint),
-        model=str(checkpoint) if is_full_resume else args.model.model_name_or_path,
+        model=model,
         args=training,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("test"),
         processing_class=processor,
-        quantization_config=get_quantization_config(args.model),
         peft_config=peft_config,
     )
 
@@ -188,6 +192,7 @@ def _build_record(
     commit = getattr(trainer.model.config, "_commit_hash", None)
     return {
         "base": base,
+        "model_type": trainer.model.config.model_type,
         "base_revision": commit or (None if Path(base).exists() else args.model.model_revision),
         "dataset": args.script.dataset_name or [dataset.path for dataset in args.mixture.datasets],
         "dataset_config": args.script.dataset_config,

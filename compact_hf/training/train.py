@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import IO, Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.models.registry import iter_families
 from compact_hf.training.checkpoints import init_output_dir, pin_revision, read_finished_record
 from compact_hf.training.child_output import ChildOutput
 from compact_hf.training.model_card import write_card
@@ -90,12 +91,19 @@ def build_job(
         revision = commit
     elif revision:
         raise TuningError("a revision goes with one dataset_name, not with a mixture of `datasets`; leave it out")
-    if projector_learning_rate is None and "multi_modal_projector" in str(settings.get("lora_modules_to_save")):
+    if projector_learning_rate is None and _saves_projector(settings):
         projector_learning_rate = PROJECTOR_LR_RATIO * float(settings.get("learning_rate", 2e-5))
     extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate}
     script_settings |= {key: str(value) for key, value in extras.items() if value is not None}
     options = tuple(argument for key, value in script_settings.items() for argument in (f"--{key}", value))
     return TrainingJob(path, {**settings, **extras}, options, Path(str(settings["output_dir"])))
+
+
+def _saves_projector(settings: Mapping[str, Any]) -> bool:
+    """Return whether a recipe trains a model family's projector in full beside a LoRA; the base is not looked at."""
+    saved = str(settings.get("lora_modules_to_save") or "")
+    projectors = (family.parts["projector"] for family in iter_families() if "projector" in family.parts)
+    return any(module in saved for projector in projectors for module in projector.modules)
 
 
 def tune(

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer with what LLaVA's has beside it; imported by the training process only (sft.py), as it loads torch.
 
-Three things differ from the parent class: which rows share a step (sampler.py), the projector's own learning rate, and
-a checkpoint that says when it is whole. Template, mask, loss and everything else are TRL's.
+Three things differ from the parent class: which rows share a step (sampler.py), learning rates of the parts, and a
+checkpoint that says when it is whole. Template, mask, loss and everything else are TRL's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,34 +22,41 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from trl import SFTTrainer
 
+from compact_hf.models.family import ModelFamily
 from compact_hf.storage import write_atomically
 from compact_hf.training.checkpoints import COMPLETE_FILE
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import GroupedBatchSampler, build_grouping
 
-PROJECTOR_MODULE: Final = "multi_modal_projector"
 STOP_SIGNAL: Final = signal.SIGUSR1
 """What `compact tune` sends on Ctrl-C: launchers let it pass, while they forward SIGTERM and kill after 30 seconds."""
 
 
 class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
-    """An SFTTrainer for LLaVA's conversations.
+    """An SFTTrainer for conversations about images.
 
     Args:
         screening (`ScreeningResult`): what the rows of `train_dataset` are like, in its order.
-        projector_learning_rate (`float`, *optional*): of the projector's own weights; everything else, and without it
-            the projector too, is trained at the arguments' `learning_rate`. The schedule scales both.
+        family (`ModelFamily`): the model's.
+        learning_rates (`Mapping[str, float]`): of parts of the family by name; everything else is trained at the
+            arguments' `learning_rate`. The schedule scales all of them.
         seconds (`float`): what training had taken before, where it goes on.
         **kwargs: SFTTrainer's.
     """
 
     def __init__(
-        self, *, screening: ScreeningResult, projector_learning_rate: float | None, seconds: float, **kwargs: Any
+        self,
+        *,
+        screening: ScreeningResult,
+        family: ModelFamily,
+        learning_rates: Mapping[str, float],
+        seconds: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.stop_callback = StopCallback()
         self.add_callback(self.stop_callback)
-        self._projector_learning_rate = projector_learning_rate
+        self._family, self._learning_rates = family, learning_rates
         self._start_time = time.monotonic() - seconds
         self.grouping = build_grouping(self.args, screening, self.args.world_size)
 
@@ -81,21 +89,21 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         return prepare_data_loader(dataloader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Return TRL's optimizer, the projector in groups of its own where it has a rate of its own (LLaVA's
-        `mm_projector_lr`)."""
+        """Return TRL's optimizer, parts in groups of their own where they have rates of their own (for the projector,
+        LLaVA's `mm_projector_lr`)."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if not is_new or self._projector_learning_rate is None:
+        if not is_new:
             return optimizer
-        named_parameters = (self.model if model is None else model).named_parameters()
-        projector_ids = {id(parameter) for name, parameter in named_parameters if PROJECTOR_MODULE in name}
-        for group in list(optimizer.param_groups):
-            projector_parameters = [parameter for parameter in group["params"] if id(parameter) in projector_ids]
-            if projector_parameters:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projector_ids]
-                optimizer.add_param_group(
-                    {**group, "params": projector_parameters, "lr": self._projector_learning_rate}
-                )
+        named_parameters = list((self.model if model is None else model).named_parameters())
+        groups = list(optimizer.param_groups)
+        for part, rate in self._learning_rates.items():
+            part_ids = {id(parameter) for name, parameter in named_parameters if self._family.find_part(name) == part}
+            for group in groups:
+                part_parameters = [parameter for parameter in group["params"] if id(parameter) in part_ids]
+                if part_parameters:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in part_ids]
+                    optimizer.add_param_group({**group, "params": part_parameters, "lr": rate})
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -30,6 +30,7 @@ class TrainingRecord:
 
     Attributes:
         base (`str`, *optional*): the model that it started from, a folder or a repository's name.
+        model_type (`str`, *optional*): the name of its family.
         base_revision (`str`, *optional*): of that repository.
         dataset (`str | tuple[str, ...]`): what was trained on, folders or repositories' names.
         dataset_config (`str`, *optional*): such as `with_images`.
@@ -48,6 +49,7 @@ class TrainingRecord:
     """
 
     base: str | None = None
+    model_type: str | None = None
     base_revision: str | None = None
     dataset: str | tuple[str, ...] = ()
     dataset_config: str | None = None

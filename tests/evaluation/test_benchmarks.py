@@ -281,7 +281,7 @@ for name in ("org/qwen", "org/none"):
     with HubServer() as server:
         merge, qwen, none = run_source(server, source, home=tmp_path)
     assert shlex.join(merge) == "compact adapter merge org/lora --out benchmarks/lora"
-    assert qwen.startswith("org/qwen is a qwen2_vl, and these calls are for a LLaVA")
+    assert qwen.startswith("org/qwen is a qwen2_vl, and these calls are for LLaVA")
     assert none.startswith("there is no org/none for this token on the Hub")
 
 

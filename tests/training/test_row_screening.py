@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 
 from compact_hf.errors import TuningError
+from compact_hf.models.llava.family import Llava
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
 from tests.training.samples import draw_image
@@ -48,7 +49,7 @@ def screen(
     rows: list[dict[str, Any]], processor: Any, *, max_length: int | None = 1024, answers_only: bool = True
 ) -> ScreeningResult:
     dataset = Dataset.from_list(rows, features=FEATURES)
-    return screen_rows(dataset, processor, max_length=max_length, answers_only=answers_only)
+    return screen_rows(dataset, processor, Llava(), max_length=max_length, answers_only=answers_only)
 
 
 GOOD = make_row("good", QUESTION, ANSWER)
@@ -90,7 +91,7 @@ def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any
     batches = [collate([example]) for example in Dataset.from_list(rows, features=FEATURES)]
     assert result.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
     assert result.answer_tokens == sum(int((batch["labels"] != -100).sum()) for batch in batches)
-    assert (result.image_flags, result.tokens_per_image) == ((True, True, False), IMAGE_TOKENS)
+    assert (result.image_flags, result.image_tokens) == ((True, True, False), 2 * IMAGE_TOKENS)
 
 
 def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> None:
@@ -121,15 +122,15 @@ def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None
 def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any) -> None:
     dataset = Dataset.from_dict({"image": [1], "conversations": ["x"]})
     with pytest.raises(TuningError, match=r"no column images and no messages \(it has image, conversations\)"):
-        screen_rows(dataset, processor, max_length=None, answers_only=True)
+        screen_rows(dataset, processor, Llava(), max_length=None, answers_only=True)
     paths = Dataset.from_dict({"images": [["a.jpg"]], "messages": [[]]})
     with pytest.raises(TuningError, match="`images` is List"):
-        screen_rows(paths, processor, max_length=None, answers_only=True)
+        screen_rows(paths, processor, Llava(), max_length=None, answers_only=True)
 
 
 def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
     dataset = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
-    result = screen_rows(dataset, processor, max_length=None, answers_only=True)
+    result = screen_rows(dataset, processor, Llava(), max_length=None, answers_only=True)
     assert result.dropped == (("row 1", "no conversation"),)
 
 
@@ -154,8 +155,8 @@ def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed
         calls.clear()
         Dataset.from_list(list(iter_rows(*names)), features=FEATURES).to_parquet(tmp_path / f"{len(names)}.parquet")
         dataset = Dataset.from_parquet(str(tmp_path / f"{len(names)}.parquet"), cache_dir=str(tmp_path / "cache"))
-        screen_rows(dataset, processor, max_length=max_length, answers_only=True)
-        screen_rows(dataset, processor, max_length=max_length, answers_only=True)
+        screen_rows(dataset, processor, Llava(), max_length=max_length, answers_only=True)
+        screen_rows(dataset, processor, Llava(), max_length=max_length, answers_only=True)
         return len(calls)
 
     assert count_screened("a", "b", "c") == 3

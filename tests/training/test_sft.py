@@ -164,7 +164,7 @@ def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> N
     from transformers import LlamaConfig
 
     LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path / "llama")
-    with pytest.raises(TuningError, match=r"is a llama, not a LLaVA"):
+    with pytest.raises(TuningError, match=r"is a llama, and the model families that can be trained are llava"):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "llama"))
     with pytest.raises(TuningError, match="cannot be read"):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))

@@ -4,10 +4,11 @@
     compact benchmarks tasks release --out tasks
     lmms-eval --include_path tasks --tasks compact_heldout ...
 
-lmms-eval's model `llava_hf` reads a transformers LLaVA with its own processor and chat template, so a model of ours is
-asked in the words, and sees the images as, it was trained on. It takes no adapter, hence the merge. The task directory
-needs no compact_hf where lmms-eval runs: answers are compared by a copy of answers.py in it. Names of tasks and metrics
-were read in the version named here, which tests/evaluation/test_benchmarks_harness.py runs.
+A model family says which of lmms-eval's models runs it. LLaVA's, `llava_hf`, reads a transformers LLaVA with its own
+processor and chat template, so a model of ours is asked in the words, and sees the images as, it was trained on. It
+takes no adapter, hence the merge. The task directory needs no compact_hf where lmms-eval runs: answers are compared by
+a copy of answers.py in it. Names of tasks and metrics were read in the version named here, which
+tests/evaluation/test_benchmarks_harness.py runs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from compact_hf.errors import EvaluationError, HubUnavailableError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
+from compact_hf.models.adapter import read_adapter_config
 from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, has_model, is_adapter
+from compact_hf.models.registry import get_family, iter_families
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,13 @@ class ModelKind:
     Attributes:
         name (`str`): what to call it: the last part of where it lies.
         is_adapter (`bool`): whether it needs another model to be put on.
-        architecture (`str`, *optional*): a whole model's, as its config says; None for an adapter.
+        model_type (`str`, *optional*): a whole model's, or an adapter's base's, as its config says; None for an adapter
+            whose base is not in a directory here.
     """
 
     name: str
     is_adapter: bool
-    architecture: str | None
+    model_type: str | None
 
 
 def inspect_model(model: str) -> ModelKind:
@@ -54,11 +58,10 @@ def inspect_model(model: str) -> ModelKind:
     if not has_model(directory):
         raise EvaluationError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
     name = directory.resolve().name
-    return (
-        ModelKind(name, True, None)
-        if is_adapter(directory)
-        else ModelKind(name, False, _read_architecture(directory / MODEL_CONFIG))
-    )
+    if not is_adapter(directory):
+        return ModelKind(name, False, _read_model_type(directory / MODEL_CONFIG))
+    base_config = Path(read_adapter_config(directory).base) / MODEL_CONFIG
+    return ModelKind(name, True, _read_model_type(base_config) if base_config.is_file() else None)
 
 
 def _inspect_hub_model(model: str) -> ModelKind:
@@ -74,11 +77,11 @@ def _inspect_hub_model(model: str) -> ModelKind:
                 f"{model} is no folder here, and the Hub cannot be asked for it; give a folder, or unset HF_HUB_OFFLINE"
             ) from error
         except EntryNotFoundError:
-            return ModelKind(name, False, _read_architecture(Path(hf_hub_download(model, MODEL_CONFIG))))
+            return ModelKind(name, False, _read_model_type(Path(hf_hub_download(model, MODEL_CONFIG))))
     return ModelKind(name, True, None)
 
 
-def _read_architecture(config: Path) -> str:
+def _read_model_type(config: Path) -> str:
     try:
         return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -129,7 +132,8 @@ HELDOUT_TASK: Final = "compact_heldout"
 """The task of our own held-out questions; its metrics are `accuracy`, `accuracy_k1`, `accuracy_k2`, ..., as shares."""
 
 
-HARNESS_MODEL: Final = "llava_hf"
+_ADAPTER_MODEL_TYPE: Final = "llava"
+"""What an adapter's base is taken for where it is not here to be looked at: a LLaVA, as in the paper."""
 INSTALL_COMMAND: Final = ("pip", "install", f"lmms-eval[video-legacy]=={HARNESS_VERSION}", "transformers>=5.23")
 """The extra brings decord, which `llava_hf` imports whether there is a video or not."""
 
@@ -200,16 +204,18 @@ def benchmark_command(
         device (`str`, *optional*, defaults to `cuda`): where a single copy runs, such as `cuda:1` or `cpu`.
 
     Raises:
-        EvaluationError: the model cannot be found, or is no LLaVA.
+        EvaluationError: the model cannot be found, or is of a family that lmms-eval does not run.
         HubError: the Hub does not say what it is.
         UsageError: a setting makes no sense, or lmms-eval could not be given this path.
     """
     if gpus < 1 or (gpus > 1 and device != "cuda"):
         raise UsageError(f"got {gpus} GPUs and the device {device!r}; give 1 or more, and a device only with one")
     kind, out = inspect_model(str(model)), Path(out)
-    if kind.architecture not in (None, "llava"):
+    harness_model = get_family(kind.model_type or _ADAPTER_MODEL_TYPE).lmms_eval_model
+    if harness_model is None:
+        known = ", ".join(family.label for family in iter_families() if family.lmms_eval_model)
         raise EvaluationError(
-            f"{model} is a {kind.architecture}, and these calls are for a LLaVA; `lmms-eval models` lists what runs it"
+            f"{model} is a {kind.model_type}, and these calls are for {known}; `lmms-eval models` lists what runs it"
         )
     model_path = str(out / kind.name) if kind.is_adapter else str(model)
     for path in (model_path, str(out)):
@@ -223,7 +229,7 @@ def benchmark_command(
     device_args = "" if gpus > 1 else f",device={device},device_map={device}"
     evaluate = (
         *(launcher if gpus > 1 else ("lmms-eval",)),
-        *("--model", HARNESS_MODEL, "--model_args", f"pretrained={model_path}{device_args}"),
+        *("--model", harness_model, "--model_args", f"pretrained={model_path}{device_args}"),
         *("--tasks", ",".join(task_names)),
         *(("--include_path", str(tasks_directory)) if heldout else ()),
         # It refuses to ask this model more than one question at once.
