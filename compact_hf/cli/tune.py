@@ -194,6 +194,12 @@ def _add_tune_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="the projector's own learning rate; a tenth of learning_rate where a LoRA trains it in full, as in LLaVA",
     )
+    parser.add_argument(
+        "--train",
+        metavar="PARTS",
+        help="PART[:lora|:full][@RATE],... of projector, language_model, tower: what is trained, how and at which "
+        "learning rate; all else is frozen (default: what the recipe says)",
+    )
 
 
 def _tune(args: argparse.Namespace) -> int:
@@ -208,6 +214,7 @@ def _tune(args: argparse.Namespace) -> int:
         "overrides": _parse_overrides(settings),
         "revision": args.revision,
         "projector_learning_rate": args.projector_lr,
+        "train": args.train,
     }
     if args.dry_run:
         return _print_plan(args.recipe, options, as_json=args.json)
@@ -230,8 +237,9 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print_json(plan.to_json())
         return 0
-    memory, projector_rate = plan.memory, plan.projector_learning_rate
+    memory = plan.memory
     parts = {name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations")}
+    own_rates = [f"{part.replace('_', ' ')} {rate:g}" for part, rate in plan.learning_rates.items()]
     dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped.items())
     print_table(
         ("", ""),
@@ -242,10 +250,8 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
             ("tokens an epoch", f"{plan.image_tokens:,} of pictures, {plan.text_tokens:,} of text"),
             ("learnt of these", f"{plan.answer_tokens:,}; {plan.padding:.1%} padding besides"),
             ("parameters", f"{memory.trained / 1e6:,.1f} M trained of {memory.parameters / 1e6:,.1f} M"),
-            (
-                "learning rate",
-                f"{plan.learning_rate:g}" + (f", projector {projector_rate:g}" if projector_rate else ""),
-            ),
+            *([("trained", plan.train)] if plan.train else []),
+            ("learning rate", ", ".join([f"{plan.learning_rate:g}", *own_rates])),
             ("memory a device", f"about {memory.total / 1e9:.3g} GB, besides CUDA's own and a tenth of air"),
             *((f"  {name}", f"{size / 1e9:.3g} GB") for name, size in parts.items()),
             ("data set's commit", plan.dataset_revision or "none: a folder"),

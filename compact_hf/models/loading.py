@@ -7,6 +7,7 @@ classes of the model's family. They raise what transformers raises (`LOAD_ERRORS
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,20 +83,25 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     return AutoConfig.from_pretrained(model, revision=revision)
 
 
-def load_processor(model: str | Path, *, revision: str | None = None, model_type: str = "") -> Any:
+def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
     """Return a model's or an adapter's processor; raises one of `LOAD_ERRORS`.
 
-    Args:
-        model (`str | Path`): a directory or a repository.
-        revision (`str`, *optional*): of the repository.
-        model_type (`str`, *optional*): of an adapter, the base's, as its directory does not say it.
+    An adapter's directory does not say its family: load the base first, or its configuration.
     """
     from transformers import AutoProcessor
 
-    if model_type:
-        get_family(model_type)
+    get_family(read_model_type(Path(model)))
     with without_progress_bars():
         return AutoProcessor.from_pretrained(model, revision=revision)
+
+
+def read_model_type(directory: Path) -> str:
+    """Return the name of a whole model's family; empty where its directory is not here or does not say it."""
+    try:
+        config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it, `from_pretrained` says
+        return ""
+    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
 def load_network(model: str | Path, *, revision: str | None = None, **options: Any) -> Any:

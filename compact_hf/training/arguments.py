@@ -1,6 +1,6 @@
 """What the training script is told: its arguments in, the base's configuration and processor and the dataset out.
 
-The arguments are TRL's own for `sft`, by TRL's own parser, and two of ours.
+The arguments are TRL's own for `sft`, by TRL's own parser, and three of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,15 @@ from compact_hf.models.family import ModelFamily
 from compact_hf.models.registry import family_names, get_family
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
+from compact_hf.training.trained_parts import (
+    LANGUAGE_MODEL,
+    PROJECTOR,
+    TrainedPart,
+    format_train,
+    freeze_other_parts,
+    parse_train,
+    set_peft_args,
+)
 
 _SECRET_KEYS: Final = ("env", "hub_token")
 
@@ -28,10 +37,12 @@ class ExtraArguments:
     Attributes:
         dataset_revision (`str`, *optional*): a branch, tag or commit of the repository `dataset_name`.
         projector_learning_rate (`float`, *optional*): the projector's own; without it `learning_rate`.
+        train (`str`, *optional*): what is trained, as `parse_train` reads it; without it what the recipe says.
     """
 
     dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of dataset_name"})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "the projector's own learning rate"})
+    train: str | None = field(default=None, metadata={"help": "PART[:lora|:full][@RATE],... of the model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,19 @@ class Arguments:
     model: Any
     mixture: Any
     extras: ExtraArguments
+
+    @property
+    def trained_parts(self) -> tuple[TrainedPart, ...]:
+        """What `--train` says, once `check_base` has read it; nothing where the recipe says what is trained."""
+        return parse_train(self.extras.train) if self.extras.train else ()
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The parts' own learning rates, where they have any."""
+        if self.trained_parts:
+            return {part.name: part.learning_rate for part in self.trained_parts if part.learning_rate is not None}
+        rate = self.extras.projector_learning_rate
+        return {} if rate is None else {PROJECTOR: rate}
 
 
 def make_parser(prog: str) -> Any:
@@ -82,10 +106,11 @@ def _parse_scalar(text: str) -> str | int | float | bool:
 
 
 def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
-    """Return the base's family and its configuration, without reading weights.
+    """Return the base's family and its configuration, without reading weights; have `--train` set what is trained.
 
     Raises:
         TuningError: it is a model of no registered family, or none.
+        UsageError: the family has no such parts as `--train` names.
     """
     name = args.model.model_name_or_path
     try:
@@ -101,6 +126,15 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
             f"the base {name} is a {config.model_type}, and the model families that can be trained are "
             f"{', '.join(family_names())}; give the model_name_or_path of one of them, or install its family's package"
         )
+    if args.extras.train:
+        parts = parse_train(
+            args.extras.train,
+            use_peft=args.model.use_peft,
+            learning_rate=args.training.learning_rate,
+            projector_learning_rate=args.extras.projector_learning_rate,
+        )
+        set_peft_args(args.model, parts, family)
+        args.extras.train, args.extras.projector_learning_rate = format_train(parts), None
     return family, config
 
 
@@ -186,8 +220,15 @@ def get_dataset_version(rows: Any) -> str | None:
 def screen_with_args(args: Arguments, rows: Any, processor: Any, family: ModelFamily) -> ScreeningResult:
     """Screen rows for these arguments."""
     training = args.training
+    parts = args.trained_parts
     return screen_rows(
-        rows, processor, family, max_length=training.max_length, answers_only=training.assistant_only_loss
+        rows,
+        processor,
+        family,
+        max_length=training.max_length,
+        answers_only=training.assistant_only_loss,
+        # Where the language model is frozen, a row without an image has nothing to teach: its loss has no gradient.
+        needs_image=bool(parts) and LANGUAGE_MODEL not in {part.name for part in parts},
     )
 
 
@@ -212,4 +253,7 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
     }
     if (quantization := get_quantization_config(args.model)) is not None:
         options["quantization_config"] = quantization
-    return loading.load_network(path or args.model.model_name_or_path, **options)
+    network = loading.load_network(path or args.model.model_name_or_path, **options)
+    if args.trained_parts and not args.model.use_peft:
+        freeze_other_parts(network, args.trained_parts, get_family(network.config.model_type))
+    return network

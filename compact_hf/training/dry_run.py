@@ -32,6 +32,7 @@ from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import build_grouping
 from compact_hf.training.sft import LIBRARIES
 from compact_hf.training.train import build_job
+from compact_hf.training.trained_parts import PROJECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class TrainingForecast:
         rows (`int`), dropped (`Mapping[str, int]`): rows to train on, and those left out by reason.
         image_tokens, text_tokens, answer_tokens (`int`): of one epoch; answers are a part of the text.
         padding (`float`): share of an epoch's computed tokens that are padding, 0 to 1.
-        learning_rate (`float`), projector_learning_rate (`float`, *optional*): the projector's where it has its own.
+        train (`str`, *optional*): what `--train` says, with what it leaves open.
+        learning_rate (`float`), learning_rates (`Mapping[str, float]`): the parts' own, where they have any.
+        projector_learning_rate (`float`, *optional*): the projector's where it has its own.
         dataset_revision (`str`, *optional*): the commit that will be trained on.
         memory (`MemoryEstimate`): for each device, in bytes, with the parameters.
         versions (`Mapping[str, str]`): library -> version.
@@ -62,7 +65,9 @@ class TrainingForecast:
     text_tokens: int
     answer_tokens: int
     padding: float
+    train: str | None
     learning_rate: float
+    learning_rates: Mapping[str, float]
     projector_learning_rate: float | None
     dataset_revision: str | None
     memory: MemoryEstimate
@@ -80,14 +85,22 @@ def dry_run(
     overrides: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
     projector_learning_rate: float | None = None,
+    train: str | None = None,
 ) -> TrainingForecast:
     """Return what `tune` with the same arguments will take; nothing is trained, and no weights are read.
 
     Raises:
+        UsageError: `train` cannot be read, or names a part that the base's family does not have.
         TuningError: no such recipe, base or dataset.
         HubError: the dataset's revision cannot be found on the Hub.
     """
-    job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    job = build_job(
+        recipe,
+        overrides=overrides,
+        revision=revision,
+        projector_learning_rate=projector_learning_rate,
+        train=train,
+    )
     check_recipe_keys(
         {key: value for key, value in job.settings.items() if key not in ExtraArguments.__dataclass_fields__}
     )
@@ -136,8 +149,10 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
         text_tokens=tokens - screening.image_tokens,
         answer_tokens=screening.answer_tokens,
         padding=1 - tokens / sum(count * longest for count, longest in grouping.batch_shapes),
+        train=args.extras.train,
         learning_rate=training.learning_rate,
-        projector_learning_rate=args.extras.projector_learning_rate,
+        learning_rates=args.learning_rates,
+        projector_learning_rate=args.learning_rates.get(PROJECTOR),
         dataset_revision=args.extras.dataset_revision,
         memory=estimate_memory(config, args, devices, rows=rows, length=length),
         versions={name: version(name) for name in LIBRARIES},

@@ -31,6 +31,7 @@ from compact_hf.errors import TuningError
 from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import build_network
 from compact_hf.models.registry import get_family
+from compact_hf.training.trained_parts import freeze_other_parts
 
 _OPTIMIZER_STATES: Final = 2
 # A 4-bit weight with its share of bitsandbytes' scales (one byte for 64 of them, in double quantization).
@@ -131,7 +132,11 @@ def _build_model(config: Any, args: Any) -> Any:
     dtype = getattr(torch, str((args.training.model_init_kwargs or {}).get("dtype") or args.model.dtype or "float32"))
     model = build_network(config, dtype=dtype)
     peft_config = get_peft_config(args.model)
-    return model if peft_config is None else get_peft_model(model, peft_config)
+    if peft_config is not None:
+        return get_peft_model(model, peft_config)
+    if args.trained_parts:
+        freeze_other_parts(model, args.trained_parts, get_family(config.model_type))
+    return model
 
 
 @dataclass(frozen=True, slots=True)

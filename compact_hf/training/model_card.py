@@ -19,7 +19,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
 from compact_hf.reports.score_charts import plot_loss
 from compact_hf.training.card_results import CardResults
-from compact_hf.training.training_record import TrainingRecord, read_training_record
+from compact_hf.training.training_record import TrainingRecord, find_family, read_training_record
 
 if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
@@ -164,6 +164,7 @@ def _render_card(
         or "data that was not written down",
         lora=_read_lora_config(directory) if kind == "adapter" else None,
         request=SHORT_ANSWER_INSTRUCTION,
+        family_text=find_family(directory, record).card_text,
         curve=curve and _describe_curve(record.loss),
         curve_file=CURVE_FILE,
         recipe=_format_recipe(record.settings),

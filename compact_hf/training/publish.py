@@ -31,6 +31,7 @@ from compact_hf.models.loading import (
     first_line,
     has_model,
     is_adapter,
+    load_processor,
 )
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.model_card import (
@@ -42,7 +43,7 @@ from compact_hf.training.model_card import (
     read_base_license,
     write_card_files,
 )
-from compact_hf.training.training_record import TrainingRecord, read_training_record
+from compact_hf.training.training_record import TrainingRecord, find_family, read_training_record
 
 _PUBLISHED_PATTERNS: Final = (
     "*.safetensors",
@@ -144,7 +145,6 @@ def publish_model(
 def _check_loadable(directory: Path) -> None:
     """Raise where a folder is no model that loads: weights whole and as safetensors, processor, chat template."""
     from safetensors import SafetensorError, safe_open
-    from transformers import AutoProcessor
 
     if not has_model(directory):
         raise UsageError(
@@ -162,7 +162,8 @@ def _check_loadable(directory: Path) -> None:
         except (OSError, SafetensorError) as error:
             raise TuningError(f"{path} cannot be read ({first_line(error)}); save it again") from error
     try:
-        processor = AutoProcessor.from_pretrained(directory)
+        find_family(directory, read_training_record(directory))
+        processor = load_processor(directory)
     except (OSError, ValueError, KeyError) as error:
         raise TuningError(
             f"{directory} has no processor ({first_line(error)}); save the one of its base there"

@@ -20,7 +20,13 @@ from compact_hf.models.family import ModelFamily
 from compact_hf.records import digest
 
 DropReason = Literal[
-    "broken picture", "no conversation", "no answer", "special token in the text", "refused by the template", "too long"
+    "broken picture",
+    "no conversation",
+    "no answer",
+    "no picture",
+    "special token in the text",
+    "refused by the template",
+    "too long",
 ]
 # What the decoders raise on bad files; a warning only where warnings are errors.
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
@@ -61,7 +67,13 @@ class ScreeningResult:
 
 
 def screen_rows(
-    rows: Any, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool
+    rows: Any,
+    processor: Any,
+    family: ModelFamily,
+    *,
+    max_length: int | None,
+    answers_only: bool,
+    needs_image: bool = False,
 ) -> ScreeningResult:
     """Look at every row of a dataset.
 
@@ -71,6 +83,7 @@ def screen_rows(
         family (`ModelFamily`): the model's.
         max_length (`int`, *optional*): where TRL cuts, in tokens with the image's.
         answers_only (`bool`): whether the loss covers answers only, or every token.
+        needs_image (`bool`, *optional*, defaults to False): drop rows without one.
 
     Raises:
         TuningError: it is no dataset of images and conversations, a row has more images than the family takes, or no
@@ -79,7 +92,9 @@ def screen_rows(
     from datasets import Features, Value
 
     _check_columns(rows)
-    screener = RowScreener.from_processor(processor, family, max_length=max_length, answers_only=answers_only)
+    screener = RowScreener.from_processor(
+        processor, family, max_length=max_length, answers_only=answers_only, needs_image=needs_image
+    )
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
     # As Arrow an image is the bytes of its file; as a row it would be decoded, which is what may fail.
     arrow_rows = rows.select_columns(columns).with_format("arrow")
@@ -113,7 +128,7 @@ class RowScreener:
         placeholder_id (`int`): the token that stands for an image in the rendered conversation.
         image_tokens (`dict[tuple[int, int], int]`): how many tokens an image of a width and height becomes, as far as
             it is known.
-        max_length (`int`, *optional*), answers_only (`bool`): as for `screen_rows`.
+        max_length (`int`, *optional*), answers_only, needs_image (`bool`): as for `screen_rows`.
         fingerprint (`str`): the same for whatever looks the same way.
     """
 
@@ -124,11 +139,12 @@ class RowScreener:
     image_tokens: dict[tuple[int, int], int] = field(repr=False, compare=False)
     max_length: int | None
     answers_only: bool
+    needs_image: bool
     fingerprint: str
 
     @classmethod
     def from_processor(
-        cls, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool
+        cls, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool, needs_image: bool
     ) -> RowScreener:
         """Return the look through a processor's eyes."""
         tokenizer = processor.tokenizer
@@ -149,7 +165,8 @@ class RowScreener:
             image_tokens={},
             max_length=max_length,
             answers_only=answers_only,
-            fingerprint=digest(*cache_key, special_tokens, max_length, answers_only),
+            needs_image=needs_image,
+            fingerprint=digest(*cache_key, special_tokens, max_length, answers_only, needs_image),
         )
 
     def __call__(self, table: Any) -> dict[str, Any]:
@@ -163,6 +180,8 @@ class RowScreener:
             return {**result, "reason": "no conversation"}
         if not any(message["content"].strip() for message in messages[1::2]):
             return {**result, "reason": "no answer"}
+        if self.needs_image and not images:
+            return {**result, "reason": "no picture"}
         if any(token in message["content"] for message in messages for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
         sizes = [size for image in images if (size := _decoded_size(image))]

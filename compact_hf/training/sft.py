@@ -43,6 +43,7 @@ from compact_hf.training.memory import (
 )
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import build_grouping
+from compact_hf.training.trained_parts import PROJECTOR
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES_VARIABLE: Final = "COMPACT_TUNE_PROCESSES"
@@ -137,11 +138,10 @@ def _build_trainer(
     model = load_network(args, str(checkpoint) if is_full_resume else None)
     training.model_init_kwargs = None  # the trainer would say that it does not use them
     datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
-    rate = args.extras.projector_learning_rate
     return CompactTrainer(
         screening=screening["train"],
         family=family,
-        learning_rates={} if rate is None else {"projector": rate},
+        learning_rates=args.learning_rates,
         seconds=read_train_seconds(checkpoint),
         model=model,
         args=training,
@@ -174,8 +174,9 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
 
 
 def _describe_learning_rates(args: Arguments) -> str:
-    rate, projector_rate = args.training.learning_rate, args.extras.projector_learning_rate
-    return f"learning rate {rate:g}" + (f", the projector's {projector_rate:g}" if projector_rate is not None else "")
+    own_rates = [f", the {part.replace('_', ' ')}'s {rate:g}" for part, rate in args.learning_rates.items()]
+    trained = f"training {args.extras.train}; " if args.extras.train else ""
+    return f"{trained}learning rate {args.training.learning_rate:g}{''.join(own_rates)}"
 
 
 def _describe_start(checkpoint: Path | None) -> str:
@@ -199,7 +200,8 @@ def _build_record(
         "dataset_revision": args.extras.dataset_revision,
         "dataset_version": get_dataset_version(trainer.train_dataset),
         "settings": parse_settings(arguments),
-        "projector_learning_rate": args.extras.projector_learning_rate,
+        "train": args.extras.train,
+        "projector_learning_rate": args.learning_rates.get(PROJECTOR),
         "rows": len(screening.kept_indices),
         "dropped": screening.dropped_by_reason,
         "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],

@@ -27,11 +27,12 @@ from compact_hf.training.checkpoints import init_output_dir, pin_revision, read_
 from compact_hf.training.child_output import ChildOutput
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
+from compact_hf.training.trained_parts import PROJECTOR_LR_RATIO, format_train, parse_train
 
+_DEFAULT_LEARNING_RATE: Final = 2e-5
+"""TRL's, for recipes that say none."""
 _STOP_TIMEOUT: Final = 900.0
 """Seconds that a step and a checkpoint may take after Ctrl-C."""
-PROJECTOR_LR_RATIO: Final = 0.1
-"""LLaVA's projector is trained at 2e-5 where its LoRA is at 2e-4 (scripts/v1_5/finetune_lora.sh)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def build_job(
     overrides: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
     projector_learning_rate: float | None = None,
+    train: str | None = None,
 ) -> TrainingJob:
     """Return what a recipe comes to; arguments and errors as for `tune`."""
     path = recipe_path(recipe)
@@ -91,12 +93,24 @@ def build_job(
         revision = commit
     elif revision:
         raise TuningError("a revision goes with one dataset_name, not with a mixture of `datasets`; leave it out")
-    if projector_learning_rate is None and _saves_projector(settings):
-        projector_learning_rate = PROJECTOR_LR_RATIO * float(settings.get("learning_rate", 2e-5))
-    extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate}
+    if train is not None:
+        parts = parse_train(
+            train,
+            use_peft=str(settings.get("use_peft", "")).lower() == "true",
+            learning_rate=_get_learning_rate(settings),
+            projector_learning_rate=projector_learning_rate,
+        )
+        train, projector_learning_rate = format_train(parts), None
+    elif projector_learning_rate is None and _saves_projector(settings):
+        projector_learning_rate = PROJECTOR_LR_RATIO * _get_learning_rate(settings)
+    extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate, "train": train}
     script_settings |= {key: str(value) for key, value in extras.items() if value is not None}
     options = tuple(argument for key, value in script_settings.items() for argument in (f"--{key}", value))
     return TrainingJob(path, {**settings, **extras}, options, Path(str(settings["output_dir"])))
+
+
+def _get_learning_rate(settings: Mapping[str, Any]) -> float:
+    return float(settings.get("learning_rate", _DEFAULT_LEARNING_RATE))
 
 
 def _saves_projector(settings: Mapping[str, Any]) -> bool:
@@ -112,6 +126,7 @@ def tune(
     overrides: Mapping[str, str] = MappingProxyType({}),
     revision: str | None = None,
     projector_learning_rate: float | None = None,
+    train: str | None = None,
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> TrainingResult:
@@ -127,17 +142,27 @@ def tune(
             behind an @. It is taken at the commit that it stands for now.
         projector_learning_rate (`float`, *optional*): the projector's own; by default a tenth of `learning_rate` where
             the recipe trains a LoRA with the projector in full, as LLaVA does, and `learning_rate` elsewhere.
+        train (`str`, *optional*): the parts of the model that are trained, in full or by LoRA, at which rates, as
+            `parse_train` reads it: `projector:full@2e-5,language_model:lora,tower:lora`; by default what the recipe
+            says.
         log (`Path`, *optional*): a file for everything that training prints; a later call adds to it.
         on_line (`Callable[[str], None]`, *optional*): called with each line, progress lines too, as they come.
 
     Raises:
-        UsageError: `output_dir` holds something else, or a run with other settings.
+        UsageError: `output_dir` holds something else, or a run with other settings; or `train` cannot be read, or names
+            a part that the base's family does not have.
         StoppedEarly: Ctrl-C; the same call goes on.
         TuningError: no such recipe, base or dataset, TRL is not installed, no `output_dir`, or training failed; the
             message carries the line that tells why, the log has the rest.
         HubError: the dataset's revision cannot be found on the Hub.
     """
-    job = build_job(recipe, overrides=overrides, revision=revision, projector_learning_rate=projector_learning_rate)
+    job = build_job(
+        recipe,
+        overrides=overrides,
+        revision=revision,
+        projector_learning_rate=projector_learning_rate,
+        train=train,
+    )
     init_output_dir(job.output_dir, job.settings)
     if record := read_finished_record(job.output_dir):
         return _build_result(job.output_dir, record, was_finished=True)

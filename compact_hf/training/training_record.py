@@ -17,7 +17,9 @@ from typing import Any, Final
 from compact_hf.dataset.card import read_header
 from compact_hf.errors import TuningError
 from compact_hf.models.adapter import AdapterInfo, read_adapter_config
-from compact_hf.models.loading import is_adapter
+from compact_hf.models.family import ModelFamily
+from compact_hf.models.loading import is_adapter, read_model_type
+from compact_hf.models.registry import get_family
 from compact_hf.records import from_json
 
 RECORD_FILE: Final = "training.json"
@@ -37,6 +39,7 @@ class TrainingRecord:
         dataset_revision (`str`, *optional*): a tag or a commit.
         dataset_version (`str`, *optional*): X.Y.Z, where it is a release, in a folder or on the Hub.
         settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
+        train (`str`, *optional*): what `--train` said was trained.
         projector_learning_rate (`float`, *optional*): where it was another than the rest's.
         rows (`int`, *optional*): trained on in an epoch.
         dropped (`Mapping[str, int]`): reason -> rows that were left out.
@@ -56,6 +59,7 @@ class TrainingRecord:
     dataset_revision: str | None = None
     dataset_version: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    train: str | None = None
     projector_learning_rate: float | None = None
     rows: int | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +100,16 @@ def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None 
         return record
     adapter = read_adapter_config(directory)
     return replace(record, base=adapter.base, base_revision=adapter.base_revision)
+
+
+def find_family(directory: Path, record: TrainingRecord) -> ModelFamily:
+    """Return the family of the model in a directory, as far as its record, its config or its base here say it.
+
+    Raises:
+        UsageError: the family's package cannot be imported.
+    """
+    base = Path(record.base) if record.base else directory
+    return get_family(record.model_type or read_model_type(directory) or read_model_type(base))
 
 
 def read_adapter_info(directory: Path) -> AdapterInfo:
