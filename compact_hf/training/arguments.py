@@ -113,18 +113,19 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
         UsageError: the family has no such parts as `--train` names.
     """
     name = args.model.model_name_or_path
+    families = f"the model families that can be trained are {', '.join(family_names())}"
     try:
         config = loading.load_config(name, revision=args.model.model_revision)
     except (OSError, ValueError) as error:
         raise TuningError(
-            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}); "
-            "give a folder or a repository of a LLaVA, such as `compact base assemble` leaves"
+            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}); {families}; give a folder or a "
+            "repository of one of them, such as `compact base assemble` leaves, or install its family's package"
         ) from error
     family = get_family(config.model_type)
     if not family.parts:
         raise TuningError(
-            f"the base {name} is a {config.model_type}, and the model families that can be trained are "
-            f"{', '.join(family_names())}; give the model_name_or_path of one of them, or install its family's package"
+            f"the base {name} is a {config.model_type}, and {families}; give the model_name_or_path of one of them, or "
+            "install its family's package"
         )
     if args.extras.train:
         parts = parse_train(

@@ -31,6 +31,12 @@ from compact_hf.training.trained_parts import PROJECTOR_LR_RATIO, format_train, 
 
 _DEFAULT_LEARNING_RATE: Final = 2e-5
 """TRL's, for recipes that say none."""
+_COMMAND_LINE_OPTIONS: Final = {
+    "dataset_revision": "--revision",
+    "projector_learning_rate": "--projector-lr",
+    "train": "--train",
+}
+"""The training script's arguments that are not TRL's, and so in no recipe, with the options that give them."""
 _STOP_TIMEOUT: Final = 900.0
 """Seconds that a step and a checkpoint may take after Ctrl-C."""
 
@@ -81,7 +87,14 @@ def build_job(
 ) -> TrainingJob:
     """Return what a recipe comes to; arguments and errors as for `tune`."""
     path = recipe_path(recipe)
-    settings: dict[str, Any] = {**read_recipe(path), **overrides}
+    recipe_settings = read_recipe(path)
+    for key, option in _COMMAND_LINE_OPTIONS.items():
+        if key in recipe_settings:
+            raise TuningError(
+                f"recipe {path} has the key {key}, which plain trl sft does not know; take it out, and give {option} on the "
+                "command line"
+            )
+    settings: dict[str, Any] = {**recipe_settings, **overrides}
     if find_spec("trl") is None:
         raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
     if not settings.get("output_dir"):

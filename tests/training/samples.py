@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import Message, Row, Turn
 
 COLORS = ("red", "green", "blue")
+SIZE = (60, 40)
 
 
-def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = (60, 40), variant: int = 0) -> bytes:
+def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = SIZE, variant: int = 0) -> bytes:
     """A PNG file of one thing on grey; `variant` makes it another file of the same picture, all but one pixel."""
     image = Image.new("RGB", size, (180, 180, 180))
     draw = ImageDraw.Draw(image)
@@ -30,7 +31,7 @@ def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = (60, 
     return out.getvalue()
 
 
-def make_row(number: int, *, with_image: bool = True) -> Row:
+def make_row(number: int, *, with_image: bool = True, size: tuple[int, int] = SIZE) -> Row:
     """A row with one turn of k 1 or two of k 2, or an instruction row without a picture."""
     if not with_image:
         text_messages = (Message("user", f"What is {number} plus one?"), Message("assistant", str(number + 1)))
@@ -53,7 +54,7 @@ def make_row(number: int, *, with_image: bool = True) -> Row:
             Message("assistant", turn.answer),
         )
     ]
-    data = draw_image(color, shape=shape, variant=number)
+    data = draw_image(color, shape=shape, size=size, variant=number)
     return QuestionRow(
         id=f"row-{number}",
         messages=tuple(messages),
@@ -71,11 +72,13 @@ def make_row(number: int, *, with_image: bool = True) -> Row:
     )
 
 
-def write_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
-    """Write a release of `rows` rows with a picture and `text_rows` without one."""
+def write_release(
+    directory: Path, *, rows: int, text_rows: int = 0, sizes: Sequence[tuple[int, int]] = (SIZE,)
+) -> Path:
+    """Write a release of `rows` rows with an image, of these sizes in turn, and `text_rows` without one."""
 
     def iter_rows() -> Iterator[Row]:
-        yield from (make_row(number) for number in range(rows))
+        yield from (make_row(number, size=sizes[number % len(sizes)]) for number in range(rows))
         yield from (make_row(number, with_image=False) for number in range(text_rows))
 
     write_dataset(iter_rows(), directory, sources=("compact",), version="1.0.0")
