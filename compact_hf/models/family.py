@@ -122,10 +122,10 @@ class ModelFamily:
         del processor
         return False
 
-    def projector_inputs(self, config: Any, num_images: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what the projector takes for so many images, by the names of its arguments.
+    def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Return the shapes of what `projector` and `tower` take for so many images, by the names of their arguments.
 
-        The memory estimate runs it on them; without any, the projector's activations are not counted.
+        The memory estimate runs them on it; the activations of a part that is left out are not counted.
         """
         del config, num_images
         return {}

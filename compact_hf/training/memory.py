@@ -6,7 +6,8 @@ guessed: one and two decoder layers run forward on fake tensors of the largest b
     weights       every parameter, in the type it is loaded in; LoRA and trained copies in what PEFT makes of them
     gradients     the trained ones again; once more where DDP keeps its buckets
     optimizer     two states for each trained parameter (AdamW): in its type, or a byte each (8 bit)
-    activations   projector + layers x what one keeps; with recomputation layers x its input + one whole layer
+    activations   projector + layers x what one keeps, of the language model and, if it is trained, of the tower; with
+                  recomputation layers x its input + one whole layer
 
 Sharded runs (FSDP, ZeRO-3) divide the first three by the number of processes and add two gathered layers. Not counted:
 the CUDA context (about 0.5 GB), the tiles of the LM head and fragmentation; leave a tenth free. For small models on a
@@ -161,43 +162,62 @@ class _Quantization:
 
 
 def _estimate_activations(config: Any, args: Any, rows: int, length: int, num_layers: int) -> int:
-    projector_bytes, one_layer = _measure_saved_bytes(config, args, rows, length, num_layers=1)
-    _, two_layers = _measure_saved_bytes(config, args, rows, length, num_layers=2)
-    layer_bytes, other_bytes = two_layers - one_layer, 2 * one_layer - two_layers
+    one, two = (_measure_saved_bytes(config, args, rows, length, num_layers=count) for count in (1, 2))
     hidden_bytes = config.get_text_config().hidden_size * (2 if args.training.bf16 or args.training.fp16 else 4)
     is_checkpointed = args.training.gradient_checkpointing
-    layers_bytes = (
-        num_layers * rows * length * hidden_bytes + layer_bytes if is_checkpointed else num_layers * layer_bytes
+    num_tower_layers = getattr(getattr(config, "vision_config", None), "num_hidden_layers", 1)
+    return (
+        one.projector
+        + _sum_layers(one.language_model, two.language_model, num_layers, rows * length * hidden_bytes, is_checkpointed)
+        + _sum_layers(one.tower, two.tower, num_tower_layers, one.tower_output, is_checkpointed)
     )
-    return projector_bytes + other_bytes + layers_bytes
 
 
-def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_layers: int) -> tuple[int, int]:
-    """Return how many bytes autograd keeps for a backward pass of the projector, and of so many decoder layers."""
+def _sum_layers(one: int, two: int, num_layers: int, input_bytes: int, is_checkpointed: bool) -> int:
+    """Return what autograd keeps of a stack of layers, from what it keeps of a stack of one and of two."""
+    layer_bytes, other_bytes = two - one, 2 * one - two
+    if is_checkpointed and layer_bytes:
+        return other_bytes + num_layers * input_bytes + layer_bytes
+    return other_bytes + num_layers * layer_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedBytes:
+    """What autograd keeps of each part for a backward pass, in bytes; `tower_output` is the size of what it returns."""
+
+    projector: int
+    language_model: int
+    tower: int
+    tower_output: int
+
+
+def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_layers: int) -> _SavedBytes:
+    """Run each part forward on fake tensors, the language model and the tower with so many layers."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     small_config = copy.deepcopy(config)
     small_config.get_text_config().num_hidden_layers = num_layers
-    # A tower that is frozen keeps nothing. Trained in full it is small beside the language model.
     if hasattr(getattr(config, "vision_config", None), "num_hidden_layers"):
-        small_config.vision_config.num_hidden_layers = 1
+        small_config.vision_config.num_hidden_layers = num_layers
     family = get_family(config.model_type)
     with torch.device("meta"):
         model = _build_model(small_config, args).train()
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    language_model, projector = (_get_part(model, family, part) for part in ("language_model", "projector"))
     autocast_dtype = torch.bfloat16 if args.training.bf16 else torch.float16
     with FakeTensorMode(), torch.autocast("cpu", autocast_dtype, enabled=args.training.bf16 or args.training.fp16):
+        language_model = _get_part(model, family, "language_model")
         dtype = language_model.get_input_embeddings().weight.dtype
         inputs_embeds = torch.zeros(
             rows, length, small_config.get_text_config().hidden_size, dtype=dtype, requires_grad=True
         )
-        shapes = family.projector_inputs(small_config, rows)
-        projector_inputs = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
-        projector_bytes = _count_saved_bytes(projector, **projector_inputs) if projector_inputs else 0
-        return projector_bytes, _count_saved_bytes(language_model, inputs_embeds=inputs_embeds, use_cache=False)
+        text_bytes, _ = _count_saved_bytes(language_model, inputs_embeds=inputs_embeds, use_cache=False)
+        image_bytes = {"projector": (0, 0), "tower": (0, 0)}
+        for part, shapes in family.part_inputs(small_config, rows).items():
+            inputs = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+            image_bytes[part] = _count_saved_bytes(_get_part(model, family, part), **inputs)
+    return _SavedBytes(image_bytes["projector"][0], text_bytes, *image_bytes["tower"])
 
 
 def _get_part(model: Any, family: ModelFamily, part: str) -> Any:
@@ -206,8 +226,8 @@ def _get_part(model: Any, family: ModelFamily, part: str) -> Any:
     return next(module for path, module in model.named_modules() if f".{path}".endswith(f".{name}"))
 
 
-def _count_saved_bytes(module: Any, **inputs: Any) -> int:
-    """Return how many bytes autograd keeps of a module's forward pass; its own parameters do not count."""
+def _count_saved_bytes(module: Any, **inputs: Any) -> tuple[int, int]:
+    """Return how many bytes autograd keeps of a module's forward pass, but for its own parameters, and its output's."""
     import torch
 
     module_state = {
@@ -224,8 +244,9 @@ def _count_saved_bytes(module: Any, **inputs: Any) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        torch.func.functional_call(module, module_state, kwargs=inputs)
-    return sum(storage.nbytes() for address, storage in storages.items() if address not in own_addresses)
+        output = torch.func.functional_call(module, module_state, kwargs=inputs)
+    output = getattr(output, "last_hidden_state", output)
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in own_addresses), output.nbytes
 
 
 ESTIMATE_PREFIX: Final = "memory for each device: "

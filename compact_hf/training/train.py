@@ -91,8 +91,8 @@ def build_job(
     for key, option in _COMMAND_LINE_OPTIONS.items():
         if key in recipe_settings:
             raise TuningError(
-                f"recipe {path} has the key {key}, which plain trl sft does not know; take it out, and give {option} on the "
-                "command line"
+                f"recipe {path} has the key {key}, which plain trl sft does not know; take it out, and give {option} "
+                "on the command line"
             )
     settings: dict[str, Any] = {**recipe_settings, **overrides}
     if find_spec("trl") is None:

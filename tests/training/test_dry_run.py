@@ -134,7 +134,8 @@ def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
         optimizer = torch.optim.AdamW(model.parameters())
         for _ in range(2):
             embeddings = torch.randn(rows, length, 256)
-            image_features = model.model.multi_modal_projector(torch.randn(rows, 64, 128))
+            tower_output = model.model.vision_tower(torch.randn(rows, 3, 112, 112)).last_hidden_state
+            image_features = model.model.multi_modal_projector(tower_output[:, 1:])
             embeddings = torch.cat([image_features, embeddings[:, 64:]], dim=1)
             model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state.mean().backward()
             optimizer.step()

@@ -80,7 +80,7 @@ def test_it_stands_beside_a_recipe_not_in_it(tmp_path: Path) -> None:
     assert "train" not in build_job("llava15-7b-lora").options
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"{recipe_path('tiny-cpu').read_text()}\ntrain: projector\n")
-    with pytest.raises(TuningError, match="has the key train, which plain trl sft does not know; .* give --train"):
+    with pytest.raises(TuningError, match=r"has the key train, which plain trl sft does not know; .* give --train"):
         build_job(recipe)
 
 

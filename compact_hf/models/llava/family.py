@@ -33,6 +33,16 @@ class Llava(ModelFamily):
 
         return type(processor) is LlavaProcessor
 
-    def projector_inputs(self, config: Any, num_images: int) -> dict[str, tuple[int, ...]]:
-        """(images, patches, width of the tower), as `vision_feature_layer` and its class token's removal leave them."""
-        return {"image_features": (num_images, config.image_seq_length, config.vision_config.hidden_size)}
+    def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
+        """One square an image."""
+        return llava_part_inputs(config, num_images)
+
+
+def llava_part_inputs(config: Any, num_squares: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of what tower and projector take for so many squares, each an image or a tile of one."""
+    vision = config.vision_config
+    return {
+        "tower": {"pixel_values": (num_squares, 3, vision.image_size, vision.image_size)},
+        # Without the class token, which LLaVA leaves out.
+        "projector": {"image_features": (num_squares, config.image_seq_length, vision.hidden_size)},
+    }

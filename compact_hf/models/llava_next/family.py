@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from compact_hf.models.family import ModelFamily, Part
-from compact_hf.models.llava.family import LLAVA_PARTS
+from compact_hf.models.llava.family import LLAVA_PARTS, llava_part_inputs
 
 
 class LlavaNext(ModelFamily):
@@ -35,8 +35,8 @@ class LlavaNext(ModelFamily):
         width, height = size
         return int(processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0])
 
-    def projector_inputs(self, config: Any, num_images: int) -> dict[str, tuple[int, ...]]:
-        """(tiles, patches, width of the tower), with as many tiles of each image as there can be."""
+    def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
+        """As many tiles of each image as there can be, and the whole of it."""
         tile = config.vision_config.image_size
         tiles = 1 + max((height // tile) * (width // tile) for height, width in config.image_grid_pinpoints)
-        return {"image_features": (num_images * tiles, config.image_seq_length, config.vision_config.hidden_size)}
+        return llava_part_inputs(config, num_images * tiles)
