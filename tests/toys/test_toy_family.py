@@ -46,7 +46,7 @@ def save_toy(out: Path, llava: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoProcessor
 
-    from tests.models.toy_family import ToyConfig, ToyForConditionalGeneration, ToyProcessor
+    from tests.toys.toy_family import ToyConfig, ToyForConditionalGeneration, ToyProcessor
 
     torch.manual_seed(0)
     settings = AutoConfig.from_pretrained(llava).to_dict() | {"model_type": "toy_vlm"}
