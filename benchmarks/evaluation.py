@@ -27,11 +27,12 @@ from training import read_hardware
 
 from compact_hf import copy_student
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.evaluation.datasets import load_questions
 from compact_hf.evaluation.inference import Student
-from compact_hf.evaluation.predict import MAX_NEW_TOKENS, predict
-from compact_hf.evaluation.questions import Question
+from compact_hf.evaluation.predict import predict
+from compact_hf.evaluation.questions import DataOptions, Question
+from compact_hf.evaluation.task import DEFAULT_TASK, load_task, read_questions
 
+TASK = load_task(DEFAULT_TASK)
 BATCH_SIZES = (1, 4, 16, 64)
 SCENES = 12
 ROUNDS = 3
@@ -45,7 +46,8 @@ def main() -> None:
     machine = {**read_hardware(), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as directory:
         _, student = copy_student(Path(directory) / "student")
-        measurements = measure(Student(str(student)), load_images(load_questions(f"scenes:{SCENES}").questions))
+        question_set = read_questions(TASK, f"scenes:{SCENES}", DataOptions())
+        measurements = measure(Student(str(student)), load_images(question_set.questions))
     result = {"machine": machine, **measurements}
     print(json.dumps(result, indent=2) if args.json else format_table(result))
 
@@ -109,7 +111,7 @@ def answer_in_loop(student: Student, questions: Sequence[Question]) -> tuple[lis
             processor_kwargs={"add_special_tokens": False, "max_length": None},
         ).to(network.device, dtype=network.dtype)
         with torch.inference_mode():
-            tokens = network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
+            tokens = network.generate(**inputs, max_new_tokens=TASK.max_new_tokens)
         new_tokens = tokens[0, inputs["input_ids"].shape[1] :]
         answers.append(processor.decode(new_tokens, skip_special_tokens=True).strip())
     return answers, time.process_time() - start
@@ -119,7 +121,15 @@ def answer_in_batches(student: Student, questions: Sequence[Question], size: int
     """Answer the questions as `compact evaluate` does, sorting, judging and journal included."""
     with tempfile.TemporaryDirectory() as directory:
         start = time.process_time()
-        predictions = predict(student, questions, Path(directory), matching="exact", batch_size=size)
+        predictions = predict(
+            student,
+            questions,
+            Path(directory),
+            task=TASK,
+            matching="exact",
+            batch_size=size,
+            max_new_tokens=TASK.max_new_tokens,
+        )
         return [prediction.prediction for prediction in predictions], time.process_time() - start
 
 

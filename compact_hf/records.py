@@ -17,8 +17,11 @@ T = TypeVar("T")
 
 MAX_CONFIDENCE: Final = 100
 
-RESULTS_SCHEMA: Final = 2
+RESULTS_SCHEMA: Final = 3
 """Of `results.json`, which evaluation writes and a model's card quotes; another number is another set of fields."""
+
+READABLE_RESULTS_SCHEMAS: Final = (2, RESULTS_SCHEMA)
+"""Those that readers take. 2, which version 0.1.0 wrote, names no task: all of it is accuracy by k."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import gradio as gr
 from page import render_template
 
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, TABLE
-from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.records import READABLE_RESULTS_SCHEMAS
 
 if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
@@ -53,9 +53,15 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     path = path / "results.json" if path.is_dir() else path
     results = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(results, dict) or results.get("schema") != RESULTS_SCHEMA or not results.get("models"):
+    if (
+        not isinstance(results, dict)
+        or results.get("schema") not in READABLE_RESULTS_SCHEMAS
+        or results.get("task", "compact") != "compact"
+        or not results.get("models")
+    ):
+        schemas = " or ".join(map(str, READABLE_RESULTS_SCHEMAS))
         raise ValueError(
-            f"{path.name} is no results.json of schema {RESULTS_SCHEMA} with models; compact evaluate writes one"
+            f"{path.name} is no results.json of schema {schemas} with accuracy by k; compact evaluate writes one"
         )
     return results
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,14 +14,16 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.evaluate import EvaluationPlan
 
 _DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
-_SERVER_OPTIONS: Final = ("url", "concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
+_LIMIT_OPTIONS: Final = ("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
 _EVALUATE_OPTIONS: Final = (
     *_DATASET_OPTIONS,
+    "task",
     "matching",
-    "swap_pictures",
+    "control",
     "batch_size",
     "max_new_tokens",
-    *_SERVER_OPTIONS,
+    "url",
+    *_LIMIT_OPTIONS,
 )
 
 
@@ -50,6 +51,12 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="new, or begun; another model is added to what is there"
     )
+    evaluate.add_argument(
+        "--task",
+        metavar="NAME",
+        help="what is asked and how it is scored: an installed task, or package.module:Class (default: the one that "
+        "knows the data set, else compact: accuracy by k)",
+    )
     _add_dataset_options(evaluate)
     _add_inference_options(evaluate)
     _add_server_options(evaluate)
@@ -76,16 +83,27 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match",
         dest="matching",
-        choices=("exact", "relaxed"),
-        default="exact",
-        help="when an answer is right; relaxed: numbers within 5%% too (default: exact)",
+        metavar="RULE",
+        help="when an answer is right, by a rule of the task; of compact: exact, or relaxed: numbers within 5%% too "
+        "(default: exact)",
     )
-    parser.add_argument(
-        "--swap-pictures", action="store_true", help="a control: each question about another question's picture"
+    control = parser.add_mutually_exclusive_group()
+    control.add_argument(
+        "--control",
+        metavar="NAME",
+        help="ask without what the task should need: swapped-images (each question about another question's picture) "
+        "or blind (no picture)",
+    )
+    control.add_argument(
+        "--swap-pictures",
+        dest="control",
+        action="store_const",
+        const="swapped-images",
+        help="the same as --control swapped-images",
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default: 64)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=16, metavar="N", help="where an answer is cut (default: 16)"
+        "--max-new-tokens", type=int, metavar="N", help="where an answer is cut (default: the task's, of compact 16)"
     )
 
 
@@ -104,7 +122,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in _EVALUATE_OPTIONS}
     if args.dry_run:
-        return _print_plan(args, {name: options[name] for name in (*_DATASET_OPTIONS, "batch_size", "url")})
+        return _print_plan(args, options)
     from compact_hf.evaluation.evaluate import evaluate
 
     # A batch system ends its jobs by SIGTERM: as good a reason to stop in good order as Ctrl-C.
@@ -130,15 +148,21 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from compact_hf.evaluation.evaluate import plan_evaluation
+    from compact_hf.runs.options import RunLimits
 
-    forecast: EvaluationPlan = plan_evaluation(args.models, args.dataset, args.out, **options)
+    forecast: EvaluationPlan = plan_evaluation(
+        args.models,
+        args.dataset,
+        args.out,
+        **{name: options[name] for name in (*_DATASET_OPTIONS, "task", "control", "batch_size", "url")},
+        limits=RunLimits(**{name: options[name] for name in _LIMIT_OPTIONS}),
+    )
     if args.json:
-        print_json(asdict(forecast))
+        print_json(forecast.to_json())
         return 0
-    by_k = ", ".join(f"{count:,} of k = {k}" for k, count in forecast.by_k.items())
     print_data(
         f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} pictures"
-        + (f"; {by_k}" * bool(by_k))
+        + (f"; {forecast.description}" * bool(forecast.description))
     )
     for note in forecast.notes:
         print_data(note)

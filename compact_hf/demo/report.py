@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.dataset.stats import DatasetStats
-from compact_hf.evaluation.report import chart_score
-from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.scoring import Score as ModelScore
+from compact_hf.evaluation.scoring import build_score_row
+from compact_hf.evaluation.tasks.compact.scoring import CompactResults
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.status import RunStatus
@@ -40,8 +40,8 @@ class DemoResults:
         stats (`DatasetStats`): of the release.
         code, output (`str`): a first look at the release, and what it printed.
         training (`TrainingResult`): of the tiny model.
-        before, after (`Results`): its scores on reserved scenes.
-        swapped (`Results`): after tuning, each question about another question's image.
+        before, after (`CompactResults`): its scores on reserved scenes.
+        swapped (`CompactResults`): after tuning, each question about another question's image.
     """
 
     directory: Path
@@ -50,9 +50,9 @@ class DemoResults:
     code: str
     output: str
     training: TrainingResult
-    before: Results
-    after: Results
-    swapped: Results
+    before: CompactResults
+    after: CompactResults
+    swapped: CompactResults
 
 
 def make_report(demo: DemoResults) -> DemoReport:
@@ -124,10 +124,12 @@ def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
     after = demo.after
     return AccuracySection(
         models=("before", "swapped", "after"),
-        overall=chart_score("all", *(evaluation.overall for evaluation in evaluations)),
-        by_k=tuple(chart_score(f"k = {k}", *(evaluation.by_k[k] for evaluation in evaluations)) for k in after.by_k),
+        overall=build_score_row("all", *(evaluation.overall for evaluation in evaluations)),
+        by_k=tuple(
+            build_score_row(f"k = {k}", *(evaluation.by_k[k] for evaluation in evaluations)) for k in after.by_k
+        ),
         by_capability=tuple(
-            chart_score(name, *(evaluation.by_capability[name] for evaluation in evaluations))
+            build_score_row(name, *(evaluation.by_capability[name] for evaluation in evaluations))
             for name in after.by_capability
         ),
         questions=(

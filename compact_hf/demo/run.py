@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.assemble import assemble
@@ -30,7 +30,7 @@ from compact_hf.dataset.validate import validate
 from compact_hf.demo.report import DemoResults, make_report, make_summary
 from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.scoring import Results
+from compact_hf.evaluation.tasks.compact.scoring import CompactResults
 from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
 from compact_hf.models.llava.shipped import copy_aligned
@@ -257,14 +257,15 @@ def _train(directory: Path, settings: dict[str, str], on_progress: ProgressCallb
 
 def _evaluate(
     model: Path, dataset: str, out: Path, stage: str, on_progress: ProgressCallback, *, swap_images: bool = False
-) -> Results:
-    return evaluate(
+) -> CompactResults:
+    (results,) = evaluate(
         str(model),
         dataset,
         out,
         swap_pictures=swap_images,
         on_progress=lambda done, total: on_progress(stage, done, total, ""),
-    ).results[0]
+    ).results
+    return cast(CompactResults, results)
 
 
 def _run_snippet(code: str) -> str:

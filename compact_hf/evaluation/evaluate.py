@@ -1,17 +1,17 @@
 """`compact evaluate`: judge models on a dataset; `--dry-run` says what that will take before any model is loaded.
 
-    compact evaluate MODEL [MODEL...] DATASET --out DIR
+    compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
-results_folder.py says what DIR holds. The same command resumes, and gives the same files as one that was not stopped;
-with another model it adds that one.
+The task (task.py) says what is asked and what an answer is worth; this file knows none by name. results_folder.py says
+what DIR holds. The same command resumes, and gives the same files as one that was not stopped; with another model it
+adds that one.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.datasets import QuestionSet, load_questions, swap_images
 from compact_hf.evaluation.inference import Student, model_identity
 from compact_hf.evaluation.predict import (
     DEFAULT_BATCH_SIZE,
-    MAX_NEW_TOKENS,
     count_local_answers,
     predict,
     read_predictions,
     remove_part,
 )
+from compact_hf.evaluation.questions import SWAPPED_IMAGES, DataOptions, Prediction, QuestionSet
 from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.results_folder import (
     RESULTS_FILE,
@@ -41,9 +40,15 @@ from compact_hf.evaluation.results_folder import (
     write_json,
     write_predictions,
 )
-from compact_hf.evaluation.scoring import Matching, Prediction, get_rule, score
-from compact_hf.evaluation.server import SERVER_PREFIX, TOKENS_PER_REQUEST, ask_server, count_journal_answers
+from compact_hf.evaluation.server import (
+    SERVER_PREFIX,
+    TOKENS_PER_REQUEST,
+    ask_server,
+    check_server_options,
+    count_journal_answers,
+)
 from compact_hf.evaluation.significance import compare
+from compact_hf.evaluation.task import EvaluationTask, choose_rule, choose_task, describe_parts, read_questions
 from compact_hf.records import digest
 from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
 from compact_hf.teachers.prices import lookup_price
@@ -76,7 +81,8 @@ class EvaluationPlan:
     Attributes:
         dataset (`str`): what it is called.
         questions, pictures (`int`): in it.
-        by_k (`dict[int, int]`): k -> questions, where that is known.
+        parts (`dict[str, dict[str, int]]`): grouping -> part -> questions, as far as the dataset says.
+        description (`str`): the same in words; empty where it is not.
         notes (`tuple[str, ...]`): what was left out of it.
         models (`tuple[ModelPlan, ...]`): in the order given.
     """
@@ -84,9 +90,21 @@ class EvaluationPlan:
     dataset: str
     questions: int
     pictures: int
-    by_k: dict[int, int]
+    parts: dict[str, dict[str, int]]
+    description: str
     notes: tuple[str, ...]
     models: tuple[ModelPlan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, each grouping as a `by_...`."""
+        return {
+            "dataset": self.dataset,
+            "questions": self.questions,
+            "pictures": self.pictures,
+            **{f"by_{grouping}": counts for grouping, counts in self.parts.items()},
+            "notes": list(self.notes),
+            "models": [asdict(model) for model in self.models],
+        }
 
 
 def plan_evaluation(
@@ -98,16 +116,22 @@ def plan_evaluation(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    task: str | None = None,
+    control: str | None = None,
     batch_size: int,
     url: str | None = None,
+    limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
 ) -> EvaluationPlan:
-    """Say what `evaluate` with these arguments will take.
+    """Say what `evaluate` with these arguments will take; `limits` are its `concurrency` and so on.
 
     Raises:
         UsageError, EvaluationError: as `evaluate`.
     """
+    check_server_options(list_models(models), url=url, limits=limits)
     entries = resolve_models(models, batch_size=batch_size, url=url)
-    question_set = load_questions(str(dataset), config=config, split=split, columns=columns, limit=limit)
+    chosen_task = choose_task(task, str(dataset))
+    options = DataOptions(config, split, columns)
+    question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     existing = read_entries(Path(out))
     model_plans = []
     for entry in entries:
@@ -123,13 +147,14 @@ def plan_evaluation(
             price = lookup_price(entry.model)
             cost = None if price is None else to_ask * price.cost(*TOKENS_PER_REQUEST)
             model_plans.append(ModelPlan(entry.model, answered, to_ask, to_ask, cost))
-    k_counts = Counter(question.k for question in question_set.questions if question.k is not None)
+    parts = chosen_task.count_parts(question_set.questions)
     image_count = len({question.image_id for question in question_set.questions})
     return EvaluationPlan(
         question_set.name,
         len(question_set.questions),
         image_count,
-        dict(sorted(k_counts.items())),
+        parts,
+        describe_parts(chosen_task, parts),
         question_set.notes,
         tuple(model_plans),
     )
@@ -140,21 +165,20 @@ class EvaluationSettings:
     """How models are asked.
 
     Attributes:
-        matching (`str`): when an answer is right.
+        matching (`str`): when an answer is right: one of the task's rules.
         batch_size (`int`): questions that a model here answers at once.
         max_new_tokens (`int`): where an answer is cut.
         url (`str | None`): the server of `openai:NAME`.
         limits (`RunLimits`): requests in flight to it, rates and budget.
     """
 
-    matching: Matching
+    matching: str
     batch_size: int
     max_new_tokens: int
     url: str | None
     limits: RunLimits
 
     def __post_init__(self) -> None:
-        get_rule(self.matching)
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"got {name} {getattr(self, name)}; it must be at least 1")
@@ -169,10 +193,12 @@ def evaluate(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
-    matching: Matching = "exact",
+    task: str | None = None,
+    matching: str | None = None,
+    control: str | None = None,
     swap_pictures: bool = False,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     url: str | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
     rpm: float | None = None,
@@ -189,14 +215,23 @@ def evaluate(
     Args:
         models (`str | Path | Sequence`): one or several: a folder or a Hub repository (`org/name` or
             `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
-        dataset (`str | Path`): `scenes:N`, a folder, a file, or a repository; see datasets.py.
+        dataset (`str | Path`): as the task takes it; `compact` takes `scenes:N`, a folder, a file, or a repository.
         out (`str | Path`): a new or empty folder, or one in which this dataset is judged already.
-        config, split, columns, limit (*optional*): of the dataset; as for `load_questions`.
-        matching (`str`, *optional*, defaults to `exact`): when an answer is right; `relaxed`: near numbers are too.
-        swap_pictures (`bool`, *optional*, defaults to False): ask each question about another question's image, as a
-            control: what a model still gets right, it knows from the words.
+        config (`str`, *optional*): of a dataset with several; `compact` takes `compositional` where there is one.
+        split (`str`, *optional*): by default `validation` or else `test`. Scenes have neither.
+        columns (`Mapping[str, str]`, *optional*): field -> its column, for a dataset of one question a row; `compact`
+            has the fields question, answer, image, k, capabilities and id.
+        limit (`int`, *optional*): only so many questions, drawn by a hash of their ids: those of a smaller limit are
+            among those of a larger one.
+        task (`str`, *optional*): a registered task, or `package.module:Class`; by default the one that recognizes the
+            dataset, or else `compact`.
+        matching (`str`, *optional*): when an answer is right: one of the task's rules, by default its first. `compact`
+            has `exact` and `relaxed`, by which near numbers are right too.
+        control (`str`, *optional*): ask without what the task should need: `swapped-images` (each question about
+            another question's image) or `blind` (no image). What a model still gets right, it knows from the words.
+        swap_pictures (`bool`, *optional*, defaults to False): the same as `control="swapped-images"`.
         batch_size (`int`, *optional*, defaults to 64): questions that a model here answers at once.
-        max_new_tokens (`int`, *optional*, defaults to 16): where an answer is cut.
+        max_new_tokens (`int`, *optional*): where an answer is cut; by default the task's, 16 for `compact`.
         url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server of `openai:NAME`. Its key
             comes from OPENAI_API_KEY; a server of one's own needs none.
         concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): of requests to a server; as for
@@ -221,13 +256,21 @@ def evaluate(
         price_in=price_in,
         price_out=price_out,
     )
-    settings = EvaluationSettings(matching, batch_size, max_new_tokens, url, limits)
+    check_server_options(list_models(models), url=url, limits=limits)
+    chosen_task = choose_task(task, str(dataset))
+    control = _choose_control(control, swap_pictures)
+    settings = EvaluationSettings(
+        choose_rule(chosen_task, matching),
+        batch_size,
+        chosen_task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        url,
+        limits,
+    )
     entries = resolve_models(models, batch_size=batch_size, url=url)
-    question_set = load_questions(str(dataset), config=config, split=split, columns=columns, limit=limit)
-    if swap_pictures:
-        question_set = swap_images(question_set)
+    options = DataOptions(config, split, columns)
+    question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     total = len(question_set.questions) * len(entries)
-    with EvaluationDirectory.open(Path(out), _identity_settings(question_set, settings)) as directory:
+    with EvaluationDirectory.open(Path(out), _identity_settings(chosen_task, question_set, settings)) as directory:
         for index, entry in enumerate(entries):
             done = index * len(question_set.questions)
             model_directory = directory.add_model(entry)
@@ -235,20 +278,48 @@ def evaluate(
                 on_model_progress = partial(_report_progress, on_progress, done, total)
                 write_predictions(
                     model_directory,
-                    _answer_questions(entry, question_set, model_directory, settings, on_model_progress, on_failure),
+                    _answer_questions(
+                        chosen_task, entry, question_set, model_directory, settings, on_model_progress, on_failure
+                    ),
                 )
                 remove_part(model_directory)
             on_progress(done + len(question_set.questions), total)
-        evaluation = _score_models(directory, question_set, matching)
+        evaluation = _score_models(chosen_task, directory, question_set, settings.matching)
         write_json(directory.out / RESULTS_FILE, evaluation.to_json())
-        options = {"config": config, "split": split, "columns": columns, "limit": limit, "swap-pictures": swap_pictures}
+        flags = {
+            "task": task,
+            "config": config,
+            "split": split,
+            "columns": columns,
+            "limit": limit,
+            "control": control,
+            "match": None if settings.matching == choose_rule(chosen_task, None) else settings.matching,
+            "max-new-tokens": max_new_tokens,
+            "url": url,
+        }
         write_report(
             evaluation,
             directory.out,
-            command=_format_command(directory, str(dataset), {**options, "match": matching, "url": url}),
-            settings=_report_settings(question_set, settings),
+            task=chosen_task,
+            command=_format_command(directory, str(dataset), flags),
+            settings=_report_settings(chosen_task, question_set, settings),
         )
     return evaluation
+
+
+def list_models(models: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return the models as texts, of one or of several."""
+    return [str(model) for model in ([models] if isinstance(models, str | Path) else models)]
+
+
+def _choose_control(control: str | None, swap_pictures: bool) -> str | None:
+    if not swap_pictures:
+        return control
+    if control not in (None, SWAPPED_IMAGES):
+        raise UsageError(
+            f"swap_pictures is the control {SWAPPED_IMAGES}, and {control} was given too; give one of them"
+        )
+    return SWAPPED_IMAGES
 
 
 def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[ModelEntry]:
@@ -259,8 +330,7 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
         EvaluationError: a model is not there.
     """
     entries: dict[str, ModelEntry] = {}
-    for model in [models] if isinstance(models, str | Path) else models:
-        model_id = str(model)
+    for model_id in list_models(models):
         if model_id.startswith(SERVER_PREFIX):
             entry = ModelEntry(model_id, digest(model_id, url), None)
         else:
@@ -273,9 +343,11 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
     return list(entries.values())
 
 
-def _identity_settings(question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
+def _identity_settings(task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
     """Return what decides the answers of all models in one folder, as JSON values."""
     return {
+        "task": task.name,
+        "task_version": task.version,
         "dataset": question_set.name,
         "dataset_identity": question_set.identity,
         "matching": settings.matching,
@@ -292,16 +364,19 @@ def _format_command(directory: EvaluationDirectory, dataset: str, options: Mappi
     words = ["compact", "evaluate", *(entry.model for entry in directory.entries.values()), dataset]
     words += ["--out", str(directory.out)]
     for name, value in options.items():
-        if not value or value == "exact":
+        if not value:
             continue
         text = ",".join(f"{field}={column}" for field, column in value.items()) if isinstance(value, Mapping) else value
-        words += [f"--{name}"] if value is True else [f"--{name}", str(text)]
+        words += [f"--{name}", str(text)]
     return shlex.join(words)
 
 
-def _report_settings(question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, object]:
+def _report_settings(
+    task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings
+) -> dict[str, object]:
     """Return what else the answers depend on, for the page."""
     return {
+        "task": f"{task.name}, version {task.version}",
         "an answer is cut after": f"{settings.max_new_tokens} tokens",
         "questions at a time": settings.batch_size,
         "questions, as a hash": question_set.identity,
@@ -311,6 +386,7 @@ def _report_settings(question_set: QuestionSet, settings: EvaluationSettings) ->
 
 
 def _answer_questions(
+    task: EvaluationTask,
     entry: ModelEntry,
     question_set: QuestionSet,
     directory: Path,
@@ -325,6 +401,7 @@ def _answer_questions(
             directory,
             url=settings.url,
             limits=settings.limits,
+            task=task,
             max_new_tokens=settings.max_new_tokens,
             matching=settings.matching,
             on_progress=on_progress,
@@ -334,6 +411,7 @@ def _answer_questions(
         Student(entry.model),
         question_set.questions,
         directory,
+        task=task,
         matching=settings.matching,
         batch_size=entry.batch_size,
         max_new_tokens=settings.max_new_tokens,
@@ -341,7 +419,9 @@ def _answer_questions(
     )
 
 
-def _score_models(directory: EvaluationDirectory, question_set: QuestionSet, matching: Matching) -> Evaluation:
+def _score_models(
+    task: EvaluationTask, directory: EvaluationDirectory, question_set: QuestionSet, matching: str
+) -> Evaluation:
     """Score and compare all models that have answered, and write each one's scores."""
     answers = {
         slug: read_predictions(directory.out / slug) for slug in directory.entries if is_finished(directory.out / slug)
@@ -349,18 +429,21 @@ def _score_models(directory: EvaluationDirectory, question_set: QuestionSet, mat
     names = _display_names({slug: directory.entries[slug] for slug in answers})
     results = []
     for slug, predictions in answers.items():
-        results.append(score(predictions, model=names[slug], dataset=question_set.name, matching=matching))
+        results.append(task.score(predictions, model=names[slug], dataset=question_set.name, matching=matching))
         write_json(directory.out / slug / RESULTS_FILE, results[-1].to_json())
     baseline, *candidates = answers.values()
     readers = {question.id: question.read_image for question in question_set.questions}
     return Evaluation(
+        task=task.name,
+        task_version=task.version,
         dataset=question_set.name,
         matching=matching,
         results=tuple(results),
         slugs=tuple(answers),
         comparisons=tuple(compare(candidate, baseline) for candidate in candidates),
         notes=question_set.notes,
-        read_image=lambda id: readers[id](),
+        read_image=lambda id: (reader := readers[id]) and reader(),
+        published=tuple(task.published),
     )
 
 

@@ -13,14 +13,13 @@ continues from there, and the answers are the same as without.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode, open_header, strip_metadata
@@ -35,13 +34,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: Any, dtype: Any) -> Any:
-    """Return one batch of inputs for (encoded image, question) pairs.
+ImagePromptPairs = Sequence[tuple[bytes | None, str]]
+"""(Encoded image, prompt) pairs that are answered together; None in place of an image where there is none."""
+
+IMAGE_PLACE: Final[Mapping[str, Any]] = {"type": "image"}
+
+
+def model_inputs(processor: Any, pairs: ImagePromptPairs, *, device: Any, dtype: Any) -> Any:
+    """Return one batch of inputs for (encoded image, prompt) pairs.
 
     Args:
         processor (`transformers.ProcessorMixin`): the model's, with its chat template.
-        pairs: each question is followed by LLaVA's request for a short answer, as in the first turn of the training
-            data.
+        pairs: all with an image, or all without.
         device (`torch.device | str`), dtype (`torch.dtype`): of the model.
 
     Returns:
@@ -51,9 +55,12 @@ def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: 
         ImageError: an image cannot be decoded.
     """
     # Questions about one image come one after another; it is decoded once.
-    images = {data: decode_rgb(data) for data in {data for data, _ in pairs}}
+    image_parts = {
+        data: None if data is None else {"type": "image", "image": decode_rgb(data)}
+        for data in {data for data, _ in pairs}
+    }
     return processor.apply_chat_template(
-        [conversation(question, images[data]) for data, question in pairs],
+        [conversation(prompt, image_parts[data]) for data, prompt in pairs],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -64,16 +71,10 @@ def model_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]], *, device: 
     ).to(device, dtype=dtype)
 
 
-def conversation(question: str, image: Image | None = None) -> list[dict[str, Any]]:
-    """Return the messages that ask about an image; without one they hold its place, for the text alone."""
-    image_part = {"type": "image"} if image is None else {"type": "image", "image": image}
-    text_part = {"type": "text", "text": build_prompt(question)}
-    return [{"role": "user", "content": [image_part, text_part]}]
-
-
-def build_prompt(question: str) -> str:
-    """Return a question with LLaVA's request for a short answer."""
-    return f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
+def conversation(prompt: str, image_part: Mapping[str, Any] | None = IMAGE_PLACE) -> list[dict[str, Any]]:
+    """Return the messages that ask a model: by default with the place of an image, for the text alone."""
+    text_part = {"type": "text", "text": prompt}
+    return [{"role": "user", "content": [text_part] if image_part is None else [image_part, text_part]}]
 
 
 def decode_rgb(data: bytes) -> Image:
@@ -125,19 +126,20 @@ class SharedInputs:
         return tokens[:, self.input_ids.shape[1] :]
 
 
-def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedInputs | None:
-    """Return the batch, or None where nothing can be shared: no two questions are about one image, or the chat
-    template puts something of the question before it.
+def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | None:
+    """Return the batch, or None where nothing can be shared: no two questions are about one image, there are no images,
+    or the chat template puts something of the question before it.
 
     Raises:
         ImageError: an image cannot be decoded.
     """
     import torch
 
-    image_index = {data: index for index, data in enumerate(dict.fromkeys(data for data, _ in pairs))}
-    if len(image_index) == len(pairs):
+    images = [data for data, _ in pairs if data is not None]
+    image_index = {data: index for index, data in enumerate(dict.fromkeys(images))}
+    if not images or len(image_index) == len(pairs):
         return None
-    conversations = [conversation(question) for _, question in pairs]
+    conversations = [conversation(prompt) for _, prompt in pairs]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
     # An image's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
     rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
@@ -159,7 +161,7 @@ def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedI
     return SharedInputs(
         pixel_values,
         torch.tensor([prefix] * len(image_index)),
-        torch.tensor([image_index[data] for data, _ in pairs]),
+        torch.tensor([image_index[data] for data in images]),
         torch.tensor(
             [prefix + [pad_token] * pad_length + row for pad_length, row in zip(padding, suffixes, strict=True)]
         ),
@@ -171,9 +173,6 @@ def shared_inputs(processor: Any, pairs: Sequence[tuple[bytes, str]]) -> SharedI
         ),
     )
 
-
-ImageQuestionPairs = Sequence[tuple[bytes, str]]
-"""(Encoded image, question) pairs that are answered together."""
 
 # As transformers' models begin to say that the processor counted on another tower, or on other settings of it.
 _MISMATCH_MESSAGE: Final = "image features and image tokens do not match"
@@ -210,12 +209,12 @@ class Student:
         self._network: Any = network.to(self._device).eval()
         self._family = get_family(network.config.model_type)
 
-    def answer(self, pairs: ImageQuestionPairs, *, max_new_tokens: int) -> list[str]:
-        """Return the model's answers to (encoded image, question) pairs.
+    def answer(self, pairs: ImagePromptPairs, *, max_new_tokens: int) -> list[str]:
+        """Return the model's answers to (encoded image, prompt) pairs.
 
         Args:
-            pairs: answered in one batch, or where that is too much for the memory, in halves of it. Each question is
-                followed by LLaVA's request for a short answer, as in the first turn of the training data.
+            pairs: answered in one batch, or where that is too much for the memory, in halves of it; all with an image,
+                or all without.
             max_new_tokens (`int`): where an answer is cut.
 
         Raises:
@@ -226,7 +225,7 @@ class Student:
         return self._generate_answers(pairs, self._prepare_inputs(pairs), max_new_tokens)
 
     def answer_batches(
-        self, batch_readers: Iterable[Callable[[], ImageQuestionPairs]], *, max_new_tokens: int
+        self, batch_readers: Iterable[Callable[[], ImagePromptPairs]], *, max_new_tokens: int
     ) -> Iterator[list[str]]:
         """Yield the answers of one batch after the other; while one is answered, the next is read and made ready.
 
@@ -235,11 +234,11 @@ class Student:
             max_new_tokens (`int`), raises: as for `answer`.
         """
 
-        def prepare(read_batch: Callable[[], ImageQuestionPairs]) -> tuple[ImageQuestionPairs, Any]:
+        def prepare(read_batch: Callable[[], ImagePromptPairs]) -> tuple[ImagePromptPairs, Any]:
             pairs = read_batch()
             return pairs, self._prepare_inputs(pairs)
 
-        pending: deque[Future[tuple[ImageQuestionPairs, Any]]] = deque()
+        pending: deque[Future[tuple[ImagePromptPairs, Any]]] = deque()
         with ThreadPoolExecutor(1, "next-batch") as executor:
             for read_batch in batch_readers:
                 pending.append(executor.submit(prepare, read_batch))
@@ -248,33 +247,34 @@ class Student:
             while pending:
                 yield self._generate_answers(*pending.popleft().result(), max_new_tokens)
 
-    def prompt_lengths(self, questions: Sequence[tuple[Callable[[], bytes], str]]) -> list[int]:
+    def prompt_lengths(self, prompts: Sequence[tuple[Callable[[], bytes] | None, str]]) -> list[int]:
         """Return how many tokens each prompt has, but for what is the same in all of them.
 
         Args:
-            questions: what reads the image, and the question; images are read only where their size matters.
+            prompts: what reads the image (None where there is none), and the prompt; images are read only where their
+                size matters.
         """
-        texts = self._processor.tokenizer(
-            [build_prompt(question) for _, question in questions], add_special_tokens=False
-        )
+        texts = self._processor.tokenizer([prompt for _, prompt in prompts], add_special_tokens=False)
         counts = [len(row) for row in texts["input_ids"]]
         count_image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
         if count_image_tokens((64, 64)) == count_image_tokens((960, 640)):
             return counts
-        sizes = (open_header(strip_metadata(read_image())).size for read_image, _ in questions)
-        return [text_tokens + count_image_tokens(size) for text_tokens, size in zip(counts, sizes, strict=True)]
+        return [
+            text_tokens + (count_image_tokens(open_header(strip_metadata(read_image())).size) if read_image else 0)
+            for text_tokens, (read_image, _) in zip(counts, prompts, strict=True)
+        ]
 
     def _count_image_tokens(self, size: tuple[int, int]) -> int:
         from PIL import Image
 
-        blank = [conversation("", Image.new("RGB", size))]
+        blank = [conversation("", {"type": "image", "image": Image.new("RGB", size)})]
         return len(self._processor.apply_chat_template(blank, tokenize=True, return_dict=True)["input_ids"][0])
 
-    def _prepare_inputs(self, pairs: ImageQuestionPairs) -> Any:
+    def _prepare_inputs(self, pairs: ImagePromptPairs) -> Any:
         shared = shared_inputs(self._processor, pairs) if self._family.can_share_prefix(self._processor) else None
         return shared or model_inputs(self._processor, pairs, device="cpu", dtype=self._network.dtype)
 
-    def _generate_answers(self, pairs: ImageQuestionPairs, inputs: Any, max_new_tokens: int) -> list[str]:
+    def _generate_answers(self, pairs: ImagePromptPairs, inputs: Any, max_new_tokens: int) -> list[str]:
         import torch
 
         try:
@@ -301,7 +301,7 @@ class Student:
             tokens = self._network.generate(**inputs.to(self._device), max_new_tokens=max_new_tokens)
         return tokens[:, inputs["input_ids"].shape[1] :]
 
-    def _translate_error(self, error: ValueError, pairs: ImageQuestionPairs) -> EvaluationError:
+    def _translate_error(self, error: ValueError, pairs: ImagePromptPairs) -> EvaluationError:
         """Return in one line why the model cannot answer; of tokens that do not fit, how many there should be."""
         import torch
 

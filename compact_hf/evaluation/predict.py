@@ -7,33 +7,35 @@ ends with the same answers as one that was not.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.inference import ImageQuestionPairs, Student, decode_rgb
-from compact_hf.evaluation.questions import Question
-from compact_hf.evaluation.scoring import Matching, Prediction, is_right
+from compact_hf.evaluation.inference import ImagePromptPairs, Student, decode_rgb
+from compact_hf.evaluation.questions import Prediction, Question
+from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
 from compact_hf.images.codec import ImageError
-from compact_hf.records import from_json, to_json
+from compact_hf.records import from_json
 
 PREDICTIONS_FILE: Final = "predictions.jsonl"
+EVALUATION_FILE: Final = "evaluation.json"
 
 
 def read_predictions(directory: str | Path) -> list[Prediction]:
-    """Return what one model answered, question by question.
+    """Return what one model answered, question by question, as the evaluation's task has them: those of `compact` with
+    `k` and `capabilities`.
 
     Args:
         directory (`str | Path`): a model's folder in what `compact evaluate` wrote, with predictions.jsonl in it.
 
     Raises:
+        UsageError: the evaluation's task is not installed.
         EvaluationError: there is no such file, or it was written by another version.
     """
-    from pydantic import ValidationError
-
     path = Path(directory) / PREDICTIONS_FILE
     try:
         lines = path.read_bytes().splitlines()
@@ -42,10 +44,23 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
             f"{path} cannot be read ({error.strerror or error}); give the folder of one model, DIR/NAME of compact "
             "evaluate's --out DIR"
         ) from error
+    manifest = read_manifest(Path(directory).resolve().parent / EVALUATION_FILE)
+    prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
+    return parse_predictions(prediction_type, lines, path)
+
+
+def parse_predictions(prediction_type: type[Prediction], lines: Sequence[bytes], path: Path) -> list[Prediction]:
+    """Return the predictions of these lines of JSON; `path` is what an error calls them.
+
+    Raises:
+        EvaluationError: a line is none.
+    """
+    from pydantic import ValidationError
+
     predictions = []
     for number, line in enumerate(lines, 1):
         try:
-            predictions.append(from_json(Prediction, line))
+            predictions.append(from_json(prediction_type, line))
         except ValidationError as error:
             detail = error.errors()[0]
             raise EvaluationError(
@@ -56,8 +71,24 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
     return predictions
 
 
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return what an evaluation.json holds, None where there is none. Version 0.1.0 named no task.
+
+    Raises:
+        EvaluationError: it cannot be read, or is none.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); give another --out") from error
+    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
+        raise EvaluationError(f"{path.parent} was written by another version; give another --out")
+    return {"task": DEFAULT_TASK, "task_version": "1", **content}
+
+
 DEFAULT_BATCH_SIZE: Final = 64
-MAX_NEW_TOKENS: Final = 16
 _PART_FILE: Final = "predictions.part.jsonl"
 
 
@@ -66,9 +97,10 @@ def predict(
     questions: Sequence[Question],
     directory: Path,
     *,
-    matching: Matching,
+    task: EvaluationTask,
+    matching: str,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int,
     on_progress: Callable[[int], None] = lambda answered: None,
 ) -> list[Prediction]:
     """Return one prediction for each question, in their order.
@@ -78,9 +110,10 @@ def predict(
         questions (`Sequence[Question]`): each is asked alone.
         directory (`Path`): where answers are kept until all are there; those of an earlier call with the same arguments
             are taken from there.
-        matching (`str`): when an answer is right.
+        task (`EvaluationTask`): makes prompts of questions, and marks answers.
+        matching (`str`): by which of its rules.
         batch_size (`int`, *optional*, defaults to 64): questions answered at once.
-        max_new_tokens (`int`, *optional*, defaults to 16): where an answer is cut.
+        max_new_tokens (`int`): where an answer is cut.
         on_progress (`Callable[[int], None]`, *optional*): called with the number answered so far: at first, and after
             each batch.
 
@@ -88,23 +121,23 @@ def predict(
         EvaluationError: the student cannot answer, or an image cannot be decoded.
     """
     try:
-        lengths = student.prompt_lengths([(question.read_image, question.question) for question in questions])
+        lengths = student.prompt_lengths([(question.read_image, task.get_prompt(question)) for question in questions])
     except ImageError as error:
         raise _unreadable_image_error(questions, error) from error
     order = sort_for_batching(questions, lengths)
     part = directory / _PART_FILE
-    predictions = _resume_part(part, [question.id for question in order], batch_size)
+    predictions = _resume_part(part, task.prediction_type, [question.id for question in order], batch_size)
     on_progress(len(predictions))
     batches = [order[start : start + batch_size] for start in range(len(predictions), len(order), batch_size)]
-    answers = student.answer_batches([partial(_read_pairs, batch) for batch in batches], max_new_tokens=max_new_tokens)
+    readers = [partial(_read_pairs, task, batch) for batch in batches]
+    answers = student.answer_batches(readers, max_new_tokens=max_new_tokens)
     try:
         with part.open("a", encoding="utf-8") as file:
             for batch, batch_answers in zip(batches, answers, strict=True):
                 new = [
-                    build_prediction(question, answer, matching)
-                    for question, answer in zip(batch, batch_answers, strict=True)
+                    task.mark(question, answer, matching) for question, answer in zip(batch, batch_answers, strict=True)
                 ]
-                file.write("".join(f"{to_json(prediction)}\n" for prediction in new))
+                file.write("".join(f"{prediction.to_line()}\n" for prediction in new))
                 file.flush()
                 predictions += new
                 on_progress(len(predictions))
@@ -141,29 +174,16 @@ def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> 
     return sorted(questions, key=lambda question: rank[question.image_id])
 
 
-def build_prediction(question: Question, answer: str, matching: Matching = "exact") -> Prediction:
-    """Return the prediction that says whether `answer` is right by that rule."""
-    return Prediction(
-        id=question.id,
-        picture=question.image_id,
-        k=question.k,
-        capabilities=question.capabilities,
-        question=question.question,
-        answers=question.answers,
-        prediction=answer,
-        right=is_right(answer, question.answers, matching),
-    )
-
-
-def _read_pairs(batch: Sequence[Question]) -> ImageQuestionPairs:
-    return [(question.read_image(), question.question) for question in batch]
+def _read_pairs(task: EvaluationTask, batch: Sequence[Question]) -> ImagePromptPairs:
+    return [(question.read_image and question.read_image(), task.get_prompt(question)) for question in batch]
 
 
 def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> EvaluationError:
     """Return which question's image it is that cannot be shown."""
     for question in batch:
         try:
-            decode_rgb(question.read_image())
+            if question.read_image is not None:
+                decode_rgb(question.read_image())
         except ImageError:
             return EvaluationError(
                 f"the picture of question {question.id} cannot be shown ({error}); leave that row out"
@@ -171,7 +191,9 @@ def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> Eva
     return EvaluationError(str(error))
 
 
-def _resume_part(part: Path, ids: Sequence[str], batch_size: int) -> list[Prediction]:
+def _resume_part(
+    part: Path, prediction_type: type[Prediction], ids: Sequence[str], batch_size: int
+) -> list[Prediction]:
     """Cut `part` to its whole batches and return their predictions.
 
     Whole batches, because what a question is padded beside can tip a close call between two words: so a run that
@@ -183,7 +205,7 @@ def _resume_part(part: Path, ids: Sequence[str], batch_size: int) -> list[Predic
     complete_lines = [line for line in lines if line.endswith(b"\n")]
     if len(complete_lines) < len(ids):
         complete_lines = complete_lines[: len(complete_lines) // batch_size * batch_size]
-    predictions = [from_json(Prediction, line) for line in complete_lines]
+    predictions = parse_predictions(prediction_type, complete_lines, part)
     if [prediction.id for prediction in predictions] != list(ids[: len(predictions)]):
         raise EvaluationError(f"{part} holds answers to other questions; remove it and run the same command")
     os.truncate(part, sum(len(line) for line in complete_lines))

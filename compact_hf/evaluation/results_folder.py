@@ -1,11 +1,12 @@
 """The directory of an evaluation: its dataset, its models, what they answered, and their results.
 
-DIR/evaluation.json               the dataset and how it is asked; each model with the hash of its files
+DIR/evaluation.json               the task, the dataset and how it is asked; each model with the hash of its files
 DIR/NAME/predictions.part.jsonl   while a model that runs here is asked: its answers so far
 DIR/NAME/journal.sqlite           of a model behind a server: its replies
-DIR/NAME/predictions.jsonl        one line a question, in the dataset's order: the fields of `scoring.Prediction`
+DIR/NAME/predictions.jsonl        one line a question, in the dataset's order: the fields of the task's `Prediction`
 DIR/NAME/results.json             its scores; scoring.py has their schema
-DIR/results.json                  all of them: {"schema", "dataset", "matching", "models": [scores of one, ...],
+DIR/results.json                  all of them: {"schema", "task", "task_version", "dataset", "matching",
+                                  "models": [scores of one, ...],
                                   "comparisons": [each further model with the first, ...], "notes"}
 DIR/report.html                   the page for people
 """
@@ -23,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from filelock import FileLock, Timeout
 
 from compact_hf.errors import EvaluationError, SettingsMismatchError
-from compact_hf.evaluation.predict import PREDICTIONS_FILE
-from compact_hf.evaluation.scoring import Matching, Prediction, Results
-from compact_hf.records import RESULTS_SCHEMA, to_json
+from compact_hf.evaluation.predict import EVALUATION_FILE, PREDICTIONS_FILE, read_manifest
+from compact_hf.evaluation.questions import Prediction
+from compact_hf.evaluation.scoring import Results
+from compact_hf.evaluation.task import PublishedScore
+from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.storage import is_empty_directory, write_atomically
 
@@ -38,44 +41,37 @@ class Evaluation(NotebookSummary):
     """Some models on the same questions.
 
     Attributes:
+        task, task_version (`str`): by what they were judged.
         dataset (`str`): what it is called.
-        matching (`str`): when an answer counts as right, `exact` or `relaxed`.
-        results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first. No two have
-            the same name.
+        matching (`str`): when an answer counts as right: one of the task's rules, such as `exact`.
+        results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first, of the task's
+            own class: those of `compact` have `by_k`. No two have the same name.
         slugs (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
         comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
             `compare(predictions of results[i + 1], predictions of results[0])`.
         notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
-        read_image (`Callable[[str], bytes]`): gives the encoded image that the question of that id was asked about.
+        read_image (`Callable[[str], bytes | None]`): gives the encoded image that the question of that id was asked
+            about, None where it was asked without one.
+        published (`tuple[PublishedScore, ...]`): what others report on the same task.
     """
 
+    task: str
+    task_version: str
     dataset: str
-    matching: Matching
+    matching: str
     results: tuple[Results, ...]
     slugs: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
-    read_image: Callable[[str], bytes] = field(compare=False, repr=False)
+    read_image: Callable[[str], bytes | None] = field(compare=False, repr=False)
+    published: tuple[PublishedScore, ...] = ()
 
     def summary(self) -> Iterator[str | Table]:
         """Yield a table of scores for each model, and one of the comparisons."""
         for results in self.results:
             if len(self.results) > 1:
                 yield f"\n{results.model}"
-            by_k = [(f"k = {k}", score) for k, score in results.by_k.items()]
-            yield Table(
-                ("questions", "n", "accuracy", "95% interval", "majority answer"),
-                [
-                    (
-                        name,
-                        score.n,
-                        f"{score.accuracy:.3f}",
-                        f"{score.low:.3f} to {score.high:.3f}",
-                        f"{score.majority.accuracy:.3f}",
-                    )
-                    for name, score in [("all", results.overall), *by_k, *results.by_capability.items()]
-                ],
-            )
+            yield results.table()
         yield Table(
             (f"compared with {self.results[0].model}", "difference", "95% interval", "McNemar's p"),
             [
@@ -88,12 +84,31 @@ class Evaluation(NotebookSummary):
                 for results, comparison in zip(self.results[1:], self.comparisons, strict=True)
             ],
         )
+        if self.published:
+            yield self.published_table()
+
+    def published_table(self) -> Table:
+        """Return each model's headline and those that others have published, in per cent."""
+        metric = self.results[0].headline.metric
+        ours = [(item.model, item.headline) for item in self.results]
+        return Table(
+            ("model", f"{metric}, %", "95% interval", "source"),
+            [
+                *(
+                    (name, f"{100 * score.value:.1f}", f"{100 * score.low:.1f} to {100 * score.high:.1f}", "here")
+                    for name, score in ours
+                ),
+                *((item.model, f"{100 * item.value:.1f}", "", item.source) for item in self.published),
+            ],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what results.json of a judging holds; `models` has each model's results.json."""
         first = self.results[0].model
         return {
             "schema": RESULTS_SCHEMA,
+            "task": self.task,
+            "task_version": self.task_version,
             "dataset": self.dataset,
             "matching": self.matching,
             "models": [results.to_json() for results in self.results],
@@ -106,7 +121,6 @@ class Evaluation(NotebookSummary):
 
 
 RESULTS_FILE: Final = "results.json"
-_EVALUATION_FILE: Final = "evaluation.json"
 _LOCK_FILE: Final = "evaluation.lock"
 
 
@@ -203,7 +217,7 @@ class EvaluationDirectory:
         if existing is None:
             self._entries[slug] = entry
             models = {slug: asdict(item) for slug, item in self._entries.items()}
-            write_json(self.out / _EVALUATION_FILE, {**self._settings, "models": models})
+            write_json(self.out / EVALUATION_FILE, {**self._settings, "models": models})
         directory.mkdir(exist_ok=True)
         return directory
 
@@ -229,14 +243,14 @@ def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
         if existing.identity == entry.identity:
             return slug
     base_slug = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "model"
-    used_names = {slug.casefold() for slug in entries} | {_EVALUATION_FILE, _LOCK_FILE, RESULTS_FILE, "report.html"}
+    used_names = {slug.casefold() for slug in entries} | {EVALUATION_FILE, _LOCK_FILE, RESULTS_FILE, "report.html"}
     names: Iterable[str] = (base_slug, *(f"{base_slug}-{number}" for number in range(2, len(used_names) + 3)))
     return next(name for name in names if name.casefold() not in used_names)
 
 
 def write_predictions(directory: Path, predictions: Iterable[Prediction]) -> None:
     """Write a model's answers in one step."""
-    write_atomically(directory / PREDICTIONS_FILE, "".join(f"{to_json(prediction)}\n" for prediction in predictions))
+    write_atomically(directory / PREDICTIONS_FILE, "".join(f"{prediction.to_line()}\n" for prediction in predictions))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -245,17 +259,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _read_evaluation_file(out: Path) -> dict[str, Any] | None:
-    path = out / _EVALUATION_FILE
-    if not path.is_file():
-        if out.exists() and not is_empty_directory(out, besides=_LOCK_FILE):
-            raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
-        return None
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); give another --out") from error
-    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
-        raise EvaluationError(f"{out} was written by another version; give another --out")
+    content = read_manifest(out / EVALUATION_FILE)
+    if content is None and out.exists() and not is_empty_directory(out, besides=_LOCK_FILE):
+        raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
     return content
 
 

@@ -1,12 +1,16 @@
-"""Scoring: predictions in, accuracy by k, capability and pair out, each with n, its 95% interval and a baseline. Pure.
+"""Scoring: predictions in, a headline score with its interval out, and scores of parts of the questions. Pure.
 
-`results.json` of one model is `Results.to_json()`:
+`results.json` of one model is `Results.to_json()`. Every task's begins with
 
-    {"schema": 2,
+    {"schema": 3,
+     "task": "compact", "task_version": "1",
      "model": "student", "dataset": "release (compositional, validation)",
-     "matching": "exact",     when an answer counts as right; see below
-     "overall": SCORE, "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...},
-     "by_pair": {"color+shape": SCORE, ...}}
+     "matching": "exact",     the rule by which an answer counts as right
+     "headline": {"metric": "accuracy", "n": 120, "value": 0.45, "low": 0.364, "high": 0.539},     with its 95% interval
+
+and where answers are right or wrong (`AccuracyResults`) goes on with
+
+     "overall": SCORE, "by_type": {"counting": SCORE, ...}, ...}     one `by_...` for each way to part the questions
 
     SCORE = {"n": 120,            questions
              "right": 54,         answered rightly
@@ -14,61 +18,51 @@
              "low": 0.364, "high": 0.539,                the 95% Wilson interval of accuracy
              "majority": {"right": 40, "accuracy": 0.333}}   the same questions answered by the majority answer
 
-A question counts once in `overall`, once under its k where that is known, once under each of its capabilities and once
-under each pair of them. Keys stand only where n > 0: of `by_k` in ascending order, of the other two in the paper's.
+Labels stand only where n > 0. Schema 2, which version 0.1.0 wrote, lacks `task`, `task_version` and `headline`: all of
+it is of the task `compact`.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from math import isfinite, sqrt
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from compact_hf.answers import normalise, same_answer
-from compact_hf.capabilities import CAPABILITIES, canonicalize
-from compact_hf.errors import EvaluationError, UsageError, did_you_mean
-from compact_hf.records import RESULTS_SCHEMA, from_json
+from compact_hf.errors import EvaluationError
+from compact_hf.evaluation.questions import Prediction
+from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.reports.demo_page import Fact
+from compact_hf.reports.score_charts import Interval, ScoreRow, compare_with_majority
+from compact_hf.reports.table import Table
 
-Matching = Literal["exact", "relaxed"]
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an answer counts as right.
+
+    Attributes:
+        matches (`Callable[[str, str], bool]`): (prediction, right answer) -> whether it matches that one.
+        text (`str`): a sentence that says so, for the page.
+    """
+
+    matches: Callable[[str, str], bool]
+    text: str
+
+    def is_right(self, prediction: str, answers: Sequence[str]) -> bool:
+        """Return whether a model's answer matches any of the right ones, each as it stands."""
+        return any(self.matches(prediction, answer) for answer in answers)
+
 
 TOLERANCE: Final = 0.05
 """How far from the right number, as a share of it, `relaxed` still takes a number (Masry et al. 2022)."""
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-
-
-def is_right(prediction: str, answers: Sequence[str], matching: Matching = "exact") -> bool:
-    """Return whether a model's answer matches any of the right ones.
-
-    Args:
-        prediction (`str`): the model's, as it stands.
-        answers (`Sequence[str]`): the right ones, as they stand.
-        matching (`str`, *optional*, defaults to `exact`): `exact` or `relaxed`.
-
-    Raises:
-        UsageError: there is no such rule.
-    """
-    rule = get_rule(matching)
-    return any(rule(prediction, answer) for answer in answers)
-
-
-def get_rule(matching: str) -> Callable[[str, str], bool]:
-    """Return the rule of that name: does this prediction match this right answer?
-
-    Raises:
-        UsageError: there is no such rule.
-    """
-    if matching not in _RULES:
-        raise UsageError(
-            f"unknown matching {matching!r}; the rules are {' and '.join(_RULES)}{did_you_mean(matching, _RULES)}"
-        )
-    return _RULES[matching]
 
 
 def is_relaxed_match(prediction: str, answer: str) -> bool:
@@ -92,36 +86,17 @@ def _parse_number(answer: str) -> float | None:
     return None
 
 
-_RULES: Final[dict[str, Callable[[str, str], bool]]] = {"exact": same_answer, "relaxed": is_relaxed_match}
-
+_EXACT_TEXT: Final = (
+    "An answer counts as right where it is the same as a right one, once case, articles, punctuation, number words and "
+    "plurals are evened out"
+)
+SHORT_ANSWER_RULES: Final[Mapping[str, Rule]] = {
+    "exact": Rule(same_answer, f"{_EXACT_TEXT}."),
+    "relaxed": Rule(is_relaxed_match, f"{_EXACT_TEXT}; or where it is a number within {TOLERANCE:.0%} of a right one."),
+}
+"""Name -> rule, of any task with short answers."""
 
 _Z95: Final = 1.959963984540054
-_PAIRS: Final = tuple("+".join(pair) for pair in combinations(CAPABILITIES, 2))
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A question with the answers that are right and the one the model gave.
-
-    Attributes:
-        id (`str`): the question's, unique in its dataset.
-        picture (`str`): which image it was written about; questions about one image share it.
-        k (`int | None`): how many capabilities it needs; None where the dataset does not say.
-        capabilities (`tuple[str, ...]`): which.
-        question (`str`): as it was asked, without the request for a short answer.
-        answers (`tuple[str, ...]`): the right ones, not normalised; any of them counts, the first is the one shown.
-        prediction (`str`): the model's, not normalised.
-        right (`bool`): whether it matches one of them by the rule that was chosen.
-    """
-
-    id: str
-    picture: str
-    k: int | None
-    capabilities: tuple[str, ...]
-    question: str
-    answers: tuple[str, ...]
-    prediction: str
-    right: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,118 +120,191 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
-    """The scores of one model on one dataset; see the module for their JSON.
+class Headline:
+    """The one number by which a task judges a model.
 
     Attributes:
-        model, dataset (`str`): what they are called.
-        matching (`str`): the rule by which answers were compared, `exact` or `relaxed`.
-        overall (`Score`): of all questions.
-        by_k (`dict[int, Score]`): ascending.
-        by_capability (`dict[str, Score]`): in the paper's order.
-        by_pair (`dict[str, Score]`): `color+shape` -> the questions that need both, in the paper's order.
+        metric (`str`): its name, such as `accuracy` or `F1`.
+        n (`int`): questions.
+        value (`float`): 1 is 100%.
+        low, high (`float`): its 95% interval.
     """
 
+    metric: str
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results(ABC):
+    """The scores of one model on one dataset; a task that does not count right answers has a class of its own.
+
+    Attributes:
+        task, task_version (`str`): by what they were judged.
+        model, dataset (`str`): what they are called.
+        matching (`str`): the rule by which answers were compared; empty where the task has none.
+    """
+
+    task: str
+    task_version: str
     model: str
     dataset: str
-    matching: Matching
-    overall: Score
-    by_k: dict[int, Score]
-    by_capability: dict[str, Score]
-    by_pair: dict[str, Score]
+    matching: str
+
+    @property
+    @abstractmethod
+    def headline(self) -> Headline:
+        """The one number by which the model is judged."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """Return all numbers as a table for a terminal."""
+
+    @abstractmethod
+    def details(self) -> dict[str, Any]:
+        """Return what results.json has beside the headline, as JSON values."""
+
+    def remark(self) -> str:
+        """Return what the page says beside the headline's interval."""
+        return ""
+
+    def baselines(self) -> tuple[Fact, ...]:
+        """Return what the page shows beside the models' headlines."""
+        return ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the results as `results.json` has them."""
         return {
             "schema": RESULTS_SCHEMA,
-            **asdict(self),
-            "by_k": {str(k): asdict(score) for k, score in self.by_k.items()},
+            "task": self.task,
+            "task_version": self.task_version,
+            "model": self.model,
+            "dataset": self.dataset,
+            "matching": self.matching,
+            "headline": asdict(self.headline),
+            **self.details(),
         }
 
 
-def score(predictions: Sequence[Prediction], *, model: str, dataset: str, matching: Matching = "exact") -> Results:
-    """Return the accuracies of `predictions`, whatever their order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyResults(Results):
+    """The share of right answers.
 
-    The baseline gives, for each k, the answer that is most frequent among these very predictions' right answers:
-    in hindsight, so that by exact matching no constant answer per k does better. A model that has only learnt which
-    answers are common can reach it, hardly pass it.
+    Attributes:
+        overall (`Score`): of all questions.
+        parts (`dict[str, dict[str, Score]]`): grouping -> part -> the score of its questions.
+    """
+
+    overall: Score
+    parts: dict[str, dict[str, Score]]
+
+    @property
+    def headline(self) -> Headline:
+        """The accuracy of all questions."""
+        score = self.overall
+        return Headline("accuracy", score.n, score.accuracy, score.low, score.high)
+
+    def rows(self) -> Iterator[tuple[str, Score]]:
+        """Yield (label, score) for all questions and for each part."""
+        yield "all", self.overall
+        for scores in self.parts.values():
+            yield from scores.items()
+
+    def table(self) -> Table:
+        """Return the rows with n, accuracy, its interval and the majority answer's accuracy."""
+        return Table(
+            ("questions", "n", "accuracy", "95% interval", "majority answer"),
+            [
+                (
+                    label,
+                    score.n,
+                    f"{score.accuracy:.3f}",
+                    f"{score.low:.3f} to {score.high:.3f}",
+                    f"{score.majority.accuracy:.3f}",
+                )
+                for label, score in self.rows()
+            ],
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Return `overall` and one `by_...` for each grouping."""
+        by_part = {
+            f"by_{grouping}": {label: asdict(score) for label, score in scores.items()}
+            for grouping, scores in self.parts.items()
+        }
+        return {"overall": asdict(self.overall), **by_part}
+
+    def remark(self) -> str:
+        """Return how the accuracy stands to the majority answer's."""
+        score = self.overall
+        interval = Interval(score.accuracy, score.low, score.high)
+        return compare_with_majority(interval, score.majority.accuracy).replace("it", "the majority answer")
+
+    def baselines(self) -> tuple[Fact, ...]:
+        """Return the majority answer's accuracy."""
+        note = "the most frequent right answer, known in hindsight"
+        return (Fact("majority answer", f"{self.overall.majority.accuracy:.1%}", note),)
+
+
+def score_answers(
+    predictions: Sequence[Prediction],
+    rule: Rule,
+    *,
+    get_stratum: Callable[[Any], Hashable],
+    get_parts: Callable[[Any], Iterable[tuple[str, str]]],
+) -> tuple[Score, dict[str, dict[str, Score]]]:
+    """Return the score of all `predictions` and of each part of them, whatever their order.
+
+    The baseline gives, for each stratum, the answer that is most frequent among these very predictions' right answers:
+    in hindsight, so that by exact matching no constant answer per stratum does better. A model that has only learnt
+    which answers are common can reach it, hardly pass it.
 
     Args:
         predictions (`Sequence[Prediction]`): judged already.
-        model, dataset (`str`): what they are called.
-        matching (`str`, *optional*, defaults to `exact`): the rule by which they were judged; the baseline is judged
-            by it too.
+        rule (`Rule`): by which they were judged; the baseline is judged by it too.
+        get_stratum: prediction -> the stratum whose majority answer is its baseline.
+        get_parts: prediction -> (grouping, part) of each part that it is counted under.
+
+    Returns:
+        The score of all, and grouping -> part -> score, both sorted by name.
 
     Raises:
         EvaluationError: there are no predictions.
-        UnknownCapabilityError: a capability is not one of the ten.
-        UsageError: there is no such rule.
     """
     if not predictions:
-        raise EvaluationError(f"{dataset} gave no questions with known answers; there is nothing to score")
-    baseline_hits = _find_baseline_hits(predictions, matching)
-    by_k: dict[int | None, list[_Outcome]] = defaultdict(list)
-    by_capability: dict[str, list[_Outcome]] = defaultdict(list)
-    by_pair: dict[str, list[_Outcome]] = defaultdict(list)
-    for prediction, baseline_hit in zip(predictions, baseline_hits, strict=True):
-        outcome = (prediction.right, baseline_hit)
-        by_k[prediction.k].append(outcome)
-        names = canonicalize(prediction.capabilities)
-        for name in names:
-            by_capability[name].append(outcome)
-        for pair in combinations(names, 2):
-            by_pair["+".join(pair)].append(outcome)
-    return Results(
-        model,
-        dataset,
-        matching,
-        overall=_score([outcome for outcomes in by_k.values() for outcome in outcomes]),
-        by_k={k: _score(by_k[k]) for k in sorted(key for key in by_k if key is not None)},
-        by_capability={name: _score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
-        by_pair={pair: _score(by_pair[pair]) for pair in _PAIRS if pair in by_pair},
-    )
+        raise EvaluationError("no question was answered; there is nothing to score")
+    majority = majority_answers((get_stratum(prediction), prediction.answers) for prediction in predictions)
+    overall: list[_Outcome] = []
+    groups: dict[str, dict[str, list[_Outcome]]] = defaultdict(lambda: defaultdict(list))
+    for prediction in predictions:
+        outcome = prediction.right, rule.is_right(majority[get_stratum(prediction)], prediction.answers)
+        overall.append(outcome)
+        for grouping, part in get_parts(prediction):
+            groups[grouping][part].append(outcome)
+    return _score(overall), {
+        grouping: {part: _score(parts[part]) for part in sorted(parts)} for grouping, parts in sorted(groups.items())
+    }
 
 
-def read_results(text: str | bytes, *, source: str) -> Results:
-    """Return the results whose JSON `to_json` gave.
+def build_score_row(label: str, *scores: Score) -> ScoreRow:
+    """Return one line of a plot from each model's score of the same questions."""
+    intervals = tuple(Interval(score.accuracy, score.low, score.high) for score in scores)
+    return ScoreRow(label, scores[0].n, scores[0].majority.accuracy, intervals)
 
-    Args:
-        text (`str | bytes`): the content of a `results.json` of one model.
-        source (`str`): what to call it in an error.
 
-    Raises:
-        EvaluationError: it is no such JSON, or has another schema.
+def majority_answers(reference: Iterable[tuple[Hashable, Sequence[str]]]) -> dict[Hashable, str]:
+    """Return each stratum's most frequent answer, normalised, among the (stratum, right answers) pairs.
+
+    Ties go by the alphabet.
     """
-    from pydantic import ValidationError
-
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise EvaluationError(f"{source} is no JSON ({error}); give what compact evaluate wrote") from error
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != RESULTS_SCHEMA:
-        raise EvaluationError(
-            f"{source} has schema {schema!r}, this version reads {RESULTS_SCHEMA}; judge the model again: "
-            "compact evaluate MODEL DATASET --out DIR"
-        )
-    try:
-        return from_json(Results, text)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        location = ".".join(map(str, detail["loc"]))
-        raise EvaluationError(
-            f"{source} is not one model's results ({location}: {detail['msg']}); give what compact evaluate wrote"
-        ) from error
-
-
-def majority_answers(reference: Iterable[tuple[int | None, Sequence[str]]]) -> dict[int | None, str]:
-    """Return each k's most frequent answer, normalised, among the (k, right answers) pairs; ties go by the alphabet."""
-    counts: dict[int | None, Counter[str]] = defaultdict(Counter)
-    for k, answers in reference:
-        counts[k].update({normalise(answer) for answer in answers})
+    counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
+    for stratum, answers in reference:
+        counts[stratum].update({normalise(answer) for answer in answers})
     return {
-        k: min(answer_counts, key=lambda answer: (-answer_counts[answer], answer))
-        for k, answer_counts in counts.items()
+        stratum: min(answer_counts, key=lambda answer: (-answer_counts[answer], answer))
+        for stratum, answer_counts in counts.items()
     }
 
 
@@ -280,13 +328,6 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 _Outcome = tuple[bool, bool]
 """Whether a model's answer is right, and whether the majority answer is."""
-
-
-def _find_baseline_hits(predictions: Sequence[Prediction], matching: Matching) -> list[bool]:
-    """Return for each prediction whether the majority answer of its k would have been right."""
-    rule = get_rule(matching)
-    majority = majority_answers((prediction.k, prediction.answers) for prediction in predictions)
-    return [any(rule(majority[item.k], answer) for answer in item.answers) for item in predictions]
 
 
 def _score(outcomes: Sequence[_Outcome]) -> Score:

@@ -12,15 +12,15 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel
 
-from compact_hf.evaluation.inference import build_prompt
-from compact_hf.evaluation.predict import build_prediction
-from compact_hf.evaluation.questions import Question
-from compact_hf.evaluation.scoring import Matching, Prediction
+from compact_hf.errors import UsageError
+from compact_hf.evaluation.questions import Prediction, Question
+from compact_hf.evaluation.task import EvaluationTask
 from compact_hf.images.source import MAX_EDGE
 from compact_hf.records import ImageInfo, digest
 from compact_hf.runs.interrupt import run_async_interruptible
@@ -44,8 +44,9 @@ def ask_server(
     *,
     url: str | None,
     limits: RunLimits,
+    task: EvaluationTask,
     max_new_tokens: int,
-    matching: Matching,
+    matching: str,
     on_progress: Callable[[int], None] = lambda answered: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> list[Prediction]:
@@ -57,8 +58,9 @@ def ask_server(
         directory (`Path`): for the journal; what an earlier call journalled there is not asked again.
         url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server.
         limits (`RunLimits`): requests in flight, rates and budget.
+        task (`EvaluationTask`): makes prompts of questions, and marks answers.
         max_new_tokens (`int`): where an answer is cut, but for OpenAI's own models.
-        matching (`str`): when an answer is right.
+        matching (`str`): by which of the task's rules.
         on_progress, on_failure (*optional*): called with the number answered so far, and with what failed and is tried
             again.
 
@@ -101,12 +103,36 @@ def ask_server(
             )
             await stack.enter_async_context(checkpoints(journal))
             await runner.run(
-                _iter_pending_images(by_image, journal.finished_ids()), lambda item: _process(by_image[item.image_id])
+                _iter_pending_images(by_image, journal.finished_ids()),
+                lambda item: _process(task, by_image[item.image_id]),
             )
             return {id: answer for item in journal.outcomes() for id, answer in json.loads(item.body).items()}
 
     answers = run_async_interruptible(ask_all)
-    return [build_prediction(question, answers[question.id], matching) for question in questions]
+    return [task.mark(question, answers[question.id], matching) for question in questions]
+
+
+def check_server_options(models: Sequence[str], *, url: str | None, limits: RunLimits) -> None:
+    """Refuse what only servers understand if no model is behind one, and a server's model without a name.
+
+    Args:
+        models (`Sequence[str]`): as they were given.
+        url (`str | None`), limits (`RunLimits`): as they were given.
+
+    Raises:
+        UsageError: one of them is given to models that run here, or a model is `openai:` alone.
+    """
+    server_models = [model for model in models if model.startswith(SERVER_PREFIX)]
+    if any(not model.removeprefix(SERVER_PREFIX).strip() for model in server_models):
+        raise UsageError(f"{SERVER_PREFIX} names no model; give {SERVER_PREFIX}NAME, as the server lists NAME")
+    names = ["url"] if url is not None else []
+    names += [item.name for item in fields(limits) if getattr(limits, item.name) != item.default]
+    if names and not server_models:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(
+            f"{flags} can only be given for a model behind a server, and {' and '.join(models)} would run here: leave "
+            f"it out, or give {SERVER_PREFIX}NAME"
+        )
 
 
 def count_journal_answers(directory: Path) -> int:
@@ -126,13 +152,13 @@ async def _iter_pending_images(
             yield ImageInfo(image_id=key, ref=first.image_id, width=0, height=0, image_source="")
 
 
-def _process(questions: Sequence[Question]) -> Process:
+def _process(task: EvaluationTask, questions: Sequence[Question]) -> Process:
     """Ask all questions about one image."""
     first = questions[0]
-    encoded_image = EncodedImage(first.read_image, ref=first.image_id, max_edge=MAX_EDGE)
+    encoded_image = first.read_image and EncodedImage(first.read_image, ref=first.image_id, max_edge=MAX_EDGE)
     requests = []
     for question in questions:
-        prompt = build_prompt(question.question)
+        prompt = task.get_prompt(question)
         requests.append(
             Request(
                 key=digest(question.id, prompt),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
@@ -95,7 +96,8 @@ class SideBySide:
         import torch
 
         deadline = time.monotonic() + seconds
-        inputs = model_inputs(self._processor, [(image, question)], device=self._device, dtype=self._network.dtype)
+        prompt = f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
+        inputs = model_inputs(self._processor, [(image, prompt)], device=self._device, dtype=self._network.dtype)
         writers = [_AnswerWriter(self._network, self._processor, self._eos_token_ids, inputs) for _ in self.sides]
         try:
             while any(not writer.answer.finish_reason for writer in writers):

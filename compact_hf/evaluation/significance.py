@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.questions import Prediction
 
 RESAMPLES: Final = 10_000
 _SEED: Final = 0
@@ -27,11 +27,13 @@ class Comparison:
     Attributes:
         n (`int`): questions.
         pictures (`int`): that they are about.
-        one_accuracy, other_accuracy (`float`): 0 to 1.
+        one_accuracy, other_accuracy (`float`): 0 to 1; of graded answers the mean of their points.
         difference (`float`): the first less the second, -1 to 1.
         low, high (`float`): its 95% interval.
-        only_one_right, only_other_right (`int`): questions that one model alone answered rightly.
-        p (`float`): McNemar's exact p-value, two-sided, of there being no difference.
+        only_one_right, only_other_right (`int`): questions that one model alone answered rightly; of graded answers
+            those that it answered better.
+        p (`float`): McNemar's exact p-value, two-sided, of there being no difference; of graded answers that of the
+            sign test, which it is a case of.
     """
 
     n: int
@@ -61,22 +63,19 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
         EvaluationError: there are none, an id occurs twice, or the questions are not the same.
     """
     pairs = _pair_predictions(first, second)
-    only_first = sum(
-        first_prediction.right and not second_prediction.right for first_prediction, second_prediction in pairs
-    )
-    only_second = sum(
-        second_prediction.right and not first_prediction.right for first_prediction, second_prediction in pairs
-    )
-    by_image: dict[str, list[int]] = defaultdict(list)
-    for first_prediction, second_prediction in pairs:
-        by_image[first_prediction.picture].append(first_prediction.right - second_prediction.right)
+    points = [(one.points(), other.points()) for one, other in pairs]
+    only_first = sum(one > other for one, other in points)
+    only_second = sum(other > one for one, other in points)
+    by_image: dict[str, list[float]] = defaultdict(list)
+    for (prediction, _), (one, other) in zip(pairs, points, strict=True):
+        by_image[prediction.picture].append(one - other)
     low, high = _bootstrap([(sum(differences), len(differences)) for differences in by_image.values()])
     return Comparison(
         n=len(pairs),
         pictures=len(by_image),
-        one_accuracy=sum(first_prediction.right for first_prediction, _ in pairs) / len(pairs),
-        other_accuracy=sum(second_prediction.right for _, second_prediction in pairs) / len(pairs),
-        difference=(only_first - only_second) / len(pairs),
+        one_accuracy=sum(one for one, _ in points) / len(pairs),
+        other_accuracy=sum(other for _, other in points) / len(pairs),
+        difference=sum(one - other for one, other in points) / len(pairs),
         low=low,
         high=high,
         only_one_right=only_first,
@@ -134,7 +133,7 @@ def _question_key(prediction: Prediction) -> tuple[str, str, tuple[str, ...]]:
     return prediction.question, prediction.picture, prediction.answers
 
 
-def _bootstrap(image_totals: Sequence[tuple[int, int]]) -> tuple[float, float]:
+def _bootstrap(image_totals: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """Return the 95% interval of the mean difference from each image's (sum of differences, questions)."""
     import numpy as np
 

@@ -6,24 +6,16 @@ leaves it as report.html.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
-from compact_hf.reports.pair_charts import MIN_N, Pair, plot_accuracy_by_pair
-from compact_hf.reports.score_charts import (
-    ModelDifference,
-    ScoreRow,
-    compare_with_majority,
-    describe_differences,
-    plot_accuracy,
-    plot_differences,
-)
+from compact_hf.reports.score_charts import ModelDifference, describe_differences, plot_differences
 from compact_hf.reports.table import Table
-from compact_hf.reports.theme import MAX_MODELS, jinja_environment
+from compact_hf.reports.theme import jinja_environment
 
 Outcome = Literal["differ", "wrong", "right"]
 
@@ -45,21 +37,57 @@ class ModelAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tag:
+    """What is shown beside an example, such as its k or a capability that it needs.
+
+    Attributes:
+        text (`str`): as it is shown.
+        title (`str`): what it means, for who points at it.
+        group (`str`): one of `capabilities.GROUPS`, whose color it has.
+        tone (`str`): one of `theme.TONES`; one that has it stands above the question, the others below.
+    """
+
+    text: str
+    title: str = ""
+    group: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Some plots under a heading.
+
+    Attributes:
+        anchor (`str`): unique on the page, such as `by-k`.
+        link (`str`): what the page's list of sections calls it.
+        heading (`str`): above it.
+        text (`str`): one paragraph that says how to read it; empty for none.
+        plots (`tuple[Plot, ...]`): at least one.
+        is_grid (`bool`): whether plots stand side by side, their tables folded.
+    """
+
+    anchor: str
+    link: str
+    heading: str
+    text: str
+    plots: tuple[Plot, ...]
+    is_grid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
     """One question with its image and every model's answer.
 
     Attributes:
-        image (`bytes`): the encoded file.
-        k (`int`, *optional*): how many capabilities it needs; None where nobody knows.
-        capabilities (`tuple[str, ...]`): which.
+        image (`bytes | None`): the encoded file; None where it was asked without one.
+        tags (`tuple[Tag, ...]`): what is known of the question.
         question, answer (`str`): as asked, and the right one.
         model_answers (`tuple[ModelAnswer, ...]`): in the models' order.
         caption (`str`): the question's id; never an absolute path.
     """
 
-    image: bytes
-    k: int | None
-    capabilities: tuple[str, ...]
+    image: bytes | None
+    tags: tuple[Tag, ...]
     question: str
     answer: str
     model_answers: tuple[ModelAnswer, ...]
@@ -81,11 +109,13 @@ class EvaluationReport:
 
     Attributes:
         dataset (`str`): what the questions are called.
-        facts (`tuple[Fact, ...]`): about the questions: how many, of which k, about how many images.
-        models (`tuple[str, ...]`): their names in the order of every score's `by_model`; any number.
-        overall (`ScoreRow`): all questions together.
-        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted; empty where the dataset does not say.
-        by_pair (`Mapping[tuple[str, str], Score]`): those that need both capabilities of a pair, in the paper's order.
+        questions (`int`): how many.
+        lead (`str`): what the scores are, as the first sentence goes on; empty for nothing.
+        facts (`tuple[Fact, ...]`): about the questions: how many, of which parts, about how many images.
+        models (`tuple[str, ...]`): their names; any number.
+        headline (`tuple[Fact, ...]`): each model's, and what to hold it against.
+        sections (`tuple[Section, ...]`): what the task shows of the scores.
+        published (`Table`, *optional*): the models' headlines beside those that others have published.
         comparisons (`tuple[ModelDifference, ...]`): of the models, two by two.
         examples (`Sequence[AnsweredQuestion]`): shown as they come, by outcome.
         selection_rule (`str`): one sentence that says by which rule.
@@ -96,12 +126,13 @@ class EvaluationReport:
     """
 
     dataset: str
+    questions: int
+    lead: str
     facts: tuple[Fact, ...]
     models: tuple[str, ...]
-    overall: ScoreRow
-    by_k: tuple[ScoreRow, ...]
-    by_capability: tuple[ScoreRow, ...]
-    by_pair: Mapping[Pair, ScoreRow] = field(default_factory=dict)
+    headline: tuple[Fact, ...]
+    sections: tuple[Section, ...] = ()
+    published: Table | None = None
     comparisons: tuple[ModelDifference, ...] = ()
     examples: Sequence[AnsweredQuestion] = ()
     selection_rule: str = ""
@@ -119,10 +150,6 @@ def render_evaluation(report: EvaluationReport) -> str:
         .render(
             title=f"{_format_models(report.models)}, judged on {report.dataset}",
             report=report,
-            headline=tuple(_iter_headline(report)),
-            by_k=tuple(_iter_accuracy_plots(report, (report.overall, *report.by_k) if report.by_k else (), "k")),
-            by_capability=tuple(_iter_accuracy_plots(report, report.by_capability, "capability")),
-            by_pair=tuple(_iter_pair_plots(report)),
             compared=describe_differences(report.comparisons),
             differences=plot_differences(report.comparisons) if report.comparisons else None,
             examples={
@@ -130,7 +157,7 @@ def render_evaluation(report: EvaluationReport) -> str:
                 for outcome in OUTCOMES
                 if (examples := [example for example in report.examples if example.outcome == outcome])
             },
-            fewest=MIN_N,
+            has_groups=any(tag.group for example in report.examples for tag in example.tags),
             made=Table(("what", "value"), report.settings),
             thumbnail=thumbnail,
         )
@@ -139,27 +166,3 @@ def render_evaluation(report: EvaluationReport) -> str:
 
 def _format_models(models: Sequence[str]) -> str:
     return " and ".join(models) if len(models) < 3 else f"{len(models)} models"
-
-
-def _iter_headline(report: EvaluationReport) -> Iterator[Fact]:
-    """Yield each model's accuracy, and the majority answer's to hold it against."""
-    majority = report.overall.majority
-    for model, share in zip(report.models, report.overall.by_model, strict=True):
-        comparison = compare_with_majority(share, majority).replace("it", "the majority answer")
-        yield Fact(model, f"{share.value:.1%}", f"95% interval {share.low:.1%} to {share.high:.1%}; {comparison}")
-    yield Fact("majority answer", f"{majority:.1%}", "the most frequent right answer of each k, known in hindsight")
-
-
-def _iter_accuracy_plots(report: EvaluationReport, scores: Sequence[ScoreRow], grouping: str) -> Iterator[Plot]:
-    """Yield one plot for every handful of models that one plot keeps apart."""
-    for start in range(0, len(report.models) if scores else 0, MAX_MODELS):
-        model_slice = slice(start, start + MAX_MODELS)
-        subset = [replace(score, by_model=score.by_model[model_slice]) for score in scores]
-        name = f"accuracy-by-{grouping}" + (f"-{start + 1}" if start else "")
-        yield plot_accuracy(subset, report.models[model_slice], name=name, title=f"Accuracy by {grouping}")
-
-
-def _iter_pair_plots(report: EvaluationReport) -> Iterator[Plot]:
-    for index, model in enumerate(report.models if report.by_pair else ()):
-        scores = {pair: (score.n, score.by_model[index]) for pair, score in report.by_pair.items()}
-        yield plot_accuracy_by_pair(scores, model=model, name=f"accuracy-by-pair-{index + 1}")

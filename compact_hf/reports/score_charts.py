@@ -6,7 +6,7 @@ They take points, `ScoreRow`s with shares from 0 to 1 and `ModelDifference`s wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.figure import Plot
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import (
+    MAX_MODELS,
     get_label,
     label_capabilities,
     legend_layout,
@@ -44,13 +45,14 @@ class ScoreRow:
     Attributes:
         label (`str`): what the questions have in common: `k = 2`, a capability's name, `all`.
         n (`int`): how many questions.
-        majority (`float`): share that the majority answers get right: for each k the most frequent one.
+        majority (`float | None`): share that the majority answers get right, those of each k by themselves where there
+            are several; None where the score is none of right answers.
         by_model (`tuple[Interval, ...]`): in the order of the models' names.
     """
 
     label: str
     n: int
-    majority: float
+    majority: float | None
     by_model: tuple[Interval, ...]
 
 
@@ -76,7 +78,7 @@ def plot_loss(points: Sequence[tuple[int, float]]) -> Plot:
 
 
 def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: str, title: str) -> Plot:
-    """Draw each model's share of right answers with its 95% interval, and the majority answer's as a bar.
+    """Draw each model's share of right answers with its 95% interval, and the majority answer's, if known, as a bar.
 
     Args:
         scores: one line each, from top to bottom.
@@ -84,17 +86,14 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
         name: unique on the page, such as `accuracy-by-k`.
     """
     labels = [shorten(model) for model in models]
-    columns, lines = legend_layout(("majority answer", *labels))
+    baselines = [score.majority for score in scores if score.majority is not None]
+    columns, lines = legend_layout(("majority answer", *labels) if baselines else labels)
     step = min(0.25, 0.72 / max(len(models), 1))
     with new_figure(0.95 + 0.22 * lines + max(0.42, 0.1 + 0.13 * len(models)) * len(scores)) as (figure, axes):
         positions = list(range(len(scores)))
-        axes.barh(
-            positions,
-            [score.majority * 100 for score in scores],
-            0.8,
-            facecolor=tone("rule"),
-            label="majority answer",
-        )
+        if baselines:
+            widths = [100 * (score.majority or 0) for score in scores]
+            axes.barh(positions, widths, 0.8, facecolor=tone("rule"), label="majority answer")
         for index, model in enumerate(labels):
             offset = (index - (len(models) - 1) / 2) * step
             intervals = [score.by_model[index] for score in scores]
@@ -115,7 +114,7 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
         limit = _axis_limit(scores)
         axes.set(xlim=(0, limit), xticks=range(0, limit + 1, 20 if limit > 40 else 10), ylim=(len(scores) - 0.5, -0.5))
         # To the right: centred under a narrow axis it would run out of the figure.
-        axes.set_xlabel("% right, with 95% interval", loc="right")
+        axes.set_xlabel("% right, with 95% interval" if baselines else "%, with 95% interval", loc="right")
         _label_rows(axes, scores)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
@@ -124,10 +123,20 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
     return Plot(name, title, " ".join(describe_scores(scores, models)), make_score_table(scores, models), figure)
 
 
+def plot_accuracy_in_handfuls(
+    scores: Sequence[ScoreRow], models: Sequence[str], *, name: str, title: str
+) -> Iterator[Plot]:
+    """Yield one plot for every handful of models that one plot keeps apart; arguments as for `plot_accuracy`."""
+    for start in range(0, len(models), MAX_MODELS):
+        handful = slice(start, start + MAX_MODELS)
+        subset = [replace(score, by_model=score.by_model[handful]) for score in scores]
+        yield plot_accuracy(subset, models[handful], name=name + (f"-{start + 1}" if start else ""), title=title)
+
+
 def _axis_limit(scores: Sequence[ScoreRow]) -> int:
     """Return where the axis ends, per cent in tens: low scores would be a heap at the left of a full axis."""
     highest = max(
-        (max(score.majority, *(interval.high for interval in score.by_model)) for score in scores), default=1.0
+        (max(score.majority or 0, *(interval.high for interval in score.by_model)) for score in scores), default=1.0
     )
     return min(100, max(20, 10 * ceil(10.5 * highest)))
 
@@ -135,14 +144,19 @@ def _axis_limit(scores: Sequence[ScoreRow]) -> int:
 def describe_scores(scores: Sequence[ScoreRow], models: Sequence[str]) -> tuple[str, ...]:
     """Return one sentence per score: n, the majority answer's share, each model's, and how that stands to it."""
     return tuple(
-        f"{_format_label(score)} (n = {score.n:,}; the majority answer gets {score.majority:.0%} right): "
+        f"{_format_label(score)} (n = {score.n:,}{_describe_majority(score)}): "
         + "; ".join(
-            f"{model} {interval.value:.0%}, {compare_with_majority(interval, score.majority)}"
+            f"{model} {interval.value:.0%}"
+            + ("" if score.majority is None else f", {compare_with_majority(interval, score.majority)}")
             for interval, model in zip(score.by_model, models, strict=True)
         )
         + "."
         for score in scores
     )
+
+
+def _describe_majority(score: ScoreRow) -> str:
+    return "" if score.majority is None else f"; the majority answer gets {score.majority:.0%} right"
 
 
 def compare_with_majority(share: Interval, majority: float) -> str:
@@ -163,13 +177,14 @@ def _format_label(score: ScoreRow) -> str:
 
 def make_score_table(scores: Sequence[ScoreRow], models: Sequence[str]) -> Table:
     """Return every number that `plot_accuracy` draws, and what it would of more lines."""
+    has_baselines = any(score.majority is not None for score in scores)
     return Table(
-        ("questions", "n", "majority", *(f"{model} (95%)" for model in models)),
+        ("questions", "n", *(["majority"] if has_baselines else []), *(f"{model} (95%)" for model in models)),
         tuple(
             (
                 _format_label(score),
                 f"{score.n:,}",
-                f"{score.majority:.1%}",
+                *(["" if score.majority is None else f"{score.majority:.1%}"] if has_baselines else []),
                 *(
                     f"{interval.value:.1%} ({100 * interval.low:.0f}–{100 * interval.high:.0f})"
                     for interval in score.by_model

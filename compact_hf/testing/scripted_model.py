@@ -59,7 +59,7 @@ class ModelRequest:
             `free` where none is.
         has_list_schema (`bool`): the schema holds a list: several questions are asked for, or about.
         prompt (`str`): the text part.
-        image (`bytes`): the image part, a JPEG; empty for `blind`.
+        image (`bytes`): the image part, a JPEG; empty for `blind`, and for `free` where there is none.
         body (`dict`): the JSON body as it came.
         headers (`dict[str, str]`): lower-case names.
     """
@@ -157,7 +157,8 @@ def make_model_request(
     """Return a request whose role shows in its schema; None where free text is asked for.
 
     Raises:
-        ValueError: the images are not what that role gets: one JPEG, or none where the question is asked blindly.
+        ValueError: the images are not what that role gets: one JPEG, none where the question is asked blindly, at most
+            one for free text.
     """
     fields = set() if schema is None else schema["properties"].keys()
     role = (
@@ -169,7 +170,8 @@ def make_model_request(
         if fields & {"capabilities", "verdicts"}
         else "blind"
     )
-    if len(images) != (role != "blind"):
+    # Free text is asked for with an image, or as an evaluation's control without.
+    if len(images) > 1 or (role != "free" and len(images) != (role != "blind")):
         raise ValueError(f"expected {'no' if role == 'blind' else 'one'} picture, got {len(images)}")
     for image in images:
         _check_jpeg(image)

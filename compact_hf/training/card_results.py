@@ -1,5 +1,8 @@
 """What was measured of a model, as its card tells it: the folder of a judging in; table, image and index out.
 
+Every task's results.json has a headline, and one `by_...` for each way to part the questions into right and wrong ones;
+more is not asked of it, so that a card can be written where the task's package is not installed.
+
 The table and the image have the other models that were asked the same questions beside it, such as its base; the
 index, which the Hub reads, has this model alone.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import TuningError
 from compact_hf.hub.ref import REPO_ID
 from compact_hf.models.loading import hash_model
-from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.records import READABLE_RESULTS_SCHEMAS
 from compact_hf.reports.score_charts import (
     Interval,
     ModelDifference,
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
     from compact_hf.reports.table import Table
 
 THIS_MODEL: Final = "this model"
+_UNNAMED_TASK: Final = "compact"
+"""The task of results of schema 2, which names none."""
+_OMITTED_GROUPINGS: Final = ("pair",)
+"""Too many parts for a card."""
 _DATASET_NAME: Final = re.compile(rf"(?P<repository>{REPO_ID})(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
 
 
@@ -93,22 +100,42 @@ class CardResults:
         """What they are called in the card."""
         return (THIS_MODEL, *(_public_name(model["model"]) for model in self.models[1:]))
 
+    @property
+    def task(self) -> str:
+        """The task by which they were judged."""
+        return str(self.evaluation.get("task", _UNNAMED_TASK))
+
+    @property
+    def metric(self) -> str:
+        """What the headline is, such as `accuracy`."""
+        return str(_get_headline(self.own_results)["metric"])
+
+    def iter_parts(self) -> Iterator[tuple[str, str]]:
+        """Yield (grouping, part) of each part of the questions that the card has a line for, such as `k` and `2`."""
+        for key, parts in self.own_results.items():
+            grouping = key.removeprefix("by_")
+            if grouping != key and grouping not in _OMITTED_GROUPINGS:
+                yield from ((grouping, part) for part in parts)
+
     def scores(self) -> tuple[ScoreRow, ...]:
-        """Return a line for all questions, for each k and for each capability."""
-        results = self.own_results
+        """Return a line for all questions and for each part of them."""
         return (
-            _build_score("all", [model["overall"] for model in self.models]),
-            *(_build_score(f"k = {k}", [model["by_k"][k] for model in self.models]) for k in results["by_k"]),
+            _build_score("all", [model.get("overall") or _get_headline(model) for model in self.models]),
             *(
-                _build_score(name, [model["by_capability"][name] for model in self.models])
-                for name in results["by_capability"]
+                _build_score(_format_part(grouping, part), [model[f"by_{grouping}"][part] for model in self.models])
+                for grouping, part in self.iter_parts()
             ),
         )
 
     def plot(self) -> Plot:
-        """Draw accuracy by k."""
-        scores = self.scores()[: 1 + len(self.own_results["by_k"])]
-        return plot_accuracy(scores, self.names, name="accuracy-by-k", title="Accuracy by k")
+        """Draw the headline, and the scores of the parts of the first grouping, such as accuracy by k."""
+        groupings = [grouping for grouping, _ in self.iter_parts()]
+        scores = self.scores()[: 1 + groupings.count(groupings[0])] if groupings else self.scores()
+        by, title = (f"-by-{groupings[0]}", f" by {groupings[0]}") if groupings else ("", "")
+        metric = self.metric
+        return plot_accuracy(
+            scores, self.names, name=f"{metric.lower()}{by}", title=f"{metric[:1].upper()}{metric[1:]}{title}"
+        )
 
     def table(self) -> Table:
         """Return every line's numbers."""
@@ -137,9 +164,16 @@ class CardResults:
         from huggingface_hub import EvalResult
 
         results, dataset = self.own_results, self.dataset
-        entries: list[tuple[str, dict[str, Any] | None, Mapping[str, Any]]] = [("all", None, results["overall"])]
-        entries += [(f"k = {k}", {"k": int(k)}, score) for k, score in results["by_k"].items()]
-        entries += [(get_label(name), {"capability": name}, score) for name, score in results["by_capability"].items()]
+        headline = _get_headline(results)
+        entries: list[tuple[str, dict[str, Any] | None, float]] = [("all", None, headline["value"])]
+        entries += [
+            (
+                get_label(_format_part(grouping, part)),
+                {grouping: int(part) if grouping == "k" else part},
+                results[f"by_{grouping}"][part]["accuracy"],
+            )
+            for grouping, part in self.iter_parts()
+        ]
         return [
             EvalResult(
                 task_type="image-text-to-text",
@@ -148,12 +182,12 @@ class CardResults:
                 dataset_config=dataset.config,
                 dataset_split=dataset.split,
                 dataset_revision=dataset.revision,
-                metric_type="accuracy",
-                metric_name=f"accuracy, {label}",
+                metric_type=headline["metric"].lower(),
+                metric_name=f"{headline['metric']}, {label}",
                 metric_args=metric_args,
-                metric_value=round(score["accuracy"], 4),
+                metric_value=round(value, 4),
             )
-            for label, metric_args, score in entries
+            for label, metric_args, value in entries
         ]
 
 
@@ -177,10 +211,10 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         raise TuningError(
             f"{results_directory} has no results that can be read ({error}); give what compact evaluate wrote as --out"
         ) from error
-    if evaluation.get("schema") != RESULTS_SCHEMA or "models" not in manifest:
+    if evaluation.get("schema") not in READABLE_RESULTS_SCHEMAS or "models" not in manifest:
         raise TuningError(
             f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, "
-            f"this version reads {RESULTS_SCHEMA}; {advice}"
+            f"this version reads {' and '.join(map(str, READABLE_RESULTS_SCHEMAS))}; {advice}"
         )
     identity = hash_model(directory)
     slug = next((slug for slug, entry in manifest["models"].items() if entry["identity"] == identity), None)
@@ -219,6 +253,23 @@ def _compared_models(comparison: Mapping[str, Any]) -> tuple[str, str]:
     return comparison["baseline"], comparison["model"]
 
 
+def _get_headline(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a model's headline, which results of schema 2 have as `overall` alone."""
+    if "headline" in results:
+        headline: Mapping[str, Any] = results["headline"]
+        return headline
+    return {"metric": "accuracy", "value": results["overall"]["accuracy"], **results["overall"]}
+
+
+def _format_part(grouping: str, part: str) -> str:
+    return f"k = {part}" if grouping == "k" else part
+
+
 def _build_score(label: str, scores: Sequence[Mapping[str, Any]]) -> ScoreRow:
-    intervals = tuple(Interval(score["accuracy"], score["low"], score["high"]) for score in scores)
-    return ScoreRow(label, scores[0]["n"], scores[0]["majority"]["accuracy"], intervals)
+    """Return a line from each model's score: an accuracy with a baseline, or a headline, which has none."""
+    intervals = tuple(
+        Interval(score["accuracy"] if "accuracy" in score else score["value"], score["low"], score["high"])
+        for score in scores
+    )
+    majority = scores[0].get("majority")
+    return ScoreRow(label, scores[0]["n"], majority and majority["accuracy"], intervals)

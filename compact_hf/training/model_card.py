@@ -202,7 +202,7 @@ def _build_metadata(
         datasets=[dataset for dataset in record.datasets if is_repository(dataset)] or None,
         language="en",
         tags=["compact", "trl", "sft", *(["lora"] if kind == "adapter" else [])],
-        metrics=["accuracy"] if results else None,
+        metrics=[results.metric.lower()] if results else None,
         model_name=name if results else None,
         eval_results=results.eval_results() if results else None,
         ignore_metadata_errors=False,

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import readme
 from compact_hf import copy_student
-from compact_hf.evaluation.datasets import load_questions
 from compact_hf.evaluation.inference import Student
+from tests.evaluation.samples import load_questions
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityError, UsageError
-from compact_hf.evaluation.datasets import load_questions, swap_images
+from compact_hf.evaluation.questions import swap_images
 from compact_hf.images.codec import ImageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.scenes.scene import EVALUATION_SEEDS
+from tests.evaluation.samples import load_questions
 from tests.training.samples import draw_image, make_row, write_release
 
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import EvaluationError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
 from compact_hf.evaluation.inference import Student, model_inputs
 from compact_hf.evaluation.predict import read_predictions, sort_for_batching
 from compact_hf.evaluation.questions import Question
-from compact_hf.evaluation.scoring import score
 from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
+from tests.evaluation.samples import score
 from tests.training.samples import draw_image, texts, write_release
 
 BATCH = 4
@@ -63,7 +64,8 @@ def test_writes_one_line_per_question_and_the_scores(done: Path) -> None:
     expected = score(predictions, model="tiny", dataset="drawn (compositional, train)").to_json()
     results = json.loads((done / "results.json").read_text(encoding="utf-8"))
     assert results["models"] == [expected] == [json.loads((done / "tiny" / "results.json").read_text())]
-    assert (results["schema"], results["comparisons"], results["notes"]) == (2, [], [])
+    assert (results["schema"], results["task"], results["task_version"]) == (3, "compact", "1")
+    assert (results["comparisons"], results["notes"]) == ([], [])
     assert expected["overall"]["n"] == len(predictions) > 2 * BATCH
 
 
@@ -158,6 +160,7 @@ def test_a_finished_evaluation_is_not_asked_again(
         ({"dataset": "scenes:2", "split": None}, "dataset_identity was"),
         ({"matching": "relaxed"}, "matching was 'exact', now 'relaxed'"),
         ({"swap_pictures": True}, "dataset_identity was"),
+        ({"control": "blind"}, "dataset_identity was"),
         ({"max_new_tokens": 4}, "max_new_tokens was 16, now 4"),
     ],
 )
@@ -170,6 +173,30 @@ def test_other_questions_or_settings_are_not_taken_for_them(
     assert "\n" not in str(excinfo.value)
 
 
+def test_swapping_pictures_is_the_control_of_that_name(
+    model: str, dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", model, dataset, "--split", "train", "--out", str(tmp_path / "out"), "--limit", "6"]
+    assert main([*command, "--swap-pictures"]) == 0
+    before = read_outputs(tmp_path / "out")
+    assert main([*command, "--control", "swapped-images"]) == 0
+    evaluate(model, dataset, tmp_path / "out", split="train", limit=6, swap_pictures=True)
+    assert read_outputs(tmp_path / "out") == before
+    assert "--control swapped-images" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_blind_model_is_asked_the_same_words_without_an_image(model: str, dataset: str, tmp_path: Path) -> None:
+    evaluation = evaluate(model, dataset, tmp_path / "out", split="train", control="blind")
+    assert evaluation.dataset == "drawn (compositional, train), without images"
+    predictions = read_predictions(tmp_path / "out" / "tiny")
+    (alone,) = Student(model).answer(
+        [(None, f"What color is the thing?\n{SHORT_ANSWER_INSTRUCTION}")], max_new_tokens=16
+    )
+    answers = {item.prediction for item in predictions if item.question == "What color is the thing?"}
+    assert answers == {alone}
+    assert "<img" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(EvaluationError, match="holds something else"):
@@ -179,7 +206,7 @@ def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_
 
 def test_batches_hold_questions_of_one_picture_together_the_longest_first() -> None:
     questions = [
-        Question(f"{name}{number}", name, "?", ("a",), 1, (), lambda: b"")
+        Question(id=f"{name}{number}", image_id=name, question="?", answers=("a",), read_image=lambda: b"")
         for number, name in enumerate(("x", "y", "x", "z", "y"))
     ]
     assert [question.id for question in sort_for_batching(questions, [3, 5, 9, 1, 2])] == ["x0", "x2", "y1", "y4", "z3"]

@@ -7,22 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.scoring import is_relaxed_match, is_right
+from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES, is_relaxed_match
+from compact_hf.evaluation.task import choose_rule
+from tests.evaluation.samples import COMPACT
+
+EXACT, RELAXED = SHORT_ANSWER_RULES["exact"], SHORT_ANSWER_RULES["relaxed"]
 
 
 def test_exact_is_after_normalising_only() -> None:
-    assert is_right("The red.", ["red"])
-    assert is_right("two", ["2"])
-    assert not is_right("red ball", ["red"])
-    assert not is_right("", [""])
-    assert not is_right("103", ["100"])
+    assert EXACT.is_right("The red.", ["red"])
+    assert EXACT.is_right("two", ["2"])
+    assert not EXACT.is_right("red ball", ["red"])
+    assert not EXACT.is_right("", [""])
+    assert not EXACT.is_right("103", ["100"])
 
 
 def test_any_of_the_right_answers_counts() -> None:
-    assert is_right("sofa", ["couch", "sofa"])
-    assert not is_right("chair", ["couch", "sofa"])
-    assert not is_right("chair", [])
-    assert is_right("51", ["7", "50"], "relaxed")
+    assert EXACT.is_right("sofa", ["couch", "sofa"])
+    assert not EXACT.is_right("chair", ["couch", "sofa"])
+    assert not EXACT.is_right("chair", [])
+    assert RELAXED.is_right("51", ["7", "50"])
 
 
 @pytest.mark.parametrize(
@@ -53,14 +57,18 @@ def test_any_of_the_right_answers_counts() -> None:
 )
 def test_relaxed_takes_a_number_within_5_percent_of_the_right_one(prediction: str, answer: str, right: bool) -> None:
     assert is_relaxed_match(prediction, answer) is right
-    assert is_right(prediction, [answer], "relaxed") is right
+    assert RELAXED.is_right(prediction, [answer]) is right
 
 
 @given(st.text(), st.lists(st.text(), max_size=3))
 def test_relaxed_takes_all_that_exact_takes(prediction: str, answers: list[str]) -> None:
-    assert is_right(prediction, answers, "relaxed") >= is_right(prediction, answers)
+    assert RELAXED.is_right(prediction, answers) >= EXACT.is_right(prediction, answers)
 
 
 def test_another_rule_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"unknown matching 'relax'; the rules are exact and relaxed; did you mean"):
-        is_right("1", ["1"], "relax")  # type: ignore[arg-type]
+        choose_rule(COMPACT, "relax")
+
+
+def test_without_a_name_it_is_the_first_rule_of_the_task() -> None:
+    assert (choose_rule(COMPACT, None), choose_rule(COMPACT, "relaxed")) == ("exact", "relaxed")

@@ -22,9 +22,11 @@ from packaging.requirements import Requirement
 
 import compact_hf
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.evaluation.scoring import Prediction, Score, is_right, score
+from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES, Score
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 from compact_hf.records import to_json
 from tests.doubles.hub.server import HubServer
+from tests.evaluation.samples import score
 from tests.hub.clients import run_source
 
 METRIC: Final = Path(compact_hf.__file__).parent / "evaluation" / "compact_accuracy"
@@ -73,7 +75,16 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_prediction(k: int, names: tuple[str, ...], answers: tuple[str, ...], prediction: str) -> Prediction:
-    return Prediction("id", "picture", k, names, "Which?", answers, prediction, is_right(prediction, answers))
+    return Prediction(
+        id="id",
+        picture="picture",
+        k=k,
+        capabilities=names,
+        question="Which?",
+        answers=answers,
+        prediction=prediction,
+        right=SHORT_ANSWER_RULES["exact"].is_right(prediction, answers),
+    )
 
 
 predictions = st.lists(

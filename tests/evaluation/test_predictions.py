@@ -8,17 +8,25 @@ import pytest
 
 from compact_hf import compare, read_predictions
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.scoring import Prediction
-from compact_hf.records import to_json
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 
 PREDICTIONS = [
-    Prediction(f"a#{turn}", "a", 2, ("color", "counting"), "How many are “red”?\u2028", ("2", "two"), "2", turn == 0)
+    Prediction(
+        id=f"a#{turn}",
+        picture="a",
+        k=2,
+        capabilities=("color", "counting"),
+        question="How many are “red”?\u2028",
+        answers=("2", "two"),
+        prediction="2",
+        right=turn == 0,
+    )
     for turn in range(3)
 ]
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
-    text = "".join(f"{to_json(prediction)}\n" for prediction in PREDICTIONS)
+    text = "".join(f"{prediction.to_line()}\n" for prediction in PREDICTIONS)
     (tmp_path / "predictions.jsonl").write_text(text, encoding="utf-8")
     assert read_predictions(tmp_path) == PREDICTIONS
     assert compare(read_predictions(str(tmp_path)), PREDICTIONS).difference == 0
@@ -29,7 +37,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
     [
         (None, r"predictions.jsonl cannot be read \(No such file or directory\); give the folder of one model"),
         (
-            to_json(PREDICTIONS[0]) + '\n{"id": "a#1", "answer": "2"}\n',
+            PREDICTIONS[0].to_line() + '\n{"id": "a#1", "answer": "2"}\n',
             r"predictions.jsonl, line 2: picture field required; it",
         ),
         ('{"id": "a', r"predictions.jsonl, line 1:"),

@@ -13,10 +13,10 @@ from PIL import Image
 
 from compact_hf.evaluation.report import MAX_EXAMPLES, build_report, select_examples, write_report
 from compact_hf.evaluation.results_folder import Evaluation
-from compact_hf.evaluation.scoring import Prediction, score
 from compact_hf.evaluation.significance import compare
-from compact_hf.records import to_json
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 from compact_hf.reports.evaluation_page import get_outcome
+from tests.evaluation.samples import COMPACT, score
 
 CAPABILITIES = ("color", "shape", "counting")
 
@@ -49,6 +49,8 @@ def make_image(id: str) -> bytes:
 def make_evaluation(*models: tuple[str, list[Prediction]]) -> Evaluation:
     answers = [predictions for _, predictions in models]
     return Evaluation(
+        task="compact",
+        task_version="1",
         dataset="made-up questions",
         matching="exact",
         results=tuple(score(predictions, model=name, dataset="made-up questions") for name, predictions in models),
@@ -67,14 +69,17 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
     for name, predictions in (("base", BASE), ("tuned", TUNED)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "predictions.jsonl").write_text(
-            "".join(f"{to_json(prediction)}\n" for prediction in predictions)
+            "".join(f"{prediction.to_line()}\n" for prediction in predictions)
         )
     evaluation = make_evaluation(("base", BASE), ("tuned", TUNED))
-    path = write_report(evaluation, tmp_path, command="compact evaluate base tuned", settings={"cut after": 16})
+    path = write_report(
+        evaluation, tmp_path, task=COMPACT, command="compact evaluate base tuned", settings={"cut after": 16}
+    )
     text = path.read_text(encoding="utf-8")
     low, high = evaluation.results[1].overall.low, evaluation.results[1].overall.high
     assert path == tmp_path / "report.html"
-    assert f"95% interval {low:.1%} to {high:.1%}" in text
+    assert f"95% interval {low:.1%} to {high:.1%}; below the majority answer" in text
+    assert "of each k, known in hindsight" in text
     for expected in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "cut after"):
         assert expected in text
     assert "tuned is better than base on these questions: +50.0 points (+" in text
@@ -85,7 +90,11 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
 
 def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:
     report = build_report(
-        make_evaluation(("tuned", TUNED), ("base", BASE)), index_by_id(TUNED, BASE), command="", settings={}
+        make_evaluation(("tuned", TUNED), ("base", BASE)),
+        index_by_id(TUNED, BASE),
+        task=COMPACT,
+        command="",
+        settings={},
     )
     (comparison,) = report.comparisons
     assert (comparison.baseline, comparison.model, comparison.n) == ("tuned", "base", 120)
@@ -94,21 +103,29 @@ def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> No
 
 def test_every_score_has_each_models_share_in_order() -> None:
     evaluation = make_evaluation(("base", BASE), ("tuned", TUNED))
-    report = build_report(evaluation, index_by_id(BASE, TUNED), command="", settings={})
-    assert [share.value for share in report.overall.by_model] == [0.25, 0.75]
-    assert [(line.label, line.n) for line in report.by_k] == [("k = 1", 40), ("k = 2", 40), ("k = 3", 40)]
-    assert [line.label for line in report.by_capability] == list(CAPABILITIES)
-    assert {pair: line.n for pair, line in report.by_pair.items()} == {
-        ("color", "shape"): 80,
-        ("color", "counting"): 40,
-        ("shape", "counting"): 40,
+    report = build_report(evaluation, index_by_id(BASE, TUNED), task=COMPACT, command="", settings={})
+    assert [(fact.label, fact.value) for fact in report.headline[:2]] == [("base", "25.0%"), ("tuned", "75.0%")]
+    by_k, by_capability, by_pair = report.sections
+    assert [row[:2] for row in by_k.plots[0].table.rows] == [
+        ("all", "120"),
+        ("k = 1", "40"),
+        ("k = 2", "40"),
+        ("k = 3", "40"),
+    ]
+    assert by_k.plots[0].table.rows[0][3:] == ("25.0% (18–33)", "75.0% (67–82)")
+    assert [row[0] for row in by_capability.plots[0].table.rows] == list(CAPABILITIES)
+    assert [plot.title.rpartition(" ")[2] for plot in by_pair.plots] == ["base", "tuned"]
+    assert {row[0]: row[1] for row in by_pair.plots[0].table.rows} == {
+        "color + shape": "80",
+        "color + counting": "40",
+        "shape + counting": "40",
     }
     assert [fact.value for fact in report.facts] == ["120", "60", "1"]
 
 
 def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
     answers = index_by_id(BASE, TUNED)
-    ids = select_examples(answers, MAX_EXAMPLES)
+    ids = select_examples(answers, MAX_EXAMPLES, get_stratum=COMPACT.get_stratum)
     assert len(set(ids)) == MAX_EXAMPLES
     assert Counter(answers[0][id].k for id in ids) == {1: 4, 2: 4, 3: 4}
     assert Counter(get_outcome([predictions[id].right for predictions in answers]) for id in ids) == {
@@ -122,15 +139,17 @@ def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
 @given(st.permutations(range(40)), st.integers(0, 60))
 def test_the_choice_depends_on_no_order_and_never_exceeds_what_there_is(order: list[int], count: int) -> None:
     base, tuned = index_by_id([BASE[number] for number in order], [TUNED[number] for number in order])
-    ids = select_examples([base, tuned], count)
-    assert ids == select_examples(index_by_id(BASE[:40], TUNED[:40]), count)
+    ids = select_examples([base, tuned], count, get_stratum=COMPACT.get_stratum)
+    assert ids == select_examples(index_by_id(BASE[:40], TUNED[:40]), count, get_stratum=COMPACT.get_stratum)
     assert len(set(ids)) == len(ids) == min(count, 40)
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_one_model_that_is_always_right_or_wrong_still_has_examples(right: bool) -> None:
     predictions = [make_prediction(number, right) for number in range(5)]
-    report = build_report(make_evaluation(("only", predictions)), index_by_id(predictions), command="", settings={})
+    report = build_report(
+        make_evaluation(("only", predictions)), index_by_id(predictions), task=COMPACT, command="", settings={}
+    )
     assert len(report.examples) == 5
     assert {example.outcome for example in report.examples} == {"right" if right else "wrong"}
     assert report.comparisons == ()

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
-from compact_hf.evaluation.datasets import load_questions
 from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import ModelRequest
+from tests.evaluation.samples import load_questions
 from tests.training.samples import write_release
 
 MODEL = "openai:double"
@@ -129,3 +129,32 @@ def test_a_key_that_is_not_taken_and_one_that_is_missing_are_told_in_one_line(
     assert "secret" not in str(excinfo.value)
     output = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({"url": "http://localhost:1/v1"}, "--url"),
+        ({"url": "http://localhost:1/v1", "rpm": 5.0}, "--url and --rpm"),
+        ({"concurrency": 4}, "--concurrency"),
+        ({"max_cost": 1.0}, "--max-cost"),
+        ({"price_in": 0.0}, "--price-in"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_only_a_server_understands_is_refused_for_a_model_that_runs_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], flags: str, dry_run: bool
+) -> None:
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["evaluate", "a-model", "scenes:1", "--out", str(tmp_path / "out"), *words, *["--dry-run"] * dry_run]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flags} can only be given for a model behind a server, and a-model would run here: leave it out" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["openai:", "openai: "])
+def test_a_server_without_a_models_name_is_refused_before_anything_is_written(tmp_path: Path, model: str) -> None:
+    with pytest.raises(UsageError, match="openai: names no model; give openai:NAME"):
+        evaluate(model, "scenes:1", tmp_path / "out", url="http://localhost:1/v1")
+    assert not (tmp_path / "out").exists()

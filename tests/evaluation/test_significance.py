@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation import significance
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.questions import Prediction
 from compact_hf.evaluation.significance import compare, mcnemar
 
 
 def make_prediction(number: int, image: int, right: bool) -> Prediction:
     return Prediction(
-        f"p{image}#{number}", f"p{image}", 1, ("color",), f"{number}?", ("red",), "red" if right else "blue", right
+        id=f"p{image}#{number}",
+        picture=f"p{image}",
+        question=f"{number}?",
+        answers=("red",),
+        prediction="red" if right else "blue",
+        right=right,
     )
 
 

@@ -241,16 +241,46 @@ def test_a_finished_evaluation_prints_the_same_and_asks_no_model(
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", refuse)
-    before = hash_files("evaluation")
+    before, old_results = hash_files("evaluation", exclude=["results.json"]), read_results("evaluation")
     call = ("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
     golden("evaluation.txt", run_command(capsys, *call))
-    assert hash_files("evaluation") == before
+    assert hash_files("evaluation", exclude=["results.json"]) == before
+    results = read_results("evaluation")
+    assert (results["task"], results["task_version"]) == ("compact", "1")
+    assert drop_additions(results) == drop_additions(old_results)
+
+
+def read_results(directory: str) -> dict[str, Any]:
+    """Return an evaluation's results.json."""
+    results: dict[str, Any] = json.loads((Path(directory) / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def drop_additions(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results without what version 0.1.0 did not write: the schema of today, the task, and the headline."""
+    names = ("schema", "task", "task_version", "headline")
+    kept = {name: value for name, value in results.items() if name not in names}
+    return {**kept, **({"models": [drop_additions(model) for model in results["models"]]} if "models" in kept else {})}
+
+
+def test_an_old_evaluation_gives_its_scores_and_predictions_without_being_asked_again() -> None:
+    from compact_hf import read_predictions
+    from compact_hf.training.card_results import read_card_results
+
+    assert "task" not in read_results("evaluation")
+    predictions = read_predictions("evaluation/full")
+    assert {prediction.k for prediction in predictions} == {1, 3}
+    card = read_card_results(Path("full"), Path("evaluation"))
+    assert (card.task, card.metric, card.model) == ("compact", "accuracy", "full")
+    assert [row[:2] for row in card.table().rows][:3] == [("all", "10"), ("k = 1", "5"), ("k = 3", "5")]
+    assert card.eval_results()[0].metric_value == 0.1
 
 
 def test_a_finished_ablation_prints_the_same_and_trains_nothing(
     golden: Golden, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = hash_files("ablation")
+    before, old_results = hash_files("ablation", exclude=["results.json"]), read_results("ablation/judged")
     _forbid_processes(monkeypatch)
     golden("ablation.txt", run_command(capsys, "ablate", "experiment.yaml", "--out", "ablation"))
-    assert hash_files("ablation") == before
+    assert hash_files("ablation", exclude=["results.json"]) == before
+    assert drop_additions(read_results("ablation/judged")) == drop_additions(old_results)

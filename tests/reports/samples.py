@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
 from functools import cache
 
 from PIL import Image
@@ -12,8 +13,10 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import Turn
 from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.evaluation_page import AnsweredQuestion, EvaluationReport, ModelAnswer
-from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow
+from compact_hf.reports.evaluation_page import AnsweredQuestion, EvaluationReport, ModelAnswer, Section, Tag
+from compact_hf.reports.figure import Plot
+from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow, plot_accuracy_in_handfuls
+from compact_hf.reports.table import Table
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\""
 
@@ -39,21 +42,28 @@ def make_score(label: str, n: int = 50, models: int = 2) -> ScoreRow:
     return ScoreRow(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
 
 
+def make_plots(name: str, models: int) -> Iterator[Plot]:
+    """Yield made-up plots of accuracy, one for each handful of models."""
+    names = [f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models)]
+    return plot_accuracy_in_handfuls([make_score("k = 1", 60, models)], names, name=name, title="Accuracy")
+
+
 def make_evaluation(models: int) -> EvaluationReport:
     """Return a report of some models with every section, its words full of markup."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
     answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
     return EvaluationReport(
         dataset=f"questions {HOSTILE}",
+        questions=300,
+        lead=f"the share of {HOSTILE}",
         facts=(Fact("questions", "300"), Fact("pictures", "60", HOSTILE)),
         models=names,
-        overall=make_score("all", 300, models),
-        by_k=tuple(make_score(f"k = {k}", 60, models) for k in range(1, 6)),
-        by_capability=tuple(make_score(name, 90, models) for name in CAPABILITIES),
-        by_pair={
-            ("color", "shape"): make_score("color+shape", 40, models),
-            ("shape", "counting"): make_score("", 3, models),
-        },
+        headline=tuple(Fact(name, "10.0%", f"95% interval; {HOSTILE}") for name in names),
+        sections=(
+            Section("by-k", "By k", f"By {HOSTILE}", HOSTILE, tuple(make_plots("accuracy-by-k", models))),
+            Section("by-pair", "By pair", "By pair", "", tuple(make_plots("by-pair", models)), is_grid=True),
+        ),
+        published=Table(("model", "source"), [(HOSTILE, HOSTILE)]),
         comparisons=tuple(
             ModelDifference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01)
             for index, name in enumerate(names)
@@ -61,8 +71,7 @@ def make_evaluation(models: int) -> EvaluationReport:
         examples=[
             AnsweredQuestion(
                 make_image(number),
-                1 + number,
-                tuple(CAPABILITIES)[: 1 + number],
+                (Tag(f"k = {1 + number}", tone="k1"), Tag(HOSTILE, title=HOSTILE, group="relation")),
                 f"Is it {HOSTILE}?",
                 HOSTILE,
                 tuple(ModelAnswer(name, HOSTILE, is_right) for name, is_right in zip(names, rights, strict=True)),

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.variant import UnitResult
-from compact_hf.evaluation.scoring import Prediction, score
+from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES
 from compact_hf.evaluation.significance import Comparison, compare
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction
+from compact_hf.evaluation.tasks.compact.scoring import score_by_k
 from compact_hf.reports.ablation_page import (
     AblationReport,
     GroupScores,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     Array = ndarray[Any, Any]
 
-PredictionsByVariant = Mapping[str, Mapping[int, Sequence[Prediction]]]
+PredictionsByVariant = Mapping[str, Mapping[int, Sequence[CompactPrediction]]]
 """Variant -> seed -> the predictions of the model that was tuned on it with it."""
 
 _RESAMPLES: Final = 4000
@@ -123,7 +125,7 @@ def compare_variants(predictions: PredictionsByVariant, *, baseline: str) -> tup
     return tuple(_build_row(label, index, predictions, reference, baseline) for label, index in groups.items())
 
 
-def _check_same_questions(predictions: PredictionsByVariant) -> Sequence[Prediction]:
+def _check_same_questions(predictions: PredictionsByVariant) -> Sequence[CompactPrediction]:
     """Return any model's predictions, having seen that all have the same questions in the same order."""
     models = [
         (f"{variant}, seed {seed}", seed_predictions)
@@ -144,7 +146,7 @@ def _build_row(
     label: str,
     indices: Sequence[int],
     predictions: PredictionsByVariant,
-    reference: Sequence[Prediction],
+    reference: Sequence[CompactPrediction],
     baseline: str,
 ) -> ResultRow:
     import numpy as np
@@ -181,7 +183,8 @@ def _build_row(
         for variant in predictions
         if variant != baseline
     }
-    majority = score(subset, model="", dataset=label).overall.majority.accuracy
+    overall, _ = score_by_k(subset, SHORT_ANSWER_RULES["exact"])
+    majority = overall.majority.accuracy
     return ResultRow(label, len(subset), len(images), majority, accuracy, difference)
 
 

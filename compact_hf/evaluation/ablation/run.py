@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from compact_hf.evaluation.ablation.forecast import estimate_seconds_left, format_time_left
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
@@ -40,7 +40,8 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import model_identity
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.evaluation.results_folder import read_entries
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.task import DEFAULT_TASK
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction
 from compact_hf.methods.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.records import digest
@@ -94,6 +95,7 @@ def _run_ablation(plan: Plan, out: Path, on_progress: ProgressCallback) -> Ablat
         plan.dataset,
         out / _EVALUATION_DIRECTORY,
         split=plan.split,
+        task=DEFAULT_TASK,
         on_progress=lambda count, total: on_progress("answers", count, total, ""),
     )
     predictions = _read_predictions(units, out / _EVALUATION_DIRECTORY)
@@ -127,11 +129,11 @@ def _prepare_base(plan: Plan, out: Path) -> str:
     return str(base)
 
 
-def _read_predictions(units: Sequence[Unit], directory: Path) -> dict[str, dict[int, list[Prediction]]]:
+def _read_predictions(units: Sequence[Unit], directory: Path) -> dict[str, dict[int, list[CompactPrediction]]]:
     """Return variant -> seed -> what that model answered; of a model, its files decide which place is its."""
     slug_by_identity = {entry.identity: slug for slug, entry in read_entries(directory).items()}
-    predictions: dict[str, dict[int, list[Prediction]]] = {}
+    predictions: dict[str, dict[int, list[CompactPrediction]]] = {}
     for unit in units:
         unit_predictions = read_predictions(directory / slug_by_identity[model_identity(str(unit.model_directory))])
-        predictions.setdefault(unit.variant, {})[unit.seed] = unit_predictions
+        predictions.setdefault(unit.variant, {})[unit.seed] = cast(list[CompactPrediction], unit_predictions)
     return predictions

@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.results import compare_seeds, compare_variants
-from compact_hf.evaluation.scoring import Prediction
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 
 NUM_IMAGES = 120
 

@@ -1,0 +1,85 @@
+"""Accuracy by k, by capability and by pair of capabilities. Pure.
+
+results.json has them as `by_k`, `by_capability` and `by_pair`:
+
+    "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...}, "by_pair": {"color+shape": SCORE, ...}
+
+A question counts once under its k where that is known, once under each of its capabilities and once under each pair of
+them. The ks are in ascending order, the others in the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from compact_hf.capabilities import CAPABILITIES, canonicalize
+from compact_hf.evaluation.scoring import AccuracyResults, Rule, Score, score_answers
+from compact_hf.evaluation.tasks.compact.records import CompactPrediction
+from compact_hf.reports.demo_page import Fact
+from compact_hf.reports.pair_charts import PAIRS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactResults(AccuracyResults):
+    """The scores of one model, parted by k, capability and pair of capabilities."""
+
+    @property
+    def by_k(self) -> dict[int, Score]:
+        """K -> score, ascending."""
+        return {int(k): score for k, score in self.parts["k"].items()}
+
+    @property
+    def by_capability(self) -> dict[str, Score]:
+        """Capability -> score, in the paper's order."""
+        return self.parts["capability"]
+
+    @property
+    def by_pair(self) -> dict[str, Score]:
+        """`color+shape` -> score of the questions that need both, in the paper's order."""
+        return self.parts["pair"]
+
+    def rows(self) -> Iterator[tuple[str, Score]]:
+        """Yield (label, score) for all questions, each k and each capability."""
+        yield "all", self.overall
+        yield from ((f"k = {k}", score) for k, score in self.by_k.items())
+        yield from self.by_capability.items()
+
+    def baselines(self) -> tuple[Fact, ...]:
+        """Return the majority answer's accuracy."""
+        note = "the most frequent right answer of each k, known in hindsight"
+        return (Fact("majority answer", f"{self.overall.majority.accuracy:.1%}", note),)
+
+
+def score_by_k(predictions: Sequence[CompactPrediction], rule: Rule) -> tuple[Score, dict[str, dict[str, Score]]]:
+    """Return the accuracy of all `predictions`, and of their parts by `k`, `capability` and `pair`.
+
+    Raises:
+        UnknownCapabilityError: a capability is not one of the ten.
+    """
+    overall, parts = score_answers(predictions, rule, get_stratum=get_stratum, get_parts=iter_parts)
+    orders = {
+        "k": sorted(parts.get("k", ()), key=int),
+        "capability": list(CAPABILITIES),
+        "pair": ["+".join(pair) for pair in PAIRS],
+    }
+    ordered = {
+        grouping: {part: parts[grouping][part] for part in order if part in parts.get(grouping, ())}
+        for grouping, order in orders.items()
+    }
+    return overall, ordered
+
+
+def get_stratum(prediction: CompactPrediction) -> tuple[bool, int]:
+    """Return the prediction's k, those without one last when sorted."""
+    return prediction.k is None, prediction.k or 0
+
+
+def iter_parts(prediction: CompactPrediction) -> Iterator[tuple[str, str]]:
+    """Yield the k, the capabilities and the pairs of capabilities that the prediction counts under."""
+    if prediction.k is not None:
+        yield "k", str(prediction.k)
+    names = canonicalize(prediction.capabilities)
+    yield from (("capability", name) for name in names)
+    yield from (("pair", "+".join(pair)) for pair in combinations(names, 2))
