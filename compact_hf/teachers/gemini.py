@@ -22,7 +22,14 @@ import httpx
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
+from compact_hf.teachers.http import (
+    clamp_tokens,
+    get_ssl_context,
+    one_line,
+    parse_retry_after,
+    parse_server_url,
+    read_api_key,
+)
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
@@ -146,8 +153,10 @@ class RequestBuilder:
         options = HttpOptions(
             base_url=url,
             httpx_async_client=httpx.AsyncClient(transport=self._recorder),
-            # Never used; the client would make one of its own, which fails where a proxy is odd.
-            httpx_client=httpx.Client(trust_env=False),
+            # Never used; the client would make one of its own, which fails where a proxy is odd. Nor is what it has for
+            # websockets, for which it would read all certificates.
+            httpx_client=httpx.Client(trust_env=False, verify=get_ssl_context()),
+            async_client_args={"ssl": get_ssl_context()},
         )
         self._client = Client(api_key=key, vertexai=False, http_options=options)
         self._templates: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -17,12 +18,20 @@ import httpx
 
 from compact_hf.errors import TeacherError, UsageError
 
+if TYPE_CHECKING:
+    import ssl
+
+
+@cache
+def get_ssl_context() -> ssl.SSLContext:
+    """Return what every connection of this process is verified with: reading the certificates takes some 30 ms."""
+    return httpx.create_ssl_context()
+
 
 class ConnectionPool:
     """As many connections as there are requests at a time, each used again by the next one."""
 
     def __init__(self) -> None:
-        self._ssl_context = httpx.create_ssl_context()
         self._free: list[httpx.AsyncHTTPTransport] = []
         self._all: list[httpx.AsyncHTTPTransport] = []
 
@@ -52,7 +61,7 @@ class ConnectionPool:
     def _connect(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         try:
-            connection = httpx.AsyncHTTPTransport(verify=self._ssl_context, limits=limits, proxy=_proxy_for(url))
+            connection = httpx.AsyncHTTPTransport(verify=get_ssl_context(), limits=limits, proxy=_proxy_for(url))
         except (ValueError, ImportError, httpx.InvalidURL):
             # Its address is not shown: a password may stand in it.
             raise TeacherError(
