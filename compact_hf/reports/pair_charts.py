@@ -120,9 +120,10 @@ def _format_count(n: int) -> str:
 def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) -> None:
     from matplotlib.patches import Rectangle
 
+    # Artists, not patches, for each of which matplotlib would work out the axes' limits anew; draw_triangle sets those.
     corner = (column - _CELL_SIZE / 2, row - _CELL_SIZE / 2)
     if strength is not None:
-        axes.add_patch(
+        axes.add_artist(
             Rectangle(
                 corner,
                 _CELL_SIZE,
@@ -134,7 +135,7 @@ def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) ->
             )
         )
     line_style = ":" if strength is None else "-"
-    axes.add_patch(Rectangle(corner, _CELL_SIZE, _CELL_SIZE, fill=False, edgecolor=tone("rule"), linestyle=line_style))
+    axes.add_artist(Rectangle(corner, _CELL_SIZE, _CELL_SIZE, fill=False, edgecolor=tone("rule"), linestyle=line_style))
 
 
 def _draw_legend(axes: Axes) -> None:

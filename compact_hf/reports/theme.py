@@ -228,7 +228,7 @@ def label_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] |
     axes.set_ylim(len(names) - 0.5, -0.5)
     for position, name in enumerate(names):
         if name in CAPABILITIES:
-            axes.add_patch(_swatch(axes, position, tone(group_of(name))))
+            axes.add_artist(_swatch(axes, position, tone(group_of(name))))
 
 
 def _swatch(axes: Axes, position: float, color: str) -> Any:
