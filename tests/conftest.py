@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import os
 import shlex
 import shutil
@@ -12,16 +11,15 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from hypothesis import settings
+from hypothesis.internal import charmap
 
-from tests import preforked
+from tests import preforked, shortcuts
 
 # Before anything imports torch, huggingface_hub or gradio, which read these once. Subprocesses inherit them.
 _SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -72,8 +70,7 @@ GOLDEN: Final = Path(__file__).parent / "golden"
 settings.register_profile("same_every_time", derandomize=True, deadline=None, max_examples=30, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("same_every_time")
-# Cards are read with the C parser, which huggingface_hub leaves aside: a twentieth of the tests' time.
-yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]
+shortcuts.take()
 # All that the workers have imported is looked through in each collection of garbage: a tenth of the tests' time.
 gc.disable()
 
@@ -95,63 +92,12 @@ def offline() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def scenes_drawn_once() -> Iterator[None]:
-    """Draw each scene once: a run, its verification and its release read the same few again and again."""
-    from compact_hf.scenes.source import SceneSource
-
-    source, read = SceneSource(0, 1), SceneSource.read
-    draw = lru_cache(maxsize=1000)(lambda ref: read(source, ref))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SceneSource, "read", lambda self, ref: draw(ref))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def plots_drawn_once() -> Iterator[Callable[[bool], None]]:
-    """Draw one plot of each name and number of rows, and show it for the others too.
-
-    Tests write hundreds of datasets and pages, whose plots would take most of the time. `every_plot_drawn` is for those
-    that are about plots.
-    """
-    from PIL import Image, PngImagePlugin
-
-    from compact_hf.reports.figure import Plot
-
-    real_svg, real_png = Plot.svg, Plot.png
-    svgs: dict[tuple[Any, ...], str] = {}
-    images: dict[tuple[Any, ...], Image.Image] = {}
-
-    def svg(plot: Plot) -> str:
-        key = plot.name, len(plot.table.head), len(plot.table.rows)
-        if key not in svgs:
-            svgs[key] = real_svg(plot)
-        return svgs[key]
-
-    def png(plot: Plot, *, dpi: int = 200, notes: Mapping[str, str] | None = None) -> bytes:
-        key = plot.name, len(plot.table.head), len(plot.table.rows), dpi
-        if key not in images:
-            images[key] = Image.open(io.BytesIO(real_png(plot, dpi=dpi)))
-            images[key].load()
-        info, out = PngImagePlugin.PngInfo(), io.BytesIO()
-        for name, text in (notes or {}).items():
-            info.add_text(name, text)
-        images[key].save(out, "PNG", pnginfo=info, compress_level=1)
-        return out.getvalue()
-
-    def set_real_plots(enabled: bool) -> None:
-        Plot.svg, Plot.png = (real_svg, real_png) if enabled else (svg, png)  # type: ignore[method-assign]
-
-    set_real_plots(False)
-    yield set_real_plots
-    set_real_plots(True)
-
-
 @pytest.fixture
-def every_plot_drawn(plots_drawn_once: Callable[[bool], None]) -> Iterator[None]:
-    plots_drawn_once(True)
+def every_plot_drawn() -> Iterator[None]:
+    set_real_plots = shortcuts.take()
+    set_real_plots(True)
     yield
-    plots_drawn_once(False)
+    set_real_plots(False)
 
 
 @pytest.fixture
@@ -167,6 +113,8 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     preforked.start_server(os.getpid())
     for spec in specs:
         spec.python = shlex.join([sys.executable, preforked.__file__])
+    # Kept in a file, which all workers would make at the same time: Hypothesis' table of characters.
+    charmap.intervals_from_codec("utf-8")
 
 
 def pytest_collection_finish() -> None:

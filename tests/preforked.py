@@ -14,9 +14,12 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.machinery
 import io
 import json
 import os
+import pkgutil
+import re
 import runpy
 import select
 import selectors
@@ -29,9 +32,11 @@ import tempfile
 import threading
 import time
 import types
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +49,12 @@ _PRELOADED: Final = (
     "google.genai.types",
     "gradio",
     "huggingface_hub.hf_file_system",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
     "matplotlib.figure",
+    "nbclient",
+    "nbformat",
+    "openai",
     "peft",
     "torch._dynamo",
     "transformers.models.clip.modeling_clip",
@@ -236,6 +246,24 @@ class _Server:
         return program
 
 
+def _load() -> None:
+    """Do once what every process would have to do first."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+
+    import compact_hf
+    from tests import shortcuts
+
+    for module in pkgutil.walk_packages(compact_hf.__path__, "compact_hf."):
+        if not re.search("__main__|compact_accuracy", module.name):  # the metric stands alone
+            importlib.import_module(module.name)
+    shortcuts.take()
+    _find_namespaces()
+    # torch takes its operators apart at the end of each process.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+
+
 def _set_up_process(program: _Program) -> None:
     """Take over what a new interpreter would have inherited."""
     os.chdir(program.directory)
@@ -250,6 +278,10 @@ def _set_up_process(program: _Program) -> None:
     tempfile.tempdir = None
     python_path = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*python_path, *(path for path in sys.path if path not in python_path)]
+    package = importlib.machinery.PathFinder.find_spec("compact_hf")
+    if package is None or package.origin != sys.modules["compact_hf"].__file__:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "compact_hf"]:
+            del sys.modules[name]
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
 
@@ -261,10 +293,16 @@ def reload_settings() -> None:
         old = dict(vars(settings))
         importlib.reload(settings)
         changed = {key: value for key, value in vars(settings).items() if key in old and old[key] is not value}
-        modules = [module for name, module in sys.modules.items() if name.startswith(("huggingface_hub", "datasets"))]
-        for namespace in map(vars, modules):
+        for namespace in _find_namespaces():
             namespace.update({key: value for key, value in changed.items() if namespace.get(key) is old[key]})
     sys.modules["huggingface_hub.hf_api"].api.endpoint = sys.modules["huggingface_hub.constants"].ENDPOINT
+
+
+@cache
+def _find_namespaces() -> list[dict[str, Any]]:
+    """Return those of the modules that may hold a copy of a setting; in a fork, looking would copy a page for each."""
+    prefixes = ("huggingface_hub", "datasets")
+    return [vars(module) for name, module in sys.modules.items() if name.startswith(prefixes)]
 
 
 def _execute(arguments: list[str]) -> None:
@@ -304,8 +342,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this file's directory
     if sys.argv[1] == "-u":
         sys.exit(_run_in_fork(sys.argv[2:]))
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    _load()
     gc.freeze()  # a collection in a fork would copy every page
     program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
     try:
