@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,11 +26,16 @@ def pictures(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    directory = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished") / "run"
     assert main(["generate", SCENES, "--out", str(directory), "--noise", "0.5"]) == 0
     return directory
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
