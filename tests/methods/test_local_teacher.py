@@ -32,7 +32,7 @@ from compact_hf.teachers.local import Local
 from tests.teachers.asking import ask_all
 from tests.teachers.tiny_teacher import Lesson, train_tiny_teacher
 
-COLORS: Final = ("red", "green", "blue", "gold")
+COLORS: Final = ("red", "green")
 QUESTIONS: Final = {
     "color": "Which color fills most of the picture?",
     "shape": "What outline does the middle thing have?",
@@ -126,7 +126,7 @@ def hash_parquet_files(release: Path) -> dict[str, str]:
 def test_pictures_become_a_valid_release_of_what_the_model_saw(run: Path) -> None:
     rows = [row for split in load_dataset(str(assemble_release(run))).values() for row in split]
     assert len(rows) == len(COLORS)
-    assert len({turn["answer"] for row in rows for turn in row["turns"]}) > 8
+    assert len({turn["answer"] for row in rows for turn in row["turns"]}) > 4
     for row in rows:
         assert (row["teacher"], row["verifier"]) == ("local:tiny-teacher",) * 2
         assert row["preset_version"].endswith("+strict")

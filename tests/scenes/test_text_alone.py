@@ -30,13 +30,13 @@ class QuestionText(NamedTuple):
 
 
 @cache
-def make_questions() -> list[QuestionText]:
-    """Return 10,000 questions of k = 1 to 3, at most six of a scene."""
+def make_questions(num_questions: int) -> list[QuestionText]:
+    """Return so many questions of k = 1 to 3, at most six of a scene."""
     questions: list[QuestionText] = []
     rng = random.Random(7)
     names = list(CAPABILITIES)
     seed = 0
-    while len(questions) < NUM_QUESTIONS:
+    while len(questions) < num_questions:
         scene = build_scene(seed)
         for _ in range(6):
             question = make_question(scene, tuple(rng.sample(names, rng.choice((1, 2, 3)))), rng)
@@ -53,7 +53,7 @@ def make_questions() -> list[QuestionText]:
                 question_type = f"{reading.asked_capability} {answer_form} {category} {reading.count > 0}"
                 questions.append(QuestionText(seed, question_type, question.question, question.answer))
         seed += 1
-    return questions[:NUM_QUESTIONS]
+    return questions[:num_questions]
 
 
 def compute_gain(questions: list[QuestionText]) -> float:
@@ -93,14 +93,16 @@ def compute_gain(questions: list[QuestionText]) -> float:
 
 @pytest.mark.slow
 def test_text_alone_gains_at_most_five_points_over_the_majority_answer() -> None:
-    assert compute_gain(make_questions()) <= MAX_GAIN
+    assert compute_gain(make_questions(NUM_QUESTIONS)) <= MAX_GAIN
 
 
-@pytest.mark.parametrize("share", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
-def test_the_classifier_would_notice_a_leak(share: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "num_questions"), [(0.2, 4000), pytest.param(1.0, NUM_QUESTIONS, marks=pytest.mark.slow)]
+)
+def test_the_classifier_would_notice_a_leak(share: float, num_questions: int) -> None:
     rng = random.Random(1)
     leaky_questions = [
         question._replace(text=f"{question.text} {question.answer.upper()}") if rng.random() < share else question
-        for question in make_questions()
+        for question in make_questions(num_questions)
     ]
     assert compute_gain(leaky_questions) > MAX_GAIN
