@@ -83,6 +83,7 @@ def test_many_hashes_are_grouped_without_comparing_each_with_each() -> None:
 def test_a_photograph_compressed_or_scaled_again_is_near_and_turned_is_far(path: Path) -> None:
     with Image.open(path) as file:
         image = file.convert("RGB")
+    image.thumbnail((512, 512))
     hash = perceptual_hash(encode(image, "PNG"))
     half = image.resize((image.width // 2, image.height // 2))
     assert hamming_distance(hash, perceptual_hash(encode(image, "JPEG", quality=40))) <= 4
