@@ -25,6 +25,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES, Score
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 from compact_hf.records import to_json
+from tests import preforked
 from tests.doubles.hub.server import HubServer
 from tests.evaluation.samples import score
 from tests.hub.clients import run_source
@@ -202,12 +203,12 @@ def test_the_header_is_one_that_the_hub_and_its_list_of_metrics_take() -> None:
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory, bare: str) -> Iterator[Client]:
-    """The Space as the Hub starts it: from its folder alone, with no more installed than its requirements."""
+    """The Space as the Hub starts it: from its folder alone, where our package is not."""
     directory = tmp_path_factory.mktemp("space")
     for path in METRIC.iterdir():
         if path.is_file():
             (directory / path.name).write_bytes(path.read_bytes())
-    process = subprocess.Popen(
+    process = preforked.Popen(
         [sys.executable, "app.py"],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": bare, "PYTHONUNBUFFERED": "1"},
