@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import shlex
 import shutil
@@ -71,6 +72,8 @@ settings.register_profile("same_every_time", derandomize=True, deadline=None, ma
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("same_every_time")
 shortcuts.take()
+# What libraries log is none of what a command says, also where no logs are caught.
+logging.getLogger().addHandler(logging.NullHandler())
 # All that the workers have imported is looked through in each collection of garbage: a tenth of the tests' time.
 gc.disable()
 

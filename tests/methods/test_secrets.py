@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,20 +125,32 @@ def test_nor_does_what_a_batch_leaves_in_the_run_folder(
         assert "403" in output
 
 
+@pytest.fixture
+def debug_log() -> Iterator[io.StringIO]:
+    """All that is logged, down to the last detail."""
+    root, output = logging.getLogger(), io.StringIO()
+    handler, level = logging.StreamHandler(output), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield output
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 def test_nor_do_the_clients_logs_at_their_most_talkative(
     tiny: Path,
     tmp_path: Path,
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    debug_log: io.StringIO,
 ) -> None:
     monkeypatch.setenv(service.variable, OLD_KEY)
     teacher = service.arguments[-1] if service.arguments else None
-    with caplog.at_level(logging.DEBUG), service.server(key=OLD_KEY) as server:
+    with service.server(key=OLD_KEY) as server:
         generate(str(tiny), tmp_path / "run", teacher=teacher, teacher_url=server.url, limit=1)
-    assert caplog.records
-    assert KEY_PREFIX not in caplog.text
+    assert debug_log.getvalue()
+    assert KEY_PREFIX not in debug_log.getvalue()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
