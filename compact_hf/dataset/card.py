@@ -27,6 +27,7 @@ from compact_hf.dataset.schema import (
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.methods.row_kind import RowStatistics
 from compact_hf.reports.theme import get_label
+from compact_hf.teachers.registry import BACKENDS
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -285,8 +286,15 @@ def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[
             (name for name, subsets in reversed(stats.configs.items()) if subsets == (name,) and name != INSTRUCTION),
             "",
         ),
+        "teacher_terms": _teacher_terms(stats),
         "part": partial(_render_part, stats=stats, figures=figures),
     }
+
+
+def _teacher_terms(stats: DatasetStats) -> list[str]:
+    """Return what to look up about the texts of each teacher that was asked, once where teachers share it."""
+    asked = {usage.backend for usage in stats.provenance.model_usage} if stats.provenance else set()
+    return list(dict.fromkeys(backend.terms for name, backend in BACKENDS.items() if name in asked and backend.terms))
 
 
 def _title(stats: DatasetStats) -> str:

@@ -50,7 +50,7 @@ class ModelUsage:
 
     @property
     def backend(self) -> str:
-        """The first part of the name: gemini, gemini-batch, openai, local or scenes."""
+        """The first part of the name, such as `gemini`."""
         return self.name.partition(":")[0]
 
 

@@ -19,7 +19,7 @@ from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.sources import describe_teachers
-from compact_hf.teachers.prices import FREE_TEACHERS
+from compact_hf.teachers.prices import is_free
 
 
 @method_keywords(CompactKeywords)
@@ -50,7 +50,7 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
         method=call.name,
         seed=call.run.seed,
         # What runs here has names of its own, of directories and of planted faults.
-        teachers={role: name for role, name in teachers.items() if name.partition(":")[0] not in FREE_TEACHERS},
+        teachers={role: name for role, name in teachers.items() if not is_free(name)},
         shard=None if shard is None else str(shard),
         settings=call.settings(started),
     )

@@ -17,6 +17,7 @@ from compact_hf.methods.status import RunStatus
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.teachers.base import Role
 from compact_hf.teachers.prices import Price, format_price
+from compact_hf.teachers.registry import get_backend
 
 IMAGE_TOKENS: Final = 1120
 """Gemini 3's for one image, where no media resolution is set."""
@@ -28,9 +29,7 @@ MIN_SAMPLES: Final = 10
 """Finished images, and drafts of one k, from which on the journal's own means are used."""
 _TEXT_TOKENS: Final = 300
 """Of a prompt, and of a reply, of a method that does not say how long they are."""
-_SCENES_TEACHER: Final = "scenes"
 """The teacher that computes instead of reading: no tokens, no waiting."""
-_UNTIMED_TEACHERS: Final = frozenset({"gemini-batch", "local"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def _iter_lines(
     for item in requests:
         usage = status.spending[item.role] if status and item.role in status.spending else None
         input_tokens, output_tokens = item.input_tokens, item.output_tokens
-        if teachers[item.role].partition(":")[0] == _SCENES_TEACHER:
+        if get_backend(teachers[item.role]).is_instant:
             input_tokens, output_tokens = 0.0, 0.0
         elif usage is not None and usage.requests:
             input_tokens, output_tokens = (
@@ -218,13 +217,15 @@ def _estimate_seconds(
 ) -> float | None:
     requests = sum(line.requests for line in lines)
     tokens = sum(line.input_tokens + line.output_tokens for line in lines)
-    names = {teacher.partition(":")[0] for teacher in teachers.values()}
-    if names & _UNTIMED_TEACHERS:
+    backends = [get_backend(teacher) for teacher in teachers.values()]
+    if any(backend.is_batch or backend.uses_gpu for backend in backends):
         return None
     if status is not None and status.pace:
         seconds = image_count / status.pace
     else:
-        seconds = 0.0 if names == {_SCENES_TEACHER} else requests * REQUEST_S / rate_limits.in_flight
+        seconds = (
+            0.0 if all(backend.is_instant for backend in backends) else requests * REQUEST_S / rate_limits.in_flight
+        )
     return max(seconds, 60 * requests / (rate_limits.rpm or math.inf), 60 * tokens / (rate_limits.tpm or math.inf))
 
 

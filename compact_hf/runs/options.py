@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 
 from compact_hf.errors import UsageError
 from compact_hf.images.source import MAX_EDGE
+from compact_hf.teachers.registry import BACKENDS
 
 if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
@@ -221,9 +222,7 @@ class RunOptions(RunLimits):
         UsageError: a value is out of its range.
     """
 
-    teacher: str | None = option(
-        None, "gemini, gemini-batch, local, openai, scenes (default: by the source)", metavar="NAME[:MODEL]"
-    )
+    teacher: str | None = option(None, f"{', '.join(BACKENDS)} (default: by the source)", metavar="NAME[:MODEL]")
     teacher_url: str | None = option(None, "another server of the teacher's protocol, such as vLLM", metavar="URL")
     verifier: str | None = option(None, "who judges (default: the teacher)", metavar="NAME[:MODEL]")
     verifier_url: str | None = option(None, "as --teacher-url", metavar="URL")

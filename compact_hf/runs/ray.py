@@ -35,6 +35,7 @@ from compact_hf.runs.run import RunProgress
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.snapshot import write_snapshot
 from compact_hf.storage import is_empty_directory, write_atomically
+from compact_hf.teachers.registry import BACKENDS
 
 RUN_FILE: Final = "ray-run.json"
 _LOCK_NAME: Final = "ray-run.lock"
@@ -135,13 +136,16 @@ def generate_on_ray(
         raise UsageError(f"got {shards} shards; give at least 1")
     for name in ("limit", "max_requests"):
         all_shards[-1].share(name, settings.get(name))  # who gets least
-    teacher_names = {str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")}
-    if "gemini-batch" in teacher_names:
-        raise UsageError("one machine is enough to wait for gemini-batch, and knows its jobs; leave --runner ray out")
+    names = [str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")]
+    backends = {name: BACKENDS[name] for name in names if name in BACKENDS}
+    for name, backend in backends.items():
+        if backend.is_batch:
+            raise UsageError(f"one machine is enough to wait for {name}, and knows its jobs; leave --runner ray out")
     if Path(source).exists():
         source = str(Path(source).resolve())
     with lock_ray_run(Path(out), shards) as run_name, _connect_ray() as ray:
-        gpus = 1 if "local" in teacher_names and ray.cluster_resources().get("GPU") else 0
+        uses_gpu = any(backend.uses_gpu for backend in backends.values())
+        gpus = 1 if uses_gpu and ray.cluster_resources().get("GPU") else 0
         ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress)
         return run_async_interruptible(partial(ray_run.run_shards, all_shards))
 

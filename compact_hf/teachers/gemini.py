@@ -30,6 +30,7 @@ from compact_hf.teachers.http import (
     parse_server_url,
     read_api_key,
 )
+from compact_hf.teachers.registry import TeacherSettings
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
@@ -249,7 +250,6 @@ def parse_response(body: bytes) -> GenerateContentResponse:
 
 # The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
 # a run asks one model from its first request to its last.
-DEFAULT_MODEL: Final = "gemini-3.8-flash"
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 TIMEOUT_S: Final = 120.0
 
@@ -271,9 +271,7 @@ class Gemini:
     is_batch = False
     source_type: str | None = None
 
-    def __init__(
-        self, model: str = DEFAULT_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = ""
-    ) -> None:
+    def __init__(self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = "") -> None:
         self._key = key or read_api_key(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
@@ -337,3 +335,8 @@ class Gemini:
         if isinstance(failure, TeacherError):
             raise failure
         return failure
+
+
+def open_gemini(model: str, settings: TeacherSettings) -> Gemini:
+    """Return the teacher `gemini`; see `teachers.registry.Backend`."""
+    return Gemini(model, url=settings.url)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.local_model import DecodedRequest, LocalModel
+from compact_hf.teachers.registry import TeacherSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -200,3 +201,8 @@ def _decode_image(jpeg: bytes) -> Image.Image:
     from PIL import Image
 
     return Image.open(BytesIO(jpeg)).convert("RGB")
+
+
+def open_local(model: str, settings: TeacherSettings) -> Local:
+    """Return the teacher `local`; see `teachers.registry.Backend`."""
+    return Local(model, batch_size=settings.batch_size)

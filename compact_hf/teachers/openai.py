@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
+from compact_hf.teachers.registry import TeacherSettings
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionContentPartParam
@@ -271,3 +272,8 @@ def _parse_reply(request: Request, body: bytes, model: str, *, allow_truncated: 
 def _strip_directories(model: str) -> str:
     """Return a model's name as it may be published: local servers tend to name the file that they read it from."""
     return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|[A-Za-z]:[/\\]", model) else model
+
+
+def open_openai(model: str, settings: TeacherSettings) -> OpenAI:
+    """Return the teacher `openai`; see `teachers.registry.Backend`."""
+    return OpenAI(model, url=settings.url)

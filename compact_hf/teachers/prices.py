@@ -16,13 +16,10 @@ from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Role
+from compact_hf.teachers.registry import BACKENDS
 
-_PROVIDERS: Final = {"gemini": "google", "gemini-batch": "google", "openai": "openai"}
-_BATCH_TEACHERS: Final = ("gemini-batch",)
 _BATCH_PRICE_FACTOR: Final = 0.5
 """Of the usual price, where genai-prices lists none for batches: Google's rule for all of its models."""
-FREE_TEACHERS: Final = ("local", "scenes")
-"""Teachers that run here, by the first part of their names."""
 _MILLION: Final = 1_000_000
 # Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One image and a page of text stay
 # below every such step, so that one price per model is enough.
@@ -58,14 +55,15 @@ def lookup_price(teacher: str, *, timestamp: datetime | None = None) -> Price | 
         None where nobody knows: a model that genai-prices does not list, such as one's own server's.
     """
     name, _, model = teacher.partition(":")
-    if name in FREE_TEACHERS:
+    backend = BACKENDS.get(name)
+    if backend is not None and backend.is_free:
         return Price(0.0, 0.0, "runs here")
-    if name not in _PROVIDERS:
+    if backend is None or backend.provider is None:
         return None
-    standard_price = _lookup_listed(model, _PROVIDERS[name], timestamp)
-    if standard_price is None or name not in _BATCH_TEACHERS:
+    standard_price = _lookup_listed(model, backend.provider, timestamp)
+    if standard_price is None or not backend.is_batch:
         return standard_price
-    batch_price = _lookup_listed(model, _PROVIDERS[name], timestamp, processing="batch")
+    batch_price = _lookup_listed(model, backend.provider, timestamp, processing="batch")
     # The library answers with the usual price where it lists none for batches.
     if batch_price is not None and batch_price != standard_price:
         return batch_price
@@ -104,7 +102,7 @@ def lookup_prices(
     own_price = Price(price_in, price_out, "given")
     if None in prices.values():
         return {role: price or own_price for role, price in prices.items()}
-    return {role: price if _is_free(teachers[role]) else own_price for role, price in prices.items()}
+    return {role: price if is_free(teachers[role]) else own_price for role, price in prices.items()}
 
 
 def format_price(teacher: str, price: Price | None) -> str:
@@ -115,8 +113,10 @@ def format_price(teacher: str, price: Price | None) -> str:
     return f"{teacher}: {price_in} USD in, {price_out} USD out per million tokens ({price.source})"
 
 
-def _is_free(teacher: str) -> bool:
-    return teacher.partition(":")[0] in FREE_TEACHERS
+def is_free(teacher: str) -> bool:
+    """Whether a teacher runs here and charges nothing, by its name."""
+    backend = BACKENDS.get(teacher.partition(":")[0])
+    return backend is not None and backend.is_free
 
 
 def _lookup_listed(model: str, provider: str, timestamp: datetime | None, **context: str) -> Price | None:

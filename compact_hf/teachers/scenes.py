@@ -16,6 +16,7 @@ from compact_hf.records import digest
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import parse_seed
 from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.registry import TeacherSettings
 
 
 class ScenesTeacher:
@@ -71,3 +72,14 @@ class ScenesTeacher:
 
         truth = request.subject.answer_about(scene, rng, draw_fault)
         return Reply(request.key, truth.text, self.name, refused=truth.refused, planted=truth.planted)
+
+
+def open_scenes(model: str, settings: TeacherSettings) -> ScenesTeacher:
+    """Return the teacher `scenes`; see `teachers.registry.Backend`.
+
+    Raises:
+        UsageError: a model is named, and there are none.
+    """
+    if model:
+        raise UsageError("the teacher scenes has no models; write --teacher scenes")
+    return ScenesTeacher(fault_rate=settings.fault_rate, seed=settings.seed)

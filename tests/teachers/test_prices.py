@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from compact_hf.errors import UsageError
-from compact_hf.teachers.gemini import DEFAULT_MODEL
 from compact_hf.teachers.prices import lookup_price, lookup_prices
+from compact_hf.teachers.registry import BACKENDS
 
 # Before and after 2027-01-01, when the prices of the default model double.
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -38,14 +38,16 @@ def test_a_teacher_costs_what_is_printed_on_its_price_list(teacher: str, expecte
     assert price_per_million(teacher) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("model", [DEFAULT_MODEL, "gemini-3.5-flash-lite", "gemini-3.7-flash", "gemini-3.5-flash"])
+@pytest.mark.parametrize(
+    "model", [BACKENDS["gemini"].default_model, "gemini-3.5-flash-lite", "gemini-3.7-flash", "gemini-3.5-flash"]
+)
 def test_batches_cost_half_whether_or_not_the_list_says_so(model: str) -> None:
     single, batch = price_per_million(f"gemini:{model}"), price_per_million(f"gemini-batch:{model}")
     assert batch == pytest.approx((single[0] / 2, single[1] / 2))
 
 
 def test_the_price_is_that_of_the_day_of_the_request() -> None:
-    assert price_per_million(f"gemini:{DEFAULT_MODEL}", NEXT_YEAR) == pytest.approx((1.5, 7.5))
+    assert price_per_million(f"gemini:{BACKENDS['gemini'].default_model}", NEXT_YEAR) == pytest.approx((1.5, 7.5))
 
 
 @pytest.mark.parametrize("teacher", ["gemini:gemini-99", "openai:Qwen/Qwen3-VL-8B-Instruct", "openai:", "mail:bob"])

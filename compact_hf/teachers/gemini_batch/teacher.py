@@ -17,11 +17,12 @@ from typing import Final
 
 from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request
-from compact_hf.teachers.gemini import DEFAULT_MODEL, KEY_VARIABLES, TIMEOUT_S
+from compact_hf.teachers.gemini import KEY_VARIABLES, TIMEOUT_S
 from compact_hf.teachers.gemini_batch.client import BatchService
 from compact_hf.teachers.gemini_batch.scheduler import BatchLimits, BatchTiming, JobScheduler
 from compact_hf.teachers.gemini_batch.store import Job, JobStore, read_results
 from compact_hf.teachers.http import parse_server_url, read_api_key
+from compact_hf.teachers.registry import TeacherSettings
 
 _POLL_GROWTH: Final = 1.5
 
@@ -48,7 +49,7 @@ class GeminiBatch:
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        model: str,
         *,
         state_dir: Path,
         url: str | None = None,
@@ -190,3 +191,8 @@ class GeminiBatch:
         else:
             self._flush_event.clear()
         return answer
+
+
+def open_gemini_batch(model: str, settings: TeacherSettings) -> GeminiBatch:
+    """Return the teacher `gemini-batch`; see `teachers.registry.Backend`."""
+    return GeminiBatch(model, state_dir=settings.state_dir, url=settings.url, on_wait=settings.on_wait)
