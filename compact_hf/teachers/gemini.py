@@ -1,11 +1,8 @@
-"""Gemini as teacher or verifier: google-genai's requests, types and errors.
+"""Gemini as teacher or verifier: one request, one reply.
 
 The key comes from GEMINI_API_KEY or GOOGLE_API_KEY. A request has a prompt, an image and a pydantic schema; a reply is
-the model's JSON text, unparsed. One attempt a request, always with a time-out; the dispatcher retries.
-
-For every request google-genai copies the image several times and converts settings and schema anew, which takes more
-time than all the rest. So its own request of each kind is recorded once, with placeholders for image and prompt, and
-filled in from then on; address, headers, settings and schema are as the client wants them.
+the model's JSON text, unparsed. One attempt a request, always with a time-out; the dispatcher retries. Requests are
+written in gemini_request.py; replies and errors are read as google-genai's own types.
 """
 
 from __future__ import annotations
@@ -14,43 +11,31 @@ import asyncio
 import json
 import re
 import warnings
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
+from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import (
+    ConnectionPool,
     clamp_tokens,
-    get_ssl_context,
     one_line,
     parse_retry_after,
     parse_server_url,
     read_api_key,
 )
-from compact_hf.teachers.registry import TeacherSettings
+from compact_hf.teachers.registry import GEMINI_MODEL, TeacherSettings
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
-    from google.genai.types import GenerateContentConfig, GenerateContentResponse
+    from google.genai.types import GenerateContentResponse
 
 _OVERLOAD_CODES: Final = (429, 503)
 _AUTH_CODES: Final = (401, 403)
-
-
-def config_for(request: Request) -> GenerateContentConfig:
-    """Return the settings of a request."""
-    from google.genai.types import GenerateContentConfig, ThinkingConfig, ThinkingLevel
-
-    # No temperature: current models no longer take it (RECIPE's marked departure).
-    return GenerateContentConfig(
-        response_mime_type="application/json",
-        response_schema=request.schema,
-        thinking_config=ThinkingConfig(thinking_level=ThinkingLevel.LOW),
-        store=False,
-    )
 
 
 def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
@@ -129,97 +114,6 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
     )
 
 
-_PROMPT_PLACEHOLDER: Final = "here stands the prompt"
-_IMAGE_PLACEHOLDER: Final = b"here stands the picture"
-_DROPPED_HEADERS: Final = ("content-length", "transfer-encoding")
-
-
-class RequestBuilder:
-    """Writes requests to one model.
-
-    Args:
-        model (`str`): without `models/`.
-        key (`str`): the API key.
-        url (`str | None`): another server than Google's.
-        timeout_s (`float`): for each step of a request, in seconds.
-    """
-
-    def __init__(self, model: str, *, key: str, url: str | None, timeout_s: float) -> None:
-        from google.genai import Client
-        from google.genai.types import HttpOptions
-
-        self._model = model
-        self._timeout_s = timeout_s
-        self._recorder = _Recorder()
-        options = HttpOptions(
-            base_url=url,
-            httpx_async_client=httpx.AsyncClient(transport=self._recorder),
-            # Never used; the client would make one of its own, which fails where a proxy is odd. Nor is what it has for
-            # websockets, for which it would read all certificates.
-            httpx_client=httpx.Client(trust_env=False, verify=get_ssl_context()),
-            async_client_args={"ssl": get_ssl_context()},
-        )
-        self._client = Client(api_key=key, vertexai=False, http_options=options)
-        self._templates: dict[tuple[type, bool], tuple[httpx.Request, list[bytes]]] = {}
-        self._lock = asyncio.Lock()
-
-    async def build(self, request: Request) -> httpx.Request:
-        """Return the HTTP request that asks what `request` says.
-
-        Raises:
-            SourceError: its image cannot be read any more.
-            TeacherError: this google-genai writes requests in a way that is not understood here.
-        """
-        kind = request.schema, request.encoded_image is not None
-        async with self._lock:
-            if kind not in self._templates:
-                self._templates[kind] = await self._record_template(request)
-        template, parts = self._templates[kind]
-        values = [json.dumps(request.prompt)[1:-1].encode()]
-        if request.encoded_image is not None:
-            values.insert(0, (await request.encoded_image.base64()).encode())
-        body = b"".join([parts[0], *(piece for pair in zip(values, parts[1:], strict=True) for piece in pair)])
-        timeout = httpx.Timeout(self._timeout_s).as_dict()
-        return httpx.Request(
-            template.method, template.url, headers=template.headers, content=body, extensions={"timeout": timeout}
-        )
-
-    async def _record_template(self, request: Request) -> tuple[httpx.Request, list[bytes]]:
-        """Return the client's own request of this kind, and its body cut at image and prompt."""
-        from google.genai.types import Content, Part
-
-        parts = [Part.from_text(text=_PROMPT_PLACEHOLDER)]
-        if request.encoded_image is not None:
-            parts.insert(0, Part.from_bytes(data=_IMAGE_PLACEHOLDER, mime_type="image/jpeg"))
-        await self._client.aio.models.generate_content(
-            model=self._model, contents=Content(role="user", parts=parts), config=config_for(request)
-        )
-        template = self._recorder.requests.pop()
-        rest, pieces = template.content, []
-        for placeholder in ([urlsafe_b64encode(_IMAGE_PLACEHOLDER)] if request.encoded_image else []) + [
-            _PROMPT_PLACEHOLDER.encode()
-        ]:
-            head, separator, rest = rest.partition(placeholder)
-            if not separator:
-                raise TeacherError("this google-genai writes requests in another way; install the version before it")
-            pieces.append(head)
-        for name in _DROPPED_HEADERS:
-            template.headers.pop(name, None)
-        return template, [*pieces, rest]
-
-
-class _Recorder(httpx.AsyncBaseTransport):
-    """Keeps the requests that it should send, and answers nothing."""
-
-    def __init__(self) -> None:
-        self.requests: list[httpx.Request] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        self.requests.append(request)
-        return httpx.Response(200, json={})
-
-
 def parse_response(body: bytes) -> GenerateContentResponse:
     """Return a response's body as the client's own type; what that type does not know yet is passed over.
 
@@ -252,6 +146,8 @@ def parse_response(body: bytes) -> GenerateContentResponse:
 # a run asks one model from its first request to its last.
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 TIMEOUT_S: Final = 120.0
+_SERVICE_URL: Final = "https://generativelanguage.googleapis.com"
+_API_VERSION: Final = "v1beta"
 
 
 class Gemini:
@@ -271,7 +167,9 @@ class Gemini:
     is_batch = False
     source_type: str | None = None
 
-    def __init__(self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = "") -> None:
+    def __init__(
+        self, model: str = GEMINI_MODEL, *, url: str | None = None, timeout_s: float = TIMEOUT_S, key: str = ""
+    ) -> None:
         self._key = key or read_api_key(KEY_VARIABLES)
         if not self._key:
             raise UsageError(
@@ -282,10 +180,16 @@ class Gemini:
         self.name = f"gemini:{model}"
         self._model = model
         self._timeout_s = timeout_s
-        # Here and not when the first request comes: the imports take a second, in which nothing else could happen.
-        from compact_hf.teachers.http import ConnectionPool
+        path = model if "/" in model else f"models/{model}"
+        self._url = httpx.URL(f"{(url or _SERVICE_URL).rstrip('/')}/{_API_VERSION}/{path}:generateContent")
+        self._headers = {
+            "content-type": "application/json",
+            "x-goog-api-key": self._key,
+            "user-agent": f"compact_hf/{version('compact_hf')}",
+        }
+        # Here and not when the first reply comes: the import takes a second, in which nothing else could happen.
+        import google.genai.types  # noqa: F401
 
-        self._request_builder = RequestBuilder(model, key=self._key, url=url, timeout_s=timeout_s)
         self._connections = ConnectionPool()
 
     async def prepare(self, request: Request) -> None:
@@ -306,10 +210,15 @@ class Gemini:
         await self._connections.close()
 
     async def _answer(self, request: Request) -> Reply | Failure:
-        import httpx
         from google.genai.errors import APIError
 
-        http_request = await self._request_builder.build(request)
+        http_request = httpx.Request(
+            "POST",
+            self._url,
+            headers=self._headers,
+            content=await build_body(request),
+            extensions={"timeout": httpx.Timeout(self._timeout_s).as_dict()},
+        )
         try:
             # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
             async with asyncio.timeout(self._timeout_s):

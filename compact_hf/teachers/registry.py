@@ -70,7 +70,7 @@ class Backend:
     terms: str = ""
 
 
-_GEMINI_MODEL: Final = "gemini-3.8-flash"
+GEMINI_MODEL: Final = "gemini-3.8-flash"
 _GEMINI_TERMS: Final = """\
 - Text by Gemini: the terms are those of Google's Gemini API as they stood on the dates above (its additional terms of
   service and its policy on prohibited use, at ai.google.dev). Look up there what generated text may be used for, such
@@ -78,11 +78,11 @@ _GEMINI_TERMS: Final = """\
 
 BACKENDS: Final[dict[str, Backend]] = {
     "gemini": Backend(
-        "compact_hf.teachers.gemini:open_gemini", default_model=_GEMINI_MODEL, provider="google", terms=_GEMINI_TERMS
+        "compact_hf.teachers.gemini:open_gemini", default_model=GEMINI_MODEL, provider="google", terms=_GEMINI_TERMS
     ),
     "gemini-batch": Backend(
         "compact_hf.teachers.gemini_batch.teacher:open_gemini_batch",
-        default_model=_GEMINI_MODEL,
+        default_model=GEMINI_MODEL,
         provider="google",
         is_batch=True,
         terms=_GEMINI_TERMS,

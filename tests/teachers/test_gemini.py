@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -278,12 +280,21 @@ def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> Non
     assert (reply.text, reply.input_tokens) == ("red", 5)
 
 
+def in_camel_case(value: Any) -> Any:
+    """Spell all keys one way: the SDK mixes thinkingLevel and thinking_level, which mean the same on the wire."""
+    if isinstance(value, list):
+        return [in_camel_case(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {re.sub("_(.)", lambda match: match[1].upper(), key): in_camel_case(item) for key, item in value.items()}
+
+
 def test_a_request_is_what_the_client_itself_would_send() -> None:
-    """Prompt and picture are put into a recorded request: the client's own must not differ from it in anything."""
+    """We write the JSON ourselves: Google's own client must not differ from it in anything that is asked."""
     from google.genai import Client
     from google.genai.types import Content, HttpOptions, Part
 
-    from compact_hf.teachers.gemini import config_for
+    from compact_hf.teachers.gemini_request import config_for
 
     request = draft_request(COMBINATION, image=photograph(300, 200))
     hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')
@@ -295,7 +306,7 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
             for item in (request, hostile):
                 image_part = Part.from_bytes(data=await item.encoded_image.jpeg(), mime_type="image/jpeg")
                 contents = Content(role="user", parts=[image_part, Part.from_text(text=item.prompt)])
-                config = config_for(item)
+                config = config_for(item.schema)
                 await client.models.generate_content(model="gemini-3.8-flash", contents=contents, config=config)
 
     with GeminiServer() as server:
@@ -306,7 +317,7 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
     )
     for our, their in zip(ours, theirs, strict=True):
         assert (our.prompt, our.image) == (their.prompt, their.image)
-        assert our.body["generationConfig"] == their.body["generationConfig"]
+        assert in_camel_case(our.body["generationConfig"]) == in_camel_case(their.body["generationConfig"])
         assert our.body.keys() == their.body.keys()
-        for name in ("content-type", "x-goog-api-key", "x-goog-api-client", "user-agent"):
+        for name in ("content-type", "x-goog-api-key"):
             assert our.headers[name] == their.headers[name]

@@ -16,23 +16,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from compact_hf.errors import JournalError, SourceError
 from compact_hf.teachers.base import Failure, Reply, Request
-from compact_hf.teachers.gemini import config_for, read_response
+from compact_hf.teachers.gemini import read_response
+from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import one_line
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 # google.rpc.Code -> the HTTP status that says the same.
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
-_EXCLUDED_FIELDS: Final = {"response_schema", "response_json_schema", "store"}
 _RETRYABLE_CODES: Final = (408, 409, 429, 499)
 
 
@@ -90,40 +86,10 @@ def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
 
 
 async def _format_request(request: Request) -> bytes:
-    parts: list[dict[str, Any]] = [{"text": request.prompt}]
+    body = await build_body(request)
     if request.encoded_image is not None:
-        data = await request.encoded_image.base64()
-        # There may be a hundred thousand images in hand.
-        request.encoded_image.release()
-        parts.insert(0, {"inlineData": {"mimeType": "image/jpeg", "data": data}})
-    body = {"contents": [{"role": "user", "parts": parts}], **_settings(request)}
-    return json.dumps({"key": request.key, "request": body}).encode() + b"\n"
-
-
-def _settings(request: Request) -> dict[str, Any]:
-    """Return the settings that the request has when it goes by itself, as they are spelled on the wire."""
-    config = config_for(request)
-    settings = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_EXCLUDED_FIELDS)
-    return {"generationConfig": {**settings, "responseSchema": _gemini_schema(request.schema)}, "store": config.store}
-
-
-@lru_cache(maxsize=16)
-def _gemini_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return a schema in Gemini's words: a batch takes `responseJsonSchema` too, but was seen not to keep to it."""
-    from google.genai.types import JSONSchema, Schema
-
-    gemini_schema = Schema.from_json_schema(json_schema=JSONSchema.model_validate(schema.model_json_schema()))
-    return _add_property_order(gemini_schema.model_dump(mode="json", by_alias=True, exclude_none=True))
-
-
-def _add_property_order(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with its fields' order spelled out, as the SDK does: a model writes them in it."""
-    if "items" in schema:
-        schema = {**schema, "items": _add_property_order(schema["items"])}
-    if "properties" in schema:
-        fields = {name: _add_property_order(field) for name, field in schema["properties"].items()}
-        schema = {**schema, "properties": fields, "propertyOrdering": list(fields)}
-    return schema
+        request.encoded_image.release()  # there may be a hundred thousand images in hand
+    return b'{"key":%b,"request":%b}\n' % (json.dumps(request.key).encode(), body)
 
 
 def _parse_answer(key: str, record: dict[str, Any], model: str) -> Reply | Failure:

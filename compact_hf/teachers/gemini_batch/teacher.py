@@ -22,7 +22,7 @@ from compact_hf.teachers.gemini_batch.client import BatchService
 from compact_hf.teachers.gemini_batch.scheduler import BatchLimits, BatchTiming, JobScheduler
 from compact_hf.teachers.gemini_batch.store import Job, JobStore, read_results
 from compact_hf.teachers.http import parse_server_url, read_api_key
-from compact_hf.teachers.registry import TeacherSettings
+from compact_hf.teachers.registry import GEMINI_MODEL, TeacherSettings
 
 _POLL_GROWTH: Final = 1.5
 
@@ -49,7 +49,7 @@ class GeminiBatch:
 
     def __init__(
         self,
-        model: str,
+        model: str = GEMINI_MODEL,
         *,
         state_dir: Path,
         url: str | None = None,
