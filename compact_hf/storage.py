@@ -19,9 +19,28 @@ from pathlib import Path
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from compact_hf.errors import ReleaseError
+from compact_hf.errors import CompactError, ReleaseError
 
 _TEMP_SUFFIX: Final = ".part"
+
+
+@contextmanager
+def translate_disk_errors(
+    error_type: type[CompactError], path: Path | str, advice: str, *, is_reading: bool = False
+) -> Iterator[None]:
+    """Say in one line what the disk refuses inside the block.
+
+    Args:
+        error_type (`type[CompactError]`): what is raised.
+        path (`Path | str`): what cannot be written, or read.
+        advice (`str`): what is left as it was, and what to do.
+        is_reading (`bool`, *optional*, defaults to False): the block reads.
+    """
+    try:
+        yield
+    except OSError as error:
+        verb = "read" if is_reading else "written"
+        raise error_type(f"{path} cannot be {verb} ({error.strerror or error}); {advice}") from error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.images.codec import ImageError, strip_metadata
 from compact_hf.images.conversations import IMAGE_TOKEN
 from compact_hf.images.inspection import compute_image_id
-from compact_hf.storage import replace_directory
+from compact_hf.storage import replace_directory, translate_disk_errors
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")
 """What exports need of a row; only these columns are read."""
@@ -291,14 +291,11 @@ def export(
     out = Path(out)
     _check_empty(out)
     config_files = find_config_files(dataset, config=config, split=split)
-    try:
-        with replace_directory(out, is_replaceable=lambda directory: False) as directory:
-            return _write_splits(config_files, directory, FORMATS[format])
-    except OSError as error:
-        raise ReleaseError(
-            f"{out} cannot be written ({error.strerror or error}); "
-            "nothing was left there, make room or choose another --out"
-        ) from error
+    with (
+        translate_disk_errors(ReleaseError, out, "nothing was left there, make room or choose another --out"),
+        replace_directory(out, is_replaceable=lambda directory: False) as directory,
+    ):
+        return _write_splits(config_files, directory, FORMATS[format])
 
 
 def _write_splits(config_files: ConfigFiles, directory: Path, write_split: Callable[..., int]) -> dict[str, int]:

@@ -26,6 +26,7 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.files import list_files
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
+from compact_hf.storage import translate_disk_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +156,9 @@ def _build_changelog(
 def _write_changelog(changelog: bytes, directory: Path) -> None:
     """Replace the folder's changelog at once: a kill must not leave half of it, nor a file that is foreign to it."""
     temp_file = directory.absolute().parent / f".{directory.absolute().name}.changelog"
-    try:
+    with translate_disk_errors(ReleaseError, directory / CHANGELOG, "nothing was published, make it writable"):
         temp_file.write_bytes(changelog)
         os.replace(temp_file, directory / CHANGELOG)
-    except OSError as error:
-        raise ReleaseError(
-            f"{directory / CHANGELOG} cannot be written ({error.strerror}); nothing was published, make it writable"
-        ) from error
 
 
 def _check_loadable(repo_id: str, header: dict[str, Any], files: dict[str, int], commit: str) -> None:

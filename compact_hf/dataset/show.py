@@ -33,7 +33,7 @@ from compact_hf.reports.contact_sheet import Section
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
-from compact_hf.storage import write_atomically
+from compact_hf.storage import translate_disk_errors, write_atomically
 
 _IMAGE_COLUMN: Final = "images"
 
@@ -299,9 +299,7 @@ def _iter_summary(sample_set: SampleSet, query: SampleQuery, *, rejects: bool) -
 
 def _write_sheet(directory: Path, page: str, image: bytes, count: int) -> Sheet:
     sheet = Sheet(directory / PAGE_NAME, directory / IMAGE_NAME, count)
-    try:
+    with translate_disk_errors(ReleaseError, directory, "give another --out"):
         write_atomically(sheet.page, page)
         write_atomically(sheet.image, image)
-    except OSError as error:
-        raise ReleaseError(f"{directory} cannot be written ({error.strerror}); give another --out") from error
     return sheet

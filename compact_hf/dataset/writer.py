@@ -34,7 +34,7 @@ from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.images.codec import ImageError, clean_image
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row
-from compact_hf.storage import prefetch, replace_directory
+from compact_hf.storage import prefetch, replace_directory, translate_disk_errors
 
 MAX_GROUP_ROWS: Final = 100
 MAX_GROUP_BYTES: Final = 100 * 10**6
@@ -212,22 +212,19 @@ def write_dataset(
         raise UsageError(
             f"{license!r} is no licence that the Hub's cards know; there are {', '.join(sorted(LICENSES))}"
         )
-    try:
-        with replace_directory(out, is_replaceable=is_dataset_directory) as directory:
-            row_counter = RowCounter()
-            sizes = _write_splits(rows, directory, features(sources), row_counter)
-            if not sizes:
-                raise ReleaseError(f"there are no rows for {out}: {_describe_rejects(row_counter)}")
-            stats = DatasetStats(version, sizes, row_counter, tuple(sorted(sources)), license, provenance)
-            figures = draw_figures(stats)
-            write_figures(figures, stats, directory)
-            (directory / CARD).write_text(render_card(stats, figures), encoding="utf-8")
-            (directory / CHANGELOG).write_text(initial_changelog(stats), encoding="utf-8")
-    except OSError as error:
-        raise ReleaseError(
-            f"{out} cannot be written ({error.strerror or error}); "
-            "nothing was changed, make room or choose another --out"
-        ) from error
+    with (
+        translate_disk_errors(ReleaseError, out, "nothing was changed, make room or choose another --out"),
+        replace_directory(out, is_replaceable=is_dataset_directory) as directory,
+    ):
+        row_counter = RowCounter()
+        sizes = _write_splits(rows, directory, features(sources), row_counter)
+        if not sizes:
+            raise ReleaseError(f"there are no rows for {out}: {_describe_rejects(row_counter)}")
+        stats = DatasetStats(version, sizes, row_counter, tuple(sorted(sources)), license, provenance)
+        figures = draw_figures(stats)
+        write_figures(figures, stats, directory)
+        (directory / CARD).write_text(render_card(stats, figures), encoding="utf-8")
+        (directory / CHANGELOG).write_text(initial_changelog(stats), encoding="utf-8")
     return stats
 
 

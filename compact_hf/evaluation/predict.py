@@ -20,6 +20,7 @@ from compact_hf.evaluation.questions import Prediction, Question
 from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
 from compact_hf.images.codec import ImageError
 from compact_hf.records import from_json
+from compact_hf.storage import translate_disk_errors
 
 PREDICTIONS_FILE: Final = "predictions.jsonl"
 EVALUATION_FILE: Final = "evaluation.json"
@@ -37,13 +38,10 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
         EvaluationError: there is no such file, or it was written by another version.
     """
     path = Path(directory) / PREDICTIONS_FILE
-    try:
+    with translate_disk_errors(
+        EvaluationError, path, "give the folder of one model, DIR/NAME of compact evaluate's --out DIR", is_reading=True
+    ):
         lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise EvaluationError(
-            f"{path} cannot be read ({error.strerror or error}); give the folder of one model, DIR/NAME of compact "
-            "evaluate's --out DIR"
-        ) from error
     manifest = read_manifest(Path(directory).resolve().parent / EVALUATION_FILE)
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
     return parse_predictions(prediction_type, lines, path)

@@ -30,7 +30,7 @@ from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.task import PublishedScore
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.reports.table import NotebookSummary, Table
-from compact_hf.storage import is_empty_directory, write_atomically
+from compact_hf.storage import is_empty_directory, translate_disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.significance import Comparison
@@ -267,9 +267,5 @@ def _read_evaluation_file(out: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _translate_write_errors(out: Path) -> Iterator[None]:
-    try:
+    with translate_disk_errors(EvaluationError, out, "nothing is lost, the same command goes on"):
         yield
-    except OSError as error:
-        raise EvaluationError(
-            f"{out} cannot be written ({error.strerror or error}); nothing is lost, the same command goes on"
-        ) from error

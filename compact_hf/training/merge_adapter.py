@@ -16,8 +16,9 @@ from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
-from compact_hf.models.loading import first_line, is_adapter, load_processor, resolve_model, without_progress_bars
+from compact_hf.models.loading import is_adapter, load_processor, resolve_model, without_progress_bars
 from compact_hf.records import to_json
+from compact_hf.storage import translate_disk_errors
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
 
@@ -61,11 +62,10 @@ def merge_adapter(
     on_progress(f"merging {adapter} into {base or info.base}")
     temp_directory = out.absolute().parent / f".{out.absolute().name}.half"
     try:
-        shutil.rmtree(temp_directory, ignore_errors=True)
-        _save_merged(directory, base_directory, temp_directory, name=adapter)
-        temp_directory.rename(out)
-    except OSError as error:
-        raise TuningError(f"{out} cannot be written ({first_line(error)}); make room and run it again") from error
+        with translate_disk_errors(TuningError, out, "make room and run it again"):
+            shutil.rmtree(temp_directory, ignore_errors=True)
+            _save_merged(directory, base_directory, temp_directory, name=adapter)
+            temp_directory.rename(out)
     finally:
         shutil.rmtree(temp_directory, ignore_errors=True)
     return out

@@ -37,7 +37,7 @@ from compact_hf.reports.ablation_page import (
     render_ablation,
 )
 from compact_hf.reports.table import NotebookSummary, Table
-from compact_hf.storage import write_atomically
+from compact_hf.storage import translate_disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -252,13 +252,11 @@ def write_tables(ablation: Ablation, out: Path) -> None:
         EvaluationError: it cannot be written.
     """
     report = build_report(ablation)
-    try:
+    with translate_disk_errors(EvaluationError, out, "the same command goes on"):
         write_atomically(out / "ablation.json", json.dumps(ablation.to_json(), indent=1, ensure_ascii=False) + "\n")
         write_atomically(out / "ablation.md", format_markdown(ablation))
         write_atomically(out / "ablation.html", render_ablation(report))
         (out / "ablation.png").write_bytes(plot_accuracy_by_variant(report).png())
-    except OSError as error:
-        raise EvaluationError(f"{out} cannot be written ({error.strerror}); the same command goes on") from error
 
 
 def format_markdown(ablation: Ablation) -> str:

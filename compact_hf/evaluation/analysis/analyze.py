@@ -29,7 +29,7 @@ from compact_hf.evaluation.analysis.report import render_page
 from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, compute_analysis
 from compact_hf.evaluation.analysis.tables import iter_tables
 from compact_hf.reports.table import NotebookSummary, Table
-from compact_hf.storage import write_atomically
+from compact_hf.storage import translate_disk_errors, write_atomically
 
 DatasetOption = str | tuple[str, str] | None
 
@@ -173,8 +173,6 @@ def _format_command(datasets: list[str], out: str | Path, config: DatasetOption,
 def _write_files(out: Path, result: AnalysisResult, command: str) -> None:
     analysis_json = json.dumps(result.to_json(), ensure_ascii=False, indent=2) + "\n"
     files = {ANALYSIS_FILE: analysis_json, REPORT_FILE: render_page(result.data, result.comparison, command=command)}
-    try:
+    with translate_disk_errors(EvaluationError, out, "give another --out"):
         for name, text in files.items():
             write_atomically(out / name, text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise EvaluationError(f"{out} cannot be written ({error.strerror}); give another --out") from error

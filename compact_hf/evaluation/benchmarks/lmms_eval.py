@@ -27,6 +27,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import read_adapter_config
 from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, has_model, is_adapter
 from compact_hf.models.registry import get_family, iter_families
+from compact_hf.storage import translate_disk_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,14 +274,12 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
         f"{HELDOUT_TASK}.py": (task / f"{HELDOUT_TASK}.py").read_text(encoding="utf-8"),
         "compact_answers.py": (package / "answers.py").read_text(encoding="utf-8"),
     }
-    try:
+    with translate_disk_errors(EvaluationError, out, "give another folder as --out"):
         out.mkdir(parents=True, exist_ok=True)
         if unknown := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
             raise UsageError(f"{out} holds {unknown[0]}; lmms-eval reads all of it, so give a new or empty folder")
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EvaluationError(f"{out} cannot be written ({error.strerror}); give another folder as --out") from error
     return out
 
 

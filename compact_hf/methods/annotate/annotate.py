@@ -28,7 +28,7 @@ from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.options import RunOptions, keywords_of
-from compact_hf.storage import atomic_file
+from compact_hf.storage import atomic_file, translate_disk_errors
 
 ANNOTATIONS_FILE: Final = "annotations.parquet"
 _ROW_GROUP_SIZE: Final = 10_000
@@ -43,12 +43,13 @@ def write_annotations(run: Path) -> Path:
     import pyarrow.parquet as pq
 
     file = run / ANNOTATIONS_FILE
-    try:
-        with atomic_file(file, is_shared=True) as temp_file, pq.ParquetWriter(temp_file, _schema()) as writer:
-            for table in _iter_tables(iter_annotations(run)):
-                writer.write_table(table)
-    except OSError as error:
-        raise JournalError(f"cannot write {file} ({error.strerror or error}); make room and run it again") from error
+    with (
+        translate_disk_errors(JournalError, file, "make room and run it again"),
+        atomic_file(file, is_shared=True) as temp_file,
+        pq.ParquetWriter(temp_file, _schema()) as writer,
+    ):
+        for table in _iter_tables(iter_annotations(run)):
+            writer.write_table(table)
     return file
 
 
