@@ -11,7 +11,7 @@ from compact_hf.cli.console import ProgressBar, log, print_data, print_json, pri
 from compact_hf.cli.parser import add_command
 
 if TYPE_CHECKING:
-    from compact_hf.evaluation.evaluate import EvaluationPlan
+    from compact_hf.evaluation.plan import EvaluationPlan
 
 _DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
 _LIMIT_OPTIONS: Final = ("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
@@ -147,7 +147,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    from compact_hf.evaluation.evaluate import plan_evaluation
+    from compact_hf.evaluation.plan import plan_evaluation
     from compact_hf.runs.options import RunLimits
 
     forecast: EvaluationPlan = plan_evaluation(

@@ -30,6 +30,8 @@ from compact_hf.dataset.validate import validate
 from compact_hf.demo.report import DemoResults, make_report, make_summary
 from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.questions import SWAPPED_IMAGES
+from compact_hf.evaluation.task import DEFAULT_TASK
 from compact_hf.evaluation.tasks.compact.scoring import CompactResults
 from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
@@ -262,7 +264,8 @@ def _evaluate(
         str(model),
         dataset,
         out,
-        swap_pictures=swap_images,
+        task=DEFAULT_TASK,
+        control=SWAPPED_IMAGES if swap_images else None,
         on_progress=lambda done, total: on_progress(stage, done, total, ""),
     ).results
     return cast(CompactResults, results)

@@ -1,4 +1,4 @@
-"""`compact evaluate`: judge models on a dataset; `--dry-run` says what that will take before any model is loaded.
+"""`compact evaluate`: judge models on a dataset.
 
     compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +22,6 @@ from compact_hf.errors import UsageError
 from compact_hf.evaluation.inference import Student, model_identity
 from compact_hf.evaluation.predict import (
     DEFAULT_BATCH_SIZE,
-    count_local_answers,
     predict,
     read_predictions,
     remove_part,
@@ -34,130 +33,19 @@ from compact_hf.evaluation.results_folder import (
     Evaluation,
     EvaluationDirectory,
     ModelEntry,
-    choose_slug,
     is_finished,
-    read_entries,
     write_json,
     write_predictions,
 )
 from compact_hf.evaluation.server import (
     SERVER_PREFIX,
-    TOKENS_PER_REQUEST,
     ask_server,
     check_server_options,
-    count_journal_answers,
 )
 from compact_hf.evaluation.significance import compare
-from compact_hf.evaluation.task import EvaluationTask, choose_rule, choose_task, describe_parts, read_questions
+from compact_hf.evaluation.task import EvaluationTask, choose_rule, choose_task, read_questions
 from compact_hf.records import digest
 from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
-from compact_hf.teachers.prices import lookup_price
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPlan:
-    """What one model still has to answer.
-
-    Attributes:
-        model (`str`): as it was given.
-        answered (`int`): questions that it has answered.
-        to_ask (`int`): questions that it has not.
-        requests (`int`): to a server; 0 for a model that runs here.
-        cost (`float | None`): of these in US dollars, about: an image of 1,024 pixels and a short answer each; None
-            where nobody knows the price.
-    """
-
-    model: str
-    answered: int
-    to_ask: int
-    requests: int
-    cost: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationPlan:
-    """What judging will take.
-
-    Attributes:
-        dataset (`str`): what it is called.
-        questions, pictures (`int`): in it.
-        parts (`dict[str, dict[str, int]]`): grouping -> part -> questions, as far as the dataset says.
-        description (`str`): the same in words; empty where it is not.
-        notes (`tuple[str, ...]`): what was left out of it.
-        models (`tuple[ModelPlan, ...]`): in the order given.
-    """
-
-    dataset: str
-    questions: int
-    pictures: int
-    parts: dict[str, dict[str, int]]
-    description: str
-    notes: tuple[str, ...]
-    models: tuple[ModelPlan, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values, each grouping as a `by_...`."""
-        return {
-            "dataset": self.dataset,
-            "questions": self.questions,
-            "pictures": self.pictures,
-            **{f"by_{grouping}": counts for grouping, counts in self.parts.items()},
-            "notes": list(self.notes),
-            "models": [asdict(model) for model in self.models],
-        }
-
-
-def plan_evaluation(
-    models: str | Path | Sequence[str | Path],
-    dataset: str | Path,
-    out: str | Path,
-    *,
-    config: str | None = None,
-    split: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-    task: str | None = None,
-    control: str | None = None,
-    batch_size: int,
-    url: str | None = None,
-    limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
-) -> EvaluationPlan:
-    """Say what `evaluate` with these arguments will take; `limits` are its `concurrency` and so on.
-
-    Raises:
-        UsageError, EvaluationError: as `evaluate`.
-    """
-    check_server_options(list_models(models), url=url, limits=limits)
-    entries = resolve_models(models, batch_size=batch_size, url=url)
-    chosen_task = choose_task(task, str(dataset))
-    options = DataOptions(config, split, columns)
-    question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
-    existing = read_entries(Path(out))
-    model_plans = []
-    for entry in entries:
-        directory = Path(out) / choose_slug(existing, entry)
-        count = len(question_set.questions)
-        answered = (
-            count if is_finished(directory) else max(count_journal_answers(directory), count_local_answers(directory))
-        )
-        to_ask = max(0, count - answered)
-        if entry.is_local:
-            model_plans.append(ModelPlan(entry.model, answered, to_ask, 0, 0.0))
-        else:
-            price = lookup_price(entry.model)
-            cost = None if price is None else to_ask * price.cost(*TOKENS_PER_REQUEST)
-            model_plans.append(ModelPlan(entry.model, answered, to_ask, to_ask, cost))
-    parts = chosen_task.count_parts(question_set.questions)
-    image_count = len({question.image_id for question in question_set.questions})
-    return EvaluationPlan(
-        question_set.name,
-        len(question_set.questions),
-        image_count,
-        parts,
-        describe_parts(chosen_task, parts),
-        question_set.notes,
-        tuple(model_plans),
-    )
 
 
 @dataclass(frozen=True, slots=True)

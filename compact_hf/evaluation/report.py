@@ -78,7 +78,7 @@ def build_report(
     rule = task.rules.get(evaluation.matching)
     return EvaluationReport(
         dataset=evaluation.dataset,
-        questions=results[0].headline.n,
+        questions=len(answers[0]),
         lead=task.lead if sections else "",
         facts=_facts(task, tuple(answers[0].values())),
         models=models,

@@ -13,8 +13,9 @@ import pytest
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import EvaluationError, SettingsMismatchError, UsageError
-from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
+from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import Student, model_inputs
+from compact_hf.evaluation.plan import plan_evaluation
 from compact_hf.evaluation.predict import read_predictions, sort_for_batching
 from compact_hf.evaluation.questions import Question
 from compact_hf.evaluation.significance import compare

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import StoppedEarly, TeacherError, UsageError
-from compact_hf.evaluation.evaluate import evaluate, plan_evaluation
+from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.plan import plan_evaluation
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
 from compact_hf.testing.scripted_model import ModelRequest

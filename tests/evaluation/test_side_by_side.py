@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf import copy_student
+from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.side_by_side import Answer, SideBySide
@@ -15,6 +16,7 @@ from compact_hf.images.codec import ImageError
 from compact_hf.scenes.source import SceneSource
 
 QUESTION = "What color is the cat?"
+PROMPT = f"{QUESTION}\n{SHORT_ANSWER_INSTRUCTION}"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def picture() -> bytes:
 
 
 def test_each_side_says_what_its_model_says_alone(student: tuple[Path, Path], both: SideBySide, picture: bytes) -> None:
-    alone = [Student(str(model)).answer([(picture, QUESTION)], max_new_tokens=24)[0] for model in student]
+    alone = [Student(str(model)).answer([(picture, PROMPT)], max_new_tokens=24)[0] for model in student]
     *_, last = both.stream(picture, QUESTION, max_new_tokens=24, seconds=600)
     assert both.sides == ("base", "tuned")
     assert [answer.text for answer in last] == alone

@@ -280,7 +280,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "no version": ("UsageError", "'one' is not a version"),
         "something else there": ("TuningError", "org/base holds something else"),
         "results of another": ("TuningError", "measure again: compact evaluate"),
-        "results of schema 1": ("TuningError", "results.json has schema 1, this version reads 2; measure again"),
+        "results of schema 1": ("TuningError", "results.json has schema 1, this version reads 2 and 3; measure again"),
         "no results": ("TuningError", "has no results"),
         "no processor": ("TuningError", "has no processor"),
         "pickles": ("TuningError", "holds no safetensors"),

@@ -216,6 +216,21 @@ def test_other_models_stand_beside_in_the_table_and_not_in_the_index(adapter: Pa
     }
 
 
+def test_results_of_another_task_are_told_by_their_headline(adapter: Path) -> None:
+    headline = {"metric": "F1", "n": 30, "value": 0.512, "low": 0.4, "high": 0.6}
+    task = {"schema": 3, "task": "pope", "task_version": "2", "dataset": "org/pope", "matching": ""}
+    model = {**task, "model": "mine", "headline": headline}
+    results = CardResults({**task, "models": [model], "comparisons": [], "notes": []}, "mine")
+    card = ModelCard.load(write_card(adapter, settings=make_settings(), results=results))
+    assert "The F1 of the evaluation task `pope`, version 2, on [org/pope](" in card.text
+    assert "| questions | n | this model (95%) |" in card.text
+    assert "| all | 30 | 51.2% (40–60) |" in card.text
+    assert "majority" not in card.text
+    (result,) = card.data.eval_results or []
+    assert (result.metric_type, result.metric_name, result.metric_value) == ("f1", "F1, all", 0.512)
+    assert card.data.metrics == ["f1"]
+
+
 def test_a_card_without_results_has_no_picture_of_older_ones(adapter: Path) -> None:
     write_card(adapter, settings=make_settings(), results=make_results("60 reserved scenes"))
     write_card(adapter, settings=make_settings())

@@ -1,0 +1,123 @@
+"""`compact evaluate --dry-run`: what judging models on a dataset will take, before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compact_hf.evaluation.evaluate import list_models, resolve_models
+from compact_hf.evaluation.predict import count_local_answers
+from compact_hf.evaluation.questions import DataOptions
+from compact_hf.evaluation.results_folder import choose_slug, is_finished, read_entries
+from compact_hf.evaluation.server import TOKENS_PER_REQUEST, check_server_options, count_journal_answers
+from compact_hf.evaluation.task import choose_task, describe_parts, read_questions
+from compact_hf.runs.options import RunLimits
+from compact_hf.teachers.prices import lookup_price
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What one model still has to answer.
+
+    Attributes:
+        model (`str`): as it was given.
+        answered (`int`): questions that it has answered.
+        to_ask (`int`): questions that it has not.
+        requests (`int`): to a server; 0 for a model that runs here.
+        cost (`float | None`): of these in US dollars, about: an image of 1,024 pixels and a short answer each; None
+            where nobody knows the price.
+    """
+
+    model: str
+    answered: int
+    to_ask: int
+    requests: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What judging will take.
+
+    Attributes:
+        dataset (`str`): what it is called.
+        questions, pictures (`int`): in it.
+        parts (`dict[str, dict[str, int]]`): grouping -> part -> questions, as far as the dataset says.
+        description (`str`): the same in words; empty where it is not.
+        notes (`tuple[str, ...]`): what was left out of it.
+        models (`tuple[ModelPlan, ...]`): in the order given.
+    """
+
+    dataset: str
+    questions: int
+    pictures: int
+    parts: dict[str, dict[str, int]]
+    description: str
+    notes: tuple[str, ...]
+    models: tuple[ModelPlan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, each grouping as a `by_...`."""
+        return {
+            "dataset": self.dataset,
+            "questions": self.questions,
+            "pictures": self.pictures,
+            **{f"by_{grouping}": counts for grouping, counts in self.parts.items()},
+            "notes": list(self.notes),
+            "models": [asdict(model) for model in self.models],
+        }
+
+
+def plan_evaluation(
+    models: str | Path | Sequence[str | Path],
+    dataset: str | Path,
+    out: str | Path,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    task: str | None = None,
+    control: str | None = None,
+    batch_size: int,
+    url: str | None = None,
+    limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
+) -> EvaluationPlan:
+    """Say what `evaluate` with these arguments will take; `limits` are its `concurrency` and so on.
+
+    Raises:
+        UsageError, EvaluationError: as `evaluate`.
+    """
+    check_server_options(list_models(models), url=url, limits=limits)
+    entries = resolve_models(models, batch_size=batch_size, url=url)
+    chosen_task = choose_task(task, str(dataset))
+    options = DataOptions(config, split, columns)
+    question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
+    existing = read_entries(Path(out))
+    model_plans = []
+    for entry in entries:
+        directory = Path(out) / choose_slug(existing, entry)
+        count = len(question_set.questions)
+        answered = (
+            count if is_finished(directory) else max(count_journal_answers(directory), count_local_answers(directory))
+        )
+        to_ask = max(0, count - answered)
+        if entry.is_local:
+            model_plans.append(ModelPlan(entry.model, answered, to_ask, 0, 0.0))
+        else:
+            price = lookup_price(entry.model)
+            cost = None if price is None else to_ask * price.cost(*TOKENS_PER_REQUEST)
+            model_plans.append(ModelPlan(entry.model, answered, to_ask, to_ask, cost))
+    parts = chosen_task.count_parts(question_set.questions)
+    image_count = len({question.image_id for question in question_set.questions})
+    return EvaluationPlan(
+        question_set.name,
+        len(question_set.questions),
+        image_count,
+        parts,
+        describe_parts(chosen_task, parts),
+        question_set.notes,
+        tuple(model_plans),
+    )
