@@ -7,10 +7,14 @@ from typing import Final
 from compact_hf.errors import UsageError
 from compact_hf.methods.base import Method
 from compact_hf.plugins import list_plugins, load_plugin
-from compact_hf.runs.options import RunOptions, iter_fields
+from compact_hf.runs.options import RunOptions, iter_fields, iter_flags
 
 METHOD_GROUP: Final = "compact_hf.methods"
 DEFAULT_METHOD: Final = "compact"
+_COMMAND_NAMES: Final = frozenset(
+    {"source", "dataset", "out", "method", "dry_run", "runner", "shards", "debug", "help", "run", "option_names"}
+)
+"""What `generate` and its command call other things."""
 
 
 def get_method(name_or_path: str) -> type[Method]:
@@ -27,12 +31,18 @@ def get_method(name_or_path: str) -> type[Method]:
         raise UsageError(
             f"{name_or_path} is {method!r}, not a method; give a class derived from Method (methods/base.py)"
         )
-    run_options = {field.name for field in iter_fields(RunOptions)}
-    if clashes := [field.name for field in iter_fields(method.options) if field.name in run_options]:
+    taken = _names_of_flags(RunOptions) | _COMMAND_NAMES
+    if clashes := sorted(_names_of_flags(method.options) & taken):
         raise UsageError(
             f"the method {name_or_path} has options that every run has ({', '.join(clashes)}); rename them"
         )
     return method
+
+
+def _names_of_flags(options: type) -> set[str]:
+    """Return the names of an options class's fields, and those of its flags, with `_` for `-`."""
+    fields = {item.name for item in iter_fields(options)}
+    return fields | {flag.name.replace("-", "_") for _, flag in iter_flags(options) if flag.name}
 
 
 def list_methods() -> dict[str, type[Method]]:

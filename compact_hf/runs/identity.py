@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from compact_hf.errors import JournalError
 from compact_hf.runs.journal import Journal
 from compact_hf.teachers.base import Role
 
@@ -35,8 +36,17 @@ class RunIdentity:
 
     @classmethod
     def of(cls, journal: Journal) -> Self:
-        """Return the identity of the run in a journal."""
-        return cls.from_json(journal.identity)
+        """Return the identity of the run in a journal.
+
+        Raises:
+            JournalError: it is the journal of something else, such as of questions to a model that is evaluated.
+        """
+        identity = journal.identity
+        if not {"source", "method"} <= identity.keys():
+            raise JournalError(
+                f"{journal.run} is not a run of generate (its journal names no method); give one that is"
+            )
+        return cls.from_json(identity)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -181,7 +181,7 @@ def test_the_summary_gives_the_figures_of_the_paper(tmp_path: Path) -> None:
         ("shape",),
     ]
     annotations = [make_annotation(number, *names) for number, names in enumerate(combinations)]
-    with Journal.open(tmp_path / "run", {"method": "annotate"}) as journal:
+    with Journal.open(tmp_path / "run", {"method": "annotate", "source": "scenes"}) as journal:
         for number, annotation in enumerate(annotations):
             rejects = (Reject("conversation", "empty question", "train/9"),) if number < 2 else ()
             body = to_json(AnnotationOutcome((annotation,), rejects, "model-2" if number else "model-1"))
@@ -205,7 +205,7 @@ def test_the_summary_gives_the_figures_of_the_paper(tmp_path: Path) -> None:
 
 
 def test_a_run_without_any_annotation_has_no_mean(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "run", {"method": "annotate"}):
+    with Journal.open(tmp_path / "run", {"method": "annotate", "source": "scenes"}):
         pass
     summary = summarize(tmp_path / "run")
     assert (summary.questions, summary.mean_k, summary.mode_k, summary.at_most_2, summary.by_k) == (

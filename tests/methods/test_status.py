@@ -237,6 +237,12 @@ def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: P
     assert list(format_status(run_status))
 
 
+def test_the_journal_of_an_evaluation_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal.open(tmp_path / "run", {"model": "openai:mine", "max_edge": 1024}).close()
+    assert main(["status", str(tmp_path / "run")]) == 1
+    assert "is not a run of generate" in capsys.readouterr().err
+
+
 def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(run)]) == 0
     output = capsys.readouterr().out

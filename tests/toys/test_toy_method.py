@@ -183,16 +183,17 @@ def test_a_method_by_its_path_stands_in_the_identity(tmp_path: Path) -> None:
         generate("scenes:2", tmp_path / "other", method="toy_method:CaptionReply")
 
 
-def test_an_option_that_every_run_has_is_refused(tmp_path: Path, site: Path) -> None:
-    (site / "clashing_method.py").write_text(
+@pytest.mark.parametrize("name", ["limit", "runner"])
+def test_an_option_that_every_run_has_is_refused(name: str, tmp_path: Path, site: Path) -> None:
+    (site / f"clashing_{name}.py").write_text(
         "from dataclasses import dataclass\n"
         "from compact_hf.methods.base import Method\n"
-        "@dataclass(frozen=True)\nclass Options: limit: int = 3\n"
+        f"@dataclass(frozen=True)\nclass Options: {name}: int = 3\n"
         "class Clash(Method): name = 'clash'; summary = ''; options = Options\n",
         encoding="utf-8",
     )
-    with pytest.raises(UsageError, match=r"options that every run has \(limit\)"):
-        generate("scenes:2", tmp_path / "run", method="clashing_method:Clash")
+    with pytest.raises(UsageError, match=rf"options that every run has \({name}\)"):
+        generate("scenes:2", tmp_path / "run", method=f"clashing_{name}:Clash")
 
 
 @pytest.fixture(scope="module")
