@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,8 +67,29 @@ def test_a_keyword_that_is_mistyped_is_refused_with_the_nearest_one() -> None:
         annotate("data", "run", teacherr="x")  # type: ignore[call-arg]
 
 
-def test_annotate_refuses_a_teacher_whom_it_would_not_ask(tmp_path: Any) -> None:
+def test_annotate_refuses_a_teacher_whom_it_would_not_ask(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text('[{"id": "1", "image": "scene:3", "conversations": []}]', encoding="utf-8")
     for options, flag in (({"teacher": "gemini"}, "--teacher"), ({"noise": 0.5}, "--noise")):
         with pytest.raises(UsageError, match=f"leave {flag} out"):
             annotate(str(tmp_path / "data.json"), tmp_path / "run", image_root="scenes:5", **options)  # type: ignore[arg-type]
+
+
+CALLS = """
+from compact_hf import annotate, augment, generate
+generate("photos", "run", limit=20, ks=(1,), preset="efficient", on_wait=print)
+generate(source="photos", out="run", method="captions", tone="lively")
+annotate(dataset="photos", out="run", split="train", limit=3)
+generate("photos", "run", limt=20)  # wrong
+generate("photos", "run", limit="x")  # wrong
+annotate("photos", "run", ks=(1,))  # wrong
+augment("photos", "run", strct=True)  # wrong
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_checks_the_keywords(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(CALLS.lstrip(), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path / "calls.py")]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    lines = {int(line.split(":")[1]) for line in process.stdout.splitlines() if ": error:" in line}
+    assert lines == {number for number, line in enumerate(CALLS.lstrip().splitlines(), 1) if line.endswith("# wrong")}
