@@ -241,19 +241,21 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
         path (`str`, *optional*): a checkpoint of the base trained in full, in the base's place.
     """
     from accelerate import PartialState
+    from transformers import set_seed
     from trl import get_quantization_config
 
-    distributed = args.training.distributed_state.distributed_type
-    on_one_device = PartialState().device.type in ("cpu", "mps") or distributed in ("MULTI_GPU", "DEEPSPEED")
     options = {
         "revision": args.model.model_revision,
         "attn_implementation": args.model.attn_implementation,
         "dtype": args.model.dtype,
-        "device_map": None if on_one_device else "auto",
+        "device_map": None if PartialState().device.type in ("cpu", "mps") else "auto",
         **(args.training.model_init_kwargs or {}),
     }
+    if args.training.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+        options["device_map"] = None  # each process has its own device
     if (quantization := get_quantization_config(args.model)) is not None:
         options["quantization_config"] = quantization
+    set_seed(args.training.seed)  # weights that the base lacks are drawn
     network = loading.load_network(path or args.model.model_name_or_path, **options)
     if args.trained_parts and not args.model.use_peft:
         freeze_other_parts(network, args.trained_parts, get_family(network.config.model_type))

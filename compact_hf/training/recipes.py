@@ -183,9 +183,14 @@ def _list_valid_keys() -> set[str]:
 
 def _shipped_recipes() -> dict[str, tuple[Path, ModelFamily]]:
     """Return the recipes that the model families bring along, by their names, with the family of each."""
-    directories = [(directory, family) for family in iter_families() if (directory := family.directory())]
-    return {
-        path.stem: (path, family)
-        for directory, family in directories
-        for path in sorted((directory / "recipes").glob(f"*{_SUFFIX}"))
-    }
+    recipes: dict[str, tuple[Path, ModelFamily]] = {}
+    for family in iter_families():
+        directory = family.directory()
+        for path in sorted((directory / "recipes").glob(f"*{_SUFFIX}")) if directory else ():
+            # One family may be registered for several model types.
+            if recipes.setdefault(path.stem, (path, family))[0] != path:
+                raise TuningError(
+                    f"two model families bring a recipe {path.stem!r} along ({recipes[path.stem][0]} and {path}); "
+                    "uninstall one of their packages"
+                )
+    return recipes

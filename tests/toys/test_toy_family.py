@@ -14,9 +14,12 @@ from compact_hf.errors import TuningError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.models.registry import family_names
+from compact_hf.teachers.base import Reply
+from compact_hf.teachers.local import Local
 from compact_hf.training.dry_run import dry_run
 from compact_hf.training.merge_adapter import merge_adapter
 from compact_hf.training.train import tune
+from tests.teachers.asking import ask_all, verdict_request
 from tests.training.samples import make_settings, texts, write_release
 
 pytestmark = [
@@ -81,8 +84,10 @@ def test_without_the_package_the_base_is_refused_and_the_families_are_named(fold
 
 
 @pytest.mark.usefixtures("installed")
-def test_with_the_package_it_is_checked_tuned_merged_evaluated_and_has_a_card(folder: Path, tmp_path: Path) -> None:
+def test_with_the_package_it_teaches_is_tuned_merged_and_evaluated_and_has_a_card(folder: Path, tmp_path: Path) -> None:
     assert "toy_vlm" in family_names()
+    (reply,) = ask_all(Local(str(folder / "tiny")), [verdict_request("What color is it?")])
+    assert isinstance(reply, Reply)
     train = "projector@0.0001,language_model:lora"
     forecast = dry_run("tiny-cpu", overrides=make_run(folder), train=train)
     assert 0 < forecast.memory.trained < forecast.memory.parameters
