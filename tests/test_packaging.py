@@ -21,7 +21,10 @@ import sys
 import compact_hf
 from compact_hf.cli.main import main
 from compact_hf.demo import run
+from compact_hf.training import train
+from tests import preforked
 
+train.Popen = preforked.Popen
 run._MIN_SCENES, run._IMAGE_ROWS, run._INSTRUCTION_ROWS = 8, 6, 8
 print(compact_hf.__file__)
 sys.exit(main())
