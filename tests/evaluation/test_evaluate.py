@@ -22,7 +22,7 @@ from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
 from tests.evaluation.samples import score
-from tests.training.samples import draw_image, texts, write_release
+from tests.training.samples import MODEL_SIZE, draw_image, texts, write_release
 
 BATCH = 4
 MODEL_FILES = {"predictions.jsonl", "results.json"}
@@ -30,13 +30,13 @@ MODEL_FILES = {"predictions.jsonl", "results.json"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(build_tiny(tmp_path_factory.mktemp("model") / "tiny", texts(4), seed=0))
+    return str(build_tiny(tmp_path_factory.mktemp("model") / "tiny", texts(4), seed=0, size=MODEL_SIZE))
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Another model of the same name."""
-    return str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", texts(4), seed=1))
+    return str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", texts(4), seed=1, size=MODEL_SIZE))
 
 
 @pytest.fixture(scope="module")

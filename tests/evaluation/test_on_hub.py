@@ -9,7 +9,7 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.models.llava.tiny import build_tiny
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import COMPACT, run, run_source
-from tests.training.samples import texts, write_release
+from tests.training.samples import MODEL_SIZE, texts, write_release
 
 PUBLISH = """
 import sys
@@ -30,7 +30,7 @@ def read_predictions(out: Path) -> list[dict[str, object]]:
 
 
 def test_of_the_hub_and_of_folders_the_same_is_asked_and_answered(tmp_path: Path) -> None:
-    build_tiny(tmp_path / "tiny", texts(8), seed=0)
+    build_tiny(tmp_path / "tiny", texts(8), seed=0, size=MODEL_SIZE)
     write_release(tmp_path / "v1.0.0", rows=8)
     write_release(tmp_path / "v1.1.0", rows=12)
     evaluate(str(tmp_path / "tiny"), str(tmp_path / "v1.0.0"), tmp_path / "here", split="train")

@@ -13,11 +13,13 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.compact.columns import QuestionRow
-from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.models.llava.tiny import ModelSize, build_tiny
 from compact_hf.records import Message, Row, Turn
 
 COLORS = ("red", "green", "blue")
 SIZE = (60, 40)
+MODEL_SIZE = ModelSize(text_layers=1)
+"""For tests in which it matters little what a model says."""
 
 
 def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = SIZE, variant: int = 0) -> bytes:
@@ -87,7 +89,7 @@ def write_release(
 
 def write_base_and_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
     """Put `tiny`, a tiny LLaVA that knows the words, and `release` into a folder, and return it."""
-    build_tiny(directory / "tiny", texts(rows), seed=0)
+    build_tiny(directory / "tiny", texts(rows), seed=0, size=MODEL_SIZE)
     write_release(directory / "release", rows=rows, text_rows=text_rows)
     return directory
 

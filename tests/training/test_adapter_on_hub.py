@@ -18,7 +18,7 @@ from tests.doubles.hub.http import service_unavailable
 from tests.doubles.hub.server import HubRequest, HubServer
 from tests.hub.clients import revision_files, run_source, statuses
 from tests.training.adapters import save_adapter
-from tests.training.samples import draw_image, texts
+from tests.training.samples import MODEL_SIZE, draw_image, texts
 
 ROUND_TRIP_SOURCE: Final = """
 import contextlib, io, os, re, sys
@@ -146,7 +146,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from compact_hf.models.loading import hash_model
 
     work = tmp_path_factory.mktemp("made")
-    base = build_tiny(work / "base", texts(10), seed=0)
+    base = build_tiny(work / "base", texts(10), seed=0, size=MODEL_SIZE)
     (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n")
     tuned = save_adapter(base, work / "tuned")
     record = {

@@ -98,9 +98,9 @@ def test_without_a_repository_it_says_what_it_takes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_recipe_becomes_a_repository(tmp_path: Path) -> None:
     from compact_hf.models.llava.tiny import build_tiny
-    from tests.training.samples import texts, write_release
+    from tests.training.samples import MODEL_SIZE, texts, write_release
 
-    base = build_tiny(tmp_path / "base", texts(8), seed=0)
+    base = build_tiny(tmp_path / "base", texts(8), seed=0, size=MODEL_SIZE)
     data = write_release(tmp_path / "release", rows=8)
     settings = {"model_name_or_path": base, "dataset_name": data, "max_steps": 2, "save_steps": 2}
     with HubServer() as hub:

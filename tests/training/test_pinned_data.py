@@ -7,7 +7,7 @@ from pathlib import Path
 from compact_hf.models.llava.tiny import build_tiny
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run_source
-from tests.training.samples import texts, write_release
+from tests.training.samples import MODEL_SIZE, texts, write_release
 
 PUBLISH_SOURCE = """
 import sys
@@ -36,7 +36,7 @@ except HubError as error:
 
 
 def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path: Path) -> None:
-    build_tiny(tmp_path / "tiny", texts(8), seed=0)
+    build_tiny(tmp_path / "tiny", texts(8), seed=0, size=MODEL_SIZE)
     write_release(tmp_path / "v1.0.0", rows=0, text_rows=8)
     write_release(tmp_path / "v1.1.0", rows=0, text_rows=12)
     with HubServer() as server:

@@ -16,7 +16,7 @@ import pytest
 from compact_hf.errors import StoppedEarly, TuningError
 from compact_hf.training import sft
 from compact_hf.training.recipes import recipe_path
-from tests.training.samples import make_settings, to_cli_args, write_base_and_release
+from tests.training.samples import MODEL_SIZE, make_settings, to_cli_args, write_base_and_release
 
 LORA = {
     "use_peft": "true",
@@ -139,7 +139,7 @@ def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: Train
 
     groups = torch.load(lora.out / "checkpoint-8" / "optimizer.pt", weights_only=True)["param_groups"]
     assert [(group["lr"], len(group["params"])) for group in groups if group["params"]] == [
-        (0.001, 2 * 3 * 4),
+        (0.001, 2 * 3 * MODEL_SIZE.text_layers),
         (0.0001, 2),
         (0.0001, 2),
     ]
