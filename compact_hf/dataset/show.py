@@ -30,6 +30,7 @@ from compact_hf.methods.row_kind import RowKind
 from compact_hf.records import ImageInfo
 from compact_hf.reports import contact_sheet
 from compact_hf.reports.contact_sheet import Section
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
@@ -142,7 +143,7 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
     with ExitStack() as stack:
         for directory in find_runs(run):
             journal = stack.enter_context(Journal.read(directory))
-            method = get_method(journal.identity["method"])
+            method = get_method(RunIdentity.of(journal).method)
             if not method.makes_rows:
                 raise UsageError(
                     f"{run} is a run of {method.name}, which keeps no questions; give one of compact generate"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from compact_hf.errors import UsageError
 from compact_hf.images.source import ImageSource
@@ -23,6 +23,7 @@ from compact_hf.methods.near_duplicates import MAX_SIMILARITY
 from compact_hf.methods.registry import get_method
 from compact_hf.records import ImageInfo, Reject, Row
 from compact_hf.reports.table import NotebookSummary
+from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import find_runs
@@ -69,6 +70,8 @@ class FinishedOutcome:
         body (`str`): what became of it, JSON of the method.
         image_id, ref (`str`): the image's id, and where its source had it.
         journal (`Journal`): of the run.
+        identity (`RunIdentity`): the run's settings.
+        method (`type[Method]`): the run's, whose name stands in its rows.
         source (`ImageSource`): where images are read.
     """
 
@@ -76,17 +79,9 @@ class FinishedOutcome:
     image_id: str
     ref: str
     journal: Journal
+    identity: RunIdentity
+    method: type[Method]
     source: ImageSource
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The run's settings."""
-        return self.journal.identity
-
-    @property
-    def method(self) -> type[Method]:
-        """The run's method, whose name stands in its rows."""
-        return get_method(self.identity["method"])
 
     def get_image(self) -> ImageInfo | None:
         """Return the image, None where the run's last start did not find it any more."""
@@ -127,7 +122,7 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         groups: dict[object, tuple[type[Method], list[Journal]]] = {}
         for journal in journals:
-            method = get_method(journal.identity["method"])
+            method = get_method(RunIdentity.of(journal).method)
             if not method.makes_rows:
                 raise UsageError(f"{journal.run} is a run of {method.name}, which makes no conversations; leave it out")
             groups.setdefault(_defining_function(method), (method, []))[1].append(journal)
@@ -151,7 +146,7 @@ def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
     sources: set[str] = set()
     for directory in (directory for run in runs for directory in find_runs(run)):
         with Journal.read(directory) as journal:
-            sources.add(get_method(journal.identity["method"]).name)
+            sources.add(get_method(RunIdentity.of(journal).method).name)
     return tuple(sorted(sources))
 
 
@@ -170,9 +165,10 @@ def iter_outcomes(journals: Sequence[Journal]) -> Iterator[FinishedOutcome | Rej
 
 def read_outcomes(journal: Journal) -> Iterator[FinishedOutcome]:
     """Yield what became of each image of one run, in the order of image ids."""
-    source = reopen_source(journal.identity["source"])
+    identity = RunIdentity.of(journal)
+    method, source = get_method(identity.method), reopen_source(identity.source)
     for finished in journal.outcomes():
-        yield FinishedOutcome(finished.body, finished.image_id, finished.ref, journal, source)
+        yield FinishedOutcome(finished.body, finished.image_id, finished.ref, journal, identity, method, source)
 
 
 def _iter_entries(journal: Journal, run: int) -> Iterator[tuple[tuple[str, int, str], FinishedOutcome]]:

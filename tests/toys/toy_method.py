@@ -162,9 +162,9 @@ class Captions(Method):
                 image_id=image.image_id,
                 image_source=image.image_source,
                 image_license=image.image_license,
-                teacher=outcome.identity["teacher"],
-                verifier=outcome.identity["verifier"],
-                preset_version=outcome.identity["tone"],
+                teacher=outcome.identity.teachers["teacher"],
+                verifier=outcome.identity.teachers["verifier"],
+                preset_version=outcome.identity.settings["tone"],
                 read_images=(read_image,),
                 num_words=len(parsed.caption.split()),
             )

@@ -43,8 +43,8 @@ def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) ->
 
 def make_conversation_sample(outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
     """See `Method.make_outcome_sample`."""
-    parsed, identity = parse_outcome(outcome.body), outcome.identity
-    names = {"caption": outcome.ref, "teacher": identity["teacher"], "verifier": identity["verifier"]}
+    parsed, teachers = parse_outcome(outcome.body), outcome.identity.teachers
+    names = {"caption": outcome.ref, "teacher": teachers["teacher"], "verifier": teachers["verifier"]}
     if rejects:
         return make_reject_sample(parsed, filters=filters, **names)
     turns = parsed.conversation.turns if parsed.conversation is not None else ()
@@ -100,7 +100,7 @@ class _ImageConversation:
             image_license=self.image.image_license,
             teacher=self.outcome.teacher,
             verifier=self.outcome.verifier,
-            preset_version=self.finished.identity["preset"],
+            preset_version=self.finished.identity.settings["preset"],
             read_images=(partial(reread_verified, self.finished.source, self.image),),
         )
         return with_turns(row, [self.turns[position] for position in self.positions])
