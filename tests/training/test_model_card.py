@@ -80,6 +80,7 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
     assert "![Training loss by step: 2.50 at step 1, 1.25 at step 3](" in card.text
 
 
+@pytest.mark.usefixtures("every_plot_drawn")
 def test_the_training_curve_is_a_picture_beside_the_card(adapter: Path) -> None:
     (adapter / RECORD_FILE).write_text(json.dumps(RECORD))
     text = write_card(adapter).read_text(encoding="utf-8")
@@ -181,6 +182,7 @@ def make_results(dataset: str, *other_models: str) -> CardResults:
     return CardResults({**evaluation, "notes": ["2 rows were left out."]}, "mine")
 
 
+@pytest.mark.usefixtures("every_plot_drawn")
 def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) -> None:
     name = "org/asked@v2.0.0 (compositional, validation)"
     card = ModelCard.load(write_card(adapter, settings=make_settings(), results=make_results(name)))
