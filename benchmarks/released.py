@@ -26,7 +26,7 @@ def _warm_up() -> None:
     from compact_hf.dataset.writer import write_dataset as write_release
 
     with tempfile.TemporaryDirectory() as directory:
-        write_release(iter_rows(compute_image_ids(3)), Path(directory) / "out", version="1.0.0")
+        write_release(iter_rows(compute_image_ids(3)), Path(directory) / "out", version="1.0.0", sources=("compact",))
 
 
 def write(step_args: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def write(step_args: dict[str, Any]) -> dict[str, Any]:
     ids = compute_image_ids(step_args["rows"])
     _warm_up()
     with Timer() as timer:
-        write_release(iter_rows(ids), Path(step_args["out"]), version="1.0.0")
+        write_release(iter_rows(ids), Path(step_args["out"]), version="1.0.0", sources=("compact",))
     return timer.result
 
 

@@ -35,7 +35,7 @@ from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.forecast import Forecast
 from compact_hf.methods.tables import format_forecast
 from compact_hf.runs.image_index import shuffle_refs
-from compact_hf.runs.run import DEFAULT_CONCURRENCY
+from compact_hf.runs.options import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source
 from compact_hf.storage import write_atomically
 
