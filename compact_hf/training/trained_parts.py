@@ -84,7 +84,8 @@ def parse_train(
     projector = parts.get(PROJECTOR)
     if projector_learning_rate is not None and (projector is None or projector.learning_rate is not None):
         raise UsageError(
-            f"--projector-lr is given beside --train {text!r}, which says that of the projector itself; leave one out"
+            f"--projector-lr is given beside --train {text!r}, which trains no projector or gives it a rate; "
+            "leave one out"
         )
     if projector is not None and projector.learning_rate is None:
         rate = projector_learning_rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -115,13 +116,26 @@ def test_the_projector_alone_is_trained_in_full_on_the_rows_that_have_an_image(f
     assert record["train"] == "projector:full"
 
 
-def test_each_part_in_full_has_its_own_rate_in_every_checkpoint(folder: Path, tmp_path: Path) -> None:
+def test_each_part_in_full_has_its_own_rate_and_is_resumed_with_it(folder: Path, tmp_path: Path) -> None:
     import torch
 
-    train(folder, tmp_path / "out", train="tower@0.0002,language_model@0.0003")
-    assert changed_parts(folder, tmp_path / "out") == {"tower", "language_model"}
-    groups = torch.load(tmp_path / "out" / "checkpoint-4" / "optimizer.pt", weights_only=True)["param_groups"]
+    settings = {
+        "train": "tower@0.0002,language_model@0.0003",
+        "save_steps": "2",
+        "save_total_limit": "2",
+        "logging_steps": "1",
+    }
+    out = tmp_path / "out"
+    whole = train(folder, out, **settings)
+    assert changed_parts(folder, out) == {"tower", "language_model"}
+    groups = torch.load(out / "checkpoint-4" / "optimizer.pt", weights_only=True)["param_groups"]
     assert {group["initial_lr"] for group in groups if group["params"]} == {0.0002, 0.0003}
+
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "training.json").unlink()
+    shutil.rmtree(out / "checkpoint-4")
+    assert train(folder, out, **settings)["loss"] == whole["loss"]
+    assert (out / "model.safetensors").read_bytes() == weights
 
 
 def test_the_dry_run_counts_what_is_trained_and_the_command_says_it(
