@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from compact_hf.errors import UsageError, did_you_mean
@@ -64,9 +64,9 @@ def load_plugin(group: str, name_or_path: str) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _find_entry_points(path: tuple[str, ...]) -> EntryPoints:  # noqa: ARG001  # packages are found on it
-    """Return those of all installed packages: a look through them takes 10 ms, and a command asks for several groups."""
-    return EntryPoints(entry for group in entry_points().values() for entry in group)
+def _find_entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001  # packages are found on it
+    """Return those of all installed packages, to be selected from; to look for them takes 10 ms."""
+    return entry_points()
 
 
 def _load_path(path: str) -> Any:
