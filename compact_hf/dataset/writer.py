@@ -28,6 +28,7 @@ from compact_hf.dataset.card import (
 )
 from compact_hf.dataset.changelog import initial_changelog
 from compact_hf.dataset.provenance import Provenance
+from compact_hf.dataset.row_kinds import get_row_kind
 from compact_hf.dataset.schema import data_path, features, get_split, get_subset, subset_order, to_record
 from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.errors import ReleaseError, UsageError
@@ -202,12 +203,18 @@ def write_dataset(
         What was written, as the card says it.
 
     Raises:
-        UsageError: `version` is not X.Y.Z, or the licence is none of the Hub's.
+        UsageError: `version` is not X.Y.Z, the licence is none of the Hub's, or a source is no registered method.
         ReleaseError: `out` holds something else or cannot be written, there are no rows, or an image cannot be
             read any more or is another than the one that was asked about. `out` is as it was before.
     """
     if not _VERSION.fullmatch(version):
         raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
+    for source in sources:
+        if get_row_kind(source) is None:
+            raise UsageError(
+                f"rows of {source} need a method that an installed package registers under that name, or nobody could "
+                'check them; register it ([project.entry-points."compact_hf.methods"])'
+            )
     if license is not None and license not in LICENSES:
         raise UsageError(
             f"{license!r} is no licence that the Hub's cards know; there are {', '.join(sorted(LICENSES))}"

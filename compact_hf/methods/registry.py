@@ -24,13 +24,15 @@ def get_method(name_or_path: str) -> type[Method]:
         name_or_path (`str`): a registered name such as `compact`, or `package.module:Class`.
 
     Raises:
-        UsageError: there is none of that name, it cannot be imported, or it is not a method.
+        UsageError: there is none of that name, it cannot be imported, or it is not a method of that name.
     """
     method = load_plugin(METHOD_GROUP, name_or_path)
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UsageError(
             f"{name_or_path} is {method!r}, not a method; give a class derived from Method (methods/base.py)"
         )
+    if ":" not in name_or_path and method.name != name_or_path:
+        raise UsageError(f"the method {name_or_path} calls itself {method.name}; register it under that name")
     taken = _names_of_flags(RunOptions) | _COMMAND_NAMES
     if clashes := sorted(_names_of_flags(method.options) & taken):
         raise UsageError(

@@ -183,6 +183,27 @@ def test_a_method_by_its_path_stands_in_the_identity(tmp_path: Path) -> None:
         generate("scenes:2", tmp_path / "other", method="toy_method:CaptionReply")
 
 
+def test_a_dataset_needs_a_method_that_is_registered(
+    tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "modules").mkdir()
+    shutil.copy(site / "toy_method.py", tmp_path / "modules" / "unregistered.py")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "modules"), *(path for path in sys.path if path != str(site))])
+    assert main(["generate", "scenes:4", "--out", str(tmp_path / "run"), "--method", "unregistered:Captions"]) == 0
+    assert main(["assemble", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--version", "1.0.0"]) == 2
+    assert "rows of captions need a method that an installed package registers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_not_the_method_s_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path)
+    entry_points = tmp_path / "toy_method-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text(entry_points.read_text().replace("captions =", "descriptions ="), encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(UsageError, match="the method descriptions calls itself captions"):
+        get_method("descriptions")
+
+
 @pytest.mark.parametrize("name", ["limit", "runner"])
 def test_an_option_that_every_run_has_is_refused(name: str, tmp_path: Path, site: Path) -> None:
     (site / f"clashing_{name}.py").write_text(
