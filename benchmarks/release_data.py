@@ -87,7 +87,7 @@ def compute_image_ids(count: int) -> list[str]:
     return [compute_image_id(make_image(number)) for number in range(count)]
 
 
-def _make_outcome(number: int) -> Outcome:
+def make_turns(number: int) -> tuple[Turn, ...]:
     """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
     rng = random.Random(number)
     k = rng.randint(1, 3)
@@ -99,7 +99,13 @@ def _make_outcome(number: int) -> Outcome:
         turns.append(
             Turn(" ".join(words), f"answer {int(VOCABULARY_SIZE ** rng.random())}", combination, combination, 90)
         )
-    return Outcome(k, Conversation(digest(number), k, tuple(turns)), (), (), "none", "none")
+    return tuple(turns)
+
+
+def _make_outcome(number: int) -> Outcome:
+    turns = make_turns(number)
+    k = len(turns[0].capabilities)
+    return Outcome(k, Conversation(digest(number), k, turns), (), (), "none", "none")
 
 
 def write_journal(count: int, run: Path) -> None:

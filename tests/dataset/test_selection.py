@@ -17,7 +17,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError, UnknownCapabilityError, UsageError
-from compact_hf.methods.compact.balance import Positions
+from compact_hf.methods.compact.catalog import Positions
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.methods.compact.selection import LLAVA_K_SHARES, Selection, count_by_k, select_questions
 from compact_hf.methods.compact.statistics import QuestionStatistics

@@ -127,7 +127,7 @@ def test_no_exchange_within_an_image_would_even_more(images: Images) -> None:
         for old_position, new_position in itertools.product(
             positions, set(range(len(images[image_id]))) - set(positions)
         ):
-            new_selection = selection | {image_id: tuple({*positions, new_position} - {old_position})}
+            new_selection = dict(selection) | {image_id: tuple({*positions, new_position} - {old_position})}
             assert spread(images, new_selection) >= spread(images, selection) - 1e-9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 
 import pytest
@@ -62,6 +63,49 @@ def test_what_repeats_is_what_comparing_each_with_each_finds(
     near_duplicates = NearDuplicates(max_similarity)
     results = [[match is not None for match in near_duplicates.add_new(turns, min_turns=fewest)] for turns in images]
     assert results == compare_pairwise(images, max_similarity, fewest)
+
+
+@given(IMAGES, st.sampled_from([0.0, 0.5, 0.8, 0.9]), st.integers(0, 8))
+def test_words_beyond_those_that_utf_8_has_numbers_for_repeat_as_others_do(
+    images: list[list[Turn]], max_similarity: float, max_code_point: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compact_hf.methods.near_duplicates._MAX_CODE_POINT", max_code_point)
+        near_duplicates = NearDuplicates(max_similarity)
+        results = [[match is not None for match in near_duplicates.add_new(turns, min_turns=1)] for turns in images]
+    assert results == compare_pairwise(images, max_similarity, 1)
+
+
+@pytest.mark.parametrize("first", [0xD7FA, 0xDFFA, 0xFFFA])
+def test_words_are_told_apart_however_many_there_are(first: int) -> None:
+    near_duplicates = NearDuplicates()
+    near_duplicates.add_new([make_turn(" ".join(f"word{number}" for number in range(70_000)))], min_turns=2)
+    words = [f"word{number}" for number in range(first, first + 12)]
+    near_duplicates.add_new([make_turn(" ".join(words))], min_turns=1)
+    turns = [make_turn(" ".join(text)) for text in ([*words, "more"], [*words[:10], "word1", "word2"])]
+    assert near_duplicates.add_new(turns, min_turns=3) == [" ".join(words), None]
+
+
+def test_as_much_is_found_when_the_table_of_words_has_grown() -> None:
+    """A thousand questions, each once more, with a word exchanged and with a word more; 2 buckets at first."""
+    rng = random.Random(0)
+    questions = [[f"word{int(60_000 ** rng.random())}" for _ in range(10)] for _ in range(1000)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compact_hf.methods.near_duplicates._MIN_BUCKETS", 2)
+        near_duplicates = NearDuplicates()
+    for words in questions:
+        near_duplicates.add_new([make_turn(" ".join(words))], min_turns=1)
+    for words in questions:
+        exchanged, longer = [*words[:4], "another", *words[5:]], [*words[:4], "another", *words[4:]]
+        turns = [make_turn(" ".join(text)) for text in (words, exchanged, longer)]
+        assert near_duplicates.add_new(turns, min_turns=4) == [" ".join(words), None, " ".join(words)]
+
+
+def test_of_several_that_are_repeated_the_nearest_in_length_and_then_the_earliest_is_named() -> None:
+    near_duplicates = NearDuplicates(0.5)
+    kept = ("one two three four five six", "one two three seven eight", "one two three nine ten")
+    near_duplicates.add_new([make_turn(question) for question in kept], min_turns=1)
+    assert near_duplicates.add_new([make_turn("one two three four zebra")], min_turns=1) == ["1 2 3 7 8"]
 
 
 def test_the_same_wording_with_the_same_answer_is_dropped_however_it_is_written() -> None:

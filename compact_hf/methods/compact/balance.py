@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 from typing import Final
 
+from compact_hf.methods.compact.catalog import Choice, QuestionCatalog, make_catalog
 from compact_hf.methods.compact.preset import PAPER
 from compact_hf.methods.compact.sampling import MAX_K, Combination
 from compact_hf.reports.table import NotebookSummary, Table
 
 MIN_TURNS: Final = PAPER.min_turns
 MAX_TURNS: Final = PAPER.max_turns
-
-Positions = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Balance(NotebookSummary):
         )
 
 
-def balance_questions(images: Mapping[str, Sequence[Combination]]) -> dict[str, Positions]:
+def balance_questions(images: Mapping[str, Sequence[Combination]]) -> Choice:
     """Choose two or three of each image's questions.
 
     How many follows from k alone: the number of questions of each k is brought as near to the others' as two or three
@@ -81,20 +81,24 @@ def balance_questions(images: Mapping[str, Sequence[Combination]]) -> dict[str, 
     Returns:
         Image id -> positions of the questions to take, ascending. An image with two or fewer keeps what it has.
     """
-    targets = _target_counts(images.values())
-    spread = _Spread(chain.from_iterable(images.values()), targets)
-    selection = {image_id: list(range(len(images[image_id]))) for image_id in sorted(images)}
-    surplus = [image_id for image_id in selection if len(selection[image_id]) > MIN_TURNS]
-    for image_id in surplus:
-        while len(selection[image_id]) > MAX_TURNS:
-            spread.remove(
-                images[image_id], selection[image_id], spread.find_heaviest(images[image_id], selection[image_id])
-            )
+    catalog = make_catalog(images)
+    targets = _target_counts(catalog)
+    spread = _Spread(catalog, targets)
+    selection = _Selection(catalog)
+    for image in range(len(catalog)):
+        questions = list(catalog.get_questions(image))
+        while len(questions) > MAX_TURNS:
+            spread.remove(questions, spread.find_heaviest(questions))
+        selection[image] = questions
     for k, target in targets.items():
-        _reduce_to_target(k, target, images, selection, spread)
-    while sum(spread.swap(images[image_id], selection[image_id]) for image_id in surplus):
+        _reduce_to_target(k, target, catalog, selection, spread)
+    surplus = array("I", (image for image in range(len(catalog)) if len(catalog.get_questions(image)) > MIN_TURNS))
+    while sum(_swap(image, catalog, selection, spread) for image in surplus):
         pass
-    return {image_id: tuple(sorted(positions)) for image_id, positions in selection.items()}
+    choice = Choice(catalog)
+    for image in range(len(catalog)):
+        choice.take(image, selection[image])
+    return choice
 
 
 def measure_evenness(questions: Iterable[Combination]) -> Evenness:
@@ -122,7 +126,7 @@ def _entropy(counts: Iterable[int]) -> float:
     return math.fsum(count / total * math.log(total / count) for count in values) / math.log(len(values))
 
 
-def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
+def _target_counts(catalog: QuestionCatalog) -> dict[int, int]:
     """Return how many questions of each k to take.
 
     Each k can have between two and three for each image. All ks get the same number, or the nearest to it that they can
@@ -131,9 +135,11 @@ def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
     """
     minimum: Counter[int] = Counter()
     maximum: Counter[int] = Counter()
-    for questions in filter(None, images):
-        minimum[len(questions[0])] += min(MIN_TURNS, len(questions))
-        maximum[len(questions[0])] += min(MAX_TURNS, len(questions))
+    for image in range(len(catalog)):
+        if k := catalog.get_k(image):
+            count = len(catalog.get_questions(image))
+            minimum[k] += min(MIN_TURNS, count)
+            maximum[k] += min(MAX_TURNS, count)
 
     def clip(target: int) -> dict[int, int]:
         return {k: max(minimum[k], min(target, maximum[k])) for k in sorted(maximum)}
@@ -146,89 +152,118 @@ def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
     return clip(bisect_right(range(1, max(maximum.values(), default=0) + 1), False, key=is_too_high))
 
 
-def _reduce_to_target(
-    k: int, target: int, images: Mapping[str, Sequence[Combination]], selection: dict[str, list[int]], spread: _Spread
-) -> None:
+class _Selection:
+    """The questions that each image keeps, at most three, in an order that exchanges leave as it is."""
+
+    def __init__(self, catalog: QuestionCatalog) -> None:
+        self._slots = array("I", [0]) * (MAX_TURNS * len(catalog))  # numbers of questions from 1, 0 for none
+
+    def __getitem__(self, image: int) -> list[int]:
+        return [slot - 1 for slot in self._slots[MAX_TURNS * image : MAX_TURNS * (image + 1)] if slot]
+
+    def __setitem__(self, image: int, questions: Sequence[int]) -> None:
+        slots = [question + 1 for question in questions] + [0] * (MAX_TURNS - len(questions))
+        self._slots[MAX_TURNS * image : MAX_TURNS * (image + 1)] = array("I", slots)
+
+
+def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: _Selection, spread: _Spread) -> None:
     """Let images of this k give up their third question, the most frequent first, until the level is reached."""
-    image_ids = [image_id for image_id in selection if images[image_id] and len(images[image_id][0]) == k]
-    excess = sum(len(selection[image_id]) for image_id in image_ids) - target
-    candidates: dict[Combination, list[tuple[str, int]]] = {}
-    for image_id in reversed(image_ids):
-        for position in selection[image_id] if len(selection[image_id]) > MIN_TURNS else ():
-            candidates.setdefault(images[image_id][position], []).append((image_id, position))
+    excess = -target
+    candidates: dict[int, array[int]] = {}  # number of a combination -> its questions
+    for image in reversed(range(len(catalog))):
+        if catalog.get_k(image) != k:
+            continue
+        questions = selection[image]
+        excess += len(questions)
+        for question in questions if len(questions) > MIN_TURNS else ():
+            candidates.setdefault(catalog.combination_numbers[question], array("I")).append(question)
     # Weights only shrink as questions are given up, so what is on top and has not shrunk is the heaviest.
-    heap = [(-spread.weight(combination), combination) for combination in candidates]
+    heap = [(-spread.weigh(number), catalog.combinations[number], number) for number in candidates]
     heapq.heapify(heap)
     while excess:
-        weight, combination = heap[0]
-        if weight != -spread.weight(combination):
-            heapq.heapreplace(heap, (-spread.weight(combination), combination))
-        elif not candidates[combination]:
+        weight, combination, number = heap[0]
+        if weight != -spread.weigh(number):
+            heapq.heapreplace(heap, (-spread.weigh(number), combination, number))
+        elif not candidates[number]:
             heapq.heappop(heap)
         else:
-            image_id, position = candidates[combination].pop()
-            if len(selection[image_id]) > MIN_TURNS:
-                spread.remove(images[image_id], selection[image_id], position)
+            question = candidates[number].pop()
+            image = catalog.find_image_of(question)
+            questions = selection[image]
+            if len(questions) > MIN_TURNS:
+                spread.remove(questions, question)
+                selection[image] = questions
                 excess -= 1
+
+
+def _swap(image: int, catalog: QuestionCatalog, selection: _Selection, spread: _Spread) -> bool:
+    """Exchange one question for another that was given up, the exchange that evens most, if any does."""
+    questions = selection[image]
+    exchange = spread.find_swap(questions, [other for other in catalog.get_questions(image) if other not in questions])
+    if exchange is None:
+        return False
+    old, new = exchange
+    spread.replace(old, new)
+    questions[questions.index(old)] = new
+    selection[image] = questions
+    return True
 
 
 class _Spread:
     """How often each capability and pair is needed by what is taken; `targets` has how many questions it will be."""
 
-    def __init__(self, questions: Iterable[Combination], targets: Mapping[int, int]) -> None:
-        question_counts = Counter(questions)
-        capabilities = sorted({capability for combination in question_counts for capability in combination})
-        pairs = sorted({pair for combination in question_counts for pair in combinations(combination, 2)})
+    def __init__(self, catalog: QuestionCatalog, targets: Mapping[int, int]) -> None:
+        self._combination_numbers = catalog.combination_numbers
+        capabilities = sorted({capability for combination in catalog.combinations for capability in combination})
+        pairs = sorted({pair for combination in catalog.combinations for pair in combinations(combination, 2)})
         cell_index = {cell: index for index, cell in enumerate([*capabilities, *pairs])}
-        self._cells = {
-            names: [cell_index[cell] for cell in (*names, *combinations(names, 2))] for names in question_counts
-        }
+        # Of each combination: its cells, and its capabilities as bits.
+        self._cells = [
+            [cell_index[cell] for cell in (*names, *combinations(names, 2))] for names in catalog.combinations
+        ]
+        self._bits = [sum(1 << cell_index[name] for name in names) for names in catalog.combinations]
         # The squares of n counts by the square of their mean are n^2 / total^2 of them: here as whole numbers.
         totals = {size: sum(math.comb(k, size) * target for k, target in targets.items()) or 1 for size in (1, 2)}
         capability_unit, pair_unit = (len(capabilities) * totals[2]) ** 2, (len(pairs) * totals[1]) ** 2
         self._units = [capability_unit] * len(capabilities) + [pair_unit] * len(pairs)
         self._own_weights = [capability_unit * k + pair_unit * math.comb(k, 2) for k in range(MAX_K + 1)]
         self._counts = [0] * len(cell_index)  # in units
-        for combination, count in question_counts.items():
-            self._update(combination, count)
+        for number, count in Counter(catalog.combination_numbers).items():
+            self._update(number, count)
 
-    def weight(self, combination: Combination) -> int:
-        """Return how often what a question needs is needed, in units."""
-        return sum(map(self._counts.__getitem__, self._cells[combination]))
+    def weigh(self, number: int) -> int:
+        """Return how often what a combination needs is needed, in units."""
+        return sum(map(self._counts.__getitem__, self._cells[number]))
 
-    def find_heaviest(self, questions: Sequence[Combination], positions: Sequence[int]) -> int:
-        """Return the position of the question whose loss evens most, the last one of equals."""
-        return max(positions, key=lambda position: (self.weight(questions[position]), position))
+    def find_heaviest(self, questions: Sequence[int]) -> int:
+        """Return the question whose loss evens most, the last one of equals."""
+        return max(questions, key=lambda question: (self.weigh(self._combination_numbers[question]), question))
 
-    def remove(self, questions: Sequence[Combination], positions: list[int], position: int) -> None:
+    def remove(self, questions: list[int], question: int) -> None:
         """Take a question away."""
-        positions.remove(position)
-        self._update(questions[position], -1)
+        questions.remove(question)
+        self._update(self._combination_numbers[question], -1)
 
-    def swap(self, questions: Sequence[Combination], positions: list[int]) -> bool:
-        """Exchange one question for another that was given up, the exchange that evens most, if any does."""
-        removed = [
-            (self.weight(questions[position]), position)
-            for position in range(len(questions))
-            if position not in positions
-        ]
-        best_delta, best_swap = 0, (0, 0)
-        for old in positions if removed else ():
-            names = set(questions[old])
-            weight = self.weight(questions[old]) - self._own_weights[len(names)]
-            for new_weight, new in removed:
+    def find_swap(self, questions: Sequence[int], others: Sequence[int]) -> tuple[int, int] | None:
+        """Return the exchange of one of the questions for one of the others that evens most, None if none does."""
+        numbers = self._combination_numbers
+        weighed_others = [(self.weigh(numbers[other]), self._bits[numbers[other]], other) for other in others]
+        best_delta, best_swap = 0, None
+        for old in questions if others else ():
+            old_bits = self._bits[numbers[old]]
+            weight = self.weigh(numbers[old]) - self._own_weights[old_bits.bit_count()]
+            for new_weight, new_bits, new in weighed_others:
                 # Half of what the sums of squares change by; what both need stays as it is.
-                delta = new_weight - weight - self._own_weights[len(names.intersection(questions[new]))]
+                delta = new_weight - weight - self._own_weights[(old_bits & new_bits).bit_count()]
                 if delta < best_delta:
                     best_delta, best_swap = delta, (old, new)
-        if best_delta == 0:
-            return False
-        old, new = best_swap
-        positions[positions.index(old)] = new
-        self._update(questions[old], -1)
-        self._update(questions[new], 1)
-        return True
+        return best_swap
 
-    def _update(self, combination: Combination, delta: int) -> None:
-        for cell in self._cells[combination]:
+    def replace(self, old: int, new: int) -> None:
+        """Exchange one question for another."""
+        self._update(self._combination_numbers[old], -1)
+        self._update(self._combination_numbers[new], 1)
+
+    def _update(self, number: int, delta: int) -> None:
+        for cell in self._cells[number]:
             self._counts[cell] += delta * self._units[cell]

@@ -7,19 +7,21 @@ with a surplus of questions those are taken that even the dataset out (balance.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import canonicalize
 from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome, iter_outcomes
-from compact_hf.methods.compact.balance import Balance, Positions, balance_questions, measure_evenness
+from compact_hf.methods.compact.balance import Balance, balance_questions, measure_evenness
+from compact_hf.methods.compact.catalog import Choice, Positions, QuestionCatalog
 from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.preset import METHOD, PAPER
 from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
-from compact_hf.methods.compact.sampling import Combination
 from compact_hf.methods.near_duplicates import NearDuplicates
 from compact_hf.methods.row_kind import Filters, Sample
 from compact_hf.records import ImageInfo, Message, Reject, Turn, digest
@@ -32,7 +34,8 @@ def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) ->
     """Yield a row of each conversation, of runs of COMPACT and of augment together; see `Method.iter_rows`.
 
     What stays in memory are the words of the questions, to find those that repeat one, and with `balance` the
-    combinations of each image; it reads the runs twice then.
+    combinations of each image, as numbers: under 300 bytes an image with four or five questions. With `balance` it
+    reads the runs twice.
     """
     conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
     if options.balance:
@@ -151,38 +154,32 @@ def _apply_balance(
     on_balance: Callable[[NotebookSummary], None],
 ) -> Iterator[_ImageConversation | Reject]:
     """Go over the runs twice, to choose of each image's questions and to take what was chosen."""
-    available: dict[str, Positions] = {}
-    combinations: dict[str, tuple[Combination, ...]] = {}
-    interned: dict[Combination, Combination] = {}
+    catalog = QuestionCatalog()
+    turn_positions = array("H")  # of each question of the catalog, among the image's turns
     for item in conversations:
         if isinstance(item, Reject):
             yield item
             continue
-        item_combinations = (item.turns[position].capabilities for position in item.positions)
-        available[item.image.image_id] = item.positions
-        # One object for all that are equal: there are more images than combinations.
-        combinations[item.image.image_id] = tuple(
-            interned.setdefault(combination, combination) for combination in item_combinations
-        )
-    selection = balance_questions(combinations)
-    on_balance(_measure_balance(combinations, selection))
+        catalog.append(item.image.image_id, (item.turns[position].capabilities for position in item.positions))
+        turn_positions.extend(item.positions)
+    choice = balance_questions(catalog)
+    on_balance(_measure_balance(catalog, choice))
     for item in _iter_conversations(journals):
         # What has come in since the first time is left for the next release.
-        if isinstance(item, Reject) or item.image.image_id not in selection:
+        if isinstance(item, Reject) or (image := catalog.find(item.image.image_id)) is None:
             continue
-        candidates = available[item.image.image_id]
-        positions = tuple(candidates[position] for position in selection[item.image.image_id])
-        for position in candidates:
-            if position not in positions:
-                turn = item.turns[position]
+        positions = tuple(turn_positions[question] for question in choice.get_taken(image))
+        for question in catalog.get_questions(image):
+            if not choice.questions[question]:
+                turn = item.turns[turn_positions[question]]
                 yield Reject("assembly", "surplus for balance", turn.question, "", turn.capabilities)
         yield replace(item, positions=positions)
 
 
-def _measure_balance(questions: Mapping[str, Sequence[Combination]], selection: Mapping[str, Positions]) -> Balance:
-    return Balance(
-        before=measure_evenness(combination for combinations in questions.values() for combination in combinations),
-        after=measure_evenness(
-            questions[image_id][position] for image_id, positions in selection.items() for position in positions
-        ),
+def _measure_balance(catalog: QuestionCatalog, choice: Choice) -> Balance:
+    numbers = catalog.combination_numbers
+    before, after = (
+        measure_evenness(map(catalog.combinations.__getitem__, kept))
+        for kept in (numbers, compress(numbers, choice.questions))
     )
+    return Balance(before, after)

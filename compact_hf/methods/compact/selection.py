@@ -15,7 +15,8 @@ from typing import Final
 
 from compact_hf.capabilities import canonicalize
 from compact_hf.errors import ReleaseError, UsageError
-from compact_hf.methods.compact.balance import MIN_TURNS, Positions
+from compact_hf.methods.compact.balance import MIN_TURNS
+from compact_hf.methods.compact.catalog import Choice, Positions, QuestionCatalog, make_catalog
 from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.rows import with_turns
 from compact_hf.methods.compact.sampling import MAX_K, Combination
@@ -103,7 +104,7 @@ class Selection:
         return partial(apply_selection, positions_by_image=select_questions(group_questions(rows), self))
 
 
-def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
+def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> Choice:
     """Choose which questions of which images to take.
 
     Images come in the order of a hash of their id and the seed, and give their questions until the number is reached.
@@ -118,25 +119,45 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
     Raises:
         ReleaseError: there are fewer than are wanted.
     """
-    eligible = _find_eligible(images, selection)
+    catalog = make_catalog(images)
+    eligible = _find_eligible(catalog, selection)
     if selection.size is None and not selection.k_shares:
         return eligible
-    group_by_id = {image_id: len(images[image_id][0]) if selection.k_shares else _ALL_KS for image_id in eligible}
-    train_ids = {image_id for image_id in eligible if not is_validation_image(image_id)}
+
+    def get_group(image: int) -> int:
+        return (catalog.get_k(image) or _ALL_KS) if selection.k_shares else _ALL_KS
+
+    def count_units(questions: Sequence[int]) -> int:
+        return len(questions) if selection.conversations is None else 1
+
     available: Counter[int] = Counter()
-    for image_id in train_ids:
-        available[group_by_id[image_id]] += len(eligible[image_id]) if selection.conversations is None else 1
+    for image in eligible.get_images():
+        if not is_validation_image(catalog.get_id(image)):
+            available[get_group(image)] += count_units(list(eligible.get_taken(image)))
     remaining = _allocate(available, selection)
-    result: dict[str, Positions] = {}
-    for image_id in sorted(eligible, key=lambda image_id: digest("selection", selection.seed, image_id)):
-        if not remaining[group := group_by_id[image_id]]:
+    result = Choice(catalog)
+    for image in _shuffle(catalog, eligible, selection.seed):
+        if not remaining[group := get_group(image)]:
             continue
-        result[image_id] = eligible[image_id]
-        if image_id in train_ids and selection.conversations is None:
-            result[image_id] = eligible[image_id][: remaining[group]]
-        if image_id in train_ids:
-            remaining[group] -= len(result[image_id]) if selection.conversations is None else 1
+        questions = list(eligible.get_taken(image))
+        if not is_validation_image(catalog.get_id(image)):
+            if selection.conversations is None:
+                questions = questions[: remaining[group]]
+            remaining[group] -= count_units(questions)
+        result.take(image, questions)
     return result
+
+
+def _shuffle(catalog: QuestionCatalog, eligible: Choice, seed: int) -> Iterator[int]:
+    """Yield the images that are eligible in the order of a hash of their id and the seed."""
+    import numpy as np
+
+    images = np.fromiter(eligible.get_images(), np.uint32)
+    digests = (digest("selection", seed, catalog.get_id(image)) for image in eligible.get_images())
+    halves = np.fromiter(
+        ((int(text[:16], 16), int(text[16:], 16)) for text in digests), np.dtype((np.uint64, 2)), len(images)
+    )
+    return map(int, images[np.lexsort((halves[:, 1], halves[:, 0]))])
 
 
 def apply_selection(
@@ -155,15 +176,13 @@ def apply_selection(
             yield with_turns(row, [row.turns[index] for index in positions])
 
 
-def group_questions(rows: Iterable[Row | Reject]) -> dict[str, tuple[Combination, ...]]:
+def group_questions(rows: Iterable[Row | Reject]) -> QuestionCatalog:
     """Return image id -> the combination of each of its questions."""
-    interned: dict[Combination, Combination] = {}
-    return {
-        # One object for all that are equal: there are more images than combinations.
-        str(row.image_id): tuple(interned.setdefault(turn.capabilities, turn.capabilities) for turn in row.turns)
-        for row in rows
-        if isinstance(row, QuestionRow)
-    }
+    catalog = QuestionCatalog()
+    for row in rows:
+        if isinstance(row, QuestionRow):
+            catalog.append(str(row.image_id), (turn.capabilities for turn in row.turns))
+    return catalog.sort()
 
 
 def count_by_k(
@@ -176,16 +195,18 @@ def count_by_k(
     )
 
 
-def _find_eligible(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
+def _find_eligible(catalog: QuestionCatalog, selection: Selection) -> Choice:
     """Return the questions that are of the ks that are wanted and need nothing that is not."""
     ks, without = {*selection.ks, *selection.k_shares}, set(selection.without)
-    eligible: dict[str, Positions] = {}
-    for image_id, questions in images.items():
-        if ks and len(questions[0]) not in ks:
+    is_allowed = [without.isdisjoint(combination) for combination in catalog.combinations]
+    eligible = Choice(catalog)
+    for image in range(len(catalog)):
+        if ks and catalog.get_k(image) not in ks:
             continue
-        positions = tuple(index for index, combination in enumerate(questions) if without.isdisjoint(combination))
-        if len(positions) >= min(MIN_TURNS, len(questions)):
-            eligible[image_id] = positions
+        questions = catalog.get_questions(image)
+        allowed = [question for question in questions if is_allowed[catalog.combination_numbers[question]]]
+        if len(allowed) >= min(MIN_TURNS, len(questions)):
+            eligible.take(image, allowed)
     return eligible
 
 

@@ -1,0 +1,168 @@
+"""Which questions there are, and which of them are taken: mappings of millions of images, held as flat arrays.
+
+A dictionary of tuples takes half a kilobyte an image; a catalog takes 20 bytes, and 2 for each question.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
+from typing import Self
+
+from compact_hf.methods.compact.sampling import Combination
+
+Positions = tuple[int, ...]
+
+
+class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
+    """Image id -> the combination of each of its questions; those of an image have one k.
+
+    Images and questions are numbered in the order in which they are appended: first the questions of image 0, then
+    those of image 1, and so on.
+
+    Attributes:
+        combinations (`list[Combination]`): those that occur.
+        combination_numbers (`array[int]`): for each question the index of its combination in `combinations`.
+    """
+
+    def __init__(self) -> None:
+        self.combinations: list[Combination] = []
+        self.combination_numbers = array("H")
+        self._numbers: dict[Combination, int] = {}
+        # Of each image both halves of its id, and the number of the question after its last.
+        self._ids_high, self._ids_low, self._ends = array("Q"), array("Q"), array("I")
+        self._is_sorted = True
+
+    def append(self, image_id: str, questions: Iterable[Combination]) -> None:
+        """Add an image.
+
+        Args:
+            image_id (`str`): 32 hex digits. It can be looked up only if the ids come in ascending order; else see
+                `sort`.
+            questions (`Iterable[Combination]`): the combination of each of its questions.
+        """
+        for combination in questions:
+            number = self._numbers.setdefault(combination, len(self.combinations))
+            if number == len(self.combinations):
+                self.combinations.append(combination)
+            self.combination_numbers.append(number)
+        high, low = _split_id(image_id)
+        if self._ends and (high, low) <= (self._ids_high[-1], self._ids_low[-1]):
+            self._is_sorted = False
+        self._ids_high.append(high)
+        self._ids_low.append(low)
+        self._ends.append(len(self.combination_numbers))
+
+    def sort(self) -> Self:
+        """Return the images in the order of their ids, of those with the same id the last."""
+        if self._is_sorted:
+            return self
+        result = type(self)()
+        for image_id, questions in sorted(
+            {self.get_id(image): self._read(image) for image in range(len(self))}.items()
+        ):
+            result.append(image_id, questions)
+        return result
+
+    def find(self, image_id: str) -> int | None:
+        """Return the number of an image, None if there is none with this id."""
+        high, low = _split_id(image_id)
+        image = bisect_left(self._ids_high, high)
+        while image < len(self._ids_high) and self._ids_high[image] == high:
+            if self._ids_low[image] == low:
+                return image
+            image += 1
+        return None
+
+    def find_image_of(self, question: int) -> int:
+        """Return the number of the image that a question is about."""
+        return bisect_right(self._ends, question)
+
+    def get_id(self, image: int) -> str:
+        """Return the id of an image."""
+        return f"{self._ids_high[image]:016x}{self._ids_low[image]:016x}"
+
+    def get_questions(self, image: int) -> range:
+        """Return the numbers of an image's questions."""
+        return range(self._ends[image - 1] if image else 0, self._ends[image])
+
+    def get_k(self, image: int) -> int | None:
+        """Return k of an image's questions, None if it has none."""
+        questions = self.get_questions(image)
+        return len(self.combinations[self.combination_numbers[questions.start]]) if questions else None
+
+    def __getitem__(self, image_id: str) -> tuple[Combination, ...]:
+        if (image := self.find(image_id)) is None:
+            raise KeyError(image_id)
+        return self._read(image)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.get_id, range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def _read(self, image: int) -> tuple[Combination, ...]:
+        questions = self.get_questions(image)
+        numbers = self.combination_numbers[questions.start : questions.stop]
+        return tuple(map(self.combinations.__getitem__, numbers))
+
+
+class Choice(Mapping[str, Positions]):
+    """Image id -> the positions of those of its questions that are taken, ascending, for the images that are taken.
+
+    Args:
+        catalog (`QuestionCatalog`): what there is, sorted.
+
+    Attributes:
+        questions (`bytearray`): for each question of the catalog 1 if it is taken, else 0.
+    """
+
+    def __init__(self, catalog: QuestionCatalog) -> None:
+        self._catalog = catalog
+        self._images = bytearray(len(catalog))
+        self.questions = bytearray(len(catalog.combination_numbers))
+
+    def take(self, image: int, questions: Iterable[int]) -> None:
+        """Take an image with these of its questions, given by their numbers."""
+        self._images[image] = 1
+        for question in questions:
+            self.questions[question] = 1
+
+    def get_images(self) -> Iterator[int]:
+        """Yield the numbers of the images that are taken, ascending."""
+        return compress(range(len(self._images)), self._images)
+
+    def get_taken(self, image: int) -> Iterator[int]:
+        """Yield the numbers of those of an image's questions that are taken, ascending."""
+        questions = self._catalog.get_questions(image)
+        return compress(questions, self.questions[questions.start : questions.stop])
+
+    def __getitem__(self, image_id: str) -> Positions:
+        image = self._catalog.find(image_id)
+        if image is None or not self._images[image]:
+            raise KeyError(image_id)
+        start = self._catalog.get_questions(image).start
+        return tuple(question - start for question in self.get_taken(image))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._catalog.get_id, self.get_images())
+
+    def __len__(self) -> int:
+        return sum(self._images)
+
+
+def make_catalog(images: Mapping[str, Sequence[Combination]]) -> QuestionCatalog:
+    """Return the catalog of what a mapping holds, sorted."""
+    if isinstance(images, QuestionCatalog):
+        return images.sort()
+    catalog = QuestionCatalog()
+    for image_id in sorted(images):
+        catalog.append(image_id, images[image_id])
+    return catalog
+
+
+def _split_id(image_id: str) -> tuple[int, int]:
+    return divmod(int(image_id, 16), 1 << 64)

@@ -1,0 +1,38 @@
+"""benchmarks/choosing.py measures what choosing holds in memory, and that is little."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import readme
+
+MAX_BYTES_A_ROW = 300
+
+
+def measure(rows: int) -> dict[str, Any]:
+    """Return what the script prints, run in a fresh process: a forked one has memory to reuse."""
+    script = Path(readme.__file__).with_name("choosing.py")
+    command = [sys.executable, script, "--rows", str(rows), "--json"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return dict(json.loads(process.stdout))
+
+
+def test_each_part_is_measured_and_shown() -> None:
+    result = measure(2000)
+    assert list(result["bytes a row"]) == ["near duplicates", "balance", "selection"]
+    assert result["bytes a row"]["near duplicates"] > 100
+    label, figure, target = readme.choosing_row(result)
+    assert (label.count(" / "), figure.count(" / "), target) == (2, 2, str(MAX_BYTES_A_ROW))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_choosing_among_a_million_rows_takes_less_than_300_bytes_a_row() -> None:
+    assert max(measure(1_000_000)["bytes a row"].values()) < MAX_BYTES_A_ROW
