@@ -51,7 +51,6 @@ figures: setup
 	mkdir -p docs/figures docs/pictures
 	$(BIN)/python benchmarks/scenes.py --json > docs/figures/scenes.json
 	$(BIN)/python benchmarks/release.py --json > docs/figures/release.json
-	$(BIN)/python benchmarks/choosing.py --json > docs/figures/choosing.json
 	$(BIN)/python benchmarks/generation.py --json > docs/figures/generation.json
 	$(BIN)/python benchmarks/training.py --json > docs/figures/training.json
 	$(BIN)/python benchmarks/evaluation.py --json > docs/figures/evaluation.json

@@ -173,16 +173,6 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def choosing_row(result: dict[str, Any]) -> tuple[str, str, str]:
-    """Return the row about the memory that choosing takes."""
-    parts = result["bytes a row"]
-    return (
-        f"memory to choose among {result['rows']:,} rows, bytes a row: {' / '.join(parts)}",
-        " / ".join(f"{count:.0f}" for count in parts.values()),
-        "300",
-    )
-
-
 TRAINING_COLUMNS = {
     "questions_per_second": "questions a second",
     "rows_per_second": "rows a second",

@@ -24,12 +24,10 @@ def measure(rows: int) -> dict[str, Any]:
     return dict(json.loads(process.stdout))
 
 
-def test_each_part_is_measured_and_shown() -> None:
+def test_each_part_is_measured() -> None:
     result = measure(2000)
     assert list(result["bytes a row"]) == ["near duplicates", "balance", "selection"]
     assert result["bytes a row"]["near duplicates"] > 100
-    label, figure, target = readme.choosing_row(result)
-    assert (label.count(" / "), figure.count(" / "), target) == (2, 2, str(MAX_BYTES_A_ROW))
 
 
 @pytest.mark.slow
