@@ -61,8 +61,8 @@ def choose(rows: int) -> Iterator[str]:
         if len(kept) >= MIN_TURNS:
             catalog.append(f"{number:08x}{digest(number)[8:]}", (turns[position].capabilities for position in kept))
             turn_positions.extend(kept)
-    yield "near duplicates"
     del near_duplicates
+    yield "near duplicates"
     balance_questions(catalog)
     yield "balance"
     select_questions(catalog, Selection(questions=max(1, rows // 2)))
