@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 from compact_hf.records import Row
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
-rows = [row for row in iter_rows([Path(sys.argv[1], AssemblyOptions())]) if isinstance(row, Row)]
+rows = [row for row in iter_rows([Path(sys.argv[1])], AssemblyOptions()) if isinstance(row, Row)]
 told = [len(row.read_images[0]()) for row in rows]
 """
 
