@@ -29,6 +29,7 @@ from compact_hf.dataset.card import (
 )
 from compact_hf.dataset.row_checks import iter_defects
 from compact_hf.dataset.schema import (
+    COMMON_COLUMNS,
     card_features,
     configs_from_subsets,
     data_path,
@@ -217,7 +218,7 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
 
 def _schema_difference(schema: Any, expected: Any) -> str:
     """Return what differs between a file's schema and a release's, an empty string where nothing does."""
-    if unknown := find_unknown_columns(schema.names):
+    if set(COMMON_COLUMNS) <= set(schema.names) and (unknown := find_unknown_columns(schema.names)):
         return f"no method that is installed has the column {', '.join(unknown)}; install its package, or remove it"
     if schema.names != expected.names:
         return f"columns {', '.join(schema.names)}; should be {', '.join(expected.names)}"

@@ -123,6 +123,7 @@ def test_answers_and_questions_are_measured_as_they_are(tmp_path: Path) -> None:
     assert "- Language: 75.0% of the questions" in text
 
 
+@pytest.mark.usefixtures("every_plot_drawn")
 def test_distributions_are_pictures_beside_the_card(tmp_path: Path) -> None:
     _, _, text = write_release(tmp_path / "out", *make_rows(60), TEXT_ROW)
     figures = re.findall(r'<img src="(.*?)" width="480" alt="(.+?)">', text)
