@@ -65,12 +65,12 @@ class UnknownCapabilityError(UsageError):
 class SettingsMismatchError(UsageError):
     """The run folder was started with other settings than the ones asked for now."""
 
-    def __init__(self, run: str, differences: dict[str, tuple[object, object]]) -> None:
+    def __init__(self, run: str, differences: dict[str, tuple[object, object]], *, option: str = "--out") -> None:
         self.run = run
         self.differences = differences
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
         super().__init__(
-            f"{run} holds another run ({changes}); give these again to go on with it, or choose another --out"
+            f"{run} holds another run ({changes}); give these again to go on with it, or choose another {option}"
         )
 
 

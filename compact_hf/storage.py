@@ -7,13 +7,15 @@ kill leaves `out` as it was or as it will be; the next call clears what was left
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,6 +24,8 @@ from uuid import uuid4
 from compact_hf.errors import CompactError, ReleaseError
 
 _TEMP_SUFFIX: Final = ".part"
+_SHARED_TEMP_NAME: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMP_SUFFIX)}")
+_STALE_S: Final = 24 * 3600.0  # the age in seconds from which no process still writes such a file
 
 
 @contextmanager
@@ -38,9 +42,19 @@ def translate_disk_errors(
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and not is_impossible_path(error):
+            raise
         verb = "read" if is_reading else "written"
-        raise error_type(f"{path} cannot be {verb} ({error.strerror or error}); {advice}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise error_type(f"{path} cannot be {verb} ({reason}); {advice}") from error
+
+
+def is_impossible_path(error: OSError | ValueError) -> bool:
+    """Return whether no file can have the path that was given: a part of it is too long, or it has a null byte."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENAMETOOLONG, errno.EINVAL) and error.filename is not None
+    return "embedded null" in str(error)
 
 
 @contextmanager
@@ -55,11 +69,17 @@ def atomic_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written or renamed.
     """
+    with _temporary_file(path, is_shared=is_shared) as temp_file:
+        yield temp_file
+        os.replace(temp_file, path)
+
+
+@contextmanager
+def _temporary_file(path: Path, *, is_shared: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temp_file = path.with_name(f".{path.name}{f'.{uuid4().hex}' if is_shared else ''}{_TEMP_SUFFIX}")
     try:
         yield temp_file
-        os.replace(temp_file, path)
     finally:
         temp_file.unlink(missing_ok=True)
 
@@ -70,10 +90,41 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         temp_file.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def is_empty_directory(path: Path, *, besides: str | None = None) -> bool:
+def create_atomically(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, unless it exists: of several processes or machines the first one's stays.
+
+    On a file system without hard links it is the last one's.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with _temporary_file(path, is_shared=True) as temp_file:
+        temp_file.write_text(text, encoding="utf-8")
+        try:
+            os.link(temp_file, path)
+        except FileExistsError:
+            return
+        except OSError:
+            os.replace(temp_file, path)
+
+
+def remove_stale_parts(directory: Path) -> None:
+    """Remove what kills in `atomic_file(is_shared=True)` left in a directory more than a day ago.
+
+    Raises:
+        OSError: the directory cannot be read or written.
+    """
+    oldest = time.time() - _STALE_S
+    for file in directory.iterdir():
+        with suppress(FileNotFoundError):  # it may be removed, or renamed, at this moment
+            if _SHARED_TEMP_NAME.fullmatch(file.name) and file.stat().st_mtime < oldest:
+                file.unlink()
+
+
+def is_empty_directory(path: Path, *, besides: Collection[str] = ()) -> bool:
     """Return whether `path` is a directory without files: none but `besides` and what a kill in `atomic_file` left."""
     return path.is_dir() and all(
-        file.name == besides or (file.name.startswith(".") and file.name.endswith(_TEMP_SUFFIX))
+        file.name in besides or (file.name.startswith(".") and file.name.endswith(_TEMP_SUFFIX))
         for file in path.iterdir()
     )
 
@@ -126,7 +177,7 @@ def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool]) -> Non
         return
     if out.is_symlink() or not out.is_dir():
         raise ReleaseError(f"{out} is not a folder; a release is written to a new folder, choose another --out")
-    if any(out.iterdir()) and not is_replaceable(out):
+    if not is_empty_directory(out) and not is_replaceable(out):
         raise ReleaseError(
             f"{out} holds something other than an earlier release, and would be lost; "
             "choose an --out that is new, empty, or a release without other files"

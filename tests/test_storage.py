@@ -112,7 +112,7 @@ def test_what_a_kill_left_over_is_written_over_and_is_nobodys_work(tmp_path: Pat
     write_atomically(tmp_path / "results.json", b"whole")
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
     assert not is_empty_directory(tmp_path)
-    assert is_empty_directory(tmp_path, besides="results.json")
+    assert is_empty_directory(tmp_path, besides=("results.json",))
     assert not is_empty_directory(tmp_path / "results.json")
 
 

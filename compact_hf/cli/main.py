@@ -28,6 +28,7 @@ from compact_hf.cli import (
 from compact_hf.cli.console import flush_data, log, silence
 from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError, UsageError
+from compact_hf.storage import is_impossible_path
 
 _EXTRAS: Final = {
     "torch": "tune",
@@ -43,6 +44,8 @@ _EXTRAS: Final = {
     "ray": "ray",
     "xgrammar": "local",
 }
+
+_SHOWN_CHARACTERS: Final = 60  # of a path that is too long
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read stdout has had enough (`| head`).
         silence(sys.stdout)
         return 0
+    except (OSError, ValueError) as error:
+        if args.debug or not is_impossible_path(error):
+            raise
+        log(f"compact: {_describe_impossible_path(error)}")
+        return UsageError.exit_status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if args.debug or package not in _EXTRAS:
@@ -78,6 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"compact: this needs {package}, which is not installed; pip install 'compact_hf[{_EXTRAS[package]}]'")
         return 1
     return status
+
+
+def _describe_impossible_path(error: OSError | ValueError) -> str:
+    name = ascii(getattr(error, "filename", ""))
+    shown = f" {name[:_SHOWN_CHARACTERS]}..." if len(name) > _SHOWN_CHARACTERS else f" {name}" if name != "''" else ""
+    reason = getattr(error, "strerror", None) or error
+    return f"a path{shown} cannot be used ({reason}); give one without null bytes, of names of at most 255 bytes"
 
 
 def _parser(argv: Sequence[str] = ()) -> Parser:

@@ -28,7 +28,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
 from compact_hf.demo.report import DemoResults, make_report, make_summary
-from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
+from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.questions import SWAPPED_IMAGES
 from compact_hf.evaluation.task import DEFAULT_TASK
@@ -37,13 +37,13 @@ from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.models.loading import without_progress_bars
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.reports import contact_sheet
 from compact_hf.reports.demo_page import render_demo
 from compact_hf.runs.run import RunProgress
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.render import render_png
 from compact_hf.scenes.scene import build_scene
-from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.model_card import write_card
@@ -111,7 +111,6 @@ _IMAGE_ROWS: Final = 60
 _TEXT_ROWS: Final = 20
 _INSTRUCTION_ROWS: Final = 40
 _SHEET_IMAGES: Final = 6
-_MARKER: Final = ".compact-demo"
 _SNIPPET: Final = """\
 from datasets import load_dataset
 
@@ -155,7 +154,11 @@ def run_demo(
     """
     if scenes < _MIN_SCENES:
         raise UsageError(f"got {scenes} scenes; the demo needs at least {_MIN_SCENES} to learn from")
-    directory = _init_output_dir(Path(out), {"scenes": scenes, "steps": steps})
+    directory = Path(out)
+    output_directory = OutputDirectory(directory, "a demo", ".compact-demo")
+    output_directory.claim()
+    # What was trained and judged belongs to the settings of the first call.
+    output_directory.bind({"scenes": scenes, "steps": steps})
     _generate(directory / "run", scenes, on_progress)
     stats = _assemble(directory, on_progress)
     code = _SNIPPET.format(release=str(directory / "release"))
@@ -178,30 +181,6 @@ def run_demo(
     page.write_text(render_demo(report), encoding="utf-8")
     sheet.write_bytes(contact_sheet.render_sheet(contact_sheet.pick(report.images, _SHEET_IMAGES)))
     return DemoOutput(page, make_summary(demo))
-
-
-def _init_output_dir(directory: Path, settings: dict[str, int | None]) -> Path:
-    marker = directory / _MARKER
-    if directory.exists() and not marker.exists() and not is_empty_directory(directory):
-        raise UsageError(f"--out {directory} already holds something that is not a demo; give a new or empty folder")
-    try:
-        saved_settings = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else settings
-        if saved_settings != settings:
-            # What was trained and judged belongs to the settings of the first call.
-            raise SettingsMismatchError(
-                str(directory),
-                {
-                    name: (saved_settings.get(name), value)
-                    for name, value in settings.items()
-                    if saved_settings.get(name) != value
-                },
-            )
-        write_atomically(marker, json.dumps(settings))
-    except ValueError as error:
-        raise UsageError(f"{marker} cannot be read ({error}): remove {directory} or choose another --out") from error
-    except OSError as error:
-        raise UsageError(f"--out {directory} cannot be written ({error.strerror}); give another folder") from error
-    return directory
 
 
 def _generate(run: Path, scenes: int, on_progress: ProgressCallback) -> None:

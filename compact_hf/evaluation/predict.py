@@ -7,7 +7,6 @@ ends with the same answers as one that was not.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +18,13 @@ from compact_hf.evaluation.inference import ImagePromptPairs, Student, decode_rg
 from compact_hf.evaluation.questions import Prediction, Question
 from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
 from compact_hf.images.codec import ImageError
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import from_json
 from compact_hf.storage import translate_disk_errors
 
 PREDICTIONS_FILE: Final = "predictions.jsonl"
 EVALUATION_FILE: Final = "evaluation.json"
+LOCK_FILE: Final = "evaluation.lock"
 
 
 def read_predictions(directory: str | Path) -> list[Prediction]:
@@ -42,7 +43,7 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
         EvaluationError, path, "give the folder of one model, DIR/NAME of compact evaluate's --out DIR", is_reading=True
     ):
         lines = path.read_bytes().splitlines()
-    manifest = read_manifest(Path(directory).resolve().parent / EVALUATION_FILE)
+    manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
     return parse_predictions(prediction_type, lines, path)
 
@@ -69,20 +70,29 @@ def parse_predictions(prediction_type: type[Prediction], lines: Sequence[bytes],
     return predictions
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def evaluation_directory(out: Path) -> OutputDirectory:
+    """Return the directory of an evaluation, to be claimed or read."""
+    return OutputDirectory(
+        out,
+        "an evaluation",
+        EVALUATION_FILE,
+        lock_name=LOCK_FILE,
+        error_type=EvaluationError,
+        claim_error_type=EvaluationError,
+    )
+
+
+def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
     """Return what an evaluation.json holds, None where there is none. Version 0.1.0 named no task.
 
     Raises:
         EvaluationError: it cannot be read, or is none.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    content = directory.read_settings()
+    if content is None:
         return None
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); give another --out") from error
-    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
-        raise EvaluationError(f"{path.parent} was written by another version; give another --out")
+    if not isinstance(content.get("models"), dict):
+        raise directory.damaged_error("it names no models")
     return {"task": DEFAULT_TASK, "task_version": "1", **content}
 
 

@@ -21,16 +21,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from filelock import FileLock, Timeout
-
 from compact_hf.errors import EvaluationError, SettingsMismatchError
-from compact_hf.evaluation.predict import EVALUATION_FILE, PREDICTIONS_FILE, read_manifest
+from compact_hf.evaluation.predict import (
+    EVALUATION_FILE,
+    LOCK_FILE,
+    PREDICTIONS_FILE,
+    evaluation_directory,
+    read_manifest,
+)
 from compact_hf.evaluation.questions import Prediction
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.task import PublishedScore
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.reports.table import NotebookSummary, Table
-from compact_hf.storage import is_empty_directory, translate_disk_errors, write_atomically
+from compact_hf.storage import translate_disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.significance import Comparison
@@ -121,7 +126,6 @@ class Evaluation(NotebookSummary):
 
 
 RESULTS_FILE: Final = "results.json"
-_LOCK_FILE: Final = "evaluation.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,9 @@ class ModelEntry:
 class EvaluationDirectory:
     """A judging's folder, open for writing; see `open`."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], entries: dict[str, ModelEntry]) -> None:
-        self.out = out
+    def __init__(self, directory: OutputDirectory, settings: Mapping[str, Any], entries: dict[str, ModelEntry]) -> None:
+        self.out = directory.path
+        self._directory = directory
         self._settings = settings
         self._entries = entries
 
@@ -170,27 +175,15 @@ class EvaluationDirectory:
             SettingsMismatchError: the folder holds a judging with other settings.
             EvaluationError: it holds something else, another process writes to it, or it cannot be written.
         """
-        existing = _read_evaluation_file(out)
-        if existing is not None and (models := existing.pop("models")):
-            if differences := {
-                name: (existing.get(name), settings.get(name))
-                for name in (existing | dict(settings))
-                if existing.get(name) != settings.get(name)
-            }:
-                raise SettingsMismatchError(str(out), differences)
-        else:
-            models = {}
-        with _translate_write_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(out / _LOCK_FILE)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise EvaluationError(f"another process judges in {out}; wait for it, or give another --out") from None
-            try:
-                yield cls(out, settings, {slug: ModelEntry(**entry) for slug, entry in models.items()})
-            finally:
-                lock.release()
+        directory = evaluation_directory(out)
+        directory.claim()
+        with directory.lock():
+            manifest = read_manifest(directory) or {"models": {}}
+            entries = _parse_entries(manifest.pop("models"))
+            if entries:
+                directory.check(manifest, settings)
+            with translate_disk_errors(EvaluationError, out, "nothing is lost, the same command goes on"):
+                yield cls(directory, settings, entries)
 
     @property
     def entries(self) -> Mapping[str, ModelEntry]:
@@ -217,7 +210,7 @@ class EvaluationDirectory:
         if existing is None:
             self._entries[slug] = entry
             models = {slug: asdict(item) for slug, item in self._entries.items()}
-            write_json(self.out / EVALUATION_FILE, {**self._settings, "models": models})
+            self._directory.write_settings({**self._settings, "models": models})
         directory.mkdir(exist_ok=True)
         return directory
 
@@ -233,8 +226,13 @@ def read_entries(out: Path) -> Mapping[str, ModelEntry]:
     Raises:
         EvaluationError: it holds something else.
     """
-    existing = _read_evaluation_file(out) or {"models": {}}
-    return {slug: ModelEntry(**entry) for slug, entry in existing["models"].items()}
+    directory = evaluation_directory(out)
+    directory.claim()
+    return _parse_entries((read_manifest(directory) or {"models": {}})["models"])
+
+
+def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:
+    return {slug: ModelEntry(**entry) for slug, entry in models.items()}
 
 
 def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
@@ -243,7 +241,7 @@ def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
         if existing.identity == entry.identity:
             return slug
     base_slug = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "model"
-    used_names = {slug.casefold() for slug in entries} | {EVALUATION_FILE, _LOCK_FILE, RESULTS_FILE, "report.html"}
+    used_names = {slug.casefold() for slug in entries} | {EVALUATION_FILE, LOCK_FILE, RESULTS_FILE, "report.html"}
     names: Iterable[str] = (base_slug, *(f"{base_slug}-{number}" for number in range(2, len(used_names) + 3)))
     return next(name for name in names if name.casefold() not in used_names)
 
@@ -256,16 +254,3 @@ def write_predictions(directory: Path, predictions: Iterable[Prediction]) -> Non
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step: the file is there as a whole or not at all."""
     write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def _read_evaluation_file(out: Path) -> dict[str, Any] | None:
-    content = read_manifest(out / EVALUATION_FILE)
-    if content is None and out.exists() and not is_empty_directory(out, besides=_LOCK_FILE):
-        raise EvaluationError(f"{out} holds something else; give a new or empty folder as --out")
-    return content
-
-
-@contextmanager
-def _translate_write_errors(out: Path) -> Iterator[None]:
-    with translate_disk_errors(EvaluationError, out, "nothing is lost, the same command goes on"):
-        yield

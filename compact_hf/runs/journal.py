@@ -11,17 +11,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from filelock import FileLock, Timeout
-
-from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
+from compact_hf.errors import JournalError
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import ImageInfo, Reject, from_json, to_json
-from compact_hf.storage import get_network_file_system, is_empty_directory
+from compact_hf.storage import get_network_file_system
 from compact_hf.teachers.base import Reply, Role
 
 FILE_NAME: Final = "journal.sqlite"
@@ -70,7 +69,6 @@ def connect(run: Path, mode: str) -> sqlite3.Connection:
 
 
 JOURNAL_VERSION: Final = 2
-_LOCK_NAME: Final = "journal.lock"
 # WITHOUT ROWID where rows are short only: there a row over a quarter of a page takes a page of its own.
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -110,10 +108,10 @@ class TokenUsage:
 class Journal:
     """A run folder's journal, open for writing (`open`) or for reading beside a writer (`read`)."""
 
-    def __init__(self, run: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+    def __init__(self, run: Path, connection: sqlite3.Connection) -> None:
         self.run = run
         self._db = connection
-        self._lock = lock
+        self._exit_stack = ExitStack()
 
     @classmethod
     def open(cls, run: Path, identity: Mapping[str, Any]) -> Self:
@@ -127,37 +125,19 @@ class Journal:
             JournalError: another process writes to it, or it is damaged, full, or of another version.
             UsageError: the folder holds something that is not a run.
         """
-        file = run / FILE_NAME
-        if run.exists() and not run.is_dir():
-            raise UsageError(f"--out {run} is a file; give a folder that is new, empty, or an earlier run")
-        if not file.exists() and run.is_dir() and not is_empty_directory(run, besides=_LOCK_NAME):
-            raise UsageError(
-                f"--out {run} already holds something that is not a run (no {FILE_NAME}); give a new or empty folder"
-            )
+        directory = OutputDirectory(run, "a run", FILE_NAME, lock_name="journal.lock", error_type=JournalError)
+        directory.claim()
         if (kind := get_network_file_system(run)) is not None:
             raise JournalError(
                 f"--out {run} lies on a network file system ({kind}), where SQLite's write-ahead log does not work; "
                 "give an --out on a local disk, such as $TMPDIR/run, and copy the folder afterwards"
             )
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(run / _LOCK_NAME)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise JournalError(f"another process is working on {run}; wait for it, or give another --out") from None
-        except OSError as error:
-            raise JournalError(f"cannot write to {run}: {error.strerror}; give an --out that can be written") from error
-        try:
-            journal = cls(run, connect(run, "rwc"), lock)
-        except JournalError:
-            lock.release()
-            raise
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(directory.lock())
+            journal = cls(run, stack.enter_context(closing(connect(run, "rwc"))))
             with journal._translate_errors():
-                journal._start_or_check(identity)
-        except BaseException:
-            journal.close()
-            raise
+                journal._start_or_check(directory, identity)
+            journal._exit_stack = stack.pop_all()
         return journal
 
     @classmethod
@@ -177,12 +157,12 @@ class Journal:
         try:
             # For writing, or SQLite would leave its two side files behind.
             mode = "ro&immutable=1" if is_checkpointed and get_network_file_system(run) else "rw"
-            journal = cls(run, connect(run, mode), None)
+            journal = cls(run, connect(run, mode))
         except JournalError:
             if not is_checkpointed:
                 raise
             # Where nothing can be written, SQLite only reads a file that nobody writes to either.
-            journal = cls(run, connect(run, "ro&immutable=1"), None)
+            journal = cls(run, connect(run, "ro&immutable=1"))
         try:
             with journal._translate_errors():
                 journal._check_version()
@@ -211,8 +191,7 @@ class Journal:
     def close(self) -> None:
         """Close the file and let other processes have the run."""
         self._db.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._exit_stack.close()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -310,7 +289,7 @@ class Journal:
             return int(json.loads(value))
         return None
 
-    def _start_or_check(self, identity: Mapping[str, Any]) -> None:
+    def _start_or_check(self, directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             meta = {"journal_version": JOURNAL_VERSION, "identity": dict(identity)}
             with self._db:
@@ -324,15 +303,7 @@ class Journal:
                 )
             return
         self._check_version()
-        new_identity = json.loads(json.dumps(dict(identity)))
-        old_identity = self.identity
-        differences = {
-            name: (old_identity.get(name), new_identity.get(name))
-            for name in sorted(old_identity.keys() | new_identity.keys())
-            if old_identity.get(name) != new_identity.get(name)
-        }
-        if differences:
-            raise SettingsMismatchError(str(self.run), differences)
+        directory.check(self.identity, identity)
 
     def _check_version(self) -> None:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -25,20 +24,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from compact_hf.errors import CompactError, JournalError, StoppedEarly, UsageError
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.runs.interrupt import run_async_interruptible
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.ray_worker import Coordinator, ShardResult, ShardUpdates, remove_local_run, run_shard
 from compact_hf.runs.run import RunProgress
 from compact_hf.runs.shards import Shard
 from compact_hf.runs.snapshot import write_snapshot
-from compact_hf.storage import is_empty_directory, write_atomically
+from compact_hf.storage import translate_disk_errors
 from compact_hf.teachers.registry import BACKENDS
 
 RUN_FILE: Final = "ray-run.json"
-_LOCK_NAME: Final = "ray-run.lock"
 
 
 @contextmanager
@@ -46,49 +43,21 @@ def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
     """Hold the folder for this process, and yield the name by which machines know the run; a new one gets one.
 
     Raises:
-        UsageError: the folder holds something else, or the run was cut in another way.
-        JournalError: another process works on it, or it cannot be written.
+        UsageError: the directory holds something else, or the run was cut in another way.
+        JournalError: another process works on it, its ray-run.json is damaged, or it cannot be written.
     """
-    file = out / RUN_FILE
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder that is new, empty, or an earlier run on Ray")
-    if out.is_dir() and not file.exists() and not is_empty_directory(out, besides=_LOCK_NAME):
-        raise UsageError(
-            f"--out {out} already holds something that is not a run on Ray (no {RUN_FILE}); give a new or empty folder"
-        )
-    lock = FileLock(out / _LOCK_NAME)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise JournalError(f"another process is working on {out}; wait for it, or give another --out") from None
-    except OSError as error:
-        raise unwritable_error(out, error) from error
-    try:
-        if not file.exists():
-            _write_run_file(file, shards)
-        run_info = json.loads(file.read_text(encoding="utf-8"))
-        if run_info["shards"] != shards:
-            raise UsageError(
-                f"{out} was cut into {run_info['shards']} shards, now {shards}; "
-                f"give --shards {run_info['shards']} to go on with it, or choose another --out"
-            )
-        yield run_info["run"]
-    finally:
-        lock.release()
-
-
-def _write_run_file(file: Path, shards: int) -> None:
-    # The name is not made of the settings: a run that was deleted and is begun again is another one.
-    try:
-        write_atomically(file, json.dumps({"run": uuid.uuid4().hex, "shards": shards}))
-    except OSError as error:
-        raise unwritable_error(file.parent, error) from error
-
-
-def unwritable_error(out: Path, error: OSError) -> JournalError:
-    """Return what to raise where the folder cannot be written."""
-    return JournalError(f"cannot write to {out}: {error.strerror}; make room there, or give another --out")
+    directory = OutputDirectory(out, "a run on Ray", RUN_FILE, lock_name="ray-run.lock", error_type=JournalError)
+    directory.claim()
+    with directory.lock():
+        if directory.read_settings() is None:
+            # The name is not made of the settings: a run that was deleted and is begun again is another one.
+            directory.write_settings({"run": uuid.uuid4().hex, "shards": shards})
+        run_info = directory.read_settings() or {}
+        name = run_info.pop("run", None)
+        if not isinstance(name, str) or "shards" not in run_info:
+            raise directory.damaged_error("it names no run and shards")
+        directory.check(run_info, {"shards": shards})
+        yield name
 
 
 _POLL_S: Final = 0.5
@@ -244,10 +213,8 @@ class _RayRun:
 
     def _collect(self, updates: ShardUpdates) -> None:
         for shard, journal in updates.journals.items():
-            try:
+            with translate_disk_errors(JournalError, self.out, "make room there and run the same command"):
                 write_snapshot(journal, self.out / shard.directory_name)
-            except OSError as error:
-                raise unwritable_error(self.out, error) from error
         if updates.progress:
             self.progress_by_shard.update(updates.progress)
             self.on_progress(_sum_progress(self.progress_by_shard.values()))

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError, UsageError
+from compact_hf.errors import TuningError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
-from compact_hf.storage import atomic_file, is_empty_directory, write_atomically
+from compact_hf.output_directory import OutputDirectory
+from compact_hf.storage import write_atomically
 
 _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -84,36 +85,15 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): all of them; what does not change the outcome may differ.
 
     Raises:
-        UsageError: the folder holds something else, or a run with other settings.
+        SettingsMismatchError: the directory holds a run with other settings.
+        UsageError: it holds something else, or cannot be written.
     """
     current = {
         key: str(value) for key, value in settings.items() if value is not None and not _CHANGEABLE_KEYS.fullmatch(key)
     }
-    marker = output_dir / MARKER_FILE
-    try:
-        stored = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
-        # Several machines may come to a folder that they share at the same time.
-        if stored is None and output_dir.exists() and not is_empty_directory(output_dir, besides=MARKER_FILE):
-            raise UsageError(
-                f"output_dir {output_dir} already holds something that `compact tune` did not begin; "
-                "give a new or empty folder"
-            )
-        if stored is None:
-            with atomic_file(marker, is_shared=True) as temp_file:
-                temp_file.write_text(json.dumps(current, sort_keys=True), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"output_dir {output_dir} cannot be used ({error.strerror}); give another folder") from error
-    except ValueError as error:
-        raise UsageError(f"{marker} cannot be read ({error}); give another output_dir") from error
-    if stored is not None and stored != current:
-        changed = sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))
-        changes = "; ".join(
-            f"{key} was {stored.get(key, 'not set')}, now {current.get(key, 'not set')}" for key in changed
-        )
-        raise UsageError(
-            f"output_dir {output_dir} holds a run with other settings ({changes}); "
-            "give these again to go on with it, or another output_dir"
-        )
+    directory = OutputDirectory(output_dir, "a training run", MARKER_FILE, option="output_dir")
+    directory.claim()
+    directory.bind(current)
 
 
 def find_last_checkpoint(output_dir: Path) -> Path | None:

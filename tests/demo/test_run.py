@@ -18,7 +18,7 @@ def test_a_demo_with_other_settings_is_not_mixed_into_an_earlier_one(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == [".compact-demo"]
 
 
-def test_a_demo_whose_settings_cannot_be_read_says_what_to_remove(tmp_path: Path) -> None:
+def test_a_demo_whose_settings_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / ".compact-demo").touch()
-    with pytest.raises(UsageError, match=r"remove .* or choose another --out"):
+    with pytest.raises(UsageError, match=r"is damaged .*; restore it from a copy, or give another --out"):
         run_demo(tmp_path, scenes=50)

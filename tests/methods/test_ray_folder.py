@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.errors import CompactError, JournalError, UsageError
+from compact_hf.errors import CompactError, JournalError, SettingsMismatchError, UsageError
 from compact_hf.methods.generate import generate
 from compact_hf.runs.ray import generate_on_ray, lock_ray_run
 
@@ -53,7 +53,7 @@ def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None
     with lock_ray_run(tmp_path / "out", 2) as reopened_run:
         assert reopened_run == run
     with (
-        pytest.raises(UsageError, match="was cut into 2 shards, now 4; give --shards 2"),
+        pytest.raises(SettingsMismatchError, match=r"\(shards was 2, now 4\); give these again"),
         lock_ray_run(tmp_path / "out", 4),
     ):
         pass
@@ -67,3 +67,11 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message), lock_ray_run(out, 2):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"run": "x"}', '{"shards": 2, "run": 3}', "\xff"])
+def test_a_damaged_or_foreign_marker_gives_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "ray-run.json").write_text(content, encoding="latin-1")
+    with pytest.raises(JournalError, match=r"ray-run.json is damaged \(.*\); restore it"), lock_ray_run(tmp_path, 2):
+        pass
+    assert (tmp_path / "ray-run.json").read_text(encoding="latin-1") == content

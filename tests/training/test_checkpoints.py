@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.errors import TuningError, UsageError
+from compact_hf.errors import SettingsMismatchError, TuningError, UsageError
 from compact_hf.training.checkpoints import (
     COMPLETE_FILE,
     find_last_checkpoint,
@@ -23,7 +23,8 @@ SETTINGS = {"learning_rate": 0.001, "dataset_revision": None, "save_steps": 5, "
 def test_the_same_settings_come_back_to_the_same_folder_and_others_do_not(tmp_path: Path) -> None:
     init_output_dir(tmp_path / "new" / "out", SETTINGS)
     init_output_dir(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": "0.001"})
-    with pytest.raises(UsageError, match=r"\(learning_rate was 0.001, now 0.1; seed was not set, now 3\)"):
+    differences = r"\(learning_rate was '0.001', now '0.1'; seed was None, now '3'\).* choose another output_dir"
+    with pytest.raises(SettingsMismatchError, match=differences):
         init_output_dir(tmp_path / "new" / "out", {**SETTINGS, "learning_rate": 0.1, "seed": 3})
 
 
@@ -42,7 +43,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(UsageError, match=r"output_dir .* cannot be read \(Not a directory\); give another output_dir"):
         init_output_dir(tmp_path / "file" / "out", SETTINGS)
 
 

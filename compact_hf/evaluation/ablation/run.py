@@ -27,10 +27,10 @@ from compact_hf.evaluation.ablation.variant import (
     ProgressCallback,
     Unit,
     UnitResult,
+    ablation_directory,
+    bind_to_plan,
     check_question_counts,
-    init_output_dir,
     list_units,
-    lock_directory,
     plan_identity,
     read_catalog,
     read_result,
@@ -44,6 +44,7 @@ from compact_hf.evaluation.task import DEFAULT_TASK
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction
 from compact_hf.methods.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import digest
 from compact_hf.runs.run import RunProgress
 
@@ -66,21 +67,24 @@ def ablate(
         StoppedEarly: Ctrl-C; the same call goes on.
         CompactError: whatever generating, assembling, tuning or judging raises; the same call goes on there.
     """
-    loaded_plan, directory = read_plan(plan), Path(out)
-    init_output_dir(directory, plan_identity(loaded_plan))
-    with lock_directory(directory):
+    loaded_plan, directory = read_plan(plan), ablation_directory(Path(out))
+    identity = plan_identity(loaded_plan)
+    directory.claim()
+    with directory.lock():
+        bind_to_plan(directory, identity)
         ablation = _run_ablation(loaded_plan, directory, on_progress)
-        write_tables(ablation, directory)
+        write_tables(ablation, directory.path)
     return ablation
 
 
-def _run_ablation(plan: Plan, out: Path, on_progress: ProgressCallback) -> Ablation:
+def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressCallback) -> Ablation:
+    out = directory.path
     runs = _prepare_runs(plan, out, on_progress)
     catalog = read_catalog(plan, runs)
     check_question_counts(plan, catalog)
     base = _prepare_base(plan, out)
     base_identity = model_identity(base)
-    init_output_dir(out, {QUESTIONS_KEY: digest(sorted(catalog.items())), "files of the base": base_identity})
+    bind_to_plan(directory, {QUESTIONS_KEY: digest(sorted(catalog.items())), "files of the base": base_identity})
     units = list_units(plan, out)
     results: dict[Unit, UnitResult] = {unit: result for unit in units if (result := read_result(unit))}
     for unit in units:

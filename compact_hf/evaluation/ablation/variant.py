@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from compact_hf.dataset.assemble import assemble
-from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
+from compact_hf.errors import ReleaseError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.methods.compact.selection import Selection, count_by_k, group_questions, select_questions
+from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import from_json, is_validation_image
-from compact_hf.storage import is_empty_directory, write_atomically
+from compact_hf.storage import write_atomically
 from compact_hf.training.checkpoints import read_finished_record
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.recipes import read_recipe
@@ -39,8 +37,10 @@ RUN_DIRECTORY: Final = "run"
 QUESTIONS_KEY: Final = "questions"
 """What stands in the mark once it is known what the runs hold."""
 
-_MARKER_FILE: Final = "plan.json"
-_LOCK_FILE: Final = "ablation.lock"
+
+def ablation_directory(out: Path) -> OutputDirectory:
+    """Return the directory of an ablation, to be claimed or read."""
+    return OutputDirectory(out, "an ablation", "plan.json", lock_name="ablation.lock")
 
 
 def plan_identity(plan: Plan) -> dict[str, Any]:
@@ -55,44 +55,16 @@ def plan_identity(plan: Plan) -> dict[str, Any]:
     return {**other_fields, "settings": {**read_recipe(plan.recipe), **plan.settings}, **variants}
 
 
-def init_output_dir(out: Path, identity: Mapping[str, Any]) -> None:
-    """Take a folder for an ablation, or come back to it; what it was not told before is added.
+def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
+    """Compare what decides the outcome with what the directory's marker holds, and add what is new to the latter.
 
     Raises:
-        SettingsMismatchError: the folder is that of another ablation.
-        UsageError: it holds something else, or cannot be used.
+        SettingsMismatchError: the directory is that of another ablation.
+        UsageError: the marker is damaged, or cannot be written.
     """
-    marker = out / _MARKER_FILE
-    try:
-        if out.exists() and not marker.exists() and not is_empty_directory(out):
-            raise UsageError(f"{out} already holds something that is no ablation; give a new or empty folder")
-        existing = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
-        differences = {
-            name: (existing[name], value) for name, value in identity.items() if existing.get(name, value) != value
-        }
-        if differences:
-            raise SettingsMismatchError(str(out), differences)
-        write_atomically(marker, json.dumps({**existing, **identity}, indent=1, ensure_ascii=False) + "\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{marker} cannot be used ({error}); give another folder") from error
-
-
-@contextmanager
-def lock_directory(out: Path) -> Iterator[None]:
-    """Keep other processes out of an ablation's folder inside the block.
-
-    Raises:
-        UsageError: another one works there.
-    """
-    lock = FileLock(out / _LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"another process works in {out}; wait for it, or give another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    stored = directory.read_settings() or {}
+    directory.check(stored, {**stored, **{name: value for name, value in identity.items() if name in stored}})
+    directory.write_settings({**stored, **identity})
 
 
 def list_units(plan: Plan, out: Path) -> tuple[Unit, ...]:
@@ -102,8 +74,7 @@ def list_units(plan: Plan, out: Path) -> tuple[Unit, ...]:
 
 def has_complete_runs(out: Path) -> bool:
     """Whether the runs of the ablation in this folder are complete."""
-    marker = out / _MARKER_FILE
-    return marker.is_file() and QUESTIONS_KEY in json.loads(marker.read_text(encoding="utf-8"))
+    return QUESTIONS_KEY in (ablation_directory(out).read_settings() or {})
 
 
 ProgressCallback = Callable[[str, int, int, str], None]

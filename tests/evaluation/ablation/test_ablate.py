@@ -16,7 +16,7 @@ from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.ablation.forecast import forecast_ablation
 from compact_hf.evaluation.ablation.results import format_markdown
 from compact_hf.evaluation.ablation.run import ablate
-from compact_hf.evaluation.ablation.variant import lock_directory
+from compact_hf.evaluation.ablation.variant import ablation_directory
 from compact_hf.training import train
 from compact_hf.training.train import tune
 from tests import preforked
@@ -160,11 +160,11 @@ def test_too_few_questions_are_told_before_anything_is_tuned(
 
 def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, float], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="holds something that is no ablation"):
+    with pytest.raises(UsageError, match="holds something that is not an ablation"):
         ablate(stopped[0], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_two_processes_do_not_work_in_one_folder(stopped: tuple[Path, Path, float], done: Path) -> None:
-    with lock_directory(done), pytest.raises(UsageError, match="another process works in"):
+    with ablation_directory(done).lock(), pytest.raises(UsageError, match="another process is working on"):
         ablate(stopped[0], done)
