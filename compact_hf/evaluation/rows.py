@@ -8,7 +8,6 @@ Images are read only when a question is asked about them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,18 +172,6 @@ def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "de
     name = f"{source.name} ({', '.join(part for part in (config, split) if part)})"
     images = ImageColumn(rows, (options.columns or {}).get("image"), root=source.root, dataset_name=name)
     return DatasetRows(name, rows, images)
-
-
-def parse_answers(value: Any) -> tuple[str, ...]:
-    """Return the different right answers of a cell, none where there is no answer; those most people gave come first.
-
-    Args:
-        value: a text, a number, or a list of them, or VQA's `[{"answer": ...}, ...]`.
-    """
-    values = value if isinstance(value, list) else [value]
-    texts = (item.get("answer") if isinstance(item, Mapping) else item for item in values)
-    counts = Counter(str(text) for text in texts if text is not None and str(text).strip())
-    return tuple(text for text, _ in counts.most_common())
 
 
 @dataclass(frozen=True, slots=True)

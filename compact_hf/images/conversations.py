@@ -1,10 +1,4 @@
-"""Read questions and answers out of a row of a dataset, whichever of the usual shapes it has, and LLaVA's JSON files.
-
-    turns          [{question, answer, ...}]                    a dataset of ours
-    messages       [{role, content}]                            what TRL takes; content is a text or a list of parts
-    conversations  [{from, value}]                              LLaVA
-    texts          [{user, assistant}]                          FineVision
-    question       beside `answer` or `answers`, if any         VQA
+"""Read conversations in LLaVA's format: its JSON files, and the messages of one item.
 
 A file in LLaVA's format, such as llava_v1_5_mix665k.json, is a JSON list of `{id, image, conversations}`, `image` left
 out if there is none. It is read as a stream, with the defect of each item that cannot be used.
@@ -13,101 +7,12 @@ out if there is none. It is read as a stream, with the defect of each item that 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.records import Message
-
-RowFormat = Literal["turns", "messages", "conversations", "texts", "question"]
-
-ROW_FORMATS: Final[tuple[RowFormat, ...]] = ("turns", "messages", "conversations", "texts", "question")
-"""The columns by which shapes are known; where a row has several, the first of these counts."""
-ANSWER_COLUMNS: Final = ("answer", "answers")
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A question of a dataset and its answer; either may be empty, the answer where the dataset has none."""
-
-    question: str
-    answer: str
-
-
-def detect_row_format(columns: Collection[str]) -> RowFormat | None:
-    """Return the shape that a dataset with these columns has, None where it has no questions."""
-    return next((row_format for row_format in ROW_FORMATS if row_format in columns), None)
-
-
-def question_columns(row_format: RowFormat, columns: Collection[str]) -> list[str]:
-    """Return the columns that `read_exchanges` reads."""
-    return [row_format, *(name for name in ANSWER_COLUMNS if row_format == "question" and name in columns)]
-
-
-def read_exchanges(row: Mapping[str, Any], row_format: RowFormat) -> tuple[Exchange, ...] | Defect:
-    """Return what a row asks and answers, in its order, or the defect for which it cannot be read.
-
-    Questions are without `<image>` and without LLaVA's request for a short answer, which is about the answer's form.
-    """
-    if row_format == "question":
-        return (Exchange(_strip_instruction(_to_text(row["question"])), _read_answer(row)),)
-    if row_format == "conversations":
-        messages = parse_messages(row)
-    else:
-        turns = row[row_format] or []
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            return Defect("not a list of objects", repr(turns)[:80])
-        if row_format != "messages":
-            question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
-            exchanges = tuple(
-                Exchange(_strip_instruction(_to_text(turn.get(question_key))), _to_text(turn.get(answer_key)))
-                for turn in turns
-            )
-            return exchanges or Defect("no questions")
-        messages = _read_messages(turns)
-    if isinstance(messages, Defect):
-        return messages
-    return tuple(
-        Exchange(_strip_instruction(user.content), assistant.content)
-        for user, assistant in zip(messages[::2], messages[1::2], strict=True)
-    )
-
-
-def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
-    messages: list[Message] = []
-    for message in turns:
-        role = message.get("role")
-        if role == "system":
-            continue
-        if role not in ("user", "assistant"):
-            return Defect("unknown role", repr(role))
-        messages.append(Message(role, _to_text(message.get("content"))))
-    return check_role_order(messages)
-
-
-def _to_text(value: Any) -> str:
-    """A text, a number, or the texts among a message's parts."""
-    if isinstance(value, list):
-        value = "\n".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
-    return "" if value is None else strip_image_tokens(str(value))
-
-
-def _read_answer(row: Mapping[str, Any]) -> str:
-    """The answer, or what most of several people answered, the first of them in a tie."""
-    value = next((row[name] for name in ANSWER_COLUMNS if row.get(name) is not None), None)
-    if not isinstance(value, list):
-        return _to_text(value)
-    answers = [_to_text(item.get("answer") if isinstance(item, dict) else item) for item in value]
-    return Counter(answers).most_common(1)[0][0] if answers else ""
-
-
-def _strip_instruction(question: str) -> str:
-    return question.removesuffix(SHORT_ANSWER_INSTRUCTION).rstrip()
-
 
 IMAGE_TOKEN: Final = "<image>"
 _ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "gpt": "assistant"}

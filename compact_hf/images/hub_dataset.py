@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
-from compact_hf.images.conversations import detect_row_format, question_columns
 from compact_hf.images.hub_repository import (
     get_cache_directory,
     list_parquet_files,
@@ -30,6 +29,7 @@ from compact_hf.images.hub_repository import (
     translate_source_errors,
 )
 from compact_hf.images.hub_rows import LoadedRows, Rows, open_hub_rows
+from compact_hf.images.question_rows import detect_row_format, question_columns
 from compact_hf.records import digest
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

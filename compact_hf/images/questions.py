@@ -2,8 +2,8 @@
 
 In: a dataset of `datasets` (hub_dataset.py), or a file in LLaVA's format (conversations.py) with the source of its
 images. Out: every different image once, with all rows that ask about it, however they are scattered; and the rows
-that have no one image. The rows are read once, when the dataset is opened, into a temporary SQLite file, so that
-memory does not grow with them.
+that have no one image. question_rows.py reads each row, once, when the dataset is opened, into a temporary SQLite file,
+so that memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
 from compact_hf.images.codec import ImageError
-from compact_hf.images.conversations import (
+from compact_hf.images.conversations import Defect, check_json_list, iter_json_items
+from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.images.question_rows import (
     ROW_FORMATS,
-    Defect,
     Exchange,
     RowFormat,
-    check_json_list,
     detect_row_format,
-    iter_json_items,
     question_columns,
     read_exchanges,
 )
-from compact_hf.images.hub_dataset import DatasetSource
-from compact_hf.images.inspection import compute_image_id
 from compact_hf.images.source import ImageSource
 
 _SCHEMA: Final = """
@@ -224,4 +222,8 @@ def _row_to_json(row: QuestionRow) -> str:
 
 def _row_from_json(body: str) -> QuestionRow:
     location, id, pairs, (reason, detail) = json.loads(body)
-    return QuestionRow(location, id, tuple(Exchange(*pair) for pair in pairs), (reason, detail))
+    return QuestionRow(location, id, tuple(_make_exchange(*pair) for pair in pairs), (reason, detail))
+
+
+def _make_exchange(question: str, answer: str) -> Exchange:
+    return Exchange(question, (answer,) if answer else ())

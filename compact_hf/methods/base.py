@@ -22,6 +22,7 @@ from compact_hf.methods.row_kind import Filters, RowKind, Sample
 from compact_hf.runs.options import RunOptions, option
 
 if TYPE_CHECKING:
+    from compact_hf.images.question_rows import Exchange
     from compact_hf.images.source import ImageSource
     from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome
     from compact_hf.methods.forecast import ImageEstimate
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from compact_hf.runs.journal import Journal
     from compact_hf.runs.process import Process
     from compact_hf.teachers.base import EncodedImage, Role, TeacherInfo
+
+
+KSource = Literal["asked", "judged"]
+"""How k is known. `asked`: a teacher was to ask for these capabilities, and a verifier found the very same ones.
+`judged`: questions were there, and a verifier said what they need."""
 
 
 class Outcome(Protocol):
@@ -106,6 +112,8 @@ class Method(RowKind):
         needs (`str`): what kind of source it takes: `images`, or `questions` for a dataset of images and questions.
         roles (`tuple[Role, ...]`): who is asked.
         makes_rows (`bool`): False for a method whose runs are no part of a dataset.
+        k_source (`KSource | None`): how the k of the questions is known that `iter_questions` yields; None for a method
+            whose runs keep no questions, which `compact analyze` refuses.
         reject_reasons (`tuple[type[StrEnum], ...]`): the reasons for which it drops something, one enum a stage.
     """
 
@@ -114,6 +122,7 @@ class Method(RowKind):
     needs: ClassVar[Literal["images", "questions"]] = "images"
     roles: ClassVar[tuple[Role, ...]] = ("teacher", "verifier")
     makes_rows: ClassVar[bool] = True
+    k_source: ClassVar[KSource | None] = None
     reject_reasons: ClassVar[tuple[type[StrEnum], ...]] = ()
 
     @classmethod
@@ -143,6 +152,15 @@ class Method(RowKind):
         from compact_hf.methods.status import OutcomeCounter
 
         return OutcomeCounter(cls, faults)
+
+    @classmethod
+    def iter_questions(cls, body: str) -> Iterator[Exchange]:
+        """Yield the questions that were kept or judged about an image, with their capabilities, for `compact analyze`.
+
+        Args:
+            body (`str`): what became of the image, as JSON from a journal.
+        """
+        yield from ()
 
     @classmethod
     def make_rows(

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.address import Address
-from compact_hf.images.conversations import Defect, Exchange, detect_row_format, read_exchanges
+from compact_hf.images.conversations import Defect
 from compact_hf.images.folder import ImageFolder
 from compact_hf.images.hub_dataset import DatasetSource
 from compact_hf.images.inspection import compute_image_id, inspect_image
+from compact_hf.images.question_rows import detect_row_format, read_exchanges
 from compact_hf.images.questions import VqaSource, read_dataset_questions, read_llava_questions
 from compact_hf.records import ImageInfo, Reject
 from tests.teachers.asking import photograph
@@ -207,7 +208,9 @@ VQA_ANSWERS = [{"answer": "a dog"}, {"answer": "a cat"}, {"answer": "a cat"}]
 def test_the_usual_shapes_of_rows_are_all_read_alike(row: dict[str, Any]) -> None:
     row_format = detect_row_format(row)
     assert row_format is not None
-    assert read_exchanges(row, row_format) == (Exchange("What?", "a cat"),)
+    exchanges = read_exchanges(row, row_format)
+    assert not isinstance(exchanges, Defect)
+    assert [(exchange.question, exchange.answer) for exchange in exchanges] == [("What?", "a cat")]
 
 
 @pytest.mark.parametrize(

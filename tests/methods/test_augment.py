@@ -19,7 +19,7 @@ from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly, UsageError
-from compact_hf.images.conversations import Exchange
+from compact_hf.images.question_rows import Exchange
 from compact_hf.images.questions import QuestionRow
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.augment.augment import PRESET, augment, augment_image
@@ -157,7 +157,7 @@ def run_augment_image(
 ) -> tuple[Outcome, list[Request]]:
     """Drive one picture whose questions need these, with a teacher that writes so and a verifier that agrees."""
     sent_requests: list[Request] = []
-    rows = [QuestionRow(f"train/{index}", "", (Exchange(question, "it"),)) for index, question in enumerate(needs)]
+    rows = [QuestionRow(f"train/{index}", "", (Exchange(question, ("it",)),)) for index, question in enumerate(needs)]
     encoded_image = EncodedImage(photograph, ref="a.jpg", max_edge=64)
     process = augment_image(IMAGE_ID, encoded_image, rows, seed=0, ks=ks, preset=PRESET)
     capabilities_by_question = dict(needs)

@@ -1,9 +1,10 @@
 """Read the questions to analyze as a stream, image by image: of a dataset or of a run, without decoding images.
 
 A dataset is what `load_dataset` would load: a directory or a repository of Parquet files, by its card's configs and
-splits. Of its columns only those of text are read; from the Hub these are a hundredth of the bytes. A row is one of
-ours (`image_id`, `turns`) or a question, as `compact annotate` writes them (`image_id`, `question`, `answer`,
-`capabilities`). Of a run it is what it kept or annotated; its journal may still be written to.
+splits. Of its columns only those of text are read; from the Hub these are a hundredth of the bytes. A row has an
+`image_id`, questions in one of the shapes that images/question_rows.py reads, and `capabilities`: of each turn in one
+of ours, else a column, as `compact annotate` writes them. What a run's questions are, its method says; its journal may
+still be written to.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.images.address import HUB_PREFIX, Address
+from compact_hf.images.conversations import Defect
 from compact_hf.images.hub_repository import list_parquet_files, resolve_commit, translate_source_errors
-from compact_hf.methods.annotate.annotation import METHOD as ANNOTATE
-from compact_hf.methods.annotate.annotation import parse_annotation_outcome
-from compact_hf.methods.compact.conversation import parse_outcome
-from compact_hf.methods.compact.preset import CONVERSATION_METHODS
+from compact_hf.images.question_rows import (
+    ANSWER_COLUMNS,
+    Exchange,
+    RowFormat,
+    detect_labelled_format,
+    question_columns,
+    read_exchanges,
+)
+from compact_hf.methods.base import KSource
+from compact_hf.methods.registry import get_method
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
-
-KSource = Literal["asked", "judged"]
-"""How k is known. `asked`: a teacher was to ask for these capabilities, and a verifier found the very same ones.
-`judged`: questions were there, and a verifier said what they need."""
 
 
 class LabelledQuestion(NamedTuple):
@@ -64,8 +68,7 @@ class QuestionSource:
     iter_rows: Callable[[], Iterator[QuestionRow]]
 
 
-_TURN_COLUMNS: Final = ("image_id", "turns.question", "turns.answer", "turns.capabilities")
-_QUESTION_COLUMNS: Final = ("image_id", "question", "answer", "capabilities")
+_TURN_COLUMNS: Final = ("turns.question", "turns.answer", "turns.capabilities")
 _CHUNK_ROWS: Final = 10_000
 _BATCH_ROWS: Final = 1000
 _MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
@@ -104,9 +107,13 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
         for file, footer in zip(split_files, footers, strict=True)
         for groups in _iter_chunks(footer)
     ]
-    k_is: KSource = "asked" if "turns" in column_names else "judged"
+    row_format = detect_labelled_format(column_names) or "turns"
+    k_is: KSource = "asked" if row_format == "turns" else "judged"
     return QuestionSource(
-        _display_name(address, dataset), k_is, total, partial(_iter_dataset_rows, address, chunks, column_names)
+        _display_name(address, dataset),
+        k_is,
+        total,
+        partial(_iter_dataset_rows, address, chunks, column_names, row_format),
     )
 
 
@@ -171,7 +178,13 @@ def _select_columns(address: Address, schema: Any) -> tuple[str, ...]:
     turn_type: Any = getattr(types.get("turns"), "value_type", None)
     if turn_type is not None and pa.types.is_struct(turn_type):
         types |= {f"turns.{field.name}": field.type for field in turn_type.fields}
-    columns = _QUESTION_COLUMNS if "question" in types and "turns" not in types else _TURN_COLUMNS
+    row_format = detect_labelled_format(schema.names) or "turns"
+    if row_format == "turns":
+        columns = ["image_id", *_TURN_COLUMNS]
+    else:
+        has_answers = row_format != "question" or any(name in types for name in ANSWER_COLUMNS)
+        answer_columns = () if has_answers else ANSWER_COLUMNS[:1]
+        columns = ["image_id", *question_columns(row_format, types), *answer_columns, "capabilities"]
     if missing := [name for name in columns if name not in types]:
         raise EvaluationError(
             f"{address.display_name} lacks {', '.join(missing)} (it has {', '.join(schema.names)}); give a "
@@ -221,7 +234,7 @@ def _iter_chunks(footer: Any) -> Iterator[list[int]]:
 
 
 def _iter_dataset_rows(
-    address: Address, chunks: list[tuple[str, Any, list[int]]], columns: tuple[str, ...]
+    address: Address, chunks: list[tuple[str, Any, list[int]]], columns: tuple[str, ...], row_format: RowFormat
 ) -> Iterator[QuestionRow]:
     """Read chunk by chunk, from the Hub some ahead: what is in memory are so many chunks of text."""
     pending: deque[Future[Any]] = deque()
@@ -230,9 +243,9 @@ def _iter_dataset_rows(
             for chunk in chunks:
                 pending.append(pool.submit(_read_table, address, columns, *chunk))
                 if len(pending) > _worker_count(address):
-                    yield from _iter_table_rows(address, pending.popleft().result())
+                    yield from _iter_table_rows(address, pending.popleft().result(), row_format)
             while pending:
-                yield from _iter_table_rows(address, pending.popleft().result())
+                yield from _iter_table_rows(address, pending.popleft().result(), row_format)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -245,20 +258,22 @@ def _read_table(address: Address, columns: tuple[str, ...], file: str, footer: A
         return parquet_file.read_row_groups(groups, columns=list(columns), use_threads=False)
 
 
-def _iter_table_rows(address: Address, table: Any) -> Iterator[QuestionRow]:
+def _iter_table_rows(address: Address, table: Any, row_format: RowFormat) -> Iterator[QuestionRow]:
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for record in batch.to_pylist():
             image_id = record["image_id"]
-            turns = record["turns"] or () if "turns" in record else (record,)
-            if image_id is None and turns:
+            exchanges = read_exchanges(record, row_format)
+            if isinstance(exchanges, Defect):  # such as a row of instruction data, which has no turns
+                exchanges = ()
+            if image_id is None and exchanges:
                 raise EvaluationError(
                     f"{address.display_name} has a row with questions and no image_id; give each its own"
                 )
-            yield QuestionRow(image_id or "", tuple(map(_parse_question, turns)))
+            yield QuestionRow(image_id or "", tuple(map(_label_question, exchanges)))
 
 
-def _parse_question(turn: dict[str, Any]) -> LabelledQuestion:
-    return LabelledQuestion(turn["question"] or "", turn["answer"] or "", tuple(turn["capabilities"] or ()))
+def _label_question(exchange: Exchange) -> LabelledQuestion:
+    return LabelledQuestion(exchange.question, exchange.answer, tuple(exchange.capabilities or ()))
 
 
 def is_run(directory: Path) -> bool:
@@ -275,41 +290,26 @@ def read_run(directory: Path) -> QuestionSource:
         UsageError: it is a run of a method that has no questions.
     """
     runs = find_runs(directory)
-    total, methods = 0, set()
+    total, k_sources = 0, set()
     for run in runs:
         with Journal.read(run) as journal:
-            methods.add(journal.identity["method"])
+            name = journal.identity["method"]
+            if (k_source := get_method(name).k_source) is None:
+                raise UsageError(f"{directory} is a run of {name}, which keeps no questions; give another run")
+            k_sources.add(k_source)
             total += journal.counts()[0]
-    if unsupported := methods - {ANNOTATE, *CONVERSATION_METHODS}:
-        raise UsageError(
-            f"{directory} is a run of {sorted(unsupported)[0]}, which keeps no questions; give another run"
-        )
     if not total:
         raise EvaluationError(
             f"{directory} has no finished picture yet; run the command that made it on, then this again"
         )
-    k_is: KSource = "judged" if methods == {ANNOTATE} else "asked"
+    k_is: KSource = "judged" if k_sources == {"judged"} else "asked"
     return QuestionSource(directory.resolve().name, k_is, total, partial(_iter_run_rows, runs))
 
 
 def _iter_run_rows(runs: list[Path]) -> Iterator[QuestionRow]:
     for run in runs:
         with Journal.read(run) as journal:
-            parse_questions = (
-                _annotated_questions if journal.identity["method"] == ANNOTATE else _conversation_questions
-            )
+            method = get_method(journal.identity["method"])
             for outcome in journal.outcomes():
-                yield QuestionRow(outcome.image_id, parse_questions(outcome.body))
-
-
-def _annotated_questions(body: str) -> tuple[LabelledQuestion, ...]:
-    return tuple(
-        LabelledQuestion(annotation.question, annotation.answer, annotation.capabilities)
-        for annotation in parse_annotation_outcome(body).annotations
-    )
-
-
-def _conversation_questions(body: str) -> tuple[LabelledQuestion, ...]:
-    conversation = parse_outcome(body).conversation
-    turns = conversation.turns if conversation is not None else ()
-    return tuple(LabelledQuestion(turn.question, turn.answer, turn.capabilities) for turn in turns)
+                exchanges = method.iter_questions(outcome.body)
+                yield QuestionRow(outcome.image_id, tuple(map(_label_question, exchanges)))

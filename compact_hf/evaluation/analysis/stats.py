@@ -38,7 +38,6 @@ from typing import Any, Final
 
 from compact_hf.answers import normalise
 from compact_hf.evaluation.analysis.counting import QuestionCounts, SampledQuestion
-from compact_hf.evaluation.analysis.readers import KSource
 from compact_hf.evaluation.analysis.text_only import (
     TextOnlyBaseline,
     TypeBreakdown,
@@ -47,6 +46,7 @@ from compact_hf.evaluation.analysis.text_only import (
     group_by_opening,
     score_text_only,
 )
+from compact_hf.methods.base import KSource
 from compact_hf.methods.compact.complexity import Complexity, measure_complexity
 from compact_hf.methods.compact.statistics import AnswerStats, compute_answer_stats
 from compact_hf.methods.near_duplicates import NearDuplicates

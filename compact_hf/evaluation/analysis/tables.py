@@ -7,9 +7,9 @@ from typing import Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.analysis.compare import DatasetComparison
-from compact_hf.evaluation.analysis.readers import KSource
 from compact_hf.evaluation.analysis.stats import Analysis, LengthStats
 from compact_hf.evaluation.analysis.text_only import BaselineScore, QuestionType
+from compact_hf.methods.base import KSource
 from compact_hf.reports.dataset_charts import PAPER_MEAN_K
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import get_label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,6 +12,7 @@ from compact_hf.methods.base import DatasetOptions, Method, RunSetup, StartedMet
 from compact_hf.methods.compact.reasons import VerificationReason
 
 if TYPE_CHECKING:
+    from compact_hf.images.question_rows import Exchange
     from compact_hf.images.questions import VqaSource
     from compact_hf.methods.annotate.annotation import AnnotationOutcome
     from compact_hf.methods.status import OutcomeCounter
@@ -29,6 +31,7 @@ class Annotate(Method):
     roles = ("verifier",)
     reject_reasons = (QuestionReason, VerificationReason)
     makes_rows = False
+    k_source = "judged"
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:
@@ -54,6 +57,14 @@ class Annotate(Method):
         from compact_hf.methods.annotate.status import AnnotationCounter
 
         return AnnotationCounter(cls, faults)
+
+    @classmethod
+    def iter_questions(cls, body: str) -> Iterator[Exchange]:
+        """See `Method.iter_questions`."""
+        from compact_hf.images.question_rows import Exchange
+
+        for item in cls.parse_outcome(body).annotations:
+            yield Exchange(item.question, (item.answer,) if item.answer else (), item.capabilities, item.k)
 
     @classmethod
     def finish(cls, run: Path) -> None:

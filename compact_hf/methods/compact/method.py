@@ -12,6 +12,7 @@ from compact_hf.methods.compact.options import CompactOptions
 from compact_hf.methods.compact.reasons import ConversationReason, GenerationReason, VerificationReason
 
 if TYPE_CHECKING:
+    from compact_hf.images.question_rows import Exchange
     from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome
     from compact_hf.methods.compact.conversation import Outcome
     from compact_hf.methods.compact.preset import Preset
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 class QuestionMethod(QuestionRowKind, Method):
     """What COMPACT and augment have in common: conversations of verified questions, which become rows together."""
 
+    k_source = "asked"
+
     @classmethod
     def parse_outcome(cls, body: str) -> Outcome:
         """See `Method.parse_outcome`."""
@@ -40,6 +43,15 @@ class QuestionMethod(QuestionRowKind, Method):
         from compact_hf.methods.compact.status import QuestionCounter
 
         return QuestionCounter(cls, faults)
+
+    @classmethod
+    def iter_questions(cls, body: str) -> Iterator[Exchange]:
+        """See `Method.iter_questions`."""
+        from compact_hf.images.question_rows import Exchange
+
+        conversation = cls.parse_outcome(body).conversation
+        for turn in conversation.turns if conversation is not None else ():
+            yield Exchange(turn.question, (turn.answer,), turn.capabilities, len(turn.capabilities))
 
     @classmethod
     def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:

@@ -13,8 +13,6 @@ from compact_hf.images.source import MAX_EDGE
 from compact_hf.methods.compact.sampling import MAX_K
 
 METHOD: Final = "compact"
-CONVERSATION_METHODS: Final = (METHOD, "augment")
-"""The methods whose outcomes are conversations: what `status` counts and `assemble` takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from compact_hf.evaluation.analysis.analyze import analyze
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.generate import generate
 from compact_hf.records import Message, Row
+from compact_hf.runs.journal import Journal
 from tests.dataset.samples import make_row
 from tests.evaluation.analysis.samples import Question, write_questions
 from tests.methods.data_sets import write_scenes_file
@@ -197,6 +198,7 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(release: Path, run: Path
     (jsonl / "train.jsonl").write_text('{"question": "?"}\n')
     damaged = Path(shutil.copytree(release, tmp_path / "damaged"))
     next(damaged.rglob("k2/*.parquet")).write_bytes(b"PAR1 and no more")
+    Journal.open(tmp_path / "captions", {"method": "tests.toys.toy_method:Captions"}).close()
     bad_run = tmp_path / "begun"
     bad_run.mkdir()
     (bad_run / "journal.sqlite").write_bytes(b"not SQLite")
@@ -207,6 +209,7 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(release: Path, run: Path
         ({"dataset": jsonl}, EvaluationError, "is not in Parquet"),
         ({"dataset": damaged}, SourceError, "cannot be read"),
         ({"dataset": bad_run}, JournalError, "journal"),
+        ({"dataset": tmp_path / "captions"}, UsageError, "is a run of tests.toys.*, which keeps no questions"),
         (
             {"dataset": write_parquet("bare", ROWS, "image_id", "capabilities")},
             EvaluationError,

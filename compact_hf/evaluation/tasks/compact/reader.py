@@ -1,7 +1,8 @@
-"""Read the questions of a dataset: one of ours, or any other of one question a row.
+"""Read the questions of a dataset: one of ours, or any other with questions and answers about one image a row.
 
-A row is one of ours (`turns`: an image's questions, each asked alone), or one question (`question`, and `answer` or
-`answers`). If columns have other names, they are mapped: `--columns question=query,answer=label`.
+A row has one of the shapes that images/question_rows.py reads: `turns` of ours, a conversation, or one question
+(`question`, and `answer` or `answers`); each question is asked alone. If columns of the latter have other names, they
+are mapped: `--columns question=query,answer=label`.
 
     question       a text
     answer         a text, a number, or several of them, any of which counts: a list, or VQA's [{answer: ...}, ...]
@@ -21,19 +22,20 @@ from typing import Any, Final
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
 from compact_hf.evaluation.questions import DataOptions, QuestionSet
-from compact_hf.evaluation.rows import DatasetRows, parse_answers, read_rows
+from compact_hf.evaluation.rows import DatasetRows, read_rows
 from compact_hf.evaluation.tasks.compact.records import CompactQuestion
+from compact_hf.images.conversations import Defect
+from compact_hf.images.question_rows import (
+    ANSWER_COLUMNS,
+    RowFormat,
+    detect_labelled_format,
+    question_columns,
+    read_exchanges,
+)
 
 _COMPOSITIONAL_CONFIG: Final = "compositional"
 _FIELDS: Final = ("question", "answer", "image", "k", "capabilities", "id")
-_DEFAULT_COLUMNS: Final = {
-    "question": ("question",),
-    "answer": ("answer", "answers"),
-    "image": ("image", "images"),
-    "k": ("k",),
-    "capabilities": ("capabilities",),
-    "id": ("id", "question_id"),
-}
+_ID_COLUMNS: Final = ("id", "question_id")
 
 
 def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
@@ -51,84 +53,82 @@ def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
         )
     data = read_rows(dataset, options, preferred_config=_COMPOSITIONAL_CONFIG)
     skip_counts: Counter[str] = Counter()
-    if "turns" in data.rows.column_names and not columns:
-        return data.collect(_iter_release_questions(data, skip_counts), skip_counts)
-    mapping = _map_columns(data.rows, columns, data.name)
-    return data.collect(_iter_flat_questions(data, mapping, skip_counts), skip_counts)
+    row_format, mapping = _map_columns(data.rows.column_names, columns, data.name)
+    return data.collect(_iter_questions(data, row_format, mapping, skip_counts), skip_counts)
 
 
-def _map_columns(rows: Any, columns: Mapping[str, str], dataset_name: str) -> dict[str, str]:
-    """Return what is what -> its column, as mapped or by its usual name; a question and an answer there must be."""
-    column_names = rows.column_names
+def _map_columns(
+    column_names: Sequence[str], columns: Mapping[str, str], dataset_name: str
+) -> tuple[RowFormat, dict[str, str]]:
+    """Return the shape of the rows, and what is what -> its column, as mapped or by its usual name."""
     for name, column in columns.items():
         if column not in column_names:
             raise EvaluationError(
                 f"{dataset_name} has no column {column!r} for {name} (it has "
                 f"{', '.join(column_names)}){did_you_mean(column, column_names)}"
             )
-    mapping = {
-        name: next((candidate for candidate in candidates if candidate in column_names), "")
-        for name, candidates in _DEFAULT_COLUMNS.items()
-    } | dict(columns)
-    if missing := [name for name in ("question", "answer") if not mapping[name]]:
+    id_column = next((name for name in _ID_COLUMNS if name in column_names), None)
+    mapping = ({"id": id_column} if id_column else {}) | dict(columns)
+    mapped = {"question", "answer"} & columns.keys()
+    row_format = "question" if mapped else detect_labelled_format(column_names) or "question"
+    known = {*column_names, *mapped}
+    missing = [
+        name
+        for name, candidates in (("question", {"question"}), ("answer", {*ANSWER_COLUMNS}))
+        if row_format == "question" and not known & candidates
+    ]
+    if missing:
         raise EvaluationError(
             f"{dataset_name} has no column {missing[0]!r} (it has {', '.join(column_names)}); say which one it is: "
             f"--columns {','.join(f'{name}=COLUMN' for name in missing)}"
         )
-    return {name: column for name, column in mapping.items() if column and name != "image"}
+    return row_format, mapping
 
 
-def _iter_release_questions(data: DatasetRows, skip_counts: Counter[str]) -> Iterator[CompactQuestion]:
-    columns = [name for name in ("id", "image_id", "k", "turns") if name in data.rows.column_names]
-    for index, row in enumerate(data.rows.select_columns(columns)):
-        if reason := data.images.missing_reason(index):
-            skip_counts[reason] += 1
-            continue
-        id = str(row.get("id") or index)
-        for number, turn in enumerate(row["turns"]):
-            names = canonicalize(turn["capabilities"])
-            yield CompactQuestion(
-                id=f"{id}#{number}",
-                image_id=row.get("image_id") or id,
-                question=turn["question"],
-                answers=(turn["answer"],),
-                k=_parse_k(row.get("k"), names, id, data.name),
-                capabilities=names,
-                read_image=partial(data.images.read, index),
-            )
-
-
-def _iter_flat_questions(
-    data: DatasetRows, columns: Mapping[str, str], skip_counts: Counter[str]
+def _iter_questions(
+    data: DatasetRows, row_format: RowFormat, mapping: Mapping[str, str], skip_counts: Counter[str]
 ) -> Iterator[CompactQuestion]:
     seen: Counter[str] = Counter()
-    for index, row in enumerate(data.rows.select_columns(list(dict.fromkeys(columns.values())))):
-        values = {name: row[column] for name, column in columns.items()}
-        id = str(index if values.get("id") is None else values["id"])
+    for index, row in enumerate(_select_columns(data.rows, row_format, mapping)):
+        value = row.get(mapping.get("id", "id"))
+        id = str(index if value in (None, "") else value)
         seen[id] += 1
         if seen[id] > 1:
             raise EvaluationError(
                 f"{data.name} has two rows of the id {id!r}; map id to a column that differs, or to none"
             )
-        answers = parse_answers(values["answer"])
-        reason = (
-            data.images.missing_reason(index)
-            or ("" if answers else "no answer")
-            or ("" if values["question"] else "no question")
-        )
-        if reason:
+        exchanges = read_exchanges(row, row_format, mapping)
+        if reason := data.images.missing_reason(index):
             skip_counts[reason] += 1
             continue
-        names = _parse_capabilities(values.get("capabilities"), id, data.name)
-        yield CompactQuestion(
-            id=id,
-            image_id=data.images.image_id(index),
-            question=str(values["question"]),
-            answers=answers,
-            k=_parse_k(values.get("k"), names, id, data.name),
-            capabilities=names,
-            read_image=partial(data.images.read, index),
-        )
+        if isinstance(exchanges, Defect):
+            skip_counts[exchanges.reason] += 1
+            continue
+        # One of ours says what its image is; of others the file is all that tells.
+        image_id = row.get("image_id") or id if row_format == "turns" else data.images.image_id(index)
+        for number, exchange in enumerate(exchanges):
+            if not (exchange.question and exchange.answers):
+                skip_counts["no question" if exchange.answers else "no answer"] += 1
+                continue
+            names = _parse_capabilities(exchange.capabilities, id, data.name)
+            yield CompactQuestion(
+                id=id if row_format == "question" else f"{id}#{number}",
+                image_id=image_id,
+                question=exchange.question,
+                answers=exchange.answers,
+                k=_parse_k(exchange.k, names, id, data.name),
+                capabilities=names,
+                read_image=partial(data.images.read, index),
+            )
+
+
+def _select_columns(rows: Any, row_format: RowFormat, mapping: Mapping[str, str]) -> Any:
+    """Return the rows without the columns that are not read: images would be decoded."""
+    names = [
+        *question_columns(row_format, rows.column_names, mapping),
+        *(mapping.get(name, name) for name in ("id", "image_id", "k", "capabilities")),
+    ]
+    return rows.select_columns([name for name in dict.fromkeys(names) if name in rows.column_names])
 
 
 def _parse_capabilities(value: Any, id: str, dataset_name: str) -> tuple[str, ...]:
