@@ -210,7 +210,7 @@ def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.Cap
 def test_a_folder_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     # Nobody, root included, can make a folder in /proc.
     status, line = run_failing(capsys, "generate", SCENES, "--out", "/proc/run")
-    assert (status, "cannot write" in line) == (1, True)
+    assert (status, "cannot be written" in line) == (1, True)
 
 
 def test_generate_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
