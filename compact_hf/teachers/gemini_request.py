@@ -39,9 +39,9 @@ async def build_body(request: Request) -> bytes:
     image = b""
     if request.encoded_image is not None:
         data = await request.encoded_image.base64()
-        image = b'{"inlineData":{"mimeType":"image/jpeg","data":"%b"}},' % data.encode()
+        image = b'{"inlineData":{"data":"%b","mimeType":"image/jpeg"}},' % data.encode()
     text = json.dumps(request.prompt).encode()
-    return b'{"contents":[{"role":"user","parts":[%b{"text":%b}]}],%b}' % (image, text, _settings(request.schema))
+    return b'{"contents":[{"parts":[%b{"text":%b}],"role":"user"}],%b}' % (image, text, _settings(request.schema))
 
 
 @lru_cache(maxsize=16)

@@ -17,6 +17,7 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
+from compact_hf.methods.compact.prompts import DraftsReply
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
@@ -281,12 +282,16 @@ def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> Non
 
 
 def in_camel_case(value: Any) -> Any:
-    """Spell all keys one way: the SDK mixes thinkingLevel and thinking_level, which mean the same on the wire."""
+    """Spell all keys one way: the SDK mixes thinkingLevel and thinking_level, which mean the same on the wire.
+
+    What pydantic calls a field, its name again, is left out: the SDK sends it of some fields and not of others.
+    """
     if isinstance(value, list):
         return [in_camel_case(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {re.sub("_(.)", lambda match: match[1].upper(), key): in_camel_case(item) for key, item in value.items()}
+    members = {re.sub("_(.)", lambda match: match[1].upper(), key): in_camel_case(item) for key, item in value.items()}
+    return {key: item for key, item in members.items() if key != "title"}
 
 
 def test_a_request_is_what_the_client_itself_would_send() -> None:
@@ -298,22 +303,23 @@ def test_a_request_is_what_the_client_itself_would_send() -> None:
 
     request = draft_request(COMBINATION, image=photograph(300, 200))
     hostile = replace(request, prompt='a "quoted" \\ prompt\n\u26f5 here stands the prompt \x7f')
+    several = replace(request, key="several", prompt="several at once", schema=DraftsReply)
 
     async def send_by_client(server: GeminiServer) -> None:
         http = httpx.AsyncClient()
         options = HttpOptions(base_url=server.url, httpx_async_client=http)
         async with http, Client(api_key=KEY, http_options=options).aio as client:
-            for item in (request, hostile):
+            for item in (request, hostile, several):
                 image_part = Part.from_bytes(data=await item.encoded_image.jpeg(), mime_type="image/jpeg")
                 contents = Content(role="user", parts=[image_part, Part.from_text(text=item.prompt)])
                 config = config_for(item.schema)
                 await client.models.generate_content(model="gemini-3.8-flash", contents=contents, config=config)
 
     with GeminiServer() as server:
-        ask_all(Gemini(url=server.url), [request, replace(hostile, key="other")])
+        ask_all(Gemini(url=server.url), [request, replace(hostile, key="other"), several])
         asyncio.run(send_by_client(server))
     ours, theirs = (
-        sorted(server.requests[start : start + 2], key=lambda model_request: model_request.prompt) for start in (0, 2)
+        sorted(server.requests[start : start + 3], key=lambda model_request: model_request.prompt) for start in (0, 3)
     )
     for our, their in zip(ours, theirs, strict=True):
         assert (our.prompt, our.image) == (their.prompt, their.image)
