@@ -284,14 +284,18 @@ def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> Non
 def in_camel_case(value: Any) -> Any:
     """Spell all keys one way: the SDK mixes thinkingLevel and thinking_level, which mean the same on the wire.
 
-    What pydantic calls a field, its name again, is left out: the SDK sends it of some fields and not of others.
+    Left out is what the SDK sends of some fields and not of others: a title, the field's name again; an order of one.
     """
     if isinstance(value, list):
         return [in_camel_case(item) for item in value]
     if not isinstance(value, dict):
         return value
     members = {re.sub("_(.)", lambda match: match[1].upper(), key): in_camel_case(item) for key, item in value.items()}
-    return {key: item for key, item in members.items() if key != "title"}
+    return {
+        key: item
+        for key, item in members.items()
+        if key != "title" and not (key == "propertyOrdering" and len(item) == 1)
+    }
 
 
 def test_a_request_is_what_the_client_itself_would_send() -> None:
