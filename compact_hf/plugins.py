@@ -47,8 +47,8 @@ def load_plugin(group: str, name_or_path: str) -> Any:
     if not registered:
         names = list_plugins(group)
         raise UsageError(
-            f"{name_or_path!r} is not one of the {_plural_noun(group)} ({', '.join(names) or 'none is installed'})"
-            f"{did_you_mean(name_or_path, names)}; install the package that registers it, or give package.module:Class"
+            f"{name_or_path!r} is not one of the {_plural_noun(group)} ({', '.join(names) or 'none is installed'}); "
+            f"install the package that registers it, or give package.module:Class{did_you_mean(name_or_path, names)}"
         )
     if len(registered) > 1:
         owners = " and ".join(sorted(f"{_distribution(entry)} ({value})" for value, entry in registered.items()))

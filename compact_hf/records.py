@@ -147,6 +147,20 @@ class Row:
         """The ids of its images, in order."""
         return split_image_ids(self.image_id)
 
+    def to_record(self) -> dict[str, Any]:
+        """Return its columns but for the images, as JSON has them."""
+        return {
+            "id": self.id,
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "source": self.source,
+            "image_id": self.image_id,
+            "image_source": self.image_source,
+            "image_license": self.image_license,
+            "teacher": self.teacher,
+            "verifier": self.verifier,
+            "preset_version": self.preset_version,
+        } | self.own_columns()
+
     def own_columns(self) -> dict[str, Any]:
         """Return the values of the columns that rows of its method have beside the common ones, as JSON has them."""
         return {}

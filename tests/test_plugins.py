@@ -48,7 +48,7 @@ def test_an_object_that_nobody_registered_comes_by_its_path(install: Callable[..
 def test_an_unknown_name_lists_the_known_ones(install: Callable[..., None]) -> None:
     install("animals_four", "", beaver="animals_four:Beaver", ant="animals_four:Ant")
     with pytest.raises(
-        UsageError, match=r"'beavr' is not one of the test animals \(ant, beaver\); did you mean beaver"
+        UsageError, match=r"'beavr' is not one of the test animals \(ant, beaver\); install .*; did you mean beaver\?"
     ):
         load_plugin(GROUP, "beavr")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from compact_hf.methods.registry import get_method
 from compact_hf.runs.identity import ROLES, RunIdentity
 from compact_hf.runs.journal import Journal, TokenUsage
 from compact_hf.runs.shards import find_runs
@@ -20,7 +21,7 @@ from compact_hf.runs.usage import RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
 
 PUBLIC_SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
-"""Of a run's identity, what may be published: not its source, which may be a path."""
+"""Of any run's identity, what may be published: not its source, which may be a path. A method may name others."""
 
 # Of an absolute path all but its last part, at the start or behind `openai:`.
 _DIRECTORY_PREFIX: Final = re.compile(r"(^|:)(?:[A-Za-z]:)?[/\\~](?:.*[/\\])?")
@@ -120,11 +121,12 @@ def read_provenance(runs: Sequence[Path]) -> Provenance:
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         for journal in journals:
             identity, spending = journal.identity, journal.usage()
-            for role, usage in usage_by_role(spending, RunIdentity.from_json(identity).teachers).items():
+            run_identity = RunIdentity.from_json(identity)
+            for role, usage in usage_by_role(spending, run_identity.teachers).items():
                 role_sums = sums.setdefault((role, usage.teacher), _UsageSums())
                 role_sums.usages.append(usage)
                 role_sums.versions |= _model_versions(spending, role)
-            for name in PUBLIC_SETTINGS:
+            for name in (*PUBLIC_SETTINGS, *get_method(run_identity.method).public_settings):
                 if name in identity:
                     settings.setdefault(name, set()).add(_format_setting(identity[name]))
             days |= {record.day for record in spending}
@@ -136,7 +138,11 @@ def read_provenance(runs: Sequence[Path]) -> Provenance:
         max(days, default=""),
         finished,
         kept_images,
-        {name: tuple(sorted(settings[name])) for name in PUBLIC_SETTINGS if name in settings},
+        {
+            name: tuple(sorted(settings[name]))
+            for name in dict.fromkeys((*PUBLIC_SETTINGS, *settings))
+            if name in settings
+        },
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from compact_hf.dataset.row_kinds import INSTRUCTION, get_row_kind, get_row_kinds, get_subset_kind
+from compact_hf.errors import UsageError
 from compact_hf.methods.row_kind import Column, Record
 from compact_hf.records import Row, is_validation_image, split_image_ids
 
@@ -90,13 +91,15 @@ def own_columns(sources: Collection[str]) -> dict[str, Column]:
     """Return the columns beside the common ones of rows of these sources, by name.
 
     Raises:
-        ValueError: two methods have a column of one name and different types, or one of a common column's name.
+        UsageError: two methods have a column of one name and different types, or one of a common column's name.
     """
     columns: dict[str, Column] = {}
     for kind in get_row_kinds():
         for name, column in kind.columns().items() if kind.name in sources else ():
-            if name in COMMON_COLUMNS or columns.setdefault(name, column).feature != column.feature:
-                raise ValueError(f"the column {name} of {kind.name} is another one's, of another type")
+            if name in COMMON_COLUMNS:
+                raise UsageError(f"the column {name} of {kind.name} is one that all rows have; rename it")
+            if columns.setdefault(name, column).feature != column.feature:
+                raise UsageError(f"the column {name} of {kind.name} is of another type in another method; rename it")
     return columns
 
 
@@ -139,18 +142,9 @@ def card_features(sources: Collection[str]) -> list[dict[str, Any]]:
 
 def to_record(row: Row, images: Sequence[bytes], columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return `row` as a record of these `features`, its images (encoded files) embedded without a path."""
-    values: dict[str, Any] = {
-        "id": row.id,
-        "images": [{"bytes": image, "path": None} for image in images],
-        "messages": [{"role": message.role, "content": message.content} for message in row.messages],
-        "source": row.source,
-        "image_id": row.image_id,
-        "image_source": row.image_source,
-        "image_license": row.image_license,
-        "teacher": row.teacher,
-        "verifier": row.verifier,
-        "preset_version": row.preset_version,
-    } | row.own_columns()
+    values = row.to_record() | {"images": [{"bytes": image, "path": None} for image in images]}
+    if unknown := values.keys() - columns.keys():
+        raise UsageError(f"rows of {row.source} have a column {min(unknown)} that its method's columns() does not name")
     return {name: values[name] if name in values else get_empty_value(feature) for name, feature in columns.items()}
 
 

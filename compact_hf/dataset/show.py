@@ -67,7 +67,8 @@ def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet
     sample_set = reservoir.read_samples()
     if not sample_set.items:
         available = ", ".join(sorted(paths_by_subset, key=subset_order)) or "the instruction part only, which has no k"
-        raise UsageError(f"{reader.name} has no questions {_describe_filters(query)}; there is {available}")
+        wanted = " ".join(filter(None, ("questions", _describe_filters(query))))
+        raise UsageError(f"{reader.name} has no {wanted}; there is {available}")
     return sample_set
 
 

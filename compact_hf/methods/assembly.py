@@ -21,9 +21,11 @@ from compact_hf.images.source import ImageSource
 from compact_hf.methods.base import Method
 from compact_hf.methods.near_duplicates import MAX_SIMILARITY
 from compact_hf.methods.registry import get_method
+from compact_hf.methods.row_kind import Filters, Sample
 from compact_hf.records import ImageInfo, Reject, Row
+from compact_hf.reports.contact_sheet import RejectsItem, Section
 from compact_hf.reports.table import NotebookSummary
-from compact_hf.runs.identity import RunIdentity
+from compact_hf.runs.identity import ROLES, RunIdentity
 from compact_hf.runs.image_index import reread_verified
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import find_runs
@@ -101,6 +103,25 @@ def iter_rows_by_image(method: type[Method], journals: Sequence[Journal]) -> Ite
             yield outcome.reject_gone()
         else:
             yield from method.make_rows(outcome, image, partial(reread_verified, outcome.source, image))
+
+
+def sample_of_outcome(
+    method: type[Method], outcome: FinishedOutcome, filters: Filters, *, rejects: bool
+) -> Sample | None:
+    """Return how a contact sheet shows an outcome of a method that does not say so itself; see `Method`."""
+    teacher, verifier = (outcome.identity.teachers.get(role, "") for role in ROLES)
+    if rejects:
+        stages = ("generation", "verification")
+        dropped = tuple(
+            item for item in method.parse_outcome(outcome.body).rejects if item.stage in stages and item.subject
+        )
+        section = Section(0, method.name)
+        make_item = partial(RejectsItem, section=section, rejects=dropped, caption=outcome.ref)
+        return Sample(section, teacher, verifier, make_item) if dropped else None
+    image = outcome.get_image()
+    rows = () if image is None else method.make_rows(outcome, image, partial(reread_verified, outcome.source, image))
+    row = next((row for row in rows if isinstance(row, Row)), None)
+    return None if row is None else method.make_sample(row.to_record(), outcome.ref, filters)
 
 
 def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | Reject]:

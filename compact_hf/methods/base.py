@@ -6,8 +6,9 @@ A method is one directory and one line: a class derived from `Method`, registere
     captions = "my_package.captions:Captions"
 
 or named by `--method my_package.captions:Captions`, which then stands in the run's identity. All members have
-defaults but `name`, `summary` and `start`; what its rows are is `RowKind`'s part. Nothing heavy is imported here, and
-nothing heavy should be where a method's class is: the command line reads its options at every start.
+defaults but `name`, `summary`, `start`, and `make_rows` unless `makes_rows` is False; what its rows are is `RowKind`'s
+part. Nothing heavy is imported here, and nothing heavy should be where a method's class is: whatever lists methods
+reads their options.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Method(RowKind):
         makes_rows (`bool`): False for a method whose runs are no part of a dataset.
         k_source (`KSource | None`): how the k of the questions is known that `iter_questions` yields; None for a method
             whose runs keep no questions, which `compact analyze` refuses.
+        public_settings (`tuple[str, ...]`): those of its settings in a run's identity that a card may name; not paths.
         reject_reasons (`tuple[type[StrEnum], ...]`): the reasons for which it drops something, one enum a stage.
     """
 
@@ -122,6 +124,7 @@ class Method(RowKind):
     needs: ClassVar[Literal["images", "questions"]] = "images"
     roles: ClassVar[tuple[Role, ...]] = ("teacher", "verifier")
     makes_rows: ClassVar[bool] = True
+    public_settings: ClassVar[tuple[str, ...]] = ()
     k_source: ClassVar[KSource | None] = None
     reject_reasons: ClassVar[tuple[type[StrEnum], ...]] = ()
 
@@ -189,12 +192,16 @@ class Method(RowKind):
     def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
         """Return how a contact sheet shows what was kept of an image, None where that is not what is asked for.
 
+        By default the first row that comes of it, or the texts that were dropped.
+
         Args:
             outcome (`FinishedOutcome`): what became of it.
             filters (`Filters`): those that this method knows.
             rejects (`bool`): show what was dropped instead.
         """
-        return None
+        from compact_hf.methods.assembly import sample_of_outcome
+
+        return sample_of_outcome(cls, outcome, filters, rejects=rejects)
 
     @classmethod
     def finish(cls, run: Path) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from compact_hf.errors import StoppedEarly, TeacherError, did_you_mean
+from compact_hf.errors import StoppedEarly, TeacherError, UsageError, did_you_mean
 from compact_hf.images.source import ImageSource
 from compact_hf.methods.base import Method, RunSetup, StartedMethod
 from compact_hf.methods.compact.options import CompactOptions
@@ -102,7 +102,7 @@ class MethodCall:
         run = Run(
             images,
             teachers,
-            partial(_process_image, started, images, self.run.max_edge),
+            partial(_process_image, self, started, images, self.run.max_edge),
             self.name,
             self.settings(started),
             self.run.seed,
@@ -120,10 +120,19 @@ class MethodCall:
         return progress
 
 
-def _process_image(started: StartedMethod, source: ImageSource, max_edge: int, image: ImageInfo) -> Process:
-    return started.process(
-        image, EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
-    )
+def _process_image(
+    call: MethodCall, started: StartedMethod, source: ImageSource, max_edge: int, image: ImageInfo
+) -> Process:
+    encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
+    result = yield from started.process(image, encoded_image)
+    try:
+        call.method.parse_outcome(result.body)
+    except ValueError as error:  # before it is in the journal: with the first image, and not after the whole run
+        raise UsageError(
+            f"the method {call.name} cannot read the outcome that it gave ({' '.join(str(error).split())[:200]}); "
+            "mend its parse_outcome, or what its process returns"
+        ) from error
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from compact_hf.errors import UsageError
@@ -15,6 +16,10 @@ _COMMAND_NAMES: Final = frozenset(
     {"source", "dataset", "out", "method", "dry_run", "runner", "shards", "debug", "help", "run", "option_names"}
 )
 """What `generate` and its command call other things."""
+
+_NAME: Final = re.compile(r"(?!k\d+$)[a-z][a-z0-9_]*")
+_RESERVED_NAMES: Final = frozenset({"all", "with_images", "compositional", "instruction", "instruction_text"})
+"""Configs that datasets have besides."""
 
 
 def get_method(name_or_path: str) -> type[Method]:
@@ -30,6 +35,11 @@ def get_method(name_or_path: str) -> type[Method]:
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UsageError(
             f"{name_or_path} is {method!r}, not a method; give a class derived from Method (methods/base.py)"
+        )
+    if not _NAME.fullmatch(method.name) or method.name in _RESERVED_NAMES:
+        raise UsageError(
+            f"{method.name!r} cannot be a method's name, which is a config of datasets: give another, of letters in "
+            "lower case, digits and underscores"
         )
     if ":" not in name_or_path and method.name != name_or_path:
         raise UsageError(f"the method {name_or_path} calls itself {method.name}; register it under that name")

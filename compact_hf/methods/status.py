@@ -23,14 +23,13 @@ from compact_hf.runs.journal import Journal
 from compact_hf.runs.shards import find_runs
 from compact_hf.runs.usage import RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
+from compact_hf.teachers.registry import BACKENDS
 
 IDLE_S: Final = 300.0
 """Seconds without a finished image after which a run is taken to stand still."""
 MAX_EXAMPLES: Final = 3
 """Rejects shown of each reason."""
 _STAGES: Final = ("picture", "generation", "verification", "conversation", "instruction")
-_NOISY_PREFIX: Final = "scenes:noise"
-"""How a teacher's name starts that plants faults."""
 _PACE_WINDOW: Final = 500
 """Finished images, at most, by which the pace is taken."""
 
@@ -248,8 +247,9 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
 
 
 def _read_planted(journals: Sequence[Journal], identity: RunIdentity) -> dict[str, list[str]]:
-    if not identity.teachers.get("teacher", "").startswith(_NOISY_PREFIX):
-        return {}
+    name, _, setting = identity.teachers.get("teacher", "").partition(":")
+    if not (setting and name in BACKENDS and BACKENDS[name].plants_faults):
+        return {}  # all replies would be read for nothing
     return {
         reply.key: [*reversed(reply.planted)]
         for journal in journals

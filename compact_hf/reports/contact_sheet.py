@@ -226,8 +226,7 @@ class QuestionItem:
             yield Entry(
                 turn.question, turn.answer, turn.capabilities, f"the verifier found {names}" if is_different else ""
             )
-        for reject in self.rejects:
-            yield Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, is_dropped=True)
+        yield from map(entry_of_reject, self.rejects)
 
 
 def section_of_k(k: int) -> Section:
@@ -257,6 +256,32 @@ class MessagesItem:
         """Yield what the user says, each with what the assistant answers."""
         for user, assistant in zip(self.messages[::2], self.messages[1::2], strict=False):
             yield Entry(user.content, assistant.content)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectsItem:
+    """An image with what was dropped about it.
+
+    Attributes:
+        image (`bytes`): the encoded file.
+        section (`Section`): where it belongs.
+        rejects (`tuple[Reject, ...]`): their subjects are what was written.
+        caption (`str`): where it comes from, such as its ref; never an absolute path.
+    """
+
+    image: bytes
+    section: Section
+    rejects: tuple[Reject, ...]
+    caption: str = ""
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield them in order."""
+        return map(entry_of_reject, self.rejects)
+
+
+def entry_of_reject(reject: Reject) -> Entry:
+    """Return how something that was dropped is shown."""
+    return Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, is_dropped=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from compact_hf.images.source import ImageSource
 from compact_hf.runs.options import RunOptions
 from compact_hf.scenes.source import SceneSource, parse_scenes
 from compact_hf.teachers.base import Role, Teacher, TeacherInfo
-from compact_hf.teachers.registry import describe_teacher, open_teacher
+from compact_hf.teachers.registry import check_settings, describe_teacher, open_teacher
 
 _SCENES: Final = "scenes"
 
@@ -146,9 +146,17 @@ def describe_teachers(source: ImageSource, options: RunOptions, *, roles: Collec
     """Return what is known of who would be asked in each role, without opening anything: no key is needed.
 
     Raises:
-        UsageError: no such teacher, or one that does not know these images.
+        UsageError: no such teacher, a setting that it does not have, or one that does not know these images.
     """
-    infos = {role: describe_teacher(name) for role, name in name_teachers(source, options, roles).items()}
+    names = name_teachers(source, options, roles)
+    for role, name in names.items():
+        is_teacher = role == "teacher"
+        check_settings(
+            name,
+            url=options.teacher_url if is_teacher else options.verifier_url,
+            fault_rate=options.noise if is_teacher else 0.0,
+        )
+    infos = {role: describe_teacher(name) for role, name in names.items()}
     for info in infos.values():
         check_source_type(info.name, info.source_type, source)
     return infos

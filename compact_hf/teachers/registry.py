@@ -50,6 +50,8 @@ class Backend:
         is_free (`bool`): it runs here and charges nothing; its names may be those of directories.
         is_batch (`bool`): it answers in batches, each of which may take a day.
         is_instant (`bool`): it computes instead of reading: no tokens, no waiting.
+        plants_faults (`bool`): it can plant faults in its replies, and labels them in `Reply.planted`.
+        has_models (`bool`): it has models to choose from.
         uses_gpu (`bool`): its model runs here, so that nobody knows beforehand how long it takes.
         has_server (`bool`): it asks a server, so that it may be given another one's address.
         source_type (`str`, *optional*): the one kind of source it can speak about, None for any.
@@ -63,6 +65,8 @@ class Backend:
     is_free: bool = False
     is_batch: bool = False
     is_instant: bool = False
+    plants_faults: bool = False
+    has_models: bool = True
     uses_gpu: bool = False
     has_server: bool = True
     source_type: str | None = None
@@ -108,6 +112,8 @@ BACKENDS: Final[dict[str, Backend]] = {
         "compact_hf.teachers.scenes:open_scenes",
         is_free=True,
         is_instant=True,
+        plants_faults=True,
+        has_models=False,
         has_server=False,
         source_type="scenes",
         ks=range(1, 6),
@@ -137,16 +143,30 @@ def open_teacher(
     Raises:
         UsageError: no such teacher, or a setting that it does not have.
     """
-    name, _, model = spec.partition(":")
+    model = spec.partition(":")[2]
     backend = get_backend(spec)
-    if fault_rate and not backend.is_instant:
-        raise UsageError(f"only the teacher scenes plants noise; leave --noise out for {name}")
-    if url and not backend.has_server:
-        raise UsageError(f"the teacher {name} asks no server; leave its URL out")
+    check_settings(spec, url=url, fault_rate=fault_rate)
     settings = TeacherSettings(url, fault_rate, seed, batch_size, state_dir, on_wait)
     module_name, _, function_name = backend.opener.partition(":")
     open_backend: Callable[[str, TeacherSettings], Teacher] = getattr(import_module(module_name), function_name)
     return open_backend(model or backend.default_model, settings)
+
+
+def check_settings(spec: str, *, url: str | None, fault_rate: float) -> None:
+    """Do nothing if the teacher that `spec` names can be told this.
+
+    Raises:
+        UsageError: no such teacher, or it has no models, faults or server.
+    """
+    name, _, model = spec.partition(":")
+    backend = get_backend(spec)
+    if model and not backend.has_models:
+        raise UsageError(f"the teacher {name} has no models; write --teacher {name}")
+    if fault_rate and not backend.plants_faults:
+        planters = ", ".join(other for other, known in BACKENDS.items() if known.plants_faults)
+        raise UsageError(f"only the teacher {planters} plants noise; leave --noise out for {name}")
+    if url and not backend.has_server:
+        raise UsageError(f"the teacher {name} asks no server; leave its URL out")
 
 
 def describe_teacher(spec: str) -> TeacherInfo:

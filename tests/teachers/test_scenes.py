@@ -16,7 +16,7 @@ from compact_hf.methods.compact.truth import FAULTS
 from compact_hf.scenes.questions import supported_combinations
 from compact_hf.scenes.scene import build_scene
 from compact_hf.teachers.base import Reply, Request
-from compact_hf.teachers.registry import open_teacher
+from compact_hf.teachers.registry import BACKENDS, open_teacher
 from compact_hf.teachers.scenes import ScenesTeacher
 from tests.teachers.asking import ask_all, draft_request, verdict_request
 
@@ -116,9 +116,7 @@ def test_noise_is_a_share() -> None:
 
 
 def test_an_unknown_teacher_suggests_the_nearest() -> None:
-    with pytest.raises(
-        UsageError, match=r"there are gemini, gemini-batch, local, openai, scenes; did you mean gemini\?"
-    ):
+    with pytest.raises(UsageError, match=rf"there are {', '.join(BACKENDS)}; did you mean gemini\?"):
         open_teacher("gemni", state_dir=Path("run"))
 
 

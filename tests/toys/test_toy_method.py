@@ -75,14 +75,14 @@ def read_outcomes(run: Path) -> list[tuple[str, str]]:
 
 
 def test_it_is_listed_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(list_methods()) == ["annotate", "augment", "captions", "compact"]
+    assert {"annotate", "augment", "captions", "compact"} <= set(list_methods())
     assert main(["method", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == {
         "makes": "captions",
         "needs": "images",
         "asks": ["teacher", "verifier"],
         "options": ["tone"],
-        "reject_reasons": ["untrue caption"],
+        "reject_reasons": ["untrue caption", "no caption"],
     }
 
 
@@ -264,6 +264,7 @@ def test_its_rows_are_checked_and_its_card_says_what_was_counted(mixed: Path, tm
         words += sum(pq.read_table(held_out)["num_words"].to_pylist())
     assert f"{words} words in" in card
     assert "# Captions and COMPACT 1.0.0" in card
+    assert "; tone lively" in card
     assert "| `num_words` | number of words in the caption |" in card
     assert "| k = 2 |" in card  # and what the other method has to say
 
@@ -294,6 +295,49 @@ def test_it_is_shown_with_what_was_said(mixed: Path, tmp_path: Path) -> None:
     assert "Describe the image." in page
     assert "things at this place" in page
     assert "k = 2" in page
+
+
+def test_its_runs_are_shown_as_its_rows_are(clean: Path, tmp_path: Path) -> None:
+    page = show(clean, tmp_path / "kept", n=6).page.read_text(encoding="utf-8")
+    assert "things at this place" in page
+    assert "dropped: " not in page
+    page = show(clean, tmp_path / "dropped", n=6, rejects=True).page.read_text(encoding="utf-8")
+    assert "dropped: untrue caption" in page
+
+
+def test_what_a_teacher_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toy_method
+
+    monkeypatch.setattr(
+        toy_method.CaptionTask, "answer_about", lambda *arguments: toy_method.TruthfulReply(refused="SAFETY")
+    )
+    progress = generate("scenes:3", tmp_path / "run", method="captions")
+    assert (progress.finished, progress.kept) == (3, 0)
+    ((reject),) = status(tmp_path / "run").rejects
+    assert (reject.reason, reject.count) == ("no caption", 3)
+
+
+@pytest.mark.parametrize("name", ["yes-no", "k1", "all", "instruction", "Captions"])
+def test_a_name_that_no_config_can_have_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toy_method
+
+    monkeypatch.setattr(toy_method.Captions, "name", name)
+    with pytest.raises(UsageError, match="cannot be a method's name"):
+        generate("scenes:2", tmp_path / "run", method="toy_method:Captions")
+
+
+def test_a_column_that_is_not_named_or_that_all_rows_have_is_refused(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_method
+
+    monkeypatch.setattr(toy_method.CaptionRow, "own_columns", lambda row: {"num_words": 1, "more": 2})
+    with pytest.raises(UsageError, match="have a column more that its method's columns"):
+        assemble([clean], tmp_path / "dataset", version="1.0.0", max_similarity=1)
+    column = toy_method.Captions.columns()["num_words"]
+    monkeypatch.setattr(toy_method.Captions, "columns", classmethod(lambda cls: {"teacher": column}))
+    with pytest.raises(UsageError, match="the column teacher of captions is one that all rows have"):
+        assemble([clean], tmp_path / "dataset", version="1.0.0", max_similarity=1)
 
 
 def test_it_is_published_and_read_back(mixed: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import UsageError
 from compact_hf.methods.assembly import FinishedOutcome
@@ -24,9 +24,10 @@ from compact_hf.records import ImageInfo, Message, Reject, Row, digest, from_jso
 from compact_hf.runs.options import option
 from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.scenes.scene import Scene
-from compact_hf.teachers.base import EncodedImage, TruthfulReply
+from compact_hf.teachers.base import EncodedImage, Reply, Request, TruthfulReply
 
 EXAGGERATION = "exaggeration"
+T = TypeVar("T", bound=BaseModel)
 
 
 class CaptionReply(BaseModel):
@@ -45,6 +46,7 @@ class CaptionReason(StrEnum):
     """Why a caption is dropped."""
 
     UNTRUE = "untrue caption"
+    UNUSABLE = "no caption"
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Captions(Method):
     options = CaptionOptions
     reject_reasons = (CaptionReason,)
     statistics = CaptionStatistics
+    public_settings = ("tone",)
 
     @classmethod
     def columns(cls) -> dict[str, Column]:
@@ -186,11 +189,25 @@ def write_caption(tone: str, image: ImageInfo, encoded_image: EncodedImage) -> P
     prompt = f"Write a {tone} caption."
     request = make_request("teacher", image.image_id, encoded_image, prompt, CaptionReply, CaptionTask(tone))
     (reply,) = yield [request]
-    caption = CaptionReply.model_validate_json(reply.text).caption
-    check = CaptionCheck(caption)
-    question = f"Is this true? {caption}"
-    (verdict,) = yield [make_request("verifier", image.image_id, encoded_image, question, ConfirmationReply, check)]
-    if ConfirmationReply.model_validate_json(verdict.text).is_true:
-        return Result(to_json(CaptionOutcome(caption, (), ((request.key, ""),))), 1)
-    reject = Reject("verification", CaptionReason.UNTRUE, caption)
+    draft = parse_reply(reply, CaptionReply)
+    if draft is None:
+        return drop(request, Reject("generation", CaptionReason.UNUSABLE, "", reply.refused))
+    check = CaptionCheck(draft.caption)
+    question = f"Is this true? {draft.caption}"
+    (answer,) = yield [make_request("verifier", image.image_id, encoded_image, question, ConfirmationReply, check)]
+    verdict = parse_reply(answer, ConfirmationReply)
+    if verdict is None or not verdict.is_true:
+        return drop(request, Reject("verification", CaptionReason.UNTRUE, draft.caption, answer.refused))
+    return Result(to_json(CaptionOutcome(draft.caption, (), ((request.key, ""),))), 1)
+
+
+def parse_reply(reply: Reply, schema: type[T]) -> T | None:
+    """Return a reply's JSON; None where the teacher refused, or wrote something else: neither may end the run."""
+    try:
+        return schema.model_validate_json(reply.text)
+    except ValidationError:
+        return None
+
+
+def drop(request: Request, reject: Reject) -> Result:
     return Result(to_json(CaptionOutcome("", (reject,), ((request.key, reject.reason),))), 0)
