@@ -279,7 +279,7 @@ def test_one_that_nobody_registered_is_given_by_its_path_and_may_have_scores_of_
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"task": "colour"}, r"'colour' is not one of the tasks \(.*colors.*\); did you mean colors"),
+        ({"task": "colour"}, r"'colour' is not one of the tasks \(.*colors.*\); install .*; did you mean colors"),
         ({"task": "color_words:Path"}, "is no evaluation task .* give a class derived from EvaluationTask"),
         ({"control": "blinde"}, "the task colors has no control 'blinde' .*did you mean blind"),
         ({"task": "color_words:Brevity", "control": "blind"}, r"has no control 'blind' \(it has none\)"),

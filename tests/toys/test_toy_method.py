@@ -20,16 +20,21 @@ from compact_hf.dataset.show import show
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import JournalError, StoppedEarly, UsageError
+from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.predict import read_predictions
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.generate import generate
 from compact_hf.methods.registry import get_method, list_methods
 from compact_hf.methods.status import status
+from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.records import Message, digest, is_validation_image
 from compact_hf.runs.journal import FILE_NAME, Journal
+from compact_hf.training.train import tune
 from tests.dataset.samples import make_image
 from tests.doubles.hub.server import HubServer
 from tests.hub.clients import run_source
+from tests.training.samples import MODEL_SIZE, make_settings
 
 SCENES = "scenes:60"
 COMMAND = (sys.executable, "-c", "import sys; from compact_hf.cli.main import main; sys.exit(main())")
@@ -352,6 +357,23 @@ told = {config: len(load_dataset("org/both", config, split="train")) for config 
         counts = run_source(server, source, mixed, home=tmp_path / "home")
     assert counts["all"] > counts["captions"] > 0
     assert counts["k1"] > 0
+
+
+@pytest.mark.usefixtures("preforked_training")
+def test_a_student_is_tuned_and_evaluated_on_it(mixed: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    rows = [row for split in load_dataset(str(mixed)).values() for row in split]
+    texts = [message["content"] for row in rows for message in row["messages"]]
+    build_tiny(tmp_path / "tiny", texts, seed=0, size=MODEL_SIZE)
+    settings = make_settings(tmp_path, dataset_name=str(mixed), output_dir=str(tmp_path / "student"), max_steps="2")
+    assert tune("tiny-cpu", overrides=settings).steps == 2
+    out, options = tmp_path / "evaluation", {"config": "captions", "split": "train", "limit": 6}
+    evaluation = evaluate(tmp_path / "student", mixed, out, batch_size=8, **options)
+    predictions = read_predictions(out / evaluation.slugs[0])
+    assert len(predictions) == 6
+    assert {prediction.question for prediction in predictions} == {"Describe the image."}
+    assert all("things at this place" in answer for prediction in predictions for answer in prediction.answers)
 
 
 def test_a_row_may_hold_several_images(tmp_path: Path) -> None:
