@@ -12,9 +12,9 @@ names without importing each other. Nothing is imported before it is asked for b
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distribution, entry_points
 from typing import Any
 
 from compact_hf.errors import UsageError, did_you_mean
@@ -42,6 +42,8 @@ def load_plugin(group: str, name_or_path: str) -> Any:
     """
     if ":" in name_or_path:
         return _load_path(name_or_path)
+    if (own := _own_entry_points().get((group, name_or_path))) is not None:
+        return own.load()  # a package of somebody else cannot take the name of one of ours
     found = _find_entry_points(tuple(sys.path)).select(group=group, name=name_or_path)
     registered = {entry.value: entry for entry in found}
     if not registered:
@@ -61,6 +63,12 @@ def load_plugin(group: str, name_or_path: str) -> Any:
             f"{name_or_path!r} of the {_plural_noun(group)} cannot be imported from {entry.value} of the package "
             f"{_distribution(entry)} ({_first_line(error)}); install that package again, or uninstall it"
         ) from error
+
+
+@cache
+def _own_entry_points() -> dict[tuple[str, str], EntryPoint]:
+    """Return those of this package: (group, name) -> entry point, without a look through all packages."""
+    return {(entry.group, entry.name): entry for entry in distribution("compact_hf").entry_points}
 
 
 @lru_cache(maxsize=4)

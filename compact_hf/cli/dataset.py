@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
 from compact_hf.cli.parser import add_command
-from compact_hf.methods.near_duplicates import MAX_SIMILARITY
+from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.runs.options import parse_numbers
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
 from compact_hf.methods.assembly import AssemblyOptions, RowSelection, find_sources, iter_rows
-from compact_hf.methods.near_duplicates import MAX_SIMILARITY
+from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.records import Reject, Row, is_validation_image
 from compact_hf.reports.table import NotebookSummary
 

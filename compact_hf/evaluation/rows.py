@@ -197,17 +197,18 @@ def _resolve_source(dataset: str) -> _DatasetSource:
 
 
 def _default_config(source: _DatasetSource, preferred: str) -> str | None:
-    from datasets import get_dataset_config_names
+    from datasets import get_dataset_config_names, get_dataset_default_config_name
 
     if "data_files" in source.load_kwargs:
         return None
     with _translate_dataset_errors(source):
         names = get_dataset_config_names(source.path, **source.load_kwargs)
-    if preferred in names:
-        return preferred
-    if len(names) > 1 and "default" not in names:
+        if preferred in names:
+            return preferred
+        default = get_dataset_default_config_name(source.path, **source.load_kwargs)
+    if default is None:
         raise EvaluationError(f"{source.name} has the configs {', '.join(names)}; choose one with --config")
-    return names[0] if len(names) == 1 else "default"
+    return str(default)
 
 
 def _default_split(source: _DatasetSource, config: str | None) -> str:

@@ -19,9 +19,8 @@ from typing import Protocol
 from compact_hf.errors import UsageError
 from compact_hf.images.source import ImageSource
 from compact_hf.methods.base import Method
-from compact_hf.methods.near_duplicates import MAX_SIMILARITY
 from compact_hf.methods.registry import get_method
-from compact_hf.methods.row_kind import Filters, Sample
+from compact_hf.methods.row_kind import MAX_SIMILARITY, Filters, Sample
 from compact_hf.records import ImageInfo, Reject, Row
 from compact_hf.reports.contact_sheet import RejectsItem, Section
 from compact_hf.reports.table import NotebookSummary

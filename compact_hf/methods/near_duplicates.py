@@ -15,15 +15,8 @@ from typing import Final
 
 from compact_hf.answers import normalise
 from compact_hf.errors import UsageError
+from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.records import Turn
-
-MAX_SIMILARITY: Final = 0.9
-"""Above this a question repeats another. From five to ten words, one more is the same question, one exchanged is not.
-
-At 0.85 nouns begin to be exchanged ("on which side of the boy is the television", "... the cow"). With LLaVA's answers,
-0.9 drops 5.8% of the 12,578 questions of GQA's balanced test-dev, 1.2% of TextVQA's 5,000 for validation and 18% of
-5,217 about 2,000 drawn scenes; if answers were not compared, it would drop 13% of TextVQA's and 36% of the scenes'.
-"""
 
 WordIds = tuple[int, ...]
 Ratio = tuple[int, int]

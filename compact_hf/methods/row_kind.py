@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from compact_hf.records import Message
-from compact_hf.reports.contact_sheet import MessagesItem, Section, SheetItem
 
 if TYPE_CHECKING:
+    from compact_hf.reports.contact_sheet import Section, SheetItem
     from compact_hf.reports.figure import Plot
 
 Record = Mapping[str, Any]
@@ -23,7 +23,12 @@ RowDefect = tuple[str, str]
 """The name of a check, a short fixed phrase under which defects are counted, and what was got."""
 
 MAX_SIMILARITY: Final = 0.9
-"""The share of words, 0 to 1, above which a question with the answer of an earlier one repeats it."""
+"""Above this a question repeats another. From five to ten words, one more is the same question, one exchanged is not.
+
+At 0.85 nouns begin to be exchanged ("on which side of the boy is the television", "... the cow"). With LLaVA's answers,
+0.9 drops 5.8% of the 12,578 questions of GQA's balanced test-dev, 1.2% of TextVQA's 5,000 for validation and 18% of
+5,217 about 2,000 drawn scenes; if answers were not compared, it would drop 13% of TextVQA's and 36% of the scenes'.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,8 @@ class RowKind:
             caption (`str`): where it comes from.
             filters (`Filters`): those that this kind knows.
         """
+        from compact_hf.reports.contact_sheet import MessagesItem, Section
+
         messages = tuple(Message(message["role"], message["content"]) for message in record["messages"])
         section = Section(0, record["source"])
         make_item = partial(MessagesItem, section=section, messages=messages, caption=caption)

@@ -12,7 +12,8 @@ from rapidfuzz.distance import LCSseq
 
 from compact_hf.answers import normalise
 from compact_hf.errors import UsageError
-from compact_hf.methods.near_duplicates import MAX_SIMILARITY, NearDuplicates, question_words
+from compact_hf.methods.near_duplicates import NearDuplicates, question_words
+from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.records import Turn
 
 

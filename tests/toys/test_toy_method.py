@@ -360,7 +360,7 @@ told = {config: len(load_dataset("org/both", config, split="train")) for config 
 
 
 @pytest.mark.usefixtures("preforked_training")
-def test_a_student_is_tuned_and_evaluated_on_it(mixed: Path, tmp_path: Path) -> None:
+def test_a_student_is_tuned_and_evaluated_on_it(clean: Path, mixed: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     rows = [row for split in load_dataset(str(mixed)).values() for row in split]
@@ -368,8 +368,9 @@ def test_a_student_is_tuned_and_evaluated_on_it(mixed: Path, tmp_path: Path) -> 
     build_tiny(tmp_path / "tiny", texts, seed=0, size=MODEL_SIZE)
     settings = make_settings(tmp_path, dataset_name=str(mixed), output_dir=str(tmp_path / "student"), max_steps="2")
     assert tune("tiny-cpu", overrides=settings).steps == 2
-    out, options = tmp_path / "evaluation", {"config": "captions", "split": "train", "limit": 6}
-    evaluation = evaluate(tmp_path / "student", mixed, out, batch_size=8, **options)
+    assemble([clean], tmp_path / "captions", version="1.0.0", max_similarity=1)
+    out = tmp_path / "evaluation"
+    evaluation = evaluate(tmp_path / "student", tmp_path / "captions", out, split="train", limit=6, batch_size=8)
     predictions = read_predictions(out / evaluation.slugs[0])
     assert len(predictions) == 6
     assert {prediction.question for prediction in predictions} == {"Describe the image."}

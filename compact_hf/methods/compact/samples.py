@@ -10,8 +10,6 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.errors import UnknownCapabilityError, UsageError
 from compact_hf.methods.row_kind import Filters, Sample
 from compact_hf.records import Reject, Turn
-from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
-from compact_hf.reports.theme import get_label
 
 if TYPE_CHECKING:
     from compact_hf.methods.compact.conversation import Outcome
@@ -24,6 +22,8 @@ def describe_filters(filters: Filters) -> str | None:
     """See `RowKind.describe_filters`: such as `of k = 3 that are to need counting`."""
     if not filters.keys() <= FILTERS:
         return None
+    from compact_hf.reports.theme import get_label
+
     k, capability = filters.get("k"), filters.get("capability")
     if k is not None and not 1 <= k <= len(CAPABILITIES):
         raise UsageError(f"got k = {k}; a question needs 1 to {len(CAPABILITIES)} capabilities")
@@ -44,6 +44,8 @@ def make_question_sample(
     filters: Filters,
 ) -> Sample | None:
     """Return how an image's questions are shown, None where none of them is what the filters ask for."""
+    from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
+
     wanted = tuple(turn for turn in turns if filters.get("capability") in (None, *turn.capabilities))
     if not wanted or filters.get("k") not in (None, k):
         return None
@@ -57,6 +59,8 @@ def make_reject_sample(
 
     Four at most, the first of each reason before its second.
     """
+    from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
+
     k, rejects = outcome.k, outcome.rejects
     drafts = [
         reject for reject in rejects if _is_draft(reject) and filters.get("capability") in (None, *reject.capabilities)
