@@ -14,12 +14,10 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
-from uuid import uuid4
 
 from compact_hf.errors import CompactError, ReleaseError
 
@@ -76,6 +74,8 @@ def atomic_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_file(path: Path, *, is_shared: bool) -> Iterator[Path]:
+    from uuid import uuid4
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temp_file = path.with_name(f".{path.name}{f'.{uuid4().hex}' if is_shared else ''}{_TEMP_SUFFIX}")
     try:
@@ -194,6 +194,7 @@ _MAX_PENDING: Final = 32  # items that may be finished and wait for their turn
 
 def prefetch(items: Iterable[T], function: Callable[[T], U]) -> Iterator[tuple[T, U]]:
     """Yield each item with what `function` makes of it in a thread, in order; what `function` raises is raised here."""
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     def run_chunk(chunk: list[T]) -> list[tuple[T, U]]:
         return [(item, function(item)) for item in chunk]
