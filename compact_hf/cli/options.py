@@ -37,7 +37,7 @@ def add_options(
 
 
 def _argument(item: Field[Any], flag: Flag, help_text: str) -> dict[str, Any]:
-    """Return what argparse is told of a field; its text is parsed by the flag, or else by the field's type."""
+    """Return the keywords of `add_argument` for a field; the flag or the field's type parses its text."""
     argument = {"dest": item.name, "default": item.default, "help": help_text.replace("%", "%%")}
     if item.default is False:
         return argument | {"action": "store_true"}

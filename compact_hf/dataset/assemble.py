@@ -83,7 +83,7 @@ def assemble(
             `cc-by-4.0`. The instruction part's images are others', and stay as they are.
         license (`str`, *optional*, defaults to the images' licence if they have one in common, else `other`): that of
             the release, in the card, as the Hub spells it.
-        on_balance (`Callable[[NotebookSummary], None]`, *optional*): told how even questions were
+        on_balance (`Callable[[NotebookSummary], None]`, *optional*): called with how even the questions were
             and are, with `balance`.
         on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
 
@@ -238,7 +238,7 @@ def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
-    """Give the runs' images a licence where nobody said one."""
+    """Set the licence of the runs' images whose licence is unknown."""
     for row in rows:
         if (
             license is not None

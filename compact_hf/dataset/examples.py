@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class SampleSet:
-    """What was chosen: the images, ordered by section, and who wrote and who checked what stands there, sorted."""
+    """What was chosen: the images, ordered by section, and the teachers and verifiers, sorted."""
 
     items: tuple[SheetItem, ...]
     teachers: tuple[str, ...]

@@ -45,7 +45,7 @@ class ImageFingerprint:
 
 
 Fingerprints = tuple[ImageFingerprint, ...]
-"""Those of a row's images, in order; empty where it has none, or where nobody looks at images."""
+"""Those of a row's images, in order; empty if it has none, or if images are not inspected."""
 
 
 def fingerprint_image(data: bytes) -> ImageFingerprint:

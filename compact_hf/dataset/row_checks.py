@@ -25,7 +25,7 @@ _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
 def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, split: str) -> Iterator[RowDefect]:
-    """Yield every defect of a record that lies in this subset and split.
+    """Yield every defect of a record in this subset and split.
 
     Args:
         record (`Record`): a row of a file with these columns.

@@ -38,7 +38,7 @@ class InstructionRows(RowKind):
 
     @classmethod
     def check(cls, record: Record) -> Iterator[RowDefect]:
-        """See `RowKind.check`: nobody wrote or checked them here."""
+        """See `RowKind.check`: such rows have no teacher, verifier or preset."""
         for name in ("teacher", "verifier", "preset_version"):
             if record[name]:
                 yield "instruction row with other facts", f"{name} is {record[name]}"

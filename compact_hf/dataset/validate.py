@@ -171,7 +171,7 @@ def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str
     import pyarrow.parquet as pq
 
     for name in files:
-        with suppress(OSError, pa.ArrowException):  # what cannot be read is told when the file is checked
+        with suppress(OSError, pa.ArrowException):  # a file that cannot be read is reported when it is checked
             return find_column_sources(pq.read_schema(root / name).names)
     return ()
 

@@ -2,7 +2,7 @@
 
     compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
-The task (task.py) says what is asked and what an answer is worth; this file knows none by name. results_folder.py says
+The task (task.py) defines questions and scoring; this file knows none by name. results_folder.py says
 what DIR holds. The same command resumes, and gives the same files as one that was not stopped; with another model it
 adds that one.
 """

@@ -113,7 +113,7 @@ class QuestionSet:
 
     @property
     def identity(self) -> str:
-        """A hash of what is asked: ids, images, questions and answers, and the control."""
+        """A hash of the questions: ids, images, texts and answers, and the control."""
         identity = digest([question.content() for question in self.questions])
         return digest(self.control, identity) if self.control else identity
 
@@ -142,7 +142,7 @@ Control = Callable[[QuestionSet], QuestionSet]
 
 
 def swap_images(question_set: QuestionSet) -> QuestionSet:
-    """Return the same questions, each about the image of the one that stands half the list away.
+    """Return the same questions, each about the image of the one half the list away.
 
     Raises:
         EvaluationError: there is only one image.

@@ -39,7 +39,7 @@ class AssemblyOptions:
         max_similarity (`float`): 0 to 1; a question above it that has the answer of one about an earlier image repeats
             that one and is dropped. 1 keeps all.
         balance (`bool`): take those questions of an image that even the dataset out, where there is a surplus.
-        on_balance (`Callable[[NotebookSummary], None]`): told what balancing did.
+        on_balance (`Callable[[NotebookSummary], None]`): called with what balancing did.
     """
 
     max_similarity: float = MAX_SIMILARITY
@@ -72,7 +72,7 @@ class FinishedOutcome:
         image_id, ref (`str`): the image's id, and where its source had it.
         journal (`Journal`): of the run.
         identity (`RunIdentity`): the run's settings.
-        method (`type[Method]`): the run's, whose name stands in its rows.
+        method (`type[Method]`): the run's, whose name is the `source` of its rows.
         source (`ImageSource`): where images are read.
     """
 

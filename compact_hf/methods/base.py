@@ -5,7 +5,7 @@ A method is one directory and one line: a class derived from `Method`, registere
     [project.entry-points."compact_hf.methods"]
     captions = "my_package.captions:Captions"
 
-or named by `--method my_package.captions:Captions`, which then stands in the run's identity. All members have
+or named by `--method my_package.captions:Captions`, which is then a part of the run's identity. All members have
 defaults but `name`, `summary`, `start`, and `make_rows` unless `makes_rows` is False; what its rows are is `RowKind`'s
 part. Nothing heavy is imported here, and nothing heavy should be where a method's class is: whatever lists methods
 reads their options.
@@ -53,7 +53,7 @@ class NoOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """What a method can be told that takes a dataset of questions.
+    """The options of a method that takes a dataset of questions.
 
     Attributes:
         split (`str`, *optional*): one split of the dataset; all of them by default.
@@ -66,13 +66,13 @@ class DatasetOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunSetup:
-    """What a method is told of a run before it starts.
+    """What a method knows of a run before it starts.
 
     Attributes:
         source (`ImageSource`): the images; a `VqaSource` where the method needs questions.
         teachers (`Mapping[Role, TeacherInfo]`): who is asked in each of the method's roles.
-        run (`RunOptions`): what every run can be told.
-        options (`Any`): what this method can be told: an instance of `Method.options`.
+        run (`RunOptions`): the options of all runs.
+        options (`Any`): this method's options: an instance of `Method.options`.
     """
 
     source: ImageSource
@@ -93,7 +93,7 @@ class StartedMethod:
     Attributes:
         process (`Callable[[ImageInfo, EncodedImage], Process]`): returns the work on one image. What it asks must be a
             pure function of the options, the seed, the image and this image's own replies.
-        settings (`Mapping[str, Any]`): all that decides what is asked, as JSON values: a part of the run's identity.
+        settings (`Mapping[str, Any]`): all that decides the requests, as JSON values: a part of the run's identity.
         estimate (`Callable[[RunStatus | None], ImageEstimate]`, *optional*): returns what an image takes and gives on
             average, by the run so far where there is one; without it the generic estimate is used.
     """
@@ -108,7 +108,7 @@ class Method(RowKind):
 
     Attributes:
         summary (`str`): what it makes, in a phrase, for `compact method list`.
-        options (`type`): a frozen dataclass of what it can be told besides `RunOptions`; each field that `option` made
+        options (`type`): a frozen dataclass of its options besides `RunOptions`; each field that `option` made
             is a flag of `compact generate`.
         needs (`str`): what kind of source it takes: `images`, or `questions` for a dataset of images and questions.
         roles (`tuple[Role, ...]`): who is asked.
@@ -190,7 +190,7 @@ class Method(RowKind):
 
     @classmethod
     def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
-        """Return how a contact sheet shows what was kept of an image, None where that is not what is asked for.
+        """Return how a contact sheet shows what was kept of an image, None if it does not match the filters.
 
         By default the first row that comes of it, or the texts that were dropped.
 

@@ -38,8 +38,8 @@ class MethodCall:
     Attributes:
         name (`str`): as it was given: a registered name or `package.module:Class`; part of the run's identity.
         method (`type[Method]`): what the name stands for.
-        run (`RunOptions`): what every run can be told.
-        options (`Any`): what this method can be told: an instance of `method.options`.
+        run (`RunOptions`): the options of all runs.
+        options (`Any`): this method's options: an instance of `method.options`.
     """
 
     name: str

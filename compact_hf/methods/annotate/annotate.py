@@ -208,7 +208,7 @@ def _format_share(count: int, total: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateKeywords(DatasetOptions, RunOptions):
-    """What `annotate` can be told."""
+    """The options of `annotate`."""
 
 
 @keywords_of(AnnotateKeywords)

@@ -213,7 +213,7 @@ def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, roun
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentKeywords(AugmentOptions, RunOptions):
-    """What `augment` can be told."""
+    """The options of `augment`."""
 
 
 @keywords_of(AugmentKeywords)

@@ -1,4 +1,4 @@
-"""What augment can be told besides what every run can."""
+"""The options of augment besides the options of all runs."""
 
 from __future__ import annotations
 
