@@ -79,6 +79,8 @@ def _find_entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001  # package
 
 def _load_path(path: str) -> Any:
     module_name, _, qualified_name = path.partition(":")
+    if module_name.startswith("."):
+        raise UsageError(f"{path!r} is no name of a module; give package.module:Class of a package that is installed")
     try:
         loaded: Any = import_module(module_name)
         for attribute in qualified_name.split("."):

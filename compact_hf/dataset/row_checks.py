@@ -39,15 +39,15 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
     if null_column := _find_null_column(record, own_columns):
         yield "null value", null_column
         return  # the other checks could not look at it
+    if missing := own_columns.keys() - columns.keys():
+        yield "column is missing", ", ".join(sorted(missing))
+        return
     yield from _check_location(record, kind, subset, split)
     yield from _check_messages(record)
     yield from _check_paths(record)
     yield from _check_images(record)
     yield from _check_foreign_columns(record, columns, own_columns)
-    if own_columns.keys() <= columns.keys():
-        yield from kind.check(record)
-    else:
-        yield "column is missing", ", ".join(sorted(own_columns.keys() - columns.keys()))
+    yield from kind.check(record)
 
 
 @cache  # asked for each row

@@ -103,9 +103,20 @@ def own_columns(sources: Collection[str]) -> dict[str, Column]:
     return columns
 
 
-def find_column_sources(names: Collection[str]) -> tuple[str, ...]:
-    """Return the methods all of whose columns are among these, sorted."""
-    return tuple(kind.name for kind in get_row_kinds() if (columns := kind.columns()) and columns.keys() <= set(names))
+def find_column_sources(schema: Any) -> tuple[str, ...]:
+    """Return the methods whose columns a file of this `pyarrow.Schema` has, but none that has only a part of another's.
+
+    A package that has nothing to do with the dataset may have a method with a column of the same name.
+    """
+    from datasets import Features
+
+    types = {field.name: field.type for field in schema}
+    found: dict[str, set[str]] = {}
+    for kind in get_row_kinds():
+        own = Features({name: column.feature for name, column in kind.columns().items()}).arrow_schema
+        if own.names and all(types.get(field.name) == field.type for field in own):
+            found[kind.name] = set(own.names)
+    return tuple(name for name, names in found.items() if not any(names < others for others in found.values()))
 
 
 def find_unknown_columns(names: Iterable[str]) -> list[str]:

@@ -172,7 +172,7 @@ def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str
 
     for name in files:
         with suppress(OSError, pa.ArrowException):  # a file that cannot be read is reported when it is checked
-            return find_column_sources(pq.read_schema(root / name).names)
+            return find_column_sources(pq.read_schema(root / name))
     return ()
 
 

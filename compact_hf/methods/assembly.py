@@ -153,8 +153,9 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
 
 
 def _defining_function(method: type[Method]) -> object:
-    """Return what is the same for methods that inherit how their rows are made."""
-    return inspect.getattr_static(method, "iter_rows").__func__
+    """Return what is the same for methods that inherit how their rows are made, but for the default of all methods."""
+    function = inspect.getattr_static(method, "iter_rows").__func__
+    return method if function is inspect.getattr_static(Method, "iter_rows").__func__ else function
 
 
 def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:

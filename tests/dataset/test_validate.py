@@ -172,6 +172,24 @@ def test_a_row_of_a_method_has_all_of_its_columns(release: Path) -> None:
     assert (report.counts, report.problems[0].detail) == ({"null value": 1}, "k")
 
 
+def test_a_row_whose_method_has_columns_that_the_file_has_not_is_found(tmp_path: Path) -> None:
+    write_dataset(INSTRUCTION[:1], tmp_path / "texts", sources=("instruction",), version="1.0.0")
+    path = tmp_path / "texts" / TEXT_FILE
+    records = pq.read_table(path).to_pylist()
+    records[0]["source"] = "compact"
+    pq.write_table(pa.Table.from_pylist(records, schema=features(()).arrow_schema), path)
+    report = validate(tmp_path / "texts")
+    assert (report.problems[0].check, report.problems[0].detail) == ("column is missing", "capabilities, k, turns")
+
+
+def test_a_card_whose_lines_are_in_another_order_is_told(release: Path) -> None:
+    card = release / "README.md"
+    text = card.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith(("| color |", "| shape |"))]
+    card.write_text(text.replace("\n".join(lines), "\n".join(reversed(lines))), encoding="utf-8")
+    assert set(validate(release).counts) == {"card disagrees with the data"}
+
+
 def test_an_id_that_comes_twice_is_found_across_files(release: Path) -> None:
     (name,) = pq.read_table(release / K2)["id"].to_pylist()[:1]
     rewrite(release, TEXT_FILE, lambda records: records[0].update(id=name))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from compact_hf.errors import JournalError, StoppedEarly, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.generate import generate
 from compact_hf.methods.registry import get_method, list_methods
+from compact_hf.methods.row_kind import Column, RowKind
 from compact_hf.methods.status import status
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.records import Message, digest, is_validation_image
+from compact_hf.records import Message, Row, digest, is_validation_image
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.training.train import tune
 from tests.dataset.samples import make_image
@@ -375,6 +378,28 @@ def test_a_student_is_tuned_and_evaluated_on_it(clean: Path, mixed: Path, tmp_pa
     assert len(predictions) == 6
     assert {prediction.question for prediction in predictions} == {"Describe the image."}
     assert all("things at this place" in answer for prediction in predictions for answer in prediction.answers)
+
+
+def test_runs_of_methods_that_share_nothing_are_read_apart(clean: Path, tmp_path: Path, site: Path) -> None:
+    code = (site / "toy_method.py").read_text(encoding="utf-8").replace('name = "captions"', 'name = "titles"')
+    (site / "other_toy.py").write_text(code, encoding="utf-8")
+    generate(SCENES, tmp_path / "titles", method="other_toy:Captions", tone="lively", noise=0.3)
+    rows = [row for row in iter_rows([clean, tmp_path / "titles"], AssemblyOptions()) if isinstance(row, Row)]
+    counts = Counter(row.source for row in rows)
+    assert counts["captions"] == counts["titles"] > 0
+
+
+def test_a_method_with_a_part_of_another_s_columns_changes_no_dataset(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import toy_method
+    from datasets import Value
+
+    shown = toy_method.Captions.columns()
+    monkeypatch.setattr(RowKind, "columns", classmethod(lambda cls: {"k": Column(Value("string"), "another k")}))
+    assert validate(mixed).is_valid
+    monkeypatch.setattr(RowKind, "columns", classmethod(lambda cls: {"num_words": shown["num_words"]}))
+    assert validate(mixed).is_valid
 
 
 def test_a_row_may_hold_several_images(tmp_path: Path) -> None:
