@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
@@ -187,7 +187,17 @@ def digest(*parts: object, length: int = 32) -> str:
 
 def to_json(record: Any) -> str:
     """Return a record as one line of JSON with sorted keys."""
-    return json.dumps(asdict(record), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(record)
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    # Not `asdict`, which copies all that a record holds, down to the letters.
+    return {item.name: getattr(record, item.name) for item in fields(record)}
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_fields_of, check_circular=False
+)
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:

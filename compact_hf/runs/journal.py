@@ -179,14 +179,19 @@ class Journal:
     ) -> None:
         self.close()
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, is_last: bool = False) -> None:
         """Bring what the log holds into the file, beside whoever writes. It takes as long as the disk takes.
+
+        Args:
+            is_last (`bool`, *optional*, defaults to `False`): nothing will be written any more: the log is emptied too,
+                so that `close` has nothing left to do.
 
         Raises:
             JournalError: the disk is full or failing; the log still holds everything.
         """
         with self._translate_errors(), closing(connect(self.run, "rw")) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            connection.execute("PRAGMA busy_timeout = 0")  # who reads beside is not waited for
+            connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_last else 'PASSIVE'})")
 
     def close(self) -> None:
         """Close the file and let other processes have the run."""

@@ -121,6 +121,8 @@ class RateLimiter:
 
     async def wait(self, stop: asyncio.Event) -> bool:
         """Return True once one more request may be sent, False as soon as `stop` is set."""
+        if self._request_bucket is None and self._token_bucket is None:
+            return not stop.is_set()
         return await _wait_unless_stopped(stop, self._acquire())
 
     def record_tokens(self, tokens: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+import gc
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,9 +124,9 @@ class Run:
         """
         limits = self.limits.for_shard(self.shard)
         prices = limits.prices({role: teacher.name for role, teacher in self.teachers.items()})
-        return run_async_interruptible(
-            partial(self._run, partial(Journal.open, out, self.identity().to_json()), limits, prices)
-        )
+        open_journal = partial(Journal.open, out, self.identity().to_json())
+        with _collect_new_garbage_only():
+            return run_async_interruptible(partial(self._run, open_journal, limits, prices))
 
     def identity(self) -> RunIdentity:
         """Return what decides the questions; limits do not."""
@@ -197,6 +198,22 @@ class Run:
                     return
 
 
+@contextlib.contextmanager
+def _collect_new_garbage_only() -> Iterator[None]:
+    """Leave what exists by now out of garbage collection.
+
+    To look through all that libraries hold takes 0.2 s each time, in which the event loop stands still.
+    """
+    if gc.get_freeze_count():  # whoever froze something has an arrangement of its own
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 @contextlib.asynccontextmanager
 async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
     """Checkpoint the journal every few seconds inside the block, off the event loop: a disk may take tens of ms."""
@@ -215,6 +232,8 @@ async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        with contextlib.suppress(JournalError):
+            await asyncio.to_thread(journal.checkpoint, is_last=True)  # `close` would do it, and hold the loop up
 
 
 def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Price | None]) -> Budget:

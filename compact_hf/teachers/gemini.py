@@ -7,7 +7,6 @@ written in gemini_request.py; replies and errors are read as google-genai's own 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import warnings
@@ -15,13 +14,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
+import aiohttp
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import (
-    ConnectionPool,
+    Connections,
+    HttpResponse,
     clamp_tokens,
     one_line,
     parse_retry_after,
@@ -114,6 +114,19 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
     )
 
 
+def _raise_for_status(response: HttpResponse) -> None:
+    """Raise an answer that is no success as the client's own error."""
+    from google.genai.errors import APIError
+
+    if response.status == 200:
+        return
+    try:
+        details = json.loads(response.body)
+    except ValueError:
+        details = {"message": response.body.decode(errors="replace"), "status": response.reason}
+    raise APIError(response.status, details, response)  # of the response only its headers are read
+
+
 def parse_response(body: bytes) -> GenerateContentResponse:
     """Return a response's body as the client's own type; what that type does not know yet is passed over.
 
@@ -181,16 +194,16 @@ class Gemini:
         self._model = model
         self._timeout_s = timeout_s
         path = model if "/" in model else f"models/{model}"
-        self._url = httpx.URL(f"{(url or _SERVICE_URL).rstrip('/')}/{_API_VERSION}/{path}:generateContent")
-        self._headers = {
+        headers = {
             "content-type": "application/json",
             "x-goog-api-key": self._key,
             "user-agent": f"compact_hf/{version('compact_hf')}",
         }
-        # Here and not when the first reply comes: the import takes a second, in which nothing else could happen.
-        import google.genai.types  # noqa: F401
-
-        self._connections = ConnectionPool()
+        # Here and not when the first reply comes: the import and the making of the reader take a second, in which
+        # nothing else could happen.
+        parse_response(b"{}")
+        address = f"{(url or _SERVICE_URL).rstrip('/')}/{_API_VERSION}/{path}:generateContent"
+        self._connections = Connections(address, headers, timeout_s)
 
     async def prepare(self, request: Request) -> None:
         """See `Teacher.prepare`: the image is encoded."""
@@ -212,28 +225,20 @@ class Gemini:
     async def _answer(self, request: Request) -> Reply | Failure:
         from google.genai.errors import APIError
 
-        http_request = httpx.Request(
-            "POST",
-            self._url,
-            headers=self._headers,
-            content=await build_body(request),
-            extensions={"timeout": httpx.Timeout(self._timeout_s).as_dict()},
-        )
+        body = await build_body(request)
         try:
-            # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._connections.send(http_request)
-            await APIError.raise_for_async_response(response)
-            answer = parse_response(response.content)
+            response = await self._connections.post(body)
+            _raise_for_status(response)
+            answer = parse_response(response.body)
         except APIError as error:
             failure = translate_api_error(request.key, error, teacher=self.name, secret=self._key)
-        except (TimeoutError, httpx.TimeoutException):
+        except TimeoutError:
             failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
-        except (httpx.ConnectError, OSError) as error:
+        except aiohttp.ClientConnectorError as error:
             # The name of the error alone would not tell a wrong name from a wrong certificate.
-            reason = one_line(str(error)) or type(error).__name__
+            reason = one_line(error.os_error.strerror or str(error.os_error))
             failure = Failure(request.key, f"{self._server} cannot be reached ({reason})")
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             # A truncated or a foreign body; the client's reading of errors ends in any of these.

@@ -1,19 +1,18 @@
-"""Shared by the teachers behind a network: connections, addresses, keys, and server messages made fit to be shown.
-
-Each request in flight has a connection of its own, from a free list. httpx's own pool looks at every connection that it
-has for every request; at 256 in flight that costs more than all the rest of a request.
-"""
+"""Shared by the teachers behind a network: connections, addresses, keys, and server messages made fit to be shown."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx
 
 from compact_hf.errors import TeacherError, UsageError
@@ -25,60 +24,110 @@ if TYPE_CHECKING:
 @cache
 def get_ssl_context() -> ssl.SSLContext:
     """Return what every connection of this process is verified with: reading the certificates takes some 30 ms."""
-    return httpx.create_ssl_context()
+    return httpx.create_ssl_context()  # what huggingface_hub trusts, SSL_CERT_FILE included
 
 
-class ConnectionPool:
-    """As many connections as there are requests at a time, each used again by the next one."""
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """A whole response: its status and the words for it, its headers (names in any case) and its body."""
 
-    def __init__(self) -> None:
-        self._free: list[httpx.AsyncHTTPTransport] = []
-        self._all: list[httpx.AsyncHTTPTransport] = []
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return the whole response.
+
+# A body up to here is sent in one piece; a larger one in several, between which other requests get their turn.
+_MAX_UNDIVIDED_BYTES: Final = 2**20
+
+
+class Connections:
+    """The connections to one server: as many as there are requests at a time, each used again by the next one.
+
+    Args:
+        url (`str`): where every request goes.
+        headers (`Mapping[str, str]`): sent with every request.
+        timeout_s (`float`): for one request, from connecting to the last byte of the response, in seconds.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
+        self._url = url
+        self._headers = headers
+        self._timeout_s = timeout_s
+        self._ssl_context = get_ssl_context()
+        self._proxy: str | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, body: bytes) -> HttpResponse:
+        """Send a request and return the whole response, whatever its status.
 
         Raises:
-            httpx.HTTPError: it could not be sent, or the answer broke off.
+            TimeoutError: it took longer than `timeout_s`.
+            aiohttp.ClientError: it could not be sent, or the response broke off.
             TeacherError: the environment names a proxy that cannot be used.
         """
-        connection = self._free.pop() if self._free else self._connect(request.url)
-        try:
-            response = await connection.handle_async_request(request)
-            try:
-                content = b"".join([part async for part in response.aiter_raw()])
-            finally:
-                await response.aclose()
-        finally:
-            self._free.append(connection)
-        return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
+        self._session = self._session or self._open_session()
+        data = body if len(body) <= _MAX_UNDIVIDED_BYTES else BytesIO(body)
+        async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
+            return HttpResponse(response.status, response.reason or "", response.headers, await response.read())
 
     async def close(self) -> None:
         """Close all of them."""
-        for connection in self._all:
-            await connection.aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
-    def _connect(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        try:
-            connection = httpx.AsyncHTTPTransport(verify=get_ssl_context(), limits=limits, proxy=_proxy_for(url))
-        except (ValueError, ImportError, httpx.InvalidURL):
-            # Its address is not shown: a password may stand in it.
-            raise TeacherError(
-                f"the proxy that the environment names for {url.scheme}:// cannot be used; give http://HOST:PORT, "
-                "or for socks5:// pip install 'httpx[socks]'"
-            ) from None
-        self._all.append(connection)
-        return connection
+    def _open_session(self) -> aiohttp.ClientSession:
+        proxy = _proxy_for(self._url)
+        connector: aiohttp.BaseConnector
+        # No limit: how many requests there are at a time is the engine's to decide.
+        if proxy is not None and proxy.startswith("socks"):
+            connector = _connect_through_socks(proxy, self._ssl_context)
+        else:
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context)
+            self._proxy = proxy
+        return aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
 
-def _proxy_for(url: httpx.URL) -> str | None:
-    """Return the proxy for an address, as httpx's own client finds it: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY."""
-    if proxy_bypass(url.host):
-        return None
+def _connect_through_socks(proxy: str, ssl_context: ssl.SSLContext) -> aiohttp.BaseConnector:
+    try:
+        from aiohttp_socks import ProxyConnector
+
+        # The proxy looks names up, which is what the h and the a of socks5h and socks4a say.
+        address = re.sub(r"^(socks[45])[ah]:", r"\1:", proxy)
+        return ProxyConnector.from_url(address, rdns=True, limit=0, ssl=ssl_context)
+    except (ImportError, ValueError):
+        raise _unusable_proxy(proxy) from None
+
+
+def _unusable_proxy(proxy: str) -> TeacherError:
+    # Its address is not shown: a password may stand in it.
+    return TeacherError(
+        f"the proxy that the environment names ({proxy.partition('://')[0]}://...) cannot be used; give "
+        "http://HOST:PORT, or for socks5:// pip install aiohttp-socks"
+    )
+
+
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy for an address, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
+
+    Raises:
+        TeacherError: it is of a kind that cannot be used.
+    """
+    parts = urlsplit(url)
     proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not re.match(r"(https?|socks(5h?|4a?))://\S", proxy):
+        raise _unusable_proxy(proxy)
+    return proxy
 
 
 _MAX_LINE_CHARS: Final = 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,16 @@ def test_a_checkpoint_empties_the_log_into_the_file_beside_the_writer(tmp_path: 
         journal.record_reply("a" * 32, "teacher", Reply("after", text="y", model="m"))
         assert log.stat().st_size == log_size  # written again from its start
         assert sum(1 for _ in journal.replies()) == 2001
+
+
+def test_the_last_checkpoint_leaves_nothing_to_close(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", IDENTITY) as journal:
+        journal.record_reply("image", "teacher", Reply("key", "text", "model"))
+        journal.checkpoint(is_last=True)
+        assert (tmp_path / "run" / "journal.sqlite-wal").stat().st_size == 0
+        with Journal.read(tmp_path / "run") as reader, closing(reader.replies()) as replies:
+            next(replies)
+            journal.record_reply("image", "teacher", Reply("later", "text", "model"))
+            journal.checkpoint(is_last=True)  # while somebody reads: at once, and the log keeps what it holds
+    with Journal.read(tmp_path / "run") as reader:
+        assert [reply.key for *_, reply in reader.replies()] == ["key", "later"]

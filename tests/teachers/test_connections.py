@@ -1,7 +1,12 @@
-"""Connections of our own find the proxies that httpx's client would, and say what is wrong in words without secrets."""
+"""Connections find the proxies of the environment, and say what is wrong in words without secrets."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import socketserver
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 
@@ -45,11 +50,54 @@ def test_a_proxy_of_the_environment_is_asked_however_it_is_written(
     assert isinstance(failure, Failure)
 
 
+def test_a_socks_proxy_is_asked_too(server: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    destinations: list[tuple[str, int]] = []
+
+    class Socks5(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            _, method_count = self.rfile.read(2)
+            self.rfile.read(method_count)
+            self.wfile.write(b"\x05\x00")  # no name or password is wanted
+            self.rfile.read(4)
+            host = self.rfile.read(self.rfile.read(1)[0]).decode()  # a name, which the proxy looks up
+            destinations.append((host, int.from_bytes(self.rfile.read(2))))
+            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as upstream:
+                self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
+                threading.Thread(target=lambda: pipe(upstream, self.connection), daemon=True).start()
+                pipe(self.connection, upstream)
+
+    def pipe(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Socks5) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{proxy.server_address[1]}")
+        (reply,) = ask_all(Gemini(url="http://gemini.invalid:81"), [draft_request(COMBINATION)])
+        proxy.shutdown()
+    assert isinstance(reply, Reply)
+    assert destinations == [("gemini.invalid", 81)]
+
+
+def test_without_what_a_socks_proxy_takes_it_is_said_what_to_install(
+    server: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@proxy.invalid:1080")
+    monkeypatch.setitem(sys.modules, "aiohttp_socks", None)
+    with pytest.raises(TeacherError, match="pip install aiohttp-socks") as excinfo:
+        ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
+    assert "secret" not in "".join(traceback.format_exception(excinfo.value))
+
+
 def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
     server: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "gopher://user:secret@proxy.invalid")
-    with pytest.raises(TeacherError, match="the proxy that the environment names for http://") as excinfo:
+    with pytest.raises(
+        TeacherError, match=r"the proxy that the environment names \(gopher://...\) cannot be used"
+    ) as excinfo:
         ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     assert "secret" not in "".join(traceback.format_exception(excinfo.value))
 

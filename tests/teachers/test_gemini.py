@@ -222,7 +222,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 def test_a_password_in_an_address_stays_there() -> None:
     (failure,) = ask_all(Gemini(url="http://me:secret@127.0.0.1:9"), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
-    assert failure.message == "http://127.0.0.1:9 cannot be reached (All connection attempts failed)"
+    assert failure.message == "http://127.0.0.1:9 cannot be reached (Connect call failed ('127.0.0.1', 9))"
 
 
 @pytest.mark.parametrize("damaged", ["caf\u00e9", "two\nlines"])

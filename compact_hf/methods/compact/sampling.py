@@ -42,17 +42,25 @@ def draw_combinations(
 
 def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combination]) -> Combination | None:
     usage = Counter(name for combination in previous for name in combination)
+    unasked = [name for name in CAPABILITIES if not usage[name]]
+    # What is made of those alone was never asked, and is least used: this spares looking at all the others.
+    candidates = list(combinations(unasked, k)) if len(unasked) >= k else _least_used(k, usage, previous)
+    if not candidates:
+        return None
+    return random.Random(digest("combination", seed, image_id, k, len(previous))).choice(candidates)
+
+
+def _least_used(k: int, usage: Counter[str], previous: Sequence[Combination]) -> list[Combination]:
+    """Return what was not asked before and whose capabilities were asked least, in canonical order."""
     excluded = set(previous)
     available = [combination for combination in _combinations(k) if combination not in excluded]
-    if not available:
-        return None
-    # The least used first. How the uses are spread decides among equal sums only once most combinations are used up.
-    usage_counts = [sorted(map(usage.__getitem__, combination)) for combination in available]
-    min_usage = min((sum(values), values) for values in usage_counts)[1]
-    candidates = [
-        combination for combination, values in zip(available, usage_counts, strict=True) if values == min_usage
-    ]
-    return random.Random(digest("combination", seed, image_id, k, len(previous))).choice(candidates)
+    sums = [sum(map(usage.__getitem__, combination)) for combination in available]
+    min_sum = min(sums, default=0)
+    least_used = [combination for combination, total in zip(available, sums, strict=True) if total == min_sum]
+    # How the uses are spread decides among equal sums only once most combinations are used up.
+    spreads = [sorted(map(usage.__getitem__, combination)) for combination in least_used]
+    min_spread = min(spreads, default=[])
+    return [combination for combination, spread in zip(least_used, spreads, strict=True) if spread == min_spread]
 
 
 @cache
