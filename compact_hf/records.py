@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
@@ -96,6 +97,16 @@ class Reject:
     subject: str
     detail: str = ""
     capabilities: tuple[str, ...] = ()
+
+
+class Reason(StrEnum):
+    """Why something is dropped: short fixed words, by which such things are counted; an enum for each stage.
+
+    Journals and datasets hold these words, so they never change.
+    """
+
+    # As the plain string: what identifies a dataset's rows is a hash of how they print.
+    __repr__ = str.__repr__
 
 
 @dataclass(frozen=True, slots=True)

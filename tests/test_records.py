@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import compact_hf
 from compact_hf.capabilities import CAPABILITIES
+from compact_hf.images.conversations import Defect
+from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.records import (
     Conversation,
     Draft,
@@ -77,3 +82,22 @@ def test_digests_are_the_same_on_every_machine() -> None:
     text = json.dumps([1, "é", list(CAPABILITIES)], ensure_ascii=False, separators=(",", ":"))
     assert digest(1, "é", list(CAPABILITIES)) == hashlib.sha256(text.encode()).hexdigest()[:32]
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+
+
+def test_what_is_dropped_is_dropped_for_a_reason_of_an_enum() -> None:
+    package = Path(compact_hf.__file__).parent
+    words = [
+        f"{path.relative_to(package)}:{node.lineno}: {argument.value!r}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        for position in [{"Reject": 1, "Defect": 0, "ImageError": 0}.get(node.func.id)]
+        if position is not None and isinstance(argument := node.args[position], ast.Constant)
+    ]
+    assert words == []
+
+
+def test_a_reason_prints_and_is_hashed_as_its_words() -> None:
+    reason = ImageReason.EMPTY
+    assert (str(reason), repr(reason), json.dumps(reason)) == ("empty file", "'empty file'", '"empty file"')
+    assert repr(Defect(RowReason.NO_IMAGE)) == "Defect(reason='no picture', detail='')"

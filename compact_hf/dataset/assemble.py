@@ -16,6 +16,7 @@ from compact_hf.dataset.exclusions import Exclusions, RowFilter, read_excluded_i
 from compact_hf.dataset.image_similarity import FingerprintCache, check_distance
 from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.dataset.provenance import read_provenance
+from compact_hf.dataset.reasons import AssemblyReason
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.writer import write_dataset
@@ -233,7 +234,7 @@ class _Assembly:
 def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
     """Return the row, or a reject where some of its images are for training and others for validation."""
     if isinstance(row, Row) and len(set(map(is_validation_image, row.image_ids))) > 1:
-        return Reject("assembly", "images of both splits", row.id, str(row.image_id))
+        return Reject("assembly", AssemblyReason.BOTH_SPLITS, row.id, str(row.image_id))
     return row
 
 

@@ -24,6 +24,7 @@ from compact_hf.dataset.image_similarity import (
     find_similar_images,
     fingerprint_image,
 )
+from compact_hf.dataset.reasons import AssemblyReason
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.hub.ref import RepoRef
@@ -130,9 +131,9 @@ class Exclusions:
         """
         if matched := self._ids & {row.id, *row.image_ids}:
             self._matched_ids |= matched
-            return Reject("assembly", "excluded by id", row.id, ", ".join(sorted(matched)))
+            return Reject("assembly", AssemblyReason.EXCLUDED_ID, row.id, ", ".join(sorted(matched)))
         if self._images is not None and any(map(self._images.contains, fingerprints)):
-            return Reject("assembly", "picture of an excluded data set", row.id, str(row.image_id))
+            return Reject("assembly", AssemblyReason.EXCLUDED_IMAGE, row.id, str(row.image_id))
         return None
 
 

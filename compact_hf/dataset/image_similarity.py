@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from compact_hf.dataset.reasons import AssemblyReason
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import JournalError, ReleaseError, UsageError
 from compact_hf.images.codec import clean_image
@@ -220,7 +221,7 @@ class SimilarImages:
 
     def find_reject(self, row: Row, fingerprints: Fingerprints) -> Reject | None:
         """Return why a row stays out, None if it does not; an instruction row is compared with each in validation."""
-        reason = "picture is like one in the validation split"
+        reason = AssemblyReason.LIKE_VALIDATION
         if row.source != INSTRUCTION:
             if self.excluded_ids.isdisjoint(row.image_ids):
                 return None

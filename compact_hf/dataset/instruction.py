@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compact_hf.dataset.image_similarity import FingerprintCache
+from compact_hf.dataset.reasons import InstructionReason
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.images.conversations import (
@@ -31,6 +32,7 @@ from compact_hf.images.conversations import (
 )
 from compact_hf.images.folder import ImageFolder
 from compact_hf.images.inspection import inspect_image
+from compact_hf.images.reasons import RowReason
 from compact_hf.records import ImageInfo, Reject, Row, digest, from_json, to_json
 
 
@@ -129,7 +131,7 @@ def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[
 def _expand_copies(text: str, copies: int) -> Iterator[_SampledItem]:
     item = json.loads(text)
     for _ in range(copies - 1):
-        yield _SampledItem(item, _reject("repeats another row", item))
+        yield _SampledItem(item, _reject(InstructionReason.REPETITION, item))
     yield _parse_item(item)
 
 
@@ -141,10 +143,10 @@ def _parse_item(item: Any) -> _SampledItem:
     ref = item.get("image")
     if ref is None:
         if any(IMAGE_TOKEN in turn["value"] for turn in item["conversations"]):
-            return _SampledItem(item, _reject("names no picture for its <image>", item))
+            return _SampledItem(item, _reject(InstructionReason.NO_IMAGE, item))
         return _SampledItem(item, row)
     if not isinstance(ref, str) or not ref or "\0" in ref:
-        return _SampledItem(item, _reject("image is not a path", item, repr(ref)))
+        return _SampledItem(item, _reject(RowReason.NO_PATH, item, repr(ref)))
     return _SampledItem(item, row, ref)
 
 
@@ -166,7 +168,7 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
     if isinstance(image, Reject):
         return replace(image, stage="instruction", subject=_item_id(item), detail=f"{ref}: {image.detail}")
     if image.image_id in held_out:
-        return _reject("picture is in the validation split", item, ref)
+        return _reject(InstructionReason.VALIDATION_IMAGE, item, ref)
     assert isinstance(sampled.row, Row)
     return replace(
         sampled.row,

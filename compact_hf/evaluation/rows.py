@@ -17,6 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
 from compact_hf.images.codec import ImageError
+from compact_hf.images.reasons import ImageReason
 from compact_hf.models.loading import without_progress_bars
 
 _IMAGE_COLUMNS: Final = ("image", "images")
@@ -83,7 +84,7 @@ class ImageColumn:
         try:
             return self._resolve_path(path).read_bytes()
         except OSError as error:
-            raise ImageError("unreadable file", f"{path}: {error.strerror}") from error
+            raise ImageError(ImageReason.UNREADABLE, f"{path}: {error.strerror}") from error
 
     def _cell(self, index: int) -> Any:
         """Return the image as Arrow holds it: a struct of bytes and path, or a text."""
@@ -96,12 +97,12 @@ class ImageColumn:
         from datasets import config
 
         if not isinstance(path, str) or not path:
-            raise ImageError("not a picture", f"{type(path).__name__} {str(path)[:80]!r}")
+            raise ImageError(ImageReason.NO_IMAGE, f"{type(path).__name__} {str(path)[:80]!r}")
         roots = [root for root in (self._root, Path(config.HF_DATASETS_CACHE).resolve()) if root]
         resolved = ((self._root or Path()) / path).resolve()
         # Somebody else's table may name any file of this machine.
         if not any(resolved.is_relative_to(root) for root in roots):
-            raise ImageError("unreadable file", f"{path} does not lie beside the data set")
+            raise ImageError(ImageReason.UNREADABLE, f"{path} does not lie beside the data set")
         return resolved
 
 

@@ -15,6 +15,7 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.containers import ImageFormat, StrippedImage, strip
+from compact_hf.images.reasons import ImageReason
 from compact_hf.images.source import MAX_EDGE
 
 MAX_PIXELS: Final = 100_000_000
@@ -51,7 +52,7 @@ class ImageError(SourceError):
     """These bytes cannot be shown as an image.
 
     Attributes:
-        reason (`str`): `empty file`, `not a picture`, `corrupt picture` or `too many pixels`.
+        reason (`str`): an `ImageReason`.
         detail (`str`): what was found, for people.
     """
 
@@ -68,10 +69,10 @@ def strip_metadata(data: bytes) -> StrippedImage:
         ImageError: `empty file` or `not a picture`.
     """
     if not data:
-        raise ImageError("empty file", "0 bytes")
+        raise ImageError(ImageReason.EMPTY, "0 bytes")
     file = strip(data)
     if file is None:
-        raise ImageError("not a picture", f"{len(data)} bytes that are no JPEG, PNG, WebP or GIF")
+        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes that are no JPEG, PNG, WebP or GIF")
     return file
 
 
@@ -86,9 +87,9 @@ def open_header(file: StrippedImage) -> ImageFile.ImageFile:
     except _DECODE_ERRORS as error:
         raise _corrupt_error(file, error) from error
     except _BOMB_ERRORS as error:
-        raise ImageError("too many pixels", str(error)) from error
+        raise ImageError(ImageReason.TOO_LARGE, str(error)) from error
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError("too many pixels", f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
+        raise ImageError(ImageReason.TOO_LARGE, f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
     return image
 
 
@@ -112,14 +113,14 @@ def decode(file: StrippedImage, *, target_edge: int | None = None) -> Image.Imag
     except _DECODE_ERRORS as error:
         raise _corrupt_error(file, error) from error
     except _BOMB_ERRORS as error:
-        raise ImageError("too many pixels", str(error)) from error
+        raise ImageError(ImageReason.TOO_LARGE, str(error)) from error
     image.info = {name: image.info[name] for name in _PIXEL_INFO_KEYS if name in image.info}
     pixels = _to_eight_bit(image)
     return pixels.transpose(_TRANSPOSES[file.orientation]) if file.orientation in _TRANSPOSES else pixels
 
 
 def _corrupt_error(file: StrippedImage, error: BaseException) -> ImageError:
-    return ImageError("corrupt picture", f"{file.format}: {error or type(error).__name__}")
+    return ImageError(ImageReason.CORRUPT, f"{file.format}: {error or type(error).__name__}")
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from compact_hf.errors import UsageError
+from compact_hf.images.reasons import RowReason
 from compact_hf.records import Message
 
 IMAGE_TOKEN: Final = "<image>"
@@ -65,24 +66,24 @@ def parse_nonempty_messages(item: Any) -> tuple[Message, ...] | Defect:
     """Return an item's messages: user and assistant in turn, none empty, without `<image>`."""
     messages = parse_messages(item)
     if not isinstance(messages, Defect) and not all(message.content for message in messages):
-        return Defect("empty message")
+        return Defect(RowReason.EMPTY_MESSAGE)
     return messages
 
 
 def parse_messages(item: Any) -> tuple[Message, ...] | Defect:
     """Return an item's messages as `parse_nonempty_messages` does, empty ones too."""
     if not isinstance(item, dict):
-        return Defect("not an object", type(item).__name__)
+        return Defect(RowReason.NOT_AN_OBJECT, type(item).__name__)
     turns = item.get("conversations")
     if not isinstance(turns, list) or not turns:
-        return Defect("no conversations")
+        return Defect(RowReason.NO_CONVERSATIONS)
     messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            return Defect("message without text", repr(turn)[:80])
+            return Defect(RowReason.NO_TEXT, repr(turn)[:80])
         role = _ROLES.get(str(turn.get("from")))
         if role is None:
-            return Defect("unknown role", repr(turn.get("from")))
+            return Defect(RowReason.UNKNOWN_ROLE, repr(turn.get("from")))
         messages.append(Message(role, strip_image_tokens(turn["value"])))
     if messages[0].role == "assistant":
         # LLaVA's own trainer skips a first message that is not the user's; a few of its rows have one.
@@ -94,7 +95,7 @@ def check_role_order(messages: Sequence[Message]) -> tuple[Message, ...] | Defec
     """Return the messages if user and assistant speak in turn, the user first."""
     is_alternating = all(message.role == _ROLE_ORDER[index % 2] for index, message in enumerate(messages))
     if not messages or len(messages) % 2 or not is_alternating:
-        return Defect("roles do not alternate", " ".join(message.role for message in messages))
+        return Defect(RowReason.NOT_ALTERNATING, " ".join(message.role for message in messages))
     return tuple(messages)
 
 

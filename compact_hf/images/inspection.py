@@ -6,6 +6,7 @@ import hashlib
 from typing import Final
 
 from compact_hf.images.codec import ImageError, decode, open_header, strip_metadata
+from compact_hf.images.reasons import ImageReason
 from compact_hf.images.source import ImageSource
 from compact_hf.records import ImageInfo, Reject
 
@@ -44,11 +45,13 @@ def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
         # An eighth of a JPEG takes as many bytes to decode as the whole, and a fraction of the time.
         decode(file, target_edge=1)
     except OSError as error:
-        return Reject("picture", "unreadable file", ref, error.strerror or type(error).__name__)
+        return Reject("picture", ImageReason.UNREADABLE, ref, error.strerror or type(error).__name__)
     except ImageError as error:
         return Reject("picture", error.reason, ref, error.detail)
     if min(width, height) < MIN_EDGE:
-        return Reject("picture", "too small", ref, f"{width} x {height}, at least {MIN_EDGE} on the shorter edge")
+        return Reject(
+            "picture", ImageReason.TOO_SMALL, ref, f"{width} x {height}, at least {MIN_EDGE} on the shorter edge"
+        )
     if file.orientation in _ROTATED_ORIENTATIONS:
         width, height = height, width
     return ImageInfo(compute_image_id(data), ref, width, height, *source.origin(ref))

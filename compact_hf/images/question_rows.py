@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.images.conversations import Defect, check_role_order, parse_messages, strip_image_tokens
+from compact_hf.images.reasons import RowReason
 from compact_hf.records import Message
 
 RowFormat = Literal["turns", "messages", "conversations", "texts", "question"]
@@ -99,7 +100,7 @@ def read_exchanges(
     if row_format != "conversations":
         turns = row[row_format] or []
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            return Defect("not a list of objects", repr(turns)[:80])
+            return Defect(RowReason.NOT_OBJECTS, repr(turns)[:80])
         if row_format != "messages":
             question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
             exchanges = tuple(
@@ -111,7 +112,7 @@ def read_exchanges(
                 )
                 for turn in turns
             )
-            return exchanges or Defect("no questions")
+            return exchanges or Defect(RowReason.NO_QUESTIONS)
         messages = _read_messages(turns)
     if isinstance(messages, Defect):
         return messages
@@ -128,7 +129,7 @@ def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | 
         if role == "system":
             continue
         if role not in ("user", "assistant"):
-            return Defect("unknown role", repr(role))
+            return Defect(RowReason.UNKNOWN_ROLE, repr(role))
         messages.append(Message(role, _to_text(message.get("content"))))
     return check_role_order(messages)
 

@@ -30,6 +30,7 @@ from compact_hf.images.question_rows import (
     question_columns,
     read_exchanges,
 )
+from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.images.source import ImageSource
 
 _SCHEMA: Final = """
@@ -184,7 +185,7 @@ def _get_single_image(cell: list[dict[str, Any] | None] | None) -> dict[str, Any
     images = [image for image in cell or () if image is not None and (image["bytes"] or image["path"])]
     if len(images) == 1 and cell is not None and cell[0] is images[0]:
         return images[0]
-    return Defect("several pictures", f"{len(images)}, one is needed") if images else Defect("no picture")
+    return Defect(RowReason.SEVERAL_IMAGES, f"{len(images)}, one is needed") if images else Defect(RowReason.NO_IMAGE)
 
 
 def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -> Located | Defect:
@@ -192,7 +193,7 @@ def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -
     try:
         return Located(compute_image_id(source.read_bytes(image, ref)), ref)
     except OSError as error:
-        return Defect("unreadable file", error.strerror or type(error).__name__)
+        return Defect(ImageReason.UNREADABLE, error.strerror or type(error).__name__)
 
 
 def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect]]:
@@ -201,9 +202,9 @@ def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect
         row = _make_row(str(index), item.get("id") if isinstance(item, dict) else None, exchanges)
         image = item.get("image") if isinstance(item, dict) else None
         if image is None:
-            yield row, Defect("no picture")
+            yield row, Defect(RowReason.NO_IMAGE)
         elif not isinstance(image, str) or not image or "\0" in image:
-            yield row, Defect("image is not a path", repr(image)[:80])
+            yield row, Defect(RowReason.NO_PATH, repr(image)[:80])
         else:
             yield row, Located(image, image)
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from compact_hf.errors import UsageError
 from compact_hf.images.source import ImageSource
 from compact_hf.methods.base import Method
+from compact_hf.methods.reasons import OutcomeReason
 from compact_hf.methods.registry import get_method
 from compact_hf.methods.row_kind import MAX_SIMILARITY, Filters, Sample
 from compact_hf.records import ImageInfo, Reject, Row
@@ -90,7 +91,7 @@ class FinishedOutcome:
 
     def reject_gone(self) -> Reject:
         """Return the reject of an image that is not there any more."""
-        return Reject("assembly", "picture is gone", self.ref)
+        return Reject("assembly", OutcomeReason.GONE, self.ref)
 
 
 def iter_rows_by_image(method: type[Method], journals: Sequence[Journal]) -> Iterator[Row | Reject]:
@@ -178,7 +179,7 @@ def iter_outcomes(journals: Sequence[Journal]) -> Iterator[FinishedOutcome | Rej
     last_id = ""
     for _, outcome in heapq.merge(*streams, key=itemgetter(0)):
         if outcome.image_id == last_id:
-            yield Reject("assembly", "picture in an earlier run", outcome.ref, str(outcome.journal.run))
+            yield Reject("assembly", OutcomeReason.EARLIER_RUN, outcome.ref, str(outcome.journal.run))
             continue
         last_id = outcome.image_id
         yield outcome

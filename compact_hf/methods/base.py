@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from compact_hf.methods.assembly import AssemblyOptions, FinishedOutcome
     from compact_hf.methods.forecast import ImageEstimate
     from compact_hf.methods.status import OutcomeCounter, RunStatus
-    from compact_hf.records import ImageInfo, Reject, Row
+    from compact_hf.records import ImageInfo, Reason, Reject, Row
     from compact_hf.runs.journal import Journal
     from compact_hf.runs.process import Process
     from compact_hf.teachers.base import EncodedImage, Role, TeacherInfo
@@ -116,7 +115,7 @@ class Method(RowKind):
         k_source (`KSource | None`): how the k of the questions is known that `iter_questions` yields; None for a method
             whose runs keep no questions, which `compact analyze` refuses.
         public_settings (`tuple[str, ...]`): those of its settings in a run's identity that a card may name; not paths.
-        reject_reasons (`tuple[type[StrEnum], ...]`): the reasons for which it drops something, one enum a stage.
+        reject_reasons (`tuple[type[Reason], ...]`): the reasons for which it drops something, one enum a stage.
     """
 
     summary: ClassVar[str]
@@ -126,7 +125,7 @@ class Method(RowKind):
     makes_rows: ClassVar[bool] = True
     public_settings: ClassVar[tuple[str, ...]] = ()
     k_source: ClassVar[KSource | None] = None
-    reject_reasons: ClassVar[tuple[type[StrEnum], ...]] = ()
+    reject_reasons: ClassVar[tuple[type[Reason], ...]] = ()
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from compact_hf.errors import JournalError
+from compact_hf.images.reasons import ImageReason
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import ImageInfo, Reject, from_json, to_json
 from compact_hf.storage import get_network_file_system
@@ -223,7 +224,7 @@ class Journal:
             "WHERE looks.ref != first.ref ORDER BY looks.ref"
         )
         for ref, first_ref in self._rows(query):
-            yield Reject("picture", "duplicate picture", ref, f"same content as {first_ref}")
+            yield Reject("picture", ImageReason.DUPLICATE, ref, f"same content as {first_ref}")
 
     def get_image(self, image_id: str, ref: str) -> ImageInfo | None:
         """Return the image with this id, seen at `ref` or else elsewhere; None where it was not there any more."""

@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from compact_hf.errors import UsageError
 from compact_hf.methods.assembly import FinishedOutcome
 from compact_hf.methods.base import Method, RunSetup, StartedMethod
 from compact_hf.methods.row_kind import Column, Record, RowDefect, RowStatistics
-from compact_hf.records import ImageInfo, Message, Reject, Row, digest, from_json, to_json
+from compact_hf.records import ImageInfo, Message, Reason, Reject, Row, digest, from_json, to_json
 from compact_hf.runs.options import option
 from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.scenes.scene import Scene
@@ -42,7 +41,7 @@ class ConfirmationReply(BaseModel):
     is_true: bool
 
 
-class CaptionReason(StrEnum):
+class CaptionReason(Reason):
     """Why a caption is dropped."""
 
     UNTRUE = "untrue caption"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from compact_hf.records import Reason
 
 
-class QuestionReason(StrEnum):
+class QuestionReason(Reason):
     """Why a question is not put to the verifier."""
 
     EMPTY = "empty question"

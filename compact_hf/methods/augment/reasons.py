@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from compact_hf.records import Reason
 
 
-class OriginalReason(StrEnum):
+class OriginalReason(Reason):
     """Why a question of the dataset is not rewritten."""
 
     NO_ANSWER = "question without answer"

@@ -1,14 +1,14 @@
-"""The reasons for which a draft or an image is dropped, by stage: the words under which `compact status` counts them.
+"""The reasons for which a draft, an image or a question is dropped, by stage; `compact status` counts them.
 
-Journals hold these words, so they never change; a new one stands here before it is used.
+A new one stands here before it is used.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
+from compact_hf.records import Reason
 
 
-class GenerationReason(StrEnum):
+class GenerationReason(Reason):
     """Why a draft is dropped before anybody verifies it (paper, step 2)."""
 
     DECLINED = "declined"
@@ -25,7 +25,7 @@ class GenerationReason(StrEnum):
     REPETITION = "repeats a question"
 
 
-class VerificationReason(StrEnum):
+class VerificationReason(Reason):
     """Why a draft is dropped after the verifier has seen it (paper, step 3)."""
 
     DECLINED = "verifier declined"
@@ -37,7 +37,16 @@ class VerificationReason(StrEnum):
     BLIND = "answerable without the picture"
 
 
-class ConversationReason(StrEnum):
+class ConversationReason(Reason):
     """Why an image is dropped."""
 
     TOO_FEW = "too few questions"
+
+
+class SelectionReason(Reason):
+    """Why a question, or an image with its questions, is not chosen for a dataset."""
+
+    NEAR_DUPLICATE = "near-duplicate question"
+    TOO_FEW = "too few questions"
+    SURPLUS = "surplus for balance"
+    NOT_SELECTED = "not selected"

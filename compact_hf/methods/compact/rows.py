@@ -21,6 +21,7 @@ from compact_hf.methods.compact.catalog import Choice, Positions, QuestionCatalo
 from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.preset import METHOD, PAPER
+from compact_hf.methods.compact.reasons import SelectionReason
 from compact_hf.methods.compact.samples import make_question_sample, make_reject_sample
 from compact_hf.methods.near_duplicates import NearDuplicates
 from compact_hf.methods.row_kind import Filters, Sample
@@ -139,13 +140,13 @@ def _drop_near_duplicates(
         repeats = near_duplicates.add_new(item.turns, min_turns=min_turns)
         for turn, repeat in zip(item.turns, repeats, strict=True):
             if repeat is not None:
-                yield Reject("assembly", "near-duplicate question", turn.question, repeat, turn.capabilities)
+                yield Reject("assembly", SelectionReason.NEAR_DUPLICATE, turn.question, repeat, turn.capabilities)
         positions = tuple(position for position, repeat in enumerate(repeats) if repeat is None)
         if len(positions) >= min_turns:
             yield replace(item, positions=positions)
         else:
             detail = f"{len(positions)} of {len(item.turns)} are left, {min_turns} needed"
-            yield Reject("assembly", "too few questions", item.image.ref, detail)
+            yield Reject("assembly", SelectionReason.TOO_FEW, item.image.ref, detail)
 
 
 def _apply_balance(
@@ -172,7 +173,7 @@ def _apply_balance(
         for question in catalog.get_questions(image):
             if not choice.questions[question]:
                 turn = item.turns[turn_positions[question]]
-                yield Reject("assembly", "surplus for balance", turn.question, "", turn.capabilities)
+                yield Reject("assembly", SelectionReason.SURPLUS, turn.question, "", turn.capabilities)
         yield replace(item, positions=positions)
 
 

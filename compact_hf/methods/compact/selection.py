@@ -18,6 +18,7 @@ from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.methods.compact.balance import MIN_TURNS
 from compact_hf.methods.compact.catalog import Choice, Positions, QuestionCatalog, make_catalog
 from compact_hf.methods.compact.columns import QuestionRow
+from compact_hf.methods.compact.reasons import SelectionReason
 from compact_hf.methods.compact.rows import with_turns
 from compact_hf.methods.compact.sampling import MAX_K, Combination
 from compact_hf.records import Reject, Row, digest, is_validation_image
@@ -171,7 +172,7 @@ def apply_selection(
         positions = positions_by_image.get(str(row.image_id), ())
         for index, turn in enumerate(row.turns):
             if index not in positions:
-                yield Reject("assembly", "not selected", turn.question, "", turn.capabilities)
+                yield Reject("assembly", SelectionReason.NOT_SELECTED, turn.question, "", turn.capabilities)
         if positions:
             yield with_turns(row, [row.turns[index] for index in positions])
 

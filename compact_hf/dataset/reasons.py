@@ -1,0 +1,22 @@
+"""The reasons for which a row is left out of a dataset, whatever made it."""
+
+from __future__ import annotations
+
+from compact_hf.records import Reason
+
+
+class AssemblyReason(Reason):
+    """Why a row stays out."""
+
+    EXCLUDED_ID = "excluded by id"
+    EXCLUDED_IMAGE = "picture of an excluded data set"
+    BOTH_SPLITS = "images of both splits"
+    LIKE_VALIDATION = "picture is like one in the validation split"
+
+
+class InstructionReason(Reason):
+    """Why a row of the instruction data is not taken, beside what its reader and a look at its image find."""
+
+    REPETITION = "repeats another row"
+    NO_IMAGE = "names no picture for its <image>"
+    VALIDATION_IMAGE = "picture is in the validation split"

@@ -1,0 +1,33 @@
+"""The reasons for which an image, or a row of a dataset that is asked about, cannot be used."""
+
+from __future__ import annotations
+
+from compact_hf.records import Reason
+
+
+class ImageReason(Reason):
+    """Why an image is not asked about."""
+
+    UNREADABLE = "unreadable file"
+    EMPTY = "empty file"
+    NO_IMAGE = "not a picture"
+    CORRUPT = "corrupt picture"
+    TOO_LARGE = "too many pixels"
+    TOO_SMALL = "too small"
+    DUPLICATE = "duplicate picture"
+
+
+class RowReason(Reason):
+    """Why nothing can be asked about a row of a dataset, as another program or person wrote it."""
+
+    NO_IMAGE = "no picture"
+    SEVERAL_IMAGES = "several pictures"
+    NO_PATH = "image is not a path"
+    NOT_OBJECTS = "not a list of objects"
+    NOT_AN_OBJECT = "not an object"
+    NO_CONVERSATIONS = "no conversations"
+    NO_QUESTIONS = "no questions"
+    NO_TEXT = "message without text"
+    EMPTY_MESSAGE = "empty message"
+    UNKNOWN_ROLE = "unknown role"
+    NOT_ALTERNATING = "roles do not alternate"
