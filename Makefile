@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-WORKERS ?= 4
+WORKERS ?= 3
 
 # Where this is set, every process compiles all that it imports anew: torch takes 6 s of a core instead of 2.
 unexport PYTHONDONTWRITEBYTECODE

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from compact_hf.dataset.card import is_dataset_directory, read_header
+from compact_hf.dataset.card import _format_size, is_dataset_directory, read_header
 from compact_hf.dataset.provenance import ModelUsage, Provenance
 from compact_hf.dataset.schema import features
 from compact_hf.dataset.stats import DatasetStats
@@ -245,3 +245,10 @@ def test_what_we_wrote_is_a_release(tmp_path: Path) -> None:
     assert is_dataset_directory(tmp_path / "out")
     (tmp_path / "out" / "note.txt").touch()
     assert not is_dataset_directory(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (999_400, "999 KB"), (999_700, "1 MB"), (1_234_567, "1.23 MB")]
+)
+def test_sizes_have_three_digits_and_their_unit(size: int, text: str) -> None:
+    assert _format_size(size) == text

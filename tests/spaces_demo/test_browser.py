@@ -16,7 +16,13 @@ import pytest
 from tests.spaces_demo.browsing import choose_tab, chromium, get_panel, open_page, read_axe_script
 from tests.spaces_demo.conftest import RunningSpace
 
-VISITS = [("desktop", "light"), ("phone", "dark")]
+# axe looks at the phone's pages here, at the desktop's in the slow tests.
+VISITS = [
+    pytest.param("desktop", "light", False, id="desktop-light"),
+    pytest.param("phone", "dark", True, id="phone-dark"),
+    pytest.param("desktop", "light", True, id="desktop-light-axe", marks=pytest.mark.slow),
+    pytest.param("desktop", "dark", True, id="desktop-dark-axe", marks=pytest.mark.slow),
+]
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 
 
@@ -76,8 +82,27 @@ def use_results(page: Any) -> None:
 USES = {"Ask": use_ask, "Explore": use_explore, "Compose": use_compose, "Results": use_results}
 
 
-@pytest.mark.parametrize(("size", "scheme"), VISITS)
-def test_a_visitor_uses_every_tab(space: RunningSpace, browser: Any, pictures: Path, size: str, scheme: str) -> None:
+def assert_accessible(page: Any) -> None:
+    """Have axe look at each tab as its use has left it, and find nothing serious."""
+    page.evaluate(read_axe_script())
+    messages = []
+    for name in USES:
+        choose_tab(page, name)
+        axe_result = page.evaluate("rules => axe.run(document, rules)", RULES)
+        assert len(axe_result["passes"]) > 20, "axe looked at next to nothing"
+        messages += [
+            f"{name}: {violation['id']} at {' '.join(map(str, node['target']))}: {node['failureSummary'][:300]}"
+            for violation in axe_result["violations"]
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+        ]
+    assert not messages, "\n".join(messages)
+
+
+@pytest.mark.parametrize(("size", "scheme", "with_axe"), VISITS)
+def test_a_visitor_uses_every_tab(
+    space: RunningSpace, browser: Any, pictures: Path, size: str, scheme: str, with_axe: bool
+) -> None:
     page = open_page(browser, space.url, size=size, scheme=scheme)
     for name, use in USES.items():
         use(page)
@@ -85,6 +110,8 @@ def test_a_visitor_uses_every_tab(space: RunningSpace, browser: Any, pictures: P
         # Nothing is cut off at the side: a phone scrolls down, not across.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
     assert page.hosts == {space.url.removeprefix("http://")}
+    if with_axe:
+        assert_accessible(page)
     page.context.close()
 
 
@@ -133,22 +160,3 @@ def test_a_link_to_a_row_shows_that_row_alone(space: RunningSpace, browser: Any)
     assert get_panel(page, "Explore").is_visible()
     assert page.locator("article.card").count() == 1
     page.context.close()
-
-
-@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
-def test_axe_finds_nothing_serious(space: RunningSpace, browser: Any, scheme: str) -> None:
-    axe_script = read_axe_script()
-    page = open_page(browser, space.url, size="desktop", scheme=scheme)
-    messages = []
-    for name, use in USES.items():
-        use(page)
-        page.evaluate(axe_script)
-        axe_result = page.evaluate("rules => axe.run(document, rules)", RULES)
-        assert len(axe_result["passes"]) > 20, "axe looked at next to nothing"
-        for violation in axe_result["violations"]:
-            for node in violation["nodes"]:
-                target = " ".join(map(str, node["target"]))
-                if violation["impact"] in ("serious", "critical"):
-                    messages.append(f"{name}: {violation['id']} at {target}: {node['failureSummary'][:300]}")
-    page.context.close()
-    assert not messages, "\n".join(messages)
