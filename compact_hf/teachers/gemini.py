@@ -22,6 +22,7 @@ from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import (
     Connections,
     HttpResponse,
+    UnreachableError,
     clamp_tokens,
     one_line,
     parse_retry_after,
@@ -234,10 +235,8 @@ class Gemini:
             failure = translate_api_error(request.key, error, teacher=self.name, secret=self._key)
         except TimeoutError:
             failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
-        except aiohttp.ClientConnectorError as error:
-            # The name of the error alone would not tell a wrong name from a wrong certificate.
-            reason = one_line(error.os_error.strerror or str(error.os_error))
-            failure = Failure(request.key, f"{self._server} cannot be reached ({reason})")
+        except UnreachableError as error:
+            failure = Failure(request.key, f"{self._server} cannot be reached ({error})")
         except aiohttp.ClientError as error:
             failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:

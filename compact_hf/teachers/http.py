@@ -37,6 +37,10 @@ class HttpResponse:
     body: bytes
 
 
+class UnreachableError(Exception):
+    """No connection could be made; its text is the reason, one line."""
+
+
 # A body up to here is sent in one piece; a larger one in several, between which other requests get their turn.
 _MAX_UNDIVIDED_BYTES: Final = 2**20
 
@@ -56,6 +60,7 @@ class Connections:
         self._timeout_s = timeout_s
         self._ssl_context = get_ssl_context()
         self._proxy: str | None = None
+        self._socks_errors: tuple[type[Exception], ...] = ()
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> HttpResponse:
@@ -63,13 +68,20 @@ class Connections:
 
         Raises:
             TimeoutError: it took longer than `timeout_s`.
-            aiohttp.ClientError: it could not be sent, or the response broke off.
+            UnreachableError: the server, or the proxy, cannot be reached.
+            aiohttp.ClientError: the connection broke off, or what came is no HTTP.
             TeacherError: the environment names a proxy that cannot be used.
         """
         self._session = self._session or self._open_session()
         data = body if len(body) <= _MAX_UNDIVIDED_BYTES else BytesIO(body)
-        async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
-            return HttpResponse(response.status, response.reason or "", response.headers, await response.read())
+        try:
+            async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
+                return HttpResponse(response.status, response.reason or "", response.headers, await response.read())
+        except aiohttp.ClientConnectorError as error:
+            # The name of the error alone would not tell a wrong name from a wrong certificate.
+            raise UnreachableError(one_line(error.os_error.strerror or str(error.os_error))) from error
+        except self._socks_errors as error:
+            raise UnreachableError(one_line(str(error))) from error
 
     async def close(self) -> None:
         """Close all of them."""
@@ -82,7 +94,7 @@ class Connections:
         connector: aiohttp.BaseConnector
         # No limit: how many requests there are at a time is the engine's to decide.
         if proxy is not None and proxy.startswith("socks"):
-            connector = _connect_through_socks(proxy, self._ssl_context)
+            connector, self._socks_errors = _connect_through_socks(proxy, self._ssl_context)
         else:
             connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context)
             self._proxy = proxy
@@ -94,15 +106,19 @@ class Connections:
         )
 
 
-def _connect_through_socks(proxy: str, ssl_context: ssl.SSLContext) -> aiohttp.BaseConnector:
+def _connect_through_socks(
+    proxy: str, ssl_context: ssl.SSLContext
+) -> tuple[aiohttp.BaseConnector, tuple[type[Exception], ...]]:
+    """Return what connects through a SOCKS proxy, and its own errors."""
     try:
-        from aiohttp_socks import ProxyConnector
+        from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError
 
         # The proxy looks names up, which is what the h and the a of socks5h and socks4a say.
         address = re.sub(r"^(socks[45])[ah]:", r"\1:", proxy)
-        return ProxyConnector.from_url(address, rdns=True, limit=0, ssl=ssl_context)
+        connector = ProxyConnector.from_url(address, rdns=True, limit=0, ssl=ssl_context)
     except (ImportError, ValueError):
         raise _unusable_proxy(proxy) from None
+    return connector, (ProxyConnectionError, ProxyError)
 
 
 def _unusable_proxy(proxy: str) -> TeacherError:

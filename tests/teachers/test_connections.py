@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from typing import Self
 
 import pytest
 
@@ -50,35 +51,68 @@ def test_a_proxy_of_the_environment_is_asked_however_it_is_written(
     assert isinstance(failure, Failure)
 
 
+class Socks5Proxy(socketserver.ThreadingTCPServer):
+    """A SOCKS5 proxy that leads every connection to one port of this machine; without a port it refuses them."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Socks5Handler)
+        self.port = port
+        self.destinations: list[tuple[str, int]] = []
+        self.url = f"socks5h://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Socks5Handler(socketserver.StreamRequestHandler):
+    server: Socks5Proxy
+
+    def handle(self) -> None:
+        _, method_count = self.rfile.read(2)
+        self.rfile.read(method_count)
+        self.wfile.write(b"\x05\x00")  # no name or password is wanted
+        self.rfile.read(4)
+        host = self.rfile.read(self.rfile.read(1)[0]).decode()  # a name, which the proxy looks up
+        self.server.destinations.append((host, int.from_bytes(self.rfile.read(2))))
+        if self.server.port is None:
+            self.wfile.write(b"\x05\x02\x00\x01" + bytes(6))  # not allowed
+            return
+        with socket.create_connection(("127.0.0.1", self.server.port)) as upstream:
+            self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
+            threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True).start()
+            _copy(self.connection, upstream)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+
+
 def test_a_socks_proxy_is_asked_too(server: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    destinations: list[tuple[str, int]] = []
-
-    class Socks5(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            _, method_count = self.rfile.read(2)
-            self.rfile.read(method_count)
-            self.wfile.write(b"\x05\x00")  # no name or password is wanted
-            self.rfile.read(4)
-            host = self.rfile.read(self.rfile.read(1)[0]).decode()  # a name, which the proxy looks up
-            destinations.append((host, int.from_bytes(self.rfile.read(2))))
-            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as upstream:
-                self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
-                threading.Thread(target=lambda: pipe(upstream, self.connection), daemon=True).start()
-                pipe(self.connection, upstream)
-
-    def pipe(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Socks5) as proxy:
-        proxy.daemon_threads = True
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        monkeypatch.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{proxy.server_address[1]}")
+    with Socks5Proxy(port=int(server.url.rpartition(":")[2])) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
         (reply,) = ask_all(Gemini(url="http://gemini.invalid:81"), [draft_request(COMBINATION)])
-        proxy.shutdown()
     assert isinstance(reply, Reply)
-    assert destinations == [("gemini.invalid", 81)]
+    assert proxy.destinations == [("gemini.invalid", 81)]
+
+
+def test_a_socks_proxy_that_refuses_or_is_not_there_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Socks5Proxy(port=None) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        (refused,) = ask_all(Gemini(url="http://gemini.invalid"), [draft_request(COMBINATION)])
+    (missing,) = ask_all(Gemini(url="http://gemini.invalid"), [draft_request(COMBINATION)])
+    assert isinstance(refused, Failure)
+    assert isinstance(missing, Failure)
+    assert "http://gemini.invalid cannot be reached (Connection not allowed by ruleset)" in refused.message
+    assert "http://gemini.invalid cannot be reached (" in missing.message
 
 
 def test_without_what_a_socks_proxy_takes_it_is_said_what_to_install(
