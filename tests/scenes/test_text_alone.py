@@ -96,9 +96,8 @@ def test_text_alone_gains_at_most_five_points_over_the_majority_answer() -> None
     assert compute_gain(make_questions(NUM_QUESTIONS)) <= MAX_GAIN
 
 
-@pytest.mark.parametrize(
-    ("share", "num_questions"), [(0.2, 4000), pytest.param(1.0, NUM_QUESTIONS, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "num_questions"), [(0.2, 4000), (1.0, NUM_QUESTIONS)])
 def test_the_classifier_would_notice_a_leak(share: float, num_questions: int) -> None:
     rng = random.Random(1)
     leaky_questions = [

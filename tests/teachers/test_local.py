@@ -160,12 +160,10 @@ def test_whatever_a_model_would_say_its_reply_has_the_schema(
 
 
 def test_a_reply_without_an_end_is_refused_and_never_repaired(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    NetworkSpy(monkeypatch, tokens=TOKENS_PER_QUESTION)
+    NetworkSpy(monkeypatch, tokens=40)
     single, triple = ask_all(Local(str(folder)), [make_request(1), make_request(2, num_questions=3)])
-    assert single == Reply(
-        "key 1", "", f"local:{folder.name}", "finish reason MAX_TOKENS", single.input_tokens, TOKENS_PER_QUESTION
-    )
-    assert triple.output_tokens == 3 * TOKENS_PER_QUESTION
+    assert single == Reply("key 1", "", f"local:{folder.name}", "finish reason MAX_TOKENS", single.input_tokens, 40)
+    assert triple.output_tokens == 3 * 40
     assert 10 < single.input_tokens < 100
 
 
