@@ -78,15 +78,17 @@ def _collect_rows() -> list[tuple[str, str, str]]:
 
 def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the rows about generating against the local server."""
-    low_load, high_load = (result[f"efficient, {load}"] for load in ("64 in flight, 0.3 s", "256 in flight, 1 s"))
-    sdk_runs = (result[f"google-genai alone, {load}"] for load in ("64 in flight, 0.3 s", "256 in flight, 1 s"))
+    loads = ("64 in flight, 0.3 s", "256 in flight, 1 s")
+    low_load, high_load = (result[f"efficient, {load}"] for load in loads)
     paper_run, large_run = result["paper, 64 in flight, 0.3 s"], result["10,000 pictures, 256 in flight, 0.3 s"]
     storm, kill, resume = result["storm"], result["kill -9"], result["resume"]
 
     def format_both(name: str, spec: str) -> str:
         return f"{low_load[name]:{spec}} / {high_load[name]:{spec}}"
 
-    sdk_shares = " / ".join(f"{run['of ideal']:.2f}" for run in sdk_runs)
+    def format_shares(name: str) -> str:
+        return " / ".join(f"{result[f'{name}, {load}']['of ideal']:.2f}" for load in loads)
+
     max_delay = max(run["loop late ms"] for run in (low_load, high_load))
     return [
         (
@@ -94,7 +96,9 @@ def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{format_both('of ideal', '.2f')} ({format_both('of ideal, whole run', '.2f')})",
             ".95 / .90",
         ),
-        ("the same with google-genai in a plain loop", sdk_shares, ""),
+        ("the same without pictures of 3000 x 2000 pixels", format_shares("efficient, no large picture"), ".95 / .90"),
+        ("the same by HTTP alone, requests made before", format_shares("aiohttp alone"), ""),
+        ("the same with google-genai in a plain loop", format_shares("google-genai alone"), ""),
         ("accepted questions a second, the same loads", format_both("accepted per second", ".0f"), "203 / 240"),
         (
             "CPU seconds per 100 accepted questions, the same loads",

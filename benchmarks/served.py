@@ -88,7 +88,7 @@ def _serve(pipe: Connection, latency_s: float, accept_rate: float, storm_s: floa
             pipe.send(list(requests))
 
 
-def write_photos(directory: Path, count: int) -> Path:
+def write_photos(directory: Path, count: int, *, large_every: int | None = LARGE_EVERY) -> Path:
     """Write `count` different photographs, JPEG files, into a new folder; goes on where it stopped."""
     directory.mkdir(parents=True, exist_ok=True)
     small, large = _load_photos((640, 480)), _load_photos((3000, 2000))
@@ -96,7 +96,8 @@ def write_photos(directory: Path, count: int) -> Path:
         path = directory / f"{number:05d}.jpg"
         if path.exists():
             continue
-        image = (large if number % LARGE_EVERY == 0 else small)[number % len(small)].copy()
+        is_large = large_every is not None and number % large_every == 0
+        image = (large if is_large else small)[number % len(small)].copy()
         rng = random.Random(number)
         patch = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
         image.paste(patch, (rng.randrange(image.width - 64), rng.randrange(image.height - 64)))
