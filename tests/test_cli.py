@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -250,3 +251,15 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         main([name, "--help"])
     assert excinfo.value.code == 0
     assert f"example: compact {name}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "modules"), [("--help", set()), ("publish", {"publish"}), ("validate", {"dataset"})]
+)
+def test_only_the_command_that_is_called_is_imported(command: str, modules: set[str]) -> None:
+    code = (
+        "import sys; from compact_hf.cli.main import make_parser; make_parser(sys.argv[1:]).format_help()\n"
+        "print(*(name.rpartition('.')[2] for name in sys.modules if name.startswith('compact_hf.cli.')))"
+    )
+    output = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True).stdout
+    assert set(output.split()) == {"console", "main", "parser"} | modules

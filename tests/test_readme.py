@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme import README_ROWS, format_costs, format_table, format_training, read_result
-from compact_hf.cli.main import _parser
+from compact_hf.cli.main import make_parser
 from tests.readme import README, ROOT, code_blocks, section
 
 
@@ -51,7 +51,7 @@ def test_every_command_can_be_parsed(capsys: pytest.CaptureFixture[str]) -> None
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("compact ")]
     assert len(commands) >= 6
     for arguments in commands:
-        _parser().parse_args(arguments)
+        make_parser().parse_args(arguments)
 
 
 def test_every_path_that_readme_names_is_there() -> None:

@@ -6,22 +6,15 @@ import argparse
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_summary, print_table
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 from compact_hf.errors import UsageError
 
 
-def add(commands: Any) -> None:
-    """Add this command to the parser."""
-    ablate = add_command(
-        commands,
-        "ablate",
-        _ablate,
-        "what the data does: tune on variants of one run's questions and compare; the same command goes on",
-        "compact ablate tiny --out ablation",
-    )
+def add_ablate(ablate: argparse.ArgumentParser) -> None:
+    """Describe `compact ablate`."""
+    set_command(ablate, _ablate, "compact ablate tiny --out ablation")
     ablate.add_argument("plan", metavar="PLAN", help="a YAML file, or the name of one that comes along")
     ablate.add_argument("--out", type=Path, metavar="DIR", help="new, or begun by this same command")
     ablate.add_argument("--dry-run", action="store_true", help="units, questions, steps, time left; makes nothing")

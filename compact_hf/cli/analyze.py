@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from compact_hf.cli.console import ProgressBar, log, print_json, print_summary
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 
 _DATASET_HELP: Final = "a release's folder, org/name[@revision][/config] on the Hub, or a run of generate or annotate"
 
 
-def add(commands: Any) -> None:
-    """Add this command to the parser."""
-    analyze = add_command(
-        commands,
-        "analyze",
-        _analyze,
-        "what a data set's questions need, how they repeat, and what they give away",
-        "compact analyze annotated-llava release --out analysis",
-    )
+def add_analyze(analyze: argparse.ArgumentParser) -> None:
+    """Describe `compact analyze`."""
+    set_command(analyze, _analyze, "compact analyze annotated-llava release --out analysis")
     analyze.add_argument("dataset", metavar="DATASET", help=_DATASET_HELP)
     analyze.add_argument("other", metavar="OTHER", nargs="?", help="another one, to compare it with")
     analyze.add_argument("--out", type=Path, metavar="DIR", help="for analysis.html and analysis.json")

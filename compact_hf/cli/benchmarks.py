@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from compact_hf.cli.console import log, print_data, print_json, print_table
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
 
 
-def add(commands: Any) -> None:
-    """Add these commands to the parser."""
-    purpose = "the paper's eight benchmarks, by way of lmms-eval"
-    example = "example: compact benchmarks command student"
-    benchmarks = commands.add_parser(
-        "benchmarks", help=purpose, description=purpose, epilog=example, allow_abbrev=False
-    )
+def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
+    """Describe `compact benchmarks`."""
+    benchmarks.epilog = "example: compact benchmarks command student"
     subcommands = benchmarks.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command_parser = add_command(
         subcommands,

@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.cli.console import print_data
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 
 SHELLS: Final = ("bash", "zsh", "tcsh")
 
 
-def add(commands: Any, parser: argparse.ArgumentParser) -> None:
-    """Add this command to the parser that it completes."""
-
-    def run(args: argparse.Namespace) -> int:
-        print_data(script(parser, args.shell).rstrip())
-        return 0
-
-    completion = add_command(
-        commands, "completion", run, "have your shell complete this command", 'eval "$(compact completion bash)"'
-    )
+def add_completion(completion: argparse.ArgumentParser) -> None:
+    """Describe `compact completion`."""
+    set_command(completion, _print_script, 'eval "$(compact completion bash)"')
     completion.add_argument("shell", choices=SHELLS, help="goes into ~/.bashrc, ~/.zshrc or ~/.tcshrc")
+
+
+def _print_script(args: argparse.Namespace) -> int:
+    from compact_hf.cli.main import make_parser
+
+    print_data(script(make_parser(), args.shell).rstrip())
+    return 0
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.runs.options import parse_numbers
 
@@ -17,15 +17,9 @@ if TYPE_CHECKING:
     from compact_hf.reports.table import NotebookSummary
 
 
-def add_show(commands: Any) -> None:
-    """Add this command to the parser."""
-    show = add_command(
-        commands,
-        "show",
-        _show,
-        "look at pictures with their questions: a contact sheet, HTML and PNG",
-        "compact show run --capability counting --rejects",
-    )
+def add_show(show: argparse.ArgumentParser) -> None:
+    """Describe `compact show`."""
+    set_command(show, _show, "compact show run --capability counting --rejects")
     show.add_argument("where", metavar="RUN_OR_DIR_OR_REPO", help="a run, a release, or org/name[@revision] on the Hub")
     show.add_argument("--k", type=int, metavar="K", help="only pictures of this k")
     show.add_argument("--capability", metavar="NAME", help="only questions that were to need it, such as counting")
@@ -53,30 +47,23 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def add(commands: Any) -> None:
-    """Add these commands to the parser."""
-    _add_assemble(commands)
-    _add_export(commands)
-
-    validate = add_command(commands, "validate", _validate, "check a release", "compact validate release")
+def add_validate(validate: argparse.ArgumentParser) -> None:
+    """Describe `compact validate`."""
+    set_command(validate, _validate, "compact validate release")
     validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
 
-    diff = add_command(
-        commands,
-        "diff",
-        _diff,
-        "say how a release differs from another",
-        "compact diff org/compact@v1.0.0 release",
-    )
+
+def add_diff(diff: argparse.ArgumentParser) -> None:
+    """Describe `compact diff`."""
+    set_command(diff, _diff, "compact diff org/compact@v1.0.0 release")
     for name, metavar, description in (("old", "A", "the one before"), ("new", "B", "the one after")):
         diff.add_argument(name, metavar=metavar, help=f"{description}: a folder, or ORG/NAME[@REVISION] on the Hub")
     diff.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _add_assemble(commands: Any) -> None:
-    assemble = add_command(
-        commands, "assemble", _assemble, "write a release", "compact assemble run --out release --version 1.0.0"
-    )
+def add_assemble(assemble: argparse.ArgumentParser) -> None:
+    """Describe `compact assemble`."""
+    set_command(assemble, _assemble, "compact assemble run --out release --version 1.0.0")
     assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
     assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
@@ -113,14 +100,9 @@ def _add_assemble(commands: Any) -> None:
     _add_exclusion_options(assemble)
 
 
-def _add_export(commands: Any) -> None:
-    export = add_command(
-        commands,
-        "export",
-        _export,
-        "write a release in another training code's format",
-        "compact export release --format llava --out llava",
-    )
+def add_export(export: argparse.ArgumentParser) -> None:
+    """Describe `compact export`."""
+    set_command(export, _export, "compact export release --format llava --out llava")
     export.add_argument("release", metavar="RELEASE", help="a folder, or org/name[@revision] on the Hub")
     export.add_argument(
         "--format",

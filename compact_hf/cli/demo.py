@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from compact_hf.cli.console import ProgressBar, print_data
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 
 
-def add(commands: Any) -> None:
-    """Add these commands to the parser."""
-    demo = add_command(commands, "demo", _demo, "the whole way, offline, in minutes", "compact demo --out demo-out")
+def add_demo(demo: argparse.ArgumentParser) -> None:
+    """Describe `compact demo`."""
+    set_command(demo, _demo, "compact demo --out demo-out")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder; again: goes on")
     demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
     demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")

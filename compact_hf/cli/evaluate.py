@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_summary, print_table
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.plan import EvaluationPlan
@@ -27,15 +27,9 @@ _EVALUATE_OPTIONS: Final = (
 )
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    evaluate = add_command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "ask models about pictures: accuracy by k and by capability, and how they differ",
-        "compact evaluate base tuned scenes:200 --out results",
-    )
+def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    """Describe `compact evaluate`."""
+    set_command(evaluate, _evaluate, "compact evaluate base tuned scenes:200 --out results")
     evaluate.add_argument(
         "models",
         metavar="MODEL",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.cli.console import ProgressBar, log, print_json, print_summary, print_table
 from compact_hf.cli.options import add_options, make_progress_callback
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import add_command, set_command
 from compact_hf.errors import UsageError
 from compact_hf.methods.registry import DEFAULT_METHOD, get_method, list_methods
 from compact_hf.runs.options import RunOptions, iter_flags
@@ -23,28 +23,20 @@ _DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a folder such a
 _NEEDS: Final = {"images": "pictures", "questions": "a data set of questions about pictures"}
 
 
-def add_annotate_and_augment(commands: Any) -> None:
-    """Add these commands to the parser."""
-    annotate = add_command(
-        commands,
-        "annotate",
-        _annotate,
-        "say what the questions of a data set need",
-        "compact annotate llava_v1_5_mix665k.json --image-root pool --out run --limit 500",
-    )
+def add_annotate(annotate: argparse.ArgumentParser) -> None:
+    """Describe `compact annotate`."""
+    set_command(annotate, _annotate, "compact annotate llava_v1_5_mix665k.json --image-root pool --out run --limit 500")
     annotate.add_argument("--json", action="store_true", help="for machines")
     verifier_help = {
         "verifier": "who judges (default: gemini)",
         "verifier_url": "another server of the verifier's protocol",
     }
     _add_method_options(annotate, "annotate", ("teacher", "teacher_url", "shard", "noise"), verifier_help)
-    augment = add_command(
-        commands,
-        "augment",
-        _augment,
-        "rewrite the questions of a data set to need one capability more",
-        "compact augment org/name --split train --out run --limit 20",
-    )
+
+
+def add_augment(augment: argparse.ArgumentParser) -> None:
+    """Describe `compact augment`."""
+    set_command(augment, _augment, "compact augment org/name --split train --out run --limit 20")
     teacher_help = {
         "teacher": "who rewrites (default: gemini)",
         "verifier_url": "another server of the verifier's protocol",
@@ -101,16 +93,14 @@ def _log_next_steps(progress: RunProgress, out: Path, method: str) -> None:
     )
 
 
-def add(commands: Any, argv: Sequence[str]) -> None:
-    """Add these commands to the parser; `generate` has the options of the method that the command line names.
+def add_generate(generate: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Describe `compact generate`, with the options of the method that the command line names.
 
     Raises:
         UsageError: it names none that there is.
     """
     name, method = _named_method(argv)
-    generate = add_command(
-        commands, "generate", _generate, "ask a teacher about pictures", "compact generate photos --out run --limit 20"
-    )
+    set_command(generate, _generate, "compact generate photos --out run --limit 20")
     generate.add_argument(
         "source",
         help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
@@ -134,7 +124,10 @@ def add(commands: Any, argv: Sequence[str]) -> None:
     generate.add_argument("--shards", type=int, metavar="N", help="with --runner ray: parts to cut the run into")
     generate.set_defaults(option_names=names)
 
-    status = add_command(commands, "status", _status, "what a run has done so far", "compact status run")
+
+def add_status(status: argparse.ArgumentParser) -> None:
+    """Describe `compact status`."""
+    set_command(status, _status, "compact status run")
     status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
     status.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
     status.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
@@ -152,12 +145,9 @@ def _named_method(argv: Sequence[str]) -> tuple[str, type[Method]]:
     return name, get_method(name)
 
 
-def add_method(commands: Any) -> None:
-    """Add this command to the parser."""
-    purpose = "ways of making data"
-    method = commands.add_parser(
-        "method", help=purpose, description=purpose, epilog="example: compact method list", allow_abbrev=False
-    )
+def add_method(method: argparse.ArgumentParser) -> None:
+    """Describe `compact method`."""
+    method.epilog = "example: compact method list"
     subcommands = method.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = add_command(
         subcommands, "list", _list_methods, "the methods of all packages that are installed", "compact method list"

@@ -6,30 +6,46 @@ goes on.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import version
+from importlib import import_module
 from typing import Final
 
-from compact_hf.cli import (
-    ablate,
-    analyze,
-    benchmarks,
-    completion,
-    dataset,
-    demo,
-    evaluate,
-    generate,
-    publish,
-    tune,
-)
 from compact_hf.cli.console import flush_data, log, silence
 from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError, UsageError
 from compact_hf.storage import is_impossible_path
 
+# In the order of the help: name -> the module of this package that describes it, and what it is for. Only the module of
+# the command that is called is imported.
+_COMMANDS: Final = {
+    "demo": ("demo", "the whole way, offline, in minutes"),
+    "generate": ("generate", "ask a teacher about pictures"),
+    "status": ("generate", "what a run has done so far"),
+    "annotate": ("generate", "say what the questions of a data set need"),
+    "augment": ("generate", "rewrite the questions of a data set to need one capability more"),
+    "method": ("generate", "ways of making data"),
+    "validate": ("dataset", "check a release"),
+    "diff": ("dataset", "say how a release differs from another"),
+    "assemble": ("dataset", "write a release"),
+    "export": ("dataset", "write a release in another training code's format"),
+    "publish": ("publish", "put a release, a tuned model, an adapter, a metric or a Space on the Hub, in one piece"),
+    "show": ("dataset", "look at pictures with their questions: a contact sheet, HTML and PNG"),
+    "tune": ("tune", "train with a recipe; the same command goes on"),
+    "evaluate": ("evaluate", "ask models about pictures: accuracy by k and by capability, and how they differ"),
+    "analyze": ("analyze", "what a data set's questions need, how they repeat, and what they give away"),
+    "benchmarks": ("benchmarks", "the paper's eight benchmarks, by way of lmms-eval"),
+    "ablate": (
+        "ablate",
+        "what the data does: tune on variants of one run's questions and compare; the same command goes on",
+    ),
+    "base": ("tune", "the model that instruction tuning starts from"),
+    "recipe": ("tune", "the training recipes that come along"),
+    "adapter": ("tune", "what to do with a LoRA adapter"),
+    "completion": ("completion", "have your shell complete this command"),
+}
 _EXTRAS: Final = {
     "torch": "tune",
     "transformers": "tune",
@@ -54,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        parser = _parser(arguments)
+        parser = make_parser(arguments)
     except UsageError as error:  # of the method that is named
         log(f"compact: {error}")
         return error.exit_status
@@ -95,32 +111,42 @@ def _describe_impossible_path(error: OSError | ValueError) -> str:
     return f"a path{shown} cannot be used ({reason}); give one without null bytes, of names of at most 255 bytes"
 
 
-def _parser(argv: Sequence[str] = ()) -> Parser:
+class _ShowVersion(argparse.Action):
+    """Print the version, which takes 30 ms to find, where it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show program's version number and exit"
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"compact_hf {version('compact_hf')}\n")
+        parser.exit()
+
+
+def make_parser(argv: Sequence[str] | None = None) -> Parser:
+    """Return the parser of a command line: the options of the command that it names, and what the others are for.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): the command line; without it all commands have their options.
+
+    Raises:
+        UsageError: it names a method that there is not.
+    """
     parser = Parser(
         prog="compact",
         description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
         epilog="example: compact demo --out demo-out",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"compact_hf {version('compact_hf')}")
+    parser.add_argument("--version", action=_ShowVersion)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (
-        demo.add,
-        partial(generate.add, argv=argv),
-        generate.add_annotate_and_augment,
-        generate.add_method,
-        dataset.add,
-        publish.add,
-        dataset.add_show,
-        tune.add,
-        evaluate.add,
-        analyze.add,
-        benchmarks.add,
-        ablate.add,
-        tune.add_base,
-        tune.add_recipe,
-        tune.add_adapter,
-    ):
-        add(commands)
-    completion.add(commands, parser)
+    named = None if argv is None else next((argument for argument in argv if not argument.startswith("-")), "")
+    for name, (module, purpose) in _COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+        if named in (None, name):
+            add = getattr(import_module(f"compact_hf.cli.{module}"), f"add_{name}")
+            add(command, *([argv or ()] if name == "generate" else []))  # whose method has options of its own
     return parser

@@ -33,10 +33,14 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, example: str
 ) -> argparse.ArgumentParser:
-    """Add a command and return its parser; `run` carries it out and returns the exit status."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=purpose, epilog=f"example: {example}", allow_abbrev=False
-    )
+    """Add a command of a command and return its parser; the rest as for `set_command`."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+    set_command(parser, run, example)
+    return parser
+
+
+def set_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], example: str) -> None:
+    """Say what a parser's command does: `run` carries it out and returns the exit status."""
+    parser.epilog = f"example: {example}"
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(run=run)
-    return parser

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from compact_hf.cli.console import configure_hub_progress_bars, log, print_data, print_table
 from compact_hf.cli.dataset import print_difference
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import set_command
 from compact_hf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,13 +19,11 @@ _MODEL_OPTIONS: Final = ("version", "base", "results", "license")
 _SPACE_OPTIONS: Final = ("wheel",)
 
 
-def add(commands: Any) -> None:
-    """Add this command to the parser."""
-    publish = add_command(
-        commands,
-        "publish",
+def add_publish(publish: argparse.ArgumentParser) -> None:
+    """Describe `compact publish`."""
+    set_command(
+        publish,
         _publish,
-        "put a release, a tuned model, an adapter, a metric or a Space on the Hub, in one piece",
         "compact publish release org/compact; compact publish student org/student --base org/llava-base",
     )
     publish.add_argument("folder", type=Path, metavar="DIR", help="which of these it holds decides where it goes")

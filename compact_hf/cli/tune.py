@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.cli.console import ProgressBar, configure_hub_progress_bars, log, print_data, print_json, print_table
-from compact_hf.cli.parser import add_command
+from compact_hf.cli.parser import add_command, set_command
 from compact_hf.errors import UsageError
 
 
-def add_recipe(commands: Any) -> None:
-    """Add these commands to the parser."""
-    purpose = "the training recipes that come along"
-    recipe = commands.add_parser(
-        "recipe", help=purpose, description=purpose, epilog="example: compact recipe list", allow_abbrev=False
-    )
+def add_recipe(recipe: argparse.ArgumentParser) -> None:
+    """Describe `compact recipe`."""
+    recipe.epilog = "example: compact recipe list"
     subcommands = recipe.add_subparsers(title="commands", metavar="COMMAND", required=True)
     list_parser = add_command(subcommands, "list", _list, "their names and what they are for", "compact recipe list")
     list_parser.add_argument("--json", action="store_true", help="as JSON")
@@ -68,16 +65,9 @@ def _copy(args: argparse.Namespace) -> int:
 _MEGABYTE = 1_000_000
 
 
-def add_base(commands: Any) -> None:
-    """Add these commands to the parser."""
-    purpose = "the model that instruction tuning starts from"
-    base = commands.add_parser(
-        "base",
-        help=purpose,
-        description=purpose,
-        epilog="example: compact base assemble --out base",
-        allow_abbrev=False,
-    )
+def add_base(base: argparse.ArgumentParser) -> None:
+    """Describe `compact base`."""
+    base.epilog = "example: compact base assemble --out base"
     subcommands = base.add_subparsers(title="commands", metavar="COMMAND", required=True)
     assemble = add_command(
         subcommands,
@@ -143,10 +133,8 @@ def _assemble(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_adapter(commands: Any) -> None:
-    """Add these commands to the parser."""
-    purpose = "what to do with a LoRA adapter"
-    adapter = commands.add_parser("adapter", help=purpose, description=purpose, allow_abbrev=False)
+def add_adapter(adapter: argparse.ArgumentParser) -> None:
+    """Describe `compact adapter`."""
     merge = add_command(
         adapter.add_subparsers(title="commands", metavar="COMMAND", required=True),
         "merge",
@@ -170,14 +158,10 @@ def _merge(args: argparse.Namespace) -> int:
     return 0
 
 
-def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    tune = add_command(
-        commands,
-        "tune",
-        _tune,
-        "train with a recipe; the same command goes on",
-        "compact tune llava15-7b-lora --dataset_name org/compact@v1.0.0 --output_dir adapter --dry-run",
+def add_tune(tune: argparse.ArgumentParser) -> None:
+    """Describe `compact tune`."""
+    set_command(
+        tune, _tune, "compact tune llava15-7b-lora --dataset_name org/compact@v1.0.0 --output_dir adapter --dry-run"
     )
     tune.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
     _add_tune_options(tune)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.cli.main import main
+from compact_hf.cli.main import main, make_parser
 
 Golden = Callable[[str, str], None]
 
@@ -132,25 +132,6 @@ That assemble, adapter merge, evaluate and ablate end with 0 is seen in test_mad
 """
 
 
-class _ParserReached(Exception):
-    """The parser has been reached."""
-
-
-def capture_parser() -> argparse.ArgumentParser:
-    """Return the parser that `compact` hands its arguments to, wherever in the package it is made."""
-    parsers: list[argparse.ArgumentParser] = []
-
-    def capture(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        parsers.append(parser)
-        raise _ParserReached
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", capture)
-        with pytest.raises(_ParserReached):
-            main([])
-    return parsers[0]
-
-
 def describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield a parser's lines, arguments in their order and options by name, then those of its commands."""
     exclusives = {
@@ -196,7 +177,7 @@ def _describe_action(action: argparse.Action, exclusives: Sequence[argparse.Acti
 
 
 def test_the_options_of_every_command_are_golden(golden: Golden) -> None:
-    golden("command_options.txt", "\n".join(describe_parser(capture_parser())))
+    golden("command_options.txt", "\n".join(describe_parser(make_parser())))
 
 
 def test_the_options_of_tune_behind_the_recipe_are_golden(golden: Golden) -> None:
