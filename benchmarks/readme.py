@@ -18,6 +18,7 @@ README_ROWS = (
     "the Space",
     "`make demo` from nothing",
     "share of the ideal",
+    "the same without pictures",
     "accepted questions a second",
     "requests per accepted question",
     "resuming with 100,000",

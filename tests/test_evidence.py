@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from compact_hf.cli.main import _parser
+from compact_hf.cli.main import make_parser
 from compact_hf.evaluation.ablation.plan import read_plan
 from compact_hf.evaluation.ablation.results import Ablation, format_markdown
 from compact_hf.records import from_json
@@ -52,4 +52,4 @@ def test_the_command_that_repeats_it_can_be_parsed() -> None:
     commands = re.findall(r"^    compact (.+)$", TEXT, re.MULTILINE)
     assert commands
     for command in commands:
-        _parser().parse_args(command.split())
+        make_parser().parse_args(command.split())

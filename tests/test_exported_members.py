@@ -44,7 +44,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         _ = compact_hf.anotate
 
 
-@pytest.mark.parametrize("what", ["import compact_hf", "from compact_hf.cli.main import _parser; _parser()"])
+@pytest.mark.parametrize("what", ["import compact_hf", "from compact_hf.cli.main import make_parser; make_parser()"])
 def test_nothing_heavy_is_imported_before_it_is_used(what: str) -> None:
     code = f"{what}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
