@@ -100,12 +100,12 @@ class Reject:
 
 
 class Reason(StrEnum):
-    """Why something is dropped: short fixed words, by which such things are counted; an enum for each stage.
+    """The reason why something is dropped: a short fixed phrase that is counted; one enum for each stage.
 
     Journals and datasets hold these words, so they never change.
     """
 
-    # As the plain string: what identifies a dataset's rows is a hash of how they print.
+    # The repr of a plain string: the hash that identifies a dataset's rows is computed from the repr.
     __repr__ = str.__repr__
 
 
@@ -202,7 +202,7 @@ def to_json(record: Any) -> str:
 
 
 def _fields_of(record: Any) -> dict[str, Any]:
-    # Not `asdict`, which copies all that a record holds, down to the letters.
+    # `asdict` would deep-copy every value.
     return {item.name: getattr(record, item.name) for item in fields(record)}
 
 

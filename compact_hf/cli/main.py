@@ -18,33 +18,36 @@ from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError, UsageError
 from compact_hf.storage import is_impossible_path
 
-# In the order of the help: name -> the module of this package that describes it, and what it is for. Only the module of
-# the command that is called is imported.
+# name -> (module of this package, purpose), in the order of the help. Only the module of the command that is called is
+# imported.
 _COMMANDS: Final = {
-    "demo": ("demo", "the whole way, offline, in minutes"),
-    "generate": ("generate", "ask a teacher about pictures"),
-    "status": ("generate", "what a run has done so far"),
-    "annotate": ("generate", "say what the questions of a data set need"),
-    "augment": ("generate", "rewrite the questions of a data set to need one capability more"),
-    "method": ("generate", "ways of making data"),
-    "validate": ("dataset", "check a release"),
-    "diff": ("dataset", "say how a release differs from another"),
-    "assemble": ("dataset", "write a release"),
-    "export": ("dataset", "write a release in another training code's format"),
+    "demo": ("demo", "run all steps offline in a few minutes"),
+    "generate": ("generate", "ask a teacher model about images"),
+    "status": ("generate", "show the progress of a run"),
+    "annotate": ("generate", "label which capabilities the questions of a dataset need"),
+    "augment": ("generate", "rewrite the questions of a dataset so that they need one more capability"),
+    "method": ("generate", "list the methods that make data"),
+    "validate": ("dataset", "check a dataset release"),
+    "diff": ("dataset", "compare two dataset releases"),
+    "assemble": ("dataset", "write a dataset release"),
+    "export": ("dataset", "write a dataset release in the format of other training code"),
     "publish": ("publish", "put a release, a tuned model, an adapter, a metric or a Space on the Hub, in one piece"),
-    "show": ("dataset", "look at pictures with their questions: a contact sheet, HTML and PNG"),
-    "tune": ("tune", "train with a recipe; the same command goes on"),
-    "evaluate": ("evaluate", "ask models about pictures: accuracy by k and by capability, and how they differ"),
-    "analyze": ("analyze", "what a data set's questions need, how they repeat, and what they give away"),
+    "show": ("dataset", "write a contact sheet of images with their questions, as HTML and PNG"),
+    "tune": ("tune", "train with a recipe; run the same command again to resume"),
+    "evaluate": ("evaluate", "ask models about images: accuracy by k and by capability, and their differences"),
+    "analyze": (
+        "analyze",
+        "analyze the questions of a dataset: capabilities, repetition, and answers that the text gives away",
+    ),
     "benchmarks": ("benchmarks", "the paper's eight benchmarks, by way of lmms-eval"),
     "ablate": (
         "ablate",
-        "what the data does: tune on variants of one run's questions and compare; the same command goes on",
+        "tune on variants of one run's questions and compare; run the same command again to resume",
     ),
-    "base": ("tune", "the model that instruction tuning starts from"),
-    "recipe": ("tune", "the training recipes that come along"),
-    "adapter": ("tune", "what to do with a LoRA adapter"),
-    "completion": ("completion", "have your shell complete this command"),
+    "base": ("tune", "assemble the model that instruction tuning starts from"),
+    "recipe": ("tune", "list, print and copy the shipped training recipes"),
+    "adapter": ("tune", "merge a LoRA adapter into its base model"),
+    "completion": ("completion", "print a completion script for your shell"),
 }
 _EXTRAS: Final = {
     "torch": "tune",
@@ -112,7 +115,7 @@ def _describe_impossible_path(error: OSError | ValueError) -> str:
 
 
 class _ShowVersion(argparse.Action):
-    """Print the version, which takes 30 ms to find, where it is asked for."""
+    """Print the version, looked up only on request: importlib.metadata takes 30 ms to import."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(
@@ -148,5 +151,5 @@ def make_parser(argv: Sequence[str] | None = None) -> Parser:
         command = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         if named in (None, name):
             add = getattr(import_module(f"compact_hf.cli.{module}"), f"add_{name}")
-            add(command, *([argv or ()] if name == "generate" else []))  # whose method has options of its own
+            add(command, *([argv or ()] if name == "generate" else []))  # its options depend on --method
     return parser

@@ -33,14 +33,14 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str, example: str
 ) -> argparse.ArgumentParser:
-    """Add a command of a command and return its parser; the rest as for `set_command`."""
+    """Add a subcommand and return its parser; see `set_command`."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
     set_command(parser, run, example)
     return parser
 
 
 def set_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], example: str) -> None:
-    """Say what a parser's command does: `run` carries it out and returns the exit status."""
+    """Set the function that runs a command and returns its exit status, and the example in its help."""
     parser.epilog = f"example: {example}"
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(run=run)

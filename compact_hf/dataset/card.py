@@ -308,7 +308,7 @@ def _title(stats: DatasetStats) -> str:
 def _format_size(count: int) -> str:
     value, unit = float(count), "B"
     for next_unit in ("KB", "MB", "GB", "TB"):
-        if value < 999.5:  # which would be written as 1e+03
+        if value < 999.5:  # 999.5 would be formatted as 1e+03
             break
         value, unit = value / 1000, next_unit
     return f"{value:.3g} {unit}"

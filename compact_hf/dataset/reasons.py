@@ -1,4 +1,4 @@
-"""The reasons for which a row is left out of a dataset, whatever made it."""
+"""Reasons why a row is left out of a dataset, independent of its method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from compact_hf.records import Reason
 
 
 class AssemblyReason(Reason):
-    """Why a row stays out."""
+    """Why a row is excluded."""
 
     EXCLUDED_ID = "excluded by id"
     EXCLUDED_IMAGE = "picture of an excluded data set"
@@ -15,7 +15,7 @@ class AssemblyReason(Reason):
 
 
 class InstructionReason(Reason):
-    """Why a row of the instruction data is not taken, beside what its reader and a look at its image find."""
+    """Why a row of the instruction data is skipped, in addition to `RowReason` and `ImageReason`."""
 
     REPETITION = "repeats another row"
     NO_IMAGE = "names no picture for its <image>"

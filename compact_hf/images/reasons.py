@@ -1,4 +1,4 @@
-"""The reasons for which an image, or a row of a dataset that is asked about, cannot be used."""
+"""Reasons why an image or a row of a source dataset cannot be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ImageReason(Reason):
 
 
 class RowReason(Reason):
-    """Why nothing can be asked about a row of a dataset, as another program or person wrote it."""
+    """Why no question can be read from a row of a source dataset."""
 
     NO_IMAGE = "no picture"
     SEVERAL_IMAGES = "several pictures"

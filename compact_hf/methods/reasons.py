@@ -1,4 +1,4 @@
-"""The reasons for which an image that a run has finished gives no row, whatever the method."""
+"""Reasons why a finished image of a run produces no row, independent of the method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from compact_hf.records import Reason
 
 
 class OutcomeReason(Reason):
-    """Why what became of an image is not used."""
+    """Why the outcome of an image is not used."""
 
     GONE = "picture is gone"
     EARLIER_RUN = "picture in an earlier run"

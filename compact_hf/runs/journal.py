@@ -184,14 +184,14 @@ class Journal:
         """Bring what the log holds into the file, beside whoever writes. It takes as long as the disk takes.
 
         Args:
-            is_last (`bool`, *optional*, defaults to `False`): nothing will be written any more: the log is emptied too,
-                so that `close` has nothing left to do.
+            is_last (`bool`, *optional*, defaults to `False`): also empty the log, so that `close` has nothing left to
+                do; for use after the last write.
 
         Raises:
             JournalError: the disk is full or failing; the log still holds everything.
         """
         with self._translate_errors(), closing(connect(self.run, "rw")) as connection:
-            connection.execute("PRAGMA busy_timeout = 0")  # who reads beside is not waited for
+            connection.execute("PRAGMA busy_timeout = 0")  # do not wait for readers
             connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_last else 'PASSIVE'})")
 
     def close(self) -> None:

@@ -200,11 +200,11 @@ class Run:
 
 @contextlib.contextmanager
 def _collect_new_garbage_only() -> Iterator[None]:
-    """Leave what exists by now out of garbage collection.
+    """Exclude the objects that exist now from garbage collection.
 
-    To look through all that libraries hold takes 0.2 s each time, in which the event loop stands still.
+    A collection that includes all objects of the libraries blocks the event loop for 0.2 s.
     """
-    if gc.get_freeze_count():  # whoever froze something has an arrangement of its own
+    if gc.get_freeze_count():  # the calling program freezes objects itself
         yield
         return
     gc.freeze()
@@ -233,7 +233,7 @@ async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         with contextlib.suppress(JournalError):
-            await asyncio.to_thread(journal.checkpoint, is_last=True)  # `close` would do it, and hold the loop up
+            await asyncio.to_thread(journal.checkpoint, is_last=True)  # otherwise `close` does it and blocks the loop
 
 
 def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Price | None]) -> Budget:

@@ -116,7 +116,7 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
 
 
 def _raise_for_status(response: HttpResponse) -> None:
-    """Raise an answer that is no success as the client's own error."""
+    """Raise google-genai's `APIError` for a response whose status is not 200."""
     from google.genai.errors import APIError
 
     if response.status == 200:
@@ -125,7 +125,7 @@ def _raise_for_status(response: HttpResponse) -> None:
         details = json.loads(response.body)
     except ValueError:
         details = {"message": response.body.decode(errors="replace"), "status": response.reason}
-    raise APIError(response.status, details, response)  # of the response only its headers are read
+    raise APIError(response.status, details, response)  # only the headers of the response are read
 
 
 def parse_response(body: bytes) -> GenerateContentResponse:
@@ -200,8 +200,8 @@ class Gemini:
             "x-goog-api-key": self._key,
             "user-agent": f"compact_hf/{version('compact_hf')}",
         }
-        # Here and not when the first reply comes: the import and the making of the reader take a second, in which
-        # nothing else could happen.
+        # Import the client and build its response model now: this takes a second, which would block the event loop
+        # when the first reply arrives.
         parse_response(b"{}")
         address = f"{(url or _SERVICE_URL).rstrip('/')}/{_API_VERSION}/{path}:generateContent"
         self._connections = Connections(address, headers, timeout_s)

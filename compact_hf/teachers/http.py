@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @cache
 def get_ssl_context() -> ssl.SSLContext:
-    """Return what every connection of this process is verified with: reading the certificates takes some 30 ms."""
-    return httpx.create_ssl_context()  # what huggingface_hub trusts, SSL_CERT_FILE included
+    """Return the TLS settings for all connections of this process; reading the certificates takes about 30 ms."""
+    return httpx.create_ssl_context()  # the same certificates as huggingface_hub, including SSL_CERT_FILE
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole response: its status and the words for it, its headers (names in any case) and its body."""
+    """A complete HTTP response; header names are case-insensitive."""
 
     status: int
     reason: str
@@ -38,15 +38,15 @@ class HttpResponse:
 
 
 class UnreachableError(Exception):
-    """No connection could be made; its text is the reason, one line."""
+    """Raised when no connection can be made; the message is the reason, in one line."""
 
 
-# A body up to here is sent in one piece; a larger one in several, between which other requests get their turn.
+# Larger bodies are sent in chunks, so that other requests are served in between.
 _MAX_UNDIVIDED_BYTES: Final = 2**20
 
 
 class Connections:
-    """The connections to one server: as many as there are requests at a time, each used again by the next one.
+    """Pool of connections to one server, one for each concurrent request; connections are reused.
 
     Args:
         url (`str`): where every request goes.
@@ -68,8 +68,8 @@ class Connections:
 
         Raises:
             TimeoutError: it took longer than `timeout_s`.
-            UnreachableError: the server, or the proxy, cannot be reached.
-            aiohttp.ClientError: the connection broke off, or what came is no HTTP.
+            UnreachableError: the server or the proxy cannot be reached.
+            aiohttp.ClientError: the connection was lost, or the response is not valid HTTP.
             TeacherError: the environment names a proxy that cannot be used.
         """
         self._session = self._session or self._open_session()
@@ -78,13 +78,13 @@ class Connections:
             async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
                 return HttpResponse(response.status, response.reason or "", response.headers, await response.read())
         except aiohttp.ClientConnectorError as error:
-            # The name of the error alone would not tell a wrong name from a wrong certificate.
+            # The error type alone does not distinguish a wrong host name from a wrong certificate.
             raise UnreachableError(one_line(error.os_error.strerror or str(error.os_error))) from error
         except self._socks_errors as error:
             raise UnreachableError(one_line(str(error))) from error
 
     async def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -92,7 +92,7 @@ class Connections:
     def _open_session(self) -> aiohttp.ClientSession:
         proxy = _proxy_for(self._url)
         connector: aiohttp.BaseConnector
-        # No limit: how many requests there are at a time is the engine's to decide.
+        # No limit here: the runner limits the number of concurrent requests.
         if proxy is not None and proxy.startswith("socks"):
             connector, self._socks_errors = _connect_through_socks(proxy, self._ssl_context)
         else:
@@ -109,11 +109,11 @@ class Connections:
 def _connect_through_socks(
     proxy: str, ssl_context: ssl.SSLContext
 ) -> tuple[aiohttp.BaseConnector, tuple[type[Exception], ...]]:
-    """Return what connects through a SOCKS proxy, and its own errors."""
+    """Return a connector for a SOCKS proxy and the error types that it raises."""
     try:
         from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError
 
-        # The proxy looks names up, which is what the h and the a of socks5h and socks4a say.
+        # `rdns`: the proxy resolves host names, as socks5h and socks4a request.
         address = re.sub(r"^(socks[45])[ah]:", r"\1:", proxy)
         connector = ProxyConnector.from_url(address, rdns=True, limit=0, ssl=ssl_context)
     except (ImportError, ValueError):
@@ -122,7 +122,7 @@ def _connect_through_socks(
 
 
 def _unusable_proxy(proxy: str) -> TeacherError:
-    # Its address is not shown: a password may stand in it.
+    # The address is not shown, because it may contain a password.
     return TeacherError(
         f"the proxy that the environment names ({proxy.partition('://')[0]}://...) cannot be used; give "
         "http://HOST:PORT, or for socks5:// pip install aiohttp-socks"

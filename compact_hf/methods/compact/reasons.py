@@ -1,7 +1,4 @@
-"""The reasons for which a draft, an image or a question is dropped, by stage; `compact status` counts them.
-
-A new one stands here before it is used.
-"""
+"""Reasons why a draft, an image or a question is dropped, by stage; `compact status` counts them."""
 
 from __future__ import annotations
 

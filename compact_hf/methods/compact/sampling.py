@@ -43,7 +43,7 @@ def draw_combinations(
 def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combination]) -> Combination | None:
     usage = Counter(name for combination in previous for name in combination)
     unasked = [name for name in CAPABILITIES if not usage[name]]
-    # What is made of those alone was never asked, and is least used: this spares looking at all the others.
+    # Fast path: combinations of unasked capabilities are new and least used, so the others need not be compared.
     candidates = list(combinations(unasked, k)) if len(unasked) >= k else _least_used(k, usage, previous)
     if not candidates:
         return None
@@ -51,7 +51,7 @@ def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combi
 
 
 def _least_used(k: int, usage: Counter[str], previous: Sequence[Combination]) -> list[Combination]:
-    """Return what was not asked before and whose capabilities were asked least, in canonical order."""
+    """Return the new combinations whose capabilities were asked least, in canonical order."""
     excluded = set(previous)
     available = [combination for combination in _combinations(k) if combination not in excluded]
     sums = [sum(map(usage.__getitem__, combination)) for combination in available]
