@@ -48,7 +48,7 @@ golden: setup
 
 # What README shows: figures and a picture, measured and made anew. About an hour on two cores.
 figures: setup
-	mkdir -p docs/figures docs/pictures
+	mkdir -p docs/figures docs/assets
 	$(BIN)/python benchmarks/scenes.py --json > docs/figures/scenes.json
 	$(BIN)/python benchmarks/release.py --json > docs/figures/release.json
 	$(BIN)/python benchmarks/generation.py --json > docs/figures/generation.json
@@ -57,5 +57,5 @@ figures: setup
 	$(BIN)/python benchmarks/costs.py --json > docs/figures/costs.json
 	$(BIN)/python benchmarks/first_steps.py --from-nothing --json > docs/figures/first_steps.json
 	$(BIN)/compact demo --out demo-out
-	cp demo-out/contact_sheet.png docs/pictures/contact_sheet.png
+	cp demo-out/contact_sheet.png docs/assets/contact_sheet.png
 	$(BIN)/python benchmarks/readme.py

@@ -79,12 +79,22 @@ def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(members) for name, members in configs.items() if members}
 
 
-COMMON_COLUMNS: Final = (
-    *("id", "images", "messages", "source", "image_id", "image_source", "image_license"),
-    *("teacher", "verifier", "preset_version"),
-)
-_MESSAGES_INDEX: Final = COMMON_COLUMNS.index("messages") + 1
-"""Where the methods' own columns stand: behind these."""
+COMMON_COLUMNS: Final = {
+    "id": "stable hash of the content",
+    "images": "the images of the row; empty if it has none",
+    "messages": "`user` and `assistant` in turn, ready for training; the text contains no `<image>`",
+    "source": "the method that made the row (`compact` is the paper's), or `instruction`",
+    "image_id": "hash of the image file as it was found; several are separated by commas",
+    "image_source": "where the image comes from",
+    "image_license": "the license of the image",
+    "teacher": "the model that wrote the questions and answers",
+    "verifier": "the model that verified them",
+    "preset_version": "the settings of the method, with their version",
+}
+"""Column -> its meaning, in the order of the files."""
+
+_MESSAGES_INDEX: Final = list(COMMON_COLUMNS).index("messages") + 1
+"""The columns of methods come after these."""
 
 
 def own_columns(sources: Collection[str]) -> dict[str, Column]:
@@ -140,7 +150,8 @@ def features(sources: Collection[str]) -> Any:
         "messages": List({"role": text, "content": text}),
     }
     own = {name: column.feature for name, column in own_columns(sources).items()}
-    names = [*COMMON_COLUMNS[:_MESSAGES_INDEX], *own, *COMMON_COLUMNS[_MESSAGES_INDEX:]]
+    common = list(COMMON_COLUMNS)
+    names = [*common[:_MESSAGES_INDEX], *own, *common[_MESSAGES_INDEX:]]
     return Features({name: own[name] if name in own else types[name] for name in names})
 
 

@@ -16,7 +16,7 @@ from compact_hf.scenes.scene import build_scene
 
 from .samples import make_image, make_sheet_item
 
-IMAGES_DIRECTORY = Path(__file__).parents[2] / "docs" / "pictures"
+IMAGES_DIRECTORY = Path(__file__).parents[2] / "docs" / "assets"
 DROPPED = Reject("verification", "needs fewer capabilities", "Is it?", "no", ("color", "counting"))
 
 

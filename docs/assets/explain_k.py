@@ -1,6 +1,6 @@
 """What k means, in one picture: a drawn scene and four questions about it, each of which needs one capability more.
 
-python docs/pictures/explain_k.py      # writes k.png beside itself
+python docs/assets/explain_k.py      # writes k.png beside itself
 """
 
 from __future__ import annotations

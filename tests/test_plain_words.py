@@ -1,0 +1,94 @@
+"""Checks that docstrings, comments, messages, help and documentation are written in the project's plain words."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+
+# What outsiders stumbled over, and what to write instead. CONTRIBUTING.md, "Words", has the rules behind it.
+WORDS: Final = {
+    r"pictur(e|es|ed)": "image, or figure for what a command draws",
+    r"folders?": "directory",
+    r"data sets?": "dataset",
+    r"signs": "characters",
+    r"(go|goes|going|went|gone) on": "resume, continue",
+    r"anew|afresh": "again",
+    r"nobody": "no one; better: say what is missing",
+    r"who(so)?ever|whom(so)?ever": "name the reader: callers, users, the writer",
+    r"so (many|much) of": "number of",
+    r"(one|two|three|four|five|ten|\d+) an? (image|row|question|request|pair)": "per",
+    r"of one's own|of one's": "your own",
+    r"(is|are|was|were|be|been|being) told": "is reported, is passed, is called with",
+    r"(tell|tells|telling) (how|what|which|where|that|the user|it|of)": "report, say",
+    r"stands?( (in|on|beside|besides|at|for itself|here|there|still|below|above|outside|with))": "is, is listed in",
+    r"(lie|lies|lay|lain) (in|on|at|beside|there|here|under|below|outside|with)": "is in, is stored in",
+    r"for nothing": "free of charge",
+    r"(is|are|was|were) not there": "was not found, does not exist",
+    r"(is|are|was|were) none(,|;| that| which| of)": "is not a",
+    r"mend(s|ed|ing)?": "fix",
+    r"for the sake of|sakes?": "because of, for",
+    r"grumbl(e|es|ed)": "warn",
+    r"worn|freshest|by and by|now and then|thereof|wherein|herein|hence|heed(s|ed)?|aught|nought": "plain words",
+    r"way out": "fix",
+    r"where (nobody|nothing|no one|there (is|are|was) (no|none|nothing)|that is not|it is not)": "if",
+    r"where (it|they|that|this|he|she) (is|are|was|were|has|have|can|cannot|does|do) ": "if, when",
+    r"(each|every one|all) (alike|of a kind)": "equal",
+    r"their business|its business": "out of scope",
+    r"let it be": "allow",
+    r"would have (it|them) be": "wants",
+    r"beyond (that|it|one|two|three|\d+)": "more than",
+}
+_PATTERN: Final = re.compile("|".join(rf"(?P<_{i}>\b(?:{pattern})\b)" for i, pattern in enumerate(WORDS)), re.IGNORECASE)
+
+# Prompts are part of what other people's data were made with; scenes are questions and answers, as the paper asks them.
+_PROMPTS: Final = ("prompts.py", "prompt.py")
+
+
+class Passage(NamedTuple):
+    """A piece of English: where it begins, and its text on one line."""
+
+    path: str
+    line: int
+    text: str
+
+
+def find_unplain_words(passage: Passage) -> list[str]:
+    """Return a line for each word of the list in a passage, with what to write instead."""
+    found = []
+    for match in _PATTERN.finditer(passage.text):
+        instead = WORDS[list(WORDS)[int((match.lastgroup or "_0")[1:])]]
+        found.append(f"{passage.path}:{passage.line}: {match.group()!r} ({instead}): {passage.text[:100]}")
+    return found
+
+
+def _iter_python_passages(path: Path) -> Iterator[Passage]:
+    """Yield the comments of a Python file and its strings of several words, docstrings among them."""
+    source = path.read_text("utf-8")
+    name = path.relative_to(ROOT).as_posix()
+    comment: list[str] = []
+    start = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            start = start if comment else token.start[0]
+            comment.append(token.string.lstrip("#! "))
+        elif token.type != tokenize.NL and comment:
+            yield Passage(name, start, " ".join(comment))
+            comment = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if " " in text.strip():
+            yield Passage(name, node.lineno, " ".join(text.split()))
