@@ -1,4 +1,4 @@
-# Everything a developer runs. Each target sets up .venv by itself, once per change of pyproject.toml or constraints.txt.
+# Everything a developer runs. Each target sets up .venv, again only if pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 3
 
-# Where this is set, every process compiles all that it imports anew: torch takes 6 s of a core instead of 2.
+# If this is set, every process compiles all its imports again: torch takes 6 s of a core instead of 2.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow style quality golden figures
+.PHONY: setup demo test test-slow style quality docs golden figures
 
 setup: $(READY)
 
-# Not compiled: that takes a minute of two cores, and Python compiles by itself the tenth of it that is ever imported.
+# Not compiled by pip, which takes a minute of two cores: Python compiles the tenth of it that is imported.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -23,12 +23,12 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/compact demo
 
-# A file stays with one worker, so that what its tests share (a tuned model, a wheel) is made once; tests/conftest.py says
-# which files begin and which stay together. At most 10 minutes from nothing on two cores, 12 as tests are added.
+# The tests of a file run on one worker, so that what they share (a tuned model, a wheel) is made once; tests/conftest.py
+# orders the files. At most 10 minutes from nothing on two cores, 12 as tests are added.
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# Minutes long each, so one after the other and with every core.
+# Each takes minutes: one after the other, with all cores.
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
@@ -42,11 +42,15 @@ quality: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Records tests/golden anew. Only for a change that is meant: the files are what other people's data were made with.
+# The documentation site, into site/. Broken links, missing references and wrong docstrings fail.
+docs: setup
+	$(BIN)/python docs/build_site.py
+
+# Records tests/golden again, for an intended change only: the files describe how other people's data was made.
 golden: setup
 	$(BIN)/python -m pytest -n 0 --golden -k golden
 
-# What README shows: figures and a picture, measured and made anew. About an hour on two cores.
+# Measures everything in README.md and docs/ again: about an hour on two cores.
 figures: setup
 	mkdir -p docs/figures docs/assets
 	$(BIN)/python benchmarks/scenes.py --json > docs/figures/scenes.json

@@ -1,6 +1,6 @@
 """Builds the documentation site: `python docs/build_site.py`, or `make docs`.
 
-Writes the generated pages (docs/reference/commands.md from the parsers, docs/reference/columns.md from the schema), then runs
+Writes docs/reference/commands.md from the parsers and docs/reference/columns.md from the schema, then runs
 `zensical build --strict` into site/. Exits with status 1 if a link or a reference is broken, or a docstring does not
 match its function. Needs no network.
 """
@@ -29,7 +29,10 @@ def main() -> int:
     if process.returncode or warnings:
         output, _, _ = process.stdout.partition("Traceback (most recent call last)")
         print(output.rstrip(), file=sys.stderr)
-        print(f"the site was not built ({len(warnings)} warnings of docstrings): fix what is listed above", file=sys.stderr)
+        print(
+            f"the site was not built ({len(warnings)} warnings of docstrings): fix what is listed above",
+            file=sys.stderr,
+        )
         return 1
     print("site/index.html")
     return 0
@@ -42,12 +45,17 @@ def format_commands() -> str:
     lines = [
         "# Commands",
         "",
-        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early; the same",
-        "command resumes.",
+        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early, and the",
+        "same command resumes.",
         "",
     ]
     for names, parser in _iter_parsers("compact", make_parser()):
-        lines += [f"{'##' if names.count(' ') == 1 else '###'} {names}", "", f"{_sentence(parser.description or '')}", ""]
+        lines += [
+            f"{'##' if names.count(' ') == 1 else '###'} {names}",
+            "",
+            f"{_sentence(parser.description or '')}",
+            "",
+        ]
         lines += ["```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", ""]
         rows = [(_name_option(action), _describe_option(parser, action)) for action in _iter_actions(parser)]
         if rows:
@@ -67,7 +75,9 @@ def format_columns() -> str:
     for kind in kinds:
         if own := kind.columns():
             lines += ["", f"## Rows of `{kind.name}`", "", "| column | type | meaning |", "|---|---|---|"]
-            lines += [f"| `{name}` | {_format_type(column.feature)} | {column.description} |" for name, column in own.items()]
+            lines += [
+                f"| `{name}` | {_format_type(column.feature)} | {column.description} |" for name, column in own.items()
+            ]
     return "\n".join([*lines, ""])
 
 
@@ -82,12 +92,15 @@ def _iter_parsers(names: str, parser: argparse.ArgumentParser) -> Iterator[tuple
 
 def _iter_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction) and action.help != argparse.SUPPRESS:
+        if (
+            not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
+            and action.help != argparse.SUPPRESS
+        ):
             yield action
 
 
 def _name_option(action: argparse.Action) -> str:
-    value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest)
+    value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper())
     value = " ".join(value) if isinstance(value, tuple) else value
     if not action.option_strings:
         return f"`{value}`".replace("|", "\\|")

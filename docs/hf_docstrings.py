@@ -7,14 +7,16 @@ from typing import Any
 
 import griffe
 
-_ENTRY = re.compile(r"^(?P<indent> {4,}|)(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) \((?P<type>`.*?`[^()]*)\): ", re.MULTILINE)
+_ENTRY = re.compile(
+    r"^(?P<indent> {4,}|)(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) \((?P<type>`.*?`[^()]*)\): ", re.MULTILINE
+)
 _RETURN = re.compile(r"^(?P<section>(?:Returns|Yields):\n +)`(?P<type>[^`]+)`: ", re.MULTILINE)
 
 
 class HuggingFaceDocstrings(griffe.Extension):
     """Rewrites parameters and return values to the Google style before the docstring is parsed."""
 
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of an object; defaults are left to the signature."""
         if obj.docstring is not None:
             text = _RETURN.sub(r"\g<section>\g<type>: ", obj.docstring.value)

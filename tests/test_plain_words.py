@@ -47,7 +47,9 @@ WORDS: Final = {
     r"would have (it|them) be": "wants",
     r"beyond (that|it|one|two|three|\d+)": "more than",
 }
-_PATTERN: Final = re.compile("|".join(rf"(?P<_{i}>\b(?:{pattern})\b)" for i, pattern in enumerate(WORDS)), re.IGNORECASE)
+_PATTERN: Final = re.compile(
+    "|".join(rf"(?P<_{i}>\b(?:{pattern})\b)" for i, pattern in enumerate(WORDS)), re.IGNORECASE
+)
 
 # Prompts are part of what other people's data were made with; scenes are questions and answers, as the paper asks them.
 _PROMPTS: Final = ("prompts.py", "prompt.py")
@@ -92,3 +94,76 @@ def _iter_python_passages(path: Path) -> Iterator[Passage]:
             continue
         if " " in text.strip():
             yield Passage(name, node.lineno, " ".join(text.split()))
+
+
+def _iter_text_passages(path: Path) -> Iterator[Passage]:
+    """Yield the paragraphs of a Markdown file or a template, without code, links and the template's own language."""
+    text = path.read_text("utf-8")
+    text = re.sub(r"^```.*?^```", _keep_lines, text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`\n]*`|\]\([^)]*\)|https?://\S+|\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", " ", text, flags=re.DOTALL)
+    text = re.sub(r'\b(class|id|href|for|style)="[^"]*"', " ", text)
+    line = 1
+    for paragraph in re.split(r"(\n\s*\n)", text):
+        if paragraph.strip():
+            yield Passage(path.relative_to(ROOT).as_posix(), line, " ".join(paragraph.split()))
+        line += paragraph.count("\n")
+
+
+def _keep_lines(match: re.Match[str]) -> str:
+    return "\n" * match[0].count("\n")
+
+
+def _iter_files(pattern: str, *directories: str) -> Iterator[Path]:
+    for directory in directories:
+        for path in sorted((ROOT / directory).rglob(pattern)):
+            if not path.name.endswith(_PROMPTS):
+                yield path
+
+
+PYTHON: Final = [
+    *_iter_files("*.py", "compact_hf", "dataset_script", "student_script", "spaces_demo", "benchmarks", "docs"),
+]
+TEXT: Final = [
+    *_iter_files("*.md", "docs", "model_card", "spaces_demo"),
+    *_iter_files("*.jinja", "compact_hf", "model_card"),
+    *ROOT.glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docstrings_comments_and_messages_are_plain(path: Path) -> None:
+    assert [line for passage in _iter_python_passages(path) for line in find_unplain_words(passage)] == []
+
+
+@pytest.mark.parametrize("path", TEXT, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_and_templates_are_plain(path: Path) -> None:
+    assert [line for passage in _iter_text_passages(path) for line in find_unplain_words(passage)] == []
+
+
+def test_help_is_plain() -> None:
+    from docs.build_site import format_commands
+
+    assert find_unplain_words(Passage("compact --help", 1, format_commands())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A folder of pictures.", ["folder", "pictures"]),
+        ("the same command goes on", ["goes on"]),
+        ("holds Nobody's images", ["Nobody"]),
+        ("three an image, in all that is there", ["three an image"]),
+        ("A directory of images; resume the run.", []),
+    ],
+)
+def test_the_list_finds_words_in_any_case(text: str, words: list[str]) -> None:
+    found = find_unplain_words(Passage("x.py", 1, text))
+    assert [line.split("'")[1] if "'" in line else line for line in found] == words
+
+
+def test_a_comment_over_several_lines_is_one_passage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "module.py"
+    path.write_text("# Where it is closed, the run goes\n# on.\nx = f'a {1} folder'\n")
+    lines = [line for passage in _iter_python_passages(path) for line in find_unplain_words(passage)]
+    assert ["goes on" in line or "folder" in line or "Where it is" in line for line in lines] == [True, True, True]
