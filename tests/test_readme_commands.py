@@ -34,10 +34,10 @@ pytestmark = pytest.mark.usefixtures("preforked_training")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pictures`, 24 of them; `pool` and a file of LLaVA-665K's form that asks about them."""
+    """`images`, 24 of them; `pool` and a file of LLaVA-665K's form that asks about them."""
     directory = tmp_path_factory.mktemp("newcomer")
     names = [f"{number}.jpg" for number in range(24)]
-    for subdirectory in ("pictures", "pool"):
+    for subdirectory in ("images", "pool"):
         (directory / subdirectory).mkdir()
         for number, name in enumerate(names):
             (directory / subdirectory / name).write_bytes(photograph(64 + number))
@@ -66,7 +66,7 @@ def test_a_release_is_made_of_ones_own_images(
     folder: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    dry_run, *rest = compact_commands("Of your own pictures")
+    dry_run, *rest = compact_commands("From your own images")
     assert run_against(gemini, dry_run) == 0
     assert not gemini.requests
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
@@ -81,7 +81,7 @@ def test_the_k_of_data_that_is_there_is_judged_and_raised(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
-    section_commands = compact_commands("Of data that is there")
+    section_commands = compact_commands("From existing datasets")
     assert len(section_commands) == 2
     for arguments in section_commands:
         assert run_against(gemini, arguments) == 0, capsys.readouterr().err
