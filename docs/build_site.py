@@ -22,20 +22,23 @@ def main() -> int:
     """Write the generated pages, build the site, and return the exit status."""
     (REFERENCE / "commands.md").write_text(format_commands(), encoding="utf-8")
     (REFERENCE / "columns.md").write_text(format_columns(), encoding="utf-8")
-    build = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    process = subprocess.run(build, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    # Zensical prints the warnings of docstrings, but does not count them as issues.
-    warnings = re.findall(r"^griffe: .*$", process.stdout, re.MULTILINE)
-    if process.returncode or warnings:
-        output, _, _ = process.stdout.partition("Traceback (most recent call last)")
-        print(output.rstrip(), file=sys.stderr)
-        print(
-            f"the site was not built ({len(warnings)} warnings of docstrings): fix what is listed above",
-            file=sys.stderr,
-        )
+    if problems := build(ROOT):
+        print(f"{problems}\nthe site was not built (see above): fix the listed places", file=sys.stderr)
         return 1
     print("site/index.html")
     return 0
+
+
+def build(root: Path) -> str:
+    """Build the site of a directory with zensical.toml, and return what is wrong with it, or an empty string."""
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    process = subprocess.run(
+        command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    # Zensical prints the warnings about docstrings, but its strict mode does not count them.
+    if process.returncode or re.search(r"^griffe: ", process.stdout, re.MULTILINE):
+        return process.stdout.partition("Traceback (most recent call last)")[0].rstrip()
+    return ""
 
 
 def format_commands() -> str:
@@ -45,8 +48,8 @@ def format_commands() -> str:
     lines = [
         "# Commands",
         "",
-        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early, and the",
-        "same command resumes.",
+        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early, and",
+        "the same command resumes.",
         "",
     ]
     for names, parser in _iter_parsers("compact", make_parser()):
