@@ -1,7 +1,8 @@
-"""Step 4 for all methods: from the journals of one or more runs to rows, in the order of image ids.
+"""Assembles the rows of a dataset from the journals of one or more runs, sorted by image id (step 4, for all methods).
 
-Timing, kills and sharding leave no trace: the same replies give the same rows in the same order. Runs of methods that
-make rows together (compact and augment) are read as one, those of other methods one after the other.
+The result does not depend on timing, interruptions or sharding: the same replies give the same rows in the same order.
+Runs of methods that share their assembly (compact and augment) are merged; the runs of other methods follow one after
+another.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from compact_hf.runs.sources import reopen_source
 
 @dataclass(frozen=True, slots=True)
 class AssemblyOptions:
-    """What is asked of methods when their rows are made.
+    """Options for assembling rows.
 
     Attributes:
-        max_similarity (`float`): 0 to 1; a question above it that has the answer of one about an earlier image repeats
-            that one and is dropped. 1 keeps all.
-        balance (`bool`): take those questions of an image that even the dataset out, where there is a surplus.
-        on_balance (`Callable[[NotebookSummary], None]`): called with what balancing did.
+        max_similarity (`float`): similarity of two questions, 0 to 1, above which they count as near-duplicates. A
+            question that is too similar to one about an earlier image and has the same answer is dropped. 1 keeps all
+            questions.
+        balance (`bool`): from images with more questions than needed, keep those that make the dataset most even.
+        on_balance (`Callable[[NotebookSummary], None]`): called with a summary of what balancing did.
     """
 
     max_similarity: float = MAX_SIMILARITY
@@ -49,32 +51,39 @@ class AssemblyOptions:
 
 
 class RowSelection(Protocol):
-    """A part of the rows, chosen on purpose by one method's terms; rows of other methods are left as they are."""
+    """Selects a part of one method's rows by that method's own criteria; rows of other methods pass unchanged."""
 
     def describe(self) -> tuple[str, ...]:
-        """Return what is selected, for people, a phrase each."""
+        """Return what is selected, in words: one phrase per criterion."""
         ...
 
     def choose(self, rows: Iterable[Row | Reject]) -> Callable[[Iterable[Row | Reject]], Iterator[Row | Reject]]:
-        """Read all rows, and return what takes the chosen ones, and a reject for each other, when they come again.
+        """Decide which rows to keep, in a first pass over all rows.
+
+        Args:
+            rows (`Iterable[Row | Reject]`): all rows of the dataset, and the rejects.
+
+        Returns:
+            A function for the second pass: given the same rows again, it yields the selected ones, and a reject for
+            each question that was not selected.
 
         Raises:
-            ReleaseError: there are fewer than are wanted.
+            ReleaseError: there are fewer rows than requested.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedOutcome:
-    """What a run's journal holds of one image that is done.
+    """What a run's journal holds about one finished image.
 
     Attributes:
-        body (`str`): what became of it, JSON of the method.
-        image_id, ref (`str`): the image's id, and where its source had it.
-        journal (`Journal`): of the run.
+        body (`str`): the outcome, as JSON in the method's own format.
+        image_id, ref (`str`): the image's id, and its location in the source.
+        journal (`Journal`): the run's journal.
         identity (`RunIdentity`): the run's settings.
-        method (`type[Method]`): the run's, whose name is the `source` of its rows.
-        source (`ImageSource`): where images are read.
+        method (`type[Method]`): the run's method; its name is the `source` of the rows.
+        source (`ImageSource`): the source from which the image can be read again.
     """
 
     body: str
@@ -86,16 +95,24 @@ class FinishedOutcome:
     source: ImageSource
 
     def get_image(self) -> ImageInfo | None:
-        """Return the image, None where the run's last start did not find it any more."""
+        """Return the image, or None if the run did not find it when it was last started."""
         return self.journal.get_image(self.image_id, self.ref)
 
     def reject_gone(self) -> Reject:
-        """Return the reject of an image that is not there any more."""
+        """Return a reject for an image that its source no longer has."""
         return Reject("assembly", OutcomeReason.GONE, self.ref)
 
 
 def iter_rows_by_image(method: type[Method], journals: Sequence[Journal]) -> Iterator[Row | Reject]:
-    """Yield what a method makes of each image that its runs finished."""
+    """Yield the rows that a method makes of each image that its runs finished.
+
+    Args:
+        method (`type[Method]`): the method of the runs.
+        journals (`Sequence[Journal]`): the journals of the runs.
+
+    Yields:
+        Rows and rejects, in the order of image ids.
+    """
     for outcome in iter_outcomes(journals):
         if isinstance(outcome, Reject):
             yield outcome
@@ -108,7 +125,17 @@ def iter_rows_by_image(method: type[Method], journals: Sequence[Journal]) -> Ite
 def sample_of_outcome(
     method: type[Method], outcome: FinishedOutcome, filters: Filters, *, rejects: bool
 ) -> Sample | None:
-    """Return how a contact sheet shows an outcome of a method that does not say so itself; see `Method`."""
+    """Return how a contact sheet shows an outcome; the default for methods that do not define it, see `Method`.
+
+    Args:
+        method (`type[Method]`): the method of the run.
+        outcome (`FinishedOutcome`): the outcome of one image.
+        filters (`Filters`): filters that the method knows.
+        rejects (`bool`): whether to show what was dropped instead of what was kept.
+
+    Returns:
+        The sample, or None if there is nothing to show.
+    """
     teacher, verifier = (outcome.identity.teachers.get(role, "") for role in ROLES)
     if rejects:
         stages = ("generation", "verification")
@@ -125,27 +152,31 @@ def sample_of_outcome(
 
 
 def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | Reject]:
-    """Yield the rows of all conversations in the runs, and every reject, a few in memory at a time.
+    """Yield the rows of all conversations in the runs, and every reject, with only a few in memory at a time.
 
-    An image that several runs of one method asked about counts once, for the first of them in the order given; the
-    shards of one run may come in any order. An image that the run's last start did not find any more is left out.
+    If several runs of one method asked about the same image, only the first of them in the given order counts. The
+    shards of one run may come in any order. Images that a run did not find when it was last started are left out.
 
     Args:
-        runs (`Sequence[Path]`): run directories, or directories that hold the shards of one run.
-        options (`AssemblyOptions`): what to leave out, and how.
+        runs (`Sequence[Path]`): run directories, or directories that contain the shards of one run.
+        options (`AssemblyOptions`): which rows to leave out.
+
+    Yields:
+        Rows and rejects, grouped by method and in the order of image ids.
 
     Raises:
         UsageError: one of the runs makes no rows, or an option is out of range.
         JournalError: one of the directories is not a run, or cannot be read.
-        SourceError: the images of a run are gone.
+        SourceError: the images of a run cannot be found.
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
+        # Runs of methods that share `iter_rows` are assembled together, so that near-duplicates between them are found.
         groups: dict[object, tuple[type[Method], list[Journal]]] = {}
         for journal in journals:
             method = get_method(RunIdentity.of(journal).method)
             if not method.makes_rows:
-                raise UsageError(f"{journal.run} is a run of {method.name}, which makes no conversations; leave it out")
+                raise UsageError(f"{journal.run} is a run of {method.name}, which makes no conversations: leave it out")
             groups.setdefault(_defining_function(method), (method, []))[1].append(journal)
         for journal in journals:
             yield from journal.image_rejects()
@@ -154,13 +185,20 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
 
 
 def _defining_function(method: type[Method]) -> object:
-    """Return what is the same for methods that inherit how their rows are made, but for the default of all methods."""
+    """Return a key that is equal for methods whose runs are assembled together.
+
+    It is the `iter_rows` function that a method shares with others by inheritance. Methods that only inherit the
+    default of `Method` share nothing, so the key is the method itself.
+    """
     function = inspect.getattr_static(method, "iter_rows").__func__
     return method if function is inspect.getattr_static(Method, "iter_rows").__func__ else function
 
 
 def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
-    """Return the methods of the runs, sorted: what the column `source` of their rows may say.
+    """Return the names of the runs' methods, sorted: the possible values of the column `source` in their rows.
+
+    Args:
+        runs (`Sequence[Path]`): run directories, or directories that contain the shards of one run.
 
     Raises:
         JournalError: one of the directories is not a run, or cannot be read.
@@ -173,9 +211,18 @@ def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
 
 
 def iter_outcomes(journals: Sequence[Journal]) -> Iterator[FinishedOutcome | Reject]:
-    """Yield what became of each image, in the order of image ids, once where several runs asked about it."""
+    """Yield the outcome of each image in the order of image ids, once if several runs asked about the image.
+
+    Args:
+        journals (`Sequence[Journal]`): the journals of the runs. For an image in several runs the first one counts.
+
+    Yields:
+        An outcome per image, and a reject for each outcome of the same image in a later run.
+    """
+    # The shards of one run differ only in `shard`: without it they get the same index in `runs` and count as one run.
     runs = [{name: value for name, value in journal.identity.items() if name != "shard"} for journal in journals]
     streams = [_iter_entries(journal, runs.index(run)) for journal, run in zip(journals, runs, strict=True)]
+    # Each stream is sorted by image id, so the outcomes of one image come directly one after the other.
     last_id = ""
     for _, outcome in heapq.merge(*streams, key=itemgetter(0)):
         if outcome.image_id == last_id:
@@ -186,7 +233,7 @@ def iter_outcomes(journals: Sequence[Journal]) -> Iterator[FinishedOutcome | Rej
 
 
 def read_outcomes(journal: Journal) -> Iterator[FinishedOutcome]:
-    """Yield what became of each image of one run, in the order of image ids."""
+    """Yield the outcome of each image of one run, in the order of image ids."""
     identity = RunIdentity.of(journal)
     method, source = get_method(identity.method), reopen_source(identity.source)
     for finished in journal.outcomes():
@@ -194,5 +241,8 @@ def read_outcomes(journal: Journal) -> Iterator[FinishedOutcome]:
 
 
 def _iter_entries(journal: Journal, run: int) -> Iterator[tuple[tuple[str, int, str], FinishedOutcome]]:
-    """Yield a run's outcomes with what to sort by: image id, run, and reference, as shards may see an image twice."""
+    """Yield a run's outcomes with their sort key: image id, index of the run, image reference.
+
+    The reference is needed because two shards of one run may contain the same image under different references.
+    """
     return (((outcome.image_id, run, outcome.ref), outcome) for outcome in read_outcomes(journal))

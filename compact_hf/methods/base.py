@@ -1,14 +1,15 @@
-"""The contract of a method: a way of making data, as `compact generate --method NAME` finds it.
+"""Defines the contract of a method: a way of making data, selected by `compact generate --method NAME`.
 
-A method is one directory and one line: a class derived from `Method`, registered in its package's pyproject.toml,
+A method is a class derived from `Method`, in a directory of its own, and registered by one line in the pyproject.toml
+of its package:
 
     [project.entry-points."compact_hf.methods"]
     captions = "my_package.captions:Captions"
 
-or named by `--method my_package.captions:Captions`, which is then a part of the run's identity. All members have
-defaults but `name`, `summary`, `start`, and `make_rows` unless `makes_rows` is False; what its rows are is `RowKind`'s
-part. Nothing heavy is imported here, and nothing heavy should be where a method's class is: whatever lists methods
-reads their options.
+Without registration it can be given as `--method my_package.captions:Captions`, which then becomes part of the run's
+identity. All members have defaults except `name`, `summary`, `start`, and `make_rows` unless `makes_rows` is False. The
+rows of a method are described by its base class `RowKind`. This module imports nothing heavy, and the module of a
+method's class should not either, because listing the methods imports all of them.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
 
 
 KSource = Literal["asked", "judged"]
-"""How k is known. `asked`: a teacher was to ask for these capabilities, and a verifier found the very same ones.
-`judged`: questions were there, and a verifier said what they need."""
+"""How the k of a question is known.
+
+`asked`: a teacher was asked for certain capabilities, and the verifier found exactly these. `judged`: the question
+existed already, and a verifier judged what it needs.
+"""
 
 
 class Outcome(Protocol):
-    """What became of an image, as far as all methods go: `Result.body` must be JSON of an object with `rejects`."""
+    """The outcome of an image, as far as all methods agree: `Result.body` must be a JSON object with `rejects`."""
 
     @property
     def rejects(self) -> tuple[Reject, ...]: ...
@@ -47,31 +51,34 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True)
 class NoOptions:
-    """The options of a method that has none of its own."""
+    """The options of a method that has no options of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """The options of a method that takes a dataset of questions.
+    """The options of a method whose input is a dataset of questions.
 
     Attributes:
-        split (`str`, *optional*): one split of the dataset; all of them by default.
-        image_root (`str`, *optional*): where a JSON file's image paths start; defaults to the file's directory.
+        split (`str`, *optional*): the split of the dataset to use; defaults to all splits.
+        image_root (`str`, *optional*): directory that the image paths in a JSON file are relative to; defaults to the
+            directory of the file.
     """
 
-    split: str | None = option(None, "one split of it (default: all)", metavar="NAME")
-    image_root: str | None = option(None, "where a JSON file's paths start (default: beside it)", metavar="DIR")
+    split: str | None = option(None, "split of the dataset (default: all splits)", metavar="NAME")
+    image_root: str | None = option(
+        None, "base directory of image paths in a JSON file (default: the file's directory)", metavar="DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RunSetup:
-    """What a method knows of a run before it starts.
+    """What a method is given before a run starts.
 
     Attributes:
-        source (`ImageSource`): the images; a `VqaSource` where the method needs questions.
-        teachers (`Mapping[Role, TeacherInfo]`): who is asked in each of the method's roles.
+        source (`ImageSource`): the images; a `VqaSource` if the method needs questions.
+        teachers (`Mapping[Role, TeacherInfo]`): the model for each of the method's roles.
         run (`RunOptions`): the options of all runs.
-        options (`Any`): this method's options: an instance of `Method.options`.
+        options (`Any`): the method's own options: an instance of `Method.options`.
     """
 
     source: ImageSource
@@ -81,20 +88,21 @@ class RunSetup:
 
     @property
     def is_batch(self) -> bool:
-        """Whether replies come in batches, each of which may take a day."""
+        """Whether any of the models replies in batches, each of which may take a day."""
         return any(teacher.is_batch for teacher in self.teachers.values())
 
 
 @dataclass(frozen=True, slots=True)
 class StartedMethod:
-    """A method with its options settled.
+    """A method whose options have been checked and resolved for a run.
 
     Attributes:
-        process (`Callable[[ImageInfo, EncodedImage], Process]`): returns the work on one image. What it asks must be a
-            pure function of the options, the seed, the image and this image's own replies.
-        settings (`Mapping[str, Any]`): all that decides the requests, as JSON values: a part of the run's identity.
-        estimate (`Callable[[RunStatus | None], ImageEstimate]`, *optional*): returns what an image takes and gives on
-            average, by the run so far where there is one; without it the generic estimate is used.
+        process (`Callable[[ImageInfo, EncodedImage], Process]`): returns the work on one image. Its requests must be a
+            pure function of the options, the seed, the image and the replies about this image.
+        settings (`Mapping[str, Any]`): everything that decides the requests, as JSON values; becomes part of the run's
+            identity.
+        estimate (`Callable[[RunStatus | None], ImageEstimate]`, *optional*): returns the average cost and yield of an
+            image. Its argument is the status of the run so far, or None. Without this, a generic estimate is used.
     """
 
     process: Callable[[ImageInfo, EncodedImage], Process]
@@ -103,19 +111,20 @@ class StartedMethod:
 
 
 class Method(RowKind):
-    """A way of making data. A class without state, never instantiated.
+    """A way of making data. The class has no state and is never instantiated.
 
     Attributes:
-        summary (`str`): what it makes, in a phrase, for `compact method list`.
-        options (`type`): a frozen dataclass of its options besides `RunOptions`; each field that `option` made
-            is a flag of `compact generate`.
-        needs (`str`): what kind of source it takes: `images`, or `questions` for a dataset of images and questions.
-        roles (`tuple[Role, ...]`): who is asked.
-        makes_rows (`bool`): False for a method whose runs are no part of a dataset.
-        k_source (`KSource | None`): how the k of the questions is known that `iter_questions` yields; None for a method
-            whose runs keep no questions, which `compact analyze` refuses.
-        public_settings (`tuple[str, ...]`): those of its settings in a run's identity that a card may name; not paths.
-        reject_reasons (`tuple[type[Reason], ...]`): the reasons for which it drops something, one enum a stage.
+        summary (`str`): a phrase that says what the method makes, for `compact method list`.
+        options (`type`): a frozen dataclass of the method's options, in addition to `RunOptions`. Each field made by
+            `option` becomes a flag of `compact generate`.
+        needs (`str`): the kind of source it takes: `images`, or `questions` for a dataset of images and questions.
+        roles (`tuple[Role, ...]`): the roles of the models that it sends requests to.
+        makes_rows (`bool`): False for a method whose runs cannot become part of a dataset.
+        k_source (`KSource | None`): how the k of the questions from `iter_questions` is known. None for a method whose
+            runs keep no questions; `compact analyze` refuses those.
+        public_settings (`tuple[str, ...]`): the settings in a run's identity that a dataset card may show; never paths.
+        reject_reasons (`tuple[type[Reason], ...]`): the reasons for which the method drops something, one enum per
+            stage.
     """
 
     summary: ClassVar[str]
@@ -129,16 +138,23 @@ class Method(RowKind):
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:
-        """Settle the options for a run.
+        """Check and resolve the options for a run.
+
+        Args:
+            setup (`RunSetup`): the source, the models and the options of the run.
 
         Raises:
-            UsageError: they cannot be carried out.
+            UsageError: the options are invalid or cannot be combined.
         """
         raise NotImplementedError
 
     @classmethod
     def parse_outcome(cls, body: str) -> Outcome:
-        """Return what became of an image, from the JSON in a journal."""
+        """Return the outcome of an image.
+
+        Args:
+            body (`str`): the outcome as JSON from a journal.
+        """
         from compact_hf.methods.status import AnyOutcome
         from compact_hf.records import from_json
 
@@ -146,10 +162,11 @@ class Method(RowKind):
 
     @classmethod
     def count_outcomes(cls, faults: dict[str, list[str]]) -> OutcomeCounter:
-        """Return what counts outcomes for `compact status`.
+        """Return the counter that counts outcomes for `compact status`.
 
         Args:
-            faults (`dict[str, list[str]]`): key of a reply -> the fault planted in each of its parts, in reverse order.
+            faults (`dict[str, list[str]]`): key of a reply -> the faults planted in its parts, in reverse order,
+                because they are popped from the end.
         """
         from compact_hf.methods.status import OutcomeCounter
 
@@ -157,10 +174,10 @@ class Method(RowKind):
 
     @classmethod
     def iter_questions(cls, body: str) -> Iterator[Exchange]:
-        """Yield the questions that were kept or judged about an image, with their capabilities, for `compact analyze`.
+        """Yield the questions about an image that were kept or judged, with their capabilities, for `compact analyze`.
 
         Args:
-            body (`str`): what became of the image, as JSON from a journal.
+            body (`str`): the outcome of the image, as JSON from a journal.
         """
         yield from ()
 
@@ -168,12 +185,12 @@ class Method(RowKind):
     def make_rows(
         cls, outcome: FinishedOutcome, image: ImageInfo, read_image: Callable[[], bytes]
     ) -> Iterator[Row | Reject]:
-        """Yield the rows that came of one image, and what was dropped about it.
+        """Yield the rows made of one image, and the rejects about it.
 
         Args:
-            outcome (`FinishedOutcome`): what became of it.
+            outcome (`FinishedOutcome`): the outcome of the image.
             image (`ImageInfo`): the image.
-            read_image (`Callable[[], bytes]`): reads its file; for `Row.read_images`.
+            read_image (`Callable[[], bytes]`): reads the image file; for `Row.read_images`.
         """
         raise NotImplementedError
 
@@ -181,7 +198,11 @@ class Method(RowKind):
     def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[Row | Reject]:
         """Yield the rows of all runs of this method, in the order of image ids, and every reject.
 
-        A method that inherits this from another one has its runs read together with that one's.
+        The runs of methods that inherit this function from the same class are read together.
+
+        Args:
+            journals (`Sequence[Journal]`): the journals of the runs.
+            options (`AssemblyOptions`): which rows to leave out.
         """
         from compact_hf.methods.assembly import iter_rows_by_image
 
@@ -189,14 +210,14 @@ class Method(RowKind):
 
     @classmethod
     def make_outcome_sample(cls, outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
-        """Return how a contact sheet shows what was kept of an image, None if it does not match the filters.
+        """Return how a contact sheet shows an outcome, or None if the outcome does not match the filters.
 
-        By default the first row that comes of it, or the texts that were dropped.
+        By default it shows the first row made of the image, or the texts that were dropped.
 
         Args:
-            outcome (`FinishedOutcome`): what became of it.
-            filters (`Filters`): those that this method knows.
-            rejects (`bool`): show what was dropped instead.
+            outcome (`FinishedOutcome`): the outcome of the image.
+            filters (`Filters`): filters that this method knows.
+            rejects (`bool`): whether to show what was dropped instead.
         """
         from compact_hf.methods.assembly import sample_of_outcome
 
@@ -204,4 +225,10 @@ class Method(RowKind):
 
     @classmethod
     def finish(cls, run: Path) -> None:
-        """Write what belongs into a run's directory beside its journal, when a session of it ends for any reason."""
+        """Write additional files into a run directory, beside its journal.
+
+        It is called at the end of every session of a run, for whatever reason the session ended.
+
+        Args:
+            run (`Path`): the run directory.
+        """

@@ -1,6 +1,6 @@
-"""`compact generate ... --dry-run`: what a run will take from here on, before anything is asked. It needs no key.
+"""Forecasts what a run will take, without sending any request: `compact generate ... --dry-run`.
 
-The images are listed, not looked at.
+It needs no API key. The images are listed but not read.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from compact_hf.teachers.prices import is_free
 
 @method_keywords(CompactKeywords)
 def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **options: Any) -> Forecast:
-    """Say what `generate` with these arguments will take: requests, tokens, US dollars, time.
+    """Forecast what `generate` with these arguments will take: requests, tokens, US dollars and time.
 
     Args:
         source (`str`): as for `generate`.
-        out (`str | Path`): the run directory. Where it holds the run already, its means are used instead of
-            assumptions.
+        out (`str | Path`): the run directory. If the run exists already, its measured averages replace assumptions.
         method (`str`, *optional*, defaults to `compact`): as for `generate`.
         options: as for `generate`.
 
     Raises:
-        UsageError: an argument cannot be carried out, or `out` holds another run.
+        UsageError: an argument is invalid, or `out` holds another run.
         SourceError: there are no images to work on.
         JournalError: `out` holds a run that cannot be read.
     """
@@ -49,7 +48,7 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
         source=images.identity,
         method=call.name,
         seed=call.run.seed,
-        # What runs here has names of its own, of directories and of planted faults.
+        # Free backends are not compared: a run names them with details, such as a directory or the planted faults.
         teachers={role: name for role, name in teachers.items() if not is_free(name)},
         shard=None if shard is None else str(shard),
         settings=call.settings(started),
@@ -67,6 +66,11 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
 
 
 def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:
+    """Return the status of the run in `out`, or None if there is no run.
+
+    Raises:
+        SettingsMismatchError: the run was started with other settings.
+    """
     if not (out / FILE_NAME).is_file():
         return None
     run_status = status(out)

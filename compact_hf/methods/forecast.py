@@ -1,9 +1,9 @@
-"""Forecast a run: expected requests, tokens, price and time for a number of images.
-
-Nothing is asked and no key is needed. What an image takes and gives is the method's to estimate, by assumptions or by
-the means of what the run's journal holds already; a forecast says in words what it is based on.
+"""Forecasts a run: expected requests, tokens, price and time for a number of images.
 
     compact generate photos --out run --dry-run
+
+No request is sent and no API key is needed. The method estimates the cost and the yield of an image, either from
+assumptions or from the averages in the run's journal. A forecast says in words what it is based on.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from compact_hf.teachers.prices import Price, format_price
 from compact_hf.teachers.registry import get_backend
 
 IMAGE_TOKENS: Final = 1120
-"""Gemini 3's for one image, where no media resolution is set."""
+"""Tokens of one image for Gemini 3 if no media resolution is set."""
 THINKING_TOKENS: Final = 200
-"""For each question that is written or judged: thinking level `low` takes 100 to 500 a request."""
+"""Assumed for each question that is written or judged. Thinking level `low` takes 100 to 500 per request."""
 CHARS_PER_TOKEN: Final = 4
-REQUEST_S: Final = 5.0
+REQUEST_S: Final = 5.0  # assumed latency of a request, in seconds
 MIN_SAMPLES: Final = 10
-"""Finished images, and drafts of one k, from which on the journal's own means are used."""
+"""Number of finished images, or of drafts of one k, from which on the journal's own averages are used."""
 _TEXT_TOKENS: Final = 300
-"""Of a prompt, and of a reply, of a method that does not say how long they are."""
-"""The teacher that computes instead of reading: no tokens, no waiting."""
+"""Tokens assumed for the text of a prompt, and for a reply, if the method gives no estimate."""
+"""Averages per image are floats; a forecast for a whole run is rounded to integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestEstimate:
-    """One kind of request, and what it comes to for one image on average.
+    """One kind of request, and what it amounts to per image on average.
 
     Attributes:
-        kind (`str`): a word for it, such as `teacher`.
-        label (`str`): what it is called where a forecast is printed.
-        role (`Role`): who is asked.
-        requests (`float`): requests.
-        input_tokens, output_tokens (`float`): of all these requests; used where nothing is measured yet.
+        kind (`str`): a short name for it, such as `teacher`.
+        label (`str`): its name in a printed forecast.
+        role (`Role`): the role of the model that the requests go to.
+        requests (`float`): requests per image.
+        input_tokens, output_tokens (`float`): tokens of all these requests together; used until there are measurements.
     """
 
     kind: str
@@ -54,13 +54,13 @@ class RequestEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ImageEstimate:
-    """What one image takes and gives, on average.
+    """The average cost and yield of one image.
 
     Attributes:
-        kept (`float`): probability that the image is kept.
-        questions (`float`): accepted questions, those of images that are not kept left out.
-        requests (`tuple[RequestEstimate, ...]`): by kind.
-        basis (`tuple[str, ...]`): lines that say what this rests on.
+        kept (`float`): probability, 0 to 1, that the image is kept.
+        questions (`float`): accepted questions; those of images that are not kept do not count.
+        requests (`tuple[RequestEstimate, ...]`): the requests by kind.
+        basis (`tuple[str, ...]`): lines that say what the estimate is based on.
     """
 
     kept: float
@@ -70,10 +70,18 @@ class ImageEstimate:
 
 
 def estimate_by_role(roles: Collection[Role], status: RunStatus | None) -> ImageEstimate:
-    """Return what an image takes of a method that does not estimate it: one request a role, or the means so far."""
+    """Estimate an image for a method that has no estimate of its own.
+
+    Args:
+        roles (`Collection[Role]`): the roles of the method.
+        status (`RunStatus | None`): the run so far, whose averages are used. Without it one request per role is
+            assumed.
+    """
     if status is None:
         requests = [RequestEstimate(role, role, role, 1.0, IMAGE_TOKENS + _TEXT_TOKENS, _TEXT_TOKENS) for role in roles]
-        return ImageEstimate(1.0, 1.0, tuple(requests), describe_assumptions("a request a role and picture, all kept"))
+        return ImageEstimate(
+            1.0, 1.0, tuple(requests), describe_assumptions("one request per role and image, all images kept")
+        )
     requests = [
         RequestEstimate(role, role, role, status.requests.get(role, 0) / status.finished, 0.0, 0.0) for role in roles
     ]
@@ -82,23 +90,32 @@ def estimate_by_role(roles: Collection[Role], status: RunStatus | None) -> Image
 
 
 def describe_assumptions(fate: str) -> tuple[str, ...]:
-    """Return the lines of a basis where nothing is measured; `fate` says what is assumed of replies."""
+    """Return the lines that describe the basis of an estimate without measurements.
+
+    Args:
+        fate (`str`): what is assumed about the results of requests, such as `80% of drafts pass`.
+    """
     return (
         f"assumed: {fate}; a request takes {REQUEST_S:g} s;",
-        f"  {IMAGE_TOKENS:,} tokens a picture (Gemini 3's), {CHARS_PER_TOKEN} characters a token, "
-        f"{THINKING_TOKENS} tokens of thinking a question",
-        f"from {MIN_SAMPLES} finished pictures on the run's own means are used: try --limit {2 * MIN_SAMPLES} first",
+        f"  {IMAGE_TOKENS:,} tokens per image (Gemini 3), {CHARS_PER_TOKEN} characters per token, "
+        f"{THINKING_TOKENS} thinking tokens per question",
+        f"from {MIN_SAMPLES} finished images on, the run's own averages are used: try --limit {2 * MIN_SAMPLES} first",
     )
 
 
 def describe_measurement(status: RunStatus, fate: str) -> str:
-    """Return the line of a basis that was measured; `fate` says what became of replies."""
-    return f"measured on {status.finished:,} finished pictures: {fate}; tokens; pace"
+    """Return the line that describes the basis of an estimate from measurements.
+
+    Args:
+        status (`RunStatus`): the run that was measured.
+        fate (`str`): what was measured about the results of requests, such as `75% of drafts pass`.
+    """
+    return f"measured on {status.finished:,} finished images, as are tokens and pace: {fate}"
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastLine:
-    """One kind of request in a forecast; `cost` in USD, None where the price is not known."""
+    """One kind of request in a forecast; `cost` is in USD, None if the price is unknown."""
 
     kind: str
     label: str
@@ -110,16 +127,17 @@ class ForecastLine:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run will take from here on.
+    """The expected cost and yield of the rest of a run.
 
     Attributes:
-        pictures, finished (`int`): images to be worked on, and those that are done already and cost nothing more.
-        kept, questions (`int`): what the images to be worked on will give.
-        lines (`tuple[ForecastLine, ...]`): by kind of request.
-        requests, input_tokens, output_tokens (`int`): in all.
-        cost, cost_per_question (`float | None`): USD; None where a price is not known.
-        seconds (`float | None`): how long it will take, roughly; None where nothing is known of that.
-        basis (`tuple[str, ...]`): what this rests on, in words.
+        pictures, finished (`int`): images that still have to be processed, and images that are finished already.
+        kept, questions (`int`): images and questions expected from those that still have to be processed.
+        lines (`tuple[ForecastLine, ...]`): one per kind of request.
+        requests, input_tokens, output_tokens (`int`): totals over all kinds.
+        cost, cost_per_question (`float | None`): USD; None if a price is unknown.
+        seconds (`float | None`): estimated duration; None for batches and for models on this machine's GPU, whose speed
+            is unknown.
+        basis (`tuple[str, ...]`): lines that say what the forecast is based on.
     """
 
     pictures: int
@@ -145,19 +163,20 @@ def forecast_run(
     rate_limits: RateLimits,
     status: RunStatus | None = None,
 ) -> Forecast:
-    """Say what a run over this number of images will take.
+    """Forecast a run over a number of images.
 
     Args:
-        image_count (`int`): images in all, those that are finished included.
-        estimate (`Callable[[RunStatus | None], ImageEstimate]`): the method's estimate, given the run so far once ten
-            images are finished.
-        teachers (`Mapping[Role, str]`): who is asked in each role, `NAME:MODEL`.
-        prices (`Mapping[Role, Price | None]`): what they charge, as `teachers.prices.lookup_prices` gives it.
-        rate_limits (`RateLimits`): requests in flight, and what may be asked in a minute.
-        status (`RunStatus`, *optional*): the run so far; from ten finished images on its means replace assumptions.
+        image_count (`int`): total number of images, including finished ones.
+        estimate (`Callable[[RunStatus | None], ImageEstimate]`): the method's estimate. Its argument is the run so far
+            once ten images are finished, and None before.
+        teachers (`Mapping[Role, str]`): the model for each role, as `NAME:MODEL`.
+        prices (`Mapping[Role, Price | None]`): the models' prices, as returned by `teachers.prices.lookup_prices`.
+        rate_limits (`RateLimits`): limits on requests in flight and on requests and tokens per minute.
+        status (`RunStatus`, *optional*): the run so far; from ten finished images on its averages replace assumptions.
     """
     finished = status.finished if status else 0
     remaining = max(0, image_count - finished)
+    # The averages of fewer images are too uncertain.
     usable_status = status if status is not None and finished >= MIN_SAMPLES else None
     mean = estimate(usable_status)
     lines = tuple(_iter_lines(remaining, mean.requests, teachers, prices, usable_status))
@@ -187,7 +206,9 @@ def _iter_lines(
     prices: Mapping[Role, Price | None],
     status: RunStatus | None,
 ) -> Iterator[ForecastLine]:
+    """Yield a line for each kind of request; tokens measured for its role replace estimated ones."""
     for item in requests:
+        # Tokens are measured per role, not per kind of request, so they are spread evenly over the role's requests.
         usage = status.spending[item.role] if status and item.role in status.spending else None
         input_tokens, output_tokens = item.input_tokens, item.output_tokens
         if get_backend(teachers[item.role]).is_instant:
@@ -215,9 +236,11 @@ def _estimate_seconds(
     rate_limits: RateLimits,
     status: RunStatus | None,
 ) -> float | None:
+    """Return the slowest of three bounds: the pace or the latency of requests, `rpm`, and `tpm`; None if unknown."""
     requests = sum(line.requests for line in lines)
     tokens = sum(line.input_tokens + line.output_tokens for line in lines)
     backends = [get_backend(teacher) for teacher in teachers.values()]
+    # Batches may take a day each, and the speed of a local GPU is unknown.
     if any(backend.is_batch or backend.uses_gpu for backend in backends):
         return None
     if status is not None and status.pace:
@@ -230,6 +253,7 @@ def _estimate_seconds(
 
 
 def _format_prices(teachers: Mapping[Role, str], prices: Mapping[Role, Price | None]) -> Iterator[str]:
+    # Teacher and verifier are often the same model, whose price is listed once.
     price_by_name = {name: prices[role] for role, name in teachers.items()}
     for name, price in price_by_name.items():
         yield format_price(name, price)

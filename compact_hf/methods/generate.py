@@ -1,7 +1,9 @@
-"""`compact generate`: a source and a method in, a run directory out; the same call resumes it.
+"""Runs a method over a source of images and writes the results into a run directory: `compact generate`.
 
-compact generate IMAGES --out RUN
-compact generate SOURCE --out RUN --method NAME
+    compact generate IMAGES --out RUN
+    compact generate SOURCE --out RUN --method NAME
+
+The same call resumes a run that was stopped.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class MethodCall:
-    """A method, and all that it was told.
+    """A method, and all options it is called with.
 
     Attributes:
-        name (`str`): as it was given: a registered name or `package.module:Class`; part of the run's identity.
-        method (`type[Method]`): what the name stands for.
+        name (`str`): the name as given: a registered name or `package.module:Class`; part of the run's identity.
+        method (`type[Method]`): the method of that name.
         run (`RunOptions`): the options of all runs.
-        options (`Any`): this method's options: an instance of `method.options`.
+        options (`Any`): the method's own options: an instance of `method.options`.
     """
 
     name: str
@@ -49,10 +51,14 @@ class MethodCall:
 
     @classmethod
     def parse(cls, name: str, keywords: Mapping[str, Any]) -> MethodCall:
-        """Return the call of the method of that name with these keywords.
+        """Return the call of a method with keyword arguments.
+
+        Args:
+            name (`str`): a registered name or `package.module:Class`.
+            keywords (`Mapping[str, Any]`): values for fields of `RunOptions` and of the method's options.
 
         Raises:
-            UsageError: there is no such method, or a value is out of its range.
+            UsageError: there is no such method, or a value is out of range.
             TypeError: a keyword is neither a field of `RunOptions` nor of the method's options.
         """
         method = get_method(name)
@@ -70,10 +76,13 @@ class MethodCall:
         )
 
     def open_source(self, source: str) -> ImageSource:
-        """Return the source that `source` names, of the kind that the method needs.
+        """Open a source of the kind that the method needs.
+
+        Args:
+            source (`str`): a directory, `scenes:N`, a dataset on the Hub or a JSON file, as for `generate`.
 
         Raises:
-            UsageError, SourceError: as of runs/sources.py.
+            UsageError, SourceError: see `runs/sources.py`.
         """
         if self.method.needs == "images":
             return open_source(source, on_wait=self.run.on_wait)
@@ -85,11 +94,19 @@ class MethodCall:
         )
 
     def settings(self, started: StartedMethod) -> dict[str, Any]:
-        """Return what the method and the image size add to a run's identity."""
+        """Return the settings that the method and the image size contribute to a run's identity.
+
+        Args:
+            started (`StartedMethod`): the method with its options resolved.
+        """
         return {"max_edge": self.run.max_edge, **started.settings}
 
     def execute(self, source: str, out: Path) -> RunProgress:
-        """Carry it out in the run directory `out`.
+        """Run the method.
+
+        Args:
+            source (`str`): as for `generate`.
+            out (`Path`): the run directory.
 
         Raises:
             UsageError, SourceError, TeacherError, JournalError, StoppedEarly: as for `generate`.
@@ -113,7 +130,7 @@ class MethodCall:
         try:
             progress = run.run(out)
         except (StoppedEarly, TeacherError, KeyboardInterrupt):
-            if (out / FILE_NAME).exists():  # else it ended before there was a run
+            if (out / FILE_NAME).exists():  # otherwise it failed before the run was created
                 self.method.finish(out)
             raise
         self.method.finish(out)
@@ -123,25 +140,26 @@ class MethodCall:
 def _process_image(
     call: MethodCall, started: StartedMethod, source: ImageSource, max_edge: int, image: ImageInfo
 ) -> Process:
+    """Return the method's work on one image, with a check that the method can read its own outcome."""
     encoded_image = EncodedImage(partial(reread_verified, source, image), ref=image.ref, max_edge=max_edge)
     result = yield from started.process(image, encoded_image)
     try:
         call.method.parse_outcome(result.body)
-    except ValueError as error:  # before it is in the journal: with the first image, and not after the whole run
+    except ValueError as error:  # checked before journaling, so that it fails at the first image, not at assembly
         raise UsageError(
-            f"the method {call.name} cannot read the outcome that it gave ({' '.join(str(error).split())[:200]}); "
-            "mend its parse_outcome, or what its process returns"
+            f"the method {call.name} cannot read its own outcome ({' '.join(str(error).split())[:200]}): "
+            "fix its parse_outcome, or what its process returns"
         ) from error
     return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompactKeywords(CompactOptions, RunOptions):
-    """What `generate` can be told where no method is named."""
+    """The options of `generate` if no method is named."""
 
 
 class MethodFunction(Protocol[P, R_co]):
-    """A function of a source, a directory and keywords: those of COMPACT, or with `method` those of another method."""
+    """A function of a source, a directory and the options of COMPACT, or of another method if `method` is given."""
 
     @overload
     def __call__(self, source: str, out: str | Path, *args: P.args, **options: P.kwargs) -> R_co: ...
@@ -153,7 +171,12 @@ class MethodFunction(Protocol[P, R_co]):
 
 
 def method_keywords(options: Callable[P, object]) -> Callable[[Callable[..., R]], MethodFunction[P, R]]:
-    """Let a function of (source, out, *, method, **options) have the fields of an options class as its keywords."""
+    """Return a decorator that gives a function the fields of an options class as its keyword arguments.
+
+    Args:
+        options (`Callable[P, object]`): the options class. The decorated function must have the signature
+            `(source, out, *, method, **options)`.
+    """
 
     def decorate(function: Callable[..., R]) -> MethodFunction[P, R]:
         set_keywords(function, options, is_open=True)
@@ -164,26 +187,26 @@ def method_keywords(options: Callable[P, object]) -> Callable[[Callable[..., R]]
 
 @method_keywords(CompactKeywords)
 def generate(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **options: Any) -> RunProgress:
-    """Ask a teacher about images and have what it writes verified; all goes into the run directory `out`.
+    """Ask a teacher to write data about images, have it verified, and record everything in the run directory `out`.
 
-    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call resumes.
+    This also works in a notebook. Ctrl-C lets requests in flight finish and stops; the same call resumes the run.
 
     Args:
         source (`str`): a directory, `scenes:N`, or a dataset on the Hub; for a method that needs questions also a JSON
             file in LLaVA's format.
-        out (`str | Path`): the run directory: new, empty, or this same run's.
-        method (`str`, *optional*, defaults to `compact`): how data is made: a name of `compact method list`, or
+        out (`str | Path`): the run directory: new, empty, or that of the same run.
+        method (`str`, *optional*, defaults to `compact`): how data is made: a name from `compact method list`, or
             `package.module:Class`.
-        options: the fields of `RunOptions`, and of the method's own options (of COMPACT: `CompactOptions`).
+        options: the fields of `RunOptions`, and of the method's own options (for COMPACT: `CompactOptions`).
 
     Returns:
-        How far the run is at its end.
+        The progress of the run when it ended.
 
     Raises:
-        UsageError: an argument cannot be carried out, or `out` holds another run.
+        UsageError: an argument is invalid, or `out` holds another run.
         SourceError: there are no images to work on.
-        TeacherError: the teacher refuses, or cannot be reached.
+        TeacherError: the teacher refuses the requests, or cannot be reached.
         JournalError: the run directory cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
+        StoppedEarly: Ctrl-C, the budget, or images that could not be finished; the same call resumes the run.
     """
     return MethodCall.parse(method, options).execute(source, Path(out))

@@ -1,9 +1,12 @@
-"""Near-duplicate questions across images: in go accepted turns in the order of image ids, out comes which repeat one.
+"""Finds near-duplicate questions across images.
 
-A turn repeats a kept one where both give the same answer and their questions share more than `MAX_SIMILARITY` of their
-words, in the same order. The answer belongs to it: "What color is the bus?" about a red and about a blue bus teaches to
-look, about five hundred red ones it teaches that buses are red; and if each wording could stand but once, its answer
-could be known without an image. So of each wording every answer stays once.
+The input is the accepted turns of each image, in the order of image ids. The result says which turn repeats an earlier
+one. A turn repeats another if both have the same answer and their questions share more than `MAX_SIMILARITY` of their
+words, in the same order.
+
+The answer is compared because it matters: asking "What color is the bus?" about a red bus and about a blue bus teaches
+a model to look, while asking it about five hundred red buses teaches that buses are red. If each wording were kept only
+once, its answer could be learned without the image. So for each wording every different answer is kept once.
 """
 
 from __future__ import annotations
@@ -23,47 +26,59 @@ Ratio = tuple[int, int]
 
 _MAX_CODE_POINT: Final = 0x10FFFF
 _MIN_BUCKETS: Final = 1 << 10
-_MAX_LOAD: Final = 4  # entries a bucket
+_MAX_LOAD: Final = 4  # entries per bucket
 
 
 def question_words(question: str) -> list[str]:
-    """Return what of a question is compared: its words, normalised as answers are (case, articles, plurals, ...)."""
+    """Return the words of a question that are compared, normalised like answers (case, articles, plurals, ...)."""
     return normalise(question).split()
 
 
 class NearDuplicates:
-    """The kept questions, to find those that repeat one of them: exactly, without a seed, holding their words only.
+    """The kept questions, to find questions that repeat one of them.
 
-    rapidfuzz compares: the longest common subsequence of words is exact, fast and needs no other library, where
-    datasketch's MinHash would guess, from a seed, and forget the order of words. Not every pair is compared: two
-    questions above the limit share a word even among the few rarest of each (the prefix filter of Bayardo et al.,
-    "Scaling up all pairs similarity search", WWW 2007), so only those that do are looked at.
+    The search is exact and needs no seed. Only the words are kept in memory. rapidfuzz computes the longest common
+    subsequence of words: exact, fast, and without further dependencies. MinHash (as in datasketch) is approximate,
+    depends on a seed and ignores the order of words.
+
+    Not every pair is compared. Two questions above the limit always share one of their rarest words (the prefix filter
+    of Bayardo et al., "Scaling up all pairs similarity search", WWW 2007), so only questions that do are candidates.
     """
 
     def __init__(self, max_similarity: float = MAX_SIMILARITY) -> None:
-        """Start with nothing kept.
+        """Start without any kept question.
 
         Args:
-            max_similarity (`float`, *optional*, defaults to 0.9): 0 to 1, the share of their words that two questions
-                may have in common, twice the common words by the words of both; 1 lets everything pass.
+            max_similarity (`float`, *optional*, defaults to 0.9): the similarity of two questions, 0 to 1, that is
+                still allowed: twice the number of common words, divided by the number of words of both. 1 keeps all
+                questions.
 
         Raises:
-            UsageError: it is out of range.
+            UsageError: `max_similarity` is out of range.
         """
         if not 0 <= max_similarity <= 1:
-            raise UsageError(f"got --max-similarity {max_similarity}; give a number from 0 to 1, where 1 keeps all")
-        # The decimal number as it was written: 0.7 of ten words are seven, on every machine.
+            raise UsageError(
+                f"--max-similarity {max_similarity} is out of range: give a number from 0 to 1 (1 keeps all)"
+            )
+        # An exact fraction of the decimal as written: 0.7 of ten words is exactly seven, without rounding errors.
         self._limit = Fraction(str(max_similarity)).as_integer_ratio()
-        self._word_ids: dict[str, int] = {"": 0}  # the empty word is that of a question without any
+        self._word_ids: dict[str, int] = {"": 0}  # number 0, the empty word, is for a question without words
         self._words = [""]
         self._answer_ids: dict[str, int] = {}
         self._index = _QuestionIndex(self._limit)
 
     def add_new(self, turns: Sequence[Turn], *, min_turns: int) -> list[str | None]:
-        """Return for each turn of the next image the words of the kept question that it repeats, None for a new one.
+        """Check the turns of the next image, and keep the new ones for later comparisons.
 
-        The new ones are kept, and held against all that comes later, where there are at least `min_turns` of them. An
-        answer without letter and digit is like no other.
+        The new turns are only kept if there are at least `min_turns` of them, because the image is dropped otherwise.
+        An answer without any letter or digit never counts as equal to another answer.
+
+        Args:
+            turns (`Sequence[Turn]`): the accepted turns of the image.
+            min_turns (`int`): the number of turns that the image needs to be kept.
+
+        Returns:
+            For each turn the words of the kept question that it repeats, or None if it is new.
         """
         if self._limit == (1, 1):
             return [None] * len(turns)
@@ -76,11 +91,13 @@ class NearDuplicates:
         return repeats
 
     def _find_repeat(self, answer: str, words: WordIds) -> str | None:
+        """Return the words of a kept question with the same answer and similar words, None if there is none."""
         answer_id = self._answer_ids.get(answer)
         match = None if answer_id is None else self._index.find_similar(answer_id, words)
         return None if match is None else " ".join(self._words[word_id] for word_id in match)
 
     def _to_word_ids(self, words: list[str]) -> WordIds:
+        """Return the number of each word; new words get the next number."""
         for word in words:
             if word not in self._word_ids:
                 self._word_ids[word] = len(self._words)
@@ -89,36 +106,40 @@ class NearDuplicates:
 
 
 class _QuestionIndex:
-    """The kept questions, and a hash table from their answer, number of words and rarest words to them.
+    """The kept questions, with a hash table that maps (answer, number of words, rare word) to questions.
 
-    Held are numbers in flat arrays, about 35 bytes a question beside its words. Words are numbered as they come up, so
-    that frequent ones have small numbers, and a question's numbers are kept as UTF-8: 15 bytes for ten words.
+    Everything is stored as numbers in flat arrays, about 35 bytes per question in addition to its words. Words are
+    numbered in the order in which they first occur, so frequent words have small numbers. A question's word numbers are
+    stored as UTF-8: about 15 bytes for ten words.
     """
 
     def __init__(self, limit: Ratio) -> None:
         self._limit = limit
-        # Of each question: its words, where they end, its answer, and which of 16 bits its words set.
+        # Per question: its words in `_texts`, the end of its words there, its answer, and its 16-bit signature.
         self._texts = bytearray()
         self._ends = array("I")
         self._answers = array("I")
         self._signatures = array("H")
-        self._unencoded: dict[int, WordIds] = {}  # those with words whose numbers UTF-8 does not have
-        # An entry for each of a question's rarest words. Those of one bucket are a chain, newest first: `_heads` has
-        # the number of its first entry, `_next` that of the one after each. Entry 0 is none and ends a chain.
+        self._unencoded: dict[int, WordIds] = {}  # questions with word numbers beyond the largest code point
+        # There is an entry for each of a question's rarest words. The entries of a bucket form a linked list, newest
+        # first: `_heads` has the first entry of each bucket, `_next` the entry after each. Entry 0 ends a list.
         self._entry_questions = array("I", [0])
         self._next = array("I", [0])
         self._heads = array("I", [0]) * _MIN_BUCKETS
         self._lengths: set[int] = set()
         self._candidate_lengths: dict[int, list[tuple[int, int]]] = {}
-        self._rare_counts: dict[int, int] = {}  # number of words -> how many of the rarest have an entry
+        self._rare_counts: dict[int, int] = {}  # number of words -> how many of the rarest words get an entry
 
     def find_similar(self, answer: int, words: WordIds) -> WordIds | None:
-        """Return a question that shares more than the limit: of those with the nearest number of words the closest."""
+        """Return the words of a question that is too similar, or None.
+
+        Questions of the nearest length are searched first; among those of one length the most similar one is returned.
+        """
         heads, next_entries, last_bucket = self._heads, self._next, len(self._heads) - 1
         rarest_first = sorted(words, reverse=True)
         for length, min_common in self._find_lengths(len(words)):
             entries = []
-            # Of two that share `min_common` words each has one of them among its rarest but `min_common - 1`.
+            # Prefix filter: if `min_common` words are shared, one of them is among the rarest len - min_common + 1.
             for word in rarest_first[: len(words) - min_common + 1]:
                 entry = heads[hash((answer, length, word)) & last_bucket]
                 while entry:
@@ -129,6 +150,7 @@ class _QuestionIndex:
         return None
 
     def add(self, answer: int, words: WordIds) -> None:
+        """Keep a question: store its words, its answer and its signature, and an entry for each of its rarest words."""
         if len(words) not in self._lengths:
             self._lengths.add(len(words))
             self._candidate_lengths.clear()
@@ -151,7 +173,7 @@ class _QuestionIndex:
             self._grow()
 
     def _find_lengths(self, length: int) -> list[tuple[int, int]]:
-        """Return how many words similar questions can have, nearest first, and how many of them must be common."""
+        """Return the lengths of similar questions in words, nearest first, each with the minimum of common words."""
         if length not in self._candidate_lengths:
             lengths = sorted(self._lengths, key=lambda other: (abs(other - length), other))
             common_counts = [(other, _min_common_words(self._limit, length, other)) for other in lengths]
@@ -163,9 +185,9 @@ class _QuestionIndex:
     def _find_closest(
         self, entries: Iterable[int], answer: int, words: WordIds, length: int, min_common: int
     ) -> WordIds | None:
-        """Return the question that shares most with the words, the earliest of equals; None if none shares enough."""
+        """Return the candidate with the most common words, the earliest in a tie; None if none has enough."""
         signatures, answers = self._signatures, self._answers
-        # A bit that the words do not set is that of another word, of which a question may have few.
+        # A bit that `words` do not set comes from a different word, and a similar question has few of these.
         other_bits, max_others = ~_sign(words), length - min_common
         questions = sorted(
             question
@@ -182,26 +204,26 @@ class _QuestionIndex:
         return None if match is None else _decode(texts[match[2]])
 
     def _read(self, question: int) -> str | WordIds:
-        """Return the words of a question, encoded."""
+        """Return the encoded words of a question."""
         text = self._texts[self._ends[question - 1] if question else 0 : self._ends[question]]
         return text.decode("utf-8", "surrogatepass") if text else self._unencoded[question]
 
     def _get_keys(self, answer: int, words: WordIds) -> list[int]:
-        """Return the hash of each entry of a question."""
+        """Return the hash of each index entry of a question."""
         length = len(words)
         if length not in self._rare_counts:
-            # The shortest that can be too similar shares the fewest words.
+            # The shortest question that can be too similar needs the fewest common words, so it decides.
             common_counts = (_min_common_words(self._limit, length, other) for other in range(1, length + 1))
             min_common = next(count for other, count in enumerate(common_counts, start=1) if count <= other)
             self._rare_counts[length] = length - min_common + 1
-        # Numbers grow as new words come up, so that the higher ones are rarer.
+        # Words with higher numbers were first seen later, so they are rarer.
         rarest = dict.fromkeys(sorted(words, reverse=True)[: self._rare_counts[length]])
         return [hash((answer, length, word)) for word in rarest]
 
     def _grow(self) -> None:
-        """Spread the entries over twice as many buckets; they are hashed anew, as keeping hashes would take memory."""
+        """Double the number of buckets; hashes are computed again, because storing them would take memory."""
         bucket_count = 2 * len(self._heads)
-        self._heads = array("I")  # the old table goes before there is a new one
+        self._heads = array("I")  # free the old table before allocating the new one
         heads = self._heads = array("I", [0]) * bucket_count
         entry = 1
         for question, answer in enumerate(self._answers):
@@ -212,7 +234,7 @@ class _QuestionIndex:
 
 
 def _encode(words: WordIds) -> str | WordIds:
-    """Return numbers as the characters with these code points, or as they are where one is too large for that."""
+    """Return word numbers as a string of these code points, or unchanged if one exceeds the largest code point."""
     return "".join(map(chr, words)) if max(words) <= _MAX_CODE_POINT else words
 
 
@@ -221,7 +243,7 @@ def _decode(words: str | WordIds) -> WordIds:
 
 
 def _sign(words: WordIds) -> int:
-    """Return the bits, of 16, that words set."""
+    """Return a 16-bit signature: word number n sets bit n % 16."""
     signature = 0
     for word in words:
         signature |= 1 << (word & 15)
@@ -229,5 +251,5 @@ def _sign(words: WordIds) -> int:
 
 
 def _min_common_words(limit: Ratio, length: int, other_length: int) -> int:
-    """Return how many words in the same order make questions of these lengths too similar."""
+    """Return how many common words (in the same order) make two questions of these lengths too similar."""
     return limit[0] * (length + other_length) // (2 * limit[1]) + 1

@@ -1,4 +1,4 @@
-"""Reasons why a finished image of a run produces no row, independent of the method."""
+"""Defines why a finished image of a run gives no row, independently of the method."""
 
 from __future__ import annotations
 

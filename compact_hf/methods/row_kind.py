@@ -1,7 +1,7 @@
-"""What rows of one source are: their columns, where they lie in a dataset, what they must fulfil, what its card says.
+"""Describes a kind of rows: its columns, its subsets, its validity checks and its part of the dataset card.
 
-A dataset knows common columns only. Everything else about a row is asked of the `RowKind` that its column `source`
-names: a method (base.py), or that of instruction rows, which no method made.
+A dataset itself knows only the common columns. Everything else is defined by the `RowKind` that the column `source` of
+a row names: a method (base.py), or the kind of instruction rows, which are not made by a method.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
 
 Record = Mapping[str, Any]
-"""A row as Parquet holds it: column -> value."""
+"""A row as it is stored in Parquet: column -> value."""
 RowDefect = tuple[str, str]
-"""The name of a check, a short fixed phrase under which defects are counted, and what was got."""
+"""The name of a failed check (a short fixed phrase under which defects are counted), and the offending value."""
 
 MAX_SIMILARITY: Final = 0.9
-"""Above this a question repeats another. From five to ten words, one more is the same question, one exchanged is not.
+"""Two questions above this similarity are near-duplicates.
 
-At 0.85 nouns begin to be exchanged ("on which side of the boy is the television", "... the cow"). With LLaVA's answers,
-0.9 drops 5.8% of the 12,578 questions of GQA's balanced test-dev, 1.2% of TextVQA's 5,000 for validation and 18% of
-5,217 about 2,000 drawn scenes; if answers were not compared, it would drop 13% of TextVQA's and 36% of the scenes'.
+For questions of five to ten words, one added word stays above the limit and one exchanged word falls below it. At 0.85,
+exchanged nouns would count as duplicates ("on which side of the boy is the television", "... the cow"). With LLaVA's
+answers, 0.9 drops 5.8% of the 12,578 questions of GQA's balanced test-dev, 1.2% of TextVQA's 5,000 validation questions
+and 18% of 5,217 questions about 2,000 drawn scenes. If answers were not compared, it would drop 13% of TextVQA's and
+36% of the scenes' questions.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that rows of one kind have beside the common ones.
+    """A column that rows of one kind have in addition to the common ones.
 
     Attributes:
-        feature (`Any`): its type, as `datasets` spells it: `Value("int64")`, `List({"question": Value("string")})`.
-        description (`str`): what it holds, for the card.
+        feature (`Any`): its type as in `datasets`, such as `Value("int64")` or `List({"question": Value("string")})`.
+        description (`str`): what it contains, for the dataset card.
     """
 
     feature: Any
@@ -45,63 +47,71 @@ class Column:
 
 
 class RowStatistics:
-    """Counts what a card says about rows of one kind, or of several kinds that are described together.
+    """Counts what the dataset card says about rows of one kind, or of several kinds that are described together.
 
-    This one counts nothing, for kinds about which there is nothing more to say.
+    This base class counts nothing; it is for kinds that need no further description.
 
     Attributes:
-        title (`str`): what a dataset of such rows is called in its card; empty leaves that to the other rows.
-        tags (`tuple[str, ...]`): for the card's header.
+        title (`str`): the title of a dataset of such rows on its card; if empty, other rows in the dataset decide.
+        tags (`tuple[str, ...]`): tags for the header of the card.
     """
 
     title: ClassVar[str] = ""
     tags: ClassVar[tuple[str, ...]] = ()
 
     def add(self, record: Record) -> None:
-        """Count one row without defects."""
+        """Count one row without defects.
+
+        Args:
+            record (`Record`): the row, without its images.
+        """
 
     def merge(self, other: Self) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another instance.
+
+        Args:
+            other (`Self`): statistics of other rows.
+        """
 
     def has_content(self) -> bool:
-        """Whether there is anything to say; without it the parts of the card are left out."""
+        """Whether there is anything to say; otherwise these parts of the card are left out."""
         return True
 
     @classmethod
     def card_template(cls) -> str:
-        """Return a Jinja template whose blocks become parts of the card, empty where there is nothing to say.
+        """Return a Jinja template whose blocks become parts of the card; empty if there is nothing to say.
 
-        The blocks are `intro`, `made`, `asks`, `questions`, `biases`, `limits`, `citation`. They are rendered with
-        `statistics`, this object, and `stats`, the `DatasetStats`. All but `asks`, where figures are, must follow from
-        the rows alone: `validate` renders them again.
+        The blocks are `intro`, `made`, `asks`, `questions`, `biases`, `limits` and `citation`. They are rendered with
+        the variables `statistics` (this object) and `stats` (the `DatasetStats`). All blocks except `asks`, which shows
+        the figures, must depend only on the rows, because `validate` renders them again and compares.
         """
         return ""
 
     def figures(self) -> dict[str, Plot]:
-        """Return name -> figure for the card, drawn from what was counted; letters, digits and hyphens in names."""
+        """Return the card's figures by name, drawn from the counts. Names contain only letters, digits and hyphens."""
         return {}
 
     def figure_names(self) -> tuple[str, ...]:
-        """Return the names that `figures` has, without drawing any."""
+        """Return the names of the figures without drawing them."""
         return ()
 
     def figure_digest(self) -> str:
-        """Return a digest of all that the figures show, by which one of other data is known."""
+        """Return a digest of the data that the figures show, by which outdated figures are recognised."""
         return ""
 
 
 Filters = Mapping[str, Any]
-"""What is asked of the images that a contact sheet shows, such as `{"k": 3}`: names and values of a method's own."""
+"""Conditions for the images on a contact sheet, such as `{"k": 3}`: names and values that a method defines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image that a contact sheet may show, before it is read.
+    """An image that a contact sheet may show; the image file has not been read yet.
 
     Attributes:
-        section (`Section`): where it belongs.
-        teacher, verifier (`str`): who wrote and who checked it; empty where nobody did.
-        make_item (`Callable[[bytes], SheetItem]`): gives what is shown, with the image's file.
+        section (`Section`): the section of the sheet that it belongs to.
+        teacher, verifier (`str`): the models that wrote and verified it; empty if there was none.
+        make_item (`Callable[[bytes], SheetItem]`): returns the item to show, given the bytes of the image file.
     """
 
     section: Section
@@ -111,15 +121,17 @@ class Sample:
 
 
 class RowKind:
-    """Rows of one source. A class without state; the defaults are those of a kind without columns of its own.
+    """The rows of one source. The class has no state; its defaults are for a kind without columns of its own.
 
     Attributes:
         name (`str`): the value of the column `source`.
-        config (`str`): the config that holds all subsets of this kind; kinds may share one; by default its name.
-        text_subsets (`frozenset[str]`): those of its subsets whose rows have no images.
-        has_validation (`bool`): whether 5% of its images are for validation; False keeps all for training.
-        statistics (`type[RowStatistics]`): what counts its rows for the card, together with those of other
-            kinds that share it.
+        config (`str`): the config that contains all subsets of this kind; several kinds may share one. Defaults to
+            `name`.
+        text_subsets (`frozenset[str]`): the subsets whose rows have no images.
+        has_validation (`bool`): whether 5% of the images are reserved for validation; False puts all rows into
+            training.
+        statistics (`type[RowStatistics]`): the class that counts these rows for the card, together with the rows of
+            other kinds that use the same class.
     """
 
     name: ClassVar[str]
@@ -130,22 +142,33 @@ class RowKind:
 
     @classmethod
     def columns(cls) -> dict[str, Column]:
-        """Return its own columns beside the common ones, by name."""
+        """Return the columns in addition to the common ones, by name."""
         return {}
 
     @classmethod
     def get_subset(cls, record: Record) -> str:
-        """Return the subset in which a row lies; by default there is one, of the kind's name."""
+        """Return the subset that a row belongs to. By default there is one, with the name of the kind.
+
+        Args:
+            record (`Record`): the row.
+        """
         return cls.name
 
     @classmethod
     def has_subset(cls, subset: str) -> bool:
-        """Whether rows of this kind may lie in the subset of that name: letters in lower case, digits, underscores."""
+        """Whether rows of this kind may be in a subset.
+
+        Args:
+            subset (`str`): the name of the subset: lower-case letters, digits and underscores.
+        """
         return subset == cls.name
 
     @classmethod
     def describe_filters(cls, filters: Filters) -> str | None:
-        """Return in words what these filters ask for, None where this kind does not know one of them.
+        """Return in words what the filters ask for, or None if this kind does not know one of them.
+
+        Args:
+            filters (`Filters`): names and values of the filters.
 
         Raises:
             UsageError: a value is out of range.
@@ -154,17 +177,22 @@ class RowKind:
 
     @classmethod
     def may_match(cls, subset: str, filters: Filters) -> bool:
-        """Whether rows of a subset may be what filters that it knows ask for, without a look at any."""
+        """Whether rows of a subset can match the filters, decided from the name of the subset alone.
+
+        Args:
+            subset (`str`): the name of the subset.
+            filters (`Filters`): filters that this kind knows.
+        """
         return True
 
     @classmethod
     def make_sample(cls, record: Record, caption: str, filters: Filters) -> Sample | None:
-        """Return how a contact sheet shows a row, None where it is not what the filters ask for.
+        """Return how a contact sheet shows a row, or None if the row does not match the filters.
 
         Args:
             record (`Record`): the row, without its images.
-            caption (`str`): where it comes from.
-            filters (`Filters`): those that this kind knows.
+            caption (`str`): text that says where the row comes from.
+            filters (`Filters`): filters that this kind knows.
         """
         from compact_hf.reports.contact_sheet import MessagesItem, Section
 
@@ -175,5 +203,9 @@ class RowKind:
 
     @classmethod
     def check(cls, record: Record) -> Iterator[RowDefect]:
-        """Yield the defects of a row beyond what holds for all rows, whose common columns were checked before."""
+        """Yield the defects of a row, in addition to those of the common columns, which were checked before.
+
+        Args:
+            record (`Record`): the row, without its images.
+        """
         yield from ()

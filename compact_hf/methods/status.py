@@ -1,6 +1,6 @@
-"""`compact status RUN`: what a run has done and spent so far, read from its journal, also while it is running.
+"""Reports what a run has done and spent so far, from its journal, also while it is running: `compact status RUN`.
 
-What all methods have is counted here; the method that the run names adds figures and tables of its own.
+Figures that all methods have are counted here; the run's method adds figures and tables of its own.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from compact_hf.teachers.base import Role
 from compact_hf.teachers.registry import BACKENDS
 
 IDLE_S: Final = 300.0
-"""Seconds without a finished image after which a run is taken to stand still."""
+"""Seconds without a finished image after which a run counts as not running."""
 MAX_EXAMPLES: Final = 3
-"""Rejects shown of each reason."""
+"""Number of example rejects kept per reason."""
+# The order in which rejects are reported; `status` does not read rejects of the stage `assembly`.
 _STAGES: Final = ("picture", "generation", "verification", "conversation", "instruction")
 _PACE_WINDOW: Final = 500
-"""Finished images, at most, by which the pace is taken."""
+"""The pace is computed from at most this many of the newest finished images."""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectCount:
-    """All rejects of one reason.
+    """The rejects of one reason.
 
     Attributes:
         stage, reason (`str`): as in `records.Reject`.
-        count (`int`): how many.
-        examples (`tuple[Reject, ...]`): the first few.
+        count (`int`): number of rejects.
+        examples (`tuple[Reject, ...]`): the first few of them.
     """
 
     stage: str
@@ -52,7 +53,14 @@ class RejectCount:
 
 @dataclass(frozen=True, slots=True)
 class FaultCount:
-    """What became of one kind of planted fault: `dropped` maps each reason to how often it caught the fault."""
+    """The results for one kind of planted fault.
+
+    Attributes:
+        fault (`str`): the kind of fault.
+        count (`int`): number of drafts with this fault.
+        passed (`int`): number of these drafts that were accepted.
+        dropped (`dict[str, int]`): reason -> number of these drafts that it dropped.
+    """
 
     fault: str
     count: int
@@ -62,27 +70,27 @@ class FaultCount:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus(NotebookSummary):
-    """A run in numbers, as far as all methods go. A method derives a class with figures and tables of its own.
+    """A run in numbers, as far as all methods agree. A method can derive a class with more figures and tables.
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
         pictures (`int`): images that could be read.
-        finished (`int`): images that are done.
+        finished (`int`): images that are finished.
         conversations (`int`): images that were kept.
-        questions (`int`): accepted items of those that were kept, such as questions.
-        rejects (`tuple[RejectCount, ...]`): most frequent first within their stage.
-        planted (`tuple[FaultCount, ...]`): empty without a scenes teacher's noise.
-        requests (`dict[str, int]`): role -> replies in the journal.
-        input_tokens, output_tokens (`int`): of all replies, as billed.
-        spending (`dict[Role, RoleUsage]`): role -> what it was asked and what that cost.
-        cost (`float | None`): USD so far, at each day's prices; None where one is not known.
-        cost_per_question (`float | None`): USD; None without a cost or a question.
-        models (`tuple[str, ...]`): the versions that answered.
-        first_at, last_at (`float | None`): when the first and the newest image was finished, in seconds since 1970.
-        left (`int | None`): images that are still to be worked on, as the newest session of the run knows; None where
-            that is not known.
-        pace (`float | None`): images a second, by the newest ones since the run last stood still; None before two.
-        is_running (`bool`): an image was finished in the last five minutes.
+        questions (`int`): accepted items, such as questions, of the images that were kept.
+        rejects (`tuple[RejectCount, ...]`): the most frequent first within each stage.
+        planted (`tuple[FaultCount, ...]`): results for planted faults; empty unless the scenes teacher plants faults.
+        requests (`dict[str, int]`): role -> number of replies in the journal.
+        input_tokens, output_tokens (`int`): billed tokens of all replies.
+        spending (`dict[Role, RoleUsage]`): role -> its requests, tokens and cost.
+        cost (`float | None`): USD so far, at the prices of the day of each request; None if a price is unknown.
+        cost_per_question (`float | None`): USD; None if the cost is unknown or there is no question.
+        models (`tuple[str, ...]`): the model versions that replied.
+        first_at, last_at (`float | None`): when the first and the last image was finished, in seconds since 1970.
+        left (`int | None`): images that still have to be processed, as known by the newest session; None if unknown.
+        pace (`float | None`): images per second, from the newest ones since the run was last idle; None before there
+            are two.
+        is_running (`bool`): whether an image was finished in the last five minutes.
     """
 
     identity: dict[str, Any]
@@ -106,28 +114,29 @@ class RunStatus(NotebookSummary):
     is_running: bool
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield what `compact status` says."""
+        """Yield the output of `compact status`."""
         from compact_hf.methods.tables import format_status
 
         return format_status(self)
 
     def questions_note(self) -> str:
-        """Return what is said behind the number of accepted questions, from a comma on."""
+        """Return a note that is printed after the number of accepted questions; it begins with a comma."""
         return ""
 
     def method_tables(self) -> Iterator[Table]:
-        """Yield the method's own tables, which stand before that of the rejects."""
+        """Yield the method's own tables, which are printed before the table of rejects."""
         yield from ()
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOutcome:
-    """What the outcomes of all methods hold.
+    """What the outcomes of all methods have in common.
 
     Attributes:
-        rejects (`tuple[Reject, ...]`): what was dropped of the image.
-        drafts (`tuple[tuple[str, str], ...]`, *optional*): for each part of a request in which a fault can be planted,
-            in their order, the key of the reply and the reason for which it was dropped, empty where it was accepted.
+        rejects (`tuple[Reject, ...]`): what was dropped about the image.
+        drafts (`tuple[tuple[str, str], ...]`, *optional*): an entry for each part of a request in which a fault can be
+            planted, in their order: the key of the reply, and the reason for which the part was dropped, empty if it
+            was accepted.
     """
 
     rejects: tuple[Reject, ...]
@@ -135,16 +144,16 @@ class AnyOutcome:
 
 
 class OutcomeCounter:
-    """Counts the outcomes of a run, one pass over them. A method derives one that has its own figures.
+    """Counts the outcomes of a run in one pass. A method with figures of its own derives a class from it.
 
     Args:
-        method (`type[Method]`): reads the outcomes.
-        faults (`dict[str, list[str]]`): key of a reply -> the fault planted in each of its parts, in reverse order.
-            Used up by counting.
+        method (`type[Method]`): the method that parses the outcomes.
+        faults (`dict[str, list[str]]`): key of a reply -> the faults planted in its parts, in reverse order. Counting
+            removes the entries.
     """
 
     status_class: ClassVar[type[RunStatus]] = RunStatus
-    """What is made of the counts: the generic figures and those that `figures` adds."""
+    """The class of the result, with the generic figures and those returned by `figures`."""
 
     def __init__(self, method: type[Method], faults: dict[str, list[str]]) -> None:
         self._method = method
@@ -154,7 +163,11 @@ class OutcomeCounter:
         self._examples: dict[tuple[str, str], list[Reject]] = {}
 
     def add_reject(self, reject: Reject) -> None:
-        """Count one reject."""
+        """Count one reject.
+
+        Args:
+            reject (`Reject`): the reject.
+        """
         key = reject.stage, reject.reason
         self._rejects[key] += 1
         examples = self._examples.setdefault(key, [])
@@ -162,32 +175,41 @@ class OutcomeCounter:
             examples.append(reject)
 
     def add_outcome(self, outcome: Any) -> None:
-        """Count what became of one image, as the method's `parse_outcome` returns it."""
+        """Count the outcome of one image.
+
+        Args:
+            outcome (`Any`): the outcome, as returned by the method's `parse_outcome`.
+        """
         for key, reason in getattr(outcome, "drafts", ()):
-            # A request for several drafts stands here once for each, in their order.
+            # A request for several drafts has one entry per draft, in order. The faults are reversed, so `pop` gives
+            # them in the same order.
             if key in self._faults and (fault := self._faults[key].pop()):
                 self._fault_reasons[fault, reason] += 1
         for reject in outcome.rejects:
             self.add_reject(reject)
 
     def add_journal(self, journal: Journal) -> None:
-        """Count all that a run, or a shard of one, has journalled."""
+        """Count everything in the journal of a run, or of one of its shards.
+
+        Args:
+            journal (`Journal`): the journal.
+        """
         for reject in journal.image_rejects():
             self.add_reject(reject)
         for finished_image in journal.outcomes():
             self.add_outcome(self._method.parse_outcome(finished_image.body))
 
     def figures(self) -> dict[str, Any]:
-        """Return the fields that `status_class` has beside the generic ones."""
+        """Return the fields of `status_class` that are not generic."""
         return {}
 
     def reject_counts(self) -> tuple[RejectCount, ...]:
-        """Return all rejects, most frequent first within their stage."""
+        """Return all rejects by reason, the most frequent first within each stage."""
         ranked = sorted(self._rejects.items(), key=lambda item: (_STAGES.index(item[0][0]), -item[1], item[0][1]))
         return tuple(RejectCount(*key, count, tuple(self._examples[key])) for key, count in ranked)
 
     def fault_counts(self) -> Iterator[FaultCount]:
-        """Yield what became of each kind of planted fault."""
+        """Yield the results for each kind of planted fault."""
         for fault in sorted({fault for fault, _ in self._fault_reasons}):
             reasons = {reason: count for (kind, reason), count in sorted(self._fault_reasons.items()) if kind == fault}
             passed = reasons.pop("", 0)
@@ -195,21 +217,22 @@ class OutcomeCounter:
 
 
 def status(run: str | Path, *, price_in: float | None = None, price_out: float | None = None) -> RunStatus:
-    """Return where a run stands.
+    """Return the status of a run.
 
     Args:
-        run (`str | Path`): a run folder, or a folder that holds the shards of one.
-        price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
+        run (`str | Path`): a run directory, or a directory that contains the shards of a run.
+        price_in, price_out (`float`, *optional*): USD per million input and output tokens, for models whose price is
+            unknown.
 
     Raises:
-        JournalError: the folder is not a run, or cannot be read.
-        UsageError: the prices are not two, or negative.
+        JournalError: the directory is not a run, or cannot be read.
+        UsageError: only one of the prices is given, or one is negative.
     """
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for directory in find_runs(Path(run))]
         identity = RunIdentity.of(journals[0])
         if len(journals) > 1:
-            identity = replace(identity, shard=None)
+            identity = replace(identity, shard=None)  # the shards are reported as one run
         counter = get_method(identity.method).count_outcomes(_read_planted(journals, identity))
         for journal in journals:
             counter.add_journal(journal)
@@ -221,6 +244,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         planned_counts = [count for journal in journals if (count := journal.read_image_total()) is not None]
     usage = usage_by_role(entries, identity.teachers, price_in=price_in, price_out=price_out)
     costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
+    # If one role's cost is unknown, so is the total; `fsum` does not depend on the order of roles.
     cost = math.fsum(costs) if len(costs) == len(usage) else None
     return counter.status_class(
         identity=identity.to_json(),
@@ -247,9 +271,10 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
 
 
 def _read_planted(journals: Sequence[Journal], identity: RunIdentity) -> dict[str, list[str]]:
+    """Return key of a reply -> the faults planted in its parts, in reverse order, so that they can be popped."""
     name, _, setting = identity.teachers.get("teacher", "").partition(":")
     if not (setting and name in BACKENDS and BACKENDS[name].plants_faults):
-        return {}  # all replies would be read for nothing
+        return {}  # avoids reading all replies if none has a planted fault
     return {
         reply.key: [*reversed(reply.planted)]
         for journal in journals
@@ -259,7 +284,9 @@ def _read_planted(journals: Sequence[Journal], identity: RunIdentity) -> dict[st
 
 
 def _pace(timestamps: Sequence[float]) -> float | None:
+    """Return the images per second since the last idle time, None before there are two images."""
     newest = timestamps[-_PACE_WINDOW:]
+    # Go back from the newest image to the last pause that is longer than IDLE_S.
     start = len(newest) - 1
     while start > 0 and newest[start] - newest[start - 1] <= IDLE_S:
         start -= 1

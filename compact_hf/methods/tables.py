@@ -1,4 +1,4 @@
-"""What a terminal shows of a run and of a forecast: a `RunStatus` or a `Forecast` in, lines and tables out."""
+"""Formats a `RunStatus` and a `Forecast` as lines and tables for a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from compact_hf.reports.table import Table
 from compact_hf.teachers.prices import format_price
 
 WIDTH: Final = 100
-"""Signs in a line."""
+"""Maximum number of characters per line."""
 _COLUMN_GAP: Final = 2
 
 
 def format_status(status: RunStatus) -> Iterator[str | Table]:
-    """Yield what `compact status` says, from the run's settings to what was dropped."""
+    """Yield the output of `compact status`, from the run's settings to what was dropped.
+
+    Args:
+        status (`RunStatus`): the status of the run.
+    """
     identity = status.identity
     settings = {name: identity[name] for name in ("method", "preset", "k", "seed", "shard") if name in identity}
     if "k" in settings:
@@ -28,9 +32,9 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
     for role, usage in status.spending.items():
         roles[usage.teacher].append(role)
     teachers = ", ".join(f"{' and '.join(names)} {teacher}" for teacher, names in roles.items())
-    yield f"{teachers}; answered: {', '.join(status.models) or 'nobody yet'}"
+    yield f"{teachers}; replies from: {', '.join(status.models) or 'none yet'}"
     yield (
-        f"pictures {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
+        f"images {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
         f"questions {status.questions:,}{status.questions_note()}"
     )
     yield _format_pace(status)
@@ -41,7 +45,7 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
     yield from status.method_tables()
     yield _rejects_table(status)
     yield Table(
-        ("planted", "count", "passed", "dropped as"),
+        ("planted fault", "count", "passed", "dropped as"),
         [
             (fault_count.fault, fault_count.count, fault_count.passed, _format_counts(fault_count.dropped))
             for fault_count in status.planted
@@ -50,14 +54,18 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
 
 
 def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
-    """Yield what `compact generate --dry-run` says."""
-    finished_note = f" beside {forecast.finished:,} that are finished" if forecast.finished else ""
+    """Yield the output of `compact generate --dry-run`.
+
+    Args:
+        forecast (`Forecast`): the forecast of the run.
+    """
+    finished_note = f" ({forecast.finished:,} more are finished)" if forecast.finished else ""
     kept, questions = _round_estimate(forecast.kept), _round_estimate(forecast.questions)
-    yield f"{forecast.pictures:,} pictures{finished_note}; expected: about {kept:,} kept, {questions:,} questions"
+    yield f"{forecast.pictures:,} images{finished_note}; expected: about {kept:,} kept, {questions:,} questions"
     rows = [(line.label, line.requests, line.input_tokens, line.output_tokens, line.cost) for line in forecast.lines]
     rows.append(("all", forecast.requests, forecast.input_tokens, forecast.output_tokens, forecast.cost))
     yield Table(
-        ("asked", "requests", "tokens in", "tokens out", "USD"),
+        ("role", "requests", "tokens in", "tokens out", "USD"),
         [
             (name, *(f"{_round_estimate(count):,}" for count in counts), _format_usd(cost))
             for name, *counts, cost in rows
@@ -66,33 +74,35 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
     )
     yield ""
     if forecast.cost_per_question is not None:
-        yield f"{_format_usd(forecast.cost_per_question)} USD a question"
+        yield f"{_format_usd(forecast.cost_per_question)} USD per question"
     if forecast.seconds:
-        yield f"roughly {_format_duration(forecast.seconds)}"
+        yield f"estimated time: {_format_duration(forecast.seconds)}"
     yield from forecast.basis
 
 
 def _format_pace(status: RunStatus) -> str:
+    """Return whether the run is running, how fast it is and how long it will take."""
     if status.last_at is None:
-        return "no picture is finished yet"
+        return "no image is finished yet"
     age = _format_duration(time.time() - status.last_at)
     if status.left == 0:
-        return f"all pictures are finished, the newest {age} ago"
+        return f"all images are finished, the last one {age} ago"
     pace = "" if status.pace is None else f" at {_format_rate(status.pace)}"
     remaining = "" if status.left is None else f", {status.left:,} left"
     if status.left and status.pace:
         remaining += f": about {_format_duration(status.left / status.pace)}"
-    return f"{'running' if status.is_running else 'not running'}{pace}, the newest {age} ago{remaining}"
+    return f"{'running' if status.is_running else 'not running'}{pace}, last image {age} ago{remaining}"
 
 
 def _usage_table(status: RunStatus) -> Table:
+    """Return the table of requests, tokens and cost by role; columns without any information are left out."""
     rows: list[tuple[str, int, int, int, float | None]] = [
         (role, usage.requests, usage.input_tokens, usage.output_tokens, usage.cost)
         for role, usage in status.spending.items()
     ]
     rows.append(("all", sum(status.requests.values()), status.input_tokens, status.output_tokens, status.cost))
-    head = ("role", "requests", "a question", "tokens in", "tokens out", "USD", "USD a question")
-    # What runs here has no price, and may count no tokens.
+    head = ("role", "requests", "per question", "tokens in", "tokens out", "USD", "USD per question")
+    # Local models have no price, and some report no tokens.
     columns = len(head) if status.cost != 0 else 5 if status.input_tokens else 3
     return Table(head[:columns], [_usage_cells(status, *row)[:columns] for row in rows], is_numeric=True)
 
@@ -114,6 +124,7 @@ def _usage_cells(
 
 
 def _rejects_table(status: RunStatus) -> Table:
+    """Return the table of rejects; the example of each reason is cut to the width of the terminal."""
     head = ("dropped at", "reason", "count")
     rows = [(reject_count.stage, reject_count.reason, reject_count.count) for reject_count in status.rejects]
     widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))
@@ -137,16 +148,16 @@ def _format_counts(counts: dict[str, int]) -> str:
 
 
 def _round_estimate(count: int) -> int:
-    """Return an expected number without the digits that would claim too much: three of them stay."""
+    """Return an expected number rounded to three digits, so that it does not suggest too much precision."""
     return round(count, min(0, 3 - len(str(count))))
 
 
 def _format_rate(pace: float) -> str:
-    return f"{60 * pace:,.{0 if 60 * pace >= 10 else 1}f} pictures a minute"
+    return f"{60 * pace:,.{0 if 60 * pace >= 10 else 1}f} images per minute"
 
 
 def format_share(part: int, whole: int) -> str:
-    """Return a share in per cent, `-` of nothing."""
+    """Return a share in per cent, or `-` if the whole is 0."""
     return f"{part / whole:.0%}" if whole else "-"
 
 

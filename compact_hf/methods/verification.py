@@ -1,7 +1,7 @@
-"""Step 3, quality verification: filter drafts about one image and compare what the verifier says each one needs.
+"""Filters and verifies drafts, and compares what they need with what was requested (step 3, quality verification).
 
-The verifier says what the question needs; only here, in code, is that compared with what was asked for. Drafts of a
-teacher and questions of a dataset are judged in the same way, for every method.
+The verifier only says which capabilities a question needs; the comparison with the requested ones is done here, in
+code. Drafts of a teacher and questions of a dataset are verified in the same way, for every method.
 """
 
 from __future__ import annotations
@@ -41,9 +41,15 @@ from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 
 def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:
-    """Return what a verifier's reply holds for each draft that it was asked about: a verdict, or a reject.
+    """Return what a verifier's reply says about each draft.
 
-    A reject says that the verifier declined, or that this verdict or the whole reply is not the JSON asked for.
+    Args:
+        reply (`Reply`): the verifier's reply to one request.
+        drafts (`Sequence[Draft]`): the drafts of that request, in its order.
+
+    Returns:
+        For each draft a verdict, or a reject if the verifier declined, or if the verdict or the whole reply is not the
+        JSON that was requested.
     """
 
     def reject_all(reason: VerificationReason, detail: str) -> list[Verdict | Reject]:
@@ -64,7 +70,7 @@ def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reje
             "verification",
             VerificationReason.MALFORMED,
             draft.question,
-            f"not one verdict of number {number}",
+            f"no verdict, or several, with number {number}",
             draft.capabilities,
         )
         for number, (verdict, draft) in enumerate(zip(numbered_verdicts, drafts, strict=True), 1)
@@ -72,24 +78,34 @@ def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reje
 
 
 def _to_verdict(verdict_reply: VerdictReply | NumberedVerdict) -> Verdict:
+    """Return the verdict of a reply, with the capabilities in canonical order and whitespace normalised."""
     return Verdict(canonicalize(verdict_reply.capabilities), " ".join(verdict_reply.answer.split()))
 
 
 def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tuple[VerificationReason, str] | None:
-    """Return (reason, detail) where a verdict speaks against its draft, None where it does not.
+    """Compare a verdict with its draft.
 
-    A draft passes only where exactly the k capabilities that were asked for are needed (paper, step 3); a strict preset
-    also wants the verifier's own answer to be the draft's.
+    A draft passes only if the verifier finds exactly the k requested capabilities (paper, step 3). A strict preset also
+    requires that the verifier's own answer agrees with the draft's.
+
+    Args:
+        draft (`Draft`): the draft.
+        verdict (`Verdict`): the verifier's verdict on its question.
+        preset (`Preset`): the preset of the run.
+
+    Returns:
+        The reason and a detail if the verdict contradicts the draft, None if it agrees.
     """
     requested, needed = set(draft.capabilities), set(verdict.capabilities)
     if requested == needed:
         if preset.strict and not same_answer(draft.answer, verdict.answer):
             return (
                 VerificationReason.UNCONFIRMED,
-                f"{draft.answer}; the verifier says {verdict.answer[:MAX_ANSWER_CHARS]}",
+                f"{draft.answer}; the verifier answers {verdict.answer[:MAX_ANSWER_CHARS]}",
             )
         return None
-    detail = f"asked for {', '.join(draft.capabilities)}; needs {', '.join(verdict.capabilities) or 'none'}"
+    detail = f"requested {', '.join(draft.capabilities)}; needs {', '.join(verdict.capabilities) or 'none'}"
+    # Comparisons of sets: a proper superset, a proper subset, or neither.
     if needed > requested:
         return VerificationReason.MORE, detail
     if needed < requested:
@@ -98,9 +114,15 @@ def verdict_reject_reason(draft: Draft, verdict: Verdict, preset: Preset) -> tup
 
 
 def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
-    """Return for each turn the answer that was found without the image where it is the turn's, else nothing.
+    """Return the answers that a model guessed correctly without seeing the image (strict presets).
 
-    No answer at all is a question that cannot be answered blindly: it passes (strict presets).
+    Args:
+        reply (`Reply`): the reply to one request.
+        turns (`Sequence[Turn]`): the turns of that request, in its order.
+
+    Returns:
+        For each turn the answer if it equals the turn's, otherwise an empty string. If the model gives no answer, the
+        question cannot be answered without the image, so it passes.
     """
     if reply.refused:
         return [""] * len(turns)
@@ -116,16 +138,28 @@ def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
 
 
 QUESTIONS_PER_REQUEST: Final = 8
-"""Questions judged in one request: they share one upload of the image, and one bad reply costs no more than these."""
+"""Number of questions verified per request: they share one upload of the image, and a bad reply loses only these."""
 
 
 def request_verdicts(
     image_id: str, encoded_image: EncodedImage, drafts: Sequence[Draft]
 ) -> Generator[list[Request], list[Reply], list[tuple[Verdict | Reject, str]]]:
-    """Return what the verifier says of each draft, and the model that said it.
+    """Ask the verifier what each draft needs.
 
-    What is asked in the same words is asked once, and all requests go out together.
+    Identical questions are sent only once. All requests are sent together.
+
+    Args:
+        image_id (`str`): the id of the image.
+        encoded_image (`EncodedImage`): the image as the verifier sees it.
+        drafts (`Sequence[Draft]`): the questions.
+
+    Yields:
+        A list of requests; the list of replies, in the same order, must be sent back.
+
+    Returns:
+        For each draft the verdict or a reject, and the model version that gave it.
     """
+    # Several drafts may have the same question, so verdicts are stored by question.
     unique_drafts = list({draft.question: draft for draft in drafts}.values())
     chunks = [
         unique_drafts[start : start + QUESTIONS_PER_REQUEST]
@@ -146,9 +180,21 @@ def request_verdicts(
 def verify_drafts(
     image_id: str, encoded_image: EncodedImage, drafts: Sequence[Draft], preset: Preset
 ) -> Generator[list[Request], list[Reply], list[tuple[Turn | Reject, str]]]:
-    """Return the turn that each draft became, or the reject, and the model that judged it (paper, step 3).
+    """Verify the drafts about one image (paper, step 3).
 
-    A draft passes where exactly its capabilities are needed; a strict preset checks its answer besides.
+    A draft passes only if exactly its capabilities are needed. A strict preset also checks its answer.
+
+    Args:
+        image_id (`str`): the id of the image.
+        encoded_image (`EncodedImage`): the image as the verifier sees it.
+        drafts (`Sequence[Draft]`): the drafts, which passed the filters.
+        preset (`Preset`): the preset of the run.
+
+    Yields:
+        A list of requests; the list of replies, in the same order, must be sent back.
+
+    Returns:
+        For each draft the accepted turn or a reject, and the model version that verified it.
     """
     results: list[tuple[Turn | Reject, str]] = []
     for draft, (verdict, model) in zip(
@@ -157,6 +203,7 @@ def verify_drafts(
         results.append((_apply_verdict(draft, verdict, preset), model))
     accepted = [(index, turn) for index, (turn, _) in enumerate(results) if isinstance(turn, Turn)]
     if preset.strict and accepted:
+        # Second check of strict presets: a question that can be answered without the image is dropped.
         (blind_reply,) = yield [_blind_request(image_id, [turn.question for _, turn in accepted])]
         for (index, turn), guess in zip(
             accepted, parse_blind_answers(blind_reply, [turn for _, turn in accepted]), strict=True
@@ -169,7 +216,13 @@ def verify_drafts(
 
 
 def filter_draft(draft: Draft | Reject, turns: Sequence[Turn], preset: Preset) -> Draft | Reject:
-    """Return the draft where it passes the filters beside these accepted turns, or a reject (paper, step 3)."""
+    """Return the draft if it passes the filters, otherwise a reject (paper, step 3).
+
+    Args:
+        draft (`Draft | Reject`): the draft; a reject is returned unchanged.
+        turns (`Sequence[Turn]`): the accepted turns of the image, which the draft must not repeat.
+        preset (`Preset`): the preset of the run.
+    """
     if isinstance(draft, Reject):
         return draft
     failure = filters.draft_reject_reason(draft, turns, preset)
@@ -180,12 +233,13 @@ def filter_draft(draft: Draft | Reject, turns: Sequence[Turn], preset: Preset) -
 
 
 def verification_prompts_version() -> str:
-    """Return a digest, 12 hex digits, of all that the verifier is asked here."""
+    """Return a digest of all prompts of the verifier, 12 hex digits."""
     single = verifier_prompt(""), blind_prompt("")
     return digest(*single, verifier_several_prompt([""]), blind_several_prompt([""]), QUESTIONS_PER_REQUEST, length=12)
 
 
 def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
+    """Return the turn that a draft becomes, or the reject."""
     if isinstance(verdict, Reject):
         return replace(verdict, capabilities=draft.capabilities)
     failure = verdict_reject_reason(draft, verdict, preset)
@@ -195,12 +249,14 @@ def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> T
 
 
 def _verification_request(image_id: str, questions: Sequence[str], encoded_image: EncodedImage) -> Request:
+    """Return the request to verify one or more questions."""
     if len(questions) == 1:
         return _ask_verifier(image_id, questions, encoded_image, verifier_prompt(questions[0]), VerdictReply)
     return _ask_verifier(image_id, questions, encoded_image, verifier_several_prompt(questions), VerdictsReply)
 
 
 def _blind_request(image_id: str, questions: Sequence[str]) -> Request:
+    """Return the request to answer one or more questions without the image."""
     if len(questions) == 1:
         return _ask_verifier(image_id, questions, None, blind_prompt(questions[0]), BlindReply)
     return _ask_verifier(image_id, questions, None, blind_several_prompt(questions), BlindAnswersReply)

@@ -108,9 +108,9 @@ def test_another_seed_draws_others() -> None:
 def test_too_few_are_told_with_how_many() -> None:
     images = {digest("picture", number): (("color",), ("shape",)) for number in range(10)}
     available = len(training_questions(images, select_questions(images, Selection())))
-    with pytest.raises(ReleaseError, match=f"100 are wanted and {available} are there: {100 - available} too few"):
+    with pytest.raises(ReleaseError, match=f"100 requested, {available} available, {100 - available} missing"):
         select_questions(images, Selection(questions=100))
-    with pytest.raises(ReleaseError, match="of k = 2 are wanted and 0 are there"):
+    with pytest.raises(ReleaseError, match="of k = 2 requested, 0 available"):
         select_questions(images, Selection(questions=10, k_shares={1: 0.5, 2: 0.5}))
 
 
@@ -148,7 +148,7 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     assert {len(turn["capabilities"]) for turn in turns} == {1, 2}
     assert "text_recognition" not in Counter(chain.from_iterable(turn["capabilities"] for turn in turns))
     card = (release / "README.md").read_text(encoding="utf-8")
-    assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; none" in card
+    assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; no" in card
     assert "51 questions for training, drawn with seed 4" in card
     all_stats = assemble(tmp_path / "run", unselected, version="1.0.0", max_similarity=1)
     assert (
@@ -165,6 +165,6 @@ def test_the_command_takes_a_part_and_says_what_is_too_few(tmp_path: Path, capsy
     options = ["--k", "1,2", "--without", "counting", "--keep-similar"]
     assert main(["assemble", run, "--out", release, "--version", "1.0.0", *options, "--conversations", "3"]) == 0
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
-    assert "k = 1, 2 only; none that needs counting; 3 conversations for training" in card
+    assert "k = 1, 2 only; no questions that need counting; 3 conversations for training" in card
     assert main(["assemble", run, "--out", release, "--version", "1.0.0", *options, "--questions", "3000"]) == 1
-    assert "too few); generate more pictures, or select fewer" in capsys.readouterr().err
+    assert "missing): process more images, or select fewer" in capsys.readouterr().err

@@ -277,7 +277,9 @@ def test_the_command_prints_where_the_files_are(
     out, err = capsys.readouterr()
     assert out.splitlines() == ["run-sheet/contact_sheet.html", "run-sheet/contact_sheet.png"]
     assert "2 pictures" in err
-    assert "2 pictures with questions of k = 2 that are to need object recognition" in Path(out.split()[0]).read_text()
+    assert (
+        "2 pictures with questions of k = 2 for the capability object recognition" in Path(out.split()[0]).read_text()
+    )
     assert main(["show", str(run), "--rejects", "--out", str(tmp_path / "sheet")]) == 0
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "sheet" / f"contact_sheet.{suffix}") for suffix in ("html", "png")
@@ -287,7 +289,7 @@ def test_the_command_prints_where_the_files_are(
 BAD_ARGUMENTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no capability": ({"capability": "countin"}, "did you mean counting?"),
     "k of nothing": ({"k": 5}, "has no kept questions of k = 5; there are some of k = 1, 2, 3"),
-    "no k": ({"k": 0}, "got k = 0; a question needs 1 to 10 capabilities"),
+    "no k": ({"k": 0}, "k = 0 is out of range: a question needs 1 to 10 capabilities"),
     "no pictures": ({"n": 0}, "got n = 0; give 1 to 120 pictures"),
     "too many": ({"n": 121}, "got n = 121; give 1 to 120 pictures"),
 }
@@ -316,7 +318,7 @@ def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_
     write_dataset(
         [replace(make_row(1), turns=make_row(1).turns[:1])], tmp_path / "one", sources=("compact",), version="1.0.0"
     )
-    with pytest.raises(UsageError, match="has no questions that are to need counting"):
+    with pytest.raises(UsageError, match="has no questions for the capability counting"):
         show(tmp_path / "one", tmp_path / "sheet", capability="counting")
 
 

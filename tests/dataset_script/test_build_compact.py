@@ -114,7 +114,7 @@ def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
     (tmp_path / "pool" / "llava_v1_5_mix665k.json").write_text(json.dumps([make_item(number) for number in range(60)]))
     assert main([str(CONFIGS / "compact-v1.yaml"), "--out", "build", "--dry-run"]) == 0
     output = capsys.readouterr().out
-    for part in ("release 1.0.0 of pool, to org/compact", "instruction part: 3 rows, 5% of", "5 pictures; expected"):
+    for part in ("release 1.0.0 of pool, to org/compact", "instruction part: 3 rows, 5% of", "5 images; expected"):
         assert part in output
     assert re.search(r"^all +\d+ +[\d,]+ +[\d,]+ +\d+\.\d+$", output, re.MULTILINE)
     assert re.search(r"^free now +\d+$", output, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Pictures, real photographs and tiny ones, what becomes of the tiny ones without trouble, and the servers' key."""
+"""Fixtures: real and tiny images, the result of a run without failures on the tiny ones, and the key of the servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The seven lightest of them, for tests that go over them again and again."""
+    """Seven of the smallest photographs, for tests that process them many times."""
     directory = tmp_path_factory.mktemp("few")
     for file in sorted(photographs.iterdir(), key=lambda path: path.stat().st_size)[-14:-7]:
         shutil.copy(file, directory)
@@ -39,7 +39,7 @@ def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures that cost next to nothing, for tests in which the trouble is elsewhere."""
+    """Eight tiny images that cost almost no time, for tests of something other than images."""
     directory = tmp_path_factory.mktemp("tiny")
     for number in range(8):
         (directory / f"{number}.jpg").write_bytes(photograph(64 + number))
@@ -48,10 +48,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clean(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """By preset, `hash_release` of the tiny pictures' release that went from start to end without trouble.
+    """The `hash_release` of a run without failures on the tiny images, by preset.
 
-    Three questions in ten are refused by the verifier, so that there are several rounds: for servers with the same
-    `accept_rate`, whatever else goes wrong there.
+    The verifier refuses three questions in ten, so that there are several rounds. It is to be compared with runs on
+    servers with the same `accept_rate`, whatever failures these have.
     """
     directory = tmp_path_factory.mktemp("clean")
     with pytest.MonkeyPatch.context() as patch, GeminiServer(accept_rate=0.7) as server:

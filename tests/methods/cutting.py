@@ -1,4 +1,4 @@
-"""A proxy on the loopback interface that breaks connections off in the middle of an answer."""
+"""A proxy on the loopback interface that breaks connections in the middle of a response."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy(socketserver.ThreadingTCPServer):
-    """Pass bytes to and fro, but for some pieces of answers: half of such a piece is sent, and then the line is dead.
+    """Forwards bytes in both directions, but breaks the connection after half of certain chunks of responses.
 
     Args:
-        url (`str`): the server behind it.
-        cut_chunks (`Collection[int]`): numbers, from 0, of the pieces that are cut.
-        reset (`bool`): whether the line dies by a reset instead of an orderly end.
+        url (`str`): the server behind the proxy.
+        cut_chunks (`Collection[int]`): numbers, from 0, of the chunks that are cut.
+        reset (`bool`): whether the connection ends with a reset instead of an orderly close.
     """
 
     daemon_threads = True
@@ -42,6 +42,8 @@ class CuttingProxy(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.BaseRequestHandler):
+    """One client's connection, forwarded to the server."""
+
     server: CuttingProxy
     request: socket.socket
 
@@ -71,6 +73,6 @@ class _Connection(socketserver.BaseRequestHandler):
     def _cut_connection(self, partial_data: bytes) -> None:
         self.request.sendall(partial_data)
         if self.server.reset:
-            # Closing without lingering is a reset.
+            # Closing with SO_LINGER and a timeout of 0 sends a reset.
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.request.close()

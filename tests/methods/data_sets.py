@@ -1,4 +1,4 @@
-"""Data sets to ask about: a release of scenes as LLaVA's format has it, and photographs with questions in Parquet."""
+"""Writes datasets for the tests: scenes with questions in LLaVA's format, and photographs with questions in Parquet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTIONS = Features({"image": Image(), "question": Value("string"), "answer": V
 
 
 def write_scenes_file(directory: Path, scenes: str, **settings: Any) -> tuple[Path, dict[str, tuple[Turn, ...]]]:
-    """Generate about scenes and write what is accepted as LLaVA's format has it, the pictures as `scene:SEED`.
+    """Generate questions about scenes and write the accepted ones in LLaVA's format, with images as `scene:SEED`.
 
     Returns:
         The file, and the turns of each scene.
@@ -53,7 +53,7 @@ def make_images(count: int) -> list[bytes]:
 
 
 def write_questions_dataset(directory: Path, rows: Sequence[tuple[bytes | None, str, str]]) -> Path:
-    """Write (picture, question, answer) as a data set that `load_dataset` takes."""
+    """Write (image, question, answer) rows as a dataset that `load_dataset` can read."""
     directory.mkdir(parents=True)
     records = [
         {"image": data and {"bytes": data, "path": None}, "question": question, "answer": answer}

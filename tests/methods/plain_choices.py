@@ -1,6 +1,7 @@
-"""How questions were chosen before they were held as numbers: dictionaries and tuples, to compare with.
+"""A reference implementation of balance and selection with dictionaries and tuples.
 
-Balance and selection, word for word as they were; allocation by k is that of the package.
+It is the code from before questions were stored as numbers, and the array-based one is compared with it. Only the
+allocation by k is the package's own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def balance_questions(images: Mapping[str, Sequence[Combination]]) -> dict[str, 
 
 
 def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
-    """Choose which questions of which images to take."""
+    """Choose questions of images according to a selection."""
     eligible = _find_eligible(images, selection)
     if selection.size is None and not selection.k_shares:
         return eligible
@@ -61,7 +62,7 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
 
 
 def _find_eligible(images: Mapping[str, Sequence[Combination]], selection: Selection) -> dict[str, Positions]:
-    """Return the questions that are of the ks that are wanted and need nothing that is not."""
+    """Return the questions that have a selected k and need no excluded capability."""
     ks, without = {*selection.ks, *selection.k_shares}, set(selection.without)
     eligible: dict[str, Positions] = {}
     for image_id, questions in images.items():
@@ -74,12 +75,7 @@ def _find_eligible(images: Mapping[str, Sequence[Combination]], selection: Selec
 
 
 def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
-    """Return how many questions of each k to take.
-
-    Each k can have between two and three for each image. All ks get the same number, or the nearest to it that they can
-    have; the most even number, and of several the highest, is where one more makes the sum of squares by the square of
-    the sum grow, which it goes on doing from there.
-    """
+    """Return how many questions of each k to keep; see `balance._target_counts`."""
     minimum: Counter[int] = Counter()
     maximum: Counter[int] = Counter()
     for questions in filter(None, images):
@@ -100,14 +96,14 @@ def _target_counts(images: Iterable[Sequence[Combination]]) -> dict[int, int]:
 def _reduce_to_target(
     k: int, target: int, images: Mapping[str, Sequence[Combination]], selection: dict[str, list[int]], spread: _Spread
 ) -> None:
-    """Let images of this k give up their third question, the most frequent first, until the level is reached."""
+    """Drop the third question of images of this k, the most frequent combinations first, until the target is met."""
     image_ids = [image_id for image_id in selection if images[image_id] and len(images[image_id][0]) == k]
     excess = sum(len(selection[image_id]) for image_id in image_ids) - target
     candidates: dict[Combination, list[tuple[str, int]]] = {}
     for image_id in reversed(image_ids):
         for position in selection[image_id] if len(selection[image_id]) > MIN_TURNS else ():
             candidates.setdefault(images[image_id][position], []).append((image_id, position))
-    # Weights only shrink as questions are given up, so what is on top and has not shrunk is the heaviest.
+    # Weights only shrink as questions are dropped, so a top entry with an up-to-date weight is the heaviest.
     heap = [(-spread.weight(combination), combination) for combination in candidates]
     heapq.heapify(heap)
     while excess:
@@ -124,7 +120,7 @@ def _reduce_to_target(
 
 
 class _Spread:
-    """How often each capability and pair is needed by what is taken; `targets` has how many questions it will be."""
+    """Counts how often the kept questions need each capability and each pair; see `balance._Spread`."""
 
     def __init__(self, questions: Iterable[Combination], targets: Mapping[int, int]) -> None:
         question_counts = Counter(questions)
@@ -134,30 +130,30 @@ class _Spread:
         self._cells = {
             names: [cell_index[cell] for cell in (*names, *combinations(names, 2))] for names in question_counts
         }
-        # The squares of n counts by the square of their mean are n^2 / total^2 of them: here as whole numbers.
+        # Weights n^2 / total^2, scaled to integers; see `balance._Spread`.
         totals = {size: sum(math.comb(k, size) * target for k, target in targets.items()) or 1 for size in (1, 2)}
         capability_unit, pair_unit = (len(capabilities) * totals[2]) ** 2, (len(pairs) * totals[1]) ** 2
         self._units = [capability_unit] * len(capabilities) + [pair_unit] * len(pairs)
         self._own_weights = [capability_unit * k + pair_unit * math.comb(k, 2) for k in range(MAX_K + 1)]
-        self._counts = [0] * len(cell_index)  # in units
+        self._counts = [0] * len(cell_index)  # weighted counts, by cell
         for combination, count in question_counts.items():
             self._update(combination, count)
 
     def weight(self, combination: Combination) -> int:
-        """Return how often what a question needs is needed, in units."""
+        """Return the sum of the weighted counts of a combination's capabilities and pairs."""
         return sum(map(self._counts.__getitem__, self._cells[combination]))
 
     def find_heaviest(self, questions: Sequence[Combination], positions: Sequence[int]) -> int:
-        """Return the position of the question whose loss evens most, the last one of equals."""
+        """Return the position of the question whose removal improves the balance most, the last one in a tie."""
         return max(positions, key=lambda position: (self.weight(questions[position]), position))
 
     def remove(self, questions: Sequence[Combination], positions: list[int], position: int) -> None:
-        """Take a question away."""
+        """Remove a question."""
         positions.remove(position)
         self._update(questions[position], -1)
 
     def swap(self, questions: Sequence[Combination], positions: list[int]) -> bool:
-        """Exchange one question for another that was given up, the exchange that evens most, if any does."""
+        """Exchange the question and the one given up that improve the balance most; False if no exchange does."""
         removed = [
             (self.weight(questions[position]), position)
             for position in range(len(questions))
@@ -168,7 +164,7 @@ class _Spread:
             names = set(questions[old])
             weight = self.weight(questions[old]) - self._own_weights[len(names)]
             for new_weight, new in removed:
-                # Half of what the sums of squares change by; what both need stays as it is.
+                # Half of the change of the objective. Cells that both combinations need do not change.
                 delta = new_weight - weight - self._own_weights[len(names.intersection(questions[new]))]
                 if delta < best_delta:
                     best_delta, best_swap = delta, (old, new)

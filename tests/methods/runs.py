@@ -1,4 +1,4 @@
-"""What tests of troubled runs compare: releases, journals, what a server was asked, and the command as it is run."""
+"""Helpers for tests of runs with failures: hashes of releases, journal contents, requests, and the command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hash_release(run: Path) -> dict[str, str]:
 
 
 def read_reply_keys(run: Path) -> set[str]:
-    """Return the keys of the replies that a run holds, none where there is no run yet."""
+    """Return the keys of the replies in a run's journal; empty if there is no run yet."""
     if not (run / FILE_NAME).exists() or not (run / FILE_NAME).stat().st_size:
         return set()
     with Journal.read(run) as journal:
@@ -43,13 +43,13 @@ def read_reply_keys(run: Path) -> set[str]:
 
 
 def read_outcomes(run: Path) -> dict[str, Outcome]:
-    """Return what became of each image."""
+    """Return the outcome of each image by its id."""
     with Journal.read(run) as journal:
         return {finished.image_id: parse_outcome(finished.body) for finished in journal.outcomes()}
 
 
 def request_keys(directory: Path, requests: Iterable[ModelRequest]) -> list[str]:
-    """Return the journal's keys of what a server was asked about a folder's pictures, in order."""
+    """Return the journal keys of the requests that a server received about the images of a directory, in order."""
     image_ids = {
         encode_for_teacher(path.read_bytes()): compute_image_id(path.read_bytes()) for path in directory.iterdir()
     }

@@ -1,4 +1,4 @@
-"""`compact annotate`: what is said of a data set's questions, over real HTTP and about drawn scenes."""
+"""Tests `compact annotate`: annotations of a dataset's questions, over real HTTP and about drawn scenes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "an answer that nobody may see"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures with two questions each, the rows of a picture far apart."""
+    """A dataset of twelve images with two questions each; the rows of an image are far apart."""
     rows = [
         (data, f"What is {ordinal} here?", SECRET)
         for ordinal in ("first", "second")
@@ -140,7 +140,7 @@ def test_everything_that_cannot_be_annotated_is_counted(tmp_path: Path) -> None:
     ]
 
     def fault(request: ModelRequest, number: int) -> Response | None:
-        if "How is it?" in request.prompt:  # one verdict for two questions
+        if "How is it?" in request.prompt:  # only one verdict for two questions
             return content_response(json.dumps({"verdicts": [{"number": 2, "capabilities": [], "answer": "x"}]}))
         return content_response(None, finish="SAFETY") if "Where is it?" in request.prompt else None
 
@@ -189,7 +189,7 @@ def test_the_summary_gives_the_figures_of_the_paper(tmp_path: Path) -> None:
     summary = summarize(tmp_path / "run")
     assert (summary.pictures, summary.questions) == (6, 6)
     assert summary.mean_k == pytest.approx(9 / 6)
-    assert summary.mode_k == 1  # as often as 2, and smaller
+    assert summary.mode_k == 1  # k = 2 is as frequent, but larger
     assert summary.at_most_2 == pytest.approx(5 / 6)
     assert summary.none_needed == pytest.approx(1 / 6)
     assert summary.by_k == {0: 1, 1: 2, 2: 2, 3: 1}
@@ -283,7 +283,7 @@ def test_the_command_tells_tables_or_json(
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     summary = summarize(tmp_path / "run")
-    assert f"{2 * IMAGE_COUNT} questions about {IMAGE_COUNT} pictures, judged by gemini" in out
+    assert f"{2 * IMAGE_COUNT} questions about {IMAGE_COUNT} images, judged by gemini" in out
     assert f"mean k {summary.mean_k:.2f}, mode {summary.mode_k};" in out
     for name, count in summary.by_capability.items():
         assert re.search(rf"^{name} +{count} ", out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`compact augment`: questions rewritten to need one capability more, over real HTTP and about drawn scenes."""
+"""Tests `compact augment`: questions rewritten to need one more capability, over real HTTP and about drawn scenes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_scene_is_asked_what_takes_one_capability_more_and_the_answer_is_right
         capability_sets = [set(turn.capabilities) for turn in turns[ref]]
         if outcome.conversation is None:
             continue
-        assert outcome.k == len(capability_sets[0]) + 1  # a generated scene's questions are all of one k
+        assert outcome.k == len(capability_sets[0]) + 1  # all questions about a generated scene have the same k
         for turn in outcome.conversation.turns:
             analysis = analyze_question(build_scene(parse_seed(ref)), turn.question)
             assert analysis is not None
@@ -88,7 +88,7 @@ def test_a_run_of_annotate_makes_no_release(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine pictures with five questions each."""
+    """A dataset of nine images with five questions each."""
     rows = [(data, f"What is number {number}?", "it") for number in range(5) for data in make_images(9)]
     return write_questions_dataset(tmp_path_factory.mktemp("asked") / "photographs", rows)
 
@@ -141,9 +141,9 @@ def test_the_command_leads_on_to_a_release(tmp_path: Path, capsys: pytest.Captur
 
 def test_in_batches_one_round_is_enough_and_says_so(folder: Path, tmp_path: Path) -> None:
     with GeminiServer() as server:
-        server.batches.polls_to_finish = 1  # done at the first look
+        server.batches.polls_to_finish = 1  # finished at the first poll
         augment(str(folder), tmp_path / "run", teacher="gemini-batch", teacher_url=server.url, limit=2)
-        assert len(server.batches.jobs) == 3  # what the questions need, new ones, what those need
+        assert len(server.batches.jobs) == 3  # verify the originals, rewrite them, verify the new ones
     run_status = status(tmp_path / "run")
     assert run_status.identity["preset"] == "k-plus-1-batch@1"
     assert run_status.questions > 0
@@ -155,7 +155,16 @@ def run_augment_image(
     *,
     ks: range = range(1, 11),
 ) -> tuple[Outcome, list[Request]]:
-    """Drive one picture whose questions need these, with a teacher that writes so and a verifier that agrees."""
+    """Process one image.
+
+    Args:
+        needs (`dict[str, tuple[str, ...]]`): question -> the capabilities that the verifier finds.
+        write (`Callable[[tuple[str, ...]], dict[str, Any] | None]`): returns the teacher's draft for a combination.
+        ks (`range`, *optional*, defaults to 1 to 10): the values of k that the teacher supports.
+
+    Returns:
+        The outcome and all requests.
+    """
     sent_requests: list[Request] = []
     rows = [QuestionRow(f"train/{index}", "", (Exchange(question, ("it",)),)) for index, question in enumerate(needs)]
     encoded_image = EncodedImage(photograph, ref="a.jpg", max_edge=64)
@@ -279,7 +288,7 @@ def test_of_two_that_are_nearly_alike_one_is_kept_though_each_passed_by_itself()
 
 
 def test_the_questions_of_an_image_are_extended_by_different_capabilities() -> None:
-    """Nine questions need color, and each of the nine other capabilities extends one of them."""
+    """Nine questions need color; each of the nine other capabilities is added to one of them."""
     _, requests = run_augment_image({f"What is {index}?": ("color",) for index in range(9)}, lambda names: None)
     tasks = [request.subject for request in requests if isinstance(request.subject, Task)]
     first_round = [names for task in tasks for names in task.combinations if task.round == 1]

@@ -1,4 +1,4 @@
-"""What balance takes of the surplus: as even as can be, never too few, the same in any order."""
+"""Tests balancing: kept questions are as even as possible, never too few, and the order of images does not matter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = st.lists(st.integers(1, 4).flatmap(lambda k: image_questions(k, 8)), ma
 
 
 def simulate_images(count: int, *, draft_count: int, seed: int) -> Images:
-    """Images as a run leaves them: k is drawn evenly, what needs hard capabilities is accepted less often."""
+    """Return images as a run leaves them: k is drawn uniformly, and hard capabilities are accepted less often."""
     rng = random.Random(seed)
     images = {}
     for number in range(count):
@@ -49,7 +49,7 @@ def select_questions(
 
 
 def spread(images: Images, selection: Mapping[str, Iterable[int]]) -> float:
-    """What balance makes small, written down straight: squared counts of atoms and of pairs by their mean's square."""
+    """Return the objective that balancing minimises: squared counts of capabilities and pairs by their squared mean."""
     value = 0.0
     for size in (1, 2):
         kinds = {
@@ -68,7 +68,7 @@ def spread(images: Images, selection: Mapping[str, Iterable[int]]) -> float:
 
 
 def selections(questions: Sequence[Combination]) -> list[tuple[int, ...]]:
-    """Return every choice of two or three, or all where there are no more."""
+    """Return every choice of two or three questions, or of all if there are fewer."""
     sizes = range(min(MIN_TURNS, len(questions)), min(MAX_TURNS, len(questions)) + 1)
     return [choice for size in sizes for choice in itertools.combinations(range(len(questions)), size)]
 
@@ -93,7 +93,7 @@ def test_ks_are_as_even_as_two_or_three_an_image_allow_and_then_as_many(sizes: l
     images = {f"{number:032x}": COMBINATIONS[k][:size] for number, (k, size) in enumerate(sizes)}
 
     def nearest_counts(level: int) -> list[int]:
-        """Return the number of questions of each k that is nearest to the level."""
+        """Return the possible number of questions of each k that is nearest to the level."""
         limits = [
             [
                 sum(min(max_count, size) for image_k, size in sizes if image_k == k)
@@ -132,7 +132,7 @@ def test_no_exchange_within_an_image_would_even_more(images: Images) -> None:
 
 
 def test_what_is_taken_is_near_the_best_choice_of_as_many() -> None:
-    """Against all choices with the same number of questions of each k, of five images with up to five questions."""
+    """Compares with all choices of the same number of questions per k, for five images with up to five questions."""
     gaps, random_gaps = [], []
     for seed in range(40):
         images = simulate_images(5, draft_count=5, seed=seed)

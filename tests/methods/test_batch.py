@@ -1,4 +1,4 @@
-"""Runs in batches over real photographs: the real client over HTTP, and kills in every state that a job has."""
+"""Tests runs in batches over real photographs: the real client over HTTP, and kills in every state of a batch job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 
-# The command in a process of its own, which kills itself when so many replies were written down.
+# Runs in a separate process, which kills itself when the journal has this number of replies.
 _CHILD = """
 import os, signal, sys
 from compact_hf.runs.journal import Journal
@@ -44,7 +44,7 @@ def generate_in_batches(directory: Path, run: Path, server: GeminiServer) -> Non
 
 
 def make_batch_server(**options: object) -> GeminiServer:
-    """Return a server whose jobs have ended at the first look: the teacher's pauses are not those of tests."""
+    """Return a server whose jobs are finished at the first poll, because the client's pauses are long."""
     server = GeminiServer(accept_rate=0.5, **options)  # type: ignore[arg-type]
     server.batches.polls_to_finish = 1
     return server
@@ -60,7 +60,7 @@ def hash_release(run: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
-    """A run without trouble, and how many requests and batches it took."""
+    """A run without failures, and its number of requests and batches."""
     run = tmp_path_factory.mktemp("clean") / "run"
     with pytest.MonkeyPatch.context() as patch, make_batch_server() as server:
         patch.setenv("GEMINI_API_KEY", "test-key")
@@ -81,13 +81,17 @@ def test_two_rounds_are_four_batches_and_leave_nothing_behind(few: Path, clean_r
 
 
 def test_twenty_rounds_in_batches_are_refused(few: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="up to 24 hours: use --preset efficient"):
+    with pytest.raises(UsageError, match=r"up to 24 hours each\): use --preset efficient"):
         generate(str(few), tmp_path / "run", teacher="gemini-batch")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Path, int, int], tmp_path: Path) -> None:
-    """Written, uploading, uploaded, made without being told, submitted, collecting, and handed over half-way."""
+    """Kills the run in each state of a job.
+
+    The states are: written, uploading, uploaded, created without a response, submitted, collecting, and half of the
+    replies recorded.
+    """
     run = tmp_path / "run"
     fatal_calls = ["upload", "chunk", "create", "created", "get", "download"]
     processes: list[preforked.Popen] = []
@@ -98,7 +102,7 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
         fatal_calls.pop(0)
         processes[-1].kill()
         processes[-1].wait()
-        # Nor is what the dead asked for carried out, or "create" would be the same as "created".
+        # The killed process's request is not carried out either; otherwise "create" would equal "created".
         return Response(status_code=499)
 
     with make_batch_server() as server:
@@ -122,7 +126,7 @@ def test_what_fails_or_expires_goes_into_a_later_batch(
     expired_images: list[bytes] = []
 
     def fault(request: ModelRequest, number: int) -> Response | None:
-        """The seven requests of the first batch expire; two of the second fail, always about the same pictures."""
+        """Let the seven requests of the first batch expire, and two of the second fail, always for the same images."""
         if number < 7:
             expired_images.append(request.image)
         elif number < 14 and request.image in sorted(expired_images)[:2]:

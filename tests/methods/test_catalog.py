@@ -1,4 +1,4 @@
-"""Questions held as numbers: the same mapping, and the same choices as with dictionaries of tuples."""
+"""Tests that catalogs of questions behave like mappings and give the same choices as dictionaries of tuples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMBINATIONS = {k: list(itertools.combinations(CAPABILITIES, k)) for k in range(
 
 @st.composite
 def image_catalogs(draw: st.DrawFn) -> Images:
-    """Up to 150 images of k = 1 to 4 with no to seven questions each, in any order."""
+    """Draw up to 150 images of k = 1 to 4 with zero to seven questions each, in any order."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     combinations_by_k = {k: rng.sample(values, rng.randint(1, len(values))) for k, values in COMBINATIONS.items()}
     return {

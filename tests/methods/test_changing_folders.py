@@ -1,4 +1,4 @@
-"""A folder of pictures that changes while a run goes on, between its sessions, and before its release."""
+"""Tests a directory of images that changes during a run, between its sessions, and before assembly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server() -> Iterator[GeminiServer]:
 
 
 def read_images(run: Path) -> dict[str, bytes]:
-    """Read a run as a release does: image id -> the picture's bytes."""
+    """Read the images of a run as assembly does: image id -> bytes of the file."""
     rows = [item for item in iter_rows([run], AssemblyOptions()) if isinstance(item, Row)]
     return {row.image_id or "": row.read_images[0]() for row in rows if row.read_images}
 
@@ -92,7 +92,7 @@ def test_pictures_that_were_moved_within_the_folder_are_found(
 def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_its_old_name(
     folder: Path, tmp_path: Path
 ) -> None:
-    """Each picture but the first asked about is replaced after it was looked at, before it is sent."""
+    """All images are replaced after inspection; all but the first one before they are sent."""
     new_images = {file.name: photograph(400 + index) for index, file in enumerate(sorted(folder.iterdir()))}
 
     def replace(request: ModelRequest, number: int) -> Response | None:

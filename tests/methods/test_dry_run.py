@@ -1,4 +1,4 @@
-"""What a run will take, told before anything is asked."""
+"""Tests the forecast of a run before any request is sent."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_the_command_prints_a_table_and_asks_nothing(
 ) -> None:
     assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
     output = capsys.readouterr().out
-    assert "7 pictures" in output
-    assert "USD a question" in output
+    assert "7 images" in output
+    assert "USD per question" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""The preset `efficient` asks for several questions at once, and what it accepts means the same as in `paper`."""
+"""Tests the preset `efficient`: it requests several questions at once, with the same checks as `paper`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANSWERS = ["three", "3", "green", "Green.", "blue", "unknown", "", "a very long 
 
 
 class FakeTeacher:
-    """Anything that a teacher and a verifier may send, drawn anew for each request, and what it was about."""
+    """Sends random replies as teacher and verifier, valid and invalid ones, and records what it sent by subject."""
 
     def __init__(self, seed: int, *, honesty: float) -> None:
         self._rng = random.Random(seed)
@@ -171,7 +171,7 @@ def test_no_combination_is_asked_of_a_picture_twice_and_each_has_one_end(run: tu
     assert len({request.key for request in sent_requests}) == len(sent_requests)
     rounds = sum(request.role == "teacher" for request in sent_requests)
     assert rounds <= get_preset(name).max_rounds
-    # A round is one request to write, one to judge, and a strict one asks blindly besides.
+    # A round has one request to write and one to verify; a strict one also has a blind request.
     assert len(sent_requests) <= rounds * (3 if strict else 2)
 
 
@@ -198,7 +198,7 @@ Change = Callable[[list[dict[str, Any]]], object]
 
 
 def make_changing_server(role: str, name: str, change: Change) -> GeminiServer:
-    """Return a server that changes the list in its first answer of a role about each picture."""
+    """Return a server that changes the list in its first reply of a role about each image."""
     changed_keys: set[str] = set()
 
     def fault(request: ModelRequest, number: int) -> Response | None:
@@ -240,7 +240,7 @@ def test_a_wrong_number_of_answers_costs_only_those_that_it_is_about(
 
 
 def test_an_answer_without_the_picture_that_is_missing_passes_its_question_alone(tiny: Path, tmp_path: Path) -> None:
-    """The blind answers are all right but one, which is not there: only that question may stay."""
+    """All blind answers are right, but one is missing: only its question may be kept."""
 
     answers_by_question: dict[str, str] = {}
 
@@ -284,7 +284,9 @@ def test_what_a_picture_declined_is_not_asked_of_it_again(tiny: Path, tmp_path: 
     assert len(counts_by_image) == 8
     assert {max(counts.values()) for counts in counts_by_image.values()} == {1}
     image_outcomes = read_outcomes(tmp_path / "run").values()
-    assert all(len(outcome.drafts) >= 12 for outcome in image_outcomes)  # one a round, until there are three
+    assert all(
+        len(outcome.drafts) >= 12 for outcome in image_outcomes
+    )  # only one question per round is accepted, until there are three
     assert {drop_reason for outcome in image_outcomes for _, drop_reason in outcome.drafts} == {"", "declined"}
 
 
@@ -303,7 +305,7 @@ def test_of_two_drafts_of_a_round_that_repeat_each_other_the_first_is_kept(tiny:
                 zip((draft["question"] for draft in reply["drafts"]), capabilities, strict=True)
             )
             return content_response(json.dumps(reply))
-        # Whatever was asked for is needed: what is left to refuse is the repetition.
+        # The verifier always agrees, so only the repetition is left to be rejected.
         verdicts = [
             {"number": number, "capabilities": [capability_by_question[question]], "answer": "x"}
             for number, question in enumerate(parse_numbered_lines(request.prompt), 1)

@@ -1,6 +1,6 @@
-"""What services do to those who ask them, over real HTTP: the release is that of a run without trouble, byte for byte.
+"""Tests failures of services, over real HTTP: the release equals that of a run without failures, byte for byte.
 
-Every test here stands for both presets, one of them in `make test-slow`; the client is google-genai's own.
+Every test runs with both presets, one of them only in `make test-slow`. The client is the real google-genai.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def generate_with_fault(
 def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    """Wasted: what was in flight when it began, and one probe for each delay that the server named."""
+    """Refused are only the requests in flight when it began, and one probe per delay that the server named."""
     seconds, delay, concurrency = 1.7, 0.6, 8
     start_times: list[float] = []
     refusal_times: list[float] = []
@@ -67,10 +67,10 @@ def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
 
 
 class _CountingServer(GeminiServer):
-    """Notes how many requests it has in hand whenever one comes."""
+    """Records the number of requests in flight whenever a request arrives."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(latency_s=0.2, **options)  # long beside what a request costs a busy machine
+        super().__init__(latency_s=0.2, **options)  # long compared with the processing time on a busy machine
         self.in_flight_counts: list[int] = []
         self._in_flight = 0
 
@@ -96,7 +96,7 @@ def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: 
         storm_offsets.append(len(server.in_flight_counts))
         return error_response(429, "RESOURCE_EXHAUSTED", "quota", retry_delay_s=0.1)
 
-    # Sixteen were in flight, and at least one probe followed.
+    # 17 requests are refused: sixteen in flight, and at least one probe.
     with _CountingServer(fault=storm) as server:
         generate(str(directory), tmp_path / "run", teacher_url=server.url, preset=preset, concurrency=16)
     before, after = server.in_flight_counts[: storm_offsets[0]], server.in_flight_counts[storm_offsets[-1] :]
@@ -121,7 +121,7 @@ def test_bursts_of_500_and_503_change_nothing(
 
 
 class _HangingResponse(Response):
-    """Answers nothing until the client goes away; with `drip`, a byte now and then, so that something always comes."""
+    """Sends nothing until the client disconnects; with `drip` it sends a byte every 20 ms instead."""
 
     def __init__(self, *, drip: bool) -> None:
         super().__init__(b" " * 1000)
@@ -150,7 +150,7 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
         return _HangingResponse(drip=drip)
 
     server, progress = generate_with_fault(tiny, tmp_path / "run", preset, fault)
-    # On a busy machine other answers may be too late as well: each failure is asked again, exactly once.
+    # On a busy machine other replies may time out too. Each failed request is sent again exactly once.
     sent_keys = request_keys(tiny, server.requests)
     assert progress.failures == len(sent_keys) - len(set(sent_keys)) >= len(hung_requests) == 3
     assert all(
@@ -163,7 +163,7 @@ def test_a_server_that_hangs_or_drips_is_asked_again(
 
 @pytest.fixture
 def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two minutes are too long for a test; long beside what an answer takes on a busy machine."""
+    """A time-out short enough for a test (the default is two minutes), but long compared with a response."""
     defaults = Gemini.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "timeout_s", 3)
@@ -177,7 +177,7 @@ def test_a_connection_that_breaks_off_in_the_middle_of_an_answer_costs_a_repetit
         progress = generate(str(tiny), tmp_path / "run", teacher_url=proxy.url, preset=preset)
     assert progress.failures == 3
     assert "broke off" in progress.last_failure
-    # Paid for, but never arrived: these three were asked again, and nothing else was.
+    # Only the three requests whose responses were lost are sent again.
     sent_keys = request_keys(tiny, server.requests)
     assert len(sent_keys) - len(set(sent_keys)) == 3
     assert hash_release(tmp_path / "run") == clean[preset]
@@ -230,7 +230,7 @@ CORRUPTIONS: dict[str, Callable[[str], str]] = {
 def test_what_is_not_the_json_that_was_asked_for_is_a_reject_and_never_mended(
     tiny: Path, tmp_path: Path, preset: str, role: str, spoil: Callable[[str], str]
 ) -> None:
-    """The answers are spoiled in the first round; what is accepted comes from other answers alone."""
+    """The replies of the first round are invalid; only later replies may be accepted."""
     spoiled_images: set[bytes] = set()
     prompts: list[str] = []
 
@@ -245,7 +245,9 @@ def test_what_is_not_the_json_that_was_asked_for_is_a_reject_and_never_mended(
 
     with GeminiServer(fault=fault) as server:
         progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, limit=3)
-        assert len(server.requests) == len(set(request_keys(tiny, server.requests)))  # final: nothing was sent twice
+        assert len(server.requests) == len(
+            set(request_keys(tiny, server.requests))
+        )  # rejects are final: nothing was sent twice
     assert (progress.finished, progress.kept, progress.failures) == (3, 3, 0)
     reason = "malformed reply" if role == "teacher" else "malformed verdict"
     for outcome in read_outcomes(tmp_path / "run").values():
@@ -292,13 +294,16 @@ def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
 FINISH_REASONS = [*(reason.value for reason in FinishReason if reason is not FinishReason.STOP), "INVENTED_LATER"]
 
 
-# The client says that it does not know this one, and reads it all the same.
+# The client warns about an unknown reason, but accepts it.
 @pytest.mark.filterwarnings("ignore:INVENTED_LATER is not a valid FinishReason:UserWarning")
 @pytest.mark.parametrize("role", ["teacher", "verifier"])
 def test_every_way_not_to_answer_is_a_reject_with_its_reason(
     tiny: Path, tmp_path: Path, preset: str, role: str
 ) -> None:
-    """One after the other, each with an answer in it that would pass if it were read; then the real answers."""
+    """Every kind of refusal comes once, then real replies.
+
+    The refusals contain replies that would be accepted if they were read.
+    """
     assert {"SAFETY", "MAX_TOKENS", "RECITATION", "LANGUAGE", "SPII", "OTHER"} < set(FINISH_REASONS)
     refusals = [
         *(f"finish reason {reason}" for reason in FINISH_REASONS),
@@ -322,7 +327,7 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
         progress = generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset, ks=(2,))
         assert len(server.requests) == len(
             set(request_keys(tiny, server.requests))
-        )  # final: paid for, and never asked again
+        )  # rejects are final: nothing was sent twice
     assert (remaining, progress.failures, progress.finished) == ([], 0, 8)
     reason = "declined" if role == "teacher" else "verifier declined"
     rejects = [reject for outcome in read_outcomes(tmp_path / "run").values() for reject in outcome.rejects]

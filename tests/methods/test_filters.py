@@ -1,4 +1,4 @@
-"""Drafts and verdicts: what is dropped, and for which reason."""
+"""Tests the filters of drafts and the verification: what is dropped, and for which reason."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_json_in_a_fence_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"```json\n{DRAFT_JSON}",  # the fence was cut, so who knows what else was
+        f"```json\n{DRAFT_JSON}",  # the fence is truncated, so the content may be too
         f"```json\n{DRAFT_JSON[:-1]}\n```",
         f"```python\n{DRAFT_JSON}\n```",
         f"Here you are:\n```json\n{DRAFT_JSON}\n```",

@@ -1,4 +1,4 @@
-"""A forecast is what the method really takes: exact where it computes, in words where it assumes."""
+"""Tests that forecasts match what the method does, and that they say what they assume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHARES = st.floats(0.05, 1.0)
 
 
 class RandomTeacher:
-    """Teacher and verifier who get by chance what they get right, asked by the method itself."""
+    """A teacher and verifier whose drafts and verdicts pass at random with given rates."""
 
     def __init__(self, pass_rates: PassRates) -> None:
         self.pass_rates = pass_rates
@@ -86,7 +86,7 @@ class RandomTeacher:
 
 
 def simulate_images(preset: Preset, k: int, pass_rates: PassRates, *, image_count: int) -> QuestionEstimate:
-    """What the method takes on average over so many pictures."""
+    """Return the average cost and yield per image, by running the method on this number of images."""
     teacher = RandomTeacher(pass_rates)
     kept_count = question_count = draft_count = 0
     encoded_image = EncodedImage(lambda: b"", ref="none", max_edge=1)
@@ -162,7 +162,7 @@ def test_the_cost_is_that_of_the_tokens_and_a_question_costs_its_share() -> None
     assert forecast.cost == pytest.approx(PRICE.cost(forecast.input_tokens, forecast.output_tokens))
     assert forecast.cost_per_question == pytest.approx(forecast.cost / forecast.questions)
     assert forecast.requests == sum(line.requests for line in forecast.lines)
-    # Every request carries the picture.
+    # Every request contains the image.
     assert forecast.input_tokens > 1120 * forecast.requests
 
 
@@ -209,13 +209,13 @@ def test_ten_finished_pictures_replace_assumptions_by_what_was_measured(tmp_path
     preset = replace(EFFICIENT, strict=True)
     forecast = make_forecast(110, preset, Price(0.0, 0.0, "runs here"), **scene_settings)
     assert (forecast.pictures, forecast.finished) == (70, 40)
-    assert any("measured on 40 finished pictures" in line for line in forecast.basis)
+    assert any("measured on 40 finished images" in line for line in forecast.basis)
     assert (forecast.input_tokens, forecast.cost) == (0, 0)
     assert status_before.pace is not None
     assert forecast.seconds == pytest.approx(70 / status_before.pace)
     generate("scenes:110", tmp_path / "run", noise=0.3, preset="efficient", strict=True)
     status_after = status(tmp_path / "run")
-    # Scenes differ more than coin flips do: what one declines, its neighbours in the request decline too.
+    # Real scenes vary more than independent drafts: if a scene does not support one, it often supports few others.
     request_count = sum(status_after.requests.values()) - sum(status_before.requests.values())
     assert forecast.requests == pytest.approx(request_count, rel=0.15)
     assert forecast.questions == pytest.approx(status_after.questions - status_before.questions, rel=0.15)
@@ -239,7 +239,7 @@ def test_nothing_left_to_do_costs_nothing(tmp_path: Path) -> None:
 def test_what_is_shown_fits_a_terminal_and_names_every_assumption() -> None:
     parts = list(format_forecast(make_forecast(32_000, replace(PAPER, strict=True))))
     (table,) = [part for part in parts if isinstance(part, Table)]
-    assert [row[0] for row in table.rows] == ["teacher", "verifier", "verifier, without the picture", "all"]
+    assert [row[0] for row in table.rows] == ["teacher", "verifier", "verifier, without the image", "all"]
     assert sum(max(len(str(row[column])) for row in [table.head, *table.rows]) + 2 for column in range(5)) <= 102
     lines = [part for part in parts if isinstance(part, str)]
     assert all(len(line) <= 100 for line in lines)
@@ -310,6 +310,6 @@ def test_the_command_prints_a_forecast_and_leaves_no_folder(
     assert main(["generate", str(few), "--out", str(tmp_path / "run"), "--preset", "efficient", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= 100
-    for phrase in ("teacher", "verifier", "all", "USD a question", "roughly", "assumed"):
+    for phrase in ("teacher", "verifier", "all", "USD per question", "estimated time", "assumed"):
         assert phrase in output
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Data sets on the Hub as sources of pictures and of questions: the real clients against the double, over HTTP."""
+"""Tests datasets on the Hub as sources of images and questions: the real clients against a double, over HTTP."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_licence(tmp_
         hub.fault = lambda request, number: (
             service_unavailable(500) if request.path.endswith("README.md") and "/resolve/" in request.path else None
         )
-        # The client's own pauses between its tries would be half a minute.
+        # Without this, the client's pauses between retries would add up to half a minute.
         message = run_source(
             hub, f"import time; time.sleep = lambda seconds: None\n{LICENSE_SCRIPT}", home=tmp_path / "other"
         )

@@ -1,4 +1,4 @@
-"""Pictures are looked at ahead of their turn, and never in the way of what else goes on."""
+"""Tests that images are inspected ahead of their turn without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.teachers.asking import photograph
 
 
 class BlockSource:
-    """References of so many blocks, of so many pictures each."""
+    """A source of references in blocks; `sizes` has the number of images of each block."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = sizes
@@ -54,7 +54,7 @@ def test_pictures_that_are_fetched_alone_are_shuffled_one_by_one() -> None:
 
 
 class SlowImageFolder(ImageFolder):
-    """A folder whose first picture is there at once, the others after a while."""
+    """A directory of images that reads the first image at once and the others slowly."""
 
     def read(self, ref: str) -> bytes:
         time.sleep(0 if ref.startswith("0") else 0.5)

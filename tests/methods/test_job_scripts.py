@@ -1,4 +1,4 @@
-"""The scripts for Slurm and for Jobs on the Hub, with stand-ins for both: shards come home, and go on from there."""
+"""Tests the scripts for Slurm and for Jobs on the Hub, with stand-ins for both: shards are saved and resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SRUN = """\
 #!/bin/sh
 exec "$@"
 """
-# The bucket is a folder, and a job's /tmp/run a new one.
+# The bucket is a directory, and each job gets a new directory as /tmp/run.
 HF = """\
 #!/bin/bash
 set -e
@@ -101,7 +101,7 @@ def test_jobs_on_the_hub_bring_shards_into_a_bucket_and_go_on_from_it(
     assert len(runs) == 4
     before = [count_replies(run) for run in runs]
     assert all(before)
-    # Something of an older session that the newer one has not: it must not come together with the new journal.
+    # A file that only the older session has must not be combined with the journal of the newer one.
     (runs[0] / "journal.sqlite-wal").write_bytes(b"")
     run_script("hf_jobs.sh", *arguments, environment=environment)
     assert [count_replies(run) for run in runs] == before

@@ -1,4 +1,7 @@
-"""Runs that are killed, interrupted, started twice, or run out of disk: nothing is lost, nothing is paid for twice."""
+"""Tests runs that are killed, interrupted, started twice, or run out of disk space.
+
+Nothing may be lost, and no request may be paid for twice.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ from tests.methods.runs import COMMAND, PRESETS, generate_command, hash_release,
 
 CONCURRENCY = 4
 
-# Clean processes in a few milliseconds: a server of forks that has imported what a run needs.
+# A fork server that has imported what a run needs starts clean processes within milliseconds.
 _FORK_CONTEXT = multiprocessing.get_context("forkserver")
 _FORK_CONTEXT.set_forkserver_preload(["compact_hf.methods.generate", "google.genai.types", "httpx", "pydantic"])
 
 
 def generate_and_kill(number: int, delay_s: float, directory: Path, run: Path, preset: str) -> list[ModelRequest]:
-    """Work on a run in a process that is killed so many seconds after the request of that number; what was asked."""
+    """Work on a run in a process that is killed `delay_s` seconds after request `number`; return the requests."""
     reached = threading.Event()
 
     def reach(request: ModelRequest, index: int) -> Response | None:
@@ -51,14 +54,14 @@ def generate_and_kill(number: int, delay_s: float, directory: Path, run: Path, p
         process.join(delay_s)
         process.kill()
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)  # it may have been done already
+        assert process.exitcode in (0, -signal.SIGKILL)  # it may have finished before the kill
         process.close()
     return server.requests
 
 
-# Each example is several processes: the first that fails is shown as it is, since shrinking it would take minutes.
+# Each example starts several processes, so failing examples are not shrunk; that would take minutes.
 def with_random_kills(examples: int) -> Callable[[Any], Any]:
-    """Run a test with so many drawn presets, each killed up to three times: after which request, and how much later."""
+    """Run a test with random presets and up to three kills each: (number of the request, delay in seconds)."""
     moments = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 0.03)), min_size=1, max_size=3)
     with_examples = given(preset=st.sampled_from(PRESETS), kills=moments)
     return lambda test: settings(max_examples=examples, phases=[Phase.generate])(with_examples(test))
@@ -80,7 +83,7 @@ def test_kill_9_at_any_moments_loses_nothing_and_pays_for_nothing_twice(
 
 
 def check_kill_and_resume(tiny: Path, clean: dict[str, str], preset: str, kills: list[tuple[int, float]]) -> None:
-    """Kill a run at these moments, resume it to its end, and compare it with a clean one."""
+    """Kill a run at these moments, resume it until it is finished, and compare it with a run without failures."""
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         send_counts: Counter[str] = Counter()
@@ -95,7 +98,7 @@ def check_kill_and_resume(tiny: Path, clean: dict[str, str], preset: str, kills:
         sent_keys = request_keys(tiny, server.requests)
         assert not before & set(sent_keys), "a journalled request was sent again"
         send_counts.update(sent_keys)
-        # Only what was in flight at a kill went out once more.
+        # Only requests that were in flight at a kill are sent again.
         assert send_counts.total() - len(send_counts) <= CONCURRENCY * len(kills)
         assert hash_release(run) == clean
 
@@ -115,7 +118,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
     assert stderr.splitlines()[-1].startswith("compact: stopped after")
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
-    assert read_reply_keys(run) == set(request_keys(tiny, server.requests))  # what was in flight was waited for
+    assert read_reply_keys(run) == set(request_keys(tiny, server.requests))  # the command waited for requests in flight
     assert len(server.requests) <= 7 + 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
@@ -141,7 +144,7 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
         preforked.Popen(generate_command(tiny, run, server), stderr=subprocess.DEVNULL) as first,
     ):
         assert working.wait(60)
-        first.send_signal(signal.SIGSTOP)  # it holds the run for as long as this takes
+        first.send_signal(signal.SIGSTOP)  # a stopped process keeps its lock on the run
         second = preforked.run(generate_command(tiny, run, unused_server))
         first.send_signal(signal.SIGCONT)
         assert first.wait(60) == 0
@@ -157,7 +160,7 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
 def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goes_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
 ) -> None:
-    """The system refuses every write beyond a size, as it does on a full disk, but needs no rights for it."""
+    """A limit on file sizes makes writes fail like on a full disk, but needs no privileges."""
     run = tmp_path / "run"
     with GeminiServer(accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
@@ -167,7 +170,7 @@ def test_no_room_for_more_is_said_in_one_line_and_with_room_the_same_command_goe
 
 
 def limit_file_size(max_bytes: int, command: list[str]) -> list[str]:
-    """Return the command with a limit on the bytes of each file that it writes."""
+    """Return the command with a limit, in bytes, on the size of each file that it writes."""
     limit_source = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({max_bytes}, resource.RLIM_INFINITY))"
     python, flag, source, *arguments = command
     return [python, flag, f"{limit_source}\n{source}", *arguments]
@@ -207,7 +210,7 @@ def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_go
 def check_disk_full_error(result: subprocess.CompletedProcess[str], run: Path) -> None:
     assert result.returncode == 1, result.stderr
     *progress_lines, line = result.stderr.splitlines()
-    # A slow machine takes long enough for progress lines before the error.
+    # On a slow machine progress lines come before the error.
     assert all(progress_line.startswith("pictures: ") for progress_line in progress_lines), progress_lines
     assert line.startswith(f"compact: the disk under {run} is full or failing")
     assert line.endswith("make room and run the same command")
@@ -218,7 +221,7 @@ def check_resume(
 ) -> None:
     before = read_reply_keys(run)
     assert before
-    # What came when there was no room left could not be kept: no more than was in flight.
+    # Only replies that arrived when the disk was full are lost: at most as many as were in flight.
     assert len(set(request_keys(tiny, requests)) - before) <= 4
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)

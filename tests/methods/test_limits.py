@@ -1,4 +1,4 @@
-"""What a run may ask, how fast and for how much money is kept to, and may be changed when it goes on."""
+"""Tests limits of a run on requests, rates and cost; limits can be changed when the run is resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from compact_hf.testing.scripted_model import ModelRequest
 from tests import preforked
 from tests.methods.runs import PRESETS, generate_command, hash_release, read_outcomes, request_keys
 
-# USD per million tokens; dear, so that few requests are real money.
+# USD per million tokens; expensive, so that a few requests use up a budget.
 PRICES: dict[str, Any] = {"price_in": 1000.0, "price_out": 5000.0}
 
 
@@ -65,7 +65,7 @@ def test_requests_that_fail_cost_nothing_of_the_budget(tiny: Path, tmp_path: Pat
 
 
 def test_a_small_budget_is_not_given_up_before_the_first_replies_say_what_they_cost(tiny: Path, tmp_path: Path) -> None:
-    """It has room for one request as they are guessed, and for four as they are."""
+    """The budget is enough for one request at the estimated cost, and for four at the actual cost."""
     with GeminiServer(latency_s=0.05) as server, pytest.raises(StoppedEarly, match=r"the budget of \$4.00 is used up"):
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_cost=4.0, **PRICES)
     assert len(server.requests) >= 4
@@ -85,7 +85,7 @@ def test_a_budget_of_money_is_kept_to_over_all_sessions_and_may_be_raised(
         for limit in (5.0, 5.0, 8.0):
             with pytest.raises(StoppedEarly, match=rf"the budget of \${limit:.2f} is used up .* raise --max-cost"):
                 generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=limit, **PRICES)
-            # Requests cost much the same here; what one costs more than the others is all that may be overdrawn.
+            # All requests cost about the same here, so the budget can only be exceeded by small differences.
             assert 0.7 * limit < compute_cost() < 1.1 * limit
         generate(str(tiny), run, teacher_url=server.url, preset=preset, max_cost=1000.0, **PRICES)
     assert hash_release(run) == clean[preset]
@@ -159,7 +159,7 @@ def test_terms_that_make_no_sense_are_refused_before_anything_is_sent(
     assert server.requests == []
 
 
-# A sixtieth of the requests, or a sixth of the tokens, may come at once; the others follow evenly.
+# A sixtieth of the requests, or a sixth of the tokens, may be sent at once; the others follow evenly.
 @pytest.mark.parametrize(
     ("terms", "at_once", "a_second"),
     [({"rpm": 1200}, 20, 1180 / 60), ({"tpm": 500_000}, 500 / 6 / 2, 500 * 5 / 6 / 60 / 2)],
@@ -172,13 +172,15 @@ def test_rates_hold_at_the_server(
     def record_time(request: ModelRequest, number: int) -> Response:
         times.append(time.monotonic())
         text = json.dumps(server.make_reply(request))
-        # With what the double counts as output, 2,000 tokens.
+        # With the output tokens that the double counts, this is 2,000 tokens.
         return content_response(text, prompt_tokens=1980 - len(text) // 4)
 
     with GeminiServer(fault=record_time) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset="paper", concurrency=64, **terms)
     assert len(times) == 48
-    assert times[-1] - times[0] > (48 - at_once) / a_second * 0.85 > 1  # the first one had to connect
+    assert (
+        times[-1] - times[0] > (48 - at_once) / a_second * 0.85 > 1
+    )  # the first request took longer, because it had to connect
 
 
 @pytest.mark.parametrize("role", ["--teacher", "--verifier"])
@@ -190,7 +192,7 @@ def test_the_twenty_rounds_of_paper_are_refused_for_a_teacher_that_answers_in_ba
         result = preforked.run(command)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert "got the preset paper for a teacher that answers in batches" in line
+    assert "the preset paper does not work with a model that replies in batches" in line
     assert "use --preset efficient" in line
     assert not os.path.exists(tmp_path / "run")
 
@@ -218,12 +220,12 @@ def test_a_picture_is_encoded_once_and_sent_once_with_each_request(
         len(outcome.conversation.turns) for outcome in read_outcomes(tmp_path / "run").values() if outcome.conversation
     )
     if preset == "efficient":
-        assert images_sent <= accepted_count * 1.5  # half of the drafts are refused here
+        assert images_sent <= accepted_count * 1.5  # although half of the drafts are rejected here
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Path, preset: str) -> None:
-    """By the picture: nothing is wrong, the verifier reads another answer, or the question is answered blindly."""
+    """By image: all is right, the verifier gives another answer, or the question is answered without the image."""
     answers_by_question: dict[str, str] = {}
     images = sorted(encode_for_teacher(path.read_bytes()) for path in tiny.iterdir())
 
@@ -255,7 +257,7 @@ def test_strict_wants_answers_confirmed_and_not_guessed(tiny: Path, tmp_path: Pa
     )
     blind_requests = [request for request in server.requests if request.role == "blind"]
     assert {request.image for request in blind_requests} == {b""}
-    # Only for what has passed all else, and all questions of a round in one request.
+    # Blind requests are only for drafts that passed all other checks, with all questions of a round in one request.
     rounds = sum(request.role == "teacher" and images.index(request.image) % 3 != 1 for request in server.requests)
     assert len(blind_requests) == rounds
 
@@ -266,7 +268,7 @@ def parse_questions(request: ModelRequest) -> list[str]:
 
 
 def test_a_budget_is_kept_to_in_batches_too(tiny: Path, tmp_path: Path) -> None:
-    """What it leaves no room for waits for the batch to come back, and then the run ends."""
+    """Requests over the budget wait until the batch is finished; then the run ends."""
     settings: dict[str, Any] = {"teacher": "gemini-batch", "preset": "efficient"}
     with GeminiServer() as server:
         server.batches.polls_to_finish = 1

@@ -1,4 +1,4 @@
-"""From pictures to a valid release with a model that runs here: a tiny LLaVA that was taught what to say."""
+"""Tests the way from images to a valid release with a local model: a tiny LLaVA trained to give certain replies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ANSWERS: Final = {
     "object_interaction": ("unknown", "unknown", "unknown", "unknown"),
     "scene_understanding": ("autumn", "spring", "summer", "winter"),
 }
-# What the verifier says of two questions is not what was asked for.
+# For two questions the verifier does not find the requested capabilities.
 VERDICT_CAPABILITIES: Final = {"action_recognition": ["color", "action_recognition"], "spatial_recognition": []}
 
 
@@ -75,7 +75,7 @@ def make_lessons(images: dict[str, bytes]) -> list[Lesson]:
             verdict = to_json({"capabilities": VERDICT_CAPABILITIES.get(capability, [capability]), "answer": answer})
             image_lessons.append(Lesson(images[name], teacher_prompt((capability,)), draft))
             image_lessons.append(Lesson(images[name], verifier_prompt(question), verdict))
-    # Guessed without looking: right about the green picture alone.
+    # The answer given without the image; it is right for the green image only.
     blind_lessons = [
         Lesson(None, blind_prompt(question), to_json({"answer": "four"})) for question in QUESTIONS.values()
     ]
@@ -106,7 +106,7 @@ def model(learnt: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def run(pictures: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All pictures, from start to end without any trouble, with both of the strict checks."""
+    """A run over all images without failures, with both strict checks."""
     out = tmp_path_factory.mktemp("clean") / "run"
     generate(str(pictures), out, teacher=f"local:{model}", ks=(1,), strict=True)
     return out
@@ -138,13 +138,13 @@ def test_pictures_become_a_valid_release_of_what_the_model_saw(run: Path) -> Non
 
 
 def has_corner_color(image: Image.Image, color: str) -> bool:
-    """Whether the picture's corner has this color."""
+    """Whether the corner of the image has this color."""
     return image.convert("RGB").getpixel((0, 0)) == Image.new("RGB", (1, 1), color).getpixel((0, 0))
 
 
 def test_what_it_says_wrongly_is_dropped_for_its_reason(run: Path) -> None:
     run_status = status(run)
-    # Which of them come up depends on what is asked of each picture.
+    # Which of these reasons occur depends on the capabilities drawn for each image.
     assert {reject.reason for reject in run_status.rejects} <= {
         "low confidence",
         "uninformative answer",
@@ -174,7 +174,7 @@ def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Le
         for number, lesson in enumerate(learnt)
     ]
     expected = [lesson.reply for lesson in learnt]
-    for size, step in ((1, 4), (7, 1), (32, 1)):  # one by one takes long: every fourth
+    for size, step in ((1, 4), (7, 1), (32, 1)):  # size 1 is slow, so it gets every fourth request only
         replies = ask_all(Local(str(model), batch_size=size), requests[::step])
         assert [reply.text for reply in replies] == expected[::step], size
 

@@ -1,4 +1,4 @@
-"""Which question repeats one about an earlier image: the same as comparing each with each would say."""
+"""Tests near-duplicate questions across images against a comparison of all pairs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def make_turn(question: str, answer: str = "red") -> Turn:
 
 
 def is_repeat(question: str, earlier: str, *, answer: str = "red", max_similarity: float = MAX_SIMILARITY) -> bool:
-    """Whether a question with an answer of `red` is dropped after an earlier one."""
+    """Whether a question with the answer `red` is dropped after an earlier question with `answer`."""
     near_duplicates = NearDuplicates(max_similarity)
     assert near_duplicates.add_new([make_turn(earlier, answer)], min_turns=1) == [None]
     return near_duplicates.add_new([make_turn(question)], min_turns=1) != [None]
 
 
 def compare_pairwise(images: list[list[Turn]], max_similarity: float, min_turns: int) -> list[list[bool]]:
-    """Say of each turn of each image whether it repeats a kept one, comparing it with all of them."""
+    """Return for each turn of each image whether it repeats a kept one, by comparing it with all of them."""
     kept_turns: list[Turn] = []
     results = []
     for turns in images:
@@ -88,7 +88,10 @@ def test_words_are_told_apart_however_many_there_are(first: int) -> None:
 
 
 def test_as_much_is_found_when_the_table_of_words_has_grown() -> None:
-    """A thousand questions, each once more, with a word exchanged and with a word more; 2 buckets at first."""
+    """The table starts with 2 buckets and must grow.
+
+    A thousand questions come again: unchanged, with one word exchanged, and with one word added.
+    """
     rng = random.Random(0)
     questions = [[f"word{int(60_000 ** rng.random())}" for _ in range(10)] for _ in range(1000)]
     with pytest.MonkeyPatch.context() as patch:
@@ -159,5 +162,5 @@ def test_one_keeps_all() -> None:
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.01, 90.0, float("nan")])
 def test_what_is_no_share_is_refused(wrong: float) -> None:
-    with pytest.raises(UsageError, match=r"got --max-similarity .*; give a number from 0 to 1"):
+    with pytest.raises(UsageError, match=r"--max-similarity .* is out of range: give a number from 0 to 1"):
         NearDuplicates(wrong)

@@ -1,4 +1,4 @@
-"""From photographs to a valid release with teachers behind OpenAI's protocol, alone and together with Gemini."""
+"""Tests the way from photographs to a valid release with OpenAI-compatible servers, alone and together with Gemini."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def clean_run(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few photographs, from start to end without any trouble."""
+    """A run over a few photographs without failures."""
     run = tmp_path_factory.mktemp("clean") / "run"
     with pytest.MonkeyPatch.context() as patch, OpenAIServer(accept_rate=0.7) as server:
         patch.setenv("OPENAI_API_KEY", KEY)

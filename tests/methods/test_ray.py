@@ -1,4 +1,4 @@
-"""Shards on a real Ray, on this machine: what comes back is the unsharded run, whatever happens to workers."""
+"""Tests shards on a real Ray cluster on this machine: the result equals the unsharded run, also when workers die."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHARDS = (Shard(1, 2), Shard(2, 2))
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
-    """The machines' disk; with a short name, as Ray's sockets lie in it."""
+    """The disk of the machines. Its path is short, because Ray puts Unix sockets into it, whose paths are limited."""
     with (
         tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as directory,
         pytest.MonkeyPatch.context() as patch,
@@ -50,7 +50,7 @@ def disk() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def cluster(disk: Path) -> Iterator[str]:
-    """One Ray for all tests here, and its address: two CPUs, and the key of the local server in its environment."""
+    """The address of one Ray cluster for all tests, with two CPUs and the local server's key in its environment."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -72,14 +72,14 @@ def pictures(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hash_unsharded_run(directory: Path, out: Path, **settings: Any) -> dict[str, str]:
-    """Return the Parquet files of the run that is not cut."""
+    """Return the hashes of the Parquet files of a run without shards."""
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(directory), out, teacher_url=server.url, **settings)
     return hash_release(out)
 
 
 def hash_release(run: Path) -> dict[str, str]:
-    """Assemble a run, or the shards in a folder, and return each Parquet file's name with its hash."""
+    """Assemble a run, or the shards in a directory, and return each Parquet file's name with its hash."""
     out = run.parent / f"{run.name}-release"
     assemble(find_runs(run), out, version="1.0.0")
     return {
@@ -96,7 +96,7 @@ def read_reply_keys(run: Path) -> set[str]:
 
 
 def request_keys(requests: list[ModelRequest], directory: Path) -> set[str]:
-    """Return the journal's keys of what a server was asked."""
+    """Return the journal keys of the requests that a server received."""
     from compact_hf.images.codec import encode_for_teacher
     from compact_hf.images.inspection import compute_image_id
     from compact_hf.records import digest
@@ -108,12 +108,12 @@ def request_keys(requests: list[ModelRequest], directory: Path) -> set[str]:
 
 
 def worker_directory(out: Path, shard: Shard) -> Path:
-    """Return where a shard works on this machine."""
+    """Return the directory in which a shard is processed on this machine."""
     return local_run_directory(json.loads((out / RUN_FILE).read_text())["run"]) / shard.directory_name
 
 
 def find_worker_pid(directory: Path) -> int:
-    """Return the process that works on a run folder: it has the lock open."""
+    """Return the id of the process that works on a run directory: the one that has its lock file open."""
     lock = str(directory / "journal.lock")
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and lock in map(_read_link, _list_directory(entry / "fd")):
@@ -147,7 +147,7 @@ def test_shards_come_back_as_the_run_that_is_not_cut(
         )
         assert hash_release(out) == hash_unsharded_run(pictures, tmp_path / "run")
         assert not worker_directory(out, SHARDS[0]).parent.exists()
-        # The picture that is there twice is asked about by both, and dropped from one.
+        # The duplicated image is processed by both shards, and assembly drops one of the two outcomes.
         assert progress.finished == progress.images == 8
         assert progress.sent == len(server.requests)
         assert updates[-1] == progress
@@ -170,7 +170,7 @@ def test_a_limit_is_the_whole_runs(few: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("folder_is", ["kept", "lost"])
 def test_a_killed_worker_loses_nothing(folder_is: str, few: Path, tmp_path: Path) -> None:
-    """SIGKILL half-way; where the machine's disk is gone too, the next worker goes on from what was sent last."""
+    """SIGKILL in the middle of a shard; if the disk is lost too, the next worker resumes from the last upload."""
     out, kept_keys, kill_numbers = tmp_path / "out", set[str](), list[int]()
 
     def kill(request: ModelRequest, number: int) -> Response | None:
@@ -231,7 +231,7 @@ def test_shards_together_keep_the_rate_and_the_budget_of_the_whole(few: Path, tm
             )
         assert len(server.requests) == max_requests
         seconds = times[-1] - times[0]
-        # Each shard may begin with what a second brings.
+        # Each shard may begin with a burst of one second's requests.
         assert max_requests <= rpm / 60 * (seconds + 1) * 1.05 + 1
         assert max_requests > rpm / 60 * seconds * 0.55
         assert generate_on_ray(generate, str(few), out, shards=2, teacher_url=server.url).finished == 7
@@ -254,7 +254,7 @@ except CompactError as error:
 
 
 def start_child(few: Path, out: Path, server: GeminiServer, **environment: str | None) -> subprocess.Popen[str]:
-    """Start a process with a Ray of its own, and without the key that conftest.py gives to every test here."""
+    """Start a process with its own Ray cluster, without the key that conftest.py sets for every test."""
     child_environment = os.environ | {"RAY_ADDRESS": "local", "GEMINI_API_KEY": None} | environment
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(few), str(out), server.url],
@@ -311,7 +311,7 @@ def test_a_machine_without_a_key_says_where_it_is_missing(few: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_keys_stay_in_the_environments_of_a_cluster_that_is_there(few: Path, tmp_path: Path, cluster: str) -> None:
-    """The driver has none, and the workers have theirs."""
+    """The driver has no key, and the workers have theirs."""
     out = tmp_path / "out"
     with GeminiServer(accept_rate=0.7) as server, start_child(few, out, server, RAY_ADDRESS=cluster) as process:
         assert process.communicate(timeout=60) == ("", "")
@@ -337,7 +337,7 @@ def test_a_cluster_that_was_killed_is_not_waited_for(few: Path, tmp_path: Path, 
 def test_a_machine_that_cannot_load_this_package_is_said_in_a_line(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the driver has loaded from a file is not there for the workers."""
+    """The workers cannot find the file from which the driver has loaded the module."""
     module = tmp_path / f"only_here_{what}.py"
     module.write_text(f"from compact_hf.runs.ray_worker import Coordinator as Base\n{DRIVER_SOURCES[what]}")
     monkeypatch.syspath_prepend(tmp_path)

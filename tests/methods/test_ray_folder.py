@@ -1,4 +1,4 @@
-"""What cannot run on Ray is refused before anything begins, and a folder of shards belongs to one run and process."""
+"""Tests that invalid calls are refused before Ray starts, and that a directory belongs to one run and process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compact_hf.runs.ray import generate_on_ray, lock_ray_run
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray fails to start: what is refused is refused before."""
+    """Makes Ray fail to start, so that a refusal must come before."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
 
 

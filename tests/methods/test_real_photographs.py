@@ -1,4 +1,4 @@
-"""The main job on real input: photographs, the real google-genai client over HTTP, a release, `load_dataset`."""
+"""Tests the main task on real input: photographs, the real google-genai client over HTTP, a release, `load_dataset`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def generate_run(directory: Path, run: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clean_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All photographs, from start to end without any trouble."""
+    """A run over all photographs without failures."""
     return generate_run(photographs, tmp_path_factory.mktemp("clean") / "run")
 
 
 @pytest.fixture(scope="module")
 def clean_few(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few of them, likewise: what runs with trouble are compared with."""
+    """A run over a few photographs without failures, to compare runs with failures with."""
     return generate_run(few, tmp_path_factory.mktemp("clean-few") / "run")
 
 

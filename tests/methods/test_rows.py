@@ -1,4 +1,4 @@
-"""From journals to rows: what is dropped on the way and why, and that neither order nor shards leave a trace."""
+"""Tests assembling rows from journals: what is dropped and why; the order of runs and shards makes no difference."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def make_turn(question: str, answer: str = "red", capability: str = "color") -> 
 
 
 def make_image(number: int) -> ImageInfo:
-    """A picture that is only journalled; its id grows with its number."""
+    """Return an image that exists only in the journal; ids are in the order of numbers."""
     return ImageInfo(f"{number:032x}", f"scene:{number}", 64, 64, "scenes", "CC0-1.0")
 
 
 def write_run(run: Path, image_turns: Sequence[tuple[ImageInfo, Sequence[Turn]]], **identity: Any) -> Path:
-    """Write a run in which each picture has these accepted turns."""
+    """Write a run in which each image has these accepted turns."""
     with Journal.open(run, IDENTITY | identity) as journal:
         for image, turns in image_turns:
             journal.record_inspection(image.ref, "", image)
@@ -46,7 +46,7 @@ def write_run(run: Path, image_turns: Sequence[tuple[ImageInfo, Sequence[Turn]]]
 
 
 def read_questions(*runs: Path, **options: Any) -> dict[str, list[str]]:
-    """Return image id -> questions, in the order in which the rows come."""
+    """Return image id -> questions, in the order of the rows."""
     rows = [item for item in iter_rows(runs, AssemblyOptions(**options)) if isinstance(item, Row)]
     return {row.image_id or "": [turn.question for turn in row.turns] for row in rows}
 
@@ -56,7 +56,7 @@ def read_rejects(*runs: Path, **options: Any) -> list[Reject]:
 
 
 def add_surplus_questions(images: Sequence[ImageInfo], *, seed: int = 0) -> list[tuple[ImageInfo, list[Turn]]]:
-    """Give each picture two to five questions; some repeat one about another picture."""
+    """Return two to five questions for each image; some repeat one about another image."""
     rng = random.Random(seed)
     answers = ("red", "2", "dog")
     return [
@@ -203,9 +203,9 @@ def test_of_a_picture_in_two_runs_the_first_in_the_order_given_counts(tmp_path: 
 
 def test_what_makes_no_conversations_and_what_is_no_share_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [], method="annotate")
-    with pytest.raises(UsageError, match="is a run of annotate, which makes no conversations; leave it out"):
+    with pytest.raises(UsageError, match="is a run of annotate, which makes no conversations: leave it out"):
         read_questions(run)
-    with pytest.raises(UsageError, match="got --max-similarity 90; give a number from 0 to 1"):
+    with pytest.raises(UsageError, match="--max-similarity 90 is out of range: give a number from 0 to 1"):
         read_questions(write_run(tmp_path / "other", []), max_similarity=90)
     with pytest.raises(JournalError, match="is not a run"):
         read_questions(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""Sampling is pure, exact, and ends."""
+"""Tests that sampling is deterministic, gives exactly k capabilities, and ends when all combinations are used up."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_rounds_of_several_combinations_ask_for_the_same_ones_as_rounds_of_one(
 def test_k_is_uniform() -> None:
     counts = Counter(draw_k(0, f"{index:032x}", (1, 2, 3)) for index in range(6000))
     assert set(counts) == {1, 2, 3}
-    # Three standard deviations of a binomial around 2,000.
+    # Three standard deviations of a binomial distribution around its mean of 2,000.
     assert all(abs(count - 2000) < 110 for count in counts.values())
 
 
@@ -87,10 +87,10 @@ def test_another_seed_asks_otherwise() -> None:
 
 
 def test_the_draws_stay_the_same_for_each_seed_and_image(golden: Callable[[str, str], None]) -> None:
-    """The seed reproduces a release, so other draws need another preset version.
+    """The draws are part of a preset version, because a seed must reproduce a release.
 
-    A preset draws 16 combinations at most. Two images are drawn for until no combination is left, because how the uses
-    of a combination are spread decides only there: for k = 3 in draw 114 of the first, k = 4 in draw 204 of the second.
+    A preset draws at most 16 combinations. Two images are drawn for until no combination is left, because only there
+    the distribution of uses breaks ties: for k = 3 in draw 114 of the first image, for k = 4 in draw 204 of the second.
     """
     lines = []
     for k in range(1, 11):

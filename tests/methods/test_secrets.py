@@ -1,4 +1,4 @@
-"""A key is in the environment and in requests, and nowhere else: no file, line, traceback or process shows it."""
+"""Tests that a key is only in the environment and in requests, never in files, output or process arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests import preforked
 from tests.methods.runs import COMMAND, PRESETS, generate_command, hash_release, read_reply_keys, request_keys
 
 OLD_KEY, NEW_KEY = "sesame-0451-revoked-key", "sesame-0452-second-key"
-KEY_PREFIX = "sesame-045"  # of either
+KEY_PREFIX = "sesame-045"  # of both keys
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ SERVICES = {
 
 
 def read_all_files(*directories: Path) -> str:
-    """Return all that stands in files, those of Parquet unpacked."""
+    """Return the contents of all files, with those of Parquet files decoded."""
     parts: list[str] = []
     for file in (file for directory in directories for file in sorted(directory.rglob("*")) if file.is_file()):
         parts += [str(file), file.read_bytes().decode(errors="replace")]
@@ -62,7 +62,7 @@ def run_command(arguments: list[str], status: int, **environment: str) -> str:
 
 
 def read_process_info(pid: int) -> str:
-    """Return the command line of a process, and those and the environments of its children."""
+    """Return the command line of a process, and the command lines and environments of its children."""
     proc = Path("/proc")
     children = [child for task in (proc / f"{pid}/task").iterdir() for child in (task / "children").read_text().split()]
     files = [proc / f"{pid}/cmdline", *(proc / child / name for child in children for name in ("cmdline", "environ"))]
@@ -71,7 +71,7 @@ def read_process_info(pid: int) -> str:
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: Path, service: Service) -> None:
-    """A server that quotes the key in every kind of error, with tracebacks, and then one with a new key."""
+    """A server quotes the key in every kind of error, with tracebacks; a second server accepts a new key."""
     run, release = tmp_path / "run", tmp_path / "release"
     request_received, inspection_done, outputs = threading.Event(), threading.Event(), []
 
@@ -94,7 +94,7 @@ def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: P
     assert "Traceback" in outputs[-1]
     assert "403" in outputs[-1]
     with service.server(key=NEW_KEY) as server:
-        # The old key is refused at once, the new one goes on.
+        # The old key is refused at once; the new one resumes the run.
         command = generate_command(tiny, run, server, *service.arguments)
         outputs.append(run_command(command, 1, **{service.variable: OLD_KEY}))
         outputs.append(run_command(command, 0, **{service.variable: NEW_KEY}))
@@ -127,7 +127,7 @@ def test_nor_does_what_a_batch_leaves_in_the_run_folder(
 
 @pytest.fixture
 def debug_log() -> Iterator[io.StringIO]:
-    """All that is logged, down to the last detail."""
+    """Everything that is logged at debug level."""
     root, output = logging.getLogger(), io.StringIO()
     handler, level = logging.StreamHandler(output), root.level
     root.addHandler(handler)
@@ -165,11 +165,11 @@ def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
     with GeminiServer(key=OLD_KEY, accept_rate=0.7, fault=revoke) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
         *progress_lines, line = run_command(command, 1, GEMINI_API_KEY=OLD_KEY).splitlines()
-    assert all(line.startswith("pictures: ") for line in progress_lines)  # which a slow machine has time to say
+    assert all(line.startswith("pictures: ") for line in progress_lines)  # progress lines occur on slow machines
     assert line.startswith("compact: gemini:gemini-3.8-flash refuses the key (403: <key> was revoked)")
     assert line.endswith("set a valid GEMINI_API_KEY and run the same command")
     before = read_reply_keys(run)
-    # At once: whoever is still being asked is not waited for, and that is no more than may be in flight.
+    # The run stops at once, without waiting for requests in flight, of which there are at most 4.
     assert 10 - 4 <= len(before) <= 10
     with GeminiServer(key=NEW_KEY, accept_rate=0.7) as server:
         command = generate_command(tiny, run, server, "--preset", preset)

@@ -1,4 +1,4 @@
-"""Shards take a run apart so that nothing is lost, doubled or spent twice, and it can be put together again."""
+"""Tests that shards divide a run so that nothing is lost, doubled or paid for twice, and can be reassembled."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def generate_shards(out: Path, source: str, count: int, **settings: Any) -> list
 
 
 def read_release(run: Path) -> dict[str, bytes]:
-    """Assemble a run, or the shards in a folder, and return the Parquet files."""
+    """Assemble a run, or the shards in a directory, and return the Parquet files."""
     out = run.parent / f"{run.name}-release"
     assemble(find_runs(run), out, version="1.0.0")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.parquet")}

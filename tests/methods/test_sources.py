@@ -1,4 +1,4 @@
-"""Who is asked where teacher, verifier and their servers are named."""
+"""Tests which models and servers receive requests, depending on teacher, verifier and their URLs."""
 
 from __future__ import annotations
 

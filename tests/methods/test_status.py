@@ -1,4 +1,4 @@
-"""What `compact status` says is what lies in the journal: counts, coverage, money and pace, also beside a writer."""
+"""Tests that `compact status` reports what the journal holds: counts, coverage, cost and pace, also during writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from compact_hf.testing.scripted_model import KEY
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes with planted faults, several combinations a request: surplus, declined ones and rejects of all kinds."""
+    """A run over scenes with planted faults, several combinations per request, all kinds of rejects, and a surplus."""
     out = tmp_path_factory.mktemp("noisy") / "run"
     generate("scenes:80", out, preset="efficient", noise=0.3)
     return out
@@ -60,7 +60,7 @@ def test_every_draft_that_was_asked_for_is_accounted_for(found: QuestionRunStatu
     }
     dropped_count = sum(entry.count for entry in found.rejects if entry.stage in ("generation", "verification"))
     assert sum(found.drafts_by_k.values()) == sum(found.accepted_by_k.values()) + dropped_count
-    # What is accepted of a picture that is not kept is in no combination's account.
+    # Accepted questions of an image that is not kept are not counted for their combination.
     lost_count = sum(found.accepted_by_k.values()) - found.questions
     assert sum(entry.asked for entry in found.combinations) == sum(found.drafts_by_k.values()) - lost_count
     assert sum(entry.accepted for entry in found.combinations) == found.questions
@@ -127,7 +127,7 @@ def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
 
 
 class Clock:
-    """A time of day that tests set."""
+    """A clock that tests can set."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -196,7 +196,7 @@ def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     run_status = status(tmp_path / "run")
     assert (run_status.finished, run_status.pace, run_status.is_running, run_status.first_at) == (0, None, False, None)
     assert (run_status.cost, run_status.cost_per_question) == (0, None)
-    assert "no picture is finished yet" in list(format_status(run_status))
+    assert "no image is finished yet" in list(format_status(run_status))
 
 
 def test_it_reads_what_is_there_while_a_writer_writes(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[s
         "declined by the teacher",
         "dropped at",
         "planted",
-        "beyond three a picture",
+        "over the limit of three per image",
     ):
         assert phrase in output
 
@@ -277,7 +277,7 @@ def test_each_day_is_counted_at_its_own_price(tmp_path: Path, monkeypatch: pytes
             clock.now = day.timestamp()
             journal.record_reply("a", "teacher", Reply(str(number), "{}", "m", input_tokens=1_000_000))
     run_status = status(tmp_path / "run")
-    # The introductory price ends with the year.
+    # The introductory price ends at the end of the year.
     assert run_status.cost == pytest.approx(0.75 + 1.5)
     assert (run_status.requests["teacher"], run_status.input_tokens) == (2, 2_000_000)
     assert status(tmp_path / "run", price_in=3.0, price_out=0.0).cost == pytest.approx(6.0)

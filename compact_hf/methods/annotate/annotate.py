@@ -1,13 +1,14 @@
-"""`compact annotate`: what each question of a dataset needs (the paper's analysis of LLaVA-665K).
+"""Annotates each question of a dataset with the capabilities it needs (the paper's analysis of LLaVA-665K).
 
     compact annotate DATASET --out RUN
 
-The run directory is like that of `compact generate`: the same call resumes, and nothing that was answered is asked
-again. Beside the journal is annotations.parquet, one row a question without images. It is Parquet and not JSON lines,
-because a column keeps its type there whatever the first rows hold: the capabilities of a question that needs none are
-an empty list of strings, not a list of nothing.
+The run directory is like that of `compact generate`: the same call resumes the run, and no request that was answered is
+sent again. Beside the journal it contains annotations.parquet, with one row per question and without images:
 
     load_dataset("parquet", data_files="RUN/annotations.parquet")
+
+The file is Parquet and not JSON lines, because Parquet stores the type of each column: if the first questions need no
+capability, their empty lists are still lists of strings.
 """
 
 from __future__ import annotations
@@ -35,16 +36,22 @@ _ROW_GROUP_SIZE: Final = 10_000
 
 
 def write_annotations(run: Path) -> Path:
-    """Write what a run found so far, and return the file; it is there whole or as it was.
+    """Write annotations.parquet from the outcomes in a run's journal so far. The file is replaced atomically.
+
+    Args:
+        run (`Path`): the run directory.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        JournalError: the folder is not a run of annotate, or cannot be written.
+        JournalError: the directory is not a run of annotate, or cannot be written.
     """
     import pyarrow.parquet as pq
 
     file = run / ANNOTATIONS_FILE
     with (
-        translate_disk_errors(JournalError, file, "make room and run it again"),
+        translate_disk_errors(JournalError, file, "free disk space and run the command again"),
         atomic_file(file, is_shared=True) as temp_file,
         pq.ParquetWriter(temp_file, _schema()) as writer,
     ):
@@ -80,24 +87,24 @@ def _iter_tables(annotations: Iterator[Annotation]) -> Iterator[Any]:
 
 
 MAX_PAIRS: Final = 10
-"""Pairs that are shown; the rest are in `--json`."""
+"""Number of pairs that are printed; `--json` has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationSummary(NotebookSummary):
-    """Annotated questions in numbers (paper, section 2 and figure 2).
+    """Figures about annotated questions (paper, section 2 and figure 2).
 
     Attributes:
         identity (`dict[str, Any]`): the run's settings.
-        pictures (`int`): images that are done.
+        pictures (`int`): images that are finished.
         questions (`int`): questions that were annotated.
-        mean_k (`float | None`): None without any question.
-        mode_k (`int | None`): the k that most questions have, the smaller in a tie.
+        mean_k (`float | None`): None if there is no question.
+        mode_k (`int | None`): the most frequent k, the smaller one in a tie; None if there is no question.
         at_most_2, none_needed (`float | None`): shares, 0 to 1, of questions with k <= 2, and with k = 0.
-        by_k (`dict[int, int]`): k -> questions, from 0 to the largest that there is.
-        by_capability (`dict[str, int]`): capability -> questions that need it; all ten.
-        by_pair (`tuple[CapabilityPair, ...]`): pairs that some question needs, most frequent first.
-        rejects (`dict[str, int]`): reason -> rows, images or questions that could not be annotated.
+        by_k (`dict[int, int]`): k -> number of questions, from 0 to the largest k that occurs.
+        by_capability (`dict[str, int]`): capability -> number of questions that need it; all ten capabilities.
+        by_pair (`tuple[CapabilityPair, ...]`): pairs of capabilities that a question needs, the most frequent first.
+        rejects (`dict[str, int]`): reason -> number of rows, images or questions that could not be annotated.
         verifiers (`tuple[str, ...]`): the model versions that judged.
     """
 
@@ -115,9 +122,9 @@ class AnnotationSummary(NotebookSummary):
     verifiers: tuple[str, ...]
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield what `compact annotate` says, from the figures that the paper gives to what could not be annotated."""
-        verifiers = ", ".join(self.verifiers) or "nobody yet"
-        yield f"{self.questions:,} questions about {self.pictures:,} pictures, judged by {verifiers}"
+        """Yield the output of `compact annotate`: the paper's figures, then what could not be annotated."""
+        verifiers = ", ".join(self.verifiers) or "no model yet"
+        yield f"{self.questions:,} questions about {self.pictures:,} images, judged by {verifiers}"
         if self.mean_k is not None and self.at_most_2 is not None and self.none_needed is not None:
             yield (
                 f"mean k {self.mean_k:.2f}, mode {self.mode_k}; {self.at_most_2:.1%} with k <= 2, "
@@ -128,7 +135,7 @@ class AnnotationSummary(NotebookSummary):
             [(k, count, _format_share(count, self.questions)) for k, count in self.by_k.items()],
         )
         yield Table(
-            ("needed", "questions", "share"),
+            ("capability needed", "questions", "share"),
             [(name, count, _format_share(count, self.questions)) for name, count in self.by_capability.items()],
         )
         yield Table(
@@ -138,15 +145,18 @@ class AnnotationSummary(NotebookSummary):
                 for pair in self.by_pair[:MAX_PAIRS]
             ],
         )
-        yield Table(("not annotated because of", "count"), list(self.rejects.items()))
+        yield Table(("not annotated because", "count"), list(self.rejects.items()))
 
 
 def iter_annotations(run: str | Path) -> Iterator[Annotation]:
-    """Yield what a run found, in the order of image ids and within an image in that of the dataset.
+    """Yield the annotations of a run, by image id, and for each image in the order of the dataset.
+
+    Args:
+        run (`str | Path`): the run directory.
 
     Raises:
-        JournalError: the folder is not a run, or cannot be read.
-        UsageError: it is a run of another command.
+        JournalError: the directory is not a run, or cannot be read.
+        UsageError: it is a run of another method.
     """
     with Journal.read(Path(run)) as journal:
         check_method(journal)
@@ -155,11 +165,14 @@ def iter_annotations(run: str | Path) -> Iterator[Annotation]:
 
 
 def summarize(run: str | Path) -> AnnotationSummary:
-    """Return a run's annotations in numbers, also while it goes on.
+    """Return figures about a run's annotations, also while it is running.
+
+    Args:
+        run (`str | Path`): the run directory.
 
     Raises:
-        JournalError: the folder is not a run, or cannot be read.
-        UsageError: it is a run of another command.
+        JournalError: the directory is not a run, or cannot be read.
+        UsageError: it is a run of another method.
     """
     combination_counts: Counter[tuple[str, ...]] = Counter()
     verifiers: set[str] = set()
@@ -192,14 +205,17 @@ def summarize(run: str | Path) -> AnnotationSummary:
 
 
 def check_method(journal: Journal) -> None:
-    """Do nothing for a run of `compact annotate`.
+    """Check that a journal belongs to a run of annotate.
+
+    Args:
+        journal (`Journal`): the journal of a run.
 
     Raises:
-        UsageError: it is a run of another command.
+        UsageError: it is a run of another method.
     """
     method = RunIdentity.of(journal).method
     if method != METHOD:
-        raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}; `compact status` shows it")
+        raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}: use `compact status` to show it")
 
 
 def _format_share(count: int, total: int) -> str:
@@ -213,27 +229,27 @@ class AnnotateKeywords(DatasetOptions, RunOptions):
 
 @keywords_of(AnnotateKeywords)
 def annotate(dataset: str, out: str | Path, **options: Any) -> AnnotationSummary:
-    """Ask a verifier which capabilities the questions of a dataset need; it sees neither answers nor any expectation.
+    """Ask a verifier which capabilities the questions of a dataset need; it does not see the dataset's answers.
 
-    Works in a notebook too. Ctrl-C finishes what is in flight and stops; the same call resumes. What is there by then
-    is in `out`/annotations.parquet.
+    This also works in a notebook. Ctrl-C lets requests in flight finish and stops; the same call resumes the run. What
+    was annotated until then is written to `out`/annotations.parquet.
 
     Args:
-        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of ours, or a JSON
-            file in LLaVA's format. Rows about one image are asked about together.
-        out (`str | Path`): the run directory: new, empty, or this same run's.
-        options: the fields of `DatasetOptions` and of `RunOptions`. It asks no teacher: the verifier defaults to
+        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of this package, or a
+            JSON file in LLaVA's format. Questions about the same image are sent together.
+        out (`str | Path`): the run directory: new, empty, or that of the same run.
+        options: the fields of `DatasetOptions` and of `RunOptions`. There is no teacher; the verifier defaults to
             `scenes` for drawn scenes and to `gemini` otherwise.
 
     Returns:
-        What the questions need, in numbers.
+        Figures about what the questions need.
 
     Raises:
-        UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there is no such dataset, or it has no images or no questions.
-        TeacherError: the verifier refuses, or cannot be reached.
+        UsageError: an argument is invalid, or `out` holds another run.
+        SourceError: the dataset was not found, or it has no images or no questions.
+        TeacherError: the verifier refuses the requests, or cannot be reached.
         JournalError: the run directory cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
+        StoppedEarly: Ctrl-C, the budget, or images that could not be finished; the same call resumes the run.
     """
     MethodCall.parse(METHOD, options).execute(dataset, Path(out))
     return summarize(out)

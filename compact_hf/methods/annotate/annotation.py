@@ -1,7 +1,7 @@
-"""What the questions of a dataset need, image by image: the paper's analysis of LLaVA-665K, for any dataset.
+"""Annotates the questions about one image with the capabilities they need: the paper's analysis, for any dataset.
 
-In: an image and the rows that ask about it. Out: an `Annotation` for each question, or a reject. The verifier is not
-led: it sees the image and the questions, never the answers that the dataset gives.
+It takes an image and the dataset rows with questions about it, and returns an `Annotation` or a reject for each
+question. The verifier sees the image and the questions, but never the dataset's answers, so that it is not led.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Annotation:
     """A question of a dataset, and what it needs.
 
     Attributes:
-        row (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
-        row_id (`str`): what the dataset calls the row, empty where it has no names.
-        turn (`int`): the question's place in the row, from 0.
+        row (`str`): location of the row: `SPLIT/ROW`, or the index in LLaVA's JSON list, from 0.
+        row_id (`str`): the dataset's id of the row, empty if it has none.
+        turn (`int`): index of the question in the row, from 0.
         image_id (`str`): the image's id.
-        question, answer (`str`): the dataset's; the answer may be empty.
-        capabilities (`tuple[str, ...]`): those that the verifier found to be needed, in canonical order.
-        k (`int`): how many they are, 0 to 10.
+        question, answer (`str`): as in the dataset; the answer may be empty.
+        capabilities (`tuple[str, ...]`): the capabilities that the verifier found to be needed, in canonical order.
+        k (`int`): number of these capabilities, 0 to 10.
         verifier_answer (`str`): the verifier's own answer.
     """
 
@@ -48,7 +48,13 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationOutcome:
-    """What became of an image's questions; `verifier` are the model versions that judged."""
+    """The outcome of an image's questions.
+
+    Attributes:
+        annotations (`tuple[Annotation, ...]`): the annotated questions.
+        rejects (`tuple[Reject, ...]`): rows and questions that could not be annotated.
+        verifier (`str`): the model versions that judged, separated by commas.
+    """
 
     annotations: tuple[Annotation, ...]
     rejects: tuple[Reject, ...]
@@ -57,7 +63,13 @@ class AnnotationOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DatasetQuestion:
-    """A question as it stands in a row; a dataset's question is a draft that nobody is sure of or asked for."""
+    """A question in a row of a dataset.
+
+    Attributes:
+        row (`QuestionRow`): the row.
+        turn (`int`): index of the question in the row, from 0.
+        draft (`Draft`): the question as a draft with confidence 0 and without requested capabilities.
+    """
 
     row: QuestionRow
     turn: int
@@ -65,18 +77,27 @@ class DatasetQuestion:
 
 
 def parse_annotation_outcome(body: str) -> AnnotationOutcome:
-    """Return what a journal holds as JSON."""
+    """Return the outcome that a journal holds as JSON.
+
+    Args:
+        body (`str`): the JSON.
+    """
     return from_json(AnnotationOutcome, body)
 
 
 def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[QuestionRow]) -> Process:
-    """Ask what every question about one image needs.
+    """Ask the verifier what each question about one image needs.
+
+    Args:
+        image_id (`str`): the id of the image.
+        encoded_image (`EncodedImage`): the image as the verifier sees it.
+        rows (`Sequence[QuestionRow]`): the dataset rows about this image.
 
     Yields:
-        A list of requests; the replies to them, in the same order, must be sent back.
+        A list of requests; the list of replies, in the same order, must be sent back.
 
     Returns:
-        The `AnnotationOutcome` as JSON, and the number of its annotations.
+        The `AnnotationOutcome` as JSON, and the number of annotations.
     """
     questions, rejects = collect_questions(rows)
     verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])
@@ -91,14 +112,21 @@ def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[Qu
 
 
 def collect_questions(rows: Sequence[QuestionRow]) -> tuple[list[DatasetQuestion], list[Reject]]:
-    """Return the questions in the rows, in their order, and a reject for each row or question that there is not."""
+    """Collect the questions in rows of a dataset.
+
+    Args:
+        rows (`Sequence[QuestionRow]`): the rows about one image.
+
+    Returns:
+        The questions in their order, and a reject for each row without questions and for each empty question.
+    """
     questions: list[DatasetQuestion] = []
     rejects: list[Reject] = []
     for row in rows:
         if not row.exchanges:
             rejects.append(Reject("conversation", row.defect[0], row.location, row.defect[1]))
         for turn, exchange in enumerate(row.exchanges):
-            # One line each, so that their numbers in a prompt stand out.
+            # Joined into one line, because prompts list questions as numbered lines.
             question, answer = " ".join(exchange.question.split()), " ".join(exchange.answer.split())
             if question:
                 questions.append(DatasetQuestion(row, turn, Draft(question, answer, 0, ())))

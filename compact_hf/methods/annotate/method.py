@@ -1,4 +1,4 @@
-"""Annotate as a method: a verifier says what the questions of a dataset need; no rows come of it."""
+"""Registers annotate as a method: a verifier says which capabilities a dataset's questions need; it makes no rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Annotate(Method):
-    """What each question of a dataset needs (the paper's analysis of LLaVA-665K)."""
+    """Annotates each question of a dataset with what it needs (the paper's analysis of LLaVA-665K)."""
 
     name = "annotate"
-    summary = "what the questions of a data set need; no rows"
+    summary = "capabilities that the questions of a dataset need; makes no rows"
     options = DatasetOptions
     needs = "questions"
     roles = ("verifier",)

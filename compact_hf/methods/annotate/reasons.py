@@ -1,4 +1,7 @@
-"""The reasons for which a question of a dataset is not judged, beside defects of its row, which its reader names."""
+"""Defines why a question of a dataset is not judged.
+
+Defects of a row of the dataset have reasons of their own, which the reader of rows defines.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,6 @@ from compact_hf.records import Reason
 
 
 class QuestionReason(Reason):
-    """Why a question is not put to the verifier."""
+    """Why a question is not sent to the verifier."""
 
     EMPTY = "empty question"

@@ -1,4 +1,7 @@
-"""What `compact status` says of annotations: `summarize` has their figures, those of questions with a k stay empty."""
+"""Counts the outcomes of annotate for `compact status`.
+
+The figures about questions with a requested k stay empty; `summarize` returns the figures about annotations.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,14 @@ from compact_hf.methods.status import OutcomeCounter
 
 
 class AnnotationCounter(QuestionCounter):
-    """Counts rejects; see `OutcomeCounter`."""
+    """Counts only rejects; see `OutcomeCounter`."""
 
     def add_outcome(self, outcome: Any) -> None:
-        """See `OutcomeCounter.add_outcome`: an annotated question was not asked for, so no draft is counted."""
+        """Count an outcome; see `OutcomeCounter.add_outcome`.
+
+        No drafts are counted, because the questions of a dataset were not requested from a teacher.
+
+        Args:
+            outcome (`Any`): the outcome of one image.
+        """
         OutcomeCounter.add_outcome(self, outcome)

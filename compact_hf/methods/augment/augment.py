@@ -1,14 +1,15 @@
-"""`compact augment`: rewrite the questions of a dataset to need one capability more (the paper's k + 1).
+"""Rewrites the questions of a dataset so that each needs one more capability (the paper's k + 1).
 
     compact augment DATASET --out RUN
 
-The run directory is like that of `compact generate`: the same call resumes, `compact status` shows it, and `compact
-assemble` makes a dataset of it. First the verifier says what each question of an image needs; then the teacher rewrites
-those that need the same number, and its drafts pass COMPACT's filters and verification for exactly the capabilities
-asked for.
+The run directory is like that of `compact generate`: the same call resumes the run, `compact status` reports on it, and
+`compact assemble` makes a dataset of it. First the verifier says what each question of an image needs. Then the teacher
+rewrites the questions that need the same number of capabilities. Its drafts must pass COMPACT's filters, and the
+verifier must find exactly the requested capabilities.
 
-A conversation has one k: that which most of the image's questions come to with one capability more, the larger one in
-a tie. The others are rejects. One accepted question makes a conversation: datasets like VQA ask no more of an image.
+All questions of a conversation have the same k: one more than most of the image's questions need, the larger one in a
+tie. The other questions are rejected. A conversation may have a single accepted question, because datasets such as VQA
+often have only one question per image.
 """
 
 from __future__ import annotations
@@ -51,15 +52,18 @@ from compact_hf.teachers.base import EncodedImage, Reply, Request
 PRESET: Final = replace(
     PAPER, name="k-plus-1", version="1", ks=(), combinations_per_request=4, max_rounds=3, min_turns=1
 )
-"""The filters of `paper`; four questions of an image are rewritten in one request, each with up to three atoms."""
+"""The filters of the preset `paper`, with four questions of an image per request.
 
-# Each round waits for two batches, up to 24 hours each.
+A question is tried with up to three different additional capabilities, one per round.
+"""
+
+# One round only: each waits for two batches (teacher and verifier) of up to 24 hours each.
 BATCH_PRESET: Final = replace(PRESET, name="k-plus-1-batch", max_rounds=1)
 
 
 @dataclass(slots=True)
 class _ImageState:
-    """What has become of an image's questions so far."""
+    """The intermediate results for the questions of one image."""
 
     image_id: str
     encoded_image: EncodedImage
@@ -74,13 +78,14 @@ class _ImageState:
 
 @dataclass(slots=True)
 class _PendingQuestion:
-    """A question that is to be rewritten, and the capabilities that were asked for besides, one a round."""
+    """A question that is still to be rewritten, with the additional capabilities that were tried, one per round."""
 
     original: OriginalQuestion
     extras: list[str] = field(default_factory=list)
 
     @property
     def combination(self) -> tuple[str, ...]:
+        """The capabilities of the current round: those of the original, and the newest additional one."""
         return canonicalize((*self.original.capabilities, self.extras[-1]))
 
 
@@ -96,13 +101,18 @@ def augment_image(
     """Rewrite the questions about one image.
 
     Args:
-        ks (`Collection[int]`): the values of k that the teacher can be asked for.
+        image_id (`str`): the id of the image.
+        encoded_image (`EncodedImage`): the image as teacher and verifier see it.
+        rows (`Sequence[QuestionRow]`): the dataset rows about this image.
+        seed (`int`): random seed for the additional capabilities.
+        ks (`Collection[int]`): the values of k that the teacher supports.
+        preset (`Preset`): the preset of the run.
 
     Yields:
-        A list of requests; the replies to them, in the same order, must be sent back.
+        A list of requests; the list of replies, in the same order, must be sent back.
 
     Returns:
-        The `Outcome` as JSON, its k 0 where no question could be rewritten; and the number of its turns.
+        The `Outcome` as JSON, with k = 0 if no question could be rewritten, and the number of its turns.
     """
     questions, rejects = collect_questions(rows)
     state = _ImageState(image_id, encoded_image, seed, preset, rejects=rejects)
@@ -116,6 +126,7 @@ def augment_image(
         else:
             originals.append(OriginalQuestion(question.draft.question, question.draft.answer, verdict.capabilities))
     k, candidates = _select_k(originals, ks, rejects)
+    # Duplicate questions are rewritten once; `dict.fromkeys` keeps the order.
     pending = [_PendingQuestion(question) for question in dict.fromkeys(candidates)]
     for round_number in range(1, preset.max_rounds + 1):
         pending = yield from _run_round(round_number, pending, state)
@@ -133,7 +144,7 @@ def augment_image(
 def _select_k(
     originals: Sequence[OriginalQuestion], ks: Collection[int], rejects: list[Reject]
 ) -> tuple[int, list[OriginalQuestion]]:
-    """Return the k that the image's new questions will have, and the questions that come to it."""
+    """Return the k of the image's new questions, and the original questions that can get it; reject the others."""
     counts = Counter(
         k for original in originals if (k := len(original.capabilities) + 1) in ks and k <= len(CAPABILITIES)
     )
@@ -142,7 +153,7 @@ def _select_k(
         k = len(original.capabilities) + 1
         if k != best_k:
             reason = OriginalReason.OTHER_K if k in counts else OriginalReason.TOO_MANY_CAPABILITIES
-            detail = f"with one more it would need {k}, the picture's questions need {best_k}"
+            detail = f"would need {k} with one more capability; the image's questions need {best_k}"
             rejects.append(Reject("conversation", reason, original.question, detail, original.capabilities))
     return best_k, [original for original in originals if len(original.capabilities) + 1 == best_k]
 
@@ -150,10 +161,10 @@ def _select_k(
 def _run_round(
     round_number: int, pending: Sequence[_PendingQuestion], state: _ImageState
 ) -> Generator[list[Request], list[Reply], list[_PendingQuestion]]:
-    """Have each question rewritten once, with a capability that it was not asked to need before.
+    """Rewrite each question once, with an additional capability that was not tried before.
 
     Returns:
-        The questions that are still to be rewritten.
+        The questions that still have to be rewritten.
     """
     questions = [question for question in pending if _draw_extra(question, pending, state)]
     size = state.preset.combinations_per_request
@@ -171,8 +182,9 @@ def _run_round(
     verdicts = iter((yield from verify_drafts(state.image_id, state.encoded_image, drafts, state.preset)))
     remaining: list[_PendingQuestion] = []
     for question, (key, teacher, draft) in zip(questions, entries, strict=True):
+        # Only drafts that passed the filters were verified; the others are rejects already.
         result, verifier = next(verdicts) if isinstance(draft, Draft) else (draft, "")
-        # Once more: two of one round may repeat each other.
+        # Check again: two drafts of one round may repeat each other.
         if isinstance(result, Turn) and (
             repetition := filters.repetition_reason(result.question, state.turns, state.preset)
         ):
@@ -189,7 +201,11 @@ def _run_round(
 
 
 def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion], state: _ImageState) -> bool:
-    """Draw the next further capability, those that this image was asked least for first; False where none is left."""
+    """Add the next capability to try to a question, preferring those that were requested least for this image.
+
+    Returns:
+        False if all capabilities were tried.
+    """
     names = [
         name for name in CAPABILITIES if name not in question.original.capabilities and name not in question.extras
     ]
@@ -203,6 +219,7 @@ def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion],
 
 
 def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, round_number: int) -> Request:
+    """Return the request to the teacher to rewrite one or more questions."""
     originals, extras = [question.original for question in chunk], [question.extras[-1] for question in chunk]
     is_several = len(chunk) > 1
     prompt = rewrite_several_prompt(originals, extras) if is_several else rewrite_prompt(originals[0], extras[0])
@@ -218,26 +235,26 @@ class AugmentKeywords(AugmentOptions, RunOptions):
 
 @keywords_of(AugmentKeywords)
 def augment(dataset: str, out: str | Path, **options: Any) -> RunProgress:
-    """Have a teacher rewrite the questions of a dataset so that they need one capability more, and verify each.
+    """Have a teacher rewrite the questions of a dataset so that each needs one more capability, and have them verified.
 
-    The verifier first says what every question needs, as in `annotate`. Of each image those questions are rewritten
-    that need as many capabilities as most of them, so that its conversation has one k. Works in a notebook too. Ctrl-C
-    finishes what is in flight and stops; the same call resumes.
+    The verifier first says what each question needs, as in `annotate`. For each image, the questions that need the most
+    common number of capabilities are rewritten, so that its conversation has one k. This also works in a notebook.
+    Ctrl-C lets requests in flight finish and stops; the same call resumes the run.
 
     Args:
-        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of ours, or a JSON
-            file in LLaVA's format.
-        out (`str | Path`): the run directory: new, empty, or this same run's.
+        dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of this package, or a
+            JSON file in LLaVA's format.
+        out (`str | Path`): the run directory: new, empty, or that of the same run.
         options: the fields of `AugmentOptions` and of `RunOptions`.
 
     Returns:
-        How far the run is at its end.
+        The progress of the run when it ended.
 
     Raises:
-        UsageError: an argument cannot be carried out, or `out` holds another run.
-        SourceError: there is no such dataset, or it has no images or no questions.
-        TeacherError: the teacher refuses, or cannot be reached.
+        UsageError: an argument is invalid, or `out` holds another run.
+        SourceError: the dataset was not found, or it has no images or no questions.
+        TeacherError: the teacher refuses the requests, or cannot be reached.
         JournalError: the run directory cannot be used.
-        StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
+        StoppedEarly: Ctrl-C, the budget, or images that could not be finished; the same call resumes the run.
     """
     return MethodCall.parse(METHOD, options).execute(dataset, Path(out))

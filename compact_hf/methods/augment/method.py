@@ -1,4 +1,4 @@
-"""Augment as a method: the questions of a dataset, rewritten to need one capability more (the paper's k + 1)."""
+"""Registers augment as a method: rewrites a dataset's questions to need one more capability (the paper's k + 1)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Augment(QuestionMethod):
-    """Questions of a dataset, rewritten to need one capability more."""
+    """Rewrites the questions of a dataset so that each needs one more capability."""
 
     name = METHOD
-    summary = "questions of a data set, rewritten to need one capability more"
+    summary = "questions of a dataset, rewritten to need one more capability"
     options = AugmentOptions
     needs = "questions"
     reject_reasons = (QuestionReason, OriginalReason, GenerationReason, VerificationReason, ConversationReason)

@@ -1,4 +1,4 @@
-"""The options of augment besides the options of all runs."""
+"""Defines the options of augment, in addition to the options of all runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ METHOD: Final = "augment"
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions(DatasetOptions):
-    """The options of augment.
+    """The options of augment, in addition to those of `DatasetOptions`.
 
     Attributes:
-        strict (`bool`, *optional*, defaults to False): check answers too, as COMPACT's `strict` does.
+        strict (`bool`, *optional*, defaults to False): whether to check answers too, like COMPACT's `strict`.
     """
 
-    strict: bool = option(False, "check answers too: confirmed by the verifier, not guessed blindly")
+    strict: bool = option(
+        False, "check answers too: the verifier must confirm them, and they must not be guessable without the image"
+    )

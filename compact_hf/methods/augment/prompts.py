@@ -1,6 +1,6 @@
-"""What the teacher is asked where it rewrites questions, word for word; what comes back has the form of COMPACT's.
+"""Contains the prompts that ask the teacher to rewrite questions; its replies have the same schema as COMPACT's.
 
-Any change here raises the preset's version.
+Any change of a prompt requires a new version of the preset.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from compact_hf.methods.compact.prompts import ANSWER_RULES, QUESTION_RULES
 from compact_hf.records import digest
 
 MAX_PROMPT_ANSWER_CHARS: Final = 300
-"""Signs of a data set's answer that are shown; LLaVA's longest fill a page."""
+"""Answers of the dataset are cut to this number of characters; LLaVA's longest answers fill a page."""
 
 _ANSWER_RULE: Final = f"The answer is a single word or a short phrase, and may be another than before. {ANSWER_RULES}"
 

@@ -1,4 +1,7 @@
-"""The reasons for which a question of a dataset is not rewritten; see compact/reasons.py for those of what was."""
+"""Defines why a question of a dataset is not rewritten.
+
+The reasons for dropping a rewritten question are in compact/reasons.py.
+"""
 
 from __future__ import annotations
 

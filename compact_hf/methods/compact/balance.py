@@ -1,8 +1,8 @@
-"""Balance: in go the combinations of each image's accepted questions, out comes which of them to take.
+"""Chooses which accepted questions to keep so that k, capabilities and pairs of capabilities are as even as possible.
 
-Of an image with more than two questions two or three are taken, so that over the whole dataset k, capabilities and
-pairs of capabilities come out as even as the questions allow. Pure, without a seed, in whole numbers: what is taken is
-a function of what there is, gone over in the order of image ids.
+The input is the combination of capabilities of each image's accepted questions. Two or three questions are kept of each
+image that has more than two. The choice is deterministic and needs no seed: it uses integer arithmetic only and depends
+only on the questions, visited in the order of image ids.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAX_TURNS: Final = PAPER.max_turns
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """How evenly questions are spread.
+    """How evenly questions are distributed.
 
     Attributes:
-        questions (`int`): how many there are.
-        ks, capabilities, pairs (`float`): over the ks, the capabilities and the pairs of capabilities that occur: the
-            entropy of how often each does by that of an even spread, 0 to 1; 1 where at most one occurs.
+        questions (`int`): number of questions.
+        ks, capabilities, pairs (`float`): evenness of the ks, the capabilities and the pairs of capabilities that
+            occur: the entropy of their distribution divided by that of a uniform one, 0 to 1; 1 if at most one occurs.
     """
 
     questions: int
@@ -44,13 +44,18 @@ class Evenness:
 
 @dataclass(frozen=True, slots=True)
 class Balance(NotebookSummary):
-    """What balancing did: the evenness of all accepted questions, and of those that were taken."""
+    """The result of balancing.
+
+    Attributes:
+        before (`Evenness`): of all accepted questions.
+        after (`Evenness`): of the questions that were kept.
+    """
 
     before: Evenness
     after: Evenness
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield the table of both."""
+        """Yield a table of both."""
         yield Table(
             ("evenness", "questions", "k", "capabilities", "pairs"),
             [
@@ -65,21 +70,25 @@ class Balance(NotebookSummary):
 
 
 def balance_questions(images: Mapping[str, Sequence[Combination]]) -> Choice:
-    """Choose two or three of each image's questions.
+    """Choose two or three questions of each image.
 
-    How many follows from k alone: the number of questions of each k is brought as near to the others' as two or three
-    an image allow, and as high, so that a frequent k keeps two where a rare one keeps three. Which follows from the
-    rest: each image first gives up what is needed most often, then exchanges a question for one it gave up as long as
-    that makes the squared counts of the atoms and of the pairs smaller, each sum taken by the square of its mean.
-    Dropping further thirds would buy little: with accept rates of 0.45 to 0.95 by atom, 0.0007 of the pairs' evenness
-    for a quarter of the questions.
+    How many depends only on k. The numbers of questions of each k are made as equal, and as high, as two or three per
+    image allow, so images of a frequent k keep two and images of a rare k keep three.
+
+    Which questions is decided by a greedy search. Each image first gives up the question whose capabilities are needed
+    most often. It then exchanges questions for those it gave up as long as this lowers the objective: the sum of
+    squared counts of the capabilities plus that of the pairs, each divided by its squared mean.
+
+    Dropping more third questions would gain little: with accept rates of 0.45 to 0.95 per capability, 0.0007 of the
+    pairs' evenness for a quarter of the questions.
 
     Args:
-        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each accepted question; those of
-            an image have one k. The order of the images does not matter.
+        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each accepted question. The
+            questions of an image have the same k. The order of the images does not matter.
 
     Returns:
-        Image id -> positions of the questions to take, ascending. An image with two or fewer keeps what it has.
+        Image id -> positions of the questions to keep, ascending. An image with at most two questions keeps all of
+        them.
     """
     catalog = make_catalog(images)
     targets = _target_counts(catalog)
@@ -102,7 +111,11 @@ def balance_questions(images: Mapping[str, Sequence[Combination]]) -> Choice:
 
 
 def measure_evenness(questions: Iterable[Combination]) -> Evenness:
-    """Return how even the ks, capabilities and pairs of these questions are."""
+    """Return how evenly the ks, capabilities and pairs of questions are distributed.
+
+    Args:
+        questions (`Iterable[Combination]`): the combination of each question.
+    """
     combination_counts = Counter(questions)
     ks: Counter[int] = Counter()
     capabilities: Counter[str] = Counter()
@@ -119,6 +132,7 @@ def measure_evenness(questions: Iterable[Combination]) -> Evenness:
 
 
 def _entropy(counts: Iterable[int]) -> float:
+    """Return the entropy of counts divided by that of a uniform distribution, 1 if there are fewer than two counts."""
     values = sorted(counts)
     total = sum(values)
     if len(values) < 2:
@@ -127,11 +141,11 @@ def _entropy(counts: Iterable[int]) -> float:
 
 
 def _target_counts(catalog: QuestionCatalog) -> dict[int, int]:
-    """Return how many questions of each k to take.
+    """Return how many questions of each k to keep.
 
-    Each k can have between two and three for each image. All ks get the same number, or the nearest to it that they can
-    have; the most even number, and of several the highest, is where one more makes the sum of squares by the square of
-    the sum grow, which it goes on doing from there.
+    The bounds for each k are two and three questions per image. All ks get the same target, clipped to their bounds.
+    The target is the one that minimises (sum of squared counts) / (sum of counts)^2, the largest in a tie. From there
+    on this ratio only grows with the target, so bisection finds it.
     """
     minimum: Counter[int] = Counter()
     maximum: Counter[int] = Counter()
@@ -153,10 +167,11 @@ def _target_counts(catalog: QuestionCatalog) -> dict[int, int]:
 
 
 class _Selection:
-    """The questions that each image keeps, at most three, in an order that exchanges leave as it is."""
+    """The questions that each image keeps, at most three; exchanging a question does not change the order."""
 
     def __init__(self, catalog: QuestionCatalog) -> None:
-        self._slots = array("I", [0]) * (MAX_TURNS * len(catalog))  # numbers of questions from 1, 0 for none
+        # Shape (images * MAX_TURNS,): the number of the question + 1, or 0 for an empty slot.
+        self._slots = array("I", [0]) * (MAX_TURNS * len(catalog))
 
     def __getitem__(self, image: int) -> list[int]:
         return [slot - 1 for slot in self._slots[MAX_TURNS * image : MAX_TURNS * (image + 1)] if slot]
@@ -167,9 +182,9 @@ class _Selection:
 
 
 def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: _Selection, spread: _Spread) -> None:
-    """Let images of this k give up their third question, the most frequent first, until the level is reached."""
+    """Drop the third question of images of this k, the most frequent combinations first, until the target is met."""
     excess = -target
-    candidates: dict[int, array[int]] = {}  # number of a combination -> its questions
+    candidates: dict[int, array[int]] = {}  # combination number -> questions with it that can be dropped
     for image in reversed(range(len(catalog))):
         if catalog.get_k(image) != k:
             continue
@@ -177,7 +192,8 @@ def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: 
         excess += len(questions)
         for question in questions if len(questions) > MIN_TURNS else ():
             candidates.setdefault(catalog.combination_numbers[question], array("I")).append(question)
-    # Weights only shrink as questions are given up, so what is on top and has not shrunk is the heaviest.
+    # Lazy heap: weights only shrink as questions are dropped. If the weight of the top entry is up to date, it is the
+    # heaviest; otherwise it is pushed back with its new weight.
     heap = [(-spread.weigh(number), catalog.combinations[number], number) for number in candidates]
     heapq.heapify(heap)
     while excess:
@@ -197,7 +213,11 @@ def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: 
 
 
 def _swap(image: int, catalog: QuestionCatalog, selection: _Selection, spread: _Spread) -> bool:
-    """Exchange one question for another that was given up, the exchange that evens most, if any does."""
+    """Exchange one question of an image for one that it gave up, choosing the exchange that improves the balance most.
+
+    Returns:
+        False if no exchange improves the balance.
+    """
     questions = selection[image]
     exchange = spread.find_swap(questions, [other for other in catalog.get_questions(image) if other not in questions])
     if exchange is None:
@@ -210,42 +230,48 @@ def _swap(image: int, catalog: QuestionCatalog, selection: _Selection, spread: _
 
 
 class _Spread:
-    """How often each capability and pair is needed by what is taken; `targets` has how many questions it will be."""
+    """Counts how often the kept questions need each capability and each pair, as weighted integers.
+
+    Args:
+        catalog (`QuestionCatalog`): all questions; they all count as kept at first.
+        targets (`Mapping[int, int]`): k -> number of questions that will be kept, which decides the weights.
+    """
 
     def __init__(self, catalog: QuestionCatalog, targets: Mapping[int, int]) -> None:
         self._combination_numbers = catalog.combination_numbers
         capabilities = sorted({capability for combination in catalog.combinations for capability in combination})
         pairs = sorted({pair for combination in catalog.combinations for pair in combinations(combination, 2)})
         cell_index = {cell: index for index, cell in enumerate([*capabilities, *pairs])}
-        # Of each combination: its cells, and its capabilities as bits.
+        # Per combination: the indices of its cells (capabilities and pairs), and its capabilities as a bit mask.
         self._cells = [
             [cell_index[cell] for cell in (*names, *combinations(names, 2))] for names in catalog.combinations
         ]
         self._bits = [sum(1 << cell_index[name] for name in names) for names in catalog.combinations]
-        # The squares of n counts by the square of their mean are n^2 / total^2 of them: here as whole numbers.
+        # Dividing the squares of n counts by their squared mean multiplies them by n^2 / total^2. Both terms are scaled
+        # by the squared totals of capabilities (size 1) and of pairs (size 2), so that all weights are integers.
         totals = {size: sum(math.comb(k, size) * target for k, target in targets.items()) or 1 for size in (1, 2)}
         capability_unit, pair_unit = (len(capabilities) * totals[2]) ** 2, (len(pairs) * totals[1]) ** 2
         self._units = [capability_unit] * len(capabilities) + [pair_unit] * len(pairs)
         self._own_weights = [capability_unit * k + pair_unit * math.comb(k, 2) for k in range(MAX_K + 1)]
-        self._counts = [0] * len(cell_index)  # in units
+        self._counts = [0] * len(cell_index)  # weighted counts, by cell
         for number, count in Counter(catalog.combination_numbers).items():
             self._update(number, count)
 
     def weigh(self, number: int) -> int:
-        """Return how often what a combination needs is needed, in units."""
+        """Return the sum of the weighted counts of a combination's capabilities and pairs."""
         return sum(map(self._counts.__getitem__, self._cells[number]))
 
     def find_heaviest(self, questions: Sequence[int]) -> int:
-        """Return the question whose loss evens most, the last one of equals."""
+        """Return the question whose removal improves the balance most, the last one in a tie."""
         return max(questions, key=lambda question: (self.weigh(self._combination_numbers[question]), question))
 
     def remove(self, questions: list[int], question: int) -> None:
-        """Take a question away."""
+        """Remove a question from the list and from the counts."""
         questions.remove(question)
         self._update(self._combination_numbers[question], -1)
 
     def find_swap(self, questions: Sequence[int], others: Sequence[int]) -> tuple[int, int] | None:
-        """Return the exchange of one of the questions for one of the others that evens most, None if none does."""
+        """Return the exchange (old, new) that improves the balance most, None if no exchange does."""
         numbers = self._combination_numbers
         weighed_others = [(self.weigh(numbers[other]), self._bits[numbers[other]], other) for other in others]
         best_delta, best_swap = 0, None
@@ -253,17 +279,18 @@ class _Spread:
             old_bits = self._bits[numbers[old]]
             weight = self.weigh(numbers[old]) - self._own_weights[old_bits.bit_count()]
             for new_weight, new_bits, new in weighed_others:
-                # Half of what the sums of squares change by; what both need stays as it is.
+                # Half of the change of the objective. Cells that both combinations need do not change.
                 delta = new_weight - weight - self._own_weights[(old_bits & new_bits).bit_count()]
                 if delta < best_delta:
                     best_delta, best_swap = delta, (old, new)
         return best_swap
 
     def replace(self, old: int, new: int) -> None:
-        """Exchange one question for another."""
+        """Exchange one question for another in the counts."""
         self._update(self._combination_numbers[old], -1)
         self._update(self._combination_numbers[new], 1)
 
     def _update(self, number: int, delta: int) -> None:
+        """Add a number of questions with this combination to the counts."""
         for cell in self._cells[number]:
             self._counts[cell] += delta * self._units[cell]

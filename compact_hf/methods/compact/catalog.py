@@ -1,6 +1,6 @@
-"""Which questions there are, and which of them are taken: mappings of millions of images, held as flat arrays.
+"""Stores which questions there are and which are chosen, as mappings over millions of images backed by flat arrays.
 
-A dictionary of tuples takes half a kilobyte an image; a catalog takes 20 bytes, and 2 for each question.
+A dictionary of tuples takes half a kilobyte per image; a catalog takes 20 bytes per image and 2 bytes per question.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Positions = tuple[int, ...]
 
 
 class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
-    """Image id -> the combination of each of its questions; those of an image have one k.
+    """Maps an image id to the combination of each of its questions, which all have the same k.
 
     Images and questions are numbered in the order in which they are appended: first the questions of image 0, then
     those of image 1, and so on.
 
     Attributes:
-        combinations (`list[Combination]`): those that occur.
+        combinations (`list[Combination]`): the combinations that occur.
         combination_numbers (`array[int]`): for each question the index of its combination in `combinations`.
     """
 
@@ -31,7 +31,7 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         self.combinations: list[Combination] = []
         self.combination_numbers = array("H")
         self._numbers: dict[Combination, int] = {}
-        # Of each image both halves of its id, and the number of the question after its last.
+        # Per image: both halves of its 128-bit id, and the number of the question after its last one.
         self._ids_high, self._ids_low, self._ends = array("Q"), array("Q"), array("I")
         self._is_sorted = True
 
@@ -39,8 +39,8 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         """Add an image.
 
         Args:
-            image_id (`str`): 32 hex digits. It can be looked up only if the ids come in ascending order; else see
-                `sort`.
+            image_id (`str`): 32 hex digits. Lookups by id work only if images are appended in ascending order of ids;
+                otherwise call `sort` first.
             questions (`Iterable[Combination]`): the combination of each of its questions.
         """
         for combination in questions:
@@ -56,7 +56,7 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         self._ends.append(len(self.combination_numbers))
 
     def sort(self) -> Self:
-        """Return the images in the order of their ids, of those with the same id the last."""
+        """Return the catalog with images in the order of their ids; of several with the same id only the last."""
         if self._is_sorted:
             return self
         result = type(self)()
@@ -67,29 +67,49 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         return result
 
     def find(self, image_id: str) -> int | None:
-        """Return the number of an image, None if there is none with this id."""
+        """Return the number of an image, None if there is no such image.
+
+        Args:
+            image_id (`str`): 32 hex digits.
+        """
         high, low = _split_id(image_id)
         image = bisect_left(self._ids_high, high)
         while image < len(self._ids_high) and self._ids_high[image] == high:
             if self._ids_low[image] == low:
                 return image
-            image += 1
+            image += 1  # ids with the same upper half are sorted by the lower half
         return None
 
     def find_image_of(self, question: int) -> int:
-        """Return the number of the image that a question is about."""
+        """Return the number of the image that a question is about.
+
+        Args:
+            question (`int`): the number of the question.
+        """
         return bisect_right(self._ends, question)
 
     def get_id(self, image: int) -> str:
-        """Return the id of an image."""
+        """Return the id of an image.
+
+        Args:
+            image (`int`): the number of the image.
+        """
         return f"{self._ids_high[image]:016x}{self._ids_low[image]:016x}"
 
     def get_questions(self, image: int) -> range:
-        """Return the numbers of an image's questions."""
+        """Return the numbers of an image's questions.
+
+        Args:
+            image (`int`): the number of the image.
+        """
         return range(self._ends[image - 1] if image else 0, self._ends[image])
 
     def get_k(self, image: int) -> int | None:
-        """Return k of an image's questions, None if it has none."""
+        """Return the k of an image's questions, None if it has no questions.
+
+        Args:
+            image (`int`): the number of the image.
+        """
         questions = self.get_questions(image)
         return len(self.combinations[self.combination_numbers[questions.start]]) if questions else None
 
@@ -111,13 +131,13 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
 
 
 class Choice(Mapping[str, Positions]):
-    """Image id -> the positions of those of its questions that are taken, ascending, for the images that are taken.
+    """Maps the id of each chosen image to the positions of its chosen questions, ascending.
 
     Args:
-        catalog (`QuestionCatalog`): what there is, sorted.
+        catalog (`QuestionCatalog`): all images and questions, sorted by image id.
 
     Attributes:
-        questions (`bytearray`): for each question of the catalog 1 if it is taken, else 0.
+        questions (`bytearray`): for each question of the catalog 1 if it is chosen, otherwise 0.
     """
 
     def __init__(self, catalog: QuestionCatalog) -> None:
@@ -126,17 +146,26 @@ class Choice(Mapping[str, Positions]):
         self.questions = bytearray(len(catalog.combination_numbers))
 
     def take(self, image: int, questions: Iterable[int]) -> None:
-        """Take an image with these of its questions, given by their numbers."""
+        """Choose an image with some of its questions.
+
+        Args:
+            image (`int`): the number of the image.
+            questions (`Iterable[int]`): the numbers of the chosen questions.
+        """
         self._images[image] = 1
         for question in questions:
             self.questions[question] = 1
 
     def get_images(self) -> Iterator[int]:
-        """Yield the numbers of the images that are taken, ascending."""
+        """Return the numbers of the chosen images, ascending."""
         return compress(range(len(self._images)), self._images)
 
     def get_taken(self, image: int) -> Iterator[int]:
-        """Yield the numbers of those of an image's questions that are taken, ascending."""
+        """Return the numbers of an image's chosen questions, ascending.
+
+        Args:
+            image (`int`): the number of the image.
+        """
         questions = self._catalog.get_questions(image)
         return compress(questions, self.questions[questions.start : questions.stop])
 
@@ -155,7 +184,11 @@ class Choice(Mapping[str, Positions]):
 
 
 def make_catalog(images: Mapping[str, Sequence[Combination]]) -> QuestionCatalog:
-    """Return the catalog of what a mapping holds, sorted."""
+    """Return a sorted catalog of the images and questions in a mapping.
+
+    Args:
+        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each of its questions.
+    """
     if isinstance(images, QuestionCatalog):
         return images.sort()
     catalog = QuestionCatalog()
@@ -165,4 +198,5 @@ def make_catalog(images: Mapping[str, Sequence[Combination]]) -> QuestionCatalog
 
 
 def _split_id(image_id: str) -> tuple[int, int]:
+    """Return the upper and the lower 64 bits of a 128-bit image id."""
     return divmod(int(image_id, 16), 1 << 64)

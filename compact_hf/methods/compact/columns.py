@@ -1,4 +1,4 @@
-"""Rows of questions with capabilities: their columns, their subsets k1, k2, ..., and what holds for each of them."""
+"""Defines rows of questions with capabilities: their columns, their subsets (k1, k2, ...) and their validity checks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class QuestionRow(Row):
     """A row whose questions each need `k` capabilities.
 
     Attributes:
-        k (`int`): how many.
-        capabilities (`tuple[str, ...]`): all that its questions need, in canonical order.
-        turns (`tuple[Turn, ...]`): each question with its answer and how it was checked.
+        k (`int`): number of capabilities that each question needs.
+        capabilities (`tuple[str, ...]`): all capabilities that its questions need, in canonical order.
+        turns (`tuple[Turn, ...]`): each question with its answer, and the results of its verification.
     """
 
     k: int
@@ -51,14 +51,14 @@ class QuestionRow(Row):
 
 
 class QuestionRowKind(RowKind):
-    """Rows of questions with capabilities, as COMPACT and augment make them."""
+    """Rows of questions with capabilities, as made by COMPACT and augment."""
 
     config = "compositional"
     statistics: ClassVar[type[RowStatistics]] = QuestionStatistics
 
     @classmethod
     def columns(cls) -> dict[str, Column]:
-        """See `RowKind.columns`: k, capabilities, turns."""
+        """Return the columns `k`, `capabilities` and `turns`; see `RowKind.columns`."""
         from datasets import List, Value
 
         text, number = Value("string"), Value("int64")
@@ -81,7 +81,11 @@ class QuestionRowKind(RowKind):
 
     @classmethod
     def get_subset(cls, record: Record) -> str:
-        """See `RowKind.get_subset`: `k1`, `k2`, ..."""
+        """Return `k1`, `k2`, ...; see `RowKind.get_subset`.
+
+        Args:
+            record (`Record`): the row.
+        """
         return f"k{record['k']}"
 
     @classmethod
@@ -91,12 +95,21 @@ class QuestionRowKind(RowKind):
 
     @classmethod
     def describe_filters(cls, filters: Filters) -> str | None:
-        """See `RowKind.describe_filters`: `k` and `capability`."""
+        """Describe the filters `k` and `capability`; see `RowKind.describe_filters`.
+
+        Args:
+            filters (`Filters`): names and values of the filters.
+        """
         return describe_filters(filters)
 
     @classmethod
     def may_match(cls, subset: str, filters: Filters) -> bool:
-        """See `RowKind.may_match`: a subset has one k."""
+        """Whether the k of the subset is the one that the filters ask for; see `RowKind.may_match`.
+
+        Args:
+            subset (`str`): the name of the subset.
+            filters (`Filters`): names and values of the filters.
+        """
         return filters.get("k") in (None, int(subset[1:]))
 
     @classmethod
@@ -128,7 +141,11 @@ class QuestionRowKind(RowKind):
 
 
 def parse_turn(turn: Record) -> Turn:
-    """Return a turn as the column `turns` holds it."""
+    """Return a turn.
+
+    Args:
+        turn (`Record`): an element of the column `turns`.
+    """
     return Turn(
         turn["question"],
         turn["answer"],
@@ -139,19 +156,22 @@ def parse_turn(turn: Record) -> Turn:
 
 
 def _check_turn(turn: Record, k: int) -> Iterator[RowDefect]:
+    """Yield the defects of one turn in a row with this k."""
     requested, verified = turn["capabilities"], turn["verified_capabilities"]
     if unknown := set(requested) - CAPABILITIES.keys():
         yield "unknown capability", ", ".join(sorted(unknown))
     if len(requested) != k or len(set(requested)) != k:
         yield "k is not the number of capabilities", f"k = {k}, {', '.join(requested)}"
     if len(verified) != len(set(verified)) or set(verified) != set(requested):
-        yield "verified capabilities differ", f"asked {', '.join(requested)}; verified {', '.join(verified)}"
+        yield "verified capabilities differ", f"requested {', '.join(requested)}; verified {', '.join(verified)}"
     if not 0 <= turn["confidence"] <= MAX_CONFIDENCE:
         yield "confidence out of range", str(turn["confidence"])
 
 
 def _check_turn_messages(record: Record) -> Iterator[RowDefect]:
+    """Yield a defect if questions and answers of the turns are not those of the messages."""
     contents = [message["content"] for message in record["messages"]]
+    # Messages alternate between user and assistant; the first question also contains the instruction to answer briefly.
     turns = record["turns"]
     exchanges = zip(turns, contents[::2], contents[1::2], strict=False)
     if 2 * len(turns) != len(contents) or any(

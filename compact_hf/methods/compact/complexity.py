@@ -1,4 +1,4 @@
-"""How complex questions are: how often each combination of capabilities is needed in, the paper's figures out. Pure."""
+"""Computes how complex questions are, as in the paper's figures, from the number of questions per combination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from compact_hf.capabilities import CAPABILITIES, canonicalize
 
 @dataclass(frozen=True, slots=True)
 class CapabilityPair:
-    """How many questions need both of two capabilities, in canonical order."""
+    """The number of questions that need both of two capabilities.
+
+    Attributes:
+        one, other (`str`): the capabilities, in canonical order.
+        questions (`int`): number of questions that need both.
+    """
 
     one: str
     other: str
@@ -21,16 +26,16 @@ class CapabilityPair:
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
-    """Questions by what they need (paper, section 2 and figure 2).
+    """Figures about what questions need (paper, section 2 and figure 2).
 
     Attributes:
-        questions (`int`): how many there are.
-        mean_k (`float | None`): None without any question.
-        mode_k (`int | None`): the k that most questions have, the smaller in a tie.
+        questions (`int`): number of questions.
+        mean_k (`float | None`): None if there is no question.
+        mode_k (`int | None`): the most frequent k, the smaller one in a tie; None if there is no question.
         at_most_2, none_needed (`float | None`): shares, 0 to 1, of questions with k <= 2, and with k = 0.
-        by_k (`dict[int, int]`): k -> questions, from 0 to the largest that there is.
-        by_capability (`dict[str, int]`): capability -> questions that need it; all ten.
-        by_pair (`tuple[CapabilityPair, ...]`): pairs that some question needs, most frequent first.
+        by_k (`dict[int, int]`): k -> number of questions, from 0 to the largest k that occurs.
+        by_capability (`dict[str, int]`): capability -> number of questions that need it; all ten capabilities.
+        by_pair (`tuple[CapabilityPair, ...]`): pairs of capabilities that a question needs, the most frequent first.
     """
 
     questions: int
@@ -44,14 +49,14 @@ class Complexity:
 
 
 def measure_complexity(combination_counts: Mapping[tuple[str, ...], int]) -> Complexity:
-    """Return the figures of questions.
+    """Return the figures for questions.
 
     Args:
-        combination_counts: combination of capabilities, in any order, empty for none -> how many questions need
-            exactly these.
+        combination_counts (`Mapping[tuple[str, ...], int]`): combination of capabilities, in any order, empty if none
+            is needed -> number of questions that need exactly these.
 
     Raises:
-        UnknownCapabilityError: a name is not one of the ten.
+        UnknownCapabilityError: a name is not one of the ten capabilities.
     """
     ks: Counter[int] = Counter()
     capabilities: Counter[str] = Counter()

@@ -1,8 +1,9 @@
-"""The rounds of one image: sample, generate, verify, until it has its questions (paper, sections 3.2 and 3.3).
+"""Generates the conversation of one image in rounds of sampling, generation and verification (paper, 3.2 and 3.3).
 
-In: an image. Out: its conversation, or nothing, and every reject on the way. A generator that yields requests and is
-sent replies; it knows no clock, no teacher and no other image. A round asks for as many combinations as the preset puts
-into one request, and what passes has passed the same checks, however many were asked for together.
+It takes an image, and returns its conversation, or None if too few questions were accepted, with all rejects. The work
+is a generator that yields requests and is sent the replies; it does not depend on time, on a specific teacher, or on
+other images. Each round requests as many combinations as the preset puts into one request. The checks are the same for
+any number of combinations per request.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from compact_hf.teachers.base import EncodedImage, Reply, Request
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an image.
+    """The outcome of an image.
 
     Attributes:
-        k (`int`): the k that was drawn for it.
-        conversation (`Conversation | None`): None where fewer than the preset's `min_turns` were accepted.
-        rejects (`tuple[Reject, ...]`): in the order in which they came.
-        drafts (`tuple[tuple[str, str], ...]`): for each combination that was asked for, in order, the key of the
-            teacher's reply and the reason for which the draft was dropped, empty where it became a turn.
-        teacher, verifier (`str`): the model versions that wrote and judged the turns.
+        k (`int`): the k that was drawn for the image.
+        conversation (`Conversation | None`): None if fewer questions than the preset's `min_turns` were accepted.
+        rejects (`tuple[Reject, ...]`): in the order in which they occurred.
+        drafts (`tuple[tuple[str, str], ...]`): for each requested combination, in order: the key of the teacher's
+            reply, and the reason for which the draft was dropped, empty if it was accepted.
+        teacher, verifier (`str`): the model versions that wrote and verified the turns.
     """
 
     k: int
@@ -44,21 +45,33 @@ class Outcome:
 
 
 def parse_outcome(body: str) -> Outcome:
-    """Return the outcome that a journal holds as JSON."""
+    """Return the outcome that a journal holds as JSON.
+
+    Args:
+        body (`str`): the JSON.
+    """
     return from_json(Outcome, body)
 
 
 def generate_conversation(
     image_id: str, encoded_image: EncodedImage, *, seed: int, ks: tuple[int, ...], preset: Preset
 ) -> Process:
-    """Ask about one image until it has `max_turns` accepted questions or `max_rounds` are over.
+    """Request questions about one image until `max_turns` are accepted or `max_rounds` are over.
+
+    Args:
+        image_id (`str`): the id of the image.
+        encoded_image (`EncodedImage`): the image as teacher and verifier see it.
+        seed (`int`): random seed for k and the combinations.
+        ks (`tuple[int, ...]`): k is drawn uniformly from these.
+        preset (`Preset`): the preset of the run.
 
     Yields:
-        A list of requests; the replies to them, in the same order, must be sent back.
+        A list of requests; the list of replies, in the same order, must be sent back.
 
     Returns:
-        The `Outcome` as JSON, and the number of its turns where they make a conversation.
+        The `Outcome` as JSON, and the number of turns, 0 if there is no conversation.
     """
+    # One k per image: all its questions need the same number of capabilities.
     k = draw_k(seed, image_id, ks)
     previous: list[Combination] = []
     turns: list[Turn] = []
@@ -69,12 +82,12 @@ def generate_conversation(
     while len(turns) < preset.max_turns and rounds < preset.max_rounds:
         combinations = draw_combinations(seed, image_id, k, previous, preset.combinations_per_request)
         if not combinations:
-            break
+            break  # all combinations of this k have been requested
         rounds += 1
         previous += combinations
         round_result = yield from _run_round(Task(image_id, rounds, combinations), encoded_image, turns, preset)
         for result in round_result.results:
-            # Once more: two of one round may repeat each other.
+            # Check again: the filters saw only earlier rounds, but two drafts of one round may repeat each other.
             if isinstance(result, Turn) and (repetition := filters.repetition_reason(result.question, turns, preset)):
                 result = Reject("generation", repetition[0], result.question, repetition[1], result.capabilities)
             if isinstance(result, Turn):
@@ -94,7 +107,13 @@ def generate_conversation(
 
 @dataclass(frozen=True, slots=True)
 class _RoundResult:
-    """What a round brought: a turn or a reject for each of its combinations, and who wrote and judged them."""
+    """The result of one round.
+
+    Attributes:
+        key (`str`): the key of the teacher's reply.
+        results (`list[Turn | Reject]`): one for each combination of the round.
+        teacher, verifier (`str`): the model versions that wrote and verified the drafts.
+    """
 
     key: str
     results: list[Turn | Reject]
@@ -105,6 +124,7 @@ class _RoundResult:
 def _run_round(
     task: Task, encoded_image: EncodedImage, turns: list[Turn], preset: Preset
 ) -> Generator[list[Request], list[Reply], _RoundResult]:
+    """Request a draft for each combination of the task, then filter and verify the drafts."""
     request = _draft_request(task, encoded_image)
     (reply,) = yield [request]
     candidates = [
@@ -112,6 +132,7 @@ def _run_round(
     ]
     drafts = [draft for draft in candidates if isinstance(draft, Draft)]
     verifications = yield from verify_drafts(task.image_id, encoded_image, drafts, preset)
+    # The results in the order of combinations; within a task each combination is unique.
     result_by_combination = {
         draft.capabilities: result for draft, (result, _) in zip(drafts, verifications, strict=True)
     }
@@ -123,6 +144,7 @@ def _run_round(
 
 
 def _draft_request(task: Task, encoded_image: EncodedImage) -> Request:
+    """Return the request to the teacher for the combinations of a task."""
     is_several = len(task.combinations) > 1
     prompt = teacher_several_prompt(task.combinations) if is_several else teacher_prompt(task.combinations[0])
     schema = DraftsReply if is_several else DraftReply

@@ -1,7 +1,7 @@
-"""Step 2, conversation generation: from the teacher's reply to a draft, or a reject with its reason.
+"""Parses a teacher's reply into drafts and filters them (step 2, conversation generation).
 
-A reply is read only if it is the JSON that was asked for, alone or in one Markdown fence. Each check is a small filter:
-it returns None if a draft passes, and the reason if it does not.
+A reply is accepted only if it is the requested JSON, either alone or in one Markdown code fence. Each check is a small
+function that returns None if a draft passes, and otherwise the reason and a detail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
 
 Failure = tuple[GenerationReason, str]
-"""The check that a draft fails, and what was got."""
+"""The reason for which a draft is dropped, and a detail such as the offending value."""
 ReplyModel = TypeVar("ReplyModel", bound=BaseModel)
 
 
@@ -36,12 +36,16 @@ _FENCE: Final = "```"
 
 
 def parse_json_reply(schema: type[ReplyModel], text: str) -> ReplyModel:
-    """Return what the text says in the form of `schema`.
+    """Parse a reply as JSON of a given schema.
+
+    Args:
+        schema (`type[ReplyModel]`): the pydantic model of the reply.
+        text (`str`): the text of the reply.
 
     Raises:
-        pydantic.ValidationError: it is not that.
+        pydantic.ValidationError: the text is not JSON of this schema.
     """
-    # Small local models like to fence their JSON. Both ends must be there: JSON that was cut is never repaired.
+    # Small local models often fence their JSON. Both ends are required, because truncated JSON is never repaired.
     first, _, rest = text.strip().partition("\n")
     if first.rstrip().lower() in (_FENCE, f"{_FENCE}json") and rest.endswith(_FENCE):
         text = rest.removesuffix(_FENCE)
@@ -49,9 +53,13 @@ def parse_json_reply(schema: type[ReplyModel], text: str) -> ReplyModel:
 
 
 def order_by_number(items: Sequence[Item], count: int) -> list[Item | None]:
-    """Return the items numbered 1 to `count` in that order, None for each that is missing or there twice.
+    """Return numbered items in order; an item is None if its number is missing or occurs more than once.
 
-    Numbers that were not asked for are passed over: whatever carries one answers nothing.
+    Items with numbers that were not requested are ignored.
+
+    Args:
+        items (`Sequence[Item]`): the items of a reply, in any order.
+        count (`int`): the number of requested items; they are numbered from 1.
     """
     occurrences = Counter(item.number for item in items)
     item_by_number = {item.number: item for item in items}
@@ -59,20 +67,24 @@ def order_by_number(items: Sequence[Item], count: int) -> list[Item | None]:
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """Return in one line what is wrong with a reply, without quoting it."""
+    """Return in one line what is wrong with a reply, without quoting the reply.
+
+    Args:
+        error (`ValidationError`): the error; only its first problem is described.
+    """
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
 
 
-# RECIPE: a word or a short phrase. The paper gives no number; ten words are a sentence already.
+# Reconstructed: the paper asks for a word or a short phrase and gives no number. Ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8
 MAX_ANSWER_CHARS: Final = 100
 MAX_QUESTION_CHARS: Final = 400
-# NUL and its like, and what turns the direction of the text around it.
+# Control characters such as NUL, and characters that change the direction of the surrounding text.
 _CONTROL_CHARS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _JOINED_QUESTIONS: Final = re.compile(
     r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
-    # "and is it", but not the "and is" of "the person who wears pink and is in the background".
+    # Matches "and is it", but not "and is" in "the person who wears pink and is in the background".
     r"(?:what|which|whom|when|why|how|(?:is|are|does|do|did|can)\s+(?:it|he|she|they|there|the|this|that|any)|"
     r"(?<=[,;?] )(?:who|whose|where)|(?<=[,;?] and )(?:who|whose|where))\b",
     re.IGNORECASE,
@@ -80,9 +92,15 @@ _JOINED_QUESTIONS: Final = re.compile(
 
 
 def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draft | Reject]:
-    """Return what a teacher's reply holds for each combination: a draft, or a reject.
+    """Return the drafts in a teacher's reply.
 
-    A reject says that the teacher declined, or that this draft or the whole reply is not the JSON that was asked for.
+    Args:
+        reply (`Reply`): the reply to one request.
+        combinations (`Sequence[Combination]`): the combinations of that request, in its order.
+
+    Returns:
+        For each combination a draft, or a reject if the teacher declined, or if this draft or the whole reply is not
+        the JSON that was requested.
     """
 
     def reject_all(reason: GenerationReason, subject: str, detail: str) -> list[Draft | Reject]:
@@ -100,7 +118,16 @@ def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draf
 
 
 def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> Failure | None:
-    """Return (reason, detail) where a question repeats one of the image's accepted ones, None where it does not."""
+    """Check whether a question repeats an accepted question of the same image.
+
+    Args:
+        question (`str`): the question.
+        turns (`Sequence[Turn]`): the accepted turns of the image.
+        preset (`Preset`): the preset of the run; `max_overlap` is the limit.
+
+    Returns:
+        The reason and a detail if the question repeats one, otherwise None.
+    """
     for turn in turns:
         overlap = word_overlap(question, turn.question)
         if overlap > preset.max_overlap:
@@ -109,14 +136,18 @@ def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> F
 
 
 def _to_draft_or_reject(number: int, draft: NumberedDraft | None, combination: Combination) -> Draft | Reject:
+    """Return the draft with this number, or a reject if it is missing or not supported by the image."""
     if draft is None:
-        return Reject("generation", GenerationReason.MALFORMED, "", f"not one draft of number {number}", combination)
+        return Reject(
+            "generation", GenerationReason.MALFORMED, "", f"no draft, or several, with number {number}", combination
+        )
     if not draft.supported:
-        return Reject("generation", GenerationReason.DECLINED, "", "the picture does not support it", combination)
+        return Reject("generation", GenerationReason.DECLINED, "", "the image does not support it", combination)
     return _to_draft(draft, combination)
 
 
 def _to_draft(draft_reply: DraftReply | NumberedDraft, combination: Combination) -> Draft:
+    """Return the draft in a reply, with whitespace normalised."""
     return Draft(
         " ".join(draft_reply.question.split()),
         " ".join(draft_reply.answer.split()),
@@ -126,7 +157,13 @@ def _to_draft(draft_reply: DraftReply | NumberedDraft, combination: Combination)
 
 
 def draft_reject_reason(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
-    """Return (reason, detail) for the first check that the draft fails, None where it passes all."""
+    """Return the reason and a detail of the first check that a draft fails, None if it passes all.
+
+    Args:
+        draft (`Draft`): the draft.
+        turns (`Sequence[Turn]`): the accepted turns of the image.
+        preset (`Preset`): the preset of the run.
+    """
     for check in _CHECKS:
         failure = check(draft, turns, preset)
         if failure is not None:
@@ -144,7 +181,7 @@ def _check_uninformative(draft: Draft, turns: Sequence[Turn], preset: Preset) ->
 
 def _check_length(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     if len(draft.question) > MAX_QUESTION_CHARS:
-        return GenerationReason.LONG_QUESTION, f"{len(draft.question)} > {MAX_QUESTION_CHARS} signs"
+        return GenerationReason.LONG_QUESTION, f"{len(draft.question)} > {MAX_QUESTION_CHARS} characters"
     if len(draft.answer) > MAX_ANSWER_CHARS or len(draft.answer.split()) > MAX_ANSWER_WORDS:
         return GenerationReason.LONG_ANSWER, draft.answer[:MAX_ANSWER_CHARS]
     return None
@@ -156,7 +193,7 @@ def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) ->
 
 
 def _check_image_placeholder(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
-    # Trainers put the image where the text says <image>: a literal one would break them.
+    # Training code replaces <image> in the text by the image, so a literal <image> would break it.
     return (GenerationReason.IMAGE_PLACEHOLDER, "<image>") if "<image>" in f"{draft.question} {draft.answer}" else None
 
 
@@ -167,7 +204,7 @@ def _check_confidence(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Fa
 
 
 def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
-    # Not before the first few words: "In the picture, what ..." is one question.
+    # Only if the text begins with a question word: "In this photo, what ..." is one question.
     head, _, tail = draft.question.partition(" ")
     has_question_word = re.match(
         r"(what|which|who|whose|whom|where|when|why|how|is|are|does|do)\b", head, re.IGNORECASE
@@ -178,7 +215,7 @@ def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset)
 
 def _check_answer_leak(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     answer = normalise(draft.answer)
-    # "Is it red or blue?" offers its answer among others; that is a choice, not a leak.
+    # "Is it red or blue?" contains its answer as one of several choices, which is not a leak.
     if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):
         return GenerationReason.ANSWER_LEAK, draft.answer
     return None
@@ -188,6 +225,7 @@ def _check_repetition(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Fa
     return repetition_reason(draft.question, turns, preset)
 
 
+# In this order; the first check that fails gives the reason.
 _CHECKS: Final[tuple[Callable[[Draft, Sequence[Turn], Preset], Failure | None], ...]] = (
     _check_empty,
     _check_length,

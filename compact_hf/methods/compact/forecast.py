@@ -1,7 +1,7 @@
-"""How COMPACT's questions fare and what they take, for a forecast of a run.
+"""Estimates the yield and the requests of COMPACT per image, for the forecast of a run.
 
-The rounds of an image are a Markov chain over the number of its accepted questions: probabilities are carried from
-round to round, without any simulation. How drafts fare is assumed, or the mean of what the run has done.
+The rounds of an image are a Markov chain over the number of its accepted questions. The probabilities are computed from
+round to round; nothing is simulated. The pass rates of drafts are assumed, or measured in the run so far.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from compact_hf.teachers.base import Role
 
 @dataclass(frozen=True, slots=True)
 class PassRates:
-    """How drafts fare, as shares from 0 to 1.
+    """Shares of drafts, 0 to 1, that pass each stage.
 
     Attributes:
-        generation (`float`): of the drafts that were asked for, those that come and pass the checks made in code.
-        verification (`float`): of those, the ones that the verdict agrees with.
-        blind (`float`): of those, the ones that cannot be answered without the image (strict presets only).
+        generation (`float`): share of requested drafts that are written and pass the filters.
+        verification (`float`): share of these that the verifier's verdict agrees with.
+        blind (`float`): share of these that cannot be answered without the image (strict presets only).
     """
 
     generation: float
@@ -55,14 +55,15 @@ class PassRates:
 
 @dataclass(frozen=True, slots=True)
 class QuestionEstimate:
-    """What one image takes and gives, on average.
+    """The average cost and yield of one image.
 
     Attributes:
-        teacher_requests, verifier_requests, blind_requests (`float`): requests; blind ones go to the verifier too,
-            without the image.
-        teacher_questions, verifier_questions, blind_questions (`float`): combinations and questions in these requests.
-        kept (`float`): probability that the image is kept.
-        questions (`float`): accepted questions, those of images that are not kept left out.
+        teacher_requests, verifier_requests, blind_requests (`float`): number of requests; blind ones go to the verifier
+            too, but without the image.
+        teacher_questions, verifier_questions, blind_questions (`float`): number of combinations or questions in these
+            requests.
+        kept (`float`): probability, 0 to 1, that the image is kept.
+        questions (`float`): accepted questions; those of images that are not kept do not count.
     """
 
     teacher_requests: float
@@ -76,8 +77,14 @@ class QuestionEstimate:
 
 
 def estimate_image(preset: Preset, k: int, rates: PassRates) -> QuestionEstimate:
-    """Return what an image of this k takes and gives where each draft fares by itself."""
-    distribution: Mapping[int, float] = {0: 1.0}  # accepted questions -> share of the images
+    """Return the average cost and yield of an image, if drafts pass or fail independently of each other.
+
+    Args:
+        preset (`Preset`): the preset of the run.
+        k (`int`): the k of the image.
+        rates (`PassRates`): the pass rates of its drafts.
+    """
+    distribution: Mapping[int, float] = {0: 1.0}  # number of accepted questions -> share of images
     blind_rate = rates.blind if preset.strict else 1.0
     teacher_requests = verifier_requests = blind_requests = teacher_questions = 0.0
     combinations = math.comb(MAX_K, k)
@@ -89,11 +96,12 @@ def estimate_image(preset: Preset, k: int, rates: PassRates) -> QuestionEstimate
         active_share = sum(share for turns, share in distribution.items() if turns < preset.max_turns)
         teacher_requests += active_share
         teacher_questions += active_share * count
-        # A round that leaves nothing to judge, or to guess, spares that request.
+        # A request to the verifier is only sent if at least one draft is left for it.
         verifier_requests += active_share * _at_least_one(rates.generation, count)
         blind_requests += (
             active_share * _at_least_one(rates.generation * rates.verification, count) if preset.strict else 0.0
         )
+        # Drafts that pass everything become turns; images with `max_turns` stay as they are.
         distribution = _after_round(
             distribution, count, rates.generation * rates.verification * blind_rate, preset.max_turns
         )
@@ -111,12 +119,14 @@ def estimate_image(preset: Preset, k: int, rates: PassRates) -> QuestionEstimate
 
 
 def _at_least_one(probability: float, count: int) -> float:
+    """Return the probability that at least one of `count` independent events occurs."""
     return 1 - (1 - probability) ** count
 
 
 def _after_round(
     distribution: Mapping[int, float], count: int, accept_rate: float, max_turns: int
 ) -> Mapping[int, float]:
+    """Return the distribution of accepted questions after a round with `count` drafts; finished images stay."""
     result: defaultdict[int, float] = defaultdict(float)
     for turns, share in distribution.items():
         if turns >= max_turns:
@@ -131,21 +141,22 @@ def _after_round(
 
 
 RequestKind = Literal["teacher", "verifier", "blind"]
-"""What is asked: `blind` goes to the verifier, without the image."""
+"""The kind of a request; `blind` goes to the verifier, without the image."""
 
 ASSUMED_ACCEPT_RATE: Final = 0.8
-"""Share of drafts that are taken to pass all checks, before anything is known."""
-_LABELS: Final = {"teacher": "teacher", "verifier": "verifier", "blind": "verifier, without the picture"}
+"""Assumed share of drafts that pass all checks, until there are measurements."""
+_LABELS: Final = {"teacher": "teacher", "verifier": "verifier", "blind": "verifier, without the image"}
+# Assumed tokens per question of a reply, without thinking.
 _OUTPUT_TOKENS: Final = {"teacher": 50, "verifier": 35, "blind": 10}
 _SAMPLE_QUESTION: Final = "What colour is the jacket of the person who reaches for the second shelf from the left?"
 
 
 def estimate_run(preset: Preset, status: RunStatus | None) -> ImageEstimate:
-    """Return what an image takes and gives on average, over the preset's k.
+    """Return the average cost and yield of an image, over all k of the preset.
 
     Args:
-        preset (`Preset`): the parameters, `ks` and `strict` included.
-        status (`RunStatus | None`): the run so far, whose means replace assumptions.
+        preset (`Preset`): the preset of the run.
+        status (`RunStatus | None`): the run so far, whose measurements replace assumptions.
     """
     question_status = None if status is None else cast(QuestionRunStatus, status)
     mean = _mean(estimate_image(preset, k, estimate_pass_rates(k, question_status)) for k in preset.ks)
@@ -158,7 +169,13 @@ def estimate_run(preset: Preset, status: RunStatus | None) -> ImageEstimate:
 
 
 def estimate_pass_rates(k: int, status: QuestionRunStatus | None) -> PassRates:
-    """Return how drafts of this k fared in a run so far; without one, all are taken to come and 80% to pass."""
+    """Return the pass rates of drafts.
+
+    Args:
+        k (`int`): the k of the drafts.
+        status (`QuestionRunStatus | None`): the run so far. Without it all drafts are assumed to be written, and 80% of
+            them to pass.
+    """
     if status is None:
         return PassRates(generation=1.0, verification=ASSUMED_ACCEPT_RATE)
     drafts, accepted = status.drafts_by_k, status.accepted_by_k
@@ -167,8 +184,9 @@ def estimate_pass_rates(k: int, status: QuestionRunStatus | None) -> PassRates:
     guess_count = sum(
         reject_count.count for reject_count in status.rejects if reject_count.reason == VerificationReason.BLIND
     )
-    # A k that was hardly drawn yet is taken to fare as all do.
+    # A k with too few drafts so far is assumed to have the overall rate.
     accept_rate = accepted[k] / drafts[k] if drafts.get(k, 0) >= MIN_SAMPLES else total_accepted / total_drafts
+    # Rejects are not counted by k, so a k may have more accepted drafts than the overall rate of the filters allows.
     generation_rate = max(accept_rate, 1 - dropped / total_drafts)
     blind_rate = total_accepted / (total_accepted + guess_count) if total_accepted else 1.0
     return PassRates(
@@ -177,11 +195,13 @@ def estimate_pass_rates(k: int, status: QuestionRunStatus | None) -> PassRates:
 
 
 def _mean(estimates: Iterable[QuestionEstimate]) -> QuestionEstimate:
+    """Return the mean of estimates, field by field."""
     rows = [astuple(estimate) for estimate in estimates]
     return QuestionEstimate(*(math.fsum(column) / len(rows) for column in zip(*rows, strict=True)))
 
 
 def _iter_requests(mean: QuestionEstimate, preset: Preset) -> Iterator[RequestEstimate]:
+    """Yield the estimate of each kind of request; blind requests exist for strict presets only."""
     kinds: list[tuple[RequestKind, Role, float, float]] = [
         ("teacher", "teacher", mean.teacher_requests, mean.teacher_questions),
         ("verifier", "verifier", mean.verifier_requests, mean.verifier_questions),
@@ -199,7 +219,7 @@ def _iter_requests(mean: QuestionEstimate, preset: Preset) -> Iterator[RequestEs
 
 
 def _estimate_input_tokens(kind: RequestKind, questions: float, preset: Preset) -> float:
-    """Return the tokens of one request that holds so many questions: the real prompt's, and the image's."""
+    """Return the input tokens of a request with this many questions: the actual prompt's, and the image's."""
     is_several = preset.combinations_per_request > 1
     question_list = [_SAMPLE_QUESTION] * max(1, round(questions))
     match kind:
@@ -218,6 +238,7 @@ def _estimate_input_tokens(kind: RequestKind, questions: float, preset: Preset) 
 
 
 def _describe_basis(status: QuestionRunStatus | None) -> Iterator[str]:
+    """Yield the lines that say what the pass rates are based on."""
     if status is None:
         yield from describe_assumptions(f"{ASSUMED_ACCEPT_RATE:.0%} of drafts pass")
     else:

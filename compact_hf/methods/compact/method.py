@@ -1,4 +1,4 @@
-"""The method of the paper: questions that need k capabilities at once, written by a teacher and verified."""
+"""Registers COMPACT, the paper's method: questions that need k capabilities at once, written and verified by models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class QuestionMethod(QuestionRowKind, Method):
-    """What COMPACT and augment have in common: conversations of verified questions, which become rows together."""
+    """Common base of COMPACT and augment: conversations of verified questions, which are assembled together."""
 
     k_source = "asked"
 

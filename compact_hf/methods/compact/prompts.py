@@ -1,11 +1,13 @@
-"""What teacher and verifier are asked, word for word, and the JSON that must come back.
+"""Contains the prompts of teacher and verifier, and the JSON schemas of their replies.
 
-The verifier's prompt holds the question alone: neither the combination that was asked for, nor the draft's answer, nor
-its confidence, so that it cannot agree out of politeness. (The authors' script tells it what is expected: a marked
-departure.)
-Each prompt comes in two forms: for one question, as in the paper, and for several about one picture, which carries the
-picture once. Both ask for the same by the same words.
-Any change here raises the preset's version.
+The verifier's prompt contains only the question. It has neither the requested combination nor the draft's answer and
+confidence, so that the verifier is not led to agree. This is a departure from the authors' script, which gives the
+verifier the expected capabilities.
+
+Each prompt has two forms with the same wording: for one question, as in the paper, and for several questions about one
+image, which is then sent once.
+
+Any change of a prompt or schema requires a new version of the preset.
 """
 
 from __future__ import annotations

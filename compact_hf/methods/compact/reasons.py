@@ -1,4 +1,4 @@
-"""Reasons why a draft, an image or a question is dropped, by stage; `compact status` counts them."""
+"""Defines why a draft, a question or an image is dropped, by stage; `compact status` counts these reasons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from compact_hf.records import Reason
 
 
 class GenerationReason(Reason):
-    """Why a draft is dropped before anybody verifies it (paper, step 2)."""
+    """Why a draft is dropped before it is verified (paper, step 2)."""
 
     DECLINED = "declined"
     MALFORMED = "malformed reply"
@@ -23,7 +23,7 @@ class GenerationReason(Reason):
 
 
 class VerificationReason(Reason):
-    """Why a draft is dropped after the verifier has seen it (paper, step 3)."""
+    """Why a draft is dropped by the verification (paper, step 3)."""
 
     DECLINED = "verifier declined"
     MALFORMED = "malformed verdict"
@@ -35,13 +35,13 @@ class VerificationReason(Reason):
 
 
 class ConversationReason(Reason):
-    """Why an image is dropped."""
+    """Why an image is dropped in a run."""
 
     TOO_FEW = "too few questions"
 
 
 class SelectionReason(Reason):
-    """Why a question, or an image with its questions, is not chosen for a dataset."""
+    """Why a question, or an image with all its questions, is not part of a dataset."""
 
     NEAR_DUPLICATE = "near-duplicate question"
     TOO_FEW = "too few questions"

@@ -1,8 +1,8 @@
-"""Step 4, assembly: from the journals of one or more runs to rows, in the order of image ids (paper, section 3.4).
+"""Assembles rows from the journals of COMPACT and augment, in the order of image ids (step 4; paper, section 3.4).
 
-Timing, kills and sharding leave no trace: the same replies give the same rows in the same order. Beyond the paper, a
-question that repeats one about an earlier image is dropped (near_duplicates.py), and where it is asked for, of images
-with a surplus of questions those are taken that even the dataset out (balance.py).
+The result does not depend on timing, interruptions or sharding: the same replies give the same rows in the same order.
+Two steps are not in the paper. A question that repeats one about an earlier image is dropped (near_duplicates.py). With
+the option `balance`, the questions of images with more than needed are chosen to make the dataset even (balance.py).
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ from compact_hf.runs.journal import Journal
 
 
 def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:
-    """Yield a row of each conversation, of runs of COMPACT and of augment together; see `Method.iter_rows`.
+    """Yield a row for each conversation, for runs of COMPACT and of augment together; see `Method.iter_rows`.
 
-    What stays in memory are the words of the questions, to find those that repeat one, and with `balance` the
-    combinations of each image, as numbers: under 300 bytes an image with four or five questions. With `balance` it
-    reads the runs twice.
+    The words of all questions stay in memory to find near-duplicates, and with `balance` also the combinations of each
+    image, as numbers: less than 300 bytes per image with four or five questions. With `balance` the runs are read
+    twice.
+
+    Args:
+        journals (`Sequence[Journal]`): the journals of the runs.
+        options (`AssemblyOptions`): which rows and questions to leave out.
     """
     conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
     if options.balance:
@@ -46,7 +50,13 @@ def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) ->
 
 
 def make_conversation_sample(outcome: FinishedOutcome, filters: Filters, *, rejects: bool) -> Sample | None:
-    """See `Method.make_outcome_sample`."""
+    """Return how a contact sheet shows an outcome; see `Method.make_outcome_sample`.
+
+    Args:
+        outcome (`FinishedOutcome`): the outcome of an image.
+        filters (`Filters`): the filters `k` and `capability`.
+        rejects (`bool`): whether to show dropped drafts instead of accepted questions.
+    """
     parsed, teachers = parse_outcome(outcome.body), outcome.identity.teachers
     names = {"caption": outcome.ref, "teacher": teachers["teacher"], "verifier": teachers["verifier"]}
     if rejects:
@@ -56,7 +66,11 @@ def make_conversation_sample(outcome: FinishedOutcome, filters: Filters, *, reje
 
 
 def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
-    """Return the messages of a conversation: the first question carries the instruction to answer shortly."""
+    """Return the messages of a conversation. The first question is followed by the instruction to answer briefly.
+
+    Args:
+        questions_and_answers (`Sequence[tuple[str, str]]`): the questions with their answers, in order.
+    """
     messages: list[Message] = []
     for index, (question, answer) in enumerate(questions_and_answers):
         content = question if index else f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
@@ -65,7 +79,12 @@ def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Me
 
 
 def with_turns(row: QuestionRow, turns: Sequence[Turn]) -> QuestionRow:
-    """Return the row of a conversation with these turns, and with all that follows from them."""
+    """Return a row with other turns, and with the id, messages and capabilities that follow from them.
+
+    Args:
+        row (`QuestionRow`): the row of a conversation.
+        turns (`Sequence[Turn]`): the turns of the new row.
+    """
     questions_and_answers = [(turn.question, turn.answer) for turn in turns]
     return replace(
         row,
@@ -78,7 +97,7 @@ def with_turns(row: QuestionRow, turns: Sequence[Turn]) -> QuestionRow:
 
 @dataclass(frozen=True, slots=True)
 class _ImageConversation:
-    """An image with its conversation, of which the turns at `positions` go into the release."""
+    """An image with its conversation; the turns at `positions` become part of the dataset."""
 
     outcome: Outcome
     turns: tuple[Turn, ...]
@@ -88,10 +107,11 @@ class _ImageConversation:
 
     @property
     def min_turns(self) -> int:
-        """How many questions it needs: what `compact augment` rewrites may be a single one."""
+        """Number of questions that the image needs to be kept: one is enough for `compact augment`."""
         return PAPER.min_turns if self.finished.method.name == METHOD else 1
 
     def to_row(self) -> QuestionRow:
+        # `with_turns` fills in everything that depends on the turns.
         row = QuestionRow(
             id="",
             messages=(),
@@ -111,7 +131,7 @@ class _ImageConversation:
 
 
 def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversation | Reject]:
-    """Yield each image's conversation with all its turns, in the order of image ids, and the rejects before it."""
+    """Yield the rejects and the conversation of each image, with all its turns, in the order of image ids."""
     for item in iter_outcomes(journals):
         if isinstance(item, Reject):
             yield item
@@ -131,7 +151,7 @@ def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversat
 def _drop_near_duplicates(
     conversations: Iterable[_ImageConversation | Reject], near_duplicates: NearDuplicates
 ) -> Iterator[_ImageConversation | Reject]:
-    """Drop what repeats a question about an earlier image, and images that have too few questions then."""
+    """Drop questions that repeat one about an earlier image, and images that are left with too few questions."""
     for item in conversations:
         if isinstance(item, Reject):
             yield item
@@ -154,9 +174,9 @@ def _apply_balance(
     journals: Sequence[Journal],
     on_balance: Callable[[NotebookSummary], None],
 ) -> Iterator[_ImageConversation | Reject]:
-    """Go over the runs twice, to choose of each image's questions and to take what was chosen."""
+    """Choose questions of each image in a first pass over the runs, and yield the chosen ones in a second pass."""
     catalog = QuestionCatalog()
-    turn_positions = array("H")  # of each question of the catalog, among the image's turns
+    turn_positions = array("H")  # question number in the catalog -> position among its image's turns
     for item in conversations:
         if isinstance(item, Reject):
             yield item
@@ -166,7 +186,7 @@ def _apply_balance(
     choice = balance_questions(catalog)
     on_balance(_measure_balance(catalog, choice))
     for item in _iter_conversations(journals):
-        # What has come in since the first time is left for the next release.
+        # Images that a running run finished since the first pass are left for the next release.
         if isinstance(item, Reject) or (image := catalog.find(item.image.image_id)) is None:
             continue
         positions = tuple(turn_positions[question] for question in choice.get_taken(image))
@@ -178,6 +198,7 @@ def _apply_balance(
 
 
 def _measure_balance(catalog: QuestionCatalog, choice: Choice) -> Balance:
+    """Return the evenness of all questions and of the chosen ones."""
     numbers = catalog.combination_numbers
     before, after = (
         measure_evenness(map(catalog.combinations.__getitem__, kept))

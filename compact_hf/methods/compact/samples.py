@@ -1,4 +1,4 @@
-"""Images with questions of one k as a contact sheet shows them: which are wanted, of rows and of runs."""
+"""Decides which questions of rows and of runs a contact sheet shows, by k and by capability."""
 
 from __future__ import annotations
 
@@ -19,18 +19,26 @@ _MAX_DRAFTS: Final = 4
 
 
 def describe_filters(filters: Filters) -> str | None:
-    """See `RowKind.describe_filters`: such as `of k = 3 that are to need counting`."""
+    """Return in words what the filters ask for, such as `of k = 3 for the capability counting`; see `RowKind`.
+
+    Args:
+        filters (`Filters`): names and values of the filters.
+
+    Raises:
+        UsageError: k is out of range.
+        UnknownCapabilityError: the capability is not one of the ten.
+    """
     if not filters.keys() <= FILTERS:
         return None
     from compact_hf.reports.theme import get_label
 
     k, capability = filters.get("k"), filters.get("capability")
     if k is not None and not 1 <= k <= len(CAPABILITIES):
-        raise UsageError(f"got k = {k}; a question needs 1 to {len(CAPABILITIES)} capabilities")
+        raise UsageError(f"k = {k} is out of range: a question needs 1 to {len(CAPABILITIES)} capabilities")
     if capability is not None and capability not in CAPABILITIES:
         raise UnknownCapabilityError(capability, tuple(CAPABILITIES))
     parts = [f"of k = {k}"] if k is not None else []
-    parts += [f"that are to need {get_label(capability)}"] if capability is not None else []
+    parts += [f"for the capability {get_label(capability)}"] if capability is not None else []
     return " ".join(parts)
 
 
@@ -43,7 +51,15 @@ def make_question_sample(
     verifier: str,
     filters: Filters,
 ) -> Sample | None:
-    """Return how an image's questions are shown, None where none of them is what the filters ask for."""
+    """Return how the questions of an image are shown, None if none of them matches the filters.
+
+    Args:
+        k (`int`): the k of the image.
+        turns (`Sequence[Turn]`): its accepted questions.
+        caption (`str`): text that says where the image comes from.
+        teacher, verifier (`str`): the models that wrote and verified the questions.
+        filters (`Filters`): the filters `k` and `capability`.
+    """
     from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
 
     wanted = tuple(turn for turn in turns if filters.get("capability") in (None, *turn.capabilities))
@@ -55,9 +71,15 @@ def make_question_sample(
 def make_reject_sample(
     outcome: Outcome, *, caption: str, teacher: str, verifier: str, filters: Filters
 ) -> Sample | None:
-    """Return how an image's dropped drafts are shown, None where none of them is what the filters ask for.
+    """Return how the dropped drafts of an image are shown, None if none of them matches the filters.
 
-    Four at most, the first of each reason before its second.
+    At most four drafts are shown. The first drafts of different reasons come before the second draft of any reason.
+
+    Args:
+        outcome (`Outcome`): the outcome of the image.
+        caption (`str`): text that says where the image comes from.
+        teacher, verifier (`str`): the models that wrote and verified the drafts.
+        filters (`Filters`): the filters `k` and `capability`.
     """
     from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
 
@@ -78,5 +100,9 @@ def make_reject_sample(
 
 
 def _is_draft(reject: Reject) -> bool:
-    """A teacher that declined wrote none, and what is dropped at other stages is an image or somebody's question."""
+    """Whether a reject is about a draft.
+
+    It is not if the teacher declined, because there is no draft then. Rejects of other stages are about images or about
+    questions of a dataset.
+    """
     return reject.stage in ("generation", "verification") and bool(reject.subject)

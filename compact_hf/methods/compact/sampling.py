@@ -1,6 +1,6 @@
-"""Step 1, capability sampling: which k an image gets, and which combination to ask for next (paper, section 3.2).
+"""Draws the k of each image and the combinations of capabilities to request (step 1, capability sampling; paper, 3.2).
 
-Pure: what comes out is a function of the seed, the image and what this image was asked before, whatever others do.
+All functions are pure: the result depends only on the seed, the image and the combinations already requested for it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,31 @@ MAX_K: Final = len(CAPABILITIES)
 
 
 def draw_k(seed: int, image_id: str, ks: Sequence[int]) -> int:
-    """Return the image's k, uniform over `ks`."""
+    """Return the k of an image, uniformly distributed over `ks`.
+
+    Args:
+        seed (`int`): random seed of the run.
+        image_id (`str`): the id of the image.
+        ks (`Sequence[int]`): the possible values.
+    """
     return random.Random(digest("k", seed, image_id)).choice(sorted(ks))
 
 
 def draw_combinations(
     seed: int, image_id: str, k: int, previous: Sequence[Combination], count: int
 ) -> tuple[Combination, ...]:
-    """Return the next `count` combinations to ask an image for, fewer where fewer are left.
+    """Return the next combinations to request for an image.
 
-    Each has k distinct capabilities in canonical order and is none of `previous`. Capabilities that this image was not
-    asked for yet come first, then the least asked ones, so that its questions cover different atoms; among equals the
-    seed decides. For small or large k all are used up before the rounds end.
+    Each has k distinct capabilities in canonical order and is not in `previous`. Capabilities that were not requested
+    for this image yet come first, then those requested least, so that its questions cover different capabilities. Ties
+    are broken by the seed. For small or large k all combinations may be used up before the rounds are over.
+
+    Args:
+        seed (`int`): random seed of the run.
+        image_id (`str`): the id of the image.
+        k (`int`): number of capabilities in each combination.
+        previous (`Sequence[Combination]`): the combinations already requested for this image.
+        count (`int`): number of combinations to draw; the result has fewer if there are not enough left.
     """
     result: list[Combination] = []
     while len(result) < count and (combination := _draw_combination(seed, image_id, k, [*previous, *result])):
@@ -41,9 +54,10 @@ def draw_combinations(
 
 
 def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combination]) -> Combination | None:
+    """Return one new combination of the least requested capabilities, None if all combinations are used up."""
     usage = Counter(name for combination in previous for name in combination)
     unasked = [name for name in CAPABILITIES if not usage[name]]
-    # Fast path: combinations of unasked capabilities are new and least used, so the others need not be compared.
+    # Fast path: combinations of unused capabilities are always new and least used, so no others need comparing.
     candidates = list(combinations(unasked, k)) if len(unasked) >= k else _least_used(k, usage, previous)
     if not candidates:
         return None
@@ -51,13 +65,14 @@ def _draw_combination(seed: int, image_id: str, k: int, previous: Sequence[Combi
 
 
 def _least_used(k: int, usage: Counter[str], previous: Sequence[Combination]) -> list[Combination]:
-    """Return the new combinations whose capabilities were asked least, in canonical order."""
+    """Return the new combinations whose capabilities were requested least, in canonical order."""
     excluded = set(previous)
     available = [combination for combination in _combinations(k) if combination not in excluded]
     sums = [sum(map(usage.__getitem__, combination)) for combination in available]
     min_sum = min(sums, default=0)
     least_used = [combination for combination, total in zip(available, sums, strict=True) if total == min_sum]
-    # How the uses are spread decides among equal sums only once most combinations are used up.
+    # Ties between equal sums are broken by the distribution of uses (for example (1, 1) against (0, 2)), in
+    # lexicographic order of the sorted counts. This only matters when most combinations are used up.
     spreads = [sorted(map(usage.__getitem__, combination)) for combination in least_used]
     min_spread = min(spreads, default=[])
     return [combination for combination, spread in zip(least_used, spreads, strict=True) if spread == min_spread]

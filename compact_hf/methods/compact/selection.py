@@ -1,7 +1,7 @@
-"""Selection: a part of what runs hold, chosen on purpose: in go each image's questions, out comes which to take.
+"""Selects a part of the questions in runs, by k, by capability, by shares of k or by number.
 
-One run so gives many releases without asking a teacher again: of another range of k, without a capability, with a
-forced distribution of k, or smaller ones. Pure: what is taken is a function of the selection and of what there is.
+This way one run gives many datasets without new requests to a teacher: with other values of k, without a capability,
+with given shares of k, or smaller ones. The result depends only on the selection and on the questions.
 """
 
 from __future__ import annotations
@@ -25,33 +25,37 @@ from compact_hf.records import Reject, Row, digest, is_validation_image
 from compact_hf.reports.theme import get_label
 
 LLAVA_K_SHARES: Final[Mapping[int, float]] = {1: 0.28, 2: 0.49, 3: 0.23}
-"""LLaVA-665K's questions by k as a release of k = 1, 2, 3 can have them: the only shares of these three with the mean
-of 1.95 and the 77% of k <= 2 that the paper reports. There Gemini judged k, and found 0 and more than 3 too."""
+"""Shares of k = 1, 2, 3 in LLaVA-665K's questions, for ablations with its distribution.
+
+They are the only shares of these three values with the mean of 1.95 and the 77% of k <= 2 that the paper reports. In
+the paper Gemini judged k, and also found k = 0 and k > 3.
+"""
 
 _ALL_KS: Final = 0
-"""Stands for every k where one number is wanted of all together."""
+"""Key for all ks together, when their shares do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which of the questions in the runs a release takes.
+    """Which of the questions in the runs a dataset contains.
+
+    Validation questions, which are determined by the hash of their image, are selected in the same proportion.
 
     Attributes:
-        ks (`tuple[int, ...]`): questions of these k only; empty takes every k.
-        without (`tuple[str, ...]`): no question that needs one of these capabilities. An image that so keeps fewer
-            than two of its questions is left out, as in the paper.
-        k_shares (`Mapping[int, float]`): k -> its share of the training questions, adding up to 1; other ks are left
-            out. Empty leaves them as they are.
-        questions (`int`, *optional*): exactly so many training questions. The last image may give fewer than it has.
-        conversations (`int`, *optional*): exactly so many training images instead, each with all its questions.
-        seed (`int`): decides which, where not all are wanted. With the same seed a smaller selection lies in a larger
-            one that is equal in all else.
-
-    Validation questions, which the hash of their image sets apart, follow in proportion.
+        ks (`tuple[int, ...]`): only questions of these k; empty selects every k.
+        without (`tuple[str, ...]`): no questions that need one of these capabilities. An image that keeps fewer than
+            two of its questions is left out, as in the paper.
+        k_shares (`Mapping[int, float]`): k -> its share of the training questions; the shares add up to 1, and other ks
+            are left out. Empty keeps the shares as they are.
+        questions (`int`, *optional*): exact number of training questions. The last image may lose some of its
+            questions.
+        conversations (`int`, *optional*): exact number of training images instead, each with all its questions.
+        seed (`int`): random seed for choosing images if not all are needed. With the same seed, a smaller selection is
+            contained in a larger one that is otherwise equal.
 
     Raises:
-        UsageError: a number is out of range, or two of them say the same thing.
-        UnknownCapabilityError: one of `without` is not one of the ten.
+        UsageError: a number is out of range, or two options contradict each other.
+        UnknownCapabilityError: one of `without` is not one of the ten capabilities.
     """
 
     ks: tuple[int, ...] = ()
@@ -64,36 +68,40 @@ class Selection:
     def __post_init__(self) -> None:
         canonicalize(self.without)
         if invalid := [k for k in (*self.ks, *self.k_shares) if not 1 <= k <= MAX_K]:
-            raise UsageError(f"got k = {invalid[0]}; k is 1 to {MAX_K}")
+            raise UsageError(f"k = {invalid[0]} is out of range: k is 1 to {MAX_K}")
         shares = self.k_shares.values()
         if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
             raise UsageError(
-                f"the shares by k are {_format_shares(self.k_shares)}; give shares above 0 that add up to 1"
+                f"invalid shares by k ({_format_shares(self.k_shares)}): give shares above 0 that add up to 1"
             )
         if self.ks and self.k_shares:
-            raise UsageError("shares by k say already which ks there are; give them or ks, not both")
+            raise UsageError(
+                "both ks and shares by k are given (the shares determine the ks): give one of them, not both"
+            )
         if self.questions is not None and self.conversations is not None:
-            raise UsageError("give a number of questions or of conversations, not both")
+            raise UsageError("both a number of questions and of conversations is given: give one of them, not both")
         if (size := self.size) is not None and size < 1:
-            raise UsageError(f"asked for {size} {self.unit}; give 1 or more")
+            raise UsageError(f"{size} {self.unit} requested: give 1 or more")
 
     @property
     def size(self) -> int | None:
-        """How many units are wanted, None for as many as there are."""
+        """The requested number of units, None for all."""
         return self.questions if self.conversations is None else self.conversations
 
     @property
     def unit(self) -> str:
-        """What is counted: `questions`, or `conversations` where their number is given."""
+        """The unit of `size`: `conversations` if their number is given, otherwise `questions`."""
         return "questions" if self.conversations is None else "conversations"
 
     def describe(self) -> tuple[str, ...]:
-        """Return what was selected, for people, a phrase each."""
+        """Return what is selected, in words: one phrase per criterion, for the dataset card."""
         phrases = []
         if self.ks:
             phrases.append(f"questions of k = {', '.join(map(str, sorted(self.ks)))} only")
         if self.without:
-            phrases.append(f"none that needs {' or '.join(get_label(name) for name in canonicalize(self.without))}")
+            phrases.append(
+                f"no questions that need {' or '.join(get_label(name) for name in canonicalize(self.without))}"
+            )
         if self.k_shares:
             phrases.append(f"shares by k forced to {_format_shares(self.k_shares)}")
         if self.size is not None:
@@ -101,30 +109,36 @@ class Selection:
         return tuple(phrases)
 
     def choose(self, rows: Iterable[Row | Reject]) -> Callable[[Iterable[Row | Reject]], Iterator[Row | Reject]]:
-        """See `RowSelection.choose`."""
+        """Decide which questions to keep; see `RowSelection.choose`.
+
+        Args:
+            rows (`Iterable[Row | Reject]`): all rows of the dataset, and the rejects.
+        """
         return partial(apply_selection, positions_by_image=select_questions(group_questions(rows), self))
 
 
 def select_questions(images: Mapping[str, Sequence[Combination]], selection: Selection) -> Choice:
-    """Choose which questions of which images to take.
+    """Choose questions according to a selection.
 
-    Images come in the order of a hash of their id and the seed, and give their questions until the number is reached.
+    Images are taken in the order of a hash of their id and the seed until the requested number is reached.
 
     Args:
-        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each of its questions; those of
-            an image have one k. The order of the images does not matter.
+        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each of its questions, which all
+            have the same k. The order of the images does not matter.
+        selection (`Selection`): what to select.
 
     Returns:
-        Image id -> positions of the questions to take, ascending, for the images that are taken.
+        Image id -> positions of the chosen questions, ascending, for the chosen images.
 
     Raises:
-        ReleaseError: there are fewer than are wanted.
+        ReleaseError: there are fewer questions or images than requested.
     """
     catalog = make_catalog(images)
     eligible = _find_eligible(catalog, selection)
     if selection.size is None and not selection.k_shares:
         return eligible
 
+    # With shares each k has a number of its own to reach; without them all images are one group.
     def get_group(image: int) -> int:
         return (catalog.get_k(image) or _ALL_KS) if selection.k_shares else _ALL_KS
 
@@ -150,11 +164,12 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
 
 
 def _shuffle(catalog: QuestionCatalog, eligible: Choice, seed: int) -> Iterator[int]:
-    """Yield the images that are eligible in the order of a hash of their id and the seed."""
+    """Yield the numbers of the eligible images in the order of a hash of their id and the seed."""
     import numpy as np
 
     images = np.fromiter(eligible.get_images(), np.uint32)
     digests = (digest("selection", seed, catalog.get_id(image)) for image in eligible.get_images())
+    # Sort by 128-bit digests in two halves; `lexsort` takes its last key as the primary one.
     halves = np.fromiter(
         ((int(text[:16], 16), int(text[16:], 16)) for text in digests), np.dtype((np.uint64, 2)), len(images)
     )
@@ -164,7 +179,12 @@ def _shuffle(catalog: QuestionCatalog, eligible: Choice, seed: int) -> Iterator[
 def apply_selection(
     rows: Iterable[Row | Reject], positions_by_image: Mapping[str, Positions]
 ) -> Iterator[Row | Reject]:
-    """Yield the rows with the turns that `positions_by_image` names, and a reject for each other question."""
+    """Yield the rows with the chosen turns, and a reject for each turn that was not chosen.
+
+    Args:
+        rows (`Iterable[Row | Reject]`): all rows and rejects; those of other methods pass unchanged.
+        positions_by_image (`Mapping[str, Positions]`): image id -> positions of the chosen questions.
+    """
     for row in rows:
         if not isinstance(row, QuestionRow):
             yield row
@@ -178,7 +198,11 @@ def apply_selection(
 
 
 def group_questions(rows: Iterable[Row | Reject]) -> QuestionCatalog:
-    """Return image id -> the combination of each of its questions."""
+    """Return the combinations of each image's questions, by image id.
+
+    Args:
+        rows (`Iterable[Row | Reject]`): rows and rejects; rows of other kinds are ignored.
+    """
     catalog = QuestionCatalog()
     for row in rows:
         if isinstance(row, QuestionRow):
@@ -189,7 +213,12 @@ def group_questions(rows: Iterable[Row | Reject]) -> QuestionCatalog:
 def count_by_k(
     images: Mapping[str, Sequence[Combination]], positions_by_image: Mapping[str, Positions]
 ) -> Counter[int]:
-    """Return k -> the number of training questions among those that are taken."""
+    """Return k -> number of chosen training questions.
+
+    Args:
+        images (`Mapping[str, Sequence[Combination]]`): image id -> the combination of each of its questions.
+        positions_by_image (`Mapping[str, Positions]`): image id -> positions of the chosen questions.
+    """
     train_ids = (image_id for image_id in positions_by_image if not is_validation_image(image_id))
     return Counter(
         chain.from_iterable([len(images[image_id][0])] * len(positions_by_image[image_id]) for image_id in train_ids)
@@ -197,7 +226,7 @@ def count_by_k(
 
 
 def _find_eligible(catalog: QuestionCatalog, selection: Selection) -> Choice:
-    """Return the questions that are of the ks that are wanted and need nothing that is not."""
+    """Return the questions that have a selected k and need no excluded capability."""
     ks, without = {*selection.ks, *selection.k_shares}, set(selection.without)
     is_allowed = [without.isdisjoint(combination) for combination in catalog.combinations]
     eligible = Choice(catalog)
@@ -206,17 +235,20 @@ def _find_eligible(catalog: QuestionCatalog, selection: Selection) -> Choice:
             continue
         questions = catalog.get_questions(image)
         allowed = [question for question in questions if is_allowed[catalog.combination_numbers[question]]]
+        # A conversation that had a single question from the beginning (of augment) may keep it.
         if len(allowed) >= min(MIN_TURNS, len(questions)):
             eligible.take(image, allowed)
     return eligible
 
 
 def _allocate(available: Mapping[int, int], selection: Selection) -> dict[int, int]:
-    """Return how many units of each k to take; of all together where shares do not matter.
+    """Return the number of units to take of each k, or of all ks together if there are no shares.
 
-    By Webster's method, which makes shares whole numbers so that none gets fewer when there are more in all.
+    Shares become integers by Webster's method, with which no k gets fewer units if the total grows.
     """
     shares = dict(selection.k_shares) or {_ALL_KS: 1.0}
+    # Each step gives one unit to the k with the largest share / (2 * count + 1). Without a size it ends when a k has no
+    # unit left.
     counts = dict.fromkeys(shares, 0)
     while selection.size is None or sum(counts.values()) < selection.size:
         k = max(shares, key=lambda k: shares[k] / (2 * counts[k] + 1))
@@ -226,12 +258,12 @@ def _allocate(available: Mapping[int, int], selection: Selection) -> dict[int, i
     shortfall = {k: count - available.get(k, 0) for k, count in counts.items() if count > available.get(k, 0)}
     if shortfall:
         message = ", ".join(
-            f"{counts[k]:,}{f' of k = {k}' if k else ''} are wanted and {available.get(k, 0):,} are there: "
-            f"{missing:,} too few"
+            f"{counts[k]:,}{f' of k = {k}' if k else ''} requested, {available.get(k, 0):,} available, "
+            f"{missing:,} missing"
             for k, missing in shortfall.items()
         )
         raise ReleaseError(
-            f"the runs hold too few {selection.unit} for training ({message}); generate more pictures, or select fewer"
+            f"the runs have too few {selection.unit} for training ({message}): process more images, or select fewer"
         )
     return counts
 

@@ -1,6 +1,6 @@
-"""Count what rows of questions ask for, as they pass by when a dataset is written or checked, for its card.
+"""Counts what questions ask for while a dataset is written or validated, for the dataset card.
 
-Everything is measured, nothing is taken from a claim. What grows with the rows are the different answers, short texts.
+All figures are measured from the rows. Memory grows only with the number of different answers, which are short texts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _FIGURE_NAMES: Final = ("k-distribution", "coverage", "cooccurrence")
 
 @dataclass(slots=True)
 class QuestionStatistics(RowStatistics):
-    """What rows of questions ask for.
+    """Counts over rows of questions.
 
     Attributes:
-        combinations (`Counter[tuple[str, ...]]`): capabilities in their order -> questions that need them.
-        answers (`Counter[tuple[int, str]]`): (k, normalised answer) -> questions.
-        first_words (`Counter[str]`): first word, in small letters -> questions.
-        ascii_count (`int`): questions that are written, with their answers, in ASCII alone.
-        sources, teachers, verifiers, presets (`set[str]`): those that the rows name.
+        combinations (`Counter[tuple[str, ...]]`): capabilities in canonical order -> number of questions that need
+            them.
+        answers (`Counter[tuple[int, str]]`): (k, normalised answer) -> number of questions.
+        first_words (`Counter[str]`): first word, in lower case -> number of questions.
+        ascii_count (`int`): number of questions that contain, with their answers, only ASCII characters.
+        sources, teachers, verifiers, presets (`set[str]`): the values that occur in the rows.
     """
 
     title: ClassVar[str] = "COMPACT"
@@ -60,6 +61,7 @@ class QuestionStatistics(RowStatistics):
             if word := _WORD.search(question):
                 self.first_words[word[0].lower()] += 1
             self.ascii_count += question.isascii() and answer.isascii()
+        # A card lists every value that occurs, usually one or two.
         for names, column in (
             (self.sources, "source"),
             (self.teachers, "teacher"),
@@ -85,11 +87,14 @@ class QuestionStatistics(RowStatistics):
         return Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
 
     def has_content(self) -> bool:
-        """See `RowStatistics.has_content`: not without a question."""
+        """Whether there is any question; see `RowStatistics.has_content`."""
         return bool(self.combinations)
 
     def figure_names(self) -> tuple[str, ...]:
-        """See `RowStatistics.figure_names`: none without a question, and no pairs where k is 1."""
+        """Return the names of the figures; see `RowStatistics.figure_names`.
+
+        There are none without a question, and none about pairs if all questions have k = 1.
+        """
         if not self.combinations:
             return ()
         has_pairs = any(len(combination) > 1 for combination in self.combinations)
@@ -113,7 +118,7 @@ class QuestionStatistics(RowStatistics):
 
     @property
     def is_strict(self) -> bool:
-        """Whether all rows went through the strict checks: answers confirmed, and not to be guessed blindly."""
+        """Whether all rows passed the strict checks: answers confirmed, and not guessed without the image."""
         return all(preset.endswith("+strict") for preset in self.presets)
 
     @property
@@ -123,7 +128,7 @@ class QuestionStatistics(RowStatistics):
 
     @property
     def questions_by_k(self) -> Counter[int]:
-        """K -> number of questions."""
+        """Number of questions by k."""
         counts: Counter[int] = Counter()
         for combination, count in self.combinations.items():
             counts[len(combination)] += count
@@ -131,7 +136,7 @@ class QuestionStatistics(RowStatistics):
 
     @property
     def capabilities(self) -> Counter[tuple[int, str]]:
-        """(k, capability) -> number of questions that need it."""
+        """Number of questions by (k, capability that they need)."""
         counts: Counter[tuple[int, str]] = Counter()
         for combination, count in self.combinations.items():
             for name in combination:
@@ -140,7 +145,7 @@ class QuestionStatistics(RowStatistics):
 
     @property
     def questions_by_capability(self) -> dict[str, int]:
-        """Capability -> number of questions that need it, the most frequent first; all ten are there."""
+        """Number of questions that need each of the ten capabilities, the most frequent first."""
         by_k = self.capabilities
         counts = {name: sum(by_k[k, name] for k in self.questions_by_k) for name in CAPABILITIES}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
@@ -158,7 +163,11 @@ class QuestionStatistics(RowStatistics):
         return tuple((word, count / total) for word, count in _rank_counts(self.first_words)[:_TOP_OPENINGS])
 
     def answer_stats(self, k: int | None = None) -> AnswerStats:
-        """Return how varied the answers to the questions of one k are, or to all; there must be some."""
+        """Return how diverse the answers are.
+
+        Args:
+            k (`int`, *optional*): only questions of this k; defaults to all. There must be at least one question.
+        """
         counts: Counter[str] = Counter()
         for (answer_k, answer), count in self.answers.items():
             if k in (None, answer_k):
@@ -168,14 +177,14 @@ class QuestionStatistics(RowStatistics):
 
 @dataclass(frozen=True, slots=True)
 class AnswerStats:
-    """How varied answers are, all of which were normalised as they are compared (answers.py).
+    """How diverse answers are, after normalisation as for comparing answers (answers.py).
 
     Attributes:
-        questions (`int`): how many answers there are.
-        different (`int`): how many different ones.
-        yes_no (`float`): the share, 0 to 1, that is yes or no.
-        most (`str`): the most frequent answer, by the alphabet where several are.
-        most_share, ten_share (`float`): its share, 0 to 1, and that of the ten most frequent ones together.
+        questions (`int`): number of answers.
+        different (`int`): number of different answers.
+        yes_no (`float`): share, 0 to 1, of the answers yes and no.
+        most (`str`): the most frequent answer, the first in alphabetical order in a tie.
+        most_share, ten_share (`float`): its share, 0 to 1, and the share of the ten most frequent answers together.
     """
 
     questions: int
@@ -187,10 +196,10 @@ class AnswerStats:
 
 
 def compute_answer_stats(counts: Counter[str]) -> AnswerStats:
-    """Return how varied answers are.
+    """Return how diverse answers are.
 
     Args:
-        counts: normalised answer -> how many questions have it; there must be some.
+        counts (`Counter[str]`): normalised answer -> number of questions; must not be empty.
     """
     total, ranked = counts.total(), _rank_counts(counts)
     return AnswerStats(
@@ -204,5 +213,5 @@ def compute_answer_stats(counts: Counter[str]) -> AnswerStats:
 
 
 def _rank_counts(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Return the counts, the highest first; what occurs as often by the alphabet, whatever was counted first."""
+    """Return counts in descending order; ties are in alphabetical order, independent of the order of counting."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,6 +1,6 @@
-"""What `compact status` says of runs that make COMPACT's questions, beyond what it says of all runs.
+"""Counts the outcomes of runs with COMPACT's questions for `compact status`, in addition to what all runs have.
 
-One pass, a few hundred counters, however many images there are.
+It takes one pass and a few hundred counters, for any number of images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from compact_hf.reports.table import Table
 
 @dataclass(frozen=True, slots=True)
 class CombinationCount:
-    """How the drafts for one combination fared.
+    """The results of the drafts for one combination.
 
     Attributes:
         capabilities (`tuple[str, ...]`): the combination.
-        asked, accepted, declined (`int`): drafts that were asked for, those that are kept, and those that the teacher
-            would not write about that image. One accepted question of an image that is not kept counts nowhere.
+        asked (`int`): number of requested drafts. An accepted question of an image that is not kept is not counted.
+        accepted (`int`): number of drafts that are kept.
+        declined (`int`): number of drafts that the teacher declined to write for an image.
     """
 
     capabilities: Combination
@@ -39,17 +40,18 @@ class CombinationCount:
 
 @dataclass(frozen=True, slots=True)
 class QuestionRunStatus(RunStatus):
-    """A run whose questions have a k and capabilities, in numbers; see `RunStatus`.
+    """The status of a run whose questions have a k and capabilities; see `RunStatus`.
 
     Attributes:
-        surplus (`int`): of the accepted questions the ones beyond three an image, from which assembly may choose.
-        conversations_by_k, questions_by_k (`dict[int, int]`): k -> how many.
-        drafts_by_k, accepted_by_k (`dict[int, int]`): k -> drafts that were asked for, and that passed all checks,
-            those of images that were not kept included.
-        questions_by_capability (`dict[str, dict[int, int]]`): capability -> k -> kept questions that need it.
-        coverage (`dict[str, dict[str, int]]`): capability -> capability -> kept questions that need both; with itself:
-            that need the one. Symmetrical.
-        combinations (`tuple[CombinationCount, ...]`): how drafts for each combination fared.
+        surplus (`int`): accepted questions over the limit of three per image; balancing chooses among an image's
+            questions.
+        conversations_by_k, questions_by_k (`dict[int, int]`): k -> number of kept images, and of their questions.
+        drafts_by_k, accepted_by_k (`dict[int, int]`): k -> number of requested drafts, and of those that passed all
+            checks, including those of images that were not kept.
+        questions_by_capability (`dict[str, dict[int, int]]`): capability -> k -> number of kept questions that need it.
+        coverage (`dict[str, dict[str, int]]`): symmetric matrix: capability -> capability -> number of kept questions
+            that need both. The diagonal has the number of questions that need one capability.
+        combinations (`tuple[CombinationCount, ...]`): the results of the drafts for each combination.
     """
 
     surplus: int
@@ -63,7 +65,7 @@ class QuestionRunStatus(RunStatus):
 
     def questions_note(self) -> str:
         """See `RunStatus.questions_note`."""
-        return f", {self.surplus:,} of them beyond three a picture" if self.surplus else ""
+        return f", {self.surplus:,} over the limit of three per image" if self.surplus else ""
 
     def method_tables(self) -> Iterator[Table]:
         """See `RunStatus.method_tables`."""
@@ -88,20 +90,29 @@ class QuestionCounter(OutcomeCounter):
         self._declined: Counter[Combination] = Counter()
 
     def add_reject(self, reject: Reject) -> None:
-        """See `OutcomeCounter.add_reject`."""
+        """Count one reject; see `OutcomeCounter.add_reject`.
+
+        Args:
+            reject (`Reject`): the reject.
+        """
         super().add_reject(reject)
         if reject.capabilities:
             self._dropped[reject.capabilities] += 1
             self._declined[reject.capabilities] += reject.reason == GenerationReason.DECLINED
 
     def add_outcome(self, outcome: Any) -> None:
-        """See `OutcomeCounter.add_outcome`: outcomes of a method that makes conversations."""
+        """Count the outcome of one image; see `OutcomeCounter.add_outcome`.
+
+        Args:
+            outcome (`Any`): the outcome of a method that makes conversations.
+        """
         super().add_outcome(outcome)
         self.drafts[outcome.k] += len(outcome.drafts)
         self.accepted[outcome.k] += sum(not reason for _, reason in outcome.drafts)
         if outcome.conversation is not None:
             turns = outcome.conversation.turns
             self.conversations[outcome.k] += 1
+            # Assembly with `balance` keeps at most three questions per image.
             self.surplus += max(0, len(turns) - PAPER.max_turns)
             self._turns.update((outcome.k, turn.capabilities) for turn in turns)
 
@@ -120,11 +131,11 @@ class QuestionCounter(OutcomeCounter):
         }
 
     def questions_by_k(self) -> dict[int, int]:
-        """Return k -> kept questions."""
+        """Return k -> number of kept questions."""
         return {k: sum(count for (turn_k, _), count in self._turns.items() if turn_k == k) for k in sorted(self.drafts)}
 
     def questions_by_capability(self) -> dict[str, dict[int, int]]:
-        """Return capability -> k -> kept questions that need it."""
+        """Return capability -> k -> number of kept questions that need it."""
         counts = {name: dict.fromkeys(sorted(self.drafts), 0) for name in CAPABILITIES}
         for (k, combination), count in self._turns.items():
             for name in combination:
@@ -132,8 +143,8 @@ class QuestionCounter(OutcomeCounter):
         return counts
 
     def coverage(self) -> dict[str, dict[str, int]]:
-        """Return the matrix of atoms and pairs: kept questions that need both; on the diagonal, that need the one."""
-        counts = {name: dict.fromkeys(CAPABILITIES, 0) for name in CAPABILITIES}
+        """Return the matrix of kept questions that need two capabilities; see `QuestionRunStatus.coverage`."""
+        counts = {name: dict.fromkeys(CAPABILITIES, 0) for name in CAPABILITIES}  # shape (10, 10)
         for (_, combination), count in self._turns.items():
             for first, second in combinations_with_replacement(combination, 2):
                 counts[first][second] += count
@@ -142,7 +153,7 @@ class QuestionCounter(OutcomeCounter):
         return counts
 
     def combination_counts(self) -> tuple[CombinationCount, ...]:
-        """Return how the drafts for each combination fared, in the order of the capabilities."""
+        """Return the results of the drafts for each combination, in the order of the capabilities."""
         accepted: Counter[Combination] = Counter()
         for (_, combination), count in self._turns.items():
             accepted[combination] += count

@@ -1,4 +1,4 @@
-"""The tables of `compact status` about questions with a k and capabilities."""
+"""Formats the tables of `compact status` about questions with a k and capabilities."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from compact_hf.methods.tables import format_share
 from compact_hf.reports.table import Table
 
 _CAPABILITY_HEADS: Final = "color shape object action text spatial count relation interact scene".split()
-"""The ten capabilities in their order, as heads of narrow columns."""
+"""Short names of the ten capabilities in canonical order, for the heads of narrow columns."""
 _MAX_DECLINED: Final = 5
 
 
 def question_tables(status: QuestionRunStatus) -> Iterator[Table]:
-    """Yield questions by k, by capability, by pairs of capabilities, and what the teacher declined."""
+    """Yield tables of questions by k, by capability and by pair of capabilities, and of what the teacher declined.
+
+    Args:
+        status (`QuestionRunStatus`): the status of the run.
+    """
     if status.drafts_by_k:
         yield from _k_and_capability_tables(status)
     yield _declined_table(status)
 
 
 def _k_and_capability_tables(status: QuestionRunStatus) -> Iterator[Table]:
+    """Yield the tables by k, by capability and by pair of capabilities."""
     ks = list(status.drafts_by_k)
     yield Table(
-        ("k", "kept pictures", "questions", "drafts", "accepted"),
+        ("k", "kept images", "questions", "drafts", "accepted"),
         [
             (
                 str(k),
@@ -59,6 +64,7 @@ def _k_and_capability_tables(status: QuestionRunStatus) -> Iterator[Table]:
 
 
 def _declined_table(status: QuestionRunStatus) -> Table:
+    """Return the table of the combinations that the teacher declined most often; the rest is one line."""
     counts = sorted((count for count in status.combinations if count.declined), key=lambda count: -count.declined)
     rows = [(", ".join(count.capabilities), count.declined, count.asked) for count in counts[:_MAX_DECLINED]]
     if rest := counts[_MAX_DECLINED:]:

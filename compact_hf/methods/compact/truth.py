@@ -1,6 +1,7 @@
-"""What is true of a drawn scene, as the teacher `scenes` replies it to COMPACT's requests, and the faults it can plant.
+"""Answers COMPACT's requests about drawn scenes truthfully, for the teacher `scenes`, and plants faults on demand.
 
-A `Task` asks for questions, `Questions` asks what questions need: each is the subject of a request, and answers itself.
+Each request has a subject: a `Task` requests questions, and `Questions` are to be verified or answered. A subject
+computes the true reply about a scene.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compact_hf.scenes.scene import Scene
 from compact_hf.teachers.base import TruthfulReply
 
 FAULTS: Final = ("wrong answer", "superfluous capability", "missing capability", "joined question", "low confidence")
-"""The faults that can be planted in a draft, each in the words under which it is counted."""
+"""The faults that can be planted in a draft; results are counted under these names."""
 
 _CONFIDENCE: Final = 95
 _LOW_CONFIDENCE: Final = 40
@@ -29,12 +30,13 @@ _LOW_CONFIDENCE: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An image and the combinations to ask for in one round.
+    """An image, and the combinations to request in one round.
 
     Attributes:
         image_id (`str`): the image's id.
-        round (`int`): 1 for the first.
-        combinations (`tuple[tuple[str, ...], ...]`): each with k distinct capabilities in canonical order.
+        round (`int`): the number of the round, from 1.
+        combinations (`tuple[tuple[str, ...], ...]`): the combinations, each of k distinct capabilities in canonical
+            order.
     """
 
     image_id: str
@@ -44,24 +46,32 @@ class Task:
     def answer_about(
         self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
     ) -> TruthfulReply:
-        """See `Subject.answer_about`: a question for each combination.
+        """Reply with a question for each combination; see `Subject.answer_about`.
+
+        Args:
+            scene (`Scene | None`): the scene in the image, None if the request has no image.
+            rng (`random.Random`): random generator that chooses among possible questions.
+            draw_fault (`Callable[[Sequence[str]], str]`): given the possible faults, returns the one to plant, or an
+                empty string.
 
         Raises:
-            TeacherError: there is no image.
+            TeacherError: the request has no image.
         """
         if scene is None:
-            raise TeacherError("the teacher scenes writes questions about scenes, and was shown none")
+            raise TeacherError(
+                "the request has no scene (the teacher scenes only writes questions about drawn scenes): use scenes:N"
+            )
         drafts, planted = zip(
             *(_write_draft(scene, combination, rng, draw_fault) for combination in self.combinations), strict=True
         )
         if len(drafts) == 1 and not drafts[0]["supported"]:
-            return TruthfulReply(refused="the picture does not support it")
+            return TruthfulReply(refused="the image does not support it")
         return TruthfulReply(_to_text("drafts", drafts, DraftReply), planted=planted if any(planted) else ())
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions about an image, for the verifier to judge, or to answer where it does not see the image.
+    """Questions about an image, which the verifier is to judge, or to answer without the image.
 
     Attributes:
         questions (`tuple[str, ...]`): in the order of the prompt.
@@ -73,11 +83,17 @@ class Questions:
         self,
         scene: Scene | None,
         rng: random.Random,  # noqa: ARG002
-        draw_fault: Callable[[Sequence[str]], str],  # noqa: ARG002  # a verifier makes no faults
+        draw_fault: Callable[[Sequence[str]], str],  # noqa: ARG002
     ) -> TruthfulReply:
-        """See `Subject.answer_about`: what each question needs, and its answer."""
+        """Reply with what each question needs, and with its answer; see `Subject.answer_about`.
+
+        Args:
+            scene (`Scene | None`): the scene in the image, None if the questions are to be answered without the image.
+            rng (`random.Random`): not used.
+            draw_fault (`Callable[[Sequence[str]], str]`): not used; no faults are planted in a verifier's reply.
+        """
         if scene is None:
-            # Without the image nothing is known of it.
+            # Without the image no question can be answered.
             answers = [{"answer": "unanswerable"} for _ in self.questions]
             return TruthfulReply(_to_text("answers", answers, BlindReply))
         return TruthfulReply(
@@ -86,6 +102,7 @@ class Questions:
 
 
 def _judge(scene: Scene, question: str) -> dict[str, Any]:
+    """Return the true verdict on a question; a question that the scene does not answer needs no capability."""
     scene_question = analyze_question(scene, question)
     if scene_question is None:
         return {"capabilities": [], "answer": "unanswerable"}
@@ -98,6 +115,7 @@ def _write_draft(
     rng: random.Random,
     draw_fault: Callable[[Sequence[str]], str],
 ) -> tuple[dict[str, Any], str]:
+    """Return the draft for a combination, and the fault planted in it, empty if there is none."""
     fault = draw_fault(FAULTS)
     scene_question = make_question(scene, combination, rng)
     if scene_question is None:
@@ -113,14 +131,14 @@ def _write_draft(
 
 
 def _to_text(name: str, items: Sequence[Mapping[str, Any]], single_schema: type[BaseModel]) -> str:
-    """Return the items as the JSON that the schema asks for: the one alone, or several by number under a name."""
+    """Return the JSON that the schema requires: a single item alone, several items as a numbered list."""
     if len(items) == 1:
         return json.dumps({field: value for field, value in items[0].items() if field in single_schema.model_fields})
     return json.dumps({name: [{"number": number, **item} for number, item in enumerate(items, 1)]})
 
 
 def _inject_fault(fault: str, scene: Scene, scene_question: SceneQuestion, rng: random.Random) -> dict[str, str | int]:
-    """Return what the fault changes in the draft; empty where the scene has no room for it."""
+    """Return the fields of the draft that the fault changes; empty if the scene does not allow this fault."""
     match fault:
         case "wrong answer":
             alternatives = (
@@ -158,13 +176,17 @@ def _inject_fault(fault: str, scene: Scene, scene_question: SceneQuestion, rng: 
 
 
 def _alternative_questions(scene: Scene, scene_question: SceneQuestion, rng: random.Random) -> list[SceneQuestion]:
-    """Return questions of one capability about the same scene, the ones that ask for the same kind of answer first."""
+    """Return questions with one capability about the same scene.
+
+    Those with one of the original question's capabilities come first, because their answers are of the same type.
+    """
     names = sorted(_shuffle_capabilities(rng), key=lambda name: name not in scene_question.capabilities)
     questions = (make_question(scene, (name,), rng) for name in names)
     return [question for question in questions if question is not None]
 
 
 def _ask_instead(scene: Scene, combinations: Iterable[tuple[str, ...]], rng: random.Random) -> dict[str, str | int]:
+    """Return question and answer for the first combination that the scene supports; empty if there is none."""
     for combination in combinations:
         replacement = make_question(scene, combination, rng)
         if replacement is not None:
@@ -173,4 +195,5 @@ def _ask_instead(scene: Scene, combinations: Iterable[tuple[str, ...]], rng: ran
 
 
 def _shuffle_capabilities(rng: random.Random) -> list[str]:
+    """Return the ten capabilities in random order."""
     return rng.sample(list(CAPABILITIES), len(CAPABILITIES))

@@ -154,7 +154,7 @@ def test_too_few_questions_are_told_before_anything_is_tuned(
 ) -> None:
     monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned"))
     changes = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
-    with pytest.raises(ReleaseError, match=r"variant k2: the runs hold too few questions .* too few\)"):
+    with pytest.raises(ReleaseError, match=r"variant k2: the runs have too few questions .* missing\)"):
         ablate(write_plan(tmp_path / "plan.yaml", **changes), tmp_path / "out")
 
 

@@ -53,7 +53,7 @@ def test_the_papers_ablations_come_along() -> None:
         ({"variants": {"k1": {}, "../up": {}}}, "is no variant's name"),
         ({"variants": {"k1": {"instruction_fraction": 0.1}, "b": {}}}, "needs the plan's `instruction`"),
         ({"variants": {"k1": {"without": ["colour"]}, "b": {}}}, "variant k1: unknown capability 'colour'"),
-        ({"variants": {"k1": {"questions": 0}, "b": {}}}, "variant k1: asked for 0 questions"),
+        ({"variants": {"k1": {"questions": 0}, "b": {}}}, "variant k1: 0 questions requested"),
     ],
 )
 def test_what_is_wrong_in_a_plan_is_told_in_one_line(change: dict[str, object], told: str, tmp_path: Path) -> None:
