@@ -29,7 +29,6 @@ MIN_SAMPLES: Final = 10
 """Number of finished images, or of drafts of one k, from which on the journal's own averages are used."""
 _TEXT_TOKENS: Final = 300
 """Tokens assumed for the text of a prompt, and for a reply, if the method gives no estimate."""
-"""Averages per image are floats; a forecast for a whole run is rounded to integers."""
 
 
 @dataclass(frozen=True, slots=True)
