@@ -66,7 +66,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "scenes on photographs": (
         ["generate", "PICTURES", "--out", "NEW", "--teacher", "scenes"],
         2,
-        "only knows drawn scenes",
+        "only supports drawn scenes",
     ),
     "k of 0": (["generate", SCENES, "--out", "NEW", "--k", "0"], 2, "a question needs 1 to 10"),
     "k of 11": (["generate", SCENES, "--out", "NEW", "--k", "1,11"], 2, "a question needs 1 to 10"),
@@ -100,7 +100,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
         2,
         "use --preset efficient",
     ),
-    "noise for nobody": (["generate", SCENES, "--out", "NEW", "--noise", "2"], 2, "0 (none) to 1"),
+    "noise for nobody": (["generate", SCENES, "--out", "NEW", "--noise", "2"], 2, "0 (no faults) to 1"),
     "--out is full of something else": (["generate", SCENES, "--out", "PICTURES"], 2, "not a run"),
     "--out is a file": (["generate", SCENES, "--out", "FILE"], 2, "is a file"),
     "status of nothing": (["status", "NOWHERE"], 1, "is not a run"),

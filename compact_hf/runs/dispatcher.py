@@ -1,6 +1,7 @@
-"""Send requests to teachers: concurrency, rate limits, budget, retries and the journal. One queue per teacher.
+"""Dispatches requests to teachers: concurrency, rate limits, budget, retries and journaling. One queue per teacher.
 
-The run's state is shared by its images and requests: what is active, what waits for a reply, and why the run ends.
+`RunState` is shared by all images and requests of a run: it counts what is active and what waits for a reply, and
+holds the reason why the run stops.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
 
 
 class RequestAbandoned(Exception):
-    """A request that will not be answered in this session; its image stays unfinished."""
+    """Raised when a request will not be answered in this session; its image stays unfinished."""
 
 
 class RunState:
-    """The state of one run.
+    """Shared state of a run: active and waiting tasks, idle detection, stop reason.
 
     Args:
-        max_active (`int`): images that may be in hand at the same time.
-        stop (`asyncio.Event`): once set, nothing new is sent.
+        max_active (`int`): maximum number of images that are processed at the same time.
+        stop (`asyncio.Event`): once set, no new request is sent.
 
     Attributes:
-        active (`int`): images in hand.
-        runnable (`int`): images and requests that do not wait for a reply.
-        is_exhausted (`bool`): there are no further images.
-        is_incomplete (`bool`): something was left undone because of `stop`.
-        stop_error (`CompactError | None`): what set `stop`, where that was not the caller.
-        on_idle (`Callable[[], Awaitable[None]]`): awaited whenever something begins to wait.
+        active (`int`): number of images that are being processed.
+        runnable (`int`): number of images and requests that are not waiting for a reply.
+        is_exhausted (`bool`): whether the source has no further images.
+        is_incomplete (`bool`): whether work was left undone because of `stop`.
+        stop_error (`CompactError | None`): the reason why the run itself set `stop`; None if the caller set it.
+        on_idle (`Callable[[], Awaitable[None]]`): awaited each time a task begins to wait.
     """
 
     def __init__(self, max_active: int, stop: asyncio.Event) -> None:
@@ -52,12 +53,12 @@ class RunState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every image in hand waits and no other can start."""
+        """Whether every active image waits for a reply and no further image can start."""
         return bool(self.active) and not self.runnable and (self.is_exhausted or self.active == self.max_active)
 
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[None]:
-        """While this lasts, one thing that moved waits for a reply, its own or another's."""
+        """Count one task as waiting for a reply (its own or another's) while the block runs."""
         self.runnable -= 1
         try:
             await self.on_idle()
@@ -66,23 +67,39 @@ class RunState:
             self.runnable += 1
 
     def request_stop(self, error: CompactError) -> None:
-        """Stop the run, but for what is in flight: it is being paid for."""
+        """Stop the run, except for requests in flight, which are paid for already.
+
+        Args:
+            error (`CompactError`): the reason, which the run raises at its end; the first reason counts.
+        """
         self.stop_error = self.stop_error or error
         self.stop.set()
 
     def abandon(self) -> NoReturn:
-        """Give up a request because of `stop`."""
+        """Abandon a request because of `stop`.
+
+        Raises:
+            RequestAbandoned: always.
+        """
         self.is_incomplete = True
         raise RequestAbandoned
 
 
-# So many requests given up in a row mean that the teacher is gone, not that an image is odd.
+# This number of requests abandoned in a row means that the teacher is unavailable, not that an image is unusual.
 _MAX_CONSECUTIVE_ABANDONED: Final = 10
 
 
 @dataclass(slots=True)
 class TeacherQueue:
-    """One teacher with its queue and gate."""
+    """One teacher with its request queue and its throttle.
+
+    Attributes:
+        teacher (`Teacher`): the teacher.
+        throttle (`RequestThrottle`): limits the rate and the number of requests in flight.
+        unsent (`asyncio.Queue[Request]`): requests that the teacher has not read yet.
+        pending (`dict[str, tuple[Request, asyncio.Future]]`): key -> the request and the future of its result, for
+            requests without a result yet.
+    """
 
     teacher: Teacher
     throttle: RequestThrottle
@@ -90,22 +107,23 @@ class TeacherQueue:
     pending: dict[str, tuple[Request, asyncio.Future[Reply | Failure]]] = field(default_factory=dict)
 
     async def iter_requests(self) -> AsyncIterator[Request]:
-        """Yield what is to be asked, as it comes."""
+        """Yield requests as they are queued; never ends."""
         while True:
             yield await self.unsent.get()
 
 
 class Dispatcher:
-    """Brings requests to their replies.
+    """Gets a reply for each request, from the journal or from its teacher.
 
     Args:
-        journal (`Journal`): where replies go, and where earlier ones are.
-        queue_by_role (`Mapping[Role, TeacherQueue]`): whom to ask; the same queue for several roles of one teacher.
-        budget (`Budget`): what the run may cost.
-        state (`RunState`): the run's.
-        progress (`SessionProgress`): the run's.
-        max_prepared (`int`): requests made ready at a time for a teacher beside one that answers in batches, with
-            thousands of images in hand: all of them would be in memory.
+        journal (`Journal`): stores replies and returns the stored ones.
+        queue_by_role (`Mapping[Role, TeacherQueue]`): the queue of each role's teacher; roles with the same teacher
+            share one queue.
+        budget (`Budget`): limits the requests and the cost of the run.
+        state (`RunState`): shared state of the run.
+        progress (`SessionProgress`): counters of the session, updated here.
+        max_prepared (`int`): maximum number of prepared requests of a one-by-one teacher if another teacher of the run
+            answers in batches. Thousands of images are then active, and preparing all of them would fill the memory.
         on_failure (`Callable[[], None]`): called after each failure.
     """
 
@@ -134,10 +152,16 @@ class Dispatcher:
         state.on_idle = self.flush_if_idle
 
     async def fetch_reply(self, request: Request) -> Reply:
-        """Return the reply to a request: the journal's, or else the teacher's.
+        """Return the reply to a request from the journal, or else ask the teacher, with retries.
+
+        Args:
+            request (`Request`): the request.
+
+        Returns:
+            The reply, which is in the journal.
 
         Raises:
-            RequestAbandoned: there is none to be had in this session.
+            RequestAbandoned: the request cannot be answered in this session.
         """
         reply = self._journal.get_reply(request.key)
         if reply is not None:
@@ -152,8 +176,9 @@ class Dispatcher:
             self._progress.last_failure = answer.message
             self._on_failure()
             if answer.is_overloaded:
+                # Not counted as an attempt: overload says nothing about this request.
                 if not queue.throttle.record_overload(answer, hold_count):
-                    self._stop_run(f"{queue.teacher.name} says for too long that it is overloaded: {answer.message}")
+                    self._stop_run(f"{queue.teacher.name} has been overloaded for too long: {answer.message}")
                 continue
             attempt += 1
             delay = queue.throttle.retry_delay(answer, hold_count, attempt)
@@ -164,10 +189,13 @@ class Dispatcher:
                 await asyncio.wait_for(self._state.stop.wait(), delay)
 
     async def receive_replies(self, queue: TeacherQueue) -> None:
-        """Hand a queue's replies over as they come, each journalled before the next is asked for.
+        """Deliver the results of a queue's teacher to the waiting requests; journal each reply before reading the next.
+
+        Args:
+            queue (`TeacherQueue`): the queue to serve.
 
         Raises:
-            TeacherError: the teacher refuses for good, or ended before its last reply.
+            TeacherError: the teacher refuses permanently, or its stream ended before its last reply.
             JournalError: the journal cannot be written.
         """
         async with contextlib.aclosing(queue.teacher.ask(queue.iter_requests())) as answers:
@@ -176,26 +204,28 @@ class Dispatcher:
                     continue
                 request, future = queue.pending.pop(answer.key)
                 if isinstance(answer, Reply):
-                    # Before the teacher is asked for the next one, which it may forget this one for.
+                    # Write before reading the next answer: a batch teacher then forgets this one.
                     self._journal.record_reply(request.image_id, request.role, answer)
                 if not future.done():
                     future.set_result(answer)
-        raise TeacherError(f"{queue.teacher.name} ended before its last reply; run the same command to go on")
+        raise TeacherError(
+            f"the stream of {queue.teacher.name} ended before its last reply; run the same command again to resume"
+        )
 
     async def flush_if_idle(self) -> None:
-        """Tell a teacher when no request can come any more before a reply.
+        """Flush each teacher that cannot get another request before its next reply.
 
-        That is so where all its places are taken, or where every image in hand waits and no other can start.
+        This is the case if all its slots are taken, or if every active image waits and no further image can start.
         """
         has_pending = any(queue.pending for queue in self.queues if not queue.teacher.is_batch)
         for queue in self.queues:
-            # What another teacher's replies bring belongs into the same batch.
+            # Replies of other teachers may lead to more requests for the same batch, so wait for them first.
             is_idle = self._state.is_idle and not (has_pending and queue.teacher.is_batch)
             if is_idle or queue.throttle.slots.is_full:
                 await queue.teacher.flush()
 
     async def _dispatch(self, queue: TeacherQueue, request: Request) -> tuple[Reply | Failure, int]:
-        """Send a request once there is room for it; return what came back, and after how many holds it was sent."""
+        """Send a request when the limits allow it; return its result and the number of holds before it was sent."""
         if not self.has_batch_teacher or queue.teacher.is_batch:
             return await self._prepare_and_send(queue, request)
         await self._acquire(self._prepare_slots.acquire, self._prepare_slots.locked())
@@ -207,12 +237,13 @@ class Dispatcher:
             self._prepare_slots.release()
 
     async def _prepare_and_send(self, queue: TeacherQueue, request: Request) -> tuple[Reply | Failure, int]:
+        """Encode the image, wait for a slot, send the request, and count its result."""
         if self._state.stop.is_set():
             self._state.abandon()
         try:
             await queue.teacher.prepare(request)
         except SourceError as error:
-            # This image is gone; the others are not.
+            # Only this image is lost; the run continues with the others.
             return Failure(request.key, str(error), is_retryable=False), queue.throttle.hold_count
         hold_count = await self._acquire_slot(queue)
         try:
@@ -228,12 +259,12 @@ class Dispatcher:
             queue.throttle.slots.release()
 
     async def _acquire_slot(self, queue: TeacherQueue) -> int:
-        """Take a place in flight, and return the number of holds so far."""
+        """Wait until a request may be sent, and take its slot; return the number of holds so far."""
         stop = self._state.stop
         while True:
             hold_count = await queue.throttle.wait(stop.is_set)
             await self._acquire(queue.throttle.slots.acquire, queue.throttle.slots.is_full)
-            # A hold may have begun meanwhile.
+            # A hold may have begun while waiting for the slot: then give it back and wait again.
             can_send = hold_count == queue.throttle.hold_count and await queue.throttle.rate_limiter.wait(stop)
             if can_send and await self._wait_for_budget(queue, hold_count):
                 self._budget.record_sent()
@@ -243,21 +274,22 @@ class Dispatcher:
                 self._state.abandon()
 
     async def _wait_for_budget(self, queue: TeacherQueue, hold_count: int) -> bool:
-        """Return True once the budget has room for one more request, False where another hold or the end comes first.
+        """Return True when the budget allows one more request, False if a new hold or the end of the run comes first.
 
-        What is in flight may still leave room: only when nothing is, the budget is used up.
+        Requests in flight may turn out cheaper than assumed. The budget is used up only if none is in flight.
         """
         while hold_count == queue.throttle.hold_count and not self._state.stop.is_set():
             if not (reason := self._budget.exhausted_reason()):
                 return True
             if not self._budget.in_flight:
-                self._state.request_stop(StoppedEarly(f"{reason} and run the same command to go on"))
+                self._state.request_stop(StoppedEarly(f"{reason} and run the same command again to resume"))
                 return False
             async with self._state.waiting():
                 await self._budget.wait_for_change()
         return False
 
     async def _acquire(self, acquire: Callable[[], Awaitable[object]], is_full: bool) -> None:
+        """Acquire a slot; the task counts as waiting only if it cannot get one at once."""
         if not is_full:
             await acquire()
             return
@@ -265,6 +297,7 @@ class Dispatcher:
             await acquire()
 
     async def _send(self, queue: TeacherQueue, request: Request) -> Reply | Failure:
+        """Queue a request for its teacher and wait for its result."""
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
         queue.pending[request.key] = request, future
         queue.unsent.put_nowait(request)
@@ -273,8 +306,9 @@ class Dispatcher:
             return await future
 
     def _record_abandoned(self, queue: TeacherQueue, failure: Failure) -> None:
+        """Count an abandoned request, and stop the run if its teacher appears to be unavailable."""
         self._consecutive_abandoned += 1
-        # Who has not answered anybody yet may still be answering the others.
+        # A teacher without any reply yet counts as unreachable only when no other request is still pending.
         is_unreachable = not self._has_answered and failure.is_retryable and not queue.pending
         if is_unreachable or self._consecutive_abandoned >= _MAX_CONSECUTIVE_ABANDONED:
             self._stop_run(f"gave up asking {queue.teacher.name}: {failure.message}")

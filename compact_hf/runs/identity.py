@@ -1,4 +1,8 @@
-"""A run's identity: all that decides what is asked. The same identity in the same directory resumes the run."""
+"""Defines the identity of a run: all settings that decide what is asked.
+
+A run directory stores the identity of its run. A command with the same identity resumes the run; a command with another
+identity is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,16 @@ ROLES: Final[tuple[Role, ...]] = ("teacher", "verifier")
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What decides what a run asks. In the journal it is one flat JSON object.
+    """The settings that decide what a run asks. The journal stores them as one flat JSON object.
 
     Attributes:
-        source (`str`): the images' `ImageSource.identity`.
-        method (`str`): a registered name or `package.module:Class`.
-        seed (`int`): decides every draw.
-        teachers (`Mapping[Role, str]`): role -> who is asked, `NAME:MODEL`.
-        shard (`str | None`): `I/N`, None for all of the run.
-        settings (`Mapping[str, Any]`): the image size and what the method adds, such as its preset and a digest of its
-            prompts; JSON values.
+        source (`str`): identity of the image source (`ImageSource.identity`).
+        method (`str`): registered name of the method, or `package.module:Class`.
+        seed (`int`, *optional*, defaults to 0): random seed.
+        teachers (`Mapping[Role, str]`): role -> model that is asked, `NAME:MODEL`.
+        shard (`str`, *optional*): `I/N`; None for the whole run.
+        settings (`Mapping[str, Any]`, *optional*): the image size and the settings of the method, such as its preset
+            and a digest of its prompts; JSON values.
     """
 
     source: str
@@ -38,19 +42,27 @@ class RunIdentity:
     def of(cls, journal: Journal) -> Self:
         """Return the identity of the run in a journal.
 
+        Args:
+            journal (`Journal`): the journal of a run.
+
         Raises:
-            JournalError: it is the journal of something else, such as of questions to a model that is evaluated.
+            JournalError: the journal belongs to other work, such as an evaluation, and names no method.
         """
         identity = journal.identity
         if not {"source", "method"} <= identity.keys():
             raise JournalError(
-                f"{journal.run} is not a run of generate (its journal names no method); give one that is"
+                f"{journal.run} is not a run of `compact generate` (its journal names no method): "
+                "give a directory that `compact generate` wrote"
             )
         return cls.from_json(identity)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the identity that `to_json` gave."""
+        """Return the identity from the JSON object that `to_json` returned.
+
+        Args:
+            data (`Mapping[str, Any]`): the JSON object.
+        """
         settings = dict(data)
         return cls(
             source=settings.pop("source"),
@@ -62,7 +74,7 @@ class RunIdentity:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the identity as it is journalled."""
+        """Return the identity as one flat JSON object, as the journal stores it."""
         shard = {} if self.shard is None else {"shard": self.shard}
         names = {str(role): name for role, name in self.teachers.items()}
         common = {"source": self.source, "method": self.method, "seed": self.seed}

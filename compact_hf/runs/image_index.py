@@ -1,6 +1,7 @@
-"""The images of a run: looked at once and journalled, and read again only as what they were.
+"""Inspects the images of a run once, journals the results, and verifies images when they are read again.
 
-In: a source, a journal and references. Out: what is there, reference by reference, and later the images' bytes.
+The order of the images is a seeded shuffle of the source's references. An image is identified by its content, so an
+image that changed since its inspection is never used as the old one.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from compact_hf.records import ImageInfo, Reject, digest
 from compact_hf.runs.journal import Journal
 
 _PREFETCH: Final = 4
-# As many as are looked at at a time: they are fetched side by side.
+# The blocks of a group are fetched in parallel by the inspection threads.
 _BLOCKS_PER_SHUFFLE: Final = _PREFETCH
-# References that are passed over before the event loop gets its turn.
+# Number of references after which other tasks of the event loop may run: known references involve no other await.
 _YIELD_EVERY: Final = 1000
 
 
 def shuffle_refs(source: ImageSource, seed: int) -> list[str]:
-    """Return all references in the order of the seed, in which a limit takes the first ones.
+    """Return all references of a source in the shuffled order of a seed; a limit takes the first ones.
 
-    Where each image is fetched alone this is a shuffle. Of blocks, such as row groups, a few are taken at a time, as
-    the seed draws them, and their images shuffled: so a limit of twenty fetches a few blocks instead of twenty, a
-    whole run fetches as it goes, and neighbours are far apart. What is asked about an image does not depend on it.
+    If each image is fetched alone, this is a plain shuffle. If images are fetched in blocks, such as Parquet row
+    groups, the blocks are shuffled, and the images are shuffled within groups of a few blocks. A limit of 20 images
+    then fetches a few blocks instead of 20, a whole run fetches blocks as it proceeds, and neighbouring images of the
+    source are still separated. The questions about an image do not depend on the order.
+
+    Args:
+        source (`ImageSource`): the images.
+        seed (`int`): random seed.
 
     Raises:
-        SourceError: the source cannot be read, or holds no images.
+        SourceError: the source cannot be read, or contains no images.
     """
     blocks: dict[str, list[str]] = {}
     for ref in source.refs():
@@ -47,13 +53,22 @@ def shuffle_refs(source: ImageSource, seed: int) -> list[str]:
 async def iter_inspected(
     source: ImageSource, journal: Journal, refs: Sequence[str]
 ) -> AsyncGenerator[tuple[str, str | None]]:
-    """Yield each reference with the id of the image there, None where it cannot be used; in the order given.
+    """Yield each reference with the id of its image, or None if the image cannot be used; in the order given.
 
-    Only what the journal does not hold, or what changed since, is looked at, a few ahead. Images that the journal
-    knows and the source no longer has are found first, so that the journal says of them too that they are gone.
+    Only images that are missing from the journal or that changed since are inspected, a few ahead of the consumer.
+    Images that are in the journal but no longer in the source are inspected first, so that the journal records them as
+    missing.
+
+    Args:
+        source (`ImageSource`): the images.
+        journal (`Journal`): stores the results of inspections.
+        refs (`Sequence[str]`): the references to inspect.
+
+    Yields:
+        `(ref, image_id)`, the id None for an unusable image.
 
     Raises:
-        SourceError: the source as a whole cannot be read any more.
+        SourceError: the source as a whole can no longer be read.
         JournalError: the journal cannot be written.
     """
     inspections = await asyncio.to_thread(journal.inspections)
@@ -63,6 +78,7 @@ async def iter_inspected(
             journal.record_inspection(ref, stamps[ref], await asyncio.to_thread(inspect_image, source, ref))
 
     loop = asyncio.get_running_loop()
+    # (reference, its running inspection), oldest first; None instead of an inspection if the journal has the result.
     pending: deque[tuple[str, asyncio.Future[ImageInfo | Reject] | None]] = deque()
 
     async def next_result() -> tuple[str, str | None]:
@@ -85,23 +101,27 @@ async def iter_inspected(
         while pending:
             yield await next_result()
     finally:
-        # Not here: what is still being looked at may take a while, and requests are in flight.
+        # In a thread: inspections that still run may take a while, and the event loop has requests in flight.
         await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
 
 def reread_verified(source: ImageSource, image: ImageInfo) -> bytes:
-    """Return the bytes of an image that was looked at before.
+    """Return the bytes of an image that was inspected before.
+
+    Args:
+        source (`ImageSource`): where the image is.
+        image (`ImageInfo`): the result of its inspection.
 
     Raises:
-        SourceError: it cannot be read any more, or is another one now.
+        SourceError: the image can no longer be read, or its content changed.
     """
-    hint = "put it back, or run `compact generate` again to leave it out"
+    hint = "restore the image, or run `compact generate` again to skip it"
     try:
         data = source.read(image.ref)
     except OSError as error:
         raise SourceError(
-            f"{image.ref} in {source.identity} cannot be read any more ({error.strerror or error}); {hint}"
+            f"{image.ref} in {source.identity} can no longer be read ({error.strerror or error}): {hint}"
         ) from error
     if compute_image_id(data) != image.image_id:
-        raise SourceError(f"{image.ref} in {source.identity} is not the picture it was; {hint}")
+        raise SourceError(f"{image.ref} in {source.identity} is not the same image as before: {hint}")
     return data

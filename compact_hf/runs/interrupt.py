@@ -1,4 +1,4 @@
-"""Running asynchronous work to its end from ordinary code: a command, a script, or a notebook's cell."""
+"""Runs asynchronous work from synchronous code (a command, a script or a notebook cell), and handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ T = TypeVar("T")
 def run_async_interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run `work(stop)` and return its result.
 
-    The first Ctrl-C sets `stop`, so that work in flight can be finished; the second cancels it; the third interrupts
-    wherever it is. Where an event loop runs in this thread already, as in a notebook, the work gets a thread and a
-    loop of its own.
+    The first Ctrl-C sets `stop`, so that the work can finish what is in flight. The second cancels the work. The third
+    raises KeyboardInterrupt immediately. If this thread already runs an event loop, as in a notebook, the work runs in
+    a new thread with a new loop.
+
+    Args:
+        work (`Callable[[asyncio.Event], Coroutine]`): takes the event `stop` and returns the coroutine to run.
+
+    Returns:
+        The result of the coroutine.
 
     Raises:
-        KeyboardInterrupt: the work was cancelled.
+        KeyboardInterrupt: the work was cancelled by the second Ctrl-C, or interrupted by the third.
     """
     handler = _SigintHandler()
     try:
@@ -37,7 +43,7 @@ def run_async_interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, 
 
 
 class _SigintHandler:
-    """Carries Ctrl-C from the main thread, the only one that hears it, to the loop in which the work runs."""
+    """Passes Ctrl-C from the main thread, the only thread that receives signals, to the event loop of the work."""
 
     def __init__(self) -> None:
         self._press_count = 0
@@ -46,6 +52,7 @@ class _SigintHandler:
 
     @contextlib.contextmanager
     def install(self) -> Iterator[None]:
+        """Handle SIGINT inside the block; in other threads than the main one this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -56,6 +63,7 @@ class _SigintHandler:
             signal.signal(signal.SIGINT, previous)
 
     async def guard(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+        """Run the work in the current loop; stop or cancel it according to the number of Ctrl-C presses."""
         stop = asyncio.Event()
         task = asyncio.ensure_future(work(stop))
 
@@ -66,7 +74,7 @@ class _SigintHandler:
                 task.cancel()
 
         self._apply, self._loop = apply, asyncio.get_running_loop()
-        apply()  # it may have been pressed before there was a loop
+        apply()  # for presses before the loop existed
         return await task
 
     def _on_sigint(self, *_: object) -> None:
@@ -74,5 +82,5 @@ class _SigintHandler:
         if self._press_count > 2:
             raise KeyboardInterrupt
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed just now: the work is done
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the work has ended
                 self._loop.call_soon_threadsafe(self._apply)

@@ -1,8 +1,8 @@
-"""The journal: one SQLite file per run that holds all that was seen, asked and answered. The run directory is the run.
+"""Stores the state of a run in its journal, one SQLite file per run directory: inspected images, replies and outcomes.
 
-Whatever is written here survives a kill at any moment (WAL, one transaction a write), and whatever is found here is
-never asked again. A power cut may cost the last replies, never the file. Values are JSON; the journal knows neither
-capabilities nor methods.
+Each write is one transaction in SQLite's WAL mode, so it survives a kill of the process at any moment. A power failure
+may lose the last replies, but does not damage the file. A request whose reply is in the journal is never sent again.
+Values are JSON; the journal does not depend on capabilities or methods.
 """
 
 from __future__ import annotations
@@ -29,40 +29,55 @@ FILE_NAME: Final = "journal.sqlite"
 
 @contextmanager
 def translate_sqlite_errors(run: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one line that says what to do."""
+    """Turn SQLite errors inside the block into a JournalError of one line that says what to do.
+
+    Args:
+        run (`Path`): the run directory, for the message.
+
+    Raises:
+        JournalError: SQLite reported an error.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
         reason = str(error)
         if "full" in reason or "disk I/O" in reason:
-            message = f"the disk under {run} is full or failing ({reason}); make room and run the same command"
+            message = f"the disk of {run} is full or failing ({reason}): free some space and run the same command again"
         elif "locked" in reason:
-            message = f"another process holds {run} ({reason}); wait for it and run the same command"
+            message = f"another process uses {run} ({reason}): wait until it ends and run the same command again"
         elif "unable to open" in reason or "readonly" in reason:
-            message = f"{run / FILE_NAME} cannot be opened ({reason}); let it and its folder be read and written"
+            message = (
+                f"{run / FILE_NAME} cannot be opened ({reason}): make the file and its directory readable and writable"
+            )
         else:
-            message = f"{run / FILE_NAME} is damaged ({reason}); restore it from a copy, or give another --out"
+            message = f"{run / FILE_NAME} is damaged ({reason}): restore it from a copy, or use another --out"
         raise JournalError(message) from error
 
 
 def connect(run: Path, mode: str) -> sqlite3.Connection:
-    """Open the journal of a run folder; `mode` as in SQLite's URIs, `rwc` also sets the file up for a writer.
+    """Open the journal of a run directory and return the connection, in autocommit mode.
+
+    Args:
+        run (`Path`): the run directory.
+        mode (`str`): `mode` of SQLite's URIs, such as `rw` or `ro&immutable=1`; `rwc` also prepares the file for
+            writing.
 
     Raises:
-        JournalError: it cannot be opened, or is no SQLite file.
+        JournalError: the file cannot be opened, or is not a SQLite file.
     """
     with translate_sqlite_errors(run):
         uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
-        # Autocommit: every write is its own transaction, on disk before it counts. One thread at a time uses it, not
-        # always the same: what is long to read at the start of a run is read beside the event loop.
+        # Autocommit: every write is a transaction of its own. `check_same_thread=False`, because long reads at the
+        # start of a run happen in a thread beside the event loop; only one thread uses the connection at a time.
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
         try:
             if mode == "rwc":
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
-                # Whoever writes would now and then wait for the disk; `Journal.checkpoint` waits instead.
+                # Automatic checkpoints would block some writes until the disk is done; `Journal.checkpoint` runs in a
+                # thread instead.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute("SELECT count(*) FROM sqlite_master")
+            connection.execute("SELECT count(*) FROM sqlite_master")  # SQLite reads the file only at the first query
         except sqlite3.DatabaseError:
             connection.close()
             raise
@@ -70,7 +85,8 @@ def connect(run: Path, mode: str) -> sqlite3.Connection:
 
 
 JOURNAL_VERSION: Final = 2
-# WITHOUT ROWID where rows are short only: there a row over a quarter of a page takes a page of its own.
+# WITHOUT ROWID only for tables with short rows: in such a table, a row of over a quarter of a page needs a page of its
+# own.
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
@@ -86,7 +102,14 @@ CREATE TABLE outcomes (
 
 @dataclass(frozen=True, slots=True)
 class FinishedImage:
-    """An image that is done: which image it was, what became of it (JSON), and how many questions of it are kept."""
+    """An image whose process has ended.
+
+    Attributes:
+        image_id (`str`): id of the image.
+        ref (`str`): reference of the image in its source.
+        body (`str`): outcome of the image, as JSON of the method.
+        accepted (`int`): number of accepted questions about the image.
+    """
 
     image_id: str
     ref: str
@@ -96,7 +119,16 @@ class FinishedImage:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """What one model was asked in one role on one day (`YYYY-MM-DD`, UTC), and the tokens that it billed."""
+    """Requests and billed tokens of one model in one role on one day.
+
+    Attributes:
+        role (`Role`): `teacher` or `verifier`.
+        model (`str`): exact model version that answered.
+        day (`str`): `YYYY-MM-DD`, UTC.
+        requests (`int`): number of replies.
+        input_tokens (`int`): billed input tokens.
+        output_tokens (`int`): billed output tokens.
+    """
 
     role: Role
     model: str
@@ -107,7 +139,12 @@ class TokenUsage:
 
 
 class Journal:
-    """A run folder's journal, open for writing (`open`) or for reading beside a writer (`read`)."""
+    """The journal of a run directory: `open` opens it for writing, `read` for reading, also beside a writer.
+
+    Args:
+        run (`Path`): the run directory.
+        connection (`sqlite3.Connection`): an open connection to its journal, which `close` closes.
+    """
 
     def __init__(self, run: Path, connection: sqlite3.Connection) -> None:
         self.run = run
@@ -116,22 +153,24 @@ class Journal:
 
     @classmethod
     def open(cls, run: Path, identity: Mapping[str, Any]) -> Self:
-        """Start a run in the folder `run`, or go on with the one that is there.
+        """Start a run in the directory `run`, or resume the run that is in it.
 
         Args:
+            run (`Path`): the run directory: new, empty, or of this run.
             identity (`Mapping[str, Any]`): the settings that decide what is asked; JSON values.
 
         Raises:
-            SettingsMismatchError: the folder holds a run with another identity.
-            JournalError: another process writes to it, or it is damaged, full, or of another version.
-            UsageError: the folder holds something that is not a run.
+            SettingsMismatchError: the directory holds a run with another identity.
+            JournalError: another process writes to the journal, its version is not supported, it is damaged, or the
+                disk is full.
+            UsageError: the directory holds something that is not a run.
         """
         directory = OutputDirectory(run, "a run", FILE_NAME, lock_name="journal.lock", error_type=JournalError)
         directory.claim()
         if (kind := get_network_file_system(run)) is not None:
             raise JournalError(
-                f"--out {run} lies on a network file system ({kind}), where SQLite's write-ahead log does not work; "
-                "give an --out on a local disk, such as $TMPDIR/run, and copy the folder afterwards"
+                f"--out {run} is on a network file system ({kind}), where SQLite's write-ahead log does not work: "
+                "use an --out on a local disk, such as $TMPDIR/run, and copy the directory afterwards"
             )
         with ExitStack() as stack:
             stack.enter_context(directory.lock())
@@ -143,26 +182,30 @@ class Journal:
 
     @classmethod
     def read(cls, run: Path) -> Self:
-        """Open a run to look at it, also while another process writes. Nothing is changed.
+        """Open the journal of a run for reading, also while another process writes to it. Nothing is changed.
+
+        Args:
+            run (`Path`): the run directory.
 
         Raises:
-            JournalError: there is no run in the folder, or it is damaged or of another version.
+            JournalError: the directory holds no run, or the journal is damaged or of another version.
         """
         file = run / FILE_NAME
         if not file.is_file():
             raise JournalError(
-                f"{run} is not a run (no {FILE_NAME}); give the folder that `compact generate --out` made"
+                f"{run} is not a run (no {FILE_NAME}): give the directory that `compact generate --out` wrote"
             )
         wal_file = run / f"{FILE_NAME}-wal"
         is_checkpointed = not (wal_file.exists() and wal_file.stat().st_size)
         try:
-            # For writing, or SQLite would leave its two side files behind.
+            # Opened for writing, because a read-only connection would leave SQLite's two side files behind. On a
+            # network file system locks may not work, so a complete file (empty log) is opened there as immutable.
             mode = "ro&immutable=1" if is_checkpointed and get_network_file_system(run) else "rw"
             journal = cls(run, connect(run, mode))
         except JournalError:
             if not is_checkpointed:
                 raise
-            # Where nothing can be written, SQLite only reads a file that nobody writes to either.
+            # On a read-only disk, SQLite can read the file only as immutable, that is, without a writer.
             journal = cls(run, connect(run, "ro&immutable=1"))
         try:
             with journal._translate_errors():
@@ -181,21 +224,21 @@ class Journal:
         self.close()
 
     def checkpoint(self, *, is_last: bool = False) -> None:
-        """Bring what the log holds into the file, beside whoever writes. It takes as long as the disk takes.
+        """Move the contents of the write-ahead log into the file, also while another thread writes. Blocks on the disk.
 
         Args:
             is_last (`bool`, *optional*, defaults to `False`): also empty the log, so that `close` has nothing left to
                 do; for use after the last write.
 
         Raises:
-            JournalError: the disk is full or failing; the log still holds everything.
+            JournalError: the disk is full or failing; nothing is lost, because the log still holds everything.
         """
         with self._translate_errors(), closing(connect(self.run, "rw")) as connection:
             connection.execute("PRAGMA busy_timeout = 0")  # do not wait for readers
             connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_last else 'PASSIVE'})")
 
     def close(self) -> None:
-        """Close the file and let other processes have the run."""
+        """Close the file and release the lock on the run."""
         self._db.close()
         self._exit_stack.close()
 
@@ -206,16 +249,22 @@ class Journal:
         return identity
 
     def inspections(self) -> dict[str, tuple[str, str | None]]:
-        """Return ref -> (stamp, id of the image that was seen there), the id None for what cannot be used."""
+        """Return reference -> (stamp, image id) of all inspected images; the id of an unusable image is None."""
         return {ref: (stamp, image_id) for ref, stamp, image_id in self._rows("SELECT ref, stamp, image_id FROM looks")}
 
     def record_inspection(self, ref: str, stamp: str, result: ImageInfo | Reject) -> None:
-        """Keep what was seen at `ref` while its stamp (size and time) was this."""
+        """Store the result of inspecting an image.
+
+        Args:
+            ref (`str`): reference of the image in its source.
+            stamp (`str`): size and modification time of the image when it was inspected.
+            result (`ImageInfo | Reject`): the image, or the reason why it cannot be used.
+        """
         image_id = result.image_id if isinstance(result, ImageInfo) else None
         self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(result)))
 
     def image_rejects(self) -> Iterator[Reject]:
-        """Yield the rejects among the images, files with the same content as an earlier one included."""
+        """Yield a reject for each unusable image, then one for each image with the same content as an earlier one."""
         for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
             yield from_json(Reject, body)
         query = (
@@ -227,7 +276,12 @@ class Journal:
             yield Reject("picture", ImageReason.DUPLICATE, ref, f"same content as {first_ref}")
 
     def get_image(self, image_id: str, ref: str) -> ImageInfo | None:
-        """Return the image with this id, seen at `ref` or else elsewhere; None where it was not there any more."""
+        """Return the inspected image with an id, or None if the source no longer has it.
+
+        Args:
+            image_id (`str`): id of the image.
+            ref (`str`): preferred reference, if the same image was found at several.
+        """
         with self._translate_errors():
             row = self._db.execute(
                 "SELECT body FROM looks WHERE image_id = ? ORDER BY ref != ?, ref LIMIT 1", (image_id, ref)
@@ -235,71 +289,90 @@ class Journal:
         return from_json(ImageInfo, row[0]) if row else None
 
     def count_images(self) -> int:
-        """Return how many different images were looked at and could be read."""
+        """Return the number of distinct usable images that were inspected."""
         return self._count("SELECT count(DISTINCT image_id) FROM looks")
 
     def get_reply(self, key: str) -> Reply | None:
-        """Return the journalled reply to a request, if there is one."""
+        """Return the stored reply to a request, or None if there is none.
+
+        Args:
+            key (`str`): key of the request.
+        """
         with self._translate_errors():
             row = self._db.execute("SELECT body FROM replies WHERE key = ?", (key,)).fetchone()
         return from_json(Reply, row[0]) if row else None
 
     def record_reply(self, image_id: str, role: Role, reply: Reply) -> None:
-        """Keep a reply. Once this returns, its request is never sent again."""
+        """Store a reply. After this returns, its request is never sent again.
+
+        Args:
+            image_id (`str`): id of the image that the request is about.
+            role (`Role`): role of the teacher that answered.
+            reply (`Reply`): the reply.
+        """
         row = reply.key, image_id, role, time.time(), to_json(reply)
         self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
 
     def replies(self) -> Iterator[tuple[str, Role, Reply]]:
-        """Yield (image id, role, reply) in the order of their keys."""
+        """Yield (image id, role, reply) of all replies, in the order of the request keys."""
         for image_id, role, body in self._rows("SELECT image_id, role, body FROM replies ORDER BY key"):
             yield image_id, role, from_json(Reply, body)
 
     def usage(self) -> list[TokenUsage]:
-        """Return what was asked and billed so far, by role, model and day: prices change."""
+        """Return requests and billed tokens so far by role, model and day; by day because prices change."""
         tokens = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
         columns = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
         query = f"SELECT {columns}, count(*), {tokens} FROM replies GROUP BY role, model, day"
         return [TokenUsage(*row) for row in self._rows(query)]
 
     def finished_ids(self) -> set[str]:
-        """Return the ids of the images that are done."""
+        """Return the ids of the finished images."""
         return {image_id for (image_id,) in self._rows("SELECT image_id FROM outcomes")}
 
     def record_outcome(self, finished_image: FinishedImage) -> None:
-        """Keep what became of an image: it is done."""
+        """Store the outcome of an image, which finishes the image.
+
+        Args:
+            finished_image (`FinishedImage`): the image with its outcome.
+        """
         row = finished_image.image_id, finished_image.ref, finished_image.accepted, time.time(), finished_image.body
         self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
 
     def counts(self) -> tuple[int, int, int]:
-        """Return how many images are done, how many of them kept questions, and how many questions that were."""
+        """Return the numbers of finished images, of those with accepted questions, and of accepted questions."""
         query = "SELECT count(*), coalesce(sum(accepted > 0), 0), coalesce(sum(accepted), 0) FROM outcomes"
         ((finished, kept, accepted),) = self._rows(query)
         return finished, kept, accepted
 
     def finish_times(self) -> list[float]:
-        """Return when images were done, in seconds since 1970, in ascending order."""
+        """Return the times at which images were finished, in seconds since 1970, in ascending order."""
         return [timestamp for (timestamp,) in self._rows("SELECT at FROM outcomes ORDER BY at")]
 
     def outcomes(self) -> Iterator[FinishedImage]:
-        """Yield the images that are done in the order of their ids, a few in memory at a time."""
+        """Yield the finished images in the order of their ids; only a few are in memory at a time."""
         for row in self._rows("SELECT image_id, ref, body, accepted FROM outcomes ORDER BY image_id"):
             yield FinishedImage(*row)
 
     def record_image_total(self, images: int) -> None:
-        """Keep how many images are to be worked on in all, as the newest session knows it: for who reads beside."""
+        """Store the total number of images to process, as known to the newest session, for readers such as `status`.
+
+        Args:
+            images (`int`): the total number.
+        """
         self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(images),))
 
     def read_image_total(self) -> int | None:
-        """Return how many images are to be worked on in all; None where no session has said so."""
+        """Return the total number of images to process, or None if no session has stored it yet."""
         for (value,) in self._rows("SELECT value FROM meta WHERE name = 'pictures'"):
             return int(json.loads(value))
         return None
 
     def _start_or_check(self, directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
+        """Create the tables in an empty file; otherwise check the version and the identity."""
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             meta = {"journal_version": JOURNAL_VERSION, "identity": dict(identity)}
             with self._db:
-                # One transaction: a kill in here leaves an empty file, which the next start fills.
+                # One transaction: after a kill inside it the file is empty, and the next start creates the tables.
                 self._db.execute("BEGIN")
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._db.execute(statement)
@@ -312,14 +385,15 @@ class Journal:
         directory.check(self.identity, identity)
 
     def _check_version(self) -> None:
+        """Raise JournalError if the journal was written by a version with another format."""
         try:
             version = json.loads(self._read_meta("journal_version"))
         except (sqlite3.OperationalError, TypeError):
             version = None
         if version != JOURNAL_VERSION:
             raise JournalError(
-                f"{self.run} was written by another version (journal {version}, this one reads {JOURNAL_VERSION}); "
-                "use the compact_hf that wrote it, or give another --out"
+                f"{self.run} was written by another version (journal {version}, this one reads {JOURNAL_VERSION}): "
+                "use the version of compact_hf that wrote it, or another --out"
             )
 
     def _read_meta(self, name: str) -> str:

@@ -1,8 +1,8 @@
-"""What a run can be told, whatever its method: the one place for its parameters, their defaults and their help.
+"""Defines the options that all runs share, whatever their method: names, defaults and help texts.
 
-The keywords of `generate`, `annotate`, `augment` and `dry_run`, the flags of their commands, and what a Ray worker is
-sent are the fields of `RunOptions`. A method has a dataclass of the same kind for what it can be told besides. Nothing
-heavy is imported here: flags are built at every start of the command line.
+The fields of `RunOptions` are the keywords of `generate`, `annotate`, `augment` and `dry_run`, the flags of their
+commands, and the settings that are sent to a Ray worker. A method defines its additional options in a dataclass of the
+same kind. This module imports nothing heavy, because the command line builds the flags at every start.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _FLAG: Final = "flag"
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a field of an options class is given on the command line.
+    """The command line flag of a field of an options class.
 
     Attributes:
-        help (`str`): what it does, for `--help`.
-        metavar (`str | None`): what its value is called there.
-        name (`str`): without dashes, where it is not the field's name with `-` for `_`.
-        parse (`Callable[[str], Any]`, *optional*): makes the value of its text; by default the field's type does.
+        help (`str`): help text of the flag.
+        metavar (`str`, *optional*): name of the value in the help.
+        name (`str`, *optional*): name of the flag without dashes; defaults to the field's name with `-` for `_`.
+        parse (`Callable[[str], Any]`, *optional*): converts the text to the value; defaults to the field's type.
     """
 
     help: str
@@ -58,46 +58,61 @@ def option(
     name: str = "",
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Return a dataclass field that is a flag of the command line too; see `Flag`."""
+    """Return a dataclass field that is also a command line flag.
+
+    Args:
+        default (`Any`): default value of the field.
+        help (`str`): as for `Flag`.
+        metavar (`str`, *optional*): as for `Flag`.
+        name (`str`, *optional*): as for `Flag`.
+        parse (`Callable[[str], Any]`, *optional*): as for `Flag`.
+    """
     return field(default=default, metadata={_FLAG: Flag(help, metavar, name, parse)})
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
-    """Return the whole numbers of a flag, such as `1,2,3`.
+    """Return the integers of a comma-separated text, such as `1,2,3`.
+
+    Args:
+        text (`str`): value of a flag.
 
     Raises:
-        argparse.ArgumentTypeError: they are something else.
+        argparse.ArgumentTypeError: a part is not an integer.
     """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; give numbers with commas between, such as 1,2,3") from None
+        raise argparse.ArgumentTypeError(f"got {text!r}: give integers separated by commas, such as 1,2,3") from None
 
 
 def iter_flags(options: type) -> Iterator[tuple[Field[Any], Flag]]:
-    """Yield the fields of an options class that are flags, in the order of `iter_fields`."""
+    """Yield (field, flag) for each field of an options class that is a flag, in the order of `iter_fields`."""
     for item in iter_fields(options):
         if _FLAG in item.metadata:
             yield item, item.metadata[_FLAG]
 
 
 def iter_fields(options: type) -> Iterator[Field[Any]]:
-    """Yield the fields of an options class: its own first, then those that it inherits."""
+    """Yield the fields of an options class: its own fields first, then the inherited ones."""
     remaining = {item.name: item for item in fields(options)}
     for base in options.__mro__:
         yield from (remaining.pop(name) for name in inspect.get_annotations(base) if name in remaining)
 
 
 class DatasetFunction(Protocol[P, R_co]):
-    """A function of a dataset, a run directory and keywords."""
+    """A function that takes a dataset, a run directory and keywords."""
 
     def __call__(self, dataset: str, out: str | Path, *args: P.args, **options: P.kwargs) -> R_co: ...
 
 
 def keywords_of(options: Callable[P, object]) -> Callable[[Callable[..., R]], DatasetFunction[P, R]]:
-    """Let a function of (dataset, out, **options) have the fields of an options class as its keywords.
+    """Return a decorator that declares the fields of an options class as the keywords of a function.
 
-    Type checkers and `help()` see them; the function is called as it is.
+    The function takes `(dataset, out, **options)`. Type checkers and `help()` then show the fields; calls of the
+    function are not changed.
+
+    Args:
+        options (`Callable`): the options class.
     """
 
     def decorate(function: Callable[..., R]) -> DatasetFunction[P, R]:
@@ -108,10 +123,13 @@ def keywords_of(options: Callable[P, object]) -> Callable[[Callable[..., R]], Da
 
 
 def set_keywords(function: Callable[..., object], options: Callable[..., object], *, is_open: bool = False) -> None:
-    """Set the fields of an options class as a function's keywords, and describe them in its docstring as it does.
+    """Declare the fields of an options class as the keywords of a function, and append their docs to its docstring.
 
     Args:
-        is_open (`bool`, *optional*, defaults to False): keep `**options` behind them, for those of other methods.
+        function (`Callable`): the function, whose last parameter is `**options`.
+        options (`Callable`): the options class.
+        is_open (`bool`, *optional*, defaults to False): keep `**options` after the fields, for the options of other
+            methods.
     """
     signature = inspect.signature(function)
     *parameters, rest = signature.parameters.values()
@@ -127,7 +145,7 @@ def set_keywords(function: Callable[..., object], options: Callable[..., object]
 
 
 def _describe_fields(options: type) -> Iterator[str]:
-    """Yield the entries of the docstrings that describe the fields of an options class."""
+    """Yield the `Attributes:` entries of the docstrings of an options class and its bases."""
     for base in options.__mro__:
         _, _, section = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:\n")
         if section:
@@ -144,27 +162,38 @@ def _ignore_wait(line: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunLimits:
-    """How much is asked, how fast, and for how much money; see `RunOptions`, which has the same fields."""
+    """Limits of a run: images, rates, requests and cost. `RunOptions` documents the fields."""
 
-    limit: int | None = option(None, "work on N pictures only, drawn by the seed", metavar="N")
-    concurrency: int = option(DEFAULT_CONCURRENCY, f"requests in flight (default: {DEFAULT_CONCURRENCY})", metavar="C")
-    rpm: float | None = option(None, "at most N requests a minute", metavar="N")
-    tpm: float | None = option(None, "at most N tokens a minute", metavar="N")
-    max_requests: int | None = option(None, "stop after N answered requests in all", metavar="N")
-    max_cost: float | None = option(None, "stop after so many US dollars in all", metavar="USD")
-    price_in: float | None = option(None, "per million tokens, where it is not known", metavar="USD")
-    price_out: float | None = option(None, "as --price-in", metavar="USD")
+    limit: int | None = option(
+        None, "number of images to process, drawn at random by the seed (default: all)", metavar="N"
+    )
+    concurrency: int = option(
+        DEFAULT_CONCURRENCY, f"maximum number of requests in flight (default: {DEFAULT_CONCURRENCY})", metavar="C"
+    )
+    rpm: float | None = option(None, "maximum number of requests per minute", metavar="N")
+    tpm: float | None = option(None, "maximum number of tokens per minute", metavar="N")
+    max_requests: int | None = option(None, "stop after N answered requests, over all sessions", metavar="N")
+    max_cost: float | None = option(None, "stop at this cost in US dollars, over all sessions", metavar="USD")
+    price_in: float | None = option(None, "USD per million input tokens, if unknown to genai-prices", metavar="USD")
+    price_out: float | None = option(None, "USD per million output tokens, if unknown to genai-prices", metavar="USD")
 
     def __post_init__(self) -> None:
         for name in ("limit", "concurrency", "max_requests"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"got {name} {value}; it must be at least 1")
+                raise UsageError(f"got {name} {value}: it must be at least 1")
         for name in ("rpm", "tpm", "max_cost"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise UsageError(f"got {name} {value:g}; it must be above 0 and finite")
+                raise UsageError(f"got {name} {value:g}: it must be above 0 and finite")
 
     def for_shard(self, shard: Shard | None) -> Self:
-        """Return one shard's part of what the whole run may work on and spend."""
+        """Return the limits of one shard, its share of the limits of the whole run.
+
+        Args:
+            shard (`Shard | None`): the shard; None returns the limits unchanged.
+
+        Raises:
+            UsageError: a limit is smaller than the number of shards.
+        """
         if shard is None:
             return self
         return replace(
@@ -177,59 +206,81 @@ class RunLimits:
         )
 
     def prices(self, teachers: Mapping[Role, str]) -> dict[Role, Price | None]:
-        """Return what each role's teacher charges, by its name.
+        """Return the price of each role's teacher, None if it is unknown.
+
+        Args:
+            teachers (`Mapping[Role, str]`): role -> `NAME:MODEL`.
 
         Raises:
-            UsageError: `max_cost` is set, and nobody knows what one of them charges.
+            UsageError: `max_cost` is set and a price is unknown.
         """
         from compact_hf.teachers.prices import format_price, lookup_prices
 
         prices = lookup_prices(teachers, price_in=self.price_in, price_out=self.price_out)
         for role, price in prices.items():
             if price is None and self.max_cost is not None:
-                raise UsageError(f"a limit on the cost needs prices: {format_price(teachers[role], price)}")
+                raise UsageError(f"--max-cost needs the prices: {format_price(teachers[role], price)}")
         return prices
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(RunLimits):
-    """Who is asked, about what, how fast and for how much money. Limits are free to change when a run is resumed.
+    """Options of a run: models, images, rates and budget. The limits may change when a run is resumed.
 
     Attributes:
-        teacher (`str`, *optional*): who writes, `NAME[:MODEL]`; defaults to `scenes` for drawn scenes and to `gemini`
-            otherwise.
-        teacher_url (`str`, *optional*): another server of the teacher's protocol.
-        verifier (`str`, *optional*): who verifies, `NAME[:MODEL]`; defaults to the teacher, without its noise.
-        verifier_url (`str`, *optional*): another server; defaults to the teacher's where both speak one protocol.
-        max_edge (`int`, *optional*, defaults to 1024): pixels on the longer edge of the image that is sent.
-        seed (`int`, *optional*, defaults to 0): decides every draw, and which images come first.
-        shard (`str`, *optional*): `I/N`: work on the I-th of N parts of the images only; `limit`, `rpm`, `tpm`,
-            `max_requests` and `max_cost` are those of all parts together.
-        noise (`float`, *optional*, defaults to 0.0): share, 0 to 1, of faulty drafts that the scenes teacher plants.
-        limit (`int`, *optional*): images to work on, drawn at random by the seed; a larger limit adds to them.
-        concurrency (`int`, *optional*, defaults to 16): requests in flight.
-        rpm (`float`, *optional*): requests a minute, at most.
-        tpm (`float`, *optional*): tokens a minute, at most.
+        teacher (`str`, *optional*): model that writes, `NAME[:MODEL]`; defaults to `scenes` for drawn scenes and to
+            `gemini` otherwise.
+        teacher_url (`str`, *optional*): URL of another server that speaks the teacher's protocol.
+        verifier (`str`, *optional*): model that verifies, `NAME[:MODEL]`; defaults to the teacher, without its noise.
+        verifier_url (`str`, *optional*): URL of the verifier's server; defaults to the teacher's if both use the same
+            protocol.
+        max_edge (`int`, *optional*, defaults to 1024): maximum length in pixels of the longer side of images that are
+            sent; larger images are downscaled.
+        seed (`int`, *optional*, defaults to 0): random seed of all draws and of the order of the images.
+        shard (`str`, *optional*): `I/N`: process only the I-th of N parts of the images. `limit`, `rpm`, `tpm`,
+            `max_requests` and `max_cost` are then those of all parts together.
+        noise (`float`, *optional*, defaults to 0.0): share of drafts, 0 to 1, in which the scenes teacher plants a
+            fault.
+        limit (`int`, *optional*): number of images to process, drawn at random by the seed; a larger limit adds images
+            to those of a smaller one.
+        concurrency (`int`, *optional*, defaults to 16): maximum number of requests in flight.
+        rpm (`float`, *optional*): maximum number of requests per minute.
+        tpm (`float`, *optional*): maximum number of tokens per minute, input and output.
         max_requests (`int`, *optional*): stop after this number of answered requests, over all sessions of the run.
-        max_cost (`float`, *optional*): stop after this many US dollars, over all sessions.
-        price_in (`float`, *optional*): US dollars per million input tokens, where genai-prices does not know them.
-        price_out (`float`, *optional*): US dollars per million output tokens.
-        on_progress (`Callable[[RunProgress], None]`, *optional*): called as work proceeds.
-        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for: a teacher that
-            answers in batches, or a dataset that has to be loaded first.
+        max_cost (`float`, *optional*): stop at this cost in US dollars, over all sessions of the run.
+        price_in (`float`, *optional*): US dollars per million input tokens, if genai-prices does not know the price.
+        price_out (`float`, *optional*): US dollars per million output tokens, if genai-prices does not know the price.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called with the progress of the run after each
+            change.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what the run waits for: a teacher
+            that answers in batches, or a dataset that has to be loaded first.
 
     Raises:
         UsageError: a value is out of its range.
     """
 
-    teacher: str | None = option(None, f"{', '.join(BACKENDS)} (default: by the source)", metavar="NAME[:MODEL]")
-    teacher_url: str | None = option(None, "another server of the teacher's protocol, such as vLLM", metavar="URL")
-    verifier: str | None = option(None, "who judges (default: the teacher)", metavar="NAME[:MODEL]")
-    verifier_url: str | None = option(None, "as --teacher-url", metavar="URL")
-    seed: int = option(0, "decides every draw (default: 0)")
-    max_edge: int = option(MAX_EDGE, f"of the pictures that are sent (default: {MAX_EDGE})", metavar="PX")
-    shard: str | None = option(None, "the I-th of N parts only; numbers are those of all parts", metavar="I/N")
-    noise: float = option(0.0, "faults that the teacher scenes plants, 0 to 1", metavar="SHARE")
+    teacher: str | None = option(
+        None,
+        f"model that writes: {', '.join(BACKENDS)} (default: scenes for drawn scenes, else gemini)",
+        metavar="NAME[:MODEL]",
+    )
+    teacher_url: str | None = option(
+        None, "URL of another server that speaks the teacher's protocol, such as vLLM", metavar="URL"
+    )
+    verifier: str | None = option(None, "verifier model (default: same as the teacher)", metavar="NAME[:MODEL]")
+    verifier_url: str | None = option(
+        None, "URL of the verifier's server (default: the teacher's, if both use the same protocol)", metavar="URL"
+    )
+    seed: int = option(0, "random seed (default: 0)")
+    max_edge: int = option(
+        MAX_EDGE, f"downscale images to at most PX pixels on the longer side (default: {MAX_EDGE})", metavar="PX"
+    )
+    shard: str | None = option(
+        None, "process only the I-th of N parts of the images; limits apply to all parts together", metavar="I/N"
+    )
+    noise: float = option(
+        0.0, "share of drafts, 0 to 1, in which the teacher scenes plants a fault (default: 0)", metavar="SHARE"
+    )
     on_progress: Callable[[RunProgress], None] = _ignore_progress
     on_wait: Callable[[str], None] = _ignore_wait
 
@@ -240,10 +291,10 @@ class RunOptions(RunLimits):
         check_max_edge(self.max_edge)
 
     def parse_shard(self) -> Shard | None:
-        """Return the part of the run to work on, None for all of it.
+        """Return the shard to process, None for the whole run.
 
         Raises:
-            UsageError: `shard` names none.
+            UsageError: `shard` is not of the form `I/N`.
         """
         from compact_hf.runs.shards import Shard
 

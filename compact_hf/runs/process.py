@@ -1,4 +1,4 @@
-"""What a method hands to the engine: a process for each image, and what it returns."""
+"""Defines the interface between a method and the runner: one process per image, which yields requests."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a process returns: what became of its image (JSON), and how many questions of it are kept."""
+    """The result of a process.
+
+    Attributes:
+        body (`str`): outcome of the image, as JSON of the method.
+        accepted (`int`): number of accepted questions about the image.
+    """
 
     body: str
     accepted: int
 
 
 Process = Generator[list[Request], list[Reply], Result]
-"""Yields lists of requests, is sent the replies in the same order, and returns what became of the image.
+"""A generator that yields lists of requests, receives their replies in the same order, and returns a `Result`.
 
-It sees nothing but its own image's replies, so neither timing nor a kill can change what it asks.
+A process sees only the replies about its own image, so neither timing nor a restart can change what it asks.
 """
 
 
@@ -38,15 +43,33 @@ def make_request(
     *,
     num_parts: int = 1,
 ) -> Request:
-    """Return a request whose key is that of its prompt about its image; see `Request`."""
-    # The run's identity fixes teacher, model and image size; within a run the prompt about an image is all there is.
+    """Return a request with a key computed from its role, image and prompt.
+
+    Args:
+        role (`Role`): as for `Request`.
+        image_id (`str`): as for `Request`.
+        encoded_image (`EncodedImage | None`): as for `Request`.
+        prompt (`str`): as for `Request`.
+        schema (`type[pydantic.BaseModel]`): as for `Request`.
+        subject (`Subject`, *optional*): as for `Request`.
+        num_parts (`int`, *optional*, defaults to 1): as for `Request`.
+    """
+    # Teacher, model and image size are part of the run's identity, so these three identify a request within a run.
     key = digest(role, image_id, prompt)
     return Request(key, role, image_id, encoded_image, prompt, schema, subject, num_parts)
 
 
 @dataclass(slots=True)
 class SessionProgress:
-    """Where a run stands in this session; the caller may read it at any time."""
+    """Counters of the current session, which the caller may read at any time.
+
+    Attributes:
+        finished (`int`): number of images finished.
+        sent (`int`): number of requests sent, retries included.
+        failures (`int`): number of requests that got no reply.
+        unfinished (`int`): number of images that could not be finished.
+        last_failure (`str`): message of the newest failure, empty if there was none.
+    """
 
     finished: int = 0
     sent: int = 0

@@ -1,10 +1,10 @@
-"""`--runner ray`: one run as shards on a Ray cluster's machines, their journals collected into one directory.
+"""Runs one run as shards on a Ray cluster (`--runner ray`) and collects their journals in one directory.
 
     compact generate IMAGES --out OUT --runner ray --shards 8
 
-Each shard journals on its machine's own disk and sends its journal here every few seconds, so that a killed worker
-loses nothing and a lost machine a few seconds. The same call resumes from what was collected in OUT/shard-I-of-N. OUT
-is used by one process at a time, and its number of shards never changes.
+Each shard writes its journal to the local disk of its machine and sends it to the driver every few seconds. A killed
+worker therefore loses nothing, and a lost machine loses a few seconds of work. The same call resumes from the journals
+that were collected in OUT/shard-I-of-N. Only one process may use OUT at a time, and its number of shards never changes.
 """
 
 from __future__ import annotations
@@ -40,31 +40,41 @@ RUN_FILE: Final = "ray-run.json"
 
 @contextmanager
 def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
-    """Hold the folder for this process, and yield the name by which machines know the run; a new one gets one.
+    """Lock the output directory, and yield the run's name, which identifies it on all machines.
+
+    A new run gets a new random name, which is stored in the directory.
+
+    Args:
+        out (`Path`): output directory of the run.
+        shards (`int`): number of shards.
+
+    Yields:
+        The name of the run.
 
     Raises:
-        UsageError: the directory holds something else, or the run was cut in another way.
-        JournalError: another process works on it, its ray-run.json is damaged, or it cannot be written.
+        UsageError: the directory holds something else, or the run has another number of shards.
+        JournalError: another process uses the directory, its ray-run.json is damaged, or it cannot be written.
     """
     directory = OutputDirectory(out, "a run on Ray", RUN_FILE, lock_name="ray-run.lock", error_type=JournalError)
     directory.claim()
     with directory.lock():
         if directory.read_settings() is None:
-            # The name is not made of the settings: a run that was deleted and is begun again is another one.
+            # A random name, not a hash of the settings: a run that was deleted and started again is a different run,
+            # and must not find the old one's files on the machines.
             directory.write_settings({"run": uuid.uuid4().hex, "shards": shards})
         run_info = directory.read_settings() or {}
         name = run_info.pop("run", None)
         if not isinstance(name, str) or "shards" not in run_info:
-            raise directory.damaged_error("it names no run and shards")
+            raise directory.damaged_error("it lacks the name of the run or the number of shards")
         directory.check(run_info, {"shards": shards})
         yield name
 
 
-_POLL_S: Final = 0.5
+_POLL_S: Final = 0.5  # how often the driver collects updates
 _CLEANUP_TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 10.0
 _MAX_RETRIES: Final = 20
-"""Times that a shard is started again after its worker or machine was lost."""
+"""Number of times that a shard is started again after its worker or machine was lost."""
 
 
 def generate_on_ray(
@@ -76,40 +86,42 @@ def generate_on_ray(
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
     **settings: Any,
 ) -> RunProgress:
-    """Run `generate` as so many shards on the Ray cluster that there is, or else on a local one made for it.
+    """Run `generate` as shards on the connected Ray cluster, or on a local cluster that is started for this call.
 
-    Every machine needs this package, the same images at the same path, and the teacher's key in the environment
-    that its Ray was started in. Limits, rates and budgets are the whole run's. Ctrl-C lets the shards finish what is
-    in flight; the same call goes on.
+    Every machine needs this package, the same images at the same path, and the teacher's key in the environment in
+    which its Ray was started. Limits, rates and budgets apply to the whole run. After Ctrl-C the shards finish what is
+    in flight; the same call resumes.
 
     Args:
-        generate (`Callable[..., RunProgress]`): a function of a module, which the machines import: `generate`, whose
-            settings name the method, which the machines must have installed too.
+        generate (`Callable[..., RunProgress]`): the function `generate`, which the machines import from its module. The
+            method that its settings name must be installed on the machines too.
         source (`str`): as for `generate`.
-        out (`str | Path`): where the shards' run folders are collected: new, empty, or this same run's. It may lie
-            on a network file system.
-        shards (`int`): parts to cut the run into; each takes one CPU, and with the teacher `local` one GPU if the
-            cluster has any; those that find none wait.
+        out (`str | Path`): directory in which the shards' run directories are collected: new, empty, or of this run. It
+            may be on a network file system.
+        shards (`int`): number of shards. Each takes one CPU and, with the teacher `local`, one GPU if the cluster has
+            any; shards without a free CPU or GPU wait.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called with the sum over the shards.
-        settings: everything else that `generate` takes.
+        settings: all other keywords of `generate`.
 
     Returns:
-        Where the run stands at its end.
+        The progress of the run at its end.
 
     Raises:
         UsageError, SourceError, TeacherError, JournalError: as for `generate`, from the first shard that raised it.
-        StoppedEarly: Ctrl-C, a budget, or workers that were lost too often; the same call goes on.
+        StoppedEarly: Ctrl-C, a budget, or workers that were lost too often; the same call resumes.
     """
     all_shards = [Shard(index, shards) for index in range(1, shards + 1)]
     if not all_shards:
-        raise UsageError(f"got {shards} shards; give at least 1")
+        raise UsageError(f"got {shards} shards: give at least 1")
     for name in ("limit", "max_requests"):
-        all_shards[-1].share(name, settings.get(name))  # who gets least
+        all_shards[-1].share(name, settings.get(name))  # the shard with the smallest share: raises if it is 0
     names = [str(settings.get(role) or "").partition(":")[0] for role in ("teacher", "verifier")]
     backends = {name: BACKENDS[name] for name in names if name in BACKENDS}
     for name, backend in backends.items():
         if backend.is_batch:
-            raise UsageError(f"one machine is enough to wait for {name}, and knows its jobs; leave --runner ray out")
+            raise UsageError(
+                f"--runner ray does not support {name} (one machine is enough to wait for its jobs): omit --runner ray"
+            )
     if Path(source).exists():
         source = str(Path(source).resolve())
     with lock_ray_run(Path(out), shards) as run_name, _connect_ray() as ray:
@@ -121,7 +133,7 @@ def generate_on_ray(
 
 @dataclass(frozen=True, slots=True)
 class _RayRun:
-    """One call: launches the shards, listens to them, and collects."""
+    """One call of `generate_on_ray`: starts the shards, follows their progress, and collects their journals."""
 
     ray: Any
     out: Path
@@ -134,8 +146,13 @@ class _RayRun:
     progress_by_shard: dict[Shard, RunProgress] = field(default_factory=dict)
 
     async def run_shards(self, shards: list[Shard], stop: asyncio.Event) -> RunProgress:
+        """Run all shards to their ends and return the total progress; `stop` lets them finish what is in flight.
+
+        Raises:
+            CompactError: the first error of a shard, permanent errors first.
+        """
         coordinator = self._start_coordinator(shards)
-        await self._get(coordinator.get_updates.remote(0))  # there before those who report to it
+        await self._get(coordinator.get_updates.remote(0))  # wait until it runs: the shards report to it
         tasks = {self._start_task(coordinator, shard): shard for shard in shards}
         results: dict[Shard, ShardResult] = {}
         is_interrupted, last_number = False, 0
@@ -148,8 +165,10 @@ class _RayRun:
                 for ref in done:
                     shard = tasks.pop(ref)
                     results[shard] = await self._get_result(shard, ref)
+                    # A permanent error, such as a wrong key, will also stop the other shards: stop them at once.
                     if _is_fatal(results[shard]):
                         stop.set()
+                # After the tasks, so that the last journal of a shard that just ended is collected too.
                 updates: ShardUpdates = await self._get(coordinator.get_updates.remote(last_number))
                 last_number = updates.number
                 self._collect(updates)
@@ -162,6 +181,7 @@ class _RayRun:
         return total
 
     def _start_coordinator(self, shards: list[Shard]) -> Any:
+        """Start the coordinator actor, on the driver's machine, with the journals collected so far."""
         files = {shard: self.out / shard.directory_name / FILE_NAME for shard in shards}
         journals = {shard: file.read_bytes() for shard, file in files.items() if file.exists()}
         affinity = self._node_affinity(self.ray.get_runtime_context().get_node_id(), soft=True)
@@ -171,6 +191,7 @@ class _RayRun:
         return coordinator.remote(journals)
 
     def _start_task(self, coordinator: Any, shard: Shard) -> Any:
+        """Start the task of one shard and return the reference to its result."""
         task = self.ray.remote(run_shard).options(
             name=f"shard {shard}",
             num_cpus=1,
@@ -192,35 +213,42 @@ class _RayRun:
         return self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
     async def _get(self, ref: Any) -> Any:
+        """Return a result of the coordinator without blocking the event loop."""
         try:
             return await asyncio.to_thread(self.ray.get, ref)
         except self.ray.exceptions.RayActorError as error:
             raise _import_error(error) or StoppedEarly(
-                f"Ray lost what the shards report to ({_first_line(error)}); the same command goes on"
+                f"Ray lost the actor that the shards report to ({_first_line(error)}): run the same command again to "
+                "resume"
             ) from error
 
     async def _get_result(self, shard: Shard, ref: Any) -> ShardResult:
+        """Return the result of a shard's task that has ended; errors of Ray itself become a resumable result."""
         try:
             result: ShardResult = await asyncio.to_thread(self.ray.get, ref)
         except self.ray.exceptions.RayTaskError as error:
             if (import_error := _import_error(error)) is not None:
                 raise import_error from error
-            raise  # a defect of ours: its traceback is wanted
+            raise  # a bug in this package: show the traceback
         except self.ray.exceptions.RayError as error:
-            reason = f"Ray gave up on shard {shard} ({_first_line(error)}); nothing is lost, the same command goes on"
+            reason = (
+                f"Ray gave up on shard {shard} ({_first_line(error)}): nothing is lost, run the same command again to "
+                "resume"
+            )
             return ShardResult("", (StoppedEarly, reason))
         return result
 
     def _collect(self, updates: ShardUpdates) -> None:
+        """Write the newest journals to the output directory, and report the total progress."""
         for shard, journal in updates.journals.items():
-            with translate_disk_errors(JournalError, self.out, "make room there and run the same command"):
+            with translate_disk_errors(JournalError, self.out, "free some space there and run the same command again"):
                 write_snapshot(journal, self.out / shard.directory_name)
         if updates.progress:
             self.progress_by_shard.update(updates.progress)
             self.on_progress(_sum_progress(self.progress_by_shard.values()))
 
     async def _clean_up(self, nodes: set[str]) -> None:
-        """Remove what was collected from the machines it was made on; one that is gone by now is not waited for."""
+        """Remove the collected run directories from their machines; do not wait long for a machine that is lost."""
         cleanups = [
             self.ray.remote(remove_local_run)
             .options(num_cpus=0, scheduling_strategy=self._node_affinity(node, soft=False))
@@ -231,22 +259,22 @@ class _RayRun:
 
 
 def _is_fatal(result: ShardResult) -> bool:
-    """Return whether a shard met what the others had better not meet too, such as a key that is refused."""
+    """Return whether a shard ended with a permanent error, such as a refused key, that the others would get too."""
     return result.error is not None and not issubclass(result.error[0], StoppedEarly)
 
 
 def _raise_first_error(results: list[ShardResult], total: RunProgress, *, is_interrupted: bool) -> None:
-    """Raise the first error among the shards, what cannot be helped by going on before what can."""
+    """Raise the first error of the shards: permanent errors first, then those after which the run can be resumed."""
     for kind, message in (
         result.error for result in sorted(results, key=_is_fatal, reverse=True) if result.error is not None
     ):
         if is_interrupted and issubclass(kind, StoppedEarly):
-            raise StoppedEarly(f"stopped after {total.finished} pictures; the same command goes on")
+            raise StoppedEarly(f"stopped after {total.finished} images; run the same command again to resume")
         raise kind(message)
 
 
 def _sum_progress(shard_progress: Iterable[RunProgress]) -> RunProgress:
-    """Return the sum of the shards' standings, with one of their newest failures."""
+    """Return the sum of the shards' progress, with the last failure of one of them."""
     items = list(shard_progress)
     return RunProgress(
         images=sum(item.images for item in items),
@@ -260,13 +288,13 @@ def _sum_progress(shard_progress: Iterable[RunProgress]) -> RunProgress:
 
 
 def _import_error(error: Exception) -> CompactError | None:
-    """Return what to raise where a machine cannot load what it shall run, which only the text of the error tells."""
+    """Return an error to raise if a machine could not import the package, which only the text of `error` shows."""
     lines = [line for line in str(error).splitlines() if "ModuleNotFoundError:" in line or "ImportError:" in line]
     if not lines:
         return None
     return CompactError(
-        f"a machine of the Ray cluster cannot load compact_hf ({lines[-1].strip()}); "
-        "install this very version, with the same extras, on all of them"
+        f"a machine of the Ray cluster cannot load compact_hf ({lines[-1].strip()}): "
+        "install the same version with the same extras on all machines"
     )
 
 
@@ -276,9 +304,9 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _connect_ray() -> Iterator[Any]:
-    """Yield the module ray, connected; what was started or connected for this call is left at its end.
+    """Yield the module `ray`, connected to a cluster; disconnect at the end if this call connected it.
 
-    Ray prints to stdout, where data goes; in here it is stderr.
+    Ray prints to stdout, which is for data, so stdout is redirected to stderr inside the block.
     """
     import ray
 
@@ -299,22 +327,24 @@ def _connect_ray() -> Iterator[Any]:
 
 
 def _find_address() -> str | None:
-    """Return where to find a cluster, None to leave it to Ray: where nobody answers, it would go on trying for minutes.
+    """Return the address for `ray.init`: `local` starts a new cluster, None lets Ray look for one.
+
+    The address is tested first, because Ray retries an unreachable one for minutes.
 
     Raises:
-        CompactError: nobody answers at RAY_ADDRESS.
+        CompactError: RAY_ADDRESS cannot be reached.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         if (error := _connect_error(address)) is not None:
             raise _no_cluster_error(error) from error
         return None
-    # Here Ray notes the newest cluster of this machine, and leaves the note when the cluster is killed.
+    # Ray stores the address of this machine's newest cluster here, and does not remove it if the cluster is killed.
     cluster_file = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
     return "local" if cluster_file.is_file() and _connect_error(cluster_file.read_text().strip()) is not None else None
 
 
 def _connect_error(address: str) -> Exception | None:
-    """Return why nobody answers at `HOST:PORT`; None where somebody does, or it is a word such as `auto`."""
+    """Return why `HOST:PORT` cannot be reached; None if it can, or if the address is a word such as `auto`."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return None
@@ -327,6 +357,6 @@ def _connect_error(address: str) -> Exception | None:
 
 def _no_cluster_error(error: Exception) -> CompactError:
     return CompactError(
-        f"no Ray cluster can be reached or started ({_first_line(error)}); "
-        "give its address in RAY_ADDRESS, or unset that for a local one"
+        f"no Ray cluster can be reached or started ({_first_line(error)}): "
+        "set RAY_ADDRESS to the cluster's address, or unset it to use a local cluster"
     )

@@ -1,7 +1,8 @@
-"""What runs on a Ray cluster's machines: one task for each shard, and one board over which they and the driver speak.
+"""Runs shards on the machines of a Ray cluster, and reports their progress and journals to the driver.
 
-In: a shard and the settings of `generate`. Out: its journal, again and again while it grows, from that machine's disk.
-Functions and classes here become tasks and actors in ray.py.
+Each shard is one Ray task. Tasks and driver exchange messages through one actor, the coordinator. A task works in a
+directory on its machine's disk and sends the growing journal repeatedly. ray.py makes the tasks and the actor from the
+functions and classes of this module.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ from compact_hf.runs.snapshot import add_snapshot, take_snapshot
 
 _REPORT_EVERY_S: Final = 1.0
 _SEND_EVERY_S: Final = 5.0
-# A journal is not sent again before this many times what sending it took, however large it has grown.
+# After a journal was sent, wait at least this many times as long as sending took, so that large journals are sent less
+# often and sending takes at most 2% of the time.
 _MIN_IDLE_FACTOR: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class ShardUpdates:
-    """What shards have said up to the message of this number: where they stand, and their journals."""
+    """Progress and journals of shards, as reported to the coordinator.
+
+    Attributes:
+        number (`int`): number of the newest report that is included.
+        progress (`dict[Shard, RunProgress]`): newest progress of each shard that reported.
+        journals (`dict[Shard, bytes]`): newest journal of each shard that sent one.
+    """
 
     number: int
     progress: dict[Shard, RunProgress]
@@ -41,34 +49,50 @@ class ShardUpdates:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """How a shard's task ended: where it ran, and the error as its class and its line, or None."""
+    """The result of a shard's task.
+
+    Attributes:
+        node (`str`): id of the Ray node on which it ran, empty if unknown.
+        error (`tuple[type[CompactError], str] | None`): class and message of the error, None if it succeeded.
+    """
 
     node: str
     error: tuple[type[CompactError], str] | None
 
 
 class Coordinator:
-    """Keeps the newest that each shard has said: for the driver, and for a task that starts anew.
+    """Stores the newest report of each shard, for the driver and for tasks that are started again.
 
-    Whatever is asked of it may be asked twice, as Ray does after a connection broke off.
+    All methods may be called twice with the same arguments, because Ray repeats a call after a lost connection.
 
     Args:
-        journals (`Mapping[Shard, bytes]`): what was collected before.
+        journals (`Mapping[Shard, bytes]`): the journals that were collected before.
     """
 
     def __init__(self, journals: Mapping[Shard, bytes]) -> None:
         self._number = 0
+        # shard -> (number of the report, value); the journals of earlier sessions have number 0.
         self._journals = {shard: (0, journal) for shard, journal in journals.items()}
         self._progress: dict[Shard, tuple[int, RunProgress]] = {}
         self._is_stopping = False
 
     def get_shard_start(self, shard: Shard) -> tuple[bytes | None, bool]:
-        """Return the shard's newest journal, and whether it had better not begin."""
+        """Return the newest journal of a shard (None if there is none), and whether the run is being stopped.
+
+        Args:
+            shard (`Shard`): the shard.
+        """
         _, journal = self._journals.get(shard, (0, None))
         return journal, self._is_stopping
 
     def report(self, shard: Shard, progress: RunProgress | None, journal: bytes | None) -> bool:
-        """Take note of where a shard stands; return whether it shall stop."""
+        """Store a report of a shard and return whether the shard should stop.
+
+        Args:
+            shard (`Shard`): the shard.
+            progress (`RunProgress | None`): its progress; None keeps the previous one.
+            journal (`bytes | None`): its journal; None keeps the previous one.
+        """
         self._number += 1
         if progress is not None:
             self._progress[shard] = self._number, progress
@@ -77,7 +101,11 @@ class Coordinator:
         return self._is_stopping
 
     def get_updates(self, number: int) -> ShardUpdates:
-        """Return what was said after the message of that number."""
+        """Return the newest progress and journals that were reported after a given report.
+
+        Args:
+            number (`int`): number of the last report that the caller has seen; 0 for none.
+        """
         return ShardUpdates(
             self._number,
             {
@@ -89,7 +117,7 @@ class Coordinator:
         )
 
     def stop(self) -> None:
-        """Let every shard finish what it has in flight, and begin no more."""
+        """Ask all shards to stop: they finish the requests in flight and send no new ones."""
         self._is_stopping = True
 
 
@@ -102,21 +130,28 @@ def run_shard(
     source: str,
     settings: dict[str, Any],
 ) -> ShardResult:
-    """Be the task: work on a shard in this machine's temporary folder, from the newest journal there is of it.
+    """Work on a shard in this machine's temporary directory, starting from its newest journal; the body of a Ray task.
 
     Args:
-        coordinator (`Coordinator`, as an actor): whom to tell.
-        run_name (`str`): the run's name.
-        shard (`Shard`): which part to work on.
-        driver_directory (`str`): where the driver collects it, for errors about it.
-        generate: the method's function, and source, settings: what it takes.
+        coordinator (`Any`): handle of the `Coordinator` actor.
+        run_name (`str`): name of the run.
+        shard (`Shard`): the shard to work on.
+        driver_directory (`str`): directory in which the driver collects the shard, for error messages.
+        generate (`Callable[..., RunProgress]`): the function `generate`.
+        source (`str`): as for `generate`.
+        settings (`dict[str, Any]`): other keywords of `generate`.
+
+    Returns:
+        The node on which the task ran, and its error if there was one.
     """
     import ray
 
     node, directory = ray.get_runtime_context().get_node_id(), local_run_directory(run_name) / shard.directory_name
     journal, is_stopping = ray.get(coordinator.get_shard_start.remote(shard))
     if is_stopping:
-        return ShardResult(node, (StoppedEarly, f"shard {shard} was not begun; the same command begins it"))
+        return ShardResult(
+            node, (StoppedEarly, f"shard {shard} was not started: run the same command again to start it")
+        )
     reporter = _Reporter(coordinator, shard, directory)
     try:
         if journal is not None:
@@ -135,36 +170,46 @@ def run_shard(
 
 
 def _reraisable_type(error: CompactError) -> type[CompactError]:
-    """Return the nearest class that is made of its line alone, and so can be raised again by the driver."""
+    """Return the nearest class of an error that takes only a message, so that the driver can raise it again."""
     return next(
         kind for kind in type(error).__mro__ if issubclass(kind, CompactError) and kind.__init__ is Exception.__init__
     )
 
 
 def _format_error(error: CompactError, directory: Path, driver_directory: str) -> str:
+    """Return the message of a shard's error as it should read on the driver's machine."""
     if isinstance(error, SettingsMismatchError):
         return str(error).replace(str(directory), driver_directory)
     if isinstance(error, UsageError | TeacherError):
-        # Most often a key that is missing or wrong, and not in the terminal that one looks at.
-        return f"{error}; here the environment is the one that Ray was started in"
+        # Most often a missing or wrong key: users would check the terminal of the driver, which does not matter here.
+        return f"{error} (on this machine, in the environment in which Ray was started)"
     return str(error)
 
 
 def remove_local_run(run_name: str) -> None:
-    """Remove what a run left on this machine; it was collected."""
+    """Remove the directory of a run on this machine, after the driver has collected its journals.
+
+    Args:
+        run_name (`str`): name of the run.
+    """
     shutil.rmtree(local_run_directory(run_name), ignore_errors=True)
 
 
 def local_run_directory(run_name: str) -> Path:
-    """Return where a run's shards work on this machine: the same place when a task comes back to it."""
+    """Return the working directory of a run's shards on this machine; the same for tasks that are started again.
+
+    Args:
+        run_name (`str`): name of the run.
+    """
     return Path(tempfile.gettempdir()) / f"compact-{run_name}"
 
 
 @contextmanager
 def _ignore_sigint() -> Iterator[None]:
-    """Let nothing but what runs inside hear SIGINT, which Ray blocks in its workers: it is how the driver stops them.
+    """Unblock SIGINT, which Ray blocks in its workers, and ignore it unless code inside the block handles it.
 
-    `generate` takes the signal over and gives it back to this; a stop that comes too late is not heard by Ray either.
+    The reporter stops `generate` by SIGINT, which `generate` handles while it runs. A signal that arrives later is
+    ignored and does not reach Ray.
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -176,7 +221,13 @@ def _ignore_sigint() -> Iterator[None]:
 
 
 class _Reporter:
-    """Tells the board of a shard from a thread of its own, and passes on to the main thread that it shall stop."""
+    """Reports a shard's progress and journal to the coordinator from a thread, and interrupts the main thread to stop.
+
+    Args:
+        coordinator (`Any`): handle of the `Coordinator` actor.
+        shard (`Shard`): the shard.
+        directory (`Path`): its run directory on this machine.
+    """
 
     def __init__(self, coordinator: Any, shard: Shard, directory: Path) -> None:
         self._coordinator = coordinator
@@ -200,16 +251,19 @@ class _Reporter:
         self._report(is_last=True)
 
     def update(self, progress: RunProgress) -> None:
+        """Set the progress that is reported next."""
         self._progress = progress
 
     def _report_loop(self) -> None:
+        """Report every second, and send SIGINT to the main thread once when the coordinator asks to stop."""
         while not self._done.wait(_REPORT_EVERY_S):
-            # Before it stands anywhere, nobody hears Ctrl-C.
+            # Not before the first progress: only then does `generate` handle SIGINT.
             if self._report() and self._progress is not None and not self._is_interrupted:
                 self._is_interrupted = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _report(self, *, is_last: bool = False) -> bool:
+        """Send a report, with the journal if one is due; return whether the shard should stop."""
         import ray
 
         start, journal = time.monotonic(), None

@@ -1,7 +1,7 @@
-"""A run: a source's images, the teachers that are asked about them, and what that may cost. It knows no method.
+"""Runs a method over the images of a source: asks the teachers within the limits, and journals replies and outcomes.
 
-A method gives a process for each image; what comes of it is in the journal of the run directory, and the same call
-resumes. `RunProgress` says how far a run is, for progress bars and callers.
+The method provides one process per image (process.py); this module does not depend on any method. The same call over
+the same run directory resumes the run. `RunProgress` reports how far a run is, for progress bars and callers.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ from compact_hf.teachers.prices import Price
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """Where a run stands, for progress bars.
+    """Progress of a run, for progress bars.
 
     Attributes:
-        images (`int`): images to work on in all, as far as is known: fewer as some turn out to be unusable.
-        finished, kept (`int`): images that are done, and those of them that became conversations.
-        accepted (`int`): accepted questions.
-        sent, failures (`int`): requests of this session, and those that got no answer.
-        last_failure (`str`): the newest failure, one line, empty where there was none.
+        images (`int`): total number of images to process, as known so far; it decreases when images turn out to be
+            unusable.
+        finished (`int`): number of finished images, over all sessions.
+        kept (`int`): number of finished images with at least one accepted question.
+        accepted (`int`): number of accepted questions.
+        sent (`int`): number of requests sent in this session.
+        failures (`int`): number of requests of this session that got no reply.
+        last_failure (`str`): message of the newest failure in one line, empty if there was none.
     """
 
     images: int
@@ -54,7 +57,16 @@ class RunProgress:
 
 
 class ImageCounter:
-    """Counts a run's images, those of earlier sessions included."""
+    """Counts the images of a run, including those of earlier sessions.
+
+    Args:
+        journal (`Journal`): journal of the run, read once.
+        total (`int`): number of references in the source, or in the shard.
+        limit (`int | None`): maximum number of images to process.
+
+    Attributes:
+        unusable (`int`): number of references that turned out to be unusable or duplicates, set by the caller.
+    """
 
     def __init__(self, journal: Journal, total: int, limit: int | None) -> None:
         self.unusable = 0
@@ -63,14 +75,24 @@ class ImageCounter:
         self._finished, self._kept, self._accepted = journal.counts()
 
     def add(self, finished_image: FinishedImage) -> None:
+        """Count an image that was finished in this session.
+
+        Args:
+            finished_image (`FinishedImage`): the image.
+        """
         self._finished += 1
         self._kept += finished_image.accepted > 0
         self._accepted += finished_image.accepted
 
     def run_progress(self, session: SessionProgress) -> RunProgress:
+        """Return the progress of the run.
+
+        Args:
+            session (`SessionProgress`): requests and failures of the current session.
+        """
         usable = self._total - self.unusable
         return RunProgress(
-            # Earlier sessions may have gone beyond today's limit, or seen images that are gone.
+            # Earlier sessions may have had a higher limit, or finished images that the source no longer has.
             images=max(self._finished, usable if self._limit is None else min(usable, self._limit)),
             finished=self._finished,
             kept=self._kept,
@@ -81,25 +103,26 @@ class ImageCounter:
         )
 
 
-# What one request is taken to cost before there is any reply: an image and a page of text in, a few lines out.
+# Assumed (input, output) tokens of a request until the first reply: an image and a page of text, a few lines of answer.
 _INITIAL_TOKEN_ESTIMATE: Final = (2_000, 300)
 _CHECKPOINT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run, or one shard of it.
+    """A run, or one shard of it.
 
     Attributes:
         source (`ImageSource`): the images.
-        teachers (`Mapping[Role, Teacher]`): who is asked in each role.
-        process (`Callable[[ImageInfo], Process]`): the method.
-        method (`str`): the method's name, for the identity.
-        settings (`Mapping[str, Any]`): what else decides the method's questions, as JSON values.
-        seed (`int`): decides the order of the images.
-        shard (`Shard | None`): the part to work on, None for all.
-        limits (`RunLimits`): of the whole run.
-        on_progress (`Callable[[RunProgress], None]`): called as work proceeds.
+        teachers (`Mapping[Role, Teacher]`): the teacher of each role.
+        process (`Callable[[ImageInfo], Process]`): returns the method's process for an image.
+        method (`str`): name of the method, for the run's identity.
+        settings (`Mapping[str, Any]`): other settings that decide the method's questions, for the identity; JSON
+            values.
+        seed (`int`, *optional*, defaults to 0): random seed of the order of the images.
+        shard (`Shard`, *optional*): the shard to process; None for the whole run.
+        limits (`RunLimits`, *optional*): limits of the whole run, of which a shard takes its share.
+        on_progress (`Callable[[RunProgress], None]`, *optional*): called after each finished image and each failure.
     """
 
     source: ImageSource
@@ -113,14 +136,20 @@ class Run:
     on_progress: Callable[[RunProgress], None] = lambda progress: None
 
     def run(self, out: Path) -> RunProgress:
-        """Work on every image, journalling into the run folder `out`; Ctrl-C finishes what is in flight.
+        """Process all images and write the journal in the run directory `out`; after Ctrl-C, finish what is in flight.
+
+        Args:
+            out (`Path`): the run directory: new, empty, or of this run.
+
+        Returns:
+            The progress at the end.
 
         Raises:
-            UsageError: terms that cannot be kept, or `out` holds another run.
-            SourceError: there are no images to work on.
-            TeacherError: a teacher refuses, or cannot be reached.
-            JournalError: the run folder cannot be used.
-            StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call goes on.
+            UsageError: the limits need a price that is unknown, or `out` holds another run.
+            SourceError: the source has no usable images.
+            TeacherError: a teacher refuses permanently, or cannot be reached.
+            JournalError: the run directory cannot be used.
+            StoppedEarly: Ctrl-C, a budget, or images that could not be finished; the same call resumes.
         """
         limits = self.limits.for_shard(self.shard)
         prices = limits.prices({role: teacher.name for role, teacher in self.teachers.items()})
@@ -129,7 +158,7 @@ class Run:
             return run_async_interruptible(partial(self._run, open_journal, limits, prices))
 
     def identity(self) -> RunIdentity:
-        """Return what decides the questions; limits do not."""
+        """Return the identity of the run: the settings that decide its questions, without the limits."""
         return RunIdentity(
             source=self.source.identity,
             method=self.method,
@@ -146,6 +175,7 @@ class Run:
         prices: Mapping[Role, Price | None],
         stop: asyncio.Event,
     ) -> RunProgress:
+        """Process all images; the body of `run` inside the event loop."""
         refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
         refs = refs if self.shard is None else self.shard.select(refs)
         async with contextlib.AsyncExitStack() as stack:
@@ -171,19 +201,19 @@ class Run:
             )
             await stack.enter_async_context(checkpoints(journal))
             session = await runner.run(self._iter_images(journal, refs, limits.limit, counter), self.process)
-            # A shard may hold broken files only; the others go on.
+            # A single shard may contain only broken files, which must not stop the other shards.
             if self.shard is None and not journal.count_images():
                 raise SourceError(
-                    f"none of the {len(refs)} pictures can be used; `compact status {journal.run}` says why of each"
+                    f"none of the {len(refs)} images can be used: run `compact status {journal.run}` to see the reasons"
                 )
-            # Some may have turned out to be unusable.
+            # Store the total again: some images may have turned out to be unusable.
             journal.record_image_total(counter.run_progress(session).images)
             return counter.run_progress(session)
 
     async def _iter_images(
         self, journal: Journal, refs: list[str], limit: int | None, counter: ImageCounter
     ) -> AsyncGenerator[ImageInfo, None]:
-        """Yield the images that are still to be worked on."""
+        """Yield the images that are not finished yet, up to the limit, which counts finished images too."""
         finished_ids = await asyncio.to_thread(journal.finished_ids)
         seen: set[str] = set()
         async with contextlib.aclosing(iter_inspected(self.source, journal, refs)) as inspections:
@@ -216,10 +246,14 @@ def _collect_new_garbage_only() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
-    """Checkpoint the journal every few seconds inside the block, off the event loop: a disk may take tens of ms."""
+    """Checkpoint the journal every few seconds inside the block, in a thread, because a disk may take tens of ms.
+
+    Args:
+        journal (`Journal`): the journal, open for writing.
+    """
 
     async def repeat() -> None:
-        # A full disk ends this alone: the next write says so, and nothing is lost.
+        # A full disk ends only the checkpoints: the next write reports it, and the log still holds everything.
         with contextlib.suppress(JournalError):
             while True:
                 await asyncio.sleep(_CHECKPOINT_S)
@@ -237,7 +271,13 @@ async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
 
 
 def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Price | None]) -> Budget:
-    """Return what a run may still cost, with what it has cost so far."""
+    """Return the budget of a run, with the requests and the cost of earlier sessions counted.
+
+    Args:
+        journal (`Journal`): journal of the run.
+        limits (`RunLimits`): limits of the run, or of its shard.
+        prices (`Mapping[Role, Price | None]`): price of each role's teacher.
+    """
 
     def reply_cost(role: Role, reply: Reply) -> float:
         price = prices[role]

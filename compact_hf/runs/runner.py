@@ -1,5 +1,6 @@
-"""The runner: drives each image's process to its end, as many at a time as there is work for. It knows no capability
-and no method.
+"""Runs the processes of many images concurrently: passes their requests to the dispatcher and journals their outcomes.
+
+It does not depend on capabilities or methods.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from compact_hf.runs.process import Process, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits, RequestThrottle, RetryPolicy
 from compact_hf.teachers.base import Reply, Request, Role, Teacher
 
-# Images that are made ready beside those in flight, at least.
+# Minimum number of active images in addition to the requests in flight.
 _MIN_PREPARED: Final = 4
-# Images in hand at a time where requests are sent in batches: enough for the largest.
+# Maximum number of active images if a teacher answers in batches; more than the requests of the largest batch.
 _BATCH_MAX_ACTIVE: Final = 10_000
 
 
 class Runner:
-    """Run processes over images.
+    """Runs one process per image until all have ended.
 
     Args:
-        journal (`Journal`): where replies and outcomes go.
-        teachers (`Mapping[Role, Teacher]`): who is asked in each role; may be the same in both.
-        rate_limits (`RateLimits`): what each of them may be asked at most, at the same time and in a minute.
-        budget (`Budget`, *optional*): what the run may cost.
-        retry_policy (`RetryPolicy`, *optional*): how long to go on trying.
-        stop (`asyncio.Event`, *optional*): once set, nothing new is sent; what is in flight is finished. The runner
-            sets it too, where the teacher is gone.
-        on_progress (`Callable[[SessionProgress, FinishedImage | None], None]`, *optional*): called after each
-            finished image (with it) and after each failure (without).
+        journal (`Journal`): stores replies and outcomes.
+        teachers (`Mapping[Role, Teacher]`): the teacher of each role; several roles may have the same one.
+        rate_limits (`RateLimits`): limits on the requests to each teacher, in flight and per minute.
+        budget (`Budget`, *optional*): limits the requests and the cost of the run; unlimited by default.
+        retry_policy (`RetryPolicy`, *optional*): how often and how long failed requests are retried.
+        stop (`asyncio.Event`, *optional*): once set, no new request is sent, and requests in flight are finished. The
+            runner also sets it, for example if a teacher is unavailable.
+        on_progress (`Callable[[SessionProgress, FinishedImage | None], None]`, *optional*): called after each finished
+            image, with the image, and after each failure, with None.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Runner:
         self.progress = SessionProgress()
         self._journal = journal
         self._on_progress = on_progress
-        # A few more than requests in flight, so that the next image is ready when a place gets free; in batches as
-        # many as a batch can take.
+        # More active images than requests in flight, so that a request is ready when a slot becomes free. With a batch
+        # teacher, as many as fill its largest batch.
         max_prepared = rate_limits.in_flight + max(_MIN_PREPARED, rate_limits.in_flight // 4)
         max_active = _BATCH_MAX_ACTIVE if any(teacher.is_batch for teacher in teachers.values()) else max_prepared
-        # One queue a teacher, whatever its roles: who is asked to slow down in one is to slow down in all.
+        # One queue per teacher, even if it has several roles: an overload in one role slows down all of them.
         queues = {
             id(teacher): TeacherQueue(
                 teacher, RequestThrottle(RateLimits(max_active) if teacher.is_batch else rate_limits, retry_policy)
@@ -77,13 +78,20 @@ class Runner:
     async def run(
         self, images: AsyncGenerator[ImageInfo, None], process: Callable[[ImageInfo], Process]
     ) -> SessionProgress:
-        """Drive every image to its end.
+        """Run the process of each image to its end.
+
+        Args:
+            images (`AsyncGenerator[ImageInfo, None]`): the images, read as there is room for them.
+            process (`Callable[[ImageInfo], Process]`): returns the process of an image.
+
+        Returns:
+            The counters of this session.
 
         Raises:
-            StoppedEarly: `stop` was set, the budget is used up, or some images could not be finished; the same run
-                goes on.
-            TeacherError: the teacher refuses for good, or ended before its last reply.
-            TeacherUnavailableError: the teacher cannot be reached, or keeps failing.
+            StoppedEarly: `stop` was set, the budget is used up, or some images could not be finished; the same run can
+                be resumed.
+            TeacherError: a teacher refuses permanently, or its stream ended before its last reply.
+            TeacherUnavailableError: a teacher cannot be reached, or keeps failing.
             JournalError: the journal cannot be written.
         """
         feeder = asyncio.ensure_future(self._feed(images, process))
@@ -94,7 +102,8 @@ class Runner:
         if self._dispatcher.has_batch_teacher:
             tasks.append(asyncio.ensure_future(self._wait_for_interrupt()))
         try:
-            # The feeder ends when all is done; a pump only ends before it by an error.
+            # The feeder ends when all images are finished. A receiver ends earlier only by an error, which is raised
+            # here.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
@@ -105,18 +114,19 @@ class Runner:
         if self._state.stop_error is not None:
             raise self._state.stop_error
         if self._state.is_incomplete:
-            raise StoppedEarly(f"stopped after {self.progress.finished} pictures; the same command goes on")
+            raise StoppedEarly(f"stopped after {self.progress.finished} images; run the same command again to resume")
         if self.progress.unfinished:
             raise StoppedEarly(
-                f"{self.progress.unfinished} pictures are unfinished (last: {self.progress.last_failure}); "
-                "the same command tries them again"
+                f"{self.progress.unfinished} images are unfinished (last failure: {self.progress.last_failure}): "
+                "run the same command again to retry them"
             )
         return self.progress
 
     async def _wait_for_interrupt(self) -> None:
-        """Return when Ctrl-C is pressed: nobody waits for a batch then, and none is lost.
+        """Return when Ctrl-C is pressed, so that the run ends without waiting for batches, which are not lost.
 
-        A budget that is used up is another matter: what it paid for is waited for.
+        If `stop` was set for another reason, such as a used-up budget, never return: the replies that were paid for
+        are waited for.
         """
         await self._state.stop.wait()
         if self._state.stop_error is not None:
@@ -124,6 +134,7 @@ class Runner:
         self._state.is_incomplete = True
 
     async def _feed(self, images: AsyncGenerator[ImageInfo, None], process: Callable[[ImageInfo], Process]) -> None:
+        """Start the process of each image, at most `max_active` at a time, and wait until all have ended."""
         state = self._state
         slots = asyncio.Semaphore(state.max_active)
 
@@ -137,7 +148,7 @@ class Runner:
                 await state.on_idle()
 
         try:
-            # A task group: the first error ends the others, and nothing outlives the run.
+            # A task group: the first error cancels the other images, and no task outlives the run.
             async with asyncio.TaskGroup() as group:
                 async for image in images:
                     await slots.acquire()
@@ -155,6 +166,7 @@ class Runner:
             await images.aclose()
 
     async def _drive(self, image: ImageInfo, process: Process) -> None:
+        """Run one process to its end and journal its outcome, or count the image as unfinished."""
         try:
             requests = next(process)
             while True:
@@ -175,7 +187,8 @@ class Runner:
             process.close()
 
     async def _ask_all(self, requests: list[Request]) -> list[Reply]:
-        # The image's own motion becomes that of its requests, until the last of them is answered.
+        """Return the replies to concurrent requests of one image, in their order."""
+        # `runnable` counts each request instead of the image until all of them are answered.
         self._state.runnable += len(requests) - 1
         try:
             answers = await asyncio.gather(*map(self._dispatcher.fetch_reply, requests), return_exceptions=True)

@@ -1,8 +1,8 @@
-"""Shards: one run cut into N parts for N machines, each with a journal of its own; `assemble` puts them together.
+"""Divides a run into N shards for N machines: the images and the limits of each shard, and the directories of all.
 
-In: `I/N`, and what the whole run works on and may spend. Out: what part I works on and may spend.
+    compact generate IMAGES --out RUN --shard 2/8
 
-compact generate PICTURES --out RUN --shard 2/8
+Each shard has its own run directory and journal; `compact assemble` combines them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _DIRECTORY_PATTERN: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shard:
-    """One part of a run; `str()` gives `I/N`.
+    """One of N parts of a run; `str()` returns `I/N`.
 
-    Which images and how much of each limit a part gets depends on nothing but I and N, so that no machine has to
-    know of another. Concurrency is not divided: it is each machine's own.
+    The images of a shard and its share of each limit depend only on I and N, so the machines need no communication.
+    Concurrency is not divided: it applies to each machine.
 
-    Args:
-        index (`int`): which part, from 1.
-        count (`int`): parts in all.
+    Attributes:
+        index (`int`): number of the shard, from 1.
+        count (`int`): total number of shards.
 
     Raises:
-        UsageError: there is no such part.
+        UsageError: the index is not between 1 and the count.
     """
 
     index: int
@@ -40,18 +40,21 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise UsageError(f"got shard {self}; give I/N with I from 1 to N, such as 2/8")
+            raise UsageError(f"got shard {self}: give I/N with I from 1 to N, such as 2/8")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the part that `I/N` names.
+        """Return the shard that `I/N` names.
+
+        Args:
+            text (`str`): `I/N`, such as `2/8`.
 
         Raises:
-            UsageError: it names none.
+            UsageError: the text is not of this form, or I is not between 1 and N.
         """
         match = _SHARD_PATTERN.fullmatch(text)
         if match is None:
-            raise UsageError(f"got shard {text!r}; give I/N with I from 1 to N, such as 2/8")
+            raise UsageError(f"got shard {text!r}: give I/N with I from 1 to N, such as 2/8")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -59,58 +62,66 @@ class Shard:
 
     @property
     def directory_name(self) -> str:
-        """The name of this part's run folder where all of them lie in one place, such as `shard-2-of-8`."""
+        """The name of the shard's run directory in a directory that holds all shards, such as `shard-2-of-8`."""
         return f"shard-{self.index}-of-{self.count}"
 
     def select(self, refs: Sequence[str]) -> list[str]:
-        """Return this part's images: every N-th of the run's, from the I-th.
+        """Return the images of this shard: every N-th reference, starting at the I-th.
+
+        A limit takes the first references and is divided in the same way, so all shards together process the images
+        that an undivided run would. For a dataset on the Hub, each machine downloads the row groups that contain its
+        images, so a row group may be downloaded by several machines.
 
         Args:
-            refs (`Sequence[str]`): all references in the order of the seed, in which a limit takes the first ones: as
-                the limit is shared out the same way, the parts together work on what the whole run would. Of a dataset
-                on the Hub each machine fetches the row groups in which its images lie, one copy a machine.
+            refs (`Sequence[str]`): all references of the source, in the order of the seed.
 
         Raises:
-            UsageError: there are fewer images than parts.
+            UsageError: there are fewer images than shards.
         """
         selected_refs = list(refs[self.index - 1 :: self.count])
         if not selected_refs:
-            raise UsageError(
-                f"shard {self} is left without a picture, as there are only {len(refs)}; cut into fewer shards"
-            )
+            raise UsageError(f"shard {self} has no images (the source has only {len(refs)}): use fewer shards")
         return selected_refs
 
     def share(self, name: str, total: int | None) -> int | None:
-        """Return this part's share of a whole number; the shares add up to it. None, no limit, stays None.
+        """Return this shard's share of an integer limit; the shares of all shards add up to the limit.
 
         Args:
-            name (`str`): what is shared out, for the error.
+            name (`str`): name of the limit, for the error message.
+            total (`int | None`): the limit of the whole run; None (no limit) is returned unchanged.
 
         Raises:
-            UsageError: this part would be left with nothing.
+            UsageError: the share of this shard would be 0.
         """
         if total is None:
             return None
         share = (total + self.count - self.index) // self.count
         if share < 1:
             raise UsageError(
-                f"shard {self} is left with nothing of {name} {total}, which the shards share; "
-                f"give at least {self.count}, or cut into fewer shards"
+                f"shard {self} gets no share of {name} {total} (it is divided among all shards): "
+                f"raise it to at least {self.count}, or use fewer shards"
             )
         return share
 
     def portion(self, total: float | None) -> float | None:
-        """Return this part's share of a rate or a price: an N-th. None, no limit, stays None."""
+        """Return this shard's share of a limit on a rate or a cost, which is 1/N of it.
+
+        Args:
+            total (`float | None`): the limit of the whole run; None (no limit) is returned unchanged.
+        """
         return None if total is None else total / self.count
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """Return the runs in a folder: itself, or the parts of one run that lie in it as `shard-I-of-N`, in order.
+    """Return the run directories of a directory: itself, or its subdirectories `shard-I-of-N` in the order of I.
 
-    A folder that holds neither is returned as it is; reading it as a run says what is wrong.
+    A directory that holds neither is returned unchanged, because reading it as a run raises a specific error.
+
+    Args:
+        directory (`Path`): a run directory, or the parent of all shards of a run.
 
     Raises:
-        JournalError: a part is missing, or parts of two runs lie there.
+        JournalError: a shard is missing, or the shards have different N.
     """
     if (directory / FILE_NAME).is_file() or not directory.is_dir():
         return [directory]
@@ -125,14 +136,14 @@ def find_runs(directory: Path) -> list[Path]:
     counts = sorted({shard.count for shard in shards})
     if len(counts) > 1:
         raise JournalError(
-            f"{directory} holds shards of {' and of '.join(map(str, counts))}; "
+            f"{directory} holds shards of several runs (of {' and of '.join(map(str, counts))} shards): "
             f"name those of one run, such as {directory}/shard-*-of-{counts[0]}"
         )
     expected_shards = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
     missing = [shard.directory_name for shard in expected_shards if shard not in shards]
     if missing:
         raise JournalError(
-            f"{directory} lacks {', '.join(missing)}; put {'it' if len(missing) == 1 else 'them'} there, "
-            f"or name what is to be put together: {directory}/shard-*"
+            f"{directory} lacks {', '.join(missing)}: copy {'it' if len(missing) == 1 else 'them'} there, "
+            f"or name the shards to combine, such as {directory}/shard-*"
         )
     return [shards[shard] for shard in expected_shards]

@@ -1,7 +1,6 @@
-"""A journal as bytes, taken while it is written to: to bring it from one machine's disk to another's.
+"""Copies a journal to another machine as bytes, also while a process writes to it.
 
-In: a run folder, or bytes and where they shall be a run. What a snapshot holds is a journal of its own: one file that
-needs neither a log beside it nor a local disk to be read.
+A snapshot is a complete journal in one file. It needs no write-ahead log, and can be read on any file system.
 """
 
 from __future__ import annotations
@@ -17,16 +16,20 @@ from compact_hf.runs.journal import FILE_NAME
 from compact_hf.storage import atomic_file
 
 _TABLES: Final = ("looks", "replies", "outcomes")
-# The two bytes of the file's header that say whether a write-ahead log belongs to it; 1 is no (sqlite.org/fileformat2).
+# The two bytes of SQLite's file header with the write and read format versions: 1 is the rollback journal, 2 is WAL
+# (sqlite.org/fileformat2.html). With 1, SQLite expects no write-ahead log.
 _WAL_FLAGS: Final = slice(18, 20)
 _NO_WAL: Final = b"\1\1"
 
 
 def take_snapshot(run: Path) -> bytes:
-    """Return the run's journal as it stands, what is still in its log included.
+    """Return the current contents of a run's journal, including those that are still in its write-ahead log.
+
+    Args:
+        run (`Path`): the run directory.
 
     Raises:
-        sqlite3.DatabaseError: there is none, or it cannot be read.
+        sqlite3.DatabaseError: the run has no journal, or it cannot be read.
     """
     with closing(sqlite3.connect(f"{(run / FILE_NAME).absolute().as_uri()}?mode=ro", uri=True)) as journal:
         data = bytearray(journal.serialize())
@@ -35,10 +38,14 @@ def take_snapshot(run: Path) -> bytes:
 
 
 def write_snapshot(data: bytes, run: Path) -> None:
-    """Make `run` a run folder with this journal, in place of the one it holds; it is there completely or not at all.
+    """Write a snapshot as the journal of a run directory, replacing the existing journal atomically.
+
+    Args:
+        data (`bytes`): the snapshot.
+        run (`Path`): the run directory, which is created if needed.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the directory cannot be written.
     """
     with atomic_file(run / FILE_NAME) as temp_file, temp_file.open("wb") as file:
         file.write(data)
@@ -47,27 +54,34 @@ def write_snapshot(data: bytes, run: Path) -> None:
 
 
 def add_snapshot(data: bytes, run: Path) -> None:
-    """Bring what a snapshot knows into a run folder that may hold more, less, or nothing of the same run.
+    """Add the rows of a snapshot to a run directory that holds more, fewer or no rows of the same run.
 
-    Both tell of the same requests by the same keys, so that together they are a journal again.
+    Rows about the same request or image have the same key in both, so the union of the rows is a valid journal.
+
+    Args:
+        data (`bytes`): the snapshot.
+        run (`Path`): the run directory, which is created if needed.
 
     Raises:
-        JournalError: the folder cannot be written.
+        JournalError: the directory cannot be written.
     """
     file = run / FILE_NAME
     try:
         if _has_tables(file):
             _insert(data, file)
         else:
-            # A log without its journal would be taken for this one's.
+            # SQLite would apply a leftover write-ahead log to the new file.
             for suffix in ("-wal", "-shm"):
                 file.with_name(f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
             write_snapshot(data, run)
     except (OSError, sqlite3.DatabaseError) as error:
-        raise JournalError(f"{file} cannot be written ({error}); make room there and run the same command") from error
+        raise JournalError(
+            f"{file} cannot be written ({error}): free some space there and run the same command again"
+        ) from error
 
 
 def _insert(data: bytes, file: Path) -> None:
+    """Insert the rows of a snapshot that a journal lacks, in one transaction."""
     with (
         closing(sqlite3.connect(file, isolation_level=None)) as journal,
         closing(sqlite3.connect(":memory:")) as snapshot,
@@ -81,7 +95,7 @@ def _insert(data: bytes, file: Path) -> None:
 
 
 def _has_tables(file: Path) -> bool:
-    """Return whether a journal can be added to: a kill may have left an empty file."""
+    """Return whether a file is a journal with all its tables; a kill may have left an empty file."""
     if not file.is_file():
         return False
     with closing(sqlite3.connect(file)) as journal:

@@ -1,7 +1,7 @@
-"""Open what people name: image sources and datasets of questions, and the teacher and the verifier.
+"""Opens the sources, datasets and teachers that users name on the command line.
 
-SOURCE: a directory of images, `scenes:N`, or a dataset on the Hub. DATASET: a dataset on the Hub, a directory that
-`load_dataset` takes, or a file in LLaVA's format.
+SOURCE is a directory of images, `scenes:N`, or a dataset on the Hub. DATASET is a dataset on the Hub, a directory that
+`load_dataset` accepts, or a JSON file in LLaVA's format.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ _SCENES: Final = "scenes"
 
 
 def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None) -> ImageSource:
-    """Return the source that `text` names.
+    """Return the image source that `text` names.
 
     Args:
         text (`str`): `scenes:N`, `scenes:A-B`, `hf://datasets/org/name[@revision][/config][?split=NAME]`, or the path
-            of a folder.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
+            of a directory.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line if a whole dataset has to be loaded first.
 
     Raises:
-        UsageError: not a number of scenes, scenes that are reserved for evaluation, or not a dataset's address.
-        SourceError: no such folder or dataset.
+        UsageError: the number of scenes is invalid, the scenes are reserved for evaluation, or the text is not a valid
+            dataset address.
+        SourceError: the directory or the dataset does not exist.
     """
     if text.startswith(HUB_PREFIX):
         return DatasetSource(Address.parse(text), on_wait=on_wait)
@@ -44,10 +45,13 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
 
 
 def reopen_source(identity: str) -> ImageSource:
-    """Return the source that a journal names, to read its images again.
+    """Return the image source that a journal names, to read its images again.
+
+    Args:
+        identity (`str`): `ImageSource.identity` of the source.
 
     Raises:
-        SourceError: the folder or the dataset is gone.
+        SourceError: the directory or the dataset no longer exists.
     """
     if identity.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return DatasetSource(Address.parse(identity))
@@ -64,26 +68,26 @@ def open_dataset_source(
     """Return the images and questions of the dataset that `text` names.
 
     Args:
-        text (`str`): `org/name[@revision][/config]`, with or without `hf://datasets/` before it; a folder; or a JSON
-            file in LLaVA's format.
-        split (`str`, *optional*): one split; all of them by default.
-        image_root (`str`, *optional*, defaults to the JSON file's folder): the source, such as a folder, in which its
-            image paths are references.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
+        text (`str`): `org/name[@revision][/config]`, with or without the prefix `hf://datasets/`; a directory; or a
+            JSON file in LLaVA's format.
+        split (`str`, *optional*): name of the split to read; defaults to all splits.
+        image_root (`str`, *optional*, defaults to the directory of the JSON file): the image source, such as a
+            directory, in which the image paths of the JSON file are looked up.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line if a whole dataset has to be loaded first.
 
     Raises:
-        UsageError: arguments that do not fit together, or a name of nothing.
-        SourceError: no such dataset, or one without images or questions.
+        UsageError: the arguments contradict each other, or `text` names nothing that exists.
+        SourceError: the dataset does not exist, or has no images or no questions.
     """
     path = Path(text)
     if path.suffix == ".json":
         if split is not None:
-            raise UsageError(f"got the split {split!r}, and {text} has none; leave --split out")
+            raise UsageError(f"got the split {split!r}, but {text} has no splits: omit --split")
         return read_llava_questions(path, open_source(image_root or str(path.parent), on_wait=on_wait))
     if image_root is not None:
-        raise UsageError(f"--image-root is for the paths in a JSON file, and {text} is none; leave it out")
+        raise UsageError(f"--image-root applies only to a JSON file, and {text} is not one: omit it")
     if path.is_file():
-        raise UsageError(f"{text} is a file of another kind; give a .json file in LLaVA's format, or a folder")
+        raise UsageError(f"{text} is not a JSON file: give a .json file in LLaVA's format, or a directory")
     if path.is_dir():
         address = Address(str(path.resolve()), on_hub=False)
     elif text.startswith(HUB_PREFIX):
@@ -91,33 +95,39 @@ def open_dataset_source(
     elif "/" in text and not path.is_absolute():
         address = Address.parse(f"{HUB_PREFIX}{text}")
     else:
-        raise UsageError(f"there is no {text}; give a folder, a JSON file, or org/name of a data set on the Hub")
+        raise UsageError(
+            f"{text} was not found: give a directory, a JSON file, or the org/name of a dataset on the Hub"
+        )
     if split is not None and address.split not in ("", split):
-        raise UsageError(f"{text!r} and --split {split} name two splits; leave one out")
+        raise UsageError(f"{text!r} and --split {split} name different splits: omit one of them")
     return read_dataset_questions(DatasetSource(replace(address, split=split or address.split), on_wait=on_wait))
 
 
 def default_teacher(source: ImageSource) -> str:
-    """Return who is asked about images where nobody was named."""
+    """Return the name of the teacher that is used by default for a source.
+
+    Args:
+        source (`ImageSource`): the images.
+    """
     return "scenes" if source.identity == "scenes" else "gemini"
 
 
 def open_teachers(
     source: ImageSource, options: RunOptions, *, roles: Collection[Role], state_dir: Path
 ) -> dict[Role, Teacher]:
-    """Return who is asked in each role: one teacher in both where they are the same, which then slows down in both.
+    """Open the teacher of each role. Roles with the same teacher share one object, and therefore its rate limits.
 
-    The verifier has the teacher's URL only where both speak the same protocol: who named a server of their own does not
-    want another model's images elsewhere.
+    By default, the verifier uses the teacher's URL if both speak the same protocol, so that images which are sent to a
+    private server are not also sent to a public one.
 
     Args:
-        source (`ImageSource`): the images, which every teacher must know.
-        options (`RunOptions`): names them; those of roles that a method does not have must not be named.
-        roles (`Collection[Role]`): whom the method asks.
+        source (`ImageSource`): the images, which every teacher must support.
+        options (`RunOptions`): names the teachers; a role that the method does not use must not be named.
+        roles (`Collection[Role]`): the roles that the method uses.
         state_dir (`Path`): as for `open_teacher`.
 
     Raises:
-        UsageError: no such teacher, a setting that it does not have, or one that does not know these images.
+        UsageError: a teacher does not exist, lacks a given setting, or does not support these images.
     """
     names = name_teachers(source, options, roles)
     open_backend = partial(
@@ -135,6 +145,7 @@ def open_teachers(
         teacher = names.get("teacher", "")
         if teacher and not url and _protocol(verifier) == _protocol(teacher):
             url = options.teacher_url
+        # Not shared with a teacher that plants faults, because the verifier must not plant any.
         is_shared = verifier == teacher and url == options.teacher_url and not options.noise
         backends["verifier"] = backends["teacher"] if is_shared else open_backend(verifier, url=url)
     for backend in backends.values():
@@ -143,10 +154,15 @@ def open_teachers(
 
 
 def describe_teachers(source: ImageSource, options: RunOptions, *, roles: Collection[Role]) -> dict[Role, TeacherInfo]:
-    """Return what is known of who would be asked in each role, without opening anything: no key is needed.
+    """Return information about the teacher of each role without opening it, so that no key is needed.
+
+    Args:
+        source (`ImageSource`): as for `open_teachers`.
+        options (`RunOptions`): as for `open_teachers`.
+        roles (`Collection[Role]`): as for `open_teachers`.
 
     Raises:
-        UsageError: no such teacher, a setting that it does not have, or one that does not know these images.
+        UsageError: a teacher does not exist, lacks a given setting, or does not support these images.
     """
     names = name_teachers(source, options, roles)
     for role, name in names.items():
@@ -163,17 +179,22 @@ def describe_teachers(source: ImageSource, options: RunOptions, *, roles: Collec
 
 
 def name_teachers(source: ImageSource, options: RunOptions, roles: Collection[Role]) -> dict[Role, str]:
-    """Return who is asked in each role as `NAME[:MODEL]`: the verifier defaults to the teacher.
+    """Return the name of each role's teacher, `NAME[:MODEL]`; the verifier defaults to the teacher.
+
+    Args:
+        source (`ImageSource`): the images, which decide the default teacher.
+        options (`RunOptions`): the names that users gave.
+        roles (`Collection[Role]`): the roles that the method uses.
 
     Raises:
-        UsageError: somebody is named for a role that there is not.
+        UsageError: a teacher is named for a role that the method does not use.
     """
     named: dict[Role, str | None] = {"teacher": options.teacher, "verifier": options.verifier}
     for role, name in named.items():
         if name is not None and role not in roles:
-            raise UsageError(f"this method asks no {role}; leave --{role} out")
+            raise UsageError(f"this method uses no {role}: omit --{role}")
     if options.noise and "teacher" not in roles:
-        raise UsageError("this method asks no teacher that could plant noise; leave --noise out")
+        raise UsageError("this method uses no teacher that could plant faults: omit --noise")
     default = default_teacher(source)
     teacher = options.teacher or default
     defaults: dict[Role, str] = {"teacher": default, "verifier": teacher if "teacher" in roles else default}
@@ -181,15 +202,20 @@ def name_teachers(source: ImageSource, options: RunOptions, roles: Collection[Ro
 
 
 def _protocol(teacher: str) -> str:
-    """Return what the server behind a teacher speaks: Gemini and its batches are at the same address."""
+    """Return the protocol of a teacher's server: `gemini` and `gemini-batch` use the same one."""
     return teacher.partition(":")[0].removesuffix("-batch")
 
 
 def check_source_type(teacher: str, source_type: str | None, source: ImageSource) -> None:
-    """Refuse a teacher that only knows other images; `source_type` is what it knows.
+    """Check that a teacher supports the images of a source.
+
+    Args:
+        teacher (`str`): name of the teacher, for the error message.
+        source_type (`str | None`): the only kind of source that it supports; None for any.
+        source (`ImageSource`): the images.
 
     Raises:
-        UsageError: it does not know these.
+        UsageError: the teacher does not support these images.
     """
     if source_type not in (None, source.identity):
-        raise UsageError(f"{teacher} only knows drawn scenes; name another teacher or verifier, such as gemini")
+        raise UsageError(f"{teacher} only supports drawn scenes: name another teacher or verifier, such as gemini")

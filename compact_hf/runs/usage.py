@@ -1,4 +1,4 @@
-"""What a run's teachers were asked and what that cost, at the prices of the days on which they were asked."""
+"""Computes the requests, tokens and cost of a run by role, at the prices of the days of the requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from compact_hf.teachers.prices import Price, lookup_prices
 
 @dataclass(frozen=True, slots=True)
 class RoleUsage:
-    """What one role was asked and what that cost.
+    """Requests, tokens and cost of one role.
 
     Attributes:
-        teacher (`str`): who is asked, `NAME:MODEL`.
-        requests, input_tokens, output_tokens (`int`): answered requests and their tokens as billed.
-        price (`Price | None`): what the teacher charges today, None where nobody knows.
-        cost (`float | None`): USD, at the prices of the days on which it was asked.
+        teacher (`str`): the teacher, `NAME:MODEL`.
+        requests (`int`): number of answered requests.
+        input_tokens (`int`): billed input tokens.
+        output_tokens (`int`): billed output tokens.
+        price (`Price | None`): today's price of the teacher, None if unknown.
+        cost (`float | None`): US dollars, at the prices of the days of the requests; None if a price is unknown.
     """
 
     teacher: str
@@ -39,15 +41,16 @@ def usage_by_role(
     price_in: float | None = None,
     price_out: float | None = None,
 ) -> dict[Role, RoleUsage]:
-    """Return what each role of a run was asked, and what that cost.
+    """Return the requests, tokens and cost of each role of a run.
 
     Args:
-        entries (`Sequence[TokenUsage]`): from the run's journal, or those of all its shards.
-        teachers (`Mapping[Role, str]`): role -> who is asked, as in the run's identity.
-        price_in, price_out (`float`, *optional*): USD per million tokens, for teachers whose price is not known.
+        entries (`Sequence[TokenUsage]`): from the run's journal, or from the journals of all its shards.
+        teachers (`Mapping[Role, str]`): role -> `NAME:MODEL`, as in the run's identity.
+        price_in (`float`, *optional*): US dollars per million input tokens, for teachers with an unknown price.
+        price_out (`float`, *optional*): US dollars per million output tokens, for teachers with an unknown price.
 
     Raises:
-        UsageError: the prices are not two, or negative.
+        UsageError: only one of the two prices is given, or one is negative.
     """
     get_prices = partial(lookup_prices, teachers, price_in=price_in, price_out=price_out)
     current_prices = get_prices()

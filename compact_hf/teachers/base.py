@@ -1,7 +1,7 @@
-"""The interface behind which every teacher stands: requests in as a stream, replies out as they come.
+"""Defines the interface of all teachers: a stream of requests in, a stream of replies out.
 
-A teacher only asks, once. Retries, rates and budgets belong to the engine, so that they hold for all of them alike: a
-teacher says `Failure` for what may go through later and raises `TeacherError` for what never will.
+A teacher sends each request once. Retries, rates and budgets are applied by the dispatcher, in the same way for all
+teachers. A teacher yields a `Failure` for a request that failed, and raises `TeacherError` if no request can succeed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ Role = Literal["teacher", "verifier"]
 
 
 class EncodedImage:
-    """One image as teachers get it: encoded once, off the event loop, and shared by all requests about it."""
+    """An image as it is sent to teachers: encoded once, in a thread, and shared by all requests about it.
+
+    Args:
+        read (`Callable[[], bytes]`): reads the image file; may raise SourceError.
+        ref (`str`): reference of the image in its source.
+        max_edge (`int`): maximum length of the longer side in pixels; larger images are downscaled.
+    """
 
     def __init__(self, read: Callable[[], bytes], *, ref: str, max_edge: int) -> None:
         self.ref = ref
@@ -34,22 +40,22 @@ class EncodedImage:
         self._encoded: asyncio.Future[str] | None = None
 
     async def base64(self) -> str:
-        """Return the image in base64, as services take it: a JPEG without metadata, of at most `max_edge` pixels.
+        """Return the image as base64 text of a JPEG without metadata, at most `max_edge` pixels on the longer side.
 
         Raises:
-            SourceError: the image cannot be read any more.
+            SourceError: the image can no longer be read.
         """
         if self._encoded is None:
             self._encoded = asyncio.ensure_future(asyncio.to_thread(self._encode))
-        # Shielded: one request that is cancelled must not take the image away from the others.
+        # Shielded, because the other requests still need the image if one request is cancelled.
         return await asyncio.shield(self._encoded)
 
     async def jpeg(self) -> bytes:
-        """Return the JPEG itself; see `base64`."""
+        """Return the bytes of the JPEG; see `base64`."""
         return b64decode(await self.base64())
 
     def release(self) -> None:
-        """Give the memory back; whoever asks again has the image encoded anew."""
+        """Free the memory; the next call of `base64` encodes the image again."""
         self._encoded = None
 
     def _encode(self) -> str:
@@ -58,11 +64,11 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class TruthfulReply:
-    """What is true of a scene, as a reply.
+    """A correct reply about a scene, computed from the scene itself.
 
     Attributes:
-        text (`str`): the JSON that the request's schema asks for; empty where `refused` says why.
-        refused (`str`): why there is nothing to say, or empty.
+        text (`str`): JSON of the request's schema; empty if the reply is a refusal.
+        refused (`str`): reason for a refusal, otherwise empty.
         planted (`tuple[str, ...]`): as in `Reply`.
     """
 
@@ -72,40 +78,44 @@ class TruthfulReply:
 
 
 class Subject(Protocol):
-    """What a request asks, for the teacher that computes instead of reading. A method has a class for each kind."""
+    """What a request asks, as data, for the teacher `scenes`, which computes replies instead of reading the prompt.
+
+    A method has one class for each kind of request.
+    """
 
     def answer_about(
         self, scene: Scene | None, rng: random.Random, draw_fault: Callable[[Sequence[str]], str]
     ) -> TruthfulReply:
-        """Return what is true of a scene.
+        """Return a correct reply about a scene, with planted faults where `draw_fault` returns one.
 
         Args:
-            scene (`Scene | None`): None where the request shows no image.
-            rng (`random.Random`): for what is free to choose, such as wording; seeded by the request.
-            draw_fault (`Callable[[Sequence[str]], str]`): draws one of the faults that can be planted in the next part
-                of the reply, or nothing; it draws from `rng` too. Only a fault that was planted goes into `planted`.
+            scene (`Scene | None`): the scene; None if the request has no image.
+            rng (`random.Random`): random generator for free choices such as wording; seeded by the request.
+            draw_fault (`Callable[[Sequence[str]], str]`): takes the faults that are possible in the next part of the
+                reply, and returns one of them or an empty text; also draws from `rng`. Only faults that were planted
+                belong into `planted`.
 
         Raises:
-            TeacherError: such a request cannot be answered.
+            TeacherError: this kind of request cannot be answered.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to ask about one image.
+    """One request to a teacher about one image.
 
     Attributes:
-        key (`str`): hash of all that decides the answer; ties the reply to the request and names it in the journal.
-        role (`str`): `teacher` (write a draft) or `verifier` (say what a question needs).
-        image_id (`str`): the image's id.
-        encoded_image (`EncodedImage | None`): the image; None for a question that is asked without it.
-        prompt (`str`): the text for teachers that read.
-        schema (`type[pydantic.BaseModel]`): the shape of the JSON that must come back.
-        subject (`Subject`, *optional*): what the prompt asks, for the teacher `scenes`, which computes instead of
-            reading; without it that teacher cannot be asked. Nothing that the prompt does not say too.
-        num_parts (`int`, *optional*, defaults to 1): how many things the reply is about, such as questions; the teacher
-            `local` lets it be longer by that.
+        key (`str`): hash of everything that decides the reply; identifies the request in replies and in the journal.
+        role (`str`): `teacher` (writes drafts) or `verifier` (checks questions).
+        image_id (`str`): id of the image.
+        encoded_image (`EncodedImage | None`): the image; None for a request without an image.
+        prompt (`str`): text of the request.
+        schema (`type[pydantic.BaseModel]`): schema of the JSON reply.
+        subject (`Subject`, *optional*): what the prompt asks, as data, for the teacher `scenes`, which cannot answer
+            without it. It contains nothing that the prompt does not say.
+        num_parts (`int`, *optional*, defaults to 1): number of parts of the reply, such as questions. The teacher
+            `local` multiplies its limit on tokens by it.
     """
 
     key: str
@@ -120,16 +130,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, final: it is journalled and the request never sent again.
+    """A final result of a request: an answer or a refusal. It is journalled, and the request is never sent again.
 
     Attributes:
-        key (`str`): the request's key.
-        text (`str`): the JSON as the teacher sent it, unparsed; empty where `refused` says why.
-        refused (`str`): the reason for which a teacher gave no answer (a finish reason such as `SAFETY`), or empty.
-        model (`str`): the exact model version that answered.
-        input_tokens, output_tokens (`int`): as billed; thinking counts as output.
-        planted (`tuple[str, ...]`): for each draft the fault that the scenes teacher put in on purpose, or nothing; no
-            entries where there is none at all. Only ever counted, never judged by.
+        key (`str`): key of the request.
+        text (`str`): JSON text as the teacher sent it, unparsed; empty for a refusal.
+        model (`str`): exact model version that answered.
+        refused (`str`, *optional*): reason why the teacher gave no answer, such as the finish reason `SAFETY`;
+            otherwise empty.
+        input_tokens (`int`, *optional*, defaults to 0): input tokens as billed.
+        output_tokens (`int`, *optional*, defaults to 0): output tokens as billed, including thinking.
+        planted (`tuple[str, ...]`, *optional*): for each draft, the fault that the teacher `scenes` planted in it, or
+            an empty text; no entries if no fault was planted. These labels are only counted, and never used by filters
+            or verifiers.
     """
 
     key: str
@@ -143,14 +156,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No answer this time; nothing was journalled and the same request may be sent again.
+    """A failed attempt to get a reply. Nothing is journalled, and the same request may be sent again.
 
     Attributes:
-        key (`str`): the request's key.
-        message (`str`): one line on what went wrong, without secrets.
-        is_overloaded (`bool`): the server asked everybody to slow down (429, 503).
-        retry_after (`float | None`): seconds that the server asked to wait, where it said so.
-        is_retryable (`bool`): False where this very request will fail again (400), though others may not.
+        key (`str`): key of the request.
+        message (`str`): what went wrong, in one line without secrets.
+        is_overloaded (`bool`, *optional*, defaults to False): whether the server asked all clients to slow down (429,
+            503).
+        retry_after (`float`, *optional*): delay in seconds that the server asked for; None if it named none.
+        is_retryable (`bool`, *optional*, defaults to True): False if this request would fail again (400), although
+            others may succeed.
     """
 
     key: str
@@ -162,13 +177,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TeacherInfo:
-    """What a method needs to know of a teacher, opened or not.
+    """Information about a teacher that is available without opening it.
 
     Attributes:
         name (`str`): `NAME:MODEL` or `NAME`.
-        ks (`range`): the values of k that it can be asked for.
-        source_type (`str | None`): the one kind of source it can speak about, None for any.
-        is_batch (`bool`): it answers in batches.
+        ks (`range`): values of k that it supports.
+        source_type (`str | None`): the only kind of source that it supports; None for any.
+        is_batch (`bool`): whether it answers in batches.
     """
 
     name: str
@@ -178,18 +193,22 @@ class TeacherInfo:
 
     @classmethod
     def of(cls, teacher: Teacher) -> TeacherInfo:
-        """Return what is known of an opened teacher."""
+        """Return the information about an open teacher.
+
+        Args:
+            teacher (`Teacher`): the teacher.
+        """
         return cls(teacher.name, teacher.ks, teacher.source_type, teacher.is_batch)
 
 
 class Teacher(Protocol):
-    """A backend: one method that asks, and `prepare`, `flush` and `close` around it.
+    """Interface of a teacher: `ask` sends requests; `prepare`, `flush` and `close` support it.
 
     Attributes:
-        name (`str`): `NAME:MODEL` or `NAME`, part of a run's identity and of every row.
-        ks (`range`): the values of k that it can be asked for.
-        source_type (`str | None`): the one kind of source it can speak about, None for any.
-        is_batch (`bool`): it holds all requests back until `flush` and sends them together.
+        name (`str`): `NAME:MODEL` or `NAME`; part of a run's identity and of every row.
+        ks (`range`): values of k that it supports.
+        source_type (`str | None`): the only kind of source that it supports; None for any.
+        is_batch (`bool`): whether it holds all requests back until `flush` and then sends them together.
     """
 
     name: str
@@ -198,38 +217,52 @@ class Teacher(Protocol):
     is_batch: bool
 
     async def prepare(self, request: Request) -> None:
-        """Do what can be done before the request takes its place among those in flight, such as encode its image.
+        """Do the work that needs no slot in flight, such as encoding the image.
+
+        Args:
+            request (`Request`): a request that will be sent soon.
 
         Raises:
-            SourceError: the image cannot be read any more.
+            SourceError: the image can no longer be read.
         """
         ...
 
     def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        """Yield one `Reply` or `Failure` per request, in the order in which they come back.
+        """Yield one `Reply` or `Failure` per request, in the order of their arrival.
+
+        Args:
+            requests (`AsyncIterator[Request]`): the requests; the stream may stay open while replies are yielded.
 
         Raises:
-            TeacherError: asking will not help (wrong key, unknown model).
+            TeacherError: no request can succeed (wrong key, unknown model).
         """
         ...
 
     async def flush(self) -> None:
-        """Take note that no further request can come before a reply: send what was held back."""
+        """Send the requests that were held back; called when no further request can come before the next reply."""
         ...
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close connections and other resources."""
         ...
 
 
 async def answer_each(
     requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Reply | Failure]]
 ) -> AsyncGenerator[Reply | Failure, None]:
-    """Turn a coroutine that answers one request into a teacher's stream.
+    """Implement `Teacher.ask` by a coroutine function that answers one request.
 
-    Every request is started as it comes; how many are in flight is the engine's to decide. The first error that
-    `answer` raises ends the stream; ending the stream cancels what is in flight.
+    Each request is started when it arrives; the dispatcher limits the number in flight. The first error of `answer`
+    ends the stream, except SourceError, which becomes a failure. Closing the stream cancels the requests in flight.
+
+    Args:
+        requests (`AsyncIterator[Request]`): the requests.
+        answer (`Callable[[Request], Awaitable[Reply | Failure]]`): answers one request.
+
+    Yields:
+        One `Reply` or `Failure` per request, in the order of their arrival.
     """
+    # Replies and failures as they arrive; an exception raises in the consumer, None ends the stream.
     answers: asyncio.Queue[Reply | Failure | BaseException | None] = asyncio.Queue()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -237,7 +270,7 @@ async def answer_each(
         try:
             answers.put_nowait(await answer(request))
         except SourceError as error:
-            # This image is gone; the others are not.
+            # Only this image is lost; the stream continues with the others.
             answers.put_nowait(Failure(request.key, str(error), is_retryable=False))
 
     def on_done(task: asyncio.Task[None]) -> None:
@@ -253,6 +286,7 @@ async def answer_each(
     async def feed() -> None:
         async for request in requests:
             start(answer_request(request))
+        # `feed` itself runs as one of the tasks, so it must not wait for itself.
         current = asyncio.current_task()
         while unfinished := {task for task in tasks if task is not current}:
             await asyncio.wait(unfinished)

@@ -1,8 +1,8 @@
-"""Gemini as teacher or verifier: one request, one reply.
+"""Implements the teacher `gemini`, which asks Google's Gemini API one request at a time.
 
 The key comes from GEMINI_API_KEY or GOOGLE_API_KEY. A request has a prompt, an image and a pydantic schema; a reply is
-the model's JSON text, unparsed. One attempt a request, always with a time-out; the dispatcher retries. Requests are
-written in gemini_request.py; replies and errors are read as google-genai's own types.
+the model's JSON text, unparsed. Each request is sent once, with a timeout; the dispatcher retries. Requests are built
+in gemini_request.py; replies and errors are parsed with google-genai's types.
 """
 
 from __future__ import annotations
@@ -40,20 +40,25 @@ _AUTH_CODES: Final = (401, 403)
 
 
 def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
-    """Say what an error of the service means: a failure of the request `key`, or the end of all asking.
+    """Return the meaning of an error of the service: a failure of one request, or a permanent refusal.
 
-    `teacher` is the name under which it is spoken of; `secret`, the API key, is cut out of what the service says.
+    Args:
+        key (`str`): key of the request.
+        error (`APIError`): the error, as google-genai reports it.
+        teacher (`str`): name of the teacher in messages.
+        secret (`str`): the API key, which is removed from the service's message.
     """
     message = one_line(str(error.message or error.status or "no message").replace(secret, "<key>"))
     if error.code in _AUTH_CODES or "API_KEY_INVALID" in str(error.details):
         return TeacherError(
-            f"{teacher} refuses the key ({error.code}: {message}); set a valid GEMINI_API_KEY and run the same command"
+            f"{teacher} refuses the key ({error.code}: {message}): set a valid GEMINI_API_KEY and run the same command "
+            "again"
         )
     if error.code == 404:
         name = teacher.partition(":")[0]
         return TeacherError(
-            f"{teacher} is not there ({error.code}: {message}); name a model that exists with --teacher {name}:MODEL, "
-            "and check --teacher-url where one is given"
+            f"{teacher} was not found ({error.code}: {message}): check the model's name in --teacher {name}:MODEL, "
+            "and --teacher-url if it is given"
         )
     return Failure(
         key,
@@ -65,9 +70,12 @@ def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str)
 
 
 def retry_delay(error: APIError) -> float | None:
-    """Return the seconds that the server asks to wait, or None: the SDK itself ignores them.
+    """Return the delay in seconds that the server asks for, or None; google-genai ignores it.
 
-    They stand in `google.rpc.RetryInfo` in the error's body; proxies only send the header `Retry-After`.
+    The service sends it as `google.rpc.RetryInfo` in the body; proxies send only the header `Retry-After`.
+
+    Args:
+        error (`APIError`): the error.
     """
     body = error.details
     for name in ("error", "details"):
@@ -81,11 +89,20 @@ def retry_delay(error: APIError) -> float | None:
 
 
 def read_response(key: str, response: GenerateContentResponse, model: str) -> Reply | Failure:
-    """Turn a response into a reply. A blocked prompt, a blocked answer and an unfinished one are refusals."""
+    """Return a response as a reply. A blocked prompt, a blocked answer and an unfinished answer are refusals.
+
+    Args:
+        key (`str`): key of the request.
+        response (`GenerateContentResponse`): the response.
+        model (`str`): name of the model, used if the response does not name one.
+
+    Returns:
+        The reply, or a failure if the response is not one of Gemini.
+    """
     usage = response.usage_metadata
     if not (response.candidates or response.prompt_feedback or usage):
-        # JSON, but of somebody else: not to be kept as an answer.
-        return Failure(key, "the reply holds nothing that Gemini's replies hold")
+        # Valid JSON, but from another service, such as a proxy: do not journal it as a reply.
+        return Failure(key, "the reply does not look like a Gemini response")
     input_tokens = clamp_tokens(usage.prompt_token_count) if usage else 0
     output_tokens = (
         clamp_tokens(usage.candidates_token_count) + clamp_tokens(usage.thoughts_token_count) if usage else 0
@@ -106,7 +123,7 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
             refused = "empty answer"
     return Reply(
         key,
-        # JSON may spell halves of surrogate pairs, which are no text and cannot be written down.
+        # JSON may contain lone surrogates, which cannot be encoded as UTF-8.
         text=text.encode(errors="replace").decode(),
         refused=refused,
         model=f"gemini:{one_line(response.model_version or model)}",
@@ -129,24 +146,27 @@ def _raise_for_status(response: HttpResponse) -> None:
 
 
 def parse_response(body: bytes) -> GenerateContentResponse:
-    """Return a response's body as the client's own type; what that type does not know yet is passed over.
+    """Parse the body of a response as google-genai's type, ignoring fields that the installed version does not know.
+
+    Args:
+        body (`bytes`): JSON of a response.
 
     Raises:
-        pydantic.ValidationError: it is not Gemini's JSON.
-        ValueError: it is no JSON.
-        RecursionError: it is nested without end.
+        pydantic.ValidationError: the body is not a response of Gemini.
+        ValueError: the body is not JSON.
+        RecursionError: the JSON is nested too deeply.
     """
     from google.genai.types import GenerateContentResponse
     from pydantic import ValidationError
 
     try:
         with warnings.catch_warnings():
-            # Of a finish reason that is newer than the client it warns on stderr; the reject says it.
+            # google-genai warns about finish reasons that it does not know; the reject reports them already.
             warnings.simplefilter("ignore", UserWarning)
             return GenerateContentResponse.model_validate_json(body)
     except ValidationError as error:
         unknown_fields = [detail["loc"] for detail in error.errors() if detail["type"] == "extra_forbidden"]
-    # Python's own reader is slower, and takes halves of surrogate pairs.
+    # Slow path for unknown fields. Python's parser is slower than pydantic's, and also accepts lone surrogates.
     data = json.loads(body)
     for *parents, name in unknown_fields:
         node: Any = data
@@ -156,8 +176,8 @@ def parse_response(body: bytes) -> GenerateContentResponse:
     return GenerateContentResponse.model_validate(data)
 
 
-# The paper's model, gemini-2.0-flash, was shut down on 2026-06-01: a marked departure. Never a `-latest` alias, so that
-# a run asks one model from its first request to its last.
+# Departure from the paper: its model, gemini-2.0-flash, was shut down on 2026-06-01. The default is never a `-latest`
+# alias, so that a run uses the same model from its first request to its last.
 KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 TIMEOUT_S: Final = 120.0
 _SERVICE_URL: Final = "https://generativelanguage.googleapis.com"
@@ -165,16 +185,17 @@ _API_VERSION: Final = "v1beta"
 
 
 class Gemini:
-    """Ask one Gemini model.
+    """Teacher that asks one Gemini model.
 
     Args:
-        model (`str`, *optional*, defaults to `gemini-3.8-flash`): the model's name, without `models/`.
-        url (`str`, *optional*): another server that speaks Gemini's REST protocol.
-        timeout_s (`float`, *optional*, defaults to 120): for one request, in seconds.
-        key (`str`, *optional*): instead of the environment's, where a server asks on behalf of who gave it.
+        model (`str`, *optional*, defaults to `gemini-3.8-flash`): name of the model, without `models/`.
+        url (`str`, *optional*): URL of another server that speaks Gemini's REST protocol.
+        timeout_s (`float`, *optional*, defaults to 120): timeout of a request in seconds.
+        key (`str`, *optional*): API key; defaults to the one in the environment. Pass it if a server asks on behalf of
+            a visitor who entered a key.
 
     Raises:
-        UsageError: no usable key given or in the environment, or `url` is not the address of a server.
+        UsageError: no usable key is given or in the environment, or `url` is not the address of a server.
     """
 
     ks = range(1, 11)
@@ -188,7 +209,7 @@ class Gemini:
         if not self._key:
             raise UsageError(
                 "the teacher gemini needs a key and found none: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the "
-                "environment, or try without one: compact generate scenes:200 --out RUN"
+                "environment, or try a run that needs no key: compact generate scenes:200 --out RUN"
             )
         self._server = "the Gemini API" if url is None else parse_server_url(url)
         self.name = f"gemini:{model}"
@@ -207,23 +228,32 @@ class Gemini:
         self._connections = Connections(address, headers, timeout_s)
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`: the image is encoded."""
+        """Encode the image; see `Teacher.prepare`.
+
+        Args:
+            request (`Request`): a request that will be sent soon.
+        """
         if request.encoded_image is not None:
             await request.encoded_image.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        """See `Teacher.ask`."""
+        """Yield one `Reply` or `Failure` per request; see `Teacher.ask`.
+
+        Args:
+            requests (`AsyncIterator[Request]`): the requests.
+        """
         async for item in answer_each(requests, self._answer):
             yield item
 
     async def flush(self) -> None:
-        """Nothing is ever held back."""
+        """Do nothing, because requests are never held back."""
 
     async def close(self) -> None:
         """Close the connections."""
         await self._connections.close()
 
     async def _answer(self, request: Request) -> Reply | Failure:
+        """Send one request and return its result; every error but a permanent refusal becomes a `Failure`."""
         from google.genai.errors import APIError
 
         body = await build_body(request)
@@ -238,18 +268,24 @@ class Gemini:
         except UnreachableError as error:
             failure = Failure(request.key, f"{self._server} cannot be reached ({error})")
         except aiohttp.ClientError as error:
-            failure = Failure(request.key, f"the connection to {self._server} broke off ({type(error).__name__})")
+            failure = Failure(request.key, f"the connection to {self._server} was lost ({type(error).__name__})")
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            # A truncated or a foreign body; the client's reading of errors ends in any of these.
+            # A truncated or foreign body: google-genai's parser of errors may raise any of these.
             failure = Failure(request.key, f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
         else:
             return read_response(request.key, answer, self._model)
-        # Raised out here, where no traceback shows the error behind it, which may quote the key.
+        # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
+        # key.
         if isinstance(failure, TeacherError):
             raise failure
         return failure
 
 
 def open_gemini(model: str, settings: TeacherSettings) -> Gemini:
-    """Return the teacher `gemini`; see `teachers.registry.Backend`."""
+    """Return the teacher `gemini`; see `opener` of `teachers.registry.Backend`.
+
+    Args:
+        model (`str`): name of the model.
+        settings (`TeacherSettings`): its `url` is used.
+    """
     return Gemini(model, url=settings.url)

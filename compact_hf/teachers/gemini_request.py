@@ -1,7 +1,7 @@
-"""Requests to Gemini as JSON: the one place that writes them, for single requests and for the lines of a batch.
+"""Builds the JSON of requests to Gemini, both for single requests and for the lines of a batch.
 
-google-genai copies the image several times for every request, and converts settings and schema anew, which takes more
-time than all the rest. Here the settings of each schema are written once, and an image is put between them as it is.
+google-genai copies the image several times per request and converts settings and schema each time, which takes more
+time than all other work. This module converts the settings once per schema, and inserts the encoded image unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 def config_for(schema: type[BaseModel]) -> GenerateContentConfig:
-    """Return the settings of a request for JSON of this schema, as google-genai takes them."""
+    """Return the settings of a request, as google-genai's type.
+
+    Args:
+        schema (`type[pydantic.BaseModel]`): schema of the JSON reply.
+    """
     from google.genai.types import GenerateContentConfig, ThinkingConfig, ThinkingLevel
 
-    # No temperature: current models no longer take it (RECIPE's marked departure).
+    # Departure from the paper: no temperature, because current models no longer accept it.
     return GenerateContentConfig(
         response_mime_type="application/json",
         response_schema=schema,
@@ -31,10 +35,13 @@ def config_for(schema: type[BaseModel]) -> GenerateContentConfig:
 
 
 async def build_body(request: Request) -> bytes:
-    """Return the body of `models.generateContent`, in the words of Gemini's REST protocol.
+    """Return the body of a request to `models.generateContent` of Gemini's REST API.
+
+    Args:
+        request (`Request`): the request.
 
     Raises:
-        SourceError: the request's image cannot be read any more.
+        SourceError: the image of the request can no longer be read.
     """
     image = b""
     if request.encoded_image is not None:
@@ -46,7 +53,7 @@ async def build_body(request: Request) -> bytes:
 
 @lru_cache(maxsize=16)
 def _settings(schema: type[BaseModel]) -> bytes:
-    """Return the members of the body that are the same for every request of a schema."""
+    """Return the JSON members, without braces, that all requests with a schema share."""
     config = config_for(schema)
     excluded = {"response_schema", "response_json_schema", "store"}
     settings = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=excluded)
@@ -55,7 +62,10 @@ def _settings(schema: type[BaseModel]) -> bytes:
 
 
 def _gemini_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return a schema in Gemini's words: a batch takes `responseJsonSchema` too, but was seen not to keep to it."""
+    """Return a schema in Gemini's own schema format.
+
+    Batches accept a plain JSON schema (`responseJsonSchema`) too, but were observed not to follow it.
+    """
     from google.genai.types import JSONSchema, Schema
 
     gemini_schema = Schema.from_json_schema(json_schema=JSONSchema.model_validate(schema.model_json_schema()))
@@ -63,7 +73,7 @@ def _gemini_schema(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def _add_property_order(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with its fields' order spelled out, as the SDK does: a model writes them in it."""
+    """Return the schema with `propertyOrdering`, as google-genai adds it: models write the fields in this order."""
     if "items" in schema:
         schema = {**schema, "items": _add_property_order(schema["items"])}
     if "properties" in schema:

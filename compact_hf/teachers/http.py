@@ -1,4 +1,4 @@
-"""Shared by the teachers behind a network: connections, addresses, keys, and server messages made fit to be shown."""
+"""Provides what all teachers behind a network share: connections, addresses, API keys, and cleaning of messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def get_ssl_context() -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A complete HTTP response; header names are case-insensitive."""
+    """A complete HTTP response.
+
+    Attributes:
+        status (`int`): status code, such as 200.
+        reason (`str`): text of the status, such as `OK`.
+        headers (`Mapping[str, str]`): headers; their names are case-insensitive.
+        body (`bytes`): the complete body.
+    """
 
     status: int
     reason: str
@@ -41,7 +48,7 @@ class UnreachableError(Exception):
     """Raised when no connection can be made; the message is the reason, in one line."""
 
 
-# Larger bodies are sent in chunks, so that other requests are served in between.
+# Bytes. Larger bodies are sent in chunks, so that other requests are served in between.
 _MAX_UNDIVIDED_BYTES: Final = 2**20
 
 
@@ -49,9 +56,9 @@ class Connections:
     """Pool of connections to one server, one for each concurrent request; connections are reused.
 
     Args:
-        url (`str`): where every request goes.
-        headers (`Mapping[str, str]`): sent with every request.
-        timeout_s (`float`): for one request, from connecting to the last byte of the response, in seconds.
+        url (`str`): URL of all requests.
+        headers (`Mapping[str, str]`): headers of all requests.
+        timeout_s (`float`): timeout of a request in seconds, from connecting to the last byte of the response.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
@@ -64,10 +71,13 @@ class Connections:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> HttpResponse:
-        """Send a request and return the whole response, whatever its status.
+        """Send a POST request and return the complete response, whatever its status.
+
+        Args:
+            body (`bytes`): body of the request.
 
         Raises:
-            TimeoutError: it took longer than `timeout_s`.
+            TimeoutError: the request took longer than `timeout_s`.
             UnreachableError: the server or the proxy cannot be reached.
             aiohttp.ClientError: the connection was lost, or the response is not valid HTTP.
             TeacherError: the environment names a proxy that cannot be used.
@@ -90,9 +100,10 @@ class Connections:
             self._session = None
 
     def _open_session(self) -> aiohttp.ClientSession:
+        """Open the client session, through the proxy that the environment names, if any."""
         proxy = _proxy_for(self._url)
         connector: aiohttp.BaseConnector
-        # No limit here: the runner limits the number of concurrent requests.
+        # No limit on connections: the dispatcher limits the number of concurrent requests.
         if proxy is not None and proxy.startswith("socks"):
             connector, self._socks_errors = _connect_through_socks(proxy, self._ssl_context)
         else:
@@ -124,16 +135,16 @@ def _connect_through_socks(
 def _unusable_proxy(proxy: str) -> TeacherError:
     # The address is not shown, because it may contain a password.
     return TeacherError(
-        f"the proxy that the environment names ({proxy.partition('://')[0]}://...) cannot be used; give "
-        "http://HOST:PORT, or for socks5:// pip install aiohttp-socks"
+        f"the proxy in the environment ({proxy.partition('://')[0]}://...) cannot be used: use http://HOST:PORT, or "
+        "for socks5:// run `pip install aiohttp-socks`"
     )
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy for an address, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
+    """Return the proxy for a URL according to HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, or None.
 
     Raises:
-        TeacherError: it is of a kind that cannot be used.
+        TeacherError: the proxy has an unsupported scheme.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -147,26 +158,32 @@ def _proxy_for(url: str) -> str | None:
 
 
 _MAX_LINE_CHARS: Final = 300
-_MAX_TOKENS: Final = 10**9
+_MAX_TOKENS: Final = 10**9  # larger counts are errors of the server, and sums of them could overflow
 
 
 def read_api_key(variables: Iterable[str]) -> str:
-    """Return the key that the first of these environment variables holds, or nothing where none does.
+    """Return the API key from the first of these environment variables that is set, or an empty text.
+
+    Args:
+        variables (`Iterable[str]`): names of environment variables.
 
     Raises:
-        UsageError: it was copied with characters that cannot be sent.
+        UsageError: the key contains characters that cannot be sent in a header.
     """
     key = next((value for name in variables if (value := os.environ.get(name, "").strip())), "")
     if not (key.isascii() and key.isprintable()):
-        raise UsageError("the key in the environment holds characters that no key has; copy it again")
+        raise UsageError("the API key in the environment contains invalid characters: copy it again")
     return key
 
 
 def parse_server_url(url: str) -> str:
-    """Return the scheme, host and port of an address, without what else may stand in it.
+    """Return the scheme, host and port of a URL, without path, query, or user name and password.
+
+    Args:
+        url (`str`): URL of a server.
 
     Raises:
-        UsageError: it is not the address of a server.
+        UsageError: the text is not the URL of a server.
     """
     try:
         parts = urlsplit(url)
@@ -176,19 +193,31 @@ def parse_server_url(url: str) -> str:
             return f"{parts.scheme}://{host}{port}"
     except ValueError:
         pass
-    raise UsageError(f"got the teacher URL {url!r}; it must start with http:// or https:// and name a server")
+    raise UsageError(f"got the teacher URL {url!r}: it must start with http:// or https:// and name a server")
 
 
 def one_line(text: str) -> str:
-    """Return a text from the network as one line of what can be printed and written as UTF-8."""
+    """Return a text from the network as one line of printable characters, at most 300 of them.
+
+    Args:
+        text (`str`): the text.
+    """
     return " ".join("".join(char if char.isprintable() else " " for char in text[:_MAX_LINE_CHARS]).split())
 
 
 def parse_retry_after(header: str) -> float | None:
-    """Return the seconds that a `Retry-After` header asks to wait; None where it is missing or gives a date."""
+    """Return the delay in seconds of a `Retry-After` header; None if it is empty or a date.
+
+    Args:
+        header (`str`): value of the header.
+    """
     return float(header) if re.fullmatch(r"\d{1,9}(?:\.\d+)?", header) else None
 
 
 def clamp_tokens(count: int | None) -> int:
-    """Return what a service says that it billed, 0 where it does not say: a number that sums can be made of."""
+    """Return a number of billed tokens as a valid count: missing and negative ones become 0, huge ones are capped.
+
+    Args:
+        count (`int | None`): the number that the service reported.
+    """
     return min(max(count or 0, 0), _MAX_TOKENS)

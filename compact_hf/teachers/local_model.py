@@ -1,8 +1,8 @@
-"""A vision-language model that writes JSON on this machine: find it, load it, and generate replies in batches.
+"""Finds, checks and loads a vision-language model on this machine, and generates JSON replies in batches.
 
-Any image-text-to-text model of transformers will do, from a directory or the Hub; what is wrong with it is said at
-once. What it writes is held to each request's schema while it writes (xgrammar), so that a reply is that JSON, or was
-cut. Nothing here knows an event loop: local.py does the waiting and the batching.
+Any image-text-to-text model of transformers from a directory or the Hub is supported; an unsuitable model is rejected
+before its weights are loaded. Decoding is constrained to the schema of each request (xgrammar), so a reply is valid
+JSON of that schema unless it was truncated. This module is synchronous: local.py waits for requests and forms batches.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where a model's files are.
+    """Location of a model's files.
 
     Attributes:
-        model (`str`): the folder, or the repository.
-        commit (`str | None`): the repository's newest when it was looked up; None for a folder.
+        model (`str`): the directory, or the name of the repository.
+        commit (`str | None`): newest commit of the repository when it was looked up; None for a directory.
     """
 
     model: str
@@ -37,20 +37,23 @@ class ModelLocation:
 
     @property
     def name(self) -> str:
-        """The model's name as it may be published: of a folder, its last part."""
+        """The name of the model for publication: the repository, or only the last part of a directory's path."""
         return self.model if self.commit else Path(self.model).resolve().name
 
     @property
     def version(self) -> str:
-        """`NAME`, or `NAME@COMMIT` where there is one."""
+        """`NAME@COMMIT` for a repository, `NAME` for a directory."""
         return f"{self.name}@{self.commit}" if self.commit else self.name
 
 
 def locate_model(model: str) -> ModelLocation:
-    """Look a model up.
+    """Return the location of a model: a local directory, or else a repository at its newest commit.
+
+    Args:
+        model (`str`): a directory, or a repository on the Hub.
 
     Raises:
-        UsageError: it is neither a folder nor a repository that the Hub gives.
+        UsageError: the model is neither a directory nor a repository that can be read.
     """
     from huggingface_hub import hf_hub_download
 
@@ -62,73 +65,83 @@ def locate_model(model: str) -> ModelLocation:
             return ModelLocation(model, Path(hf_hub_download(model, "config.json")).parent.name)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no model {model!r}: it is no folder here, and the Hub does not give its config.json ({summarize(error)})"
+            f"model {model!r} was not found (not a directory; no config.json on the Hub: {summarize(error)}): "
+            "check the name"
         ) from error
 
 
 def load_config(location: ModelLocation) -> Any:
-    """Return a model's configuration.
+    """Load the configuration of a model, and check that it is an image-text-to-text model.
+
+    Args:
+        location (`ModelLocation`): the model.
 
     Raises:
-        UsageError: transformers cannot load it, or it is of a kind that is not shown images and asked.
+        UsageError: transformers cannot load it, or it is not an image-text-to-text model.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     try:
         config = loading.load_config(location.model, revision=location.commit)
     except LOAD_ERRORS as error:
-        raise UsageError(f"{location.model} is no model that transformers can load: {summarize(error)}") from error
+        raise UsageError(f"{location.model} cannot be loaded by transformers: {summarize(error)}") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UsageError(
-            f"{location.model} is of the kind {config.model_type}, which is not shown pictures and asked; "
-            "give an image-text-to-text model such as llava-hf/llava-1.5-7b-hf"
+            f"{location.model} is not an image-text-to-text model (its type is {config.model_type}): "
+            "use one such as llava-hf/llava-1.5-7b-hf"
         )
     return config
 
 
 def load_processor(location: ModelLocation) -> Any:
-    """Return what turns prompts and images into a model's input, and tokens into text.
+    """Load the processor of a model, and check its image processor, chat template and tokenizer.
+
+    Args:
+        location (`ModelLocation`): the model.
 
     Raises:
-        UsageError: transformers cannot load it, or it lacks a part.
+        UsageError: transformers cannot load the processor, or a part of it is missing or unsuitable.
     """
     from jinja2 import TemplateError
 
     try:
         processor = loading.load_processor(location.model, revision=location.commit)
     except ImportError as error:
-        # Such as torchvision, without which Qwen's cannot take videos, nor anything else.
+        # For example torchvision: Qwen's processor needs it for videos, and cannot be loaded without it.
         raise UsageError(
-            f"the processor of {location.model} cannot be loaded: {summarize(error).partition('. ')[0]}; "
-            "install the package that it names"
+            f"the processor of {location.model} cannot be loaded ({summarize(error).partition('. ')[0]}): "
+            "install the missing package"
         ) from error
     except LOAD_ERRORS as error:
         raise UsageError(f"the processor of {location.model} cannot be loaded: {summarize(error)}") from error
     if not hasattr(processor, "image_processor"):
         raise UsageError(
-            f"{location.model} has a tokenizer but no image processor; save its processor beside its weights"
+            f"{location.model} has a tokenizer but no image processor: save its processor next to its weights"
         )
     if not processor.chat_template:
-        raise UsageError(f"{location.model} has no chat template; give a model that was trained to follow instructions")
+        raise UsageError(f"{location.model} has no chat template: use an instruction-tuned model")
     try:
         content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     except (TemplateError, TypeError) as error:
         raise UsageError(
-            f"the chat template of {location.model} takes no question with a picture: {summarize(error)}"
+            f"the chat template of {location.model} does not accept a question with an image: {summarize(error)}"
         ) from error
     tokenizer = processor.tokenizer
     if tokenizer.eos_token is None:
-        raise UsageError(f"the tokenizer of {location.model} has no end token; give another model")
+        raise UsageError(f"the tokenizer of {location.model} has no end-of-sequence token: use another model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return processor
 
 
 def load_network(location: ModelLocation) -> Any:
-    """Return a model with its weights, on the accelerator where there is one; takes minutes for a large one.
+    """Load a model with its weights, on accelerators if there are any; a large model takes minutes.
+
+    Args:
+        location (`ModelLocation`): the model.
 
     Raises:
-        TeacherError: they cannot be read.
+        TeacherError: the weights cannot be loaded.
     """
     import torch
     from safetensors import SafetensorError
@@ -138,80 +151,97 @@ def load_network(location: ModelLocation) -> Any:
         network = loading.load_network(
             location.model,
             revision=location.commit,
-            # Few CPUs are faster in bfloat16 than in float32.
+            # On most CPUs bfloat16 is slower than float32.
             dtype=torch.bfloat16 if has_accelerator else torch.float32,
-            # Over several accelerators where one is too small, and into main memory where all are.
+            # `auto` splits the model over several accelerators if one is too small, and uses main memory for the rest.
             device_map="auto" if has_accelerator else None,
         )
     except (*LOAD_ERRORS, SafetensorError) as error:
         raise TeacherError(f"the weights of {location.model} cannot be loaded: {summarize(error)}") from error
-    # The settings for chatting that come with a model would be reported as ignored at every batch.
+    # Greedy decoding. The sampling settings are unset too, because transformers would warn at every batch that it
+    # ignores them.
     network.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
     return network.eval()
 
 
 def summarize(error: BaseException) -> str:
-    """Return the beginning of an error's text: transformers' go on for a page."""
+    """Return the first line of an error's message; messages of transformers may fill a page.
+
+    Args:
+        error (`BaseException`): the error.
+    """
     return one_line(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
-# The longest draft that is let pass has 500 signs, about 125 tokens of English, and JSON around it; other scripts take
-# twice as many. A small model that repeats itself without end holds its whole batch up for so long.
+# Maximum number of new tokens per part of a reply. The longest draft that the filters accept has 500 characters, about
+# 125 tokens of English, plus JSON; other scripts need twice as many. Not higher, because a small model that repeats
+# itself delays its whole batch until this limit.
 TOKENS_PER_QUESTION: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedRequest:
-    """A request with its image as pixels (RGB); None for a question that is asked blindly."""
+    """A request with its decoded image.
+
+    Attributes:
+        request (`Request`): the request.
+        image (`PIL.Image.Image | None`): the image in RGB mode; None for a request without an image.
+    """
 
     request: Request
     image: Image.Image | None
 
 
 class LocalModel:
-    """Look a model up; its weights are read when the first batch comes.
+    """A model that writes JSON replies in batches. Its weights are loaded at the first batch.
 
     Args:
-        model (`str`): a folder, or a repository of the Hub.
-        batch_size (`int`): requests that go into one batch; halved for good whenever the memory does not hold so many.
+        model (`str`): a directory, or a repository on the Hub.
+        batch_size (`int`): maximum number of requests in a batch; halved permanently whenever a batch does not fit into
+            the memory.
 
     Attributes:
-        name (`str`): as it may be published: of a folder, its last part.
+        name (`str`): name of the model for publication: the repository, or the last part of a directory's path.
 
     Raises:
-        UsageError: there is no such model, or it is none that can be shown an image and asked.
+        UsageError: the model does not exist, or is not a suitable image-text-to-text model.
     """
 
     def __init__(self, model: str, *, batch_size: int) -> None:
-        # First, as it brings torch and transformers along: where one of them is missing, so is this.
+        # First, because xgrammar depends on torch and transformers: if the extra is not installed, this import fails.
         from xgrammar import GrammarCompiler, TokenizerInfo
 
         self.batch_size = batch_size
         self._location = locate_model(model)
         self.name = self._location.name
-        # The scores may be for more tokens than the tokenizer knows.
+        # The size of the model's output, which may be larger than the tokenizer's vocabulary because of padding.
         vocab_size = load_config(self._location).get_text_config().vocab_size
         self._processor = load_processor(self._location)
-        # Where the JSON is complete the grammar allows nothing but the end: any one end token does for that.
+        # When the JSON is complete, the grammar allows only an end token, so one of them is sufficient.
         self._eos_token_id: int = self._processor.tokenizer.eos_token_id
         try:
             tokenizer_info = TokenizerInfo.from_huggingface(
                 self._processor.tokenizer, vocab_size=vocab_size, stop_token_ids=[self._eos_token_id]
             )
         except (ValueError, RuntimeError) as error:
-            raise UsageError(f"the tokenizer of {model} cannot be held to JSON: {summarize(error)}") from error
-        self._grammar_compiler = GrammarCompiler(tokenizer_info)  # with a cache
+            raise UsageError(
+                f"the tokenizer of {model} does not support constrained decoding: {summarize(error)}"
+            ) from error
+        self._grammar_compiler = GrammarCompiler(tokenizer_info)  # caches compiled schemas
         self._network: Any = None
 
     def generate(self, batch: Sequence[DecodedRequest], should_stop: Callable[[], bool]) -> list[Reply | Failure]:
-        """Return one answer per request, in their order. Takes minutes where the weights are yet to be read.
+        """Return one result per request of a batch, in their order.
+
+        The first call loads the weights, which may take minutes.
 
         Args:
-            batch: all with images, or all without.
-            should_stop: asked before every token; once it says True, what is unfinished becomes failures.
+            batch (`Sequence[DecodedRequest]`): the requests; either all have an image, or none has.
+            should_stop (`Callable[[], bool]`): called before each token; once it returns True, all requests of the
+                batch fail.
 
         Raises:
-            TeacherError: the weights cannot be read.
+            TeacherError: the weights cannot be loaded.
         """
         import torch
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -220,8 +250,8 @@ class LocalModel:
         try:
             return self._generate(batch, should_stop)
         except (RuntimeError, ValueError) as error:
-            # Said by a processor that cannot take an image, and by a device. The error itself must not live on: what
-            # filled the memory hangs on its traceback.
+            # Raised by a processor that rejects an image, and by a device without memory. Keep only the message: the
+            # traceback references the tensors that filled the memory.
             reason = summarize(error)
             is_oom = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
         if is_oom:
@@ -232,10 +262,11 @@ class LocalModel:
         middle = len(batch) // 2
         if is_oom:
             self.batch_size = min(self.batch_size, middle)
-        # In halves it fits, or it comes out which request it is that fails.
+        # Halving makes the batch fit, or isolates the request that fails.
         return self.generate(batch[:middle], should_stop) + self.generate(batch[middle:], should_stop)
 
     def _generate(self, batch: Sequence[DecodedRequest], should_stop: Callable[[], bool]) -> list[Reply | Failure]:
+        """Generate replies to one batch; may raise if the memory is too small or an image is rejected."""
         import torch
         from transformers import StoppingCriteriaList
         from xgrammar.contrib.hf import LogitsProcessor
@@ -243,8 +274,8 @@ class LocalModel:
         def stop_all(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
             return torch.full((len(input_ids),), should_stop(), device=input_ids.device)
 
-        # Without whitespace but one space after commas and colons. Where more is allowed, small models write newlines
-        # without end; where the order is free, xgrammar does not see to it that every field comes.
+        # No whitespace except one space after commas and colons: if more is allowed, small models write endless
+        # newlines. The order of fields is fixed: if it is free, xgrammar does not enforce that every field is present.
         grammars = [
             self._grammar_compiler.compile_json_schema(item.request.schema, any_whitespace=False) for item in batch
         ]
@@ -261,6 +292,7 @@ class LocalModel:
             )
         if should_stop():
             return [Failure(item.request.key, "ended before the answer was complete") for item in batch]
+        # attention_mask: (batch, input tokens), 0 for padding. tokens: (batch, input tokens + new tokens).
         counts = inputs["attention_mask"].sum(dim=1).tolist()
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :].tolist()
         return [
@@ -269,6 +301,7 @@ class LocalModel:
         ]
 
     def _inputs(self, batch: Sequence[DecodedRequest]) -> Any:
+        """Return the model inputs of a batch: input_ids and attention_mask `(batch, tokens)`, and its images."""
         conversations = []
         for item in batch:
             image_content = [] if item.image is None else [{"type": "image", "image": item.image}]
@@ -280,17 +313,17 @@ class LocalModel:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            # The template writes the special tokens itself; answers follow at the end, so padding stands in front;
-            # a maximum length that training left in the tokenizer is none of ours.
+            # The template writes the special tokens itself. Padding is on the left, because generation continues at the
+            # end. `max_length` None overrides a maximum length that training may have left in the tokenizer.
             processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
         ).to(self._network.device, dtype=self._network.dtype)
 
     def _make_reply(self, request: Request, input_tokens: int, tokens: list[int]) -> Reply:
-        """Turn a row of new tokens, no more than its limit, into a reply: what has no end there was cut."""
+        """Return a row of new tokens, truncated to its limit, as a reply; a row without an end token is a refusal."""
         text, refused = "", "finish reason MAX_TOKENS"
         if self._eos_token_id in tokens:
             tokens = tokens[: tokens.index(self._eos_token_id) + 1]
-            # With tidied spaces it would be another answer.
+            # `clean_up_tokenization_spaces` would change the text of the answer.
             text = self._processor.tokenizer.decode(
                 tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )

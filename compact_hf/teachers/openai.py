@@ -1,8 +1,10 @@
-"""Any server that speaks OpenAI's protocol as teacher or verifier: vLLM, SGLang, llama.cpp's server, OpenAI itself.
+"""Implements the teacher `openai`, for servers with OpenAI's protocol: vLLM, SGLang, llama.cpp, OpenAI itself.
 
-In: requests with a prompt, an image and a pydantic schema. Out: the model's JSON text, unparsed. One attempt a
-request, always with a time-out; the engine retries. The key comes from OPENAI_API_KEY; one's own server needs none.
-The extra `openai` stands among the imports: this file is imported only where its teacher is opened.
+    compact generate IMAGES --out RUN --teacher openai:MODEL --teacher-url http://localhost:8000/v1
+
+A request has a prompt, an image and a pydantic schema; a reply is the model's JSON text, unparsed. Each request is sent
+once, with a timeout; the dispatcher retries. The key comes from OPENAI_API_KEY; a private server may need none. Needs
+the extra `openai`: this module is imported only when its teacher is opened.
 """
 
 from __future__ import annotations
@@ -28,27 +30,28 @@ if TYPE_CHECKING:
 
 SERVICE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
-# Longer than a service takes: a server on one GPU lets requests wait until it has room for them.
+# Seconds. Longer than a hosted service needs, because a server on one GPU queues requests.
 TIMEOUT_S: Final = 300.0
-_NO_KEY: Final = "no-key-needed"  # the SDK insists on one
+_NO_KEY: Final = "no-key-needed"  # openai's client requires a key
 _OVERLOAD_CODES: Final = (429, 503)
-# Errors 400 that are the model's answer to this image, not a mistake in the request.
+# Errors with status 400 that are refusals of this image, not mistakes in the request.
 _CONTENT_ERRORS: Final = ("content_filter", "content_policy_violation")
 
 
 class OpenAI:
-    """Ask one model behind an OpenAI-compatible server.
+    """Teacher that asks one model of an OpenAI-compatible server.
 
     Args:
-        model (`str`): the model's name, as the server lists it at `/v1/models`.
-        url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server; `/v1` may be left out.
-        timeout_s (`float`, *optional*, defaults to 300): for one request, in seconds.
-        max_text_tokens (`int`, *optional*): have it answer in free text of at most so many tokens, instead of in JSON
-            of the request's schema, and greedily; OpenAI itself takes neither setting with its current models, and is
-            left to its own.
+        model (`str`): name of the model, as the server lists it at `/v1/models`.
+        url (`str`, *optional*): URL of the server, with or without `/v1`; defaults to OPENAI_BASE_URL, or else to
+            OpenAI.
+        timeout_s (`float`, *optional*, defaults to 300): timeout of a request in seconds.
+        max_text_tokens (`int`, *optional*): ask for free text of at most this number of tokens, decoded greedily,
+            instead of JSON of the request's schema. The limit and greedy decoding are not requested from OpenAI itself,
+            whose current models do not accept these settings.
 
     Raises:
-        UsageError: no model is named, OpenAI is to be asked without a key, or `url` is not the address of a server.
+        UsageError: no model is named, OpenAI would be asked without a key, or `url` is not the address of a server.
     """
 
     ks = range(1, 11)
@@ -59,7 +62,7 @@ class OpenAI:
         self, model: str, *, url: str | None = None, timeout_s: float = TIMEOUT_S, max_text_tokens: int | None = None
     ) -> None:
         if not model:
-            raise UsageError("the teacher openai needs the name of a model: --teacher openai:MODEL")
+            raise UsageError("the teacher openai needs the name of a model: give --teacher openai:MODEL")
         url = url or os.environ.get("OPENAI_BASE_URL") or SERVICE_URL
         self._server = parse_server_url(url)
         self._key = read_api_key([KEY_VARIABLE]) or _NO_KEY
@@ -76,17 +79,25 @@ class OpenAI:
         self._is_free_text = max_text_tokens is not None
         self._sampling: _Sampling = {}
         if max_text_tokens is not None and not is_service:
-            # `max_tokens`, which is the older name: every server knows it.
+            # `max_tokens` is the older name of this setting, which every server supports.
             self._sampling = {"temperature": 0.0, "max_tokens": max_text_tokens}
         self._client: AsyncOpenAI | None = None
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`: the image is encoded."""
+        """Encode the image; see `Teacher.prepare`.
+
+        Args:
+            request (`Request`): a request that will be sent soon.
+        """
         if request.encoded_image is not None:
             await request.encoded_image.base64()
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        """See `Teacher.ask`."""
+        """Yield one `Reply` or `Failure` per request; see `Teacher.ask`.
+
+        Args:
+            requests (`AsyncIterator[Request]`): the requests.
+        """
         self._client = self._client or AsyncOpenAI(
             api_key=self._key, base_url=self._url, timeout=self._timeout_s, max_retries=0
         )
@@ -94,7 +105,7 @@ class OpenAI:
             yield item
 
     async def flush(self) -> None:
-        """Nothing is ever held back."""
+        """Do nothing, because requests are never held back."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -103,6 +114,7 @@ class OpenAI:
             self._client = None
 
     async def _answer(self, request: Request) -> Reply | Failure:
+        """Send one request and return its result; every error but a permanent refusal becomes a `Failure`."""
         try:
             body = await self._send(request)
         except APIStatusError as error:
@@ -115,22 +127,23 @@ class OpenAI:
             answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
         else:
             return _parse_reply(request, body, self._model, allow_truncated=self._is_free_text)
-        # Raised out here, where no traceback shows the error behind it, which may quote the key.
+        # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
+        # key.
         if isinstance(answer, TeacherError):
             raise answer
         return answer
 
     async def _send(self, request: Request) -> bytes:
-        """Return the body of the server's answer. The SDK's own reading of it would let anything pass as a reply."""
+        """Send a request and return the raw body of the response; openai's own parser would accept any JSON."""
         if self._client is None:
             raise TeacherError(f"the teacher {self.name} was closed")
         content: list[ChatCompletionContentPartParam] = [{"type": "text", "text": request.prompt}]
         if request.encoded_image is not None:
             url = f"data:image/jpeg;base64,{await request.encoded_image.base64()}"
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
-        # httpx counts its time-out from one byte to the next; a server that drips would be waited for without end.
+        # The timeout of httpx applies between two bytes, so it never ends a response that arrives byte by byte.
         async with asyncio.timeout(self._timeout_s):
-            # No temperature of drafts and verdicts: a departure that RECIPE names, the same as for Gemini.
+            # Departure from the paper, as for Gemini: no temperature for drafts and verdicts.
             response = await self._client.chat.completions.with_raw_response.create(
                 model=self._model,
                 messages=[{"role": "user", "content": content}],
@@ -141,26 +154,31 @@ class OpenAI:
         return response.content
 
     def _translate_error(self, request: Request, error: APIStatusError) -> Reply | Failure | TeacherError:
+        """Return an error status as a refusal of the image, a failure of the request, or a permanent error."""
         code = error.status_code
         message = one_line(_error_message(error).replace(self._key, "<key>"))
         if code == 401:
-            # What the server says is left out: OpenAI quotes the key's first and last letters.
+            # Without the server's message: OpenAI quotes the first and last characters of the key.
             return TeacherError(
-                f"{self.name} at {self._server} wants a valid key ({code}); set {KEY_VARIABLE} and run the same command"
+                f"{self.name} at {self._server} needs a valid key ({code}): "
+                f"set {KEY_VARIABLE} and run the same command again"
             )
         if code == 403:
             return TeacherError(
-                f"{self.name} at {self._server} may not be asked with this key ({code}: {message}); "
+                f"this key gives no access to {self.name} at {self._server} ({code}: {message}): "
                 f"set another {KEY_VARIABLE} or name another model"
             )
         if code == 404:
             return TeacherError(
-                f"{self.name} is not at {self._server} ({code}: {message}); name a model that the server lists at "
-                "/v1/models with --teacher openai:MODEL, and check --teacher-url"
+                f"{self.name} was not found at {self._server} ({code}: {message}): name a model that the server lists "
+                "at /v1/models with --teacher openai:MODEL, and check --teacher-url"
             )
         if error.code == "insufficient_quota":
-            # A 429 too, but one that no waiting mends.
-            return TeacherError(f"{self.name}: the account is used up ({code}: {message}); top it up, then go on")
+            # Also a 429, but waiting does not help.
+            return TeacherError(
+                f"{self.name}: the account has no credit left ({code}: {message}): add credit and run the same command "
+                "again to resume"
+            )
         if error.code in _CONTENT_ERRORS:
             return Reply(request.key, text="", model=self.name, refused=f"{error.code}: {message}")
         return Failure(
@@ -173,13 +191,13 @@ class OpenAI:
 
 
 def _with_version(url: str) -> str:
-    """Return an address whose path is the protocol's usual one where it has none."""
+    """Return a server's URL with the path `/v1` added if it has no path."""
     parts = urlsplit(url)
     return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1"))
 
 
 def _error_message(error: APIStatusError) -> str:
-    """Return what the server says: in OpenAI's envelope, in an older or a foreign one, or as plain text."""
+    """Return the server's error message from OpenAI's JSON format, another server's JSON format, or plain text."""
     body = error.body
     for name in ("error", "message", "detail"):
         if isinstance(body, dict):
@@ -188,7 +206,11 @@ def _error_message(error: APIStatusError) -> str:
 
 
 def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's JSON schema in the strict form that OpenAI demands: every field required, no others."""
+    """Return a JSON schema in the strict form that OpenAI requires: all fields required, no additional fields.
+
+    Args:
+        model (`type[pydantic.BaseModel]`): class that describes the reply.
+    """
 
     def strict(node: Any) -> Any:
         if isinstance(node, list):
@@ -238,8 +260,10 @@ class _Completion(BaseModel):
 
 
 def _parse_reply(request: Request, body: bytes, model: str, *, allow_truncated: bool) -> Reply | Failure:
-    """Turn a response's body into a reply. A refusal, a filtered answer and an unfinished one are refusals, but for
-    free text that was cut."""
+    """Return the body of a response as a reply; refused, filtered and unfinished answers become refusals.
+
+    With `allow_truncated`, an answer that reached the limit on tokens is not a refusal.
+    """
     try:
         completion = _Completion.model_validate_json(body)
     except ValidationError as error:
@@ -270,10 +294,15 @@ def _parse_reply(request: Request, body: bytes, model: str, *, allow_truncated: 
 
 
 def _strip_directories(model: str) -> str:
-    """Return a model's name as it may be published: local servers tend to name the file that they read it from."""
+    """Return a model's name for publication, without directories: local servers may return the path of its file."""
     return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|[A-Za-z]:[/\\]", model) else model
 
 
 def open_openai(model: str, settings: TeacherSettings) -> OpenAI:
-    """Return the teacher `openai`; see `teachers.registry.Backend`."""
+    """Return the teacher `openai`; see `opener` of `teachers.registry.Backend`.
+
+    Args:
+        model (`str`): name of the model.
+        settings (`TeacherSettings`): its `url` is used.
+    """
     return OpenAI(model, url=settings.url)

@@ -1,8 +1,8 @@
-"""What teachers charge: a teacher's name in, USD per million tokens out, as the library genai-prices keeps them.
+"""Looks up the price of a teacher by its name, in US dollars per million tokens, in the library genai-prices.
 
-Nothing is asked of the network: the prices are those that came with the installed genai-prices (newer ones: upgrade
-it), on the day that is asked about. A teacher's name is all there is to go by, so a server of one's own that serves a
-model of OpenAI's or Google's name is priced like theirs, unless its prices are given.
+The prices are those of the installed genai-prices at a given date, without any network access; upgrade the library to
+get newer ones. Only the name decides: a private server with a model that has the name of one of OpenAI's or Google's
+models gets their price, unless `price_in` and `price_out` are given.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from compact_hf.teachers.base import Role
 from compact_hf.teachers.registry import BACKENDS
 
 _BATCH_PRICE_FACTOR: Final = 0.5
-"""Of the usual price, where genai-prices lists none for batches: Google's rule for all of its models."""
+"""Factor to the standard price if genai-prices lists no batch price; Google charges half for all of its models."""
 _MILLION: Final = 1_000_000
-# Prices may go up with the length of a prompt (Gemini's from 200,000 tokens on). One image and a page of text stay
-# below every such step, so that one price per model is enough.
+# Tokens. Prices may rise with the length of the prompt (for Gemini from 200,000 tokens). One image and a page of text
+# stay below each such step, so one price per model is enough.
 _SHORT_PROMPT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a teacher charges.
+    """Price of a teacher.
 
     Attributes:
-        input_per_million, output_per_million (`float`): USD per million tokens; thinking counts as output.
-        source (`str`): where this was found: `genai-prices VERSION`, `given`, or `runs here`.
+        input_per_million (`float`): US dollars per million input tokens.
+        output_per_million (`float`): US dollars per million output tokens, including thinking.
+        source (`str`): origin of the price: `genai-prices VERSION`, `given`, or `runs here`.
     """
 
     input_per_million: float
@@ -40,19 +41,24 @@ class Price:
     source: str
 
     def cost(self, input_tokens: float, output_tokens: float) -> float:
-        """Return the price of so many tokens, in USD."""
+        """Return the cost of tokens in US dollars.
+
+        Args:
+            input_tokens (`float`): number of input tokens.
+            output_tokens (`float`): number of output tokens.
+        """
         return (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / _MILLION
 
 
 def lookup_price(teacher: str, *, timestamp: datetime | None = None) -> Price | None:
-    """Return what the teacher `NAME[:MODEL]` charges.
+    """Return the price of a teacher.
 
     Args:
-        teacher (`str`): as in a run's identity, the model included: `gemini:gemini-3.8-flash`.
-        timestamp (`datetime`, *optional*, defaults to now): the moment of the request, because prices change.
+        teacher (`str`): name of the teacher with its model, as in a run's identity: `gemini:gemini-3.8-flash`.
+        timestamp (`datetime`, *optional*, defaults to now): time of the request, because prices change.
 
     Returns:
-        None where nobody knows: a model that genai-prices does not list, such as one's own server's.
+        The price, or None if it is unknown: genai-prices does not list the model, for example that of a private server.
     """
     name, _, model = teacher.partition(":")
     backend = BACKENDS.get(name)
@@ -64,7 +70,7 @@ def lookup_price(teacher: str, *, timestamp: datetime | None = None) -> Price | 
     if standard_price is None or not backend.is_batch:
         return standard_price
     batch_price = _lookup_listed(model, backend.provider, timestamp, processing="batch")
-    # The library answers with the usual price where it lists none for batches.
+    # genai-prices returns the standard price if it lists no batch price.
     if batch_price is not None and batch_price != standard_price:
         return batch_price
     half_prices = (
@@ -81,12 +87,15 @@ def lookup_prices(
     price_out: float | None = None,
     timestamp: datetime | None = None,
 ) -> dict[Role, Price | None]:
-    """Return what each role's teacher charges, None where nobody knows.
+    """Return the price of each role's teacher, None if it is unknown.
+
+    `price_in` and `price_out` apply to the teachers with an unknown price. If all prices are known, they replace the
+    prices of all teachers that are not free, for users with their own contract.
 
     Args:
         teachers (`Mapping[Role, str]`): role -> `NAME:MODEL`.
-        price_in, price_out (`float`, *optional*): USD per million tokens, for the teachers whose price is not known;
-            where all are known, for all that charge anything (one's own contract).
+        price_in (`float`, *optional*): US dollars per million input tokens.
+        price_out (`float`, *optional*): US dollars per million output tokens.
         timestamp (`datetime`, *optional*, defaults to now): as for `lookup_price`.
 
     Raises:
@@ -96,9 +105,9 @@ def lookup_prices(
     if price_in is None and price_out is None:
         return prices
     if price_in is None or price_out is None:
-        raise UsageError("got one of --price-in and --price-out; give both, in USD per million tokens")
+        raise UsageError("got only one of --price-in and --price-out: give both, in USD per million tokens")
     if not (0 <= price_in < math.inf and 0 <= price_out < math.inf):
-        raise UsageError(f"got --price-in {price_in} --price-out {price_out}; prices are 0 or more, in USD")
+        raise UsageError(f"got --price-in {price_in} --price-out {price_out}: give prices of at least 0, in USD")
     own_price = Price(price_in, price_out, "given")
     if None in prices.values():
         return {role: price or own_price for role, price in prices.items()}
@@ -106,20 +115,30 @@ def lookup_prices(
 
 
 def format_price(teacher: str, price: Price | None) -> str:
-    """Return one line on what a teacher charges, or on what to give where nobody knows."""
+    """Return a line with the price of a teacher, or with the options that set it if it is unknown.
+
+    Args:
+        teacher (`str`): name of the teacher.
+        price (`Price | None`): its price.
+    """
     if price is None:
-        return f"{teacher}: the price is not known; give --price-in and --price-out, in USD per million tokens"
+        return f"{teacher}: the price is unknown: give --price-in and --price-out, in USD per million tokens"
     price_in, price_out = f"{price.input_per_million:g}", f"{price.output_per_million:g}"
-    return f"{teacher}: {price_in} USD in, {price_out} USD out per million tokens ({price.source})"
+    return f"{teacher}: {price_in} USD per million input tokens, {price_out} per million output tokens ({price.source})"
 
 
 def is_free(teacher: str) -> bool:
-    """Whether a teacher runs here and charges nothing, by its name."""
+    """Return whether a teacher runs on this machine and costs nothing.
+
+    Args:
+        teacher (`str`): name of the teacher, `NAME[:MODEL]`.
+    """
     backend = BACKENDS.get(teacher.partition(":")[0])
     return backend is not None and backend.is_free
 
 
 def _lookup_listed(model: str, provider: str, timestamp: datetime | None, **context: str) -> Price | None:
+    """Return the price of a model in genai-prices, None if it is not listed."""
     from genai_prices import Usage, calc_price
 
     def price_per_million(**tokens: int) -> float:

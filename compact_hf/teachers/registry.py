@@ -1,7 +1,7 @@
-"""Teachers by name, as `--teacher NAME[:MODEL]` gives them, and all that is known of one before it is opened.
+"""Lists the available teachers with their properties, and opens a teacher by its name (`--teacher NAME[:MODEL]`).
 
-A teacher is one file in this directory and one entry in `BACKENDS`: prices, forecasts, cards, help texts and runs on
-Ray go by what stands there.
+A teacher is one module in this directory and one entry in `BACKENDS`. Prices, forecasts, cards, help texts and runs on
+Ray read the properties of the entry.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """What a teacher can be told when it is opened.
+    """Settings with which a teacher is opened; each teacher uses those that apply to it.
 
     Attributes:
-        url (`str`, *optional*): the server to ask instead of the service's own.
-        fault_rate, seed: the faults that a teacher plants that computes its replies, 0 to 1, and where.
-        batch_size (`int`): requests in flight, which a model that runs here answers at the same time.
-        state_dir (`Path`): the run directory, where a teacher that answers in batches remembers what it has sent.
-        on_wait (`Callable[[str], None]`): told in a line what is waited for.
+        url (`str | None`): URL of the server to ask instead of the default one.
+        fault_rate (`float`): share of drafts, 0 to 1, in which the teacher `scenes` plants a fault.
+        seed (`int`): random seed of the teacher `scenes`.
+        batch_size (`int`): maximum number of requests in a batch of the teacher `local`.
+        state_dir (`Path`): run directory, in which a teacher that answers in batches stores its jobs.
+        on_wait (`Callable[[str], None]`): called with a line that says what the teacher waits for.
     """
 
     url: str | None
@@ -40,23 +41,28 @@ class TeacherSettings:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What is known of a teacher by its name alone.
+    """Properties of a teacher that are known from its name, without opening it.
 
     Attributes:
-        opener (`str`): `package.module:function`, imported when it is used; it takes the model and `TeacherSettings`
+        opener (`str`): `package.module:function`, imported on use. The function takes the model and `TeacherSettings`,
             and returns the `Teacher`.
-        default_model (`str`): the model where none is named; empty where one has to be, or where there are none.
-        provider (`str`, *optional*): whose prices hold, as genai-prices calls it; None where nobody lists any.
-        is_free (`bool`): it runs here and charges nothing; its names may be those of directories.
-        is_batch (`bool`): it answers in batches, each of which may take a day.
-        is_instant (`bool`): it computes instead of reading: no tokens, no waiting.
-        plants_faults (`bool`): it can plant faults in its replies, and labels them in `Reply.planted`.
-        has_models (`bool`): it has models to choose from.
-        uses_gpu (`bool`): its model runs here, so that nobody knows beforehand how long it takes.
-        has_server (`bool`): it asks a server, so that it may be given another one's address.
-        source_type (`str`, *optional*): the one kind of source it can speak about, None for any.
-        ks (`range`): the values of k that it can be asked for.
-        terms (`str`): for cards: whose terms hold for what it writes.
+        default_model (`str`, *optional*): model to use if none is named; empty if the teacher has no models, or if one
+            must be named.
+        provider (`str`, *optional*): provider whose prices apply, as genai-prices calls it; None if it lists none.
+        is_free (`bool`, *optional*, defaults to False): whether it runs on this machine and costs nothing. Its model
+            names may be directories.
+        is_batch (`bool`, *optional*, defaults to False): whether it answers in batches, each of which may take a day.
+        is_instant (`bool`, *optional*, defaults to False): whether it computes replies, without a model: it uses no
+            tokens and answers at once.
+        plants_faults (`bool`, *optional*, defaults to False): whether it can plant faults in its replies, which it
+            labels in `Reply.planted`.
+        has_models (`bool`, *optional*, defaults to True): whether it has models to choose from.
+        uses_gpu (`bool`, *optional*, defaults to False): whether its model runs on this machine, so that its speed
+            cannot be forecast.
+        has_server (`bool`, *optional*, defaults to True): whether it asks a server, whose URL can be changed.
+        source_type (`str`, *optional*): the only kind of source that it supports; None for any.
+        ks (`range`, *optional*, defaults to `range(1, 11)`): values of k that it supports.
+        terms (`str`, *optional*): paragraph for cards about the terms that apply to its output.
     """
 
     opener: str
@@ -76,9 +82,9 @@ class Backend:
 
 GEMINI_MODEL: Final = "gemini-3.8-flash"
 _GEMINI_TERMS: Final = """\
-- Text by Gemini: the terms are those of Google's Gemini API as they stood on the dates above (its additional terms of
-  service and its policy on prohibited use, at ai.google.dev). Look up there what generated text may be used for, such
-  as training which models, before you train with it."""
+- Text by Gemini: the terms of Google's Gemini API on the dates above apply (its additional terms of service and its
+  policy on prohibited use, at ai.google.dev). Before you train with this text, check there what generated text may be
+  used for, and which models may be trained with it."""
 
 BACKENDS: Final[dict[str, Backend]] = {
     "gemini": Backend(
@@ -97,16 +103,16 @@ BACKENDS: Final[dict[str, Backend]] = {
         uses_gpu=True,
         has_server=False,
         terms="""\
-- Text by a model that ran on its maker's machine: the model's licence, on its card, says whether its output comes under
-  any terms.""",
+- Text by a model that ran on the machine of the dataset's author: the model's licence, on its card, says whether terms
+  apply to its output.""",
     ),
     "openai": Backend(
         "compact_hf.teachers.openai:open_openai",
         provider="openai",
         terms="""\
-- Text from a server of OpenAI's protocol: the terms are those of whoever ran it, and of the model that the table above
-  names: OpenAI's terms of use for OpenAI's own models, the model's own licence for one that was served by someone else.
-  Look up there what generated text may be used for, such as training which models.""",
+- Text from a server with OpenAI's protocol: the terms of its operator and of the model in the table above apply, which
+  are OpenAI's terms of use for OpenAI's own models, and the model's licence for a model that someone else served. Check
+  there what generated text may be used for, and which models may be trained with it.""",
     ),
     "scenes": Backend(
         "compact_hf.teachers.scenes:open_scenes",
@@ -118,8 +124,8 @@ BACKENDS: Final[dict[str, Backend]] = {
         source_type="scenes",
         ks=range(1, 6),
         terms="""\
-- Text and checks by `scenes`: a program wrote them from the drawing's own plan, so there is no model and no provider
-  whose terms could hold. The program is that of compact_hf (Apache 2.0).""",
+- Text and checks by `scenes`: a program wrote them from the description from which the scene was drawn, so no terms of
+  a model or a provider apply. The program is part of compact_hf (Apache 2.0).""",
     ),
 }
 
@@ -134,14 +140,19 @@ def open_teacher(
     state_dir: Path,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> Teacher:
-    """Return the teacher that `spec` names.
+    """Open a teacher.
 
     Args:
         spec (`str`): `NAME` or `NAME:MODEL`.
-        url, fault_rate, seed, batch_size, state_dir, on_wait: as for `TeacherSettings`.
+        url (`str`, *optional*): as for `TeacherSettings`.
+        fault_rate (`float`, *optional*, defaults to 0.0): as for `TeacherSettings`.
+        seed (`int`, *optional*, defaults to 0): as for `TeacherSettings`.
+        batch_size (`int`, *optional*, defaults to 16): as for `TeacherSettings`.
+        state_dir (`Path`): as for `TeacherSettings`.
+        on_wait (`Callable[[str], None]`, *optional*): as for `TeacherSettings`.
 
     Raises:
-        UsageError: no such teacher, or a setting that it does not have.
+        UsageError: the teacher does not exist, or does not have a setting that is given.
     """
     model = spec.partition(":")[2]
     backend = get_backend(spec)
@@ -153,27 +164,35 @@ def open_teacher(
 
 
 def check_settings(spec: str, *, url: str | None, fault_rate: float) -> None:
-    """Do nothing if the teacher that `spec` names can be told this.
+    """Check that a teacher has the settings that are given.
+
+    Args:
+        spec (`str`): `NAME` or `NAME:MODEL`.
+        url (`str | None`): as for `TeacherSettings`.
+        fault_rate (`float`): as for `TeacherSettings`.
 
     Raises:
-        UsageError: no such teacher, or it has no models, faults or server.
+        UsageError: the teacher does not exist, or it has no models, faults or server.
     """
     name, _, model = spec.partition(":")
     backend = get_backend(spec)
     if model and not backend.has_models:
-        raise UsageError(f"the teacher {name} has no models; write --teacher {name}")
+        raise UsageError(f"the teacher {name} has no models: give --teacher {name}")
     if fault_rate and not backend.plants_faults:
         planters = ", ".join(other for other, known in BACKENDS.items() if known.plants_faults)
-        raise UsageError(f"only the teacher {planters} plants noise; leave --noise out for {name}")
+        raise UsageError(f"only the teacher {planters} can plant faults: omit --noise for {name}")
     if url and not backend.has_server:
-        raise UsageError(f"the teacher {name} asks no server; leave its URL out")
+        raise UsageError(f"the teacher {name} uses no server: omit its URL")
 
 
 def describe_teacher(spec: str) -> TeacherInfo:
-    """Return what is known of the teacher that `spec` names, without opening it: no key is needed.
+    """Return information about a teacher without opening it, so that no key is needed.
+
+    Args:
+        spec (`str`): `NAME` or `NAME:MODEL`.
 
     Raises:
-        UsageError: no such teacher.
+        UsageError: the teacher does not exist.
     """
     from compact_hf.teachers.base import TeacherInfo
 
@@ -184,12 +203,15 @@ def describe_teacher(spec: str) -> TeacherInfo:
 
 
 def get_backend(spec: str) -> Backend:
-    """Return what is known of the teacher that `NAME[:MODEL]` names.
+    """Return the entry of a teacher in `BACKENDS`.
+
+    Args:
+        spec (`str`): `NAME` or `NAME:MODEL`.
 
     Raises:
-        UsageError: no such teacher.
+        UsageError: the teacher does not exist.
     """
     name = spec.partition(":")[0]
     if name not in BACKENDS:
-        raise UsageError(f"got the teacher {spec!r}; there are {', '.join(BACKENDS)}{did_you_mean(name, BACKENDS)}")
+        raise UsageError(f"got the teacher {spec!r}: use one of {', '.join(BACKENDS)}{did_you_mean(name, BACKENDS)}")
     return BACKENDS[name]

@@ -1,8 +1,8 @@
-"""The embedded teacher: it answers about drawn scenes, whose truth it knows. No key, no network.
+"""Implements the teacher `scenes`, which computes correct replies about drawn scenes, without a model, key or network.
 
-What is true of a scene about what a method asks, the request's subject says. With a `fault_rate` it lets the subject
-plant, by a seed, the faults that real teachers make, and labels each in `Reply.planted`; a verifier never sees that
-label.
+The subject of a request computes the reply from the scene. With a `fault_rate`, the subject also plants faults of the
+kinds that real teachers make, chosen by a seed. Each planted fault is labelled in `Reply.planted`, which a verifier
+never sees.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from compact_hf.teachers.registry import TeacherSettings
 
 
 class ScenesTeacher:
-    """Answer about drawn scenes.
+    """Teacher that answers requests about drawn scenes.
 
     Args:
-        fault_rate (`float`, *optional*, defaults to 0.0): the share, 0 to 1, of drafts in which one fault is planted.
-        seed (`int`, *optional*, defaults to 0): decides the wording of questions and where faults are planted.
+        fault_rate (`float`, *optional*, defaults to 0.0): share of drafts, 0 to 1, in which one fault is planted.
+        seed (`int`, *optional*, defaults to 0): random seed of the wording of questions and of the planted faults.
 
     Raises:
         UsageError: `fault_rate` is not between 0 and 1.
@@ -36,32 +36,41 @@ class ScenesTeacher:
 
     def __init__(self, *, fault_rate: float = 0.0, seed: int = 0) -> None:
         if not 0 <= fault_rate <= 1:
-            raise UsageError(f"got a noise of {fault_rate}; allowed is 0 (none) to 1 (a fault in every draft)")
+            raise UsageError(f"got --noise {fault_rate}: give a value from 0 (no faults) to 1 (a fault in every draft)")
         self.name = f"scenes:noise={fault_rate:g}" if fault_rate else "scenes"
         self._fault_rate = fault_rate
         self._seed = seed
-        # The scenes being talked about are kept: each is asked about two to twenty times in a row.
+        # Cached, because 2 to 20 requests about the same scene follow each other.
         self._get_scene = lru_cache(maxsize=1024)(build_scene)
 
     async def prepare(self, request: Request) -> None:
-        """Nothing: the scene is known by its seed."""
+        """Do nothing, because the scene is built from its seed.
+
+        Args:
+            request (`Request`): a request that will be sent soon.
+        """
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        """See `Teacher.ask`."""
+        """Yield one `Reply` per request; see `Teacher.ask`.
+
+        Args:
+            requests (`AsyncIterator[Request]`): the requests.
+        """
         async for request in requests:
             yield self._answer(request)
 
     async def flush(self) -> None:
-        """Nothing is ever held back."""
+        """Do nothing, because requests are never held back."""
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing, because there are no resources to close."""
 
     def _answer(self, request: Request) -> Reply:
+        """Compute the reply to a request, with random choices seeded by the request."""
         if request.subject is None:
             raise TeacherError(
-                "the teacher scenes does not know what this method asks (its requests have no subject); "
-                "name a teacher that reads, such as gemini"
+                "the teacher scenes does not support this method (its requests have no subject): "
+                "name another teacher, such as gemini"
             )
         image = request.encoded_image
         scene = self._get_scene(parse_seed(image.ref)) if image is not None else None
@@ -75,5 +84,10 @@ class ScenesTeacher:
 
 
 def open_scenes(_model: str, settings: TeacherSettings) -> ScenesTeacher:
-    """Return the teacher `scenes`; see `teachers.registry.Backend`."""
+    """Return the teacher `scenes`; see `opener` of `teachers.registry.Backend`.
+
+    Args:
+        _model (`str`): ignored, because the teacher has no models.
+        settings (`TeacherSettings`): its `fault_rate` and `seed` are used.
+    """
     return ScenesTeacher(fault_rate=settings.fault_rate, seed=settings.seed)

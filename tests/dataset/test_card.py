@@ -174,8 +174,8 @@ def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> No
         "- Pictures: 50 were worked on, 40 of them kept questions.",
         "- Settings: method augment and compact; preset paper@1; seed 0 and 1.",
         "Rows whose `source` is `augment`",
-        "- Text by Gemini: the terms are those of Google's Gemini API",
-        "- Text by a model that ran on its maker's machine",
+        "- Text by Gemini: the terms of Google's Gemini API on the dates above apply",
+        "- Text by a model that ran on the machine of the dataset's author",
         "  year         = {2026},",
     ):
         assert line in text

@@ -361,7 +361,7 @@ def test_pictures_that_are_gone_are_told(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "gone", identity | {"source": str(directory)}) as journal:
         for outcome in finished:
             journal.record_outcome(replace(outcome, ref="gone.png"))
-    with pytest.raises(CompactError, match=r"gone\.png in .* cannot be read any more"):
+    with pytest.raises(CompactError, match=r"gone\.png in .* can no longer be read"):
         show(tmp_path / "gone", tmp_path / "sheet")
 
 

@@ -125,7 +125,7 @@ def test_a_key_that_is_not_taken_and_one_that_is_missing_are_told_in_one_line(
     with pytest.raises(UsageError, match="OPENAI_API_KEY"):
         evaluate(MODEL, dataset, tmp_path / "out", split="train")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
-    with OpenAIServer() as server, pytest.raises(TeacherError, match="wants a valid key") as excinfo:
+    with OpenAIServer() as server, pytest.raises(TeacherError, match="needs a valid key") as excinfo:
         evaluate(MODEL, dataset, tmp_path / "out", split="train", url=server.url)
     assert "secret" not in str(excinfo.value)
     output = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())

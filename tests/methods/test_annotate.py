@@ -253,15 +253,15 @@ def test_a_run_of_another_command_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        ({"dataset": "nothing-here"}, UsageError, "give a folder, a JSON file, or org/name"),
-        ({"dataset": "{folder}/train-00000-of-00001.parquet"}, UsageError, "a file of another kind"),
-        ({"dataset": "{folder}", "image_root": "x"}, UsageError, "--image-root is for the paths in a JSON file"),
+        ({"dataset": "nothing-here"}, UsageError, "give a directory, a JSON file, or the org/name"),
+        ({"dataset": "{folder}/train-00000-of-00001.parquet"}, UsageError, "is not a JSON file"),
+        ({"dataset": "{folder}", "image_root": "x"}, UsageError, "--image-root applies only to a JSON file"),
         ({"dataset": "{folder}", "split": "test"}, SourceError, "has the splits train"),
-        ({"dataset": "{folder}", "verifier": "scenes"}, UsageError, "only knows drawn scenes"),
+        ({"dataset": "{folder}", "verifier": "scenes"}, UsageError, "only supports drawn scenes"),
         ({"dataset": "{folder}", "max_edge": 0}, UsageError, "max-edge"),
         ({"dataset": "{folder}", "limit": 0}, UsageError, "limit"),
         ({"dataset": "missing.json"}, UsageError, "cannot be read"),
-        ({"dataset": "x.json", "split": "train"}, UsageError, "has none; leave --split out"),
+        ({"dataset": "x.json", "split": "train"}, UsageError, "has no splits: omit --split"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(

@@ -53,7 +53,7 @@ def test_pictures_that_vanished_are_named_then_left_out_and_come_back(
     generate(str(folder), run, teacher_url=server.url)
     request_count = len(server.requests)
     (folder / "3.jpg").rename(tmp_path / "aside.jpg")
-    with pytest.raises(SourceError, match=r"3\.jpg in .* cannot be read any more"):
+    with pytest.raises(SourceError, match=r"3\.jpg in .* can no longer be read"):
         read_images(run)
     generate(str(folder), run, teacher_url=server.url)
     assert list_missing_refs(run) == ["3.jpg"]
@@ -69,7 +69,7 @@ def test_a_picture_that_was_replaced_is_asked_about_anew(folder: Path, server: G
     generate(str(folder), run, teacher_url=server.url)
     new_image = photograph(300, 200)
     (folder / "3.jpg").write_bytes(new_image)
-    with pytest.raises(SourceError, match=r"3\.jpg in .* is not the picture it was; put it back, or run"):
+    with pytest.raises(SourceError, match=r"3\.jpg in .* is not the same image as before: restore the image, or run"):
         read_images(run)
     generate(str(folder), run, teacher_url=server.url)
     assert list_missing_refs(run) == ["3.jpg"]
@@ -101,7 +101,7 @@ def test_a_picture_that_changes_while_it_is_asked_about_is_not_paid_for_under_it
                 (folder / name).write_bytes(data)
         return None
 
-    with GeminiServer(fault=replace) as server, pytest.raises(StoppedEarly, match="not the picture it was"):
+    with GeminiServer(fault=replace) as server, pytest.raises(StoppedEarly, match="not the same image as before"):
         generate(str(folder), tmp_path / "run", teacher_url=server.url, concurrency=1)
     with GeminiServer() as server:
         generate(str(folder), tmp_path / "run", teacher_url=server.url)

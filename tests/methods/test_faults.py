@@ -176,7 +176,7 @@ def test_a_connection_that_breaks_off_in_the_middle_of_an_answer_costs_a_repetit
     with GeminiServer(accept_rate=0.7) as server, CuttingProxy(server.url, cut_chunks=(3, 9, 14), reset=reset) as proxy:
         progress = generate(str(tiny), tmp_path / "run", teacher_url=proxy.url, preset=preset)
     assert progress.failures == 3
-    assert "broke off" in progress.last_failure
+    assert "was lost" in progress.last_failure
     # Only the three requests whose responses were lost are sent again.
     sent_keys = request_keys(tiny, server.requests)
     assert len(sent_keys) - len(set(sent_keys)) == 3
@@ -284,7 +284,7 @@ def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
         response = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
         return response if request.image in poisoned_images else None
 
-    with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished .*Unable to process input image"):
+    with pytest.raises(StoppedEarly, match=r"1 images are unfinished .*Unable to process input image"):
         generate_with_fault(tiny, tmp_path / "run", preset, fault)
     server, _ = generate_with_fault(tiny, tmp_path / "run", preset, lambda request, number: None)
     assert {request.image for request in server.requests} == poisoned_images

@@ -189,7 +189,7 @@ def test_one_unknown_price_leaves_the_cost_open_and_says_what_to_give() -> None:
     )
     assert forecast.cost is None
     assert forecast.lines[0].cost is not None
-    assert any("openai:mine: the price is not known; give --price-in" in line for line in forecast.basis)
+    assert any("openai:mine: the price is unknown: give --price-in" in line for line in forecast.basis)
 
 
 def test_a_limit_on_requests_or_tokens_sets_the_pace() -> None:

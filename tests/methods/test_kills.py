@@ -116,7 +116,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
             _, stderr = child.communicate(timeout=60)
     assert child.returncode == 3
     assert stderr.splitlines()[-1].startswith("compact: stopped after")
-    assert "the same command goes on" in stderr
+    assert "run the same command again to resume" in stderr
     assert "Traceback" not in stderr
     assert read_reply_keys(run) == set(request_keys(tiny, server.requests))  # the command waited for requests in flight
     assert len(server.requests) <= 7 + 4
@@ -212,8 +212,8 @@ def check_disk_full_error(result: subprocess.CompletedProcess[str], run: Path) -
     *progress_lines, line = result.stderr.splitlines()
     # On a slow machine progress lines come before the error.
     assert all(progress_line.startswith("pictures: ") for progress_line in progress_lines), progress_lines
-    assert line.startswith(f"compact: the disk under {run} is full or failing")
-    assert line.endswith("make room and run the same command")
+    assert line.startswith(f"compact: the disk of {run} is full or failing")
+    assert line.endswith("free some space and run the same command again")
 
 
 def check_resume(

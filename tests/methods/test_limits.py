@@ -98,7 +98,7 @@ def test_the_command_stops_at_a_budget_with_status_3_and_one_line(tiny: Path, tm
     assert result.returncode == 3
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
-        "compact: the budget of 4 requests is used up; raise --max-requests and run the same command to go on"
+        "compact: the budget of 4 requests is used up; raise --max-requests and run the same command again to resume"
     ]
 
 

@@ -287,7 +287,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_same_call_goes_on(few: Path, 
         finally:
             process.kill()
     assert (process.returncode, stdout) == (3, "")
-    assert re.fullmatch(r"StoppedEarly stopped after \d pictures; the same command goes on\n", stderr)
+    assert re.fullmatch(r"StoppedEarly stopped after \d images; run the same command again to resume\n", stderr)
     kept_keys = set.union(*(read_reply_keys(run) for run in find_runs(out)))
     assert kept_keys == request_keys(server.requests, few)
     for path in (*disk.rglob("*"), *out.rglob("*")):

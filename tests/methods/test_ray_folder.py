@@ -21,11 +21,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"shards": 0}, "got 0 shards; give at least 1"),
-        ({"shards": 8, "limit": 5}, "shard 8/8 is left with nothing of limit 5, which the shards share; give at least"),
-        ({"shards": 8, "max_requests": 7}, "nothing of max_requests 7"),
-        ({"shards": 2, "teacher": "gemini-batch"}, "one machine is enough to wait for gemini-batch"),
-        ({"shards": 2, "verifier": "gemini-batch:any"}, "leave --runner ray out"),
+        ({"shards": 0}, "got 0 shards: give at least 1"),
+        ({"shards": 8, "limit": 5}, "shard 8/8 gets no share of limit 5 .*: raise it to at least 8"),
+        ({"shards": 8, "max_requests": 7}, "no share of max_requests 7"),
+        ({"shards": 2, "teacher": "gemini-batch"}, "--runner ray does not support gemini-batch"),
+        ({"shards": 2, "verifier": "gemini-batch:any"}, "omit --runner ray"),
     ],
 )
 @pytest.mark.usefixtures("no_ray")

@@ -159,7 +159,7 @@ def test_only_unusable_pictures_is_said_as_such(tmp_path: Path) -> None:
     directory = tmp_path / "broken"
     directory.mkdir()
     (directory / "empty.jpg").touch()
-    with GeminiServer() as server, pytest.raises(SourceError, match="none of the 1 pictures can be used"):
+    with GeminiServer() as server, pytest.raises(SourceError, match="none of the 1 images can be used"):
         generate(str(directory), tmp_path / "run", teacher_url=server.url)
 
 
@@ -169,7 +169,7 @@ def test_pictures_that_keep_failing_are_left_for_the_next_time(few: Path, tmp_pa
     def fault(request: ModelRequest, number: int) -> Response | None:
         return error_response(400, "INVALID_ARGUMENT", "cannot process") if request.image == poisoned_image else None
 
-    with GeminiServer(fault=fault) as server, pytest.raises(StoppedEarly, match="1 pictures are unfinished"):
+    with GeminiServer(fault=fault) as server, pytest.raises(StoppedEarly, match="1 images are unfinished"):
         generate(str(few), tmp_path, teacher_url=server.url)
     with GeminiServer() as server:
         generate(str(few), tmp_path, teacher_url=server.url)

@@ -77,10 +77,10 @@ def test_no_limit_stays_no_limit() -> None:
 def test_a_shard_that_is_left_with_nothing_says_what_to_do() -> None:
     assert Shard(5, 8).share("limit", 5) == 1
     with pytest.raises(
-        UsageError, match=r"shard 6/8 is left with nothing of limit 5, .*; give at least 8, or cut into"
+        UsageError, match=r"shard 6/8 gets no share of limit 5 .*: raise it to at least 8, or use fewer shards"
     ):
         Shard(6, 8).share("limit", 5)
-    with pytest.raises(UsageError, match=r"shard 6/8 is left without a picture, .* only 5; cut into fewer shards"):
+    with pytest.raises(UsageError, match=r"shard 6/8 has no images .* only 5\): use fewer shards"):
         Shard(6, 8).select(list("abcde"))
 
 
@@ -106,10 +106,12 @@ def test_a_folder_without_runs_stands_for_itself(tmp_path: Path) -> None:
 def test_half_a_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     for index in (1, 3):
         make_run(tmp_path / Shard(index, 4).directory_name)
-    with pytest.raises(JournalError, match="lacks shard-2-of-4, shard-4-of-4; put them there"):
+    with pytest.raises(JournalError, match="lacks shard-2-of-4, shard-4-of-4: copy them there"):
         find_runs(tmp_path)
     make_run(tmp_path / Shard(2, 2).directory_name)
-    with pytest.raises(JournalError, match="holds shards of 2 and of 4; name those of one run"):
+    with pytest.raises(
+        JournalError, match=r"holds shards of several runs \(of 2 and of 4 shards\): name those of one run"
+    ):
         find_runs(tmp_path)
 
 

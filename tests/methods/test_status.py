@@ -119,9 +119,7 @@ def test_a_price_that_nobody_knows_is_said_so_until_it_is_given(
         generate(str(few), tmp_path / "run", teacher="openai:mine", teacher_url=server.url, limit=2)
     run_status = status(tmp_path / "run")
     assert (run_status.cost, run_status.cost_per_question) == (None, None)
-    assert any(
-        "openai:mine: the price is not known; give --price-in" in str(part) for part in format_status(run_status)
-    )
+    assert any("openai:mine: the price is unknown: give --price-in" in str(part) for part in format_status(run_status))
     priced_status = status(tmp_path / "run", price_in=1.0, price_out=2.0)
     assert priced_status.cost == pytest.approx((priced_status.input_tokens + 2 * priced_status.output_tokens) / 1e6)
 
@@ -240,7 +238,7 @@ def test_a_run_of_another_method_is_counted_as_far_as_all_methods_go(tmp_path: P
 def test_the_journal_of_an_evaluation_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Journal.open(tmp_path / "run", {"model": "openai:mine", "max_edge": 1024}).close()
     assert main(["status", str(tmp_path / "run")]) == 1
-    assert "is not a run of generate" in capsys.readouterr().err
+    assert "is not a run of `compact generate`" in capsys.readouterr().err
 
 
 def test_every_line_fits_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

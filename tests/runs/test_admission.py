@@ -1,4 +1,4 @@
-"""The gate before a teacher: who waits, who probes, and what ends a hold."""
+"""Tests of `RequestThrottle`: which requests wait during a hold, which one is the probe, and what ends the hold."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_reply_to_a_request_from_before_the_hold_does_not_end_it() -> None:
 
 
 def test_many_refusals_at_once_are_one_hold() -> None:
-    """Sixteen requests that meet the same moment of overload must not double the delay sixteen times."""
+    """16 requests that fail in the same overload must not double the delay 16 times."""
 
     async def main() -> None:
         throttle = RequestThrottle(RateLimits(100), RETRY_POLICY)

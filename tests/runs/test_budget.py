@@ -1,4 +1,4 @@
-"""A budget is never overdrawn, whatever is in flight, and is counted over all sessions."""
+"""Tests of `Budget`: it is not exceeded, whatever is in flight, and it counts earlier sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compact_hf.teachers.base import Reply
 
 
 def spend(budget: Budget, costs: list[float], *, seed: int, failure_rate: float, max_in_flight: int) -> int:
-    """Send whatever there is room for, let it come back in any order, and return how many replies there were."""
+    """Send requests as the budget allows, return their results at random times, and return the number of replies."""
     rng, remaining_costs, in_flight = random.Random(seed), list(costs), 0
     replies = 0
     while True:
@@ -42,7 +42,7 @@ def test_no_more_requests_are_answered_than_the_limit_allows(
 ) -> None:
     budget = Budget(max_requests=limit, requests=before)
     spend(budget, [0.0] * 200, seed=seed, failure_rate=failing, max_in_flight=places)
-    # Failures cost nothing, so what is left is used up to the last.
+    # Failures cost nothing, so the budget is used up completely.
     assert budget.requests == max(before, limit)
 
 
@@ -57,7 +57,7 @@ def test_money_is_overdrawn_by_no_more_than_what_is_in_flight_costs_above_the_me
 
 @given(st.integers(0, 60), st.integers(0, 9999), st.integers(1, 30))
 def test_equal_costs_are_never_overdrawn_and_leave_less_than_one_request(limit: int, seed: int, places: int) -> None:
-    cent = 1 / 64  # a sum of these is exact
+    cent = 1 / 64  # sums of this float are exact
     budget = Budget(max_cost=limit * cent, reply_cost=lambda role, reply: cent, initial_estimate=cent)
     assert spend(budget, [cent] * 200, seed=seed, failure_rate=0.3, max_in_flight=places) == limit
     assert budget.cost == limit * cent

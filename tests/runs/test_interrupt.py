@@ -1,4 +1,4 @@
-"""Work that is run from a command, a script or a notebook's cell ends at Ctrl-C: gently at the first, at once then."""
+"""Tests of Ctrl-C in commands, scripts and notebooks: the first one lets work finish, further ones end it at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder outlives kills, refuses strangers, and says in one line what is wrong with it."""
+"""Tests of the journal: it survives kills, refuses other settings and processes, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -124,10 +124,10 @@ def test_a_sqlite_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     with Journal.open(tmp_path, IDENTITY) as journal:
         journal.record_inspection("a.jpg", "", IMAGE)
-        # SQLite's own limit gives the very error that a full disk gives.
+        # This limit of SQLite raises the same error as a full disk.
         pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
         journal._db.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(JournalError, match=r"full .*make room and run the same command"):
+        with pytest.raises(JournalError, match=r"full .*free some space and run the same command"):
             journal.record_reply("x", "teacher", Reply("key", text="y" * 1_000_000, model="m"))
     with Journal.open(tmp_path, IDENTITY) as journal:
         assert journal.get_image(IMAGE.image_id, "a.jpg") == IMAGE
@@ -161,7 +161,7 @@ def test_a_checkpoint_empties_the_log_into_the_file_beside_the_writer(tmp_path: 
         assert file.stat().st_size > before + 2_000_000
         log_size = log.stat().st_size
         journal.record_reply("a" * 32, "teacher", Reply("after", text="y", model="m"))
-        assert log.stat().st_size == log_size  # written again from its start
+        assert log.stat().st_size == log_size  # the log is overwritten from its start
         assert sum(1 for _ in journal.replies()) == 2001
 
 
@@ -173,6 +173,6 @@ def test_the_last_checkpoint_leaves_nothing_to_close(tmp_path: Path) -> None:
         with Journal.read(tmp_path / "run") as reader, closing(reader.replies()) as replies:
             next(replies)
             journal.record_reply("image", "teacher", Reply("later", "text", "model"))
-            journal.checkpoint(is_last=True)  # while somebody reads: at once, and the log keeps what it holds
+            journal.checkpoint(is_last=True)  # returns at once during a read, and keeps the log
     with Journal.read(tmp_path / "run") as reader:
         assert [reply.key for *_, reply in reader.replies()] == ["key", "later"]

@@ -1,4 +1,4 @@
-"""Options classes: their fields are keywords and flags, and their docstrings say what each is."""
+"""Tests of options classes: their fields are keywords and flags, and their docstrings document each field."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_keyword_that_is_mistyped_is_refused_with_the_nearest_one() -> None:
 def test_annotate_refuses_a_teacher_whom_it_would_not_ask(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text('[{"id": "1", "image": "scene:3", "conversations": []}]', encoding="utf-8")
     for options, flag in (({"teacher": "gemini"}, "--teacher"), ({"noise": 0.5}, "--noise")):
-        with pytest.raises(UsageError, match=f"leave {flag} out"):
+        with pytest.raises(UsageError, match=f"omit {flag}"):
             annotate(str(tmp_path / "data.json"), tmp_path / "run", image_root="scenes:5", **options)  # type: ignore[arg-type]
 
 

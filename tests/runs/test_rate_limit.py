@@ -1,4 +1,4 @@
-"""Limits hold in every sixty seconds, to the last request, on a clock that jumps instead of waiting."""
+"""Tests of rate limits, which must hold in every window of 60 seconds, on a virtual clock that skips waiting times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINUTE = 60.0
 
 
 class _VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose time only passes where everybody waits, and then at once."""
+    """An event loop with a virtual clock, which jumps to the next event when all tasks wait."""
 
     def __init__(self) -> None:
         super().__init__(_VirtualTimeSelector(self))
@@ -38,8 +38,8 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everybody waits, and nothing will ever happen")
-        # Some time passes with every turn, as it does: of two moments that differ by less, none would be the later one.
+            raise RuntimeError("deadlock: all tasks wait, and no timer is set")
+        # At least 1 µs passes per turn, as in reality: with less, float rounding could leave the time unchanged.
         self._loop.now += max(1e-6, timeout)
         events: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         return events
@@ -53,7 +53,7 @@ def run_in_virtual_time(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def simulate_send_times(
     limits: RateLimits, arrivals: Sequence[float], *, tokens: float = 1000.0, has_estimate: bool = True
 ) -> list[float]:
-    """Return when requests that want to be sent at these moments are sent, in order."""
+    """Return the times, in order, at which requests are sent that arrive at the given times."""
 
     async def main() -> list[float]:
         clock = asyncio.get_running_loop().time
@@ -89,7 +89,7 @@ def test_no_minute_ever_sees_more_requests_than_the_limit(rpm: float, arrivals: 
 
 @given(st.floats(0.05, 0.95))
 def test_less_than_one_request_a_minute_is_kept_to_over_the_minutes(rpm: float) -> None:
-    """A shard's part of a small limit: the parts together must not become more than the whole."""
+    """A shard gets such a small share of a limit; all shards together must not exceed the limit."""
     send_times = simulate_send_times(RateLimits(1000, rpm=rpm), [0.0] * 6)
     assert all(later - earlier >= MINUTE / rpm * 0.999 for earlier, later in itertools.pairwise(send_times))
 
@@ -102,7 +102,7 @@ def test_a_limit_is_used_up_where_there_is_enough_to_send(rpm: int) -> None:
 
 @given(st.integers(500, 100_000), st.integers(100, 5000), ARRIVALS)
 def test_no_minute_ever_sees_more_tokens_than_the_limit(tpm: int, tokens: int, arrivals: list[float]) -> None:
-    """Also where one request takes more than a minute may have: it goes by itself, and the next one waits for it."""
+    """This includes requests that need more tokens than a minute allows: such a request is sent alone."""
     send_times = simulate_send_times(RateLimits(1000, tpm=tpm), arrivals, tokens=tokens)
     assert len(send_times) == len(arrivals)
     assert max_per_minute(send_times) * tokens <= max(tokens, tpm)
@@ -131,7 +131,7 @@ def test_who_came_first_goes_first_whatever_others_cost() -> None:
             await asyncio.sleep(number / 1000)
             await limiter.wait(stop)
             order.append(number)
-            limiter.record_tokens(1000 - number)  # each is expected to cost less than those before
+            limiter.record_tokens(1000 - number)  # lowers the expected tokens per request
 
         await asyncio.gather(*map(send, range(20)))
         return order
@@ -161,7 +161,7 @@ def test_a_limit_that_allows_nothing_is_refused(name: str, value: float) -> None
 
 
 def count_slots(slots: Slots) -> int:
-    """Take every place that there is, and leave them all again."""
+    """Return the number of free slots, by taking and releasing all of them."""
 
     async def main() -> int:
         count = 0

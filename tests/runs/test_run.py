@@ -1,4 +1,4 @@
-"""A run leaves the collection of garbage as it found it."""
+"""Tests that a run restores the state of the garbage collector."""
 
 from __future__ import annotations
 

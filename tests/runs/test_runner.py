@@ -1,4 +1,4 @@
-"""The runner streams, remembers, retries, and stops; shown with processes and teachers made for it."""
+"""Tests of the runner with small processes and teachers: streaming, journaling, retries and stopping."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Anything(BaseModel):
 
 
 class EchoTeacher:
-    """Answers with the prompt in upper case; `answer` may do something else first."""
+    """Answers with the prompt in upper case, unless `answer` returns another result."""
 
     name = "echo"
     ks = range(1, 11)
@@ -56,7 +56,7 @@ class EchoTeacher:
 
 
 class BatchTeacher(EchoTeacher):
-    """Holds every request back until it is flushed, as a batch service would."""
+    """Holds all requests back until it is flushed, as a batch service does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class BatchTeacher(EchoTeacher):
         try:
             while True:
                 await self._flushed.wait()
-                await asyncio.sleep(0)  # whoever flushed may have queued its last request just now
+                await asyncio.sleep(0)  # the flushing task may have just queued a request
                 self._flushed.clear()
                 batch, pending[:] = list(pending), []
                 if batch:
@@ -94,7 +94,7 @@ def make_request(image: ImageInfo, prompt: str) -> Request:
 
 
 def make_process(count: int) -> Callable[[ImageInfo], Process]:
-    """A process that asks `count` times, each time about the reply before."""
+    """Return a method whose process asks `count` times, each time about the previous reply."""
 
     def process(image: ImageInfo) -> Process:
         text = "a"
@@ -170,7 +170,7 @@ def test_several_requests_of_one_step_come_back_in_their_order(journal: Journal)
 
 def test_a_journalled_request_is_never_sent_again(journal: Journal) -> None:
     first = EchoTeacher()
-    with pytest.raises(StoppedEarly, match="the same command goes on"):
+    with pytest.raises(StoppedEarly, match="run the same command again to resume"):
         run(journal, first, count=50, stop_at=7)
     second = EchoTeacher()
     run(journal, second, count=50)
@@ -197,7 +197,7 @@ def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journ
     def poisoned(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
 
-    with pytest.raises(StoppedEarly, match=r"1 pictures are unfinished \(last: 500 for this one\)"):
+    with pytest.raises(StoppedEarly, match=r"1 images are unfinished \(last failure: 500 for this one\)"):
         run(journal, EchoTeacher(poisoned), count=12)
     assert len(read_bodies(journal)) == 11
 
@@ -213,8 +213,8 @@ def test_a_request_that_keeps_failing_is_sent_exactly_as_many_times_as_allowed(j
 
 
 def test_a_teacher_that_never_answers_ends_the_run_in_one_line(journal: Journal) -> None:
-    with pytest.raises(TeacherUnavailableError, match="gave up asking echo: nobody there; nothing is lost"):
-        run(journal, EchoTeacher(lambda request, number: Failure(request.key, "nobody there")))
+    with pytest.raises(TeacherUnavailableError, match="gave up asking echo: no answer; nothing is lost"):
+        run(journal, EchoTeacher(lambda request, number: Failure(request.key, "no answer")))
 
 
 def test_a_teacher_that_goes_away_ends_the_run_and_what_came_is_kept(journal: Journal) -> None:
@@ -231,8 +231,8 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> No
     def away(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "500") if 3 <= number < 60 else None
 
-    # Four requests at a time, each given up after three attempts where others were answered meanwhile. On a busy
-    # machine even these take a while.
+    # Four requests are in flight; each would be abandoned after three attempts if others were answered in between. The
+    # limit of 30 s is for busy machines.
     assert run(journal, EchoTeacher(away), retry_policy=replace(FAST_RETRY, max_overload_s=30)).unfinished == 0
     assert len(read_bodies(journal)) == 5
 
@@ -243,7 +243,7 @@ def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
 
     teacher = EchoTeacher(storm)
     assert run(journal, teacher, count=8, concurrency=8).finished == 8
-    # All eight met the storm together; after that one probe went ahead for each delay.
+    # All eight requests fail together at first; then one probe is sent after each delay.
     assert len(teacher.sent) == 24 + 12
 
 
@@ -252,7 +252,7 @@ def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int
     def storm(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "429", is_overloaded=True, retry_after=0.02) if number >= answered else None
 
-    with pytest.raises(TeacherUnavailableError, match="says for too long that it is overloaded: 429"):
+    with pytest.raises(TeacherUnavailableError, match="has been overloaded for too long: 429"):
         run(journal, EchoTeacher(storm), count=60)
 
 
@@ -290,7 +290,7 @@ def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finishe
                 return Failure(request.key, "400", is_retryable=False)
             return Reply(request.key, text="said", model="late")
 
-    with pytest.raises(StoppedEarly, match="the same command goes on"):
+    with pytest.raises(StoppedEarly, match="run the same command again to resume"):
         run(journal, Late(), count=2, process=make_process(1), stop_at=1)
     assert journal.counts()[0] == 1
 
@@ -303,7 +303,7 @@ def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journ
             await asyncio.sleep(0.3)
             return Reply(request.key, text="x", model="slow")
 
-    with pytest.raises(StoppedEarly, match="1 pictures are unfinished"):
+    with pytest.raises(StoppedEarly, match="1 images are unfinished"):
         run(journal, Slow(), count=4)
     assert len(read_bodies(journal)) == 3
 

@@ -1,4 +1,4 @@
-"""A journal is copied while it is written to, and copies that parted ways come together again."""
+"""Tests of snapshots: a journal is copied while it is written to, and copies that diverged can be merged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_run_goes_on_from_a_snapshot(tmp_path: Path) -> None:
 
 
 def test_snapshots_are_whole_while_the_run_goes_on(tmp_path: Path) -> None:
-    """Each is taken while up to fifty replies are being written, on however slow a machine."""
+    """Each snapshot is taken while up to 50 replies are being written, however slow the machine is."""
     run, numbers = record_replies(tmp_path / "run", {"0"}), SimpleQueue[int | None]()
     written = threading.Semaphore(0)
 

@@ -1,4 +1,4 @@
-"""Putting requests to a teacher without an engine, for the tests of teachers."""
+"""Helpers that send requests to a teacher without a dispatcher, for the tests of teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teac
 
 
 def photograph(width: int = 64, height: int = 48) -> bytes:
-    """Return a small picture with GPS data in its EXIF, as a phone writes it."""
+    """Return a small JPEG with GPS data in its EXIF, as phones write it."""
     exif = Image.Exif()
     exif.get_ifd(0x8825)[1] = "N"
     exif[0x010F] = "SecretPhoneMaker"
@@ -52,7 +52,7 @@ def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
 
 
 def ask_all(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failure]:
-    """Ask, wait for every answer, and return them in the order of the requests."""
+    """Send all requests, wait for their results, and return these in the order of the requests."""
 
     async def stream() -> AsyncGenerator[Request, None]:
         for request in requests:

@@ -1,4 +1,4 @@
-"""Putting requests to the batch teacher without an engine, at the pace of tests."""
+"""Helpers that send requests to the batch teacher without a dispatcher, with short waiting times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draft_requests(count: int) -> list[Request]:
 
 
 def ask_some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> list[Reply | Failure]:
-    """Ask, take so many answers, and leave."""
+    """Send all requests, read `count` results, and close the teacher."""
 
     async def stream() -> AsyncGenerator[Request, None]:
         for request in requests:
@@ -43,7 +43,7 @@ def ask_some(teacher: GeminiBatch, requests: Sequence[Request], count: int) -> l
 
 
 def list_job_file_kinds(run_directory: Path) -> list[str]:
-    """Return the kinds of files that are kept of jobs."""
+    """Return the suffixes of the job files in a run directory."""
     return (
         sorted(path.name.partition(".")[2] for path in (run_directory / JOBS_DIRECTORY).iterdir())
         if (run_directory / JOBS_DIRECTORY).exists()

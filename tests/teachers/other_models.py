@@ -1,4 +1,4 @@
-"""Untaught models of other families than LLaVA, each as small as it gets: other processors, towers and attention."""
+"""Builds tiny untrained models of other families than LLaVA, with other processors, vision towers and attention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ VISION = {
 
 
 def save_gemma(out: Path, tiny: Path) -> Path:
-    """Gemma 3: token types beside the tokens, and pictures that look both ways. `tiny` lends its tokens."""
+    """Save a Gemma 3 model: it has token types, and bidirectional attention on image tokens. `tiny` provides the
+    vocabulary.
+    """
     names = {"image": "<image_soft_token>", "boi": "<start_of_image>", "eoi": "<end_of_image>"}
     tokenizer = _tokenizer(tiny, extra_special_tokens={f"{part}_token": name for part, name in names.items()})
     config = Gemma3Config(
@@ -55,7 +57,7 @@ def save_gemma(out: Path, tiny: Path) -> Path:
 
 
 def save_idefics(out: Path, tiny: Path) -> Path:
-    """Idefics 3, which SmolVLM is too: pictures in tiles, and a tower that is asked tile by tile."""
+    """Save an Idefics 3 model, the architecture of SmolVLM: it splits images into tiles and encodes each tile."""
     tokenizer = _tokenizer(tiny)
     tokenizer.add_tokens(["<fake_token_around_image>", "<end_of_utterance>", "<global-img>"], special_tokens=True)
     config = Idefics3Config(

@@ -1,4 +1,4 @@
-"""Connections find the proxies of the environment, and say what is wrong in words without secrets."""
+"""Tests of connections: they use the proxies of the environment, and report errors without secrets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_proxy_of_the_environment_is_asked_however_it_is_written(
 
 
 class Socks5Proxy(socketserver.ThreadingTCPServer):
-    """A SOCKS5 proxy that leads every connection to one port of this machine; without a port it refuses them."""
+    """A SOCKS5 proxy that forwards all connections to one local port; without a port it refuses them."""
 
     daemon_threads = True
 
@@ -77,12 +77,12 @@ class _Socks5Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         _, method_count = self.rfile.read(2)
         self.rfile.read(method_count)
-        self.wfile.write(b"\x05\x00")  # no name or password is wanted
+        self.wfile.write(b"\x05\x00")  # no authentication required
         self.rfile.read(4)
-        host = self.rfile.read(self.rfile.read(1)[0]).decode()  # a name, which the proxy looks up
+        host = self.rfile.read(self.rfile.read(1)[0]).decode()  # a host name, which the proxy resolves
         self.server.destinations.append((host, int.from_bytes(self.rfile.read(2))))
         if self.server.port is None:
-            self.wfile.write(b"\x05\x02\x00\x01" + bytes(6))  # not allowed
+            self.wfile.write(b"\x05\x02\x00\x01" + bytes(6))  # connection not allowed by ruleset
             return
         with socket.create_connection(("127.0.0.1", self.server.port)) as upstream:
             self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
@@ -129,15 +129,13 @@ def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
     server: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "gopher://user:secret@proxy.invalid")
-    with pytest.raises(
-        TeacherError, match=r"the proxy that the environment names \(gopher://...\) cannot be used"
-    ) as excinfo:
+    with pytest.raises(TeacherError, match=r"the proxy in the environment \(gopher://...\) cannot be used") as excinfo:
         ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     assert "secret" not in "".join(traceback.format_exception(excinfo.value))
 
 
 def test_what_keeps_from_a_server_is_said(server: GeminiServer) -> None:
-    # No TLS there: as with a certificate that is not trusted, it is OpenSSL that says what is wrong.
+    # The server does not speak TLS: the error comes from OpenSSL, as for an untrusted certificate.
     (failure,) = ask_all(Gemini(url=server.url.replace("http://", "https://")), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert "[SSL: " in failure.message

@@ -1,4 +1,4 @@
-"""The real google-genai client against a server that speaks Gemini's protocol over loopback."""
+"""Tests of the teacher `gemini` with the real google-genai client and a local server that speaks Gemini's protocol."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server() -> Iterator[GeminiServer]:
 
 
 def ask_with_response(response: Response) -> Reply | Failure:
-    """Return what the teacher makes of one response of the server."""
+    """Return the result of a request to which the server answers with `response`."""
     with GeminiServer(fault=lambda request, number: response) as server:
         (answer,) = ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     return answer
@@ -65,13 +65,13 @@ def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(se
     assert "- color:" in request.prompt
     config = request.body["generationConfig"]
     assert config["responseMimeType"] == "application/json"
-    assert list(config["thinkingConfig"].values()) == ["LOW"]  # the SDK mixes thinkingLevel and thinking_level
+    assert list(config["thinkingConfig"].values()) == ["LOW"]  # google-genai mixes thinkingLevel and thinking_level
     assert request.body["store"] is False
     assert "temperature" not in config
 
 
 def test_the_verifier_is_not_led(server: GeminiServer) -> None:
-    """What reaches it is the picture, the question and the ten definitions, the same for every question."""
+    """The verifier gets only the image, the question and the ten definitions, which are the same for every question."""
     ask_all(Gemini(url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
     first, second = sorted((request.prompt for request in server.requests), key=lambda prompt: "ANOTHER" in prompt)
     assert first.replace("QUESTION ONE", "") == second.replace("ANOTHER", "")
@@ -160,7 +160,7 @@ def test_a_wrong_key_is_refused_in_one_line_that_does_not_show_it(
 
 
 def test_an_unknown_model_is_refused(server: GeminiServer) -> None:
-    with pytest.raises(TeacherError, match="no-such-model is not there"):
+    with pytest.raises(TeacherError, match="no-such-model was not found"):
         ask_all(Gemini("no-such-model", url=server.url), [draft_request(COMBINATION)])
 
 
@@ -247,7 +247,7 @@ def test_the_servers_own_delay_is_read(details: object, seconds: float | None) -
 
 
 def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None:
-    """A double that takes anything would prove nothing."""
+    """Tests against a double that accepts any request would prove nothing."""
     import httpx
 
     url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
@@ -282,9 +282,10 @@ def test_what_the_client_does_not_know_yet_in_a_response_is_passed_over() -> Non
 
 
 def in_camel_case(value: Any) -> Any:
-    """Spell all keys one way: the SDK mixes thinkingLevel and thinking_level, which mean the same on the wire.
+    """Return JSON with all keys in camel case: google-genai mixes thinkingLevel and thinking_level, which the service
+    treats as equal.
 
-    Left out is what the SDK sends of some fields and not of others: a title, the field's name again; an order of one.
+    Members that google-genai sends for some fields only are removed: titles, and property orders of one field.
     """
     if isinstance(value, list):
         return [in_camel_case(item) for item in value]
@@ -299,7 +300,7 @@ def in_camel_case(value: Any) -> Any:
 
 
 def test_a_request_is_what_the_client_itself_would_send() -> None:
-    """We write the JSON ourselves: Google's own client must not differ from it in anything that is asked."""
+    """The teacher writes the JSON itself, which must mean the same as the JSON of Google's client."""
     from google.genai import Client
     from google.genai.types import Content, HttpOptions, Part
 

@@ -1,4 +1,4 @@
-"""What goes out in a batch and what comes back: the real google-genai client against a server over loopback."""
+"""Tests of batches: requests and results, with the real google-genai client and a local server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_request_has_the_same_settings_either_way(server: GeminiServer, tmp_pa
 
 
 def test_the_schema_is_in_the_words_that_batches_keep_to(server: GeminiServer, tmp_path: Path) -> None:
-    """Fields in their order, no `responseJsonSchema`, no reference to a definition elsewhere."""
+    """The fields are in order, and there is no `responseJsonSchema` and no reference to a definition."""
     request = draft_request(("color",))
     ask_all(batch_teacher(tmp_path, server), [replace(request, schema=DraftsReply)])
     config = server.requests[0].body["generationConfig"]
@@ -96,7 +96,7 @@ def test_pictures_are_encoded_one_at_a_time_and_forgotten(tmp_path: Path) -> Non
     requests = [draft_request(("color",), ref=f"{number}.jpg", image=buffer.getvalue()) for number in range(40)]
     asyncio.run(
         write_requests(tmp_path / "f", deque(draft_requests(1)), max_bytes=1, max_requests=1)
-    )  # imports take memory too
+    )  # import everything before memory is measured
     tracemalloc.start()
     try:
         keys, _ = asyncio.run(write_requests(tmp_path / "f", deque(requests), max_bytes=10**9, max_requests=100))
@@ -139,13 +139,13 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path
     ],
 )
 def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: bool, tmp_path: Path) -> None:
-    response.status_code = 500  # of what would be the HTTP answer; the line says what the body says
+    response.status_code = 500  # status of a single response; in a batch only the body counts
     with GeminiServer(fault=lambda request, number: response if number == 1 else None) as server:
         first, failure, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
     assert isinstance(first, Reply)
     assert isinstance(last, Reply)
     assert isinstance(failure, Failure)
-    # Never overloaded: the engine would hold everybody, and send one request as a probe, in a batch of its own.
+    # Not reported as overload: the dispatcher would hold all requests and send one as a probe, in a batch of its own.
     assert (failure.is_overloaded, failure.is_retryable) == (False, worth_retrying)
 
 
@@ -175,12 +175,12 @@ def test_a_batch_without_results_is_asked_for_once_more(
 
 
 def test_lines_that_are_missing_fail_and_foreign_ones_are_passed_over(server: GeminiServer, tmp_path: Path) -> None:
-    foreign = ["", "{", "null", "[1]", '{"key": 5}', '{"response": {}}', '{"key": "nobody", "response": {}}']
+    foreign = ["", "{", "null", "[1]", '{"key": 5}', '{"response": {}}', '{"key": "unknown", "response": {}}']
     server.batches.edit_results = lambda lines: [*foreign, lines[2], lines[0], lines[0], *foreign]
     first, missing, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
     assert isinstance(first, Reply)
     assert isinstance(last, Reply)
-    assert missing == Failure(missing.key, "the batch left this request out")
+    assert missing == Failure(missing.key, "the batch has no answer to this request")
 
 
 @pytest.mark.parametrize("response", [None, 5, "text", {"candidates": 5}, {}, {"unheard-of": 1}])
@@ -207,13 +207,13 @@ def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> Non
     messages: list[str] = []
     ask_all(batch_teacher(tmp_path, server, on_wait=messages.append), draft_requests(4))
     assert messages == [
-        "batch 1: writing, 4 requests to go",
+        "batch 1: writing, 4 requests left",
         messages[1],
         "batch 1 of 1: PENDING for 0 min, 0 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
         "batch 1 of 1: RUNNING for 0 min, 2 of 4 answered",
     ]
-    assert re.fullmatch(r"batch 1 of 1: sending \d\.\d MB", messages[1])
+    assert re.fullmatch(r"batch 1 of 1: uploading \d\.\d MB", messages[1])
     messages.clear()
     ask_all(
         batch_teacher(tmp_path, server, on_wait=messages.append, limits=BatchLimits(max_requests=2)), draft_requests(4)
@@ -222,7 +222,7 @@ def test_what_is_waited_for_is_told(server: GeminiServer, tmp_path: Path) -> Non
 
 
 def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiServer, tmp_path: Path) -> None:
-    """Those that follow from one answer wait for those that follow from the next: one batch, not one each."""
+    """Requests that follow from different answers are sent in one batch, not in a batch each."""
     requests = draft_requests(6)
 
     async def main() -> None:
@@ -242,7 +242,7 @@ def test_requests_that_come_meanwhile_go_out_with_the_next_flush(server: GeminiS
             queue.put_nowait(request)
             await teacher.flush()
         await anext(answers)
-        # What follows from the third answer takes its time: the flushes before it are void.
+        # The request that follows from the third answer is late: the earlier flushes no longer count.
         fourth = asyncio.ensure_future(anext(answers))
         await asyncio.sleep(20 * QUICK.settle_s)
         assert len(server.batches.jobs) == 1

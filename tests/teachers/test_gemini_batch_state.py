@@ -1,4 +1,4 @@
-"""What a batch survives: trouble in every call, refusals, leaving in the middle, and what lies in the run folder."""
+"""Tests of what a batch survives: failures of each call, refusals, interruptions, and damaged run directories."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def fail_first_call(call: str, response: Response) -> Callable[[str, int], Respo
 def test_trouble_in_any_call_costs_nothing_but_time(
     call: str, trouble: Response, server: GeminiServer, tmp_path: Path
 ) -> None:
-    """Also where the job was made and only the answer was lost: it is found by its name, not made again."""
+    """If the job was created and only the response was lost, the job is found by its name, not created again."""
     messages: list[str] = []
     if call == "chunk" and not isinstance(trouble, DroppedConnection):
-        trouble.headers["X-Goog-Upload-Status"] = "cancelled"  # or the SDK waits seven seconds for a better one
+        trouble.headers["X-Goog-Upload-Status"] = "cancelled"  # otherwise google-genai retries for 7 s
     server.batches.fault = fail_first_call(call, trouble)
     answers = ask_all(batch_teacher(tmp_path, server, on_wait=messages.append), draft_requests(3))
     assert all(isinstance(answer, Reply) for answer in answers)
     assert (len(server.batches.jobs), server.request_count) == (1, 3)
-    assert any("trying again" in line for line in messages)
+    assert any("will retry" in line for line in messages)
 
 
 def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: GeminiServer, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: Ge
 
 
 def test_an_unknown_model_is_refused(server: GeminiServer, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="a model that exists with --teacher gemini-batch:MODEL"):
+    with pytest.raises(TeacherError, match="check the model's name in --teacher gemini-batch:MODEL"):
         ask_all(GeminiBatch("no-such-model", state_dir=tmp_path, url=server.url, timing=QUICK), draft_requests(1))
 
 
@@ -106,7 +106,7 @@ def test_a_new_job_waits_for_room_as_long_as_others_run(server: GeminiServer, tm
 def test_a_job_that_somebody_deleted_is_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
     server.batches.fault = fail_first_call("get", error_response(404, "NOT_FOUND", "there is no such batch"))
     (failure,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
-    assert failure == Failure(failure.key, "the batch is not at the service any more (there is no such batch)")
+    assert failure == Failure(failure.key, "the batch no longer exists at the service (there is no such batch)")
 
 
 def test_results_that_are_gone_are_asked_for_once_more(server: GeminiServer, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path:
         return asyncio.get_running_loop().time() - started
 
     assert asyncio.run(main()) < 1
-    assert messages[-1] == f"1 batch left running at {server.url}; the same command collects what comes of it"
+    assert messages[-1] == f"1 batch left running at {server.url}; run the same command again to collect the results"
     server.batches.polls_to_finish = 1
     assert all(isinstance(answer, Reply) for answer in ask_all(batch_teacher(tmp_path, server), draft_requests(2)))
     assert (len(server.batches.jobs), server.request_count) == (1, 2)
@@ -211,7 +211,7 @@ def test_leaving_is_prompt_and_says_what_goes_on(server: GeminiServer, tmp_path:
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
     (tmp_path / JOBS_DIRECTORY).write_text("in the way")
-    with pytest.raises(JournalError, match=r"cannot keep batches in .* and run the same command"):
+    with pytest.raises(JournalError, match=r"cannot store batches in .* and run the same command"):
         ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert server.batches.calls.total() == 0
 
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(server: GeminiServe
 def test_a_damaged_job_is_said_in_one_line(server: GeminiServer, tmp_path: Path) -> None:
     (tmp_path / JOBS_DIRECTORY).mkdir()
     (tmp_path / JOBS_DIRECTORY / "compact-1.json").write_text("{")
-    with pytest.raises(JournalError, match=r"compact-1.json is damaged .* or remove it"):
+    with pytest.raises(JournalError, match=r"compact-1.json is damaged .* or delete it"):
         ask_all(batch_teacher(tmp_path, server), draft_requests(1))
 
 

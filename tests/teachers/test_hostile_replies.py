@@ -1,4 +1,4 @@
-"""What no service should send, and a proxy, a captive portal or a broken server does: it harms nothing but itself."""
+"""Tests of invalid replies, such as those of proxies, captive portals and broken servers: only their request fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local teacher with a model that has learnt nothing: held to the schema, batched, flushed, halved, ended."""
+"""Tests of the teacher `local` with an untrained model: schemas, batches, flushes, halving and interruption."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def idefics_too(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
 
 
 class NetworkSpy:
-    """Lets the real network run, which would say the same sign for ever, and notes its batches: how many rows, and
-    whether with pictures.
+    """Runs the real network, which would repeat one character endlessly, and records its batches.
 
-    `before_step` is called with the number of rows before each step, `on_images` with the images before they are used.
-    A reply ends after `tokens` for each question.
+    `batches` has the number of rows of each batch, and whether it has images. `before_step` is called with the number
+    of rows before each step, and `on_images` with the images before they are used. A reply ends after `tokens` tokens
+    per question.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class NetworkSpy:
 
 
 def _prefer_letter(letter: int, head: Any, arguments: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Prefer a letter, which ends no text."""
+    """Make a letter the most probable token, so that no text ends."""
     scores[..., letter] += 1000
     return scores
 
@@ -117,7 +117,7 @@ def make_request(
 
 
 def random_network_loader(directory: Path) -> Callable[[Any], Any]:
-    """A network that gives random scores, and good ones to what closes texts, lists and objects."""
+    """Return a loader of a network with random scores, higher ones for tokens that close texts, lists and objects."""
     vocabulary = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     closing_tokens = [number for token, number in vocabulary.items() if set(token) & set('"]}')]
 
@@ -177,7 +177,7 @@ def test_requests_with_and_without_a_picture_go_in_batches_of_their_own(
 
 
 class OpenStream:
-    """A teacher that is asked by a stream which stays open, as the engine's does."""
+    """Sends requests to a teacher in a stream that stays open, as the dispatcher does."""
 
     def __init__(self, teacher: Local) -> None:
         self.teacher = teacher
@@ -221,14 +221,14 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
         stream.send(make_request(3), make_request(4))
         assert await stream.wait_for_answers(3)
         assert not await stream.wait_for_answers(4, timeout_s=0.5)
-        # A flush may overtake the request that it is for, in the queue of the engine and while an image is decoded.
+        # A flush may arrive before its last request, which is still in a queue or whose image is being decoded.
         decoding = hold_decoding(monkeypatch)
         stream.send(make_request(5))
         await stream.teacher.flush()
         assert not await stream.wait_for_answers(4, timeout_s=0.5)
         decoding.set()
         assert await stream.wait_for_answers(5)
-        # The flush is over with its replies.
+        # The flush ends with its replies.
         stream.send(make_request(6))
         assert not await stream.wait_for_answers(6, timeout_s=0.5)
         await stream.teacher.flush()
@@ -240,7 +240,7 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
 
 
 def hold_decoding(patch: pytest.MonkeyPatch) -> threading.Event:
-    """Let images be decoded only once the event is set."""
+    """Return an event, and delay the decoding of images until it is set."""
     released, decode = threading.Event(), local._decode_image
 
     def wait(jpeg: bytes) -> Any:
@@ -252,7 +252,7 @@ def hold_decoding(patch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_requests_that_replies_lead_to_fill_the_next_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flush ends with the replies to it: a rest of it does not run beside a batch that could be full."""
+    """A flush ends with its first replies: the requests left over wait for others that fill their batch."""
     spy = NetworkSpy(monkeypatch)
 
     async def main() -> None:
@@ -305,7 +305,7 @@ def test_one_picture_that_the_model_cannot_take_does_not_cost_the_others_of_its_
 
     def reject_thin_images(images: torch.Tensor) -> None:
         batch_sizes.append(len(images))
-        # Padded to a square, hardly anything is left but CLIP's mean colour.
+        # Padded to a square, a thin image is almost only CLIP's mean colour.
         if images.flatten(1).std(dim=1).min() < 0.5:
             raise ValueError("absolute aspect ratio must be smaller than 50")
 
@@ -317,7 +317,7 @@ def test_one_picture_that_the_model_cannot_take_does_not_cost_the_others_of_its_
     assert answers[2] == Failure(
         "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", is_retryable=False
     )
-    # Halved, and the half with the picture halved again; which half comes first depends on which question did.
+    # Halved, and the half with the thin image halved again; the order depends on the order of the requests.
     assert sorted(batch_sizes, reverse=True) == [4, 2, 2, 1, 1]
 
 

@@ -1,4 +1,4 @@
-"""Finding a model for the local teacher: what is refused at once, what it is called, and which commit is asked."""
+"""Tests of finding a model for the teacher `local`: early rejection, its published name, and its commit."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def remove_config(model: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (remove_template, "has no chat template; give a model that was trained to follow instructions"),
-        (write_text_template, "the chat template of .* takes no question with a picture: "),
+        (remove_template, "has no chat template: use an instruction-tuned model"),
+        (write_text_template, "the chat template of .* does not accept a question with an image: "),
         (remove_image_processor, "image processor"),
-        (make_text_only, "is of the kind llama, which is not shown pictures and asked; give an image-text-to-text"),
-        (set_unknown_type, "is no model that transformers can load: .*crystal_ball"),
-        (remove_config, "is no model that transformers can load: "),
+        (make_text_only, r"is not an image-text-to-text model \(its type is llama\): use one such as"),
+        (set_unknown_type, "cannot be loaded by transformers: .*crystal_ball"),
+        (remove_config, "cannot be loaded by transformers: "),
     ],
 )
 def test_refuses_at_once_what_cannot_teach(
@@ -85,7 +85,9 @@ def test_refuses_at_once_what_cannot_teach(
 
 @pytest.mark.parametrize("model", ["nobody/nothing", "no such thing", "./nowhere"])
 def test_refuses_a_model_that_is_not_there(model: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"no model '{model}': it is no folder here, and the Hub does not give"):
+    with pytest.raises(
+        UsageError, match=rf"model '{model}' was not found \(not a directory; no config.json on the Hub: "
+    ):
         open_teacher(f"local:{model}", state_dir=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The real openai client against a server that speaks OpenAI's protocol over loopback."""
+"""Tests of the teacher `openai` with the real openai client and a local server that speaks OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def server() -> Iterator[OpenAIServer]:
 
 
 def ask_with_response(response: Response) -> Reply | Failure:
-    """Return what the teacher makes of one response of the server."""
+    """Return the result of a request to which the server answers with `response`."""
     with OpenAIServer(fault=lambda request, number: response) as server:
         (answer,) = ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
-        assert len(server.requests) == 1  # the client repeats nothing by itself
+        assert len(server.requests) == 1  # the client does not retry
     return answer
 
 
@@ -74,14 +74,14 @@ def test_what_is_sent_is_the_prompt_the_schema_and_a_picture_without_metadata(se
         assert not image.getexif()
     assert b"SecretPhoneMaker" not in request.image
     assert "- color:" in request.prompt
-    assert set(request.body) == {"model", "messages", "response_format", "store"}  # no temperature among it
+    assert set(request.body) == {"model", "messages", "response_format", "store"}  # no temperature
     assert request.body["model"] == "vendor/model:tag"
     assert request.body["store"] is False
     assert [part["type"] for part in request.body["messages"][0]["content"]] == ["image_url", "text"]
 
 
 def test_the_verifier_is_not_led(server: OpenAIServer) -> None:
-    """What reaches it is the picture, the question and the ten definitions, the same for every question."""
+    """The verifier gets only the image, the question and the ten definitions, which are the same for every question."""
     ask_all(OpenAI("m", url=server.url), [verdict_request("QUESTION ONE"), verdict_request("ANOTHER")])
     first, second = sorted((request.prompt for request in server.requests), key=lambda prompt: "ANOTHER" in prompt)
     assert first.replace("QUESTION ONE", "") == second.replace("ANOTHER", "")
@@ -207,7 +207,7 @@ def test_a_wrong_key_is_refused_in_one_line_that_shows_no_letter_of_it(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "QXZ7-and-secret-9WVK")
-    with pytest.raises(TeacherError, match=r"wants a valid key \(401\); set OPENAI_API_KEY") as excinfo:
+    with pytest.raises(TeacherError, match=r"needs a valid key \(401\): set OPENAI_API_KEY") as excinfo:
         ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
     traceback_text = "".join(traceback.format_exception(excinfo.value))
     assert "\n" not in str(excinfo.value)
@@ -223,12 +223,14 @@ def test_not_even_a_traceback_shows_the_key_that_a_server_quotes(code: int) -> N
 
 
 def test_an_unknown_model_is_refused(server: OpenAIServer) -> None:
-    with pytest.raises(TeacherError, match=r"openai:no-such-model is not at http.*does not exist.*lists at /v1/models"):
+    with pytest.raises(
+        TeacherError, match=r"openai:no-such-model was not found at http.*does not exist.*lists at /v1/models"
+    ):
         ask_all(OpenAI("no-such-model", url=server.url), [draft_request(COMBINATION)])
 
 
 def test_an_account_that_is_used_up_ends_the_run_where_waiting_would_not_help() -> None:
-    with pytest.raises(TeacherError, match="the account is used up"):
+    with pytest.raises(TeacherError, match="the account has no credit left"):
         ask_with_response(
             error_response(429, "You exceeded your current quota", code="insufficient_quota", retry_after_s=1)
         )
@@ -241,7 +243,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
 
 
 def test_a_server_that_drips_is_given_up_too() -> None:
-    """A byte every tenth of a second keeps any pause below the time-out, and would go on for ever."""
+    """With one byte every 0.1 s, no pause reaches the timeout, and the response would never end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 
@@ -329,12 +331,12 @@ def test_a_key_that_was_copied_wrongly_is_refused_unshown(monkeypatch: pytest.Mo
 
 
 def test_a_model_has_to_be_named() -> None:
-    with pytest.raises(UsageError, match="needs the name of a model: --teacher openai:MODEL"):
+    with pytest.raises(UsageError, match="needs the name of a model: give --teacher openai:MODEL"):
         open_teacher("openai", url="http://localhost:8000", state_dir=Path("run"))
 
 
 def test_it_plants_no_noise() -> None:
-    with pytest.raises(UsageError, match="leave --noise out for openai"):
+    with pytest.raises(UsageError, match="omit --noise for openai"):
         open_teacher("openai:m", url="http://localhost:8000", state_dir=Path("run"), fault_rate=0.5)
 
 
@@ -344,7 +346,7 @@ def test_a_name_with_colons_reaches_the_server_whole(server: OpenAIServer) -> No
 
 
 def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None:
-    """A double that takes anything would prove nothing."""
+    """Tests against a double that accepts any request would prove nothing."""
     url = f"{server.url}/v1/chat/completions"
     headers = {"Authorization": f"Bearer {KEY}"}
     assert httpx.post(url, json={}).status_code == 401

@@ -1,4 +1,4 @@
-"""The embedded teacher plants what it says, and its verifier finds it from the scene alone."""
+"""Tests of the teacher `scenes`: it plants the faults that it labels, and the verifier detects them from the scene."""
 
 from __future__ import annotations
 
@@ -111,16 +111,16 @@ def test_a_question_about_anything_else_needs_nothing() -> None:
 
 
 def test_noise_is_a_share() -> None:
-    with pytest.raises(UsageError, match=r"got a noise of 1\.5"):
+    with pytest.raises(UsageError, match=r"got --noise 1\.5"):
         ScenesTeacher(fault_rate=1.5)
 
 
 def test_an_unknown_teacher_suggests_the_nearest() -> None:
-    with pytest.raises(UsageError, match=rf"there are {', '.join(BACKENDS)}; did you mean gemini\?"):
+    with pytest.raises(UsageError, match=rf"use one of {', '.join(BACKENDS)}; did you mean gemini\?"):
         open_teacher("gemni", state_dir=Path("run"))
 
 
 def test_a_request_without_a_subject_is_refused_in_one_line() -> None:
     request = replace(make_requests()[0], subject=None)
-    with pytest.raises(TeacherError, match=r"does not know what this method asks .*; name a teacher that reads"):
+    with pytest.raises(TeacherError, match=r"does not support this method .*: name another teacher"):
         ask_all(ScenesTeacher(), [request])

@@ -1,8 +1,8 @@
-"""A tiny LLaVA that has learnt by heart what a teacher and a verifier say to a handful of pictures.
+"""Trains a tiny LLaVA model to memorize the replies of a teacher and a verifier about a few images.
 
-Lessons in (picture, prompt, reply), a folder out that `local:FOLDER` opens. The prompts are long and hardly differ:
-their paragraphs become one token each, so that the seconds of CPU go into what is to be told apart, the few lines that
-change and the picture. Text comes in and goes out as with any other model.
+It takes lessons (image, prompt, reply) and writes a directory for `--teacher local:DIR`. The prompts are long and
+almost equal, so each paragraph becomes one token: the few seconds of training go into the lines and images that differ.
+The input and output text is the same as for any other model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EDGE = 28  # pixels: two patches by two
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is shown (a picture's file, or nothing), what is asked, and what is to be said."""
+    """An image file (or None), a prompt, and the reply to learn."""
 
     image: bytes | None
     prompt: str
@@ -36,7 +36,7 @@ class Lesson:
 
 
 def build_untrained(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterable[str] = (), seed: int = 0) -> Path:
-    """Build a model that knows nothing, smaller still than compact_hf's; each of `paragraphs` becomes one token."""
+    """Build an untrained model, smaller than the package's tiny model; each of `paragraphs` becomes one token."""
     build_tiny(out, texts, seed=seed)
     processor, config = AutoProcessor.from_pretrained(out), AutoConfig.from_pretrained(out)
     processor.tokenizer.add_tokens(sorted(set(paragraphs)))
@@ -54,13 +54,13 @@ def build_untrained(out: Path, texts: Iterable[str] = (), *, paragraphs: Iterabl
 def train_tiny_teacher(
     out: Path, lessons: Sequence[Lesson], *, spelled_out: Iterable[str] = (), max_steps: int = 600
 ) -> Path:
-    """Build a model and train it until it says each reply; paragraphs in `spelled_out` are read word by word."""
+    """Build a model and train it until it knows each reply; paragraphs in `spelled_out` are tokenized as usual."""
     paragraphs = {paragraph for lesson in lessons for paragraph in lesson.prompt.split("\n\n")} - set(spelled_out)
     build_untrained(out, [*spelled_out, *(lesson.reply for lesson in lessons)], paragraphs=paragraphs)
     processor, network = AutoProcessor.from_pretrained(out), LlavaForConditionalGeneration.from_pretrained(out).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
-    # One kind at a time: pictures and none do not go together in a batch.
+    # Lessons with and without an image cannot be in the same batch.
     kinds = [
         [lesson for lesson in lessons if (lesson.image is None) is without_image] for without_image in (False, True)
     ]
@@ -97,12 +97,12 @@ def _has_learned(network: Any, batch: tuple[dict[str, Any], torch.Tensor]) -> bo
 
 
 def load_teacher_image(image: bytes) -> Image.Image:
-    """The picture as a teacher is shown it."""
+    """Return an image as it is sent to teachers."""
     return Image.open(io.BytesIO(encode_for_teacher(image))).convert("RGB")
 
 
 def _encode_batch(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, Any], torch.Tensor]:
-    """Prompts with padding in front, replies with padding behind; what is to be learnt is the replies."""
+    """Return inputs and labels: prompts padded on the left, replies padded on the right, the replies as labels."""
     tokenizer = processor.tokenizer
     conversations = []
     for lesson in lessons:
@@ -128,7 +128,7 @@ def _encode_batch(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, 
     inputs = {
         "input_ids": torch.cat([prompts["input_ids"], replies["input_ids"]], dim=1),
         "attention_mask": mask,
-        # Counted from the first token that is none of the padding's, as in generation.
+        # Counted from the first token that is not padding, as in generation.
         "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
     }
     if "pixel_values" in prompts:
@@ -137,7 +137,7 @@ def _encode_batch(processor: Any, lessons: Sequence[Lesson]) -> tuple[dict[str, 
 
 
 def use_llama_byte_tokenizer(directory: Path) -> Path:
-    """Give a model a tokenizer as Llama's: signs, `▁` for a space, and `<0x00>` to `<0xFF>` for all other bytes."""
+    """Give a model a tokenizer like Llama's: characters, `▁` for a space, and `<0x00>` to `<0xFF>` for other bytes."""
     processor = AutoProcessor.from_pretrained(directory)
     special = processor.tokenizer.convert_ids_to_tokens(range(5))
     chars = [chr(code) for code in range(33, 127)]

@@ -1,7 +1,7 @@
-"""The calls that a Gemini batch takes, through google-genai: files up and down, jobs made, found and looked at.
+"""Calls Gemini's batch and file APIs through google-genai: uploads and downloads files, creates, finds and polls jobs.
 
-Each is made once, always with a time-out. What may pass is raised as `TemporaryError`, what never will as
-a TeacherError.
+Each call is made once, with a timeout. Temporary errors are raised as `TemporaryError`, permanent ones as
+`TeacherError`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ _PAGE_SIZE: Final = 100
 
 
 class TemporaryError(Exception):
-    """A call that did not work this time: nobody answered, or the service has no room for more."""
+    """Raised when a call failed and may succeed later: the service did not answer, or its quota is used up for now."""
 
 
 class NotFoundError(Exception):
-    """The service does not have, or no longer has, what was asked for."""
+    """Raised when the service does not have, or no longer has, the requested job or file."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job as the service sees it.
+    """State of a job, as reported by the service.
 
     Attributes:
         state (`str`): `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED`, `CANCELLED`, `EXPIRED`, ...
-        answered_requests, requests (`int`): how many requests were answered, of how many; 0 of 0 where it does not say.
-        results_file (`str`): the file of results, `files/...`, or empty.
-        error_message (`str`): what it says of a job that failed, one line, or empty.
+        answered_requests (`int`, *optional*, defaults to 0): number of answered requests, 0 if not reported.
+        requests (`int`, *optional*, defaults to 0): number of requests of the job, 0 if not reported.
+        results_file (`str`, *optional*): name of the file of results, `files/...`; otherwise empty.
+        error_message (`str`, *optional*): why the job failed, in one line; otherwise empty.
     """
 
     state: str
@@ -55,24 +56,23 @@ class JobStatus:
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the job has ended, successfully or not."""
         return self.state in _END_STATES
 
 
 class BatchService:
-    """Gemini's batches and files for one model.
+    """Client of Gemini's batch and file APIs for one model.
+
+    All methods but `close` and `discard` raise `TemporaryError` if the call may succeed later, and `TeacherError` if
+    the key, the model or the request is refused permanently.
 
     Args:
-        teacher (`str`): the name under which errors speak of it.
-        model (`str`): the model's name.
-        key (`str`): the API key.
-        server (`str`): the server's name in errors.
-        url (`str | None`): another server than the service's own.
-        timeout_s (`float`): for each call, and each 8 MiB of a file, in seconds.
-
-    Raises (every call):
-        Trouble: it may work later.
-        TeacherError: it never will: the key, the model or the request is refused.
+        teacher (`str`): name of the teacher in error messages.
+        model (`str`): name of the model.
+        key (`str`): API key.
+        server (`str`): name of the server in error messages.
+        url (`str | None`): URL of another server; None for Google's.
+        timeout_s (`float`): timeout in seconds of each call, and of each 8 MiB of a file.
     """
 
     def __init__(self, teacher: str, model: str, *, key: str, server: str, url: str | None, timeout_s: float) -> None:
@@ -85,11 +85,12 @@ class BatchService:
         self._key = key
         self._server = server
         self._timeout_s = timeout_s
+        # Job name -> JSON of the newest response about the job, because google-genai's types omit parts of it.
         self._job_bodies: dict[str, dict[str, Any]] = {}
         self._http = httpx.AsyncClient(timeout=timeout_s, event_hooks={"response": [self._capture_job]})
         options = HttpOptions(
             base_url=url,
-            # The one in which the service documents batches and files.
+            # The service documents batches and files for this version.
             api_version="v1beta",
             timeout=round(timeout_s * 1000),
             httpx_async_client=self._http,
@@ -102,7 +103,12 @@ class BatchService:
         await self._http.aclose()
 
     async def upload(self, path: Path, display_name: str) -> str:
-        """Send a file of requests and return its name there, `files/...`."""
+        """Upload a file of requests and return its name at the service, `files/...`.
+
+        Args:
+            path (`Path`): the file.
+            display_name (`str`): display name of the file at the service.
+        """
         from google.genai.types import UploadFileConfig
 
         config = UploadFileConfig(display_name=display_name, mime_type="jsonl")
@@ -110,7 +116,14 @@ class BatchService:
         return self._require_name(file.name)
 
     async def submit(self, file: str, display_name: str) -> str:
-        """Make a job of an uploaded file and return its name, `batches/...`. Trouble may come after it was made."""
+        """Create a job from an uploaded file and return its name, `batches/...`.
+
+        The job may exist even if this raises `TemporaryError`: `find_job` finds it by its display name.
+
+        Args:
+            file (`str`): name of the uploaded file, `files/...`.
+            display_name (`str`): display name of the job.
+        """
         from google.genai.types import CreateBatchJobConfig
 
         config = CreateBatchJobConfig(display_name=display_name)
@@ -118,7 +131,11 @@ class BatchService:
         return self._require_name(job.name)
 
     async def find_job(self, display_name: str) -> str | None:
-        """Return the name of the job that was made under this display name, None where there is none."""
+        """Return the name of the job with a display name, or None if there is none.
+
+        Args:
+            display_name (`str`): display name of the job.
+        """
 
         async def search() -> str | None:
             pages = await self._client.aio.batches.list(config={"page_size": _PAGE_SIZE})
@@ -130,13 +147,16 @@ class BatchService:
         return await self._call(search())
 
     async def get_status(self, name: str) -> JobStatus:
-        """Return how a job stands.
+        """Return the state of a job.
+
+        Args:
+            name (`str`): name of the job, `batches/...`.
 
         Raises:
-            Gone: there is no such job.
+            NotFoundError: the job does not exist.
         """
         job = await self._call(self._client.aio.batches.get(name=name), not_found_codes=(404,))
-        # The SDK leaves out how far a job is, and why it failed.
+        # google-genai's type omits the progress of a job and its error.
         body = self._job_bodies.pop(name, {})
         stats, error = _as_dict(_as_dict(body.get("metadata")).get("batchStats")), _as_dict(body.get("error"))
         return JobStatus(
@@ -148,20 +168,29 @@ class BatchService:
         )
 
     async def download(self, file: str, path: Path) -> None:
-        """Fetch a file of results.
+        """Download a file of results.
+
+        Args:
+            file (`str`): name of the file at the service, `files/...`.
+            path (`Path`): file to write.
 
         Raises:
-            Gone: it is not there any more.
+            NotFoundError: the file no longer exists.
         """
-        # Files that are gone are answered like those of others: 403. The key itself was good a moment ago.
+        # The service answers 403 for deleted files, as for files of other users. The key worked just before.
         await self._call(self._client.aio.files.download(file=file, destination=path), not_found_codes=(403, 404))
 
     async def discard(self, file: str) -> None:
-        """Delete a file at the service, which holds 20 GB of them. Where this does not work, it does so in two days."""
+        """Delete a file at the service, whose quota is 20 GB; ignore errors, because files expire after two days.
+
+        Args:
+            file (`str`): name of the file, `files/...`.
+        """
         with contextlib.suppress(NotFoundError, TemporaryError, TeacherError):
             await self._call(self._client.aio.files.delete(name=file), not_found_codes=(403, 404))
 
     async def _call(self, call: Awaitable[T], not_found_codes: tuple[int, ...] = ()) -> T:
+        """Await a call of google-genai and translate its errors; `not_found_codes` become `NotFoundError`."""
         import httpx
         from google.genai.errors import APIError
 
@@ -175,14 +204,16 @@ class BatchService:
         except (httpx.ConnectError, ConnectionError) as error:
             problem = TemporaryError(f"{self._server} cannot be reached ({type(error).__name__})")
         except httpx.HTTPError as error:
-            problem = TemporaryError(f"the connection to {self._server} broke off ({type(error).__name__})")
+            problem = TemporaryError(f"the connection to {self._server} was lost ({type(error).__name__})")
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # The SDK reads bodies without looking at what they are: a truncated or foreign one ends in any of these.
+            # google-genai does not validate bodies: a truncated or foreign one may raise any of these.
             problem = TemporaryError(f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
-        # Raised out here, where no traceback shows the error behind it, which may quote the key.
+        # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
+        # key.
         raise problem
 
     def _translate_error(self, error: APIError, not_found_codes: tuple[int, ...]) -> Exception:
+        """Return the exception to raise for an error status of the service."""
         if error.code in not_found_codes:
             return NotFoundError(self._clean_message(str(error.message)))
         failure = translate_api_error("", error, teacher=self._teacher, secret=self._key)
@@ -191,7 +222,7 @@ class BatchService:
         if failure.is_retryable:
             return TemporaryError(failure.message)
         return TeacherError(
-            f"{self._teacher} refuses a batch ({failure.message}); the same requests go one by one with "
+            f"{self._teacher} refuses a batch ({failure.message}): send the requests one by one with "
             f"--teacher gemini:{self._model}"
         )
 
@@ -204,6 +235,7 @@ class BatchService:
         return one_line(text.replace(self._key, "<key>"))
 
     async def _capture_job(self, response: httpx.Response) -> None:
+        """Keep the JSON of a response about a job; an event hook of httpx."""
         if response.request.method != "GET" or not _JOB_PATH.search(response.request.url.path):
             return
         await response.aread()
@@ -219,6 +251,6 @@ def _as_dict(value: object) -> dict[str, Any]:
 
 
 def _read_count(stats: dict[str, Any], name: str) -> int:
-    """Return one of the counts, which JSON spells as texts."""
+    """Return a count, which the service sends as a JSON string; 0 if it is missing."""
     text = str(stats.get(name, 0))
     return int(text) if text.isdecimal() else 0

@@ -1,8 +1,11 @@
-"""The jobs of the batch teacher on disk, so that a kill at any moment costs nothing, and the two files of a job.
+"""Stores the jobs of the batch teacher on disk, so that nothing is lost if the process is killed at any moment.
 
-In the run directory's `batches`, for each job: ID.json (the job; written whole or not at all), ID.requests.jsonl (from
-before it is uploaded until it is submitted), ID.results.jsonl (once it was collected) and ID.handed (a line for each
-answer that was handed over). Requests and answers are one line each.
+Each job has up to four files in the directory `batches` of the run directory:
+
+    ID.json              the job; written atomically
+    ID.requests.jsonl    its requests, one per line; exists until the job is submitted
+    ID.results.jsonl     its answers, one per line; exists after the job was collected
+    ID.handed            the key of each answer that was delivered, one per line
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from compact_hf.teachers.gemini import read_response
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import one_line
 
-# google.rpc.Code -> the HTTP status that says the same.
+# google.rpc.Code (0 to 16) -> the corresponding HTTP status, as listed in google/rpc/code.proto.
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
@@ -35,16 +38,16 @@ _RETRYABLE_CODES: Final = (408, 409, 429, 499)
 async def write_requests(
     path: Path, requests: deque[Request], *, max_bytes: int, max_requests: int
 ) -> tuple[list[str], list[Failure]]:
-    """Write requests from the left of the queue until a file is full; each image is encoded, written and forgotten.
+    """Write requests from the left of a queue to a file until it is full; only one image is in memory at a time.
 
     Args:
-        path (`Path`): the file of requests, a JSON object `{key, request}` a line.
-        requests (`deque[Request]`): what is written, or cannot be, is taken out.
-        max_bytes (`int`): the file is full with the request that reaches it.
-        max_requests (`int`): the file is full with so many.
+        path (`Path`): file to write, one JSON object `{key, request}` per line.
+        requests (`deque[Request]`): the queue; requests are removed when they were written or failed.
+        max_bytes (`int`): size of a full file in bytes; the request that reaches it is the last one.
+        max_requests (`int`): maximum number of requests in the file.
 
     Returns:
-        The keys that were written, and a failure for each image that cannot be read any more.
+        The keys of the written requests, and a failure for each request whose image can no longer be read.
 
     Raises:
         OSError: the file cannot be written.
@@ -65,11 +68,11 @@ async def write_requests(
 
 
 def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
-    """Yield the answers in a file of results in its order; lines that are no answers to anybody are passed over.
+    """Yield the answers in a file of results, in the order of the file; skip lines without a key.
 
     Args:
-        path (`Path`): the file of results, a JSON object `{key, response}` or `{key, error}` a line.
-        model (`str`): who is taken to have answered where a response does not say.
+        path (`Path`): file of results, one JSON object `{key, response}` or `{key, error}` per line.
+        model (`str`): name of the model, used if a response does not name one.
 
     Raises:
         OSError: the file cannot be read.
@@ -86,31 +89,34 @@ def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
 
 
 async def _format_request(request: Request) -> bytes:
+    """Return a request as a line of a job's file, and free its image."""
     body = await build_body(request)
     if request.encoded_image is not None:
-        request.encoded_image.release()  # there may be a hundred thousand images in hand
+        request.encoded_image.release()  # up to 10,000 images may be active
     return b'{"key":%b,"request":%b}\n' % (json.dumps(request.key).encode(), body)
 
 
 def _parse_answer(key: str, record: dict[str, Any], model: str) -> Reply | Failure:
+    """Return a line of a file of results as a reply or a failure."""
     from google.genai.types import GenerateContentResponse
     from pydantic import ValidationError
 
     if isinstance(error := record.get("error"), dict):
         return _parse_failure(key, error)
     try:
-        # What a newer service adds is of no interest, and no reason to give up an answer.
+        # Ignore fields that a newer version of the service adds, instead of rejecting the answer.
         response = GenerateContentResponse.model_validate(record.get("response"), extra="ignore")
     except ValidationError:
-        return Failure(key, "a line of the batch is not Gemini's JSON")
+        return Failure(key, "the batch's answer to this request is not Gemini's JSON")
     return read_response(key, response, model)
 
 
 def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
+    """Return a `google.rpc.Status` as a failure with the corresponding HTTP status."""
     code = error.get("code")
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
     message = one_line(str(error.get("message") or error.get("status") or "no message"))
-    # Never `is_overloaded`: what one request of a batch met is no reason to hold back all that come after it.
+    # Never `is_overloaded`: the error of one request in a batch must not delay all later requests.
     return Failure(key, f"{status} {message}", is_retryable=status >= 500 or status in _RETRYABLE_CODES)
 
 
@@ -123,17 +129,18 @@ _TEMP_SUFFIX: Final = ".part"
 
 @dataclass(slots=True)
 class Job:
-    """Requests that are sent together.
+    """A job: requests that are sent together.
 
     Attributes:
-        teacher (`str`): who it is for: the teacher's name and server.
-        keys (`list[str]`): the keys of its requests, without those whose answers were handed over.
-        id (`str`): unique; also its display name at the service, by which it is found again.
-        stage (`Stage`): how far it came.
-        since (`float`): unix seconds at which it came there.
-        file (`str`): the uploaded requests at the service, `files/...`; from `uploaded` on.
-        name (`str`): the job at the service, `batches/...`; from `submitted` on.
-        ended (`str`): how it ended, in words; from `collected` on.
+        teacher (`str`): name and server of the teacher.
+        keys (`list[str]`): keys of its requests, without those whose answers were delivered.
+        id (`str`, *optional*): unique id, also the display name of the job at the service; random by default.
+        stage (`Stage`, *optional*, defaults to `"written"`): current stage.
+        since (`float`, *optional*, defaults to now): time at which the job reached its stage, in seconds since 1970.
+        file (`str`, *optional*): name of the uploaded file at the service, `files/...`; from the stage `uploaded`.
+        name (`str`, *optional*): name of the job at the service, `batches/...`; from the stage `submitted`.
+        ended (`str`, *optional*): how the job ended, as the rest of a sentence that begins with "the batch"; from the
+            stage `collected`.
     """
 
     teacher: str
@@ -146,15 +153,19 @@ class Job:
     ended: str = ""
 
     def age_s(self) -> float:
-        """Return the seconds since it came to its stage."""
+        """Return the time since the job reached its stage, in seconds."""
         return time.time() - self.since
 
 
 class JobStore:
-    """The jobs of one teacher in a run folder. Nothing is made before the first job is kept.
+    """The jobs of one teacher in a run directory. The directory `batches` is created with the first job.
 
-    Raises (every method):
-        JournalError: the run folder cannot be read or written, or a file in it is damaged.
+    All methods that access the disk raise `JournalError` if the run directory cannot be read or written, or if a file
+    in it is damaged.
+
+    Args:
+        run (`Path`): the run directory.
+        teacher (`str`): name and server of the teacher; jobs of other teachers are ignored.
     """
 
     def __init__(self, run: Path, teacher: str) -> None:
@@ -162,7 +173,7 @@ class JobStore:
         self._directory = run / JOBS_DIRECTORY
 
     def load(self) -> list[Job]:
-        """Return the teacher's jobs in the order in which they came to their stage; clear away what was never one."""
+        """Return the teacher's jobs, ordered by the time at which they reached their stage; delete leftover files."""
         with self.translate_os_errors():
             if not self._directory.is_dir():
                 return []
@@ -175,24 +186,40 @@ class JobStore:
         return sorted((job for job in jobs if job.teacher == self.teacher), key=lambda job: job.since)
 
     def requests_path(self, job: Job) -> Path:
-        """Return where the job's requests are written."""
+        """Return the path of a job's file of requests, and create its directory.
+
+        Args:
+            job (`Job`): the job.
+        """
         with self.translate_os_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
         return self._directory / f"{job.id}.requests.jsonl"
 
     def results_path(self, job: Job) -> Path:
-        """Return where the job's results are kept."""
+        """Return the path of a job's file of results.
+
+        Args:
+            job (`Job`): the job.
+        """
         return self._directory / f"{job.id}.results.jsonl"
 
     def read_delivered(self, job: Job) -> set[str]:
-        """Return the keys whose answers were handed over, in this session or an earlier one."""
+        """Return the keys of the answers that were delivered, in this session or an earlier one.
+
+        Args:
+            job (`Job`): the job.
+        """
         with self.translate_os_errors():
             log = self._delivery_log(job)
             return set(log.read_text(encoding="utf-8").split()) if log.exists() else set()
 
     @contextmanager
     def record_delivered(self, job: Job) -> Iterator[Callable[[str], None]]:
-        """Yield a function that notes a key whose answer is about to be handed over."""
+        """Yield a function that records the key of an answer that is about to be delivered.
+
+        Args:
+            job (`Job`): the job.
+        """
         with self.translate_os_errors(), self._delivery_log(job).open("ab", buffering=0) as log:
 
             def record_key(key: str) -> None:
@@ -201,11 +228,20 @@ class JobStore:
             yield record_key
 
     def temp_file(self, path: Path) -> Path:
-        """Return where a file is written before it is whole."""
+        """Return the temporary path of a file that is being written.
+
+        Args:
+            path (`Path`): final path of the file.
+        """
         return path.with_name(path.name + _TEMP_SUFFIX)
 
     def advance(self, job: Job, stage: Stage) -> None:
-        """Keep the job at its new stage; give up the file of requests once the service has taken it."""
+        """Save a job at a new stage; delete its file of requests once the service has accepted the job.
+
+        Args:
+            job (`Job`): the job.
+            stage (`Stage`): the new stage.
+        """
         job.stage, job.since = stage, time.time()
         self.save(job)
         if stage in ("submitted", "collected"):
@@ -213,7 +249,11 @@ class JobStore:
                 self.requests_path(job).unlink(missing_ok=True)
 
     def save(self, job: Job) -> None:
-        """Write the job down, whole or not at all."""
+        """Save a job atomically.
+
+        Args:
+            job (`Job`): the job.
+        """
         with self.translate_os_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"{job.id}.json"
@@ -224,9 +264,13 @@ class JobStore:
             self.temp_file(path).replace(path)
 
     def remove(self, job: Job) -> None:
-        """Give up all that is kept of the job, and the folder with the last one."""
+        """Delete all files of a job, and the directory `batches` after the last job.
+
+        Args:
+            job (`Job`): the job.
+        """
         with self.translate_os_errors():
-            # The job first: without it, what a kill in here leaves over is cleared away the next time.
+            # ID.json first: after a kill in this loop, `load` deletes the other files, which belong to no job then.
             for path in (
                 self._directory / f"{job.id}.json",
                 self.requests_path(job),
@@ -245,16 +289,16 @@ class JobStore:
             return Job(**json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise JournalError(
-                f"{file} is damaged ({error}); restore it from a copy, or remove it: its requests are sent once more"
+                f"{file} is damaged ({error}): restore it from a copy, or delete it to send its requests again"
             ) from error
 
     @contextmanager
     def translate_os_errors(self) -> Iterator[None]:
-        """Turn the errors of the disk into one line that says what to do."""
+        """Turn disk errors inside the block into a JournalError of one line that says what to do."""
         try:
             yield
         except OSError as error:
             raise JournalError(
-                f"cannot keep batches in {self._directory} ({error.strerror or error}); let it be written, "
-                "make room if the disk is full, and run the same command"
+                f"cannot store batches in {self._directory} ({error.strerror or error}): make it writable, "
+                "free some space if the disk is full, and run the same command again"
             ) from error

@@ -1,10 +1,10 @@
-"""Gemini's batch API as teacher or verifier: half the price, and answers within hours. The key is that of `gemini`.
+"""Implements the teacher `gemini-batch`, which uses Gemini's batch API: half the price, answers within hours.
 
-In: requests with a prompt, an image and a pydantic schema, all of a flush together. Out: the model's JSON text,
-unparsed. What was sent is remembered in the run folder (store.py): after a kill at any moment the same requests
-are attached to the jobs that hold them, and nothing is sent twice.
+    compact generate IMAGES --out RUN --teacher gemini-batch --preset efficient
 
-compact generate PICTURES --out RUN --teacher gemini-batch --preset efficient
+A request has a prompt, an image and a pydantic schema; a reply is the model's JSON text, unparsed. The requests of a
+flush are sent together. Jobs are stored in the run directory (store.py): after a kill at any moment, a resumed run
+matches its requests to the existing jobs, and nothing is sent twice. The key is the same as for `gemini`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from compact_hf.teachers.gemini_batch.store import Job, JobStore, read_results
 from compact_hf.teachers.http import parse_server_url, read_api_key
 from compact_hf.teachers.registry import GEMINI_MODEL, TeacherSettings
 
-_POLL_GROWTH: Final = 1.5
+_POLL_GROWTH: Final = 1.5  # factor by which the pause between two polls grows
 
 
 class GeminiBatch:
-    """Ask one Gemini model in batches.
+    """Teacher that asks one Gemini model in batches.
 
     Args:
-        model (`str`, *optional*, defaults to `gemini-3.8-flash`): the model's name, without `models/`.
-        state_dir (`Path`): the run folder, in which the jobs are remembered.
-        url (`str`, *optional*): another server that speaks Gemini's REST protocol.
-        on_wait (`Callable[[str], None]`, *optional*): told in one line what is waited for, at every look.
-        timing (`BatchTiming`, *optional*): how long to wait for what.
-        limits (`BatchLimits`, *optional*): what a job holds at most.
-        timeout_s (`float`, *optional*, defaults to 120): for each call, in seconds.
+        model (`str`, *optional*, defaults to `gemini-3.8-flash`): name of the model, without `models/`.
+        state_dir (`Path`): run directory, in which the jobs are stored.
+        url (`str`, *optional*): URL of another server that speaks Gemini's REST protocol.
+        on_wait (`Callable[[str], None]`, *optional*): called at each poll with a line that says what is waited for.
+        timing (`BatchTiming`, *optional*): waiting times.
+        limits (`BatchLimits`, *optional*): limits on the size of a job.
+        timeout_s (`float`, *optional*, defaults to 120): timeout of each call in seconds.
 
     Raises:
         UsageError: no usable key in the environment, or `url` is not the address of a server.
@@ -74,6 +74,8 @@ class GeminiBatch:
         self._timeout_s = timeout_s
         self._store = JobStore(state_dir, f"{self.name} at {self._server}")
         self._service: BatchService | None = None
+        # State between `_feed`, which reads requests, and `ask`, which sends them and yields answers.
+        # `_requests`: key -> request, for all requests without an answer.
         self._requests: dict[str, Request] = {}
         self._arrivals = 0
         self._is_exhausted = False
@@ -81,25 +83,34 @@ class GeminiBatch:
         self._pause_s = self._timing.initial_poll_s
 
     async def prepare(self, request: Request) -> None:
-        """See `Teacher.prepare`. Nothing: images are encoded as they are written, or all would be in memory."""
+        """Do nothing: each image is encoded when its request is written, because all of them would fill the memory.
+
+        Args:
+            request (`Request`): a request that will be sent soon.
+        """
 
     async def flush(self) -> None:
-        """See `Teacher.flush`: what was asked goes out together."""
+        """Send all requests that wait, as one or more jobs; see `Teacher.flush`."""
         self._flush_event.set()
 
     async def close(self) -> None:
-        """Close the connections; jobs go on at the service."""
+        """Close the connections; submitted jobs continue at the service."""
         if self._service is not None:
             await self._service.close()
             self._service = None
 
     async def ask(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Reply | Failure, None]:
-        """See `Teacher.ask`. Whoever takes an answer keeps it before asking for the next: then it is forgotten here.
+        """Yield one `Reply` or `Failure` per request; see `Teacher.ask`.
+
+        The caller must store an answer before it reads the next one, because the teacher then deletes it.
+
+        Args:
+            requests (`AsyncIterator[Request]`): the requests.
 
         Raises:
-            TeacherError: the service refuses the key, the model or the batch.
-            TeacherUnavailableError: the service was out of reach for too long; the same requests go on.
-            JournalError: the run folder cannot be read or written.
+            TeacherError: the service refuses the key, the model or the batch permanently.
+            TeacherUnavailableError: the service could not be used for too long; the same requests resume the jobs.
+            JournalError: the run directory cannot be read or written.
         """
         self._service = self._service or BatchService(
             self.name, self._model, key=self._key, server=self._server, url=self._url, timeout_s=self._timeout_s
@@ -112,7 +123,7 @@ class GeminiBatch:
             while self._requests or not self._is_exhausted:
                 is_flushed = await self._wait_for_flush(feeder, has_jobs=bool(scheduler.active_jobs(self._requests)))
                 await scheduler.advance_jobs(self._requests)
-                # Answers that are here go first: what follows from them goes out with what waits.
+                # Deliver collected answers first: the requests that follow from them join the next job.
                 if is_flushed and not scheduler.collected_jobs(self._requests):
                     for failure in await self._send(scheduler):
                         yield self._deliver(failure)
@@ -126,11 +137,11 @@ class GeminiBatch:
             scheduler.clean_up(self._requests)
             if running_jobs := scheduler.describe_running(self._requests):
                 self._on_wait(
-                    f"{running_jobs} left running at {self._server}; the same command collects what comes of it"
+                    f"{running_jobs} left running at {self._server}; run the same command again to collect the results"
                 )
 
     async def _send(self, scheduler: JobScheduler) -> list[Failure]:
-        """Write and send what is in no job yet; return a failure for each image that cannot be read any more."""
+        """Send the requests that are in no job yet; return a failure for each image that can no longer be read."""
         job_keys = scheduler.keys()
         new_requests = deque(request for key, request in self._requests.items() if key not in job_keys)
         failures: list[Failure] = []
@@ -140,6 +151,7 @@ class GeminiBatch:
         return failures
 
     async def _feed(self, requests: AsyncIterator[Request]) -> None:
+        """Read the request stream to its end, which counts as a flush."""
         try:
             async for request in requests:
                 self._requests[request.key] = request
@@ -149,7 +161,7 @@ class GeminiBatch:
             self._flush_event.set()
 
     async def _wait_for_flush(self, feeder: asyncio.Future[None], *, has_jobs: bool) -> bool:
-        """Return True once nothing more can come before an answer, False when it is time to look at the jobs again."""
+        """Return True when no request can come before the next answer, False when it is time to poll the jobs."""
         pause_s = self._pause_s if has_jobs else None
         self._pause_s = min(self._pause_s * _POLL_GROWTH, self._timing.max_poll_s)
         try:
@@ -158,7 +170,7 @@ class GeminiBatch:
             return False
         if feeder.done():
             feeder.result()
-        # A job costs minutes at least: what follows from the last answers can be waited for.
+        # A job takes minutes at least, so wait until the requests that follow from the last answers have arrived.
         arrivals = -1
         while arrivals != self._arrivals and not self._is_exhausted:
             arrivals = self._arrivals
@@ -168,9 +180,9 @@ class GeminiBatch:
         return True
 
     def _iter_answers(self, job: Job) -> Iterator[Reply | Failure]:
-        """Yield an answer to each request of an ended job that is asked for; what it left out failed."""
+        """Yield an answer to each waiting request of a collected job; a request that the job left out has failed."""
         keys = {key for key in job.keys if key in self._requests}
-        # At once: a request that failed may be asked again while the others are still handed over.
+        # Update the job before yielding: a failed request may be sent again while other answers are still delivered.
         job.keys = [key for key in job.keys if key not in keys]
         results = self._store.results_path(job)
         with self._store.record_delivered(job) as record:
@@ -184,8 +196,10 @@ class GeminiBatch:
                 yield Failure(key, f"the batch {job.ended}")
 
     def _deliver(self, answer: Reply | Failure) -> Reply | Failure:
+        """Remove the request of an answer, and require another flush before requests are sent."""
         del self._requests[answer.key]
-        # It may lead to new requests, which are to go out together: another flush tells when, if any can come.
+        # The answer may lead to new requests, which should be sent together: wait for the flush that follows them. If
+        # the stream has ended, no new requests can come.
         if self._is_exhausted:
             self._flush_event.set()
         else:
@@ -194,5 +208,10 @@ class GeminiBatch:
 
 
 def open_gemini_batch(model: str, settings: TeacherSettings) -> GeminiBatch:
-    """Return the teacher `gemini-batch`; see `teachers.registry.Backend`."""
+    """Return the teacher `gemini-batch`; see `opener` of `teachers.registry.Backend`.
+
+    Args:
+        model (`str`): name of the model.
+        settings (`TeacherSettings`): its `state_dir`, `url` and `on_wait` are used.
+    """
     return GeminiBatch(model, state_dir=settings.state_dir, url=settings.url, on_wait=settings.on_wait)
