@@ -1,10 +1,10 @@
-"""`compact evaluate`: judge models on a dataset.
+"""Evaluates models on a dataset.
 
     compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
-The task (task.py) defines questions and scoring; this file knows none by name. results_folder.py says
-what DIR holds. The same command resumes, and gives the same files as one that was not stopped; with another model it
-adds that one.
+The task (task.py) defines the questions and the scoring; nothing here depends on a particular task. results_folder.py
+lists the files in DIR. Running the same command again resumes an interrupted evaluation and produces the same files.
+Running it with another model adds that model.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """How models are asked.
+    """Settings for asking models and marking their answers.
 
     Attributes:
-        matching (`str`): when an answer is right: one of the task's rules.
-        batch_size (`int`): questions that a model here answers at once.
-        max_new_tokens (`int`): where an answer is cut.
-        url (`str | None`): the server of `openai:NAME`.
-        limits (`RunLimits`): requests in flight to it, rates and budget.
+        matching (`str`): name of the task's rule that decides whether an answer is right.
+        batch_size (`int`): questions per batch for local models.
+        max_new_tokens (`int`): maximum length of an answer, in tokens.
+        url (`str | None`): URL of the server for `openai:NAME`.
+        limits (`RunLimits`): concurrency, rate limits and budget for requests to the server.
     """
 
     matching: str
@@ -101,39 +101,49 @@ def evaluate(
     """Ask models a dataset's questions, score their answers, and compare each further model with the first.
 
     Args:
-        models (`str | Path | Sequence`): one or several: a folder or a Hub repository (`org/name` or
-            `org/name@revision`) of a whole model or a LoRA adapter; or `openai:NAME`, a model behind a server.
-        dataset (`str | Path`): as the task takes it; `compact` takes `scenes:N`, a folder, a file, or a repository.
-        out (`str | Path`): a new or empty folder, or one in which this dataset is judged already.
-        config (`str`, *optional*): of a dataset with several; `compact` takes `compositional` where there is one.
-        split (`str`, *optional*): by default `validation` or else `test`. Scenes have neither.
-        columns (`Mapping[str, str]`, *optional*): field -> its column, for a dataset of one question a row; `compact`
-            has the fields question, answer, image, k, capabilities and id.
-        limit (`int`, *optional*): only so many questions, drawn by a hash of their ids: those of a smaller limit are
-            among those of a larger one.
-        task (`str`, *optional*): a registered task, or `package.module:Class`; by default the one that recognizes the
-            dataset, or else `compact`.
-        matching (`str`, *optional*): when an answer is right: one of the task's rules, by default its first. `compact`
-            has `exact` and `relaxed`, by which near numbers are right too.
-        control (`str`, *optional*): ask without what the task should need: `swapped-images` (each question about
-            another question's image) or `blind` (no image). What a model still gets right, it knows from the words.
+        models (`str | Path | Sequence[str | Path]`): one or more models. Each is a directory or a Hub repository
+            (`org/name` or `org/name@revision`) with a full model or a LoRA adapter, or `openai:NAME`, a model on a
+            server.
+        dataset (`str | Path`): a dataset that the task can read; `compact` reads `scenes:N`, a directory, a file or a
+            repository.
+        out (`str | Path`): a new or empty directory, or one with an evaluation on the same dataset.
+        config (`str`, *optional*): config of a dataset that has several; `compact` reads `compositional` if it exists.
+        split (`str`, *optional*): split to read, by default `validation`, otherwise `test`. Scenes have no splits.
+        columns (`Mapping[str, str]`, *optional*): field -> name of its column, for a dataset with one question per row;
+            `compact` has the fields question, answer, image, k, capabilities and id.
+        limit (`int`, *optional*): maximum number of questions, selected by a hash of their ids; the questions of a
+            smaller limit are a subset of those of a larger one.
+        task (`str`, *optional*): a registered task, or `package.module:Class`; by default the task that recognizes the
+            dataset, otherwise `compact`.
+        matching (`str`, *optional*): name of the task's rule that decides whether an answer is right, by default its
+            first. `compact` has `exact`, and `relaxed`, which also accepts numbers within 5%.
+        control (`str`, *optional*): a control experiment in which the models do not see the right image:
+            `swapped-images` (each question is asked about the image of another question) or `blind` (no image). It
+            shows how many answers the wording gives away.
         swap_pictures (`bool`, *optional*, defaults to False): the same as `control="swapped-images"`.
-        batch_size (`int`, *optional*, defaults to 64): questions that a model here answers at once.
-        max_new_tokens (`int`, *optional*): where an answer is cut; by default the task's, 16 for `compact`.
-        url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server of `openai:NAME`. Its key
-            comes from OPENAI_API_KEY; a server of one's own needs none.
-        concurrency, rpm, tpm, max_requests, max_cost, price_in, price_out (*optional*): of requests to a server; as for
-            `generate`.
-        on_progress (`Callable[[int, int], None]`, *optional*): called with how many of how many answers, of all models,
-            are there.
-        on_failure (`Callable[[str], None]`, *optional*): called with what a server failed with and is asked again.
+        batch_size (`int`, *optional*, defaults to 64): questions per batch for local models.
+        max_new_tokens (`int`, *optional*): maximum length of an answer in tokens; by default the task's, 16 for
+            `compact`.
+        url (`str`, *optional*): URL of the server for `openai:NAME`, by default OPENAI_BASE_URL, otherwise OpenAI. The
+            key is read from OPENAI_API_KEY; your own server does not need one.
+        concurrency (`int`, *optional*, defaults to 16): maximum number of requests in flight to the server.
+        rpm (`float`, *optional*): maximum number of requests per minute.
+        tpm (`float`, *optional*): maximum number of tokens per minute.
+        max_requests (`int`, *optional*): stop after this number of requests.
+        max_cost (`float`, *optional*): stop at this cost, in US dollars.
+        price_in (`float`, *optional*): US dollars per million input tokens, if the price is not known.
+        price_out (`float`, *optional*): US dollars per million output tokens, if the price is not known.
+        on_progress (`Callable[[int, int], None]`, *optional*): called with the number of answers so far and the number
+            of all answers, over all models.
+        on_failure (`Callable[[str], None]`, *optional*): called with a message when a request to the server failed and
+            will be retried.
 
     Raises:
-        UsageError: an argument cannot be carried out.
-        EvaluationError: a model or the dataset cannot be used, or `out` cannot be written or holds other things.
-        SettingsMismatchError: `out` holds the judging of another dataset, or one with other settings.
-        TeacherError: the server refuses, or cannot be reached.
-        StoppedEarly: Ctrl-C while a server is asked, or a budget; the same call goes on.
+        UsageError: an argument is invalid.
+        EvaluationError: a model or the dataset cannot be used, or `out` cannot be written or contains other files.
+        SettingsMismatchError: `out` contains an evaluation on another dataset, or with other settings.
+        TeacherError: the server rejects requests, or cannot be reached.
+        StoppedEarly: Ctrl-C while a server is asked, or the budget is used up; the same call resumes.
     """
     limits = RunLimits(
         concurrency=concurrency,
@@ -196,7 +206,7 @@ def evaluate(
 
 
 def list_models(models: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return the models as texts, of one or of several."""
+    """Return one or more models as a list of strings."""
     return [str(model) for model in ([models] if isinstance(models, str | Path) else models)]
 
 
@@ -205,17 +215,17 @@ def _choose_control(control: str | None, swap_pictures: bool) -> str | None:
         return control
     if control not in (None, SWAPPED_IMAGES):
         raise UsageError(
-            f"swap_pictures is the control {SWAPPED_IMAGES}, and {control} was given too; give one of them"
+            f"swap_pictures means the control {SWAPPED_IMAGES}, but the control {control} was given too; give only one"
         )
     return SWAPPED_IMAGES
 
 
 def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[ModelEntry]:
-    """Return who is judged, each looked up.
+    """Return the models to evaluate, each with its identity.
 
     Raises:
-        UsageError: nobody, or one model twice.
-        EvaluationError: a model is not there.
+        UsageError: no model is given, or the same model twice.
+        EvaluationError: a model was not found.
     """
     entries: dict[str, ModelEntry] = {}
     for model_id in list_models(models):
@@ -227,12 +237,12 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
             raise UsageError(f"{entries[entry.identity].model} and {model_id} are the same model; give it once")
         entries[entry.identity] = entry
     if not entries:
-        raise UsageError("no model was given; give a folder, a repository or openai:NAME")
+        raise UsageError("no model was given; give a directory, a repository or openai:NAME")
     return list(entries.values())
 
 
 def _identity_settings(task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
-    """Return what decides the answers of all models in one folder, as JSON values."""
+    """Return the settings that all models in one directory must share, as JSON values."""
     return {
         "task": task.name,
         "task_version": task.version,
@@ -248,7 +258,7 @@ def _report_progress(on_progress: Callable[[int, int], None], done: int, total: 
 
 
 def _format_command(directory: EvaluationDirectory, dataset: str, options: Mapping[str, Any]) -> str:
-    """Return the command that makes the whole folder, for its page."""
+    """Return the command that reproduces the whole directory, for its page."""
     words = ["compact", "evaluate", *(entry.model for entry in directory.entries.values()), dataset]
     words += ["--out", str(directory.out)]
     for name, value in options.items():
@@ -262,13 +272,13 @@ def _format_command(directory: EvaluationDirectory, dataset: str, options: Mappi
 def _report_settings(
     task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings
 ) -> dict[str, object]:
-    """Return what else the answers depend on, for the page."""
+    """Return the settings and package versions that the answers depend on, for the page."""
     return {
         "task": f"{task.name}, version {task.version}",
-        "an answer is cut after": f"{settings.max_new_tokens} tokens",
-        "questions at a time": settings.batch_size,
-        "questions, as a hash": question_set.identity,
-        # A server is asked without the other two.
+        "maximum answer length": f"{settings.max_new_tokens} tokens",
+        "batch size": settings.batch_size,
+        "hash of the questions": question_set.identity,
+        # torch and transformers are not needed, and may be missing, if only models on servers are evaluated.
         **{name: version(name) for name in ("compact_hf", "torch", "transformers") if find_spec(name)},
     }
 
@@ -282,6 +292,7 @@ def _answer_questions(
     on_progress: Callable[[int], None],
     on_failure: Callable[[str], None],
 ) -> list[Prediction]:
+    """Return the answers of one model, local or on a server."""
     if entry.batch_size is None:
         return ask_server(
             entry.model,
@@ -310,7 +321,7 @@ def _answer_questions(
 def _score_models(
     task: EvaluationTask, directory: EvaluationDirectory, question_set: QuestionSet, matching: str
 ) -> Evaluation:
-    """Score and compare all models that have answered, and write each one's scores."""
+    """Score and compare all models that have answered, and write each model's results.json."""
     answers = {
         slug: read_predictions(directory.out / slug) for slug in directory.entries if is_finished(directory.out / slug)
     }
@@ -336,7 +347,7 @@ def _score_models(
 
 
 def _display_names(entries: Mapping[str, ModelEntry]) -> dict[str, str]:
-    """Return slug -> a model's name, or its slug, which no other has, where an earlier one has that name."""
+    """Return slug -> display name of the model; if an earlier model has the same name, the slug, which is unique."""
     names: dict[str, str] = {}
     for slug, entry in entries.items():
         names[slug] = slug if entry.name in names.values() else entry.name

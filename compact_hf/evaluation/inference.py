@@ -1,13 +1,13 @@
-"""Load the model that is judged and answer questions about images with it, in batches.
+"""Loads the evaluated model and answers questions about images with it, in batches.
 
-The model is a directory or a Hub repository with a whole vision-language model, or with a LoRA adapter whose
-`adapter_config.json` names its base and may name the base's revision. It runs on a GPU if there is one and else on the
-CPU, in the precision it was saved in.
+The model is a directory or a Hub repository with a full vision-language model, or with a LoRA adapter whose
+`adapter_config.json` names its base and may name the revision of the base. It runs on a GPU if one is available,
+otherwise on the CPU, in the precision that it was saved in.
 
-An image is read once for all questions about it where the model's family allows it (`can_share_prefix`). In LLaVA's
-prompt the image stands before the question, and what stands there is the same for all questions about it: three
-quarters of the tokens and more. So it goes through the tower and the language model once (the prefix), each question
-continues from there, and the answers are the same as without.
+If the model family allows it (`can_share_prefix`), an image is processed once for all questions about it. In LLaVA's
+prompt the image precedes the question, so everything up to the end of the image is the same for all of these questions:
+three quarters of the tokens or more. This prefix goes through the vision tower and the language model once, and each
+question continues from its key-value cache. The answers are the same as without sharing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 ImagePromptPairs = Sequence[tuple[bytes | None, str]]
-"""(Encoded image, prompt) pairs that are answered together; None in place of an image where there is none."""
+"""(Encoded image, prompt) pairs that are answered in one batch; None if a question has no image."""
 
 IMAGE_PLACE: Final[Mapping[str, Any]] = {"type": "image"}
 
@@ -44,17 +44,19 @@ def model_inputs(processor: Any, pairs: ImagePromptPairs, *, device: Any, dtype:
     """Return one batch of inputs for (encoded image, prompt) pairs.
 
     Args:
-        processor (`transformers.ProcessorMixin`): the model's, with its chat template.
-        pairs: all with an image, or all without.
-        device (`torch.device | str`), dtype (`torch.dtype`): of the model.
+        processor (`transformers.ProcessorMixin`): the processor of the model, with its chat template.
+        pairs (`ImagePromptPairs`): images and prompts; either all of them have an image or none has.
+        device (`torch.device | str`): device of the model.
+        dtype (`torch.dtype`): data type of the model.
 
     Returns:
-        `transformers.BatchFeature`: input_ids and attention_mask (batch, tokens), padded in front; pixel_values.
+        `transformers.BatchFeature`: `input_ids` and `attention_mask`, both `(batch, tokens)` and left-padded, and
+        `pixel_values`.
 
     Raises:
         ImageError: an image cannot be decoded.
     """
-    # Questions about one image come one after another; it is decoded once.
+    # Questions about one image are next to each other in a batch; the image is decoded once.
     image_parts = {
         data: None if data is None else {"type": "image", "image": decode_rgb(data)}
         for data in {data for data, _ in pairs}
@@ -65,36 +67,37 @@ def model_inputs(processor: Any, pairs: ImagePromptPairs, *, device: Any, dtype:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        # The template writes the special tokens itself; answers follow at the end, so padding stands in front;
-        # training leaves its own maximum length in the tokenizer, which is none of ours.
+        # The template writes the special tokens itself. Padding is on the left because answers follow at the end.
+        # The maximum length that training leaves in the tokenizer does not apply here.
         processor_kwargs={"padding": True, "padding_side": "left", "add_special_tokens": False, "max_length": None},
     ).to(device, dtype=dtype)
 
 
 def conversation(prompt: str, image_part: Mapping[str, Any] | None = IMAGE_PLACE) -> list[dict[str, Any]]:
-    """Return the messages that ask a model: by default with the place of an image, for the text alone."""
+    """Return the chat messages for a prompt: with an image placeholder by default, without an image if it is None."""
     text_part = {"type": "text", "text": prompt}
     return [{"role": "user", "content": [text_part] if image_part is None else [image_part, text_part]}]
 
 
 def decode_rgb(data: bytes) -> Image:
-    """Return an encoded image's pixels, the right way up, as RGB.
+    """Return an encoded image as RGB pixels, with its EXIF orientation applied.
 
     Raises:
-        ImageError: it cannot be decoded.
+        ImageError: the image cannot be decoded.
     """
     return decode(strip_metadata(data)).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)
 class SharedInputs:
-    """A batch of questions about fewer images, on the CPU.
+    """The inputs for a batch of questions that share images, on the CPU.
 
     Attributes:
-        pixel_values (`Tensor`): (images, 3, height, width).
-        prefix_ids (`Tensor`): token ids up to the end of the image, (images, prefix).
-        image_index (`Tensor`): which image each question is about, (questions,).
-        input_ids, attention_mask (`Tensor`): prefix, padding, question: (questions, tokens).
+        pixel_values (`Tensor`): images, `(images, 3, height, width)`.
+        prefix_ids (`Tensor`): token ids up to the end of the image, `(images, prefix)`.
+        image_index (`Tensor`): index of each question's image, `(questions,)`.
+        input_ids (`Tensor`): token ids of prefix, padding and question, `(questions, tokens)`.
+        attention_mask (`Tensor`): 0 at the padding and 1 elsewhere, `(questions, tokens)`.
     """
 
     pixel_values: Tensor
@@ -104,11 +107,12 @@ class SharedInputs:
     attention_mask: Tensor
 
     def generate(self, network: Any, *, max_new_tokens: int) -> Tensor:
-        """Return the new tokens, (questions, new); greedy where the network's generation config is."""
+        """Return the generated tokens, `(questions, new)`; decoding is greedy if the generation config says so."""
         from transformers import DynamicCache
 
         device = network.device
         cache = DynamicCache(config=network.config.get_text_config())
+        # Fills the cache with the prefixes, one row per image.
         network(
             input_ids=self.prefix_ids.to(device),
             pixel_values=self.pixel_values.to(device, dtype=network.dtype),
@@ -116,6 +120,7 @@ class SharedInputs:
             use_cache=True,
             logits_to_keep=1,
         )
+        # Now one row per question: each question gets a copy of its image's row.
         cache.batch_select_indices(self.image_index.to(device))
         tokens: Tensor = network.generate(
             input_ids=self.input_ids.to(device),
@@ -127,8 +132,10 @@ class SharedInputs:
 
 
 def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | None:
-    """Return the batch, or None where nothing can be shared: no two questions are about one image, there are no images,
-    or the chat template puts something of the question before it.
+    """Return the batch with shared prefixes, or None if nothing can be shared.
+
+    Nothing can be shared if there are no images, if no two questions are about the same image, or if the chat template
+    puts a part of the question before the image.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -141,12 +148,13 @@ def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | Non
         return None
     conversations = [conversation(prompt) for _, prompt in pairs]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
-    # An image's token is one of the tokenizer's special ones: however often it stands there, the rest stays the same.
+    # The image token is a special token, so repeating it below does not change how the text around it is tokenized.
     rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
     image_token = processor.image_token_id
     position = rows[0].index(image_token) if image_token in rows[0] else 0
     if any(row[: position + 1] != rows[0][: position + 1] or row.count(image_token) != 1 for row in rows):
         return None
+    # The prefix ends with the last token of the image; what follows is the question.
     pixel_values = processor.image_processor([decode_rgb(data) for data in image_index], return_tensors="pt")[
         "pixel_values"
     ]
@@ -174,18 +182,18 @@ def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | Non
     )
 
 
-# As transformers' models begin to say that the processor counted on another tower, or on other settings of it.
+# Part of transformers' error message when the processor expects another vision tower, or other settings of it.
 _MISMATCH_MESSAGE: Final = "image features and image tokens do not match"
 
 
 class Student:
-    """A loaded model that answers questions about images, greedily.
+    """A loaded model that answers questions about images with greedy decoding.
 
     Args:
-        model (`str`): a folder or a Hub repository, with its `@revision` or without.
+        model (`str`): a directory, or a Hub repository with an optional `@revision`.
 
     Raises:
-        EvaluationError: it cannot be found or loaded, or is no vision-language model.
+        EvaluationError: the model was not found, cannot be loaded, or is not a vision-language model.
     """
 
     def __init__(self, model: str) -> None:
@@ -203,9 +211,9 @@ class Student:
         except LOAD_ERRORS as error:
             raise EvaluationError(f"model {model} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor"):
-            raise EvaluationError(f"model {model} takes no pictures; give a vision-language model such as LLaVA")
+            raise EvaluationError(f"model {model} does not accept images; give a vision-language model such as LLaVA")
         if not self._processor.chat_template:
-            raise EvaluationError(f"model {model} has no chat template; save the one it was trained with beside it")
+            raise EvaluationError(f"model {model} has no chat template; save the one it was trained with next to it")
         self._network: Any = network.to(self._device).eval()
         self._family = get_family(network.config.model_type)
 
@@ -213,25 +221,29 @@ class Student:
         """Return the model's answers to (encoded image, prompt) pairs.
 
         Args:
-            pairs: answered in one batch, or where that is too much for the memory, in halves of it; all with an image,
-                or all without.
-            max_new_tokens (`int`): where an answer is cut.
+            pairs (`ImagePromptPairs`): images and prompts; either all of them have an image or none has. They are
+                answered in one batch, or in halves of it if memory runs out.
+            max_new_tokens (`int`): maximum length of an answer, in tokens.
 
         Raises:
             ImageError: an image cannot be decoded.
-            EvaluationError: the memory is too small for a single question, or the processor makes another number of
-                tokens of an image than the model has features.
+            EvaluationError: there is not enough memory for a single question, or the processor makes another number of
+                tokens per image than the model expects.
         """
         return self._generate_answers(pairs, self._prepare_inputs(pairs), max_new_tokens)
 
     def answer_batches(
         self, batch_readers: Iterable[Callable[[], ImagePromptPairs]], *, max_new_tokens: int
     ) -> Iterator[list[str]]:
-        """Yield the answers of one batch after the other; while one is answered, the next is read and made ready.
+        """Yield the answers to one batch after the other. While a batch is answered, the next one is prepared.
 
         Args:
-            batch_readers: each gives its pairs when its turn has come.
-            max_new_tokens (`int`), raises: as for `answer`.
+            batch_readers (`Iterable[Callable[[], ImagePromptPairs]]`): functions that read one batch each.
+            max_new_tokens (`int`): maximum length of an answer, in tokens.
+
+        Raises:
+            ImageError: as for `answer`.
+            EvaluationError: as for `answer`.
         """
 
         def prepare(read_batch: Callable[[], ImagePromptPairs]) -> tuple[ImagePromptPairs, Any]:
@@ -248,15 +260,17 @@ class Student:
                 yield self._generate_answers(*pending.popleft().result(), max_new_tokens)
 
     def prompt_lengths(self, prompts: Sequence[tuple[Callable[[], bytes] | None, str]]) -> list[int]:
-        """Return how many tokens each prompt has, but for what is the same in all of them.
+        """Return the number of tokens of each prompt, without the tokens that all prompts have in common.
 
         Args:
-            prompts: what reads the image (None where there is none), and the prompt; images are read only where their
-                size matters.
+            prompts (`Sequence[tuple[Callable[[], bytes] | None, str]]`): for each question a function that reads the
+                image (None without an image), and the prompt. Images are read only if the number of image tokens
+                depends on the size of the image.
         """
         texts = self._processor.tokenizer([prompt for _, prompt in prompts], add_special_tokens=False)
         counts = [len(row) for row in texts["input_ids"]]
         count_image_tokens = lru_cache(maxsize=None)(self._count_image_tokens)
+        # Two sizes with different aspect ratios: the same count means that images of any size have as many tokens.
         if count_image_tokens((64, 64)) == count_image_tokens((960, 640)):
             return counts
         return [
@@ -275,6 +289,7 @@ class Student:
         return shared or model_inputs(self._processor, pairs, device="cpu", dtype=self._network.dtype)
 
     def _generate_answers(self, pairs: ImagePromptPairs, inputs: Any, max_new_tokens: int) -> list[str]:
+        """Return the answers to one batch; after running out of memory, answer its halves one after the other."""
         import torch
 
         try:
@@ -282,7 +297,7 @@ class Student:
         except torch.OutOfMemoryError as error:
             if len(pairs) == 1:
                 raise EvaluationError(
-                    f"the memory of {self._device} is too small for this model: {first_line(error)}"
+                    f"not enough memory on {self._device} for this model: {first_line(error)}"
                 ) from error
         except ValueError as error:
             raise self._translate_error(error, pairs) from error
@@ -302,7 +317,7 @@ class Student:
         return tokens[:, inputs["input_ids"].shape[1] :]
 
     def _translate_error(self, error: ValueError, pairs: ImagePromptPairs) -> EvaluationError:
-        """Return in one line why the model cannot answer; of tokens that do not fit, how many there should be."""
+        """Return a one-line error; if image tokens and features do not match, it gives both counts."""
         import torch
 
         if _MISMATCH_MESSAGE not in str(error).lower():
@@ -316,20 +331,20 @@ class Student:
             feature_count = len(torch.cat(list(self._network.get_image_features(**image_inputs).pooler_output)))
         settings = ", ".join(self._family.processor_settings)
         return EvaluationError(
-            f"the processor of {self._model} does not fit the model: it makes {token_count} tokens of a "
-            f"picture, the model {feature_count}; mend processor_config.json"
+            f"the processor of {self._model} does not match the model: it makes {token_count} tokens per "
+            f"image, and the model expects {feature_count}; fix processor_config.json"
             + (f" ({self._family.label}'s: {settings})" if settings else "")
         )
 
 
 def locate_model(model: str) -> Path:
-    """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
+    """Return the directory with the files of a model, downloading them from the Hub if `model` is not a directory.
 
     Args:
-        model (`str`): a folder or a Hub repository, with its `@revision` or without.
+        model (`str`): a directory, or a Hub repository with an optional `@revision`.
 
     Raises:
-        EvaluationError: there is neither, or the folder holds no model.
+        EvaluationError: neither was found, or the directory does not contain a model.
     """
     ref = None if Path(model).exists() else RepoRef.parse(model)
     try:
@@ -339,19 +354,19 @@ def locate_model(model: str) -> Path:
 
 
 def model_identity(model: str) -> str:
-    """Return a hash of a model's files, so that a model trained anew in the same place counts as another.
+    """Return a hash of a model's files, so that a model that was trained again in the same directory is a new model.
 
     Raises:
-        EvaluationError: as `locate_model`.
+        EvaluationError: as for `locate_model`.
     """
     return loading.hash_model(locate_model(model))
 
 
 def _load_network(directory: Path) -> Any:
-    """Load a whole model, or an adapter merged into the base that it names.
+    """Load a full model, or an adapter merged into the base that it names.
 
     Raises:
-        TuningError: the base cannot be found, or the adapter is another one's.
+        TuningError: the base was not found, or the adapter was trained on another base.
     """
     if loading.is_adapter(directory):
         adapter = read_adapter_info(directory)
@@ -360,6 +375,6 @@ def _load_network(directory: Path) -> Any:
         network = load_merged_model(directory, base)
     else:
         network = load_network(directory)
-    # Vicuna's settings for chatting would be reported as ignored at every batch.
+    # Without this, transformers would warn at every batch that Vicuna's sampling settings are ignored.
     network.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return network

@@ -1,4 +1,4 @@
-"""`compact evaluate --dry-run`: what judging models on a dataset will take, before any model is loaded."""
+"""Estimates the work and cost of an evaluation before any model is loaded: `compact evaluate --dry-run`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from compact_hf.teachers.prices import lookup_price
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What one model still has to answer.
+    """The questions that one model still has to answer.
 
     Attributes:
-        model (`str`): as it was given.
-        answered (`int`): questions that it has answered.
-        to_ask (`int`): questions that it has not.
-        requests (`int`): to a server; 0 for a model that runs here.
-        cost (`float | None`): of these in US dollars, about: an image of 1,024 pixels and a short answer each; None
-            where nobody knows the price.
+        model (`str`): the model as given on the command line.
+        answered (`int`): number of questions answered already.
+        to_ask (`int`): number of questions left.
+        requests (`int`): requests to a server; 0 for a local model.
+        cost (`float | None`): estimated cost of these requests in US dollars, assuming an image of 1,024 pixels and a
+            short answer each; None if the price is unknown.
     """
 
     model: str
@@ -39,15 +39,16 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What judging will take.
+    """The work that an evaluation requires.
 
     Attributes:
-        dataset (`str`): what it is called.
-        questions, pictures (`int`): in it.
-        parts (`dict[str, dict[str, int]]`): grouping -> part -> questions, as far as the dataset says.
-        description (`str`): the same in words; empty where it is not.
-        notes (`tuple[str, ...]`): what was left out of it.
-        models (`tuple[ModelPlan, ...]`): in the order given.
+        dataset (`str`): display name of the dataset.
+        questions (`int`): number of questions.
+        pictures (`int`): number of images.
+        parts (`dict[str, dict[str, int]]`): grouping -> part -> number of questions, as far as it is known.
+        description (`str`): `parts` as text; empty if `parts` is.
+        notes (`tuple[str, ...]`): which rows were skipped, and why.
+        models (`tuple[ModelPlan, ...]`): the models, in the order given.
     """
 
     dataset: str
@@ -59,7 +60,7 @@ class EvaluationPlan:
     models: tuple[ModelPlan, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values, each grouping as a `by_...`."""
+        """Return the plan as JSON values, with a `by_...` key for each grouping."""
         return {
             "dataset": self.dataset,
             "questions": self.questions,
@@ -85,10 +86,13 @@ def plan_evaluation(
     url: str | None = None,
     limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
 ) -> EvaluationPlan:
-    """Say what `evaluate` with these arguments will take; `limits` are its `concurrency` and so on.
+    """Return the work that `evaluate` would do with these arguments.
+
+    The arguments are those of `evaluate`. `limits` holds its `concurrency`, `rpm`, `tpm`, budget and prices.
 
     Raises:
-        UsageError, EvaluationError: as `evaluate`.
+        UsageError: as for `evaluate`.
+        EvaluationError: as for `evaluate`.
     """
     check_server_options(list_models(models), url=url, limits=limits)
     entries = resolve_models(models, batch_size=batch_size, url=url)

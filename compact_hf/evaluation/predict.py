@@ -1,8 +1,8 @@
-"""Answer a dataset's questions with a model that runs here, and read the predictions of an evaluation.
+"""Answers the questions of a dataset with a local model, and reads the predictions of an evaluation.
 
-Questions are asked in batches of about the same length, all that are about one image together, the longest first; a
-batch's answers are on disk before the next one's. What is in the file is not asked again, so a run that was killed
-ends with the same answers as one that was not.
+Questions are asked in batches of about the same prompt length, the longest first; questions about one image are kept
+together. The answers to a batch are written to disk before the next batch's. Questions that are answered in the file
+are not asked again, so a run that was killed and resumed ends with the same answers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ LOCK_FILE: Final = "evaluation.lock"
 
 
 def read_predictions(directory: str | Path) -> list[Prediction]:
-    """Return what one model answered, question by question, as the evaluation's task has them: those of `compact` with
-    `k` and `capabilities`.
+    """Return the predictions of one model, one per question.
 
     Args:
-        directory (`str | Path`): a model's folder in what `compact evaluate` wrote, with predictions.jsonl in it.
+        directory (`str | Path`): the model's subdirectory in the output of `compact evaluate`, which contains
+            predictions.jsonl.
+
+    Returns:
+        `list[Prediction]`: predictions of the task's own class; those of `compact` have `k` and `capabilities`.
 
     Raises:
-        UsageError: the evaluation's task is not installed.
-        EvaluationError: there is no such file, or it was written by another version.
+        UsageError: the task of the evaluation is not installed.
+        EvaluationError: predictions.jsonl was not found, or was written by another version.
     """
     path = Path(directory) / PREDICTIONS_FILE
     with translate_disk_errors(
-        EvaluationError, path, "give the folder of one model, DIR/NAME of compact evaluate's --out DIR", is_reading=True
+        EvaluationError,
+        path,
+        "give the directory of one model, DIR/NAME of compact evaluate's --out DIR",
+        is_reading=True,
     ):
         lines = path.read_bytes().splitlines()
     manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
@@ -49,10 +55,10 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
 
 
 def parse_predictions(prediction_type: type[Prediction], lines: Sequence[bytes], path: Path) -> list[Prediction]:
-    """Return the predictions of these lines of JSON; `path` is what an error calls them.
+    """Return the predictions in lines of JSON; `path` is used in error messages.
 
     Raises:
-        EvaluationError: a line is none.
+        EvaluationError: a line is not a valid prediction.
     """
     from pydantic import ValidationError
 
@@ -63,15 +69,14 @@ def parse_predictions(prediction_type: type[Prediction], lines: Sequence[bytes],
         except ValidationError as error:
             detail = error.errors()[0]
             raise EvaluationError(
-                f"{path}, line {number}: {'.'.join(map(str, detail['loc']))} {detail['msg'].lower()}; it was "
-                "written by "
-                "another version or is damaged: judge the model again"
+                f"{path}, line {number}: {'.'.join(map(str, detail['loc']))} {detail['msg'].lower()}; the file "
+                "is damaged or was written by another version: evaluate the model again"
             ) from error
     return predictions
 
 
 def evaluation_directory(out: Path) -> OutputDirectory:
-    """Return the directory of an evaluation, to be claimed or read."""
+    """Return `out` as the output directory of an evaluation, ready to be claimed or read."""
     return OutputDirectory(
         out,
         "an evaluation",
@@ -83,10 +88,10 @@ def evaluation_directory(out: Path) -> OutputDirectory:
 
 
 def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
-    """Return what an evaluation.json holds, None where there is none. Version 0.1.0 named no task.
+    """Return the contents of evaluation.json, or None if it does not exist. Version 0.1.0 did not record the task.
 
     Raises:
-        EvaluationError: it cannot be read, or is none.
+        EvaluationError: the file cannot be read, or is not an evaluation.json.
     """
     content = directory.read_settings()
     if content is None:
@@ -111,22 +116,22 @@ def predict(
     max_new_tokens: int,
     on_progress: Callable[[int], None] = lambda answered: None,
 ) -> list[Prediction]:
-    """Return one prediction for each question, in their order.
+    """Return one prediction per question, in the order of the questions.
 
     Args:
-        student (`Student`): who is asked.
-        questions (`Sequence[Question]`): each is asked alone.
-        directory (`Path`): where answers are kept until all are there; those of an earlier call with the same arguments
-            are taken from there.
-        task (`EvaluationTask`): makes prompts of questions, and marks answers.
-        matching (`str`): by which of its rules.
-        batch_size (`int`, *optional*, defaults to 64): questions answered at once.
-        max_new_tokens (`int`): where an answer is cut.
-        on_progress (`Callable[[int], None]`, *optional*): called with the number answered so far: at first, and after
-            each batch.
+        student (`Student`): the model to ask.
+        questions (`Sequence[Question]`): the questions; each is asked alone.
+        directory (`Path`): directory for the file with the answers so far; answers of an interrupted call with the same
+            arguments are reused.
+        task (`EvaluationTask`): builds the prompts and marks the answers.
+        matching (`str`): name of the task's rule that marks the answers.
+        batch_size (`int`, *optional*, defaults to 64): questions per batch.
+        max_new_tokens (`int`): maximum length of an answer, in tokens.
+        on_progress (`Callable[[int], None]`, *optional*): called with the number of answers so far, at the start and
+            after each batch.
 
     Raises:
-        EvaluationError: the student cannot answer, or an image cannot be decoded.
+        EvaluationError: the model cannot answer, or an image cannot be decoded.
     """
     try:
         lengths = student.prompt_lengths([(question.read_image, task.get_prompt(question)) for question in questions])
@@ -156,21 +161,21 @@ def predict(
 
 
 def count_local_answers(directory: Path) -> int:
-    """Return how many answers `predict` has kept in a model's folder."""
+    """Return the number of answers that `predict` has saved in the directory of a model."""
     part = directory / _PART_FILE
     return part.read_bytes().count(b"\n") if part.exists() else 0
 
 
 def remove_part(directory: Path) -> None:
-    """Remove what `predict` kept, once its predictions lie elsewhere."""
+    """Delete the answers that `predict` has saved, once all predictions are in their final file."""
     (directory / _PART_FILE).unlink(missing_ok=True)
 
 
 def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> list[Question]:
-    """Return the questions so that batches cut from them have little padding and few different images.
+    """Return the questions in an order that gives batches little padding and few different images.
 
-    Image by image, that with the longest question first: it is read once for all of them, and where the memory is
-    too small that shows at once.
+    Questions are grouped by image, and images are sorted by their longest question, the longest first. So an image is
+    read once for all of its questions, and running out of memory shows in the first batch.
     """
     longest: dict[str, int] = {}
     for question, length in zip(questions, lengths, strict=True):
@@ -187,25 +192,23 @@ def _read_pairs(task: EvaluationTask, batch: Sequence[Question]) -> ImagePromptP
 
 
 def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> EvaluationError:
-    """Return which question's image it is that cannot be shown."""
+    """Return an error that names the question whose image cannot be decoded."""
     for question in batch:
         try:
             if question.read_image is not None:
                 decode_rgb(question.read_image())
         except ImageError:
-            return EvaluationError(
-                f"the picture of question {question.id} cannot be shown ({error}); leave that row out"
-            )
+            return EvaluationError(f"the image of question {question.id} cannot be decoded ({error}); remove that row")
     return EvaluationError(str(error))
 
 
 def _resume_part(
     part: Path, prediction_type: type[Prediction], ids: Sequence[str], batch_size: int
 ) -> list[Prediction]:
-    """Cut `part` to its whole batches and return their predictions.
+    """Truncate `part` to complete batches and return their predictions.
 
-    Whole batches, because what a question is padded beside can tip a close call between two words: so a run that
-    was stopped ends with the same predictions as one that was not.
+    Only complete batches are kept because padding depends on the batch and can change an answer when two tokens are
+    almost equally likely. So a run that was stopped and resumed ends with the same predictions.
     """
     if not part.exists():
         return []
@@ -215,6 +218,6 @@ def _resume_part(
         complete_lines = complete_lines[: len(complete_lines) // batch_size * batch_size]
     predictions = parse_predictions(prediction_type, complete_lines, part)
     if [prediction.id for prediction in predictions] != list(ids[: len(predictions)]):
-        raise EvaluationError(f"{part} holds answers to other questions; remove it and run the same command")
+        raise EvaluationError(f"{part} contains answers to other questions; delete it and run the same command again")
     os.truncate(part, sum(len(line) for line in complete_lines))
     return predictions

@@ -1,4 +1,4 @@
-"""What a task asks and what a model answered; and controls: the same questions about other images, or about none."""
+"""Defines questions, predictions and sets of questions, and controls that swap or remove the images of a set."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from compact_hf.records import digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question as it is asked, alone, whatever conversation it was part of. A task's own has further fields.
+    """One question. It is asked alone, even if it was part of a conversation. Tasks derive classes with more fields.
 
     Attributes:
-        id (`str`): unique in its dataset.
-        image_id (`str`): which image it was written about; questions about one image share it.
-        question (`str`): as the dataset has it; the task makes a prompt of it.
-        answers (`tuple[str, ...]`): the right ones, at least one; any of them counts, the first is the one shown.
-        parts (`Mapping[str, str]`): grouping -> the part of it that the question belongs to, such as
-            `{"type": "counting"}`; scores are given for each part too.
+        id (`str`): unique in the dataset.
+        image_id (`str`): id of the image that the question was written about, shared by all questions about it.
+        question (`str`): the text from the dataset, which the task turns into a prompt.
+        answers (`tuple[str, ...]`): the right answers, at least one. Any of them counts as right; the first is shown.
+        parts (`Mapping[str, str]`): grouping -> the part that the question belongs to, such as `{"type": "counting"}`.
+            Each part also gets a score of its own.
         read_image (`Callable[[], bytes] | None`): returns the encoded image when it is needed; None for a question that
-            is asked without one.
+            is asked without an image.
     """
 
     id: str
@@ -34,23 +34,23 @@ class Question:
     read_image: Callable[[], bytes] | None = field(compare=False, repr=False)
 
     def content(self) -> tuple[Any, ...]:
-        """Return what tells this question from another: all fields but the image's reader, parts if there are any."""
+        """Return the values that identify the question: all fields except `read_image`, and `parts` unless empty."""
         names = [item.name for item in fields(self) if item.compare and (item.name != "parts" or self.parts)]
         return tuple(getattr(self, name) for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """A question with the answers that are right and the one the model gave. A task's own has further fields.
+    """A question with its right answers and the model's answer. Tasks derive classes with more fields.
 
     Attributes:
-        id (`str`): the question's, unique in its dataset.
-        picture (`str`): which image it was written about; questions about one image share it.
-        question (`str`): as the dataset has it.
-        answers (`tuple[str, ...]`): the right ones, not normalised; any of them counts, the first is the one shown.
-        parts (`Mapping[str, str]`): as of the question.
-        prediction (`str`): the model's, not normalised.
-        right (`bool`): whether it counts as right by the rule that was chosen.
+        id (`str`): id of the question, unique in the dataset.
+        picture (`str`): id of the image that the question was written about, shared by all questions about it.
+        question (`str`): the text from the dataset.
+        answers (`tuple[str, ...]`): the right answers, not normalised. Any of them counts as right; the first is shown.
+        parts (`Mapping[str, str]`): as in `Question`.
+        prediction (`str`): the model's answer, not normalised.
+        right (`bool`): whether the answer is right according to the chosen rule.
     """
 
     id: str
@@ -62,23 +62,23 @@ class Prediction:
     right: bool
 
     def points(self) -> float:
-        """Return what the answer is worth, 0 to 1, by which models are compared; a task with grades has its own."""
+        """Return the points for the answer, 0 to 1. Models are compared by them. Tasks with grades override this."""
         return float(self.right)
 
     def to_line(self) -> str:
-        """Return the prediction as predictions.jsonl has it: one line of JSON, with `parts` only if there are any."""
+        """Return the line of predictions.jsonl for this prediction: JSON, without `parts` if it is empty."""
         values = {name: value for name, value in asdict(self).items() if name != "parts" or value}
         return json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
-    """Which part of a dataset is read, and how.
+    """Options that say which part of a dataset is read, and how.
 
     Attributes:
-        config (`str | None`): of a dataset with several.
-        split (`str | None`): by default what the task takes.
-        columns (`Mapping[str, str] | None`): field -> the column that has it, for tasks that read any dataset.
+        config (`str | None`): config of a dataset that has several.
+        split (`str | None`): split to read; by default the task chooses it.
+        columns (`Mapping[str, str] | None`): field -> name of its column, for tasks that read any dataset.
     """
 
     config: str | None = None
@@ -86,13 +86,13 @@ class DataOptions:
     columns: Mapping[str, str] | None = None
 
     def refuse(self, dataset: str) -> None:
-        """Refuse all of them, for a dataset that has no use for any.
+        """Raise an error if any option is given, for a dataset to which none applies.
 
         Raises:
-            UsageError: one is given.
+            UsageError: an option is given.
         """
         if self.config or self.split or self.columns:
-            raise UsageError(f"{dataset} has no configs, splits or columns; leave --config, --split and --columns out")
+            raise UsageError(f"{dataset} has no configs, splits or columns; omit --config, --split and --columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ class QuestionSet:
     """The questions of one dataset.
 
     Attributes:
-        name (`str`): what they are called in results.
-        questions (`tuple[Question, ...]`): in a fixed order.
-        skip_counts (`Mapping[str, int]`): reason -> rows that cannot be asked.
-        control (`str`): a word for what a control did to them; empty without one.
+        name (`str`): display name of the dataset in results.
+        questions (`tuple[Question, ...]`): the questions, in a fixed order.
+        skip_counts (`Mapping[str, int]`): reason -> number of rows that were skipped.
+        control (`str`): a word for the control that was applied; empty without one.
     """
 
     name: str
@@ -113,20 +113,22 @@ class QuestionSet:
 
     @property
     def identity(self) -> str:
-        """A hash of the questions: ids, images, texts and answers, and the control."""
+        """Hash of the questions (ids, image ids, texts and answers) and of the control."""
         identity = digest([question.content() for question in self.questions])
         return digest(self.control, identity) if self.control else identity
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of scores has to know of them, in lines."""
-        return tuple(f"{count:,} rows of {self.name} left out: {reason}" for reason, count in self.skip_counts.items())
+        """Notes for readers of the scores: one line per reason for which rows were skipped."""
+        return tuple(f"{count:,} rows of {self.name} skipped: {reason}" for reason, count in self.skip_counts.items())
 
     def limit(self, count: int) -> QuestionSet:
-        """Return `count` of the questions, drawn by a hash of their ids: a smaller limit's are among a larger one's.
+        """Return `count` of the questions, selected by a hash of their ids.
+
+        The questions of a smaller limit are a subset of those of a larger one.
 
         Raises:
-            UsageError: a limit below 1.
+            UsageError: the limit is below 1.
         """
         if count < 1:
             raise UsageError(f"got the limit {count}; it must be at least 1")
@@ -138,11 +140,11 @@ class QuestionSet:
 
 
 Control = Callable[[QuestionSet], QuestionSet]
-"""Takes away what a model should need; what it still gets right, it knows from elsewhere."""
+"""Removes information that a model should need. What it still answers correctly, it did not get from the image."""
 
 
 def swap_images(question_set: QuestionSet) -> QuestionSet:
-    """Return the same questions, each about the image of the one half the list away.
+    """Return the same questions, each with the image that is half the list of images away.
 
     Raises:
         EvaluationError: there is only one image.
@@ -152,11 +154,12 @@ def swap_images(question_set: QuestionSet) -> QuestionSet:
 
 
 def _swap_image_readers(questions: Sequence[Question]) -> tuple[Question, ...]:
+    """Return the questions with the `read_image` of another image each."""
     readers = {question.image_id: question.read_image for question in questions}
     if len(readers) < 2:
-        raise EvaluationError("all questions are about one picture; swapping pictures takes at least two")
+        raise EvaluationError("all questions are about one image; swapping images takes at least two")
     image_ids = tuple(readers)
-    # Neighbours may show the same place; half the list away there is another one.
+    # Neighbouring images may show the same place; an image half the list away is likely to show another.
     partners = {
         image_id: image_ids[(index + len(image_ids) // 2) % len(image_ids)] for index, image_id in enumerate(image_ids)
     }
@@ -164,11 +167,11 @@ def _swap_image_readers(questions: Sequence[Question]) -> tuple[Question, ...]:
 
 
 def remove_images(question_set: QuestionSet) -> QuestionSet:
-    """Return the same questions, asked without an image."""
+    """Return the same questions without images."""
     questions = tuple(replace(question, read_image=None) for question in question_set.questions)
     return replace(question_set, name=f"{question_set.name}, without images", questions=questions, control="blind")
 
 
 SWAPPED_IMAGES: Final = "swapped-images"
 CONTROLS: Final[Mapping[str, Control]] = {SWAPPED_IMAGES: swap_images, "blind": remove_images}
-"""Name -> control, of any task with images."""
+"""Name -> control, for any task with images."""

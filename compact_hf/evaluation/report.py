@@ -1,6 +1,6 @@
-"""The page of a judging: `Evaluation` in, report.html out, which reports/evaluation_page.py lays out.
+"""Writes the HTML report of an evaluation. reports/evaluation_page.py does the layout.
 
-compact evaluate MODEL... DATASET --out DIR      leaves DIR/report.html
+compact evaluate MODEL... DATASET --out DIR      writes DIR/report.html
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ MAX_EXAMPLES: Final = 12
 def write_report(
     evaluation: Evaluation, out: Path, *, task: EvaluationTask, command: str, settings: Mapping[str, object]
 ) -> Path:
-    """Write the page of a judging into its folder, and return its path.
+    """Write report.html into the directory of an evaluation, and return its path.
 
     Args:
         evaluation (`Evaluation`): the scores.
-        out (`Path`): the judging's folder, with each model's predictions.
-        task (`EvaluationTask`): by which they were judged.
-        command (`str`): what makes all of it again.
-        settings (`Mapping[str, object]`): name -> value of what else the answers depend on, versions included.
+        out (`Path`): the evaluation directory, which holds the predictions of each model.
+        task (`EvaluationTask`): the task that produced the scores.
+        command (`str`): the command that reproduces the evaluation.
+        settings (`Mapping[str, object]`): name -> value of everything else that the answers depend on, package versions
+            included.
 
     Raises:
         EvaluationError: the predictions cannot be read.
@@ -66,11 +67,14 @@ def build_report(
     command: str,
     settings: Mapping[str, object],
 ) -> EvaluationReport:
-    """Return what the page tells.
+    """Return the contents of the page.
 
     Args:
-        answers (`Sequence[Mapping[str, Prediction]]`): of each model, by the question's id.
-        task, command, settings: as in `write_report`.
+        evaluation (`Evaluation`): the scores.
+        answers (`Sequence[Mapping[str, Prediction]]`): for each model, question id -> prediction.
+        task (`EvaluationTask`): the task that produced the scores.
+        command (`str`): the command that reproduces the evaluation.
+        settings (`Mapping[str, object]`): name -> value of everything else that the answers depend on.
     """
     results = evaluation.results
     models = tuple(item.model for item in results)
@@ -94,7 +98,7 @@ def build_report(
         matching=rule.text if rule else "",
         notes=evaluation.notes,
         settings=tuple((name, f"{value}") for name, value in settings.items()),
-        command=Example("The same command goes on where it was stopped; with another model it adds that one.", command),
+        command=Example("Run this command again to resume it; name another model to add that model.", command),
     )
 
 
@@ -107,11 +111,13 @@ def _describe_headline(results: Results) -> Fact:
 def select_examples(
     answers: Sequence[Mapping[str, Prediction]], count: int, *, get_stratum: Callable[[Prediction], Any]
 ) -> list[str]:
-    """Return the ids of at most `count` questions to show, by a rule that nobody's eye has a part in.
+    """Return the ids of at most `count` questions to show as examples, selected by a fixed rule.
 
-    Round by round one of each stratum is taken, by turns one that some models get right, one that none does and one
-    that all do, as far as there are such; of those the one whose id has the smallest hash, if possible of a new image.
+    Each round takes one question per stratum. Outcomes take turns, as far as such questions exist: answered correctly
+    by some models, by none, by all. Among the candidates, the question whose id has the smallest hash is taken; an
+    image that has not been shown yet is preferred.
     """
+    # Stratum -> outcome -> the candidates that are left, in the order of their hashes.
     pending: dict[Any, dict[Outcome, list[Prediction]]] = defaultdict(lambda: {name: [] for name in OUTCOMES})
     for id in sorted(answers[0], key=digest):
         prediction = answers[0][id]
@@ -123,6 +129,7 @@ def select_examples(
         candidates for outcomes in pending.values() for candidates in outcomes.values()
     ):
         for position, stratum in enumerate(sorted(pending)):
+            # Each stratum starts with another outcome, so that one round already shows all of them.
             order = [OUTCOMES[(round_number + position + step) % len(OUTCOMES)] for step in range(len(OUTCOMES))]
             candidates = next((pending[stratum][outcome] for outcome in order if pending[stratum][outcome]), None)
             if candidates and len(selected) < count:
@@ -140,13 +147,13 @@ def _facts(task: EvaluationTask, predictions: Sequence[Prediction]) -> tuple[Fac
     right_answers = {answer for prediction in predictions for answer in prediction.answers[:1]}
     return (
         Fact("questions", f"{len(predictions):,}", describe_parts(task, task.count_parts(predictions))),
-        Fact("pictures", f"{len({prediction.picture for prediction in predictions}):,}"),
-        Fact("different right answers", f"{len(right_answers):,}"),
+        Fact("images", f"{len({prediction.picture for prediction in predictions}):,}"),
+        Fact("distinct correct answers", f"{len(right_answers):,}"),
     )
 
 
 def _differences(evaluation: Evaluation) -> tuple[ModelDifference, ...]:
-    """Return how each further model does against the first."""
+    """Return the difference between each further model and the first."""
     names = [results.model for results in evaluation.results]
     return tuple(
         ModelDifference(
@@ -159,6 +166,7 @@ def _differences(evaluation: Evaluation) -> tuple[ModelDifference, ...]:
 def _build_example(
     task: EvaluationTask, evaluation: Evaluation, models: Sequence[str], predictions: Sequence[Prediction]
 ) -> AnsweredQuestion:
+    """Return one question with all models' answers, as the page shows it."""
     first = predictions[0]
     return AnsweredQuestion(
         image=evaluation.read_image(first.id),
@@ -174,13 +182,14 @@ def _build_example(
 
 
 def _describe_selection(questions: int, models: int, stratum_name: str) -> str:
+    """Return how the examples were selected, as a sentence for the page."""
     outcomes = (
-        "one that some models get right, one that none does and one that all do"
+        "a question that some models answer correctly, one that no model does and one that all models do"
         if models > 1
-        else "one that is answered wrongly and one rightly"
+        else "a question that is answered incorrectly and one that is answered correctly"
     )
-    turns = f"one of each {stratum_name} after the other, by turns" if stratum_name else "by turns"
+    turns = f"for each {stratum_name} in turn, " if stratum_name else "in turn, "
     return (
-        f"{min(MAX_EXAMPLES, questions)} of the {questions:,} questions, chosen by a fixed rule and not by eye: "
-        f"{turns} {outcomes}, as far as there are such; which of them, a hash of its id decides."
+        f"{min(MAX_EXAMPLES, questions)} of the {questions:,} questions, selected by a fixed rule and not by hand: "
+        f"{turns}{outcomes}, as far as such questions exist; ties are resolved by a hash of the id."
     )

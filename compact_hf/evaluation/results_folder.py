@@ -1,14 +1,14 @@
-"""The directory of an evaluation: its dataset, its models, what they answered, and their results.
+"""Reads and writes the directory of an evaluation: its settings, its models, their predictions and results.
 
-DIR/evaluation.json               the task, the dataset and how it is asked; each model with the hash of its files
-DIR/NAME/predictions.part.jsonl   while a model that runs here is asked: its answers so far
-DIR/NAME/journal.sqlite           of a model behind a server: its replies
-DIR/NAME/predictions.jsonl        one line a question, in the dataset's order: the fields of the task's `Prediction`
-DIR/NAME/results.json             its scores; scoring.py has their schema
-DIR/results.json                  all of them: {"schema", "task", "task_version", "dataset", "matching",
-                                  "models": [scores of one, ...],
+DIR/evaluation.json               task, dataset and settings; each model with a hash of its files
+DIR/NAME/predictions.part.jsonl   answers so far, while a local model is evaluated
+DIR/NAME/journal.sqlite           replies of a model on a server
+DIR/NAME/predictions.jsonl        one line per question, in the dataset's order: the fields of the task's `Prediction`
+DIR/NAME/results.json             scores of the model; scoring.py describes the schema
+DIR/results.json                  scores of all models: {"schema", "task", "task_version", "dataset", "matching",
+                                  "models": [scores of one model, ...],
                                   "comparisons": [each further model with the first, ...], "notes"}
-DIR/report.html                   the page for people
+DIR/report.html                   the page with tables, plots and examples
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(NotebookSummary):
-    """Some models on the same questions.
+    """The scores of one or more models on the same questions.
 
     Attributes:
-        task, task_version (`str`): by what they were judged.
-        dataset (`str`): what it is called.
-        matching (`str`): when an answer counts as right: one of the task's rules, such as `exact`.
-        results (`tuple[Results, ...]`): one for each model, in the order in which they were judged first, of the task's
-            own class: those of `compact` have `by_k`. No two have the same name.
-        slugs (`tuple[str, ...]`): of each of them, inside the judging's folder; predictions.jsonl lies there.
-        comparisons (`tuple[Comparison, ...]`): of each further model with the first: `comparisons[i]` is
+        task (`str`): name of the task.
+        task_version (`str`): version of the task.
+        dataset (`str`): display name of the dataset.
+        matching (`str`): the rule that decides whether an answer is right: one of the task's, such as `exact`.
+        results (`tuple[Results, ...]`): one per model, in the order in which the models were first evaluated. The class
+            is the task's own; results of `compact` have `by_k`. No two have the same model name.
+        slugs (`tuple[str, ...]`): for each model, the name of its subdirectory, which contains predictions.jsonl.
+        comparisons (`tuple[Comparison, ...]`): each further model against the first: `comparisons[i]` is
             `compare(predictions of results[i + 1], predictions of results[0])`.
-        notes (`tuple[str, ...]`): what a reader has to know of the questions, such as how many rows were left out.
-        read_image (`Callable[[str], bytes | None]`): gives the encoded image that the question of that id was asked
-            about, None where it was asked without one.
-        published (`tuple[PublishedScore, ...]`): what others report on the same task.
+        notes (`tuple[str, ...]`): remarks about the questions, such as how many rows were skipped.
+        read_image (`Callable[[str], bytes | None]`): takes a question id and returns the encoded image that was shown;
+            None if the question was asked without an image.
+        published (`tuple[PublishedScore, ...]`): published scores on the same task.
     """
 
     task: str
@@ -72,7 +73,7 @@ class Evaluation(NotebookSummary):
     published: tuple[PublishedScore, ...] = ()
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield a table of scores for each model, and one of the comparisons."""
+        """Yield a table of scores for each model, then the comparisons and published scores."""
         for results in self.results:
             if len(self.results) > 1:
                 yield f"\n{results.model}"
@@ -93,7 +94,7 @@ class Evaluation(NotebookSummary):
             yield self.published_table()
 
     def published_table(self) -> Table:
-        """Return each model's headline and those that others have published, in per cent."""
+        """Return a table of each model's headline score and the published ones, in percent."""
         metric = self.results[0].headline.metric
         ours = [(item.model, item.headline) for item in self.results]
         return Table(
@@ -108,7 +109,7 @@ class Evaluation(NotebookSummary):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what results.json of a judging holds; `models` has each model's results.json."""
+        """Return the contents of DIR/results.json; `models` has the contents of each model's results.json."""
         first = self.results[0].model
         return {
             "schema": RESULTS_SCHEMA,
@@ -130,13 +131,13 @@ RESULTS_FILE: Final = "results.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model that is judged.
+    """A model that is evaluated.
 
     Attributes:
-        model (`str`): as it was given: a folder, a repository, or `openai:NAME`.
-        identity (`str`): a hash of its files, or of the server's address and the model's name.
-        batch_size (`int | None`): questions that it is asked at a time, which can tip a close call between two words;
-            None behind a server.
+        model (`str`): the model as given on the command line: a directory, a repository, or `openai:NAME`.
+        identity (`str`): a hash of its files, or of the server's URL and the model's name.
+        batch_size (`int | None`): questions per batch, None for a model on a server. It is recorded because rounding
+            differs between batch sizes, which can change an answer when two tokens are almost equally likely.
     """
 
     model: str
@@ -145,17 +146,17 @@ class ModelEntry:
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs on this machine."""
+        """Whether the model runs on this machine."""
         return self.batch_size is not None
 
     @property
     def name(self) -> str:
-        """What people call it: of a folder, its last part."""
+        """Display name: the name of the directory, or the repository or `openai:NAME` as given."""
         return Path(self.model).resolve().name if Path(self.model).exists() else self.model
 
 
 class EvaluationDirectory:
-    """A judging's folder, open for writing; see `open`."""
+    """The directory of an evaluation, locked for writing. Use `open` to create one."""
 
     def __init__(self, directory: OutputDirectory, settings: Mapping[str, Any], entries: dict[str, ModelEntry]) -> None:
         self.out = directory.path
@@ -166,14 +167,15 @@ class EvaluationDirectory:
     @classmethod
     @contextmanager
     def open(cls, out: Path, settings: Mapping[str, Any]) -> Iterator[Self]:
-        """Start a judging in `out`, or go on with the one that is there; nobody else may write to it meanwhile.
+        """Start an evaluation in `out` or resume the existing one, locking the directory against other processes.
 
         Args:
-            settings (`Mapping[str, Any]`): the dataset and how it is asked, as JSON values.
+            out (`Path`): the directory of the evaluation.
+            settings (`Mapping[str, Any]`): everything that the answers of all models depend on, as JSON values.
 
         Raises:
-            SettingsMismatchError: the folder holds a judging with other settings.
-            EvaluationError: it holds something else, another process writes to it, or it cannot be written.
+            SettingsMismatchError: the directory contains an evaluation with other settings.
+            EvaluationError: it contains other files, another process is writing to it, or it cannot be written.
         """
         directory = evaluation_directory(out)
         directory.claim()
@@ -182,19 +184,19 @@ class EvaluationDirectory:
             entries = _parse_entries(manifest.pop("models"))
             if entries:
                 directory.check(manifest, settings)
-            with translate_disk_errors(EvaluationError, out, "nothing is lost, the same command goes on"):
+            with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
                 yield cls(directory, settings, entries)
 
     @property
     def entries(self) -> Mapping[str, ModelEntry]:
-        """The models' folders in it, in the order in which they were judged first."""
+        """The models by subdirectory name, in the order in which they were first evaluated."""
         return self._entries
 
     def add_model(self, entry: ModelEntry) -> Path:
-        """Return the folder of a model, the same one for the same model whenever it comes.
+        """Return the subdirectory of a model, creating and recording it if the model is new.
 
         Raises:
-            SettingsMismatchError: its answers were begun with another batch size.
+            SettingsMismatchError: the model was partly evaluated with another batch size.
         """
         slug = choose_slug(self._entries, entry)
         existing = self._entries.get(slug)
@@ -204,6 +206,7 @@ class EvaluationDirectory:
             and existing.batch_size != entry.batch_size
             and not (directory / PREDICTIONS_FILE).exists()
         ):
+            # Answers of two batch sizes must not be mixed. Without any answers yet, the new batch size is taken.
             if any(directory.glob("predictions.part.*")):
                 raise SettingsMismatchError(str(directory), {"batch_size": (existing.batch_size, entry.batch_size)})
             existing = None
@@ -216,15 +219,15 @@ class EvaluationDirectory:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether a model's folder holds all of its answers."""
+    """Return whether the directory of a model contains all of its answers."""
     return (directory / PREDICTIONS_FILE).is_file()
 
 
 def read_entries(out: Path) -> Mapping[str, ModelEntry]:
-    """Return the models that have a place in a judging's folder; none where it is none.
+    """Return the models of an evaluation by subdirectory name; empty if `out` does not contain an evaluation yet.
 
     Raises:
-        EvaluationError: it holds something else.
+        EvaluationError: `out` contains other files.
     """
     directory = evaluation_directory(out)
     directory.claim()
@@ -236,7 +239,7 @@ def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:
 
 
 def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
-    """Return the name of a model's folder: the one it has, or a new one that no other has, however case is treated."""
+    """Return the subdirectory name of a model: its existing one, or a new name that is unique ignoring case."""
     for slug, existing in entries.items():
         if existing.identity == entry.identity:
             return slug
@@ -247,10 +250,10 @@ def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
 
 
 def write_predictions(directory: Path, predictions: Iterable[Prediction]) -> None:
-    """Write a model's answers in one step."""
+    """Write all predictions of a model atomically."""
     write_atomically(directory / PREDICTIONS_FILE, "".join(f"{prediction.to_line()}\n" for prediction in predictions))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one step: the file is there as a whole or not at all."""
+    """Write a JSON file atomically: it is either complete or does not exist."""
     write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

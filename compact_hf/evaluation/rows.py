@@ -1,6 +1,6 @@
-"""Read the rows of a dataset that a task asks about: a dataset on the Hub, a directory, or a file, and its images.
+"""Reads the rows and images of an evaluation dataset.
 
-    org/name, org/name@v1.0.0            a dataset on the Hub, at a revision or as it is now
+    org/name, org/name@v1.0.0            a dataset on the Hub, at a revision or the current one
     a directory; a .parquet, .jsonl, .json or .csv file
 
 Images are read only when a question is asked about them.
@@ -24,16 +24,17 @@ _IMAGE_COLUMNS: Final = ("image", "images")
 
 
 class ImageColumn:
-    """One column of images.
+    """The image column of a dataset.
 
     Args:
-        rows (`datasets.Dataset`): all rows of the dataset, in their order.
-        column (`str | None`): which; by default `image` or `images`, or else the first of images.
-        root (`Path | None`): where the paths of a dataset of one's own start; None for one from the Hub.
-        dataset_name (`str`): what the dataset is called.
+        rows (`datasets.Dataset`): all rows of the dataset, in order.
+        column (`str | None`): name of the column; by default `image` or `images`, otherwise the first column of images.
+        root (`Path | None`): directory that relative paths in a local dataset start from; None for a dataset on the
+            Hub.
+        dataset_name (`str`): display name of the dataset.
 
     Raises:
-        EvaluationError: there is no such column.
+        EvaluationError: the column was not found.
     """
 
     def __init__(self, rows: Any, column: str | None, *, root: Path | None, dataset_name: str) -> None:
@@ -43,38 +44,39 @@ class ImageColumn:
         column = column or _find_image_column(rows)
         if column is None or column not in rows.column_names:
             raise EvaluationError(
-                f"{dataset_name} has no column of pictures (it has {', '.join(rows.column_names)}); "
-                "say which one it is: --columns image=COLUMN"
+                f"{dataset_name} has no image column (it has {', '.join(rows.column_names)}); "
+                "name the column to use: --columns image=COLUMN"
             )
         self._root = root
-        # As Arrow an image is the bytes of its file; as a row it would be decoded.
+        # In Arrow format an image is the bytes of its file; in the default format it would be decoded.
         self._table = rows.select_columns([column]).with_format("arrow")
         self._column = column
         arrow_column = self._table.data.column(column)
-        # The null mask and the lists' lengths: no image is read for them.
+        # Number of images per row, from the null mask or the lengths of lists: no image is read for it.
         is_list = pa.types.is_list(arrow_column.type) or pa.types.is_large_list(arrow_column.type)
         counts = pc.list_value_length(arrow_column) if is_list else pc.is_valid(arrow_column).cast(pa.int32())
         self._counts = pc.fill_null(counts, 0).to_pylist()
 
     def missing_reason(self, index: int) -> str:
-        """Return why a row's image cannot be asked about, or nothing."""
+        """Return the reason why a row must be skipped because of its images; empty if it has exactly one image."""
         count = self._counts[index]
+        # The values of RowReason.SEVERAL_IMAGES and NO_IMAGE, which are counted together with these.
         return "" if count == 1 else "several pictures" if count else "no picture"
 
     def image_id(self, index: int) -> str:
-        """Return what the row's image is called: rows that name the same file share it."""
+        """Return an id for the row's image, which is the same for all rows that name the same file."""
         import pyarrow as pa
 
         cell = self._cell(index)
-        # Names inside of Parquet files are often all the same.
+        # The path of an image embedded in Parquet is ignored: it is often the same in all rows.
         path = (None if cell["bytes"].is_valid else cell["path"]) if isinstance(cell, pa.StructScalar) else cell
         return str(path) if path else f"row {index}"
 
     def read(self, index: int) -> bytes:
-        """Return the file of a row's image.
+        """Return the encoded image of a row.
 
         Raises:
-            ImageError: there is none that may be read.
+            ImageError: the row has no image, or its file must not or cannot be read.
         """
         cell = self._cell(index).as_py()
         data: bytes | None = cell["bytes"] if isinstance(cell, dict) else None
@@ -87,26 +89,28 @@ class ImageColumn:
             raise ImageError(ImageReason.UNREADABLE, f"{path}: {error.strerror}") from error
 
     def _cell(self, index: int) -> Any:
-        """Return the image as Arrow holds it: a struct of bytes and path, or a text."""
+        """Return the Arrow value of the image: a struct of bytes and path, or a string with a path."""
         import pyarrow as pa
 
         cell = self._table.data.column(self._column)[index]
         return cell.values[0] if isinstance(cell, pa.ListScalar) else cell
 
     def _resolve_path(self, path: Any) -> Path:
+        """Return the file that a path in the dataset refers to, if it may be read."""
         from datasets import config
 
         if not isinstance(path, str) or not path:
             raise ImageError(ImageReason.NO_IMAGE, f"{type(path).__name__} {str(path)[:80]!r}")
         roots = [root for root in (self._root, Path(config.HF_DATASETS_CACHE).resolve()) if root]
         resolved = ((self._root or Path()) / path).resolve()
-        # Somebody else's table may name any file of this machine.
+        # A dataset from someone else could name any file on this machine.
         if not any(resolved.is_relative_to(root) for root in roots):
-            raise ImageError(ImageReason.UNREADABLE, f"{path} does not lie beside the data set")
+            raise ImageError(ImageReason.UNREADABLE, f"{path} is outside the directory of the dataset")
         return resolved
 
 
 def _find_image_column(rows: Any) -> str | None:
+    """Return the column `image` or `images`, otherwise the first column of type Image; None if there is none."""
     from datasets import Image, List
 
     typed_columns = [
@@ -126,9 +130,9 @@ class DatasetRows:
     """The rows of one split of a dataset.
 
     Attributes:
-        name (`str`): what they are called: the dataset, its config and its split.
-        rows (`datasets.Dataset`): in their order.
-        images (`ImageColumn`): of the same rows.
+        name (`str`): display name: the dataset with its config and split.
+        rows (`datasets.Dataset`): the rows, in order.
+        images (`ImageColumn`): the images of these rows.
     """
 
     name: str
@@ -136,11 +140,12 @@ class DatasetRows:
     images: ImageColumn
 
     def collect(self, questions: Iterable[Question], skip_counts: Mapping[str, int]) -> QuestionSet:
-        """Return the rows' questions; `skip_counts` is read once they have been made.
+        """Return the questions as a `QuestionSet`.
 
         Args:
-            questions (`Iterable[Question]`): in the order of the rows.
-            skip_counts (`Mapping[str, int]`): reason -> rows that cannot be asked.
+            questions (`Iterable[Question]`): the questions, in the order of the rows.
+            skip_counts (`Mapping[str, int]`): reason -> number of rows that were skipped. It is read after `questions`
+                is exhausted, so that their iterator can fill it.
 
         Raises:
             EvaluationError: there are no questions.
@@ -149,7 +154,7 @@ class DatasetRows:
         if not collected:
             reasons = ", ".join(f"{reason} in {count}" for reason, count in skip_counts.items())
             raise EvaluationError(
-                f"{self.name} has no question that can be asked ({reasons or 'it is empty'}); give another"
+                f"{self.name} has no question that can be asked ({reasons or 'it is empty'}); give another dataset"
             )
         return QuestionSet(self.name, collected, dict(sorted(skip_counts.items())))
 
@@ -158,13 +163,14 @@ def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "de
     """Load one split of a dataset.
 
     Args:
-        dataset (`str`): as in the module.
-        options (`DataOptions`): its config, its split (by default `validation` or else `test`), and with the column
-            `image` the one of the images (by default `image`, `images`, or else the first of images).
-        preferred_config (`str`, *optional*): which config is read if none is given, where the dataset has it.
+        dataset (`str`): a Hub repository, a directory or a file; see the module docstring.
+        options (`DataOptions`): config; split (by default `validation`, otherwise `test`); and in `columns` the name of
+            the image column under `image` (by default `image` or `images`, otherwise the first column of images).
+        preferred_config (`str`, *optional*, defaults to `"default"`): config to read if none is given and the dataset
+            has it.
 
     Raises:
-        EvaluationError: there is no such dataset, config, split or column.
+        EvaluationError: the dataset, config, split or column was not found.
     """
     source = _resolve_source(dataset)
     config = options.config or _default_config(source, preferred_config)
@@ -177,7 +183,7 @@ def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "de
 
 @dataclass(frozen=True, slots=True)
 class _DatasetSource:
-    """What `load_dataset` takes, what to call it, and the folder where a dataset of one's own lies."""
+    """Arguments of `load_dataset`, a display name, and the directory of a local dataset."""
 
     path: str
     name: str
@@ -186,18 +192,20 @@ class _DatasetSource:
 
 
 def _resolve_source(dataset: str) -> _DatasetSource:
+    """Return how to load a dataset: as a file, a directory or a repository."""
     path = Path(dataset)
     if path.is_file():
         if path.suffix not in _FILE_BUILDERS:
-            raise EvaluationError(f"{dataset} is no data set; of files {', '.join(_FILE_BUILDERS)} are read")
+            raise EvaluationError(f"{dataset} is not a dataset; supported files are {', '.join(_FILE_BUILDERS)}")
         return _DatasetSource(_FILE_BUILDERS[path.suffix], path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
-    name, _, revision = dataset.partition("@")  # no RepoRef: a name without an owner is one too, such as `squad`
+    name, _, revision = dataset.partition("@")  # not a RepoRef, because names without an owner exist, such as `squad`
     return _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
 
 
 def _default_config(source: _DatasetSource, preferred: str) -> str | None:
+    """Return the preferred config if the dataset has it, otherwise its default config; None for a single file."""
     from datasets import get_dataset_config_names, get_dataset_default_config_name
 
     if "data_files" in source.load_kwargs:
@@ -213,11 +221,12 @@ def _default_config(source: _DatasetSource, preferred: str) -> str | None:
 
 
 def _default_split(source: _DatasetSource, config: str | None) -> str:
+    """Return `validation` or `test`, whichever exists first; for a single file its only split."""
     from datasets import get_dataset_split_names
 
     with _translate_dataset_errors(source):
         names: list[str] = list(get_dataset_split_names(source.path, config, **source.load_kwargs))
-    # What lies in one file has no other name.
+    # `datasets` gives a single file its only split, whatever its contents.
     for name in (*_DEFAULT_SPLITS, *(names if "data_files" in source.load_kwargs else ())):
         if name in names:
             return str(name)
@@ -236,7 +245,7 @@ def _load_rows(source: _DatasetSource, config: str | None, split: str) -> Any:
 
 @contextmanager
 def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
-    """Tell in one line what keeps `datasets` from reading."""
+    """Convert errors of `datasets` to an EvaluationError of one line."""
     from datasets.exceptions import DatasetGenerationError
 
     try:
@@ -244,4 +253,4 @@ def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
             yield
     except (OSError, ValueError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
-        raise EvaluationError(f"{source.name} cannot be read as a data set: {message}") from error
+        raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error

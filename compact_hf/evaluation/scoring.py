@@ -1,25 +1,25 @@
-"""Scoring: predictions in, a headline score with its interval out, and scores of parts of the questions. Pure.
+"""Computes scores from predictions: a headline score with its interval, and scores of parts of the questions. No I/O.
 
-`results.json` of one model is `Results.to_json()`. Every task's begins with
+`results.json` of one model is `Results.to_json()`. For every task it begins with
 
     {"schema": 3,
      "task": "compact", "task_version": "1",
      "model": "student", "dataset": "release (compositional, validation)",
-     "matching": "exact",     the rule by which an answer counts as right
+     "matching": "exact",     the rule that decides whether an answer is right
      "headline": {"metric": "accuracy", "n": 120, "value": 0.45, "low": 0.364, "high": 0.539},     with its 95% interval
 
-and where answers are right or wrong (`AccuracyResults`) goes on with
+If answers are right or wrong (`AccuracyResults`), these follow:
 
-     "overall": SCORE, "by_type": {"counting": SCORE, ...}, ...}     one `by_...` for each way to part the questions
+     "overall": SCORE, "by_type": {"counting": SCORE, ...}, ...}     one `by_...` per grouping of the questions
 
-    SCORE = {"n": 120,            questions
-             "right": 54,         answered rightly
+    SCORE = {"n": 120,            number of questions
+             "right": 54,         number of right answers
              "accuracy": 0.45,    right / n, 0 to 1
-             "low": 0.364, "high": 0.539,                the 95% Wilson interval of accuracy
-             "majority": {"right": 40, "accuracy": 0.333}}   the same questions answered by the majority answer
+             "low": 0.364, "high": 0.539,                95% Wilson interval of the accuracy
+             "majority": {"right": 40, "accuracy": 0.333}}   score of the majority answer on the same questions
 
-Labels stand only where n > 0. Schema 2, which version 0.1.0 wrote, lacks `task`, `task_version` and `headline`: all of
-it is of the task `compact`.
+Parts without questions are omitted. Schema 2, written by version 0.1.0, has no `task`, `task_version` and `headline`;
+it was only written for the task `compact`.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ from compact_hf.reports.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When an answer counts as right.
+    """A rule that decides whether an answer is right.
 
     Attributes:
-        matches (`Callable[[str, str], bool]`): (prediction, right answer) -> whether it matches that one.
-        text (`str`): a sentence that says so, for the page.
+        matches (`Callable[[str, str], bool]`): (prediction, right answer) -> whether they match.
+        text (`str`): a sentence that describes the rule on the page.
     """
 
     matches: Callable[[str, str], bool]
     text: str
 
     def is_right(self, prediction: str, answers: Sequence[str]) -> bool:
-        """Return whether a model's answer matches any of the right ones, each as it stands."""
+        """Return whether a model's answer matches any of the right answers. None of them has to be normalised."""
         return any(self.matches(prediction, answer) for answer in answers)
 
 
 TOLERANCE: Final = 0.05
-"""How far from the right number, as a share of it, `relaxed` still takes a number (Masry et al. 2022)."""
+"""Relative error up to which `relaxed` accepts a number (ChartQA's relaxed accuracy, Masry et al. 2022)."""
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def is_relaxed_match(prediction: str, answer: str) -> bool:
-    """Whether two answers are the same, or the prediction is a number within 5% of the right one.
+    """Return whether two answers are the same, or the prediction is a number within 5% of the right number.
 
-    A percentage is the number it stands for (`5%` is 0.05), number words up to twenty are numbers, and nothing but
-    nought is near nought. Years are numbers too, as in ChartQA's own figures.
+    A percentage is converted (`5%` is 0.05), number words up to twenty are numbers, and only zero is within 5% of zero.
+    Years are treated as numbers too, as in the scores that ChartQA reports.
     """
     if same_answer(prediction, answer):
         return True
@@ -78,7 +78,7 @@ def is_relaxed_match(prediction: str, answer: str) -> bool:
 
 
 def _parse_number(answer: str) -> float | None:
-    # As it stands before normalised: normalising takes the point of ".5" for the end of a sentence.
+    # The raw text is tried first, because normalising removes the leading point of ".5".
     for text in (_THOUSANDS.sub("", answer.strip()), normalise(answer)):
         if _NUMBER.fullmatch(text):
             number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -87,21 +87,26 @@ def _parse_number(answer: str) -> float | None:
 
 
 _EXACT_TEXT: Final = (
-    "An answer counts as right where it is the same as a right one, once case, articles, punctuation, number words and "
-    "plurals are evened out"
+    "An answer counts as right if it equals one of the right answers, ignoring case, articles, punctuation, plurals "
+    "and whether a number is written as a word"
 )
 SHORT_ANSWER_RULES: Final[Mapping[str, Rule]] = {
     "exact": Rule(same_answer, f"{_EXACT_TEXT}."),
-    "relaxed": Rule(is_relaxed_match, f"{_EXACT_TEXT}; or where it is a number within {TOLERANCE:.0%} of a right one."),
+    "relaxed": Rule(is_relaxed_match, f"{_EXACT_TEXT}; or if it is a number within {TOLERANCE:.0%} of a right one."),
 }
-"""Name -> rule, of any task with short answers."""
+"""Name -> rule, for any task with short answers."""
 
-_Z95: Final = 1.959963984540054
+_Z95: Final = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`right` of some questions, and their share, 0 to 1."""
+    """A number of right answers, and their share of all questions, 0 to 1.
+
+    Attributes:
+        right (`int`): number of right answers.
+        accuracy (`float`): their share, 0 to 1.
+    """
 
     right: int
     accuracy: float
@@ -109,7 +114,16 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`right` of `n` questions, with the 95% Wilson interval `low` to `high` and the majority answer's share."""
+    """The accuracy on some questions.
+
+    Attributes:
+        n (`int`): number of questions.
+        right (`int`): number of right answers.
+        accuracy (`float`): right / n, 0 to 1.
+        low (`float`): lower end of the 95% Wilson interval of the accuracy.
+        high (`float`): upper end of the interval.
+        majority (`Share`): score of the majority answer on the same questions.
+    """
 
     n: int
     right: int
@@ -121,13 +135,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The one number by which a task judges a model.
+    """The single number that summarizes how well a model does on a task.
 
     Attributes:
-        metric (`str`): its name, such as `accuracy` or `F1`.
-        n (`int`): questions.
-        value (`float`): 1 is 100%.
-        low, high (`float`): its 95% interval.
+        metric (`str`): name of the metric, such as `accuracy` or `F1`.
+        n (`int`): number of questions.
+        value (`float`): value of the metric; 1 is 100%.
+        low (`float`): lower end of the 95% interval.
+        high (`float`): upper end of the 95% interval.
     """
 
     metric: str
@@ -139,12 +154,14 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results(ABC):
-    """The scores of one model on one dataset; a task that does not count right answers has a class of its own.
+    """The scores of one model on one dataset. A task whose score is not an accuracy derives its own class.
 
     Attributes:
-        task, task_version (`str`): by what they were judged.
-        model, dataset (`str`): what they are called.
-        matching (`str`): the rule by which answers were compared; empty where the task has none.
+        task (`str`): name of the task.
+        task_version (`str`): version of the task.
+        model (`str`): display name of the model.
+        dataset (`str`): display name of the dataset.
+        matching (`str`): name of the rule that compared the answers; empty if the task has no rules.
     """
 
     task: str
@@ -156,26 +173,26 @@ class Results(ABC):
     @property
     @abstractmethod
     def headline(self) -> Headline:
-        """The one number by which the model is judged."""
+        """The headline score."""
 
     @abstractmethod
     def table(self) -> Table:
-        """Return all numbers as a table for a terminal."""
+        """Return all scores as a table for the terminal."""
 
     @abstractmethod
     def details(self) -> dict[str, Any]:
-        """Return what results.json has beside the headline, as JSON values."""
+        """Return the values of results.json that follow the headline, as JSON values."""
 
     def remark(self) -> str:
-        """Return what the page says beside the headline's interval."""
+        """Return the remark that the page shows after the interval of the headline; empty for none."""
         return ""
 
     def baselines(self) -> tuple[Fact, ...]:
-        """Return what the page shows beside the models' headlines."""
+        """Return the baselines that the page shows next to the headlines of the models."""
         return ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the results as `results.json` has them."""
+        """Return the contents of results.json."""
         return {
             "schema": RESULTS_SCHEMA,
             "task": self.task,
@@ -190,11 +207,11 @@ class Results(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyResults(Results):
-    """The share of right answers.
+    """The share of right answers, on all questions and on parts of them.
 
     Attributes:
-        overall (`Score`): of all questions.
-        parts (`dict[str, dict[str, Score]]`): grouping -> part -> the score of its questions.
+        overall (`Score`): score on all questions.
+        parts (`dict[str, dict[str, Score]]`): grouping -> part -> score on its questions.
     """
 
     overall: Score
@@ -202,7 +219,7 @@ class AccuracyResults(Results):
 
     @property
     def headline(self) -> Headline:
-        """The accuracy of all questions."""
+        """The accuracy on all questions."""
         score = self.overall
         return Headline("accuracy", score.n, score.accuracy, score.low, score.high)
 
@@ -213,7 +230,7 @@ class AccuracyResults(Results):
             yield from scores.items()
 
     def table(self) -> Table:
-        """Return the rows with n, accuracy, its interval and the majority answer's accuracy."""
+        """Return a table with n, the accuracy, its interval and the accuracy of the majority answer in each row."""
         return Table(
             ("questions", "n", "accuracy", "95% interval", "majority answer"),
             [
@@ -229,7 +246,7 @@ class AccuracyResults(Results):
         )
 
     def details(self) -> dict[str, Any]:
-        """Return `overall` and one `by_...` for each grouping."""
+        """Return `overall`, and a `by_...` for each grouping."""
         by_part = {
             f"by_{grouping}": {label: asdict(score) for label, score in scores.items()}
             for grouping, scores in self.parts.items()
@@ -237,14 +254,14 @@ class AccuracyResults(Results):
         return {"overall": asdict(self.overall), **by_part}
 
     def remark(self) -> str:
-        """Return how the accuracy stands to the majority answer's."""
+        """Return how the accuracy compares with that of the majority answer."""
         score = self.overall
         interval = Interval(score.accuracy, score.low, score.high)
         return compare_with_majority(interval, score.majority.accuracy).replace("it", "the majority answer")
 
     def baselines(self) -> tuple[Fact, ...]:
-        """Return the majority answer's accuracy."""
-        note = "the most frequent right answer, known in hindsight"
+        """Return the accuracy of the majority answer."""
+        note = "always giving the most frequent right answer, chosen in hindsight"
         return (Fact("majority answer", f"{self.overall.majority.accuracy:.1%}", note),)
 
 
@@ -255,20 +272,22 @@ def score_answers(
     get_stratum: Callable[[Any], Hashable],
     get_parts: Callable[[Any], Iterable[tuple[str, str]]],
 ) -> tuple[Score, dict[str, dict[str, Score]]]:
-    """Return the score of all `predictions` and of each part of them, whatever their order.
+    """Return the score of all `predictions` and of each part of them. Their order does not matter.
 
-    The baseline gives, for each stratum, the answer that is most frequent among these very predictions' right answers:
-    in hindsight, so that by exact matching no constant answer per stratum does better. A model that has only learnt
-    which answers are common can reach it, hardly pass it.
+    The baseline is the majority answer: for each stratum, the most frequent right answer of these same questions. It is
+    chosen in hindsight, so under exact matching no other constant answer per stratum scores higher. A model that has
+    only learned which answers are common can reach this baseline but hardly exceed it.
 
     Args:
-        predictions (`Sequence[Prediction]`): judged already.
-        rule (`Rule`): by which they were judged; the baseline is judged by it too.
-        get_stratum: prediction -> the stratum whose majority answer is its baseline.
-        get_parts: prediction -> (grouping, part) of each part that it is counted under.
+        predictions (`Sequence[Prediction]`): predictions that are marked as right or wrong.
+        rule (`Rule`): the rule that marked them; it is also applied to the baseline.
+        get_stratum (`Callable[[Any], Hashable]`): prediction -> stratum whose majority answer is its baseline.
+        get_parts (`Callable[[Any], Iterable[tuple[str, str]]]`): prediction -> (grouping, part) for each part that it
+            is counted in.
 
     Returns:
-        The score of all, and grouping -> part -> score, both sorted by name.
+        `tuple[Score, dict[str, dict[str, Score]]]`: the overall score, and grouping -> part -> score, both sorted by
+        name.
 
     Raises:
         EvaluationError: there are no predictions.
@@ -289,15 +308,15 @@ def score_answers(
 
 
 def build_score_row(label: str, *scores: Score) -> ScoreRow:
-    """Return one line of a plot from each model's score of the same questions."""
+    """Return one row of a plot: the scores of all models on the same questions."""
     intervals = tuple(Interval(score.accuracy, score.low, score.high) for score in scores)
     return ScoreRow(label, scores[0].n, scores[0].majority.accuracy, intervals)
 
 
 def majority_answers(reference: Iterable[tuple[Hashable, Sequence[str]]]) -> dict[Hashable, str]:
-    """Return each stratum's most frequent answer, normalised, among the (stratum, right answers) pairs.
+    """Return stratum -> most frequent answer, normalised, from (stratum, right answers) pairs.
 
-    Ties go by the alphabet.
+    Of equally frequent answers the alphabetically first one is returned.
     """
     counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
     for stratum, answers in reference:
@@ -309,28 +328,29 @@ def majority_answers(reference: Iterable[tuple[Hashable, Sequence[str]]]) -> dic
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """Return the 95% Wilson score interval of a share of `right` in `n` > 0 (Wilson 1927), within 0 to 1.
+    """Return the 95% Wilson score interval of the share `right` / `n`, with n > 0 (Wilson 1927).
 
-    Unlike the textbook interval it stays inside 0 to 1 and does not shrink to nothing at 0 or n right.
+    Unlike the normal approximation, it stays within 0 to 1 and has a positive width at 0 or n right answers.
 
-    It takes the n questions for independent draws. Questions about one image are not quite that: where a model
-    fails, it tends to fail on all of them. With two or three questions an image that correlate by 0.1 the true
-    interval is about 5 to 10% wider (the design effect, 1 + (questions an image - 1) x correlation, under the root).
-    `significance.compare`, which says whether two models differ, draws whole images instead.
+    It assumes that the n questions are independent. Questions about one image are not quite independent, because a
+    model that misreads an image tends to fail on all of its questions. With two or three questions per image and a
+    correlation of 0.1, the true interval is about 5 to 10% wider: by the square root of the design effect,
+    1 + (questions per image - 1) x correlation. `significance.compare` resamples whole images instead.
     """
     share = right / n
     spread = _Z95 * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
     scale = 1 + _Z95**2 / n
     middle = share + _Z95**2 / (2 * n)
-    # Rounding may leave the bound beside the exact 0, 1 or share by one part in 10^16.
+    # Because of rounding, a bound may miss the exact 0, 1 or share by one part in 10^16.
     return max(0.0, min(share, (middle - spread) / scale)), min(1.0, max(share, (middle + spread) / scale))
 
 
 _Outcome = tuple[bool, bool]
-"""Whether a model's answer is right, and whether the majority answer is."""
+"""Whether the model's answer is right, and whether the majority answer is right."""
 
 
 def _score(outcomes: Sequence[_Outcome]) -> Score:
+    """Return the score of some outcomes, of which there must be at least one."""
     n = len(outcomes)
     right = sum(correct for correct, _ in outcomes)
     baseline_right = sum(baseline_hit for _, baseline_hit in outcomes)

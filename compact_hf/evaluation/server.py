@@ -1,8 +1,8 @@
-"""Predicting with a model behind a server: `openai:NAME` and questions in, its answers out, judged.
+"""Answers questions with a model on a server (`openai:NAME`).
 
-Any server that speaks OpenAI's protocol will do: vLLM, SGLang, llama.cpp's, OpenAI itself. Each question is one request
-with its image and the same words as for a model that runs here; the engine keeps several in flight, waits where the
-server says so, tries again, and journals every reply: what was answered is never paid for twice.
+Any server with an OpenAI-compatible API works: vLLM, SGLang, llama.cpp, OpenAI itself. Each question is one request
+with its image and the same prompt as for a local model. The runner keeps several requests in flight, respects the
+server's rate limits, retries, and journals every reply, so no answer is paid for twice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from compact_hf.runs.runner import Runner
 from compact_hf.teachers.base import EncodedImage, Request
 
 SERVER_PREFIX: Final = "openai:"
-# What a request is taken to cost before any was answered: an image of 1,024 pixels and a question, a few words.
+# Estimated tokens per request for --dry-run: an image of 1,024 pixels with a question in, a few words out.
 TOKENS_PER_REQUEST: Final = (1_100, 10)
 
 
@@ -50,24 +50,25 @@ def ask_server(
     on_progress: Callable[[int], None] = lambda answered: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> list[Prediction]:
-    """Return one prediction for each question, in their order; an answer that was refused is empty.
+    """Return one prediction per question, in the order of the questions; a refused answer is empty.
 
     Args:
-        model (`str`): `openai:NAME`, as the server lists NAME at /v1/models.
-        questions (`Sequence[Question]`): each is asked alone.
-        directory (`Path`): for the journal; what an earlier call journalled there is not asked again.
-        url (`str`, *optional*, defaults to OPENAI_BASE_URL, else OpenAI itself): the server.
-        limits (`RunLimits`): requests in flight, rates and budget.
-        task (`EvaluationTask`): makes prompts of questions, and marks answers.
-        max_new_tokens (`int`): where an answer is cut, but for OpenAI's own models.
-        matching (`str`): by which of the task's rules.
-        on_progress, on_failure (*optional*): called with the number answered so far, and with what failed and is tried
-            again.
+        model (`str`): `openai:NAME`, with NAME as the server lists it at /v1/models.
+        questions (`Sequence[Question]`): the questions; each is asked alone.
+        directory (`Path`): directory for the journal; questions that are answered there are not asked again.
+        url (`str | None`): URL of the server; if None, OPENAI_BASE_URL, otherwise OpenAI.
+        limits (`RunLimits`): concurrency, rate limits and budget.
+        task (`EvaluationTask`): builds the prompts and marks the answers.
+        max_new_tokens (`int`): maximum length of an answer, in tokens; it does not apply to OpenAI's own models.
+        matching (`str`): name of the task's rule that marks the answers.
+        on_progress (`Callable[[int], None]`, *optional*): called with the number of answers so far.
+        on_failure (`Callable[[str], None]`, *optional*): called with a message when a request failed and will be
+            retried.
 
     Raises:
-        UsageError: OpenAI is to be asked without a key, or a term cannot be kept.
-        TeacherError: the server refuses, or cannot be reached.
-        StoppedEarly: Ctrl-C, a budget, or questions that could not be answered; the same call goes on.
+        UsageError: OpenAI is used without a key, or a limit is invalid.
+        TeacherError: the server rejects requests, or cannot be reached.
+        StoppedEarly: Ctrl-C, the budget is used up, or questions could not be answered; the same call resumes.
         JournalError: the journal cannot be written.
     """
     from compact_hf.teachers.openai import OpenAI
@@ -113,30 +114,33 @@ def ask_server(
 
 
 def check_server_options(models: Sequence[str], *, url: str | None, limits: RunLimits) -> None:
-    """Refuse what only servers understand if no model is behind one, and a server's model without a name.
+    """Check that server options are only given together with a model on a server, and that this model has a name.
 
     Args:
-        models (`Sequence[str]`): as they were given.
-        url (`str | None`), limits (`RunLimits`): as they were given.
+        models (`Sequence[str]`): the models, as given on the command line.
+        url (`str | None`): URL of the server, if given.
+        limits (`RunLimits`): limits for requests to the server.
 
     Raises:
-        UsageError: one of them is given to models that run here, or a model is `openai:` alone.
+        UsageError: a server option is given for local models only, or a model is `openai:` without a name.
     """
     server_models = [model for model in models if model.startswith(SERVER_PREFIX)]
     if any(not model.removeprefix(SERVER_PREFIX).strip() for model in server_models):
-        raise UsageError(f"{SERVER_PREFIX} names no model; give {SERVER_PREFIX}NAME, as the server lists NAME")
+        raise UsageError(
+            f"{SERVER_PREFIX} has no model name; give {SERVER_PREFIX}NAME, with NAME as the server lists it"
+        )
     names = ["url"] if url is not None else []
     names += [item.name for item in fields(limits) if getattr(limits, item.name) != item.default]
     if names and not server_models:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
         raise UsageError(
-            f"{flags} can only be given for a model behind a server, and {' and '.join(models)} would run here: leave "
-            f"it out, or give {SERVER_PREFIX}NAME"
+            f"{flags} can only be used with a model on a server, but {' and '.join(models)} would run locally: omit "
+            f"it, or give {SERVER_PREFIX}NAME"
         )
 
 
 def count_journal_answers(directory: Path) -> int:
-    """Return how many questions the journal in a model's folder has answers to."""
+    """Return the number of questions that are answered in the journal of a model's directory."""
     if not (directory / FILE_NAME).is_file():
         return 0
     with Journal.read(directory) as journal:
@@ -146,9 +150,10 @@ def count_journal_answers(directory: Path) -> int:
 async def _iter_pending_images(
     by_image: Mapping[str, Sequence[Question]], finished_ids: set[str]
 ) -> AsyncGenerator[ImageInfo, None]:
+    """Yield the images that have questions left; the runner's unit of work is an image with all of its questions."""
     for key, (first, *_) in by_image.items():
         if key not in finished_ids:
-            # Of an image the engine knows the id; its size is for those who draw by it.
+            # The runner only uses the id; the size of an image matters to other methods only.
             yield ImageInfo(image_id=key, ref=first.image_id, width=0, height=0, image_source="")
 
 
@@ -166,7 +171,7 @@ def _process(task: EvaluationTask, questions: Sequence[Question]) -> Process:
                 image_id=digest(question.image_id),
                 encoded_image=encoded_image,
                 prompt=prompt,
-                schema=BaseModel,  # free text has none
+                schema=BaseModel,  # an empty schema: the reply is free text
             )
         )
     replies = yield requests

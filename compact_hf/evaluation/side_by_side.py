@@ -1,6 +1,6 @@
-"""A base and its adapter side by side: an image and a question in, both answers out, token by token.
+"""Streams the answers of a base and its adapter to the same question, token by token.
 
-One network serves both: the base is the network with its adapter switched off, so the memory is that of one model.
+One network serves both, since the base is the network with its adapter disabled. The memory is that of one model.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ FinishReason = Literal["", "done", "length", "time"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as far as it is written.
+    """An answer that may still be in progress.
 
     Attributes:
-        text (`str`): so far.
-        finish_reason (`str`): empty while it goes on; `done`, or what stopped it: `length` or `time`.
+        text (`str`): the text so far.
+        finish_reason (`str`): empty while tokens are generated; then `done`, or the limit that was reached: `length` or
+            `time`.
     """
 
     text: str = ""
@@ -39,19 +40,19 @@ class Answer:
 
 
 class SideBySide:
-    """A base with its adapter, or one whole model, loaded once.
+    """A base with its adapter, or one full model, loaded once.
 
     Args:
-        model (`str`): the base's folder or Hub repository, or a whole model's; empty for the base that the adapter
-            names.
-        adapter (`str`): the adapter's folder or Hub repository; empty for a whole model alone.
-        device (`str`, *optional*): where it runs; by default the accelerator where there is one, else the CPU.
+        model (`str`, *optional*): directory or Hub repository of the base or of a full model; if empty, the base that
+            the adapter names is used.
+        adapter (`str`, *optional*): directory or Hub repository of the adapter; empty for a full model.
+        device (`str`, *optional*): the device to use; by default the accelerator if there is one, otherwise the CPU.
 
     Attributes:
-        sides (`tuple[str, ...]`): `("base", "tuned")`, or `("tuned",)` for a whole model.
+        sides (`tuple[str, ...]`): `("base", "tuned")`, or `("tuned",)` for a full model.
 
     Raises:
-        EvaluationError: one of them cannot be found or loaded, or they do not belong together.
+        EvaluationError: one of them was not found or cannot be loaded, or the adapter was trained on another base.
     """
 
     def __init__(self, model: str = "", adapter: str = "", *, device: str | None = None) -> None:
@@ -73,7 +74,9 @@ class SideBySide:
         except LOAD_ERRORS as error:
             raise EvaluationError(f"model {model_name} cannot be loaded: {first_line(error)}") from error
         if not hasattr(self._processor, "image_processor") or not self._processor.chat_template:
-            raise EvaluationError(f"model {model_name} takes no pictures or has no chat template; give a LLaVA")
+            raise EvaluationError(
+                f"model {model_name} does not accept images or has no chat template; give a model such as LLaVA"
+            )
         self.sides: tuple[str, ...] = (BASE, TUNED) if adapter_directory is not None else (TUNED,)
         self._network: Any = network.to(self._device).eval()
         eos_token_ids = network.generation_config.eos_token_id
@@ -82,16 +85,19 @@ class SideBySide:
     def stream(
         self, image: bytes, question: str, *, max_new_tokens: int, seconds: float
     ) -> Iterator[tuple[Answer, ...]]:
-        """Yield the answers as they grow, one for each of `sides`, greedily, a token of each in turn.
+        """Yield the answers after every new token, one answer for each of `sides`.
+
+        Decoding is greedy. The sides take turns, one token each.
 
         Args:
-            image (`bytes`): the encoded file.
-            question (`str`): LLaVA's request for a short answer is added to it.
-            max_new_tokens (`int`), seconds (`float`): where an answer is cut, each counted from the start.
+            image (`bytes`): the encoded image.
+            question (`str`): the question; LLaVA's instruction to give a short answer is appended.
+            max_new_tokens (`int`): maximum length of an answer, in tokens.
+            seconds (`float`): time limit for all answers together, in seconds.
 
         Raises:
             ImageError: the image cannot be decoded.
-            EvaluationError: the memory is too small.
+            EvaluationError: memory runs out.
         """
         import torch
 
@@ -104,7 +110,7 @@ class SideBySide:
                 for side, writer in zip(self.sides, writers, strict=True):
                     if writer.answer.finish_reason:
                         continue
-                    # The first token comes in any case: it is what loading an image was for.
+                    # Every side writes at least one token, even if processing the image has used up the time.
                     if writer.tokens and time.monotonic() > deadline:
                         writer.answer = Answer(writer.answer.text, "time")
                     else:
@@ -112,7 +118,7 @@ class SideBySide:
                             writer.write(max_new_tokens)
                     yield tuple(writer.answer for writer in writers)
         except torch.OutOfMemoryError as error:
-            raise EvaluationError(f"the memory of {self._device} is too small: {first_line(error)}") from error
+            raise EvaluationError(f"not enough memory on {self._device}: {first_line(error)}") from error
 
     def _use_side(self, side: str) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = self._network.disable_adapter() if side == BASE else nullcontext()
@@ -120,7 +126,7 @@ class SideBySide:
 
 
 class _AnswerWriter:
-    """One side's answer, a token at a time; the network must be that side's whenever it writes."""
+    """Generates one side's answer token by token. The caller switches the network to that side before each token."""
 
     def __init__(self, network: Any, processor: Any, eos_token_ids: frozenset[int], inputs: Any) -> None:
         self.answer = Answer()
@@ -137,7 +143,7 @@ class _AnswerWriter:
             outputs = self._network(**self._next_inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         token = outputs.logits[:, -1].argmax(-1, keepdim=True)
         self._cache = outputs.past_key_values
-        # The image is in the cache by now; its pixels are given once.
+        # From now on the image is in the key-value cache, so only the new token is passed: (1, 1).
         mask = self._next_inputs["attention_mask"]
         self._next_inputs = {"input_ids": token, "attention_mask": torch.cat([mask, mask.new_ones(1, 1)], dim=1)}
         self.tokens.append(int(token))
@@ -151,10 +157,10 @@ class _AnswerWriter:
 
 
 def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
-    """Return the base's folder, and the adapter's where there is one; `model` alone may be either.
+    """Return the directories of the base and of the adapter (None without one). `model` alone may be either of them.
 
     Raises:
-        TuningError: one of them cannot be found, or the adapter is another base's.
+        TuningError: one of them was not found, or the adapter was trained on another base.
     """
     if not adapter:
         directory = loading.resolve_model(model)

@@ -1,9 +1,9 @@
-"""Two models on the same questions: their predictions in, how they differ and how surely out. Pure.
+"""Compares two models on the same questions: difference of accuracy, confidence interval and p-value. No I/O.
 
-    compare(tuned, base).difference      accuracy of the first less that of the second
+    compare(tuned, base).difference      accuracy of the first model minus that of the second
 
-Paired: what both get right or both get wrong says nothing about their difference, so it is told far more sharply
-than by two separate intervals.
+The comparison is paired. Questions that both models get right, or both get wrong, carry no information about the
+difference, so the interval is much narrower than one derived from two separate intervals.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ _SEED: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How model `one` differs from model `other` on the questions that both answered.
+    """The difference between model `one` and model `other` on the same questions.
 
     Attributes:
-        n (`int`): questions.
-        pictures (`int`): that they are about.
-        one_accuracy, other_accuracy (`float`): 0 to 1; of graded answers the mean of their points.
-        difference (`float`): the first less the second, -1 to 1.
-        low, high (`float`): its 95% interval.
-        only_one_right, only_other_right (`int`): questions that one model alone answered rightly; of graded answers
-            those that it answered better.
-        p (`float`): McNemar's exact p-value, two-sided, of there being no difference; of graded answers that of the
-            sign test, which it is a case of.
+        n (`int`): number of questions.
+        pictures (`int`): number of images that the questions are about.
+        one_accuracy (`float`): accuracy of `one`, 0 to 1; for graded answers the mean of their points.
+        other_accuracy (`float`): accuracy of `other`, likewise.
+        difference (`float`): `one_accuracy` minus `other_accuracy`, -1 to 1.
+        low (`float`): lower end of the 95% interval of the difference.
+        high (`float`): upper end of this interval.
+        only_one_right (`int`): questions that only `one` answered correctly; for graded answers, those that it answered
+            better.
+        only_other_right (`int`): questions that only `other` answered correctly, likewise.
+        p (`float`): two-sided p-value of McNemar's exact test of no difference; for graded answers that of the sign
+            test, of which it is a special case.
     """
 
     n: int
@@ -49,18 +52,22 @@ class Comparison:
 
 
 def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Comparison:
-    """Compare two models that were asked the same questions, in whatever order.
+    """Compare two models that answered the same questions, in any order.
 
-    The interval is that of the paired percentile bootstrap, 10,000 times from a fixed seed. Whole images are drawn,
-    because a model that misreads one tends to miss all of its questions. With one image it is -1 to 1: nothing is
-    known of others. McNemar's p takes the questions for independent; where it and the interval disagree on few
-    images with many questions each, trust the interval.
+    The interval comes from a paired percentile bootstrap with 10,000 resamples and a fixed seed. Whole images are
+    resampled, because a model that misreads an image tends to fail on all of its questions. With a single image the
+    interval is -1 to 1, since nothing is known about other images. McNemar's test assumes independent questions; if it
+    disagrees with the interval on data with few images and many questions per image, trust the interval.
 
     Args:
-        first, second (`Sequence[Prediction]`): of each model, judged by the same rule.
+        first (`Sequence[Prediction]`): predictions of the first model.
+        second (`Sequence[Prediction]`): predictions of the second model, marked by the same rule.
+
+    Returns:
+        `Comparison`: the first model as `one`, the second as `other`.
 
     Raises:
-        EvaluationError: there are none, an id occurs twice, or the questions are not the same.
+        EvaluationError: there are no predictions, an id occurs twice, or the questions differ.
     """
     pairs = _pair_predictions(first, second)
     points = [(one.points(), other.points()) for one, other in pairs]
@@ -85,13 +92,16 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return McNemar's exact two-sided p: how likely a fair coin parts these questions at least so unevenly.
+    """Return the two-sided p-value of McNemar's exact test.
+
+    This is the probability that a fair coin splits the questions that only one model got right at least as unevenly.
 
     Args:
-        only_first, only_second (`int`): questions that one model alone answered rightly.
+        only_first (`int`): number of questions that only the first model answered correctly.
+        only_second (`int`): number of questions that only the second model answered correctly.
     """
     discordant = only_first + only_second
-    # In whole numbers, of which Python rounds the last division alone: exact for thousands of questions too.
+    # Integer arithmetic: only the last division is rounded, so the result is exact for thousands of questions too.
     binomial = tail = 1
     for index in range(min(only_first, only_second)):
         binomial = binomial * (discordant - index) // (index + 1)
@@ -100,6 +110,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _pair_predictions(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    """Return the two models' predictions for each question, having checked that the questions are the same."""
     first_by_id, second_by_id = _index_by_id(first), _index_by_id(second)
     if first_by_id.keys() != second_by_id.keys():
         missing = [
@@ -107,13 +118,14 @@ def _pair_predictions(first: Sequence[Prediction], second: Sequence[Prediction])
             ("first", sorted(second_by_id.keys() - first_by_id.keys())),
         ]
         message = " and ".join(f"the {label} lacks {len(ids)} ({ids[0]}, ...)" for label, ids in missing if ids)
-        raise EvaluationError(f"the two models answered other questions: {message}; judge both on the same data set")
+        raise EvaluationError(
+            f"the two models answered different questions: {message}; evaluate both on the same dataset"
+        )
     for id, prediction in first_by_id.items():
         if _question_key(prediction) != _question_key(second_by_id[id]):
             raise EvaluationError(
-                f"question {id} is another one for each model ({prediction.question!r} and "
-                f"{second_by_id[id].question!r}, or "
-                "its picture or answers differ); judge both on the same data set"
+                f"question {id} is not the same for both models ({prediction.question!r} and "
+                f"{second_by_id[id].question!r}, or its image or answers differ); evaluate both on the same dataset"
             )
     if not first_by_id:
         raise EvaluationError("neither model answered any question; there is nothing to compare")
@@ -124,7 +136,7 @@ def _index_by_id(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
     by_id: dict[str, Prediction] = {}
     for prediction in predictions:
         if prediction.id in by_id:
-            raise EvaluationError(f"a model answers question {prediction.id} twice; give each of its predictions once")
+            raise EvaluationError(f"a model has two answers to question {prediction.id}; give one answer per question")
         by_id[prediction.id] = prediction
     return by_id
 
@@ -134,12 +146,13 @@ def _question_key(prediction: Prediction) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _bootstrap(image_totals: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """Return the 95% interval of the mean difference from each image's (sum of differences, questions)."""
+    """Return the 95% interval of the mean difference, from (sum of differences, number of questions) per image."""
     import numpy as np
 
     if len(image_totals) < 2:
         return -1.0, 1.0
-    # Images with the same figures are alike to the bootstrap: drawing how often each kind comes is drawing them.
+    # Images with equal totals are interchangeable, so it is enough to draw how often each distinct total occurs:
+    # unique_totals (totals, 2), draws (resamples, totals).
     unique_totals, counts = np.unique(np.array(image_totals), axis=0, return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(len(image_totals), counts / len(image_totals), size=RESAMPLES)
     differences = (draws @ unique_totals[:, 0]) / (draws @ unique_totals[:, 1])

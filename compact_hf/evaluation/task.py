@@ -1,13 +1,13 @@
-"""What an evaluation task says about itself: the contract, with what most tasks have in common as its defaults.
+"""Defines the interface of evaluation tasks, with defaults for what most tasks have in common.
 
     compact evaluate MODEL DATASET --out DIR --task NAME
 
-A task is a class in a package that registers it by an entry point; nothing else has to know of it:
+A task is a class that its package registers with an entry point; no other file has to be changed:
 
     [project.entry-points."compact_hf.tasks"]
     gqa = "my_package.gqa:Gqa"
 
-A usual one, with short answers that are right or wrong, reads its files and says no more:
+A typical task has short answers that are right or wrong. It only has to read its files:
 
     class Gqa(EvaluationTask):
         def read(self, dataset: str, options: DataOptions) -> QuestionSet:
@@ -40,19 +40,19 @@ from compact_hf.reports.evaluation_page import Section, Tag
 from compact_hf.reports.score_charts import plot_accuracy_in_handfuls
 
 GROUP: Final = "compact_hf.tasks"
-"""The entry points' group."""
+"""The group of the entry points."""
 
 DEFAULT_TASK: Final = "compact"
-"""The task of data that no task recognizes, and of results of version 0.1.0, which names none."""
+"""The task for datasets that no task recognizes, and for results of version 0.1.0, which do not name a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedScore:
-    """A headline that others have published, to stand beside ours.
+    """A published headline score, shown next to ours.
 
     Attributes:
-        model (`str`): as its authors call it.
-        value (`float`): of the task's metric; 1 is 100%.
+        model (`str`): the name that its authors use.
+        value (`float`): the value of the task's metric; 1 is 100%.
         source (`str`): the paper or page, and the table in it.
     """
 
@@ -62,20 +62,22 @@ class PublishedScore:
 
 
 class EvaluationTask(ABC):
-    """What is asked, how, and what an answer is worth.
+    """Defines which questions are asked, with which prompt, and how answers are scored.
 
     Args:
-        name (`str`): by which it was loaded: a registered name or `package.module:Class`. Results are bound to it.
+        name (`str`): the name that the task was loaded by: a registered name or `package.module:Class`. Results record
+            it, and a directory with results of another task is refused.
 
     Attributes:
-        version (`str`): another one where the same answers would get other scores, or models another prompt.
-        max_new_tokens (`int`): where an answer is cut unless the caller says otherwise.
-        prediction_type (`type[Prediction]`): has the fields of the task's questions, if they have fields of their own.
-        rules (`Mapping[str, Rule]`): name -> when an answer counts as right; the first is the default.
-        controls (`Mapping[str, Control]`): name -> control that makes sense for it.
-        published (`Sequence[PublishedScore]`): what others report.
-        lead (`str`): what the scores are, as the page's first sentence goes on.
-        stratum_name (`str`): what `get_stratum` returns, as a noun; empty where there is one stratum only.
+        version (`str`): must be raised when the same answers would get different scores, or the prompt changes.
+        max_new_tokens (`int`): default maximum length of an answer, in tokens.
+        prediction_type (`type[Prediction]`): the class of predictions; it repeats the fields that the task's questions
+            have in addition to those of `Question`.
+        rules (`Mapping[str, Rule]`): name -> rule that decides whether an answer is right; the first is the default.
+        controls (`Mapping[str, Control]`): name -> control experiment that makes sense for the task.
+        published (`Sequence[PublishedScore]`): scores that others have published.
+        lead (`str`): what the scores measure; it completes the first sentence of the page.
+        stratum_name (`str`): a noun for what `get_stratum` returns; empty if there is only one stratum.
     """
 
     version: ClassVar[str] = "1"
@@ -90,29 +92,33 @@ class EvaluationTask(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    # What is asked
+    # Questions
 
-    def recognizes(self, dataset: str) -> bool:  # noqa: ARG002  # for those that override it
-        """Return whether a dataset is this task's own, which then needs no `--task`; without reading it."""
+    def recognizes(self, dataset: str) -> bool:  # noqa: ARG002  # subclasses use it
+        """Return whether a dataset belongs to this task, so that `--task` can be omitted. Must not read the dataset."""
         return False
 
     @abstractmethod
     def read(self, dataset: str, options: DataOptions) -> QuestionSet:
-        """Return a dataset's questions; images are read only when they are asked about.
+        """Return the questions of a dataset. Images are read later, when a question about them is asked.
+
+        Args:
+            dataset (`str`): the dataset, as given on the command line.
+            options (`DataOptions`): config, split and columns to read.
 
         Raises:
-            UsageError: an option that the dataset has no use for.
-            EvaluationError: it cannot be read, or has no questions.
+            UsageError: an option does not apply to this dataset.
+            EvaluationError: the dataset cannot be read, or has no questions.
         """
 
     def get_prompt(self, question: Question) -> str:
-        """Return what a model is asked, beside the image: by default with LLaVA's request for a short answer."""
+        """Return the text of the prompt: by default the question and LLaVA's instruction to give a short answer."""
         return f"{question.question}\n{SHORT_ANSWER_INSTRUCTION}"
 
-    # What an answer is worth
+    # Scoring
 
     def mark(self, question: Question, answer: str, matching: str) -> Prediction:
-        """Return what the model's answer is worth: by default, whether it is right by that rule."""
+        """Return a prediction with the model's answer, marked as right or wrong by the rule named `matching`."""
         names = {item.name for item in fields(self.prediction_type)} & {item.name for item in fields(question)}
         return self.prediction_type(
             **{name: getattr(question, name) for name in names},
@@ -122,12 +128,13 @@ class EvaluationTask(ABC):
         )
 
     def score(self, predictions: Sequence[Any], *, model: str, dataset: str, matching: str) -> Results:
-        """Return a model's scores: by default the accuracy of all questions and of each part of them.
+        """Return the scores of a model: by default the accuracy on all questions and on each part of them.
 
         Args:
-            predictions (`Sequence[Prediction]`): of the task's own type.
-            model, dataset (`str`): what they are called.
-            matching (`str`): the rule by which they were judged.
+            predictions (`Sequence[Prediction]`): the model's predictions, of the type `prediction_type`.
+            model (`str`): display name of the model.
+            dataset (`str`): display name of the dataset.
+            matching (`str`): name of the rule that marked the predictions.
 
         Raises:
             EvaluationError: there are no predictions.
@@ -146,21 +153,25 @@ class EvaluationTask(ABC):
         )
 
     def iter_parts(self, prediction: Any) -> Iterable[tuple[str, str]]:
-        """Yield (grouping, part) of each part of the questions that a prediction is counted under."""
+        """Yield (grouping, part) for each part of the questions that the prediction is counted in."""
         parts: Mapping[str, str] = prediction.parts
         return parts.items()
 
     def get_stratum(self, prediction: Any) -> Any:  # noqa: ARG002
-        """Return the stratum of a prediction: each has its own majority answer and its turn among the page's examples.
+        """Return the stratum of a prediction; it must be hashable, and comparable with other strata.
 
-        Hashable, and comparable with the others.
+        The majority answer is computed per stratum, and the examples on the page are taken from all strata in turn.
         """
         return ""
 
-    # How it is shown
+    # Presentation
 
     def count_parts(self, questions: Iterable[Any]) -> dict[str, dict[str, int]]:
-        """Return grouping -> part -> questions in it, as a plan and the page tell, of questions or predictions."""
+        """Return grouping -> part -> number of questions, for `--dry-run` and the page.
+
+        Args:
+            questions (`Iterable[Question | Prediction]`): the questions, or predictions for them.
+        """
         counts: dict[str, Counter[str]] = {}
         for question in questions:
             for grouping, part in question.parts.items():
@@ -168,13 +179,13 @@ class EvaluationTask(ABC):
         return {grouping: dict(sorted(parts.items())) for grouping, parts in sorted(counts.items())}
 
     def get_label(self, grouping: str, part: str) -> str:  # noqa: ARG002
-        """Return what a part is called in tables, plots and sentences."""
+        """Return the display name of a part for tables, plots and sentences."""
         return part
 
     def iter_sections(self, results: Sequence[Any]) -> Iterator[Section]:
-        """Yield the page's sections about the scores of some models, each with its plots.
+        """Yield the sections of the page that show the scores of one or more models, each with its plots.
 
-        By default one for each way in which right and wrong answers are parted, none for other results.
+        By default there is one section per grouping of `AccuracyResults`, and none for other results.
         """
         models, first = [item.model for item in results], results[0]
         for grouping, parts in first.parts.items() if isinstance(first, AccuracyResults) else ():
@@ -188,25 +199,25 @@ class EvaluationTask(ABC):
             yield Section(re.sub(r"\W+", "-", heading.lower()), heading, heading, "", tuple(plots))
 
     def iter_tags(self, prediction: Any) -> Iterator[Tag]:
-        """Yield what the page shows beside an example."""
+        """Yield the tags that the page shows next to an example."""
         for grouping, part in prediction.parts.items():
             yield Tag(self.get_label(grouping, part), title=grouping)
 
 
 def load_task(name: str) -> EvaluationTask:
-    """Return the task of that name, or of `package.module:Class`.
+    """Return the task with a registered name, or from `package.module:Class`.
 
     Raises:
-        UsageError: there is none, or it is no task.
+        UsageError: the task was not found, or is not derived from `EvaluationTask`.
     """
     loaded = load_plugin(GROUP, name)
     if not (isinstance(loaded, type) and issubclass(loaded, EvaluationTask)):
-        raise UsageError(f"{name!r} is no evaluation task ({loaded!r}); give a class derived from EvaluationTask")
+        raise UsageError(f"{name!r} is not an evaluation task ({loaded!r}); give a class derived from EvaluationTask")
     return loaded(name)
 
 
 def choose_task(name: str | None, dataset: str) -> EvaluationTask:
-    """Return the task of that name; without one the one that recognizes the dataset, or else `compact`.
+    """Return the task with the given name. If it is None, return the task that recognizes the dataset, or `compact`.
 
     Raises:
         UsageError: there is no such task, or several recognize the dataset.
@@ -216,15 +227,15 @@ def choose_task(name: str | None, dataset: str) -> EvaluationTask:
     tasks = [task for task in map(load_task, list_plugins(GROUP)) if task.recognizes(dataset)]
     if len(tasks) > 1:
         names = " and ".join(task.name for task in tasks)
-        raise UsageError(f"{dataset} is the data of several tasks ({names}); choose one with --task")
+        raise UsageError(f"{dataset} is recognized by several tasks ({names}); choose one with --task")
     return tasks[0] if tasks else load_task(DEFAULT_TASK)
 
 
 def choose_rule(task: EvaluationTask, matching: str | None) -> str:
-    """Return the name of a task's rule: the one that is asked for, or its first; empty where it has none.
+    """Return the name of the matching rule: the given one, or by default the task's first; empty if the task has none.
 
     Raises:
-        UsageError: it has no such rule.
+        UsageError: the task has no rule with this name.
     """
     if matching is None:
         return next(iter(task.rules), "")
@@ -239,17 +250,18 @@ def choose_rule(task: EvaluationTask, matching: str | None) -> str:
 def read_questions(
     task: EvaluationTask, dataset: str, options: DataOptions, *, limit: int | None = None, control: str | None = None
 ) -> QuestionSet:
-    """Return what a task asks about a dataset.
+    """Return the questions that a task asks about a dataset.
 
     Args:
-        task (`EvaluationTask`): reads it.
-        dataset (`str`), options (`DataOptions`): as the task takes them.
-        limit (`int`, *optional*): only so many questions, drawn by a hash of their ids.
+        task (`EvaluationTask`): the task, which reads the dataset.
+        dataset (`str`): the dataset, as given on the command line.
+        options (`DataOptions`): config, split and columns to read.
+        limit (`int`, *optional*): maximum number of questions, selected by a hash of their ids.
         control (`str`, *optional*): the name of one of the task's controls.
 
     Raises:
-        UsageError: there is no such control, or a limit below 1; and as `EvaluationTask.read`.
-        EvaluationError: two questions have one id, or there are none; and as `EvaluationTask.read`.
+        UsageError: the task has no such control, the limit is below 1, or as for `EvaluationTask.read`.
+        EvaluationError: two questions have the same id, there are no questions, or as for `EvaluationTask.read`.
     """
     if control is not None and control not in task.controls:
         raise UsageError(
@@ -260,16 +272,16 @@ def read_questions(
         raise UsageError(f"got the limit {limit}; it must be at least 1")
     question_set = task.read(dataset, options)
     if not question_set.questions:
-        raise EvaluationError(f"{question_set.name} has no question that can be asked; give another")
+        raise EvaluationError(f"{question_set.name} has no question that can be asked; give another dataset")
     if repeated := [id for id, count in Counter(item.id for item in question_set.questions).items() if count > 1]:
-        raise EvaluationError(f"{question_set.name} has two questions of the id {repeated[0]!r}; ids must differ")
+        raise EvaluationError(f"{question_set.name} has two questions with the id {repeated[0]!r}; make ids unique")
     if limit is not None:
         question_set = question_set.limit(limit)
     return task.controls[control](question_set) if control is not None else question_set
 
 
 def describe_parts(task: EvaluationTask, parts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return how many questions each part has, in words."""
+    """Return the number of questions in each part as text, such as `40 of k = 1, 38 of k = 2`."""
     return ", ".join(
         f"{count:,} of {task.get_label(grouping, part)}"
         for grouping, counts in parts.items()

@@ -1,4 +1,4 @@
-"""lmms-eval as a test runs it: the real one from PyPI in a folder of its own, with data and judge on the loopback."""
+"""Sets up lmms-eval for a test: the real package from PyPI in a directory of its own, with local data and judge."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.doubles.hub.server import HubServer
 from tests.doubles.hub.store import File
 from tests.hub.clients import ROOT
 
-# What these tasks and this model import of lmms-eval's fifty requirements, and the extras of dev do not bring.
+# Of lmms-eval's fifty requirements, those that these tasks and this model import and that are not in the dev extra.
 WHEELS: Final = (
     f"lmms-eval=={HARNESS_VERSION}",
     "chardet==7.7.0",
@@ -63,7 +63,7 @@ configs:
 
 
 def install_harness(directory: Path) -> Path:
-    """Put lmms-eval into a folder for PYTHONPATH, or skip where PyPI cannot be reached."""
+    """Install lmms-eval into a directory for PYTHONPATH, or skip the test if PyPI cannot be reached."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(directory), *WHEELS]
     process = subprocess.run(pip, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -72,7 +72,7 @@ def install_harness(directory: Path) -> Path:
 
 
 def make_environment(overlay: Path, home: Path, server: HubServer, judge: LocalServer) -> dict[str, str]:
-    """What a shell needs in order to run the printed lines, `compact` and `lmms-eval` among them."""
+    """Return the environment variables for a shell that runs the printed commands, with `compact` and `lmms-eval`."""
     binaries = home / "bin"
     binaries.mkdir(parents=True)
     command = binaries / "compact"
@@ -92,7 +92,7 @@ def make_environment(overlay: Path, home: Path, server: HubServer, judge: LocalS
 
 
 def make_judge() -> LocalServer:
-    """A judge that gives every answer of MM-Vet half its points, and every one of LLaVA-in-the-Wild 6 against 8."""
+    """Return a judge that gives each answer of MM-Vet half of the points, and each of LLaVA-in-the-Wild 6 against 8."""
 
     async def grade(request: Request) -> Response:
         prompt = str((await request.json())["messages"])
@@ -102,7 +102,7 @@ def make_judge() -> LocalServer:
 
 
 def write_heldout_release(directory: Path, *, num_images: int) -> Path:
-    """Write a release of scenes, each with two questions of k 1, 2 or 3, all of them in its validation split."""
+    """Write a dataset of scenes with two questions of k 1, 2 or 3 each, all of them in the validation split."""
     write_dataset(_iter_rows(num_images), directory, sources=("compact",), version="1.0.0")
     return directory
 
@@ -139,7 +139,7 @@ def _iter_rows(num_images: int) -> Iterator[Row]:
 
 
 def _move_to_validation(data: bytes, k: int) -> bytes:
-    """Change one pixel until the picture's hash puts it into the validation split."""
+    """Change one pixel until the hash of the image puts it into the validation split."""
     image = Image.open(BytesIO(data)).convert("RGB").resize((120, 120))
     for number in count():
         image.putpixel((0, 0), (number % 256, number // 256, 0))
@@ -151,9 +151,9 @@ def _move_to_validation(data: bytes, k: int) -> bytes:
 
 
 def add_benchmarks(server: HubServer, predictions: Sequence[dict[str, Any]], image_bytes: bytes) -> None:
-    """Have the server hold the eight data sets, with the columns of the real ones, each row about the same picture.
+    """Add the eight datasets to the server, with the columns of the real ones; all rows are about the same image.
 
-    Half of InfoVQA's and TextVQA's questions have what the model is known to answer as their answer.
+    For half of the questions of InfoVQA and TextVQA, the right answer is the known answer of the model.
     """
     from datasets import Dataset
     from datasets import Image as ImageFeature

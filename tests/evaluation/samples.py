@@ -1,4 +1,4 @@
-"""What the tests of evaluation ask and score by the task `compact`, in fewer words."""
+"""Helpers that read questions and score predictions with the task `compact`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def load_questions(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> QuestionSet:
-    """Return what `compact` asks about a dataset."""
+    """Return the questions that `compact` asks about a dataset."""
     return read_questions(COMPACT, dataset, DataOptions(config, split, columns), limit=limit)
 
 
 def score(
     predictions: Sequence[CompactPrediction], *, model: str, dataset: str, matching: str = "exact"
 ) -> CompactResults:
-    """Return the scores of predictions by `compact`."""
+    """Return the scores that `compact` gives to predictions."""
     return Compact(DEFAULT_TASK).score(predictions, model=model, dataset=dataset, matching=matching)

@@ -1,7 +1,7 @@
-"""The calls for lmms-eval, the task of our held-out questions, and the table of lmms-eval's results files.
+"""Tests the lmms-eval commands, the task of our held-out questions, and the table of lmms-eval's results files.
 
-lmms_eval_results.json beside is such a file of a real run (lmms-eval 0.7.3, all eight tasks and ours, as
-test_benchmarks_harness.py makes it), cut to what a results file of any run has.
+lmms_eval_results.json is from a real run (lmms-eval 0.7.3, all eight tasks and ours, as test_benchmarks_harness.py
+makes it), reduced to the fields that every results file has.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a results file: the real one, about `model`, with these scores (in the paper's units) and no others."""
+    """Return a function that writes a copy of the real results file with another model and only the given scores.
+
+    Scores are in the paper's units.
+    """
 
     def write(
         scores: dict[str, float] = COMPACT_ROW.scores,
@@ -74,7 +77,7 @@ def test_a_real_results_file_has_every_benchmark_and_the_held_out_questions() ->
     assert row.heldout is not None
     assert set(row.heldout.by_k) == {1, 2, 3}
     assert (row.scores["InfoVQA"], row.scores["MM-Vet"]) == (pytest.approx(50), pytest.approx(50))
-    assert row.heldout.accuracy == pytest.approx(sum(row.heldout.by_k.values()) / 3)  # six of each k
+    assert row.heldout.accuracy == pytest.approx(sum(row.heldout.by_k.values()) / 3)  # six questions per k
 
 
 def test_scores_in_the_papers_units_give_the_papers_relative_performance(write: Write) -> None:
@@ -111,7 +114,7 @@ def test_where_a_benchmark_is_missing_every_row_is_over_those_that_are_there(wri
     assert [line.count("-") for line in table.cells()[1:]] == [0] * 6 + [2]
     assert table.notes == (
         "mine has no score on MM-Vet, LLaVA-in-the-Wild",
-        "relative performance is over the 6 of 8 that every row has",
+        "relative performance is over the 6 of 8 benchmarks that every row has",
     )
 
 
@@ -125,7 +128,7 @@ def test_runs_of_one_model_are_one_row_and_the_last_run_of_a_task_counts(write: 
         "TextVQA": pytest.approx(1.0),
         "MM-Vet": 2.0,
     }
-    assert "out/mine: mme was run more than once; the last counts" in table.notes
+    assert "out/mine: mme was run more than once; the last run counts" in table.notes
 
 
 def test_models_are_rows_and_ones_own_reference_counts_as_100_in_ones_own_rows(write: Write) -> None:
@@ -148,7 +151,7 @@ def test_what_lmms_eval_writes_without_its_judge_is_no_score(write: Write) -> No
     table = benchmark_table([write(silent, results=results)])
     assert set(BENCHMARKS) - table.rows[-1].scores.keys() == {"MM-Vet", "LLaVA-in-the-Wild"}
     assert [note for note in table.notes if "the judge of" in note] == [
-        f"out/mine: the judge of {name} gave no answer (20261122_100000_results.json); left out"
+        f"out/mine: the judge of {name} did not answer (20261122_100000_results.json); score omitted"
         for name in ("MM-Vet", "LLaVA-in-the-Wild")
     ]
 
@@ -163,8 +166,8 @@ def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
         lines = "".join(f"{json.dumps(sample)}\n" for sample in samples)
         file.with_name(file.name.replace("_results.json", f"_samples_{task}.jsonl")).write_text(lines)
     assert benchmark_table([file]).notes == (
-        "out/mine: the judge of MM-Vet graded all but 1 answers, and lmms-eval counts all",
-        "out/mine: the judge of LLaVA-in-the-Wild graded all but 2 answers, and lmms-eval counts all",
+        "out/mine: the judge of MM-Vet did not grade 1 answers, which lmms-eval still counts",
+        "out/mine: the judge of LLaVA-in-the-Wild did not grade 2 answers, which lmms-eval still counts",
     )
 
 
@@ -174,15 +177,15 @@ def _real_results_without(name: str) -> dict[str, Any]:
 
 OLD_MME_RESULTS: Final = {
     "results": {"mme": {"alias": "mme", "mme_percetion_score,none": 1300.0}}
-}  # as lmms-eval 0.2 wrote it
+}  # lmms-eval 0.2 wrote the metric with this misspelling
 BAD_FILES: Final = {
     "not JSON": ("{", "is not JSON"),
-    "a list": ("[]", "is no results file of lmms-eval: 'results' is missing"),
-    "ours": ('{"schema": 2, "results": {}}', "is no results file of lmms-eval: 'config' is missing"),
+    "a list": ("[]", "is not a results file of lmms-eval ('results' is missing)"),
+    "ours": ('{"schema": 2, "results": {}}', "is not a results file of lmms-eval ('config' is missing)"),
     "no model": (json.dumps(_real_results_without("model_name")), "'model_name' is missing"),
     "an older version": (
         json.dumps(REAL_RESULTS | {"config": {key: 1 for key in REAL_RESULTS["config"] if key != "model_backend"}}),
-        "is of another version of lmms-eval",
+        "is from another version of lmms-eval",
     ),
     "an older metric": (
         json.dumps(REAL_RESULTS | OLD_MME_RESULTS),
@@ -190,11 +193,11 @@ BAD_FILES: Final = {
     ),
     "no number": (
         json.dumps(REAL_RESULTS | {"results": {"mme": {"mme_perception_score,none": "N/A"}}}),
-        "has no number for MME",
+        "has no score for MME",
     ),
     "a part": (
         json.dumps(REAL_RESULTS | {"config": REAL_RESULTS["config"] | {"limit": 8.0}}),
-        "is about a part of the questions",
+        "covers only part of the questions",
     ),
     "other tasks": (
         json.dumps(REAL_RESULTS | {"results": {"gqa": {"exact_match,none": 0.6}}}),
@@ -217,7 +220,7 @@ def test_another_file_is_one_clear_line(
 
 
 def test_folders_and_files_that_cannot_be_one_row_are_one_clear_line(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"has no results of lmms-eval in it"):
+    with pytest.raises(EvaluationError, match=r"has no results of lmms-eval \(\*_results.json\)"):
         benchmark_table([tmp_path])
     with pytest.raises(EvaluationError, match=r"cannot be read \(No such file or directory\)"):
         benchmark_table([tmp_path / "none.json"])
@@ -281,7 +284,7 @@ for name in ("org/qwen", "org/none"):
     with HubServer() as server:
         merge, qwen, none = run_source(server, source, home=tmp_path)
     assert shlex.join(merge) == "compact adapter merge org/lora --out benchmarks/lora"
-    assert qwen.startswith("org/qwen is a qwen2_vl, and these calls are for LLaVA")
+    assert qwen.startswith("org/qwen is a qwen2_vl model, but these commands support LLaVA")
     assert none.startswith("there is no org/none for this token on the Hub")
 
 
@@ -289,12 +292,14 @@ def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:
     cases: list[tuple[type[CompactError], str, dict[str, Any]]] = [
         (UsageError, "got 0 GPUs", {"gpus": 0}),
         (UsageError, "got 2 GPUs and the device 'cpu'", {"gpus": 2, "device": "cpu"}),
-        (UsageError, "has a comma", {"out": "a,b"}),
+        (UsageError, "contains a comma", {"out": "a,b"}),
     ]
     for error_type, message, options in cases:
         with pytest.raises(error_type, match=message):
             benchmark_command(CHECKPOINTS_DIRECTORY / "tuned", **options)
-    with pytest.raises(EvaluationError, match=r"is no model: a folder with config.json or adapter_config.json"):
+    with pytest.raises(
+        EvaluationError, match=r"is not a model; give a directory with config.json or adapter_config.json"
+    ):
         benchmark_command(tmp_path)
 
 
@@ -317,7 +322,7 @@ def test_the_task_holds_our_own_comparison_and_the_path_of_the_questions(tmp_pat
     answers = files("compact_hf") / "answers.py"
     assert (out / "compact_answers.py").read_text(encoding="utf-8") == answers.read_text(encoding="utf-8")
     assert _read_settings(out)["dataset_path"] == str(dataset.resolve())
-    benchmark_tasks("org/compact@v1.0.0", out)  # over its own
+    benchmark_tasks("org/compact@v1.0.0", out)  # replaces the task that is there
     settings = _read_settings(out)
     assert settings["dataset_path"] == "org/compact"
     assert settings["dataset_kwargs"]["revision"] == "v1.0.0"
@@ -363,9 +368,9 @@ def test_each_turn_is_asked_alone_about_the_very_file_of_its_picture(tmp_path: P
 def test_no_task_is_written_over_other_things_or_without_questions(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(UsageError, match=r"mine holds notes.txt"):
+    with pytest.raises(UsageError, match=r"mine contains notes.txt"):
         benchmark_tasks("org/compact", tmp_path / "mine")
     with pytest.raises(EvaluationError, match="mine has no held-out questions"):
         benchmark_tasks(tmp_path / "mine", tmp_path / "tasks")
-    with pytest.raises(UsageError, match="'scenes:9' is neither a folder here nor a repository"):
+    with pytest.raises(UsageError, match="'scenes:9' is neither a local directory nor a repository"):
         benchmark_tasks("scenes:9", tmp_path / "tasks")

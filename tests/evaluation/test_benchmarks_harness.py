@@ -1,7 +1,7 @@
-"""The lines that `compact benchmarks command` prints, run by a shell: the real lmms-eval judges the shipped student.
+"""Runs the commands that `compact benchmarks command` prints: the real lmms-eval evaluates the shipped student.
 
-Its eight tasks read data sets of their columns from the Hub's double, and its judge's client asks a server on the
-loopback; nothing else is stood in for.
+Its eight tasks read small datasets with the right columns from a local Hub server, and its judge client asks another
+local server; everything else is real.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @dataclass(frozen=True, slots=True)
 class HarnessRun:
-    """What was run: predictions of `compact evaluate`, the folder of lmms-eval's files, what the shell printed."""
+    """A finished run: predictions of `compact evaluate`, the directory of lmms-eval's files, and the shell's output."""
 
     predictions: list[dict[str, Any]]
     results_directory: Path
@@ -62,7 +62,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> HarnessRun:
     with HubServer() as server, make_judge() as judge_server:
         add_benchmarks(server, predictions, _read_first_image(release))
         env = make_environment(overlay, directory / "home", server, judge_server)
-        script = "\n".join(commands.lines()[1:])  # the first installs
+        script = "\n".join(commands.lines()[1:])  # the first command is the installation
         process = subprocess.run(
             ["bash", "-e", "-c", script], cwd=directory, env=env, capture_output=True, text=True, check=False
         )
@@ -99,7 +99,7 @@ def test_all_eight_benchmarks_run_and_have_the_scores_that_their_answers_deserve
     assert ran.scores.scores.keys() == {benchmark.name for benchmark in HARNESS_BENCHMARKS}
     assert not ran.scores.notes
     scores = ran.scores.scores
-    assert scores["InfoVQA"] == scores["TextVQA"] == pytest.approx(50)  # half of their answers are the model's own
+    assert scores["InfoVQA"] == scores["TextVQA"] == pytest.approx(50)  # half of the right answers are the model's
     assert (scores["MM-Vet"], scores["LLaVA-in-the-Wild"]) == (pytest.approx(50), pytest.approx(75))  # the judge's
     assert scores["SEED-Bench-2-Plus"] == pytest.approx(100 * _letter_accuracy(ran.read_samples("seedbench_2_plus")))
     assert scores["CV-Bench"] == pytest.approx(100 * _letter_accuracy(ran.read_samples("cv_bench")))

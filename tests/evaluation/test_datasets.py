@@ -1,4 +1,4 @@
-"""Questions come out of releases, reserved scenes and any data set whose columns are named."""
+"""Tests reading questions from our datasets, from reserved scenes and from other datasets by named columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Write rows, whose `pic` holds a picture's bytes, as a Parquet file."""
+    """Write rows to a Parquet file; `pic` holds the bytes of an image."""
     from datasets import Dataset, Image, disable_progress_bars
 
     disable_progress_bars()
@@ -73,7 +73,7 @@ def test_another_config_is_asked_by_name_and_rows_without_a_picture_are_counted(
     everything = load_questions(str(folder), config="all", split="train")
     assert len(everything.questions) == len(load_questions(str(folder), split="train").questions)
     assert everything.skip_counts == {"no picture": 2}
-    assert everything.notes == ("2 rows of drawn (all, train) left out: no picture",)
+    assert everything.notes == ("2 rows of drawn (all, train) skipped: no picture",)
 
 
 def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_of_four_and_five_capabilities_a_scene_is_asked_up_to_three_different_co
         }
         assert max(map(len, by_scene.values())) == 3
         assert all(len({question.capabilities for question in group}) == len(group) for group in by_scene.values())
-        # Least asked first: hardly a combination comes twice as long as there are others.
+        # The least used combinations come first, so few combinations are repeated while others are unused.
         assert len({question.capabilities for question in k_questions}) > 0.8 * len(k_questions)
 
 
@@ -167,7 +167,7 @@ def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answer
     inside, outside = load_questions(str(file)).questions
     assert inside.answers == ("red", "crimson")
     assert inside.read_image() == draw_image("red")
-    with pytest.raises(ImageError, match="does not lie beside the data set"):
+    with pytest.raises(ImageError, match="is outside the directory of the dataset"):
         outside.read_image()
 
 
@@ -177,7 +177,7 @@ BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError]
         {"question": "x", "label": "y", "pic": draw_image("red")},
         {},
         EvaluationError,
-        r"no column 'answer' \(it has question, label, pic\); say which one it is: --columns answer=COLUMN",
+        r"no column 'answer' \(it has question, label, pic\); name the column to use: --columns answer=COLUMN",
     ),
     "no such column": (
         ROW,
@@ -186,12 +186,12 @@ BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError]
         "no column 'anwser' for answer .*did you mean answer",
     ),
     "no such field": (ROW, {"columns": {"anser": "answer"}}, UsageError, "did you mean answer"),
-    "k of eleven": ({**ROW, "k": 11}, {}, EvaluationError, "row 0 of .* has k 11; a number from 0 to 10"),
+    "k of eleven": ({**ROW, "k": 11}, {}, EvaluationError, "row 0 of .* has k 11; it must be a number from 0 to 10"),
     "k in words": ({**ROW, "k": "two"}, {}, EvaluationError, "has k 'two'"),
     "an unknown capability": ({**ROW, "capabilities": ["smell"]}, {}, UnknownCapabilityError, "smell"),
-    "capabilities as a text": ({**ROW, "capabilities": "color"}, {}, EvaluationError, "a list of names is needed"),
+    "capabilities as a text": ({**ROW, "capabilities": "color"}, {}, EvaluationError, "it must be a list of names"),
     "no answers at all": ({**ROW, "answer": ""}, {}, EvaluationError, "no question that can be asked"),
-    "no such split": (ROW, {"split": "tets"}, EvaluationError, "cannot be read as a data set"),
+    "no such split": (ROW, {"split": "tets"}, EvaluationError, "cannot be read as a dataset"),
     "a limit of none": (ROW, {"limit": 0}, UsageError, "at least 1"),
 }
 
@@ -206,7 +206,7 @@ def test_a_data_set_that_cannot_be_asked_is_told_in_one_line(tmp_path: Path, cas
 
 def test_a_data_set_without_pictures_is_told(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": "What?", "answer": "that"}')
-    with pytest.raises(EvaluationError, match=r"no column of pictures .*--columns image=COLUMN"):
+    with pytest.raises(EvaluationError, match=r"no image column .*--columns image=COLUMN"):
         load_questions(str(tmp_path / "own.jsonl"))
 
 
@@ -222,7 +222,7 @@ def test_what_is_no_data_set_is_told_in_one_line(tmp_path: Path, what: str) -> N
     if what == "other":
         (path / "notes.txt").write_text("hello")
     no_split = "no split validation or test"
-    messages = {"train only": no_split, "other": no_split, "a text file": "of files .parquet"}
-    with pytest.raises(EvaluationError, match=messages.get(what, "cannot be read as a data set")) as excinfo:
+    messages = {"train only": no_split, "other": no_split, "a text file": "supported files are .parquet"}
+    with pytest.raises(EvaluationError, match=messages.get(what, "cannot be read as a dataset")) as excinfo:
         load_questions(str(path))
     assert "\n" not in str(excinfo.value)

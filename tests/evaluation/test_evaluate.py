@@ -1,4 +1,4 @@
-"""`evaluate` with real tiny models: its files, several models, going on after a stop, and what it refuses."""
+"""Tests `evaluate` with tiny models: its files, several models, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another model of the same name."""
+    """Build another model in a directory of the same name."""
     return str(build_tiny(tmp_path_factory.mktemp("other") / "tiny", texts(4), seed=1, size=MODEL_SIZE))
 
 
@@ -52,7 +52,7 @@ def done(model: str, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def read_outputs(out: Path) -> dict[str, bytes]:
-    """Return what a judging's folder holds, but for the page, which names the folder."""
+    """Return the contents of all files of an evaluation except the page, which contains the path of the directory."""
     files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name != "report.html"}
 
@@ -236,7 +236,9 @@ def test_a_processor_that_counts_other_image_tokens_is_told_in_one_line(
 ) -> None:
     student = Student(model)
     setattr(student._processor, setting, value)
-    with pytest.raises(EvaluationError, match=f"makes {made} tokens of a picture, the model 64; mend") as excinfo:
+    with pytest.raises(
+        EvaluationError, match=f"makes {made} tokens per image, and the model expects 64; fix"
+    ) as excinfo:
         student.answer([(draw_image("red"), "What is it?")] * several, max_new_tokens=2)
     assert "\n" not in str(excinfo.value)
 
@@ -246,7 +248,7 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tm
     (tmp_path / "good.png").write_bytes(draw_image("red"))
     (tmp_path / "cut.png").write_bytes(draw_image("red")[:90])
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(EvaluationError, match="picture of question cut cannot be shown"):
+    with pytest.raises(EvaluationError, match="image of question cut cannot be decoded"):
         evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
 
 
@@ -294,5 +296,5 @@ def test_a_batch_too_large_for_the_memory_is_answered_in_halves(model: str, monk
     assert student.answer(pairs, max_new_tokens=4) == expected
     assert sizes == [5, 2, 3, 1, 2]
     max_batch = 0
-    with pytest.raises(EvaluationError, match="too small for this model: no room"):
+    with pytest.raises(EvaluationError, match=r"not enough memory on .* for this model: no room"):
         student.answer(pairs, max_new_tokens=4)

@@ -1,4 +1,4 @@
-"""Models that `trl sft` trained are judged: an adapter is put on its base, weights and projector."""
+"""Tests that models trained by `trl sft` are evaluated with the adapter's weights and projector on their base."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_an_adapter_trained_with_the_7b_recipes_lora_is_loaded_with_its_base_and
     evaluation = evaluate(str(out), str(drawn), tmp_path / "results", split="train")
     assert evaluation.results[0].overall.n > 30
 
-    (out / RECORD_FILE).unlink()  # as plain `trl sft` leaves it
+    (out / RECORD_FILE).unlink()  # plain `trl sft` does not write this file
     record = read_training_record(out)
     assert (record.base, record.steps, record.versions) == (str(tiny), 3, {})

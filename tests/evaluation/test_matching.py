@@ -1,4 +1,4 @@
-"""Matching: what counts as right by each rule."""
+"""Tests which answers each matching rule accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `evaluate` metric and its Space: the library's numbers, loaded as strangers do, with nothing of ours beside."""
+"""Tests the `evaluate` metric and its Space: same scores as the package, and loading without the package installed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from huggingface_hub import HfApi
 api = HfApi()
 api.create_repo("org/compact_accuracy", repo_type="space", space_sdk="gradio")
 api.upload_folder(repo_id="org/compact_accuracy", folder_path=sys.argv[1], repo_type="space")
-sys.modules["compact_hf"] = None  # what imports it now fails, as where it is not installed
+sys.modules["compact_hf"] = None  # importing it fails from now on, as if it were not installed
 import evaluate, io, re
 from contextlib import redirect_stdout
 card = open(sys.argv[1] + "/README.md").read()
@@ -60,7 +60,7 @@ ANSWERS: Final = st.sampled_from(("red", "Red.", "two", "2", "left", "a dog", "d
 def metric() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         if "transformers" not in sys.modules:
-            # evaluate would import all of it and torch, for pipelines that no metric needs.
+            # `evaluate` would import transformers and torch for pipelines, which metrics do not need.
             patch.setitem(sys.modules, "transformers", None)
         import evaluate
     return evaluate.load(str(METRIC), keep_in_memory=True)
@@ -68,7 +68,7 @@ def metric() -> Any:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder for PYTHONPATH that hides what is not installed where evaluate alone is."""
+    """Make a directory for PYTHONPATH that hides packages which are not installed together with `evaluate`."""
     directory = tmp_path_factory.mktemp("hidden")
     for name in ("compact_hf", "transformers"):
         (directory / f"{name}.py").write_text("raise ImportError('not here')")
@@ -127,7 +127,7 @@ def test_its_numbers_are_the_librarys(metric: Any, made: list[Prediction]) -> No
 
 def test_what_is_copied_is_the_same() -> None:
     source = Path(compact_hf.__file__).parent / "answers.py"
-    assert (METRIC / "answers.py").read_bytes() == source.read_bytes(), f"copy it anew: cp {source} {METRIC}"
+    assert (METRIC / "answers.py").read_bytes() == source.read_bytes(), f"copy it again: cp {source} {METRIC}"
     match = re.search(r"^CAPABILITIES = \((.*?)\)", (METRIC / "compact_accuracy.py").read_text(), re.DOTALL | re.M)
     assert match is not None
     assert re.findall(r'"(\w+)"', match[1]) == list(CAPABILITIES)
@@ -145,20 +145,26 @@ def test_it_takes_questions_one_by_one_and_in_batches(metric: Any) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"k": [1, 2]}, "got 3 predictions, 3 references, 2 k, 3 capabilities; give one of each for every question"),
+        (
+            {"k": [1, 2]},
+            "got 3 predictions, 3 references, 2 k, 3 capabilities; give one entry per question in each of them",
+        ),
         ({"predictions": None}, "missing: predictions; give"),
         ({"k": None, "capabilities": None}, "missing: k, capabilities; give"),
         ({name: [] for name in QUESTIONS}, "got no questions"),
-        ({"k": [1, 2, 11]}, r"k\[2\] is 11; give how many .* an int of 1 to 10"),
+        ({"k": [1, 2, 11]}, r"k\[2\] is 11; give the number of capabilities .* 1 to 10"),
         ({"k": [0, 2, 3]}, r"k\[0\] is 0;"),
         ({"k": [1, True, 3]}, r"k\[1\] is True;"),
         ({"k": [1, 2, 3.0]}, r"k\[2\] is 3.0;"),
         ({"k": [1, 2, None]}, r"k\[2\] is None;"),
-        ({"capabilities": [["colour"], [], []]}, r"capabilities\[0\] has 'colour'; the ten are color, .*mean color\?"),
-        ({"capabilities": ["color"] * 3}, r"capabilities\[0\] is 'color'; give a list of names"),
+        (
+            {"capabilities": [["colour"], [], []]},
+            r"capabilities\[0\] has the unknown name 'colour'; give names from color, .*mean color\?",
+        ),
+        ({"capabilities": ["color"] * 3}, r"capabilities\[0\] is 'color'; give a list of capability names"),
         ({"predictions": ["red", 2, "left"]}, r"predictions\[1\] is 2; give a string"),
         ({"predictions": "red"}, "predictions is 'red'; give a list"),
-        ({"references": ["red", [], "right"]}, r"references\[1\] is \[\]; give a string, or"),
+        ({"references": ["red", [], "right"]}, r"references\[1\] is \[\]; give a right answer as a string, or"),
         ({"references": ["red", [None], "right"]}, r"references\[1\]\[0\] is None; give a string"),
     ],
 )
@@ -175,7 +181,7 @@ def test_bad_input_is_told_in_one_line_and_not_kept(metric: Any, wrong: dict[str
 
 def test_the_evaluate_library_loads_it_from_the_hub_where_our_package_is_not(tmp_path: Path, bare: str) -> None:
     with HubServer() as server:
-        # It counts downloads at an address of its own, which is not the Hub's.
+        # `evaluate` reports downloads to another server than the Hub.
         settings = {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "PYTHONPATH": bare}
         result = run_source(server, CLIENT, METRIC, home=tmp_path, popen=subprocess.Popen, **settings)
         paths = [
@@ -203,7 +209,7 @@ def test_the_header_is_one_that_the_hub_and_its_list_of_metrics_take() -> None:
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory, bare: str) -> Iterator[Client]:
-    """The Space as the Hub starts it: from its folder alone, where our package is not."""
+    """Start the Space as the Hub does: from a copy of its directory, without compact_hf installed."""
     directory = tmp_path_factory.mktemp("space")
     for path in METRIC.iterdir():
         if path.is_file():
@@ -232,7 +238,7 @@ def space(tmp_path_factory: pytest.TempPathFactory, bare: str) -> Iterator[Clien
 
 
 def read_example(client: Client) -> str:
-    """Return what stands in the text box when the page is opened."""
+    """Return the initial contents of the text box."""
     (textbox,) = (component for component in client.config["components"] if component["type"] == "textbox")
     return str(textbox["props"]["value"])
 
@@ -263,8 +269,8 @@ def test_the_page_takes_the_predictions_that_compact_evaluate_writes(space: Clie
     ("lines", "message"),
     [
         ("", "got no questions"),
-        ("{", "line 1 is no JSON"),
-        ("[]", "line 1 is no object; each takes prediction, answers, k, capabilities"),
+        ("{", "line 1 is not JSON"),
+        ("[]", "line 1 is not a JSON object; every line needs prediction, answers, k, capabilities"),
         ('\n{"prediction": "red", "k": 1}', "line 2 lacks answers, capabilities"),
         (json.dumps({"prediction": "a", "answers": ["a"], "k": 12, "capabilities": []}), "k[0] is 12"),
     ],

@@ -1,4 +1,4 @@
-"""A model and a data set that lie on the Hub are judged as those in folders, at the revision that was asked for."""
+"""Tests that a model and a dataset on the Hub get the same results as local ones, at the requested revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's table: what can be computed from it is, and where the paper prints otherwise both figures stand."""
+"""Tests relative performance: it is computed from the paper's scores, and a differing printed value is shown too."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_each_benchmark_weighs_the_same_whatever_its_unit() -> None:
     [
         ({"MME": 1.0}, {"MME": 1.0, "MMStar": 1.0}, "(missing: MMStar)"),
         ({"MME": 1.0, "VQA": 1.0}, {"MMStar": 1.0}, "(without a reference: MME, VQA; missing: MMStar)"),
-        ({}, {}, "nothing to take the mean of"),
+        ({}, {}, "nothing to average"),
         ({"MME": 1.0}, {"MME": 0.0}, "the reference score of MME is 0.0"),
         ({"MME": 1.0}, {"MME": float("nan")}, "the reference score of MME is nan"),
     ],

@@ -1,4 +1,4 @@
-"""What a model answered comes back from its folder; what is no such folder is told."""
+"""Tests reading the predictions of a model from its directory, and the errors for other directories."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (None, r"predictions.jsonl cannot be read \(No such file or directory\); give the folder of one model"),
+        (None, r"predictions.jsonl cannot be read \(No such file or directory\); give the directory of one model"),
         (
             PREDICTIONS[0].to_line() + '\n{"id": "a#1", "answer": "2"}\n',
-            r"predictions.jsonl, line 2: picture field required; it",
+            r"predictions.jsonl, line 2: picture field required; the file",
         ),
         ('{"id": "a', r"predictions.jsonl, line 1:"),
     ],

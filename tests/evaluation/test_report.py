@@ -1,4 +1,4 @@
-"""The page of a judging says what the predictions say, and shows questions by a rule and not by luck."""
+"""Tests that the page of an evaluation agrees with the predictions, and selects examples by a fixed rule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPABILITIES = ("color", "shape", "counting")
 
 
 def make_prediction(number: int, right: bool) -> Prediction:
-    """Return an answer to question `number`, two to a picture, by turns of k = 1, 2 and 3."""
+    """Return a prediction for question `number`. There are two questions per image, with k = 1, 2 and 3 in turn."""
     k = 1 + number % 3
     return Prediction(
         id=f"q{number}",
@@ -79,13 +79,13 @@ def test_the_page_holds_the_figures_and_both_models_answers(tmp_path: Path) -> N
     low, high = evaluation.results[1].overall.low, evaluation.results[1].overall.high
     assert path == tmp_path / "report.html"
     assert f"95% interval {low:.1%} to {high:.1%}; below the majority answer" in text
-    assert "of each k, known in hindsight" in text
+    assert "of each k, chosen in hindsight" in text
     for expected in ("25.0%", "75.0%", "3 rows were left out.", "compact evaluate base tuned", "cut after"):
         assert expected in text
     assert "tuned is better than base on these questions: +50.0 points (+" in text
     assert text.count("<article") == MAX_EXAMPLES
     assert text.count('<span class="model">tuned</span>') == MAX_EXAMPLES
-    assert "right answer: <b>red</b>" in text, "of several right answers the first is shown"
+    assert "right answer: <b>red</b>" in text, "the first of several right answers is shown"
 
 
 def test_a_comparison_tells_how_the_further_model_does_against_the_first() -> None:
@@ -133,7 +133,7 @@ def test_examples_are_spread_over_k_and_over_what_became_of_them() -> None:
         "wrong": 4,
         "right": 4,
     }
-    assert len({answers[0][id].picture for id in ids}) == MAX_EXAMPLES, "each of another picture, while there are any"
+    assert len({answers[0][id].picture for id in ids}) == MAX_EXAMPLES, "no image is shown twice while others are left"
 
 
 @given(st.permutations(range(40)), st.integers(0, 60))

@@ -1,4 +1,4 @@
-"""Scoring: laws that hold for any predictions, and figures that others have computed."""
+"""Tests scoring: properties that hold for any predictions, and values from publications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model behind a server is asked the same words as one that runs here, is waited for, and never asked twice."""
+"""Tests models on a server: same prompts as for local models, retries, and no question is asked twice."""
 
 from __future__ import annotations
 
@@ -150,12 +150,12 @@ def test_what_only_a_server_understands_is_refused_for_a_model_that_runs_here(
     command = ["evaluate", "a-model", "scenes:1", "--out", str(tmp_path / "out"), *words, *["--dry-run"] * dry_run]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{flags} can only be given for a model behind a server, and a-model would run here: leave it out" in line
+    assert f"{flags} can only be used with a model on a server, but a-model would run locally: omit it" in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("model", ["openai:", "openai: "])
 def test_a_server_without_a_models_name_is_refused_before_anything_is_written(tmp_path: Path, model: str) -> None:
-    with pytest.raises(UsageError, match="openai: names no model; give openai:NAME"):
+    with pytest.raises(UsageError, match="openai: has no model name; give openai:NAME"):
         evaluate(model, "scenes:1", tmp_path / "out", url="http://localhost:1/v1")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Base and adapter in one network: the answers are those of the two models that it stands for."""
+"""Tests that one network with base and adapter gives the same answers as the two separate models."""
 
 from __future__ import annotations
 

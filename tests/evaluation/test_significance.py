@@ -1,4 +1,4 @@
-"""Two models on the same questions: laws, figures that others have computed, and a coverage that was counted."""
+"""Tests the comparison of two models: properties, values from scipy, and the coverage of the interval."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_interval_holds_the_truth_19_times_in_20(monkeypatch: pytest.MonkeyP
     rng, rounds = np.random.default_rng(7), 200
     hits = {"by picture": 0, "by question": 0}
     for _ in range(rounds):
-        # 80 pictures with four questions each; a model that misreads a picture misses most of them.
+        # 80 images with four questions each; a model that misreads an image fails on most of its questions.
         misread = rng.random((2, 80, 1)) < np.array([0.3, 0.4])[:, None, None]
         right = rng.random((2, 80, 4)) < np.where(misread, 0.1, 0.9)
         first, second = make_predictions(
@@ -138,13 +138,13 @@ def test_one_picture_says_nothing_of_others() -> None:
 
 def test_other_questions_are_told_in_one_line() -> None:
     first, second = make_predictions([(0, True, False), (1, True, True), (2, False, False)])
-    with pytest.raises(EvaluationError, match=r"other questions: the second lacks 1 \(p2#2, ...\); judge both on the"):
+    with pytest.raises(EvaluationError, match=r"questions: the second lacks 1 \(p2#2, ...\); evaluate both on the"):
         compare(first, second[:2])
     with pytest.raises(EvaluationError, match=r"second lacks 1 \(p0#0, ...\) and the first lacks 1 \(p2#2, ...\)"):
         compare(first[:2], second[1:])
-    with pytest.raises(EvaluationError, match="answers question p1#1 twice"):
+    with pytest.raises(EvaluationError, match="two answers to question p1#1"):
         compare([*first, first[1]], second)
-    with pytest.raises(EvaluationError, match="question p2#2 is another one"):
+    with pytest.raises(EvaluationError, match="question p2#2 is not the same"):
         compare(first, [*second[:2], replace(second[2], answers=("green",))])
     with pytest.raises(EvaluationError, match="nothing to compare"):
         compare([], [])

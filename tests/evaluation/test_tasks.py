@@ -1,4 +1,4 @@
-"""A task that nothing here knows, in a package of one file: asked, killed, resumed, scored and shown like ours."""
+"""Tests that a task from another package works like `compact`: it is asked, killed, resumed, scored and shown."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Brevity(Colors):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory on the path with the package installed in it, as pip leaves it: its module and its dist-info."""
+    """Install the package as pip does, with a module and a dist-info directory, in a directory on the path."""
     directory = tmp_path_factory.mktemp("site")
     (directory / "color_words.py").write_text(PACKAGE, encoding="utf-8")
     dist_info = directory / "color_words-1.0.dist-info"
@@ -280,13 +280,13 @@ def test_one_that_nobody_registered_is_given_by_its_path_and_may_have_scores_of_
     ("arguments", "told"),
     [
         ({"task": "colour"}, r"'colour' is not one of the tasks \(.*colors.*\); install .*; did you mean colors"),
-        ({"task": "color_words:Path"}, "is no evaluation task .* give a class derived from EvaluationTask"),
+        ({"task": "color_words:Path"}, "is not an evaluation task .* give a class derived from EvaluationTask"),
         ({"control": "blinde"}, "the task colors has no control 'blinde' .*did you mean blind"),
         ({"task": "color_words:Brevity", "control": "blind"}, r"has no control 'blind' \(it has none\)"),
         ({"matching": "relax"}, "the rules are exact and relaxed; did you mean relaxed"),
         ({"task": "color_words:Brevity", "matching": "exact"}, "the rules are none"),
         ({"split": "test"}, "has no configs, splits or columns"),
-        ({"control": "blind", "swap_pictures": True}, "give one of them"),
+        ({"control": "blind", "swap_pictures": True}, "give only one"),
         ({"limit": 0}, "at least 1"),
     ],
 )
@@ -310,7 +310,7 @@ def test_two_questions_of_one_id_are_refused(site: Path, models: list[str], data
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        with pytest.raises(EvaluationError, match="twice has two questions of the id '0'; ids must differ"):
+        with pytest.raises(EvaluationError, match="twice has two questions with the id '0'; make ids unique"):
             evaluate(models[0], data, tmp_path / "out", task="color_twice:Twice")
 
 

@@ -1,4 +1,4 @@
-"""What an ablation will take: a plan in, its units with their questions, steps and time out; nothing is made.
+"""Estimates the training data, steps and time of an ablation without running it.
 
 compact ablate PLAN.yaml --out DIR --dry-run
 """
@@ -30,12 +30,13 @@ from compact_hf.training.recipes import read_recipe
 
 @dataclass(frozen=True, slots=True)
 class VariantForecast:
-    """What one variant takes.
+    """The estimated training data and steps of one variant.
 
     Attributes:
-        variant (`str`)
-        data (`TrainingData`): to train on, instruction rows besides.
-        steps (`int`): optimizer steps of one unit, about: of instruction rows nobody has counted the file.
+        variant (`str`): name of the variant.
+        data (`TrainingData`): compositional training data, without instruction rows.
+        steps (`int`): approximate number of optimizer steps per unit. Instruction rows are not included, because the
+            instruction file is not read.
     """
 
     variant: str
@@ -45,14 +46,14 @@ class VariantForecast:
 
 @dataclass(frozen=True, slots=True)
 class AblationForecast:
-    """What an ablation will take.
+    """The estimated work of an ablation.
 
     Attributes:
-        units (`int`): variants times seeds, a model each.
-        finished (`int`): how many of them are there already.
-        arms (`tuple[VariantForecast, ...]`): empty where the scenes of the plan have not been asked about yet.
-        seconds_left (`float`, *optional*): of the units that are left, by the pace of those that are finished; None
-            where none is.
+        units (`int`): number of models to train: variants times seeds.
+        finished (`int`): number of finished units.
+        arms (`tuple[VariantForecast, ...]`): one per variant; empty if the plan's scenes have no questions yet.
+        seconds_left (`float`, *optional*): estimated time for the remaining units, from the speed of the finished ones;
+            None if no unit is finished.
     """
 
     units: int
@@ -62,13 +63,17 @@ class AblationForecast:
 
 
 def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
-    """Return what `ablate` with the same arguments will take.
+    """Return the estimated work of `ablate` with the same arguments.
+
+    Args:
+        plan (`str | Path`): a YAML file or the name of a shipped plan.
+        out (`str | Path`): the output directory of the ablation.
 
     Raises:
-        UsageError: the plan is wrong.
-        ReleaseError: the run has fewer questions than a variant asks for.
-        JournalError: there is no such run.
-        TuningError: there is no such recipe.
+        UsageError: the plan is invalid.
+        ReleaseError: the run has fewer questions than a variant needs.
+        JournalError: the run was not found.
+        TuningError: the recipe was not found.
     """
     loaded_plan, directory = read_plan(plan), Path(out)
     units = list_units(loaded_plan, directory)
@@ -88,7 +93,7 @@ def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
 
 
 def forecast_variants(plan: Plan, catalog: Catalog) -> tuple[VariantForecast, ...]:
-    """Return what each variant takes, with the first seed."""
+    """Return the estimate for each variant, with the plan's first seed."""
     settings: dict[str, Any] = {**read_recipe(plan.recipe), **plan.settings}
     forecasts = []
     for name, variant in plan.variants.items():
@@ -100,7 +105,10 @@ def forecast_variants(plan: Plan, catalog: Catalog) -> tuple[VariantForecast, ..
 def estimate_seconds_left(
     plan: Plan, catalog: Catalog, units: Collection[Unit], results: Mapping[Unit, UnitResult]
 ) -> float | None:
-    """Return how long the units take that are not finished: training by its steps, the rest as on average so far."""
+    """Return the estimated seconds for unfinished units, None if no unit is finished.
+
+    Training time is estimated from the number of steps; all other work takes the average time of the finished units.
+    """
     if not results:
         return None
     unit_results = results.values()
@@ -113,7 +121,7 @@ def estimate_seconds_left(
 
 
 def format_time_left(seconds: float | None) -> str:
-    """Return `about 12 minutes left`, empty where nobody knows."""
+    """Return a text such as `about 12 minutes left`; empty if the time is unknown."""
     if seconds is None:
         return ""
     if seconds < 90 * 60:
@@ -122,6 +130,8 @@ def format_time_left(seconds: float | None) -> str:
 
 
 def _count_steps(settings: Mapping[str, Any], row_count: int) -> int:
+    """Return the number of optimizer steps; settings that are not given have the defaults of TRL's trainer."""
+
     def read_number(name: str, default: float) -> float:
         return float(settings.get(name, default))
 

@@ -1,8 +1,8 @@
-"""Plans of ablations: a YAML file or a shipped plan's name in, a checked `Plan` out.
+"""Reads and checks ablation plans, from a YAML file or by the name of a shipped plan.
 
     compact ablate k-range --show > mine.yaml
 
-Paths in a plan start from the current folder, as those on the command line do.
+Paths in a plan are relative to the current directory, like those on the command line.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Variant(BaseModel):
-    """One arm: a selection of the run's questions.
+    """One variant of an ablation: a selection of the run's questions.
 
     Attributes:
-        k, without, k_shares, questions, conversations: as in `Selection`.
-        instruction_fraction (`float`, *optional*): the share of the plan's instruction file that is mixed in; none
-            without it.
+        k (`tuple[int, ...]`): as in `Selection`.
+        without (`tuple[str, ...]`): as in `Selection`.
+        k_shares (`dict[int, float]`): as in `Selection`.
+        questions (`int`, *optional*): as in `Selection`.
+        conversations (`int`, *optional*): as in `Selection`.
+        instruction_fraction (`float`, *optional*): fraction of the plan's instruction file to mix in, above 0 and up to
+            1; without it, no instruction rows are added.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,30 +48,33 @@ class Variant(BaseModel):
     instruction_fraction: float | None = Field(default=None, gt=0, le=1)
 
     def selection(self, seed: int) -> Selection:
-        """Return what to select with a seed.
+        """Return the selection of questions for a seed.
 
         Raises:
-            UsageError: a number is out of range, or two of them say the same thing.
+            UsageError: a number is out of range, or two settings exclude each other.
         """
         return Selection(self.k, self.without, self.k_shares, self.questions, self.conversations, seed)
 
 
 class Plan(BaseModel):
-    """An ablation: one run, variants of its data, one model tuned on each with each seed, one data set to judge by.
+    """An ablation: one model is tuned on each variant of a run's data with each seed, and all answer one dataset.
 
     Attributes:
-        runs (`list[str]`): run folders that `compact generate` made, or
-        scenes (`int`): how many scenes to draw and ask about instead, offline: k of 1, 2 and 3, seed 0.
-        max_similarity (`float`): as for `compact assemble`; drawn scenes, whose wording repeats, need 1.
-        instruction, image_root (`str`, *optional*): a file in LLaVA's format for the instruction part, and where its
-            image paths start.
-        base (`str`): the model to start from: a folder, a repository, or `aligned`, the tiny one that comes along.
-        recipe (`str`): a shipped recipe's name or a file.
-        settings (`dict[str, Any]`): what replaces the recipe's settings, as `trl sft` takes them.
-        seeds (`list[int]`): each decides the draw of the questions and all of training.
-        dataset (`str`), split (`str`, *optional*): what all models are asked, as for `compact evaluate`.
+        runs (`tuple[str, ...]`): directories of runs made by `compact generate`; either these or `scenes` is given.
+        scenes (`int`, *optional*): number of scenes to draw and ask about, offline, with k of 1, 2 and 3 and seed 0.
+        max_similarity (`float`): as for `compact assemble`; drawn scenes need 1, because their wording repeats.
+        instruction (`str`, *optional*): a file in LLaVA's format for the instruction part.
+        image_root (`str`, *optional*): directory that the image paths in `instruction` are relative to.
+        base (`str`): the model to start from: a directory, a repository, or `aligned` for the tiny LLaVA in this
+            package.
+        recipe (`str`): name of a shipped recipe, or a recipe file.
+        settings (`dict[str, str | bool | int | float]`): settings that override those of the recipe; names are those of
+            `trl sft`.
+        seeds (`tuple[int, ...]`): each seed is used for the selection of questions and for training.
+        dataset (`str`): the dataset that all models are evaluated on, as for `compact evaluate`.
+        split (`str`, *optional*): its split, as for `compact evaluate`.
         baseline (`str`): the variant that the others are compared with.
-        variants (`dict[str, Variant]`): in the order of the table.
+        variants (`dict[str, Variant]`): name -> variant, in the order of the table.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,30 +95,32 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
+        """Check the rules that involve more than one field."""
         if bool(self.runs) == (self.scenes is not None):
-            raise ValueError("give either `runs`, folders that compact generate made, or `scenes`, a number")
+            raise ValueError("give either `runs`, directories made by compact generate, or `scenes`, a number")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed stands in `seeds` twice")
+            raise ValueError("a seed is listed in `seeds` twice; list each seed once")
         if invalid_names := [name for name in self.variants if not _NAME_PATTERN.fullmatch(name)]:
             raise ValueError(
-                f"{invalid_names[0]!r} is no variant's name; folders are called so: letters, digits, '.', '_', '-'"
+                f"{invalid_names[0]!r} is not a valid variant name; directories are named after variants, so use only "
+                "letters, digits, '.', '_' and '-'"
             )
         if self.baseline not in self.variants:
-            raise ValueError(f"the baseline {self.baseline!r} is none of {', '.join(self.variants)}")
+            raise ValueError(f"the baseline {self.baseline!r} is not one of the variants {', '.join(self.variants)}")
         if reserved_keys := [key for key in _RESERVED_SETTINGS if key in self.settings]:
-            raise ValueError(f"the setting {reserved_keys[0]} is the ablation's own; leave it out")
+            raise ValueError(f"the setting {reserved_keys[0]} is set by the ablation; remove it")
         if not self.instruction and any(variant.instruction_fraction for variant in self.variants.values()):
             raise ValueError("an instruction_fraction needs the plan's `instruction`, a JSON list in LLaVA's format")
         return self
 
     def overrides(self) -> dict[str, str]:
-        """Return the settings as `tune` takes them."""
+        """Return the settings in the form that `tune` expects: strings, with `true` and `false` in lower case."""
         return {
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in self.settings.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON's types, without what says nothing."""
+        """Return the plan as JSON values, without fields that have their default value."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -121,10 +130,10 @@ def plan_names() -> tuple[str, ...]:
 
 
 def find_plan(plan: Path | str) -> Path:
-    """Return where a plan stands: a file of the caller's, or a shipped plan by its name.
+    """Return the path of a plan, given a file or the name of a shipped plan.
 
     Raises:
-        UsageError: there is no such file, and no shipped plan has this name.
+        UsageError: neither a file nor a shipped plan with this name was found.
     """
     path = Path(plan)
     if path.is_file():
@@ -137,10 +146,10 @@ def find_plan(plan: Path | str) -> Path:
 
 
 def read_plan(plan: Path | str) -> Plan:
-    """Read and check a plan.
+    """Return a plan after checking it.
 
     Raises:
-        UsageError: there is no such plan, or something in it is missing, unknown, wrong, or at odds with the rest.
+        UsageError: the plan was not found, or a value in it is missing, unknown, invalid or inconsistent with others.
     """
     path = find_plan(plan)
     loaded_plan = read_config(path, Plan, example="k-range")

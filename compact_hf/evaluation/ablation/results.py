@@ -1,14 +1,15 @@
-"""What an ablation found: means by k with intervals, as ablation.json, ablation.md, ablation.png and ablation.html.
+"""Computes and writes the results of an ablation: ablation.json, ablation.md, ablation.png and ablation.html.
 
-The interval answers: what if it were done again, with other images of this kind and other seeds? It is a bootstrap with
-two levels: images are drawn anew, with all their questions and the same for every model, so that what all find hard
-cancels out of a difference; and seeds are drawn anew for each variant. A few seeds show little of what seeds can do: of
-the spread between n of them a bootstrap sees (n - 1) / n. So every seed's own figure is given too.
+The 95% intervals account for two sources of variation: other images of the same kind, and other seeds. They come from a
+bootstrap with two levels. Images are resampled with all of their questions, and the same resample is used for every
+model, so that the difficulty of images cancels out of a difference. Seeds are resampled separately for each variant. A
+bootstrap over n seeds underestimates their variance by the factor (n - 1) / n, which matters for few seeds, so the
+result of every seed is also reported.
 
     {"schema": 1,
-     "plan": PLAN,                    the YAML's content
-     "dataset": "...",                what all models were asked, as `compact evaluate` calls it
-     "base_identity": "0123...",      a hash of the files of the model that all were tuned from
+     "plan": PLAN,                    the contents of the YAML file
+     "dataset": "...",                display name of the dataset that all models were evaluated on
+     "base_identity": "0123...",      hash of the files of the base that all models were tuned from
      "units": [UNIT, ...],            the fields of `variant.UnitResult`
      "lines": [LINE, ...]}            the fields of `ResultRow`: all questions first, then each k
 """
@@ -45,11 +46,11 @@ if TYPE_CHECKING:
     Array = ndarray[Any, Any]
 
 PredictionsByVariant = Mapping[str, Mapping[int, Sequence[CompactPrediction]]]
-"""Variant -> seed -> the predictions of the model that was tuned on it with it."""
+"""Variant -> seed -> predictions of the model that was tuned on this variant with this seed."""
 
 _RESAMPLES: Final = 4000
 _SEED: Final = 0
-_PERCENTILES: Final = (2.5, 97.5)
+_PERCENTILES: Final = (2.5, 97.5)  # the ends of a 95% interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,10 @@ class Estimate:
     """An accuracy, 0 to 1, or a difference of two, -1 to 1.
 
     Attributes:
-        mean (`float`): over the seeds.
-        low, high (`float`): its 95% interval.
-        by_seed (`tuple[float, ...]`): in the order of the plan's seeds.
+        mean (`float`): mean over the seeds.
+        low (`float`): lower end of the 95% interval.
+        high (`float`): upper end of the 95% interval.
+        by_seed (`tuple[float, ...]`): value for each seed, in the order of the plan.
     """
 
     mean: float
@@ -70,15 +72,16 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """How every variant does on one set of questions.
+    """The results of every variant on one set of questions.
 
     Attributes:
-        label (`str`): `all`, or `k = 2`.
-        n, pictures (`int`): how many questions, about how many images.
-        majority (`float`): share that for each k the most frequent answer gets right, in hindsight.
-        accuracy (`dict[str, Estimate]`): of each variant.
-        difference (`dict[str, Estimate]`): of each variant but the baseline: its accuracy minus the baseline's. By
-            seed, those of the same seed are subtracted.
+        label (`str`): `all`, or a k such as `k = 2`.
+        n (`int`): number of questions.
+        pictures (`int`): number of images that the questions are about.
+        majority (`float`): accuracy of always giving the most frequent answer of each k, chosen in hindsight.
+        accuracy (`dict[str, Estimate]`): variant -> accuracy.
+        difference (`dict[str, Estimate]`): variant -> its accuracy minus that of the baseline, for all variants but the
+            baseline. `by_seed` compares models of the same seed.
     """
 
     label: str
@@ -91,7 +94,13 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class SeedComparison:
-    """A variant's model beside the baseline's of the same seed: what holds for these two models, whatever others do."""
+    """The comparison of a variant's model with the baseline's model of the same seed, and of no other models.
+
+    Attributes:
+        variant (`str`): name of the variant.
+        seed (`int`): seed of both models.
+        comparison (`Comparison`): the variant's model against the baseline's.
+    """
 
     variant: str
     seed: int
@@ -113,7 +122,7 @@ def compare_seeds(predictions: PredictionsByVariant, *, baseline: str) -> tuple[
 
 
 def compare_variants(predictions: PredictionsByVariant, *, baseline: str) -> tuple[ResultRow, ...]:
-    """Return one line for all questions and one for each k.
+    """Return one row for all questions and one for each k.
 
     Raises:
         EvaluationError: the models were not asked the same questions.
@@ -126,7 +135,7 @@ def compare_variants(predictions: PredictionsByVariant, *, baseline: str) -> tup
 
 
 def _check_same_questions(predictions: PredictionsByVariant) -> Sequence[CompactPrediction]:
-    """Return any model's predictions, having seen that all have the same questions in the same order."""
+    """Return the predictions of one model, after checking that all models have the same questions in the same order."""
     models = [
         (f"{variant}, seed {seed}", seed_predictions)
         for variant, predictions_by_seed in predictions.items()
@@ -136,8 +145,8 @@ def _check_same_questions(predictions: PredictionsByVariant) -> Sequence[Compact
     for name, seed_predictions in others:
         if [prediction.id for prediction in seed_predictions] != [prediction.id for prediction in reference]:
             raise EvaluationError(
-                f"{name} and {reference_name} were asked different questions, so nothing can be compared; "
-                "judge both on the same data set"
+                f"{name} and {reference_name} were asked different questions and cannot be compared; "
+                "evaluate both on the same dataset"
             )
     return reference
 
@@ -149,6 +158,7 @@ def _build_row(
     reference: Sequence[CompactPrediction],
     baseline: str,
 ) -> ResultRow:
+    """Return the row for the questions at `indices`, with bootstrap intervals over images and seeds."""
     import numpy as np
 
     subset = [reference[index] for index in indices]
@@ -156,19 +166,21 @@ def _build_row(
     index_by_image = {image: index for index, image in enumerate(images)}
     image_indices = np.array([index_by_image[item.picture] for item in subset])
     question_counts = np.bincount(image_indices, minlength=len(images))
-    # How often each draw has each image: [draws, images].
+    # How often each resample contains each image: (resamples, images). All variants share these weights.
     rng = np.random.default_rng(_SEED)
     weights = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=_RESAMPLES)
     accuracies: dict[str, tuple[float, ...]] = {}
     resamples: dict[str, Array] = {}
     for variant, predictions_by_seed in predictions.items():
+        # Whether each seed's model answered each question correctly: (seeds, questions).
         correct = np.array(
             [[seed_predictions[index].right for index in indices] for seed_predictions in predictions_by_seed.values()],
             dtype=float,
         )
         accuracies[variant] = tuple(float(value) for value in correct.mean(axis=1))
         by_image = np.stack([np.bincount(image_indices, weights=item, minlength=len(images)) for item in correct])
-        by_seed = weights @ by_image.T / (weights @ question_counts)[:, None]  # [draws, seeds]
+        by_seed = weights @ by_image.T / (weights @ question_counts)[:, None]  # (resamples, seeds)
+        # Second level: each resample averages as many seeds as there are, drawn with replacement.
         seed_indices = rng.integers(len(predictions_by_seed), size=(_RESAMPLES, len(predictions_by_seed)))
         resamples[variant] = np.take_along_axis(by_seed, seed_indices, axis=1).mean(axis=1)
     accuracy = {variant: _estimate(accuracies[variant], resamples[variant]) for variant in predictions}
@@ -201,15 +213,15 @@ SCHEMA: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Ablation(NotebookSummary):
-    """What an ablation found.
+    """The results of an ablation.
 
     Attributes:
-        plan (`Plan`): what was done.
-        dataset (`str`): what all models were asked, as `compact evaluate` calls it.
-        base_identity (`str`): a hash of the files of the model that all were tuned from.
-        units (`tuple[UnitResult, ...]`): by variant and seed, in the plan's order.
-        lines (`tuple[ResultRow, ...]`): all questions, then each k.
-        pairs (`tuple[SeedComparison, ...]`): each variant's model with the baseline's, seed by seed.
+        plan (`Plan`): the plan that was run.
+        dataset (`str`): display name of the dataset that all models were evaluated on.
+        base_identity (`str`): hash of the files of the base that all models were tuned from.
+        units (`tuple[UnitResult, ...]`): one per variant and seed, in the plan's order.
+        lines (`tuple[ResultRow, ...]`): the row for all questions, then one per k.
+        pairs (`tuple[SeedComparison, ...]`): the comparison with the baseline, for each other variant and each seed.
     """
 
     plan: Plan
@@ -220,15 +232,15 @@ class Ablation(NotebookSummary):
     pairs: tuple[SeedComparison, ...]
 
     def get_units(self, variant: str) -> tuple[UnitResult, ...]:
-        """Return a variant's units, one for each seed."""
+        """Return the units of a variant, one per seed."""
         return tuple(unit for unit in self.units if unit.variant == variant)
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield the accuracy of each variant by k."""
+        """Yield a table with the accuracy of each variant by k."""
         yield Table(*accuracy_table(self))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ablation.json holds it."""
+        """Return the contents of ablation.json."""
         return {
             "schema": SCHEMA,
             "plan": self.plan.to_dict(),
@@ -240,19 +252,19 @@ class Ablation(NotebookSummary):
         }
 
 
-_MIN_P: Final = 0.001
+_MIN_P: Final = 0.001  # smaller p-values are shown as "< 0.001"
 
 TableData = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def write_tables(ablation: Ablation, out: Path) -> None:
-    """Write all four into the folder `out`.
+    """Write ablation.json, ablation.md, ablation.html and ablation.png into the directory `out`.
 
     Raises:
-        EvaluationError: it cannot be written.
+        EvaluationError: a file cannot be written.
     """
     report = build_report(ablation)
-    with translate_disk_errors(EvaluationError, out, "the same command goes on"):
+    with translate_disk_errors(EvaluationError, out, "run the same command again to resume"):
         write_atomically(out / "ablation.json", json.dumps(ablation.to_json(), indent=1, ensure_ascii=False) + "\n")
         write_atomically(out / "ablation.md", format_markdown(ablation))
         write_atomically(out / "ablation.html", render_ablation(report))
@@ -260,16 +272,14 @@ def write_tables(ablation: Ablation, out: Path) -> None:
 
 
 def format_markdown(ablation: Ablation) -> str:
-    """Return the tables: what each variant was tuned on, how it does by k, and what that is against the baseline."""
+    """Return Markdown tables of the training data, the accuracy by k, and the differences from the baseline."""
     other_variants = [name for name in ablation.plan.variants if name != ablation.plan.baseline]
     variant_rows = [
         (arm.variant, arm.questions, arm.images, arm.rows, arm.steps, arm.loss)
         for arm in build_report(ablation).variants
     ]
     parts = [
-        _format_table(
-            ("variant", "training questions", "pictures", "rows", "steps", "last loss, by seed"), variant_rows
-        ),
+        _format_table(("variant", "training questions", "images", "rows", "steps", "last loss, by seed"), variant_rows),
         _format_table(*accuracy_table(ablation)),
     ]
     if other_variants:
@@ -299,7 +309,7 @@ def format_markdown(ablation: Ablation) -> str:
 
 
 def accuracy_table(ablation: Ablation) -> TableData:
-    """Return head and rows: each set of questions, and each variant's mean accuracy with its 95% interval."""
+    """Return header and rows of a table: for each set of questions, each variant's mean accuracy and 95% interval."""
     rows = [
         (
             row.label,
@@ -313,7 +323,7 @@ def accuracy_table(ablation: Ablation) -> TableData:
 
 
 def build_report(ablation: Ablation) -> AblationReport:
-    """Return what the page and the figure show."""
+    """Return the contents of the page and the figure."""
     variants = []
     for name in ablation.plan.variants:
         units = ablation.get_units(name)
@@ -350,14 +360,14 @@ def _to_spread(estimate: Estimate) -> Spread:
 
 
 def _format_question_counts(units: Sequence[UnitResult]) -> str:
-    """Return how many questions, and of which k, from which seed's to which."""
+    """Return the number of questions, in all and by k, as text; a range if it differs between seeds."""
     ks = sorted({k for unit in units for k in unit.data.questions})
     by_k = ", ".join(f"{_format_range(unit.data.questions.get(k, 0) for unit in units)} of k = {k}" for k in ks)
     return f"{_format_range(sum(unit.data.questions.values()) for unit in units)} ({by_k})"
 
 
 def _format_range(counts: Iterable[int]) -> str:
-    """Return the number that all seeds have in common, or from which to which they go."""
+    """Return a number as text, or a range such as `1,000 to 1,010` if it differs between seeds."""
     ordered = sorted(counts)
     lowest, highest = ordered[0], ordered[-1]
     return f"{lowest:,}" if lowest == highest else f"{lowest:,} to {highest:,}"

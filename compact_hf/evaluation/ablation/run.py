@@ -1,15 +1,15 @@
-"""`compact ablate`: a plan in; a model for each variant of one run's data and each seed, and what they score, out.
+"""Runs an ablation: tunes a model on each variant of a run's data with each seed, and compares their scores.
 
     compact ablate PLAN.yaml --out DIR
 
-    DIR/plan.json                 what decides the outcome; the same command goes on where it was stopped
-    DIR/run/, base/               the run and the model to start from, where the plan has them made here
-    DIR/releases/, models/, logs/, units/     one of each for every variant and seed: see variant.py
-    DIR/judged/                   every model's answers, as `compact evaluate` leaves them
+    DIR/plan.json                 settings that the results depend on
+    DIR/run/, base/               the run and the base, if the plan makes them instead of naming existing ones
+    DIR/releases/, models/, logs/, units/     one entry per variant and seed, see variant.py
+    DIR/judged/                   answers of all models, as written by `compact evaluate`
     DIR/ablation.json, .md, .html, .png       the tables and the figure
 
-No teacher is asked. A unit, a variant with a seed, is never done again once it is finished; seeds and variants can be
-added to a plan.
+No teacher is asked. Running the same command again resumes an interrupted ablation. A unit (a variant with a seed) is
+not repeated once it is finished, so seeds and variants can be added to a plan later.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ _EVALUATION_DIRECTORY: Final = "judged"
 def ablate(
     plan: str | Path, out: str | Path, *, on_progress: ProgressCallback = lambda stage, done, total, note: None
 ) -> Ablation:
-    """Build every variant of a run's data, tune on it with every seed, and compare what the models answer.
+    """Build every variant of a run's data, tune a model on it with every seed, and compare the models' answers.
 
     Args:
-        plan (`str | Path`): a YAML file or a shipped plan's name.
-        out (`str | Path`): a folder that is new, empty, or this ablation's.
+        plan (`str | Path`): a YAML file or the name of a shipped plan.
+        out (`str | Path`): a directory that is new or empty, or contains this ablation.
         on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.
 
     Raises:
-        UsageError: the plan is wrong, or `out` holds another ablation or something else.
-        ReleaseError: the run has fewer questions than a variant asks for; before anything is tuned.
-        StoppedEarly: Ctrl-C; the same call goes on.
-        CompactError: whatever generating, assembling, tuning or judging raises; the same call goes on there.
+        UsageError: the plan is invalid, or `out` contains another ablation or other files.
+        ReleaseError: the run has fewer questions than a variant needs; raised before any training.
+        StoppedEarly: Ctrl-C; the same call resumes.
+        CompactError: generating, assembling, tuning or evaluating failed; the same call resumes there.
     """
     loaded_plan, directory = read_plan(plan), ablation_directory(Path(out))
     identity = plan_identity(loaded_plan)
@@ -78,6 +78,7 @@ def ablate(
 
 
 def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressCallback) -> Ablation:
+    """Run all units that are not finished, evaluate all models, and return the results."""
     out = directory.path
     runs = _prepare_runs(plan, out, on_progress)
     catalog = read_catalog(plan, runs)
@@ -114,11 +115,12 @@ def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressC
 
 
 def _prepare_runs(plan: Plan, out: Path, on_progress: ProgressCallback) -> list[Path]:
+    """Return the directories of the plan's runs, making a run about scenes if the plan asks for one."""
     if plan.scenes is None:
         return [Path(run) for run in plan.runs]
 
     def show_progress(progress: RunProgress) -> None:
-        on_progress("pictures", progress.finished, progress.images, f"{progress.accepted} questions")
+        on_progress("images", progress.finished, progress.images, f"{progress.accepted} questions")
 
     generate(f"scenes:{plan.scenes}", out / RUN_DIRECTORY, on_progress=show_progress)
     return [out / RUN_DIRECTORY]
@@ -134,7 +136,7 @@ def _prepare_base(plan: Plan, out: Path) -> str:
 
 
 def _read_predictions(units: Sequence[Unit], directory: Path) -> dict[str, dict[int, list[CompactPrediction]]]:
-    """Return variant -> seed -> what that model answered; of a model, its files decide which place is its."""
+    """Return variant -> seed -> predictions. Models are matched to evaluation subdirectories by their files' hash."""
     slug_by_identity = {entry.identity: slug for slug, entry in read_entries(directory).items()}
     predictions: dict[str, dict[int, list[CompactPrediction]]] = {}
     for unit in units:

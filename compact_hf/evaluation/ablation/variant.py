@@ -1,10 +1,10 @@
-"""One variant and seed of an ablation: make its data, tune a model on it, and record it in the ablation's directory.
+"""Runs one unit of an ablation (a variant with a seed): makes its data, tunes a model and records the result.
 
-DIR/plan.json                     what decides the outcome: of the plan all but seeds and baseline, and hashes of
-                                  what it starts from
-DIR/releases/VARIANT-seed-S/      its data
-DIR/models/VARIANT-seed-S/        the model; logs/VARIANT-seed-S.log, the output of training
-DIR/units/VARIANT-seed-S.json     written last: the unit is finished
+DIR/plan.json                     settings that the results depend on: the plan without seeds and baseline, and hashes
+                                  of the questions and the base
+DIR/releases/VARIANT-seed-S/      the dataset
+DIR/models/VARIANT-seed-S/        the model; logs/VARIANT-seed-S.log has the output of training
+DIR/units/VARIANT-seed-S.json     the result; written last, so the unit is finished if it exists
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ from compact_hf.training.recipes import read_recipe
 from compact_hf.training.train import tune
 
 RUN_DIRECTORY: Final = "run"
-"""Where the run lies that an ablation makes itself."""
+"""Subdirectory for the run, if the ablation makes it itself."""
 
 QUESTIONS_KEY: Final = "questions"
-"""What stands in the mark once it is known what the runs hold."""
+"""Key in plan.json with the hash of the runs' questions; it is set once the runs are complete."""
 
 
 def ablation_directory(out: Path) -> OutputDirectory:
-    """Return the directory of an ablation, to be claimed or read."""
+    """Return `out` as the output directory of an ablation, ready to be claimed or read."""
     return OutputDirectory(out, "an ablation", "plan.json", lock_name="ablation.lock")
 
 
 def plan_identity(plan: Plan) -> dict[str, Any]:
-    """Return what decides the outcome of a unit: of the plan all but seeds and baseline, each variant by itself.
+    """Return the settings that the result of a unit depends on: the plan without seeds and baseline.
+
+    Each variant has its own key, so that variants can be added later.
 
     Raises:
-        TuningError: there is no such recipe.
+        TuningError: the recipe was not found.
     """
     fields = plan.to_dict()
     variants = {f"variant {name}": fields["variants"][name] for name in plan.variants}
@@ -56,11 +58,11 @@ def plan_identity(plan: Plan) -> dict[str, Any]:
 
 
 def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
-    """Compare what decides the outcome with what the directory's marker holds, and add what is new to the latter.
+    """Compare settings with those recorded in plan.json, and record the ones that are new.
 
     Raises:
-        SettingsMismatchError: the directory is that of another ablation.
-        UsageError: the marker is damaged, or cannot be written.
+        SettingsMismatchError: the directory belongs to another ablation.
+        UsageError: plan.json is damaged, or cannot be written.
     """
     stored = directory.read_settings() or {}
     directory.check(stored, {**stored, **{name: value for name, value in identity.items() if name in stored}})
@@ -68,18 +70,18 @@ def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> Non
 
 
 def list_units(plan: Plan, out: Path) -> tuple[Unit, ...]:
-    """Return every variant with the first seed, then with the next: so a part that was stopped can be compared."""
+    """Return the units: all variants with the first seed, then all with the next, so that partial results compare."""
     return tuple(Unit(variant, seed, out) for seed, variant in product(plan.seeds, plan.variants))
 
 
 def has_complete_runs(out: Path) -> bool:
-    """Whether the runs of the ablation in this folder are complete."""
+    """Return whether the runs of the ablation in this directory are complete."""
     return QUESTIONS_KEY in (ablation_directory(out).read_settings() or {})
 
 
 ProgressCallback = Callable[[str, int, int, str], None]
 Catalog = Mapping[str, Sequence[Combination]]
-"""Image id -> the combination of each question that the runs hold about it."""
+"""Image id -> the capability combination of each question about it in the runs."""
 
 _RELEASE_VERSION = "1.0.0"
 
@@ -89,8 +91,8 @@ class TrainingData:
     """The compositional training data of a unit.
 
     Attributes:
-        questions (`dict[int, int]`): k -> how many.
-        pictures (`int`): about how many images; each is one row.
+        questions (`dict[int, int]`): k -> number of questions.
+        pictures (`int`): number of images; there is one row per image.
     """
 
     questions: dict[int, int]
@@ -99,7 +101,13 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A variant with a seed, in the folder of an ablation."""
+    """A variant with a seed.
+
+    Attributes:
+        variant (`str`): name of the variant.
+        seed (`int`): the seed.
+        out (`Path`): the output directory of the ablation.
+    """
 
     variant: str
     seed: int
@@ -107,32 +115,33 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What its folders and files are called."""
+        """Name of the unit's directories and files."""
         return f"{self.variant}-seed-{self.seed}"
 
     @property
     def model_directory(self) -> Path:
-        """Where its model lies."""
+        """Directory of the unit's model."""
         return self.out / "models" / self.name
 
     @property
     def result_path(self) -> Path:
-        """What is there when it is finished."""
+        """File with the unit's result; it exists once the unit is finished."""
         return self.out / "units" / f"{self.name}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """A finished unit.
+    """The result of a finished unit.
 
     Attributes:
-        variant (`str`), seed (`int`)
-        data (`TrainingData`): what it was tuned on, besides instruction rows.
-        rows (`int`): all training rows, instruction rows too.
-        steps (`int`): optimizer steps.
-        loss (`float`, *optional*): in nats per answer token, the last that was logged.
-        seconds (`float`): training alone.
-        other_seconds (`float`): writing the release and starting up, in the call that finished it.
+        variant (`str`): name of the variant.
+        seed (`int`): the seed.
+        data (`TrainingData`): compositional training data, without instruction rows.
+        rows (`int`): number of training rows, including instruction rows.
+        steps (`int`): number of optimizer steps.
+        loss (`float`, *optional*): last logged training loss, in nats per answer token.
+        seconds (`float`): training time.
+        other_seconds (`float`): time for writing the dataset and starting up, in the call that finished the unit.
     """
 
     variant: str
@@ -146,10 +155,10 @@ class UnitResult:
 
 
 def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData:
-    """Return what a selection of the questions in the runs comes to.
+    """Return the training data that results from a selection of the runs' questions.
 
     Raises:
-        ReleaseError: there are fewer than it asks for.
+        ReleaseError: the runs have fewer questions than the selection needs.
     """
     selected_ids = select_questions(catalog, selection)
     training_ids = [image_id for image_id in selected_ids if not is_validation_image(image_id)]
@@ -157,46 +166,54 @@ def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData
 
 
 def read_catalog(plan: Plan, runs: Sequence[Path]) -> Catalog:
-    """Return what the runs hold; see `Catalog`.
+    """Return the questions of the runs by image; see `Catalog`.
 
     Raises:
-        JournalError: one of the folders is not a run, or cannot be read.
+        JournalError: a directory is not a run, or cannot be read.
     """
     return group_questions(iter_rows(list(runs), AssemblyOptions(plan.max_similarity)))
 
 
 def check_question_counts(plan: Plan, catalog: Catalog) -> None:
-    """Tell of the first variant that the runs have too few questions for.
+    """Check that the runs have enough questions for every variant.
 
     Raises:
-        ReleaseError: naming it, and how many are missing.
+        ReleaseError: there are too few; the message names the variant and the number of missing questions.
     """
     for name, variant in plan.variants.items():
         try:
             if not select_training_data(catalog, variant.selection(plan.seeds[0])).pictures:
-                raise ReleaseError("the runs hold no question for it")
+                raise ReleaseError("the runs have no question for it")
         except ReleaseError as error:
             raise ReleaseError(f"variant {name}: {error}") from error
 
 
 def read_result(unit: Unit) -> UnitResult | None:
-    """Return what is known of a finished unit, None where it is not finished."""
+    """Return the result of a unit, or None if it is not finished."""
     return from_json(UnitResult, unit.result_path.read_text(encoding="utf-8")) if unit.result_path.is_file() else None
 
 
 def run_unit(
     unit: Unit, plan: Plan, *, runs: Sequence[Path], base: str, catalog: Catalog, on_progress: ProgressCallback
 ) -> UnitResult:
-    """Make a unit's release, tune on it, and write its record; what is there already is not made again.
+    """Make the dataset of a unit, tune a model on it, and write the result. Existing parts are reused.
+
+    Args:
+        unit (`Unit`): the unit to run.
+        plan (`Plan`): the plan of the ablation.
+        runs (`Sequence[Path]`): directories of the runs to select questions from.
+        base (`str`): directory or repository of the model to start from.
+        catalog (`Catalog`): the questions of the runs.
+        on_progress (`ProgressCallback`): called with (stage, done, total, note).
 
     Raises:
-        CompactError: whatever assembling or tuning raises; the same call goes on.
+        CompactError: assembling or tuning failed; the same call resumes.
     """
     start = time.monotonic()
     variant = plan.variants[unit.variant]
     selection = variant.selection(unit.seed)
     release = unit.out / "releases" / unit.name
-    if not release.exists():  # it is there as a whole or not at all
+    if not release.exists():  # datasets are written atomically, so an existing one is complete
         on_progress(f"{unit.name}: data", 0, 1, "")
         assemble(
             runs,

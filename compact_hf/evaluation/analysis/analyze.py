@@ -1,14 +1,14 @@
-"""`compact analyze`: a dataset or a run in, or two of them, figures about their questions out.
+"""Computes statistics of the questions in a dataset or a run, and compares two of them.
 
     compact analyze release
     compact analyze annotated-llava release --out analysis
 
-    DIR/analysis.json    the figures; their schema stands in stats.py
-    DIR/analysis.html    the same to look at, one file
+    DIR/analysis.json    the statistics; stats.py describes the schema
+    DIR/analysis.html    the same as a page, in one file
 
-Every question is counted; what looks at text (near repeats, answers by type, guessing without the image) looks at a
-sample of whole images, at most 100,000 questions, and in a comparison at as many questions of either side: each of
-these figures goes up or down with the number of questions, and would tell of nothing else.
+Counts are over all questions. Statistics of the text (near duplicates, answers by type, the text-only baseline) use a
+sample of whole images with at most 100,000 questions. In a comparison both samples have about the same number of
+questions, because these statistics depend on the sample size.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _PROGRESS_EVERY: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class AnalysisResult(NotebookSummary):
-    """One dataset in figures, or two beside each other.
+    """The statistics of one dataset, or of two datasets with a comparison.
 
     Attributes:
-        data (`tuple[Analysis, ...]`): in the order in which they were given.
-        comparison (`DatasetComparison | None`): of two.
+        data (`tuple[Analysis, ...]`): one per dataset, in the order given.
+        comparison (`DatasetComparison | None`): comparison of two datasets; None for a single one.
     """
 
     data: tuple[Analysis, ...]
@@ -55,7 +55,7 @@ class AnalysisResult(NotebookSummary):
         yield from iter_tables(self.data, self.comparison)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON holds them; their schema stands in stats.py."""
+        """Return the contents of analysis.json; stats.py describes the schema."""
         return {
             "schema": SCHEMA,
             "data": [analysis.to_json() for analysis in self.data],
@@ -73,30 +73,32 @@ def analyze(
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> AnalysisResult:
-    """Measure what the questions of a dataset need, how they repeat, and what they give away; nothing is downloaded
-    but text.
+    """Measure which capabilities a dataset's questions need, how often they repeat, and what their wording gives away.
+
+    If the dataset is on the Hub, only its text columns are downloaded.
 
     Args:
-        dataset (`str | Path`): the folder of a release or of other Parquet files with its columns; a repository
-            `org/name[@revision][/config]`; or the folder of a run, as of `generate` or of `annotate`, which says of
-            anybody's data what they need.
-        other (`str | Path`, *optional*): another one, to be compared with.
-        out (`str | Path`, *optional*): a folder for analysis.json and analysis.html, in place of earlier ones.
-        config, split (`str | tuple[str, str]`, *optional*): of a dataset: its default config and all splits where not
-            given; of two: one for both, or one for each.
-        on_progress (`Callable[[str, int, int], None]`, *optional*): called with the name of what is read, and with how
-            many of how many rows (of a run: images) are.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line what takes long.
+        dataset (`str | Path`): a directory with a dataset in Parquet; a repository `org/name[@revision][/config]`; or
+            the directory of a run of `generate`, or of `annotate`, which determines the capabilities for any dataset.
+        other (`str | Path`, *optional*): a second dataset or run to compare with the first.
+        out (`str | Path`, *optional*): directory for analysis.json and analysis.html; existing files are replaced.
+        config (`str | tuple[str, str]`, *optional*): config of the dataset, by default its default config; for two
+            datasets a single value for both, or one for each.
+        split (`str | tuple[str, str]`, *optional*): split of the dataset, by default all splits; for two datasets a
+            single value for both, or one for each.
+        on_progress (`Callable[[str, int, int], None]`, *optional*): called with the name of the dataset, the number of
+            rows read so far, and the number of all rows (for a run: images).
+        on_wait (`Callable[[str], None]`, *optional*): called with a message before a step that takes long.
 
     Raises:
-        UsageError: an argument cannot be carried out.
-        SourceError: there is no such dataset, or it cannot be read.
+        UsageError: an argument is invalid.
+        SourceError: the dataset was not found, or cannot be read.
         JournalError: the run cannot be read.
-        EvaluationError: there are no questions, not the columns that are needed, or `out` cannot be written.
+        EvaluationError: there are no questions, columns are missing, or `out` cannot be written.
     """
     datasets = [str(dataset)] if other is None else [str(dataset), str(other)]
     if out is not None and Path(out).exists() and not Path(out).is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
+        raise UsageError(f"--out {out} is a file; give a directory")
     source_args = zip(
         datasets,
         _expand_option("config", config, len(datasets)),
@@ -121,11 +123,13 @@ def analyze(
 
 
 def _expand_option(name: str, option: DatasetOption, count: int) -> tuple[str | None, ...]:
-    """Return one choice for each dataset."""
+    """Return the value of an option for each dataset."""
     if option is None or isinstance(option, str):
         return (option,) * count
     if len(option) != count:
-        raise UsageError(f"got {len(option)} of --{name} for {count} data sets; give one for all, or one for each")
+        raise UsageError(
+            f"got {len(option)} values of --{name} for {count} datasets; give one value for all, or one for each"
+        )
     return option
 
 
@@ -133,11 +137,12 @@ def _open_source(dataset: str, config: str | None, split: str | None) -> Questio
     if not is_run(Path(dataset)):
         return read_dataset(dataset, config=config, split=split)
     if option := next((name for name, value in (("config", config), ("split", split)) if value), None):
-        raise UsageError(f"{dataset} is a run, which has no {option}s; leave --{option} out")
+        raise UsageError(f"{dataset} is a run, which has no {option}s; omit --{option}")
     return read_run(Path(dataset))
 
 
 def _count_questions(source: QuestionSource, on_progress: Callable[[str, int, int], None]) -> QuestionCounts:
+    """Return the counts over all questions of a dataset or run."""
     counts = QuestionCounts()
     try:
         for done, row in enumerate(source.iter_rows(), 1):
@@ -148,15 +153,15 @@ def _count_questions(source: QuestionSource, on_progress: Callable[[str, int, in
         raise EvaluationError(f"{source.name}: {error}") from error
     if not counts.question_count:
         raise EvaluationError(
-            f"{source.name} has no questions of which it is known what they need, in "
+            f"{source.name} has no questions with known capabilities, in "
             f"{counts.unlabelled_rows:,} rows; give "
-            "other data, or have a verifier say it: compact annotate DATASET --out RUN, then compact analyze RUN"
+            "other data, or let a verifier label them: compact annotate DATASET --out RUN, then compact analyze RUN"
         )
     return counts
 
 
 def _display_names(sources: list[QuestionSource], datasets: list[str]) -> list[str]:
-    """Return names that tell the datasets apart, and where nothing does, their places."""
+    """Return different names for the datasets; if their names and paths are equal, add `first` and `second`."""
     for names in ([source.name for source in sources], datasets):
         if len(set(names)) == len(names):
             return names
@@ -164,7 +169,7 @@ def _display_names(sources: list[QuestionSource], datasets: list[str]) -> list[s
 
 
 def _format_command(datasets: list[str], out: str | Path, config: DatasetOption, split: DatasetOption) -> str:
-    """Return what does the same on the command line."""
+    """Return the command line that does the same."""
     options = [("--config", config), ("--split", split), ("--out", str(out))]
     arguments = [[name, value if isinstance(value, str) else ",".join(value)] for name, value in options if value]
     return shlex.join(["compact", "analyze", *datasets, *chain.from_iterable(arguments)])

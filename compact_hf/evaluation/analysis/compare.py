@@ -1,12 +1,12 @@
-"""How far two datasets are apart, and what they share: counts and samples in, a `DatasetComparison` out, as JSON:
+"""Computes the distances between two datasets and what they share. In analysis.json a comparison is
 
     {"distances": {"k": 0.21, "capabilities": 0.1, "pairs": 0.3, "question_words": 0.2, "answer_words": 0.1,
                    "openings": 0.4, "answers": 0.5},
      "shared_pictures": 0, "shared_questions": 12}
 
-A distance is the total variation: half the sum over all values of |share here - share there|, 0 for the same shares, 1
-where nothing is in common. Two small samples of the same data lie apart too: of n questions and m values about
-sqrt(m / (pi n)).
+A distance is the total variation distance: half the sum over all values of |share in one - share in the other|. It is 0
+for equal shares, and 1 if the datasets have no value in common. Two small samples of the same data also have a distance
+above 0: about sqrt(m / (pi n)) for n questions and m values.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class DatasetComparison:
-    """Two datasets beside each other.
+    """The comparison of two datasets.
 
     Attributes:
-        distances (`dict[str, float]`): of what -> total variation, 0 to 1. Capabilities and pairs by how often they are
-            needed among all that is; openings and answers in the samples.
-        shared_pictures (`int`): different images that both ask about, by the hash of their files.
-        shared_questions (`int`): different questions that are in both, normalised, whatever their images and answers.
+        distances (`dict[str, float]`): quantity -> total variation distance, 0 to 1. For capabilities and pairs, shares
+            are among all needed capabilities or pairs. Openings and answers are from the samples.
+        shared_pictures (`int`): number of distinct images in both datasets, by the hash of their files.
+        shared_questions (`int`): number of distinct questions in both datasets, normalised; their images and answers
+            may differ.
     """
 
     distances: dict[str, float]
@@ -41,7 +42,13 @@ class DatasetComparison:
 def compare_datasets(
     analyses: Sequence[Analysis], counts: Sequence[QuestionCounts], samples: Sequence[Sequence[SampledQuestion]]
 ) -> DatasetComparison:
-    """Return how two datasets differ: their figures, and what these come from."""
+    """Compare two datasets.
+
+    Args:
+        analyses (`Sequence[Analysis]`): the statistics of both datasets.
+        counts (`Sequence[QuestionCounts]`): the counts that the statistics are computed from.
+        samples (`Sequence[Sequence[SampledQuestion]]`): the sampled questions of both datasets.
+    """
     import numpy as np
 
     (first, second), (first_counts, second_counts) = analyses, counts
@@ -69,7 +76,7 @@ def compare_datasets(
 
 
 def distance(first: Mapping[T, int], second: Mapping[T, int]) -> float:
-    """Return the total variation between two counts' shares, 0 to 1; 1 where just one counts nothing, 0 where both."""
+    """Return the total variation distance between two counts, 0 to 1; it is 1 if only one is empty, 0 if both are."""
     first_total, second_total = sum(first.values()), sum(second.values())
     if not (first_total and second_total):
         return float(bool(first_total) != bool(second_total))

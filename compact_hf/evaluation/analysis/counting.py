@@ -1,8 +1,8 @@
-"""Counting questions as they pass by: rows in, counts of all of them out, and a sample of them with their text.
+"""Counts the questions of a stream of rows, and samples some of them with their text.
 
-What grows with the number of questions are eight bytes for each, to find what two datasets share. The sample is
-bounded: of images those with the lowest hashes, so that the same data give the same sample in whatever order they
-come, and two datasets about the same images give the same ones of them.
+Memory grows by eight bytes per question: the hash that finds questions shared by two datasets. The size of the sample
+is bounded. It has the questions about the images with the lowest hashes. So the same data gives the same sample in any
+order, and two datasets about the same images are sampled at the same images.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from compact_hf.capabilities import canonicalize
 from compact_hf.evaluation.analysis.readers import LabelledQuestion, QuestionRow
 
 MAX_SAMPLE: Final = 100_000
-"""Questions whose text is looked at, at most."""
+"""Maximum number of questions in the sample."""
 
 
 class SampledQuestion(NamedTuple):
-    """A question of the sample; `image_hash` is a hash, `answer` is normalised."""
+    """A question in the sample, with the hash of its image id and its normalised answer."""
 
     image_hash: int
     question: str
@@ -33,13 +33,14 @@ class SampledQuestion(NamedTuple):
 
 @dataclass(slots=True)
 class QuestionSample:
-    """The questions about those images whose hashes are lowest: as many whole images as `limit` allows."""
+    """A sample of at most `limit` questions: all questions about the images with the lowest hashes."""
 
     limit: int = MAX_SAMPLE
     _questions: list[SampledQuestion] = field(default_factory=list)
     _hash_limit: int = 1 << 64
 
     def add(self, question: SampledQuestion) -> None:
+        """Add a question; if the sample becomes too large, drop the images in the upper half of the hash range."""
         if question.image_hash < self._hash_limit:
             self._questions.append(question)
             while len(self._questions) > self.limit:
@@ -47,7 +48,7 @@ class QuestionSample:
                 self._questions = [item for item in self._questions if item.image_hash < self._hash_limit]
 
     def sorted_questions(self, limit: int | None = None) -> list[SampledQuestion]:
-        """Return them by their images' hashes, the first `limit` where one is given, with the last image whole."""
+        """Return the questions sorted by image hash: all, or the first `limit` and the rest of the last image."""
         ordered = sorted(self._questions, key=lambda question: question.image_hash)
         if limit is None or limit >= len(ordered):
             return ordered
@@ -57,14 +58,15 @@ class QuestionSample:
 
 @dataclass(slots=True)
 class QuestionCounts:
-    """What all questions come to.
+    """Counts over all questions of a dataset.
 
     Attributes:
-        combination_counts (`Counter[tuple[str, ...]]`): capabilities in their order -> questions that need exactly
-            these.
-        question_words, answer_words (`Counter[int]`): number of words -> questions, and answers that are not empty.
-        unlabelled_rows (`int`): rows whose questions nobody judged, which are left out.
-        sample (`QuestionSample`): questions with their text.
+        combination_counts (`Counter[tuple[str, ...]]`): capabilities, in canonical order -> number of questions that
+            need exactly these.
+        question_words (`Counter[int]`): number of words -> number of questions.
+        answer_words (`Counter[int]`): number of words -> number of answers that are not empty.
+        unlabelled_rows (`int`): number of rows without known capabilities, which are not counted elsewhere.
+        sample (`QuestionSample`): a sample of the questions with their text.
     """
 
     combination_counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -76,7 +78,7 @@ class QuestionCounts:
     _question_hashes: array[int] = field(default_factory=lambda: array("Q"))
 
     def add_row(self, row: QuestionRow) -> None:
-        """Count a row.
+        """Count the questions of a row.
 
         Raises:
             UnknownCapabilityError: a capability is not one of the ten.
@@ -90,6 +92,7 @@ class QuestionCounts:
             self._add_question(image_hash, question)
 
     def _add_question(self, image_hash: int, question: LabelledQuestion) -> None:
+        """Count one question and offer it to the sample."""
         combination = canonicalize(question.capabilities)
         answer = _normalise_cached(question.answer)
         self.combination_counts[combination] += 1
@@ -101,17 +104,17 @@ class QuestionCounts:
 
     @property
     def question_count(self) -> int:
-        """How many there are."""
+        """Number of questions."""
         return len(self._question_hashes)
 
     @property
     def image_hashes(self) -> Any:
-        """The different images' hashes, sorted (`numpy.ndarray`)."""
+        """Sorted hashes of the distinct images (`numpy.ndarray` of `uint64`)."""
         return _unique(self._image_hashes)
 
     @property
     def question_hashes(self) -> Any:
-        """The different questions' hashes, normalised and without their answers, sorted (`numpy.ndarray`)."""
+        """Sorted hashes of the distinct questions, normalised and without answers (`numpy.ndarray` of `uint64`)."""
         return _unique(self._question_hashes)
 
 

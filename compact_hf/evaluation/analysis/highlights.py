@@ -1,4 +1,4 @@
-"""What stands out in analyzed data, in sentences: one or two `Analysis` in, what a reader should not overlook out."""
+"""Summarizes the main results of an analysis in sentences, for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PAIR_COUNT: Final = 45
 
 
 def list_highlights(analysis: Analysis) -> tuple[str, ...]:
-    """Return one sentence a matter."""
+    """Return one sentence per topic: complexity, capabilities, text-only baseline, repeats and rows left out."""
     sentences = (
         _describe_complexity(analysis),
         _describe_capabilities(analysis),
@@ -24,10 +24,10 @@ def list_highlights(analysis: Analysis) -> tuple[str, ...]:
 
 
 def describe_overlap(comparison: DatasetComparison) -> tuple[str, ...]:
-    """Return what two datasets share."""
+    """Return the numbers of images and questions that two datasets share."""
     return (
-        f"{comparison.shared_pictures:,} pictures, by the hash of their files.",
-        f"{comparison.shared_questions:,} different questions, whatever their pictures and answers.",
+        f"{comparison.shared_pictures:,} images, by the hash of their files.",
+        f"{comparison.shared_questions:,} distinct questions; their images and answers may differ.",
     )
 
 
@@ -35,9 +35,9 @@ def _describe_complexity(analysis: Analysis) -> str:
     complexity = analysis.complexity
     none_needed = f"{complexity.none_needed:.1%} need none" if complexity.none_needed else "all need at least one"
     return (
-        f"A question needs {complexity.mean_k or 0:.2f} capabilities on average; "
+        f"A question needs {complexity.mean_k or 0:.2f} of the ten capabilities on average; "
         f"{complexity.at_most_2 or 0:.0%} need at most "
-        f"two, {none_needed} of the ten (in the paper LLaVA-665K: 77% and 1.1%, COMPACT: 35% and none)."
+        f"two, {none_needed} (in the paper 77% and 1.1% for LLaVA-665K, 35% and 0% for COMPACT)."
     )
 
 
@@ -52,23 +52,26 @@ def _describe_capabilities(analysis: Analysis) -> str:
         else "all 45 pairs occur"
     )
     return (
-        f"Most questions need {get_label(most_frequent)} ({counts[most_frequent] / analysis.questions:.0%}), "
-        f"fewest {get_label(least_frequent)} "
-        f"({counts[least_frequent] / analysis.questions:.1%}); {pairs_text}."
+        f"The most frequent capability is {get_label(most_frequent)} "
+        f"({counts[most_frequent] / analysis.questions:.0%} of the questions), the least frequent "
+        f"{get_label(least_frequent)} ({counts[least_frequent] / analysis.questions:.1%}); {pairs_text}."
     )
 
 
 def _describe_text_only(analysis: Analysis) -> str:
     if analysis.text_alone is None:
-        return "Too few questions have answers for guessing them without the picture."
+        return "Too few questions have answers for a text-only baseline."
     score = analysis.text_alone.overall
-    majority_text = f"{score.majority:.0%} by the most frequent answer of each k"
+    majority_text = f"the most frequent answer of each k is right for {score.majority:.0%}"
     if score.low <= score.majority:
-        return f"The words alone answer {score.accuracy:.0%} of the questions, no more than {majority_text}."
+        return (
+            f"A classifier that only sees the text answers {score.accuracy:.0%} of the questions correctly, not "
+            f"significantly more than a constant answer: {majority_text}."
+        )
     return (
-        f"The words alone answer {score.accuracy:.0%} of the questions, as against {majority_text}; a "
-        "question's first two "
-        f"words, which tell what kind of answer it wants, give {analysis.openings.most_share:.0%}."
+        f"A classifier that only sees the text answers {score.accuracy:.0%} of the questions correctly; "
+        f"{majority_text}, and the most frequent answer to questions with the same first two words, which show what "
+        f"kind of answer is expected, for {analysis.openings.most_share:.0%}."
     )
 
 
@@ -77,13 +80,13 @@ def _describe_repeats(analysis: Analysis) -> str:
     same_answer = f"{repeats.question_and_answer:.1%}" if repeats.question_and_answer else "none"
     parts = [f"{same_answer} with the same answer"]
     if repeats.about_the_picture:
-        parts.append(f"{repeats.about_the_picture:.1%} about the same picture")
+        parts.append(f"{repeats.about_the_picture:.1%} about the same image")
     if repeats.near:
-        parts.append(f"{repeats.near:.1%} nearly repeat another picture's question with the same answer")
+        parts.append(f"{repeats.near:.1%} nearly repeat a question about another image with the same answer")
     return f"{repeats.question:.0%} of the questions repeat an earlier one in the same words, {', '.join(parts)}."
 
 
 def _describe_unlabelled_rows(analysis: Analysis) -> str:
     if not analysis.unlabelled_rows:
         return ""
-    return f"{analysis.unlabelled_rows:,} rows are left out, because nobody said what their questions need."
+    return f"{analysis.unlabelled_rows:,} rows are left out because the capabilities of their questions are not known."

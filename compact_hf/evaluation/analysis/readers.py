@@ -1,10 +1,9 @@
-"""Read the questions to analyze as a stream, image by image: of a dataset or of a run, without decoding images.
+"""Reads the questions of a dataset or a run as a stream, image by image, without reading images.
 
-A dataset is what `load_dataset` would load: a directory or a repository of Parquet files, by its card's configs and
-splits. Of its columns only those of text are read; from the Hub these are a hundredth of the bytes. A row has an
-`image_id`, questions in one of the shapes that images/question_rows.py reads, and `capabilities`: of each turn in one
-of ours, else a column, as `compact annotate` writes them. What a run's questions are, its method says; its journal may
-still be written to.
+A dataset is a directory or a repository of Parquet files, with configs and splits as `load_dataset` finds them. Only
+text columns are read; on the Hub they are about a hundredth of the bytes. A row has an `image_id`, questions in one of
+the formats that images/question_rows.py reads, and `capabilities`: in each turn of our own datasets, otherwise in a
+column, as `compact annotate` writes it. The questions of a run come from its method. The run may still be in progress.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from compact_hf.runs.shards import find_runs
 
 
 class LabelledQuestion(NamedTuple):
-    """A question as it stands; `answer` is empty where there is none."""
+    """A question with its original text and answer, which is empty if there is none, and the capabilities it needs."""
 
     question: str
     answer: str
@@ -45,7 +44,7 @@ class LabelledQuestion(NamedTuple):
 
 
 class QuestionRow(NamedTuple):
-    """Questions about one image; none where nobody said what they need, as in instruction rows."""
+    """The questions about one image; empty if their capabilities are unknown, as in instruction rows."""
 
     image_id: str
     questions: tuple[LabelledQuestion, ...]
@@ -53,13 +52,14 @@ class QuestionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QuestionSource:
-    """Something whose questions can be read.
+    """A dataset or run whose questions can be read.
 
     Attributes:
-        name (`str`): what people call it.
-        k_is (`str`): `asked` or `judged`.
-        total (`int`): rows of a dataset, finished images of a run.
-        iter_rows (`Callable[[], Iterator[Row]]`): reads them, in their order.
+        name (`str`): display name.
+        k_is (`str`): where k comes from: `asked` if a teacher was asked for k capabilities and a verifier confirmed
+            them, `judged` if a verifier determined them for given questions.
+        total (`int`): number of rows of a dataset, or of finished images of a run.
+        iter_rows (`Callable[[], Iterator[QuestionRow]]`): yields the rows in order.
     """
 
     name: str
@@ -71,36 +71,37 @@ class QuestionSource:
 _TURN_COLUMNS: Final = ("turns.question", "turns.answer", "turns.capabilities")
 _CHUNK_ROWS: Final = 10_000
 _BATCH_ROWS: Final = 1000
-_MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
+_MAX_OPEN_FILES: Final = 8  # files read from the Hub in parallel, because latency exceeds processing time
 
 
 def read_dataset(dataset: str, *, config: str | None, split: str | None) -> QuestionSource:
-    """Return a dataset's questions.
+    """Open a dataset for reading its questions.
 
     Args:
-        dataset (`str`): a folder, or `org/name[@revision][/config]`, with or without `hf://datasets/` before it.
-        config, split (`str`, *optional*): the default config, all splits where not given.
+        dataset (`str`): a directory, or `org/name[@revision][/config]`, optionally with the prefix `hf://datasets/`.
+        config (`str | None`): config to read; by default the default config.
+        split (`str | None`): split to read; by default all splits.
 
     Raises:
-        UsageError: it is neither, or names two configs.
-        SourceError: there is no such dataset, config or split, or it cannot be read.
-        EvaluationError: it is not in Parquet, has no rows, or not the columns that are needed.
+        UsageError: `dataset` is neither a directory nor a repository, or names another config or split.
+        SourceError: the dataset, config or split was not found, or cannot be read.
+        EvaluationError: the dataset is not in Parquet, has no rows, or lacks columns.
     """
     address = _parse_address(dataset, config, split)
     files = _find_files(address)
     split_files = [file for name in sorted(files) if address.split in ("", name) for file in files[name]]
     if not split_files:
         raise EvaluationError(
-            f"{address.display_name} has the splits {', '.join(sorted(files))}; give one of them, or none"
+            f"{address.display_name} has the splits {', '.join(sorted(files))}; give one of them, or omit --split"
         )
     with translate_source_errors(address), ThreadPoolExecutor(_worker_count(address)) as pool:
         footers = list(pool.map(partial(_read_footer, address), split_files))
     columns = {_select_columns(address, footer.schema.to_arrow_schema()) for footer in footers}
     if len(columns) > 1:
-        raise EvaluationError(f"{address.display_name} has files of different columns; give one --config of it")
+        raise EvaluationError(f"{address.display_name} has files with different columns; choose a config with --config")
     total = sum(footer.num_rows for footer in footers)
     if not total:
-        raise EvaluationError(f"{address.display_name} has no rows; give another data set, --config or --split")
+        raise EvaluationError(f"{address.display_name} has no rows; give another dataset, --config or --split")
     (column_names,) = columns
     chunks = [
         (file, footer, groups)
@@ -118,51 +119,54 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
 
 
 def _parse_address(dataset: str, config: str | None, split: str | None) -> Address:
+    """Return the address of a dataset; a revision on the Hub is resolved to a commit, so that all files match."""
     path = Path(dataset)
     if path.is_dir():
         address = Address(str(path.resolve()), on_hub=False)
     elif path.exists() or path.is_absolute() or "/" not in dataset:
-        problem = "a file" if path.exists() else "not there"
+        problem = "is a file" if path.exists() else "was not found"
         raise UsageError(
-            f"{dataset} is {problem}; give the folder of a data set or a run, or org/name[@revision] on the Hub"
+            f"{dataset} {problem}; give the directory of a dataset or a run, or org/name[@revision] on the Hub"
         )
     else:
         address = Address.parse(f"{HUB_PREFIX}{dataset.removeprefix(HUB_PREFIX)}")
         address = replace(address, revision=resolve_commit(address))
     for name, option in (("config", config), ("split", split)):
         if option and getattr(address, name) not in ("", option):
-            raise UsageError(f"{dataset!r} and --{name} {option} name two {name}s; leave one out")
+            raise UsageError(f"{dataset!r} and --{name} {option} name different {name}s; omit one of them")
     return replace(address, config=config or address.config, split=split or address.split)
 
 
 def _display_name(address: Address, dataset: str) -> str:
-    """The folder's name, or what was given for the Hub, with what was chosen of it."""
+    """Return the directory name or the repository as given, with the chosen config and split in parentheses."""
     name = dataset.removeprefix(HUB_PREFIX).partition("?")[0] if address.on_hub else Path(address.path).name
     parts = [part for part in (address.config, address.split) if part and not name.endswith(f"/{part}")]
     return f"{name} ({', '.join(parts)})" if parts else name
 
 
 def _find_files(address: Address) -> dict[str, tuple[str, ...]]:
-    """Return split -> the paths or `hf://` addresses of its Parquet files."""
+    """Return split -> paths or `hf://` URLs of its Parquet files."""
     if address.on_hub:
         listing = list_parquet_files(address)
         files = None if listing is None else listing.files
     else:
         files = _find_local_files(address)
     if not files:
-        raise EvaluationError(f"{address.display_name} is not in Parquet; `load_dataset(...).to_parquet` writes it so")
+        raise EvaluationError(f"{address.display_name} is not in Parquet; convert it by `load_dataset(...).to_parquet`")
     return files
 
 
 def _find_local_files(address: Address) -> dict[str, tuple[str, ...]] | None:
-    """As `datasets` tells them, which knows how cards and names say what belongs together."""
+    """Return split -> paths as `datasets` resolves them from the card and the file names; None if not in Parquet."""
     from datasets import get_dataset_config_names, load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     with translate_source_errors(address):
         configs = get_dataset_config_names(address.path)
     if address.config and address.config not in configs:
-        raise EvaluationError(f"{address.display_name} has the configs {', '.join(configs)}; give one of them, or none")
+        raise EvaluationError(
+            f"{address.display_name} has the configs {', '.join(configs)}; give one of them, or omit --config"
+        )
     with translate_source_errors(address):
         builder = load_dataset_builder(address.path, address.config or None)
     if not isinstance(builder, Parquet):
@@ -171,7 +175,7 @@ def _find_local_files(address: Address) -> dict[str, tuple[str, ...]] | None:
 
 
 def _select_columns(address: Address, schema: Any) -> tuple[str, ...]:
-    """Return the columns to read of a file."""
+    """Return the names of the columns to read, having checked that they exist and that capabilities are a list."""
     import pyarrow as pa
 
     types = {name: schema.field(name).type for name in schema.names}
@@ -188,12 +192,12 @@ def _select_columns(address: Address, schema: Any) -> tuple[str, ...]:
     if missing := [name for name in columns if name not in types]:
         raise EvaluationError(
             f"{address.display_name} lacks {', '.join(missing)} (it has {', '.join(schema.names)}); give a "
-            "release, or have a "
-            f"verifier say what its questions need: compact annotate DATASET --out RUN, then compact analyze RUN"
+            "dataset made by compact assemble, or let a verifier label the questions: "
+            f"compact annotate DATASET --out RUN, then compact analyze RUN"
         )
     if not hasattr(types[columns[-1]], "value_type"):
         raise EvaluationError(
-            f"{address.display_name} has {types[columns[-1]]} as {columns[-1]}; a list of names is needed"
+            f"{address.display_name} has the type {types[columns[-1]]} for {columns[-1]}; it must be a list of names"
         )
     return tuple(dict.fromkeys(name.partition(".")[0] for name in columns))
 
@@ -207,7 +211,7 @@ def _open_file(address: Address, file: str) -> AbstractContextManager[Any]:
         return open(file, "rb")
     from huggingface_hub import HfFileSystem
 
-    # No reading ahead: between the columns that are wanted lie the images, which are a hundred times larger.
+    # No read-ahead: the images between the text columns are a hundred times larger.
     stream: AbstractContextManager[Any] = HfFileSystem().open(file, "rb", cache_type="none")
     return stream
 
@@ -220,7 +224,7 @@ def _read_footer(address: Address, file: str) -> Any:
 
 
 def _iter_chunks(footer: Any) -> Iterator[list[int]]:
-    """Yield the file's row groups, as many together as make a chunk of rows."""
+    """Yield lists of consecutive row groups that have at least `_CHUNK_ROWS` rows together."""
     groups: list[int] = []
     rows = 0
     for group in range(footer.num_row_groups):
@@ -236,7 +240,7 @@ def _iter_chunks(footer: Any) -> Iterator[list[int]]:
 def _iter_dataset_rows(
     address: Address, chunks: list[tuple[str, Any, list[int]]], columns: tuple[str, ...], row_format: RowFormat
 ) -> Iterator[QuestionRow]:
-    """Read chunk by chunk, from the Hub some ahead: what is in memory are so many chunks of text."""
+    """Yield the rows chunk by chunk. A few chunks are read ahead, so memory is bounded by their text."""
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(_worker_count(address), thread_name_prefix="read") as pool:
         try:
@@ -259,15 +263,16 @@ def _read_table(address: Address, columns: tuple[str, ...], file: str, footer: A
 
 
 def _iter_table_rows(address: Address, table: Any, row_format: RowFormat) -> Iterator[QuestionRow]:
+    """Yield the rows of an Arrow table with their questions."""
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for record in batch.to_pylist():
             image_id = record["image_id"]
             exchanges = read_exchanges(record, row_format)
-            if isinstance(exchanges, Defect):  # such as a row of instruction data, which has no turns
+            if isinstance(exchanges, Defect):  # for example an instruction row, which has no turns
                 exchanges = ()
             if image_id is None and exchanges:
                 raise EvaluationError(
-                    f"{address.display_name} has a row with questions and no image_id; give each its own"
+                    f"{address.display_name} has a row with questions but without image_id; add an image_id to each row"
                 )
             yield QuestionRow(image_id or "", tuple(map(_label_question, exchanges)))
 
@@ -277,17 +282,17 @@ def _label_question(exchange: Exchange) -> LabelledQuestion:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether there is a journal in `directory`, or in the shards below it."""
+    """Return whether `directory` contains a journal, itself or in its shards."""
     return directory.is_dir() and any((run / FILE_NAME).is_file() for run in find_runs(directory))
 
 
 def read_run(directory: Path) -> QuestionSource:
-    """Return a run's questions: those of kept conversations, or of `compact annotate` all that were judged.
+    """Open a run for reading its questions: those of kept conversations, or for `compact annotate` all labelled ones.
 
     Raises:
-        JournalError: it cannot be read.
-        EvaluationError: no image of it is finished yet.
-        UsageError: it is a run of a method that has no questions.
+        JournalError: the run cannot be read.
+        EvaluationError: no image of the run is finished yet.
+        UsageError: the method of the run has no questions.
     """
     runs = find_runs(directory)
     total, k_sources = 0, set()
@@ -295,12 +300,12 @@ def read_run(directory: Path) -> QuestionSource:
         with Journal.read(run) as journal:
             name = journal.identity["method"]
             if (k_source := get_method(name).k_source) is None:
-                raise UsageError(f"{directory} is a run of {name}, which keeps no questions; give another run")
+                raise UsageError(f"{directory} is a run of the method {name}, which has no questions; give another run")
             k_sources.add(k_source)
             total += journal.counts()[0]
     if not total:
         raise EvaluationError(
-            f"{directory} has no finished picture yet; run the command that made it on, then this again"
+            f"{directory} has no finished image yet; resume the command that made it, then run this command again"
         )
     k_is: KSource = "judged" if k_sources == {"judged"} else "asked"
     return QuestionSource(directory.resolve().name, k_is, total, partial(_iter_run_rows, runs))

@@ -1,4 +1,4 @@
-"""The page about analyzed data: one or two `Analysis` in, one HTML file out; reports/analysis_page.py draws it."""
+"""Builds the HTML page of an analysis of one or two datasets. reports/analysis_page.py does the layout."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
 
 _K_EXPLANATION: Final = (
-    "k is how many of the ten capabilities a question needs at once. {asked}In the paper's own figures it was judged "
-    "afterwards by Gemini, which finds more than were asked for, since some capabilities come along with others."
+    "k is the number of capabilities, of ten, that a question needs at once. {asked}For the numbers in the paper, k "
+    "was judged afterwards by Gemini, which finds more capabilities than were requested, since some imply others."
 )
 
 
 def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, *, command: str) -> str:
-    """Return the page about one dataset, or about two beside each other.
+    """Return the HTML page about one dataset, or about two side by side.
 
     Args:
-        data (`Sequence[Analysis]`): one or two.
-        comparison (`DatasetComparison | None`): of two.
-        command (`str`): what makes the page anew.
+        data (`Sequence[Analysis]`): the statistics of one or two datasets.
+        comparison (`DatasetComparison | None`): the comparison of two datasets; None for a single one.
+        command (`str`): the command that reproduces the page.
     """
     return render_analysis(
         AnalysisPage(
-            title=" beside ".join(analysis.name for analysis in data),
+            title=" and ".join(analysis.name for analysis in data),
             lead=_lead(data[0])
             if len(data) == 1
             else " ".join(f"{analysis.name}: {_lead(analysis)}" for analysis in data),
@@ -42,7 +42,7 @@ def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, 
             summary_table=tables.stats_table(data) if len(data) > 1 else None,
             findings=(
                 *(Findings(analysis.name if len(data) > 1 else "", list_highlights(analysis)) for analysis in data),
-                *([Findings("In common", describe_overlap(comparison))] if comparison is not None else []),
+                *([Findings("Shared by both", describe_overlap(comparison))] if comparison is not None else []),
             ),
             sections=(
                 _complexity_section(data),
@@ -52,52 +52,52 @@ def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, 
                 _questions_section(data),
                 *([_distance_section(comparison)] if comparison is not None else []),
             ),
-            command=Example("The same figures, from the same data; --json prints them for machines.", command),
+            command=Example("Reproduces this page. With --json, the command prints the statistics as JSON.", command),
         )
     )
 
 
 def _lead(analysis: Analysis) -> str:
     origin = (
-        "a teacher was to ask for it, and a verifier found the same"
+        "the capabilities were requested from a teacher and confirmed by a verifier"
         if analysis.k_is == "asked"
-        else "a verifier judged it"
+        else "the capabilities were determined by a verifier"
     )
-    return f"{analysis.questions:,} questions about {analysis.pictures:,} pictures. What they need: {origin}."
+    return f"{analysis.questions:,} questions about {analysis.pictures:,} images; {origin}."
 
 
 def _iter_facts(analysis: Analysis) -> Iterator[Fact]:
+    """Yield the key statistics that the page of a single dataset shows at the top."""
     complexity = analysis.complexity
-    yield Fact("questions", f"{analysis.questions:,}", f"{analysis.questions / analysis.pictures:.1f} a picture")
+    yield Fact("questions", f"{analysis.questions:,}", f"{analysis.questions / analysis.pictures:.1f} per image")
     yield Fact(
         "mean k",
         f"{complexity.mean_k or 0:.2f}",
-        f"{tables.K_SOURCE_NAMES[analysis.k_is]}; most often {complexity.mode_k}",
+        f"{tables.K_SOURCE_NAMES[analysis.k_is]}; most frequent: {complexity.mode_k}",
     )
-    yield Fact(
-        "with k ≤ 2", f"{complexity.at_most_2 or 0:.0%}", f"{complexity.none_needed or 0:.1%} need nothing, k = 0"
-    )
+    yield Fact("with k ≤ 2", f"{complexity.at_most_2 or 0:.0%}", f"{complexity.none_needed or 0:.1%} need none (k = 0)")
     if analysis.text_alone is not None:
         score = analysis.text_alone.overall
         yield Fact(
-            "answered from the words alone",
+            "answered from the text alone",
             f"{score.accuracy:.0%}",
-            f"{score.majority:.0%} by the most frequent answers",
+            f"{score.majority:.0%} with the most frequent answers",
         )
     if analysis.answers is not None:
         yield Fact(
-            "different answers",
+            "distinct answers",
             f"{analysis.answers.all.different:,}",
-            f"most often {tables.format_top_answer(analysis)}",
+            f"most frequent: {tables.format_top_answer(analysis)}",
         )
     yield Fact(
-        "repeat a question",
+        "repeated questions",
         f"{analysis.repeats.question:.0%}",
-        f"{analysis.repeats.question_and_answer:.0%} its answer too",
+        f"{analysis.repeats.question_and_answer:.0%} with the same answer",
     )
 
 
 def _complexity_section(data: Sequence[Analysis]) -> Section:
+    """Return the section about k: its distribution, and the comparison with the paper's data."""
     if len(data) == 1:
         plot = dataset_charts.plot_k_distribution(_parse_combinations(data[0]), means=dataset_charts.PAPER_MEAN_K)
     else:
@@ -110,18 +110,22 @@ def _complexity_section(data: Sequence[Analysis]) -> Section:
         plot = plot_bars(series, names, name="k-distribution", title="Questions by k", row_header="k")
     has_requested_k = any(analysis.k_is == "asked" for analysis in data)
     lower_bound_note = (
-        "Where it was asked for, it is a lower bound: a teacher was to ask for so many, and a verifier found the same. "
+        "If k was requested, it is a lower bound: a teacher was asked for k capabilities, and a verifier confirmed "
+        "them. "
     )
     return Section(
         "complexity",
-        "How complex",
+        "Complexity",
         (_K_EXPLANATION.format(asked=lower_bound_note if has_requested_k else ""),),
-        (PlotBlock(plot), TableBlock("Beside the paper's data", tables.complexity_table(data))),
+        (PlotBlock(plot), TableBlock("Compared with the paper's data", tables.complexity_table(data))),
     )
 
 
 def _capabilities_section(data: Sequence[Analysis]) -> Section:
-    paragraph = "The share of questions that need each capability; a question that needs several counts in each."
+    """Return the section with coverage and co-occurrence of capabilities."""
+    paragraph = (
+        "The share of questions that need each capability. A question that needs several capabilities counts for each."
+    )
     if len(data) == 1:
         combinations = _parse_combinations(data[0])
         plots = (
@@ -129,9 +133,10 @@ def _capabilities_section(data: Sequence[Analysis]) -> Section:
             PlotBlock(dataset_charts.plot_cooccurrence(combinations), is_folded=True),
         )
         paragraph = (
-            "How many questions need each capability, and each pair of them. A question counts in each that it needs."
+            "The number of questions that need each capability, and each pair of capabilities. A question counts for "
+            "each capability and each pair that it needs."
         )
-        return Section("capabilities", "Which capabilities", (paragraph,), plots)
+        return Section("capabilities", "Capabilities", (paragraph,), plots)
     series = [
         Series(
             analysis.name,
@@ -153,25 +158,26 @@ def _capabilities_section(data: Sequence[Analysis]) -> Section:
     ]
     return Section(
         "capabilities",
-        "Which capabilities",
+        "Capabilities",
         (paragraph,),
         (PlotBlock(coverage), *(PlotBlock(plot, is_folded=True) for plot in pairs)),
     )
 
 
 def _text_only_section(data: Sequence[Analysis]) -> Section:
+    """Return the section with the accuracy of the text-only baseline, one plot per dataset."""
     plots = tuple(
         PlotBlock(_text_only_plot(analysis, analysis.text_alone, f"text-alone-{number}", is_comparison=len(data) > 1))
         for number, analysis in enumerate(data, 1)
         if analysis.text_alone is not None
     )
     paragraph = (
-        "A classifier that sees no picture, naive Bayes over the words of a question, learnt from the other pictures' "
-        "questions. What it gets right beyond the most frequent answers, the wording gives away; a language model may "
-        "get further. Chance draws answers as often as they occur."
+        "The accuracy of a classifier that does not see the image: naive Bayes over the words of a question, trained "
+        "on questions about other images. The part above the most frequent answers is what the wording gives away; a "
+        "language model may guess more. Chance is the accuracy of answers drawn with the frequencies of the data."
     )
-    empty_note = "There are too few questions with answers to learn from."
-    return Section("text-alone", "What the words give away", (paragraph if plots else empty_note,), plots)
+    empty_note = "There are too few questions with answers to train a classifier."
+    return Section("text-alone", "Text-only baseline", (paragraph if plots else empty_note,), plots)
 
 
 def _text_only_plot(analysis: Analysis, baseline: TextOnlyBaseline, name: str, *, is_comparison: bool) -> Plot:
@@ -183,18 +189,20 @@ def _text_only_plot(analysis: Analysis, baseline: TextOnlyBaseline, name: str, *
             )
             for label, score in rows
         ],
-        ("words alone",),
+        ("text only",),
         name=name,
-        title=f"Answered without the picture{f': {analysis.name}' if is_comparison else ''}",
+        title=f"Accuracy without the image{f': {analysis.name}' if is_comparison else ''}",
     )
     return replace(plot, table=tables.text_only_table(analysis))
 
 
 def _answers_section(data: Sequence[Analysis]) -> Section:
+    """Return the section about answers: entropy by type of question, frequent answers and lengths."""
     paragraph = (
-        "Entropy says how open the answers to one type of question are: 0 bits where all answers are the same, one "
-        "more for each doubling of equally frequent ones. A question's type is its first two words, and what it needs. "
-        "With few questions of a type it comes out too low."
+        "The entropy measures how varied the answers to one type of question are: 0 bits if all answers are the same, "
+        "and 1 bit more for each doubling of the number of equally frequent answers. Questions are grouped by their "
+        "first two words, and by the capabilities they need. The entropy of a type with few questions is "
+        "underestimated."
     )
     elements: list[PlotBlock | TableBlock] = []
     if all(analysis.answers is not None for analysis in data):
@@ -216,7 +224,7 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
                 "questions": [f"{types_by_name[name].questions:,}" for name in names],
                 "most frequent": [tables.format_type_top_answer(types_by_name[name]) for name in names],
             }
-        title = "Bits in the answers, by a question's first two words, the most frequent first"
+        title = "Entropy of the answers by the first two words of the question, most frequent first"
         plot = plot_bars(
             entropies,
             names,
@@ -230,7 +238,7 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
         elements.append(PlotBlock(plot, is_folded=len(data) > 1))
     for analysis in data:
         if analysis.answers is not None:
-            title = "Answers, by what a question needs"
+            title = "Answers by the capabilities of the question"
             table = tables.type_table(analysis.by_combination.types, "capabilities")
             elements.append(TableBlock(f"{title}: {analysis.name}" if len(data) > 1 else title, table))
     with_answers = [analysis for analysis in data if analysis.answer_words is not None]
@@ -240,35 +248,32 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
             for analysis in with_answers
             if analysis.answer_words is not None
         ]
-        elements.append(
-            PlotBlock(plot_lengths(counts, name="answer-words", title="Words of an answer"), is_folded=True)
-        )
-    return Section("answers", "How open the answers are", (paragraph,), tuple(elements))
+        elements.append(PlotBlock(plot_lengths(counts, name="answer-words", title="Words per answer"), is_folded=True))
+    return Section("answers", "Variety of answers", (paragraph,), tuple(elements))
 
 
 def _questions_section(data: Sequence[Analysis]) -> Section:
+    """Return the section about questions: lengths, repeats and the table of all statistics."""
     counts = [(analysis.name, analysis.question_words.by_words) for analysis in data]
     elements: list[PlotBlock | TableBlock] = [
-        PlotBlock(plot_lengths(counts, name="question-words", title="Words of a question"), is_folded=True)
+        PlotBlock(plot_lengths(counts, name="question-words", title="Words per question"), is_folded=True)
     ]
     if len(data) == 1:
-        elements.append(TableBlock("All figures", tables.stats_table(data)))
+        elements.append(TableBlock("All statistics", tables.stats_table(data)))
     paragraph = (
-        "Questions count as the same where they are but for case, articles, punctuation and plurals; as nearly the "
-        "same where they share more than 90% of their words in the same order, are about another picture and have the "
-        "same answer, which is what compact assemble drops."
+        "Questions are the same if they differ only in case, articles, punctuation and plurals. They are near "
+        "duplicates if they share more than 90% of their words in the same order, are about different images and have "
+        "the same answer; compact assemble drops those."
     )
     return Section("questions", "Lengths and repeats", (paragraph,), tuple(elements))
 
 
 def _distance_section(comparison: DatasetComparison) -> Section:
     paragraph = (
-        "The total variation between the two: half the sum of what the shares differ by. Small samples lie apart by "
-        "chance alone, the more different values there are, the further."
+        "The total variation distance between the two datasets: half the sum of the absolute differences of shares. "
+        "Small samples have a distance above 0 by chance alone; the more distinct values there are, the larger it is."
     )
-    return Section(
-        "apart", "How far apart", (paragraph,), (TableBlock("Distances", tables.distance_table(comparison)),)
-    )
+    return Section("apart", "Distances", (paragraph,), (TableBlock("Distances", tables.distance_table(comparison)),))
 
 
 def _parse_combinations(analysis: Analysis) -> dict[tuple[str, ...], int]:

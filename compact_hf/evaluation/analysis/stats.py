@@ -1,31 +1,32 @@
-"""What is known of a dataset's questions once they have passed by. analysis.json holds, as --json prints it:
+"""Computes the statistics of a dataset from its counts and its sample. analysis.json, and the output of --json, is
 
     {"schema": 1,
-     "data": [ANALYSIS],                    two of them where two datasets were given
+     "data": [ANALYSIS],                    two if two datasets were given
      "comparison": null}                    or COMPARISON (compare.py)
 
     ANALYSIS = {
       "name": "release (k3)",
       "k_is": "asked",                      or "judged", see readers.py
-      "pictures": 1561, "questions": 4115,
-      "unlabelled_rows": 0,                 rows left out, because nobody said what they need (instruction rows)
+      "pictures": 1561, "questions": 4115,  number of images and of questions
+      "unlabelled_rows": 0,                 rows left out because their capabilities are unknown (instruction rows)
       "complexity": {"questions": 4115, "mean_k": 2.03, "mode_k": 2, "at_most_2": 0.68, "none_needed": 0.0,
                      "by_k": {"0": 0, "1": 1300, ...}, "by_capability": {"color": 700, ...},
                      "by_pair": [{"one": "color", "other": "shape", "questions": 100}, ...]},
-      "combinations": {"color+shape": 31, ...},                    most frequent first; "" needs none
+      "combinations": {"color+shape": 31, ...},                    most frequent first; "" for no capability
       "question_words": LENGTHS,
       "answer_words": LENGTHS,              of answers that are not empty; null without any
-      "sampled": 4115,                      questions that all below is measured on: whole images, at most 100,000
+      "sampled": 4115,                      questions in the sample that everything below is computed from
       "repeats": {"about_the_picture": 0.0, "question": 0.15, "question_and_answer": 0.0, "near": 0.0},   duplicates
-      "answers": {"entropy": 5.6,           bits of the answer where nothing is known of the question
+      "answers": {"entropy": 5.6,           entropy of all answers, in bits
                   "all": ANSWERS, "by_k": {"1": ANSWERS, ...}},    ANSWERS: dataset/stats.py; null without any
       "openings": TYPES, "by_combination": TYPES,                  TYPES: text_only.py; the 100 most frequent
       "text_alone": {"overall": GUESSED, "by_k": {"1": GUESSED, ...}}}               GUESSED: text_only.py, or null
 
-    LENGTHS = {"mean": 9.1, "median": 9, "most": 14, "longest": 20,      `most`: 95% have no more words
-               "by_words": {"5": 12, ...}}                               words, parted by white space -> texts
+    LENGTHS = {"mean": 9.1, "median": 9, "most": 14, "longest": 20,      `most` is the 95th percentile
+               "by_words": {"5": 12, ...}}                               number of words -> number of texts
 
-Shares lie from 0 to 1. What is new is added; a change of what is there raises `schema`.
+Words are separated by white space. Shares are between 0 and 1. New keys may be added; a change to existing ones raises
+`schema`.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class Repeats:
     """Shares, 0 to 1, of questions that repeat an earlier one.
 
     Attributes:
-        about_the_picture (`float`): the same text about the same image.
-        question (`float`): the same text about any image, whatever the answer.
-        question_and_answer (`float`): the same text with the same answer.
-        near (`float`): near repeats, which have the same answer.
+        about_the_picture (`float`): same text about the same image.
+        question (`float`): same text about any image, with any answer.
+        question_and_answer (`float`): same text with the same answer.
+        near (`float`): near duplicates, which have the same answer.
     """
 
     about_the_picture: float
@@ -71,10 +72,10 @@ class Repeats:
 
 
 def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
-    """Return how much of the questions repeats itself.
+    """Return the shares of repeated questions.
 
     Args:
-        questions (`Sequence[SampledQuestion]`): those about an image one after the other; there must be some.
+        questions (`Sequence[SampledQuestion]`): at least one question; those about the same image must be consecutive.
     """
     total = len(questions)
     texts = [normalise(question.question) for question in questions]
@@ -103,7 +104,7 @@ _MAX_TYPES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class LengthStats:
-    """How long texts are, in words; see the module."""
+    """Lengths of texts in words; see LENGTHS in the module docstring."""
 
     mean: float
     median: int
@@ -114,7 +115,7 @@ class LengthStats:
 
 @dataclass(frozen=True, slots=True)
 class AnswerVariety:
-    """How varied the answers are: `entropy` in bits, all of them, and those to the questions of each k."""
+    """The variety of answers: entropy of all answers in bits, statistics of all answers, and k -> statistics."""
 
     entropy: float
     all: AnswerStats
@@ -123,7 +124,7 @@ class AnswerVariety:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A dataset in figures; see the module."""
+    """The statistics of a dataset; see ANALYSIS in the module docstring."""
 
     name: str
     k_is: KSource
@@ -142,7 +143,7 @@ class Analysis:
     text_alone: TextOnlyBaseline | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON holds it, of types the most frequent ones."""
+        """Return the statistics as JSON values, with the `_MAX_TYPES` most frequent types of questions."""
         result = asdict(self)
         for name in ("openings", "by_combination"):
             result[name]["types"] = result[name]["types"][:_MAX_TYPES]
@@ -150,12 +151,13 @@ class Analysis:
 
 
 def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: Sequence[SampledQuestion]) -> Analysis:
-    """Return a dataset in figures.
+    """Return the statistics of a dataset.
 
     Args:
-        name, k_is (`str`): as `readers.QuestionSource` has them.
-        counts (`QuestionCounts`): of all its questions; there must be some.
-        sample (`Sequence[SampledQuestion]`): those whose text is looked at, by image.
+        name (`str`): display name of the dataset.
+        k_is (`str`): where k comes from, as in `readers.QuestionSource`.
+        counts (`QuestionCounts`): counts over all questions, of which there must be at least one.
+        sample (`Sequence[SampledQuestion]`): the sampled questions, sorted by image.
     """
     combinations = sorted(counts.combination_counts.items(), key=lambda item: (-item[1], item[0]))
     return Analysis(
@@ -178,6 +180,7 @@ def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: S
 
 
 def _length_stats(counts: Counter[int]) -> LengthStats:
+    """Return statistics of lengths from number of words -> number of texts."""
     total, words = counts.total(), sorted(counts)
     cumulative = dict(zip(words, accumulate(counts[count] for count in words), strict=True))
     return LengthStats(
@@ -190,6 +193,7 @@ def _length_stats(counts: Counter[int]) -> LengthStats:
 
 
 def _answer_variety(sample: Sequence[SampledQuestion]) -> AnswerVariety | None:
+    """Return the variety of the sample's answers, or None if no question has one."""
     by_k: dict[int, Counter[str]] = defaultdict(Counter)
     for question in sample:
         if question.answer:

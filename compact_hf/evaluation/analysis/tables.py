@@ -1,4 +1,4 @@
-"""What is said of analyzed data in tables, on a terminal and on the page: one or two `Analysis` in, `Table`s out."""
+"""Builds the tables of an analysis of one or two datasets, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ MAX_TYPES: Final = 12
 
 K_SOURCE_NAMES: Final[Mapping[KSource, str]] = {"asked": "asked for, verified", "judged": "judged"}
 _LLAVA, _COMPACT = PAPER_MEAN_K
-# Judged by Gemini (arXiv 2504.21850, section 2): data, questions, mode, shares of k <= 2 and of k = 0.
+# Data, questions, mode of k, shares of k <= 2 and of k = 0; k was judged by Gemini (arXiv 2504.21850, section 2).
 _PAPER_ROWS: Final = ((_LLAVA, "5,400", "–", "77%", "1.1%"), (_COMPACT, "7,200", "3", "35%", "0%"))
 _DISTANCE_NAMES: Final = {
     "k": "k",
     "capabilities": "capabilities",
     "pairs": "pairs of capabilities",
-    "question_words": "words of a question",
-    "answer_words": "words of an answer",
+    "question_words": "words per question",
+    "answer_words": "words per answer",
     "openings": "first two words",
     "answers": "answers",
 }
 
 
 def stats_table(data: Sequence[Analysis]) -> Table:
-    """Return every single figure, a line each, a column for each dataset."""
+    """Return all single statistics, with one row per statistic and one column per dataset."""
     rows: list[tuple[str, Callable[[Analysis], str]]] = [
         ("questions", lambda analysis: f"{analysis.questions:,}"),
-        ("pictures", lambda analysis: f"{analysis.pictures:,}"),
-        ("rows left out, of which nobody said what they need", lambda analysis: f"{analysis.unlabelled_rows:,}"),
+        ("images", lambda analysis: f"{analysis.pictures:,}"),
+        ("rows left out, with unknown capabilities", lambda analysis: f"{analysis.unlabelled_rows:,}"),
         ("mean k", lambda analysis: f"{analysis.complexity.mean_k or 0:.2f} ({K_SOURCE_NAMES[analysis.k_is]})"),
         ("questions with k <= 2", lambda analysis: f"{analysis.complexity.at_most_2 or 0:.1%}"),
         ("questions with k = 0", lambda analysis: f"{analysis.complexity.none_needed or 0:.1%}"),
-        ("median words of a question (95% have at most)", lambda analysis: _format_lengths(analysis.question_words)),
-        ("median words of an answer (95% have at most)", lambda analysis: _format_lengths(analysis.answer_words)),
-        ("questions whose text was looked at for the lines below", lambda analysis: f"{analysis.sampled:,}"),
-        ("the same question about the same picture", lambda analysis: f"{analysis.repeats.about_the_picture:.1%}"),
-        ("the same question, any picture", lambda analysis: f"{analysis.repeats.question:.1%}"),
-        ("the same question with the same answer", lambda analysis: f"{analysis.repeats.question_and_answer:.1%}"),
-        ("nearly the same question with the same answer", lambda analysis: f"{analysis.repeats.near:.1%}"),
-        ("different answers", lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.different:,}")),
+        ("median words per question (95th percentile)", lambda analysis: _format_lengths(analysis.question_words)),
+        ("median words per answer (95th percentile)", lambda analysis: _format_lengths(analysis.answer_words)),
+        ("sampled questions for the rows below", lambda analysis: f"{analysis.sampled:,}"),
+        ("repeated question, same image", lambda analysis: f"{analysis.repeats.about_the_picture:.1%}"),
+        ("repeated question, any image", lambda analysis: f"{analysis.repeats.question:.1%}"),
+        ("repeated question with the same answer", lambda analysis: f"{analysis.repeats.question_and_answer:.1%}"),
+        ("near-duplicate question with the same answer", lambda analysis: f"{analysis.repeats.near:.1%}"),
+        ("distinct answers", lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.different:,}")),
         (
             "answers that are yes or no",
             lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.yes_no:.1%}"),
@@ -59,30 +59,30 @@ def stats_table(data: Sequence[Analysis]) -> Table:
             lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.entropy:.2f}"),
         ),
         (
-            "left once the first two words are known",
+            "entropy given the first two words, bits",
             lambda analysis: _or_dash(analysis.answers and f"{analysis.openings.mean_entropy:.2f}"),
         ),
         (
-            "left once the capabilities are known",
+            "entropy given the capabilities, bits",
             lambda analysis: _or_dash(analysis.answers and f"{analysis.by_combination.mean_entropy:.2f}"),
         ),
         (
-            "answered from the words alone",
+            "answered from the text alone",
             lambda analysis: _or_dash(analysis.text_alone and format_score(analysis.text_alone.overall)),
         ),
         (
-            "by the most frequent answer of each k",
+            "answered by the most frequent answer of each k",
             lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "majority")),
         ),
         (
-            "by the most frequent answer after each first two words",
+            "answered by the most frequent answer per first two words",
             lambda analysis: _or_dash(analysis.answers and f"{analysis.openings.most_share:.1%}"),
         ),
-        ("by chance", lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "chance"))),
+        ("answered by chance", lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "chance"))),
     ]
     has_unlabelled_rows = any(analysis.unlabelled_rows for analysis in data)
     return Table(
-        ("figure", *(analysis.name for analysis in data)),
+        ("statistic", *(analysis.name for analysis in data)),
         tuple(
             (label, *(format_value(analysis) for analysis in data))
             for label, format_value in rows
@@ -92,10 +92,10 @@ def stats_table(data: Sequence[Analysis]) -> Table:
 
 
 def complexity_table(data: Sequence[Analysis]) -> Table:
-    """Return the figures that the paper gives for its data, and the paper's own below."""
+    """Return the statistics of k that the paper reports, for the analyzed data and then for the paper's data."""
     entries = [(item.name, K_SOURCE_NAMES[item.k_is], item.complexity) for item in data]
     return Table(
-        ("data", "k is", "questions", "mean k", "mode", "k <= 2", "k = 0"),
+        ("data", "source of k", "questions", "mean k", "mode", "k <= 2", "k = 0"),
         (
             *(
                 (
@@ -118,7 +118,7 @@ def complexity_table(data: Sequence[Analysis]) -> Table:
 
 
 def k_table(data: Sequence[Analysis]) -> Table:
-    """Return how many questions there are of each k."""
+    """Return the number of questions for each k."""
     ks = range(min(min(analysis.complexity.by_k, default=0) for analysis in data), _max_k(data) + 1)
     return Table(
         ("k", *(analysis.name for analysis in data)),
@@ -130,9 +130,9 @@ def k_table(data: Sequence[Analysis]) -> Table:
 
 
 def capability_table(data: Sequence[Analysis]) -> Table:
-    """Return how many questions need each of the ten capabilities."""
+    """Return the number of questions that need each of the ten capabilities."""
     return Table(
-        ("needed", *(analysis.name for analysis in data)),
+        ("capability", *(analysis.name for analysis in data)),
         tuple(
             (
                 get_label(name),
@@ -144,14 +144,14 @@ def capability_table(data: Sequence[Analysis]) -> Table:
 
 
 def pair_table(data: Sequence[Analysis]) -> Table:
-    """Return the pairs of capabilities that most questions of the first dataset need."""
+    """Return the most frequent pairs of capabilities, those of the first dataset first."""
     pair_counts = [
         {f"{get_label(pair.one)} + {get_label(pair.other)}": pair.questions for pair in analysis.complexity.by_pair}
         for analysis in data
     ]
     names = list(dict.fromkeys(name for pairs in pair_counts for name in pairs))[:MAX_PAIRS]
     return Table(
-        ("needed together", *(analysis.name for analysis in data)),
+        ("pair of capabilities", *(analysis.name for analysis in data)),
         tuple(
             (
                 name,
@@ -166,9 +166,9 @@ def pair_table(data: Sequence[Analysis]) -> Table:
 
 
 def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
-    """Return types of question with what their answers are."""
+    """Return the most frequent types of questions, with statistics of their answers."""
     return Table(
-        (head, "questions", "different answers", "bits", "most frequent"),
+        (head, "questions", "distinct answers", "entropy, bits", "most frequent answer"),
         tuple(
             (
                 get_label(question_type.name).replace("+", " + ") or "none",
@@ -183,12 +183,12 @@ def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
 
 
 def text_only_table(analysis: Analysis) -> Table:
-    """Return what is answered without the image, in all and by k."""
+    """Return the accuracy of the text-only baseline, overall and by k."""
     rows = (
         () if analysis.text_alone is None else (("all", analysis.text_alone.overall), *analysis.text_alone.by_k.items())
     )
     return Table(
-        ("k", "n", "chance", "majority", "words alone (95%)"),
+        ("k", "n", "chance", "majority", "text only (95%)"),
         tuple(
             (str(k), f"{score.n:,}", f"{score.chance:.1%}", f"{score.majority:.1%}", format_score(score))
             for k, score in rows
@@ -197,15 +197,15 @@ def text_only_table(analysis: Analysis) -> Table:
 
 
 def distance_table(comparison: DatasetComparison) -> Table:
-    """Return how far two datasets lie apart."""
+    """Return the distances between two datasets."""
     return Table(
-        ("distance of", "0 the same, 1 nothing in common"),
+        ("distance of", "0: equal, 1: nothing in common"),
         tuple((label, f"{comparison.distances[name]:.2f}") for name, label in _DISTANCE_NAMES.items()),
     )
 
 
 def iter_tables(data: Sequence[Analysis], comparison: DatasetComparison | None) -> Iterator[Table]:
-    """Yield what a terminal shows."""
+    """Yield the tables for the terminal."""
     yield complexity_table(data)
     yield stats_table(data)
     yield k_table(data)
@@ -223,19 +223,19 @@ def iter_tables(data: Sequence[Analysis], comparison: DatasetComparison | None) 
 
 
 def format_score(score: BaselineScore) -> str:
-    """Return a share with its interval."""
+    """Return an accuracy with its interval, as text."""
     return f"{score.accuracy:.1%} ({score.low:.1%}–{score.high:.1%})"
 
 
 def format_top_answer(analysis: Analysis) -> str:
-    """Return the most frequent answer and its share."""
+    """Return the most frequent answer and its share, as text."""
     return (
         "" if analysis.answers is None else f"{_quote(analysis.answers.all.most)} {analysis.answers.all.most_share:.1%}"
     )
 
 
 def format_type_top_answer(question_type: QuestionType) -> str:
-    """Return a type's most frequent answer and its share."""
+    """Return the most frequent answer of a type and its share, as text."""
     return f"{_quote(question_type.most)} {question_type.most_share:.0%}"
 
 

@@ -1,18 +1,18 @@
-"""Text-only baselines: how far a question's words alone lead to its answer, and how open the answers are.
+"""Computes text-only baselines: the accuracy of a classifier that does not see the image, and the entropy of answers.
 
-The classifier is naive Bayes over the words of a question, its pairs of neighbouring words, and the question as a
-whole; cross-validated by image, so that no question is guessed by one that was learnt from about the same image. What
-it gets right beyond the majority answer, the wording gives away. That is a lower bound: a language model may guess
-better. It is not a linear classifier, which would bring a library of 100 MB: of 10,000 questions about drawn scenes
-this one guesses 26.3%, scikit-learn's ridge classifier of words and pairs 27.3%, and the most frequent answer to a
-question's first two words, known in hindsight, 21.6%.
+The classifier is naive Bayes over the words of a question, its pairs of adjacent words, and the question as a whole. It
+is cross-validated by image: a question is never predicted by a model that was trained on questions about the same
+image. Accuracy above that of the majority answer is due to the wording. It is a lower bound, since a language model may
+predict better. A linear classifier would need a library of 100 MB and is hardly better: on 10,000 questions about drawn
+scenes, naive Bayes has an accuracy of 26.3% and scikit-learn's ridge classifier on words and pairs 27.3%; the most
+frequent answer per first two words, chosen in hindsight, has 21.6%.
 
-Answer entropies are in bits, by type of question. A type is a question's opening, its first two words (Antol et al.,
-2015, figure 3; Goyal et al., 2017): what a model can know of the answer before it has seen anything. Or it is its
-combination of capabilities: which capabilities have answers that can be learnt by heart. Two words, because one puts
-`how many` and `how is` together, and with three most types of a small dataset hold too few questions. The entropy is
-that of the counts. With few questions of a type it comes out too low, so compare it between types and datasets of about
-the same size.
+Entropies of answers are in bits, by type of question. A type is either the opening of the question, its first two words
+(Antol et al., 2015, figure 3; Goyal et al., 2017), or its combination of capabilities. Low entropy means that a model
+can guess answers of this type without the image. Two words are used because a single word does not distinguish
+`how many` from `how is`, and with three words most types of a small dataset have too few questions. The entropy is
+computed from the observed counts. It is underestimated for types with few questions, so only compare types and datasets
+of about the same size.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ _OPENING_WORDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class QuestionType:
-    """The questions of one type that have an answer.
+    """Statistics of the questions of one type that have an answer.
 
     Attributes:
         name (`str`): the opening, or the capabilities as `color+shape`.
-        questions (`int`): how many there are.
-        different (`int`): different answers among them, normalised.
-        entropy (`float`): of these answers, in bits: 0 where all are the same, log2(different) where all are as common.
-        most (`str`): the most frequent answer, by the alphabet where several are.
-        most_share (`float`): its share, 0 to 1.
+        questions (`int`): number of questions.
+        different (`int`): number of distinct answers, normalised.
+        entropy (`float`): entropy of the answers in bits: 0 if all are equal, log2(different) if all are equally
+            frequent.
+        most (`str`): the most frequent answer; of several, the alphabetically first.
+        most_share (`float`): share of this answer, 0 to 1.
     """
 
     name: str
@@ -55,13 +56,14 @@ class QuestionType:
 
 @dataclass(frozen=True, slots=True)
 class TypeBreakdown:
-    """Questions parted by their type.
+    """Questions grouped by type.
 
     Attributes:
-        mean_entropy (`float`): bits that are left in an answer once the type is known, averaged by frequency.
-        most_share (`float`): the share, 0 to 1, of questions whose answer is the most frequent one of their type, as
-            is known in hindsight: too high where most types have few questions.
-        types (`tuple[QuestionType, ...]`): the most frequent first.
+        mean_entropy (`float`): entropy of the answer given the type, in bits: the mean over types, weighted by their
+            number of questions.
+        most_share (`float`): share of questions, 0 to 1, whose answer is the most frequent one of their type. The
+            answer is chosen in hindsight, so the share is overestimated if most types have few questions.
+        types (`tuple[QuestionType, ...]`): the types, the most frequent first.
     """
 
     mean_entropy: float
@@ -70,26 +72,27 @@ class TypeBreakdown:
 
 
 def group_by_opening(questions: Iterable[SampledQuestion]) -> TypeBreakdown:
-    """Part questions by their first two words, in small letters."""
+    """Group questions by their first two words, ignoring case."""
     return _group_by_type(
         questions, lambda question: " ".join(_WORD.findall(question.question[:200].casefold())[:_OPENING_WORDS])
     )
 
 
 def group_by_combination(questions: Iterable[SampledQuestion]) -> TypeBreakdown:
-    """Part questions by the capabilities that they need."""
+    """Group questions by the capabilities that they need."""
     return _group_by_type(questions, lambda question: "+".join(question.capabilities))
 
 
 def entropy(counts: Iterable[int]) -> float:
-    """Return the entropy in bits of what occurs so often; 0.0 for nothing."""
+    """Return the entropy in bits of a distribution given by counts; 0.0 if there are none."""
     nonzero = [count for count in counts if count]
     total = sum(nonzero)
-    # Never -0.0, nor below it by rounding.
+    # Avoids -0.0, and negative values from rounding.
     return max(0.0, -sum(count / total * log2(count / total) for count in nonzero))
 
 
 def _group_by_type(questions: Iterable[SampledQuestion], get_type: Callable[[SampledQuestion], str]) -> TypeBreakdown:
+    """Count the answers of each type of question; questions without an answer are left out."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for item in questions:
         if item.answer:
@@ -112,6 +115,7 @@ def _sort_key(question_type: QuestionType) -> tuple[int, str]:
 
 
 FOLDS: Final = 5
+# These bound the weights to 10,000 x 1,000 floats, 40 MB.
 _MAX_FEATURES: Final = 10_000
 _MAX_ANSWERS: Final = 1_000
 _WORD: Final = re.compile(r"\w+")
@@ -119,14 +123,16 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class BaselineScore:
-    """How many of some questions are answered without an image.
+    """Accuracy of baselines that do not see the image.
 
     Attributes:
-        n, right (`int`): questions that have an answer, and those that the classifier guessed.
+        n (`int`): number of questions that have an answer.
+        right (`int`): number of questions that the classifier answers correctly.
         accuracy (`float`): right / n, 0 to 1.
-        low, high (`float`): its 95% Wilson interval.
-        majority (`float`): the share that the most frequent answer of each k gets right, known in hindsight.
-        chance (`float`): the share that is right where answers are drawn as often as they occur for each k.
+        low (`float`): lower end of the 95% Wilson interval of the accuracy.
+        high (`float`): upper end of this interval.
+        majority (`float`): accuracy of the most frequent answer of each k, chosen in hindsight.
+        chance (`float`): expected accuracy of answers drawn at random with the frequencies of each k.
     """
 
     n: int
@@ -140,14 +146,14 @@ class BaselineScore:
 
 @dataclass(frozen=True, slots=True)
 class TextOnlyBaseline:
-    """What the words alone answer, in all and by k, in ascending order."""
+    """Scores of the text-only baselines: overall, and k -> score in ascending order of k."""
 
     overall: BaselineScore
     by_k: dict[int, BaselineScore]
 
 
 def score_text_only(questions: Sequence[SampledQuestion]) -> TextOnlyBaseline | None:
-    """Return how far a classifier gets that sees no image; None where fewer than `FOLDS` images have answers."""
+    """Return the accuracy of a classifier without access to images; None if fewer than `FOLDS` images have answers."""
     with_answers = [question for question in questions if question.answer]
     if len({question.image_hash for question in with_answers}) < FOLDS:
         return None
@@ -169,17 +175,17 @@ def _build_score(correct: dict[int, list[bool]], answers: dict[int, Counter[str]
 
 
 def _predict_answers(questions: Sequence[SampledQuestion]) -> list[str]:
-    """Return a guess for each question, learnt from the other folds' images."""
+    """Return the predicted answer to each question, from a classifier trained on the images of the other folds."""
     import numpy as np
 
     candidates = [answer for answer, _ in _sort_by_frequency(Counter(item.answer for item in questions))[:_MAX_ANSWERS]]
     index_by_answer = {answer: index for index, answer in enumerate(candidates)}
     labels = np.array([index_by_answer.get(item.answer, -1) for item in questions])
-    # By rank: five parts of the same size.
+    # Folds are assigned by the rank of the image hash, so that they have about the same number of images.
     _, rank = np.unique(np.array([item.image_hash for item in questions], dtype=np.uint64), return_inverse=True)
     folds = rank % FOLDS
     features, starts = _extract_features(item.question for item in questions)
-    shape = int(features.max(initial=0)) + 1, len(candidates)
+    shape = int(features.max(initial=0)) + 1, len(candidates)  # (features, answers)
     question_index = np.repeat(np.arange(len(questions)), np.diff(starts))
     guesses = np.empty(len(questions), dtype=np.int64)
     for test_fold in range(FOLDS):
@@ -195,21 +201,21 @@ def _predict_answers(questions: Sequence[SampledQuestion]) -> list[str]:
 
 
 def _fit_naive_bayes(features: Any, feature_answers: Any, answers: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
-    """Return log P(feature | answer), smoothed by one (`float32 (features, answers)`), and log P(answer)."""
+    """Return log P(feature | answer) with add-one smoothing, `(features, answers)`, and log P(answer), `(answers,)`."""
     import numpy as np
 
     pair_counts = np.bincount(features * shape[1] + feature_answers, minlength=shape[0] * shape[1])
     smoothed_counts = pair_counts.reshape(shape).astype(np.float32) + 1
-    with np.errstate(divide="ignore"):  # an answer that only the held fold has is never guessed
+    with np.errstate(divide="ignore"):  # log(0) for an answer that only the held-out fold has: it is never predicted
         prior = np.log(np.bincount(answers, minlength=shape[1]).astype(np.float32))
     return np.log(smoothed_counts) - np.log(smoothed_counts.sum(axis=0)), prior
 
 
 def _extract_features(questions: Iterable[str]) -> tuple[Any, Any]:
-    """Return the numbers of all questions' features one after the other, and where each question's begin.
+    """Return the feature ids of all questions in one array, and the offsets at which each question's ids begin.
 
-    Those that several questions have, and of them the `_MAX_FEATURES` most frequent, have a number; each counts once a
-    question. What only one has can be no other's sign.
+    Only features of at least two questions are used, and of these the `_MAX_FEATURES` most frequent; a feature of a
+    single question cannot help to predict another. A feature counts once per question.
     """
     import numpy as np
 

@@ -1,14 +1,14 @@
-"""The paper's eight benchmarks in lmms-eval: tasks, metrics and command lines, and our held-out questions as a task.
+"""Builds the lmms-eval commands for the paper's eight benchmarks, and writes our held-out questions as a task.
 
     compact benchmarks command student
     compact benchmarks tasks release --out tasks
     lmms-eval --include_path tasks --tasks compact_heldout ...
 
-A model family says which of lmms-eval's models runs it. LLaVA's, `llava_hf`, reads a transformers LLaVA with its own
-processor and chat template, so a model of ours is asked in the words, and sees the images as, it was trained on. It
-takes no adapter, hence the merge. The task directory needs no compact_hf where lmms-eval runs: answers are compared by
-a copy of answers.py in it. Names of tasks and metrics were read in the version named here, which
-tests/evaluation/test_benchmarks_harness.py runs.
+Each model family names the lmms-eval model class that runs it. `llava_hf`, the class for LLaVA, loads a transformers
+LLaVA with its own processor and chat template, so prompts and image preprocessing are the same as in training. It does
+not load adapters, so an adapter is merged first. lmms-eval can run in an environment without compact_hf, because the
+task directory contains a copy of answers.py, which compares answers. The names of tasks and metrics are those of
+HARNESS_VERSION, which tests/evaluation/test_benchmarks_harness.py runs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from compact_hf.storage import translate_disk_errors
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """What a model is.
+    """The type of a model.
 
     Attributes:
-        name (`str`): what to call it: the last part of where it lies.
-        is_adapter (`bool`): whether it needs another model to be put on.
-        model_type (`str`, *optional*): a whole model's, or an adapter's base's, as its config says; None for an adapter
-            whose base is not in a directory here.
+        name (`str`): display name: the last part of its path or repository name.
+        is_adapter (`bool`): whether it is an adapter, which needs a base.
+        model_type (`str`, *optional*): `model_type` in the config of the full model, or of the adapter's base; None for
+            an adapter whose base is not a local directory.
     """
 
     name: str
@@ -47,17 +47,17 @@ class ModelKind:
 
 
 def inspect_model(model: str) -> ModelKind:
-    """Return what a model is.
+    """Return the type of a model without loading it.
 
     Raises:
-        EvaluationError: a folder holds no model, or the config cannot be read.
-        HubError: there is no such folder, and no such repository, or the Hub cannot be asked.
+        EvaluationError: the directory does not contain a model, or its config cannot be read.
+        HubError: neither a directory nor a repository was found, or the Hub cannot be reached.
     """
     directory = Path(model)
     if not directory.exists():
         return _inspect_hub_model(model)
     if not has_model(directory):
-        raise EvaluationError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
+        raise EvaluationError(f"{model} is not a model; give a directory with {MODEL_CONFIG} or {ADAPTER_CONFIG}")
     name = directory.resolve().name
     if not is_adapter(directory):
         return ModelKind(name, False, _read_model_type(directory / MODEL_CONFIG))
@@ -66,6 +66,7 @@ def inspect_model(model: str) -> ModelKind:
 
 
 def _inspect_hub_model(model: str) -> ModelKind:
+    """Return the type of a model on the Hub, downloading only its config."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -73,9 +74,10 @@ def _inspect_hub_model(model: str) -> ModelKind:
     with translate_read_errors(model):
         try:
             hf_hub_download(model, ADAPTER_CONFIG)
-        except LocalEntryNotFoundError as error:  # neither here nor to be asked for; an EntryNotFoundError, too
+        except LocalEntryNotFoundError as error:  # not in the cache and offline; a subclass of EntryNotFoundError
             raise HubUnavailableError(
-                f"{model} is no folder here, and the Hub cannot be asked for it; give a folder, or unset HF_HUB_OFFLINE"
+                f"{model} is not a local directory, and the Hub cannot be reached; give a directory, or unset "
+                "HF_HUB_OFFLINE"
             ) from error
         except EntryNotFoundError:
             return ModelKind(name, False, _read_model_type(Path(hf_hub_download(model, MODEL_CONFIG))))
@@ -86,14 +88,13 @@ def _read_model_type(config: Path) -> str:
     try:
         return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{config} does not say what the model is ({error!r}); give another model") from error
+        raise EvaluationError(f"{config} has no readable model_type ({error!r}); give another model") from error
 
 
 HARNESS_VERSION: Final = "0.7.3"
-"""The version of lmms-eval whose calls are written and whose results files are read. Some on PyPI (0.6.1, 0.7.0, 0.7.2)
-lack the files of these very tasks."""
+"""The supported version of lmms-eval. Some releases on PyPI (0.6.1, 0.7.0, 0.7.2) lack the files of these tasks."""
 JUDGE_MODEL: Final = "gpt-4o-2024-11-20"
-"""The model that lmms-eval has judge where MODEL_VERSION names no other."""
+"""The model that lmms-eval uses as the judge, unless MODEL_VERSION names another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,11 @@ class Benchmark:
     """One benchmark in lmms-eval.
 
     Attributes:
-        name (`str`): as the paper has it, one of `paper_scores.BENCHMARKS`.
-        task (`str`): lmms-eval's.
-        metric (`str`): that of the task's metrics which the paper reports.
-        scale (`float`): what brings the metric to the paper's unit: 100 where lmms-eval writes a share.
-        needs_judge (`bool`): a model of OpenAI's grades the answers, which takes a key and costs money.
+        name (`str`): name in the paper, one of `paper_scores.BENCHMARKS`.
+        task (`str`): name of the task in lmms-eval.
+        metric (`str`): the metric of this task that the paper reports.
+        scale (`float`): factor that converts the metric to the paper's unit: 100 if lmms-eval reports a fraction.
+        needs_judge (`bool`): whether an OpenAI model grades the answers, which needs an API key and costs money.
     """
 
     name: str
@@ -118,7 +119,7 @@ class Benchmark:
 _BENCHMARK_ARGS: Final = {
     "InfoVQA": ("infovqa_val", "anls", 100.0, False),
     "SEED-Bench-2-Plus": ("seedbench_2_plus", "seedbench_2_plus_all", 100.0, False),
-    # Perception alone: LLaVA-665K's 1478 is out of its 2000 points; cognition would add 800 more.
+    # Only perception: the paper's 1478 for LLaVA-665K is out of its 2000 points. Cognition would add up to 800 points.
     "MME": ("mme", "mme_perception_score", 1.0, False),
     "TextVQA": ("textvqa_val", "exact_match", 100.0, False),
     "MM-Vet": ("mmvet", "gpt_eval_score", 1.0, True),
@@ -130,26 +131,26 @@ HARNESS_BENCHMARKS: Final = tuple(Benchmark(name, *_BENCHMARK_ARGS[name]) for na
 """In the order of the paper's columns."""
 
 HELDOUT_TASK: Final = "compact_heldout"
-"""The task of our own held-out questions; its metrics are `accuracy`, `accuracy_k1`, `accuracy_k2`, ..., as shares."""
+"""The task of our held-out questions. Its metrics are `accuracy`, `accuracy_k1`, `accuracy_k2`, ..., as fractions."""
 
 
 _ADAPTER_MODEL_TYPE: Final = "llava"
-"""What an adapter's base is taken for where it is not here to be looked at: a LLaVA, as in the paper."""
+"""The model type assumed for the base of an adapter if the base is not a local directory: LLaVA, as in the paper."""
 INSTALL_COMMAND: Final = ("pip", "install", f"lmms-eval[video-legacy]=={HARNESS_VERSION}", "transformers>=5.23")
-"""The extra brings decord, which `llava_hf` imports whether there is a video or not."""
+"""The extra installs decord, which `llava_hf` always imports, even without videos."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkCommands:
-    """The commands, each as its arguments, in the order in which they are to be run.
+    """The commands that evaluate a model, each as a tuple of arguments, in the order to run them.
 
     Attributes:
-        benchmarks (`tuple[Benchmark, ...]`): those that are asked for.
-        install (`tuple[str, ...]`): brings lmms-eval, in the version that the others are written for.
-        merge (`tuple[str, ...]`): makes a model of an adapter; empty for a whole model.
-        heldout (`tuple[str, ...]`): writes the task of our own held-out questions; empty where none were asked for.
-        evaluate (`tuple[str, ...]`): lmms-eval.
-        table (`tuple[str, ...]`): prints the table of what it wrote.
+        benchmarks (`tuple[Benchmark, ...]`): the benchmarks to run.
+        install (`tuple[str, ...]`): installs lmms-eval in the supported version.
+        merge (`tuple[str, ...]`): merges an adapter into its base; empty for a full model.
+        heldout (`tuple[str, ...]`): writes the task of our held-out questions; empty if it was not requested.
+        evaluate (`tuple[str, ...]`): runs lmms-eval.
+        table (`tuple[str, ...]`): prints the table of results.
     """
 
     benchmarks: tuple[Benchmark, ...]
@@ -160,12 +161,12 @@ class BenchmarkCommands:
     table: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return the commands as a shell takes them."""
+        """Return the commands as shell command lines."""
         commands = (self.install, self.merge, self.heldout, self.evaluate, self.table)
         return [shlex.join(command) for command in commands if command]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the commands, and of each benchmark its task and metric."""
+        """Return the commands, and the task and metric of each benchmark, as JSON values."""
         return {
             "lmms_eval": HARNESS_VERSION,
             "benchmarks": {
@@ -194,46 +195,49 @@ def benchmark_command(
     gpus: int = 1,
     device: str = "cuda",
 ) -> BenchmarkCommands:
-    """Return the calls that judge a model on the paper's benchmarks.
+    """Return the commands that evaluate a model on the paper's benchmarks with lmms-eval.
 
     Args:
-        model (`str | Path`): a folder or a repository: a LLaVA, or a LoRA adapter of one.
-        out (`str | Path`, *optional*, defaults to `benchmarks`): the folder that merged model and results are to go to.
-        with_judge (`bool`, *optional*, defaults to True): with the two benchmarks that a paid model grades.
-        heldout (`str`, *optional*): a release whose held-out questions are asked too; as `benchmark_tasks` takes it.
-        gpus (`int`, *optional*, defaults to 1): that share the questions, each with a copy of the model.
-        device (`str`, *optional*, defaults to `cuda`): where a single copy runs, such as `cuda:1` or `cpu`.
+        model (`str | Path`): directory or repository of a LLaVA, or of a LoRA adapter for one.
+        out (`str | Path`, *optional*, defaults to `benchmarks`): directory for the merged model and the results.
+        with_judge (`bool`, *optional*, defaults to True): whether to include the two benchmarks that a paid model
+            grades.
+        heldout (`str`, *optional*): a dataset whose held-out questions are asked too, as for `benchmark_tasks`.
+        gpus (`int`, *optional*, defaults to 1): number of GPUs; each gets a copy of the model and a share of the
+            questions.
+        device (`str`, *optional*, defaults to `cuda`): device to use with a single GPU, such as `cuda:1` or `cpu`.
 
     Raises:
-        EvaluationError: the model cannot be found, or is of a family that lmms-eval does not run.
-        HubError: the Hub does not say what it is.
-        UsageError: a setting makes no sense, or lmms-eval could not be given this path.
+        EvaluationError: the model was not found, or lmms-eval does not support its family.
+        HubError: the config of the model cannot be downloaded.
+        UsageError: an argument is invalid, or lmms-eval does not support the path.
     """
     if gpus < 1 or (gpus > 1 and device != "cuda"):
-        raise UsageError(f"got {gpus} GPUs and the device {device!r}; give 1 or more, and a device only with one")
+        raise UsageError(f"got {gpus} GPUs and the device {device!r}; give at least 1 GPU, and a device only with 1")
     kind, out = inspect_model(str(model)), Path(out)
     harness_model = get_family(kind.model_type or _ADAPTER_MODEL_TYPE).lmms_eval_model
     if harness_model is None:
         known = ", ".join(family.label for family in iter_families() if family.lmms_eval_model)
         raise EvaluationError(
-            f"{model} is a {kind.model_type}, and these calls are for {known}; `lmms-eval models` lists what runs it"
+            f"{model} is a {kind.model_type} model, but these commands support {known}; run `lmms-eval models` to see "
+            "which class supports it"
         )
     model_path = str(out / kind.name) if kind.is_adapter else str(model)
     for path in (model_path, str(out)):
         if "," in path:
-            raise UsageError(f"{path!r} has a comma, where lmms-eval would cut it; give a path without")
+            raise UsageError(f"{path!r} contains a comma, at which lmms-eval splits arguments; give a path without one")
     benchmarks = tuple(benchmark for benchmark in HARNESS_BENCHMARKS if with_judge or not benchmark.needs_judge)
     tasks_directory, results_directory = out / "tasks", out / "results"
     task_names = [benchmark.task for benchmark in benchmarks] + ([HELDOUT_TASK] if heldout else [])
     launcher = ("accelerate", "launch", "--num_processes", str(gpus), "-m", "lmms_eval")
-    # Without a device map, which several processes must not have, transformers loads nothing.
+    # With one process `llava_hf` needs a device map to load the model; with several there must not be one.
     device_args = "" if gpus > 1 else f",device={device},device_map={device}"
     evaluate = (
         *(launcher if gpus > 1 else ("lmms-eval",)),
         *("--model", harness_model, "--model_args", f"pretrained={model_path}{device_args}"),
         *("--tasks", ",".join(task_names)),
         *(("--include_path", str(tasks_directory)) if heldout else ()),
-        # It refuses to ask this model more than one question at once.
+        # lmms-eval does not support larger batches for this model class.
         *("--batch_size", "1", "--num_fewshot", "0", "--seed", "0"),
         *("--log_samples", "--output_path", str(results_directory)),
     )
@@ -251,19 +255,20 @@ _HELDOUT_FILES: Final = "data/k*/validation-*.parquet"
 
 
 def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
-    """Write the task `compact_heldout` over a release's held-out questions.
+    """Write the lmms-eval task `compact_heldout` for the held-out questions of a dataset.
 
     Args:
-        dataset (`str | Path`): a release's folder, or a repository as `org/name` or `org/name@revision`; lmms-eval
-            fetches that, and of either reads nothing but the validation split of the compositional part.
-        out (`str | Path`): a folder that is new or empty, or holds such a task already.
+        dataset (`str | Path`): a dataset made by `compact assemble`: a directory, or a repository (`org/name` or
+            `org/name@revision`), which lmms-eval downloads. Only the validation split of the compositional part is
+            read.
+        out (`str | Path`): a directory that is new or empty, or already contains such a task.
 
     Returns:
         `Path`: `out`.
 
     Raises:
-        EvaluationError: the folder has no held-out questions, or `out` cannot be written.
-        UsageError: `dataset` is neither a folder nor a repository's name, or `out` holds other things.
+        EvaluationError: the directory has no held-out questions, or `out` cannot be written.
+        UsageError: `dataset` is neither a directory nor the name of a repository, or `out` contains other files.
     """
     dataset_settings, out = _build_dataset_settings(str(dataset)), Path(out)
     package = files("compact_hf")
@@ -274,31 +279,33 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
         f"{HELDOUT_TASK}.py": (task / f"{HELDOUT_TASK}.py").read_text(encoding="utf-8"),
         "compact_answers.py": (package / "answers.py").read_text(encoding="utf-8"),
     }
-    with translate_disk_errors(EvaluationError, out, "give another folder as --out"):
+    with translate_disk_errors(EvaluationError, out, "give another directory as --out"):
         out.mkdir(parents=True, exist_ok=True)
         if unknown := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
-            raise UsageError(f"{out} holds {unknown[0]}; lmms-eval reads all of it, so give a new or empty folder")
+            raise UsageError(
+                f"{out} contains {unknown[0]}, which lmms-eval would read too; give a new or empty directory"
+            )
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
     return out
 
 
 def _build_dataset_settings(dataset: str) -> dict[str, Any]:
-    """Return where the questions lie, as settings of a task."""
-    # By their files, not by the config, for which `datasets` would fetch and prepare the training split too.
+    """Return the task settings that locate the questions."""
+    # Files are named instead of a config, for which `datasets` would also download and prepare the training split.
     dataset_kwargs: dict[str, Any] = {"data_files": {"validation": _HELDOUT_FILES}}
     directory = Path(dataset)
     if directory.exists():
         if not any(directory.glob(_HELDOUT_FILES)):
             raise EvaluationError(
-                f"{dataset} has no held-out questions ({_HELDOUT_FILES}); give a release with a validation split"
+                f"{dataset} has no held-out questions ({_HELDOUT_FILES}); give a dataset with a validation split"
             )
         return {"dataset_path": str(directory.resolve()), "dataset_kwargs": dataset_kwargs}
     ref = RepoRef.parse(dataset)
     if ref is None:
         raise UsageError(
-            f"{dataset!r} is neither a folder here nor a repository; give a release as a folder, org/name or "
-            "org/name@revision (of reserved scenes, make one by compact generate and assemble)"
+            f"{dataset!r} is neither a local directory nor a repository; give a dataset as a directory, org/name or "
+            "org/name@revision (for reserved scenes, first make a dataset with compact generate and compact assemble)"
         )
     revision = {"revision": ref.revision} if ref.revision else {}
     return {"dataset_path": ref.repo_id, "dataset_kwargs": dataset_kwargs | revision}

@@ -1,6 +1,7 @@
-"""The paper's table, and its rule for one figure over many benchmarks: scores in, relative performance out. Pure.
+"""Holds the scores of the paper's main table, and computes relative performance over several benchmarks. No I/O.
 
-Its last column cannot be had from two of its rows: `PaperRow.relative` is computed, `PaperRow.printed` is the paper's.
+For two rows the printed relative performance does not follow from the printed scores. `PaperRow.relative` is computed
+from the scores; `PaperRow.printed` is the value in the paper.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ BENCHMARKS: Final = (
     "MMStar",
     "LLaVA-in-the-Wild",
 )
-"""The eight, in the order of the paper's columns. MME's scores are points, all others per cent."""
+"""The eight benchmarks, in the order of the paper's columns. MME's scores are points, all others percentages."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """One row of the paper's table: LLaVA-v1.5-7B-LoRA after tuning on some data.
+    """One row of the paper's table: LLaVA-v1.5-7B-LoRA tuned on one dataset.
 
     Attributes:
-        data (`str`): what it was tuned on.
-        size (`int`): training conversations, in thousands.
+        data (`str`): name of the dataset.
+        size (`int`): number of training conversations, in thousands.
         scores (`dict[str, float]`): benchmark -> score.
-        printed (`float`): relative performance in per cent, as the paper prints it.
+        printed (`float`): relative performance in percent, as printed in the paper.
     """
 
     data: str
@@ -42,24 +43,24 @@ class PaperRow:
 
     @property
     def relative(self) -> float:
-        """Relative performance in per cent, computed from this row and LLaVA-665K's."""
+        """Relative performance in percent, computed from the scores of this row and of LLaVA-665K."""
         return relative_performance(self.scores, REFERENCE.scores)
 
     def format_relative(self) -> str:
-        """Return the computed figure, and the printed one beside it where that is another: `96.1 (printed: 97.1)`."""
+        """Return the computed value, followed by the printed one if it differs: `96.1 (printed: 97.1)`."""
         computed, printed = f"{self.relative:.1f}", f"{self.printed:.1f}"
         return computed if computed == printed else f"{computed} (printed: {printed})"
 
 
 def relative_performance(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Return the mean over the benchmarks of score / reference score, in per cent (paper, section 4).
+    """Return the mean over the benchmarks of score / reference score, in percent (paper, section 4).
 
     Args:
-        scores (`Mapping[str, float]`): benchmark -> score, in any unit in which more is better.
-        reference (`Mapping[str, float]`): the same benchmarks' scores, in the same units, of what counts as 100%.
+        scores (`Mapping[str, float]`): benchmark -> score, in any unit in which higher is better.
+        reference (`Mapping[str, float]`): benchmark -> score that counts as 100%, for the same benchmarks and units.
 
     Raises:
-        EvaluationError: the benchmarks are not the same, there are none, or a reference score is not above 0.
+        EvaluationError: the benchmarks differ, there are none, or a reference score is not above 0.
     """
     if scores.keys() != reference.keys():
         differences = [
@@ -67,12 +68,12 @@ def relative_performance(scores: Mapping[str, float], reference: Mapping[str, fl
             ("missing", reference.keys() - scores.keys()),
         ]
         message = "; ".join(f"{label}: {', '.join(sorted(names))}" for label, names in differences if names)
-        raise EvaluationError(f"the mean over benchmarks takes the same ones on both sides ({message})")
+        raise EvaluationError(f"scores and reference must have the same benchmarks ({message})")
     if not reference:
-        raise EvaluationError("no benchmark has a score; there is nothing to take the mean of")
+        raise EvaluationError("no benchmark has a score; there is nothing to average")
     for name, score in reference.items():
         if not score > 0:
-            raise EvaluationError(f"the reference score of {name} is {score}; a share of it takes one above 0")
+            raise EvaluationError(f"the reference score of {name} is {score}; it must be above 0")
     return 100 * sum(scores[name] / reference[name] for name in reference) / len(reference)
 
 
@@ -81,7 +82,7 @@ def _row(data: str, size: int, scores: tuple[float, ...], printed: float) -> Pap
 
 
 REFERENCE: Final = _row("LLaVA-665K", 665, (20.80, 41.72, 1478.48, 46.99, 29.22, 60.92, 35.11, 68.50), 100.0)
-"""The full data, which counts as 100%."""
+"""The full LLaVA-665K, which counts as 100%."""
 
 TABLE: Final = (
     REFERENCE,
@@ -91,4 +92,4 @@ TABLE: Final = (
     _row("ICONS", 65, (21.00, 42.03, 1402.75, 43.12, 31.23, 55.96, 35.96, 61.80), 97.5),
     _row("COMPACT", 65, (23.68, 43.13, 1379.94, 44.37, 31.74, 55.28, 36.13, 64.50), 100.2),
 )
-"""The paper's main table, in its order."""
+"""The rows of the paper's main table, in its order."""

@@ -1,8 +1,8 @@
-"""lmms-eval's results files: their paths in, each model's scores on the eight benchmarks out, in the paper's units.
+"""Reads lmms-eval's results files and returns each model's scores on the eight benchmarks, in the paper's units.
 
-lmms-eval writes OUTPUT_PATH/MODEL/DATE_results.json at the end of a run. It does not write its version (what it calls
-`lmms_eval_version` is the git commit of the folder that it was started in), so another version's file is known by what
-it lacks.
+lmms-eval writes OUTPUT_PATH/MODEL/DATE_results.json at the end of a run. The file does not contain the version of
+lmms-eval (`lmms_eval_version` is the git commit of the working directory), so files of other versions are recognized by
+missing fields.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNE
 _RESULTS_PATTERN: Final = "*_results.json"
 _ACCURACY: Final = "accuracy"
 _ACCURACY_BY_K: Final = f"{_ACCURACY}_k"
-_RERUN_HINT: Final = f"judge again with lmms-eval {HARNESS_VERSION}, as `compact benchmarks command` prints it"
+_RERUN_HINT: Final = f"run lmms-eval {HARNESS_VERSION} again, with the command that `compact benchmarks command` prints"
 _REQUIRED_FIELDS: Final = {"results": dict, "config": dict, "n-samples": dict, "model_name": str, "date": str}
 
 
 @dataclass(frozen=True, slots=True)
 class HeldoutScores:
-    """Accuracy on `n` held-out questions, 0 to 1, over all of them and for each k that they have."""
+    """Accuracy on held-out questions.
+
+    Attributes:
+        n (`int`): number of questions.
+        accuracy (`float`): accuracy on all of them, 0 to 1.
+        by_k (`dict[int, float]`): k -> accuracy, for each k that occurs.
+    """
 
     n: int
     accuracy: float
@@ -35,13 +41,13 @@ class HeldoutScores:
 
 @dataclass(frozen=True, slots=True)
 class HarnessScores:
-    """What lmms-eval found for one model.
+    """The scores of one model from lmms-eval.
 
     Attributes:
-        model (`str`): its folder or repository, as lmms-eval was given it.
-        scores (`dict[str, float]`): benchmark -> score in the paper's unit, for those that have one.
-        heldout (`HeldoutScores`, *optional*): where our own questions were asked too.
-        notes (`tuple[str, ...]`): what a reader has to know, such as a judge that did not answer.
+        model (`str`): the directory or repository that was passed to lmms-eval.
+        scores (`dict[str, float]`): benchmark -> score in the paper's unit, for benchmarks with a score.
+        heldout (`HeldoutScores`, *optional*): accuracy on our held-out questions, if they were asked.
+        notes (`tuple[str, ...]`): remarks about the scores, such as a judge that did not answer.
     """
 
     model: str
@@ -52,7 +58,7 @@ class HarnessScores:
 
 @dataclass(frozen=True, slots=True)
 class _ResultsFile:
-    """One results file: `tasks` has the metrics of each, `question_counts` how many questions."""
+    """The contents of one results file: `tasks` is task -> metrics, `question_counts` task -> number of questions."""
 
     path: Path
     model: str
@@ -63,15 +69,15 @@ class _ResultsFile:
 
 
 def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
-    """Return the scores of each model that the files are about, in the order in which they come.
+    """Return the scores of each model in the files, in the order of the files.
 
     Args:
-        sources (`Sequence[str | Path]`): results files, and folders with such files anywhere below. A task that was run
-            more than once on one model counts as it was run last.
+        sources (`Sequence[str | Path]`): results files, and directories that are searched for such files. If a task was
+            run more than once on a model, the last run counts.
 
     Raises:
-        EvaluationError: a file cannot be read, is of another layout or version, or is about a part of a benchmark; or
-            one model was run in two ways.
+        EvaluationError: a file cannot be read, has another format or version, or covers only part of a benchmark; or a
+            model was run by two model classes of lmms-eval.
     """
     by_model: dict[str, list[_ResultsFile]] = {}
     for path in dict.fromkeys(path.resolve() for source in sources for path in _find_files(Path(source))):
@@ -81,26 +87,28 @@ def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
 
 
 def _find_files(source: Path) -> Iterable[Path]:
+    """Return the results files in a directory, or the file itself."""
     if not source.is_dir():
         return [source]
     if files := sorted(source.rglob(_RESULTS_PATTERN)):
         return files
     raise EvaluationError(
-        f"{source} has no results of lmms-eval in it ({_RESULTS_PATTERN}); it writes them at the end of a run, "
-        "if that went well"
+        f"{source} has no results of lmms-eval ({_RESULTS_PATTERN}); they are only written at the end of a successful "
+        "run"
     )
 
 
 def _read_file(path: Path) -> _ResultsFile:
+    """Return the contents of a results file after checking that its version and coverage are supported."""
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvaluationError(
-            f"{path} cannot be read ({error.strerror}); give files or folders of lmms-eval"
+            f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
         ) from error
     except ValueError as error:
         raise EvaluationError(
-            f"{path} is not JSON ({error}); give what lmms-eval wrote as {_RESULTS_PATTERN}"
+            f"{path} is not JSON ({error}); give a {_RESULTS_PATTERN} that lmms-eval wrote"
         ) from error
     missing = [
         name
@@ -109,15 +117,15 @@ def _read_file(path: Path) -> _ResultsFile:
     ]
     if missing:
         raise EvaluationError(
-            f"{path} is no results file of lmms-eval: {missing[0]!r} is missing; give its {_RESULTS_PATTERN}"
+            f"{path} is not a results file of lmms-eval ({missing[0]!r} is missing); give its {_RESULTS_PATTERN}"
         )
     config = data["config"]
     if "model_backend" not in config:
         raise EvaluationError(
-            f"{path} is of another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
+            f"{path} is from another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
         )
     if config.get("limit") not in (None, -1) or config.get("offset"):
-        raise EvaluationError(f"{path} is about a part of the questions (--limit or --offset); {_RERUN_HINT}")
+        raise EvaluationError(f"{path} covers only part of the questions (--limit or --offset); {_RERUN_HINT}")
     question_counts = {task: int(count["effective"]) for task, count in data["n-samples"].items()}
     return _ResultsFile(
         path, data["model_name"], config["model_backend"], data["date"], data["results"], question_counts
@@ -125,9 +133,10 @@ def _read_file(path: Path) -> _ResultsFile:
 
 
 def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
+    """Return the scores of one model from all of its files."""
     if len(backends := sorted({file.backend for file in files})) > 1:
         raise EvaluationError(
-            f"{model} was run by {' and by '.join(backends)}, whose prompts differ; give the results of one"
+            f"{model} was run by {' and by '.join(backends)}, whose prompts differ; give the results of only one"
         )
     scores: dict[str, float] = {}
     notes = []
@@ -137,15 +146,15 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
             continue
         value = _read_metric(latest, benchmark.task, benchmark.metric)
         if benchmark.needs_judge and _is_judge_missing(latest.tasks[benchmark.task], benchmark, value):
-            notes.append(f"{model}: the judge of {benchmark.name} gave no answer ({latest.path.name}); left out")
+            notes.append(f"{model}: the judge of {benchmark.name} did not answer ({latest.path.name}); score omitted")
             continue
         if benchmark.needs_judge and (ungraded := _count_ungraded(latest, benchmark)):
             notes.append(
-                f"{model}: the judge of {benchmark.name} graded all but {ungraded} answers, and lmms-eval counts all"
+                f"{model}: the judge of {benchmark.name} did not grade {ungraded} answers, which lmms-eval still counts"
             )
         if value is None:
             raise EvaluationError(
-                f"{latest.path} has no number for {benchmark.name} ({benchmark.metric}); {_RERUN_HINT}"
+                f"{latest.path} has no score for {benchmark.name} ({benchmark.metric}); {_RERUN_HINT}"
             )
         scores[benchmark.name] = value * benchmark.scale
     repeated = [
@@ -153,7 +162,7 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
         for task in (*(item.task for item in HARNESS_BENCHMARKS), HELDOUT_TASK)
         if sum(task in file.tasks for file in files) > 1
     ]
-    notes += [f"{model}: {task} was run more than once; the last counts" for task in repeated]
+    notes += [f"{model}: {task} was run more than once; the last run counts" for task in repeated]
     heldout = _find_latest(files, HELDOUT_TASK)
     if not scores and not heldout and not notes:
         raise EvaluationError(f"{files[0].path} has none of the eight benchmarks; it has {', '.join(files[0].tasks)}")
@@ -161,17 +170,17 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
 
 
 def _find_latest(files: Sequence[_ResultsFile], task: str) -> _ResultsFile | None:
-    """Return the file of the last run of a task."""
+    """Return the file of the last run of a task, or None if it was not run."""
     return max((file for file in files if task in file.tasks), key=lambda file: file.date, default=None)
 
 
 def _read_metric(file: _ResultsFile, task: str, metric: str) -> float | None:
-    """Return a metric as lmms-eval wrote it, None where it is no number."""
+    """Return the value of a metric as lmms-eval wrote it, or None if it is not a finite number."""
     metrics = file.tasks[task]
     if f"{metric},none" not in metrics:
         metric_names = sorted({name.partition(",")[0] for name in metrics} - {"alias"})
         raise EvaluationError(
-            f"{file.path} is of another version of lmms-eval: its {task} has {', '.join(metric_names) or 'nothing'}, "
+            f"{file.path} is from another version of lmms-eval: its {task} has {', '.join(metric_names) or 'nothing'}, "
             f"not {metric}; {_RERUN_HINT}"
         )
     value = metrics[f"{metric},none"]
@@ -179,9 +188,10 @@ def _read_metric(file: _ResultsFile, task: str, metric: str) -> float | None:
 
 
 def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: float | None) -> bool:
-    """Whether a judged score is what lmms-eval writes where the judge could not be reached.
+    """Return whether a score is the value that lmms-eval writes if the judge could not be reached.
 
-    MM-Vet then is 0. LLaVA-in-the-Wild is 100 in each of its parts: every answer, the reference's too, counts -1.
+    MM-Vet is then 0. LLaVA-in-the-Wild is 100 in each of its parts, because every answer, including the reference
+    answer, gets a grade of -1.
     """
     if benchmark.task == "mmvet":
         return not value
@@ -190,7 +200,7 @@ def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: floa
 
 
 def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
-    """Return how many answers the judge gave no grade, by the samples beside the results; 0 where there are none."""
+    """Return the number of answers without a grade, from the samples file next to the results; 0 without that file."""
     samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
     try:
         lines = samples_path.read_text(encoding="utf-8").splitlines() if samples_path.is_file() else []
@@ -198,11 +208,12 @@ def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise EvaluationError(
-            f"{samples_path} does not hold samples of {benchmark.task} ({error!r}); {_RERUN_HINT}"
+            f"{samples_path} does not contain samples of {benchmark.task} ({error!r}); {_RERUN_HINT}"
         ) from error
 
 
 def _read_heldout(file: _ResultsFile) -> HeldoutScores:
+    """Return the accuracies of the task compact_heldout in a results file."""
     metrics = {name.partition(",")[0]: value for name, value in file.tasks[HELDOUT_TASK].items()}
     by_k = {
         int(name.removeprefix(_ACCURACY_BY_K)): metrics[name]
@@ -211,5 +222,5 @@ def _read_heldout(file: _ResultsFile) -> HeldoutScores:
     }
     accuracy = _read_metric(file, HELDOUT_TASK, _ACCURACY)
     if accuracy is None:
-        raise EvaluationError(f"{file.path} has no number for {HELDOUT_TASK}; {_RERUN_HINT}")
+        raise EvaluationError(f"{file.path} has no score for {HELDOUT_TASK}; {_RERUN_HINT}")
     return HeldoutScores(file.question_counts[HELDOUT_TASK], accuracy, dict(sorted(by_k.items())))

@@ -1,4 +1,4 @@
-"""The paper's table with rows of one's own: lmms-eval's results files in, scores and relative performance out.
+"""Builds the paper's table with additional rows from lmms-eval's results files.
 
 compact benchmarks table benchmarks/results
 """
@@ -21,16 +21,17 @@ _RELATIVE_HEADER: Final = "rel. %"
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRow:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        name (`str`): what the paper's model was tuned on; the model's own name for a row of one's own.
-        own (`bool`): whether it is one.
-        scores (`dict[str, float]`): benchmark -> score, for those that have one.
-        relative (`float`, *optional*): relative performance in per cent over `BenchmarkTable.shared_benchmarks`;
-            None if that is empty.
-        printed (`float`, *optional*): what the paper prints for it, where it stands over all eight.
-        heldout (`HeldoutScores`, *optional*): of a row of one's own.
+        name (`str`): the training data for a row of the paper; the name of the model for a row of your own.
+        own (`bool`): whether the row is from your results files, not from the paper.
+        scores (`dict[str, float]`): benchmark -> score, for benchmarks with a score.
+        relative (`float`, *optional*): relative performance in percent over `BenchmarkTable.shared_benchmarks`; None if
+            there are none.
+        printed (`float`, *optional*): relative performance as printed in the paper, if `relative` is over all eight
+            benchmarks.
+        heldout (`HeldoutScores`, *optional*): accuracy on our held-out questions, for rows of your own.
     """
 
     name: str
@@ -43,14 +44,15 @@ class BenchmarkRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkTable(NotebookSummary):
-    """The paper's rows, then one's own.
+    """The paper's table, followed by rows of your own.
 
     Attributes:
-        rows (`tuple[BenchmarkRow, ...]`): in the order in which they are shown.
-        shared_benchmarks (`tuple[str, ...]`): the benchmarks that every row has; relative performance is over these,
-            in every row.
-        reference (`str`): what counts as 100% in one's own rows; in the paper's it is LLaVA-665K as the paper has it.
-        notes (`tuple[str, ...]`): what a reader has to know.
+        rows (`tuple[BenchmarkRow, ...]`): the rows, in the order in which they are shown.
+        shared_benchmarks (`tuple[str, ...]`): the benchmarks for which every row has a score. Relative performance is
+            computed over these in every row.
+        reference (`str`): the row that counts as 100% for your own rows. For the paper's rows it is always the paper's
+            LLaVA-665K.
+        notes (`tuple[str, ...]`): remarks about the scores.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -59,7 +61,7 @@ class BenchmarkTable(NotebookSummary):
     notes: tuple[str, ...]
 
     def cells(self) -> list[list[str]]:
-        """Return the table's head and lines as text, a dash for a missing score; empty without a score of one's own."""
+        """Return the header and rows as text, with a dash for a missing score; empty if no own row has a score."""
         if not any(row.scores for row in self.rows if row.own):
             return []
         lines = [[_DATA_HEADER, *BENCHMARKS, _RELATIVE_HEADER]]
@@ -72,7 +74,7 @@ class BenchmarkTable(NotebookSummary):
         return lines
 
     def heldout_cells(self) -> list[list[str]]:
-        """Return the same of the held-out questions: how many, accuracy over all and by k; empty without any."""
+        """Return the table of held-out questions: n, accuracy and accuracy by k; empty if none were asked."""
         heldout_rows = [(row.name, row.heldout) for row in self.rows if row.heldout]
         if not heldout_rows:
             return []
@@ -84,30 +86,31 @@ class BenchmarkTable(NotebookSummary):
         return lines
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield the table, that of the held-out questions, and the notes."""
+        """Yield the table of benchmarks, the table of held-out questions, and the notes."""
         for head, *rows in filter(None, (self.cells(), self.heldout_cells())):
             yield Table(head, rows, is_numeric=True)
         yield from self.notes
 
     def to_json(self) -> dict[str, Any]:
-        """Return the table with its figures unrounded."""
+        """Return the table with unrounded values, as JSON values."""
         return {"over": self.shared_benchmarks, "reference": self.reference, "rows": [asdict(row) for row in self.rows]}
 
 
 def benchmark_table(
     results: str | Path | Sequence[str | Path], *, reference: str | Path | None = None
 ) -> BenchmarkTable:
-    """Return the paper's table with a row for each model that lmms-eval has judged.
+    """Return the paper's table with an additional row for each model that was evaluated with lmms-eval.
 
     Args:
-        results (`str | Path | Sequence[str | Path]`): results files of lmms-eval, or directories with such files
-            anywhere below.
-        reference (`str | Path`, *optional*): those of the model that is to count as 100% instead of the paper's
-            LLaVA-665K: trained on the full data, and judged by the same version and the same judge.
+        results (`str | Path | Sequence[str | Path]`): results files of lmms-eval, or directories that are searched for
+            such files.
+        reference (`str | Path`, *optional*): results of the model that counts as 100% instead of the paper's
+            LLaVA-665K. It should be trained on the full data and evaluated with the same versions of lmms-eval and of
+            the judge.
 
     Raises:
-        EvaluationError: a file cannot be read, or is not what it should be; or the reference is of several models, or
-            has a score of 0.
+        EvaluationError: a file cannot be read or has another format, the reference has results of several models, or a
+            reference score is 0.
     """
     own_results = read_harness_scores([results] if isinstance(results, str | Path) else results)
     reference_result = _single_result(read_harness_scores([reference]), str(reference)) if reference else None
@@ -140,7 +143,7 @@ def benchmark_table(
 
 
 def _paper_rows(shared_benchmarks: tuple[str, ...]) -> list[BenchmarkRow]:
-    """Return the published rows; what the paper prints as relative performance holds for all its benchmarks only."""
+    """Return the rows of the paper; the printed relative performance is only valid over all of its benchmarks."""
     is_complete = len(shared_benchmarks) == len(BENCHMARKS)
     return [
         BenchmarkRow(
@@ -155,20 +158,23 @@ def _paper_rows(shared_benchmarks: tuple[str, ...]) -> list[BenchmarkRow]:
 
 
 def _describe_gaps(rows: Sequence[BenchmarkRow], shared_benchmarks: tuple[str, ...]) -> Iterator[str]:
-    """Yield a sentence for each model without some score, and one for what that does to relative performance."""
+    """Yield a note for each model with missing scores, and one about their effect on relative performance."""
     for row in rows:
         missing = [benchmark for benchmark in BENCHMARKS if benchmark not in row.scores]
         if missing and row.scores:
             yield f"{row.name} has no score on {', '.join(missing)}"
     if 0 < len(shared_benchmarks) < len(BENCHMARKS):
-        yield f"relative performance is over the {len(shared_benchmarks)} of {len(BENCHMARKS)} that every row has"
+        yield (
+            f"relative performance is over the {len(shared_benchmarks)} of {len(BENCHMARKS)} benchmarks that every row "
+            "has"
+        )
 
 
 def _single_result(results: Sequence[HarnessScores], source: str) -> HarnessScores:
     if len(results) > 1:
         raise EvaluationError(
             f"{source} has results of {len(results)} models ({', '.join(result.model for result in results)}); "
-            "give those of one as --reference"
+            "give the results of one model as --reference"
         )
     return results[0]
 
@@ -184,6 +190,6 @@ def _relative_over(
 
 
 def _short_names(models: Sequence[str]) -> list[str]:
-    """Return the last parts of where models lie, or all of it where two have the same."""
+    """Return the last part of each model's path, or the whole path if two models have the same last part."""
     short = [Path(model).name for model in models]
     return [model if short.count(name) > 1 else name for name, model in zip(short, models, strict=True)]

@@ -1,8 +1,8 @@
-"""The metric's Space: a model's answers in, their accuracy by k and by capability out, as a table.
+"""Runs the Space of the metric: a page that scores answers and shows accuracy by k and by capability as a table.
 
     python app.py
 
-It takes the predictions.jsonl that `compact evaluate` writes, or any JSON Lines with the same four fields.
+It reads the predictions.jsonl that `compact evaluate` writes, or any JSON Lines with the same four fields.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import gradio as gr
 METRIC = Path(__file__).with_name("compact_accuracy.py")
 TITLE = "COMPACT accuracy"
 INTRODUCTION = """# COMPACT accuracy
-The share of short answers to visual questions that are right, by the number **k** of capabilities that a question
-needs and by capability, with 95% intervals. Paste one JSON object a line, or upload the `predictions.jsonl` that
-`compact evaluate` wrote. Text is scored and forgotten, a file is deleted within twenty minutes.
+Accuracy of short answers to visual questions, by the number **k** of capabilities that a question needs and by
+capability, with 95% intervals. Paste one JSON object per line, or upload the `predictions.jsonl` that
+`compact evaluate` wrote. Text is not stored; an uploaded file is deleted within twenty minutes.
 """
 EXAMPLE = """\
 {"prediction": "Red.", "answers": ["red"], "k": 1, "capabilities": ["color"]}
@@ -27,7 +27,7 @@ EXAMPLE = """\
 {"prediction": "couch", "answers": ["sofa", "couch"], "k": 2, "capabilities": ["shape", "object_recognition"]}
 {"prediction": "left", "answers": ["right"], "k": 3, "capabilities": ["color", "shape", "spatial_relationship"]}
 """
-# Seconds: files older than the second are looked for as often as the first says, and deleted.
+# Seconds between two clean-ups, and age in seconds from which a file is deleted.
 DELETE_CACHE = (600, 600)
 HEADERS = ("questions", "n", "accuracy", "95% interval")
 COLUMN_WIDTHS: list[str | int] = [190, 60, 95, 160]
@@ -41,8 +41,8 @@ def build_page() -> gr.Blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=5):
-                lines = gr.Textbox(EXAMPLE, label="Answers, one JSON object a line", lines=10, max_lines=20)
-                file = gr.File(label="or a file of them", file_types=[".jsonl"], height=150)
+                lines = gr.Textbox(EXAMPLE, label="Answers, one JSON object per line", lines=10, max_lines=20)
+                file = gr.File(label="or a file with answers", file_types=[".jsonl"], height=150)
                 button = gr.Button("Score", variant="primary")
             with gr.Column(scale=6):
                 table = gr.Dataframe(
@@ -53,13 +53,13 @@ def build_page() -> gr.Blocks:
 
 
 def score_lines(lines: str, file: str | None = None) -> list[list[Any]]:
-    """Return the table's rows for answers as JSON Lines; a file goes before the text.
+    """Return the rows of the table for answers in JSON Lines. If a file is given, the text is ignored.
 
     Raises:
-        gr.Error: what is wrong with the answers, in one line.
+        gr.Error: the answers are invalid; the message is one line.
     """
     try:
-        # An instance of its own: it keeps what it is given until it computes, and visitors come at the same time.
+        # A new instance per call: the metric stores its inputs, and several visitors may use the page at once.
         result = evaluate.load(str(METRIC), keep_in_memory=True).compute(**parse_inputs(read_lines(lines, file)))
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
@@ -71,27 +71,27 @@ def score_lines(lines: str, file: str | None = None) -> list[list[Any]]:
 
 
 def read_lines(lines: str, file: str | None) -> str:
-    """Return the text that is to be scored.
+    """Return the text to score.
 
     Raises:
-        ValueError: it is too long, or no text.
+        ValueError: the input is too large, or is not text.
     """
     size = Path(file).stat().st_size if file else len(lines)
     if size > MAX_BYTES:
-        raise ValueError(f"got {size:,} bytes, at most {MAX_BYTES:,} are taken here; load the metric and score them")
+        raise ValueError(f"got {size:,} bytes, more than the limit of {MAX_BYTES:,}; use the metric in Python instead")
     if not file:
         return lines
     try:
         return Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError("the file is no UTF-8 text; give JSON Lines") from error
+        raise ValueError("the file is not UTF-8 text; give JSON Lines") from error
 
 
 def parse_inputs(text: str) -> dict[str, list[Any]]:
     """Return the metric's inputs from JSON Lines.
 
     Raises:
-        ValueError: a line is no JSON object, or lacks a field.
+        ValueError: a line is not a JSON object, or a field is missing.
     """
     questions = [_parse_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     fields = {"predictions": "prediction", "references": "answers", "k": "k", "capabilities": "capabilities"}
@@ -99,14 +99,15 @@ def parse_inputs(text: str) -> dict[str, list[Any]]:
 
 
 def _parse_question(line: str, number: int) -> dict[str, Any]:
+    """Return one line as a JSON object after checking its fields."""
     try:
         question = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"line {number} is no JSON ({error}): {line[:MAX_SHOWN_CHARS]}") from error
+        raise ValueError(f"line {number} is not JSON ({error}): {line[:MAX_SHOWN_CHARS]}") from error
     required = ("prediction", "answers", "k", "capabilities")
     if not isinstance(question, dict) or (missing := [field for field in required if field not in question]):
-        problem = f"lacks {', '.join(missing)}" if isinstance(question, dict) else "is no object"
-        raise ValueError(f"line {number} {problem}; each takes {', '.join(required)}")
+        problem = f"lacks {', '.join(missing)}" if isinstance(question, dict) else "is not a JSON object"
+        raise ValueError(f"line {number} {problem}; every line needs {', '.join(required)}")
     return question
 
 

@@ -1,10 +1,10 @@
-"""Accuracy by k and by capability, for `evaluate`: answers and what is right in, shares with their intervals out.
+"""Defines a metric for the `evaluate` library: accuracy by k and by capability, with 95% intervals.
 
     evaluate.load("org/compact_accuracy").compute(predictions=..., references=..., k=..., capabilities=...)
 
-It is loaded as a file of its own, from a folder or from the Hub, where nothing of compact_hf is installed: so it has a
-copy of answers.py beside it. It gives the same numbers as `compact evaluate`. `evaluate` reads its imports line by
-line, one module on each.
+`evaluate` loads this file on its own, from a directory or from the Hub, where compact_hf may not be installed. So there
+is a copy of answers.py next to it. The scores are the same as those of `compact evaluate`. `evaluate` parses the import
+statements line by line, so there is only one module per line.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ CAPABILITIES = (
     "object_interaction",
     "scene_understanding",
 )
-_Z95 = 1.959963984540054
+_Z95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 
 _DESCRIPTION = """
-The share of short answers to visual questions that are right, by the number k of visual capabilities that a question
-needs, and by capability. A prediction is right if it is the same as one of its references after the VQA evaluation's
-normalising: case, articles, punctuation, number words and plurals do not count.
+Accuracy of short answers to visual questions, by the number k of visual capabilities that a question needs, and by
+capability. A prediction is right if it equals one of its references after normalisation as in the VQA evaluation, which
+ignores case, articles and punctuation and converts number words to digits; plurals are also converted to singulars.
 """
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list[str]`): the model's answers.
-    references (`list[str | list[str]]`): the right answer of each question, or several of which any counts.
-    k (`list[int]`): how many capabilities each question needs, 1 to 10.
-    capabilities (`list[list[str]]`): which.
+    references (`list[str | list[str]]`): the right answer to each question, or a list of answers that are all right.
+    k (`list[int]`): the number of capabilities that each question needs, 1 to 10.
+    capabilities (`list[list[str]]`): the names of these capabilities.
 
 Returns:
-    accuracy (`float`): 0 to 1.
-    n (`int`): questions.
-    low, high (`float`): the 95% Wilson interval of accuracy.
-    by_k (`dict[int, dict]`): k -> the same four, of its questions.
-    by_capability (`dict[str, dict]`): capability -> the same four, of the questions that need it.
+    accuracy (`float`): the share of right answers, 0 to 1.
+    n (`int`): the number of questions.
+    low (`float`): the lower end of the 95% Wilson interval of the accuracy.
+    high (`float`): the upper end of this interval.
+    by_k (`dict[int, dict]`): k -> the same four values for its questions.
+    by_capability (`dict[str, dict]`): capability -> the same four values for the questions that need it.
 
 Raises:
-    ValueError: an input is missing or empty, their lengths differ, or one of them is not as above.
+    ValueError: an input is missing, empty or invalid, or the inputs have different lengths.
 """
 _CITATION = """
 @inproceedings{wu2026compact,
@@ -69,7 +70,7 @@ _CITATION = """
 
 
 class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
-    """Exact match over any of several right answers, by k and by capability."""
+    """The share of predictions that match one of their references, in all, by k and by capability."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -89,11 +90,11 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Take in questions, checked before any is kept: what evaluate itself says of bad input is pages long."""
+        """Add questions. Inputs are checked first, because the error messages of `evaluate` itself are very long."""
         super().add_batch(**check_inputs({"predictions": predictions, "references": references, **kwargs}))
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Take in one question."""
+        """Add one question."""
         inputs = {"predictions": prediction, "references": reference, **kwargs}
         self.add_batch(**{name: None if value is None else [value] for name, value in inputs.items()})
 
@@ -122,7 +123,7 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
 
 
 def score(right: list[bool]) -> dict[str, Any]:
-    """Return how many of some questions are answered rightly, with the 95% Wilson interval (Wilson 1927)."""
+    """Return accuracy, n and the 95% Wilson interval (Wilson 1927) of a list with at least one outcome."""
     n = len(right)
     accuracy = sum(right) / n
     spread = _Z95 * sqrt(accuracy * (1 - accuracy) / n + _Z95**2 / (4 * n**2))
@@ -133,10 +134,10 @@ def score(right: list[bool]) -> dict[str, Any]:
 
 
 def check_inputs(inputs: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the four inputs as lists, each question's references as a list too.
+    """Return the four inputs as lists, with a list of references for each question.
 
     Raises:
-        ValueError: one is missing, unknown or empty, their lengths differ, or a value is not what it should be.
+        ValueError: an input is missing, unknown, empty or invalid, or the inputs have different lengths.
     """
     allowed = ("predictions", "references", "k", "capabilities")
     for name in inputs:
@@ -144,11 +145,11 @@ def check_inputs(inputs: dict[str, Any]) -> dict[str, list[Any]]:
             raise ValueError(f"unknown input {name!r}; the inputs are {', '.join(allowed)}")
     missing = [name for name in allowed if inputs.get(name) is None]
     if missing:
-        raise ValueError(f"missing: {', '.join(missing)}; give {', '.join(allowed)}, one of each for every question")
+        raise ValueError(f"missing: {', '.join(missing)}; give {', '.join(allowed)}, with one entry per question")
     columns = {name: _to_list(inputs[name], name) for name in allowed}
     if len({len(column) for column in columns.values()}) > 1:
         lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
-        raise ValueError(f"got {lengths}; give one of each for every question")
+        raise ValueError(f"got {lengths}; give one entry per question in each of them")
     if not columns["predictions"]:
         raise ValueError("got no questions; give at least one prediction with its references, k and capabilities")
     return {
@@ -161,7 +162,7 @@ def check_inputs(inputs: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _to_list(column: Any, name: str) -> list[Any]:
     if isinstance(column, str) or not isinstance(column, Iterable):
-        raise ValueError(f"{name} is {column!r}; give a list with one entry for every question")
+        raise ValueError(f"{name} is {column!r}; give a list with one entry per question")
     return list(column)
 
 
@@ -174,7 +175,7 @@ def _check_text(value: Any, location: str) -> str:
 def _parse_references(value: Any, row: int) -> list[str]:
     answers = [value] if isinstance(value, str) else value
     if not isinstance(answers, Iterable) or not (answers := list(answers)):
-        raise ValueError(f"references[{row}] is {value!r}; give a string, or a list of strings of which any is right")
+        raise ValueError(f"references[{row}] is {value!r}; give a right answer as a string, or a list of right answers")
     return [_check_text(answer, f"references[{row}][{number}]") for number, answer in enumerate(answers)]
 
 
@@ -184,17 +185,19 @@ def _parse_k(value: Any, row: int) -> int:
     except TypeError:
         k = -1
     if not 1 <= k <= len(CAPABILITIES):
-        raise ValueError(f"k[{row}] is {value!r}; give how many capabilities the question needs, an int of 1 to 10")
+        raise ValueError(f"k[{row}] is {value!r}; give the number of capabilities that the question needs, 1 to 10")
     return k
 
 
 def _parse_capabilities(value: Any, row: int) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ValueError(f"capabilities[{row}] is {value!r}; give a list of names")
+        raise ValueError(f"capabilities[{row}] is {value!r}; give a list of capability names")
     names = list(value)
     for name in names:
         if name not in CAPABILITIES:
             near = get_close_matches(str(name), CAPABILITIES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"capabilities[{row}] has {name!r}; the ten are {', '.join(CAPABILITIES)}{hint}")
+            raise ValueError(
+                f"capabilities[{row}] has the unknown name {name!r}; give names from {', '.join(CAPABILITIES)}{hint}"
+            )
     return names

@@ -1,4 +1,4 @@
-"""An ablation with the real tiny model: what it leaves, going on after a stop, adding to it, and what it refuses."""
+"""Tests an ablation with the tiny model: its files, resuming, extending it, and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ablate(sys.argv[1], sys.argv[2], on_progress=stop)
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
-    """A plan, and its folder after a kill between the first unit and the second; when the first one was finished."""
+    """Return a plan, its directory after a kill between the first and second unit, and when the first was finished."""
     directory = tmp_path_factory.mktemp("ablation")
     plan, out = write_plan(directory / "plan.yaml"), directory / "out"
     process = preforked.run([sys.executable, "-c", KILL_SCRIPT, plan, out])
@@ -68,7 +68,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float
 
 @pytest.fixture(scope="module")
 def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPatch) -> Path:
-    """The same ablation at its end."""
+    """Finish the same ablation and return its directory."""
     plan, out, _ = stopped
     tuned_names = []
 
@@ -79,7 +79,7 @@ def done(stopped: tuple[Path, Path, float], monkeypatch_module: pytest.MonkeyPat
     monkeypatch_module.setattr("compact_hf.evaluation.ablation.variant.tune", record_tune)
     monkeypatch_module.setattr(train, "Popen", preforked.Popen)
     ablate(plan, out)
-    assert tuned_names == ["k123-seed-0"]  # the finished one was not done again
+    assert tuned_names == ["k123-seed-0"]  # the finished unit was not repeated
     return out
 
 

@@ -1,4 +1,4 @@
-"""Means over seeds and their intervals: what is known by hand, what the two levels of the bootstrap bring, refusals."""
+"""Tests means over seeds and their intervals: known values, both levels of the bootstrap, and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_IMAGES = 120
 
 
 def make_predictions(right: Callable[[int, int], bool]) -> list[Prediction]:
-    """A model's answers to questions of k = 1 and k = 2 about each picture; `right(picture, k)` says which it knows."""
+    """Return predictions for a question of k = 1 and one of k = 2 per image; `right(image, k)` says which are right."""
     return [
         Prediction(
             id=f"{image}#k{k}",
@@ -33,7 +33,7 @@ def make_predictions(right: Callable[[int, int], bool]) -> list[Prediction]:
 
 
 def sample_predictions(share: float, seed: int) -> list[Prediction]:
-    """A model that knows each picture, with both its questions, with this probability."""
+    """Return the predictions of a model that answers both questions about an image correctly with this probability."""
     rng = random.Random(seed)
     is_known = [rng.random() < share for _ in range(NUM_IMAGES)]
     return make_predictions(lambda image, k: is_known[image])
@@ -79,7 +79,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_whole_pictures_are_drawn() -> None:
-    """Two questions that are always right or wrong together say no more than one."""
+    """Two questions per image that are always right or wrong together carry no more information than one."""
     answers = {"one": {0: sample_predictions(0.5, 1)}, "other": {0: sample_predictions(0.5, 2)}}
     overall, single, _ = (line.difference["other"] for line in compare_variants(answers, baseline="one"))
     assert overall.high - overall.low == pytest.approx(single.high - single.low, rel=0.05)

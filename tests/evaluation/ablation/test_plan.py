@@ -1,4 +1,4 @@
-"""Plans: those that come along are read and can be followed, and what is wrong in one is told in a line."""
+"""Tests ablation plans: the shipped ones are valid, and errors in a plan are reported in one line."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_the_papers_ablations_come_along() -> None:
         ({"variants": {"k1": {"question": 3}, "b": {}}}, r"variants.k1.question: .*; did you mean questions\?"),
         ({"runs": ["run"]}, "give either `runs`"),
         ({"seeds": []}, "seeds: "),
-        ({"seeds": [1, 1]}, "stands in `seeds` twice"),
-        ({"baseline": "k2"}, "the baseline 'k2' is none of k1, k123"),
-        ({"settings": {"seed": 3}}, "the setting seed is the ablation's own"),
-        ({"variants": {"k1": {}, "../up": {}}}, "is no variant's name"),
+        ({"seeds": [1, 1]}, "is listed in `seeds` twice"),
+        ({"baseline": "k2"}, "the baseline 'k2' is not one of the variants k1, k123"),
+        ({"settings": {"seed": 3}}, "the setting seed is set by the ablation; remove it"),
+        ({"variants": {"k1": {}, "../up": {}}}, "is not a valid variant name"),
         ({"variants": {"k1": {"instruction_fraction": 0.1}, "b": {}}}, "needs the plan's `instruction`"),
         ({"variants": {"k1": {"without": ["colour"]}, "b": {}}}, "variant k1: unknown capability 'colour'"),
         ({"variants": {"k1": {"questions": 0}, "b": {}}}, "variant k1: 0 questions requested"),

@@ -1,4 +1,4 @@
-"""Questions as they are sampled, and Parquet folders of them, as `compact annotate` writes its table."""
+"""Makes sampled questions, and Parquet directories with questions in the format of `compact annotate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from compact_hf.evaluation.analysis.counting import SampledQuestion
 
 Question = tuple[str, str, str, list[str]]
-"""Picture, question, answer, capabilities."""
+"""Image id, question, answer, capabilities."""
 
 
 def make_question(image_hash: int, question: str, answer: str, *capabilities: str) -> SampledQuestion:
@@ -16,7 +16,7 @@ def make_question(image_hash: int, question: str, answer: str, *capabilities: st
 
 
 def write_questions(directory: Path, questions: Sequence[Question], *, name: str = "train-00000-of-00001") -> Path:
-    """Write questions into a folder, three to a row group."""
+    """Write questions to a Parquet file in a directory, three per row group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

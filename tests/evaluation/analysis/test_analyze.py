@@ -1,4 +1,4 @@
-"""`compact analyze`: releases, runs and tables in, the figures that counting by hand gives out; and what it refuses."""
+"""Tests `compact analyze` on datasets, runs and tables: statistics that can be counted by hand, and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.dataset.samples import make_row
 from tests.evaluation.analysis.samples import Question, write_questions
 from tests.methods.data_sets import write_scenes_file
 
-SCENES = "scenes:20-45"  # scene 41 is one of those that are for validation
+SCENES = "scenes:20-45"  # scene 41 is in the validation split
 ROWS: list[Question] = [
     ("p1", "What color is the cat?", "red", ["color"]),
     ("p1", "How many cats are there?", "2", ["counting", "color"]),
@@ -96,7 +96,7 @@ def test_an_annotated_data_set_is_judged(tmp_path: Path) -> None:
     annotated, generated = result.data
     assert (annotated.k_is, generated.k_is) == ("judged", "asked")
     assert annotated.questions == sum(map(len, turns.values()))
-    assert annotated.complexity == generated.complexity, "scenes judge as they ask"
+    assert annotated.complexity == generated.complexity, "the verifier of scenes finds the requested capabilities"
     assert result.comparison is not None
     assert set(result.comparison.distances.values()) == {0}
     assert result.comparison.shared_pictures == annotated.pictures
@@ -109,7 +109,7 @@ def test_a_table_of_questions_counts_those_that_need_nothing(tmp_path: Path) -> 
     assert (analysis.complexity.mean_k, analysis.complexity.mode_k) == (1.4, 1)
     assert (analysis.complexity.at_most_2, analysis.complexity.none_needed) == (0.8, 0.2)
     assert analysis.repeats.question == pytest.approx(0.2)
-    assert analysis.text_alone is None, "three pictures are too few"
+    assert analysis.text_alone is None, "three images are too few"
 
 
 def test_questions_without_answers_have_all_figures_but_those_of_answers(
@@ -119,7 +119,7 @@ def test_questions_without_answers_have_all_figures_but_those_of_answers(
         tmp_path / "asked", [(image, question, "", capabilities) for image, question, _, capabilities in ROWS]
     )
     assert main(["analyze", os.fspath(directory), "--out", os.fspath(tmp_path / "out")]) == 0
-    assert ["different", "answers", "–"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["distinct", "answers", "–"] in [line.split() for line in capsys.readouterr().out.splitlines()]
     analysis = json.loads((tmp_path / "out" / "analysis.json").read_text())["data"][0]
     assert (analysis["answers"], analysis["answer_words"], analysis["text_alone"]) == (None, None, None)
     assert analysis["complexity"]["mean_k"] == 1.4
@@ -129,7 +129,7 @@ def test_questions_without_answers_have_all_figures_but_those_of_answers(
 def test_two_data_sets_are_looked_at_in_samples_of_one_size(release: Path, tmp_path: Path) -> None:
     large, small = analyze(release, write_questions(tmp_path / "small", ROWS)).data
     assert (large.questions > 60, small.sampled) == (True, 5)
-    assert 5 <= large.sampled <= 7, "as many, with the last picture whole"
+    assert 5 <= large.sampled <= 7, "as many questions as in the small dataset, and the rest of the last image"
     alone = analyze(release).data[0]
     assert large.complexity == alone.complexity
     assert alone.sampled == alone.questions
@@ -157,7 +157,7 @@ def test_instruction_rows_are_left_out_and_numbered(tmp_path: Path) -> None:
     )
     (analysis,) = analyze(tmp_path / "release").data
     assert (analysis.questions, analysis.unlabelled_rows) == (4, 2)
-    with pytest.raises(EvaluationError, match="no questions of which it is known what they need, in 2 rows"):
+    with pytest.raises(EvaluationError, match="no questions with known capabilities, in 2 rows"):
         analyze(tmp_path / "release", config="instruction")
 
 
@@ -169,7 +169,7 @@ def test_the_command_tells_tables_or_json_and_leaves_a_page(
     stdout, stderr = capsys.readouterr()
     lines = [line.split() for line in stdout.splitlines()]
     assert ["LLaVA-665K", "(paper)", "judged", "5,400", "1.95", "–", "77%", "1.1%"] in lines
-    assert ["figure", "release", "run"] in lines
+    assert ["statistic", "release", "run"] in lines
     assert "analysis.html" in stderr
     assert sorted(path.name for path in out.iterdir()) == ["analysis.html", "analysis.json"]
     assert main(["analyze", os.fspath(release), os.fspath(run), "--json"]) == 0
@@ -203,13 +203,13 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(release: Path, run: Path
     bad_run.mkdir()
     (bad_run / "journal.sqlite").write_bytes(b"not SQLite")
     cases: list[tuple[dict[str, Any], type[CompactError], str]] = [
-        ({"dataset": tmp_path / "nowhere"}, UsageError, "is not there; give the folder"),
-        ({"dataset": tmp_path / "notes.txt"}, UsageError, "is a file; give the folder"),
+        ({"dataset": tmp_path / "nowhere"}, UsageError, "was not found; give the directory"),
+        ({"dataset": tmp_path / "notes.txt"}, UsageError, "is a file; give the directory"),
         ({"dataset": tmp_path / "empty"}, SourceError, "cannot be read"),
         ({"dataset": jsonl}, EvaluationError, "is not in Parquet"),
         ({"dataset": damaged}, SourceError, "cannot be read"),
         ({"dataset": bad_run}, JournalError, "journal"),
-        ({"dataset": tmp_path / "captions"}, UsageError, "is a run of tests.toys.*, which keeps no questions"),
+        ({"dataset": tmp_path / "captions"}, UsageError, "is a run of the method tests.toys.*, which has no questions"),
         (
             {"dataset": write_parquet("bare", ROWS, "image_id", "capabilities")},
             EvaluationError,
@@ -223,7 +223,7 @@ def test_what_cannot_be_analyzed_is_refused_in_one_line(release: Path, run: Path
         ),
         ({"dataset": release, "config": "k9"}, EvaluationError, "has the configs all, compositional"),
         ({"dataset": release, "split": "test"}, EvaluationError, "has the splits train, validation"),
-        ({"dataset": release, "split": ("train", "validation")}, UsageError, "2 of --split for 1"),
+        ({"dataset": release, "split": ("train", "validation")}, UsageError, "2 values of --split for 1"),
         ({"dataset": run, "split": "train"}, UsageError, "is a run, which has no splits"),
         ({"dataset": run, "out": tmp_path / "notes.txt"}, UsageError, "is a file"),
     ]

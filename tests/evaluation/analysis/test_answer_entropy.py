@@ -1,4 +1,4 @@
-"""Entropy of answers: worked out by hand, and what knowing a question's type can never do."""
+"""Tests the entropy of answers: values computed by hand, and that knowing the type never increases it."""
 
 from __future__ import annotations
 

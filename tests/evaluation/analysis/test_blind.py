@@ -1,4 +1,4 @@
-"""Guessing without the picture: what the words give away is found, what only the picture tells is not."""
+"""Tests the text-only baseline: it finds answers that the wording gives away, and no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOUNS = ("bus", "cat", "door", "hat", "boat", "kite")
 
 
 def make_questions(num_images: int, answer_of: object = None, *, seed: int = 1) -> list[SampledQuestion]:
-    """Two questions a picture about the color of a thing; the answer is drawn, or `answer_of(thing)`."""
+    """Return two questions per image about the color of a thing; the answer is random, or `answer_of(thing)`."""
     rng = random.Random(seed)
     questions = []
     for _ in range(num_images):
@@ -56,7 +56,7 @@ def test_a_leak_in_some_questions_shows_in_the_share() -> None:
 
 
 def test_nothing_is_learnt_from_questions_about_the_same_picture() -> None:
-    """A word for each picture, and an answer for each picture: whoever has seen the picture's other question knows."""
+    """Each image has its own word and answer, which training on other questions about this image would reveal."""
     rng = random.Random(2)
     questions = [
         make_question(image, f"In picture {image}, what color is the {noun}?", color)

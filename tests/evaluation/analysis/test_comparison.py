@@ -1,4 +1,4 @@
-"""Distances between data sets, by the laws of a distance, and what two of them share."""
+"""Tests the distances between datasets, by the properties of a metric, and the counts of shared items."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def test_each_distance_is_of_what_it_is_called_after() -> None:
     assert (comparison.shared_pictures, comparison.shared_questions) == (1, 1)
     assert comparison.distances == pytest.approx(
         {
-            "k": 0.5,  # 1, 2 beside 3, 1
-            "capabilities": 0.5,  # 2/3, 1/3, 0 beside 1/4, 1/4, 1/2
-            "pairs": 2 / 3,  # one pair beside three
+            "k": 0.5,  # k of 1, 2 against 3, 1
+            "capabilities": 0.5,  # shares of 2/3, 1/3, 0 against 1/4, 1/4, 1/2
+            "pairs": 2 / 3,  # one pair against three
             "question_words": 0.5,
             "answer_words": 0.5,
-            "openings": 0.5,  # what color, what form beside what color, where is
+            "openings": 0.5,  # "what color", "what form" against "what color", "where is"
             "answers": 0.5,
         }
     )

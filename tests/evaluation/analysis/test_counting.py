@@ -1,4 +1,4 @@
-"""Counting: every question once, and a bounded sample of whole pictures that depends on nothing but the questions."""
+"""Tests counting: every question counts once, and the sample is bounded, has whole images and ignores the order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_sample_is_of_whole_pictures_and_the_same_in_every_order(
     assert len(sample) <= limit
     assert len(sample) == len(questions) or len(questions) > limit
     sample_hashes = {question.image_hash for question in sample}
-    assert len(sample) == sum(image in sample_hashes for image in pictures), "a picture was cut"
+    assert len(sample) == sum(image in sample_hashes for image in pictures), "an image is incomplete"
     assert all(image > max(sample_hashes, default=-1) for image in set(pictures) - sample_hashes), (
         "not the lowest hashes"
     )

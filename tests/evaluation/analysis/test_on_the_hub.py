@@ -1,4 +1,4 @@
-"""Analyzing a repository: the figures of its folder, at its revision, without fetching its pictures."""
+"""Tests that a repository has the same statistics as its directory, at a revision, without downloading images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for wrong in ("org/compact@v9.0.0", "org/nothing", "org/compact/k9"):
 
 
 def noise_row(number: int) -> Row:
-    """A row with a picture of 40 KB, as large beside its text as photographs are."""
+    """Return a row with an image of 40 KB, which is as large relative to the text as a photograph."""
     file = BytesIO()
     Image.frombytes("RGB", (120, 110), random.Random(number).randbytes(3 * 120 * 110)).save(file, "PNG")
     return make_row(number, k=number % 3 + 1, data=file.getvalue())
@@ -54,7 +54,7 @@ def test_a_repository_has_the_figures_of_its_folder_without_its_pictures(tmp_pat
         first, main, a, b, *errors = run_source(server, ANALYZE, *addresses, home=tmp_path / "elsewhere")
         served_bytes = sum(count for path, count in server.bytes_sent.items() if path.endswith(".parquet"))
     total_bytes = sum(file.stat().st_size for name in "ab" for file in (tmp_path / name).rglob("*.parquet"))
-    assert served_bytes < 0.2 * total_bytes  # most of it footers: they come 64 KB at a time, and these files are small
+    assert served_bytes < 0.2 * total_bytes  # mostly footers, which are read in blocks of 64 KB; the files are small
     for remote, local, count in ((first, a, 60), (main, b, 120)):
         ((remote_data,), (local_data,)) = remote["data"], local["data"]
         assert remote_data["questions"] == count

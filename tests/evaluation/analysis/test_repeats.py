@@ -1,4 +1,4 @@
-"""Repeats: each kind alone, and what only looks like one."""
+"""Tests the counting of repeated questions, for each kind of repeat."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What lmms-eval's task compact_heldout does: rows of a release in, one question per turn out, and whether it is right.
+"""Implements the lmms-eval task compact_heldout: turns the rows of a dataset into questions, and scores the answers.
 
-`compact benchmarks tasks` writes this file out, with compact_hf/answers.py beside it as compact_answers.py: it imports
-nothing of compact_hf, which need not be installed where lmms-eval runs.
+`compact benchmarks tasks` copies this file, and compact_hf/answers.py next to it as compact_answers.py. The copy works
+without compact_hf, which may not be installed in the environment of lmms-eval.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ _ANSWERS = runpy.run_path(str(Path(__file__).with_name("compact_answers.py")))
 
 
 def process_docs(rows: Any) -> Any:
-    """Return a release's rows as questions: id, image, question, answer, k. Pictures stay the files that they are."""
+    """Return one row per question, with id, image, question, answer and k. Image files are not re-encoded."""
     from datasets import Features, Image, Value
 
     text = Value("string")
     features = Features({"id": text, "image": Image(), "question": text, "answer": text, "k": Value("int64")})
-    # As Arrow a picture is the bytes of its file; as a row it would be decoded, and a JPEG written anew is another one.
+    # In Arrow format an image is the bytes of its file. In the default format it would be decoded and encoded again,
+    # which changes the pixels of a JPEG.
     questions = rows.with_format("arrow").map(
         _flatten_turns, batched=True, batch_size=100, remove_columns=rows.column_names, features=features
     )
@@ -27,6 +28,7 @@ def process_docs(rows: Any) -> Any:
 
 
 def _flatten_turns(table: Any) -> dict[str, list[Any]]:
+    """Return the columns for a batch of rows, with one entry per turn."""
     turns = [(row, number, turn) for row in table.to_pylist() for number, turn in enumerate(row["turns"])]
     return {
         "id": [f"{row['id']}#{number}" for row, number, _ in turns],
@@ -38,16 +40,16 @@ def _flatten_turns(table: Any) -> dict[str, list[Any]]:
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    """Return the one picture that a question is about."""
+    """Return a list with the image that the question is about."""
     return [doc["image"].convert("RGB")]
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
-    """Return a question as `compact evaluate` asks it."""
+    """Return the same prompt as in `compact evaluate`."""
     return f"{doc['question']}\n{_ANSWERS['SHORT_ANSWER_INSTRUCTION']}"
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Return 1.0 or 0.0 for the answer, once over all questions and once under its k."""
+    """Return the score of the answer, 1.0 or 0.0, for the overall accuracy and for the accuracy of its k."""
     score = float(_ANSWERS["same_answer"](results[0], doc["answer"]))
     return {"accuracy": score, f"accuracy_k{doc['k']}": score}

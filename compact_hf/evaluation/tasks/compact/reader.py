@@ -1,15 +1,15 @@
-"""Read the questions of a dataset: one of ours, or any other with questions and answers about one image a row.
+"""Reads the questions of a dataset: one made by compact_hf, or any other with questions about one image per row.
 
-A row has one of the shapes that images/question_rows.py reads: `turns` of ours, a conversation, or one question
-(`question`, and `answer` or `answers`); each question is asked alone. If columns of the latter have other names, they
-are mapped: `--columns question=query,answer=label`.
+A row has one of the formats that images/question_rows.py reads: the `turns` of our datasets, a conversation, or a
+single question (`question`, and `answer` or `answers`). Each question is asked alone. If the columns of the last format
+have other names, map them: `--columns question=query,answer=label`.
 
-    question       a text
-    answer         a text, a number, or several of them, any of which counts: a list, or VQA's [{answer: ...}, ...]
-    image          an image, a list of one image, or in a local file a path beside it
-    k              0 to 10; by default the number of capabilities, if those are given
-    capabilities   a list of names of the ten
-    id             by default the number of the row
+    question       a string
+    answer         a string, a number, or several of them, any of which is right: a list, or VQA's [{answer: ...}, ...]
+    image          an image, a list with one image, or in a local file a path relative to that file
+    k              0 to 10; by default the number of capabilities, if they are given
+    capabilities   a list of capability names
+    id             by default the index of the row
 """
 
 from __future__ import annotations
@@ -39,17 +39,21 @@ _ID_COLUMNS: Final = ("id", "question_id")
 
 
 def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
-    """Read a dataset's questions.
+    """Return the questions of a dataset.
+
+    Args:
+        dataset (`str`): a Hub repository, a directory or a file.
+        options (`DataOptions`): config, split and column mapping.
 
     Raises:
-        UsageError: `options` map a field that there is not.
-        EvaluationError: there is no such dataset or split, it lacks columns, or it has no questions.
+        UsageError: `options` maps an unknown field.
+        EvaluationError: the dataset or split was not found, columns are missing, or there are no questions.
         UnknownCapabilityError: a capability is not one of the ten.
     """
     columns = options.columns or {}
     if unknown := [name for name in columns if name not in _FIELDS]:
         raise UsageError(
-            f"got the column {unknown[0]!r}; {', '.join(_FIELDS)} can be mapped{did_you_mean(unknown[0], _FIELDS)}"
+            f"unknown field {unknown[0]!r}; {', '.join(_FIELDS)} can be mapped{did_you_mean(unknown[0], _FIELDS)}"
         )
     data = read_rows(dataset, options, preferred_config=_COMPOSITIONAL_CONFIG)
     skip_counts: Counter[str] = Counter()
@@ -60,7 +64,7 @@ def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
 def _map_columns(
     column_names: Sequence[str], columns: Mapping[str, str], dataset_name: str
 ) -> tuple[RowFormat, dict[str, str]]:
-    """Return the shape of the rows, and what is what -> its column, as mapped or by its usual name."""
+    """Return the format of the rows and field -> column, for mapped fields and for the id column."""
     for name, column in columns.items():
         if column not in column_names:
             raise EvaluationError(
@@ -79,7 +83,7 @@ def _map_columns(
     ]
     if missing:
         raise EvaluationError(
-            f"{dataset_name} has no column {missing[0]!r} (it has {', '.join(column_names)}); say which one it is: "
+            f"{dataset_name} has no column {missing[0]!r} (it has {', '.join(column_names)}); name the column to use: "
             f"--columns {','.join(f'{name}=COLUMN' for name in missing)}"
         )
     return row_format, mapping
@@ -88,15 +92,14 @@ def _map_columns(
 def _iter_questions(
     data: DatasetRows, row_format: RowFormat, mapping: Mapping[str, str], skip_counts: Counter[str]
 ) -> Iterator[CompactQuestion]:
+    """Yield the questions row by row, and count in `skip_counts` why rows and questions are skipped."""
     seen: Counter[str] = Counter()
     for index, row in enumerate(_select_columns(data.rows, row_format, mapping)):
         value = row.get(mapping.get("id", "id"))
         id = str(index if value in (None, "") else value)
         seen[id] += 1
         if seen[id] > 1:
-            raise EvaluationError(
-                f"{data.name} has two rows of the id {id!r}; map id to a column that differs, or to none"
-            )
+            raise EvaluationError(f"{data.name} has two rows with the id {id!r}; map id to a column with unique values")
         exchanges = read_exchanges(row, row_format, mapping)
         if reason := data.images.missing_reason(index):
             skip_counts[reason] += 1
@@ -104,7 +107,7 @@ def _iter_questions(
         if isinstance(exchanges, Defect):
             skip_counts[exchanges.reason] += 1
             continue
-        # One of ours says what its image is; of others the file is all that tells.
+        # Our datasets have an `image_id` column; in other datasets only the file identifies the image.
         image_id = row.get("image_id") or id if row_format == "turns" else data.images.image_id(index)
         for number, exchange in enumerate(exchanges):
             if not (exchange.question and exchange.answers):
@@ -123,7 +126,7 @@ def _iter_questions(
 
 
 def _select_columns(rows: Any, row_format: RowFormat, mapping: Mapping[str, str]) -> Any:
-    """Return the rows without the columns that are not read: images would be decoded."""
+    """Return the rows with only the columns that are read; otherwise `datasets` would decode the images."""
     names = [
         *question_columns(row_format, rows.column_names, mapping),
         *(mapping.get(name, name) for name in ("id", "image_id", "k", "capabilities")),
@@ -136,7 +139,7 @@ def _parse_capabilities(value: Any, id: str, dataset_name: str) -> tuple[str, ..
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise EvaluationError(
-            f"row {id} of {dataset_name} has capabilities {value!r}; a list of names is needed, of "
+            f"row {id} of {dataset_name} has capabilities {value!r}; it must be a list of names from "
             f"{', '.join(CAPABILITIES)}"
         )
     return canonicalize(value)
@@ -147,6 +150,6 @@ def _parse_k(value: Any, names: tuple[str, ...], id: str, dataset_name: str) -> 
         return len(names) or None
     if isinstance(value, bool) or value not in range(len(CAPABILITIES) + 1):
         raise EvaluationError(
-            f"row {id} of {dataset_name} has k {value!r}; a number from 0 to {len(CAPABILITIES)} is needed"
+            f"row {id} of {dataset_name} has k {value!r}; it must be a number from 0 to {len(CAPABILITIES)}"
         )
     return int(value)

@@ -1,4 +1,4 @@
-"""A question with its k and capabilities, and a model's answer to it."""
+"""Defines questions with k and capabilities, and the model's predictions for them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from compact_hf.evaluation.questions import Prediction, Question
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactQuestion(Question):
-    """A question that needs some of the ten capabilities.
+    """A question with the capabilities that it needs.
 
     Attributes:
-        k (`int | None`): how many capabilities it needs; None where the dataset does not say.
-        capabilities (`tuple[str, ...]`): which.
+        k (`int | None`): number of capabilities that the question needs; None if the dataset does not say.
+        capabilities (`tuple[str, ...]`): names of these capabilities.
     """
 
     k: int | None
@@ -22,7 +22,12 @@ class CompactQuestion(Question):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactPrediction(Prediction):
-    """A model's answer to a `CompactQuestion`; k and capabilities are the question's."""
+    """A model's answer to a `CompactQuestion`.
+
+    Attributes:
+        k (`int | None`): as in the question.
+        capabilities (`tuple[str, ...]`): as in the question.
+    """
 
     k: int | None
     capabilities: tuple[str, ...]

@@ -1,8 +1,9 @@
-"""Ask about reserved scenes, `scenes:N`, that no training data may use.
+"""Makes evaluation questions about reserved scenes (`scenes:N`), which are never used for training data.
 
-Of each of the first N reserved scenes one question is asked for every k of 1, 2 and 3 that it supports. Hardly half of
-the scenes support a combination of four, and a quarter one of five: those are asked up to three, each time the
-combinations that were asked least so far, so that as many as possible of all 210 and 252 are met.
+Each of the first N reserved scenes gets one question for each k of 1, 2 and 3 that it supports. Fewer than half of the
+scenes support a combination of four capabilities, and a quarter one of five. These scenes get up to three questions per
+k, about the combinations that were used least so far, so that as many as possible of all 210 combinations of four and
+252 combinations of five occur.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ SCENES_PREFIX: Final = "scenes:"
 _SINGLE_QUESTION_KS: Final = (1, 2, 3)
 _SEVERAL_QUESTION_KS: Final = (4, 5)
 _MAX_QUESTIONS: Final = 3
-"""Questions of one scene and one k, as many as a conversation of the training data has."""
+"""Maximum number of questions per scene and k; a conversation of the training data has as many."""
 
 
 def read_scenes(dataset: str) -> QuestionSet:
-    """Return the questions of `scenes:N`; those of `scenes:N+1` begin with them.
+    """Return the questions of `scenes:N`. The questions of `scenes:N+1` begin with the same ones.
 
     Raises:
-        EvaluationError: it is not scenes:N with N of 1 or more.
-        UsageError: there are fewer reserved scenes.
+        EvaluationError: `dataset` is not scenes:N with N of 1 or more.
+        UsageError: there are fewer than N reserved scenes.
     """
     count = _parse_count(dataset)
     return QuestionSet(f"{count} reserved scenes", tuple(_iter_questions(reserved_scenes(count))))
 
 
 def _iter_questions(source: SceneSource) -> Iterator[CompactQuestion]:
-    usage: Counter[tuple[str, ...]] = Counter()
+    """Yield the questions about each scene, in the order of the scenes."""
+    usage: Counter[tuple[str, ...]] = Counter()  # combination -> number of questions so far
     for ref in source.refs():
         scene = build_scene(parse_seed(ref))
         for k in _SINGLE_QUESTION_KS:
@@ -56,7 +58,7 @@ def _iter_questions(source: SceneSource) -> Iterator[CompactQuestion]:
 def _ask_least_used(
     scene: Scene, k: int, rng: random.Random, usage: Counter[tuple[str, ...]]
 ) -> Iterator[SceneQuestion]:
-    """Yield questions about up to `_MAX_QUESTIONS` of the scene's combinations, and count them."""
+    """Yield questions for up to `_MAX_QUESTIONS` of the scene's combinations, the least used first; count them."""
     combinations = supported_combinations(scene, k)
     shuffled = rng.sample(combinations, len(combinations))
     for combination in sorted(shuffled, key=lambda candidate: usage[candidate])[:_MAX_QUESTIONS]:
@@ -81,5 +83,7 @@ def _build_question(id: str, source: SceneSource, ref: str, scene_question: Scen
 def _parse_count(dataset: str) -> int:
     number = dataset.removeprefix(SCENES_PREFIX)
     if not (number.isascii() and number.isdigit() and int(number)):
-        raise EvaluationError(f"{dataset!r} is not scenes:N with N of 1 or more; evaluation chooses the reserved ones")
+        raise EvaluationError(
+            f"{dataset!r} is not scenes:N with N of 1 or more; give the number of reserved scenes, not their seeds"
+        )
     return int(number)

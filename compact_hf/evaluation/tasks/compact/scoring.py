@@ -1,11 +1,11 @@
-"""Accuracy by k, by capability and by pair of capabilities. Pure.
+"""Computes accuracy by k, by capability and by pair of capabilities, without I/O.
 
-results.json has them as `by_k`, `by_capability` and `by_pair`:
+They are in results.json as `by_k`, `by_capability` and `by_pair`:
 
     "by_k": {"1": SCORE, ...}, "by_capability": {"color": SCORE, ...}, "by_pair": {"color+shape": SCORE, ...}
 
-A question counts once under its k where that is known, once under each of its capabilities and once under each pair of
-them. The ks are in ascending order, the others in the paper's.
+A question counts once under its k if k is known, once under each of its capabilities and once under each pair of them.
+Values of k are in ascending order, capabilities and pairs in the paper's order.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from compact_hf.reports.pair_charts import PAIRS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactResults(AccuracyResults):
-    """The scores of one model, parted by k, capability and pair of capabilities."""
+    """The scores of one model by k, capability and pair of capabilities."""
 
     @property
     def by_k(self) -> dict[int, Score]:
-        """K -> score, ascending."""
+        """Scores as k -> score, in ascending order of k."""
         return {int(k): score for k, score in self.parts["k"].items()}
 
     @property
     def by_capability(self) -> dict[str, Score]:
-        """Capability -> score, in the paper's order."""
+        """Scores as capability -> score, in the paper's order."""
         return self.parts["capability"]
 
     @property
     def by_pair(self) -> dict[str, Score]:
-        """`color+shape` -> score of the questions that need both, in the paper's order."""
+        """Scores as pair (such as `color+shape`) -> score of the questions that need both, in the paper's order."""
         return self.parts["pair"]
 
     def rows(self) -> Iterator[tuple[str, Score]]:
-        """Yield (label, score) for all questions, each k and each capability."""
+        """Yield (label, score) for all questions, for each k and for each capability."""
         yield "all", self.overall
         yield from ((f"k = {k}", score) for k, score in self.by_k.items())
         yield from self.by_capability.items()
 
     def baselines(self) -> tuple[Fact, ...]:
-        """Return the majority answer's accuracy."""
-        note = "the most frequent right answer of each k, known in hindsight"
+        """Return the accuracy of the majority answers."""
+        note = "always giving the most frequent right answer of each k, chosen in hindsight"
         return (Fact("majority answer", f"{self.overall.majority.accuracy:.1%}", note),)
 
 
 def score_by_k(predictions: Sequence[CompactPrediction], rule: Rule) -> tuple[Score, dict[str, dict[str, Score]]]:
-    """Return the accuracy of all `predictions`, and of their parts by `k`, `capability` and `pair`.
+    """Return the accuracy of all `predictions`, and grouping (`k`, `capability` or `pair`) -> part -> accuracy.
 
     Raises:
         UnknownCapabilityError: a capability is not one of the ten.
@@ -72,7 +72,7 @@ def score_by_k(predictions: Sequence[CompactPrediction], rule: Rule) -> tuple[Sc
 
 
 def get_stratum(prediction: CompactPrediction) -> tuple[bool, int]:
-    """Return the prediction's k, those without one last when sorted."""
+    """Return a sort key for the prediction's k; predictions without k come last."""
     return prediction.k is None, prediction.k or 0
 
 

@@ -1,7 +1,7 @@
-"""The task `compact`: accuracy by how many capabilities a question needs (k), and by which.
+"""Defines the task `compact`: accuracy by the number of capabilities a question needs (k), and by capability.
 
-scenes:N                             scenes that no training data may use
-org/name, org/name@v1.0.0            a dataset on the Hub, at a revision or as it is now
+scenes:N                             N scenes that are never used for training data
+org/name, org/name@v1.0.0            a dataset on the Hub, at a revision or the current one
 a directory; a .parquet, .jsonl, .json or .csv file
 """
 
@@ -26,27 +26,31 @@ from compact_hf.reports.score_charts import Interval, plot_accuracy_in_handfuls
 from compact_hf.reports.theme import get_label, group_of, k_tone
 
 _K_TEXT = (
-    "k is how many of the ten capabilities a question needs at once. A point is a model's share of right answers, the "
-    "line through it the 95% interval; the bar behind is what the most frequent answer of each k gets right."
+    "k is the number of capabilities, of ten, that a question needs at once. A point is a model's share of right "
+    "answers, and the line through it the 95% interval. The bar behind it is the share that the most frequent answer "
+    "of each k gets right."
 )
 _CAPABILITY_TEXT = (
-    "A question that needs several capabilities counts under each of them, so these lines share questions."
+    "A question that needs several capabilities counts under each of them, so the lines overlap in their questions."
 )
 _PAIR_TEXT = (
-    "The questions that need both. The stronger the color, the more is right; every triangle has the same scale. Fewer "
-    f"than {MIN_N} questions are too few to color: their share is written, not drawn."
+    "Each cell shows the questions that need both capabilities. A stronger color means a higher accuracy; all "
+    f"triangles have the same scale. Cells with fewer than {MIN_N} questions show the accuracy as a number, without "
+    "color."
 )
 
 
 class Compact(EvaluationTask):
-    """Short answers to questions of known capabilities."""
+    """Scores short answers to questions whose capabilities are known."""
 
     prediction_type: ClassVar[type[Prediction]] = CompactPrediction
-    lead: ClassVar[str] = "the share of right answers, by how many capabilities a question needs (k) and by which"
+    lead: ClassVar[str] = (
+        "the share of right answers, by the number of capabilities a question needs (k) and by capability"
+    )
     stratum_name: ClassVar[str] = "k"
 
     def read(self, dataset: str, options: DataOptions) -> QuestionSet:
-        """Return the questions of reserved scenes, of a release, or of any dataset of one question a row."""
+        """Return the questions of reserved scenes, of one of our datasets, or of any with one question per row."""
         if dataset.startswith(SCENES_PREFIX):
             options.refuse(dataset)
             return read_scenes(dataset)
@@ -55,7 +59,7 @@ class Compact(EvaluationTask):
     def score(
         self, predictions: Sequence[CompactPrediction], *, model: str, dataset: str, matching: str
     ) -> CompactResults:
-        """Return the accuracies of `predictions`, whatever their order."""
+        """Return the scores of `predictions`, which may be in any order."""
         overall, parts = score_by_k(predictions, self.rules[matching])
         return CompactResults(
             task=self.name,
@@ -68,7 +72,7 @@ class Compact(EvaluationTask):
         )
 
     def iter_parts(self, prediction: CompactPrediction) -> Iterator[tuple[str, str]]:
-        """Yield the prediction's k, capabilities and pairs of capabilities."""
+        """Yield the prediction's k, its capabilities and its pairs of capabilities."""
         return iter_parts(prediction)
 
     def get_stratum(self, prediction: CompactPrediction) -> tuple[bool, int]:
@@ -76,16 +80,16 @@ class Compact(EvaluationTask):
         return get_stratum(prediction)
 
     def count_parts(self, questions: Iterable[CompactQuestion | CompactPrediction]) -> dict[str, dict[str, int]]:
-        """Return how many questions there are of each k."""
+        """Return the number of questions for each k."""
         counts = Counter(question.k for question in questions if question.k is not None)
         return {"k": {str(k): counts[k] for k in sorted(counts)}}
 
     def get_label(self, grouping: str, part: str) -> str:
-        """Return `k = 2`, or a capability's name as people write it."""
+        """Return `k = 2`, or the display name of a capability."""
         return f"k = {part}" if grouping == "k" else get_label(part)
 
     def iter_sections(self, results: Sequence[CompactResults]) -> Iterator[Section]:
-        """Yield accuracy by k, by capability and by pair, as far as the dataset says what its questions need."""
+        """Yield accuracy by k, by capability and by pair, as far as the dataset has this information."""
         first, models = results[0], [item.model for item in results]
         if first.by_k:
             rows = [build_score_row("all", *(item.overall for item in results))]
