@@ -1,12 +1,12 @@
-"""Make compositional visual instruction data from your own images, tune with it, and judge the result by k.
+"""Makes compositional visual instruction data from your own images, tunes models on it, and evaluates them by k.
 
     from compact_hf import assemble, generate
     generate("photos", "run")                          # needs GEMINI_API_KEY
     assemble(["run"], "release", version="1.0.0")
 
-A function below does what the command of that name does, or reads and compares what that wrote. The classes are what
-the functions return, and `RunOptions`, whose fields are keywords of those that ask a teacher; a notebook shows results
-with tables as such. Nothing heavy is imported before it is used.
+Each function does the same as the command of that name, or reads or compares the files that a command wrote. The
+classes are return types; a notebook shows their tables. The fields of `RunOptions` are keyword arguments of the
+functions that ask a teacher. Modules are imported on first use.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ __all__ = [
     "validate",
 ]
 
+# Public name -> the module that defines it; imported by `__getattr__` on first use.
 _HOME: Final = {
     "Ablation": "compact_hf.evaluation.ablation.results",
     "AnalysisResult": "compact_hf.evaluation.analysis.analyze",

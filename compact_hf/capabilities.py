@@ -1,7 +1,7 @@
-"""The ten atomic visual capabilities, their groups, and the one text of what "needed" means.
+"""Defines the ten atomic visual capabilities, their groups, and the rule by which a question needs a capability.
 
-The teacher's prompt, the verifier's prompt and the questions about drawn scenes all take their definitions
-from here, so that the three cannot drift apart (paper, section 3.1 and appendix).
+The prompts of teacher and verifier and the questions about drawn scenes all use these definitions, so that the three
+stay consistent (paper, section 3.1 and appendix).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from compact_hf.errors import UnknownCapabilityError
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One atom.
+    """One atomic capability.
 
     Attributes:
-        name (`str`): the word used in prompts, journals and releases.
+        name (`str`): the name in prompts, journals and datasets.
         group (`str`): `attribution`, `recognition` or `relation`.
-        definition (`str`): what a question that needs it asks about.
+        definition (`str`): what a question that needs the capability asks about; part of the prompts.
     """
 
     name: str
@@ -46,7 +46,7 @@ _CAPABILITIES: Final = (
 )
 
 CAPABILITIES: Final[dict[str, Capability]] = {atom.name: atom for atom in _CAPABILITIES}
-"""Name -> atom, in the paper's order. That order is the canonical one everywhere."""
+"""Name -> capability, in the paper's order, which is the order of capabilities everywhere."""
 
 GROUPS: Final[tuple[str, ...]] = ("attribution", "recognition", "relation")
 
@@ -56,14 +56,14 @@ NEEDED_RULE: Final = (
     'object_recognition: "What colour is the car?" needs color alone, while "What is the red thing?" needs '
     "color and object_recognition, because the answer itself names a thing."
 )
-"""The one rule of "needed", quoted word for word to teachers and verifiers and obeyed by drawn scenes."""
+"""The rule by which a question needs a capability. Prompts quote it literally, and questions about scenes follow it."""
 
 
 def canonicalize(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names without repeats, in the paper's order.
+    """Return the names without duplicates, in the paper's order.
 
     Raises:
-        UnknownCapabilityError: a name is not one of the ten.
+        UnknownCapabilityError: a name is not one of the ten capabilities.
     """
     unique_names = set(names)
     unknown = unique_names - CAPABILITIES.keys()
@@ -73,5 +73,5 @@ def canonicalize(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def describe_capabilities(names: Iterable[str] = CAPABILITIES) -> str:
-    """Return one line `- name: definition` for each name, in the order given, for a prompt."""
+    """Return one line `- name: definition` per name, in the given order, for a prompt."""
     return "\n".join(f"- {name}: {CAPABILITIES[name].definition}" for name in names)

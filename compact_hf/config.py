@@ -1,4 +1,4 @@
-"""Configs: a YAML file in, a checked pydantic model out, every wrong key named in one line."""
+"""Reads YAML configuration files into pydantic models, and reports the first wrong key in one line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 
 def read_config(path: Path, model: type[Config], *, example: str) -> Config:
-    """Read a config.
+    """Read a configuration file.
 
     Args:
-        model (`type[BaseModel]`): what its keys are.
-        example (`str`): a file of the kind that was wanted, for whoever named one that is not there.
+        path (`Path`): a YAML file.
+        model (`type[BaseModel]`): the pydantic model of its keys.
+        example (`str`): the name of an example file, for the error message if `path` cannot be read.
+
+    Returns:
+        `BaseModel`: an instance of `model`.
 
     Raises:
-        UsageError: there is no such file, or a key is missing, unknown or of the wrong kind.
+        UsageError: the file cannot be read, or a key is missing, unknown or has a wrong value.
     """
     import yaml
     from pydantic import ValidationError
@@ -29,19 +33,21 @@ def read_config(path: Path, model: type[Config], *, example: str) -> Config:
     try:
         return model.model_validate(yaml.safe_load(path.read_bytes()))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; give a config such as {example}") from error
+        raise UsageError(f"cannot read {path} ({error.strerror}): give a config file such as {example}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        location = ".".join(map(str, first["loc"])) or "the whole of it"
+        location = ".".join(map(str, first["loc"])) or "the whole file"
         text = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("missing", "extra_forbidden"):
-            text += f"; the keys are {', '.join(model.model_fields)}{did_you_mean(str(first['loc'][-1]), _keys(model))}"
+            text += (
+                f"; valid keys are {', '.join(model.model_fields)}{did_you_mean(str(first['loc'][-1]), _keys(model))}"
+            )
         raise UsageError(f"{path}: {location}: {text}") from error
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
-    """Return the keys of a kind of config, and those of the parts that it has."""
+    """Return the keys of a configuration model and of the models nested in it."""
     schema = model.model_json_schema()
     return {key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", {})}

@@ -1,22 +1,22 @@
-"""Everything this package raises on purpose.
+"""Defines the exceptions that this package raises on purpose.
 
     CompactError                     exit 1
     ├── UsageError                   exit 2   the command or the call is wrong
     │   ├── UnknownCapabilityError
-    │   └── SettingsMismatchError             a run folder belongs to another run
-    ├── StoppedEarly                 exit 3   budget or Ctrl-C; the same command goes on
-    ├── SourceError                           images cannot be read at all
-    ├── TeacherError                          the teacher refuses for good (key, model, request)
+    │   └── SettingsMismatchError             an output directory belongs to a run with other settings
+    ├── StoppedEarly                 exit 3   budget spent or Ctrl-C; the same command resumes
+    ├── SourceError                           the image source cannot be read, or has no images
+    ├── TeacherError                          the teacher refuses permanently (key, model, request)
     │   └── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
-    ├── JournalError                          the run folder is locked, damaged, full or of another version
-    ├── ReleaseError                          a release cannot be written or is not valid
-    ├── HubError                              the Hub refuses: token, rights, name, or another state than expected
-    │   └── HubUnavailableError               the Hub cannot be reached, or keeps failing; the same call goes on
-    ├── TuningError                           a recipe, a base or a training run
-    └── EvaluationError                       a model or a dataset cannot be judged
+    ├── JournalError                          the run directory is locked, damaged, full or of another version
+    ├── ReleaseError                          a dataset release cannot be written or is not valid
+    ├── HubError                              the Hub refuses: token, permissions, name, or an unexpected state
+    │   └── HubUnavailableError               the Hub cannot be reached, or keeps failing; the same call resumes
+    ├── TuningError                           a recipe, a base model or a training run failed
+    └── EvaluationError                       a model or a dataset cannot be evaluated
 
-Each message is one line that says what was got, what is allowed, and what to do next. Attributes carry the
-parts for those who catch them.
+Each message is one line: what happened, what is allowed, and what to do. Some exceptions also have the details as
+attributes.
 """
 
 from __future__ import annotations
@@ -28,33 +28,38 @@ from typing import ClassVar
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return `; did you mean NAME?` for the nearest allowed name, empty where none is near."""
+    """Return `; did you mean NAME?` with the most similar allowed name, or an empty string if none is similar."""
     matches = get_close_matches(name, tuple(allowed))
     if not matches:
         return ""
-    # Of several, the one that begins alike: lora_rank is nearer to lora_r than to local_rank.
+    # Among similar names, prefer the longest common prefix: for lora_rank, lora_r rather than local_rank.
     return f"; did you mean {max(matches, key=lambda candidate: _common_prefix_length(name, candidate))}?"
 
 
 def _common_prefix_length(a: str, b: str) -> int:
-    """Return how many letters both begin with."""
+    """Return the length of the common prefix of two strings."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 class CompactError(Exception):
-    """Base of the tree. `exit_status` is what the command line ends with."""
+    """Base class of all exceptions of this package. `exit_status` is the exit status of the command line."""
 
     exit_status: ClassVar[int] = 1
 
 
 class UsageError(CompactError):
-    """The command or the call cannot be carried out as given."""
+    """The command or the call is wrong: an argument has a value that is not allowed, or does not fit the others."""
 
     exit_status = 2
 
 
 class UnknownCapabilityError(UsageError):
-    """A capability name is not one of the ten."""
+    """A name is not one of the ten capabilities.
+
+    Attributes:
+        name (`str`): the unknown name.
+        allowed (`tuple[str, ...]`): the ten capabilities.
+    """
 
     def __init__(self, name: str, allowed: tuple[str, ...]) -> None:
         self.name = name
@@ -63,29 +68,34 @@ class UnknownCapabilityError(UsageError):
 
 
 class SettingsMismatchError(UsageError):
-    """The run folder was started with other settings than the ones asked for now."""
+    """An output directory was started with other settings than those given now.
+
+    Attributes:
+        run (`str`): the directory.
+        differences (`dict[str, tuple[object, object]]`): setting -> its stored and its new value.
+    """
 
     def __init__(self, run: str, differences: dict[str, tuple[object, object]], *, option: str = "--out") -> None:
         self.run = run
         self.differences = differences
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
         super().__init__(
-            f"{run} holds another run ({changes}); give these again to go on with it, or choose another {option}"
+            f"{run} was started with other settings ({changes}): use those to resume it, or choose another {option}"
         )
 
 
 class StoppedEarly(CompactError):
-    """The run ended before its work did, with nothing lost; the same command goes on."""
+    """The run stopped before it was finished. Its work is kept, and the same command resumes it."""
 
     exit_status = 3
 
 
 class SourceError(CompactError):
-    """The place where images should come from cannot be read, or holds none."""
+    """An image source cannot be read, or has no images."""
 
 
 class TeacherError(CompactError):
-    """The teacher refuses for good: asking again would change nothing."""
+    """The teacher refuses permanently, so that retrying would not help."""
 
 
 class TeacherUnavailableError(TeacherError):
@@ -93,21 +103,22 @@ class TeacherUnavailableError(TeacherError):
 
 
 class JournalError(CompactError):
-    """The run folder cannot be used: locked, damaged, full, or of another version."""
+    """A run directory cannot be used: it is locked, damaged or of another version, or its disk is full."""
 
 
 class ReleaseError(CompactError):
-    """A release cannot be written, or what stands there is not a valid one."""
+    """A dataset release cannot be written, or is not valid."""
 
 
 class HubError(CompactError):
-    """The Hub refuses what was asked of it, or a repository is in another state than expected."""
+    """The Hub refuses a request, or a repository is in an unexpected state."""
 
 
 class HubUnavailableError(HubError):
-    """The Hub cannot be reached, or keeps failing; nothing is lost, and the same call goes on.
+    """The Hub cannot be reached, or keeps failing. Finished work is kept, and the same call resumes.
 
-    `retry_after_s` is how many seconds it asked to wait, 0 where it did not say.
+    Attributes:
+        retry_after_s (`float`): seconds that the Hub asked to wait, 0 if it did not.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
@@ -120,4 +131,4 @@ class TuningError(CompactError):
 
 
 class EvaluationError(CompactError):
-    """A model or a dataset cannot be judged."""
+    """A model or a dataset cannot be evaluated."""

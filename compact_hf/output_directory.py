@@ -1,14 +1,15 @@
-"""Whose an output directory is: one kind of work claims it, locks it, and leaves the settings that it was started with.
+"""Claims and locks output directories, and stores the settings that their work was started with.
 
-A directory can be claimed if it is new, empty, or holds the marker of the same kind of work. The marker is a file that
-is written first; most hold the settings as JSON, so that the same command resumes and another one is refused:
+A directory can be claimed if it is new, empty, or has the marker of the same kind of work, such as a run or an
+evaluation. The marker is the first file that is written. Most markers contain the settings as JSON, so that the same
+command can resume the work and a command with other settings is refused:
 
     directory = OutputDirectory(out, "an ablation", "plan.json", lock_name="ablation.lock")
     directory.claim()
     with directory.lock():
         directory.bind(settings)
 
-Machines that share a directory do not lock it; `bind` gives them the same settings.
+Machines that share a directory do not lock it; `bind` ensures that they all use the same settings.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from compact_hf.storage import (
 
 @dataclass(frozen=True, slots=True)
 class OutputDirectory:
-    """The directory of one run, evaluation, ablation, demo or training run.
+    """The output directory of a run, evaluation, ablation, demo or training run.
 
     Attributes:
         path (`Path`): the directory, which need not exist.
-        owner (`str`): what it belongs to, with its article, such as `a run`.
-        marker (`str`): the name of the file that says so.
+        owner (`str`): the kind of work that it is for, with an article, such as `a run`; used in errors.
+        marker (`str`): the name of the file that marks the directory as one of this kind.
         lock_name (`str`, *optional*, defaults to `.lock`): the name of the file that `lock` locks.
-        option (`str`, *optional*, defaults to `--out`): how the directory is given, for errors.
-        error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if another process works in the
-            directory, the marker is damaged, or the disk refuses.
-        claim_error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if the directory holds
-            something else.
+        option (`str`, *optional*, defaults to `--out`): the option that names the directory; used in errors.
+        error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if another process uses the
+            directory, the marker is damaged, or the directory cannot be read or written.
+        claim_error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if the directory has
+            other contents.
     """
 
     path: Path
@@ -62,12 +63,13 @@ class OutputDirectory:
         return self.path / self.marker
 
     def claim(self) -> None:
-        """Refuse a directory that holds something else, and remove what kills left in it more than a day ago.
+        """Check that the directory can be used, and remove unfinished files of killed processes older than a day.
 
-        A new directory is not made yet.
+        A directory that does not exist is not created yet.
 
         Raises:
-            CompactError: `claim_error_type` if it is a file or holds something else, `error_type` if it cannot be read.
+            CompactError: `claim_error_type` if the path is a file or the directory has other contents, `error_type` if
+                it cannot be read.
         """
         with self._translate_errors(is_reading=True):
             try:
@@ -79,11 +81,12 @@ class OutputDirectory:
                     f"{self.option} {self.path} is a file; give a directory that is new, empty, or {self.owner} to "
                     "resume"
                 )
-            # Listed first: at this moment another machine may write the marker, and only then other files.
+            # List the files before looking for the marker. A machine that shares the directory writes the marker
+            # first, so its other files are never seen without it.
             is_empty = is_empty_directory(self.path, besides=(self.marker, self.lock_name))
             if not is_empty and not self.marker_file.exists():
                 raise self.claim_error_type(
-                    f"{self.option} {self.path} already holds something that is not {self.owner} (no {self.marker}); "
+                    f"{self.option} {self.path} is not empty, and is not {self.owner} (it has no {self.marker}): "
                     "give a new or empty directory"
                 )
         with self._translate_errors():
@@ -91,10 +94,10 @@ class OutputDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the directory if it is new, and keep other processes out of it inside the block.
+        """Create the directory if it does not exist, and lock it against other processes inside the block.
 
         Raises:
-            CompactError: `error_type` if another process works in it, or it cannot be written.
+            CompactError: `error_type` if another process uses the directory, or it cannot be written.
         """
         from filelock import FileLock, Timeout
 
@@ -105,7 +108,7 @@ class OutputDirectory:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise self.error_type(
-                    f"another process is working on {self.path}; wait for it, or give another {self.option}"
+                    f"{self.path} is in use by another process: wait until it ends, or give another {self.option}"
                 ) from None
         try:
             yield
@@ -113,10 +116,10 @@ class OutputDirectory:
             lock.release()
 
     def read_settings(self) -> dict[str, Any] | None:
-        """Return the JSON object in the marker, None if there is no marker.
+        """Return the settings in the marker, or None if there is no marker.
 
         Raises:
-            CompactError: `error_type` if it cannot be read, or is no JSON object.
+            CompactError: `error_type` if the marker cannot be read, or is not a JSON object.
         """
         with self._translate_errors(is_reading=True):
             try:
@@ -126,29 +129,32 @@ class OutputDirectory:
             except ValueError as error:
                 raise self.damaged_error(str(error)) from error
         if not isinstance(content, dict):
-            raise self.damaged_error("it holds no settings")
+            raise self.damaged_error("it is not a JSON object")
         return content
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the marker, also over an earlier one; for those who hold the lock.
-
-        Raises:
-            CompactError: `error_type` if it cannot be written.
-        """
-        with self._translate_errors():
-            write_atomically(self.marker_file, _to_json(settings))
-
-    def bind(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings into the marker, or compare them with those that are there.
-
-        Of several machines that bind a new directory at the same time, those with other settings than the first one's
-        are refused.
+        """Write the marker, replacing an earlier one. The caller must hold the lock.
 
         Args:
             settings (`Mapping[str, Any]`): JSON values.
 
         Raises:
-            SettingsMismatchError: the directory is bound to other settings.
+            CompactError: `error_type` if the marker cannot be written.
+        """
+        with self._translate_errors():
+            write_atomically(self.marker_file, _to_json(settings))
+
+    def bind(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings into the marker, or compare them with those in an existing marker.
+
+        If several machines bind a new directory at the same time, the settings of the first one are kept, and machines
+        with other settings raise an error.
+
+        Args:
+            settings (`Mapping[str, Any]`): JSON values.
+
+        Raises:
+            SettingsMismatchError: the marker has other settings.
             CompactError: `error_type` if the marker is damaged, or cannot be written.
         """
         stored = self.read_settings()
@@ -159,7 +165,11 @@ class OutputDirectory:
         self.check(stored, settings)
 
     def check(self, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Compare the settings that the directory is bound to with those that are wanted now.
+        """Compare the stored settings with those of this call.
+
+        Args:
+            stored (`Mapping[str, Any]`): the settings in the marker.
+            settings (`Mapping[str, Any]`): the settings of this call.
 
         Raises:
             SettingsMismatchError: they differ.
@@ -174,13 +184,14 @@ class OutputDirectory:
             raise SettingsMismatchError(str(self.path), differences, option=self.option)
 
     def damaged_error(self, reason: str) -> CompactError:
-        """Return what to raise if the marker is not what this version writes."""
+        """Return the error to raise if the marker does not have the contents that this version writes."""
         return self.error_type(
             f"{self.marker_file} is damaged ({reason}); restore it from a copy, or give another {self.option}"
         )
 
     def _translate_errors(self, *, is_reading: bool = False) -> AbstractContextManager[None]:
-        advice = "give another" if is_reading else "make room there, or give another"
+        """Raise `error_type` if the disk refuses to read or write the directory."""
+        advice = "give another" if is_reading else "free disk space there, or give another"
         return translate_disk_errors(
             self.error_type, f"{self.option} {self.path}", f"{advice} {self.option}", is_reading=is_reading
         )

@@ -1,12 +1,13 @@
-"""Find what installed packages add to this one: a group of entry points and a name in, the object out.
+"""Finds the plugins of installed packages: methods, model families and evaluation tasks.
 
-A package registers in its pyproject.toml, this one as any other:
+Plugins are entry points. A package registers them in its pyproject.toml; this package registers its own in the same
+way:
 
     [project.entry-points."compact_hf.model_families"]
     llava = "compact_hf.models.llava.family:Llava"
 
-Entry points cross processes: a child process, a worker on another machine and a package of somebody else find the same
-names without importing each other. Nothing is imported before it is asked for by name.
+Entry points work across processes: a child process or a worker on another machine finds the same plugins without
+importing the package that registers them. A plugin is imported only when it is loaded by name.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ _LOAD_ERRORS = (ImportError, AttributeError, SyntaxError)
 
 
 def list_plugins(group: str) -> tuple[str, ...]:
-    """Return the names that are registered in a group, sorted, without importing any of them."""
+    """Return the names that are registered in a group, sorted, without importing the plugins."""
     return tuple(sorted(_find_entry_points(tuple(sys.path)).select(group=group).names))
 
 
 def load_plugin(group: str, name_or_path: str) -> Any:
-    """Import what a name is registered for.
+    """Import a plugin.
 
     Args:
-        group (`str`): the entry points' group, such as `compact_hf.model_families`.
-        name_or_path (`str`): a registered name, or `package.module:Class` for what no package has registered.
+        group (`str`): the group of entry points, such as `compact_hf.model_families`.
+        name_or_path (`str`): a registered name, or `package.module:Class` for a class that is not registered.
 
     Returns:
-        `Any`: the object, usually a class.
+        `Any`: the object that the entry point refers to, usually a class.
 
     Raises:
-        UsageError: the name is unknown, two packages have registered it for different objects, or importing it fails.
+        UsageError: the name is unknown, is registered by two packages for different objects, or cannot be imported.
     """
     if ":" in name_or_path:
         return _load_path(name_or_path)
     if (own := _own_entry_points().get((group, name_or_path))) is not None:
-        return own.load()  # a package of somebody else cannot take the name of one of ours
+        return own.load()  # other packages cannot replace our own plugins
     found = _find_entry_points(tuple(sys.path)).select(group=group, name=name_or_path)
     registered = {entry.value: entry for entry in found}
     if not registered:
@@ -54,46 +55,49 @@ def load_plugin(group: str, name_or_path: str) -> Any:
         )
     if len(registered) > 1:
         owners = " and ".join(sorted(f"{_distribution(entry)} ({value})" for value, entry in registered.items()))
-        raise UsageError(f"{name_or_path!r} of the {_plural_noun(group)} is registered by {owners}; uninstall one")
+        raise UsageError(
+            f"{name_or_path!r} of the {_plural_noun(group)} is registered by {owners}: uninstall one of them"
+        )
     (entry,) = registered.values()
     try:
         return entry.load()
     except _LOAD_ERRORS as error:
         raise UsageError(
             f"{name_or_path!r} of the {_plural_noun(group)} cannot be imported from {entry.value} of the package "
-            f"{_distribution(entry)} ({_first_line(error)}); install that package again, or uninstall it"
+            f"{_distribution(entry)} ({_first_line(error)}): reinstall or uninstall that package"
         ) from error
 
 
 @cache
 def _own_entry_points() -> dict[tuple[str, str], EntryPoint]:
-    """Return those of this package: (group, name) -> entry point, without a look through all packages."""
+    """Return the entry points of this package by (group, name), without searching all installed packages."""
     return {(entry.group, entry.name): entry for entry in distribution("compact_hf").entry_points}
 
 
 @lru_cache(maxsize=4)
 def _find_entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001  # packages are found on it
-    """Return those of all installed packages, to be selected from; to look for them takes 10 ms."""
+    """Return the entry points of all installed packages. Cached by `sys.path`, because the search takes 10 ms."""
     return entry_points()
 
 
 def _load_path(path: str) -> Any:
+    """Import the object at `package.module:Class`."""
     module_name, _, qualified_name = path.partition(":")
     if module_name.startswith("."):
-        raise UsageError(f"{path!r} is no name of a module; give package.module:Class of a package that is installed")
+        raise UsageError(f"{path!r} is a relative import: give package.module:Class of an installed package")
     try:
         loaded: Any = import_module(module_name)
         for attribute in qualified_name.split("."):
             loaded = getattr(loaded, attribute)
-    except (*_LOAD_ERRORS, ValueError) as error:  # ValueError: nothing stands before the colon
+    except (*_LOAD_ERRORS, ValueError) as error:  # ValueError: the module name is empty
         raise UsageError(
-            f"cannot import {path!r} ({_first_line(error)}); give package.module:Class of a package that is installed"
+            f"cannot import {path!r} ({_first_line(error)}): give package.module:Class of an installed package"
         ) from error
     return loaded
 
 
 def _plural_noun(group: str) -> str:
-    """Return what a group's plugins are called: `model families` for `compact_hf.model_families`."""
+    """Return the noun for the plugins of a group, such as `model families` for `compact_hf.model_families`."""
     return group.rpartition(".")[2].replace("_", " ")
 
 

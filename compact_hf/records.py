@@ -1,7 +1,7 @@
-"""What flows from image to release: Image, Draft, Verdict, Turn, Conversation, Reject, Row.
+"""Defines the records of a run and of a dataset: ImageInfo, Draft, Verdict, Turn, Conversation, Reject and Row.
 
-Small frozen values without behaviour but their ids and their way to and from JSON. Ids are hashes of content,
-so that they are the same in every run, on every machine.
+They are small frozen dataclasses that can be written to and read from JSON. Ids are hashes of contents, so that they
+are the same in every run and on every machine.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ T = TypeVar("T")
 MAX_CONFIDENCE: Final = 100
 
 RESULTS_SCHEMA: Final = 3
-"""Of `results.json`, which evaluation writes and a model's card quotes; another number is another set of fields."""
+"""Version of the fields of `results.json`, which evaluation writes and model cards read."""
 
 READABLE_RESULTS_SCHEMAS: Final = (2, RESULTS_SCHEMA)
-"""Those that readers take. 2, which version 0.1.0 wrote, names no task: all of it is accuracy by k."""
+"""Versions that can be read. Version 2, written by compact_hf 0.1.0, names no task: it is always accuracy by k."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that has been looked at and can be read again.
+    """An image that was inspected and can be read again from its source.
 
     Attributes:
-        image_id (`str`): 32 hex digits, the SHA-256 of the file's bytes.
-        ref (`str`): where its source finds it: a path relative to the folder, or `scene:SEED`.
-        width, height (`int`): pixels, EXIF orientation applied.
-        image_source (`str`): a name for the origin that may be published; never an absolute path.
-        image_license (`str`): licence of the image, `unknown` where nobody said.
+        image_id (`str`): the first 32 hex digits of the SHA-256 of the file's bytes.
+        ref (`str`): the image's reference in its source: a path relative to the source's directory, or `scene:SEED`.
+        width (`int`): pixels, after EXIF orientation.
+        height (`int`): pixels, after EXIF orientation.
+        image_source (`str`): name of the origin, as published in the dataset; never an absolute path.
+        image_license (`str`): licence of the image, `unknown` if the source does not state one.
     """
 
     image_id: str
@@ -47,7 +48,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What the teacher wrote for one combination; `confidence` in per cent, 0 to 100."""
+    """A question and answer that the teacher wrote for one combination of capabilities.
+
+    Attributes:
+        question (`str`): the question.
+        answer (`str`): the teacher's answer.
+        confidence (`int`): the teacher's confidence in the answer, in per cent, 0 to 100.
+        capabilities (`tuple[str, ...]`): the requested combination.
+    """
 
     question: str
     answer: str
@@ -57,7 +65,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the verifier found a question to need, and its own answer; it knew neither the draft's."""
+    """The verifier's judgement of a question. The verifier sees neither the requested capabilities nor the answer.
+
+    Attributes:
+        capabilities (`tuple[str, ...]`): the capabilities that the question needs, according to the verifier.
+        answer (`str`): the verifier's own answer.
+    """
 
     capabilities: tuple[str, ...]
     answer: str
@@ -68,9 +81,11 @@ class Turn:
     """An accepted question with its answer.
 
     Attributes:
-        capabilities (`tuple[str, ...]`): the combination that was asked for.
-        verified_capabilities (`tuple[str, ...]`): what the verifier found.
-        confidence (`int`): the teacher's, 0 to 100.
+        question (`str`): the question.
+        answer (`str`): the teacher's answer.
+        capabilities (`tuple[str, ...]`): the requested combination.
+        verified_capabilities (`tuple[str, ...]`): the capabilities that the question needs, according to the verifier.
+        confidence (`int`): the teacher's confidence, in per cent, 0 to 100.
     """
 
     question: str
@@ -82,14 +97,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Something that was dropped, and why.
+    """A dropped image, draft or row, with the reason.
 
     Attributes:
-        stage (`str`): `picture`, `generation`, `verification`, `conversation`, `assembly`, `instruction`.
-        reason (`str`): a short fixed phrase, the key under which rejects are counted.
-        subject (`str`): the image's ref, the question, or the row's id.
-        detail (`str`): what was got, for people.
-        capabilities (`tuple[str, ...]`): the combination that was asked for, where there is one.
+        stage (`str`): `picture`, `generation`, `verification`, `conversation`, `assembly` or `instruction`.
+        reason (`str`): a short fixed phrase; rejects are counted by it.
+        subject (`str`): the reference of the image, the question, or the id of the row.
+        detail (`str`): more about the reason, such as the value that was rejected; for people.
+        capabilities (`tuple[str, ...]`): the requested combination, if there is one.
     """
 
     stage: Literal["picture", "generation", "verification", "conversation", "assembly", "instruction"]
@@ -100,18 +115,24 @@ class Reject:
 
 
 class Reason(StrEnum):
-    """The reason why something is dropped: a short fixed phrase that is counted; one enum for each stage.
+    """Base class of the reasons for rejects: short fixed phrases, one enum for each stage.
 
-    Journals and datasets hold these words, so they never change.
+    The phrases are stored in journals and datasets, so they never change.
     """
 
-    # The repr of a plain string: the hash that identifies a dataset's rows is computed from the repr.
+    # Same repr as a plain string: the hash that identifies the rows of a dataset is computed from the repr.
     __repr__ = str.__repr__
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """An image with its 2 to 3 accepted turns, all of the image's one k."""
+    """An image with its 2 or 3 accepted turns, which all have the same k.
+
+    Attributes:
+        image_id (`str`): the id of the image.
+        k (`int`): number of capabilities per question.
+        turns (`tuple[Turn, ...]`): the questions with their answers.
+    """
 
     image_id: str
     k: int
@@ -120,7 +141,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a row: `role` is `user` or `assistant`, `content` has no `<image>`."""
+    """One message of a row; its `content` never includes the `<image>` token."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -128,18 +149,21 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a dataset but for its images' bytes, which `read_images` reads when they are written.
+    """One row of a dataset. The bytes of its images are read by `read_images` when the dataset is written.
 
-    A method whose rows have columns of their own derives a class with a field for each.
+    A method whose rows have additional columns derives a class with a field for each column.
 
     Attributes:
         id (`str`): a stable hash of the content.
-        messages (`tuple[Message, ...]`): `user` and `assistant` in turn.
-        source (`str`): the method that made it, or `instruction`.
-        image_id (`str`, *optional*): the image's id; those of several in order, with commas between; None without any.
-        image_source, image_license (`str`, *optional*): where the images come from, and their licence.
-        teacher, verifier, preset_version (`str`, *optional*): who wrote and who checked it, with which settings.
-        read_images (`tuple[Callable[[], bytes], ...]`): reads each image.
+        messages (`tuple[Message, ...]`): the messages of `user` and `assistant`, alternating.
+        source (`str`): the method that made the row, or `instruction`.
+        image_id (`str`, *optional*): the ids of the images in order, separated by commas; None without images.
+        image_source (`str`, *optional*): where the images come from.
+        image_license (`str`, *optional*): the licence of the images.
+        teacher (`str`, *optional*): the model that wrote the row.
+        verifier (`str`, *optional*): the model that verified it.
+        preset_version (`str`, *optional*): the version of the settings that it was made with.
+        read_images (`tuple[Callable[[], bytes], ...]`): functions that return the encoded images, in order.
     """
 
     id: str
@@ -155,11 +179,11 @@ class Row:
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """The ids of its images, in order."""
+        """The ids of the row's images, in order."""
         return split_image_ids(self.image_id)
 
     def to_record(self) -> dict[str, Any]:
-        """Return its columns but for the images, as JSON has them."""
+        """Return all columns except the images, as JSON values."""
         return {
             "id": self.id,
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
@@ -173,25 +197,30 @@ class Row:
         } | self.own_columns()
 
     def own_columns(self) -> dict[str, Any]:
-        """Return the values of the columns that rows of its method have beside the common ones, as JSON has them."""
+        """Return the columns that only rows of this method have, as JSON values."""
         return {}
 
 
 def split_image_ids(image_id: str | None) -> tuple[str, ...]:
-    """Return the ids in a row's column `image_id`, in the order of its images."""
+    """Return the ids in the column `image_id` of a row, in the order of its images."""
     return tuple(image_id.split(",")) if image_id else ()
 
 
-_VALIDATION_MODULUS: Final = 20
+_VALIDATION_MODULUS: Final = 20  # one image in 20, so 5%, is for validation
 
 
 def is_validation_image(image_id: str) -> bool:
-    """Whether an image is for validation, as 5% are, by the hash of its bytes (hex digits)."""
+    """Return whether an image belongs to the validation split, which has 5% of all images.
+
+    Args:
+        image_id (`str`): hex digits of the hash of the image's bytes. It alone decides the split, so that an image is
+            never in both splits.
+    """
     return int(image_id, 16) % _VALIDATION_MODULUS == 0
 
 
 def digest(*parts: object, length: int = 32) -> str:
-    """Return the first `length` hex digits of the SHA-256 of the parts' canonical JSON."""
+    """Return the first `length` hex digits of the SHA-256 of the canonical JSON of `parts`."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -202,7 +231,7 @@ def to_json(record: Any) -> str:
 
 
 def _fields_of(record: Any) -> dict[str, Any]:
-    # `asdict` would deep-copy every value.
+    # Not `dataclasses.asdict`, which makes a deep copy of every value.
     return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
@@ -215,7 +244,7 @@ def from_json(kind: type[T], text: str | bytes) -> T:
     """Return the record of type `kind` that `to_json` wrote.
 
     Raises:
-        pydantic.ValidationError: the text is not such a record.
+        pydantic.ValidationError: the text is not a record of this type.
     """
     hashable: type = kind  # mypy takes type[T] for unhashable
     return _adapter(hashable).validate_json(text)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""Files and directories that are written at once, ordered work in threads, and what kind of file system a path is on.
+"""Writes files and directories atomically, prefetches items in threads, and detects network file systems.
 
-A file or a directory is there completely, or not at all. A new directory is built in a hidden sibling of `out` (same
-file system, so that a rename is enough) which also holds the lock and, for a moment, the directory that is replaced. A
-kill leaves `out` as it was or as it will be; the next call clears what was left.
+A file or directory is either written completely or not at all. A new directory is built in a hidden directory beside
+`out`, on the same file system, and then renamed. The hidden directory also contains the lock and, for a moment, the old
+directory. If the process is killed, `out` has either the old or the new contents, and the next call removes the rest.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from compact_hf.errors import CompactError, ReleaseError
 
 _TEMP_SUFFIX: Final = ".part"
 _SHARED_TEMP_NAME: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMP_SUFFIX)}")
-_STALE_S: Final = 24 * 3600.0  # the age in seconds from which no process still writes such a file
+_STALE_S: Final = 24 * 3600.0  # seconds; a temporary file that is older was left by a killed process
 
 
 @contextmanager
 def translate_disk_errors(
     error_type: type[CompactError], path: Path | str, advice: str, *, is_reading: bool = False
 ) -> Iterator[None]:
-    """Say in one line what the disk refuses inside the block.
+    """Replace errors of the file system inside the block by an error with a one-line message.
 
     Args:
-        error_type (`type[CompactError]`): what is raised.
-        path (`Path | str`): what cannot be written, or read.
-        advice (`str`): what is left as it was, and what to do.
-        is_reading (`bool`, *optional*, defaults to False): the block reads.
+        error_type (`type[CompactError]`): the class of the new error.
+        path (`Path | str`): the path that is written or read, for the message.
+        advice (`str`): the end of the message: what is unchanged, and what to do.
+        is_reading (`bool`, *optional*, defaults to False): whether the block reads, instead of writing.
+
+    Raises:
+        CompactError: `error_type`, if the block raises OSError, or ValueError because of an impossible path.
     """
     try:
         yield
@@ -49,7 +52,7 @@ def translate_disk_errors(
 
 
 def is_impossible_path(error: OSError | ValueError) -> bool:
-    """Return whether no file can have the path that was given: a part of it is too long, or it has a null byte."""
+    """Return whether an error was raised because a path is impossible: a name in it is too long, or has a null byte."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENAMETOOLONG, errno.EINVAL) and error.filename is not None
     return "embedded null" in str(error)
@@ -57,12 +60,16 @@ def is_impossible_path(error: OSError | ValueError) -> bool:
 
 @contextmanager
 def atomic_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """Give the path of a new file beside `path`, which replaces `path` if the block ends without an exception.
+    """Yield the path of a temporary file, which replaces `path` if the block ends without an exception.
 
     Args:
-        path (`Path`): the file; missing directories above it are made.
-        is_shared (`bool`, *optional*, defaults to False): several processes or threads may write it at the same
-            time, and the last one wins. Otherwise what a kill left over is written over by the next call.
+        path (`Path`): the file to write; missing parent directories are created.
+        is_shared (`bool`, *optional*, defaults to False): whether several processes or threads may write the file at
+            the same time. Each then has its own temporary file, and the last one to finish replaces the others.
+            Otherwise a temporary file that was left by a killed process is overwritten.
+
+    Yields:
+        `Path`: the temporary file, in the same directory.
 
     Raises:
         OSError: the file cannot be written or renamed.
@@ -85,15 +92,19 @@ def _temporary_file(path: Path, *, is_shared: bool) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write a file, whole or not at all; text as UTF-8. Raises OSError as `atomic_file` does."""
+    """Write a file atomically; text is encoded as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written or renamed.
+    """
     with atomic_file(path) as temp_file:
         temp_file.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def create_atomically(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, unless it exists: of several processes or machines the first one's stays.
+    """Write a text file atomically unless it exists. If several processes or machines create it, the first one wins.
 
-    On a file system without hard links it is the last one's.
+    On a file system without hard links the last one wins.
 
     Raises:
         OSError: the file cannot be written.
@@ -109,20 +120,26 @@ def create_atomically(path: Path, text: str) -> None:
 
 
 def remove_stale_parts(directory: Path) -> None:
-    """Remove what kills in `atomic_file(is_shared=True)` left in a directory more than a day ago.
+    """Remove temporary files of `atomic_file(is_shared=True)` that killed processes left more than a day ago.
 
     Raises:
         OSError: the directory cannot be read or written.
     """
     oldest = time.time() - _STALE_S
     for file in directory.iterdir():
-        with suppress(FileNotFoundError):  # it may be removed, or renamed, at this moment
+        with suppress(FileNotFoundError):  # another process may remove or rename it at the same time
             if _SHARED_TEMP_NAME.fullmatch(file.name) and file.stat().st_mtime < oldest:
                 file.unlink()
 
 
 def is_empty_directory(path: Path, *, besides: Collection[str] = ()) -> bool:
-    """Return whether `path` is a directory without files: none but `besides` and what a kill in `atomic_file` left."""
+    """Return whether `path` is an empty directory.
+
+    Args:
+        path (`Path`): a path, which need not exist.
+        besides (`Collection[str]`, *optional*): names of files to ignore. Temporary files of `atomic_file` are always
+            ignored, because a killed process may have left them.
+    """
     return path.is_dir() and all(
         file.name in besides or (file.name.startswith(".") and file.name.endswith(_TEMP_SUFFIX))
         for file in path.iterdir()
@@ -131,26 +148,29 @@ def is_empty_directory(path: Path, *, besides: Collection[str] = ()) -> bool:
 
 @contextmanager
 def replace_directory(out: Path, *, is_replaceable: Callable[[Path], bool]) -> Iterator[Path]:
-    """Give an empty folder to fill, which becomes `out` if the block ends without an exception.
+    """Yield an empty directory, which replaces `out` if the block ends without an exception.
 
     Args:
-        out (`Path`): may exist if it is an empty folder, or one that `is_replaceable` accepts: that one is replaced.
-        is_replaceable (`Callable[[Path], bool]`): whether a folder that stands there may be replaced.
+        out (`Path`): the directory to write. It may exist if it is empty, or if `is_replaceable` accepts it.
+        is_replaceable (`Callable[[Path], bool]`): returns whether an existing directory may be replaced.
+
+    Yields:
+        `Path`: the directory to fill, on the same file system as `out`.
 
     Raises:
-        ReleaseError: `out` holds something else, or another process is writing it.
-        OSError: the folder cannot be made or renamed.
+        ReleaseError: `out` has contents that may not be replaced, or is being written by another process.
+        OSError: the directory cannot be created or renamed.
     """
     from filelock import FileLock, Timeout
 
-    out = Path(os.path.abspath(out))  # `..` has no name to put a sibling beside
+    out = Path(os.path.abspath(out))  # a path such as `..` has no name from which to make that of the hidden directory
     staging = out.parent / f".{out.name}.writing"
     new, old = staging / "new", staging / "old"
     staging.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(staging / "lock", timeout=0):
             try:
-                _put_back(old, out)  # a kill between the two renames below left it there
+                _put_back(old, out)  # an earlier process may have been killed between the two renames below
                 _check_replaceable(out, is_replaceable)
                 for leftover in (old, new):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -164,22 +184,26 @@ def replace_directory(out: Path, *, is_replaceable: Callable[[Path], bool]) -> I
                 _put_back(old, out)
                 shutil.rmtree(staging, ignore_errors=True)
     except Timeout:
-        raise ReleaseError(f"{out} is being written by another process; wait for it or choose another --out") from None
+        raise ReleaseError(
+            f"{out} is being written by another process: wait until it ends, or choose another --out"
+        ) from None
 
 
 def _put_back(old: Path, out: Path) -> None:
+    """Restore the old directory if it was moved away and the new one is not in its place."""
     if old.exists() and not out.exists():
         old.rename(out)
 
 
 def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool]) -> None:
+    """Raise `ReleaseError` if `out` exists and may not be replaced."""
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
-        raise ReleaseError(f"{out} is not a folder; a release is written to a new folder, choose another --out")
+        raise ReleaseError(f"{out} is not a directory: choose a new directory as --out")
     if not is_empty_directory(out) and not is_replaceable(out):
         raise ReleaseError(
-            f"{out} holds something other than an earlier release, and would be lost; "
+            f"{out} has contents other than an earlier release, which would be deleted: "
             "choose an --out that is new, empty, or a release without other files"
         )
 
@@ -188,12 +212,20 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _WORKERS: Final = 4
-_CHUNK_SIZE: Final = 8  # items: handing over each by itself costs as much as hashing an image
-_MAX_PENDING: Final = 32  # items that may be finished and wait for their turn
+_CHUNK_SIZE: Final = 8  # items per task: submitting each item separately costs as much as hashing an image
+_MAX_PENDING: Final = 32  # items that are submitted and not yet yielded; bounds the memory
 
 
 def prefetch(items: Iterable[T], function: Callable[[T], U]) -> Iterator[tuple[T, U]]:
-    """Yield each item with what `function` makes of it in a thread, in order; what `function` raises is raised here."""
+    """Yield each item with the result of `function`, which runs in threads ahead of the consumer.
+
+    Args:
+        items (`Iterable[T]`): the items.
+        function (`Callable[[T], U]`): called once for each item. Its exceptions are raised here.
+
+    Yields:
+        `tuple[T, U]`: item and result, in the order of the items.
+    """
     from concurrent.futures import Future, ThreadPoolExecutor
 
     def run_chunk(chunk: list[T]) -> list[tuple[T, U]]:
@@ -212,8 +244,8 @@ def prefetch(items: Iterable[T], function: Callable[[T], U]) -> Iterator[tuple[T
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 
-# Several machines may write to these at once. Names without `fuse.` in front. 9p and virtiofs are not among them: all
-# that a sandbox or a small virtual machine has (gVisor, Kata) may be one, used by a single kernel.
+# File systems that several machines may write at the same time; types without the prefix `fuse.`. 9p and virtiofs are
+# left out: sandboxes and small virtual machines (gVisor, Kata) use them for local disks of a single kernel.
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
     "acfs afs beegfs ceph cifs coda davfs gcsfuse gfs gfs2 glusterfs goofys gpfs juicefs lustre mfs ncpfs nfs nfs4 "
     "ocfs2 orangefs panfs pvfs2 rclone s3fs smb3 smbfs sshfs wekafs".split()
@@ -224,16 +256,16 @@ _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 def get_network_file_system(path: str | Path, *, mountinfo: str | None = None) -> str | None:
-    """Return the type of the network file system that `path` lies on, such as `nfs4`, `cifs` or `fuse.sshfs`.
+    """Return the type of the network file system that contains `path`, such as `nfs4`, `cifs` or `fuse.sshfs`.
 
     Args:
-        path (`str | Path`): a file or folder, which need not exist yet.
-        mountinfo (`str`, *optional*, defaults to this process's): the text of Linux's /proc/PID/mountinfo.
+        path (`str | Path`): a file or directory, which need not exist.
+        mountinfo (`str`, *optional*, defaults to that of this process): the text of Linux's /proc/PID/mountinfo.
 
     Returns:
-        The type as the kernel writes it, or None: a local disk, or a system that does not tell (not Linux).
+        `str | None`: the type as the kernel names it, or None if it is a local disk or the system is not Linux.
     """
-    # First the path, as walking along it may mount something.
+    # Resolve the path before reading the mounts: resolving it may trigger an automatic mount.
     resolved = Path(path).resolve()
     if mountinfo is None:
         try:
@@ -241,13 +273,14 @@ def get_network_file_system(path: str | Path, *, mountinfo: str | None = None) -
         except OSError:
             return None
     ancestors = {resolved, *resolved.parents}
-    # Of two mounts on one folder the later one covers the earlier; `max` returns the first of equals.
+    # If two file systems are mounted on the same directory, the later one hides the earlier one. The mounts are
+    # reversed, so that `max`, which returns the first of equal items, finds the later one.
     mounts = [(point, file_system) for point, file_system in _iter_mounts(mountinfo) if point in ancestors][::-1]
     _, file_system = max(mounts, key=lambda mount: len(mount[0].parts), default=(resolved, ""))
     return file_system if file_system.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS else None
 
 
 def _iter_mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:
-    """Yield (mount point, type) in the order in which they were mounted."""
+    """Yield the mount points with their types, in the order in which they were mounted."""
     for match in _MOUNT_LINE.finditer(mountinfo):
         yield Path(_ESCAPE.sub(lambda escape: chr(int(escape[1], 8)), match["point"])), match["kind"]

@@ -1,13 +1,13 @@
-"""One command makes a release from a config in which every step is pinned, goes on where it stopped, and publishes.
+"""Makes a dataset release from a config file that pins all settings, and publishes it.
 
     python dataset_script/build_compact.py dataset_script/compact-scenes.yaml --out build
     python dataset_script/build_compact.py dataset_script/compact-v1.yaml --out build --dry-run
     python dataset_script/build_compact.py dataset_script/compact-v1.yaml --out build --publish
 
-In: a YAML file such as compact-scenes.yaml. Out: `build/run`, the journal; `build/release`, for `load_dataset`; with
---publish also the tag vX.Y.Z of the config's repository. After a kill at any stage the same command goes on: no
-answered request is asked again, and the data files that come out are the same, byte for byte (the card besides says on
-which days the replies came).
+The config is a YAML file such as compact-scenes.yaml. The run is written to `build/run` and the release, which
+`load_dataset` reads, to `build/release`. With --publish the release is also published as the tag vX.Y.Z of the config's
+repository. If the command is killed at any stage, running it again resumes it: answered requests are not sent again,
+and the data files are the same, byte for byte. Only the card may differ, because it names the days of the replies.
 """
 
 from __future__ import annotations
@@ -40,17 +40,23 @@ from compact_hf.runs.sources import open_source
 from compact_hf.storage import write_atomically
 
 _LIMIT_FILE: Final = "pictures"
-"""File beside the run: how many images the round takes that has begun. A kill must not change it."""
+"""File beside the run with the number of images of the current round, so that a killed command resumes this round."""
 _MIN_KEPT_SHARE: Final = 0.05
-"""Share of images that are taken to become conversations, at least, when more of them are drawn."""
+"""Lower bound on the assumed fraction of images that become conversations, when the size of a round is computed."""
 _SAMPLE_SIZE: Final = 200
-"""Images that a dry run reads to know how large they are."""
+"""Number of images that a dry run reads to estimate their mean size."""
 _JOURNAL_BYTES_PER_REQUEST: Final = 1500
-"""For each request, about."""
+"""Approximate size of a request with its reply in the journal."""
 
 
 class Instruction(BaseModel):
-    """The instruction part: a file in LLaVA's format, where its pictures are, and the share to take."""
+    """The instruction part of a release.
+
+    Attributes:
+        file (`Path`): a JSON list in LLaVA's format.
+        image_root (`Path`): the directory that its image paths are relative to.
+        fraction (`float`): the fraction of its rows to take, 0 to 1.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,12 +66,14 @@ class Instruction(BaseModel):
 
 
 class Config(BaseModel):
-    """Everything that decides what the release holds. Paths are relative to the folder in which the command is run.
+    """All settings of a release. Most are options of `compact generate` and `compact assemble` with the same name.
+
+    Paths are relative to the current directory.
 
     Attributes:
-        conversations (`int`, *optional*): pictures, drawn at random from the source, until so many became
-            conversations; the whole source where it is left out.
-        repository (`str`, *optional*): where --publish puts it.
+        conversations (`int`, *optional*): number of conversations to make, about images drawn at random from the
+            source; by default all images of the source are used.
+        repository (`str`, *optional*): the Hub repository for --publish.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,22 +100,26 @@ class Config(BaseModel):
     @field_validator("source")
     @classmethod
     def _check_pinned(cls, source: str) -> str:
+        """Refuse a Hub dataset without a fixed revision, whose contents may change."""
         if source.startswith(HUB_PREFIX) and Address.parse(source).revision in ("", "main"):
-            raise ValueError(f"{source} is another pool tomorrow; name a tag or a commit after an @")
+            raise ValueError(f"{source} has no fixed revision, so its contents may change: add @ and a tag or commit")
         return source
 
 
 def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, max_cost: float | None = None) -> Path:
-    """Make the release in `out/release` and return that folder.
+    """Make the release and return its directory, `out/release`.
 
     Args:
-        config (`Config`): what to make.
-        out (`Path`): the folder for run and release.
-        concurrency (`int`, *optional*, defaults to 16): requests in flight.
-        max_cost (`float`, *optional*): stop after so many US dollars in all.
+        config (`Config`): the settings of the release.
+        out (`Path`): the directory for run and release.
+        concurrency (`int`, *optional*, defaults to 16): number of requests in flight.
+        max_cost (`float`, *optional*): stop when the total cost reaches this number of US dollars.
+
+    Returns:
+        `Path`: the directory of the release.
 
     Raises:
-        CompactError: a step failed or was stopped; the same call goes on there.
+        CompactError: a step failed or was stopped; the same call resumes it.
     """
     run_options: dict[str, Any] = {
         "teacher": config.teacher,
@@ -119,7 +131,7 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
         "concurrency": concurrency,
         "max_cost": max_cost,
     }
-    with ProgressBar("pictures") as bar:
+    with ProgressBar("images") as bar:
         _generate_rounds(config, out, run_options, bar)
     release = out / "release"
     instruction = config.instruction
@@ -142,15 +154,15 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
     )
     report = validate(release)
     if not report.is_valid:
-        raise ReleaseError(f"{release} is not valid: {report.counts}; `compact validate {release}` says where")
+        raise ReleaseError(f"{release} is not valid ({report.counts}): run `compact validate {release}` for details")
     return release
 
 
 def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar: ProgressBar) -> None:
-    """Ask about images, in rounds, until enough of them became conversations.
+    """Generate in rounds until enough images became conversations.
 
-    Each round's number of images is written down before it begins, and is finished before the next is decided upon:
-    what is asked does not depend on where a kill fell.
+    The number of images of a round is saved before the round starts, and a round is finished before the next one is
+    planned. So the images that are used do not depend on when the command was killed.
     """
     limit_file = out / _LIMIT_FILE
     limit = int(limit_file.read_text()) if limit_file.is_file() else config.conversations
@@ -168,19 +180,20 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
             return
         if progress.images < limit:
             raise ReleaseError(
-                f"{config.source} gave {progress.kept} conversations of {progress.images} pictures, all there are, "
-                f"and {config.conversations} are wanted; ask for fewer or give more pictures"
+                f"{config.source} gave only {progress.kept} conversations from all of its {progress.images} images, "
+                f"but {config.conversations} are requested: request fewer conversations or add images"
             )
+        # Take as many more images as are missing, if the same fraction of them becomes conversations.
         kept_share = max(_MIN_KEPT_SHARE, progress.kept / progress.finished)
         limit += math.ceil((config.conversations - progress.kept) / kept_share)
 
 
 def check_publishable(config: Config) -> str:
-    """Return the repository, before anything is spent on what could not be published.
+    """Return the repository of the config, after checking that the Hub accepts the token, before money is spent.
 
     Raises:
-        UsageError: the config names none.
-        HubError: the Hub cannot be reached, or does not take the token.
+        UsageError: the config has no repository.
+        HubError: the Hub cannot be reached, or refuses the token.
     """
     from huggingface_hub import HfApi
 
@@ -192,10 +205,15 @@ def check_publishable(config: Config) -> str:
 
 
 def publish_once(release: Path, repository: str, *, version: str) -> str:
-    """Publish, unless a kill came after the tag was set, and return the page of the tag.
+    """Publish a release, unless a killed command has already published it, and return the URL of the tag.
+
+    Args:
+        release (`Path`): the directory of the release.
+        repository (`str`): the Hub repository.
+        version (`str`): the version of the release, without the `v` of the tag.
 
     Raises:
-        CompactError: what `publish` raises, such as that the version exists with other rows.
+        CompactError: publishing failed, for example because the version exists with other rows.
     """
     from huggingface_hub import HfApi
 
@@ -203,7 +221,7 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
     if tag in get_remote_state(repository, repo_type="dataset").tags:
         with translate_write_errors(repository, release):
             remote_files = get_repo_files(HfApi(), repository, repo_type="dataset", revision=tag)
-        # The card and the changelog name the day on which they were written.
+        # Compare only the data files: the card and the changelog contain the date on which they were written.
         if not any(path.startswith("data/") for path in iter_differences(remote_files, release)):
             return f"{HfApi().endpoint}/datasets/{repository}/tree/{tag}"
     push_result = publish(release, repository, on_progress=log).pushed
@@ -212,17 +230,22 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
 
 
 def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
-    """Print what the release is made of, what it will take, and the disk that it needs.
+    """Print the settings of the release, the requests, cost and time that it will take, and the disk space.
+
+    Args:
+        config (`Config`): the settings of the release.
+        out (`Path`): the directory for run and release.
+        concurrency (`int`): number of requests in flight.
 
     Raises:
-        CompactError: the source is not there, or `out` holds another run.
+        CompactError: the source cannot be read, or `out` has a run with other settings.
     """
     forecast = _forecast_run(config, out, concurrency)
     instruction = config.instruction
     instruction_rows = (
         round(instruction.fraction * sum(1 for _ in iter_json_items(instruction.file))) if instruction else 0
     )
-    print_data(f"release {config.version} of {config.source}, to {config.repository or 'nowhere: the config has none'}")
+    print_data(f"release {config.version} of {config.source}, to {config.repository or 'no repository: none is set'}")
     print_data(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")
     if instruction:
         print_data(f"instruction part: {instruction_rows:,} rows, {instruction.fraction:.0%} of {instruction.file}")
@@ -235,7 +258,7 @@ def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
 
 
 def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
-    """Return the forecast for as many images as the wanted conversations will take."""
+    """Return the forecast for the number of images that the requested conversations will take."""
 
     def make_forecast(limit: int | None) -> Forecast:
         return dry_run(
@@ -257,6 +280,7 @@ def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
 
 
 def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction_rows: int) -> None:
+    """Print the disk space that run and release will take, and the free space."""
     mean_bytes = _measure_mean_bytes(config)
     existing = next(directory for directory in (out.resolve(), *out.resolve().parents) if directory.exists())
     release_bytes = (forecast.kept + instruction_rows) * mean_bytes
@@ -266,14 +290,14 @@ def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction
         [
             ("journal", round(journal_bytes / 1e6)),
             ("release", round(release_bytes / 1e6)),
-            ("a second release, while one replaces another", round(release_bytes / 1e6)),
+            ("temporary copy, when a release is replaced", round(release_bytes / 1e6)),
             ("free now", round(shutil.disk_usage(existing).free / 1e6)),
         ],
     )
 
 
 def _measure_mean_bytes(config: Config) -> float:
-    """Return the mean size of the images that the run begins with."""
+    """Return the mean size in bytes of the first images of the run."""
     source = open_source(config.source)
     refs = shuffle_refs(source, config.seed)[:_SAMPLE_SIZE]
     return sum(len(source.read(ref)) for ref in refs) / len(refs)
@@ -282,13 +306,25 @@ def _measure_mean_bytes(config: Config) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("config", type=Path, help="a YAML file")
-    parser.add_argument("--out", type=Path, required=True, help="where run and release lie")
-    parser.add_argument("--publish", action="store_true", help="put it into the config's repository at the end")
-    parser.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
-    parser.add_argument("--conversations", type=int, metavar="N", help="make a smaller or larger one than the config's")
-    parser.add_argument("--concurrency", type=int, default=DEFAULT_CONCURRENCY, metavar="C", help="requests in flight")
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
+    parser.add_argument("config", type=Path, help="a YAML file with the settings of the release")
+    parser.add_argument("--out", type=Path, required=True, help="directory for run and release")
+    parser.add_argument("--publish", action="store_true", help="publish the release to the repository in the config")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print requests, tokens, cost, time and disk space, without any request or API key",
+    )
+    parser.add_argument(
+        "--conversations", type=int, metavar="N", help="number of conversations to make, instead of the config's"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=DEFAULT_CONCURRENCY,
+        metavar="C",
+        help="number of requests in flight (default: %(default)s)",
+    )
+    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop when the total cost reaches USD US dollars")
     args = parser.parse_args(arguments)
     try:
         _run(args)
@@ -296,16 +332,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log(f"build_compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        log("build_compact: interrupted; what was finished is kept, run the same command again")
+        log("build_compact: interrupted; finished work is kept: run the same command again to resume")
         return 3
     return 0
 
 
 def _run(args: argparse.Namespace) -> None:
+    """Print the forecast, or build the release and publish it if requested. Prints its directory or its URL."""
     config = read_config(args.config, Config, example="compact-scenes.yaml")
     if args.conversations is not None:
         if args.publish:
-            raise UsageError("--conversations makes another release than the config's; write it there to publish it")
+            raise UsageError(
+                "--conversations and --publish cannot be combined: set `conversations` in the config to publish it"
+            )
         if args.conversations < 1:
             raise UsageError(f"got --conversations {args.conversations}; give at least 1")
         config = config.model_copy(update={"conversations": args.conversations})

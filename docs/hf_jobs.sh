@@ -1,9 +1,10 @@
 #!/bin/bash
-# Four shards as Jobs on the Hub, collected in a bucket. The same line again goes on with what is unfinished:
+# Generates four shards of a run as Jobs on the Hub, and collects them in a bucket. Running the same command again resumes
+# unfinished shards:
 #     hf buckets create me/runs --private
-#     GEMINI_API_KEY=... HF_TOKEN=... docs/hf_jobs.sh IMAGE hf://buckets/me/runs hf://datasets/me/pictures@COMMIT --rpm 1000
+#     GEMINI_API_KEY=... HF_TOKEN=... docs/hf_jobs.sh IMAGE hf://buckets/me/runs hf://datasets/me/images@COMMIT --rpm 1000
 #     hf buckets sync hf://buckets/me/runs run && compact assemble run --out release --version 1.0.0
-# IMAGE is one with this package in it; keys are passed as secrets, by name.
+# IMAGE is a Docker image with this package. The keys are passed as secrets, by name.
 image=$1 runs=$2
 arguments=$(printf '%q ' "${@:3}")
 for i in 1 2 3 4; do

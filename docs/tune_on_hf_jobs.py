@@ -2,15 +2,16 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-r"""A recipe trained as a Job on the Hub, and what came out published. The same line again goes on where it stopped:
+r"""Trains a recipe as a Job on the Hub and publishes the model. Running the same command again resumes the training:
 
     hf buckets create me/tuning --private
     hf jobs uv run --flavor a100-large --secrets HF_TOKEN --timeout 12h --volume hf://buckets/me/tuning:/tuning \
         --env COMPACT_HF=git+https://github.com/org/compact_hf docs/tune_on_hf_jobs.py llava15-7b-lora-1gpu me/student \
         --model_name_or_path me/llava-v1.5-7b-pretrained --dataset_name me/compact@v1.0.0
 
-COMPACT_HF says where this package comes from: a Git URL or a wheel's; without it, PyPI. What stands behind the recipe
-and the adapter's repository replaces the recipe's settings. Without the bucket, checkpoints are gone with the Job.
+COMPACT_HF is the URL of a Git repository or a wheel of this package; by default it is installed from PyPI. Arguments
+after the recipe and the adapter's repository replace settings of the recipe. Without the bucket, checkpoints are lost
+when the Job ends.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = {"qlora": "qlora", "zero3": "deepspeed"}
-BUCKET = Path("/tuning")
+EXTRAS = {"qlora": "qlora", "zero3": "deepspeed"}  # part of a recipe's name -> the extra that it needs
+BUCKET = Path("/tuning")  # where the bucket is mounted
 
 
 def main(recipe: str, repository: str, *settings: str) -> int:
-    """Train and publish; return the exit status of the first that fails (3: the same Job again goes on)."""
+    """Train and publish. Return the exit status of the command that failed, or 0 (3: running the Job again resumes)."""
     extras = ",".join(["tune", *(extra for word, extra in EXTRAS.items() if word in recipe)])
     source = os.environ.get("COMPACT_HF")
     package = f"compact_hf[{extras}]" + (f" @ {source}" if source else "")

@@ -1,8 +1,8 @@
-"""The Space: ask a model before and after COMPACT tuning, look through the data, compose a question, see the results.
+"""Serves the Space: ask a model before and after COMPACT tuning, explore data, compose a question, see the results.
 
     python app.py
 
-It starts as it stands: no key, no GPU, no network. README.md beside it says which variables give it more.
+It runs without API key, GPU or network access. The environment variables in README.md select other models and data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import compose
 import explore
 import gallery
 import gradio as gr
-import model  # first: on ZeroGPU it has to come before torch
+import model  # on ZeroGPU, this has to be imported before torch
 import results
 from page import css, theme
 from request_guard import RequestGuard
@@ -31,27 +31,28 @@ from compact_hf.errors import CompactError
 SCENE_COUNT: Final = 60
 ROWS_PER_K: Final = 60
 TITLE: Final = "COMPACT, question by question"
-# Seconds: images older than the second are looked for as often as the first says, and deleted.
+# Seconds: how often uploaded images are cleaned up, and the age from which they are deleted.
 CACHE_CLEANUP_S: Final = (1800, 5400)
 MAX_QUEUE_SIZE: Final = 32
 
 INTRODUCTION: Final = f"""# {TITLE}
 Every question here was made to need exactly **k** of ten visual capabilities at once
-([the paper](https://arxiv.org/abs/2504.21850)). Ask a model before and after tuning on such questions, look through
-them, watch one being made, and see what it brings.
+([the paper](https://arxiv.org/abs/2504.21850)). Ask a model before and after tuning on such questions, explore the
+questions, follow how one is made, and see the results.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the owner of the Space has set; every one may be empty.
+    """The settings of the Space, made by its owner. Each string may be empty.
 
     Attributes:
-        model, adapter (`str`): asked on Ask.
-        dataset (`str`): shown on Explore.
-        results (`str`): shown on Results.
-        gemini_url (`str`): another server than Google's, for Compose.
-        answer_seconds (`float`): after which an answer is stopped.
+        model (`str`): the model of the tab Ask: a directory or a Hub repository.
+        adapter (`str`): its adapter, likewise.
+        dataset (`str`): the dataset of the tab Explore, likewise.
+        results (`str`): the file or directory of the tab Results.
+        gemini_url (`str`): URL of a server to use instead of Google's, for the tab Compose.
+        answer_seconds (`float`): time limit of an answer, in seconds.
     """
 
     model: str = ""
@@ -63,11 +64,11 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Return what the environment says."""
+        """Return the settings in the environment variables."""
         get_env = os.environ.get
         seconds = get_env("ANSWER_SECONDS", "60")
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", seconds):
-            sys.exit(f"ANSWER_SECONDS is {seconds!r}; give a number of seconds, such as 60")
+            sys.exit(f"ANSWER_SECONDS is {seconds!r}: set it to a number of seconds, such as 60")
         return cls(
             model=get_env("MODEL_ID", ""),
             adapter=get_env("ADAPTER_ID", ""),
@@ -79,8 +80,8 @@ class Settings:
 
 
 def build(settings: Settings) -> gr.Blocks:
-    """Return the page."""
-    # First the data: `datasets` looks into transformers, which loading the model imports beside it.
+    """Return the page with its four tabs."""
+    # Read the data before loading the model: `datasets` inspects transformers, which the loading thread imports.
     image_gallery, error_message = _open_gallery(settings.dataset)
     models = model.SpaceModels(settings.model, settings.adapter, seconds=settings.answer_seconds)
     with gr.Blocks(title=TITLE, delete_cache=CACHE_CLEANUP_S, analytics_enabled=False) as page:
@@ -100,22 +101,31 @@ def build(settings: Settings) -> gr.Blocks:
 
 
 def _open_gallery(dataset: str) -> tuple[gallery.Gallery, str]:
+    """Return the rows for the tab Explore, and a message for visitors if the dataset cannot be read."""
     if not dataset:
         return gallery.draw_scenes(SCENE_COUNT), ""
     try:
         return gallery.read_dataset(dataset, per_k=ROWS_PER_K), ""
     except CompactError as error:
-        # The reason may name a folder of this machine: it is the owner's to read.
+        # The reason may name a directory of this machine, so it is written to the log and not shown to visitors.
         logging.getLogger(__name__).error("DATASET_ID cannot be used: %s", error)
         error_message = (
-            "**The data set of this Space cannot be read; its log says why.** Drawn scenes are shown instead."
+            "**The dataset of this Space cannot be read (see the log of the Space).** Drawn scenes are shown instead."
         )
         return gallery.draw_scenes(SCENE_COUNT), error_message
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
-    """Serve the page, with every door closed that it does not need; `options` is for Gradio's `launch`."""
-    # Nothing past the queue: its length is the bound on what is waiting.
+    """Serve the page, with all of Gradio's features disabled that it does not use.
+
+    Args:
+        page (`gr.Blocks`): the page.
+        **options (`Any`): passed to Gradio's `launch`.
+
+    Returns:
+        `Any`: what Gradio's `launch` returns.
+    """
+    # All calls go through the queue, so that its length limits the number of waiting calls.
     page.queue(max_size=MAX_QUEUE_SIZE, default_concurrency_limit=8, api_open=False)
     return page.launch(
         css=css(),
@@ -126,7 +136,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         mcp_server=False,
         pwa=False,
         enable_monitoring=False,
-        # Gradio would keep every call's inputs in the browser, a visitor's key among them.
+        # Otherwise Gradio stores the inputs of every call in the browser, including a visitor's API key.
         run_history=False,
         footer_links=["api", "gradio", "settings"],
         **options,

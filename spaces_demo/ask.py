@@ -1,4 +1,4 @@
-"""The tab Ask: an image and a question in, the answers of base and tuned model out, side by side as they grow."""
+"""Builds the tab Ask, which shows the answers of base and tuned model side by side while they are generated."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ EXAMPLE_COUNT: Final = 6
 _STATUS_TEXT: Final = {
     "": "writing",
     "done": "finished",
-    "length": "cut: too long",
-    "time": "stopped: it took too long",
+    "length": "stopped: maximum length",
+    "time": "stopped: time limit",
 }
 
 
 def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
-    """Lay out the tab; `page` is the page, whose visitors are told who answers as soon as that is known."""
-    introduction = gr.Markdown(_introduction(models, "The models are being loaded …"))
+    """Lay out the tab.
+
+    Args:
+        models (`SpaceModels`): the models that answer.
+        page (`gr.Blocks`): the page; when a visitor opens it, the introduction is updated with the state of the models.
+    """
+    introduction = gr.Markdown(_introduction(models, "The models are loading …"))
     with gr.Row():
         with gr.Column(min_width=280):
-            image = ImageInput(
-                label="Picture", sources=["upload", "clipboard"], type="filepath", height=300, buttons=[]
-            )
+            image = ImageInput(label="Image", sources=["upload", "clipboard"], type="filepath", height=300, buttons=[])
             question = gr.Textbox(
                 label="Question",
                 info=f"At most {MAX_QUESTION_CHARS} characters.",
@@ -45,15 +48,17 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
             with gr.Row():
                 base = gr.Textbox(label="Base, before COMPACT tuning", interactive=False, lines=4, min_width=130)
                 tuned = gr.Textbox(label="COMPACT-tuned", interactive=False, lines=4, min_width=130)
-            status = gr.Markdown("Choose an example below, or a picture of your own.", elem_classes="state")
-    gr.Examples(_write_examples(), [image, question], label="Examples: drawn scenes that the shipped student never saw")
+            status = gr.Markdown("Choose an example below, or upload your own image.", elem_classes="state")
+    gr.Examples(
+        _write_examples(), [image, question], label="Examples: drawn scenes that the shipped student was not trained on"
+    )
 
     def ask(picture: bytes | None, question: str) -> Iterator[tuple[str, str, str]]:
         if picture is None:
-            raise input_error("There is no picture; drop one or choose an example.")
+            raise input_error("There is no image: upload one or choose an example.")
         checked_question = check_question(question)
         if not models.is_ready:
-            yield "", "", "The models are still being loaded …"
+            yield "", "", "The models are still loading …"
         try:
             sides = models.sides()
             for answers in models.stream(picture, checked_question):
@@ -82,7 +87,7 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
         [image, question],
         [base, tuned, status],
         api_name="ask",
-        # One model, one answer at a time.
+        # There is one model in memory, which answers one question at a time.
         concurrency_limit=1,
         trigger_mode="once",
     )
@@ -97,16 +102,16 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
 
 
 def _introduction(models: SpaceModels, note: str) -> str:
+    """Return the text at the top of the tab: which model answers, and what happens to the visitor's data."""
     return (
-        f"Here answers {models.description}: **base** as it was before COMPACT tuning, **tuned** after it. "
-        "Both are asked "
-        "the same, and write a token each in turn. "
-        f"Your picture and question stay on this machine and are deleted within two hours. {note}"
+        f"The model is {models.description}. **Base** is the model before COMPACT tuning, **tuned** after it. "
+        "Both get the same question, and take turns writing a token. "
+        f"Your image and question stay on this machine; the image is deleted within two hours. {note}"
     )
 
 
 def _write_examples() -> list[list[str]]:
-    """Draw scenes, write them to files, as Gradio wants them, and return each with a question about it."""
+    """Draw scenes, write them to files as Gradio's examples need them, and return each path with a question."""
     import random
 
     directory = Path(tempfile.mkdtemp(prefix="compact-space-"))

@@ -1,8 +1,8 @@
-"""The tab Compose: up to three capabilities and an image in, the question that a teacher writes and its way through
-verification out.
+"""Builds the tab Compose, which shows step by step how a question about an image is written and verified.
 
-Drawn scenes are asked about by the embedded teacher, which needs neither key nor network. A visitor's own image goes
-to Gemini with the visitor's own key, which lives as long as the request does.
+Visitors choose up to three capabilities, and an image. Questions about drawn scenes are written by the embedded
+teacher, which needs neither API key nor network. A visitor's own image is sent to Gemini with the visitor's own key,
+which is kept only for the duration of the request.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from compact_hf.teachers.base import Teacher
 MAX_CAPABILITIES: Final = 3
 SCENE_COUNT: Final = 10_000
 GEMINI_TIMEOUT_S: Final = 30.0
-_SCENE_MODE, _UPLOAD_MODE = "A drawn scene and the embedded teacher", "My own picture and Gemini"
+_SCENE_MODE, _UPLOAD_MODE = "A drawn scene and the embedded teacher", "My own image and Gemini"
 _DEFAULT_CAPABILITIES: Final = ("color", "counting")
 
 
 def build_tab(gemini_url: str | None) -> None:
-    """Lay out the tab; `gemini_url` is another server than Google's, set by the owner alone."""
+    """Lay out the tab; `gemini_url` is a server to use instead of Google's, and can only be set by the owner."""
     gr.Markdown(
-        "How a question is made: a teacher writes one that needs the capabilities you pick, filters check it, a "
-        "verifier says what it needs without being told, and code compares. Only what passes gets into the data set."
+        "How a question is made: a teacher writes a question that needs the capabilities you choose. Filters check it. "
+        "A verifier, who does not see your choice, lists the capabilities that the question needs. Code compares the "
+        "two lists. Only questions that pass all steps become part of the dataset."
     )
     with gr.Row():
         with gr.Column(min_width=280):
@@ -43,9 +44,9 @@ def build_tab(gemini_url: str | None) -> None:
                 [(get_label(name), name) for name in CAPABILITIES],
                 value=list(_DEFAULT_CAPABILITIES),
                 label="Capabilities",
-                info=f"One to {MAX_CAPABILITIES}.",
+                info=f"Choose one to {MAX_CAPABILITIES}.",
             )
-            mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Picture and teacher")
+            mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Image and teacher")
             scene_group, scene_number, fault = _build_scene_inputs()
             upload_group, image, key_textbox = _build_upload_inputs()
             button = gr.Button("Write a question", variant="primary")
@@ -56,14 +57,16 @@ def build_tab(gemini_url: str | None) -> None:
         wanted: list[str], way: str, number: float | None, fault: bool, picture: bytes | None, key: str
     ) -> AsyncIterator[str]:
         if not 1 <= len(wanted) <= MAX_CAPABILITIES:
-            raise input_error(f"{len(wanted)} capabilities are picked; pick 1 to {MAX_CAPABILITIES}.")
+            raise input_error(f"{len(wanted)} capabilities are selected: select 1 to {MAX_CAPABILITIES}.")
         combination = canonicalize(wanted)
         if way == _SCENE_MODE:
             seed = _check_seed(number)
             ref = f"scene:{seed}"
             pages = _iter_pages(_scenes_teacher(fault, seed), SceneSource(seed, seed + 1).read(ref), ref, combination)
         elif picture is None or not key:
-            raise input_error("Your own picture and a Gemini key are both needed; drawn scenes need neither.")
+            raise input_error(
+                "An image and a Gemini API key are both needed. To try it without them, use drawn scenes."
+            )
         else:
             pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination)
         async for html in pages:
@@ -87,13 +90,13 @@ def build_tab(gemini_url: str | None) -> None:
 
 
 def _build_scene_inputs() -> tuple[gr.Group, gr.Number, gr.Checkbox]:
-    """Lay out the choice of a drawn scene, with its preview."""
+    """Lay out the selection of a drawn scene, with its preview."""
     with gr.Group(visible=True) as group:
         number = gr.Number(7, label=f"Scene, 0 to {SCENE_COUNT - 1}", precision=0, minimum=0, maximum=SCENE_COUNT - 1)
         preview = gr.HTML(_render_scene(7), elem_classes="scene")
-        fault = gr.Checkbox(label="Let the teacher make a mistake, to see verification find it")
+        fault = gr.Checkbox(label="Make the teacher write a faulty question, to see how verification finds the fault")
     number.input(
-        # What is being typed need not be a number yet.
+        # The field is empty while a visitor types a new number.
         lambda value: gr.skip() if value is None else _render_scene(_check_seed(value)),
         number,
         preview,
@@ -105,28 +108,26 @@ def _build_scene_inputs() -> tuple[gr.Group, gr.Number, gr.Checkbox]:
 
 
 def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
-    """Lay out the upload of an image with a key for its teacher, hidden until it is chosen."""
+    """Lay out the upload of an image and the field for an API key; hidden until this mode is selected."""
     with gr.Group(visible=False) as group:
-        image = ImageInput(
-            label="Your picture", sources=["upload", "clipboard"], type="filepath", height=260, buttons=[]
-        )
+        image = ImageInput(label="Your image", sources=["upload", "clipboard"], type="filepath", height=260, buttons=[])
         key_textbox = KeyTextbox(
             label="Gemini API key",
-            info="Sent to Google with this one request; not kept, not logged.",
+            info="Sent to Google with this request; neither stored nor logged.",
             type="password",
             max_length=200,
             html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
         )
         gr.Markdown(
-            "Your picture (as a JPEG of at most 1024 pixels, without metadata), the prompts and your key go to "
-            "Google's Gemini API, at your cost: up to three requests.",
+            "Your image (as a JPEG of at most 1024 pixels, without metadata), the prompts and your key are sent to "
+            "Google's Gemini API, in up to three requests, at your cost.",
             elem_classes="note",
         )
     return group, image, key_textbox
 
 
 async def _iter_pages(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[str]:
-    """Yield the page after each step; what the teacher's server says is never shown as it stands."""
+    """Yield the page after each step. Messages of the teacher's server are never shown unchanged."""
     finished_steps: list[Step] = []
     try:
         async for step in iter_steps(teacher, data, ref, combination):
@@ -135,11 +136,11 @@ async def _iter_pages(teacher: Teacher, data: bytes, ref: str, combination: tupl
                 "steps.html.jinja", steps=finished_steps, hint=_hint(finished_steps[0], ref, len(combination))
             )
     except TeacherUnavailableError as error:
-        raise input_error(f"The teacher gave no answer ({error}); try again later.") from None
+        raise input_error(f"The teacher did not answer ({error}): try again later.") from None
     except TeacherError:
-        # Its message speaks to who runs a command, and quotes the server.
+        # Its message is meant for users of the command line, and quotes the server.
         raise input_error(
-            "Gemini refuses the key or the request; check the key, and that it may use the model."
+            "Gemini refuses the API key or the request: check the key, and that it has access to the model."
         ) from None
     finally:
         await teacher.close()
@@ -169,7 +170,7 @@ def _render_scene(seed: int) -> str:
 
 
 def _hint(draft_step: Step, ref: str, k: int) -> str:
-    """Say what a scene does support where the teacher found that it does not support what was picked."""
+    """Return an example of capabilities that a scene supports, if it does not support the selected ones."""
     if draft_step.state == "failed" and ref.startswith("scene:"):
         combinations = supported_combinations(build_scene(int(ref.removeprefix("scene:"))), k)
         if combinations:

@@ -1,4 +1,4 @@
-"""The tab Explore: what gallery.py found in, a page of it by k and capability out; each image links to its row."""
+"""Builds the tab Explore, which shows the rows of a gallery in pages, filtered by k and capability."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ ANY = "any"
 
 
 def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
-    """Lay out the tab. A visitor who comes with `?row=NAME` is shown that row alone."""
+    """Lay out the tab. For visitors who open the Space with `?row=NAME`, it shows that row only.
+
+    Args:
+        image_gallery (`Gallery`): the rows to show.
+        blocks (`gr.Blocks`): the page.
+        tabs (`gr.Tabs`): the tabs of the page, to select this one.
+    """
     ks = sorted({row.item.k for row in image_gallery.rows})
 
     def look(k: str, capability: str, page: float | None) -> tuple[str, str]:
@@ -27,7 +33,7 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
         page_count = max(-(-len(matching_rows) // PAGE_SIZE), 1)
         current_page = _clamp_page(page, page_count)
         text = (
-            f"{len(matching_rows)} of {len(image_gallery.rows)} pictures of {image_gallery.origin}. "
+            f"{len(matching_rows)} of {len(image_gallery.rows)} images from {image_gallery.origin}. "
             f"Page {current_page} of {page_count}."
         )
         rows = matching_rows[(current_page - 1) * PAGE_SIZE : current_page * PAGE_SIZE]
@@ -35,7 +41,7 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
 
     def make_pager(offset: int) -> Any:
         def turn_page(k: str, capability: str, page: float | None) -> tuple[int, str, str]:
-            # A page too far shows the last one; the number has to say so too.
+            # A number after the last page shows the last page, so the number field is corrected, too.
             row_count = len(
                 gallery.filter_rows(
                     image_gallery.rows, None if k == ANY else int(k), None if capability == ANY else capability
@@ -47,7 +53,9 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
         return turn_page
 
     with gr.Row(equal_height=True):
-        k = gr.Radio([ANY, *map(str, ks)], value=ANY, label="Complexity k", info="Capabilities that a question needs.")
+        k = gr.Radio(
+            [ANY, *map(str, ks)], value=ANY, label="Complexity k", info="Number of capabilities that a question needs."
+        )
         capability = gr.Dropdown(
             [(ANY, ANY), *((get_label(name), name) for name in CAPABILITIES)],
             value=ANY,
@@ -78,7 +86,7 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
         if not name:
             return gr.update(), gr.update(), gr.update()
         rows = [row for row in image_gallery.rows if row.name == name]
-        text = f"One row of {image_gallery.origin}." if rows else "There is no such row here."
+        text = f"One row of {image_gallery.origin}." if rows else "This row was not found."
         return gr.update(selected="explore"), render_template("cards.html.jinja", rows=rows), text
 
     blocks.load(open_linked_row, None, [tabs, sheet, summary], api_visibility="private", show_progress="hidden")

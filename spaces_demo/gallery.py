@@ -1,4 +1,4 @@
-"""What the Explore tab shows: a release or drawn scenes in, rows with images and links out, and a choice of them."""
+"""Reads the rows for the tab Explore, from a dataset or from drawn scenes, and filters them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _VIEWER_URL = "https://huggingface.co/datasets/{dataset}/viewer/{config}/train?r
 
 @dataclass(frozen=True, slots=True)
 class GalleryRow:
-    """A row as the tab shows it.
+    """A row for the tab Explore.
 
     Attributes:
-        item (`QuestionItem`): image and questions.
-        name (`str`): what it is found by in this Space.
-        link (`str`): to the row: the Hub's viewer, or this Space with this row alone.
+        item (`QuestionItem`): the image with its questions.
+        name (`str`): the name of the row in links to this Space.
+        link (`str`): link to the row in the Hub's dataset viewer, or to this Space with only this row.
     """
 
     item: QuestionItem
@@ -40,14 +40,19 @@ class GalleryRow:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Rows, and in words where they come from."""
+    """Rows and a description of their origin.
+
+    Attributes:
+        rows (`tuple[GalleryRow, ...]`): the rows.
+        origin (`str`): where they come from, for visitors.
+    """
 
     rows: tuple[GalleryRow, ...]
     origin: str
 
 
 def draw_scenes(count: int) -> Gallery:
-    """Draw `count` scenes and ask each up to three questions of one k, which goes round 1, 2, 3."""
+    """Draw `count` scenes with up to three questions each; k is 1, 2 and 3 in turn."""
     source = SceneSource(0, count)
     rows = []
     for seed, ref in enumerate(source.refs()):
@@ -62,17 +67,18 @@ def draw_scenes(count: int) -> Gallery:
         )
         if turns:
             rows.append(GalleryRow(QuestionItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
-    return Gallery(tuple(rows), "scenes drawn here, with the questions that the scenes teacher asks")
+    return Gallery(tuple(rows), "scenes drawn by this Space, with questions of the scenes teacher")
 
 
 def read_dataset(dataset: str, *, per_k: int) -> Gallery:
-    """Return the first `per_k` rows of every k of a release, streamed, so that a large one is not downloaded.
+    """Return the first rows of each k of a dataset. They are streamed, so that a large dataset is not downloaded.
 
     Args:
-        dataset (`str`): a release's folder or its Hub repository.
+        dataset (`str`): a dataset directory or a Hub repository.
+        per_k (`int`): number of rows per k.
 
     Raises:
-        ReleaseError: it cannot be read, or has no compositional rows.
+        ReleaseError: the dataset cannot be read, or has no compositional rows.
     """
     from datasets import get_dataset_config_names, load_dataset
 
@@ -84,15 +90,15 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
             for config, stream in zip(configs, streams, strict=True)
         ]
     except (OSError, ValueError) as error:
-        raise ReleaseError(f"{dataset} cannot be read as a release ({error}); give a folder or ORG/NAME") from error
+        raise ReleaseError(f"{dataset} cannot be read as a dataset ({error}): give a directory or ORG/NAME") from error
     if not any(rows):
-        raise ReleaseError(f"{dataset} has no configs k1, k2, ...; give a release that `compact assemble` wrote")
+        raise ReleaseError(f"{dataset} has no configs k1, k2, ...: give a dataset that `compact assemble` wrote")
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
-    return Gallery(tuple(_interleave(rows)), f"`{name}`, the first {per_k} of each k")
+    return Gallery(tuple(_interleave(rows)), f"`{name}`, the first {per_k} rows of each k")
 
 
 def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | None) -> tuple[GalleryRow, ...]:
-    """Return the rows of `k` with a question that needs `capability`; None stands for any."""
+    """Return the rows of this `k` with a question that needs `capability`; None means any."""
     return tuple(
         row
         for row in rows
@@ -102,6 +108,7 @@ def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | Non
 
 
 def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> GalleryRow:
+    """Return a row of a dataset for the gallery, with a link to its number in the Hub's dataset viewer."""
     turns = tuple(
         Turn(
             turn["question"],
@@ -123,6 +130,6 @@ def _permalink(name: str) -> str:
 
 
 def _interleave(rows: Sequence[Sequence[GalleryRow]]) -> Iterator[GalleryRow]:
-    """Yield one row of each k, then the next of each, so that every page shows them all."""
+    """Yield the first row of each k, then the second of each k, and so on, so that every page has all k."""
     for index in range(max(map(len, rows))):
         yield from (k_rows[index] for k_rows in rows if index < len(k_rows))

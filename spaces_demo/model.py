@@ -1,7 +1,8 @@
-"""Who answers on the Ask tab: the owner's settings in, two answers out, token by token.
+"""Loads the models of the tab Ask and streams their answers.
 
-Without settings it is the tiny student that ships with the package. On ZeroGPU the model goes to the GPU at import, as
-it has to there; elsewhere it is loaded while the page is up already. `spaces` has to be imported before torch.
+Without settings it uses the tiny student that ships with the package. On ZeroGPU, models have to be moved to the GPU
+when the app is imported, so the model is loaded at once. Elsewhere it is loaded in the background, while the page is
+already served. The package `spaces` has to be imported before torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.side_by_side import Answer, SideBySide
 
 MAX_TOKENS: Final = 32
-_GPU_START_S: Final = 30.0  # of a GPU that ZeroGPU has to find first
+_GPU_START_S: Final = 30.0  # seconds that ZeroGPU may take to allocate a GPU
 
 try:
     import spaces
@@ -32,11 +33,12 @@ except ImportError:
 
 
 class SpaceModels:
-    """The model or models of this Space, loaded once, in the background where that is possible.
+    """The models of this Space, loaded once, in the background if possible.
 
     Args:
-        model, adapter (`str`): folders or Hub repositories; both empty for the student that ships.
-        seconds (`float`): after which an answer is stopped.
+        model (`str`): directory or Hub repository of a base or full model.
+        adapter (`str`): directory or Hub repository of its adapter. If both are empty, the shipped student is used.
+        seconds (`float`): time limit of an answer, in seconds.
     """
 
     def __init__(self, model: str, adapter: str, *, seconds: float) -> None:
@@ -54,14 +56,14 @@ class SpaceModels:
 
     @property
     def is_ready(self) -> bool:
-        """Whether loading is over, one way or the other."""
+        """Whether loading has ended, successfully or not."""
         return self._loading.done()
 
     def sides(self) -> tuple[str, ...]:
-        """Wait for the models, and return which there are: `base` and `tuned`, or `tuned` alone.
+        """Wait until the models are loaded, and return their names: `base` and `tuned`, or only `tuned`.
 
         Raises:
-            CompactError: they cannot be loaded; the log says why.
+            CompactError: they cannot be loaded; the reason is in the log.
         """
         return self._loading.result().sides
 
@@ -69,6 +71,7 @@ class SpaceModels:
         yield from self._loading.result().stream(image, question, max_new_tokens=MAX_TOKENS, seconds=self.seconds)
 
     def _load(self) -> None:
+        """Load the models and resolve the future that visitors wait for. Reasons of failures go to the log only."""
         try:
             from compact_hf.evaluation.side_by_side import SideBySide
 
@@ -76,25 +79,27 @@ class SpaceModels:
             if not (model or adapter):
                 model, adapter = _copy_shipped_student()
             self._loading.set_result(SideBySide(model, adapter, device="cuda" if IS_ZERO_GPU else None))
-        # The reason may name a folder of this machine: it is the owner's to read.
+        # The reason may name a directory of this machine, so it is not shown to visitors.
         except (CompactError, ImportError) as error:
             logging.getLogger(__name__).error("the model cannot be used: %s", error)
             self._set_failed()
-        except Exception:  # such as a GPU without room: visitors would wait for ever
+        except Exception:  # such as a GPU out of memory: without a result, visitors would wait forever
             logging.getLogger(__name__).exception("the model cannot be used")
             self._set_failed()
 
     def _set_failed(self) -> None:
-        self._loading.set_exception(CompactError("The model of this Space cannot be loaded; its log says why."))
+        self._loading.set_exception(
+            CompactError("The model of this Space cannot be loaded (see the log of the Space).")
+        )
 
 
 def _wrap_for_gpu(stream: Callable[..., Iterator[Any]], seconds: float) -> Callable[..., Iterator[Any]]:
-    """Return the function as ZeroGPU calls it; anywhere else, and without the package `spaces`, as it is."""
+    """Return the function decorated for ZeroGPU, or unchanged if the package `spaces` is not installed."""
     return stream if spaces is None else spaces.GPU(duration=round(seconds))(stream)
 
 
 def _copy_shipped_student() -> tuple[str, str]:
-    """Return copies of the student's base and adapter: the adapter has to name where its base lies."""
+    """Copy the shipped student, because its adapter has to name the path of its base. Return base and adapter."""
     from compact_hf.models.llava.shipped import copy_student
 
     aligned, tuned = copy_student(Path(tempfile.mkdtemp(prefix="compact-space-")))
@@ -102,7 +107,7 @@ def _copy_shipped_student() -> tuple[str, str]:
 
 
 def _describe_models(model: str, adapter: str) -> str:
-    """Return in words who answers; of a folder its last part alone."""
+    """Return a description of the models for visitors; of a directory it shows only the last part of the path."""
     if not (model or adapter):
         return "the tiny student that ships with compact_hf (1.7 million parameters, trained on drawn scenes)"
     directories = {name for name in (model, adapter) if os.path.isdir(name) or os.path.isabs(name)}

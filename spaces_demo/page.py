@@ -1,6 +1,6 @@
-"""What the page looks like: HTML from this folder's templates, everything escaped, and its theme and style.
+"""Renders the HTML templates of this directory, with all values escaped, and defines theme and CSS of the page.
 
-The style is the package's tones and contact sheet under Gradio's light and dark.
+The CSS combines the colors and the contact sheet of `compact_hf.reports` with Gradio's light and dark modes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ _HERE = Path(__file__).parent
 
 
 def render_template(template: str, **values: Any) -> str:
-    """Return a template of this folder, filled in."""
+    """Render a template of this directory.
+
+    Args:
+        template (`str`): the file name.
+        **values (`Any`): the variables of the template; they are escaped.
+
+    Returns:
+        `str`: HTML.
+    """
     return _templates().get_template(template).render(thumbnail=thumbnail, **values)
 
 
 def theme() -> gr.Theme:
-    """Return Gradio's default in the package's purple, with text that stands out from its ground everywhere."""
-    # Fonts of the visitor's own machine: the theme's would be fetched from elsewhere.
+    """Return Gradio's default theme in the package's purple, with enough contrast between text and background."""
+    # Use fonts of the visitor's machine: those of the default theme would be downloaded from another server.
     base_theme = gr.themes.Default(
         primary_hue="purple",
         neutral_hue="slate",
@@ -49,7 +57,7 @@ def theme() -> gr.Theme:
         button_primary_text_color="white",
         checkbox_background_color_selected="*primary_700",
         checkbox_background_color_selected_dark="*primary_600",
-        # Gradio's tabs and focus rings.
+        # Used by Gradio for tabs and focus rings.
         color_accent="*primary_700",
         color_accent_soft="*primary_100",
         input_border_color="*neutral_500",
@@ -64,7 +72,7 @@ def theme() -> gr.Theme:
 
 
 def css() -> str:
-    """Return the page's style."""
+    """Return the CSS of the page."""
     cards_css = files("compact_hf.reports").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
     page_css = (_HERE / "app.css").read_text(encoding="utf-8")
     return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards_css}\n{page_css}"
@@ -74,6 +82,6 @@ def css() -> str:
 def _templates() -> Environment:
     from jinja2 import ChoiceLoader, FileSystemLoader
 
-    # The package's words, colors, escaping and macros, for templates that lie here.
+    # The filters, colors, escaping and macros of the package, for the templates in this directory.
     package_environment = jinja_environment()
     return package_environment.overlay(loader=ChoiceLoader([FileSystemLoader(_HERE), package_environment.loader]))

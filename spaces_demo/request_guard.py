@@ -1,7 +1,7 @@
-"""What is kept out before Gradio sees it: an ASGI middleware, which refuses requests that no visitor's page makes.
+"""Refuses requests that the page itself never makes, before they reach Gradio. This is an ASGI middleware.
 
-Gradio bounds uploaded files, and nothing else: a request's JSON may be of any length, a client may name an address for
-the server to fetch (of any size, over the server's network), and some routes write what a session holds to the disk.
+Gradio only limits the size of uploaded files. The JSON of a request may have any length, a client may send a URL that
+the server then fetches (of any size, from the server's network), and some routes write the state of a session to disk.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 MAX_JSON_BYTES: Final = 64_000
-"""Bytes of a request that is no upload: the longest question and every choice fit many times."""
+"""Maximum size of a request other than an upload; many times what the longest question and all choices need."""
 
-_REMOTE_FILE_MESSAGE: Final = "this Space fetches no addresses; upload the picture itself"
-# `deep_link` writes a session's inputs to a file, recordings start a video encoder; the page uses none of the rest.
+_REMOTE_FILE_MESSAGE: Final = "this Space does not fetch URLs: upload the image itself"
+# `deep_link` writes the inputs of a session to a file, and recordings start a video encoder. The page uses none of
+# these routes.
 _CLOSED_ROUTES: Final = re.compile(
     r"/(gradio_api/)?(deep_link|process_recording|monitoring|component_server|stream)(/|$)"
 )
@@ -30,36 +31,38 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class RequestGuard:
-    """Pass on what the page itself may ask for.
+    """Passes requests of the page to Gradio, and refuses all others.
 
     Args:
-        app (`App`): Gradio's.
+        app (`App`): Gradio's ASGI app.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or refuse it with a line of JSON."""
+        """Pass one request to the app, or refuse it with an error in JSON."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
         if _CLOSED_ROUTES.search(path):
-            return await _send_error(send, 404, "there is nothing here")
+            return await _send_error(send, 404, "not found")
         if _REMOTE_URL.search(path):
             return await _send_error(send, 403, _REMOTE_FILE_MESSAGE)
         if scope["method"] not in ("POST", "PUT", "PATCH") or _UPLOAD_ROUTE.search(path):
             return await self._app(scope, receive, send)
         body = await _read_body(receive)
         if body is None:
-            return await _send_error(send, 413, f"a request has at most {MAX_JSON_BYTES:,} bytes")
+            return await _send_error(
+                send, 413, f"the request is too large; at most {MAX_JSON_BYTES:,} bytes are allowed"
+            )
         if _has_remote_url(body):
             return await _send_error(send, 400, _REMOTE_FILE_MESSAGE)
         return await self._app(scope, _replay_body(body, receive), send)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Return the whole body, None as soon as it is too long."""
+    """Return the complete body, or None as soon as it is longer than `MAX_JSON_BYTES`."""
     body = b""
     while len(body) <= MAX_JSON_BYTES:
         message = await receive()
@@ -72,7 +75,7 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body that was read, then whatever follows it."""
+    """Return a `receive` function that first returns the body that was read, then later messages."""
     is_replayed = False
 
     async def replay() -> Message:
@@ -86,11 +89,11 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 
 
 def _has_remote_url(body: bytes) -> bool:
-    """Return whether a file in the JSON lies at an address instead of in the uploads."""
+    """Return whether a file in the JSON is given as a URL instead of an upload."""
     try:
         pending: list[Any] = [json.loads(body)]
     except (ValueError, RecursionError):
-        return False  # Gradio says what is wrong with it
+        return False  # invalid JSON is reported by Gradio
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

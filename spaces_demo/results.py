@@ -1,4 +1,4 @@
-"""The tab Results: a judging's results.json in, accuracy by k and by capability out, and the paper's table below."""
+"""Builds the tab Results, which shows accuracy by k and by capability from a results.json, and the paper's table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from compact_hf.reports.score_charts import ScoreRow
 
 SHIPPED_RESULTS: Final = Path(__file__).with_name("results.json")
-"""Of the student that ships: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
+"""Results of the shipped student: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
 
 
 def build_tab(results_path: str, results_tab: gr.Tab) -> None:
-    """Lay out the tab; `results_path` is a results.json, an evaluation's directory, or empty for what ships.
+    """Lay out the tab. The plots are drawn when it is opened first, because they take a second.
 
-    It is drawn when it is opened first: drawing takes a second, which the page's start need not wait for.
+    Args:
+        results_path (`str`): a results.json or the directory of an evaluation; empty for the shipped results.
+        results_tab (`gr.Tab`): the tab.
     """
     html = gr.HTML('<p class="note">Drawing …</p>', padding=False, elem_classes="ours-html")
     results_tab.select(
@@ -46,10 +48,14 @@ def _render_page(results_path: str) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Return a judging's results.json; `path` is the file or its folder.
+    """Return the contents of a results.json.
+
+    Args:
+        path (`Path`): the file or its directory.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is none.
+        OSError: the file cannot be read.
+        ValueError: it is not a results.json of accuracy by k.
     """
     path = path / "results.json" if path.is_dir() else path
     results = json.loads(path.read_text(encoding="utf-8"))
@@ -61,7 +67,7 @@ def read_results(path: Path) -> dict[str, Any]:
     ):
         schemas = " or ".join(map(str, READABLE_RESULTS_SCHEMAS))
         raise ValueError(
-            f"{path.name} is no results.json of schema {schemas} with accuracy by k; compact evaluate writes one"
+            f"{path.name} is not a results.json of schema {schemas} with accuracy by k: write one with compact evaluate"
         )
     return results
 

@@ -1,7 +1,7 @@
-"""One question on its way, step by step: an image, a combination and a teacher in, what each step finds out.
+"""Makes one question about an image and yields the result of each step: draft, filters, verification, comparison.
 
-It is the package's own way (conversation.py) for one round of one combination: the same prompts, filters, verifier and
-comparison, with strict checks; here somebody may watch.
+The steps are those of the package (conversation.py) for one round of one combination: the same prompts, filters,
+verifier and comparison, with strict checks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ PRESET: Final = replace(PAPER, strict=True)
 
 @dataclass(frozen=True, slots=True)
 class CapabilityMatch:
-    """A capability that was asked for or found: in both, or in one alone."""
+    """A capability that was requested, or that the verifier found, or both.
+
+    Attributes:
+        capability (`str`): its label.
+        is_requested (`bool`): whether it was requested.
+        is_verified (`bool`): whether the verifier found that the question needs it.
+    """
 
     capability: str
     is_requested: bool
@@ -38,15 +44,15 @@ class CapabilityMatch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step found.
+    """The result of a step, for visitors.
 
     Attributes:
-        title (`str`): who does what.
-        state (`str`): `said`, `passed` or `failed`.
-        message (`str`): a sentence.
-        facts (`tuple[tuple[str, str], ...]`): name and value.
-        matches (`tuple[CapabilityMatch, ...]`): where capabilities are compared.
-        prompt (`str`): what was asked, word for word.
+        title (`str`): what the step does.
+        state (`str`): `said` (without a check), `passed` or `failed`.
+        message (`str`): the result in a sentence.
+        facts (`tuple[tuple[str, str], ...]`): pairs of name and value.
+        matches (`tuple[CapabilityMatch, ...]`): the compared capabilities, if the step compares them.
+        prompt (`str`): the prompt that was sent, if the step sent one.
     """
 
     title: str
@@ -58,17 +64,17 @@ class Step:
 
 
 async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[Step]:
-    """Yield what each step finds, the last one being the end: accepted, or dropped and why.
+    """Yield the result of each step. The last one says whether the question was accepted, or why it was dropped.
 
     Args:
-        teacher (`Teacher`): writes, and verifies without being told what was asked for.
-        data (`bytes`): the image.
-        ref (`str`): `scene:SEED` for the scenes teacher.
-        combination (`tuple[str, ...]`): in the paper's order.
+        teacher (`Teacher`): writes the question, and verifies it without seeing the requested capabilities.
+        data (`bytes`): the encoded image.
+        ref (`str`): the reference of the image; `scene:SEED` for the scenes teacher.
+        combination (`tuple[str, ...]`): the requested capabilities, in the paper's order.
 
     Raises:
-        TeacherError: the teacher refuses for good.
-        TeacherUnavailableError: it gives no answer.
+        TeacherError: the teacher refuses permanently.
+        TeacherUnavailableError: the teacher does not answer.
     """
     encoded_image = EncodedImage(lambda: data, ref=ref, max_edge=PRESET.max_edge)
     image_id = compute_image_id(data)
@@ -81,12 +87,13 @@ async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple
     filtered_draft = filter_draft(draft, (), PRESET)
     if isinstance(filtered_draft, Reject):
         if isinstance(draft, Draft):
-            yield Step("2. Filters", "failed", f"It fails one: {filtered_draft.reason}.")
+            yield Step("2. Filters", "failed", f"Rejected by a filter: {filtered_draft.reason}.")
         yield _final_step(filtered_draft)
         return
     yield Step(
-        "2. Filters", "passed", "It has a short answer, asks one thing, does not give its answer away, and so on."
+        "2. Filters", "passed", "The question asks one thing, has a short answer, does not reveal it, and so on."
     )
+    # The generator yields lists of requests, is sent the replies, and returns turns or rejects at its end.
     process = verify_drafts(image_id, encoded_image, [filtered_draft], PRESET)
     requests = next(process)
     while True:
@@ -104,19 +111,19 @@ async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple
 def _draft_step(draft: Draft | Reject, model: str, prompt: str) -> Step:
     title = "1. The teacher writes"
     if isinstance(draft, Reject):
-        return Step(title, "failed", f"It gave no question: {draft.detail or draft.reason}.", prompt=prompt)
+        return Step(title, "failed", f"There is no question: {draft.detail or draft.reason}.", prompt=prompt)
     facts = (("Question", draft.question), ("Answer", draft.answer), ("Confidence", f"{draft.confidence}%"))
-    return Step(title, "said", f"By {model}.", facts, prompt=prompt)
+    return Step(title, "said", f"Written by {model}.", facts, prompt=prompt)
 
 
 def _verification_steps(draft: Draft, reply: Reply, verifier_request: Request) -> tuple[Step, ...]:
     if verifier_request.encoded_image is None:
-        blind_title = "5. The verifier answers without the picture"
+        blind_title = "5. The verifier answers without the image"
         (blind_answer,) = verification.parse_blind_answers(reply, [_to_turn(draft)])
         message = (
-            f"It guesses {blind_answer}: the picture is not needed."
+            f"The verifier guesses {blind_answer}: the image is not needed."
             if blind_answer
-            else "It cannot: the picture is needed."
+            else "The verifier cannot answer: the image is needed."
         )
         return (Step(blind_title, "failed" if blind_answer else "passed", message, prompt=verifier_request.prompt),)
     title = "3. The verifier reads the question"
@@ -126,10 +133,10 @@ def _verification_steps(draft: Draft, reply: Reply, verifier_request: Request) -
             Step(title, "failed", f"No verdict: {verdict.detail or verdict.reason}.", prompt=verifier_request.prompt),
         )
     facts = (
-        ("Needs", ", ".join(map(get_label, verdict.capabilities)) or "none of the ten"),
+        ("Needed", ", ".join(map(get_label, verdict.capabilities)) or "none of the ten capabilities"),
         ("Its own answer", verdict.answer),
     )
-    message = f"By {reply.model}, which was told neither the capabilities nor the answer."
+    message = f"Verified by {reply.model}, which sees neither the chosen capabilities nor the teacher's answer."
     return Step(title, "said", message, facts, prompt=verifier_request.prompt), _comparison_step(draft, verdict)
 
 
@@ -140,14 +147,18 @@ def _comparison_step(draft: Draft, verdict: Verdict) -> Step:
         if name in draft.capabilities or name in verdict.capabilities
     )
     failure = verification.verdict_reject_reason(draft, verdict, PRESET)
-    message = "The same capabilities, and the same answer." if failure is None else f"No: {failure[0]} ({failure[1]})."
+    message = (
+        "The same capabilities, and the same answer." if failure is None else f"Not equal: {failure[0]} ({failure[1]})."
+    )
     return Step("4. The code compares", "failed" if failure else "passed", message, matches=matches)
 
 
 def _final_step(result: Turn | Reject) -> Step:
     if isinstance(result, Turn):
-        return Step("Accepted", "passed", f"A question of k = {len(result.capabilities)} for the data set.")
-    return Step("Dropped", "failed", f"Reason: {result.reason}. It is counted under that, and kept to be looked at.")
+        return Step("Accepted", "passed", f"A question of k = {len(result.capabilities)} for the dataset.")
+    return Step(
+        "Dropped", "failed", f"Reason: {result.reason}. In a run, the draft is stored and counted by its reason."
+    )
 
 
 def _to_turn(draft: Draft) -> Turn:
@@ -163,4 +174,4 @@ async def _ask(teacher: Teacher, teacher_request: Request) -> Reply:
         if isinstance(reply, Failure):
             raise TeacherUnavailableError(reply.message)
         return reply
-    raise TeacherUnavailableError("there was no answer")
+    raise TeacherUnavailableError("the teacher returned no reply")

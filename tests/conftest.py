@@ -1,4 +1,4 @@
-"""What every test runs in: no network, no keys, no caches of the developer's, the same examples every time."""
+"""Sets up the environment of all tests: no network, no API keys, empty caches, reproducible Hypothesis examples."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from hypothesis.internal import charmap
 
 from tests import preforked, shortcuts
 
-# Before anything imports torch, huggingface_hub or gradio, which read these once. Subprocesses inherit them.
+# The environment is set before torch, huggingface_hub and gradio are imported, because they read it only once.
+# Subprocesses inherit it.
 _SECRETS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-# A proxy would be asked for our own servers on the loopback interface.
+# With a proxy, requests to the test servers on the loopback interface would be sent to it.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 for name in (*_SECRETS, *_PROXIES):
     os.environ.pop(name, None)
-# A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that: tests that press it for a
-# child would wait in vain.
+# A shell starts background processes with SIGINT ignored, and children inherit that. Restore the handler, because some
+# tests send SIGINT to a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _hf_home = tempfile.mkdtemp(prefix="compact-tests-")
 atexit.register(shutil.rmtree, _hf_home, ignore_errors=True)
@@ -39,17 +40,17 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MPLBACKEND": "agg",
-    # As many workers as cores, and more: threads would only wait for each other.
+    # There are at least as many workers as cores, so more threads would only compete for them.
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 # Set by the controller, inherited by its workers.
 os.environ.setdefault("COMPACT_TESTS_FORKS", _hf_home)
 if "huggingface_hub" in sys.modules:
-    preforked.reload_settings()  # a worker is a fork of what has imported it with other settings
+    preforked.reload_settings()  # a worker is a fork of a process that imported it with other settings
 
 SHARED: Final = ("tests/spaces_demo",)
-"""Directories whose tests use one running server."""
+"""Directories whose tests share one running server."""
 LONGEST_FIRST: Final = (
     "tests/spaces_demo",
     "tests/test_packaging.py",
@@ -72,9 +73,10 @@ settings.register_profile("same_every_time", derandomize=True, deadline=None, ma
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("same_every_time")
 shortcuts.take()
-# What libraries log is none of what a command says, also where no logs are caught.
+# Keep log messages of libraries out of stderr, which tests compare, even if pytest does not capture logs.
 logging.getLogger().addHandler(logging.NullHandler())
-# All that the workers have imported is looked through in each collection of garbage: a tenth of the tests' time.
+# Garbage collection during the imports would take a tenth of the tests' time; it is enabled in
+# `pytest_collection_finish`.
 gc.disable()
 
 _connect = socket.socket.connect
@@ -89,7 +91,7 @@ def _connect_to_loopback(self: socket.socket, address: Any) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def offline() -> Iterator[None]:
-    """Nothing but the loopback interface can be reached."""
+    """Refuse all connections except those to the loopback interface."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", _connect_to_loopback)
         yield
@@ -105,18 +107,18 @@ def every_plot_drawn() -> Iterator[None]:
 
 @pytest.fixture
 def preforked_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`tune` starts its process as a fork that has torch and TRL loaded, with everything else as it is."""
+    """Let `tune` start its process as a fork of a process that has loaded torch and TRL."""
     from compact_hf.training import train
 
     monkeypatch.setattr(train, "Popen", preforked.Popen)
 
 
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Let the workers be forks of the server too, which has imported what nearly every test file imports."""
+    """Start the workers as forks of the server, which has imported the modules that most test files need."""
     preforked.start_server(os.getpid())
     for spec in specs:
         spec.python = shlex.join([sys.executable, preforked.__file__])
-    # Kept in a file, which all workers would make at the same time: Hypothesis' table of characters.
+    # Create Hypothesis' cache file with its table of characters now, so that not every worker computes it.
     charmap.intervals_from_codec("utf-8")
 
 
@@ -127,13 +129,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first, so that no worker is left with one of them at the end."""
+    """Run the slowest files first, so that no worker starts one of them at the end."""
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(get_unit(item.nodeid), len(ranks)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give a worker the tests together that share what is made once: a model, a wheel, a running Space."""
+    """Run tests that share an expensive fixture (a model, a wheel, a running Space) on the same worker."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByUnit(LoadFileScheduling):
@@ -145,25 +147,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def get_unit(nodeid: str) -> str:
-    """Return the file of a test, or its directory if that has one fixture for all its files."""
+    """Return the file of a test, or its directory if the files in it share a fixture."""
     file = nodeid.partition("::")[0]
     return next((unit for unit in SHARED if file.startswith(unit)), file)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--golden", action="store_true", help="record tests/golden anew instead of comparing (make golden)"
+        "--golden",
+        action="store_true",
+        help="record the files in tests/golden again instead of comparing (make golden)",
     )
 
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare a text with the file of that name in tests/golden: `golden("capabilities.txt", text)`."""
+    """A function that compares a text with a file in tests/golden: `golden("capabilities.txt", text)`."""
 
     def compare(name: str, text: str) -> None:
         path = GOLDEN / name
         if request.config.getoption("--golden"):
             path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8"), f"{name} changed; if it is meant to, run `make golden`"
+        assert text == path.read_text(encoding="utf-8"), f"{name} changed; if this is intended, run `make golden`"
 
     return compare

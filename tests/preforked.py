@@ -1,12 +1,12 @@
-"""Python processes for tests that need not import anything again: forked from a server that has imported it already.
+"""Starts Python processes for tests as forks of a server that has already imported the large libraries.
 
-`import torch, trl, gradio` and what comes with them take half a minute of a core. `Popen` is `subprocess.Popen` for
-commands that start this Python, with the same pipes, environment, directory and signals; the process is a fork of one
-that waits with the libraries loaded, one for all workers of a test run. Tests about what a start itself does
-(environment, hash seed, lazy imports, time, a real command that is killed) take `subprocess` instead.
+Importing torch, trl, gradio and their dependencies takes half a minute on one core. `Popen` works like
+`subprocess.Popen` for commands that start this Python, with the same pipes, environment, directory and signals, but
+forks a server that has loaded the libraries. All workers of a test run share one server. Tests about the start of a
+process (environment, hash seed, lazy imports, time, a real command that is killed) use `subprocess` instead.
 
-    python tests/preforked.py -u -c SOURCE    # in the place of an interpreter: xdist's workers are forks too
-    python tests/preforked.py SOCKET OWNER    # the server, which ends with the process OWNER
+    python tests/preforked.py -u -c SOURCE    # replaces the interpreter of xdist's workers, which are forks, too
+    python tests/preforked.py SOCKET OWNER    # the server, which ends when the process OWNER ends
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from pathlib import Path
 from typing import Any, Final
 
 DIRECTORY_VARIABLE: Final = "COMPACT_TESTS_FORKS"
-"""In the environment: the directory of the server's socket, the same for all workers (conftest.py)."""
-# A fork hangs once torch has started its threads, so nothing of this may compute anything while it is imported.
+"""Environment variable with the directory of the server's socket, the same for all workers (set in conftest.py)."""
+# A fork hangs if torch has started threads before, so importing these modules must not run any computation.
 _PRELOADED: Final = (
     "accelerate.commands.launch",
     "datasets",
@@ -71,7 +71,7 @@ _START_TIMEOUT_S: Final = 600.0
 
 @dataclass(frozen=True)
 class _Program:
-    """What a process is to run: the interpreter's arguments, and what it would inherit."""
+    """A program to run in a fork: the arguments of the interpreter, and what a new process would inherit."""
 
     arguments: list[str]
     directory: str
@@ -80,15 +80,15 @@ class _Program:
 
 
 class Popen(subprocess.Popen[Any]):
-    """`subprocess.Popen` of `[sys.executable, "-c" | "-m" | script, ...]`, without a new interpreter's imports."""
+    """`subprocess.Popen` of `[sys.executable, "-c" | "-m" | script, ...]`, without the imports of a new interpreter."""
 
     def _execute_child(self, args: Sequence[Any], executable: Any, preexec_fn: Any, *rest: Any) -> None:
-        """Fork in the place of `fork` and `exec`; called by `Popen.__init__`, which has made the pipes."""
+        """Ask the server for a fork, instead of `fork` and `exec`. `Popen.__init__` has created the pipes before."""
         _close_fds, _pass_fds, cwd, env, _startupinfo, _creationflags, _shell, *rest = rest
         (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite), (*_, new_session, _group) = rest[:6], rest[6:]
         command = [os.fspath(part) for part in args]
         if command[0] != sys.executable or preexec_fn is not None or executable is not None:
-            raise ValueError(f"only this Python can be forked, as it is: {command[:3]}")
+            raise ValueError(f"only this Python, without other options, can be forked: {command[:3]}")
         directory = os.getcwd() if cwd is None else os.path.abspath(cwd)
         program = _Program(command[1:], directory, dict(os.environ if env is None else env), new_session)
         streams = [
@@ -126,11 +126,11 @@ class Popen(subprocess.Popen[Any]):
     def __del__(self, *_: Any, **__: Any) -> None:
         super().__del__()
         if self._child_created:
-            self._server.close()  # which ends the process if it still runs
+            self._server.close()  # the server then kills the process if it still runs
 
 
 def run(command: Sequence[Any], *, timeout: float = 500, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end with what it prints as text; one that hangs does not outlive its test."""
+    """Run a command, and return its status and output as text. A command that hangs is killed after the timeout."""
     with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)
@@ -140,6 +140,7 @@ def run(command: Sequence[Any], *, timeout: float = 500, **options: Any) -> subp
 
 
 def _connect() -> socket.socket:
+    """Start the server if necessary, and return a connection to it."""
     address = Path(os.environ[DIRECTORY_VARIABLE]) / "server"
     start_server(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
     deadline = time.monotonic() + _START_TIMEOUT_S
@@ -153,7 +154,7 @@ def _connect() -> socket.socket:
 
 
 def start_server(owner: int) -> None:
-    """Start the server of this test run if nobody has; it ends with the process `owner`, and is not waited for."""
+    """Start the server of this test run if it is not started yet, without waiting for it. It ends with `owner`."""
     address = Path(os.environ[DIRECTORY_VARIABLE]) / "server"
     try:
         address.with_suffix(".started").touch(exist_ok=False)
@@ -166,7 +167,7 @@ def start_server(owner: int) -> None:
 
 
 def _run_in_fork(arguments: list[str]) -> int:
-    """Run a program in a fork as if it were this process: with its streams and the signals that it gets."""
+    """Run a program in a fork with the streams of this process, and forward the signals that this process receives."""
     process = Popen([sys.executable, *arguments])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: process.send_signal(number))
@@ -174,7 +175,10 @@ def _run_in_fork(arguments: list[str]) -> int:
 
 
 class _Server:
-    """Forks a process for each connection, tells its id and at its end its status; kills it if the connection ends."""
+    """Forks a process for each connection. Sends its id, and its exit status when it ends.
+
+    If a connection is closed, its process is killed.
+    """
 
     def __init__(self, address: Path, owner: int) -> None:
         self._owner = owner
@@ -186,14 +190,14 @@ class _Server:
         signal.set_wakeup_fd(wakeup.fileno())
         self._wakeup = wakeup
         self._listener = socket.socket(socket.AF_UNIX)
-        # Renamed into its place only now that connections are taken.
+        # Bind under a temporary name, and rename the socket when it accepts connections: clients wait for that name.
         temporary_address = address.with_suffix(".new")
         self._listener.bind(str(temporary_address))
         self._listener.listen(64)
         temporary_address.rename(address)
 
     def next_program(self) -> _Program | None:
-        """Serve until the owner has ended and return None; in a forked process, return what it is to run."""
+        """Serve until the owner has ended, then return None. In a forked process, return the program to run."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._exit_socket, selectors.EVENT_READ)
@@ -213,6 +217,7 @@ class _Server:
         return Path(f"/proc/{self._owner}").exists()
 
     def _report_exits(self, selector: selectors.BaseSelector) -> None:
+        """Send the exit statuses of ended processes to their clients."""
         self._exit_socket.recv(4096)
         with suppress(ChildProcessError):
             while (result := os.waitpid(-1, os.WNOHANG))[0]:
@@ -222,6 +227,7 @@ class _Server:
                     connection.sendall(_INT64.pack(os.waitstatus_to_exitcode(result[1])))
 
     def _fork(self, selector: selectors.BaseSelector) -> _Program | None:
+        """Accept a connection and fork. Return None in the server, and the program in the forked process."""
         connection, _ = self._listener.accept()
         size, streams, *_ = socket.recv_fds(connection, _INT64.size, 3)
         request = connection.recv(_INT64.unpack(size)[0], socket.MSG_WAITALL)
@@ -234,7 +240,7 @@ class _Server:
         program = _Program(**json.loads(request))
         if program.new_session:
             os.setsid()
-        # Told only now, so that the process has its own group when somebody sends it a signal.
+        # Send the id after `setsid`, so that a client that signals the process group reaches the new group.
         connection.sendall(_INT64.pack(os.getpid()))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -247,7 +253,7 @@ class _Server:
 
 
 def _load() -> None:
-    """Do once what every process would have to do first."""
+    """Import the libraries and the package, and apply the shortcuts, once for all forks."""
     for name in _PRELOADED:
         importlib.import_module(name)
 
@@ -255,19 +261,20 @@ def _load() -> None:
     from tests import shortcuts
 
     for module in pkgutil.walk_packages(compact_hf.__path__, "compact_hf."):
-        if not re.search("__main__|compact_accuracy", module.name):  # the metric stands alone
+        if not re.search("__main__|compact_accuracy", module.name):  # the metric does not belong to the package
             importlib.import_module(module.name)
     shortcuts.take()
     _find_namespaces()
-    # Collected at the start and the end of each training: half a second for what a fork has not made.
+    # accelerate collects garbage at the start and end of each training; in a fork this takes half a second and frees
+    # nothing.
     vars(sys.modules["accelerate.utils.memory"])["gc"] = types.SimpleNamespace(collect=int)
-    # torch takes its operators apart at the end of each process.
+    # Skip the finalizers that unregister torch's operators at the end of each process.
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False
 
 
 def _set_up_process(program: _Program) -> None:
-    """Take over what a new interpreter would have inherited."""
+    """Set the directory, environment and import path that a new interpreter would have."""
     os.chdir(program.directory)
     old_environment = dict(os.environ)
     os.environ.clear()
@@ -289,7 +296,7 @@ def _set_up_process(program: _Program) -> None:
 
 
 def reload_settings() -> None:
-    """Reload the modules that hold settings from the environment, and replace the copies that others made of them."""
+    """Reload the modules that read settings from the environment, and replace the copies in other modules."""
     for name in ("huggingface_hub.constants", "datasets.config"):
         settings = sys.modules[name]
         old = dict(vars(settings))
@@ -302,13 +309,16 @@ def reload_settings() -> None:
 
 @cache
 def _find_namespaces() -> list[dict[str, Any]]:
-    """Return those of the modules that may hold a copy of a setting; in a fork, looking would copy a page for each."""
+    """Return the namespaces that may have copies of a setting.
+
+    Cached in the server, because searching in a fork would copy a memory page for each module.
+    """
     prefixes = ("huggingface_hub", "datasets")
     return [vars(module) for name, module in sys.modules.items() if name.startswith(prefixes)]
 
 
 def _execute(arguments: list[str]) -> None:
-    """Run what the interpreter was asked to, with `sys.argv`, `sys.path` and `__main__` as it would have them."""
+    """Run a script, module or source text, with `sys.argv`, `sys.path` and `__main__` as in a new interpreter."""
     entry, *rest = arguments
     sys.path.insert(0, os.getcwd() if entry in ("-c", "-m") else str(Path(entry).resolve().parent))
     sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(entry, arguments)
@@ -323,7 +333,7 @@ def _execute(arguments: list[str]) -> None:
 
 
 def _shut_down(error: BaseException | None) -> int:
-    """Do what an interpreter does at its end, except freeing its modules, which takes seconds; return its status."""
+    """Do what an interpreter does at exit, except freeing its modules, which takes seconds. Return the exit status."""
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -345,7 +355,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "-u":
         sys.exit(_run_in_fork(sys.argv[2:]))
     _load()
-    gc.freeze()  # a collection in a fork would copy every page
+    gc.freeze()  # otherwise a garbage collection in a fork would copy every memory page
     program = _Server(Path(sys.argv[1]), int(sys.argv[2])).next_program()
     try:
         if program is not None:

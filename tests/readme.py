@@ -1,4 +1,4 @@
-"""README's sections and code blocks, for the tests that run them as they stand there."""
+"""Reads sections and code blocks of the README, for the tests that run them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
-    """Return what stands under a heading, to the next one of its level or a higher one."""
+    """Return the text after a heading, up to the next heading of the same or a higher level."""
     heading = re.search(rf"^(#+) {re.escape(title)}$", README, re.MULTILINE)
     if heading is None:
         raise LookupError(f"README has no section {title!r}")
@@ -22,13 +22,13 @@ def section(title: str) -> str:
 
 
 def code_blocks(language: str, text: str = README) -> list[str]:
-    """Return the contents of the blocks of one language, "" for those that name none."""
+    """Return the contents of the code blocks of one language; "" means blocks without a language."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [code for block_language, code in blocks if block_language == language]
 
 
 def commands(title: str) -> list[list[str]]:
-    """Return the lines of a section's shell blocks as words, each with its comment left out."""
+    """Return the lines of the shell blocks of a section, split into words and without comments."""
     lines = [
         line.partition("  #")[0].strip() for block in code_blocks("sh", section(title)) for line in block.splitlines()
     ]

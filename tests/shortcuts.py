@@ -1,6 +1,6 @@
-"""What makes the tests' processes faster and tests no less: what many of them draw or read alike is made once.
+"""Makes the processes of tests faster without testing less: scenes and plots that many tests need are drawn only once.
 
-`take()` patches the process in which it is called: conftest.py's, and that of preforked.py before it is forked.
+`take()` patches the current process: that of conftest.py, and the server of preforked.py before it forks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tests.preforked import DIRECTORY_VARIABLE
 
 @cache
 def take() -> Callable[[bool], None]:
-    """Take all of them; what is returned sets whether every plot is drawn from now on, for tests about plots."""
-    # Cards are read with the C parser, which huggingface_hub leaves aside: a twentieth of the tests' time.
+    """Apply all shortcuts. Return a function that enables or disables real plots, for tests about plots."""
+    # huggingface_hub reads cards with PyYAML's slow Python parser; the C parser saves a twentieth of the tests' time.
     yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]
-    # Every client reads the certificates anew, 30 ms each, and needs none of them on the loopback interface.
+    # Every client reads the certificates again, which takes 30 ms, and needs none of them on the loopback interface.
     ssl.create_default_context = cache(ssl.create_default_context)
     directory = Path(os.environ[DIRECTORY_VARIABLE])
     _share_scenes(directory)
@@ -33,7 +33,7 @@ def take() -> Callable[[bool], None]:
 
 
 def _share_scenes(directory: Path) -> None:
-    """Draw each scene once: a run, its verification and its release read the same few again and again."""
+    """Draw each scene only once: a run, its verification and its dataset read the same few scenes many times."""
     from compact_hf.scenes.source import SceneSource
 
     source, read = SceneSource(0, 1), SceneSource.read
@@ -46,7 +46,7 @@ def _share_scenes(directory: Path) -> None:
 
 
 def _share_plots(directory: Path) -> Callable[[bool], None]:
-    """Draw one plot of each name and number of rows, and show it for the others too.
+    """Draw one plot for each name and number of rows, and use it for all others, too.
 
     Tests write hundreds of datasets and pages, whose plots would take most of the time.
     """
@@ -79,12 +79,12 @@ def _share_plots(directory: Path) -> Callable[[bool], None]:
 
 
 def _make_once(path: Path, make: Callable[[], bytes]) -> bytes:
-    """Return what a process of this test run has made under this path, or make it."""
+    """Return the file that a process of this test run has written to this path, or create it."""
     with suppress(FileNotFoundError):
         return path.read_bytes()
     data = make()
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with suppress(OSError):  # where a process may write nothing, it makes it for itself
+    with suppress(OSError):  # a process that may not write files does not share its result
         part.write_bytes(data)
         part.replace(path)
     return data

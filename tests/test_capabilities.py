@@ -30,7 +30,7 @@ def test_the_ten_of_the_paper_in_its_groups() -> None:
 
 
 def test_what_teachers_are_told_is_golden(golden: Callable[[str, str], None]) -> None:
-    """These words go into every prompt: another wording asks for other data, and has to be a new preset version."""
+    """This text is part of every prompt: changing it changes the data, and needs a new preset version."""
     golden("capabilities.txt", f"{describe_capabilities()}\n\n{NEEDED_RULE}\n")
 
 

@@ -1,4 +1,4 @@
-"""The command line: data on stdout, talk on stderr, one clear line for what is wrong, and the right exit status."""
+"""Tests the command line: data on stdout, messages on stderr, one clear line for each error, and exit statuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Run a command that must fail, and return its status and the one line that it says."""
+    """Run a command that must fail, and return its status and its one-line error."""
     capsys.readouterr()
     try:
         status = main(arguments)
@@ -106,7 +106,11 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "status of nothing": (["status", "NOWHERE"], 1, "is not a run"),
     "assemble nothing": (["assemble", "NOWHERE", "--out", "NEW", "--version", "1.0.0"], 1, "is not a run"),
     "a version that is none": (["assemble", "RUN", "--out", "NEW", "--version", "one"], 2, "is not a version"),
-    "assemble over something else": (["assemble", "RUN", "--out", "PICTURES", "--version", "1.0.0"], 1, "holds"),
+    "assemble over something else": (
+        ["assemble", "RUN", "--out", "PICTURES", "--version", "1.0.0"],
+        1,
+        "has contents other",
+    ),
     "an image root alone": (
         ["assemble", "RUN", "--out", "NEW", "--version", "1.0.0", "--image-root", "PICTURES"],
         2,
@@ -195,7 +199,7 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_
     monkeypatch.delitem(sys.modules, "compact_hf.teachers.openai", raising=False)
     assert run_failing(capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher", "openai:m") == (
         1,
-        "compact: this needs openai, which is not installed; pip install 'compact_hf[openai]'",
+        "compact: openai is not installed: run pip install 'compact_hf[openai]'",
     )
     assert not (tmp_path / "run").exists()
 
@@ -209,7 +213,7 @@ def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.Cap
 
 
 def test_a_folder_that_cannot_be_written_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    # Nobody, root included, can make a folder in /proc.
+    # No user, not even root, can create a directory in /proc.
     status, line = run_failing(capsys, "generate", SCENES, "--out", "/proc/run")
     assert (status, "cannot be written" in line) == (1, True)
 

@@ -1,4 +1,4 @@
-"""Shell completion: a real shell is given the script, half a command line, and asked what may follow."""
+"""Tests shell completion: a real shell loads the script and completes partial command lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def get_script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def complete(script: str, words: list[str], directory: Path) -> list[str]:
-    """What bash offers for the last of `words`, in `directory`."""
+    """Return the completions that bash offers for the last of `words`, in `directory`."""
     line = " ".join(words)
     query = (
         f"COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}; COMP_LINE={line!r};"

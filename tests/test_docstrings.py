@@ -1,4 +1,4 @@
-"""Docstrings name the parameters and fields that are there."""
+"""Checks that docstrings describe only parameters and fields that exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRY = re.compile(r"((?:\*{0,2}\w+, )*\*{0,2}\w+)(?: \(|:)")
 
 
 def described_names(docstring: str, section: str) -> list[str]:
-    """Return what the entries of a section are about: `name (type): ...`, or several names before one text."""
+    """Return the names that the entries of a section describe: `name (type): ...`, or several names with one text."""
     match = re.search(rf"^{section}[^\n]*:\n((?: +.*\n|\s*\n)*)", f"{docstring}\n", re.MULTILINE)
     lines = [line for line in match[1].split("\n") if line.strip()] if match else []
     indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
@@ -32,7 +32,7 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def fields(cls: ast.ClassDef) -> set[str]:
-    """Return the names that a class defines in its body, or that its methods set."""
+    """Return the names that a class defines in its body or that its methods set."""
     stored = {
         node.attr for node in ast.walk(cls) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
@@ -42,7 +42,7 @@ def fields(cls: ast.ClassDef) -> set[str]:
 
 
 def unknown_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield (function or class, name in its docstring) for each name that it does not have."""
+    """Yield (function or class, name) for each name in a docstring that does not exist."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
@@ -50,7 +50,8 @@ def unknown_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.ClassDef):
             inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
             known = {"Args": parameters(inits[0]) if inits else fields(node)}
-            if {ast.unparse(base) for base in node.bases} <= {"NotebookSummary"}:  # else some may be inherited
+            # Other base classes may define more names.
+            if {ast.unparse(base) for base in node.bases} <= {"NotebookSummary"}:
                 known["Attributes"] = fields(node)
         else:
             known = {"Args": parameters(node)}

@@ -1,4 +1,4 @@
-"""docs/evidence.md stands on docs/figures/evidence.json, which `compact ablate docs/evidence.yaml` wrote."""
+"""Checks docs/evidence.md against docs/figures/evidence.json, which `compact ablate docs/evidence.yaml` wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The face: sorted, complete, lazy, and without a name that leads nowhere."""
+"""Checks the public names of compact_hf: sorted, complete, imported on first use, and all of them exist."""
 
 from __future__ import annotations
 

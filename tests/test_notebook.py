@@ -1,4 +1,4 @@
-"""docs/first_steps.ipynb runs from its first cell to its last in a notebook's kernel, and prints what it shows."""
+"""Runs docs/first_steps.ipynb in a notebook kernel, and compares the outputs with the stored ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "first_steps.ipynb"
 
 
 def cell_outputs(notebook: Any) -> list[str]:
-    """What each cell printed or ended with, as text; of a picture only that it is there."""
+    """Return the output of each code cell as text; an image is only a placeholder."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [
         "\n".join(_output_text(output) for output in cell.outputs if output.get("name") != "stderr") for cell in cells
@@ -27,7 +27,7 @@ def _output_text(output: Any) -> str:
     if output.output_type == "stream":
         return output.text
     if "image/png" in output.data:
-        return "a picture"
+        return "an image"
     return output.data.get("text/html") or output.data["text/plain"]
 
 
@@ -42,11 +42,11 @@ def test_the_notebook_gives_what_it_shows_golden(
         nbformat.write(_tidy(executed), NOTEBOOK)
         expected = executed
     assert cell_outputs(executed) == cell_outputs(expected)
-    assert "\n".join(cell_outputs(executed)).count("a picture") == 2
+    assert "\n".join(cell_outputs(executed)).count("an image") == 2
 
 
 def _tidy(notebook: Any) -> Any:
-    """Leave out when each cell ran, what libraries had to say, and second forms of an output."""
+    """Remove execution times, messages of libraries, and alternative formats of outputs."""
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":

@@ -1,4 +1,4 @@
-"""An output directory is claimed by one kind of work, locked by one process, and bound to one set of settings."""
+"""Tests that an output directory is claimed by one kind of work, locked by one process, and bound to its settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_new_empty_and_own_directories_are_claimed(tmp_path: Path) -> None:
     directory.claim()
     assert not (tmp_path / "new").exists(), "a claim alone makes nothing"
     with directory.lock():
-        directory.claim()  # a kill here leaves the lock's file alone
+        directory.claim()  # a process killed here leaves only the lock file
         directory.bind({"seed": 1})
     (directory.path / "results.txt").touch()
     directory.claim()
@@ -51,7 +51,7 @@ def test_new_empty_and_own_directories_are_claimed(tmp_path: Path) -> None:
 
 def test_a_file_and_something_else_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    for path, message in ((tmp_path, "holds something that is not a test"), (tmp_path / "thesis.tex", "is a file")):
+    for path, message in ((tmp_path, "is not empty, and is not a test"), (tmp_path / "thesis.tex", "is a file")):
         with pytest.raises(EvaluationError, match=message):
             open_directory(path).claim()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -61,7 +61,7 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
     directory = open_directory(tmp_path)
     with (
         directory.lock(),
-        pytest.raises(JournalError, match="another process is working on"),
+        pytest.raises(JournalError, match="is in use by another process"),
         open_directory(tmp_path).lock(),
     ):
         pass
@@ -78,7 +78,7 @@ def test_other_settings_are_told_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_of_machines_that_start_at_the_same_time_those_with_other_settings_are_refused(tmp_path: Path) -> None:
-    """Each finds no marker before any of them has written one."""
+    """All of them look for the marker before one of them has written it."""
     results: list[int | CompactError] = []
     barrier = threading.Barrier(8)
 
@@ -155,7 +155,7 @@ def test_what_a_kill_left_does_not_keep_a_dataset_or_an_export_from_its_director
         (directory / "data").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["data"]
     with (
-        pytest.raises(ReleaseError, match="something other"),
+        pytest.raises(ReleaseError, match="contents other"),
         replace_directory(tmp_path / "out", is_replaceable=lambda path: False),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The wheel as people get it: built from the checkout, installed into an environment of its own, run elsewhere."""
+"""Tests the wheel: built from the checkout, installed into a separate environment, run in another directory."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel alone; dependencies are seen through a path file.
+    """The bin directory of an environment with only the wheel; a path file makes the dependencies importable.
 
-    A path file adds a folder without reading the path files in it, so that an editable install stays out of sight.
+    A path file adds a directory but does not read the path files in it, so an editable install of the package is not
+    importable.
     """
     directory = tmp_path_factory.mktemp("elsewhere") / "environment"
     venv.create(directory, with_pip=False, symlinks=True)
@@ -113,9 +114,9 @@ def test_the_command_answers_outside_the_checkout(installed: Path, tmp_path: Pat
 
 
 def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed: Path, tmp_path: Path) -> None:
-    """The whole way, smaller than it may be asked for; a second call finds all of it done and tells the same.
+    """Runs all steps, on a smaller scale than the command allows; a second call has nothing to do and prints the same.
 
-    Forked, with the wheel's files before all others: an interpreter of its own would import for a minute.
+    The process is a fork with the files of the wheel first on its path: a new interpreter would import for a minute.
     """
     packages = Path(
         run(installed / "python", "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).strip()
@@ -137,7 +138,7 @@ def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # seven minutes on two quiet cores, twelve beside other work
+@pytest.mark.timeout(1800)  # it takes seven minutes on two idle cores, twelve on busy ones
 def test_the_demo_at_its_full_size_learns(installed: Path, tmp_path: Path) -> None:
     run(installed / "compact", "demo", "--out", "demo", cwd=tmp_path)
     demo = tmp_path / "demo"

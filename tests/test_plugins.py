@@ -1,4 +1,4 @@
-"""Plugins by entry points: names without imports, objects by name or by path, one clear line for what cannot be."""
+"""Tests plugins: names are listed without imports, objects are loaded by name or path, errors are one clear line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = "compact_hf.test_animals"
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that installs a package of one module, as pip does: the module and a dist-info beside it."""
+    """Return a function that installs a package of one module as pip does: the module and its dist-info directory."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def install_package(name: str, code: str, **registered: str) -> None:
@@ -69,5 +69,7 @@ def test_a_path_that_leads_nowhere_is_a_wrong_usage(path: str) -> None:
 def test_a_name_that_two_packages_claim_is_refused(install: Callable[..., None]) -> None:
     install("animals_six", "Fox = 1", fox="animals_six:Fox")
     install("animals_seven", "Fox = 2", fox="animals_seven:Fox")
-    with pytest.raises(UsageError, match=r"'fox' .* animals_seven 1\.2 .* and animals_six 1\.2 .*; uninstall one"):
+    with pytest.raises(
+        UsageError, match=r"'fox' .* animals_seven 1\.2 .* and animals_six 1\.2 .*: uninstall one of them"
+    ):
         load_plugin(GROUP, "fox")

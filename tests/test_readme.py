@@ -1,4 +1,4 @@
-"""README cannot rot: its example prints what it says, its commands exist, its tree is the tree, figures are files'."""
+"""Checks the README: the output of its example, its commands, paths and links, and its numbers against the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README's commands, run as they stand there, in their order, against servers that speak the protocols."""
+"""Runs the commands of the README, unchanged and in order, with test servers that speak the protocols."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.teachers.asking import photograph
 
 
 def compact_commands(title: str) -> list[list[str]]:
-    """Return the `compact` commands of a section, as their arguments."""
+    """Return the arguments of the `compact` commands of a section."""
     return [words[1:] for words in commands(title) if words[0] == "compact"]
 
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("preforked_training")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`images`, 24 of them; `pool` and a file of LLaVA-665K's form that asks about them."""
+    """A directory with the files that the commands use: two directories of images, and a file in LLaVA's format."""
     directory = tmp_path_factory.mktemp("newcomer")
     names = [f"{number}.jpg" for number in range(24)]
     for subdirectory in ("images", "pool"):
@@ -102,7 +102,7 @@ def test_a_release_goes_to_the_hub_and_is_read_there(tmp_path: Path, monkeypatch
 
 
 def run_in(directory: Path, arguments: list[str], hub: HubServer | None = None) -> str:
-    """Run a command in a folder, against a Hub (one of its own where none is given), and return what it prints."""
+    """Run a command in a directory, with a test server as the Hub (a new one by default), and return its output."""
     source = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(directory)!r})\n{COMPACT}"
     with nullcontext(hub) if hub else HubServer() as server:
         process = run(server, source, *arguments, home=directory / "home")
@@ -126,7 +126,7 @@ def test_what_the_demo_left_is_tuned_and_ready_to_be_published(tmp_path: Path, m
     assert [arguments[0] for arguments in runnable] == ["recipe", "tune", "tune", "publish"]
     *tune_commands, publish = runnable
     for arguments in tune_commands:
-        # As many steps as a test has time for.
+        # Fewer steps than in the README, to save time.
         overrides = ["--max_steps", "3"] if arguments[0] == "tune" else []
         assert main([*arguments, *overrides]) == 0, arguments
     assert (tmp_path / "student" / "README.md").is_file()
@@ -141,7 +141,7 @@ def test_the_data_are_shown_and_the_space_is_ready_to_be_published(
     show, publish = compact_commands("See it")
     assert main(show) == 0
     (tmp_path / "spaces_demo").symlink_to(ROOT / "spaces_demo")
-    # README has pip do it, which would fetch the builder.
+    # The README builds the wheel with pip, which would download the build backend.
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     assert "compact_hf-0.1.0-py3-none-any.whl" in run_in(tmp_path, publish)
@@ -152,7 +152,7 @@ def test_data_and_models_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make_release("release")
     copy_student("students")
     for arguments in compact_commands("Judge"):
-        # As many questions as a test has time for.
+        # Fewer questions than in the README, to save time.
         shortened = ["scenes:8" if word == "scenes:100" else word for word in arguments]
         assert main(shortened) == 0, arguments
     for page in ("judged/report.html", "swapped/report.html", "analysis/analysis.html"):

@@ -29,7 +29,7 @@ from compact_hf.records import (
     to_json,
 )
 
-# Pydantic builds them from their type hints, so that a new field is tested as soon as it stands there.
+# Hypothesis builds the records from their type hints, so that new fields are tested automatically.
 records = st.one_of(*(st.builds(kind) for kind in (ImageInfo, Draft, Verdict, Turn, Reject, Conversation)))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -78,7 +78,7 @@ def test_digests_tell_parts_apart() -> None:
 
 
 def test_digests_are_the_same_on_every_machine() -> None:
-    """Ids in published releases: another digest would make other rows of the same data."""
+    """These ids are in published datasets: another digest would give the same rows other ids."""
     text = json.dumps([1, "é", list(CAPABILITIES)], ensure_ascii=False, separators=(",", ":"))
     assert digest(1, "é", list(CAPABILITIES)) == hashlib.sha256(text.encode()).hexdigest()[:32]
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})

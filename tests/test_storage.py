@@ -1,4 +1,4 @@
-"""Files are there whole or as they were; what a path lies on is known, however directories are mounted and named."""
+"""Tests that files are written completely or not at all, and that the file system of a path is recognized."""
 
 from __future__ import annotations
 

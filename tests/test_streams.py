@@ -1,4 +1,4 @@
-"""The command's streams in the hands of others: closed, full, cut off, or unable to take every sign."""
+"""Tests the command with unusual streams: closed, on a full disk, closed by the reader, or with a limited encoding."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_result_that_cannot_be_written_is_said_in_one_line(run: Path) -> None:
     with open("/dev/full", "w") as full:
         process = run_cli("status", str(run), stdout=full, stderr=subprocess.PIPE)
     assert (process.returncode, process.stderr.count("\n")) == (1, 1)
-    assert "cannot write to stdout: No space left" in process.stderr
+    assert "cannot write to stdout (No space left" in process.stderr
 
 
 def test_work_goes_on_when_nobody_listens_to_its_talk(run: Path, tmp_path: Path) -> None:

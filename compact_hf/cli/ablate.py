@@ -1,4 +1,4 @@
-"""`compact ablate`: parsing and talking."""
+"""Defines the arguments, progress bars and output of `compact ablate`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from compact_hf.errors import UsageError
 
 
 def add_ablate(ablate: argparse.ArgumentParser) -> None:
-    """Describe `compact ablate`."""
+    """Add the arguments of `compact ablate` to its parser."""
     set_command(ablate, _ablate, "compact ablate tiny --out ablation")
-    ablate.add_argument("plan", metavar="PLAN", help="a YAML file, or the name of one that comes along")
-    ablate.add_argument("--out", type=Path, metavar="DIR", help="new, or begun by this same command")
-    ablate.add_argument("--dry-run", action="store_true", help="units, questions, steps, time left; makes nothing")
-    ablate.add_argument("--show", action="store_true", help="print the plan, to change it; makes nothing")
-    ablate.add_argument("--json", action="store_true", help="as JSON")
+    ablate.add_argument("plan", metavar="PLAN", help="a YAML file, or the name of a shipped plan")
+    ablate.add_argument("--out", type=Path, metavar="DIR", help="a new directory, or that of an ablation to resume")
+    ablate.add_argument("--dry-run", action="store_true", help="print units, questions, steps and time left, then exit")
+    ablate.add_argument("--show", action="store_true", help="print the plan's YAML, to edit it, then exit")
+    ablate.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _ablate(args: argparse.Namespace) -> int:
@@ -29,12 +29,12 @@ def _ablate(args: argparse.Namespace) -> int:
         print_data(find_plan(args.plan).read_text(encoding="utf-8").rstrip())
         return 0
     if args.out is None:
-        raise UsageError("--out DIR is missing; give a new folder, or one that this command began")
+        raise UsageError("--out DIR is missing: give a new directory, or that of an ablation to resume")
     if args.dry_run:
         return _print_forecast(args)
     from compact_hf.evaluation.ablation.run import ablate
 
-    # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
+    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     bars: dict[str, ProgressBar] = {}
 
@@ -52,11 +52,12 @@ def _ablate(args: argparse.Namespace) -> int:
         print_json(ablation.to_json())
     else:
         print_summary(ablation.summary())
-    log(f"tables and figure are in {args.out}: ablation.html, ablation.md, ablation.json, ablation.png")
+    log(f"wrote the tables and the figure to {args.out}: ablation.html, ablation.md, ablation.json, ablation.png")
     return 0
 
 
 def _print_forecast(args: argparse.Namespace) -> int:
+    """Print what the ablation will take: units, training data per variant, and time left."""
     from compact_hf.evaluation.ablation.forecast import forecast_ablation, format_time_left
 
     estimate = forecast_ablation(args.plan, args.out)
@@ -65,10 +66,10 @@ def _print_forecast(args: argparse.Namespace) -> int:
         return 0
     print_data(f"{estimate.units} units, {estimate.finished} of them finished")
     print_table(
-        ("variant", "training questions", "pictures", "steps, about"),
+        ("variant", "training questions", "images", "steps, about"),
         [(arm.variant, sum(arm.data.questions.values()), arm.data.pictures, arm.steps) for arm in estimate.arms],
     )
     if not estimate.arms:
-        print_data("its scenes have not been asked about yet, so nobody knows how many questions there will be")
-    print_data(format_time_left(estimate.seconds_left) or "how long it takes is known after the first unit")
+        print_data("the number of questions is unknown until questions have been generated for the plan's scenes")
+    print_data(format_time_left(estimate.seconds_left) or "the time left is unknown until the first unit is finished")
     return 0

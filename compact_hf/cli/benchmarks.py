@@ -1,4 +1,4 @@
-"""`compact benchmarks command`, `tasks` and `table`: parsing and talking."""
+"""Defines the arguments and output of `compact benchmarks command`, `tasks` and `table`."""
 
 from __future__ import annotations
 
@@ -12,57 +12,75 @@ from compact_hf.errors import UsageError
 
 
 def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
-    """Describe `compact benchmarks`."""
+    """Add the subcommands of `compact benchmarks` to its parser."""
     benchmarks.epilog = "example: compact benchmarks command student"
     subcommands = benchmarks.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command_parser = add_command(
         subcommands,
         "command",
         _command,
-        "print the lines that judge a model with lmms-eval; runs nothing",
+        "print the shell commands that evaluate a model with lmms-eval, without running them",
         "compact benchmarks command org/compact-lora --gpus 8",
     )
     command_parser.add_argument(
-        "model", metavar="MODEL", help="a folder or a repository: a LLaVA, or a LoRA adapter of one"
+        "model", metavar="MODEL", help="a directory or a Hub repository: a LLaVA model, or a LoRA adapter of one"
     )
     command_parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="(default: benchmarks)"
+        "--out",
+        type=Path,
+        default=Path("benchmarks"),
+        metavar="DIR",
+        help="directory for merged model and results (default: benchmarks)",
     )
     command_parser.add_argument(
-        "--without-judge", action="store_true", help="leave out MM-Vet and LLaVA-in-the-Wild, which a paid model grades"
+        "--without-judge",
+        action="store_true",
+        help="skip MM-Vet and LLaVA-in-the-Wild, whose answers are graded by a paid model",
     )
+    command_parser.add_argument("--heldout", metavar="DATASET", help="also ask the held-out questions of this dataset")
     command_parser.add_argument(
-        "--heldout", metavar="DATASET", help="a release, whose held-out questions are asked too"
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of GPUs; the questions are divided among them (default: 1)",
     )
-    command_parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="that share the questions (default: 1)"
-    )
-    command_parser.add_argument("--device", default="cuda", help="where one copy of the model runs (default: cuda)")
-    command_parser.add_argument("--json", action="store_true", help="the pieces, as JSON")
+    command_parser.add_argument("--device", default="cuda", help="PyTorch device of each model copy (default: cuda)")
+    command_parser.add_argument("--json", action="store_true", help="print the parts of the commands as JSON")
 
     tasks = add_command(
         subcommands,
         "tasks",
         _tasks,
-        "write a release's held-out questions as a task for lmms-eval --include_path",
+        "write the held-out questions of a dataset as a task for lmms-eval --include_path",
         "compact benchmarks tasks org/compact@v1.0.0 --out tasks",
     )
-    tasks.add_argument("dataset", metavar="DATASET", help="a release: a folder, or org/name[@revision]")
-    tasks.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or written by this before")
+    tasks.add_argument("dataset", metavar="DATASET", help="a directory, or org/name[@revision] on the Hub")
+    tasks.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a directory: new, empty, or written by this command before",
+    )
 
     table = add_command(
         subcommands,
         "table",
         _table,
-        "print the paper's table with your models' rows, from lmms-eval's results",
+        "print the paper's table with a row for each of your models, from the results of lmms-eval",
         "compact benchmarks table benchmarks/results",
     )
-    table.add_argument("results", nargs="+", metavar="RESULTS", help="*_results.json, or folders with such files")
     table.add_argument(
-        "--reference", metavar="RESULTS", help="of the model that is your 100%% (default: the paper's LLaVA-665K)"
+        "results", nargs="+", metavar="RESULTS", help="*_results.json files, or directories with such files"
     )
-    table.add_argument("--markdown", action="store_true", help="as Markdown, to paste into a card")
-    table.add_argument("--json", action="store_true", help="as JSON")
+    table.add_argument(
+        "--reference",
+        metavar="RESULTS",
+        help="results of the model whose scores count as 100%% (default: the paper's LLaVA-665K)",
+    )
+    table.add_argument("--markdown", action="store_true", help="print Markdown, for a model card")
+    table.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -80,10 +98,10 @@ def _command(args: argparse.Namespace) -> int:
         log(
             f"{' and '.join(graded)} are graded by {JUDGE_MODEL} at your cost: set OPENAI_API_KEY, and "
             "MODEL_VERSION for "
-            "another model or OPENAI_API_URL for another server; --without-judge leaves them out"
+            "another model or OPENAI_API_URL for another server; --without-judge skips them"
         )
-    log("lmms-eval fetches the benchmarks from the Hub, some with your token: set HF_TOKEN, or run `hf auth login`")
-    log("it ends with status 0 even where it failed; the table, the last line, says what is missing")
+    log("lmms-eval downloads the benchmarks from the Hub; some need a token: set HF_TOKEN, or run `hf auth login`")
+    log("lmms-eval exits with status 0 even if a benchmark failed; the last command's table lists what is missing")
     if args.json:
         print_json(commands.to_json())
     else:
@@ -114,8 +132,8 @@ def _table(args: argparse.Namespace) -> int:
         log(note)
     if table.shared_benchmarks and not args.reference:
         log(
-            "the paper names neither its version of lmms-eval nor its judge's: to compare what data does, judge a "
-            "model of the full data in the same way, and give its results as --reference"
+            "the paper does not state its versions of lmms-eval and of the judge model: to compare datasets, evaluate "
+            "a model tuned on the full data in the same way, and pass its results as --reference"
         )
     if args.json:
         print_json(table.to_json())
@@ -130,6 +148,7 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _print_markdown(cells: Sequence[Sequence[str]]) -> None:
+    """Print a table as Markdown, numbers to the right; nothing if it is empty."""
     if not cells:
         return
     head, *rows = cells

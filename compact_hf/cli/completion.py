@@ -1,4 +1,4 @@
-"""`compact completion`: what a shell needs to complete commands, options, choices and paths, on stdout."""
+"""Prints a shell script that completes commands, options, choices and paths: `compact completion SHELL`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ SHELLS: Final = ("bash", "zsh", "tcsh")
 
 
 def add_completion(completion: argparse.ArgumentParser) -> None:
-    """Describe `compact completion`."""
+    """Add the arguments of `compact completion` to its parser."""
     set_command(completion, _print_script, 'eval "$(compact completion bash)"')
-    completion.add_argument("shell", choices=SHELLS, help="goes into ~/.bashrc, ~/.zshrc or ~/.tcshrc")
+    completion.add_argument(
+        "shell", choices=SHELLS, help="your shell; add the command to ~/.bashrc, ~/.zshrc or ~/.tcshrc"
+    )
 
 
 def _print_script(args: argparse.Namespace) -> int:
@@ -26,7 +28,7 @@ def _print_script(args: argparse.Namespace) -> int:
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return the script that makes `shell`, one of `SHELLS`, complete what `parser` takes."""
+    """Return a completion script for the arguments of `parser`; `shell` is one of `SHELLS`."""
     import shtab
 
     _complete_paths(parser, shtab.FILE)
@@ -35,10 +37,10 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _complete_paths(parser: argparse.ArgumentParser, files: Any) -> None:
-    """Complete file names wherever text is taken: most of it may be a path, as for a shell's own commands."""
+    """Complete file names for all arguments without choices: most of them may be paths."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():
                 _complete_paths(subparser, files)
         elif action.nargs != 0 and not action.choices and action.type in (None, Path):
-            action.complete = files  # type: ignore[attr-defined]  # where shtab looks
+            action.complete = files  # type: ignore[attr-defined]  # the attribute that shtab reads

@@ -1,4 +1,7 @@
-"""What the command line says: data on stdout; on stderr lines, and progress bars where it is a terminal."""
+"""Prints data to stdout, and messages and progress to stderr.
+
+Progress is a bar if stderr is a terminal, otherwise a line at most every ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from compact_hf.errors import CompactError
 from compact_hf.reports.table import Table
 
 _LOG_INTERVAL_S: Final = 10.0
-"""Seconds between the lines that stand for a progress bar where stderr is no terminal."""
+"""Seconds between progress lines, and between warnings, if stderr is not a terminal."""
 
 
 def log(text: str) -> None:
-    """Write one line to stderr. Where nobody listens any more, the work goes on all the same."""
+    """Write one line to stderr. If its reader has closed it, later messages are discarded and the work continues."""
     if sys.stderr is not None:
         try:
             sys.stderr.write(f"{text}\n")
@@ -29,7 +32,7 @@ def log(text: str) -> None:
 
 
 def configure_hub_progress_bars() -> None:
-    """Have the Hub's client draw its own bars only where somebody can see them."""
+    """Disable the progress bars of huggingface_hub if stderr is not a terminal."""
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if sys.stderr is None or not sys.stderr.isatty():
@@ -37,7 +40,7 @@ def configure_hub_progress_bars() -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send what is left for a stream nowhere, or Python complains about it at its end."""
+    """Redirect a closed stream to the null device, so that Python's flush at exit does not fail."""
     with open(os.devnull, "wb") as devnull:
         os.dup2(devnull.fileno(), stream.fileno())
 
@@ -46,24 +49,24 @@ def print_data(text: str) -> None:
     """Write one line of data to stdout.
 
     Raises:
-        CompactError: it cannot be written.
-        BrokenPipeError: whoever read stdout has had enough.
+        CompactError: stdout is closed, or cannot be written.
+        BrokenPipeError: the reader of stdout has closed it.
     """
     if sys.stdout is None:
-        raise CompactError("stdout is closed, so there is nowhere to put the result; leave it open")
+        raise CompactError("stdout is closed, so the result cannot be printed: run the command with stdout open")
     encoding = sys.stdout.encoding or "utf-8"
     with _translate_stdout_errors():
-        # Whatever stands in questions and file names, it can be shown, if need be as an escape.
+        # Questions and file names may have characters outside stdout's encoding: print those as escapes.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def print_json(value: Any) -> None:
-    """Write a value to stdout as JSON, in ASCII, so that it is the same in every encoding."""
+    """Write a value to stdout as JSON, in ASCII, so that the output is the same in every encoding."""
     print_data(json.dumps(value, indent=2, sort_keys=True))
 
 
 def flush_data() -> None:
-    """Flush stdout now, while an error can still be reported; raises as `print_data` does."""
+    """Flush stdout while an error can still be reported. Raises the same errors as `print_data`."""
     if sys.stdout is not None:
         with _translate_stdout_errors():
             sys.stdout.flush()
@@ -71,22 +74,25 @@ def flush_data() -> None:
 
 @contextlib.contextmanager
 def _translate_stdout_errors() -> Iterator[None]:
+    """Raise `CompactError` if stdout cannot be written, for example because its disk is full."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
         silence(sys.stdout)
-        raise CompactError(f"cannot write to stdout: {error.strerror}; give it a place with room") from error
+        raise CompactError(
+            f"cannot write to stdout ({error.strerror}): redirect it to a writable place with free space"
+        ) from error
 
 
 def replace_unprintable(text: str) -> str:
-    """Return a text without what moves a terminal's cursor or changes its colours."""
+    """Replace characters that are not printable, such as those that move a terminal's cursor or change its colors."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_numeric: bool = False) -> None:
-    """Write a table with aligned columns, numbers to the right (see `Table`); nothing if there are no rows."""
+    """Write a table with aligned columns, numbers right-aligned (see `Table`); nothing if there are no rows."""
     if not rows:
         return
     lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
@@ -102,7 +108,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_num
 
 
 def print_summary(parts: Iterable[str | Table]) -> None:
-    """Write sentences and tables, as a result's `summary` yields them."""
+    """Write the sentences and tables that the `summary` of a result yields."""
     for part in parts:
         if isinstance(part, str):
             print_data(part)
@@ -111,10 +117,10 @@ def print_summary(parts: Iterable[str | Table]) -> None:
 
 
 class ProgressBar:
-    """Progress on long work: a bar on a terminal, elsewhere a line at most every ten seconds and one at the end.
+    """Shows progress: a bar on a terminal, otherwise a line at most every ten seconds and one at the end.
 
     Args:
-        label (`str`): what is being done.
+        label (`str`): the name of the bar, usually what is counted.
     """
 
     def __init__(self, label: str) -> None:
@@ -133,30 +139,31 @@ class ProgressBar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop drawing; the bar stays on the screen as it is."""
         if self._bar is not None:
             self._bar.close()
 
     def warn_throttled(self, text: str) -> None:
-        """Write one line above the bar, unless another warning was in the last ten seconds."""
+        """Write one line above the bar, unless another warning was written in the last ten seconds."""
         if time.monotonic() - self._warned_at < _LOG_INTERVAL_S:
             return
         self._warned_at = time.monotonic()
         self.log_note(text)
 
     def log_note(self, text: str) -> None:
-        """Say one line above the bar."""
+        """Write one line above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
             log(text)
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` are done, with a short note beside."""
+        """Show that `done` of `total` are done, followed by a short note."""
         if sys.stderr is not None and sys.stderr.isatty():
             self._draw(done, total, note)
             return
         line = f"{self._label}: {done} of {total}{', ' if note else ''}{note}"
+        # The last line is written at once: the total has to be in the log.
         is_due = time.monotonic() - self._logged_at >= _LOG_INTERVAL_S or done == total
         if is_due and line != self._last_line:
             log(line)

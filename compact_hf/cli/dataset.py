@@ -1,4 +1,4 @@
-"""`compact assemble`, `export`, `validate`, `diff` and `show`: parsing and output."""
+"""Defines the arguments and output of `compact assemble`, `export`, `validate`, `diff` and `show`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 
 def add_show(show: argparse.ArgumentParser) -> None:
-    """Describe `compact show`."""
+    """Add the arguments of `compact show` to its parser."""
     set_command(show, _show, "compact show run --capability counting --rejects")
-    show.add_argument("where", metavar="RUN_OR_DIR_OR_REPO", help="a run, a release, or org/name[@revision] on the Hub")
-    show.add_argument("--k", type=int, metavar="K", help="only pictures of this k")
-    show.add_argument("--capability", metavar="NAME", help="only questions that were to need it, such as counting")
-    show.add_argument("--rejects", action="store_true", help="of a run: the drafts that were dropped, and why")
-    show.add_argument("--n", type=int, default=12, metavar="N", help="so many pictures, 1 to 120 (default: 12)")
-    show.add_argument("--seed", type=int, default=0, help="another one shows other pictures (default: 0)")
-    show.add_argument("--out", type=Path, metavar="DIR", help="for the two files (default: NAME-sheet, here)")
+    show.add_argument(
+        "where", metavar="RUN_OR_DIR_OR_REPO", help="a run, a dataset directory, or org/name[@revision] on the Hub"
+    )
+    show.add_argument("--k", type=int, metavar="K", help="only images of this k")
+    show.add_argument("--capability", metavar="NAME", help="only questions made to need it, such as counting")
+    show.add_argument("--rejects", action="store_true", help="show the dropped drafts of a run, with their reasons")
+    show.add_argument("--n", type=int, default=12, metavar="N", help="number of images, 1 to 120 (default: 12)")
+    show.add_argument("--seed", type=int, default=0, help="random seed that selects the images (default: 0)")
+    show.add_argument("--out", type=Path, metavar="DIR", help="output directory (default: ./NAME-sheet)")
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -41,96 +43,118 @@ def _show(args: argparse.Namespace) -> int:
         n=args.n,
         seed=args.seed,
     )
-    log(f"{sheet.count} {'picture' if sheet.count == 1 else 'pictures'}; open the page in a browser")
+    log(f"{sheet.count} {'image' if sheet.count == 1 else 'images'}; open the page in a browser")
     print_data(str(sheet.page))
     print_data(str(sheet.image))
     return 0
 
 
 def add_validate(validate: argparse.ArgumentParser) -> None:
-    """Describe `compact validate`."""
+    """Add the arguments of `compact validate` to its parser."""
     set_command(validate, _validate, "compact validate release")
-    validate.add_argument("release", metavar="DIR_OR_REPO", help="a folder, or org/name[@revision] on the Hub")
+    validate.add_argument("release", metavar="DIR_OR_REPO", help="a directory, or org/name[@revision] on the Hub")
 
 
 def add_diff(diff: argparse.ArgumentParser) -> None:
-    """Describe `compact diff`."""
+    """Add the arguments of `compact diff` to its parser."""
     set_command(diff, _diff, "compact diff org/compact@v1.0.0 release")
-    for name, metavar, description in (("old", "A", "the one before"), ("new", "B", "the one after")):
-        diff.add_argument(name, metavar=metavar, help=f"{description}: a folder, or ORG/NAME[@REVISION] on the Hub")
-    diff.add_argument("--json", action="store_true", help="as JSON")
+    for name, metavar, description in (("old", "A", "the old release"), ("new", "B", "the new release")):
+        diff.add_argument(name, metavar=metavar, help=f"{description}: a directory, or ORG/NAME[@REVISION] on the Hub")
+    diff.add_argument("--json", action="store_true", help="print the differences as JSON")
 
 
 def add_assemble(assemble: argparse.ArgumentParser) -> None:
-    """Describe `compact assemble`."""
+    """Add the arguments of `compact assemble` to its parser."""
     set_command(assemble, _assemble, "compact assemble run --out release --version 1.0.0")
     assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or an earlier release")
-    assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="the release's version")
+    assemble.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a directory: new, empty, or an earlier release, which is replaced",
+    )
+    assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="version of the release")
     similar = assemble.add_mutually_exclusive_group()
     similar.add_argument(
         "--max-similarity",
         type=float,
         default=MAX_SIMILARITY,
         metavar="SHARE",
-        help="drop a question with the answer of one about an earlier image and more of its words than this "
-        "(default: %(default)s)",
+        help="drop a question that has the same answer as one about an earlier image, and shares more than this "
+        "fraction of its words with it (default: %(default)s)",
     )
     similar.add_argument(
         "--keep-similar",
         action="store_const",
         const=1.0,
         dest="max_similarity",
-        help="drop none, as drawn scenes repeat their wording",
+        help="keep all of them; use this for drawn scenes, which repeat their wording",
     )
     assemble.add_argument(
         "--balance",
         action="store_true",
-        help="of images with more than two questions take the two or three that even out capabilities, pairs and k",
+        help="if an image has more than two questions, keep the two or three that make the counts of capabilities, "
+        "capability pairs and k most even",
     )
     _add_selection_options(assemble)
-    assemble.add_argument("--instruction", type=Path, metavar="FILE", help="a JSON list in LLaVA's format")
     assemble.add_argument(
-        "--image-root", type=Path, metavar="DIR", help="where its image paths start (default: beside it)"
+        "--instruction", type=Path, metavar="FILE", help="add rows of this JSON list in LLaVA's format"
+    )
+    assemble.add_argument(
+        "--image-root",
+        type=Path,
+        metavar="DIR",
+        help="directory that the image paths of --instruction are relative to (default: the directory of that file)",
     )
     share = assemble.add_mutually_exclusive_group()
-    share.add_argument("--instruction-fraction", type=float, metavar="SHARE", help="of its rows (default: 0.05)")
-    share.add_argument("--instruction-rows", type=int, metavar="N", help="so many of its rows")
-    assemble.add_argument("--seed", type=int, default=0, help="decides which rows and questions (default: 0)")
+    share.add_argument(
+        "--instruction-fraction", type=float, metavar="SHARE", help="fraction of its rows to take (default: 0.05)"
+    )
+    share.add_argument("--instruction-rows", type=int, metavar="N", help="number of its rows to take")
+    assemble.add_argument(
+        "--seed", type=int, default=0, help="random seed that selects rows and questions (default: 0)"
+    )
     _add_exclusion_options(assemble)
 
 
 def add_export(export: argparse.ArgumentParser) -> None:
-    """Describe `compact export`."""
+    """Add the arguments of `compact export` to its parser."""
     set_command(export, _export, "compact export release --format llava --out llava")
-    export.add_argument("release", metavar="RELEASE", help="a folder, or org/name[@revision] on the Hub")
+    export.add_argument("release", metavar="RELEASE", help="a directory, or org/name[@revision] on the Hub")
     export.add_argument(
         "--format",
         required=True,
         choices=("llava", "finevision", "messages"),
-        help="llava: a JSON list, for LLaVA's and LLaMA-Factory's code; finevision: Parquet; messages: JSON lines, "
+        help="llava: a JSON list for the code of LLaVA and LLaMA-Factory; finevision: Parquet; messages: JSON lines "
         "for TRL",
     )
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
-    export.add_argument("--config", default="all", metavar="NAME", help="one of the release's (default: %(default)s)")
-    export.add_argument("--split", choices=("train", "validation"), help="one of the two (default: both)")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty directory")
+    export.add_argument(
+        "--config", default="all", metavar="NAME", help="config of the release to export (default: %(default)s)"
+    )
+    export.add_argument("--split", choices=("train", "validation"), help="split to export (default: both)")
 
 
 def _add_selection_options(assemble: argparse.ArgumentParser) -> None:
-    """Add what makes a release of a part of the runs; the card then says which part."""
+    """Add the options that make a release of a part of the runs; the card then describes that part."""
     assemble.add_argument(
-        "--k", dest="ks", type=parse_numbers, default=(), metavar="1,2,3", help="questions of these k only"
+        "--k", dest="ks", type=parse_numbers, default=(), metavar="1,2,3", help="only questions of these k"
     )
     assemble.add_argument(
         "--without",
         action="append",
         default=[],
         metavar="CAPABILITY",
-        help="no question that needs it; may be given again",
+        help="drop questions that need this capability; can be repeated",
     )
     size = assemble.add_mutually_exclusive_group()
-    size.add_argument("--questions", type=int, metavar="N", help="exactly so many for training, of those that fit")
-    size.add_argument("--conversations", type=int, metavar="N", help="exactly so many pictures for training instead")
+    size.add_argument(
+        "--questions", type=int, metavar="N", help="exact number of training questions, taken from those that qualify"
+    )
+    size.add_argument(
+        "--conversations", type=int, metavar="N", help="exact number of training conversations (one per image), instead"
+    )
 
 
 def _make_selection(args: argparse.Namespace) -> Selection | None:
@@ -152,30 +176,32 @@ def _add_exclusion_options(assemble: argparse.ArgumentParser) -> None:
         "--exclude-ids",
         type=Path,
         metavar="FILE",
-        help="leave out rows and pictures by id, one a line, comments after #; a picture's id holds for every release",
+        help="drop the rows and images whose ids are in this file (one per line, comments after #); "
+        "image ids are the same in every release",
     )
     assemble.add_argument(
         "--exclude-images-of",
         action="append",
         default=[],
         metavar="DATASET",
-        help="leave out a benchmark's pictures, as they are or compressed or scaled again (not cropped or mirrored): a "
-        "folder, a release, or org/name on the Hub; may be given again",
+        help="drop images of a benchmark, including recompressed and resized copies (cropped or mirrored ones are not "
+        "found): a directory, a release, or org/name on the Hub; can be repeated",
     )
     assemble.add_argument(
         "--group-similar",
         type=int,
         metavar="BITS",
-        help="leave out of training what looks like a picture for validation: perceptual hashes that differ in at most "
-        "so many of 64 bits, 0 to 10 (6 is usual)",
+        help="drop training images that look like a validation image: their 64-bit perceptual hashes differ in at most "
+        "BITS bits, 0 to 10 (6 is usual)",
     )
     assemble.add_argument(
-        "--image-license", metavar="TEXT", help="of the runs' pictures of unknown licence, such as cc-by-4.0"
+        "--image-license", metavar="TEXT", help="licence of the runs' images whose licence is unknown, e.g. cc-by-4.0"
     )
     assemble.add_argument(
         "--license",
         metavar="ID",
-        help="of the release, as the Hub spells it (default: the pictures' if all have one, else other)",
+        help="licence of the release, as an identifier of the Hub (default: the images' licence if all have the same, "
+        "else other)",
     )
 
 
@@ -250,7 +276,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def print_difference(difference: Difference) -> None:
-    """Put the tables of a difference on stdout and its sum on stderr."""
+    """Print the tables of a difference to stdout and its one-line summary to stderr."""
     for part in difference.summary():
         if isinstance(part, str):
             log(replace_unprintable(part))

@@ -1,4 +1,4 @@
-"""`compact demo`: parsing and talking."""
+"""Defines the arguments and progress bars of `compact demo`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from compact_hf.cli.parser import set_command
 
 
 def add_demo(demo: argparse.ArgumentParser) -> None:
-    """Describe `compact demo`."""
+    """Add the arguments of `compact demo` to its parser."""
     set_command(demo, _demo, "compact demo --out demo-out")
-    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="a new folder; again: goes on")
-    demo.add_argument("--scenes", type=int, default=400, metavar="N", help="pictures to draw (default: 400)")
-    demo.add_argument("--steps", type=int, metavar="N", help="training steps (default: the recipe's)")
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-out"),
+        help="output directory; an existing demo is resumed (default: demo-out)",
+    )
+    demo.add_argument("--scenes", type=int, default=400, metavar="N", help="number of scenes to draw (default: 400)")
+    demo.add_argument("--steps", type=int, metavar="N", help="number of training steps (default: the recipe's)")
 
 
 def _demo(args: argparse.Namespace) -> int:

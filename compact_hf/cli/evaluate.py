@@ -1,4 +1,4 @@
-"""`compact evaluate`: parsing and talking."""
+"""Defines the arguments, progress bar and output of `compact evaluate`."""
 
 from __future__ import annotations
 
@@ -28,49 +28,54 @@ _EVALUATE_OPTIONS: Final = (
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    """Describe `compact evaluate`."""
+    """Add the arguments of `compact evaluate` to its parser."""
     set_command(evaluate, _evaluate, "compact evaluate base tuned scenes:200 --out results")
     evaluate.add_argument(
         "models",
         metavar="MODEL",
         nargs="+",
-        help="a folder or org/name[@revision] of a model or an adapter, or openai:NAME behind a server; "
-        "the others are compared with the first",
+        help="a model or adapter (a directory or org/name[@revision]), or openai:NAME for a model behind a server; "
+        "each further model is compared with the first",
     )
     evaluate.add_argument(
         "dataset",
         metavar="DATASET",
-        help="scenes:N (reserved ones), org/name[@revision], a folder, or a .parquet, .jsonl, .json or .csv file",
+        help="scenes:N (N scenes reserved for evaluation), org/name[@revision], a directory, or a .parquet, .jsonl, "
+        ".json or .csv file",
     )
     evaluate.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="new, or begun; another model is added to what is there"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="output directory; an existing evaluation is resumed, and further models are added to it",
     )
     evaluate.add_argument(
         "--task",
         metavar="NAME",
-        help="what is asked and how it is scored: an installed task, or package.module:Class (default: the one that "
-        "knows the data set, else compact: accuracy by k)",
+        help="evaluation task, which defines questions and scoring: an installed task, or package.module:Class "
+        "(default: the task that recognizes the dataset, else compact: accuracy by k)",
     )
     _add_dataset_options(evaluate)
     _add_inference_options(evaluate)
     _add_server_options(evaluate)
     evaluate.add_argument(
-        "--dry-run", action="store_true", help="say what it will take; loads no model, asks no server"
+        "--dry-run", action="store_true", help="print questions, requests and cost, without loading or asking a model"
     )
-    evaluate.add_argument("--json", action="store_true", help="results.json, or the plan, on stdout")
+    evaluate.add_argument("--json", action="store_true", help="print results.json, or the plan of --dry-run, as JSON")
 
 
 def _add_dataset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="NAME", help="of the data set (default: compositional, if there is one)")
-    parser.add_argument("--split", metavar="NAME", help="of the data set (default: validation, else test)")
+    parser.add_argument("--config", metavar="NAME", help="config of the dataset (default: compositional, if it exists)")
+    parser.add_argument("--split", metavar="NAME", help="split of the dataset (default: validation, else test)")
     parser.add_argument(
         "--columns",
         type=_parse_columns,
         metavar="question=Q,answer=A,...",
-        help="what is what in a data set of one question a row: question, answer (or a list: any counts), image, k, "
-        "capabilities, id",
+        help="column names of a dataset with one question per row: question, answer (or a list of accepted answers), "
+        "image, k, capabilities, id",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="N of the questions only, drawn by their ids")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only N of the questions, selected by their ids")
 
 
 def _add_inference_options(parser: argparse.ArgumentParser) -> None:
@@ -78,39 +83,48 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
         "--match",
         dest="matching",
         metavar="RULE",
-        help="when an answer is right, by a rule of the task; of compact: exact, or relaxed: numbers within 5%% too "
-        "(default: exact)",
+        help="rule of the task by which an answer is correct; compact has exact, and relaxed (numbers within 5%% are "
+        "correct, too) (default: exact)",
     )
     control = parser.add_mutually_exclusive_group()
     control.add_argument(
         "--control",
         metavar="NAME",
-        help="ask without what the task should need: swapped-images (each question about another question's picture) "
-        "or blind (no picture)",
+        help="control experiment: swapped-images (ask each question about the image of another question) or blind "
+        "(ask without images)",
     )
     control.add_argument(
         "--swap-pictures",
         dest="control",
         action="store_const",
         const="swapped-images",
-        help="the same as --control swapped-images",
+        help="alias of --control swapped-images",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default: 64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions per batch (default: 64)")
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="where an answer is cut (default: the task's, of compact 16)"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="maximum length of an answer in tokens (default: the task's; 16 for compact)",
     )
 
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:
-    server = parser.add_argument_group("of openai:NAME", "its key comes from OPENAI_API_KEY")
-    server.add_argument("--url", metavar="URL", help="a server of one's own, such as http://localhost:8000/v1")
-    server.add_argument("--concurrency", type=int, default=16, metavar="C", help="requests in flight (default: 16)")
-    server.add_argument("--rpm", type=float, metavar="N", help="at most N requests a minute")
-    server.add_argument("--tpm", type=float, metavar="N", help="at most N tokens a minute")
-    server.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in all")
-    server.add_argument("--max-cost", type=float, metavar="USD", help="stop after so many US dollars in all")
-    server.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
-    server.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
+    server = parser.add_argument_group("options of openai:NAME", "The API key is read from OPENAI_API_KEY.")
+    server.add_argument("--url", metavar="URL", help="URL of your own server, such as http://localhost:8000/v1")
+    server.add_argument(
+        "--concurrency", type=int, default=16, metavar="C", help="number of requests in flight (default: 16)"
+    )
+    server.add_argument("--rpm", type=float, metavar="N", help="at most N requests per minute")
+    server.add_argument("--tpm", type=float, metavar="N", help="at most N tokens per minute")
+    server.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in total")
+    server.add_argument("--max-cost", type=float, metavar="USD", help="stop when the total cost reaches USD US dollars")
+    server.add_argument(
+        "--price-in", type=float, metavar="USD", help="USD per million input tokens, if unknown to genai-prices"
+    )
+    server.add_argument(
+        "--price-out", type=float, metavar="USD", help="USD per million output tokens, if unknown to genai-prices"
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -119,7 +133,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _print_plan(args, options)
     from compact_hf.evaluation.evaluate import evaluate
 
-    # A batch system ends its jobs by SIGTERM: as good a reason to stop in good order as Ctrl-C.
+    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that finished answers are kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressBar("answers") as bar:
         evaluation = evaluate(
@@ -127,7 +141,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.dataset,
             args.out,
             on_progress=bar.show,
-            on_failure=lambda line: bar.warn_throttled(f"compact: trying again: {line}"),
+            on_failure=lambda line: bar.warn_throttled(f"compact: request failed, retrying: {line}"),
             **options,
         )
     for note in evaluation.notes:
@@ -136,11 +150,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         print_json(evaluation.to_json())
     else:
         print_summary(evaluation.summary())
-    log(f"all of it is in {args.out}; to look at: {args.out / 'report.html'}")
+    log(f"wrote the results to {args.out}; open {args.out / 'report.html'} in a browser")
     return 0
 
 
 def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Print what `compact evaluate --dry-run` found: questions, images, and requests and cost for each model."""
     from compact_hf.evaluation.plan import plan_evaluation
     from compact_hf.runs.options import RunLimits
 
@@ -155,7 +170,7 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
         print_json(forecast.to_json())
         return 0
     print_data(
-        f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} pictures"
+        f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} images"
         + (f"; {forecast.description}" * bool(forecast.description))
     )
     for note in forecast.notes:
@@ -177,9 +192,10 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _parse_columns(text: str) -> dict[str, str]:
+    """Return the mapping of field to column in the text of `--columns`."""
     pairs = [(name.strip(), column.strip()) for name, _, column in (part.partition("=") for part in text.split(","))]
     if not all(name and column for name, column in pairs):
-        raise argparse.ArgumentTypeError(f"got {text!r}; give what is what, such as question=query,answer=label")
+        raise argparse.ArgumentTypeError(f"got {text!r}; give field=column pairs, such as question=query,answer=label")
     if len(dict(pairs)) < len(pairs):
-        raise argparse.ArgumentTypeError(f"got {text!r}, which says twice what one thing is; say each once")
+        raise argparse.ArgumentTypeError(f"got {text!r}, which names a field twice; name each field once")
     return dict(pairs)

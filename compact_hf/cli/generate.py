@@ -1,4 +1,4 @@
-"""`compact generate`, `annotate`, `augment`, `status` and `method`: parsing and output."""
+"""Defines the arguments and output of `compact generate`, `annotate`, `augment`, `status` and `method`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from compact_hf.methods.base import Method
     from compact_hf.runs.run import RunProgress
 
-_DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a folder such as a release, or LLaVA's JSON file"
-_NEEDS: Final = {"images": "pictures", "questions": "a data set of questions about pictures"}
+_DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a dataset directory, or a JSON file in LLaVA's format"
+_NEEDS: Final = {"images": "images", "questions": "a dataset of questions about images"}
 
 
 def add_annotate(annotate: argparse.ArgumentParser) -> None:
-    """Describe `compact annotate`."""
+    """Add the arguments of `compact annotate` to its parser."""
     set_command(annotate, _annotate, "compact annotate llava_v1_5_mix665k.json --image-root pool --out run --limit 500")
-    annotate.add_argument("--json", action="store_true", help="for machines")
+    annotate.add_argument("--json", action="store_true", help="print the summary as JSON")
     verifier_help = {
-        "verifier": "who judges (default: gemini)",
-        "verifier_url": "another server of the verifier's protocol",
+        "verifier": "model that labels the questions (default: gemini)",
+        "verifier_url": "URL of another server that speaks the verifier's protocol",
     }
     _add_method_options(annotate, "annotate", ("teacher", "teacher_url", "shard", "noise"), verifier_help)
 
 
 def add_augment(augment: argparse.ArgumentParser) -> None:
-    """Describe `compact augment`."""
+    """Add the arguments of `compact augment` to its parser."""
     set_command(augment, _augment, "compact augment org/name --split train --out run --limit 20")
     teacher_help = {
-        "teacher": "who rewrites (default: gemini)",
-        "verifier_url": "another server of the verifier's protocol",
+        "teacher": "model that rewrites the questions (default: gemini)",
+        "verifier_url": "URL of another server that speaks the verifier's protocol",
     }
     _add_method_options(augment, "augment", ("shard", "noise"), teacher_help)
 
@@ -47,9 +47,11 @@ def add_augment(augment: argparse.ArgumentParser) -> None:
 def _add_method_options(
     parser: argparse.ArgumentParser, method: str, without: Sequence[str], help_texts: dict[str, str]
 ) -> None:
-    """Add what a command of one method takes."""
+    """Add the arguments of a command that runs a single method: its own options and those of all runs."""
     parser.add_argument("dataset", metavar="DATASET", help=_DATASET_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="run directory; an existing one is resumed"
+    )
     names = add_options(parser, get_method(method).options)
     names += add_options(parser, RunOptions, without=without, help_texts=help_texts)
     parser.set_defaults(option_names=names)
@@ -58,20 +60,20 @@ def _add_method_options(
 def _annotate(args: argparse.Namespace) -> int:
     from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate
 
-    with ProgressBar("pictures") as bar:
+    with ProgressBar("images") as bar:
         summary = annotate(args.dataset, args.out, **_options(args), **_callbacks(bar))
     if args.json:
         print_json(asdict(summary))
         return 0
     print_summary(summary.summary())
-    log(f'all of it: load_dataset("parquet", data_files="{args.out / ANNOTATIONS_FILE}")')
+    log(f'to load all annotations: load_dataset("parquet", data_files="{args.out / ANNOTATIONS_FILE}")')
     return 0
 
 
 def _augment(args: argparse.Namespace) -> int:
     from compact_hf.methods.augment.augment import augment
 
-    with ProgressBar("pictures") as bar:
+    with ProgressBar("images") as bar:
         progress = augment(args.dataset, args.out, **_options(args), **_callbacks(bar))
     _log_next_steps(progress, args.out, "augment")
     return 0
@@ -88,71 +90,89 @@ def _callbacks(bar: ProgressBar) -> dict[str, Any]:
 def _log_next_steps(progress: RunProgress, out: Path, method: str) -> None:
     assembly = f", compact assemble {out} --out release --version 1.0.0" if get_method(method).makes_rows else ""
     log(
-        f"{progress.kept} of {progress.finished} pictures kept, {progress.accepted} questions accepted; next: "
+        f"{progress.kept} of {progress.finished} images kept, {progress.accepted} questions accepted; next: "
         f"compact status {out}{assembly}"
     )
 
 
 def add_generate(generate: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Describe `compact generate`, with the options of the method that the command line names.
+    """Add the arguments of `compact generate` to its parser, with the options of the method that is named.
+
+    Args:
+        generate (`argparse.ArgumentParser`): the parser.
+        argv (`Sequence[str]`): the command line, which is searched for `--method`.
 
     Raises:
-        UsageError: it names none that there is.
+        UsageError: there is no method of that name.
     """
     name, method = _named_method(argv)
     set_command(generate, _generate, "compact generate photos --out run --limit 20")
     generate.add_argument(
         "source",
-        help="a folder of pictures, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
-        "(of Parquet files only what is asked about is fetched)"
+        help="a directory of images, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
+        "(only the needed parts of Parquet files are downloaded)"
         if method.needs == "images"
         else _DATASET_HELP,
     )
-    generate.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder; again: goes on")
+    generate.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="run directory; an existing one is resumed"
+    )
     generate.add_argument(
         "--method",
         default=DEFAULT_METHOD,
         metavar="NAME",
-        help=f"of `compact method list`, or package.module:Class (default: {DEFAULT_METHOD})",
+        help=f"a method from `compact method list`, or package.module:Class (default: {DEFAULT_METHOD})",
     )
-    own_options = generate if name == DEFAULT_METHOD else generate.add_argument_group(f"of the method {name}")
+    own_options = generate if name == DEFAULT_METHOD else generate.add_argument_group(f"options of the method {name}")
     names = add_options(own_options, method.options) + add_options(generate, RunOptions)
-    generate.add_argument("--dry-run", action="store_true", help="say what it will take, and ask nothing; needs no key")
     generate.add_argument(
-        "--runner", choices=("local", "ray"), default="local", help="ray: on the cluster that there is (default: local)"
+        "--dry-run", action="store_true", help="print requests, tokens, cost and time, without any request or API key"
     )
-    generate.add_argument("--shards", type=int, metavar="N", help="with --runner ray: parts to cut the run into")
+    generate.add_argument(
+        "--runner",
+        choices=("local", "ray"),
+        default="local",
+        help="local: run on this machine; ray: run on the connected Ray cluster (default: local)",
+    )
+    generate.add_argument("--shards", type=int, metavar="N", help="number of shards, with --runner ray")
     generate.set_defaults(option_names=names)
 
 
 def add_status(status: argparse.ArgumentParser) -> None:
-    """Describe `compact status`."""
+    """Add the arguments of `compact status` to its parser."""
     set_command(status, _status, "compact status run")
-    status.add_argument("run_folder", metavar="RUN", type=Path, help="a run, or a folder that holds its shards")
-    status.add_argument("--price-in", type=float, metavar="USD", help="per million tokens, where it is not known")
-    status.add_argument("--price-out", type=float, metavar="USD", help="as --price-in")
-    status.add_argument("--json", action="store_true", help="for machines")
+    status.add_argument("run_folder", metavar="RUN", type=Path, help="a run directory, or a directory with its shards")
+    status.add_argument(
+        "--price-in", type=float, metavar="USD", help="USD per million input tokens, if unknown to genai-prices"
+    )
+    status.add_argument(
+        "--price-out", type=float, metavar="USD", help="USD per million output tokens, if unknown to genai-prices"
+    )
+    status.add_argument("--json", action="store_true", help="print the status as JSON")
 
 
 def _named_method(argv: Sequence[str]) -> tuple[str, type[Method]]:
-    """Return the method that a command line of `generate` names, with its name; the default for other commands."""
+    """Return name and class of the method that a command line of `generate` names, else those of the default method.
+
+    The options of the method have to be known before the command line is parsed, so `--method` is looked up first.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--method", default=DEFAULT_METHOD)
     try:
         name = parser.parse_known_args(argv)[0].method if "generate" in argv[:1] else DEFAULT_METHOD
-    except argparse.ArgumentError:  # nothing follows --method, which the real parser says
+    except argparse.ArgumentError:  # nothing follows --method; the real parser reports it
         name = DEFAULT_METHOD
     return name, get_method(name)
 
 
 def add_method(method: argparse.ArgumentParser) -> None:
-    """Describe `compact method`."""
+    """Add the subcommands of `compact method` to its parser."""
     method.epilog = "example: compact method list"
     subcommands = method.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = add_command(
-        subcommands, "list", _list_methods, "the methods of all packages that are installed", "compact method list"
+        subcommands, "list", _list_methods, "list the methods of all installed packages", "compact method list"
     )
-    listing.add_argument("--json", action="store_true", help="for machines")
+    listing.add_argument("--json", action="store_true", help="print the methods, with their options, as JSON")
 
 
 def _list_methods(args: argparse.Namespace) -> int:
@@ -177,19 +197,20 @@ def _describe_method(method: type[Method]) -> dict[str, Any]:
 
 def _generate(args: argparse.Namespace) -> int:
     if args.runner == "ray" and (args.shards is None or args.shard is not None):
-        raise UsageError("--runner ray cuts the run itself: give --shards N, and no --shard")
+        raise UsageError("--runner ray divides the run into shards itself: give --shards N, and not --shard")
     if args.runner == "local" and args.shards is not None:
-        raise UsageError("--shards N needs --runner ray; for one part of a run on this machine give --shard I/N")
+        raise UsageError("--shards N needs --runner ray; to run one shard on this machine, give --shard I/N")
     settings = {"method": args.method, **_options(args)}
     if args.dry_run:
         return _print_forecast(args.source, args.out, settings)
-    with ProgressBar("pictures") as bar:
+    with ProgressBar("images") as bar:
         progress = _run_generation(args, settings, bar)
     _log_next_steps(progress, args.out, args.method)
     return 0
 
 
 def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: ProgressBar) -> RunProgress:
+    """Generate on this machine or on a Ray cluster, and return the final progress."""
     from compact_hf.methods.generate import generate
 
     if args.runner == "ray":

@@ -1,7 +1,7 @@
-"""The command `compact`: parsing and talking only; each command (a file each) is one call of the Python API.
+"""Parses the command line of `compact` and runs the named command, which is one call of the Python API.
 
-Data goes to stdout, talk to stderr. Exit 0: done, 1: failed, 2: wrong usage, 3: stopped early and the same command
-goes on.
+Data goes to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 3 stopped early; the
+same command then resumes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError, UsageError
 from compact_hf.storage import is_impossible_path
 
-# name -> (module of this package, purpose), in the order of the help. Only the module of the command that is called is
-# imported.
+# name -> (module of compact_hf.cli, purpose), in the order of `compact --help`. Only the module of the called command
+# is imported, so that each command starts quickly.
 _COMMANDS: Final = {
     "demo": ("demo", "run all steps offline in a few minutes"),
     "generate": ("generate", "ask a teacher model about images"),
@@ -31,15 +31,15 @@ _COMMANDS: Final = {
     "diff": ("dataset", "compare two dataset releases"),
     "assemble": ("dataset", "write a dataset release"),
     "export": ("dataset", "write a dataset release in the format of other training code"),
-    "publish": ("publish", "put a release, a tuned model, an adapter, a metric or a Space on the Hub, in one piece"),
+    "publish": ("publish", "publish a dataset release, model, adapter, metric or Space on the Hub, all files at once"),
     "show": ("dataset", "write a contact sheet of images with their questions, as HTML and PNG"),
     "tune": ("tune", "train with a recipe; run the same command again to resume"),
-    "evaluate": ("evaluate", "ask models about images: accuracy by k and by capability, and their differences"),
+    "evaluate": ("evaluate", "evaluate and compare models: accuracy by k and by capability"),
     "analyze": (
         "analyze",
         "analyze the questions of a dataset: capabilities, repetition, and answers that the text gives away",
     ),
-    "benchmarks": ("benchmarks", "the paper's eight benchmarks, by way of lmms-eval"),
+    "benchmarks": ("benchmarks", "evaluate a model on the paper's eight benchmarks with lmms-eval"),
     "ablate": (
         "ablate",
         "tune on variants of one run's questions and compare; run the same command again to resume",
@@ -64,17 +64,17 @@ _EXTRAS: Final = {
     "xgrammar": "local",
 }
 
-_SHOWN_CHARACTERS: Final = 60  # of a path that is too long
+_SHOWN_CHARACTERS: Final = 60  # how much of a path that is too long is printed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # At every import, also by those who never quantize, it says that it has no such kernel for CPUs.
+    # bitsandbytes warns at every import that it has no kernel for CPUs, even if nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     arguments = sys.argv[1:] if argv is None else argv
     try:
         parser = make_parser(arguments)
-    except UsageError as error:  # of the method that is named
+    except UsageError as error:  # the method named by --method is unknown
         log(f"compact: {error}")
         return error.exit_status
     args = parser.parse_args(arguments)
@@ -87,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        log("compact: interrupted; what was finished is kept, run the same command again")
+        log("compact: interrupted; finished work is kept: run the same command again to resume")
         return 3
     except BrokenPipeError:
-        # Whoever read stdout has had enough (`| head`).
+        # The reader of stdout has closed it, as `| head` does: not an error.
         silence(sys.stdout)
         return 0
     except (OSError, ValueError) as error:
@@ -102,20 +102,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if args.debug or package not in _EXTRAS:
             raise
-        log(f"compact: this needs {package}, which is not installed; pip install 'compact_hf[{_EXTRAS[package]}]'")
+        log(f"compact: {package} is not installed: run pip install 'compact_hf[{_EXTRAS[package]}]'")
         return 1
     return status
 
 
 def _describe_impossible_path(error: OSError | ValueError) -> str:
+    """Return the message about a path that is too long or has a null byte, with the beginning of the path."""
     name = ascii(getattr(error, "filename", ""))
     shown = f" {name[:_SHOWN_CHARACTERS]}..." if len(name) > _SHOWN_CHARACTERS else f" {name}" if name != "''" else ""
     reason = getattr(error, "strerror", None) or error
-    return f"a path{shown} cannot be used ({reason}); give one without null bytes, of names of at most 255 bytes"
+    return f"the path{shown} cannot be used ({reason}): use names of at most 255 bytes, without null bytes"
 
 
 class _ShowVersion(argparse.Action):
-    """Print the version, looked up only on request: importlib.metadata takes 30 ms to import."""
+    """Prints the version. It is looked up only on request, because importlib.metadata takes 30 ms to import."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(
@@ -130,17 +131,18 @@ class _ShowVersion(argparse.Action):
 
 
 def make_parser(argv: Sequence[str] | None = None) -> Parser:
-    """Return the parser of a command line: the options of the command that it names, and what the others are for.
+    """Return the parser for a command line: the named command with its options, the others with their purpose only.
 
     Args:
-        argv (`Sequence[str]`, *optional*): the command line; without it all commands have their options.
+        argv (`Sequence[str]`, *optional*): the command line; by default all commands get their options.
 
     Raises:
-        UsageError: it names a method that there is not.
+        UsageError: the command line names an unknown method.
     """
     parser = Parser(
         prog="compact",
-        description="Make compositional visual instruction data from your own pictures, tune with it, judge by k.",
+        description="Make compositional visual instruction data from your own images, tune models on it, and evaluate "
+        "them by k.",
         epilog="example: compact demo --out demo-out",
         allow_abbrev=False,
     )

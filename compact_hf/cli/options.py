@@ -1,4 +1,4 @@
-"""Flags of the command line from options classes, and what shows a run's progress on a bar."""
+"""Makes command-line flags from the fields of options classes, and shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _TYPES: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str}
 def add_options(
     parser: Any, options: type, *, without: Collection[str] = (), help_texts: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """Add a flag for each field of an options class that is one, and return the names under which values are found.
+    """Add a flag for each field of an options class that was made by `option`.
 
     Args:
-        parser: a parser, or a group of one.
-        options (`type`): such as `RunOptions`.
-        without (`Collection[str]`, *optional*): fields that this command does not have.
-        help_texts (`Mapping[str, str]`, *optional*): what `--help` says of a field instead.
+        parser (`argparse.ArgumentParser`): a parser, or one of its argument groups.
+        options (`type`): an options class, such as `RunOptions`.
+        without (`Collection[str]`, *optional*): names of fields to skip.
+        help_texts (`Mapping[str, str]`, *optional*): field name -> help text that replaces the field's own.
+
+    Returns:
+        `tuple[str, ...]`: the names of the added fields, which are also attributes of the parsed arguments.
     """
     names = []
     for item, flag in iter_flags(options):
@@ -37,7 +40,7 @@ def add_options(
 
 
 def _argument(item: Field[Any], flag: Flag, help_text: str) -> dict[str, Any]:
-    """Return the keywords of `add_argument` for a field; the flag or the field's type parses its text."""
+    """Return the keywords of `add_argument` for a field. Its text is parsed by the flag, else by the field's type."""
     argument = {"dest": item.name, "default": item.default, "help": help_text.replace("%", "%%")}
     if item.default is False:
         return argument | {"action": "store_true"}
@@ -49,14 +52,14 @@ def _argument(item: Field[Any], flag: Flag, help_text: str) -> dict[str, Any]:
 
 
 def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
-    """Return what shows a run's progress on a bar, and each new failure above it."""
+    """Return a callback that shows the progress of a run on a bar, and new failed requests above it."""
     failures = 0
 
     def show(progress: RunProgress) -> None:
         nonlocal failures
         if progress.failures > failures:
             failures = progress.failures
-            bar.warn_throttled(f"compact: trying again: {progress.last_failure}")
+            bar.warn_throttled(f"compact: request failed, retrying: {progress.last_failure}")
         bar.show(progress.finished, progress.images, f"{progress.accepted} questions")
 
     return show

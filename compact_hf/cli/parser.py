@@ -1,5 +1,4 @@
-"""What every command of the command line has: a purpose, an example, a way to show tracebacks, and errors that suggest
-the nearest name."""
+"""Builds the parsers of commands: purpose, example, `--debug`, and errors that suggest the nearest valid name."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from compact_hf.errors import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says which command or option was probably meant; sub-parsers are of its kind."""
+    """An argument parser whose errors suggest the nearest command or option. Its subparsers have the same class."""
 
     def parse_known_args(  # type: ignore[override]  # the base class is overloaded by the namespace's kind
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As the base class, but what it does not know is an error here, where the options are known."""
+        """Parse like the base class, but report unknown arguments here, where this parser's options are known."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             suggestion = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
@@ -25,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """As the base class, with the nearest of the choices where the message names them."""
+        """Exit like the base class, with the nearest valid choice added if the message lists the choices."""
         match = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
         super().error(message + (did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""))
 
@@ -40,7 +39,7 @@ def add_command(
 
 
 def set_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], example: str) -> None:
-    """Set the function that runs a command and returns its exit status, and the example in its help."""
+    """Set the function that runs a command and returns its exit status, and add the example to its help."""
     parser.epilog = f"example: {example}"
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(run=run)

@@ -1,4 +1,7 @@
-"""`compact publish`: parsing and talking. What a folder holds decides how it is published and in which repository."""
+"""Defines the arguments and output of `compact publish`.
+
+The contents of the directory decide how it is published, and in which kind of repository.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,37 @@ _SPACE_OPTIONS: Final = ("wheel",)
 
 
 def add_publish(publish: argparse.ArgumentParser) -> None:
-    """Describe `compact publish`."""
+    """Add the arguments of `compact publish` to its parser."""
     set_command(
         publish,
         _publish,
         "compact publish release org/compact; compact publish student org/student --base org/llava-base",
     )
-    publish.add_argument("folder", type=Path, metavar="DIR", help="which of these it holds decides where it goes")
-    publish.add_argument("repository", metavar="ORG/NAME", help="created where it is not there")
-    publish.add_argument("--private", action="store_true", help="create it private; refuse a public one")
-    publish.add_argument("--dry-run", action="store_true", help="only check, list the files, and say what changed")
-    model = publish.add_argument_group("of models and adapters (a release has its version and licence in its card)")
-    model.add_argument("--version", metavar="X.Y.Z", help="tag it so (default: no tag)")
-    model.add_argument(
-        "--base", metavar="ORG/NAME[@REVISION]", help="where others find the base of an adapter that has it in a folder"
+    publish.add_argument(
+        "folder", type=Path, metavar="DIR", help="directory to publish; its contents decide the kind of repository"
     )
-    model.add_argument("--results", type=Path, metavar="DIR", help="what compact evaluate measured, for the card")
-    model.add_argument("--license", metavar="ID", help="as the Hub spells it (default: the base's)")
-    space = publish.add_argument_group("of Spaces")
-    space.add_argument("--wheel", type=Path, metavar="FILE", help="this package, where the index does not have it")
+    publish.add_argument("repository", metavar="ORG/NAME", help="Hub repository; created if it does not exist")
+    publish.add_argument(
+        "--private", action="store_true", help="create the repository private; refuse an existing public one"
+    )
+    publish.add_argument("--dry-run", action="store_true", help="check, and list files and changes, without publishing")
+    model = publish.add_argument_group(
+        "options of models and adapters (a dataset release has its version and licence in its card)"
+    )
+    model.add_argument("--version", metavar="X.Y.Z", help="version, set as a tag (default: no tag)")
+    model.add_argument(
+        "--base",
+        metavar="ORG/NAME[@REVISION]",
+        help="Hub repository of an adapter's base model, if the adapter names a local directory",
+    )
+    model.add_argument(
+        "--results", type=Path, metavar="DIR", help="output directory of compact evaluate, for the scores in the card"
+    )
+    model.add_argument("--license", metavar="ID", help="licence, as an identifier of the Hub (default: the base's)")
+    space = publish.add_argument_group("options of Spaces")
+    space.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="wheel of compact_hf to upload, if it is not on the package index"
+    )
 
 
 def _publish(args: argparse.Namespace) -> int:
@@ -51,7 +66,7 @@ def _publish(args: argparse.Namespace) -> int:
     for kind, is_kind, names in (("model or adapter", is_model, _MODEL_OPTIONS), ("Space", is_space, _SPACE_OPTIONS)):
         options = [f"--{name}" for name in names if getattr(args, name) is not None]
         if options and not is_kind:
-            raise UsageError(f"{args.folder} holds no {kind}, and only those take {', '.join(options)}")
+            raise UsageError(f"{args.folder} is not a {kind}: {', '.join(options)} cannot be used with it")
     return (_publish_model if is_model else _publish_space if is_space else _publish_release)(args)
 
 
@@ -78,7 +93,7 @@ def _publish_model(args: argparse.Namespace) -> int:
         on_progress=log,
     )
     if result.base_revision:
-        log(f"its base is {result.base} at {result.base_revision}")
+        log(f"base model: {result.base} at {result.base_revision}")
     code = f'pipeline("image-text-to-text", model="{args.repository}")'
     return _print_result(result.files, result.pushed, result.tag or "main", code=code)
 
@@ -95,7 +110,10 @@ def _publish_space(args: argparse.Namespace) -> int:
         on_progress=log,
     )
     if result.index_package:
-        log(f"it takes {result.index_package} from the package index; where that does not have it, give --wheel FILE")
+        log(
+            f"the Space installs {result.index_package} from the package index; if it was not published there, "
+            "give --wheel FILE"
+        )
     return _print_result(result.files, result.push_result, "the Space")
 
 
@@ -107,12 +125,12 @@ def _print_result(
     code: str = "",
     difference: Difference | None = None,
 ) -> int:
-    """Tell where it is now and which code goes on from there; after a dry run, what would be there."""
+    """Print the URL and the code that loads what was published; after a dry run, the files that would be uploaded."""
     if push_result is None:
         print_table(("file", "bytes"), list(files.items()))
         if difference:
             print_difference(difference)
-        log(f"{name} would be {len(files)} files, {sum(files.values()):,} bytes")
+        log(f"{name} would have {len(files)} files, {sum(files.values()):,} bytes")
         return 0
     if code:
         log(f"next: in Python: {code}")

@@ -1,4 +1,4 @@
-"""`compact tune`, `recipe`, `base` and `adapter`: parsing and output."""
+"""Defines the arguments and output of `compact tune`, `recipe`, `base` and `adapter`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from compact_hf.errors import UsageError
 
 
 def add_recipe(recipe: argparse.ArgumentParser) -> None:
-    """Describe `compact recipe`."""
+    """Add the subcommands of `compact recipe` to its parser."""
     recipe.epilog = "example: compact recipe list"
     subcommands = recipe.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    list_parser = add_command(subcommands, "list", _list, "their names and what they are for", "compact recipe list")
-    list_parser.add_argument("--json", action="store_true", help="as JSON")
+    list_parser = add_command(subcommands, "list", _list, "list the recipes and their purposes", "compact recipe list")
+    list_parser.add_argument("--json", action="store_true", help="print the list as JSON")
     show_parser = add_command(
-        subcommands, "show", _show, "print one: a YAML for trl sft", "compact recipe show llava15-7b-lora"
+        subcommands, "show", _show, "print a recipe, a YAML file for trl sft", "compact recipe show llava15-7b-lora"
     )
-    show_parser.add_argument("name", metavar="NAME", help="of the list")
+    show_parser.add_argument("name", metavar="NAME", help="a recipe from the list")
     copy_parser = add_command(
         subcommands,
         "copy",
         _copy,
-        "write one and the chat template side by side, to change them or for another base",
+        "write a recipe and its chat template to a directory, to edit them or to use another base model",
         "compact recipe copy llava15-7b-lora-1gpu --out mine --model org/base",
     )
-    copy_parser.add_argument("name", metavar="NAME", help="of the list")
-    copy_parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="a folder (default: this one)")
-    copy_parser.add_argument("--model", metavar="ID", help="the base to start from: a repository or a folder")
+    copy_parser.add_argument("name", metavar="NAME", help="a recipe from the list")
+    copy_parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="output directory (default: the current directory)"
+    )
+    copy_parser.add_argument("--model", metavar="ID", help="base model: a Hub repository or a directory")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def _copy(args: argparse.Namespace) -> int:
     from compact_hf.training.recipes import copy_recipe
 
     copy = copy_recipe(args.name, args.out, model=args.model)
-    log(f"the chat template is in {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
+    log(f"wrote the chat template to {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
     print_data(str(copy.recipe))
     return 0
 
@@ -66,38 +68,44 @@ _MEGABYTE = 1_000_000
 
 
 def add_base(base: argparse.ArgumentParser) -> None:
-    """Describe `compact base`."""
+    """Add the subcommands of `compact base` to its parser."""
     base.epilog = "example: compact base assemble --out base"
     subcommands = base.add_subparsers(title="commands", metavar="COMMAND", required=True)
     assemble = add_command(
         subcommands,
         "assemble",
         _assemble,
-        "put a LLaVA-1.5 together as it is before instruction tuning, from Vicuna, CLIP and the pre-trained projector",
+        "assemble a LLaVA-1.5 as it is before instruction tuning, from Vicuna, CLIP and the pre-trained projector",
         "compact base assemble --out llava-base",
     )
-    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty, or the same base")
-    location = "a folder, or ORG/NAME[@REVISION] on the Hub"
     assemble.add_argument(
-        "--language-model", metavar="PLACE", help=f"a Llama: {location} (default: lmsys/vicuna-7b-v1.5)"
+        "--out", type=Path, required=True, metavar="DIR", help="a directory: new, empty, or with the same base model"
+    )
+    location = "a directory, or ORG/NAME[@REVISION] on the Hub"
+    assemble.add_argument(
+        "--language-model", metavar="PLACE", help=f"a Llama model: {location} (default: lmsys/vicuna-7b-v1.5)"
     )
     assemble.add_argument(
-        "--vision-tower", metavar="PLACE", help=f"a CLIP: {location} (default: openai/clip-vit-large-patch14-336)"
+        "--vision-tower", metavar="PLACE", help=f"a CLIP model: {location} (default: openai/clip-vit-large-patch14-336)"
     )
     assemble.add_argument(
         "--projector",
         metavar="PLACE",
-        help=f"mm_projector.bin, or {location} with it (default: LLaVA-1.5's for the two)",
+        help=f"an mm_projector.bin, or {location} with one (default: LLaVA-1.5's projector for these two models)",
     )
     assemble.add_argument(
         "--dtype",
         choices=("stored", "float16", "bfloat16", "float32"),
         default="stored",
-        help="round all weights to it (default: each as it is stored; loading rounds)",
+        help="convert all weights to this type (default: stored, which keeps the type of each file)",
     )
-    assemble.add_argument("--push", metavar="ORG/NAME", help="publish it as a model repository too, in one piece")
-    assemble.add_argument("--private", action="store_true", help="create that repository private; refuse a public one")
-    assemble.add_argument("--dry-run", action="store_true", help="look the parts up and say what it would take, only")
+    assemble.add_argument("--push", metavar="ORG/NAME", help="also publish it as a model repository on the Hub")
+    assemble.add_argument(
+        "--private", action="store_true", help="create that repository private; refuse an existing public one"
+    )
+    assemble.add_argument(
+        "--dry-run", action="store_true", help="look up the parts and print the space needed, without downloading"
+    )
 
 
 def _assemble(args: argparse.Namespace) -> int:
@@ -123,9 +131,9 @@ def _assemble(args: argparse.Namespace) -> int:
     if args.dry_run:
         print_table(("part",), [(part,) for part in result.parts])
         log(
-            f"{result.out} would be at most {-(-result.disk_space.output_bytes // _MEGABYTE)} MB with "
-            f"{result.vocab_size} rows of "
-            f"vocabulary; to download: {-(-result.disk_space.download_bytes // _MEGABYTE)} MB"
+            f"{result.out} would take at most {-(-result.disk_space.output_bytes // _MEGABYTE)} MB, with a vocabulary "
+            f"of {result.vocab_size} tokens"
+            f"; to download: {-(-result.disk_space.download_bytes // _MEGABYTE)} MB"
         )
         return 0
     log(f"next: compact tune RECIPE --model_name_or_path {args.push or result.out}")
@@ -134,18 +142,18 @@ def _assemble(args: argparse.Namespace) -> int:
 
 
 def add_adapter(adapter: argparse.ArgumentParser) -> None:
-    """Describe `compact adapter`."""
+    """Add the subcommands of `compact adapter` to its parser."""
     merge = add_command(
         adapter.add_subparsers(title="commands", metavar="COMMAND", required=True),
         "merge",
         _merge,
-        "make one model of a base and its adapter",
+        "merge an adapter into its base model",
         "compact adapter merge student --out merged",
     )
-    merge.add_argument("adapter", metavar="ADAPTER", help="a folder, or a repository on the Hub")
-    merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty")
+    merge.add_argument("adapter", metavar="ADAPTER", help="a directory, or a Hub repository")
+    merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty directory")
     merge.add_argument(
-        "--base", metavar="DIR_OR_REPO", help="where its base lies now (default: where the adapter's config says)"
+        "--base", metavar="DIR_OR_REPO", help="the base model (default: the one that the adapter's config names)"
     )
 
 
@@ -159,37 +167,43 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def add_tune(tune: argparse.ArgumentParser) -> None:
-    """Describe `compact tune`."""
+    """Add the arguments of `compact tune` to its parser."""
     set_command(
         tune, _tune, "compact tune llava15-7b-lora --dataset_name org/compact@v1.0.0 --output_dir adapter --dry-run"
     )
-    tune.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
+    tune.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     _add_tune_options(tune)
-    tune.add_argument("settings", nargs=argparse.REMAINDER, metavar="...", help="trl sft's, to replace the recipe's")
+    tune.add_argument(
+        "settings", nargs=argparse.REMAINDER, metavar="...", help="options of trl sft that replace the recipe's"
+    )
 
 
 def _add_tune_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="steps, tokens, parameters, memory; trains nothing")
-    parser.add_argument("--json", action="store_true", help="of --dry-run: as JSON")
-    parser.add_argument("--revision", metavar="R", help="of the data set on the Hub: a tag, branch or commit")
+    """Add the options of `compact tune` that are not options of TRL."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print steps, tokens, parameters and memory, without training"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result of --dry-run as JSON")
+    parser.add_argument("--revision", metavar="R", help="revision of the dataset on the Hub: a tag, branch or commit")
     parser.add_argument(
         "--projector-lr",
         type=float,
         metavar="X",
-        help="the projector's own learning rate; a tenth of learning_rate where a LoRA trains it in full, as in LLaVA",
+        help="learning rate of the projector (default: learning_rate; a tenth of it if a LoRA recipe trains the "
+        "projector in full, as in LLaVA)",
     )
     parser.add_argument(
         "--train",
         metavar="PARTS",
-        help="PART[:lora|:full][@RATE],... of projector, language_model, tower: what is trained, how and at which "
-        "learning rate; all else is frozen (default: what the recipe says)",
+        help="parts to train, how, and at which learning rate: PART[:lora|:full][@RATE],... where PART is projector, "
+        "language_model or tower; other parts are frozen (default: set by the recipe)",
     )
 
 
 def _tune(args: argparse.Namespace) -> int:
     from compact_hf.training.train import tune
 
-    # What stands behind RECIPE is TRL's, but for our own options, which may stand there too.
+    # Options after RECIPE are TRL's, but ours are allowed there, too: take ours out and pass the rest on.
     options_parser = argparse.ArgumentParser(prog="compact tune RECIPE", allow_abbrev=False)
     options_parser.add_argument("--debug", action="store_true", help="show tracebacks")
     _add_tune_options(options_parser)
@@ -203,11 +217,11 @@ def _tune(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _print_plan(args.recipe, options, as_json=args.json)
     if args.json:
-        raise UsageError("--json goes with --dry-run; of training, training.json in output_dir tells")
-    # A batch system ends its jobs by SIGTERM: as good a reason for a checkpoint as Ctrl-C.
+        raise UsageError("--json needs --dry-run; the record of a training run is training.json in output_dir")
+    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = tune(args.recipe, on_line=log, **options)
-    duration = "finished before, nothing was done" if result.was_finished else f"in {result.seconds:.0f} s"
+    duration = "already finished, nothing to do" if result.was_finished else f"in {result.seconds:.0f} s"
     log(f"{result.steps} steps, {duration}")
     log(f"next: compact evaluate {result.output_dir} scenes:200 --out results")
     print_data(str(result.output_dir))
@@ -215,6 +229,7 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
+    """Print what `compact tune --dry-run` found: data, steps, tokens, parameters and memory."""
     from compact_hf.training.dry_run import dry_run
 
     plan = dry_run(recipe, **options)
@@ -229,16 +244,16 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
         ("", ""),
         [
             ("rows", f"{plan.rows:,}" + (f"; dropped: {dropped}" if dropped else "")),
-            ("rows a step", f"{plan.rows_per_step}, by {plan.processes} processes"),
+            ("rows per step", f"{plan.rows_per_step}, on {plan.processes} processes"),
             ("steps", f"{plan.steps:,} ({plan.epochs:.2f} epochs)"),
-            ("tokens an epoch", f"{plan.image_tokens:,} of pictures, {plan.text_tokens:,} of text"),
-            ("learnt of these", f"{plan.answer_tokens:,}; {plan.padding:.1%} padding besides"),
+            ("tokens per epoch", f"{plan.image_tokens:,} of images, {plan.text_tokens:,} of text"),
+            ("trained on", f"{plan.answer_tokens:,} answer tokens; {plan.padding:.1%} padding in addition"),
             ("parameters", f"{memory.trained / 1e6:,.1f} M trained of {memory.parameters / 1e6:,.1f} M"),
             *([("trained", plan.train)] if plan.train else []),
             ("learning rate", ", ".join([f"{plan.learning_rate:g}", *own_rates])),
-            ("memory a device", f"about {memory.total / 1e9:.3g} GB, besides CUDA's own and a tenth of air"),
+            ("memory per device", f"about {memory.total / 1e9:.3g} GB, excluding the CUDA context; leave 10% headroom"),
             *((f"  {name}", f"{size / 1e9:.3g} GB") for name, size in parts.items()),
-            ("data set's commit", plan.dataset_revision or "none: a folder"),
+            ("dataset commit", plan.dataset_revision or "none: a local directory"),
             *((f"  {name}", number) for name, number in plan.versions.items()),
         ],
     )
@@ -246,7 +261,8 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
 
 
 def _parse_overrides(settings: Sequence[str]) -> dict[str, str]:
+    """Return the settings `--name value` of the command line as a dictionary."""
     pairs = dict(zip(settings[::2], settings[1::2], strict=False))
     if len(settings) % 2 or not all(name.startswith("--") for name in pairs):
-        raise UsageError(f"got the settings {' '.join(settings)!r}; give them as trl sft takes them: --name value")
+        raise UsageError(f"got the settings {' '.join(settings)!r}; give options of trl sft as --name value")
     return {name.removeprefix("--"): value for name, value in pairs.items()}

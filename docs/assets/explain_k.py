@@ -1,6 +1,6 @@
-"""What k means, in one picture: a drawn scene and four questions about it, each of which needs one capability more.
+"""Draws the figure that explains k: a drawn scene and four questions about it, which need one to four capabilities.
 
-python docs/assets/explain_k.py      # writes k.png beside itself
+python docs/assets/explain_k.py      # writes k.png to the same directory
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUESTIONS: Final = (
     (("color", "shape", "counting"), 9),
     (("color", "shape", "spatial_recognition", "counting"), 2),
 )
-"""Combinations of capabilities, each with the seed of the wording that is most like the others'."""
+"""Combinations of capabilities, each with a random seed that makes the wordings of the four questions similar."""
 
 
 def entries() -> list[Entry]:

@@ -276,7 +276,7 @@ def test_the_command_prints_where_the_files_are(
     assert main(["show", str(run), "--k", "2", "--capability", "Object-Recognition", "--n", "2"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == ["run-sheet/contact_sheet.html", "run-sheet/contact_sheet.png"]
-    assert "2 pictures" in err
+    assert "2 images" in err
     assert (
         "2 pictures with questions of k = 2 for the capability object recognition" in Path(out.split()[0]).read_text()
     )

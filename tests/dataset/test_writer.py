@@ -208,14 +208,14 @@ def test_anything_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> N
     out.mkdir(exist_ok=True)
     (out / name).write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(ReleaseError, match="something other than an earlier release"):
+    with pytest.raises(ReleaseError, match="contents other than an earlier release"):
         write_dataset(make_rows(1), out, sources=("compact",), version="1.0.0")
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ReleaseError, match="not a folder"):
+    with pytest.raises(ReleaseError, match="not a directory"):
         write_dataset(make_rows(1), tmp_path / "out", sources=("compact",), version="1.0.0")
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""The release script: one command from a pinned config to a release, again and again the same."""
+"""Tests the script that makes a release from a pinned config: the same config always gives the same release."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "dataset_script"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The offline config that is shipped, over fewer scenes."""
+    """The shipped offline config, with fewer scenes."""
     settings = yaml.safe_load((CONFIGS / "compact-scenes.yaml").read_text())
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(settings | {"source": "scenes:25"}))
@@ -62,7 +62,7 @@ def test_a_number_of_conversations_is_reached_by_drawing_more_pictures(
     assert 30 <= run_status.conversations <= run_status.finished < 60
     assert count_rows(out) == run_status.conversations
     assert main([str(config), "--out", str(out), "--conversations", "61"]) == 1
-    assert "of 60 pictures, all there are, and 61 are wanted" in capsys.readouterr().err
+    assert "from all of its 60 images, but 61 are requested" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["compact-scenes.yaml", "compact-v1.yaml"])
@@ -74,13 +74,18 @@ def test_the_shipped_configs_pin_every_step(name: str) -> None:
 
 def test_an_unknown_key_is_named_with_those_that_exist(config: Path) -> None:
     config.write_text(config.read_text() + "teachr: gemini\n")
-    with pytest.raises(UsageError, match=r"teachr: Extra inputs are not permitted; the keys are version, source"):
+    with pytest.raises(UsageError, match=r"teachr: Extra inputs are not permitted; valid keys are version, source"):
         read_config(config, Config, example="one.yaml")
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"\xff\xfe\xff", "is not YAML"), (b"a: [", "is not YAML"), (b"", "the whole of it"), (b"- 1", "the whole of it")],
+    [
+        (b"\xff\xfe\xff", "is not valid YAML"),
+        (b"a: [", "is not valid YAML"),
+        (b"", "the whole file: "),
+        (b"- 1", "the whole file: "),
+    ],
 )
 def test_a_file_that_is_no_config_is_said_to_be_none(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_bytes(content)
@@ -99,14 +104,14 @@ def test_a_pool_on_the_hub_has_to_name_its_revision(source: str, config: Path) -
     config.write_text(yaml.safe_dump(pinned))
     assert read_config(config, Config, example="one.yaml").source.endswith("@v1")
     config.write_text(yaml.safe_dump(pinned | {"source": source}))
-    with pytest.raises(UsageError, match="name a tag or a commit after an @"):
+    with pytest.raises(UsageError, match="add @ and a tag or commit"):
         read_config(config, Config, example="one.yaml")
 
 
 def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """THE release's own config, over a pool of a few pictures and a file of 60 rows."""
+    """Uses the config of the paper's size with a source of five images and an instruction file of 60 rows."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pool").mkdir()
     for number in range(5):
@@ -124,7 +129,7 @@ def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--publish", "--conversations", "5"], "makes another release than the config's"),
+        (["--publish", "--conversations", "5"], "cannot be combined: set `conversations` in the config"),
         (["--conversations", "0"], "give at least 1"),
         (["--publish"], "needs `repository: org/name`"),
     ],

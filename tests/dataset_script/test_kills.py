@@ -1,4 +1,4 @@
-"""The release script is killed at every stage, with the Hub's double at its end; the same command goes on."""
+"""Kills the release script at every stage, with a test server as the Hub; the same command resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The offline config that is shipped, over fewer scenes."""
+    """The shipped offline config, with fewer scenes."""
     settings = yaml.safe_load((ROOT / "dataset_script" / "compact-scenes.yaml").read_text())
     file = tmp_path_factory.mktemp("config") / "small.yaml"
     file.write_text(yaml.safe_dump(settings | {"source": "scenes:80", "conversations": 60}))
@@ -42,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one undisturbed run makes."""
+    """The data files that a run makes when it is not killed."""
     return read_data_files(build(read_config(config, Config, example="one.yaml"), tmp_path_factory.mktemp("whole")))
 
 
@@ -56,7 +56,7 @@ def revision_data_files(repository: Repository, revision: str) -> dict[str, byte
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Kill a process -9 as soon as something is so, while it goes on."""
+    """Kill a running process with SIGKILL as soon as a condition is true."""
     deadline = time.monotonic() + PATIENCE_S
     try:
         while not condition():
@@ -93,12 +93,12 @@ def test_a_kill_at_any_stage_changes_nothing(
     kill_when(start_build(), writing.is_dir)
     assert not release.exists()
     for stage in on_the_hub:
-        kill_when(start_build(), lambda: stage in stalled)  # noqa: B023 - it is over before the next stage
+        kill_when(start_build(), lambda: stage in stalled)  # noqa: B023 - the call ends before `stage` changes
         assert read_data_files(release) == expected
     stage = ""
     repository = server.store.repository("dataset", "org/compact-scenes")
     assert "refs/tags/v1.0.0" not in repository.refs
-    for _ in range(2):  # the second finds it published, as after a kill when all was done
+    for _ in range(2):  # the second call finds the release published, as if the first was killed at its very end
         process = run(server, SCRIPT, config, "--out", out, "--publish", home=tmp_path / "home")
         assert (process.returncode, process.stdout.strip().rpartition("/datasets/")[2]) == (
             0, "org/compact-scenes/tree/v1.0.0",

@@ -137,7 +137,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
     assert process.returncode == status, process.stderr
     if status == 3:
         assert process.stderr.splitlines()[-1] == (
-            "compact: interrupted; what was finished is kept, run the same command again"
+            "compact: interrupted; finished work is kept: run the same command again to resume"
         )
         assert "Traceback" not in process.stderr
     part = tmp_path / "out" / "tiny" / "predictions.part.jsonl"
@@ -200,7 +200,7 @@ def test_a_blind_model_is_asked_the_same_words_without_an_image(model: str, data
 
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(EvaluationError, match="holds something that is not an evaluation"):
+    with pytest.raises(EvaluationError, match="is not empty, and is not an evaluation"):
         evaluate(model, dataset, tmp_path, split="train")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -217,7 +217,7 @@ def test_its_plan_counts_its_parts(
 ) -> None:
     command = ["evaluate", models[0], data, "--out", str(tmp_path / "out"), "--dry-run"]
     assert main(command) == 0
-    assert capsys.readouterr().out.startswith("things.colors: 6 questions about 6 pictures; 3 of disc, 3 of square\n")
+    assert capsys.readouterr().out.startswith("things.colors: 6 questions about 6 images; 3 of disc, 3 of square\n")
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["by_shape"] == {"disc": 3, "square": 3}
 

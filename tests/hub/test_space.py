@@ -81,7 +81,7 @@ def test_a_dry_run_lists_what_would_be_pushed_and_says_what_the_index_has_to_hav
     process = run(server, COMPACT, "publish", str(SPACE), "org/space", "--dry-run", home=tmp_path / "home")
     assert process.returncode == 0, process.stderr
     assert {line.split()[0] for line in process.stdout.splitlines()[2:]} == set(published_files(SPACE))
-    assert "from the package index; where that does not have it, give --wheel FILE" in process.stderr
+    assert "from the package index; if it was not published there, give --wheel FILE" in process.stderr
     assert not server.store.has("space", "org/space")
 
 
@@ -106,8 +106,8 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         ("no use for a wheel", [str(METRIC), "org/new", "--wheel", str(wheel)]),
         ("pip wheel --no-deps", [str(SPACE), "org/new", "--wheel", str(SPACE / "app.py")]),
         ("exclude each other", [str(SPACE), "org/new", "--wheel", str(wheel), "--private"]),
-        ("holds no model or adapter, and only those take --version", [str(SPACE), "org/new", "--version", "1.0.0"]),
-        ("holds no Space, and only those take --wheel", [str(folder), "org/new", "--wheel", str(wheel)]),
+        ("is not a model or adapter: --version cannot be", [str(SPACE), "org/new", "--version", "1.0.0"]),
+        ("is not a Space: --wheel cannot be used with it", [str(folder), "org/new", "--wheel", str(wheel)]),
         ("holds something else (data", [str(SPACE), "org/things"]),
     ]
     for number, (message, spoil) in enumerate(broken.items()):

@@ -150,7 +150,7 @@ def test_a_second_process_on_a_run_is_told_to_wait_and_asks_nothing(
         assert first.wait(60) == 0
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
-        f"compact: another process is working on {run}; wait for it, or give another --out"
+        f"compact: {run} is in use by another process: wait until it ends, or give another --out"
     ]
     assert unused_server.requests == []
     assert hash_release(run) == clean["paper"]
@@ -211,7 +211,7 @@ def check_disk_full_error(result: subprocess.CompletedProcess[str], run: Path) -
     assert result.returncode == 1, result.stderr
     *progress_lines, line = result.stderr.splitlines()
     # On a slow machine progress lines come before the error.
-    assert all(progress_line.startswith("pictures: ") for progress_line in progress_lines), progress_lines
+    assert all(progress_line.startswith("images: ") for progress_line in progress_lines), progress_lines
     assert line.startswith(f"compact: the disk of {run} is full or failing")
     assert line.endswith("free some space and run the same command again")
 

@@ -210,7 +210,9 @@ def test_a_refused_key_ends_all_shards_with_the_teachers_line(pictures: Path, tm
 @pytest.mark.usefixtures("cluster")
 def test_other_settings_are_refused_as_without_ray(tmp_path: Path) -> None:
     generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2)
-    with pytest.raises(UsageError, match=rf"{tmp_path}/out/shard-1-of-2 holds another run \(seed was 0, now 1\)"):
+    with pytest.raises(
+        UsageError, match=rf"{tmp_path}/out/shard-1-of-2 was started with other settings \(seed was 0, now 1\)"
+    ):
         generate_on_ray(generate, "scenes:4", tmp_path / "out", shards=2, seed=1)
 
 

@@ -46,14 +46,14 @@ def test_a_cluster_where_nobody_answers_is_said_at_once(tmp_path: Path) -> None:
 def test_a_folder_is_held_by_one_process_and_cut_one_way(tmp_path: Path) -> None:
     with (
         lock_ray_run(tmp_path / "out", 2) as run,
-        pytest.raises(JournalError, match="another process is working on"),
+        pytest.raises(JournalError, match="is in use by another process"),
         lock_ray_run(tmp_path / "out", 2),
     ):
         pass
     with lock_ray_run(tmp_path / "out", 2) as reopened_run:
         assert reopened_run == run
     with (
-        pytest.raises(SettingsMismatchError, match=r"\(shards was 2, now 4\); give these again"),
+        pytest.raises(SettingsMismatchError, match=r"\(shards was 2, now 4\): use those to resume"),
         lock_ray_run(tmp_path / "out", 4),
     ):
         pass

@@ -165,7 +165,7 @@ def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
     with GeminiServer(key=OLD_KEY, accept_rate=0.7, fault=revoke) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
         *progress_lines, line = run_command(command, 1, GEMINI_API_KEY=OLD_KEY).splitlines()
-    assert all(line.startswith("pictures: ") for line in progress_lines)  # progress lines occur on slow machines
+    assert all(line.startswith("images: ") for line in progress_lines)  # progress lines occur on slow machines
     assert line.startswith("compact: gemini:gemini-3.8-flash refuses the key (403: <key> was revoked)")
     assert line.endswith("set a valid GEMINI_API_KEY and run the same command")
     before = read_reply_keys(run)

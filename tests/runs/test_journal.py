@@ -63,7 +63,7 @@ def test_another_identity_is_refused_and_names_what_differs(tmp_path: Path) -> N
 def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
     with (
         Journal.open(tmp_path, IDENTITY),
-        pytest.raises(JournalError, match="another process is working on"),
+        pytest.raises(JournalError, match="is in use by another process"),
     ):
         Journal.open(tmp_path, IDENTITY)
 

@@ -1,4 +1,4 @@
-"""A visitor's browser: Debian's chromium, driven by playwright, and axe-core in it."""
+"""Helpers that drive a visitor's browser (Debian's chromium) with playwright, and run axe-core in it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SIZES: Final = {"desktop": (1280, 900), "phone": (390, 844), "watch": (220, 400)
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Yield a browser; where there is none the test is skipped, and says why."""
+    """Yield a browser, or skip the test if none is installed."""
     installed = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if installed is None:
-        pytest.skip(f"no browser: there is none of {', '.join(BROWSERS)} (apt-get install chromium)")
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[dev]'")
     with playwright.sync_playwright() as driver:
-        # Chromium's sandbox needs rights that containers withhold.
+        # Chromium's sandbox needs permissions that containers do not have.
         browser = driver.chromium.launch(executable_path=installed, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
@@ -35,7 +35,7 @@ def chromium() -> Iterator[Any]:
 
 
 def read_axe_script() -> str:
-    """Return axe-core's script, fetched once from npm's registry; where that cannot be, the test is skipped."""
+    """Return the script of axe-core, downloaded once from npm's registry; skip the test if that is not possible."""
     directory = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compact_hf-tests"
     archive = directory / f"axe-core-{AXE}.tgz"
     if not archive.exists():
@@ -46,7 +46,7 @@ def read_axe_script() -> str:
             ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=directory, capture_output=True, text=True, timeout=120
         )
         if process.returncode != 0 or not archive.exists():
-            pytest.skip(f"no axe-core {AXE}: npm does not give it ({process.stderr.strip()[:200]})")
+            pytest.skip(f"no axe-core {AXE}: npm cannot download it ({process.stderr.strip()[:200]})")
     with tarfile.open(archive) as tar:
         script = tar.extractfile("package/axe.min.js")
         assert script is not None
@@ -54,7 +54,7 @@ def read_axe_script() -> str:
 
 
 def open_page(browser: Any, url: str, *, size: str, scheme: str) -> Any:
-    """Open the Space as this visitor sees it, and wait until it can be used."""
+    """Open the Space in a window of this size and color scheme, and wait until it can be used."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -68,13 +68,13 @@ def open_page(browser: Any, url: str, *, size: str, scheme: str) -> Any:
     page.on("request", lambda request: page.hosts.add(request.url.partition("//")[2].partition("/")[0]))
     page.goto(url)
     page.get_by_role("tab", name="Ask").wait_for()
-    # Which tabs fit into a line is decided again when the fonts are there.
+    # The page decides again which tabs fit into one line when its fonts are loaded.
     page.evaluate("document.fonts.ready.then(() => new Promise(requestAnimationFrame)).then(() => true)")
     return page
 
 
 def choose_tab(page: Any, name: str) -> None:
-    """Choose a tab as a visitor does; those that do not fit into the line are in its menu."""
+    """Select a tab as a visitor does; tabs that do not fit into the line are in a menu."""
     tab = page.get_by_role("tab", name=name, exact=True)
     menu = page.get_by_role("button", name="More tabs")
     tab.or_(menu).first.wait_for()
@@ -87,5 +87,5 @@ def choose_tab(page: Any, name: str) -> None:
 
 
 def get_panel(page: Any, name: str) -> Any:
-    """Return what a tab shows, whose `id` app.py gives."""
+    """Return the panel of a tab; app.py sets its `id`."""
     return page.locator(f"[id='{name.lower()}']")

@@ -1,4 +1,4 @@
-"""The Space as it is pushed: its files alone in a folder, started as the Hub starts them."""
+"""Fixtures that start the Space as it is published: a copy of its files in a directory, started as on the Hub."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from tests import preforked
 REPOSITORY = Path(__file__).parents[2]
 SPACE = REPOSITORY / "spaces_demo"
 VISITORS_KEY = "visitors-own-key-4711"
-# Seconds on an idle machine; on a busy one it has its time.
+# Seconds; long, because the start takes minutes on a busy machine.
 _START_S = 540.0
 
 
 @dataclass
 class RunningSpace:
-    """A Space that serves.
+    """A running Space.
 
     Attributes:
-        url (`str`): of its page, without a slash at the end.
-        directory (`Path`): where its files lie, and beside them all that it writes: `log`, `tmp`.
+        url (`str`): URL of its page, without a slash at the end.
+        directory (`Path`): the directory with its files (`space`), and all that it writes (`log`, `tmp`).
     """
 
     url: str
@@ -47,14 +47,14 @@ class RunningSpace:
 
     @cached_property
     def client(self) -> Client:
-        """A client as anybody has it."""
+        """Gradio's client, as any user has it."""
         return Client(self.url, verbose=False)
 
     def log(self) -> str:
         return (self.directory / "log").read_text(encoding="utf-8")
 
     def call(self, name: str, *data: Any) -> httpx.Response:
-        """Post a call as no client would; return the refusal, or what the queue says of it."""
+        """Post a call without the checks of a client; return the refusal, or the result from the queue."""
         response = httpx.post(f"{self.url}/gradio_api/call/{name}", json={"data": data}, timeout=60)
         if response.status_code != 200:
             return response
@@ -65,9 +65,9 @@ class RunningSpace:
 def run_space(
     directory: Path, *, popen: type[subprocess.Popen[bytes]] = preforked.Popen, **variables: str
 ) -> Iterator[RunningSpace]:
-    """Start a copy of the Space in `directory`, with these variables, and stop it at the end.
+    """Start a copy of the Space in `directory` with these environment variables, and stop it at the end.
 
-    `popen` is `subprocess.Popen` for a start as the Hub does it, imports and all.
+    `popen` is `subprocess.Popen` for a real start, including all imports, as on the Hub.
     """
     space = directory / "space"
     shutil.copytree(SPACE, space, ignore=shutil.ignore_patterns("__pycache__", "*.pyi", ".*"))
@@ -103,19 +103,19 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 class Gate:
-    """Holds every answer of Gemini's double back while it is closed."""
+    """Delays every answer of the Gemini test server while it is closed."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
         self._open.set()
 
     def __call__(self, request: ModelRequest, number: int) -> None:
-        """Wait; as a server's fault it answers nothing of its own."""
+        """Wait until the gate is open. As a fault of the server it returns no response, so the server answers."""
         self._open.wait(25)
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Close it inside the block."""
+        """Close the gate inside the block."""
         self._open.clear()
         try:
             yield
@@ -125,41 +125,41 @@ class Gate:
 
 @pytest.fixture(scope="session")
 def gate() -> Gate:
-    """What stands before Gemini's double."""
+    """The gate of the Gemini test server."""
     return Gate()
 
 
 @pytest.fixture(scope="session")
 def gemini(gate: Gate) -> Iterator[GeminiServer]:
-    """Gemini's double; it takes the visitor's key and no other."""
+    """A test server that speaks Gemini's protocol and accepts only the visitor's key."""
     with GeminiServer(key=VISITORS_KEY, fault=gate) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def space(tmp_path_factory: pytest.TempPathFactory, gemini: GeminiServer) -> Iterator[RunningSpace]:
-    """The Space with nothing set but where Gemini is: no key, no GPU, no network, the student that ships."""
+    """The Space with only GEMINI_URL set: no key, no GPU, no network, the shipped student."""
     with run_space(tmp_path_factory.mktemp("space"), GEMINI_URL=gemini.url) as running_space:
-        # The page is up before the models are; from here on they are too.
+        # The page is served before the models are loaded: wait for the first answer.
         image = upload(running_space, SceneSource(0, 1).read("scene:0"))
         assert "event: complete" in running_space.call("ask", image, "What is this?").text
         yield running_space
 
 
 def upload(space: RunningSpace, data: bytes, name: str = "picture.png") -> dict[str, Any]:
-    """Upload bytes without a client's own checks, and return them as an input of a call."""
+    """Upload bytes without the checks of a client, and return them as an input of a call."""
     response = httpx.post(f"{space.url}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
     response.raise_for_status()
     return {"path": response.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 def page_texts(client: Client) -> str:
-    """Return every text that the page shows at its start."""
+    """Return all texts that the page shows at its start."""
     return " ".join(str(component["props"].get("value", "")) for component in client.config["components"])
 
 
 def read_error(response: httpx.Response) -> str:
-    """Return what a visitor is told went wrong."""
+    """Return the error message that a visitor sees."""
     if response.status_code != 200:
         return str(response.json()["detail"])
     match = re.search(r"event: error\ndata: (.*)", response.text)

@@ -1,4 +1,4 @@
-"""What the Space does, asked through its API by a real client."""
+"""Tests the functions of the Space through its API, with Gradio's client."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from compact_hf.testing.gemini import GeminiServer
 from tests.dataset.samples import make_rows
 from tests.spaces_demo.conftest import VISITORS_KEY, RunningSpace, page_texts, run_space
 
-SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemini"
+SCENE, OWN = "A drawn scene and the embedded teacher", "My own image and Gemini"
 
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The Space over a release and a whole model, whose answers are stopped at once; its results cannot be read."""
+    """The Space with a dataset and a full model, a time limit of 0 seconds, and results that cannot be read."""
     directory = tmp_path_factory.mktemp("furnished")
     write_dataset(make_rows(60), directory / "release", sources=("compact",), version="1.0.0")
     copy_aligned(directory / "model")
@@ -34,7 +34,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace
 
 @pytest.fixture(scope="module")
 def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The Space set to what is not there."""
+    """The Space with a dataset and an adapter that do not exist."""
     directory = tmp_path_factory.mktemp("misled")
     with run_space(
         directory / "running", DATASET_ID=str(directory / "nowhere"), ADAPTER_ID=str(directory / "nothing")
@@ -99,9 +99,9 @@ def test_a_scene_is_asked_about_step_by_step_and_accepted(space: RunningSpace) -
     job = space.client.submit(["color", "counting"], SCENE, 7, False, None, "", api_name="/compose")
     pages = list(job)
     assert [page.count('<li class="step') for page in pages] == list(range(1, len(pages) + 1))
-    for title in ("The teacher writes", "Filters", "The verifier reads", "The code compares", "without the picture"):
+    for title in ("The teacher writes", "Filters", "The verifier reads", "The code compares", "without the image"):
         assert title in pages[-1]
-    assert "A question of k = 2 for the data set" in pages[-1]
+    assert "A question of k = 2 for the dataset" in pages[-1]
 
 
 def test_a_mistake_is_found_and_the_reason_said(space: RunningSpace) -> None:
@@ -116,7 +116,7 @@ def test_a_mistake_is_found_and_the_reason_said(space: RunningSpace) -> None:
 def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: RunningSpace) -> None:
     everything = ["object_interaction", "text_recognition", "scene_understanding"]
     pages = (space.client.predict(everything, SCENE, seed, False, None, "", api_name="/compose") for seed in range(30))
-    declined = next(page for page in pages if "It gave no question" in page)
+    declined = next(page for page in pages if "There is no question" in page)
     assert "This scene supports, for example" in declined
 
 
@@ -158,7 +158,7 @@ def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(
     base, tuned, status = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
     assert base == ""
     assert tuned
-    assert status == "tuned: stopped: it took too long"
+    assert status == "tuned: stopped: time limit"
 
 
 def test_results_that_cannot_be_read_are_said_and_the_table_stays(furnished: RunningSpace) -> None:
@@ -173,9 +173,9 @@ def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_show
     misled: RunningSpace, picture: Path
 ) -> None:
     texts = page_texts(misled.client)
-    assert "data set of this Space cannot be read" in texts
-    assert "pictures of scenes drawn here" in texts
-    with pytest.raises(AppError, match="cannot be loaded; its log says why") as excinfo:
+    assert "dataset of this Space cannot be read" in texts
+    assert "images from scenes drawn by this Space" in texts
+    with pytest.raises(AppError, match=r"cannot be loaded \(see the log of the Space\)") as excinfo:
         misled.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
     assert str(misled.directory.parent) not in texts + str(excinfo.value)
     assert "nowhere" in misled.log()

@@ -1,6 +1,6 @@
-"""Each tab used as a visitor does, in a real browser: by mouse, by keyboard alone, on a phone, light and dark.
+"""Uses each tab as a visitor does, in a real browser: with mouse and keyboard, on a phone, in light and dark mode.
 
-The pictures of what was seen lie in pytest's folder, or in the one that SPACE_PICTURES names.
+Screenshots are saved in pytest's temporary directory, or in the directory that SPACE_PICTURES names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from tests.spaces_demo.browsing import choose_tab, chromium, get_panel, open_page, read_axe_script
 from tests.spaces_demo.conftest import RunningSpace
 
-# axe looks at the phone's pages here, at the desktop's in the slow tests.
+# axe checks the pages of the phone here, and those of the desktop in the slow tests.
 VISITS = [
     pytest.param("desktop", "light", False, id="desktop-light"),
     pytest.param("phone", "dark", True, id="phone-dark"),
@@ -40,10 +40,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use_ask(page: Any) -> None:
-    """Take the first example, ask, and see both answers."""
+    """Select the first example, ask, and check that both answers are shown."""
     choose_tab(page, "Ask")
     get_panel(page, "Ask").locator("tbody tr").first.click()
-    # The server fills the form in; asked before that, it would miss the image.
+    # The server fills in the form. Asking before that would send no image.
     get_panel(page, "Ask").locator("xpath=.//img[not(ancestor::table)]").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value)")
     page.get_by_role("button", name="Ask both").click()
@@ -53,7 +53,7 @@ def use_ask(page: Any) -> None:
 
 
 def use_explore(page: Any) -> None:
-    """Choose k = 3, turn a page, and follow a picture's link to it alone."""
+    """Select k = 3, and go to the next page."""
     choose_tab(page, "Explore")
     page.get_by_role("radio", name="3", exact=True).check()
     page.get_by_text(re.compile(r"Page 1 of 2")).wait_for()
@@ -65,7 +65,7 @@ def use_explore(page: Any) -> None:
 
 
 def use_compose(page: Any) -> None:
-    """Have a question written about a scene, and see it accepted."""
+    """Let the teacher write a question about a scene, and check that it is accepted."""
     choose_tab(page, "Compose")
     page.get_by_role("button", name="Write a question").click()
     page.get_by_role("heading", name="Accepted").wait_for()
@@ -73,7 +73,7 @@ def use_compose(page: Any) -> None:
 
 
 def use_results(page: Any) -> None:
-    """See the plots and the paper's table."""
+    """Check that the plots and the paper's table are shown."""
     choose_tab(page, "Results")
     page.get_by_role("heading", name="The paper's table").wait_for()
     assert page.locator("figure svg").count() == 2
@@ -83,13 +83,13 @@ USES = {"Ask": use_ask, "Explore": use_explore, "Compose": use_compose, "Results
 
 
 def assert_accessible(page: Any) -> None:
-    """Have axe look at each tab as its use has left it, and find nothing serious."""
+    """Run axe on each tab after it was used, and check that it reports no serious problem."""
     page.evaluate(read_axe_script())
     messages = []
     for name in USES:
         choose_tab(page, name)
         axe_result = page.evaluate("rules => axe.run(document, rules)", RULES)
-        assert len(axe_result["passes"]) > 20, "axe looked at next to nothing"
+        assert len(axe_result["passes"]) > 20, "axe checked almost nothing"
         messages += [
             f"{name}: {violation['id']} at {' '.join(map(str, node['target']))}: {node['failureSummary'][:300]}"
             for violation in axe_result["violations"]
@@ -107,7 +107,7 @@ def test_a_visitor_uses_every_tab(
     for name, use in USES.items():
         use(page)
         page.screenshot(path=pictures / f"space-{name.lower()}-{size}-{scheme}.png", full_page=True)
-        # Nothing is cut off at the side: a phone scrolls down, not across.
+        # Nothing is cut off at the side: a phone scrolls only vertically.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
     assert page.hosts == {space.url.removeprefix("http://")}
     if with_axe:
@@ -132,7 +132,7 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
             break
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    # Gradio fetches the code of a tab's components when it is opened: until then there is nothing to step through.
+    # Gradio loads the components of a tab when it is opened; before that, there is nothing to focus.
     in_order = ("color", "scene understanding", "Write a question")
     for name in in_order:
         get_panel(page, "Compose").get_by_text(name, exact=True).wait_for()
@@ -146,7 +146,7 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
         )
         if focused[-1] == in_order[-1]:
             break
-    # In the order in which they are read: what is asked for, of which picture, then the button.
+    # The focus moves in reading order: capabilities, image, button.
     order = [focused.index(name) for name in in_order]
     assert order == sorted(order)
     page.keyboard.press("Enter")
@@ -156,7 +156,7 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
 
 def test_a_link_to_a_row_shows_that_row_alone(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url + "/?row=scene%3A7", size="desktop", scheme="light")
-    page.get_by_text("One row of scenes drawn here").wait_for()
+    page.get_by_text("One row of scenes drawn by this Space").wait_for()
     assert get_panel(page, "Explore").is_visible()
     assert page.locator("article.card").count() == 1
     page.context.close()

@@ -1,4 +1,4 @@
-"""The Space's header and requirements agree with the package."""
+"""Checks that the header of the Space's README and its requirements agree with the package."""
 
 from __future__ import annotations
 

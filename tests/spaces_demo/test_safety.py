@@ -1,6 +1,6 @@
-"""Attacks on the running Space: each is answered with what is allowed, and the Space serves as before.
+"""Attacks the running Space: each attack gets an error that states what is allowed, and the Space keeps serving.
 
-Where Python's client would refuse by itself, the request is posted as it stands: anybody can.
+Requests that Gradio's Python client would refuse itself are posted directly, as an attacker would do.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from tests import preforked
 from tests.spaces_demo.conftest import REPOSITORY, VISITORS_KEY, Gate, RunningSpace, read_error, upload
 
 QUESTION = "What color is the cat?"
-SCENE, OWN = "A drawn scene and the embedded teacher", "My own picture and Gemini"
+SCENE, OWN = "A drawn scene and the embedded teacher", "My own image and Gemini"
 FILE = {"_type": "gradio.FileData"}
 
 
-# Hands a key and a text to a page's function as Gradio does; prints what the function got and what the session keeps.
+# Passes a key and a text to the function of a page as Gradio does, and prints what the function received and what is
+# stored in the session.
 _SESSION = """
 import asyncio, json, os
 import gradio as gr
@@ -52,16 +53,16 @@ print(json.dumps(repr(list(state.components))))
 
 @pytest.fixture(autouse=True)
 def still_serves(space: RunningSpace) -> Iterator[None]:
-    """After every attack the queue takes the next visitor to the tab's own function."""
+    """Check after every attack that the queue passes the next call to the function of the tab."""
     yield
     while "Queue is full" in (error := read_error(space.call("ask", None, QUESTION))):
-        time.sleep(0.2)  # what one test has put there is worked off; pytest's time-out ends this otherwise
-    assert "There is no picture" in error
+        time.sleep(0.2)  # wait for the calls that the test has queued; pytest's timeout ends this otherwise
+    assert "There is no image" in error
 
 
 @pytest.fixture(scope="module", autouse=True)
 def still_answers(space: RunningSpace) -> Iterator[None]:
-    """After all of them the models answer, and the data are shown."""
+    """Check after all attacks that the models answer and that rows are shown."""
     yield
     assert "event: complete" in space.call("ask", upload(space, _scene_png()), QUESTION).text
     assert "event: complete" in space.call("explore", "3", "counting", 1).text
@@ -79,7 +80,7 @@ def _encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> by
 
 
 def _decompression_bomb(edge: int) -> bytes:
-    """A PNG of a few kilobytes that says it has `edge` x `edge` pixels, and has them."""
+    """Return a PNG of a few kilobytes that decodes to `edge` x `edge` pixels."""
     rows = zlib.compressobj(9)
     line = bytes(1 + edge // 8)
     packed = b"".join([*(rows.compress(line) for _ in range(edge)), rows.flush()])
@@ -125,9 +126,9 @@ def test_a_file_over_the_limit_is_refused_while_it_comes(space: RunningSpace) ->
         ("a" * 301, "301 characters; 1 to 300"),
         ("  ", "0 characters"),
         (None, "0 characters"),
-        ("What is <image> this?", "signs that are the model's own"),
-        ("What is this?</s>", "signs that are the model's own"),
-        ("What\x00is this?", "signs that are the model's own"),
+        ("What is <image> this?", "special tokens of the model"),
+        ("What is this?</s>", "special tokens of the model"),
+        ("What\x00is this?", "special tokens of the model"),
     ],
 )
 def test_a_question_is_checked_on_the_server(space: RunningSpace, question: str | None, said: str) -> None:
@@ -135,7 +136,7 @@ def test_a_question_is_checked_on_the_server(space: RunningSpace, question: str 
 
 
 def test_a_question_without_a_picture_is_refused(space: RunningSpace) -> None:
-    assert "There is no picture" in read_error(space.call("ask", None, QUESTION))
+    assert "There is no image" in read_error(space.call("ask", None, QUESTION))
 
 
 def test_a_request_of_megabytes_is_refused_before_it_is_read(space: RunningSpace) -> None:
@@ -161,7 +162,7 @@ def test_the_servers_own_files_cannot_be_fetched(space: RunningSpace, path: str)
 
 
 class _Canary(http.server.BaseHTTPRequestHandler):
-    """A server of the local network that no visitor may reach through the Space."""
+    """A server in the local network that visitors must not reach through the Space."""
 
     reached: list[str] = []  # noqa: RUF012 (each request makes a handler of its own)
 
@@ -172,7 +173,7 @@ class _Canary(http.server.BaseHTTPRequestHandler):
         self.wfile.write(_scene_png())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 @pytest.fixture
@@ -200,9 +201,9 @@ def test_no_address_is_fetched_for_a_visitor(space: RunningSpace, inside: str) -
     for address in addresses:
         for file_data in ({"path": address, "meta": FILE}, {"path": address}):
             error = read_error(space.call("ask", file_data, QUESTION))
-            assert "fetches no addresses" in error
-        # A text that pretends to be a file goes another way through Gradio.
-        assert "fetches no addresses" in read_error(space.call("ask", None, {"path": address, "meta": FILE}))
+            assert "does not fetch URLs" in error
+        # Gradio handles a file that is passed as a text in another way.
+        assert "does not fetch URLs" in read_error(space.call("ask", None, {"path": address, "meta": FILE}))
     assert _Canary.reached == []
 
 
@@ -237,7 +238,7 @@ def test_the_queue_ends_somewhere(space: RunningSpace, gate: Gate) -> None:
     call = {"data": [["color"], OWN, 1, False, upload(space, _scene_png()), VISITORS_KEY]}
     with gate.closed():
         responses = [httpx.post(f"{space.url}/gradio_api/call/compose", json=call, timeout=60) for _ in range(60)]
-    # Four are being answered and 32 wait; whoever comes then is told so.
+    # Four calls are being answered and 32 are waiting; further calls are refused.
     full = [response for response in responses if response.status_code == 503]
     assert full
     assert responses[0].status_code == 200
@@ -247,8 +248,11 @@ def test_the_queue_ends_somewhere(space: RunningSpace, gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ([["color", "shape", "counting", "text_recognition"], SCENE, 1, False, None, ""], "4 capabilities are picked"),
-        ([[], SCENE, 1, False, None, ""], "0 capabilities are picked"),
+        (
+            [["color", "shape", "counting", "text_recognition"], SCENE, 1, False, None, ""],
+            "4 capabilities are selected",
+        ),
+        ([[], SCENE, 1, False, None, ""], "0 capabilities are selected"),
         ([["color", "taste"], SCENE, 1, False, None, ""], "not in the list of choices"),
         ([["color"], SCENE, -1, False, None, ""], "less than minimum value 0"),
         ([["color"], SCENE, 10**30, False, None, ""], "greater than maximum value 9999"),
@@ -296,7 +300,7 @@ def test_what_goes_to_gemini_has_no_metadata(space: RunningSpace, gemini: Gemini
 
 
 def test_gradio_keeps_no_key_in_a_session(space: RunningSpace) -> None:
-    # In a process of its own: Gradio leaves event loops open behind it.
+    # In a separate process, because Gradio leaves event loops open.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KEY": VISITORS_KEY}
     process = preforked.run([sys.executable, "-c", _SESSION], cwd=space.directory / "space", env=environment)
     assert process.returncode == 0, process.stderr

@@ -1,4 +1,4 @@
-"""How long a visitor waits for a Space that was asleep, and that nothing more is needed for it than stands there."""
+"""Measures how long a visitor waits for a Space that was asleep, and checks that it starts without configuration."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from tests.spaces_demo.conftest import run_space, upload
 
-# Wall time on 2 cores of its own is promised to be under 20 s. The processor time that it takes, which 2 cores cannot
-# spend faster than at twice the wall time, depends less on what else runs, but not on that alone: cores that share a
-# processor slow each other down. So this is one of the slow tests, for a quiet machine.
+# The first answer has to come within 20 s on 2 idle cores, so after at most 40 s of processor time. The test limits the
+# processor time, because it depends less on other processes than the wall time. It still depends on them, because cores
+# of one processor slow each other down, so this is a slow test, for an otherwise idle machine.
 MAX_CPU_S = 40.0
 
 

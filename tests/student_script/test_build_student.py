@@ -64,7 +64,7 @@ def test_another_config_is_not_mixed_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("seed: [", "not YAML"), ("seed: one\n", "seed: "), ("seeds: 1\n", "the keys are seed")],
+    [("seed: [", "not valid YAML"), ("seed: one\n", "seed: "), ("seeds: 1\n", "valid keys are seed")],
 )
 def test_a_config_that_is_none_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str

@@ -33,7 +33,7 @@ from compact_hf.cli.main import main
 from compact_hf.evaluation.inference import Student
 
 os.chdir(sys.argv[1])
-content = [{"type": "image", "image": Image.open("picture.jpg")}, {"type": "text", "text": "What color is the thing?"}]
+content = [{"type": "image", "image": Image.open("image.jpg")}, {"type": "text", "text": "What color is the thing?"}]
 
 def printed(call):
     said = io.StringIO()
@@ -175,7 +175,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (work / "results" / "results.json").write_text(json.dumps({"schema": RESULTS_SCHEMA, **results}))
     model_entry = {"model": str(tuned), "identity": hash_model(tuned), "batch_size": 64}
     (work / "results" / "evaluation.json").write_text(json.dumps({"models": {"tuned": model_entry}}))
-    (work / "picture.jpg").write_bytes(draw_image("red"))
+    (work / "image.jpg").write_bytes(draw_image("red"))
     return work
 
 

@@ -36,7 +36,7 @@ def test_what_does_not_change_the_outcome_may_change_and_is_not_kept(tmp_path: P
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="already holds something"):
+    with pytest.raises(UsageError, match="is not empty, and is not a training run"):
         init_output_dir(tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -69,7 +69,7 @@ def test_what_training_wrote_down_stands_in_the_card(adapter: Path) -> None:
         "[org/compact](https://huggingface.co/datasets/org/compact), config `with_images`, at `v1.2.3`",
         "| 61,000; left out: 3 (broken picture), 1 (too long) |",
         "rank 128, alpha 256, dropout 0.05; trained in full: multi_modal_projector",
-        "| learning rate of the projector | 2e-05 |",
+        "| projector learning rate | 2e-05 |",
         "| steps | 480 |",
         "| 2 h 5 min on 8 x NVIDIA H100 |",
         "| libraries | trl 1.16.0 |",
@@ -97,8 +97,8 @@ def test_what_was_not_written_down_is_not_told(adapter: Path) -> None:
     card = ModelCard.load(write_card(adapter))
     assert card.data.base_model == "org/llava-base"
     assert "data that was not written down" in card.text
-    assert "The other settings were not written down." in card.text
-    for absent in ("| steps |", "| time |", "| libraries |", "| rows |", "revision=", "datasets:", "license:"):
+    assert "The other settings were not recorded." in card.text
+    for absent in ("| steps |", "| training time |", "| libraries |", "| rows |", "revision=", "datasets:", "license:"):
         assert absent not in card.content
 
 
@@ -163,11 +163,11 @@ def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     header = card.data.to_dict()
     assert [header[key] for key in ("license", "license_name", "license_link")] == ["other", "own", "LICENSE"]
-    assert "own, as its base." in card.text
+    assert "own, the licence of the base model." in card.text
     (base / "README.md").write_text("A base.\n")
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     assert "license" not in card.data.to_dict()
-    assert "None was found in the card of its base." in card.text
+    assert "The card of the base model names no licence." in card.text
 
 
 def make_results(dataset: str, *other_models: str) -> CardResults:
@@ -241,7 +241,7 @@ def test_a_card_without_results_has_no_picture_of_older_ones(adapter: Path) -> N
 
 def test_without_results_it_says_so(adapter: Path) -> None:
     card = ModelCard.load(write_card(adapter, settings=make_settings()))
-    assert "None measured yet" in card.text
+    assert "No results yet" in card.text
     assert "| questions |" not in card.text
     assert card.data.eval_results is None
 

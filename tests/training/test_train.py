@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert "generation" in AutoProcessor.from_pretrained(out).chat_template
 
     assert tune("tiny-cpu", overrides=run_settings) == replace(result, was_finished=True)
-    with pytest.raises(UsageError, match=r"another run \(max_steps was '20', now '30'\)"):
+    with pytest.raises(UsageError, match=r"other settings \(max_steps was '20', now '30'\)"):
         tune("tiny-cpu", overrides={**run_settings, "max_steps": "30"})
 
 

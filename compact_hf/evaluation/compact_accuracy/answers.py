@@ -1,7 +1,7 @@
-"""Short answers and questions as strings: normalising, comparing, overlap. Pure functions, no I/O.
+"""Normalises and compares short answers, and measures the word overlap of questions.
 
-The normalisation follows the VQA evaluation (Antol et al. 2015): case, articles, punctuation and number words
-do not count; plurals are folded besides, because "two cats" and "two cat" are the same reading of a picture.
+The normalisation follows the VQA evaluation (Antol et al. 2015): it ignores case, articles and punctuation, and writes
+number words as digits. In addition it maps plurals to singulars, because "two cats" and "two cat" mean the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's response format prompt: a conversation's first turn carries it, and so does a question in evaluation."""
+"""LLaVA-1.5's response format prompt, added to the first turn of a conversation and to questions in evaluation."""
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBER_WORDS: Final = {
@@ -20,7 +20,7 @@ _NUMBER_WORDS: Final = {
         "seventeen eighteen nineteen twenty".split()
     )
 }
-# "none" stays a word: as the answer to "how many", a teacher that means nought has to say so.
+# "none" is not mapped to "0": it is rejected as uninformative, so a teacher that means zero has to write zero.
 _UNINFORMATIVE_ANSWERS: Final = frozenset(
     "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
     "unreadable illegible".split()
@@ -83,11 +83,11 @@ _WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def normalise(answer: str) -> str:
-    """Return `answer` as the VQA rules compare it.
+    """Return the normalised form of an answer, for comparison.
 
-    Lower case, no articles, no punctuation but a number's own, number words up to twenty as digits, plurals as
-    singulars, single spaces. Never empty unless the answer has no letter and no digit; articles stay where
-    nothing else would be left. Applying it twice changes nothing.
+    The result is in lower case, with single spaces. Articles and punctuation are removed (but punctuation within a
+    number is kept), number words up to twenty become digits, and plurals become singulars. The result is empty only if
+    the answer has no letter and no digit; an answer of articles alone keeps them. Normalising twice changes nothing.
 
     >>> normalise("The two Dogs.")
     '2 dog'
@@ -101,13 +101,13 @@ def normalise(answer: str) -> str:
 
 
 def same_answer(first: str, second: str) -> bool:
-    """Whether two short answers say the same after `normalise`. Empty answers equal nothing."""
+    """Return whether two short answers are equal after `normalise`. An empty answer is not equal to any answer."""
     normalised = normalise(first)
     return bool(normalised) and normalised == normalise(second)
 
 
 def is_uninformative(answer: str) -> bool:
-    """Whether `answer` says nothing about the picture (unknown, none, not visible, n/a, ...; paper, step 2)."""
+    """Return whether `answer` says nothing about the image (unknown, none, not visible, n/a, ...; paper, step 2)."""
     normalised = " ".join(re.sub(r"[^\w\s]", " ", answer.casefold().replace("'", "").replace("’", "")).split())
     return (
         not normalised
@@ -117,10 +117,11 @@ def is_uninformative(answer: str) -> bool:
 
 
 def word_overlap(question: str, other_question: str) -> float:
-    """Return the share, 0 to 1, of `question`'s words that `other_question` has too.
+    """Return the fraction, 0 to 1, of the words of `question` that also occur in `other_question`.
 
-    Over the sets of lower-case words; 0.0 where one of them has no word (paper, step 3: a new question that
-    shares more than 0.6 of its words with an accepted one of the same image repeats it).
+    Words are compared as sets, in lower case. The result is 0.0 if one of the questions has no words. In the paper
+    (step 3), a new question is a repeat if it shares more than 0.6 of its words with an accepted question about the
+    same image.
     """
     first = {word.casefold() for word in _WORD.findall(question)}
     second = {word.casefold() for word in _WORD.findall(other_question)}
@@ -130,6 +131,7 @@ def word_overlap(question: str, other_question: str) -> float:
 
 
 def _singularize(word: str) -> str:
+    """Return the singular of a word by spelling rules and a list of irregular plurals."""
     if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_SINGULAR_ENDINGS) or word in _IRREGULAR_PLURALS:
         singular = word
     elif word.endswith("ies") and len(word) > 4:
@@ -138,5 +140,5 @@ def _singularize(word: str) -> str:
         singular = word[:-2]
     else:
         singular = word[:-1]
-    # "thes" must not turn into an article, or normalising twice would drop it.
+    # "thes" must not become the article "the": normalising a second time would remove it.
     return word if singular in _ARTICLES else _IRREGULAR_PLURALS.get(singular, singular)

@@ -160,11 +160,11 @@ def test_too_few_questions_are_told_before_anything_is_tuned(
 
 def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, float], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="holds something that is not an ablation"):
+    with pytest.raises(UsageError, match="is not empty, and is not an ablation"):
         ablate(stopped[0], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_two_processes_do_not_work_in_one_folder(stopped: tuple[Path, Path, float], done: Path) -> None:
-    with ablation_directory(done).lock(), pytest.raises(UsageError, match="another process is working on"):
+    with ablation_directory(done).lock(), pytest.raises(UsageError, match="is in use by another process"):
         ablate(stopped[0], done)

@@ -43,7 +43,7 @@ def test_the_papers_ablations_come_along() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"sedes": [0]}, r"sedes: Extra inputs are not permitted; the keys are .*; did you mean seeds\?"),
+        ({"sedes": [0]}, r"sedes: Extra inputs are not permitted; valid keys are .*; did you mean seeds\?"),
         ({"variants": {"k1": {"question": 3}, "b": {}}}, r"variants.k1.question: .*; did you mean questions\?"),
         ({"runs": ["run"]}, "give either `runs`"),
         ({"seeds": []}, "seeds: "),
